@@ -1,0 +1,82 @@
+# Everything is installed into this folder: .tools (uv), .venv (the project), .venv-paddlex (PaddleX, to compare with).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+SUITABLE := import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
+	if $$python -c '$(SUITABLE)' >/dev/null 2>&1; then echo $$python; break; fi; done)
+UV := .tools/bin/uv
+BIN := .venv/bin
+# Of the environment of an activated virtual environment nothing may leak into the ones made here.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+MODEL ?= PP-LCNet_x1_0_ML
+IMAGE ?=
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock'
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+.PHONY: build
+build: .venv/.installed ## Install mlcls and its client into .venv
+
+.PHONY: quickstart
+quickstart: build ## Label photos on a real Triton server: make quickstart [IMAGE=photo.jpg] [MODEL=...]
+	@$(BIN)/python scripts/quickstart.py --model '$(MODEL)' $(if $(IMAGE),'$(IMAGE)')
+
+.PHONY: serve
+serve: build ## Serve an imported model: make serve [MODEL=...]
+	@$(BIN)/mlcls serve '$(MODEL)'
+
+.PHONY: test
+test: build .venv-paddlex/.installed ## Run all tests, the real server and PaddleX included
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+.PHONY: check
+check: build ## Lint, types, and that nothing generated is stale
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mlcls repository --check
+
+.PHONY: parity
+parity: build .venv-paddlex/.installed ## Compare all six served models with PaddleX and print the table
+	@$(BIN)/python scripts/parity.py
+
+.PHONY: bench
+bench: build ## Measure latency and throughput of a served model: make bench [MODEL=...]
+	@$(BIN)/python benchmarks/throughput.py --model '$(MODEL)'
+
+.PHONY: lock
+lock: $(UV) ## Write requirements/*.txt anew
+	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
+	$(LOCK) pyproject.toml --output-file requirements/triton.txt
+	$(LOCK) pyproject.toml client/pyproject.toml requirements/dev.in --extra serve --extra convert --extra train \
+		--override requirements/overrides.txt --output-file requirements/dev.txt
+	$(LOCK) requirements/paddlex.in --output-file requirements/paddlex.txt
+
+.PHONY: clean
+clean: ## Remove everything that make installed or produced
+	rm -rf .tools .venv .venv-paddlex build output .mypy_cache .pytest_cache .ruff_cache
+
+$(UV): requirements/uv.txt
+	@test -n '$(PYTHON)' || { echo 'make: expected Python 3.10, 3.11 or 3.12 with venv on the PATH, got none; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	@touch $@
+
+# A stamp is written last, so that an interrupted installation is done again.
+.venv/.installed: $(UV) requirements/dev.txt pyproject.toml client/pyproject.toml
+	$(UV) venv --quiet --allow-existing --python '$(PYTHON)' .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
+	@touch $@
+
+.venv-paddlex/.installed: $(UV) requirements/paddlex.txt
+	$(UV) venv --quiet --allow-existing --python '$(PYTHON)' .venv-paddlex
+	$(UV) pip sync --quiet --python .venv-paddlex/bin/python --require-hashes requirements/paddlex.txt
+	@touch $@

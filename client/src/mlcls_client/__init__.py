@@ -1,0 +1,46 @@
+"""Client of a Triton server that serves PaddleX multi-label image classification models.
+
+    from mlcls_client import create_model
+
+    with create_model("PP-LCNet_x1_0_ML", url="localhost:8001") as model:
+        for res in model.predict("photos/", batch_size=8):
+            res.print()
+            res.save_to_img("output/")
+            res.save_to_json("output/")
+
+Importing this package imports neither numpy, Pillow nor tritonclient; they come with the first call that needs them.
+"""
+
+from mlcls_client.errors import (
+    DeadlineExceededError,
+    ImageRejectedError,
+    InputError,
+    InvalidRequestError,
+    MlclsClientError,
+    ModelNotFoundError,
+    OutputError,
+    ProtocolError,
+    ServerError,
+    ServerUnavailableError,
+)
+from mlcls_client.model import Model, create_model
+from mlcls_client.result import MultiLabelResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DeadlineExceededError",
+    "ImageRejectedError",
+    "InputError",
+    "InvalidRequestError",
+    "MlclsClientError",
+    "Model",
+    "ModelNotFoundError",
+    "MultiLabelResult",
+    "OutputError",
+    "ProtocolError",
+    "ServerError",
+    "ServerUnavailableError",
+    "__version__",
+    "create_model",
+]

@@ -1,0 +1,8 @@
+"""`python -m mlcls_client` is the `mlcls-client` command."""
+
+import sys
+
+from mlcls_client.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

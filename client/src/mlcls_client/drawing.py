@@ -1,0 +1,131 @@
+"""The annotated picture: the photo, untouched, and below it a panel with a row per label."""
+
+import io
+import math
+import os
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageOps
+
+from mlcls_client.caption import EMPTY_TEXT, Box, CaptionLayout, PlacedText, lay_out_caption
+from mlcls_client.errors import InputError
+from mlcls_client.fonts import Font, choose_font
+
+PANEL_COLOUR = (248, 249, 251)
+SURROUND_COLOUR = (233, 236, 241)
+_TEXT_COLOUR = (36, 46, 60)
+_SCORE_COLOUR = (98, 110, 127)
+_TRACK_COLOUR = (223, 228, 235)
+_BAR_COLOUR = (47, 125, 140)
+
+# The smallest picture that a row of label, bar and score is readable in.
+_MIN_WIDTH = 320
+_MIN_WIDTH_SHARE = 0.3
+_MIN_FONT_SIZE = 13
+# Bars are painted this much larger and scaled down: Pillow's shapes have no smooth edges.
+_OVERSAMPLING = 4
+
+
+def open_image(encoded_image: bytes) -> Image.Image:
+    """Decode an image for display: first frame, upright as its EXIF orientation says, RGB, alpha dropped.
+
+    Raises:
+        InputError: Pillow cannot decode it.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded_image)) as image:
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"expected an image that Pillow can decode for drawing: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        import numpy as np
+
+        # Pillow's conversion clips 16-bit values at 255, which leaves a white picture.
+        values = np.asarray(image, dtype=np.float64)
+        if values.max(initial=0.0) > 255:
+            values = values / 257
+        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def draw_labels(
+    image: Image.Image,
+    label_names: Sequence[str],
+    scores: Sequence[float],
+    font_path: "str | os.PathLike[str] | None" = None,
+) -> Image.Image:
+    """Draw labels and scores in a panel below an image.
+
+    The pixels of the image stay as they are. An image that is too narrow for readable text stands in the middle of a
+    wider picture.
+
+    Args:
+        image: the photo, any mode.
+        label_names: N names, in the order in which they are listed.
+        scores: N probabilities, finite.
+        font_path: a font file for the labels; None for the environment variable MLCLS_FONT or a built-in font.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        InputError: the font cannot be loaded, or there is not one finite score per name.
+    """
+    if len(label_names) != len(scores) or not all(math.isfinite(score) for score in scores):
+        raise InputError(f"expected one finite score per label, got {list(scores)} for {list(label_names)}")
+    width = picture_width(image.height, image.width)
+    font = choose_font("".join([EMPTY_TEXT, *label_names]), font_size(image.height, width), font_path)
+    layout = lay_out_caption(width, label_names, scores, font)
+
+    picture = Image.new("RGB", (width, image.height + layout.height), PANEL_COLOUR)
+    picture.paste(SURROUND_COLOUR, (0, 0, width, image.height))
+    picture.paste(_to_rgb(image), ((width - image.width) // 2, 0))
+    panel = picture.crop((0, image.height, width, picture.height))
+    _paint(panel, layout, font)
+    picture.paste(panel, (0, image.height))
+    return picture
+
+
+def picture_width(height: int, width: int) -> int:
+    """Return the width of the annotated picture of an image, which is the image's own unless that is too narrow.
+
+    Too narrow is what leaves no room for text: few pixels, or a tower that is shown small because of its height.
+    """
+    return max(width, _MIN_WIDTH, round(_MIN_WIDTH_SHARE * height))
+
+
+def font_size(height: int, width: int) -> int:
+    """Return the height of the text in pixels: readable when a picture of this size is shown as a whole."""
+    wish = max(0.028 * math.sqrt(height * width), width / 110, _MIN_FONT_SIZE)
+    return max(_MIN_FONT_SIZE, round(min(wish, width / 22)))
+
+
+def _paint(panel: Image.Image, layout: CaptionLayout, font: Font) -> None:
+    draw = ImageDraw.Draw(panel)
+
+    def write(text: PlacedText, colour: tuple[int, int, int]) -> None:
+        draw.text((text.x, text.y), text.text, fill=colour, font=font, anchor="ls")
+
+    for note in layout.note:
+        write(note, _SCORE_COLOUR)
+    for row in layout.rows:
+        for line in row.name_lines:
+            write(line, _TEXT_COLOUR)
+        _paint_bar(panel, row.track, _TRACK_COLOUR, 1.0)
+        _paint_bar(panel, row.track, _BAR_COLOUR, row.score)
+        write(row.score_text, _SCORE_COLOUR)
+
+
+def _paint_bar(panel: Image.Image, track: Box, colour: tuple[int, int, int], share: float) -> None:
+    """Paint the left share of a bar with round ends; a share too small for them is a dot."""
+    height, full = track.bottom - track.top, track.right - track.left
+    width = max(height, round(full * share))
+    if share <= 0 or full <= 0:
+        return
+    size = (width * _OVERSAMPLING, height * _OVERSAMPLING)
+    mask = Image.new("L", size, 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), radius=size[1] // 2, fill=255)
+    panel.paste(colour, (track.left, track.top), mask.resize((width, height), Image.Resampling.BOX))

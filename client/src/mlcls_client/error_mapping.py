@@ -1,0 +1,132 @@
+"""Every error of tritonclient, gRPC, HTTP and the operating system, mapped to `mlcls_client.errors`."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mlcls_client.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    MlclsClientError,
+    ModelNotFoundError,
+    ProtocolError,
+    ServerError,
+    ServerUnavailableError,
+)
+
+# What InferenceServerException.status() returns: the gRPC code's name, or the HTTP status code as text.
+_UNAVAILABLE = {"StatusCode.UNAVAILABLE", "502", "503"}
+_NOT_FOUND = {"StatusCode.NOT_FOUND", "404"}
+_INVALID = {"StatusCode.INVALID_ARGUMENT", "StatusCode.RESOURCE_EXHAUSTED", "StatusCode.OUT_OF_RANGE", "400", "413"}
+_DEADLINE = {"StatusCode.DEADLINE_EXCEEDED", "408", "504"}
+_NOT_IMPLEMENTED = {"StatusCode.UNIMPLEMENTED", "405", "501"}
+_FORBIDDEN = {"StatusCode.PERMISSION_DENIED", "StatusCode.UNAUTHENTICATED", "401", "403"}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Whom a request goes to; the names that its error messages carry.
+
+    Attributes:
+        url: `host:port`.
+        protocol: `grpc` or `http`.
+        model_name: the ensemble.
+        timeout_s: time limit of one request, seconds.
+    """
+
+    url: str
+    protocol: str
+    model_name: str
+    timeout_s: float
+
+
+def is_closed_api(status: str | None, text: str) -> bool:
+    """Tell whether the server refused because this protocol is restricted to requests with a key.
+
+    Triton answers that with 403 over HTTP, and over gRPC with UNAVAILABLE and "This protocol is restricted,
+    expecting header ..." (`--http-restricted-api`, `--grpc-restricted-protocol`).
+    """
+    return status in _FORBIDDEN or "protocol is restricted" in text or "API is restricted" in text
+
+
+def triton_status(error: Any) -> tuple[str | None, str]:
+    """Return the status and the text of tritonclient's InferenceServerException."""
+    return error.status(), error.message() or "no text"
+
+
+def error_from_status(status: str | None, text: str, endpoint: Endpoint) -> MlclsClientError:
+    """Map a refusal of the server to an error of this package; the server's text is kept.
+
+    Args:
+        status: gRPC code (`StatusCode.NOT_FOUND`) or HTTP status code (`404`); None where the library gave none.
+        text: what the server said.
+        endpoint: whom the request went to.
+    """
+    where = f"the server at {endpoint.url} ({endpoint.protocol})"
+    model = f"model {endpoint.model_name!r}"
+    if is_closed_api(status, text):
+        return ServerError(f"{where} does not let this client in: {text}", server_text=text)
+    if status in _NOT_FOUND or ("unknown model" in text and "is not found" in text):
+        return ModelNotFoundError(
+            f"{where} has no {model}: {text}. Compare the name with the models that the server has loaded.",
+            server_text=text,
+        )
+    if status in _UNAVAILABLE:
+        return ServerUnavailableError(
+            f"expected {model} to be ready on {where}, got: {text}. "
+            "Check the address and the protocol, that the server runs, and that the model is loaded.",
+            server_text=text,
+        )
+    if status in _INVALID:
+        return InvalidRequestError(f"{where} refused the request for {model}: {text}", server_text=text)
+    if status in _DEADLINE:
+        return DeadlineExceededError(_deadline_message(where, endpoint), server_text=text)
+    if status in _NOT_IMPLEMENTED:
+        return ProtocolError(
+            f"expected a Triton inference server, but {where} does not know this call: {text}", server_text=text
+        )
+    return ServerError(f"{where} failed on a request for {model}: {text} ({status or 'no status'})", server_text=text)
+
+
+@contextmanager
+def mapped_errors(endpoint: Endpoint) -> Iterator[None]:
+    """Raise what the client libraries raise inside the block as an error of this package.
+
+    Only calls of the client libraries belong into the block.
+    """
+    try:
+        yield
+    except MlclsClientError:
+        raise
+    except Exception as error:
+        raise _error_from_exception(error, endpoint) from error
+
+
+def _error_from_exception(error: Exception, endpoint: Endpoint) -> MlclsClientError:
+    # By name: tritonclient has no type information, and is not to be imported before it is needed.
+    triton_error: type[Exception] = importlib.import_module("tritonclient.utils").InferenceServerException
+    where = f"the server at {endpoint.url} ({endpoint.protocol})"
+    if isinstance(error, triton_error):
+        status, text = triton_status(error)
+        return error_from_status(status, text, endpoint)
+    if isinstance(error, TimeoutError):
+        return DeadlineExceededError(_deadline_message(where, endpoint))
+    if isinstance(error, OSError):
+        return ServerUnavailableError(
+            f"cannot reach {where}: {error}. Check the address and the protocol, and that the server runs."
+        )
+    # Below tritonclient, a malformed answer ends in ValueError, KeyError, struct.error, HTTPParseError or
+    # RapidJSON's own errors, which have no base class in common.
+    return ProtocolError(
+        f"expected an answer of a Triton inference server from {endpoint.url} over {endpoint.protocol}, "
+        f"got something else ({type(error).__name__}: {error}). Check that the port is the one of this protocol."
+    )
+
+
+def _deadline_message(where: str, endpoint: Endpoint) -> str:
+    return (
+        f"expected an answer for model {endpoint.model_name!r} from {where} within {endpoint.timeout_s:g} s, "
+        "none came. Raise the time limit, send smaller batches, or look at the server's load."
+    )

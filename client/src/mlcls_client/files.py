@@ -1,0 +1,33 @@
+"""Writing a file so that a reader sees either the old one or the whole new one."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from mlcls_client.errors import OutputError
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file under a temporary name in its own folder, then rename it; missing folders are made.
+
+    Args:
+        path: the file.
+        write: writes the content into the open binary file.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left behind and an older file is untouched.
+    """
+    staging = path.with_name(f".mlcls-{secrets.token_hex(8)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Not tempfile: its files are closed to the group whatever the umask says.
+            with staging.open("xb") as file:
+                write(file)
+            os.replace(staging, path)
+        finally:
+            staging.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error

@@ -1,0 +1,204 @@
+"""The result of one image, with the methods and the file names of PaddleX's results."""
+
+import json
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mlcls_client.contract import Answer
+from mlcls_client.errors import MlclsClientError
+from mlcls_client.files import write_file
+
+if TYPE_CHECKING:
+    import os
+
+    from PIL import Image
+
+# What save_to_img writes; an input of any other kind is saved as PNG.
+_SAVED_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+# The panel's small coloured text suffers from chroma subsampling.
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    ".jpg": {"quality": 92, "subsampling": 0},
+    ".jpeg": {"quality": 92, "subsampling": 0},
+    ".webp": {"quality": 90},
+}
+
+
+class MultiLabelResult(dict[str, Any]):
+    """The labels of one image: a dict with PaddleX's keys, which are attributes too.
+
+    Keys: `input_path` (str, None for an image from memory), `page_index` (None for a plain image), `class_ids`
+    (list of int, by descending score), `scores` (list of float, 5 decimals), `label_names` (list of str). A result
+    of `predict(on_error="yield")` for an image that could not be answered has the key `error` as well, a text, and
+    empty lists; good results do not have that key.
+
+    Attributes:
+        error: why there is no result (ImageRejectedError, InputError); None for a good result.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        input_path: str | None = None,
+        page_index: int | None = None,
+        encoded_image: bytes = b"",
+        error: MlclsClientError | None = None,
+    ) -> None:
+        """Make the result of one image.
+
+        Args:
+            answer: what the server said.
+            input_path: where the image came from.
+            page_index: number of the page or frame.
+            encoded_image: the image as it was sent, which `img` draws on.
+            error: why there is no result.
+        """
+        super().__init__(
+            input_path=input_path,
+            page_index=page_index,
+            class_ids=list(answer.class_ids),
+            scores=list(answer.scores),
+            label_names=list(answer.label_names),
+        )
+        if error is not None:
+            self["error"] = str(error)
+        self.error = error
+        self._encoded_image = encoded_image
+        self._memory_name: str | None = None
+
+    @property
+    def input_path(self) -> str | None:
+        """Path of the image; None for an image from memory."""
+        path: str | None = self["input_path"]
+        return path
+
+    @property
+    def page_index(self) -> int | None:
+        """Number of the page or frame, from 0; None for a plain image."""
+        index: int | None = self["page_index"]
+        return index
+
+    @property
+    def class_ids(self) -> list[int]:
+        """Numbers of the labels above the threshold, by descending score."""
+        class_ids: list[int] = self["class_ids"]
+        return class_ids
+
+    @property
+    def scores(self) -> list[float]:
+        """Probabilities of these labels, 5 decimals."""
+        scores: list[float] = self["scores"]
+        return scores
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of these labels."""
+        names: list[str] = self["label_names"]
+        return names
+
+    @property
+    def json(self) -> dict[str, dict[str, Any]]:
+        """The result as PaddleX has it: `{"res": {...}}`, plain types only."""
+        return {"res": json.loads(json.dumps(self))}
+
+    @property
+    def img(self) -> "dict[str, Image.Image]":
+        """The annotated picture: `{"res": PIL image}`, the photo with its labels in a panel below it.
+
+        Raises:
+            InputError: Pillow cannot decode the image.
+            MlclsClientError: `error`, where the result has one.
+        """
+        if self.error is not None:
+            raise self.error
+        from mlcls_client.drawing import draw_labels, open_image
+
+        return {"res": draw_labels(open_image(self._encoded_image), self.label_names, self.scores)}
+
+    @property
+    def picture_name(self) -> str:
+        """Name of the file that `save_to_img` writes into a folder."""
+        suffix = Path(self.input_path or "").suffix
+        return f"{self._saved_stem()}_res{suffix if suffix.lower() in _SAVED_SUFFIXES else '.png'}"
+
+    def print(
+        self,
+        format_json: bool = False,
+        indent: int = 4,
+        ensure_ascii: bool = False,
+        *,
+        json_format: bool | None = None,
+    ) -> None:
+        """Print the result on standard output.
+
+        PaddleX's tutorial calls the first parameter `format_json` and its code `json_format`; both are taken. Its
+        output without an argument is the dict on one line, so that is the default.
+
+        Args:
+            format_json: indented JSON instead of a dict on one line.
+            indent: spaces per level of the JSON.
+            ensure_ascii: escape all characters outside ASCII in the JSON.
+            json_format: the same as `format_json`, and stronger.
+        """
+        if format_json if json_format is None else json_format:
+            print(json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii))
+        else:
+            print(self.json)
+
+    def save_to_json(
+        self, save_path: "str | os.PathLike[str]", indent: int | None = 4, ensure_ascii: bool = False
+    ) -> None:
+        """Write the result as JSON, without the outer `res`, as PaddleX does.
+
+        Args:
+            save_path: a file that ends in `.json`, or a folder, in which the file is `<input name>_res.json`.
+            indent: spaces per level; None for one line.
+            ensure_ascii: escape all characters outside ASCII.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        text = json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii)
+        path = Path(save_path)
+        if path.suffix.lower() != ".json":
+            path = path / f"{self._saved_stem()}_res.json"
+        # A file name that is not UTF-8 is a lone surrogate here; its \udcxx form is a valid escape of JSON.
+        write_file(path, lambda file: _write_bytes(file, text.encode("utf-8", "backslashreplace")))
+
+    def save_to_img(self, save_path: "str | os.PathLike[str]") -> None:
+        """Write the annotated picture.
+
+        Args:
+            save_path: a file with the suffix of an image format, or a folder, in which the file is
+                `<input name>_res<input suffix>`; `.png` for an input that is no image file.
+
+        Raises:
+            OutputError: the file cannot be written.
+            InputError: Pillow cannot decode the image.
+            MlclsClientError: `error`, where the result has one.
+        """
+        from PIL import Image
+
+        picture = self.img["res"]
+        path = Path(save_path)
+        if path.suffix.lower() not in _SAVED_SUFFIXES:
+            path = path / self.picture_name
+        suffix = path.suffix.lower()
+        file_format = Image.registered_extensions()[suffix]
+        write_file(path, lambda file: picture.save(file, format=file_format, **_SAVE_OPTIONS.get(suffix, {})))
+
+    def _saved_stem(self) -> str:
+        """Name saved files as PaddleX does: by the input, or by time and chance for an image from memory."""
+        if self.input_path is None:
+            if self._memory_name is None:
+                self._memory_name = f"{int(time.time())}_{1000 + secrets.randbelow(9000)}"
+            stem = self._memory_name
+        else:
+            stem = Path(self.input_path).stem
+        return stem if self.page_index is None else f"{stem}_{self.page_index}"
+
+
+def _write_bytes(file: BinaryIO, content: bytes) -> None:
+    file.write(content)

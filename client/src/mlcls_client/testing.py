@@ -1,0 +1,178 @@
+"""A server of the served contract in this process, for tests of programs that use this client.
+
+    from mlcls_client import create_model
+    from mlcls_client.testing import FakeServer
+
+    with FakeServer("PP-LCNet_x1_0_ML") as server, create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
+        results = list(model.predict("photo.jpg"))
+
+It speaks gRPC as Triton does and has no network behind it: the scores of its labels `red`, `green` and `blue` are the
+mean of the image's colour channels, so that different images have different answers.
+"""
+
+import importlib
+import io
+import json
+from collections.abc import Callable
+from concurrent import futures
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from mlcls_client.contract import IMAGE, RESULT, STATUS, STATUS_OK, THRESHOLD_PARAMETER
+
+LABEL_NAMES = ("red", "green", "blue")
+DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass
+class FakeServer:
+    """A gRPC server on this machine; a context manager. Its fields may be changed while it runs.
+
+    Attributes:
+        model_name: the one model it has.
+        max_batch_size: images per request; larger requests are refused.
+        ready: what the readiness calls answer.
+        config_closed: the model-configuration API wants a key, as on a hardened server.
+        raw_result: sent as every output `result` in place of an answer, to test how bad answers are treated.
+        delay: called before each answer, e.g. to sleep.
+        port: to serve on; 0 for a free one.
+        requests: the images and the `threshold` parameter of each inference request so far.
+        url: `host:port`, once started.
+    """
+
+    model_name: str
+    max_batch_size: int = 8
+    ready: bool = True
+    config_closed: bool = False
+    raw_result: bytes | None = None
+    delay: Callable[[], None] | None = None
+    port: int = 0
+    requests: list[tuple[list[bytes], str | None]] = field(default_factory=list, repr=False)
+    url: str = ""
+
+    def __enter__(self) -> "FakeServer":
+        """Start to serve."""
+        grpc: Any = importlib.import_module("grpc")
+        stubs: Any = importlib.import_module("tritonclient.grpc.service_pb2_grpc")
+        limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        self._server: Any = grpc.server(futures.ThreadPoolExecutor(max_workers=2), options=limits)
+        servicer = type("Servicer", (_Methods, stubs.GRPCInferenceServiceServicer), {})(self)
+        stubs.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.url = f"127.0.0.1:{self.port}"
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop at once."""
+        self._server.stop(grace=None).wait()
+
+
+class _Methods:
+    """The calls of Triton's gRPC service that the client uses."""
+
+    def __init__(self, fake: FakeServer) -> None:
+        self._fake = fake
+        self._messages: Any = importlib.import_module("tritonclient.grpc.service_pb2")
+        self._codes: Any = importlib.import_module("grpc").StatusCode
+
+    def ServerReady(self, request: Any, context: Any) -> Any:
+        return self._messages.ServerReadyResponse(ready=self._fake.ready)
+
+    def ModelReady(self, request: Any, context: Any) -> Any:
+        return self._messages.ModelReadyResponse(ready=self._fake.ready and request.name == self._fake.model_name)
+
+    def ModelConfig(self, request: Any, context: Any) -> Any:
+        if self._fake.config_closed:
+            context.abort(
+                self._codes.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-key'"
+            )
+        self._check_name(request.name, context)
+        response = self._messages.ModelConfigResponse()
+        response.config.name = request.name
+        response.config.max_batch_size = self._fake.max_batch_size
+        return response
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        self._check_name(request.model_name, context)
+        if not self._fake.ready:
+            context.abort(
+                self._codes.UNAVAILABLE, f"Request for unknown model: '{request.model_name}' has no available versions"
+            )
+        images = self._read_images(request, context)
+        parameter = request.parameters.get(THRESHOLD_PARAMETER)
+        threshold_json = parameter.string_param if parameter is not None else None
+        self._fake.requests.append((images, threshold_json))
+        if self._fake.delay is not None:
+            self._fake.delay()
+        try:
+            threshold = _read_threshold(threshold_json)
+        except ValueError as error:
+            context.abort(self._codes.INVALID_ARGUMENT, f"expected a threshold, got {threshold_json}: {error}")
+        answers = [_answer(image, threshold) for image in images]
+        if all(status != STATUS_OK for status, _ in answers):
+            context.abort(self._codes.INVALID_ARGUMENT, "; ".join(status for status, _ in answers))
+        return self._make_response(request, answers)
+
+    def _check_name(self, name: str, context: Any) -> None:
+        if name != self._fake.model_name:
+            context.abort(self._codes.NOT_FOUND, f"Request for unknown model: '{name}' is not found")
+
+    def _read_images(self, request: Any, context: Any) -> list[bytes]:
+        tensor = request.inputs[0]
+        if (tensor.name, tensor.datatype, list(tensor.shape)[1:]) != (IMAGE, "BYTES", [1]):
+            context.abort(self._codes.INVALID_ARGUMENT, f"unexpected inference input {tensor.name!r}")
+        content, images = request.raw_input_contents[0], []
+        while content:
+            end = 4 + int.from_bytes(content[:4], "little")
+            images.append(content[4:end])
+            content = content[end:]
+        if len(images) > self._fake.max_batch_size:
+            context.abort(
+                self._codes.INVALID_ARGUMENT,
+                f"inference request batch-size must be <= {self._fake.max_batch_size} for '{request.model_name}'",
+            )
+        return images
+
+    def _make_response(self, request: Any, answers: list[tuple[str, dict[str, Any]]]) -> Any:
+        response = self._messages.ModelInferResponse(model_name=request.model_name, model_version="1")
+        results = [self._fake.raw_result or json.dumps(result).encode() for _, result in answers]
+        contents = {RESULT: results, STATUS: [status.encode() for status, _ in answers]}
+        for wanted in request.outputs:
+            response.outputs.add(name=wanted.name, datatype="BYTES", shape=[len(answers), 1])
+            response.raw_output_contents.append(
+                b"".join(len(text).to_bytes(4, "little") + text for text in contents[wanted.name])
+            )
+        return response
+
+
+def _read_threshold(threshold_json: str | None) -> float:
+    """Read a number or a dict's `"default"`; the other forms are the real server's."""
+    content = DEFAULT_THRESHOLD if threshold_json is None else json.loads(threshold_json)
+    if isinstance(content, dict):
+        content = content.get("default")
+    if not isinstance(content, int | float):
+        raise ValueError("neither a number nor a dict with a default")
+    return float(content)
+
+
+def _answer(image: bytes, threshold: float) -> tuple[str, dict[str, Any]]:
+    """Return status and result of one encoded image."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+    except (UnidentifiedImageError, OSError):
+        reason = f"expected an encoded image, got {len(image)} bytes that are none"
+        return reason, {"error": reason}
+    means = [round(float(mean) / 255, 5) for mean in pixels.mean(axis=(0, 1))]
+    class_ids = [index for index in np.argsort([-mean for mean in means]).tolist() if means[index] > threshold]
+    return STATUS_OK, {
+        "class_ids": class_ids,
+        "scores": [means[index] for index in class_ids],
+        "label_names": [LABEL_NAMES[index] for index in class_ids],
+    }

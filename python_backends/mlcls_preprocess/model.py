@@ -1,0 +1,40 @@
+"""Triton backend `mlcls_preprocess`: `image` (BYTES) to `pixels` (UINT8 RGB) and `decode_status`."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from mlcls.backend_model import encode_texts, load_spec
+from mlcls.errors import ImageError
+from mlcls.serving import preprocess_images
+
+
+class TritonPythonModel:
+    """One decoding process."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Reads the spec and decodes one image, so that the first request does not pay for lazy imports."""
+        cv2.setNumThreads(1)  # the instances are the parallelism
+        self._spec = load_spec(args)
+        _, encoded = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))
+        preprocess_images([encoded.tobytes()], self._spec)
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        """Answers each request by itself; a request fails only if none of its images can be decoded."""
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+        names = self._spec.tensors
+        images = pb_utils.get_input_tensor_by_name(request, names.image).as_numpy()
+        try:
+            pixels, statuses = preprocess_images(images.ravel(), self._spec)
+        except ImageError as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor(names.pixels, pixels),
+                pb_utils.Tensor(names.decode_status, encode_texts(statuses)),
+            ]
+        )

@@ -1,0 +1,63 @@
+"""Files and folders that appear complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+#: Start of the names of temporary files and folders, so that what a killed process leaves can be told.
+STAGING_PREFIX: Final = ".mlcls-staging-"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file under a temporary name in the same folder, then renames it; folders are made as needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=STAGING_PREFIX, dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only the owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """A fresh folder beside `target` that takes its place when the block ends without an error.
+
+    An existing `target` stays as it was until then, and for good when the block raises.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target.parent))
+    try:
+        staging.chmod(0o755)
+        yield staging
+        replace_folder(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Renames `source` to `target`; an existing `target` is removed once the new one stands."""
+    if not target.exists():
+        os.rename(source, target)
+        return
+    retired = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target.parent))
+    os.rename(target, retired / target.name)
+    try:
+        os.rename(source, target)
+    except BaseException:
+        os.rename(retired / target.name, target)
+        raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)

@@ -1,0 +1,59 @@
+"""The one exception tree of mlcls.
+
+Every message says what was expected, what came and what to do; the command line prints it as one line and leaves with
+:attr:`MlclsError.exit_code`. Errors of other libraries are mapped to these where they cross into mlcls.
+"""
+
+from __future__ import annotations
+
+
+class MlclsError(Exception):
+    """Base of all errors that mlcls raises on purpose."""
+
+    exit_code = 1
+
+
+class SpecError(MlclsError):
+    """A model description (`inference.yml`, `model_spec.json`) is missing, wrong or asks for what cannot be done."""
+
+
+class ModelFormatError(MlclsError):
+    """A model folder, archive or graph is not a PaddleX multi-label inference model."""
+
+
+class DownloadError(MlclsError):
+    """A model could not be fetched from its URL."""
+
+
+class ConversionError(MlclsError):
+    """A Paddle graph could not be turned into the ONNX graph that is served."""
+
+
+class ParityError(ConversionError):
+    """The converted model's answers differ from Paddle's by more than the limit."""
+
+
+class ImageError(MlclsError):
+    """The bytes of one image cannot be decoded, or are refused."""
+
+
+class ThresholdError(MlclsError):
+    """A threshold has none of the accepted forms, or names a label that the model does not have."""
+
+
+class RepositoryError(MlclsError):
+    """The model repository is stale, incomplete or cannot be written."""
+
+
+class ServerError(MlclsError):
+    """The embedded tritonserver cannot start, or ended by itself."""
+
+
+class MissingExtraError(MlclsError):
+    """A command needs packages of an extra that is not installed."""
+
+    def __init__(self, extra: str, missing: str) -> None:
+        super().__init__(
+            f"This needs the Python package {missing!r}, which is not installed; install mlcls with its extra "
+            f"{extra!r}: pip install 'mlcls[{extra}]' (in a checkout: make build)."
+        )

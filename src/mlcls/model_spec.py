@@ -1,0 +1,223 @@
+"""`ModelSpec`: the one description of a served model that every other part reads.
+
+It is written once, by the import of a PaddleX inference model, as `model_spec.json`, and read by the Triton backends,
+the conversion and the parity check. Nothing else states labels, thresholds, the transform or tensor names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from mlcls.errors import SpecError
+
+SCHEMA_VERSION: Final = 1
+FILE_NAME: Final = "model_spec.json"
+
+ResizeBackend = Literal["pil", "cv2"]
+Activation = Literal["sigmoid", "none"]
+
+#: The interpolations that PaddleX accepts, per resize backend (`paddlex/inference/models/common/vision/processors.py`).
+INTERPOLATIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "pil": ("NEAREST", "BILINEAR", "BICUBIC", "BOX", "LANCZOS4"),
+    "cv2": ("NEAREST", "LINEAR", "BICUBIC", "AREA", "LANCZOS4"),
+}
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTransform:
+    """From a decoded image to the network's input.
+
+    Attributes:
+        height: Rows of `pixels`.
+        width: Columns of `pixels`.
+        resize_backend: Library that resizes; the two give different pixels (PIL antialiases, cv2 does not).
+        interpolation: Name of the filter as PaddleX spells it, upper case.
+        scale: Factor applied to the uint8 values before `mean` and `std`.
+        mean: Mean per channel, RGB.
+        std: Standard deviation per channel, RGB, none of them 0.
+    """
+
+    height: int
+    width: int
+    resize_backend: ResizeBackend
+    interpolation: str
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for field in ("height", "width"):
+            size = getattr(self, field)
+            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 8192:
+                raise SpecError(f"transform.{field}: expected an integer from 1 to 8192, got {size!r}.")
+        if self.resize_backend not in INTERPOLATIONS:
+            raise SpecError(f"transform.resize_backend: expected 'pil' or 'cv2', got {self.resize_backend!r}.")
+        if self.interpolation not in INTERPOLATIONS[self.resize_backend]:
+            raise SpecError(
+                f"transform.interpolation: expected one of {', '.join(INTERPOLATIONS[self.resize_backend])} for the "
+                f"resize backend {self.resize_backend!r}, got {self.interpolation!r}."
+            )
+        object.__setattr__(self, "scale", _finite("transform.scale", self.scale))
+        for field in ("mean", "std"):
+            values = getattr(self, field)
+            if not isinstance(values, (list, tuple)) or len(values) != 3:
+                raise SpecError(f"transform.{field}: expected three numbers (R, G, B), got {values!r}.")
+            object.__setattr__(self, field, tuple(_finite(f"transform.{field}", value) for value in values))
+        if 0.0 in self.std:
+            raise SpecError(f"transform.std: expected three numbers other than 0, got {list(self.std)!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorNames:
+    """Names of the tensors that a served model takes, gives and hands from step to step."""
+
+    image: str = "image"
+    pixels: str = "pixels"
+    decode_status: str = "decode_status"
+    logits: str = "logits"
+    scores: str = "scores"
+    result: str = "result"
+    status: str = "status"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """Everything that serving one model needs to know about it.
+
+    Attributes:
+        name: Name of the Triton ensemble.
+        architecture: `Global.model_name` of the PaddleX model: one of the six, whatever `name` is.
+        labels: Label of each class id, in order, no two alike.
+        thresholds: Threshold of each label; a label is predicted where its score is strictly greater.
+        transform: From a decoded image to the network's input.
+        activation: What postprocess applies to `logits`: always the sigmoid, once.
+        source_activation: What the Paddle graph ended in before the conversion cut it off; None before conversion.
+        tensors: Tensor names.
+        source_sha256: Digest of each file of the PaddleX model, by file name; empty before import.
+        onnx_sha256: Digest of the FP32 ONNX file; None before conversion.
+    """
+
+    name: str
+    architecture: str
+    labels: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    transform: ImageTransform
+    activation: Activation = "sigmoid"
+    source_activation: Activation | None = None
+    tensors: TensorNames = dataclasses.field(default_factory=TensorNames)
+    source_sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    onnx_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise SpecError(
+                f"name: expected 1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit (it becomes "
+                f"a folder and a Triton model name), got {self.name!r}."
+            )
+        if not isinstance(self.architecture, str) or not self.architecture:
+            raise SpecError(f"architecture: expected the model_name of a PaddleX model, got {self.architecture!r}.")
+        labels = tuple(self.labels)
+        if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
+            raise SpecError(f"labels: expected at least one label, none of them empty, got {list(labels)!r}.")
+        for label in labels:
+            if any(ord(char) < 32 or ord(char) == 127 for char in label):
+                raise SpecError(f"labels: expected labels without control characters or line breaks, got {label!r}.")
+        if len(set(labels)) != len(labels):
+            twice = sorted({label for label in labels if labels.count(label) > 1})
+            raise SpecError(f"labels: expected each label once, got several of {', '.join(map(repr, twice))}.")
+        object.__setattr__(self, "labels", labels)
+        thresholds = tuple(_finite("thresholds", value) for value in self.thresholds)
+        if len(thresholds) != len(labels):
+            raise SpecError(f"thresholds: expected one for each of the {len(labels)} labels, got {len(thresholds)}.")
+        object.__setattr__(self, "thresholds", thresholds)
+        if self.activation != "sigmoid":
+            raise SpecError(f"activation: expected 'sigmoid', got {self.activation!r}.")
+        if self.source_activation not in ("sigmoid", "none", None):
+            raise SpecError(f"source_activation: expected 'sigmoid', 'none' or null, got {self.source_activation!r}.")
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels, which is the length of `logits` and `scores`."""
+        return len(self.labels)
+
+    def to_json(self) -> str:
+        """The text of `model_spec.json`; :meth:`from_json` gives an equal spec back."""
+        document = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, origin: str = FILE_NAME) -> ModelSpec:
+        """Reads the text of a `model_spec.json`.
+
+        Args:
+            text: The JSON document.
+            origin: What to call it in errors, usually its path.
+
+        Raises:
+            SpecError: The text is no JSON, of another schema version, or a key is unknown, missing or wrong.
+        """
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SpecError(f"{origin}: expected a JSON document, got text that is none ({error}).") from None
+        try:
+            if not isinstance(document, dict):
+                raise SpecError(f"expected a JSON object, got {type(document).__name__}.")
+            version = document.pop("schema_version", None)
+            if version != SCHEMA_VERSION:
+                raise SpecError(
+                    f"schema_version: expected {SCHEMA_VERSION}, got {version!r}; import the model again with this "
+                    f"version of mlcls."
+                )
+            if "transform" in document:
+                document["transform"] = _build(ImageTransform, document["transform"], "transform.")
+            if "tensors" in document:
+                document["tensors"] = _build(TensorNames, document["tensors"], "tensors.")
+            spec: ModelSpec = _build(cls, document, "")
+        except SpecError as error:
+            raise SpecError(f"{origin}: {error}") from None
+        return spec
+
+    @classmethod
+    def read(cls, path: Path) -> ModelSpec:
+        """Reads a `model_spec.json`.
+
+        Raises:
+            SpecError: The file is missing or not a spec.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise SpecError(f"{path} does not exist; import the model first: mlcls import MODEL.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"{path} cannot be read: {error}") from None
+        return cls.from_json(text, str(path))
+
+
+def _build(cls: type[Any], values: Any, prefix: str) -> Any:
+    """Makes a dataclass of a JSON object; every unknown and every missing key is an error that names it."""
+    if not isinstance(values, dict):
+        raise SpecError(f"{prefix.rstrip('.')}: expected an object, got {values!r}.")
+    fields = dataclasses.fields(cls)
+    expected = [field.name for field in fields]
+    unknown = sorted(set(values) - set(expected))
+    if unknown:
+        raise SpecError(f"unknown key {prefix}{unknown[0]}; expected only {', '.join(expected)}.")
+    missing = [name for name in expected if name not in values]
+    if missing:
+        raise SpecError(f"missing key {prefix}{missing[0]}; expected {', '.join(expected)}.")
+    return cls(**values)
+
+
+def _finite(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise SpecError(f"{name}: expected a finite number, got {value!r}.")
+    return float(value)

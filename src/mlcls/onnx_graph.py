@@ -1,0 +1,234 @@
+"""Edits of an ONNX graph, each a function that changes the model in place and does one thing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mlcls.errors import ConversionError, ModelFormatError
+from mlcls.model_spec import Activation, ModelSpec
+from mlcls.transforms import normalization_constants
+
+if TYPE_CHECKING:
+    import onnx
+
+Dimension = int | str | None
+Interface = tuple[tuple[str, str, tuple[Dimension, ...]], ...]
+
+#: Operations that a model may end in besides the sigmoid, none of which a multi-label model has.
+_OTHER_ACTIVATIONS: Final = ("Softmax", "LogSoftmax", "HardSigmoid", "Tanh", "Relu", "ArgMax", "TopK")
+
+
+def describe_interface(model: onnx.ModelProto) -> Interface:
+    """Name, element type and dims of each input and output; a dim is a number, a name or None."""
+    import onnx
+
+    described = []
+    for value in (*graph_inputs(model), *model.graph.output):
+        tensor = value.type.tensor_type
+        dims = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
+        described.append((value.name, onnx.TensorProto.DataType.Name(tensor.elem_type), dims))
+    return tuple(described)
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are no initializers."""
+    constants = {initializer.name for initializer in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
+
+
+def check_interface(model: onnx.ModelProto, spec: ModelSpec) -> None:
+    """Checks that a graph, as paddle2onnx gives it, takes and gives what the spec says.
+
+    Raises:
+        ModelFormatError: It has other inputs or outputs, another input size or another number of labels.
+    """
+    interface = describe_interface(model)
+    if len(graph_inputs(model)) != 1 or len(model.graph.output) != 1:
+        raise ModelFormatError(
+            f"Expected a graph with one input (the image) and one output (the scores), got {len(graph_inputs(model))} "
+            f"inputs and {len(model.graph.output)} outputs: {', '.join(name for name, _, _ in interface)}."
+        )
+    (_, input_type, input_dims), (_, output_type, output_dims) = interface
+    transform = spec.transform
+    wanted = (3, transform.height, transform.width)
+    if (
+        input_type != "FLOAT"
+        or len(input_dims) != 4
+        or any(
+            isinstance(dim, int) and dim > 0 and dim != want for dim, want in zip(input_dims[1:], wanted, strict=True)
+        )
+    ):
+        raise ModelFormatError(
+            f"Expected the graph's input to be float32 (N, 3, {transform.height}, {transform.width}), which is what "
+            f"inference.yml resizes to, got {input_type} {input_dims}."
+        )
+    if output_type != "FLOAT" or len(output_dims) != 2 or output_dims[1] not in (spec.num_labels, None):
+        raise ModelFormatError(
+            f"Expected the graph's output to be float32 (N, {spec.num_labels}), one score for each label of "
+            f"inference.yml, got {output_type} {output_dims}."
+        )
+
+
+def cut_activation(model: onnx.ModelProto) -> Activation:
+    """Makes the graph end in its logits.
+
+    Returns:
+        `sigmoid` where a sigmoid was found at the end and cut off, `none` where there is no activation.
+
+    Raises:
+        ModelFormatError: The graph ends in another activation.
+    """
+    output = model.graph.output[0]
+    producer = _producer(model, output.name)
+    while producer is not None and producer.op_type in ("Identity", "Cast"):
+        producer = _producer(model, producer.input[0])
+    if producer is None:
+        raise ModelFormatError("Expected a graph that computes its output, got one that hands an input through.")
+    if producer.op_type in _OTHER_ACTIVATIONS:
+        raise ModelFormatError(
+            f"Expected a multi-label model, whose graph ends in a Sigmoid or in logits, got one that ends in "
+            f"{producer.op_type}."
+        )
+    if producer.op_type != "Sigmoid":
+        return "none"
+    before = _producer(model, producer.input[0])
+    if before is not None and before.op_type in ("Sigmoid", *_OTHER_ACTIVATIONS):
+        raise ModelFormatError(
+            f"Expected one activation at the end of the graph, got {before.op_type} before a Sigmoid."
+        )
+    output.name = producer.input[0]
+    return "sigmoid"
+
+
+def untile_constants(model: onnx.ModelProto) -> bool:
+    """Takes out each Tile that only repeats a constant (1, ...) along the batch: what follows broadcasts.
+
+    Returns:
+        Whether there was one.
+    """
+    constants = {initializer.name: initializer for initializer in model.graph.initializer}
+    found = False
+    for node in list(model.graph.node):
+        if node.op_type != "Tile" or node.input[0] not in constants:
+            continue
+        dims = constants[node.input[0]].dims
+        if len(dims) < 2 or dims[0] != 1 or not _repeats_first_axis_only(model, node.input[1], len(dims)):
+            continue
+        _replace_input(model, node.output[0], node.input[0])
+        model.graph.node.remove(node)
+        found = True
+    return found
+
+
+def flatten_without_shape(model: onnx.ModelProto) -> None:
+    """Writes each `Reshape(x, Concat(Shape(x)[0:1], [-1]))` as `Reshape(x, [0, -1])`.
+
+    The two are the same; OpenVINO 2024.4 rejects the scalar Reshape that the first leaves behind, and no engine can
+    fold it.
+    """
+    import onnx
+
+    for node in model.graph.node:
+        if node.op_type != "Reshape":
+            continue
+        concat = _producer(model, node.input[1])
+        if concat is None or concat.op_type != "Concat" or len(concat.input) != 2:
+            continue
+        if _constant(model, concat.input[1]) != [-1] or not _is_batch_of(model, concat.input[0], node.input[0]):
+            continue
+        name = f"{node.output[0]}.dims"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, -1], np.int64), name))
+        node.input[1] = name
+
+
+def prepend_normalization(model: onnx.ModelProto, spec: ModelSpec) -> None:
+    """Puts the conversion, the normalisation and the change of layout in front of the graph.
+
+    The arithmetic is PaddleX's: one float32 multiplication and one float32 addition per value.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    source = graph_inputs(model)[0]
+    alpha, beta = normalization_constants(spec.transform)
+    names = {name: f"mlcls.{name}" for name in ("float", "alpha", "beta", "scaled", "normalized")}
+    model.graph.initializer.append(numpy_helper.from_array(alpha, names["alpha"]))
+    model.graph.initializer.append(numpy_helper.from_array(beta, names["beta"]))
+    pixels = spec.tensors.pixels
+    nodes = [
+        helper.make_node("Cast", [pixels], [names["float"]], "mlcls.cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [names["float"], names["alpha"]], [names["scaled"]], "mlcls.scale"),
+        helper.make_node("Add", [names["scaled"], names["beta"]], [names["normalized"]], "mlcls.shift"),
+        helper.make_node("Transpose", [names["normalized"]], [source.name], "mlcls.to_chw", perm=[0, 3, 1, 2]),
+    ]
+    for index, node in enumerate(nodes):
+        model.graph.node.insert(index, node)
+    shape = [source.type.tensor_type.shape.dim[0].dim_param or "N", spec.transform.height, spec.transform.width, 3]
+    replacement: onnx.ValueInfoProto = helper.make_tensor_value_info(pixels, TensorProto.UINT8, shape)
+    model.graph.input.remove(source)
+    model.graph.input.insert(0, replacement)
+
+
+def name_output(model: onnx.ModelProto, name: str) -> None:
+    """Renames the graph's output, wherever the tensor is used."""
+    output = model.graph.output[0]
+    old = output.name
+    if any(name in (*node.input, *node.output) for node in model.graph.node):
+        raise ConversionError(f"Expected no tensor named {name!r} in the Paddle graph, got one.")
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, tensor in enumerate(names):
+                if tensor == old:
+                    names[index] = name
+    output.name = name
+
+
+def set_batch_dimension(model: onnx.ModelProto, name: str) -> None:
+    """Names the first dim of the input and the output, which is free, and forgets the dims inferred in between."""
+    for value in (*graph_inputs(model), *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = name
+    del model.graph.value_info[:]
+
+
+def _producer(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto | None:
+    return next((node for node in model.graph.node if tensor in node.output), None)
+
+
+def _replace_input(model: onnx.ModelProto, old: str, new: str) -> None:
+    for node in model.graph.node:
+        for index, tensor in enumerate(node.input):
+            if tensor == old:
+                node.input[index] = new
+
+
+def _constant(model: onnx.ModelProto, tensor: str) -> Any:
+    """The value of an initializer as nested lists; None for anything else."""
+    from onnx import numpy_helper
+
+    for initializer in model.graph.initializer:
+        if initializer.name == tensor:
+            return numpy_helper.to_array(initializer).tolist()
+    return None
+
+
+def _repeats_first_axis_only(model: onnx.ModelProto, repeats: str, rank: int) -> bool:
+    concat = _producer(model, repeats)
+    if concat is None or concat.op_type != "Concat" or len(concat.input) != rank:
+        return False
+    return all(_constant(model, tensor) == [1] for tensor in concat.input[1:])
+
+
+def _is_batch_of(model: onnx.ModelProto, tensor: str, data: str) -> bool:
+    """Whether a tensor is `Shape(data)[0:1]`."""
+    slicing = _producer(model, tensor)
+    if slicing is None or slicing.op_type != "Slice":
+        return False
+    shape = _producer(model, slicing.input[0])
+    return (
+        shape is not None
+        and shape.op_type == "Shape"
+        and shape.input[0] == data
+        and _constant(model, slicing.input[1]) == [0]
+        and _constant(model, slicing.input[2]) == [1]
+    )

@@ -1,0 +1,80 @@
+"""paddle2onnx in a process of its own: on a damaged graph its C++ part ends the process instead of raising."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlcls.errors import ConversionError, MissingExtraError
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET: Final = 17
+_TIMEOUT_S: Final = 900
+
+
+def convert_paddle_graph(graph_path: Path, parameters_path: Path) -> onnx.ModelProto:
+    """What paddle2onnx makes of a Paddle graph, unedited.
+
+    Args:
+        graph_path: `inference.json` or `inference.pdmodel`.
+        parameters_path: `inference.pdiparams`.
+
+    Raises:
+        ConversionError: paddle2onnx fails; the text has its last words.
+        MissingExtraError: The extra `convert` is not installed.
+    """
+    from importlib.util import find_spec
+
+    for package in ("paddle2onnx", "paddle", "onnx"):
+        if find_spec(package) is None:
+            raise MissingExtraError("convert", package)
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="mlcls-") as folder:
+        target = Path(folder) / "raw.onnx"
+        command = [sys.executable, "-m", __name__, str(graph_path), str(parameters_path), str(target)]
+        try:
+            process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise ConversionError(f"{graph_path}: paddle2onnx did not end within {_TIMEOUT_S} s.") from None
+        if process.returncode != 0 or not target.exists():
+            raise ConversionError(
+                f"{graph_path}: paddle2onnx could not convert it ({_last_words(process)}). Expected an inference "
+                f"model of paddle 3 with all its parameters in {parameters_path.name}; export or copy it again."
+            )
+        return onnx.load(str(target))
+
+
+def _last_words(process: subprocess.CompletedProcess[str]) -> str:
+    lines = [line.strip() for line in (process.stdout + "\n" + process.stderr).splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    end = f"exit status {process.returncode}" if process.returncode >= 0 else f"signal {-process.returncode}"
+    return f"{end}: {(errors or lines or ['no output'])[-1][:300]}"
+
+
+def main(graph_path: str, parameters_path: str, target: str) -> None:
+    """Converts a graph and writes the ONNX file; the body of the process."""
+    import paddle2onnx
+
+    # Its own optimisation is off: it installs packages with pip while it runs, and mlcls edits the graph itself.
+    model: bytes | None = paddle2onnx.export(
+        graph_path,
+        parameters_path,
+        None,
+        opset_version=OPSET,
+        auto_upgrade_opset=False,
+        enable_optimize=False,
+        optimize_tool="none",
+    )
+    if not model:
+        raise SystemExit("error: paddle2onnx gave no graph")
+    Path(target).write_bytes(model)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,152 @@
+"""Writes a network as a PaddleX inference model: `inference.json`, `inference.pdiparams`, `inference.yml`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.atomic import staged_folder, write_text
+from mlcls.catalog import DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, coco_labels, official_model
+from mlcls.errors import MissingExtraError, SpecError
+from mlcls.inference_yml import FILE_NAME, format_inference_yml
+from mlcls.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    import paddle
+
+#: Photos whose statistics a fresh network gets; few, since the largest networks need a second or more for each.
+CALIBRATION_PHOTOS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        folder: The PaddleX inference model.
+        weights: The `.pdparams` that were loaded; None for a freshly initialised network.
+        smallest_spread: Of a fresh network, the smallest spread of scores between two calibration photos.
+    """
+
+    folder: Path
+    weights: Path | None
+    smallest_spread: float | None
+
+
+def export_model(
+    architecture: str,
+    folder: Path,
+    *,
+    labels: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+    threshold: float | None = None,
+    weights: Path | None = None,
+    seed: int = 0,
+    photos: Sequence[Path] = (),
+    with_sigmoid: bool = True,
+) -> ExportReport:
+    """Exports a trained or a freshly initialised model as a PaddleX inference model.
+
+    A fresh model is made sensitive to its input (see `mlcls.training.initialization`); the same seed gives the same
+    weights on the same kind of processor.
+
+    Args:
+        architecture: Name of one of the six models.
+        folder: Where the model goes; an existing model there is replaced when the new one is complete.
+        labels: Label of each class id; COCO's 80 by default.
+        size: Input size (height, width); (448, 448) by default.
+        threshold: Threshold of every label; 0.5 by default.
+        weights: Trained parameters (`.pdparams`); without, the network is fresh.
+        seed: Seed of a fresh network.
+        photos: Photos for a fresh network's statistics; crops of scikit-learn's two sample photos by default.
+        with_sigmoid: Whether the graph ends in the sigmoid, as PaddleX's own exports do. PaddleX takes the outputs of a
+            model without it for scores; mlcls finds out and applies it in either case.
+
+    Raises:
+        ModelFormatError: The architecture is none of the six, or the weights are not its own.
+        SpecError: Labels, thresholds or size cannot be served.
+        MissingExtraError: The extra `train` is not installed.
+    """
+    try:
+        import paddle
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("train", "paddlepaddle") from error
+    from mlcls.training.architectures import build_network, load_trained_network
+    from mlcls.training.initialization import make_input_sensitive
+
+    spec = _make_spec(architecture, labels, size, threshold)
+    paddle.set_device("cpu")
+    spread: float | None = None
+    if weights is not None:
+        network = load_trained_network(architecture, spec.num_labels, weights)
+    else:
+        paddle.seed(seed)
+        np.random.seed(seed)  # paddleclas draws some initial values from numpy's global generator
+        network = build_network(architecture, spec.num_labels)
+        spread = make_input_sensitive(network, _calibration_inputs(spec, photos, seed))
+    with staged_folder(folder) as staging:
+        _save_graph(network, spec, staging, with_sigmoid)
+        write_text(staging / FILE_NAME, format_inference_yml(spec))
+    return ExportReport(folder, weights, spread)
+
+
+def _make_spec(
+    architecture: str,
+    labels: Sequence[str] | None,
+    size: tuple[int, int] | None,
+    threshold: float | None,
+) -> ModelSpec:
+    official_model(architecture)
+    label_list = coco_labels() if labels is None else tuple(labels)
+    transform = DEFAULT_TRANSFORM
+    if size is not None:
+        transform = dataclasses.replace(transform, height=size[0], width=size[1])
+    if min(transform.height, transform.width) < 32:
+        raise SpecError(f"size: expected at least 32x32, got {transform.height}x{transform.width}.")
+    return ModelSpec(
+        name=architecture,
+        architecture=architecture,
+        labels=label_list,
+        thresholds=(DEFAULT_THRESHOLD if threshold is None else threshold,) * len(label_list),
+        transform=transform,
+    )
+
+
+def _calibration_inputs(spec: ModelSpec, photos: Sequence[Path], seed: int) -> npt.NDArray[np.float32]:
+    from mlcls.sample_photos import photo_crops
+    from mlcls.transforms import decode_image, normalize, resize_image
+
+    images = [decode_image(path.read_bytes()) for path in photos] or photo_crops(CALIBRATION_PHOTOS, seed)
+    if len(images) < 4:
+        raise SpecError(f"photos: expected at least 4 different photos, got {len(images)}.")
+    return normalize(np.stack([resize_image(image, spec.transform) for image in images]), spec.transform)
+
+
+def _save_graph(network: paddle.nn.Layer, spec: ModelSpec, folder: Path, with_sigmoid: bool) -> None:
+    import paddle
+
+    class Scorer(paddle.nn.Layer):  # type: ignore[misc]  # paddle is untyped
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            logits = self.network(x)
+            return paddle.nn.functional.sigmoid(logits) if with_sigmoid else logits
+
+    scorer = Scorer()
+    scorer.eval()
+    shape = [None, 3, spec.transform.height, spec.transform.width]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        static = paddle.jit.to_static(
+            scorer, input_spec=[paddle.static.InputSpec(shape=shape, dtype="float32", name="x")], full_graph=True
+        )
+        paddle.jit.save(static, os.fspath(folder / "inference"))

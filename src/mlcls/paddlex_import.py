@@ -1,0 +1,134 @@
+"""From a PaddleX inference model (folder, archive, URL or catalog name) to a served model in the repository."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.atomic import STAGING_PREFIX
+from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.errors import ModelFormatError, SpecError
+from mlcls.model_spec import ModelSpec
+from mlcls.paddlex_model import PaddleXModel, sha256_of
+from mlcls.parity import ParityReport, compare_runners
+from mlcls.repository import add_model
+from mlcls.triton_config import ONNX_FILE
+
+#: Crops of the sample photos that a conversion is checked on, where the user gives no photos.
+PARITY_PHOTOS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        spec: The spec that was written.
+        parity: Paddle's scores against the converted model's.
+        untiled_queries: Whether the decoder's queries were found tiled, and were untiled.
+    """
+
+    spec: ModelSpec
+    parity: ParityReport
+    untiled_queries: bool
+
+
+@contextlib.contextmanager
+def open_source(source: str) -> Iterator[PaddleXModel]:
+    """Opens a PaddleX inference model, wherever it is.
+
+    Args:
+        source: A folder; an archive (`.tar`, compressed or not); an http(s) URL of an archive; or the name of an
+            official model, which is downloaded.
+
+    Yields:
+        The model. What had to be unpacked is gone when the block ends; downloads stay in the cache.
+
+    Raises:
+        DownloadError: The URL or the official model cannot be had.
+        ModelFormatError: The source is none of these, or not a PaddleX model.
+        SpecError: Its `inference.yml` asks for something that mlcls cannot do.
+    """
+    path = Path(source)
+    if path.is_dir():
+        yield PaddleXModel.open(path)
+        return
+    if source.lower().startswith(("http://", "https://")):
+        archive = _fetch(source)
+    elif source in OFFICIAL_MODELS and not path.exists():
+        archive = _fetch(OFFICIAL_MODELS[source].inference_url)
+    elif path.is_file():
+        archive = path
+    else:
+        raise ModelFormatError(
+            f"Expected a folder, a .tar archive, an http(s) URL or one of {', '.join(OFFICIAL_MODELS)}, got "
+            f"{source!r}, which is none of them."
+        )
+    from mlcls.archive import extract_model
+
+    with tempfile.TemporaryDirectory(prefix="mlcls-") as temporary:
+        yield PaddleXModel.open(extract_model(archive, Path(temporary) / "model"))
+
+
+def import_model(source: str, root: Path, *, name: str | None = None, photos: Sequence[Path] = ()) -> ImportReport:
+    """Converts a PaddleX model, checks it against Paddle on real photos and puts it into the repository.
+
+    Nothing is written to the repository unless the check passes; a model that is there already stays until then.
+
+    Args:
+        source: See `open_source`.
+        root: The model repository.
+        name: Name under which it is served; by default PaddleX's.
+        photos: Photos for the check; by default crops of scikit-learn's two sample photos.
+
+    Raises:
+        ParityError: The converted model's scores differ from Paddle's by more than the limit, or a label flips.
+        ConversionError: The graph cannot be converted.
+        MlclsError: See `open_source`.
+    """
+    import onnx
+
+    from mlcls.onnx_export import export_onnx
+    from mlcls.runners import OnnxRuntimeRunner, PaddleRunner
+
+    with open_source(source) as model:
+        spec = model.make_spec(name)
+        graph = export_onnx(model.graph, model.parameters, spec)
+        spec = dataclasses.replace(spec, source_activation=graph.source_activation)
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
+            onnx_path = Path(temporary) / ONNX_FILE
+            onnx.save(graph.model, str(onnx_path))
+            parity = compare_runners(
+                PaddleRunner(model, spec),
+                OnnxRuntimeRunner(onnx_path, spec),
+                _load_pixels(spec, photos),
+                spec.thresholds,
+            )
+            parity.require()
+            spec = dataclasses.replace(spec, onnx_sha256=sha256_of(onnx_path))
+            add_model(root, spec, onnx_path)
+    return ImportReport(spec, parity, graph.untiled_queries)
+
+
+def _fetch(url: str) -> Path:
+    from mlcls.download import fetch
+
+    return fetch(url)
+
+
+def _load_pixels(spec: ModelSpec, photos: Sequence[Path]) -> npt.NDArray[np.uint8]:
+    from mlcls.sample_photos import photo_crops
+    from mlcls.transforms import decode_image, resize_image
+
+    try:
+        images = [decode_image(path.read_bytes()) for path in photos]
+    except OSError as error:
+        raise SpecError(f"photos: {error.filename} cannot be read: {error.strerror}.") from None
+    return np.stack([resize_image(image, spec.transform) for image in images or photo_crops(PARITY_PHOTOS)])

@@ -1,0 +1,86 @@
+"""A PaddleX inference model on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from mlcls import inference_yml
+from mlcls.errors import ModelFormatError
+from mlcls.model_spec import ModelSpec
+
+#: Names of the graph file, newer (Paddle's PIR) first.
+GRAPH_NAMES: Final = ("inference.json", "inference.pdmodel")
+PARAMETERS_NAME: Final = "inference.pdiparams"
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddleXModel:
+    """The files of a PaddleX inference model and what its `inference.yml` says.
+
+    Attributes:
+        folder: The folder.
+        graph: `inference.json` or `inference.pdmodel`.
+        parameters: `inference.pdiparams`.
+        config: The content of `inference.yml`.
+    """
+
+    folder: Path
+    graph: Path
+    parameters: Path
+    config: inference_yml.InferenceConfig
+
+    @classmethod
+    def open(cls, folder: Path) -> PaddleXModel:
+        """Reads a model folder.
+
+        Raises:
+            ModelFormatError: A file is missing or empty.
+            SpecError: `inference.yml` asks for something that mlcls cannot do.
+        """
+        if not folder.is_dir():
+            raise ModelFormatError(f"Expected the folder of a PaddleX inference model, got {folder}, which is none.")
+        present = {path.name for path in folder.iterdir() if path.is_file()}
+        missing = [name for name in (inference_yml.FILE_NAME, PARAMETERS_NAME) if name not in present]
+        graphs = [name for name in GRAPH_NAMES if name in present]
+        if not graphs:
+            missing.append(" or ".join(GRAPH_NAMES))
+        if missing:
+            raise ModelFormatError(
+                f"{folder}: expected a PaddleX inference model ({' or '.join(GRAPH_NAMES)}, {PARAMETERS_NAME}, "
+                f"{inference_yml.FILE_NAME}), got a folder without {', '.join(missing)}."
+            )
+        for name in (graphs[0], PARAMETERS_NAME):
+            if (folder / name).stat().st_size == 0:
+                raise ModelFormatError(f"{folder / name}: expected a model file, got an empty one; copy it again.")
+        config = inference_yml.read_inference_yml(folder / inference_yml.FILE_NAME)
+        return cls(folder, folder / graphs[0], folder / PARAMETERS_NAME, config)
+
+    def make_spec(self, name: str | None = None) -> ModelSpec:
+        """The spec of the model before conversion, hashes of the source files included.
+
+        Args:
+            name: Name under which it is served; by default `Global.model_name`.
+        """
+        return ModelSpec(
+            name=self.config.model_name if name is None else name,
+            architecture=self.config.model_name,
+            labels=self.config.labels,
+            thresholds=self.config.thresholds,
+            transform=self.config.transform,
+            source_sha256={
+                path.name: sha256_of(path)
+                for path in (self.graph, self.parameters, self.folder / inference_yml.FILE_NAME)
+            },
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,126 @@
+"""The only activation, threshold and label code: from `logits` to PaddleX's result."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.errors import ThresholdError
+
+#: Decimals of the scores in a result, as PaddleX rounds them.
+SCORE_DECIMALS: Final = 5
+
+_FORMS: Final = (
+    'a number, a mapping like {"default": 0.5, "0": 0.3} of class ids or labels with a "default", or a list with one '
+    "number for each label"
+)
+
+
+def apply_sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Scores (N, num_labels) float32 of logits (N, num_labels) float32; NaN stays NaN."""
+    # exp of a negative magnitude only, so that a large logit cannot overflow
+    decay = np.exp(-np.abs(logits))
+    scores: npt.NDArray[np.float32] = np.where(logits >= 0, 1 / (1 + decay), decay / (1 + decay)).astype(np.float32)
+    return scores
+
+
+def resolve_thresholds(value: object, labels: Sequence[str]) -> tuple[float, ...]:
+    """One threshold for each label, from any of the forms that PaddleX takes.
+
+    PaddleX 3.7 reads the mapping and the list per class as well, but then pairs them with the images of a batch instead
+    of with the classes (`zip(preds[0], threshold_list)`); here they apply to the classes, as its documentation says.
+
+    Args:
+        value: A number; or a mapping with `"default"` and class ids (integers or their text) or labels; or a list of
+            one number for each label. An int is as good as a float. A key that is both the text of a class id and a
+            label means the class id.
+        labels: Label of each class id.
+
+    Raises:
+        ThresholdError: The value has none of these forms, or names a label or id that the model does not have.
+    """
+    if isinstance(value, dict):
+        return _resolve_mapping(value, labels)
+    if isinstance(value, (list, tuple)):
+        if len(value) != len(labels):
+            raise ThresholdError(
+                f"threshold: expected a list of {len(labels)} numbers, one for each label, got {len(value)}."
+            )
+        return tuple(_number(item, f"threshold[{index}]") for index, item in enumerate(value))
+    return (_number(value, "threshold"),) * len(labels)
+
+
+def parse_thresholds(text: str, labels: Sequence[str]) -> tuple[float, ...]:
+    """One threshold for each label, from the JSON text of any form that `resolve_thresholds` takes.
+
+    Raises:
+        ThresholdError: The text is no JSON or its value has no accepted form.
+    """
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        raise ThresholdError(f"threshold: expected JSON text of {_FORMS}, got {_clip(text)}.") from None
+    return resolve_thresholds(value, labels)
+
+
+def select_labels(
+    scores: npt.NDArray[np.float32], thresholds: npt.NDArray[np.float32], labels: Sequence[str]
+) -> dict[str, list[Any]]:
+    """PaddleX's result for one image.
+
+    A label is predicted where its score is strictly greater than its threshold, both as float32; labels come in
+    descending order of score, equal scores by ascending class id (PaddleX's `MultiLabelThreshOutput`, whose order
+    among equal scores is not defined).
+
+    Args:
+        scores: (num_labels,) float32.
+        thresholds: (num_labels,) float32.
+        labels: Label of each class id.
+
+    Returns:
+        `class_ids`, `scores` (rounded to 5 decimals) and `label_names`, lists of equal length.
+    """
+    chosen = np.flatnonzero(scores > thresholds)
+    chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
+    return {
+        "class_ids": chosen.tolist(),
+        "scores": np.around(scores[chosen].astype(np.float64), SCORE_DECIMALS).tolist(),
+        "label_names": [labels[index] for index in chosen],
+    }
+
+
+def _resolve_mapping(value: dict[Any, Any], labels: Sequence[str]) -> tuple[float, ...]:
+    if value.get("default") is None:
+        raise ThresholdError('threshold: expected a mapping with the key "default", got one without it.')
+    thresholds = [_number(value["default"], 'threshold["default"]')] * len(labels)
+    ids = {label: index for index, label in enumerate(labels)}
+    for key, item in value.items():
+        if key == "default":
+            continue
+        text = str(key)
+        index = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else ids.get(text, -1)
+        if not 0 <= index < len(labels):
+            raise ThresholdError(
+                f"threshold: expected a class id from 0 to {len(labels) - 1} or one of the model's labels, got the key "
+                f"{_clip(text)}."
+            )
+        thresholds[index] = _number(item, f"threshold[{_clip(text)}]")
+    return tuple(thresholds)
+
+
+def _number(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        expected = _FORMS if where == "threshold" else "a finite number"
+        raise ThresholdError(f"{where}: expected {expected}, got {_clip(value)}.")
+    return float(value)
+
+
+def _clip(value: object, limit: int = 60) -> str:
+    """A value for an error message: escaped, and not longer than a line."""
+    text = ascii(value)
+    return text if len(text) <= limit else text[:limit] + "..."

@@ -1,0 +1,125 @@
+"""One protocol for everything that computes scores from `pixels`: Paddle, ONNX Runtime, OpenVINO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.errors import MissingExtraError, ModelFormatError
+from mlcls.model_spec import ModelSpec
+from mlcls.paddlex_model import PaddleXModel
+from mlcls.postprocess import apply_sigmoid
+from mlcls.transforms import normalize
+
+Pixels = npt.NDArray[np.uint8]
+Scores = npt.NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """Computes scores."""
+
+    name: str
+
+    def scores(self, pixels: Pixels) -> Scores:
+        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
+        ...
+
+
+class PaddleRunner:
+    """The original graph on Paddle Inference, CPU: the reference of a conversion."""
+
+    name = "paddle"
+
+    def __init__(self, model: PaddleXModel, spec: ModelSpec, threads: int = 2) -> None:
+        """Loads the graph.
+
+        Args:
+            model: The PaddleX inference model.
+            spec: Its spec; `source_activation` must be set, since the graph's outputs are scores or logits.
+            threads: Threads of the math library.
+
+        Raises:
+            ModelFormatError: Paddle cannot load the graph.
+            MissingExtraError: paddlepaddle is not installed.
+        """
+        if spec.source_activation is None:
+            raise ValueError("spec.source_activation: expected 'sigmoid' or 'none', got None; convert the graph first.")
+        try:
+            from paddle import inference
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("convert", "paddlepaddle") from error
+        config = inference.Config(str(model.graph), str(model.parameters))
+        config.disable_gpu()
+        config.disable_glog_info()
+        config.set_cpu_math_library_num_threads(threads)
+        self._spec = spec
+        try:
+            self._predictor: Any = inference.create_predictor(config)
+        except Exception as error:  # paddle's C++ exceptions have no common Python type
+            raise ModelFormatError(
+                f"{model.graph}: Paddle cannot load the graph ({str(error).splitlines()[-1]})."
+            ) from error
+
+    def scores(self, pixels: Pixels) -> Scores:
+        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB, by PaddleX's own normalisation."""
+        source = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
+        source.copy_from_cpu(normalize(pixels, self._spec.transform))
+        self._predictor.run()
+        output = self._predictor.get_output_handle(self._predictor.get_output_names()[0]).copy_to_cpu()
+        return apply_sigmoid(output) if self._spec.source_activation == "none" else np.asarray(output, np.float32)
+
+
+class OnnxRuntimeRunner:
+    """The served graph on ONNX Runtime's CPU provider."""
+
+    name = "onnxruntime"
+
+    def __init__(self, model: Path | bytes, spec: ModelSpec, threads: int = 2) -> None:
+        """Loads the graph.
+
+        Args:
+            model: The ONNX file, or its content.
+            spec: The model's spec.
+            threads: Threads within one operation.
+
+        Raises:
+            ModelFormatError: ONNX Runtime cannot load the graph.
+            MissingExtraError: onnxruntime is not installed.
+        """
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("convert", "onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._spec = spec
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common public base
+            raise ModelFormatError(f"ONNX Runtime cannot load the graph: {error}") from error
+
+    def scores(self, pixels: Pixels) -> Scores:
+        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
+        names = self._spec.tensors
+        return apply_sigmoid(self._session.run([names.logits], {names.pixels: pixels})[0])
+
+
+class OpenVinoRunner:
+    """The served graph on OpenVINO, CPU, float32, as the embedded server runs it."""
+
+    name = "openvino"
+
+    def __init__(self, model: Path, spec: ModelSpec, threads: int = 0) -> None:
+        """Loads the graph; see `mlcls.openvino_engine.OpenVinoEngine`."""
+        from mlcls.openvino_engine import OpenVinoEngine
+
+        self._engine = OpenVinoEngine(model, spec, threads=threads)
+
+    def scores(self, pixels: Pixels) -> Scores:
+        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
+        return apply_sigmoid(self._engine.logits(pixels))

@@ -1,0 +1,57 @@
+"""Real photos that come with an installed package: scikit-learn ships two (`china.jpg`, `flower.jpg`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.errors import MissingExtraError
+
+
+def sample_photo_paths() -> list[Path]:
+    """The files of the sample photos.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    return [_photo_folder() / name for name in ("china.jpg", "flower.jpg")]
+
+
+def photo_crops(count: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
+    """Different crops of the sample photos, some mirrored, some with their channels exchanged.
+
+    Args:
+        count: How many, taken from the photos in turn.
+        seed: The same seed gives the same crops.
+
+    Returns:
+        Crops (H, W, 3) uint8 RGB of 0.3 to 1 times the photo's sides.
+    """
+    from mlcls.transforms import decode_image
+
+    photos = [decode_image(path.read_bytes()) for path in sample_photo_paths()]
+    generator = np.random.default_rng(seed)
+    crops = []
+    for index in range(count):
+        photo = photos[index % len(photos)]
+        height, width = (int(side * generator.uniform(0.3, 1.0)) for side in photo.shape[:2])
+        top = int(generator.integers(0, photo.shape[0] - height + 1))
+        left = int(generator.integers(0, photo.shape[1] - width + 1))
+        crop = photo[top : top + height, left : left + width]
+        if generator.random() < 0.5:
+            crop = crop[:, ::-1]
+        if generator.random() < 0.4:
+            crop = crop[:, :, generator.permutation(3)]
+        crops.append(np.ascontiguousarray(crop))
+    return crops
+
+
+def _photo_folder() -> Path:
+    from importlib.util import find_spec
+
+    spec = find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError("train", "scikit-learn")
+    return Path(next(iter(spec.submodule_search_locations))) / "datasets" / "images"

@@ -1,0 +1,267 @@
+"""A tritonserver as a child process: started, watched until it is ready, and ended without leftovers."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from mlcls import repository, server_log
+from mlcls.errors import ServerError
+from mlcls.triton_config import ENGINE_TARGETS, Target
+from mlcls.triton_installation import TritonInstallation, embedded_installation
+
+#: Environment variable with the key of the closed APIs; without it, a random key that nobody knows closes them.
+ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
+ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
+
+#: APIs that change the server or read its memory; open ones would let any client unload a model.
+_CLOSED_APIS: Final = "model-repository,shared-memory,logging,trace"
+
+_STOP_TIMEOUT_S: Final = 40.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerOptions:
+    """How to serve.
+
+    Attributes:
+        repository: The model repository.
+        models: Names of the ensembles.
+        target: Which engine.
+        host: Address to listen on.
+        http_port: Port of the HTTP API.
+        grpc_port: Port of the gRPC API.
+        metrics_port: Port of the Prometheus metrics.
+        ready_timeout_s: How long loading may take.
+        log_path: File for Triton's whole log; by default it is dropped once the server has ended.
+    """
+
+    repository: Path
+    models: tuple[str, ...]
+    target: Target = "embedded"
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    ready_timeout_s: float = 300.0
+    log_path: Path | None = None
+
+
+class TritonServer:
+    """A running tritonserver; a context manager that ends it.
+
+    Attributes:
+        options: What it was started with.
+    """
+
+    def __init__(self, options: ServerOptions, installation: TritonInstallation | None = None) -> None:
+        """Starts the server and waits until all models are ready.
+
+        Raises:
+            RepositoryError: A model is unknown, has no weights, is stale or mixed up; nothing was started.
+            ServerError: A port is taken, the target's backend is not installed, or the server ends or stays unready;
+                the text has Triton's own reason.
+        """
+        self.options = options
+        installation = installation or embedded_installation()
+        check_models(options, installation)
+        check_ports(options)
+        self._cleanup = contextlib.ExitStack()
+        try:
+            self._start(installation)
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def http_url(self) -> str:
+        """`host:port` of the HTTP API."""
+        return f"{self.options.host}:{self.options.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` of the gRPC API."""
+        return f"{self.options.host}:{self.options.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """URL of the Prometheus metrics."""
+        return f"http://{self.options.host}:{self.options.metrics_port}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """Process id of tritonserver."""
+        return self._process.pid
+
+    def wait(self) -> None:
+        """Blocks until the server ends by itself.
+
+        Raises:
+            ServerError: It ended; the text has its last words.
+        """
+        self._process.wait()
+        raise ServerError(server_log.describe_end(self._log_path, self._process.returncode))
+
+    def stop(self) -> None:
+        """Ends the server: requests in flight are answered, then all its processes and shared memory are gone."""
+        process = getattr(self, "_process", None)
+        if process is not None:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(_STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+            _kill_group(process.pid)
+            for segment in Path("/dev/shm").glob(f"{self._shared_memory_prefix}*"):
+                segment.unlink(missing_ok=True)
+        self._cleanup.close()
+
+    def __enter__(self) -> TritonServer:
+        """The server itself; it is ready."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the server."""
+        self.stop()
+
+    def _start(self, installation: TritonInstallation) -> None:
+        folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mlcls-serve-")))
+        backends = folder / "backends"
+        backends.mkdir()
+        installation.assemble_backends(backends)
+        self._log_path = self.options.log_path or folder / "tritonserver.log"
+        self._shared_memory_prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
+        log = self._cleanup.enter_context(self._log_path.open("wb"))
+        self._process = subprocess.Popen(
+            _command(self.options, installation.executable, backends, self._shared_memory_prefix),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=installation.environment(),
+            start_new_session=True,  # an interrupt at the terminal must reach mlcls only, which then drains the server
+            preexec_fn=_die_with_parent,
+        )
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.options.ready_timeout_s
+        url = f"http://{self.http_url}/v2/health/ready"
+        while True:
+            if self._process.poll() is not None:
+                raise ServerError(server_log.describe_end(self._log_path, self._process.returncode))
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
+                if response.status == 200:
+                    return
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"tritonserver was not ready within {self.options.ready_timeout_s:.0f} s; see its log with "
+                    f"--log-file, or give it more time with --ready-timeout."
+                )
+            time.sleep(0.05)
+
+
+def check_models(options: ServerOptions, installation: TritonInstallation) -> None:
+    """Checks everything that can be known before a server is started.
+
+    Raises:
+        RepositoryError: A model cannot be served.
+        ServerError: The target's backend is not installed.
+    """
+    backend = ENGINE_TARGETS[options.target].backend
+    if backend != "mlcls_engine" and not installation.has_backend(backend):
+        raise ServerError(
+            f"The target {options.target!r} needs Triton's backend {backend!r}, which {installation.executable} does "
+            f"not have; use the container (docker-compose.yml) or --target embedded."
+        )
+    if not options.models:
+        raise ServerError("Expected at least one model to serve, got none.")
+    for name in options.models:
+        spec = repository.read_spec(options.repository, name)
+        repository.find_weights(options.repository, name, options.target)
+        repository.require_fresh(options.repository, spec)
+
+
+def check_ports(options: ServerOptions) -> None:
+    """Checks that the three ports differ and are free.
+
+    Raises:
+        ServerError: One is taken.
+    """
+    ports = {"--http-port": options.http_port, "--grpc-port": options.grpc_port, "--metrics-port": options.metrics_port}
+    if len(set(ports.values())) != len(ports):
+        raise ServerError(f"Expected three different ports, got {', '.join(f'{k} {v}' for k, v in ports.items())}.")
+    for option, port in ports.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((options.host, port))
+            except OSError as error:
+                raise ServerError(
+                    f"Port {port} on {options.host} cannot be used ({error.strerror}); choose another with {option}."
+                ) from None
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports that are free right now, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind((host, 0))
+        return [probe.getsockname()[1] for probe in sockets]
+
+
+def _command(options: ServerOptions, executable: Path, backends: Path, shared_memory_prefix: str) -> Sequence[str]:
+    key = f"{ADMIN_KEY_HEADER}={os.environ.get(ADMIN_KEY_VARIABLE) or secrets.token_urlsafe(24)}"
+    command = [
+        str(executable),
+        f"--model-repository={options.repository.resolve()}",
+        f"--backend-directory={backends}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in options.models),
+        "--disable-auto-complete-config",
+        "--strict-readiness=true",
+        "--exit-on-error=true",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
+        f"--http-address={options.host}",
+        f"--http-port={options.http_port}",
+        f"--grpc-address={options.host}",
+        f"--grpc-port={options.grpc_port}",
+        f"--metrics-address={options.host}",
+        f"--metrics-port={options.metrics_port}",
+        f"--http-restricted-api={_CLOSED_APIS}:{key}",
+        f"--grpc-restricted-protocol={_CLOSED_APIS}:{key}",
+        "--log-format=ISO8601",
+    ]
+    if options.target != "embedded":
+        command.append(f"--model-config-name={options.target}")
+    return command
+
+
+def _die_with_parent() -> None:
+    """Has the kernel end tritonserver when mlcls is killed, so that nothing keeps the ports and the memory."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _kill_group(pid: int) -> None:
+    """Ends what is left of the server's process group: stub processes of a server that was killed."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,42 @@
+"""Triton's log, read for the one line that tells why a server ended."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+#: `2026-01-31T12:00:00Z 4711 4711 E model_lifecycle.cc:654] "text"`, with or without the quotes.
+_LINE: Final = re.compile(r"^\S+ \d+ (?:\d+ )?(?P<level>[EWI]) [\w./]+:\d+\] (?P<text>.*)$")
+
+#: Lines that tell nothing about a machine without a GPU.
+_HARMLESS: Final = re.compile(r"CUDA|NVML|nvml|pinned_memory|cuda", re.ASCII)
+
+_TAIL_BYTES: Final = 1 << 20
+
+
+def describe_end(log_path: Path, exit_status: int) -> str:
+    """One line for a server that ended: the first reason in its log, else how the process ended."""
+    how = f"exit status {exit_status}" if exit_status >= 0 else f"signal {-exit_status}"
+    try:
+        with log_path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        text = ""
+    reason = find_reason(text)
+    return f"tritonserver ended with {how}: {reason or 'its log tells no reason'}"
+
+
+def find_reason(log: str) -> str | None:
+    """The reason why a server could not start or run, from its log; None where the log has none."""
+    errors: list[str] = []
+    for line in log.splitlines():
+        match = _LINE.match(line)
+        if match and match["level"] == "E" and not _HARMLESS.search(match["text"]):
+            errors.append(match["text"].strip().strip('"'))
+        elif line.startswith("error: ") and not _HARMLESS.search(line):
+            errors.append(line.removeprefix("error: ").strip())
+    # The first line is the cause, the later ones say that it could not go on because of it.
+    return errors[0][:600] if errors else None

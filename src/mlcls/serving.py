@@ -1,0 +1,106 @@
+"""What the Triton backends do with a request, without Triton: they are thin adapters of these functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.errors import ImageError, ThresholdError
+from mlcls.model_spec import ModelSpec
+from mlcls.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
+from mlcls.transforms import preprocess
+
+#: Status of an image that has a result.
+OK: Final = "OK"
+
+#: Request parameter that sets the thresholds.
+THRESHOLD_PARAMETER: Final = "threshold"
+
+
+def preprocess_images(images: Sequence[bytes], spec: ModelSpec) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Decodes and resizes the images of one request.
+
+    Returns:
+        `pixels` (N, H, W, 3) uint8 RGB, black where an image cannot be decoded, and the status of each image: `OK` or
+        why it cannot be decoded.
+
+    Raises:
+        ImageError: No image of the request can be decoded.
+    """
+    transform = spec.transform
+    pixels = np.zeros((len(images), transform.height, transform.width, 3), np.uint8)
+    statuses = []
+    for index, image in enumerate(images):
+        try:
+            pixels[index] = preprocess(image, transform)
+            statuses.append(OK)
+        except ImageError as error:
+            statuses.append(str(error))
+    if statuses and OK not in statuses:
+        if len(images) == 1:
+            raise ImageError(statuses[0])
+        raise ImageError(f"none of the {len(images)} images can be decoded; the first: {statuses[0]}")
+    return pixels, statuses
+
+
+def request_thresholds(parameters: Mapping[str, object], spec: ModelSpec) -> npt.NDArray[np.float32]:
+    """The thresholds (num_labels,) float32 of a request: its parameter `threshold`, else the spec's.
+
+    Raises:
+        ThresholdError: The parameter has no accepted form.
+    """
+    value = parameters.get(THRESHOLD_PARAMETER)
+    if value is None:
+        thresholds = spec.thresholds
+    elif isinstance(value, str):
+        thresholds = parse_thresholds(value, spec.labels)
+    else:
+        thresholds = resolve_thresholds(value, spec.labels)
+    return np.asarray(thresholds, np.float32)
+
+
+def parse_parameters(text: str) -> dict[str, object]:
+    """Request parameters, which Triton's python backend gives as JSON text."""
+    parameters = json.loads(text) if text else {}
+    if not isinstance(parameters, dict):
+        raise ThresholdError(f"Expected request parameters by name, got {type(parameters).__name__}.")
+    return parameters
+
+
+def postprocess_logits(
+    logits: npt.NDArray[np.float32],
+    decode_statuses: Sequence[str],
+    thresholds: npt.NDArray[np.float32],
+    spec: ModelSpec,
+) -> tuple[npt.NDArray[np.float32], list[str], list[str]]:
+    """Scores, results and statuses of one request.
+
+    Args:
+        logits: (N, num_labels) float32.
+        decode_statuses: Status of each image from `preprocess_images`.
+        thresholds: (num_labels,) float32.
+        spec: The model's spec.
+
+    Returns:
+        `scores` (N, num_labels) float32, NaN for an image without result; `result`, a JSON text for each image; and
+        `status`.
+    """
+    scores = apply_sigmoid(logits)
+    results: list[str] = []
+    statuses: list[str] = []
+    for row, decode_status in zip(scores, decode_statuses, strict=True):
+        status = decode_status
+        if status == OK and not np.isfinite(row).all():
+            status = "the engine gave scores that are not numbers; this is a fault of the server, not of the image"
+        if status == OK:
+            result: dict[str, Any] = select_labels(row, thresholds, spec.labels)
+        else:
+            result = {"error": status}
+            row[:] = np.nan
+        results.append(json.dumps(result, ensure_ascii=False))
+        statuses.append(status)
+    return scores, results, statuses

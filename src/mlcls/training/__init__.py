@@ -1,0 +1,1 @@
+"""Networks of the six models: building, initialising, loading weights. Needs the extra `train`."""

@@ -1,0 +1,230 @@
+"""From a `ModelSpec` and a target to Triton's model configurations, as protobuf and never as string templates.
+
+A served model is four Triton models: the ensemble `NAME` and its steps `NAME_preprocess`, `NAME_engine` and
+`NAME_postprocess`. Only the engine differs between the targets; Triton picks `configs/TARGET.pbtxt` where it exists
+(`--model-config-name`) and `config.pbtxt` otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from mlcls.errors import MissingExtraError
+from mlcls.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+Target = Literal["embedded", "cpu", "gpu"]
+TARGETS: Final[tuple[Target, ...]] = ("embedded", "cpu", "gpu")
+
+PREPROCESS_SUFFIX: Final = "_preprocess"
+ENGINE_SUFFIX: Final = "_engine"
+POSTPROCESS_SUFFIX: Final = "_postprocess"
+STEP_SUFFIXES: Final = (PREPROCESS_SUFFIX, ENGINE_SUFFIX, POSTPROCESS_SUFFIX)
+
+LABELS_FILE: Final = "labels.txt"
+ONNX_FILE: Final = "model.onnx"
+PLAN_FILE: Final = "model.plan"
+
+#: Images in one request, and in one batch that Triton forms.
+MAX_BATCH_SIZE: Final = 32
+
+#: Requests that wait for one step; the next one is refused as UNAVAILABLE instead of growing the memory.
+MAX_QUEUE_SIZE: Final = 128
+
+#: How long a request may wait for one step before it is refused.
+QUEUE_TIMEOUT_MICROSECONDS: Final = 30_000_000
+
+#: Processes that decode; each uses one core.
+PREPROCESS_INSTANCES: Final = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineTarget:
+    """How the engine runs on one target.
+
+    Attributes:
+        backend: Triton backend.
+        model_file: File in the version folder.
+        kind: Triton's instance kind.
+        max_queue_delay_microseconds: How long the batcher waits for a batch to fill. On a CPU it does not: a batch is
+            no faster there than its images one by one.
+        warmup_batch_sizes: Batch sizes that run once before the model is ready.
+        cpu_accelerator: Execution accelerator of the onnxruntime backend.
+    """
+
+    backend: str
+    model_file: str
+    kind: Literal["KIND_CPU", "KIND_GPU"]
+    max_queue_delay_microseconds: int
+    warmup_batch_sizes: tuple[int, ...]
+    cpu_accelerator: str | None = None
+
+
+ENGINE_TARGETS: Final[Mapping[Target, EngineTarget]] = {
+    "embedded": EngineTarget("mlcls_engine", ONNX_FILE, "KIND_CPU", 0, (1, 2)),
+    "cpu": EngineTarget("onnxruntime", ONNX_FILE, "KIND_CPU", 0, (1, 2), cpu_accelerator="openvino"),
+    "gpu": EngineTarget("tensorrt", PLAN_FILE, "KIND_GPU", 1000, (1, 8, MAX_BATCH_SIZE)),
+}
+
+
+def build_configs(spec: ModelSpec) -> dict[str, ModelConfig]:
+    """All configurations of a served model.
+
+    Returns:
+        Each configuration by its path in the model repository, `NAME_engine/configs/gpu.pbtxt` for example.
+    """
+    name = spec.name
+    configs = {
+        f"{name}/config.pbtxt": build_ensemble(spec),
+        f"{name}{PREPROCESS_SUFFIX}/config.pbtxt": build_preprocess(spec),
+        f"{name}{POSTPROCESS_SUFFIX}/config.pbtxt": build_postprocess(spec),
+    }
+    for target in TARGETS:
+        file = "config.pbtxt" if target == "embedded" else f"configs/{target}.pbtxt"
+        configs[f"{name}{ENGINE_SUFFIX}/{file}"] = build_engine(spec, target)
+    return configs
+
+
+def build_ensemble(spec: ModelSpec) -> ModelConfig:
+    """The ensemble: encoded images in; scores, results and statuses out."""
+    names = spec.tensors
+    config = _new_config(
+        spec.name,
+        inputs=[_tensor(names.image, "TYPE_STRING", [1])],
+        outputs=_result_tensors(spec),
+    )
+    config.platform = "ensemble"
+    steps: Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]] = (
+        (PREPROCESS_SUFFIX, (names.image,), (names.pixels, names.decode_status)),
+        (ENGINE_SUFFIX, (names.pixels,), (names.logits,)),
+        # All outputs come from the last step: where one is an intermediate tensor too, a request for some of the
+        # outputs fails with "unexpected deadlock".
+        (POSTPROCESS_SUFFIX, (names.logits, names.decode_status), (names.scores, names.result, names.status)),
+    )
+    for suffix, inputs, outputs in steps:
+        step = config.ensemble_scheduling.step.add(model_name=spec.name + suffix, model_version=-1)
+        for tensor in inputs:
+            step.input_map[tensor] = tensor
+        for tensor in outputs:
+            step.output_map[tensor] = tensor
+    return config
+
+
+def build_preprocess(spec: ModelSpec) -> ModelConfig:
+    """Encoded images to `pixels`, with a status for each image."""
+    names = spec.tensors
+    config = _new_config(
+        spec.name + PREPROCESS_SUFFIX,
+        inputs=[_tensor(names.image, "TYPE_STRING", [1])],
+        outputs=[_pixels(spec), _tensor(names.decode_status, "TYPE_STRING", [1])],
+    )
+    config.backend = "mlcls_preprocess"
+    _add_instances(config, "KIND_CPU", PREPROCESS_INSTANCES)
+    _add_batching(config)
+    return config
+
+
+def build_engine(spec: ModelSpec, target: Target) -> ModelConfig:
+    """`pixels` to `logits` on the engine of a target."""
+    engine = ENGINE_TARGETS[target]
+    logits = _tensor(spec.tensors.logits, "TYPE_FP32", [spec.num_labels])
+    config = _new_config(spec.name + ENGINE_SUFFIX, inputs=[_pixels(spec)], outputs=[logits])
+    config.backend = engine.backend
+    config.default_model_filename = engine.model_file
+    _add_instances(config, engine.kind, 1)
+    _add_batching(config, engine.max_queue_delay_microseconds)
+    if engine.cpu_accelerator:
+        config.optimization.execution_accelerators.cpu_execution_accelerator.add(name=engine.cpu_accelerator)
+    for batch_size in engine.warmup_batch_sizes:
+        warmup = config.model_warmup.add(name=f"batch_{batch_size}", batch_size=batch_size)
+        pixels = warmup.inputs[spec.tensors.pixels]
+        pixels.data_type = _pb2().TYPE_UINT8
+        pixels.dims.extend([spec.transform.height, spec.transform.width, 3])
+        pixels.zero_data = True
+    return config
+
+
+def build_postprocess(spec: ModelSpec) -> ModelConfig:
+    """`logits` and decode statuses to scores, results and statuses."""
+    names = spec.tensors
+    config = _new_config(
+        spec.name + POSTPROCESS_SUFFIX,
+        inputs=[
+            _tensor(names.logits, "TYPE_FP32", [spec.num_labels]),
+            _tensor(names.decode_status, "TYPE_STRING", [1]),
+        ],
+        outputs=_result_tensors(spec),
+    )
+    config.backend = "mlcls_postprocess"
+    _add_instances(config, "KIND_CPU", 1)
+    _add_batching(config)
+    return config
+
+
+def format_config(config: ModelConfig) -> str:
+    """The text of a `.pbtxt` file."""
+    from google.protobuf import text_format
+
+    body = text_format.MessageToString(config, as_utf8=True)
+    return f"# Generated by `mlcls repository` from the model's spec; edits are overwritten.\n{body}"
+
+
+def parse_config(text: str) -> ModelConfig:
+    """Reads the text of a `.pbtxt` file; a field that Triton does not know is a `google.protobuf` ParseError."""
+    from google.protobuf import text_format
+
+    return text_format.Parse(text, _pb2().ModelConfig())
+
+
+def _pb2() -> Any:
+    try:
+        from tritonclient.grpc import model_config_pb2
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("serve", str(error.name)) from error
+    return model_config_pb2
+
+
+def _new_config(name: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> ModelConfig:
+    pb2 = _pb2()
+    config: ModelConfig = pb2.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
+    for fields in inputs:
+        config.input.append(pb2.ModelInput(**fields))
+    for fields in outputs:
+        config.output.append(pb2.ModelOutput(**fields))
+    return config
+
+
+def _tensor(name: str, data_type: str, dims: list[int]) -> dict[str, Any]:
+    return {"name": name, "data_type": _pb2().DataType.Value(data_type), "dims": dims}
+
+
+def _pixels(spec: ModelSpec) -> dict[str, Any]:
+    return _tensor(spec.tensors.pixels, "TYPE_UINT8", [spec.transform.height, spec.transform.width, 3])
+
+
+def _result_tensors(spec: ModelSpec) -> list[dict[str, Any]]:
+    names = spec.tensors
+    return [
+        _tensor(names.scores, "TYPE_FP32", [spec.num_labels]) | {"label_filename": LABELS_FILE},
+        _tensor(names.result, "TYPE_STRING", [1]),
+        _tensor(names.status, "TYPE_STRING", [1]),
+    ]
+
+
+def _add_instances(config: ModelConfig, kind: str, count: int) -> None:
+    group = _pb2().ModelInstanceGroup
+    config.instance_group.append(group(kind=group.Kind.Value(kind), count=count))
+
+
+def _add_batching(config: ModelConfig, max_queue_delay_microseconds: int = 0) -> None:
+    batching = config.dynamic_batching
+    batching.max_queue_delay_microseconds = max_queue_delay_microseconds
+    policy = batching.default_queue_policy
+    policy.timeout_action = _pb2().ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = QUEUE_TIMEOUT_MICROSECONDS
+    policy.allow_timeout_override = True
+    policy.max_queue_size = MAX_QUEUE_SIZE

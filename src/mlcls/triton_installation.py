@@ -1,0 +1,143 @@
+"""Where a tritonserver is, and what it needs to run the Python backends of this project."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from mlcls.errors import MissingExtraError, RepositoryError, ServerError
+
+BACKENDS: Final = ("mlcls_preprocess", "mlcls_engine", "mlcls_postprocess")
+
+#: Environment variable that names the folder of the Python backends.
+BACKENDS_VARIABLE: Final = "MLCLS_PYTHON_BACKENDS"
+
+
+@dataclasses.dataclass(frozen=True)
+class TritonInstallation:
+    """One tritonserver.
+
+    Attributes:
+        executable: The `tritonserver` program.
+        backends: Folder with its backends.
+        library_folders: Folders that the dynamic linker must search.
+        stub: Stub process of the python backend for the running Python's version, where it is not beside the backend.
+    """
+
+    executable: Path
+    backends: Path
+    library_folders: tuple[Path, ...]
+    stub: Path | None = None
+
+    def has_backend(self, name: str) -> bool:
+        """Whether a backend of this name is installed."""
+        return (self.backends / name).is_dir()
+
+    def assemble_backends(self, folder: Path) -> None:
+        """Fills an empty folder with all backends: Triton's own, and links to the three of this project."""
+        for backend in sorted(self.backends.iterdir()):
+            if backend.name != "python" or self.stub is None:
+                (folder / backend.name).symlink_to(backend)
+        if self.stub is not None:
+            python = folder / "python"
+            python.mkdir()
+            for file in sorted((self.backends / "python").iterdir()):
+                shutil.copyfile(
+                    file, python / file.name
+                )  # Triton loads no library through a link that leaves the folder
+            stub = python / self.stub.name
+            shutil.copyfile(self.stub, stub)
+            stub.chmod(0o755)  # a wheel keeps no run bit
+        own = find_backends()
+        for name in BACKENDS:
+            (folder / name).symlink_to(own / name)
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables of the server process."""
+        environment = dict(os.environ)
+        known = environment.get("LD_LIBRARY_PATH")
+        folders = [str(folder) for folder in self.library_folders] + ([known] if known else [])
+        if folders:
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(folders)
+        # The stub process embeds an isolated Python: it ignores PYTHONPATH and takes the environment of the `python3`
+        # that it finds first.
+        environment["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), environment.get("PATH", os.defpath)])
+        return environment
+
+
+def embedded_installation() -> TritonInstallation:
+    """The tritonserver that the wheel `nvidia-pytriton` carries.
+
+    Raises:
+        MissingExtraError: The wheel is not installed.
+        ServerError: It has no stub for the running Python, or this Python has no shared library.
+    """
+    spec = find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError("serve", "nvidia-pytriton")
+    package = Path(next(iter(spec.submodule_search_locations)))
+    root = package / "tritonserver"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise ServerError(
+            f"The embedded tritonserver has no Python stub for Python {version}; run mlcls with Python 3.10 to 3.12."
+        )
+    return TritonInstallation(
+        executable=root / "bin" / "tritonserver",
+        backends=root / "backends",
+        library_folders=(package.parent / "nvidia_pytriton.libs", _python_library_folder(version)),
+        stub=stub,
+    )
+
+
+def system_installation(root: Path) -> TritonInstallation:
+    """A tritonserver in a folder laid out as NVIDIA's container has it (`/opt/tritonserver`).
+
+    Raises:
+        ServerError: The folder has no tritonserver.
+    """
+    installation = TritonInstallation(root / "bin" / "tritonserver", root / "backends", (root / "lib",))
+    if not installation.executable.is_file() or not installation.backends.is_dir():
+        raise ServerError(f"Expected bin/tritonserver and backends/ in {root}, got a folder without them.")
+    return installation
+
+
+def find_backends() -> Path:
+    """The folder of the three Python backends: `$MLCLS_PYTHON_BACKENDS`, beside the package, or the checkout's.
+
+    Raises:
+        RepositoryError: It is not found.
+    """
+    package = Path(__file__).resolve().parent
+    named = os.environ.get(BACKENDS_VARIABLE)
+    candidates = [Path(named)] if named else [package / "python_backends", package.parents[1] / "python_backends"]
+    for candidate in candidates:
+        if all((candidate / name / "model.py").is_file() for name in BACKENDS):
+            return candidate.resolve()
+    raise RepositoryError(
+        f"Expected the folder of the Python backends ({', '.join(BACKENDS)}) at "
+        f"{' or '.join(map(str, candidates))}, got none there; set {BACKENDS_VARIABLE}."
+    )
+
+
+def _python_library_folder(version: str) -> Path:
+    """The folder of `libpythonX.Y.so.1.0`, which the stub process is linked to."""
+    name = f"libpython{version}.so.1.0"
+    folders = [Path(str(sysconfig.get_config_var("LIBDIR"))), Path(sys.base_prefix) / "lib"]
+    multiarch = sysconfig.get_config_var("MULTIARCH")
+    if multiarch:
+        folders += [Path("/usr/lib") / multiarch, Path("/lib") / multiarch]
+    for folder in folders:
+        if (folder / name).exists():
+            return folder
+    raise ServerError(
+        f"The embedded tritonserver needs the shared library {name}, which this Python ({sys.base_prefix}) does not "
+        f"have. On Debian and Ubuntu: apt-get install libpython{version}; with pyenv: build it with --enable-shared."
+    )

@@ -1,0 +1,183 @@
+"""Annotated pictures: the photo untouched, every label in the panel, nothing cut off, at any size."""
+
+import io
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlcls_client import InputError
+from mlcls_client.caption import Box, CaptionLayout, PlacedText, lay_out_caption, wrap_text
+from mlcls_client.drawing import PANEL_COLOUR, SURROUND_COLOUR, draw_labels, font_size, open_image, picture_width
+from mlcls_client.fonts import choose_font, load_font, missing_characters
+
+NAMES = ["banana", "orange", "apple", "bowl", "dining table", "knife", "bottle"]
+SCORES = [0.99972, 0.99601, 0.99277, 0.65718, 0.56914, 0.56436, 0.52865]
+LONG_NAMES = ["a name that goes on " * 6, "unbroken" * 12, "x", "jäger"]
+# (height, width): thumbnail, photo, portrait, large, panorama, strip, tower
+SIZES = [(48, 64), (480, 640), (640, 480), (4000, 6000), (800, 6000), (30, 3000), (4000, 200), (1, 1)]
+
+
+def photo(height: int, width: int) -> Image.Image:
+    ramp = np.linspace(0, 200, 64)
+    channels = np.stack([*np.meshgrid(ramp, ramp), np.full((64, 64), 100.0)], axis=2)
+    return Image.fromarray(channels.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+
+
+def lay_out(height: int, width: int, names: Sequence[str], scores: Sequence[float]) -> CaptionLayout:
+    return lay_out_caption(width, names, scores, load_font(None, font_size(height, width)))
+
+
+def texts_of(layout: CaptionLayout) -> list[PlacedText]:
+    return [*layout.note, *(text for row in layout.rows for text in (*row.name_lines, row.score_text))]
+
+
+def overlap(first: Box, second: Box) -> bool:
+    beside = first.right <= second.left or second.right <= first.left
+    above = first.bottom <= second.top or second.bottom <= first.top
+    return not beside and not above
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_the_photo_stays_as_it_is_and_a_panel_comes_below(height: int, width: int) -> None:
+    image = photo(height, width)
+    picture = draw_labels(image, NAMES, SCORES)
+    assert picture.mode == "RGB"
+    assert picture.width == picture_width(height, width) >= max(width, 320)
+    left = (picture.width - width) // 2
+    assert np.array_equal(np.asarray(picture.crop((left, 0, left + width, height))), np.asarray(image))
+    panel = np.asarray(picture.crop((0, height, picture.width, picture.height)))
+    assert (panel != PANEL_COLOUR).any(axis=2).mean() > 0.01
+    # Nothing reaches the edge, so nothing is cut by it.
+    for edge in (panel[:3], panel[-3:], panel[:, :3], panel[:, -3:]):
+        assert (edge == PANEL_COLOUR).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(height, picture_width(height, width)) for height, width in SIZES])
+@pytest.mark.parametrize("names", [NAMES, LONG_NAMES, ["one"], [f"label {i}" for i in range(80)], []])
+def test_every_text_and_bar_has_a_place_of_its_own(height: int, width: int, names: list[str]) -> None:
+    scores = [1 - index / 100 for index in range(len(names))]
+    font = load_font(None, font_size(height, width))
+    layout = lay_out(height, width, names, scores)
+    texts = texts_of(layout)
+    for text in texts:
+        left, top, right, bottom = font.getbbox(text.text, anchor="ls")
+        assert text.box.left <= text.x + left
+        assert text.x + right <= text.box.right
+        assert text.box.top <= text.y + top
+        assert text.y + bottom <= text.box.bottom
+    boxes = [*(text.box for text in texts), *(row.track for row in layout.rows)]
+    for box in boxes:
+        assert box.left >= 3
+        assert box.top >= 3
+        assert box.right <= layout.width - 3
+        assert box.bottom <= layout.height - 3
+        assert box.left < box.right
+        assert box.top < box.bottom
+    assert not [pair for pair in combinations(boxes, 2) if overlap(*pair)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_text_is_readable_when_the_picture_fills_a_screen(height: int, width: int) -> None:
+    shown_width = picture_width(height, width)
+    size = font_size(height, shown_width)
+    assert size >= 13
+    assert size * min(1.0, 1500 / shown_width, 1500 / height) >= 13
+
+
+def test_all_labels_and_scores_are_written_in_order() -> None:
+    layout = lay_out(480, 640, NAMES, SCORES)
+    assert [row.name_lines[0].text for row in layout.rows] == NAMES
+    assert [row.score_text.text for row in layout.rows] == [f"{score:.3f}" for score in SCORES]
+    assert len({row.track.left for row in layout.rows}) == 2, "two columns at this width"
+    assert len({row.track.left for row in lay_out(800, 6000, NAMES, SCORES).rows}) == 4
+
+
+def test_bars_are_as_long_as_their_scores() -> None:
+    image = photo(480, 640)
+    scores = [1.0, 0.5, 0.0]
+    layout = lay_out(480, 640, ["a", "b", "c"], scores)
+    panel = np.asarray(draw_labels(image, ["a", "b", "c"], scores).crop((0, 480, 640, 480 + layout.height)))
+    for row in layout.rows:
+        middle = panel[(row.track.top + row.track.bottom) // 2, row.track.left : row.track.right]
+        filled = (middle[:, 0] < 100).mean()
+        assert filled == pytest.approx(row.score, abs=0.02)
+
+
+def test_long_names_go_on_in_further_lines_without_loss() -> None:
+    layout = lay_out(48, 320, LONG_NAMES[:2], [0.9, 0.8])
+    assert " ".join(line.text for line in layout.rows[0].name_lines) == LONG_NAMES[0].strip()
+    assert "".join(line.text for line in layout.rows[1].name_lines) == LONG_NAMES[1]
+
+
+def test_only_a_name_beyond_six_lines_ends_in_an_ellipsis() -> None:
+    font = load_font(None, 16)
+    lines = wrap_text("word " * 200, 200, font)
+    assert len(lines) == 6
+    assert lines[-1].endswith("…")
+    assert all(font.getlength(line) <= 200 for line in lines)
+    assert wrap_text("word", 200, font) == ["word"]
+
+
+def test_no_label_is_said_in_words() -> None:
+    layout = lay_out(480, 640, [], [])
+    assert [text.text for text in layout.note] == ["no label above the threshold"]
+    panel = np.asarray(draw_labels(photo(480, 640), [], []))[480:]
+    assert (panel != PANEL_COLOUR).any()
+
+
+def test_a_narrow_photo_stands_in_the_middle() -> None:
+    picture = np.asarray(draw_labels(photo(480, 100), NAMES, SCORES))
+    assert (picture[:480, :110] == SURROUND_COLOUR).all()
+    assert (picture[:480, 210:] == SURROUND_COLOUR).all()
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    photo(40, 80).save(buffer, format="JPEG", exif=exif)
+    assert open_image(buffer.getvalue()).size == (40, 80)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_any_mode_can_be_drawn(mode: str) -> None:
+    grey = np.tile(np.linspace(0, 255, 64), (48, 1))
+    if mode in ("I;16", "I"):
+        image = Image.fromarray((grey * 257).astype(np.uint16 if mode == "I;16" else np.int32))
+    elif mode == "F":
+        image = Image.fromarray(grey.astype(np.float32))
+    else:
+        image = Image.fromarray(grey.astype(np.uint8)).convert(mode)
+    assert image.mode == mode
+    drawn = np.asarray(draw_labels(image, NAMES, SCORES))[:48, 128:192, 0]
+    assert drawn[:, :8].mean() < 60
+    assert drawn[:, -8:].mean() > 190
+    assert mode == "1" or 90 < drawn[:, 28:36].mean() < 165
+
+
+def test_one_finite_score_per_label() -> None:
+    for scores in ([], [float("nan")]):
+        with pytest.raises(InputError, match="one finite score per label"):
+            draw_labels(photo(10, 10), ["a"], scores)
+
+
+def test_a_named_font_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="MLCLS_FONT"):
+        draw_labels(photo(10, 10), ["a"], [0.5], font_path="no/such/font.ttf")
+    monkeypatch.setenv("MLCLS_FONT", "no/such/font.ttf")
+    with pytest.raises(InputError, match=r"no/such/font\.ttf"):
+        draw_labels(photo(10, 10), ["a"], [0.5])
+
+
+def test_characters_without_a_picture_are_found_and_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert missing_characters(load_font(None, 16), "abc 餐") == "餐"
+    monkeypatch.setattr("mlcls_client.fonts._SYSTEM_FONTS", ())
+    monkeypatch.delenv("MLCLS_FONT", raising=False)
+    choose_font("餐桌", 17)
+    assert "MLCLS_FONT" in caplog.text
+    assert "桌餐" in caplog.text

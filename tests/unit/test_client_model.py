@@ -1,0 +1,274 @@
+"""`Model` against a gRPC server of the served contract."""
+
+import io
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlcls_client import (
+    DeadlineExceededError,
+    ImageRejectedError,
+    InputError,
+    InvalidRequestError,
+    MlclsClientError,
+    Model,
+    ModelNotFoundError,
+    ProtocolError,
+    ServerUnavailableError,
+    create_model,
+)
+from mlcls_client.testing import FakeServer
+
+NAME = "PP-LCNet_x1_0_ML"
+RED, GREEN, BLUE = (200, 0, 0), (0, 180, 0), (0, 0, 160)
+
+
+def encode(colour: tuple[int, int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 12), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def unused_url() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer(NAME) as fake:
+        yield fake
+
+
+@pytest.fixture
+def model(server: FakeServer) -> Iterator[Model]:
+    with create_model(NAME, url=server.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number, colour in enumerate((RED, GREEN, BLUE, RED, GREEN)):
+        (tmp_path / f"{number}.png").write_bytes(encode(colour))
+    return tmp_path
+
+
+def labels(results: object) -> list[list[str]]:
+    return [result.label_names for result in results]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
+def test_results_come_in_order_at_any_batch_size(
+    server: FakeServer, model: Model, folder: Path, batch_size: int
+) -> None:
+    results = list(model.predict(str(folder), batch_size=batch_size))
+    assert labels(results) == [["red"], ["green"], ["blue"], ["red"], ["green"]]
+    assert [Path(result.input_path or "").name for result in results] == [f"{number}.png" for number in range(5)]
+    assert results[0].scores == [round(200 / 255, 5)]
+    sizes = [len(images) for images, _ in server.requests]
+    assert sizes == [min(batch_size, 5 - start) for start in range(0, 5, batch_size)]
+    assert [image for images, _ in server.requests for image in images] == [
+        (folder / f"{number}.png").read_bytes() for number in range(5)
+    ]
+
+
+def test_images_are_sent_as_results_are_taken(server: FakeServer, model: Model, folder: Path) -> None:
+    results = model.predict(folder)
+    assert server.requests == []
+    next(results)
+    assert len(server.requests) == 1
+
+
+def test_requests_are_no_larger_than_the_server_takes(server: FakeServer, model: Model, folder: Path) -> None:
+    server.max_batch_size = 2
+    assert len(list(model.predict(folder, batch_size=100))) == 5
+    assert [len(images) for images, _ in server.requests] == [2, 2, 1]
+
+
+def test_a_server_that_keeps_its_configuration_to_itself_gets_one_image_per_request(
+    server: FakeServer, model: Model, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.config_closed = True
+    assert len(list(model.predict(folder, batch_size=4))) == 5
+    assert [len(images) for images, _ in server.requests] == [1] * 5
+    assert "one image per request" in caplog.text
+
+
+def test_arrays_are_bgr(model: Model) -> None:
+    array = np.zeros((8, 8, 3), np.uint8)
+    array[:, :, 0] = 255
+    (result,) = model.predict(array)
+    assert (result.label_names, result.input_path) == (["blue"], None)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "sent"),
+    [
+        (None, None),
+        (0.25, 0.25),
+        (1, 1),
+        (np.float32(0.5), 0.5),
+        ({"default": 0.5, 3: 0.25, np.int64(4): np.float64(0.5), "dining table": 0}, None),
+    ],
+)
+def test_the_threshold_travels_as_json_text(server: FakeServer, model: Model, threshold: object, sent: object) -> None:
+    list(model.predict(encode(RED), threshold=threshold))  # type: ignore[arg-type]
+    text = server.requests[0][1]
+    if isinstance(threshold, dict):
+        assert text == '{"default": 0.5, "3": 0.25, "4": 0.5, "dining table": 0}'
+    else:
+        assert (None if text is None else json.loads(text)) == sent
+
+
+@pytest.mark.parametrize(
+    "threshold", ["0.5", float("nan"), True, [0.1, "x"], {"default": None}, {1.5: 0.5}, b"0.5", object()]
+)
+def test_a_threshold_of_another_form_is_refused_before_anything_is_sent(
+    server: FakeServer, model: Model, threshold: object
+) -> None:
+    with pytest.raises(InvalidRequestError, match="threshold"):
+        model.predict(encode(RED), threshold=threshold)  # type: ignore[arg-type]
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("on_error", ["raise", "yield", "skip"])
+def test_a_threshold_that_the_server_refuses_stops_everything(model: Model, folder: Path, on_error: str) -> None:
+    with pytest.raises(InvalidRequestError, match="neither a number nor a dict with a default") as caught:
+        list(model.predict(folder, threshold={"person": 0.5}, on_error=on_error))  # type: ignore[arg-type]
+    assert caught.value.server_text is not None
+    assert caught.value.server_text.startswith("expected a threshold")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_bad_images_cost_only_themselves(server: FakeServer, model: Model, batch_size: int) -> None:
+    inputs: list[bytes | str] = [encode(RED), b"junk", b"more junk", "missing.jpg", encode(GREEN), b"x"]
+    results = list(model.predict(inputs, batch_size=batch_size, on_error="yield"))
+    assert labels(results) == [["red"], [], [], [], ["green"], []]
+    failed = [type(result.error) for result in results if result.error is not None]
+    assert failed == [ImageRejectedError, ImageRejectedError, InputError, ImageRejectedError]
+    assert "4 bytes" in results[1]["error"]
+    assert "9 bytes" in results[2]["error"], "each image has its own reason"
+    assert labels(model.predict(inputs, batch_size=batch_size, on_error="skip")) == [["red"], ["green"]]
+
+
+def test_raise_comes_after_the_results_before_it(model: Model) -> None:
+    results = model.predict([encode(RED), encode(GREEN), b"junk", encode(BLUE)], batch_size=4)
+    assert labels([next(results), next(results)]) == [["red"], ["green"]]
+    with pytest.raises(ImageRejectedError, match=r"an image from memory.*4 bytes") as caught:
+        next(results)
+    assert caught.value.reason.startswith("expected an encoded image")
+
+
+def test_a_single_bad_image_is_told_from_a_bad_request(server: FakeServer, model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "junk.jpg"
+    path.write_bytes(b"junk")
+    with pytest.raises(ImageRejectedError) as caught:
+        list(model.predict(path))
+    assert caught.value.input_path == str(path)
+    assert len(server.requests) == 2, "one more request, with an image that is good"
+
+
+def test_nobody_at_the_address() -> None:
+    with create_model(NAME, url=unused_url()) as model:
+        assert not model.is_ready()
+        with pytest.raises(ServerUnavailableError, match="Check the address"):
+            list(model.predict(encode(RED)))
+        with pytest.raises(ServerUnavailableError, match=r"ready within 0\.3 s"):
+            model.wait_until_ready(0.3)
+
+
+def test_a_model_that_is_not_ready(server: FakeServer, model: Model) -> None:
+    server.ready = False
+    assert not model.is_ready()
+    with pytest.raises(ServerUnavailableError, match="has no available versions"):
+        list(model.predict(encode(RED)))
+    threading.Timer(0.4, setattr, (server, "ready", True)).start()
+    model.wait_until_ready(10)
+    assert model.is_ready()
+
+
+def test_waiting_may_begin_before_the_server_does() -> None:
+    url = unused_url()
+    with create_model(NAME, url=url) as model, ExitStack() as started:
+        late = FakeServer(NAME, port=int(url.rpartition(":")[2]))
+        assert not model.is_ready()
+        threading.Timer(0.5, started.enter_context, (late,)).start()
+        model.wait_until_ready(10)
+
+
+def test_an_unknown_model(server: FakeServer) -> None:
+    with create_model("ResNet50_ML", url=server.url) as model:
+        with pytest.raises(ModelNotFoundError, match=r"no model 'ResNet50_ML'.*is not found"):
+            list(model.predict(encode(RED)))
+        assert not model.is_ready()
+
+
+def test_a_late_answer(server: FakeServer) -> None:
+    server.delay = lambda: time.sleep(0.6)
+    with (
+        create_model(NAME, url=server.url, timeout_s=0.2) as model,
+        pytest.raises(DeadlineExceededError, match=r"within 0\.2 s"),
+    ):
+        list(model.predict(encode(RED)))
+
+
+@pytest.mark.parametrize(
+    "raw", [b"no json", b"\xff", b"[]", b'{"class_ids": [1], "scores": [], "label_names": []}', b'{"scores": [NaN]}']
+)
+def test_an_answer_that_is_not_of_the_contract(server: FakeServer, model: Model, raw: bytes) -> None:
+    server.raw_result = raw
+    with pytest.raises(ProtocolError, match="expected"):
+        list(model.predict(encode(RED)))
+
+
+def test_a_large_image_is_sent(server: FakeServer, model: Model) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8))
+    assert len(list(model.predict(image))) == 1
+    assert len(server.requests[0][0][0]) > 8_000_000
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 1.5}, {"on_error": "ignore"}])
+def test_wrong_options_are_refused_at_once(model: Model, options: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequestError, match="expected"):
+        model.predict(encode(RED), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"protocol": "ftp"}, {"url": "http://localhost:8000"}, {"url": "localhost"}, {"timeout_s": 0}, {"model_name": ""}],
+)
+def test_wrong_connections_are_refused_at_once(options: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequestError, match="expected"):
+        create_model(**{"model_name": NAME, **options})  # type: ignore[arg-type]
+
+
+def test_a_closed_model(server: FakeServer) -> None:
+    model = create_model(NAME, url=server.url)
+    results = model.predict([encode(RED)] * 2)
+    next(results)
+    model.close()
+    model.close()
+    with pytest.raises(MlclsClientError, match="closed"):
+        next(results)
+    with pytest.raises(MlclsClientError, match="closed"):
+        model.predict(encode(RED))
+
+
+def test_importing_is_light() -> None:
+    code = (
+        "import sys, mlcls_client, mlcls_client.cli; "
+        "print([name for name in ('numpy', 'PIL', 'grpc', 'tritonclient', 'cv2', 'mlcls') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
