@@ -193,7 +193,7 @@ def _download(job: _Job, transport: httpx.BaseTransport | None) -> None:
                 return
             except (_RetryError, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ReadTimeout) as error:
                 last = str(error) or type(error).__name__
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:  # bad host name, bad port
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # ValueError: a bad host name
                 raise job.error(str(error) or type(error).__name__) from error
     known, size = job.kept()
     if known:

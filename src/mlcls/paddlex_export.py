@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from mlcls.atomic import staged_folder, write_text
 from mlcls.catalog import DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, coco_labels, official_model
-from mlcls.errors import MissingExtraError, SpecError
+from mlcls.errors import SpecError
 from mlcls.inference_yml import FILE_NAME, format_inference_yml
 from mlcls.model_spec import ModelSpec
+from mlcls.paddle_runtime import import_paddle
 
 if TYPE_CHECKING:
     import paddle
@@ -74,15 +75,11 @@ def export_model(
         SpecError: Labels, thresholds or size cannot be served.
         MissingExtraError: The extra `train` is not installed.
     """
-    try:
-        import paddle
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("train", "paddlepaddle") from error
+    paddle = import_paddle("train")
     from mlcls.training.architectures import build_network, load_trained_network
     from mlcls.training.initialization import make_input_sensitive
 
     spec = _make_spec(architecture, labels, size, threshold)
-    paddle.set_device("cpu")
     spread: float | None = None
     if weights is not None:
         network = load_trained_network(architecture, spec.num_labels, weights)

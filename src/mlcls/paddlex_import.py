@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.archive import extract_model
 from mlcls.atomic import STAGING_PREFIX
 from mlcls.catalog import OFFICIAL_MODELS
-from mlcls.errors import ModelFormatError, SpecError
+from mlcls.errors import MissingExtraError, ModelFormatError, SpecError
 from mlcls.model_spec import ModelSpec
 from mlcls.paddlex_model import PaddleXModel, sha256_of
 from mlcls.parity import ParityReport, compare_runners
@@ -59,21 +60,26 @@ def open_source(source: str) -> Iterator[PaddleXModel]:
     if path.is_dir():
         yield PaddleXModel.open(path)
         return
+    downloaded = True
     if source.lower().startswith(("http://", "https://")):
         archive = _fetch(source)
     elif source in OFFICIAL_MODELS and not path.exists():
         archive = _fetch(OFFICIAL_MODELS[source].inference_url)
     elif path.is_file():
-        archive = path
+        archive, downloaded = path, False
     else:
         raise ModelFormatError(
             f"Expected a folder, a .tar archive, an http(s) URL or one of {', '.join(OFFICIAL_MODELS)}, got "
             f"{source!r}, which is none of them."
         )
-    from mlcls.archive import extract_model
-
     with tempfile.TemporaryDirectory(prefix="mlcls-") as temporary:
-        yield PaddleXModel.open(extract_model(archive, Path(temporary) / "model"))
+        try:
+            folder = extract_model(archive, Path(temporary) / "model")
+        except ModelFormatError:
+            if downloaded:  # the next try must fetch it again instead of finding it in the cache
+                archive.unlink(missing_ok=True)
+            raise
+        yield PaddleXModel.open(folder)
 
 
 def import_model(source: str, root: Path, *, name: str | None = None, photos: Sequence[Path] = ()) -> ImportReport:
@@ -120,7 +126,10 @@ def import_model(source: str, root: Path, *, name: str | None = None, photos: Se
 def _fetch(url: str) -> Path:
     from mlcls.download import fetch
 
-    return fetch(url)
+    try:
+        return fetch(url)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("convert", str(error.name)) from error
 
 
 def _load_pixels(spec: ModelSpec, photos: Sequence[Path]) -> npt.NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.model_spec import ModelSpec
+from mlcls.paddle_runtime import import_paddle
 from mlcls.paddlex_model import PaddleXModel
 from mlcls.postprocess import apply_sigmoid
 from mlcls.transforms import normalize
@@ -47,10 +48,9 @@ class PaddleRunner:
         """
         if spec.source_activation is None:
             raise ValueError("spec.source_activation: expected 'sigmoid' or 'none', got None; convert the graph first.")
-        try:
-            from paddle import inference
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("convert", "paddlepaddle") from error
+        import_paddle("convert")
+        from paddle import inference
+
         config = inference.Config(str(model.graph), str(model.parameters))
         config.disable_gpu()
         config.disable_glog_info()

@@ -735,7 +735,7 @@ def test_not_a_url(site: Site, url: str) -> None:
     assert str(caught.value) == f"Expected an http:// or https:// URL, got {url!r}; a local file is given by its path."
 
 
-@pytest.mark.parametrize("host", ["h:x", "127.0.0.1:99999", "n" * 70 + ".invalid", "xn--"])
+@pytest.mark.parametrize("host", ["h:x", "n" * 70 + ".invalid", "xn--"])
 def test_host_that_cannot_be(site: Site, host: str) -> None:
     """What is raised deep down does not get out."""
     failure(f"http://{host}/PP-LCNet_x1_0_ML_infer.tar")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlcls.catalog import official_model
 from mlcls.errors import MissingExtraError, ModelFormatError
+from mlcls.paddle_runtime import import_paddle
 
 if TYPE_CHECKING:
     import paddle
@@ -68,8 +69,7 @@ def load_trained_network(architecture: str, num_labels: int, weights: Path) -> p
     Raises:
         ModelFormatError: The file is no parameter file, or its parameters are not exactly those of the network.
     """
-    import paddle
-
+    paddle = import_paddle("train")
     try:
         state = paddle.load(str(weights))
     except Exception as error:  # paddle raises whatever its reader stumbles over
@@ -105,6 +105,7 @@ def _query_num(state: dict[str, Any]) -> int | None:
 
 
 def _import_build_model() -> Any:
+    import_paddle("train")
     logging.getLogger("faiss").setLevel(logging.ERROR)  # paddleclas imports faiss, which reports each step of its own
     try:
         with contextlib.redirect_stdout(io.StringIO()):

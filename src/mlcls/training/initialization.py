@@ -12,6 +12,7 @@ factor of 150 (measured on ResNet50_ML and PP-LCNet_x1_0_ML), so that two runtim
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -92,12 +93,9 @@ def _decoder_input(network: paddle.nn.Layer, decoder: Any, inputs: paddle.Tensor
             norm.bias.set_value(np.full(norm.bias.shape, NORM_BIAS, np.float32))
             norm._momentum = 0.0  # the statistics become those of this one batch
             norm.train()
-        with paddle.no_grad():
+        with paddle.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # paddle remarks that training statistics are tracked, which is the point
             network(inputs)
-            for norm in norms:
-                norm.eval()
-            if norms:  # again with the statistics in use, as at inference
-                network(inputs)
     finally:
         hook.remove()
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -115,7 +113,9 @@ def _normalize_output(layer: Any, run: Callable[[], Any], axis: int, mean: float
     finally:
         hook.remove()
     values = np.moveaxis(outputs[0], axis, -1).reshape(-1, outputs[0].shape[axis])
-    gain = (std / np.maximum(values.std(axis=0), 1e-6)).astype(np.float32)
+    spread = values.std(axis=0)
+    # a feature that happens to vary little over these few photos must not have its rounding blown up
+    gain = (std / np.maximum(spread, 0.5 * np.median(spread))).astype(np.float32)
     weight = layer.weight.numpy()
     feature_first = type(layer).__name__.startswith("Conv")  # Linear keeps its output features last
     layer.weight.set_value(weight * (gain.reshape(-1, 1, 1, 1) if feature_first else gain))

@@ -1,0 +1,37 @@
+"""Importing paddle, which wants to be set up before it is imported and talks while it is."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from types import ModuleType
+
+from mlcls.errors import MissingExtraError
+
+
+def import_paddle(extra: str) -> ModuleType:
+    """Imports paddle for the CPU, with all cores and without its remarks.
+
+    Args:
+        extra: The extra that should have installed it.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    if "paddle" in sys.modules:
+        return sys.modules["paddle"]
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    # paddle's own default is one thread, and it can be changed only before the import
+    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            import paddle
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(extra, str(error.name)) from error
+    paddle.set_device("cpu")
+    module: ModuleType = paddle
+    return module
