@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -452,7 +453,7 @@ def test_not_a_mapping(tmp_path: Path, text: str, got: str) -> None:
 )
 def test_tags_make_no_objects(tmp_path: Path, tag: str) -> None:
     made = tmp_path / "made"
-    text = OFFICIAL.replace("- person", f"- {tag.format(folder=made)}")
+    text = OFFICIAL.replace("- person", f"- {tag.replace('{folder}', str(made))}")
     with pytest.raises(SpecError, match="expected a YAML document, got one that cannot be read: could not determine"):
         read_text(tmp_path, text)
     assert not made.exists()
@@ -463,11 +464,10 @@ def test_nested_too_deeply(tmp_path: Path) -> None:
         read_text(tmp_path, "[" * 50_000)
 
 
-@pytest.mark.parametrize("label", ["2024-13-45", "0b" + "1" * 20_000])
-@pytest.mark.xfail(strict=True, reason="PyYAML's ValueError for a date that is none", raises=(ValueError, AssertionError))
-def test_scalars_that_yaml_cannot_build(tmp_path: Path, label: str) -> None:
+@pytest.mark.xfail(strict=True, reason="PyYAML's ValueError", raises=ValueError)
+def test_date_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="expected a YAML document"):
-        read_text(tmp_path, OFFICIAL.replace("- person", f"- {label}"))
+        read_text(tmp_path, OFFICIAL.replace("- person", "- 2024-13-45"))
 
 
 def make_bomb(depth: int) -> str:
@@ -502,8 +502,6 @@ def test_alias_bomb_in_a_value(tmp_path: Path, old: str, new: str) -> None:
     text = text.replace(old, new)
     path = tmp_path / "inference.yml"
     path.write_text(text)
-    import tracemalloc
-
     tracemalloc.start()
     try:
         with pytest.raises(SpecError) as caught:

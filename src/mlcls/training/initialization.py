@@ -7,7 +7,7 @@ are rescaled, feature by feature, to unit variance over those photos.
 
 A deep network of fresh batch-norm and ReLU layers also amplifies the smallest perturbation, rounding included, by a
 factor of 150 (measured on ResNet50_ML and PP-LCNet_x1_0_ML), so that two runtimes differ by more than 1e-4. A bias of
-1.5 in each batch norm keeps most units of a ReLU in its linear part and brings that down to below 30.
+2 in each batch norm keeps most units of a ReLU in its linear part and brings that down to below 30.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOGIT_MEAN: Final = -1.0
 LOGIT_STD: Final = 1.0
 
 #: Bias of a fresh network's batch norms.
-NORM_BIAS: Final = 1.5
+NORM_BIAS: Final = 2.0
 
 #: The least by which the scores of some label must differ between two photos.
 MIN_SCORE_SPREAD: Final = 0.05

@@ -1,0 +1,87 @@
+"""The main job in one go: a model is imported and served, photos are labelled, the server is stopped."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from mlcls import repository
+from mlcls.errors import DownloadError, MlclsError
+from mlcls.paddlex_export import export_model
+from mlcls.paddlex_import import import_model
+from mlcls.sample_photos import sample_photo_paths
+from mlcls.server import ServerOptions, TritonServer, free_ports
+
+#: Name of the model that stands in where the official one cannot be downloaded.
+DEMO_NAME: Final = "demo"
+
+
+def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path) -> int:
+    """Labels photos with a model on a real tritonserver, and says on the way what happens.
+
+    Args:
+        model: Name of an official model.
+        images: Photos; by default scikit-learn's two.
+        work: Folder for the model and its repository; it is used again by the next run.
+        output: Folder for the annotated pictures.
+
+    Returns:
+        Exit status of the client: 0 where every photo got its labels.
+
+    Raises:
+        MlclsError: The model cannot be had or served.
+    """
+    from mlcls_client.cli import main as run_client
+
+    photos = list(images) or sample_photo_paths()
+    for photo in photos:
+        if not photo.exists():
+            raise MlclsError(f"Expected a photo or a folder of photos, got {photo}, which does not exist.")
+    started = time.monotonic()
+    root = work / "model_repository"
+    name = _provide_model(model, root, work)
+    http_port, grpc_port, metrics_port = free_ports(3)
+    _say(f"Starting tritonserver with {name} ...")
+    options = ServerOptions(
+        root, (name,), http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
+    )
+    with TritonServer(options) as server:
+        _say(f"Ready at grpc {server.grpc_url} and http {server.http_url}. Labelling {len(photos)} photos:\n")
+        status = run_client(
+            ["predict", name, *map(str, photos), "--url", server.grpc_url, "--save", str(output)]
+        )
+    _say(f"\nServer stopped. {time.monotonic() - started:.0f} s in all.")
+    if status == 0:
+        _say(f"Annotated pictures: {', '.join(sorted(str(path) for path in output.iterdir() if path.is_file()))}")
+    if name == DEMO_NAME:
+        _say(
+            f"These labels mean nothing: {model} could not be downloaded, and the demo model that took its place is "
+            f"freshly initialised, not trained."
+        )
+    return status
+
+
+def _provide_model(model: str, root: Path, work: Path) -> str:
+    """Imports the official model, or the demo model where it cannot be downloaded; gives the name it is served by."""
+    if root.is_dir() and model in repository.list_models(root) and repository.is_imported(root, model):
+        _say(f"{model} is imported already ({root}).")
+        return model
+    try:
+        _say(f"Downloading the official {model} ...")
+        report = import_model(model, root)
+    except DownloadError as error:
+        _say(f"{error}\nGoing on with a freshly initialised {model} as the demo model.")
+        folder = work / "demo_model"
+        export_model(model, folder)
+        report = import_model(str(folder), root, name=DEMO_NAME)
+        shutil.rmtree(folder)
+    _say(f"Imported {report.spec.name}: {report.parity}.")
+    return report.spec.name
+
+
+def _say(text: str) -> None:
+    print(text, flush=True, file=sys.stdout)

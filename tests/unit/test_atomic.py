@@ -1,0 +1,253 @@
+"""Files and folders appear complete or not at all, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlcls.atomic import STAGING_PREFIX, replace_folder, staged_folder, write_text
+
+
+class Fault(OSError):
+    """What the tests inject."""
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, function: str, *calls: int) -> None:
+    """Makes a function of `os` fail at its first, second, ... call."""
+    real: Callable[..., Any] = getattr(os, function)
+    count = 0
+
+    def wrapper(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count in calls:
+            raise Fault(function)
+        return real(*args, **options)
+
+    monkeypatch.setattr(os, function, wrapper)
+
+
+def list_tree(folder: Path) -> dict[str, str | None]:
+    """Content of every file by its path, None for a folder."""
+    return {
+        path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_text(encoding="utf-8")
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture
+def private_umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+# --- write_text
+
+
+def test_write_text(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.txt"
+    write_text(path, "собака\r\nend\n")
+    assert path.read_bytes() == "собака\r\nend\n".encode()
+    assert list_tree(tmp_path).keys() == {"a", "a/b", "a/b/file.txt"}
+
+
+def test_write_text_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "a longer text")
+    write_text(path, "new")
+    assert list_tree(tmp_path) == {"file.txt": "new"}
+
+
+@pytest.mark.usefixtures("private_umask")
+def test_mode_of_file(tmp_path: Path) -> None:
+    """Triton runs as another user than the one that imports."""
+    path = tmp_path / "file.txt"
+    write_text(path, "text")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("function", ["fdopen", "fsync", "chmod", "replace"])
+@pytest.mark.parametrize("old", ["old", None])
+def test_write_text_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str | None, function: str
+) -> None:
+    path = tmp_path / "file.txt"
+    if old is not None:
+        path.write_text(old)
+    before = list_tree(tmp_path)
+    fail_at(monkeypatch, function, 1)
+    with pytest.raises(Fault):
+        write_text(path, "new")
+    assert list_tree(tmp_path) == before
+    monkeypatch.undo()
+    write_text(path, "new")
+    assert list_tree(tmp_path) == {"file.txt": "new"}
+
+
+def test_text_that_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "a" * 100_000 + "\ud800")
+    assert list_tree(tmp_path) == {"file.txt": "old"}
+
+
+def test_file_is_complete_when_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.txt"
+    seen = []
+    real = os.replace
+
+    def replace(source: str, target: Path) -> None:
+        seen.append((path.exists(), Path(source).parent, Path(source).read_text()))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    write_text(path, "text")
+    assert seen == [(False, tmp_path, "text")]
+
+
+# --- staged_folder
+
+
+def fill(folder: Path, text: str) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "file.txt").write_text(text)
+    (folder / f"only-{text}").write_text("")
+
+
+OLD = {"target": None, "target/only-old": "", "target/sub": None, "target/sub/file.txt": "old"}
+NEW = {"target": None, "target/only-new": "", "target/sub": None, "target/sub/file.txt": "new"}
+
+
+@pytest.fixture(params=["old", "none"])
+def before(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str | None]:
+    """What is in the folder at first: a target or nothing."""
+    if request.param == "old":
+        (tmp_path / "target").mkdir()
+        fill(tmp_path / "target", "old")
+        assert list_tree(tmp_path) == OLD
+    return list_tree(tmp_path)
+
+
+@pytest.mark.usefixtures("before")
+def test_staged_folder(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "target") as staging:
+        assert staging.parent == tmp_path
+        assert staging.name.startswith(STAGING_PREFIX)
+        assert list(staging.iterdir()) == []
+        fill(staging, "new")
+    assert list_tree(tmp_path) == NEW
+
+
+def test_target_stays_until_the_end(tmp_path: Path, before: dict[str, str | None]) -> None:
+    with staged_folder(tmp_path / "target") as staging:
+        fill(staging, "new")
+        seen = {path: text for path, text in list_tree(tmp_path).items() if not path.startswith(STAGING_PREFIX)}
+        assert seen == before
+    assert list_tree(tmp_path) == NEW
+
+
+@pytest.mark.parametrize("error", [Fault, KeyboardInterrupt, SystemExit])
+def test_block_that_fails(tmp_path: Path, before: dict[str, str | None], error: type[BaseException]) -> None:
+    with pytest.raises(error), staged_folder(tmp_path / "target") as staging:
+        fill(staging, "new")
+        raise error
+    assert list_tree(tmp_path) == before
+
+
+@pytest.mark.usefixtures("private_umask")
+def test_mode_of_folder(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "target"):
+        pass
+    assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == 0o755
+
+
+def test_staged_folder_makes_parents(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "a" / "target") as staging:
+        assert staging.parent == tmp_path / "a"
+    assert list_tree(tmp_path) == {"a": None, "a/target": None}
+
+
+def test_staged_folder_takes_the_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    with staged_folder(tmp_path / "target") as staging:
+        fill(staging, "new")
+    assert list_tree(tmp_path) == NEW
+
+
+# --- replace_folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    fill(folder, "new")
+    return folder
+
+
+@pytest.mark.usefixtures("before")
+def test_replace_folder(tmp_path: Path, source: Path) -> None:
+    replace_folder(source, tmp_path / "target")
+    assert list_tree(tmp_path) == NEW
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(1, marks=pytest.mark.xfail(strict=True, reason="an empty staging folder is left behind")),
+        2,
+    ],
+)
+def test_rename_of_existing_target_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path, call: int
+) -> None:
+    """The first rename puts the old folder aside, the second one puts the new one in its place."""
+    (tmp_path / "target").mkdir()
+    fill(tmp_path / "target", "old")
+    before = list_tree(tmp_path)
+    fail_at(monkeypatch, "rename", call)
+    with pytest.raises(Fault):
+        replace_folder(source, tmp_path / "target")
+    monkeypatch.undo()
+    assert list_tree(tmp_path / "target") == {path.removeprefix("target/"): OLD[path] for path in list(OLD)[1:]}
+    assert list_tree(tmp_path) == before
+    replace_folder(source, tmp_path / "target")
+    assert list_tree(tmp_path) == NEW
+
+
+def test_rename_to_new_target_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    before = list_tree(tmp_path)
+    fail_at(monkeypatch, "rename", 1)
+    with pytest.raises(Fault):
+        replace_folder(source, tmp_path / "target")
+    assert list_tree(tmp_path) == before
+
+
+@pytest.mark.xfail(strict=True, reason="the old folder is removed although it could not be put back")
+def test_old_folder_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    """Neither the new folder can be put in place nor the old one back: both must still be somewhere."""
+    (tmp_path / "target").mkdir()
+    fill(tmp_path / "target", "old")
+    fail_at(monkeypatch, "rename", 2, 3)
+    with pytest.raises(Fault):
+        replace_folder(source, tmp_path / "target")
+    assert {"old", "new"} <= set(list_tree(tmp_path).values())
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_staged_folder_that_cannot_be_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    (tmp_path / "target").mkdir()
+    fill(tmp_path / "target", "old")
+    fail_at(monkeypatch, "rename", call)
+    with pytest.raises(Fault), staged_folder(tmp_path / "target") as staging:
+        fill(staging, "new")
+    left = {path: text for path, text in list_tree(tmp_path).items() if not path.startswith(STAGING_PREFIX)}
+    assert left == OLD
+    assert "new" not in list_tree(tmp_path).values()

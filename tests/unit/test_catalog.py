@@ -1,0 +1,90 @@
+"""The six official models, against PaddleX's tutorial."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from mlcls.catalog import OFFICIAL_MODELS, coco_labels, official_model, official_spec
+from mlcls.errors import ModelFormatError
+from mlcls.model_spec import ImageTransform
+
+#: Name, mAP in percent and size in MB as PaddleX's tutorial lists them.
+PUBLISHED = {
+    "CLIP_vit_base_patch16_448_ML": (89.15, 325.6),
+    "PP-HGNetV2-B0_ML": (80.98, 39.6),
+    "PP-HGNetV2-B4_ML": (87.96, 88.5),
+    "PP-HGNetV2-B6_ML": (91.25, 286.5),
+    "PP-LCNet_x1_0_ML": (77.96, 29.4),
+    "ResNet50_ML": (83.50, 108.9),
+}
+
+
+def test_models() -> None:
+    assert {
+        name: (model.mean_average_precision, model.size_mb) for name, model in OFFICIAL_MODELS.items()
+    } == PUBLISHED
+    assert [model.name for model in OFFICIAL_MODELS.values()] == list(OFFICIAL_MODELS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_urls(name: str) -> None:
+    model = official_model(name)
+    assert model.inference_url.startswith("https://")
+    assert model.inference_url.endswith(f"/paddlex/official_inference_model/paddle3.0rc0/{name}_infer.tar")
+    assert model.pretrained_url.startswith("https://")
+    assert model.pretrained_url.endswith(f"/paddlex/official_pretrained_model/{name}_pretrained.pdparams")
+
+
+def test_decoder_channels() -> None:
+    assert {name: model.decoder_channels for name, model in OFFICIAL_MODELS.items()} == {
+        "CLIP_vit_base_patch16_448_ML": 768,
+        "PP-HGNetV2-B0_ML": 2048,
+        "PP-HGNetV2-B4_ML": 2048,
+        "PP-HGNetV2-B6_ML": 2048,
+        "PP-LCNet_x1_0_ML": 1280,
+        "ResNet50_ML": 2048,
+    }
+
+
+@pytest.mark.parametrize("name", ["", "ResNet50", "resnet50_ml", "PP-LCNet_x1_0"])
+def test_unknown_model(name: str) -> None:
+    for find in (official_model, official_spec):
+        with pytest.raises(ModelFormatError) as caught:
+            find(name)
+        assert str(caught.value).startswith(f"{name!r} is none of the six models; expected one of ")
+        assert all(known in str(caught.value) for known in PUBLISHED)
+
+
+def test_labels() -> None:
+    labels = coco_labels()
+    assert len(labels) == len(set(labels)) == 80
+    assert all(re.fullmatch(r"[a-z]+( [a-z]+)*", label) for label in labels)
+    assert (labels[0], labels[79]) == ("person", "toothbrush")
+
+
+@pytest.mark.parametrize(
+    ("class_id", "label"),
+    [(39, "bottle"), (43, "knife"), (45, "bowl"), (46, "banana"), (47, "apple"), (49, "orange"), (60, "dining table")],
+)
+def test_ids_of_sample_output(class_id: int, label: str) -> None:
+    """The result that the tutorial prints for its sample photo."""
+    assert coco_labels()[class_id] == label
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_spec(name: str) -> None:
+    spec = official_spec(name)
+    assert (spec.name, spec.architecture, spec.labels) == (name, name, coco_labels())
+    assert spec.thresholds == (0.5,) * 80
+    assert spec.transform == ImageTransform(
+        448, 448, "pil", "BILINEAR", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )
+    assert (spec.source_activation, spec.onnx_sha256, dict(spec.source_sha256)) == (None, None, {})
+
+
+def test_entries_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        official_model("ResNet50_ML").name = "other"  # type: ignore[misc]
