@@ -13,7 +13,7 @@ def custom_spec() -> ModelSpec:
     return ModelSpec(
         name="animals-v2",
         architecture="PP-LCNet_x1_0_ML",
-        labels=("cat", "собака", 'a "fox"'),
+        labels=("cat", "犬", 'a "fox"'),
         thresholds=(0.5, 0.3, 0.75),
         transform=ImageTransform(
             height=96,

@@ -81,16 +81,17 @@ def export_model(
 
     spec = _make_spec(architecture, labels, size, threshold)
     spread: float | None = None
-    if weights is not None:
-        network = load_trained_network(architecture, spec.num_labels, weights)
-    else:
-        paddle.seed(seed)
-        np.random.seed(seed)  # paddleclas draws some initial values from numpy's global generator
-        network = build_network(architecture, spec.num_labels)
-        spread = make_input_sensitive(network, _calibration_inputs(spec, photos, seed))
-    with staged_folder(folder) as staging:
-        _save_graph(network, spec, staging, with_sigmoid)
-        write_text(staging / FILE_NAME, format_inference_yml(spec))
+    with paddle.utils.unique_name.guard():  # parameter names, and so the file, are those of a first model
+        if weights is not None:
+            network = load_trained_network(architecture, spec.num_labels, weights)
+        else:
+            paddle.seed(seed)
+            np.random.seed(seed)  # paddleclas draws some initial values from numpy's global generator
+            network = build_network(architecture, spec.num_labels)
+            spread = make_input_sensitive(network, _calibration_inputs(spec, photos, seed))
+        with staged_folder(folder) as staging:
+            _save_graph(network, spec, staging, with_sigmoid)
+            write_text(staging / FILE_NAME, format_inference_yml(spec))
     return ExportReport(folder, weights, spread)
 
 

@@ -16,6 +16,7 @@ from mlcls.atomic import STAGING_PREFIX
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MissingExtraError, ModelFormatError, SpecError
 from mlcls.model_spec import ModelSpec
+from mlcls.paddle_parameters import check_parameters
 from mlcls.paddlex_model import PaddleXModel, sha256_of
 from mlcls.parity import ParityReport, compare_runners
 from mlcls.repository import add_model
@@ -105,6 +106,7 @@ def import_model(source: str, root: Path, *, name: str | None = None, photos: Se
 
     with open_source(source) as model:
         spec = model.make_spec(name)
+        check_parameters(model.graph, model.parameters)
         graph = export_onnx(model.graph, model.parameters, spec)
         spec = dataclasses.replace(spec, source_activation=graph.source_activation)
         root.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,8 @@ class PaddleRunner:
         config = inference.Config(str(model.graph), str(model.parameters))
         config.disable_gpu()
         config.disable_glog_info()
+        if model.graph.suffix == ".pdmodel":
+            config.disable_onednn()  # Paddle 3.3's oneDNN kernels fail on some graphs of the older format
         config.set_cpu_math_library_num_threads(threads)
         self._spec = spec
         try:
@@ -67,7 +69,10 @@ class PaddleRunner:
         """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB, by PaddleX's own normalisation."""
         source = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
         source.copy_from_cpu(normalize(pixels, self._spec.transform))
-        self._predictor.run()
+        try:
+            self._predictor.run()
+        except Exception as error:  # see above
+            raise ModelFormatError(f"Paddle cannot run the graph ({str(error).splitlines()[-1]}).") from error
         output = self._predictor.get_output_handle(self._predictor.get_output_names()[0]).copy_to_cpu()
         return apply_sigmoid(output) if self._spec.source_activation == "none" else np.asarray(output, np.float32)
 

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,10 +164,11 @@ class TritonServer:
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.ready_timeout_s
         url = f"http://{self.http_url}/v2/health/ready"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to this machine
         while True:
             if self._process.poll() is not None:
                 raise ServerError(server_log.describe_end(self._log_path, self._process.returncode))
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
+            with contextlib.suppress(OSError), opener.open(url, timeout=5) as response:
                 if response.status == 200:
                     return
             if time.monotonic() > deadline:

@@ -4,6 +4,7 @@ A test, or a program with a transport of its own, gives `Model` any object that 
 """
 
 import importlib
+import ipaddress
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
@@ -168,6 +169,9 @@ class GrpcTransport(_TritonTransport):
             # gRPC's default grows to 120 s: a server that comes up late would be noticed minutes later.
             ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_BACKOFF_MS),
         ]
+        if _is_loopback(endpoint.url):
+            # gRPC sends even these to the environment's proxy, which has no way to this machine.
+            channel_options.append(("grpc.enable_http_proxy", 0))
         super().__init__(endpoint, "tritonclient.grpc", channel_args=channel_options)
         self._call_options = {"client_timeout": endpoint.timeout_s}
 
@@ -192,3 +196,14 @@ class HttpTransport(_TritonTransport):
     def _configured_batch_size(self) -> int:
         config = self._client.get_model_config(self.endpoint.model_name)
         return int(config.get("max_batch_size", 0))
+
+
+def _is_loopback(url: str) -> bool:
+    """Whether a `host:port` names this machine."""
+    host = url.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,91 @@
+"""Real models on real servers, shared by the integration tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from image_samples import write_samples
+from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.paddlex_export import export_model
+from mlcls.paddlex_import import import_model
+from mlcls.server import TritonServer
+from processes import ROOT, start_server
+from served_models import SMALL_LABELS, SMALL_SIZE, ParityRow, SmallModels
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "integration" in item.path.parts:
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(scope="session")
+def sample_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_samples(tmp_path_factory.mktemp("samples"))
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> SmallModels:
+    folder = tmp_path_factory.mktemp("small")
+    models = SmallModels(folder / "with_sigmoid", folder / "with_logits", folder / "model_repository")
+    for path, with_sigmoid in ((models.with_sigmoid, True), (models.with_logits, False)):
+        export_model("PP-LCNet_x1_0_ML", path, labels=SMALL_LABELS, size=SMALL_SIZE, with_sigmoid=with_sigmoid)
+        import_model(str(path), models.repository, name=f"small_{path.name}")
+    return models
+
+
+@pytest.fixture(scope="session")
+def small_server(small_models: SmallModels) -> Iterator[TritonServer]:
+    with start_server(small_models.repository, "small_with_sigmoid", "small_with_logits") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def official_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """All six as PaddleX inference models, freshly initialised."""
+    folder = tmp_path_factory.mktemp("official")
+    return [export_model(name, folder / name).folder for name in OFFICIAL_MODELS]
+
+
+@pytest.fixture(scope="session")
+def paddlex_python() -> Path:
+    """The Python of the environment with PaddleX."""
+    python = ROOT / ".venv-paddlex" / "bin" / "python"
+    if not python.exists():
+        pytest.fail(f"{python} does not exist; `make test` makes it, or: make .venv-paddlex/.installed")
+    return python
+
+
+_PARITY_ROWS = pytest.StashKey[list[ParityRow]]()
+_MEMORY_BYTES = pytest.StashKey[int]()
+
+
+@pytest.fixture(scope="session")
+def record_parity(pytestconfig: pytest.Config) -> Callable[[ParityRow], None]:
+    """Adds a row to the table."""
+    return pytestconfig.stash.setdefault(_PARITY_ROWS, []).append
+
+
+@pytest.fixture(scope="session")
+def record_memory(pytestconfig: pytest.Config) -> Callable[[int], None]:
+    """Notes the memory, in bytes, of the server with all six models."""
+
+    def record(memory_bytes: int) -> None:
+        pytestconfig.stash[_MEMORY_BYTES] = memory_bytes
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = config.stash.get(_PARITY_ROWS, [])
+    if rows:
+        terminalreporter.section("served ensembles against PaddleX")
+        terminalreporter.write_line(f"{'model':30}{'highest difference':>20}{'smallest spread':>18}{'near ties':>12}")
+        for row in rows:
+            terminalreporter.write_line(f"{row.model:30}{row.difference:20.1e}{row.spread:18.2f}{row.near_ties:12}")
+    if _MEMORY_BYTES in config.stash:
+        memory_mb = config.stash[_MEMORY_BYTES] / 1e6
+        terminalreporter.write_line(f"memory of one server with all six, all processes (PSS): {memory_mb:.0f} MB")

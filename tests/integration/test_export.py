@@ -1,0 +1,108 @@
+"""`mlcls export`: fresh and trained models as PaddleX inference models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlcls.errors import ModelFormatError, SpecError
+from mlcls.inference_yml import read_inference_yml
+from mlcls.paddle_runtime import import_paddle
+from mlcls.paddlex_export import export_model
+from mlcls.paddlex_model import PaddleXModel, sha256_of
+from mlcls.training.architectures import build_network, load_trained_network
+from processes import run_mlcls
+
+LABELS = ("red", "green", "blue")
+ARCHITECTURE = "PP-LCNet_x1_0_ML"
+
+
+@pytest.fixture(scope="module")
+def trained_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights as a training would leave them: here those of a fresh network with five queries for three labels."""
+    paddle = import_paddle("train")
+    paddle.seed(3)
+    path = tmp_path_factory.mktemp("weights") / "model.pdparams"
+    paddle.save(build_network(ARCHITECTURE, len(LABELS), query_num=2).state_dict(), str(path))
+    return path
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path: Path) -> None:
+    digests = []
+    for index, seed in enumerate((1, 1, 2)):
+        folder = tmp_path / str(index)
+        export_model(ARCHITECTURE, folder, labels=LABELS, size=(64, 64), seed=seed)
+        digests.append(sha256_of(folder / "inference.pdiparams"))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_command_writes_a_paddlex_model(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"{label}\n" for label in LABELS), encoding="utf-8")
+    folder = tmp_path / "model"
+    process = run_mlcls(
+        "export", ARCHITECTURE, "--output", folder, "--labels", labels, "--size", "64x96", "--threshold", "0.4"
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    assert "freshly initialised (seed 0)" in process.stdout
+    config = read_inference_yml(folder / "inference.yml")
+    assert (config.model_name, config.labels, config.thresholds) == (ARCHITECTURE, LABELS, (0.4,) * 3)
+    assert (config.transform.height, config.transform.width) == (64, 96)
+    assert PaddleXModel.open(folder).graph.name == "inference.json"
+
+
+def test_trained_weights_are_exported_as_they_are(tmp_path: Path, trained_weights: Path) -> None:
+    report = export_model(ARCHITECTURE, tmp_path / "model", labels=LABELS, size=(64, 64), weights=trained_weights)
+    assert (report.weights, report.smallest_spread) == (trained_weights, None)
+
+    paddle = import_paddle("train")
+    network = load_trained_network(ARCHITECTURE, len(LABELS), trained_weights)
+    inputs = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    with paddle.no_grad():
+        expected = paddle.nn.functional.sigmoid(network(paddle.to_tensor(inputs))).numpy()
+    exported = paddle.jit.load(str(tmp_path / "model" / "inference"))
+    exported.eval()
+    np.testing.assert_allclose(exported(paddle.to_tensor(inputs)).numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_weights_of_another_architecture_are_refused(trained_weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match=r"expected the \d+ parameters of ResNet50_ML, got \d+; missing"):
+        export_model("ResNet50_ML", tmp_path / "model", labels=LABELS, weights=trained_weights)
+    assert not (tmp_path / "model").exists()
+
+
+def test_weights_of_another_label_count_are_refused(trained_weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match=r"has the shape .* for 8 labels. Give the label list that was trained"):
+        export_model(ARCHITECTURE, tmp_path / "model", labels=list("abcdefgh"), weights=trained_weights)
+
+
+def test_a_file_that_is_no_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken.pdparams"
+    path.write_bytes(b"no weights")
+    with pytest.raises(ModelFormatError, match=r"expected a \.pdparams file of paddle"):
+        export_model(ARCHITECTURE, tmp_path / "model", labels=LABELS, weights=path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"labels": ["a", "a"]}, SpecError, "expected each label once"),
+        ({"labels": []}, SpecError, "expected at least one label"),
+        ({"size": (16, 16)}, SpecError, "expected at least 32x32"),
+        ({"threshold": float("nan")}, SpecError, "expected a finite number"),
+    ],
+)
+def test_what_cannot_be_served_is_not_exported(
+    arguments: dict[str, object], error: type[Exception], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=words):
+        export_model(ARCHITECTURE, tmp_path / "model", **arguments)  # type: ignore[arg-type]
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match="'AlexNet' is none of the six models"):
+        export_model("AlexNet", tmp_path / "model")

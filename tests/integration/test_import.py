@@ -1,0 +1,278 @@
+"""Every source of a PaddleX model, and every kind of bad one: a clear message, and nothing changed."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+
+from mlcls import catalog, onnx_graph
+from mlcls.errors import MlclsError, ParityError
+from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.paddlex_import import import_model
+from mlcls.repository import expected_specs, find_stale, list_models, read_spec
+from processes import ROOT, run_mlcls
+from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
+
+
+@pytest.fixture
+def model_folder(small_models: SmallModels, tmp_path: Path) -> Path:
+    """A copy of the small model that a test may damage."""
+    return Path(shutil.copytree(small_models.with_sigmoid, tmp_path / "model"))
+
+
+def pack(folder: Path, archive: Path) -> Path:
+    """An archive of PaddleX's own layout."""
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder, arcname=archive.stem)
+    return archive
+
+
+def edit_yml(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "inference.yml"
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    edit(document)
+    path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+
+
+@pytest.fixture
+def archive_server(small_models: SmallModels, tmp_path: Path) -> Iterator[str]:
+    """A local HTTP server with an archive of the official layout; its URL."""
+    web = tmp_path / "web"
+    web.mkdir()
+    pack(small_models.with_sigmoid, web / "PP-LCNet_x1_0_ML_infer.tar")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=web)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/PP-LCNet_x1_0_ML_infer.tar"
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_small_model_was_imported_as_it_is(small_models: SmallModels) -> None:
+    spec = read_spec(small_models.repository, "small_with_sigmoid")
+    assert spec.labels == SMALL_LABELS
+    assert (spec.transform.height, spec.transform.width) == SMALL_SIZE
+    assert (spec.architecture, spec.source_activation) == ("PP-LCNet_x1_0_ML", "sigmoid")
+    assert read_spec(small_models.repository, "small_with_logits").source_activation == "none"
+    assert list_models(small_models.repository) == ["small_with_logits", "small_with_sigmoid"]
+    own = [spec for spec in expected_specs(small_models.repository) if spec.name.startswith("small")]
+    assert [file for file in find_stale(small_models.repository, own) if file.path.startswith("small")] == []
+
+
+def test_the_served_graph_is_what_the_design_says(small_models: SmallModels) -> None:
+    version = small_models.repository / "small_with_sigmoid_engine" / "1"
+    model = onnx.load(str(version / "model.onnx"))
+    height, width = SMALL_SIZE
+    assert onnx_graph.describe_interface(model) == (
+        ("pixels", "UINT8", ("batch", height, width, 3)),
+        ("logits", "FLOAT", ("batch", len(SMALL_LABELS))),
+    )
+    kinds = {node.op_type for node in model.graph.node}
+    assert not kinds & {"Sigmoid", "Tile", "Shape", "Expand"}
+
+
+def test_an_archive(model_folder: Path, tmp_path: Path) -> None:
+    report = import_model(str(pack(model_folder, tmp_path / "model.tar")), tmp_path / "repository", name="packed")
+    assert report.spec.labels == SMALL_LABELS
+    assert report.parity.max_difference <= 1e-4
+
+
+def test_a_url_and_then_its_cached_copy(archive_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
+    assert import_model(archive_server, tmp_path / "repository", name="fetched").spec.name == "fetched"
+    assert len(list((tmp_path / "cache").glob("*.tar"))) == 1
+
+
+def test_a_catalog_name(archive_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
+    url = property(lambda model: archive_server.replace("PP-LCNet_x1_0_ML", model.name))
+    monkeypatch.setattr(catalog.OfficialModel, "inference_url", url)
+    spec = import_model("PP-LCNet_x1_0_ML", tmp_path / "repository").spec
+    assert spec.name == "PP-LCNet_x1_0_ML"
+
+
+def test_offline_a_catalog_name_says_what_to_do(tmp_path: Path) -> None:
+    process = run_mlcls(
+        "import", "PP-LCNet_x1_0_ML", "--repository", tmp_path / "repository",
+        MLCLS_CACHE_DIR=str(tmp_path / "cache"), HTTPS_PROXY="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9",
+    )  # fmt: skip
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("mlcls import: Could not download https://")
+    assert "download this URL on another machine and pass the file" in line
+    assert not (tmp_path / "repository").exists()
+
+
+def test_the_older_format(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    subprocess.run([sys.executable, ROOT / "tests" / "old_format_model.py", folder], check=True, capture_output=True)
+    assert {"inference.pdmodel", "inference.pdiparams"} <= {path.name for path in folder.iterdir()}
+    report = import_model(str(folder), tmp_path / "repository", name="old")
+    assert set(report.spec.source_sha256) == {"inference.pdmodel", "inference.pdiparams", "inference.yml"}
+    assert report.spec.source_activation == "sigmoid"
+    assert report.parity.max_difference <= 1e-4
+
+
+def drop_yml(folder: Path) -> None:
+    (folder / "inference.yml").unlink()
+
+
+def drop_graph(folder: Path) -> None:
+    (folder / "inference.json").unlink()
+
+
+def cut_parameters(folder: Path) -> None:
+    path = folder / "inference.pdiparams"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def drop_last_parameter(folder: Path) -> None:
+    path = folder / "inference.pdiparams"
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(bytes(12) + bytes(4), 0, -100)])
+
+
+def text_as_parameters(folder: Path) -> None:
+    (folder / "inference.pdiparams").write_text("these are no parameters, but they are long enough for a header")
+
+
+def empty_parameters(folder: Path) -> None:
+    (folder / "inference.pdiparams").write_bytes(b"")
+
+
+def cut_graph(folder: Path) -> None:
+    path = folder / "inference.json"
+    path.write_text(path.read_text()[:-1000])
+
+
+def unknown_operation(folder: Path) -> None:
+    edit_yml(folder, lambda document: document["PreProcess"]["transform_ops"].insert(1, {"CropImage": {"size": 224}}))
+
+
+def one_label_more(folder: Path) -> None:
+    edit_yml(folder, lambda document: document["PostProcess"]["MultiLabelThreshOutput"]["label_list"].append("more"))
+
+
+def other_size(folder: Path) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        document["PreProcess"]["transform_ops"][0]["ResizeImage"]["size"] = [96, 128]
+
+    edit_yml(folder, edit)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (drop_yml, "got a folder without inference.yml"),
+        (drop_graph, "got a folder without inference.json or inference.pdmodel"),
+        (cut_parameters, "got a file that is cut off or damaged (tensor 167 needs 1000 more bytes)"),
+        (drop_last_parameter, "expected the 167 parameters of inference.json, got 166"),
+        (text_as_parameters, "got a file that is cut off or damaged (no tensor at byte 0)"),
+        (empty_parameters, "expected a model file, got an empty one"),
+        (cut_graph, "expected a graph in Paddle's PIR format, got a file that is cut off"),
+        (unknown_operation, "PreProcess.transform_ops.CropImage: unknown operation"),
+        (one_label_more, "Expected the graph's output to be float32 (N, 6)"),
+        (other_size, "Expected the graph's input to be float32 (N, 3, 128, 96)"),
+    ],
+)
+def test_a_bad_model_is_refused_and_the_old_one_stays(
+    small_models: SmallModels, model_folder: Path, tmp_path: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    repository = Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
+    before = snapshot(repository)
+    damage(model_folder)
+    with pytest.raises(MlclsError) as caught:
+        import_model(str(model_folder), repository, name="small_with_sigmoid")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert snapshot(repository) == before
+
+
+def test_bad_archives_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    archive = pack(model_folder, tmp_path / "model.tar")
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MlclsError, match="expected a complete tar, got one that ends early"):
+        import_model(str(archive), tmp_path / "repository")
+
+    climbing = tmp_path / "climbing.tar"
+    with tarfile.open(climbing, "w") as tar:
+        member = tarfile.TarInfo("../outside.txt")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    with pytest.raises(MlclsError, match=r"member '\.\./outside\.txt' has '\.\.' in its path"):
+        import_model(str(climbing), tmp_path / "repository")
+    assert not (tmp_path / "outside.txt").exists()
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_damaged_download_is_fetched_again(
+    archive_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
+    archive = tmp_path / "web" / "PP-LCNet_x1_0_ML_infer.tar"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MlclsError, match="ends early"):
+        import_model(archive_server, tmp_path / "repository", name="fetched")
+    archive.write_bytes(whole)
+    assert import_model(archive_server, tmp_path / "repository", name="fetched").spec.name == "fetched"
+
+
+def test_a_conversion_that_changes_the_scores_is_refused(
+    small_models: SmallModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted fault: the normalisation put into the graph is slightly off."""
+    repository = Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
+    before = snapshot(repository)
+    real = onnx_graph.normalization_constants
+
+    def slightly_off(transform: ImageTransform) -> tuple[Any, Any]:
+        alpha, beta = real(transform)
+        return alpha * np.float32(1.01), beta
+
+    monkeypatch.setattr(onnx_graph, "normalization_constants", slightly_off)
+    with pytest.raises(ParityError, match="Expected the converted model to give Paddle's scores within 1e-04"):
+        import_model(str(small_models.with_sigmoid), repository, name="small_with_sigmoid")
+    assert snapshot(repository) == before
+
+
+def test_an_import_replaces_the_model_of_its_name(
+    small_models: SmallModels, model_folder: Path, tmp_path: Path
+) -> None:
+    repository = Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
+
+    def rename(document: dict[str, Any]) -> None:
+        document["PostProcess"]["MultiLabelThreshOutput"]["label_list"][0] = "lion"
+
+    edit_yml(model_folder, rename)
+    import_model(str(model_folder), repository, name="small_with_sigmoid")
+    spec = read_spec(repository, "small_with_sigmoid")
+    assert spec.labels[0] == "lion"
+    assert (repository / "small_with_sigmoid" / "labels.txt").read_text(encoding="utf-8").startswith("lion\n")
+    assert ModelSpec.read(repository / "small_with_logits_engine" / "1" / "model_spec.json").labels[0] == "cat"
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder, with its size and time."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

@@ -1,0 +1,85 @@
+"""The two commands that a newcomer runs: the quick start, and `mlcls predict` against a running server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from mlcls.server import TritonServer
+from processes import ROOT, run_mlcls
+from served_models import SMALL_LABELS
+
+QUICKSTART = ROOT / "scripts" / "quickstart.py"
+
+
+def test_quickstart_without_network_labels_a_photo_and_says_that_its_model_is_not_trained(
+    tmp_path: Path, sample_images: list[Path]
+) -> None:
+    photo = sample_images[0]
+    process = subprocess.run(
+        [sys.executable, QUICKSTART, photo, "--work", tmp_path / "w", "--output", tmp_path / "o"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"},
+    )
+    assert process.returncode == 0, process.stderr
+    assert photo.name in process.stdout
+    assert "Going on with a freshly initialised PP-LCNet_x1_0_ML as the demo model." in process.stdout
+    assert process.stdout.rstrip().endswith("is freshly initialised, not trained.")
+    (annotated,) = (tmp_path / "o").iterdir()
+    with Image.open(photo) as before, Image.open(annotated) as after:
+        assert after.width >= before.width
+        assert after.height > before.height, "there is a caption"
+
+
+def test_quickstart_names_a_photo_that_does_not_exist(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, QUICKSTART, tmp_path / "nothing.jpg", "--work", tmp_path / "w"],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert process.stderr == (
+        f"quickstart: Expected a photo or a folder of photos, got {tmp_path / 'nothing.jpg'}, which does not exist.\n"
+    )
+    assert not (tmp_path / "w").exists()
+
+
+def test_predict_prints_json_and_saves_pictures(
+    small_server: TritonServer, sample_images: list[Path], tmp_path: Path
+) -> None:
+    photos = sample_images[:3]
+    process = run_mlcls(
+        "predict", "small_with_sigmoid", *photos, "--url", small_server.grpc_url, "--threshold", "0", "--json",
+        "--save", tmp_path / "output", "--batch-size", "2",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    answers = [json.loads(line) for line in process.stdout.splitlines()]
+    assert [answer["input_path"] for answer in answers] == [str(photo) for photo in photos]
+    assert all(set(answer["label_names"]) == set(SMALL_LABELS) for answer in answers)
+    assert len(list((tmp_path / "output").iterdir())) == 3
+
+
+def test_predict_answers_the_good_images_and_fails_for_the_bad_one(
+    small_server: TritonServer, sample_images: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no image")
+    images = [sample_images[0], bad, sample_images[1]]
+    process = run_mlcls("predict", "small_with_sigmoid", *images, "--url", small_server.grpc_url, "--json")
+    assert process.returncode == 1
+    assert "got text (8 bytes" in process.stderr
+    answers = [json.loads(line) for line in process.stdout.splitlines()]
+    assert [answer["input_path"] for answer in answers] == [str(image) for image in images]
+    assert ["error" in answer for answer in answers] == [False, True, False]
+
+
+def test_predict_without_a_server_ends_with_its_own_exit_code(sample_images: list[Path]) -> None:
+    process = run_mlcls("predict", "small_with_sigmoid", sample_images[0], "--url", "127.0.0.1:9")
+    assert process.returncode == 3
+    assert len(process.stderr.splitlines()) == 1

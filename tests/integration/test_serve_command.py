@@ -1,0 +1,199 @@
+"""`mlcls serve` as an operator meets it: ready line, clean stop, one clear message for each thing that goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mlcls.server import free_ports
+from processes import mlcls_command, run_mlcls
+from served_models import SmallModels
+
+MODEL = "small_with_sigmoid"
+STOP_TIMEOUT_S = 60.0
+
+
+def port_options() -> list[str]:
+    http_port, grpc_port, metrics_port = free_ports(3)
+    return [f"--http-port={http_port}", f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}"]
+
+
+@contextlib.contextmanager
+def serving(repository: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A running `mlcls serve` that has said that it is ready."""
+    process = subprocess.Popen(
+        mlcls_command("serve", MODEL, "--repository", repository, *port_options(), *options),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        assert lines[1].startswith(f"Ready: {MODEL} at grpc 127.0.0.1:"), (lines, process.communicate()[1])
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def processes_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("mlcls_")}
+
+
+def wait_until_gone(processes: list[psutil.Process], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
+    assert not alive
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_without_leftovers(small_models: SmallModels, signum: signal.Signals) -> None:
+    before = shared_memory()
+    with serving(small_models.repository) as process:
+        children = processes_of(process)
+        assert len(children) >= 5, "tritonserver and its stub processes"
+        assert len(shared_memory() - before) >= 4
+        process.send_signal(signum)
+        output, errors = process.communicate(timeout=STOP_TIMEOUT_S)
+    assert (process.returncode, output, errors) == (0, "Stopped.\n", "")
+    wait_until_gone(children, 5)
+    assert shared_memory() == before
+
+
+def test_a_killed_command_takes_its_server_along(small_models: SmallModels) -> None:
+    with serving(small_models.repository) as process:
+        children = processes_of(process)
+        process.kill()
+        process.wait()
+        wait_until_gone(children)
+
+
+def test_a_server_that_dies_ends_the_command(small_models: SmallModels) -> None:
+    before = shared_memory()
+    with serving(small_models.repository) as process:
+        children = processes_of(process)
+        next(child for child in children if child.name() == "tritonserver").kill()
+        _, errors = process.communicate(timeout=STOP_TIMEOUT_S)
+    assert process.returncode == 1
+    assert errors.splitlines() == ["mlcls serve: tritonserver ended with signal 9: its log tells no reason"]
+    wait_until_gone(children)
+    assert shared_memory() == before
+
+
+def test_a_taken_port(small_models: SmallModels) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = run_mlcls(
+            "serve", MODEL, "--repository", small_models.repository, *port_options(), f"--grpc-port={port}"
+        )
+    assert_one_line(process, f"Port {port} on 127.0.0.1 cannot be used (Address already in use); choose another with")
+
+
+def test_a_missing_weight(small_models: SmallModels, tmp_path: Path) -> None:
+    repository = copy_repository(small_models, tmp_path)
+    weights = repository / f"{MODEL}_engine" / "1" / "model.onnx"
+    weights.unlink()
+    process = run_mlcls("serve", MODEL, "--repository", repository, *port_options())
+    assert_one_line(process, f"{weights} does not exist, which the target 'embedded' needs.")
+
+
+def test_a_model_that_is_not_imported(small_models: SmallModels, tmp_path: Path) -> None:
+    repository = copy_repository(small_models, tmp_path)
+    shutil.rmtree(repository / MODEL / "1")
+    process = run_mlcls("serve", MODEL, "--repository", repository, *port_options())
+    assert_one_line(process, f"The model {MODEL} in {repository} has no weights yet")
+
+
+def test_an_unknown_model(small_models: SmallModels) -> None:
+    process = run_mlcls("serve", "horse", "--repository", small_models.repository, *port_options())
+    assert_one_line(process, "has no model 'horse'; expected one of small_with_logits, small_with_sigmoid")
+
+
+def test_a_damaged_weight(small_models: SmallModels, tmp_path: Path) -> None:
+    repository = copy_repository(small_models, tmp_path)
+    weights = repository / f"{MODEL}_engine" / "1" / "model.onnx"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    process = run_mlcls("serve", MODEL, "--repository", repository, *port_options())
+    assert_one_line(process, f"{weights} is not the file that the spec beside it was written for")
+
+
+def test_a_crash_at_load(small_models: SmallModels, tmp_path: Path) -> None:
+    backends = tmp_path / "python_backends"
+    shutil.copytree(Path(__file__).parents[2] / "python_backends", backends)
+    model = backends / "mlcls_engine" / "model.py"
+    model.write_text(f"import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n{model.read_text()}")
+    before = shared_memory()
+    process = run_mlcls(
+        "serve", MODEL, "--repository", small_models.repository, *port_options(), MLCLS_PYTHON_BACKENDS=str(backends)
+    )
+    assert_one_line(process, f"{MODEL}_engine")
+    assert shared_memory() == before
+
+
+def test_a_target_without_its_backend(small_models: SmallModels) -> None:
+    process = run_mlcls("serve", MODEL, "--repository", small_models.repository, "--target", "cpu", *port_options())
+    assert_one_line(process, "The target 'cpu' needs Triton's backend 'onnxruntime'")
+
+
+def test_stopping_while_it_loads(small_models: SmallModels) -> None:
+    before = shared_memory()
+    process = subprocess.Popen(
+        mlcls_command("serve", MODEL, "--repository", small_models.repository, *port_options()),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("Loading")
+    deadline = time.monotonic() + 20
+    while not (children := processes_of(process)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=STOP_TIMEOUT_S)
+    assert (process.returncode, output, errors) == (0, "Stopped.\n", "")
+    wait_until_gone(children, 5)
+    assert shared_memory() == before
+
+
+def test_the_log_is_kept_where_it_is_wanted(small_models: SmallModels, tmp_path: Path) -> None:
+    log = tmp_path / "triton.log"
+    with serving(small_models.repository, f"--log-file={log}") as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=STOP_TIMEOUT_S)
+    assert f"successfully loaded '{MODEL}'" in log.read_text(errors="replace")
+
+
+def copy_repository(models: SmallModels, folder: Path) -> Path:
+    target = folder / "model_repository"
+    shutil.copytree(models.repository, target)
+    return target
+
+
+def assert_one_line(process: subprocess.CompletedProcess[str], words: str) -> None:
+    """The command failed with one line on standard error that says what is wrong."""
+    assert process.returncode == 1, process
+    lines = process.stderr.splitlines()
+    assert len(lines) == 1, process.stderr
+    assert lines[0].startswith("mlcls serve: ")
+    assert words in lines[0]
+    assert os.linesep not in lines[0]

@@ -1,0 +1,37 @@
+"""Starting the server and the `mlcls` command as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mlcls.server import ServerOptions, TritonServer, free_ports
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def start_server(repository: Path, *models: str) -> TritonServer:
+    """A server on free ports, ready."""
+    http_port, grpc_port, metrics_port = free_ports(3)
+    return TritonServer(
+        ServerOptions(repository, models, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
+    )
+
+
+def mlcls_command(*arguments: str | Path) -> list[str]:
+    """The command line of `mlcls` in this environment."""
+    return [sys.executable, "-m", "mlcls.cli", *map(str, arguments)]
+
+
+def run_mlcls(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `mlcls` to its end."""
+    return subprocess.run(
+        mlcls_command(*arguments),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+    )

@@ -1,0 +1,29 @@
+"""What the integration tests say about the models that they share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+#: A custom model: other labels, another size and not square, so that nothing can be hard-coded or turned round.
+SMALL_LABELS = ("cat", "dog", "собака", 'a "quoted" label', "no")
+SMALL_SIZE = (96, 128)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallModels:
+    """A PaddleX model of `SMALL_LABELS`, with and without its sigmoid, and a repository that has both."""
+
+    with_sigmoid: Path
+    with_logits: Path
+    repository: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class ParityRow:
+    """One line of the table that the summary prints."""
+
+    model: str
+    difference: float
+    spread: float
+    near_ties: int
