@@ -42,6 +42,7 @@ check: build ## Lint, types, and that nothing generated is stale
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mlcls repository --check
+	@! $(UV) pip check --python $(BIN)/python 2>&1 | grep '^The package' | grep -v '^The package `paddleclas`'
 
 .PHONY: parity
 parity: build .venv-paddlex/.installed ## Compare all six served models with PaddleX and print the table

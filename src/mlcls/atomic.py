@@ -53,11 +53,16 @@ def replace_folder(source: Path, target: Path) -> None:
         os.rename(source, target)
         return
     retired = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target.parent))
-    os.rename(target, retired / target.name)
+    kept = retired / target.name
     try:
-        os.rename(source, target)
+        os.rename(target, kept)
+        try:
+            os.rename(source, target)
+        except BaseException:
+            os.rename(kept, target)
+            raise
     except BaseException:
-        os.rename(retired / target.name, target)
+        with contextlib.suppress(OSError):
+            retired.rmdir()  # not where it still holds the old folder
         raise
-    finally:
-        shutil.rmtree(retired, ignore_errors=True)
+    shutil.rmtree(retired, ignore_errors=True)

@@ -34,17 +34,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _build_parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
-        return run(arguments)
+        status = run(arguments)
+        sys.stdout.flush()  # a reader that has enough must be noticed here
+        return status
     except MlclsError as error:
         print(f"mlcls {arguments.command}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print(f"mlcls {arguments.command}: interrupted", file=sys.stderr)
-        return _INTERRUPTED_STATUS
     except BrokenPipeError:
         # whoever read the output has enough; keep Python from complaining when it flushes on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder without permission
+        print(f"mlcls {arguments.command}: {error}", file=sys.stderr)
+        return MlclsError.exit_code
+    except KeyboardInterrupt:
+        print(f"mlcls {arguments.command}: interrupted", file=sys.stderr)
+        return _INTERRUPTED_STATUS
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from mlcls.errors import SpecError, ThresholdError
 from mlcls.model_spec import ImageTransform, ModelSpec
-from mlcls.postprocess import resolve_thresholds
+from mlcls.postprocess import clip, resolve_thresholds
 
 FILE_NAME: Final = "inference.yml"
 
@@ -54,7 +54,7 @@ def read_inference_yml(path: Path) -> InferenceConfig:
         raise SpecError(
             f"{path} does not exist; a PaddleX inference model has an {FILE_NAME} beside its graph."
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SpecError(f"{path}: expected a YAML document, got one that cannot be read: {_one_line(error)}") from None
     except RecursionError:
         raise SpecError(f"{path}: expected a YAML document, got one that is nested too deeply.") from None
@@ -74,7 +74,7 @@ def parse_inference_config(document: object) -> InferenceConfig:
     root = _mapping("the document", document, required=("Global", "PreProcess", "PostProcess"), optional=("Hpi",))
     model = _mapping("Global", root["Global"], required=("model_name",))
     if not isinstance(model["model_name"], str):
-        raise SpecError(f"Global.model_name: expected a name, got {model['model_name']!r}.")
+        raise SpecError(f"Global.model_name: expected a name, got {clip(model['model_name'])}.")
     labels, thresholds = _parse_postprocess(root["PostProcess"])
     return InferenceConfig(model["model_name"], labels, thresholds, _parse_preprocess(root["PreProcess"]))
 
@@ -121,7 +121,7 @@ def format_inference_yml(spec: ModelSpec) -> str:
 def _parse_preprocess(value: object) -> ImageTransform:
     operations = _mapping("PreProcess", value, required=("transform_ops",))["transform_ops"]
     if not isinstance(operations, list):
-        raise SpecError(f"PreProcess.transform_ops: expected a list of operations, got {operations!r}.")
+        raise SpecError(f"PreProcess.transform_ops: expected a list of operations, got {clip(operations)}.")
     known: dict[str, Callable[[object], dict[str, Any]]] = {
         "ResizeImage": _parse_resize,
         "NormalizeImage": _parse_normalize,
@@ -131,7 +131,7 @@ def _parse_preprocess(value: object) -> ImageTransform:
     seen: list[str] = []
     for operation in operations:
         if not isinstance(operation, dict) or len(operation) != 1:
-            raise SpecError(f"PreProcess.transform_ops: expected operations of one name each, got {operation!r}.")
+            raise SpecError(f"PreProcess.transform_ops: expected operations of one name each, got {clip(operation)}.")
         name, options = next(iter(operation.items()))
         if name not in known:
             raise SpecError(
@@ -154,16 +154,18 @@ def _parse_resize(value: object) -> dict[str, Any]:
     if options.get("resize_short") is not None:
         raise SpecError(
             f"{where}.resize_short: expected `size` (the image is resized to it directly), got resize_short: "
-            f"{options['resize_short']!r}, which leaves images of different shapes that no batch can hold."
+            f"{clip(options['resize_short'])}, which leaves images of different shapes that no batch can hold."
         )
     size = options.get("size")
     sides = [size, size] if isinstance(size, int) else size
     if not isinstance(sides, list) or len(sides) != 2 or not all(type(side) is int for side in sides):
-        raise SpecError(f"{where}.size: expected an integer or [width, height], got {size!r}.")
+        raise SpecError(f"{where}.size: expected an integer or [width, height], got {clip(size)}.")
     backend = options.get("backend", "cv2")
     interpolation = options.get("interpolation", "LINEAR")
+    if not isinstance(backend, str):
+        raise SpecError(f"{where}.backend: expected 'pil' or 'cv2', got {clip(backend)}.")
     if not isinstance(interpolation, str):
-        raise SpecError(f"{where}.interpolation: expected a name, got {interpolation!r}.")
+        raise SpecError(f"{where}.interpolation: expected a name, got {clip(interpolation)}.")
     return {
         "width": sides[0],
         "height": sides[1],
@@ -176,9 +178,9 @@ def _parse_normalize(value: object) -> dict[str, Any]:
     where = "PreProcess.transform_ops.NormalizeImage"
     options = _mapping(where, value, required=(), optional=("scale", "mean", "std", "order", "channel_num"))
     if options.get("order", "") != "":
-        raise SpecError(f"{where}.order: expected '' (height, width, channels), got {options['order']!r}.")
+        raise SpecError(f"{where}.order: expected '' (height, width, channels), got {clip(options['order'])}.")
     if options.get("channel_num", 3) != 3:
-        raise SpecError(f"{where}.channel_num: expected 3, got {options['channel_num']!r}.")
+        raise SpecError(f"{where}.channel_num: expected 3, got {clip(options['channel_num'])}.")
     mean, std = (
         [value] * 3 if isinstance(value, float) else value
         for value in (options.get("mean", _IMAGENET_MEAN), options.get("std", _IMAGENET_STD))
@@ -188,7 +190,7 @@ def _parse_normalize(value: object) -> dict[str, Any]:
 
 def _parse_to_chw(value: object) -> dict[str, Any]:
     if value:
-        raise SpecError(f"PreProcess.transform_ops.ToCHWImage: expected no options, got {value!r}.")
+        raise SpecError(f"PreProcess.transform_ops.ToCHWImage: expected no options, got {clip(value)}.")
     return {}
 
 
@@ -198,7 +200,10 @@ def _parse_postprocess(value: object) -> tuple[tuple[str, ...], tuple[float, ...
     options = _mapping(where, operations["MultiLabelThreshOutput"], required=("threshold", "label_list"))
     label_list = options["label_list"]
     if not isinstance(label_list, list) or not label_list:
-        raise SpecError(f"{where}.label_list: expected a list of labels, got {label_list!r}.")
+        raise SpecError(f"{where}.label_list: expected a list of labels, got {clip(label_list)}.")
+    for label in label_list:
+        if isinstance(label, (list, dict, set)):
+            raise SpecError(f"{where}.label_list: expected labels, got {clip(label)}.")
     labels = tuple(str(label) for label in label_list)  # PaddleX does the same: YAML reads the label `no` as a bool
     try:
         return labels, resolve_thresholds(options["threshold"], labels)
@@ -210,13 +215,13 @@ def _mapping(where: str, value: object, required: tuple[str, ...], optional: tup
     if value is None and not required:
         return {}
     if not isinstance(value, dict):
-        raise SpecError(f"{where}: expected a mapping with {', '.join(required + optional)}, got {value!r}.")
+        raise SpecError(f"{where}: expected a mapping with {', '.join(required + optional)}, got {clip(value)}.")
     unknown = [key for key in value if key not in required + optional]
     if unknown:
-        raise SpecError(f"{where}: unknown key {unknown[0]!r}; expected only {', '.join(required + optional)}.")
+        raise SpecError(f"{where}: unknown key {clip(unknown[0])}; expected only {', '.join(required + optional)}.")
     missing = [key for key in required if key not in value]
     if missing:
-        raise SpecError(f"{where}: the key {missing[0]!r} is missing; expected {', '.join(required)}.")
+        raise SpecError(f"{where}: the key {clip(missing[0])} is missing; expected {', '.join(required)}.")
     return value
 
 

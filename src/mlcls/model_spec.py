@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -28,6 +29,7 @@ INTERPOLATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "cv2": ("NEAREST", "LINEAR", "BICUBIC", "AREA", "LANCZOS4"),
 }
 
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -58,7 +60,7 @@ class ImageTransform:
             size = getattr(self, field)
             if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 8192:
                 raise SpecError(f"transform.{field}: expected an integer from 1 to 8192, got {size!r}.")
-        if self.resize_backend not in INTERPOLATIONS:
+        if not isinstance(self.resize_backend, str) or self.resize_backend not in INTERPOLATIONS:
             raise SpecError(f"transform.resize_backend: expected 'pil' or 'cv2', got {self.resize_backend!r}.")
         if self.interpolation not in INTERPOLATIONS[self.resize_backend]:
             raise SpecError(
@@ -86,6 +88,14 @@ class TensorNames:
     scores: str = "scores"
     result: str = "result"
     status: str = "status"
+
+    def __post_init__(self) -> None:
+        values = dataclasses.asdict(self)
+        for field, value in values.items():
+            if not isinstance(value, str) or not value:
+                raise SpecError(f"tensors.{field}: expected a name, got {value!r}.")
+        if len(set(values.values())) != len(values):
+            raise SpecError(f"tensors: expected different names, got {', '.join(values.values())}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +134,14 @@ class ModelSpec:
             )
         if not isinstance(self.architecture, str) or not self.architecture:
             raise SpecError(f"architecture: expected the model_name of a PaddleX model, got {self.architecture!r}.")
+        for field in ("labels", "thresholds"):
+            if not isinstance(getattr(self, field), (list, tuple)):
+                raise SpecError(f"{field}: expected a list, got {getattr(self, field)!r}.")
         labels = tuple(self.labels)
         if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
             raise SpecError(f"labels: expected at least one label, none of them empty, got {list(labels)!r}.")
         for label in labels:
-            if any(ord(char) < 32 or ord(char) == 127 for char in label):
+            if any(unicodedata.category(char) == "Cc" for char in label):
                 raise SpecError(f"labels: expected labels without control characters or line breaks, got {label!r}.")
         if len(set(labels)) != len(labels):
             twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -142,6 +155,10 @@ class ModelSpec:
             raise SpecError(f"activation: expected 'sigmoid', got {self.activation!r}.")
         if self.source_activation not in ("sigmoid", "none", None):
             raise SpecError(f"source_activation: expected 'sigmoid', 'none' or null, got {self.source_activation!r}.")
+        if not isinstance(self.source_sha256, Mapping) or not all(map(_is_sha256, self.source_sha256.values())):
+            raise SpecError(f"source_sha256: expected a SHA-256 for each file, got {self.source_sha256!r}.")
+        if self.onnx_sha256 is not None and not _is_sha256(self.onnx_sha256):
+            raise SpecError(f"onnx_sha256: expected a SHA-256 or null, got {self.onnx_sha256!r}.")
 
     @property
     def num_labels(self) -> int:
@@ -166,7 +183,7 @@ class ModelSpec:
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of too many digits
             raise SpecError(f"{origin}: expected a JSON document, got text that is none ({error}).") from None
         try:
             if not isinstance(document, dict):
@@ -218,6 +235,15 @@ def _build(cls: type[Any], values: Any, prefix: str) -> Any:
 
 
 def _finite(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise SpecError(f"{name}: expected a finite number, got {value!r}.")
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, (int, float)):
+        try:
+            number = float(value)
+        except OverflowError:  # an int beyond the largest float
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    raise SpecError(f"{name}: expected a finite number, got {value!r}.")
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None

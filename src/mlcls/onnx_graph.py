@@ -19,6 +19,13 @@ Interface = tuple[tuple[str, str, tuple[Dimension, ...]], ...]
 #: Operations that a model may end in besides the sigmoid, none of which a multi-label model has.
 _OTHER_ACTIVATIONS: Final = ("Softmax", "LogSoftmax", "HardSigmoid", "Tanh", "Relu", "ArgMax", "TopK")
 
+#: Operations that change no score, and those that only move or bound them.
+_NEUTRAL: Final = ("Identity", "Cast")
+_RESHAPING: Final = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Clip")
+
+#: Operations that give the same with (1, ...) as with a tensor tiled to (batch, ...), or a dim that still broadcasts.
+_BROADCASTING: Final = frozenset(("Add", "Sub", "Mul", "Div", "MatMul", "LayerNormalization"))
+
 
 def describe_interface(model: onnx.ModelProto) -> Interface:
     """Name, element type and dims of each input and output; a dim is a number, a name or None."""
@@ -64,6 +71,10 @@ def check_interface(model: onnx.ModelProto, spec: ModelSpec) -> None:
             f"Expected the graph's input to be float32 (N, 3, {transform.height}, {transform.width}), which is what "
             f"inference.yml resizes to, got {input_type} {input_dims}."
         )
+    if isinstance(input_dims[0], int) and input_dims[0] > 0:
+        raise ModelFormatError(
+            f"Expected a graph that takes any batch, got one for {input_dims[0]} images; export again."
+        )
     if output_type != "FLOAT" or len(output_dims) != 2 or output_dims[1] not in (spec.num_labels, None):
         raise ModelFormatError(
             f"Expected the graph's output to be float32 (N, {spec.num_labels}), one score for each label of "
@@ -82,8 +93,7 @@ def cut_activation(model: onnx.ModelProto) -> Activation:
     """
     output = model.graph.output[0]
     producer = _producer(model, output.name)
-    while producer is not None and producer.op_type in ("Identity", "Cast"):
-        producer = _producer(model, producer.input[0])
+    producer = _skip(model, producer, _NEUTRAL)
     if producer is None:
         raise ModelFormatError("Expected a graph that computes its output, got one that hands an input through.")
     if producer.op_type in _OTHER_ACTIVATIONS:
@@ -92,8 +102,13 @@ def cut_activation(model: onnx.ModelProto) -> Activation:
             f"{producer.op_type}."
         )
     if producer.op_type != "Sigmoid":
+        inner = _skip(model, producer, (*_NEUTRAL, *_RESHAPING))
+        if inner is not None and inner.op_type in ("Sigmoid", *_OTHER_ACTIVATIONS):
+            raise ModelFormatError(
+                f"Expected a graph whose last operation is the Sigmoid, got {inner.op_type} before {producer.op_type}."
+            )
         return "none"
-    before = _producer(model, producer.input[0])
+    before = _skip(model, _producer(model, producer.input[0]), (*_NEUTRAL, *_RESHAPING))
     if before is not None and before.op_type in ("Sigmoid", *_OTHER_ACTIVATIONS):
         raise ModelFormatError(
             f"Expected one activation at the end of the graph, got {before.op_type} before a Sigmoid."
@@ -114,7 +129,10 @@ def untile_constants(model: onnx.ModelProto) -> bool:
         if node.op_type != "Tile" or node.input[0] not in constants:
             continue
         dims = constants[node.input[0]].dims
-        if len(dims) < 2 or dims[0] != 1 or not _repeats_first_axis_only(model, node.input[1], len(dims)):
+        if len(dims) < 2 or dims[0] != 1 or not _repeats_along_batch_only(model, node.input[1], len(dims)):
+            continue
+        users = {user.op_type for user in model.graph.node if node.output[0] in user.input}
+        if not users <= _BROADCASTING or node.output[0] in {value.name for value in model.graph.output}:
             continue
         _replace_input(model, node.output[0], node.input[0])
         model.graph.node.remove(node)
@@ -136,7 +154,7 @@ def flatten_without_shape(model: onnx.ModelProto) -> None:
         concat = _producer(model, node.input[1])
         if concat is None or concat.op_type != "Concat" or len(concat.input) != 2:
             continue
-        if _constant(model, concat.input[1]) != [-1] or not _is_batch_of(model, concat.input[0], node.input[0]):
+        if _constant(model, concat.input[1]) != [-1] or _batch_source(model, concat.input[0]) != node.input[0]:
             continue
         name = f"{node.output[0]}.dims"
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, -1], np.int64), name))
@@ -152,7 +170,7 @@ def prepend_normalization(model: onnx.ModelProto, spec: ModelSpec) -> None:
 
     source = graph_inputs(model)[0]
     alpha, beta = normalization_constants(spec.transform)
-    names = {name: f"mlcls.{name}" for name in ("float", "alpha", "beta", "scaled", "normalized")}
+    names = {name: f"mlcls.{name}" for name in ("float", "alpha", "beta", "scaled", "normalized", "chw")}
     model.graph.initializer.append(numpy_helper.from_array(alpha, names["alpha"]))
     model.graph.initializer.append(numpy_helper.from_array(beta, names["beta"]))
     pixels = spec.tensors.pixels
@@ -160,8 +178,9 @@ def prepend_normalization(model: onnx.ModelProto, spec: ModelSpec) -> None:
         helper.make_node("Cast", [pixels], [names["float"]], "mlcls.cast", to=TensorProto.FLOAT),
         helper.make_node("Mul", [names["float"], names["alpha"]], [names["scaled"]], "mlcls.scale"),
         helper.make_node("Add", [names["scaled"], names["beta"]], [names["normalized"]], "mlcls.shift"),
-        helper.make_node("Transpose", [names["normalized"]], [source.name], "mlcls.to_chw", perm=[0, 3, 1, 2]),
+        helper.make_node("Transpose", [names["normalized"]], [names["chw"]], "mlcls.to_chw", perm=[0, 3, 1, 2]),
     ]
+    _replace_input(model, source.name, names["chw"])
     for index, node in enumerate(nodes):
         model.graph.node.insert(index, node)
     shape = [source.type.tensor_type.shape.dim[0].dim_param or "N", spec.transform.height, spec.transform.width, 3]
@@ -174,6 +193,8 @@ def name_output(model: onnx.ModelProto, name: str) -> None:
     """Renames the graph's output, wherever the tensor is used."""
     output = model.graph.output[0]
     old = output.name
+    if old == name:
+        return
     if any(name in (*node.input, *node.output) for node in model.graph.node):
         raise ConversionError(f"Expected no tensor named {name!r} in the Paddle graph, got one.")
     for node in model.graph.node:
@@ -189,6 +210,13 @@ def set_batch_dimension(model: onnx.ModelProto, name: str) -> None:
     for value in (*graph_inputs(model), *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = name
     del model.graph.value_info[:]
+
+
+def _skip(model: onnx.ModelProto, node: onnx.NodeProto | None, operations: tuple[str, ...]) -> onnx.NodeProto | None:
+    """The node itself, or the first one before it that is none of the operations."""
+    while node is not None and node.op_type in operations:
+        node = _producer(model, node.input[0])
+    return node
 
 
 def _producer(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto | None:
@@ -212,23 +240,20 @@ def _constant(model: onnx.ModelProto, tensor: str) -> Any:
     return None
 
 
-def _repeats_first_axis_only(model: onnx.ModelProto, repeats: str, rank: int) -> bool:
+def _repeats_along_batch_only(model: onnx.ModelProto, repeats: str, rank: int) -> bool:
     concat = _producer(model, repeats)
     if concat is None or concat.op_type != "Concat" or len(concat.input) != rank:
         return False
-    return all(_constant(model, tensor) == [1] for tensor in concat.input[1:])
+    first, *others = concat.input
+    return _batch_source(model, first) is not None and all(_constant(model, tensor) == [1] for tensor in others)
 
 
-def _is_batch_of(model: onnx.ModelProto, tensor: str, data: str) -> bool:
-    """Whether a tensor is `Shape(data)[0:1]`."""
-    slicing = _producer(model, tensor)
+def _batch_source(model: onnx.ModelProto, tensor: str) -> str | None:
+    """The tensor X where `tensor` is `Shape(X)[0:1]`, in whatever rank; None where it is something else."""
+    slicing = _skip(model, _producer(model, tensor), ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"))
     if slicing is None or slicing.op_type != "Slice":
-        return False
+        return None
+    if _constant(model, slicing.input[1]) != [0] or _constant(model, slicing.input[2]) != [1]:
+        return None
     shape = _producer(model, slicing.input[0])
-    return (
-        shape is not None
-        and shape.op_type == "Shape"
-        and shape.input[0] == data
-        and _constant(model, slicing.input[1]) == [0]
-        and _constant(model, slicing.input[2]) == [1]
-    )
+    return shape.input[0] if shape is not None and shape.op_type == "Shape" else None

@@ -1,9 +1,9 @@
 """Checks that an `inference.pdiparams` is complete.
 
-Neither Paddle nor paddle2onnx does: both read past the end of a file that was cut off and go on with whatever the memory
-holds. The format is Paddle's `save_combine`: one record a tensor, in order of name (`paddle/phi/core/framework`,
-`dense_tensor_serialize`): uint32 version, uint64 number of LoD levels, each with a uint64 size and as many bytes, uint32
-tensor version, int32 size of a `VarType.TensorDesc` protobuf, that protobuf (1: data type, 2: dims), the raw data.
+Neither Paddle nor paddle2onnx does: both read past the end of a file that was cut off and go on with whatever the
+memory holds. The format is Paddle's `save_combine`, one record a tensor (`dense_tensor_serialize` in
+`paddle/phi/core/framework`): uint32 version; uint64 number of LoD levels, each with a uint64 size and as many bytes;
+uint32 tensor version; int32 size of a `VarType.TensorDesc` protobuf (1: data type, 2: dims); that protobuf; the raw data.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def check_parameters(graph: Path, parameters: Path) -> None:
     expected = _count_graph_parameters(graph) if graph.suffix == ".json" else found
     if found != expected:
         raise ModelFormatError(
-            f"{parameters}: expected the {expected} parameters of {graph.name}, got {found}; the two files do not belong "
-            f"together, or one is cut off. Copy or download the model again."
+            f"{parameters}: expected the {expected} parameters of {graph.name}, got {found}; the two files do not "
+            f"belong together, or one is cut off. Copy or download the model again."
         )
 
 

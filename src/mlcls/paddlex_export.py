@@ -118,10 +118,10 @@ def _make_spec(
 
 
 def _calibration_inputs(spec: ModelSpec, photos: Sequence[Path], seed: int) -> npt.NDArray[np.float32]:
-    from mlcls.sample_photos import photo_crops
-    from mlcls.transforms import decode_image, normalize, resize_image
+    from mlcls.sample_photos import load_photos, photo_crops
+    from mlcls.transforms import normalize, resize_image
 
-    images = [decode_image(path.read_bytes()) for path in photos] or photo_crops(CALIBRATION_PHOTOS, seed)
+    images = load_photos(photos) or photo_crops(CALIBRATION_PHOTOS, seed)
     if len(images) < 4:
         raise SpecError(f"photos: expected at least 4 different photos, got {len(images)}.")
     return normalize(np.stack([resize_image(image, spec.transform) for image in images]), spec.transform)

@@ -14,12 +14,12 @@ import numpy.typing as npt
 from mlcls.archive import extract_model
 from mlcls.atomic import STAGING_PREFIX
 from mlcls.catalog import OFFICIAL_MODELS
-from mlcls.errors import MissingExtraError, ModelFormatError, SpecError
+from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.model_spec import ModelSpec
 from mlcls.paddle_parameters import check_parameters
 from mlcls.paddlex_model import PaddleXModel, sha256_of
 from mlcls.parity import ParityReport, compare_runners
-from mlcls.repository import add_model
+from mlcls.repository import add_model, check_name
 from mlcls.triton_config import ONNX_FILE
 
 #: Crops of the sample photos that a conversion is checked on, where the user gives no photos.
@@ -106,6 +106,7 @@ def import_model(source: str, root: Path, *, name: str | None = None, photos: Se
 
     with open_source(source) as model:
         spec = model.make_spec(name)
+        check_name(spec.name)
         check_parameters(model.graph, model.parameters)
         graph = export_onnx(model.graph, model.parameters, spec)
         spec = dataclasses.replace(spec, source_activation=graph.source_activation)
@@ -135,11 +136,8 @@ def _fetch(url: str) -> Path:
 
 
 def _load_pixels(spec: ModelSpec, photos: Sequence[Path]) -> npt.NDArray[np.uint8]:
-    from mlcls.sample_photos import photo_crops
-    from mlcls.transforms import decode_image, resize_image
+    from mlcls.sample_photos import load_photos, photo_crops
+    from mlcls.transforms import resize_image
 
-    try:
-        images = [decode_image(path.read_bytes()) for path in photos]
-    except OSError as error:
-        raise SpecError(f"photos: {error.filename} cannot be read: {error.strerror}.") from None
-    return np.stack([resize_image(image, spec.transform) for image in images or photo_crops(PARITY_PHOTOS)])
+    images = load_photos(photos) or photo_crops(PARITY_PHOTOS)
+    return np.stack([resize_image(image, spec.transform) for image in images])

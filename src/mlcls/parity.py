@@ -77,6 +77,8 @@ def compare_runners(
     flips = 0
     for batch_size in batch_sizes:
         got = _run_in_batches(candidate, pixels, batch_size)
+        if got.shape != expected.shape:
+            raise ParityError(f"Expected scores {expected.shape} of {candidate.name}, got {got.shape}.")
         differences.append(np.abs(got.astype(np.float64) - expected))
         flips = max(flips, int(((got > limits) != (expected > limits)).sum()))
     return ParityReport(

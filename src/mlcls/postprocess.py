@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ThresholdError
+
+_SHORT_REPR: Final = reprlib.Repr()
+_SHORT_REPR.maxlevel = 2
 
 #: Decimals of the scores in a result, as PaddleX rounds them.
 SCORE_DECIMALS: Final = 5
@@ -63,8 +67,8 @@ def parse_thresholds(text: str, labels: Sequence[str]) -> tuple[float, ...]:
     """
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        raise ThresholdError(f"threshold: expected JSON text of {_FORMS}, got {_clip(text)}.") from None
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of too many digits
+        raise ThresholdError(f"threshold: expected JSON text of {_FORMS}, got {clip(text)}.") from None
     return resolve_thresholds(value, labels)
 
 
@@ -107,20 +111,32 @@ def _resolve_mapping(value: dict[Any, Any], labels: Sequence[str]) -> tuple[floa
         if not 0 <= index < len(labels):
             raise ThresholdError(
                 f"threshold: expected a class id from 0 to {len(labels) - 1} or one of the model's labels, got the key "
-                f"{_clip(text)}."
+                f"{clip(text)}."
             )
-        thresholds[index] = _number(item, f"threshold[{_clip(text)}]")
+        thresholds[index] = _number(item, f"threshold[{clip(text)}]")
     return tuple(thresholds)
 
 
 def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        expected = _FORMS if where == "threshold" else "a finite number"
-        raise ThresholdError(f"{where}: expected {expected}, got {_clip(value)}.")
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, (int, float)):
+        try:
+            number = float(value)
+        except OverflowError:  # an int beyond the largest float
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    expected = _FORMS if where == "threshold" else "a finite number"
+    raise ThresholdError(f"{where}: expected {expected}, got {clip(value)}.")
 
 
-def _clip(value: object, limit: int = 60) -> str:
+def clip(value: object, limit: int = 60) -> str:
     """A value for an error message: escaped, and not longer than a line."""
-    text = ascii(value)
+    if isinstance(value, (list, tuple, dict, set)):
+        # by reference, a YAML file can hold more than could ever be written out
+        text = ascii(_SHORT_REPR.repr(value))[1:-1]
+    else:
+        try:
+            text = ascii(value)
+        except ValueError:  # an int of more digits than Python writes
+            text = "a huge integer"
     return text if len(text) <= limit else text[:limit] + "..."

@@ -46,14 +46,10 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
     name = _provide_model(model, root, work)
     http_port, grpc_port, metrics_port = free_ports(3)
     _say(f"Starting tritonserver with {name} ...")
-    options = ServerOptions(
-        root, (name,), http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
-    )
+    options = ServerOptions(root, (name,), http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
     with TritonServer(options) as server:
         _say(f"Ready at grpc {server.grpc_url} and http {server.http_url}. Labelling {len(photos)} photos:\n")
-        status = run_client(
-            ["predict", name, *map(str, photos), "--url", server.grpc_url, "--save", str(output)]
-        )
+        status = run_client(["predict", name, *map(str, photos), "--url", server.grpc_url, "--save", str(output)])
     _say(f"\nServer stopped. {time.monotonic() - started:.0f} s in all.")
     if status == 0:
         _say(f"Annotated pictures: {', '.join(sorted(str(path) for path in output.iterdir() if path.is_file()))}")

@@ -62,10 +62,20 @@ def write_configs(root: Path, spec: ModelSpec) -> list[Path]:
     changed = []
     for relative, text in render_files(spec).items():
         path = root / relative
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             write_text(path, text)
             changed.append(path)
     return changed
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that another model's step could have.
+
+    Raises:
+        RepositoryError: It ends as the steps' names do.
+    """
+    if name.endswith(STEP_SUFFIXES):
+        raise RepositoryError(f"Expected a name that ends in none of {', '.join(STEP_SUFFIXES)}, got {name!r}.")
 
 
 def add_model(root: Path, spec: ModelSpec, onnx_model: Path) -> None:
@@ -78,7 +88,11 @@ def add_model(root: Path, spec: ModelSpec, onnx_model: Path) -> None:
         root: The model repository.
         spec: The spec, with the digest of the ONNX file.
         onnx_model: The ONNX file; it is moved.
+
+    Raises:
+        RepositoryError: The name is one that another model's step could have.
     """
+    check_name(spec.name)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
         staging = Path(temporary)
@@ -86,8 +100,8 @@ def add_model(root: Path, spec: ModelSpec, onnx_model: Path) -> None:
             write_text(staging / suffix / FILE_NAME, spec.to_json())
         shutil.move(onnx_model, staging / ENGINE_SUFFIX / ONNX_FILE)
         (staging / "ensemble").mkdir()
-        write_configs(root, spec)
         shutil.rmtree(root / spec.name / VERSION, ignore_errors=True)
+        write_configs(root, spec)
         for suffix in STEP_SUFFIXES:
             replace_folder(staging / suffix, root / (spec.name + suffix) / VERSION)
         replace_folder(staging / "ensemble", root / spec.name / VERSION)
@@ -188,13 +202,11 @@ def find_stale(root: Path, specs: Iterable[ModelSpec]) -> list[StaleFile]:
             expected.add(relative)
             path = root / relative
             try:
-                found = path.read_text(encoding="utf-8")
+                found = path.read_bytes()
             except FileNotFoundError:
                 stale.append(StaleFile(relative, "missing"))
                 continue
-            except UnicodeDecodeError:
-                found = ""
-            if found != text:
+            if found != text.encode():
                 stale.append(StaleFile(relative, "differs from what the generator writes"))
     if root.is_dir():
         for path in sorted(root.rglob("*.pbtxt")):

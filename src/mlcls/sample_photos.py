@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.errors import MissingExtraError
+from mlcls.errors import ImageError, MissingExtraError
 
 
 def sample_photo_paths() -> list[Path]:
@@ -17,6 +18,25 @@ def sample_photo_paths() -> list[Path]:
         MissingExtraError: scikit-learn is not installed.
     """
     return [_photo_folder() / name for name in ("china.jpg", "flower.jpg")]
+
+
+def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
+    """Decodes photos that the user named: (H, W, 3) uint8 RGB each.
+
+    Raises:
+        ImageError: One cannot be read or decoded; the text has its path.
+    """
+    from mlcls.transforms import decode_image
+
+    photos = []
+    for path in paths:
+        try:
+            photos.append(decode_image(path.read_bytes()))
+        except OSError as error:
+            raise ImageError(f"{path}: expected a photo, got a path that cannot be read: {error.strerror}.") from None
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from None
+    return photos
 
 
 def photo_crops(count: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
@@ -29,9 +49,7 @@ def photo_crops(count: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
     Returns:
         Crops (H, W, 3) uint8 RGB of 0.3 to 1 times the photo's sides.
     """
-    from mlcls.transforms import decode_image
-
-    photos = [decode_image(path.read_bytes()) for path in sample_photo_paths()]
+    photos = load_photos(sample_photo_paths())
     generator = np.random.default_rng(seed)
     crops = []
     for index in range(count):

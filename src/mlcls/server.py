@@ -150,7 +150,10 @@ class TritonServer:
         installation.assemble_backends(backends)
         self._log_path = self.options.log_path or folder / "tritonserver.log"
         self._shared_memory_prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
-        log = self._cleanup.enter_context(self._log_path.open("wb"))
+        try:
+            log = self._cleanup.enter_context(self._log_path.open("wb"))
+        except OSError as error:
+            raise ServerError(f"The log file {self._log_path} cannot be written: {error.strerror}.") from None
         self._process = subprocess.Popen(
             _command(self.options, installation.executable, backends, self._shared_memory_prefix),
             stdin=subprocess.DEVNULL,
@@ -210,7 +213,7 @@ def check_ports(options: ServerOptions) -> None:
     if len(set(ports.values())) != len(ports):
         raise ServerError(f"Expected three different ports, got {', '.join(f'{k} {v}' for k, v in ports.items())}.")
     for option, port in ports.items():
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((options.host, port))

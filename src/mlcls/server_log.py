@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Final
 
-#: `2026-01-31T12:00:00Z 4711 4711 E model_lifecycle.cc:654] "text"`, with or without the quotes.
-_LINE: Final = re.compile(r"^\S+ \d+ (?:\d+ )?(?P<level>[EWI]) [\w./]+:\d+\] (?P<text>.*)$")
+#: `2026-01-31T12:00:00Z E 4711 model_lifecycle.cc:654] "text"`; level and process id change places between releases.
+_LINE: Final = re.compile(r"^\S+ (?:\d+ )*(?P<level>[EWI]) (?:\d+ )*[\w./]+:\d+\] (?P<text>.*)$")
 
 #: Lines that tell nothing about a machine without a GPU.
-_HARMLESS: Final = re.compile(r"CUDA|NVML|nvml|pinned_memory|cuda", re.ASCII)
+_HARMLESS: Final = re.compile(r"CudaDriverHelper|NVML|DCGM|CUDA driver version is insufficient")
 
 _TAIL_BYTES: Final = 1 << 20
 
@@ -35,7 +35,7 @@ def find_reason(log: str) -> str | None:
     for line in log.splitlines():
         match = _LINE.match(line)
         if match and match["level"] == "E" and not _HARMLESS.search(match["text"]):
-            errors.append(match["text"].strip().strip('"'))
+            errors.append(match["text"].strip().strip('"').split("\\n")[0].strip())
         elif line.startswith("error: ") and not _HARMLESS.search(line):
             errors.append(line.removeprefix("error: ").strip())
     # The first line is the cause, the later ones say that it could not go on because of it.

@@ -24,6 +24,7 @@ from mlcls.errors import MlclsError, ParityError
 from mlcls.model_spec import ImageTransform, ModelSpec
 from mlcls.paddlex_import import import_model
 from mlcls.repository import expected_specs, find_stale, list_models, read_spec
+from mlcls.transforms import normalization_constants
 from processes import ROOT, run_mlcls
 from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
@@ -241,7 +242,7 @@ def test_a_conversion_that_changes_the_scores_is_refused(
     """Planted fault: the normalisation put into the graph is slightly off."""
     repository = Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
     before = snapshot(repository)
-    real = onnx_graph.normalization_constants
+    real = normalization_constants
 
     def slightly_off(transform: ImageTransform) -> tuple[Any, Any]:
         alpha, beta = real(transform)

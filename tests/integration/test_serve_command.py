@@ -50,7 +50,8 @@ def serving(repository: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def processes_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
+    children: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    return children
 
 
 def shared_memory() -> set[str]:

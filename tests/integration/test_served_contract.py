@@ -103,7 +103,7 @@ def test_thresholds(
     parameters = {} if threshold is None else {"threshold": threshold}
     answer = ask(small_server, MODEL, images, protocol, **parameters)
     for scores, result in zip(answer.scores, answer.results, strict=True):
-        expected = sorted(np.flatnonzero(scores > np.float32(limits)), key=lambda index: -scores[index])
+        expected = sorted(np.flatnonzero(scores > np.array(limits, np.float32)), key=lambda index: -scores[index])
         assert result["class_ids"] == expected
         assert result["label_names"] == [SMALL_LABELS[index] for index in expected]
         assert result["scores"] == [round(float(scores[index]), 5) for index in expected]

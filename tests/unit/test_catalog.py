@@ -23,9 +23,7 @@ PUBLISHED = {
 
 
 def test_models() -> None:
-    assert {
-        name: (model.mean_average_precision, model.size_mb) for name, model in OFFICIAL_MODELS.items()
-    } == PUBLISHED
+    assert {name: (model.mean_average_precision, model.size_mb) for name, model in OFFICIAL_MODELS.items()} == PUBLISHED
     assert [model.name for model in OFFICIAL_MODELS.values()] == list(OFFICIAL_MODELS)
 
 

@@ -72,7 +72,7 @@ def make_document() -> dict[str, Any]:
     return document
 
 
-def parse_with(edit: Callable[[dict[str, Any]], object]) -> InferenceConfig:
+def parse_with(edit: Callable[[dict[Any, Any]], object]) -> InferenceConfig:
     """Parses the official document after an edit."""
     document = make_document()
     edit(document)
@@ -84,8 +84,8 @@ def options_of(document: dict[str, Any], name: str) -> dict[str, Any]:
     if name == "MultiLabelThreshOutput":
         options: dict[str, Any] = document["PostProcess"][name]
         return options
-    options = next(item[name] for item in document["PreProcess"]["transform_ops"] if name in item)
-    return options
+    operations: list[dict[str, dict[str, Any]]] = document["PreProcess"]["transform_ops"]
+    return next(item[name] for item in operations if name in item)
 
 
 def parse_with_option(operation: str, option: str, value: object) -> InferenceConfig:
@@ -170,7 +170,9 @@ def test_resize_short_that_is_not_set() -> None:
 
 def test_labels_are_texts() -> None:
     """PaddleX's `str(label)` of what YAML makes of them."""
-    text = OFFICIAL.replace("- person\n    - bicycle\n    - traffic light", "- no\n    - 1\n    - 2024-12-05\n    - 1.50")
+    text = OFFICIAL.replace(
+        "- person\n    - bicycle\n    - traffic light", "- no\n    - 1\n    - 2024-12-05\n    - 1.50"
+    )
     document = yaml.safe_load(text)
     assert parse_inference_config(document).labels == ("False", "1", "2024-12-05", "1.5")
 
@@ -197,8 +199,10 @@ def test_threshold(tmp_path: Path, threshold: object, expected: tuple[float, ...
 
 @pytest.mark.parametrize(
     "threshold",
-    [None, "0.5", True, float("nan"), float("inf"), [0.5], [0.5] * 4, [0.5, 0.5, None], {}, {0: 0.5}]
-    + [{"default": None}, {"default": 0.5, 3: 0.5}, {"default": 0.5, "cow": 0.5}, {"default": 0.5, 0: "x"}],
+    [
+        *(None, "0.5", True, float("nan"), float("inf"), [0.5], [0.5] * 4, [0.5, 0.5, None], {}, {0: 0.5}),
+        *({"default": None}, {"default": 0.5, 3: 0.5}, {"default": 0.5, "cow": 0.5}, {"default": 0.5, 0: "x"}),
+    ],
 )
 def test_wrong_threshold(threshold: object) -> None:
     with pytest.raises(SpecError, match=rf"^{OUTPUT}\.threshold: threshold.*: expected "):
@@ -246,9 +250,13 @@ def test_unknown_section(section: object) -> None:
 def test_missing_section(section: str) -> None:
     with pytest.raises(SpecError, match=rf"^the document: the key {section!r} is missing; "):
         parse_with(lambda document: document.pop(section))
-    for value in (None, [], "x", 1):
-        with pytest.raises(SpecError, match=rf"^{section}: expected a mapping with "):
-            parse_with(lambda document, value=value: document.update({section: value}))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("section", ["Global", "PreProcess", "PostProcess"])
+@pytest.mark.parametrize("value", [None, [], "x", 1])
+def test_section_that_is_no_mapping(section: str, value: object) -> None:
+    with pytest.raises(SpecError, match=rf"^{section}: expected a mapping with "):
+        parse_with(lambda document: document.update({section: value}))
 
 
 @pytest.mark.parametrize("section", ["Global", "PreProcess", "PostProcess"])
@@ -315,7 +323,6 @@ def test_wrong_backend(backend: object) -> None:
 
 
 @pytest.mark.parametrize("backend", [["pil"], {"pil": None}])
-@pytest.mark.xfail(strict=True, reason="unhashable type", raises=TypeError)
 def test_backend_that_is_no_name(backend: object) -> None:
     with pytest.raises(SpecError, match="backend: expected "):
         parse_with_option("ResizeImage", "backend", backend)
@@ -464,7 +471,6 @@ def test_nested_too_deeply(tmp_path: Path) -> None:
         read_text(tmp_path, "[" * 50_000)
 
 
-@pytest.mark.xfail(strict=True, reason="PyYAML's ValueError", raises=ValueError)
 def test_date_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="expected a YAML document"):
         read_text(tmp_path, OFFICIAL.replace("- person", "- 2024-13-45"))
@@ -494,7 +500,6 @@ def test_alias_bomb_is_not_expanded(tmp_path: Path) -> None:
         ("order: ''", "order: *a4"),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="the value is written out, without limit, for the message or the label")
 def test_alias_bomb_in_a_value(tmp_path: Path, old: str, new: str) -> None:
     """A hundred thousand items here; each level more is ten times the memory and time."""
     text = make_bomb(5) + OFFICIAL[: OFFICIAL.index("Hpi:")] + OFFICIAL[OFFICIAL.index("PreProcess:") :]
@@ -529,13 +534,16 @@ def test_round_trip_of_custom_model(tmp_path: Path, custom_spec: ModelSpec) -> N
     assert config.labels == custom_spec.labels
     assert config.thresholds == custom_spec.thresholds
     assert config.transform == custom_spec.transform
+    assert "- 犬\n" in format_inference_yml(custom_spec)
 
 
 @pytest.mark.parametrize(
     "label",
-    ["no", "yes", "1", "1.5", "0x10", "1e3", "null", "~", "=", "true", "2024-12-05", "1:60", "<<", "- a", "a: b"]
-    + ["# a", "a # b", "'", '"', "it's", '"a"', "\\n", "%a", "@a", "`a`", "&a", "*a", "!a", "|", ">", "{a}", "[a]"]
-    + ["人", "собака", "é", "😀", "\u2028a", "\ufeffa", "a\u00a0b", " a", "a ", "a" * 500, "a b " * 100 + "c"],
+    [
+        *("no", "yes", "1", "1.5", "0x10", "1e3", "null", "~", "=", "true", "2024-12-05", "1:60", "<<", "- a", "a: b"),
+        *("# a", "a # b", "'", '"', "it's", '"a"', "\\n", "%a", "@a", "`a`", "&a", "*a", "!a", "|", ">", "{a}", "[a]"),
+        *("人", "犬", "é", "😀", "\u2028a", "\ufeffa", "a\u00a0b", " a", "a ", "a" * 500, "a b " * 100 + "c"),
+    ],
 )
 def test_round_trip_of_labels(tmp_path: Path, custom_spec: ModelSpec, label: str) -> None:
     spec = dataclasses.replace(custom_spec, labels=(label, "b", "c"))
@@ -544,7 +552,9 @@ def test_round_trip_of_labels(tmp_path: Path, custom_spec: ModelSpec, label: str
     assert yaml.safe_load(format_inference_yml(spec))["PostProcess"]["MultiLabelThreshOutput"]["label_list"][0] == label
 
 
-@pytest.mark.parametrize("thresholds", [(0.5, 0.5, 0.5), (0.1, 1e-05, 0.30000000000000004), (0.0, 1.0, -1.0), (0.0,) * 3])
+@pytest.mark.parametrize(
+    "thresholds", [(0.5, 0.5, 0.5), (0.1, 1e-05, 0.30000000000000004), (0.0, 1.0, -1.0), (0.0,) * 3]
+)
 def test_round_trip_of_thresholds(tmp_path: Path, custom_spec: ModelSpec, thresholds: tuple[float, ...]) -> None:
     spec = dataclasses.replace(custom_spec, thresholds=thresholds)
     assert read_text(tmp_path, format_inference_yml(spec)).thresholds == thresholds
@@ -552,7 +562,9 @@ def test_round_trip_of_thresholds(tmp_path: Path, custom_spec: ModelSpec, thresh
 
 def test_written_form_is_what_paddlex_takes() -> None:
     """PaddleX passes every option by name: a threshold for all labels is a float, the size is the width first."""
-    spec = dataclasses.replace(official_spec("ResNet50_ML"), transform=dataclasses.replace(DEFAULT_TRANSFORM, height=96))
+    spec = dataclasses.replace(
+        official_spec("ResNet50_ML"), transform=dataclasses.replace(DEFAULT_TRANSFORM, height=96)
+    )
     assert yaml.safe_load(format_inference_yml(spec)) == {
         "Global": {"model_name": "ResNet50_ML"},
         "PreProcess": {

@@ -86,7 +86,7 @@ def test_round_trip_keeps_every_field(custom_spec: ModelSpec) -> None:
 def test_json_is_readable_text(custom_spec: ModelSpec) -> None:
     text = custom_spec.to_json()
     assert text.endswith("}\n")
-    assert "собака" in text
+    assert "犬" in text
     assert json.loads(text)["schema_version"] == 1
 
 
@@ -186,21 +186,18 @@ def test_wrong_value(key: str, value: object) -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-@pytest.mark.xfail(strict=True, reason="accepted, or a TypeError or OverflowError")
 def test_wrong_value_that_is_not_noticed(key: str, value: object) -> None:
     with pytest.raises(SpecError, match=f"{key.split('.')[-1]}: expected "):
         ModelSpec.from_json(changed(key, value))
 
 
 @pytest.mark.parametrize("labels", ["ab", {"a": 0, "b": 1}])
-@pytest.mark.xfail(strict=True, reason="taken for a list of its characters or keys")
 def test_labels_are_a_list(labels: object) -> None:
     document = make_document() | {"labels": labels, "thresholds": [0.5, 0.5]}
     with pytest.raises(SpecError, match="labels: expected "):
         ModelSpec.from_json(json.dumps(document))
 
 
-@pytest.mark.xfail(strict=True, reason="accepted; a step's output would shadow another tensor")
 def test_tensor_names_differ() -> None:
     with pytest.raises(SpecError):
         ModelSpec.from_json(changed("tensors.logits", SPEC.tensors.pixels))
@@ -234,7 +231,6 @@ def test_not_an_object(text: str, kind: str) -> None:
         ModelSpec.from_json(text, "here")
 
 
-@pytest.mark.xfail(strict=True, reason="RecursionError", raises=RecursionError)
 def test_json_that_is_nested_too_deeply() -> None:
     with pytest.raises(SpecError, match="expected a JSON document"):
         ModelSpec.from_json("[" * 100_000)
@@ -269,7 +265,7 @@ def test_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "../a", ".a", "-a", "_a", "a b", "a\n", "é", "x" * 129, "a\\b"])
 def test_name_that_is_no_folder(name: str) -> None:
-    with pytest.raises(SpecError, match="^name: expected 1 to 128 letters"):
+    with pytest.raises(SpecError, match=r"^name: expected 1 to 128 letters"):
         dataclasses.replace(SPEC, name=name)
 
 
@@ -277,7 +273,7 @@ def with_labels(*labels: Any) -> ModelSpec:
     return dataclasses.replace(SPEC, labels=labels, thresholds=(0.5,) * len(labels))
 
 
-@pytest.mark.parametrize("labels", [("a",), ("no", "1", "null"), ("人", "собака", "😀"), ("a b", "a, b", 'a"b', "it's")])
+@pytest.mark.parametrize("labels", [("a",), ("no", "1", "null"), ("人", "犬", "😀"), ("a b", "a, b", 'a"b', "it's")])
 def test_labels(labels: tuple[str, ...]) -> None:
     spec = with_labels(*labels)
     assert spec.labels == labels
@@ -286,7 +282,7 @@ def test_labels(labels: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("labels", [(), ("a", ""), ("a", "  "), ("a", 1), ("a", None), ("a", b"b")])
 def test_empty_label(labels: tuple[Any, ...]) -> None:
-    with pytest.raises(SpecError, match="^labels: expected at least one label, none of them empty"):
+    with pytest.raises(SpecError, match=r"^labels: expected at least one label, none of them empty"):
         with_labels(*labels)
 
 
@@ -295,15 +291,12 @@ def test_label_with_control_character(label: str) -> None:
     """Triton reads `labels.txt` line by line."""
     with pytest.raises(SpecError) as caught:
         with_labels("fine", label)
-    assert str(caught.value) == (
-        f"labels: expected labels without control characters or line breaks, got {label!r}."
-    )
+    assert str(caught.value) == (f"labels: expected labels without control characters or line breaks, got {label!r}.")
 
 
 @pytest.mark.parametrize("label", ["a\x85b", "a\x9b"])
-@pytest.mark.xfail(strict=True, reason="C1 control characters are accepted; U+0085 does not survive inference.yml")
 def test_label_with_other_control_character(label: str) -> None:
-    with pytest.raises(SpecError, match="^labels: expected labels without control characters"):
+    with pytest.raises(SpecError, match=r"^labels: expected labels without control characters"):
         with_labels(label)
 
 
@@ -341,7 +334,7 @@ def test_interpolation_of_backend(backend: str, interpolation: str) -> None:
         transform = make_transform(resize_backend=backend, interpolation=interpolation)
         assert (transform.resize_backend, transform.interpolation) == (backend, interpolation)
         return
-    with pytest.raises(SpecError, match="^transform.interpolation: expected one of ") as caught:
+    with pytest.raises(SpecError, match=r"^transform.interpolation: expected one of ") as caught:
         make_transform(resize_backend=backend, interpolation=interpolation)
     assert set(str(caught.value).split(" of ")[1].split(" for ")[0].split(", ")) == FILTERS[backend]
     assert f"{backend!r}, got {interpolation!r}" in str(caught.value)

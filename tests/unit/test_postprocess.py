@@ -35,8 +35,10 @@ def test_sigmoid_against_scipy() -> None:
 
 @pytest.mark.parametrize(
     ("logit", "score"),
-    [(0.0, 0.5), (-0.0, 0.5), (17.0, 1.0), (89.0, 1.0), (1e4, 1.0), (3e38, 1.0), (math.inf, 1.0)]
-    + [(-110.0, 0.0), (-1e4, 0.0), (-3e38, 0.0), (-math.inf, 0.0)],
+    [
+        *((0.0, 0.5), (-0.0, 0.5), (17.0, 1.0), (89.0, 1.0), (1e4, 1.0), (3e38, 1.0), (math.inf, 1.0)),
+        *((-110.0, 0.0), (-1e4, 0.0), (-3e38, 0.0), (-math.inf, 0.0)),
+    ],
 )
 def test_sigmoid_of_extremes(logit: float, score: float) -> None:
     with np.errstate(over="raise", divide="raise", invalid="raise"):
@@ -254,7 +256,7 @@ def test_text_that_is_no_json(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "true", "false", "null", '"0.5"', "1e999"])
 def test_json_that_is_no_threshold(text: str) -> None:
-    with pytest.raises(ThresholdError, match="^threshold: expected a number, "):
+    with pytest.raises(ThresholdError, match=r"^threshold: expected a number, "):
         parse_thresholds(text, LABELS)
     with pytest.raises(ThresholdError, match=r"^threshold\[\"default\"\]: expected a finite number|with the key"):
         parse_thresholds(f'{{"default": {text}}}', LABELS)
@@ -281,7 +283,6 @@ def test_message_is_short_and_one_line() -> None:
 
 @pytest.mark.parametrize("form", ["{}", '{{"default": {}}}', "[0.5, 0.5, 0.5, 0.5, {}]"])
 @pytest.mark.parametrize("digits", [400, 5000])
-@pytest.mark.xfail(strict=True, reason="beyond a float; beyond Python's digits", raises=(OverflowError, ValueError))
 def test_huge_integer(form: str, digits: int) -> None:
     """In the backend, anything but a ThresholdError fails all requests of the batch."""
     with pytest.raises(ThresholdError):

@@ -1,0 +1,375 @@
+"""The model repository as Triton sees it: every configuration parses, and every ensemble fits together on every target.
+
+Nothing here asks the generator what it meant: the walk reads files, and compares them with each other and with the
+served contract. It is tested with planted faults itself, on the repository of a custom model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb2
+
+from mlcls import repository
+from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.model_spec import ModelSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = ROOT / "model_repository"
+BACKENDS = ROOT / "python_backends"
+
+#: Which configuration of a model Triton takes on each target, where the model has it.
+TARGETS = {"embedded": None, "cpu": "configs/cpu.pbtxt", "gpu": "configs/gpu.pbtxt"}
+
+#: Backend, instance kind and model file of the engine on each target.
+ENGINES = {
+    "embedded": ("mlcls_engine", "KIND_CPU", "model.onnx"),
+    "cpu": ("onnxruntime", "KIND_CPU", "model.onnx"),
+    "gpu": ("tensorrt", "KIND_GPU", "model.plan"),
+}
+
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def read_config(path: Path) -> Any:
+    """A field that Triton does not know is a ParseError."""
+    return text_format.Parse(path.read_text(encoding="utf-8"), pb2.ModelConfig())
+
+
+def read_model(root: Path, model: str, target: str) -> Any:
+    special = TARGETS[target]
+    if special and (root / model / special).is_file():
+        return read_config(root / model / special)
+    return read_config(root / model / "config.pbtxt")
+
+
+def describe(tensors: Any) -> Tensors:
+    """Type and dims of each tensor."""
+    return {tensor.name: (pb2.DataType.Name(tensor.data_type), tuple(tensor.dims)) for tensor in tensors}
+
+
+def walk_repository(root: Path) -> Iterator[str]:
+    """What is wrong with a repository, one text for each finding."""
+    models = sorted(path.parent.name for path in root.glob("*/config.pbtxt"))
+    for path in sorted(root.rglob("*.pbtxt")):
+        folder = path.relative_to(root).parts[0]
+        try:
+            config = read_config(path)
+        except text_format.ParseError as error:
+            yield f"{path}: {error}"
+            return
+        if config.name != folder:
+            yield f"{path}: is named {config.name}"
+    ensembles = [name for name in models if read_config(root / name / "config.pbtxt").platform == "ensemble"]
+    used = set(ensembles)
+    for ensemble in ensembles:
+        for target in TARGETS:
+            config = read_model(root, ensemble, target)
+            used.update(step.model_name for step in config.ensemble_scheduling.step)
+            for finding in walk_ensemble(root, config, target):
+                yield f"{ensemble}, {target}: {finding}"
+    yield from (f"{name}: is a step of no ensemble" for name in models if name not in used)
+    if not ensembles:
+        yield "no ensemble"
+
+
+def walk_ensemble(root: Path, ensemble: Any, target: str) -> Iterator[str]:
+    """Follows the tensors of an ensemble from step to step."""
+    known = describe(ensemble.input)
+    if known != {"image": ("TYPE_STRING", (1,))}:
+        yield f"takes {known}"
+    outputs = describe(ensemble.output)
+    if list(outputs) != ["scores", "result", "status"]:
+        yield f"gives {list(outputs)}"
+    yield from check_labels(root / ensemble.name, ensemble)
+    steps = list(ensemble.ensemble_scheduling.step)
+    names = [f"{ensemble.name}{suffix}" for suffix in ("_preprocess", "_engine", "_postprocess")]
+    if [step.model_name for step in steps] != names:
+        yield f"has the steps {[step.model_name for step in steps]}"
+    produced: Tensors = {}
+    for step in steps:
+        if not (root / step.model_name / "config.pbtxt").is_file():
+            yield f"the step {step.model_name} has no folder"
+            return
+        model = read_model(root, step.model_name, target)
+        if step.model_version != -1:
+            yield f"{model.name}: version {step.model_version}"
+        if model.max_batch_size != ensemble.max_batch_size:
+            yield f"{model.name}: max_batch_size {model.max_batch_size}, not {ensemble.max_batch_size}"
+        inputs, produced = describe(model.input), {}
+        if set(step.input_map) != set(inputs):
+            yield f"{model.name}: inputs {sorted(inputs)}, mapped {sorted(step.input_map)}"
+        for name, tensor in step.input_map.items():
+            if known.get(tensor) != inputs.get(name):
+                yield f"{model.name}: takes {name} as {inputs.get(name)}, {tensor} is {known.get(tensor)}"
+        given = describe(model.output)
+        if set(step.output_map) != set(given):
+            yield f"{model.name}: outputs {sorted(given)}, mapped {sorted(step.output_map)}"
+        for name, tensor in step.output_map.items():
+            if tensor in known:
+                yield f"{model.name}: gives {tensor} once more"
+            produced[tensor] = given.get(name, ("", ()))
+        known |= produced
+        if any(tensor.optional for tensor in model.input):
+            yield f"{model.name}: has an optional input"
+        yield from (f"{model.name}: {finding}" for finding in check_step(root / step.model_name, model, target))
+    for name, tensor in outputs.items():
+        if produced.get(name) != tensor:
+            yield f"gives {name} as {tensor}, its last step as {produced.get(name)}"
+
+
+def check_step(folder: Path, model: Any, target: str) -> Iterator[str]:
+    """Batching, queue, instances, backend and warm-up of one step."""
+    role = folder.name.rsplit("_", 1)[1]
+    backend, kind, file = ENGINES[target] if role == "engine" else (f"mlcls_{role}", "KIND_CPU", "")
+    if (model.backend, model.default_model_filename) != (backend, file):
+        yield f"backend {model.backend!r} with {model.default_model_filename!r}"
+    if backend.startswith("mlcls_") and not (BACKENDS / backend / "model.py").is_file():
+        yield f"backend {backend} does not exist"
+    kinds = [pb2.ModelInstanceGroup.Kind.Name(group.kind) for group in model.instance_group]
+    if kinds != [kind] or model.instance_group[0].count < 1:
+        yield f"instances {kinds}"
+    accelerators = model.optimization.execution_accelerators
+    names = [accelerator.name for accelerator in accelerators.cpu_execution_accelerator]
+    if names != (["openvino"] if backend == "onnxruntime" else []) or accelerators.gpu_execution_accelerator:
+        yield f"accelerators {names}"
+    if not 8 <= model.max_batch_size <= 128:
+        yield f"max_batch_size {model.max_batch_size}"
+    if not model.HasField("dynamic_batching"):
+        yield "no dynamic batching"
+    batching = model.dynamic_batching
+    queue = batching.default_queue_policy
+    if not model.max_batch_size <= queue.max_queue_size <= 1024:
+        yield f"max_queue_size {queue.max_queue_size}"
+    if not 0 < queue.default_timeout_microseconds <= 60_000_000 or queue.timeout_action != pb2.ModelQueuePolicy.REJECT:
+        yield f"queue timeout {queue.default_timeout_microseconds} microseconds"
+    if batching.priority_levels or batching.preserve_ordering:
+        yield "priorities or preserved order"
+    if not batching.max_queue_delay_microseconds <= 10_000:
+        yield f"max_queue_delay_microseconds {batching.max_queue_delay_microseconds}"
+    if role == "engine":
+        yield from check_warmup(model)
+    yield from check_labels(folder, model)
+
+
+def check_warmup(model: Any) -> Iterator[str]:
+    sizes = [warmup.batch_size for warmup in model.model_warmup]
+    if len(sizes) < 2 or sizes != sorted(set(sizes)) or sizes[0] != 1 or sizes[-1] > model.max_batch_size:
+        yield f"warm-up at {sizes}"
+    if model.backend == "tensorrt" and sizes[-1:] != [model.max_batch_size]:
+        yield f"warm-up at {sizes}, not at the largest batch"
+    for warmup in model.model_warmup:
+        inputs = {name: (pb2.DataType.Name(item.data_type), tuple(item.dims)) for name, item in warmup.inputs.items()}
+        if inputs != describe(model.input) or not all(item.zero_data for item in warmup.inputs.values()):
+            yield f"warm-up with {inputs}"
+
+
+def check_labels(folder: Path, model: Any) -> Iterator[str]:
+    """Only `scores` has labels, and as many lines as dims."""
+    for tensor in model.output:
+        if (tensor.name == "scores") != bool(tensor.label_filename):
+            yield f"{tensor.name} has the labels {tensor.label_filename!r}"
+    for tensor in model.output:
+        if tensor.label_filename:
+            path = folder / tensor.label_filename
+            if not path.is_file():
+                yield f"{tensor.label_filename} is missing"
+                continue
+            lines = path.read_bytes().decode().split("\n")
+            if lines.pop() or len(lines) != tensor.dims[0] or not all(line.strip() for line in lines):
+                yield f"{tensor.label_filename} has {len(lines)} lines for the dims {list(tensor.dims)}"
+            if len(set(lines)) != len(lines) or any("\r" in line for line in lines):
+                yield f"{tensor.label_filename} has a label twice or a carriage return"
+
+
+# --- the committed repository
+
+
+@pytest.mark.parametrize("path", sorted(COMMITTED.rglob("*.pbtxt")), ids=lambda path: str(path.relative_to(COMMITTED)))
+def test_config_parses(path: Path) -> None:
+    config = read_config(path)
+    assert config.name == path.relative_to(COMMITTED).parts[0]
+    assert path.read_text(encoding="utf-8").startswith("# Generated by ")
+
+
+def test_all_configs_are_there() -> None:
+    suffixes = ("", "_preprocess", "_engine", "_postprocess")
+    expected = {f"{name}{suffix}/config.pbtxt" for name in OFFICIAL_MODELS for suffix in suffixes}
+    expected |= {f"{name}_engine/configs/{target}.pbtxt" for name in OFFICIAL_MODELS for target in ("cpu", "gpu")}
+    found = {path.relative_to(COMMITTED).as_posix() for path in COMMITTED.rglob("*.pbtxt")}
+    assert expected <= found
+    assert len(expected) == 36
+
+
+def test_committed_ensembles() -> None:
+    assert list(walk_repository(COMMITTED)) == []
+
+
+@pytest.mark.parametrize("name", OFFICIAL_MODELS)
+def test_official_models_have_their_dims(name: str) -> None:
+    """Where the model is not imported in this checkout; an imported one may have labels of its own."""
+    if repository.is_imported(COMMITTED, name):
+        pytest.skip("imported here")
+    pixels = ("TYPE_UINT8", (448, 448, 3))
+    logits = ("TYPE_FP32", (80,))
+    for target in TARGETS:
+        engine = read_model(COMMITTED, f"{name}_engine", target)
+        assert describe(engine.input) == {"pixels": pixels}
+        assert describe(engine.output) == {"logits": logits}
+    labels = (COMMITTED / name / "labels.txt").read_text(encoding="utf-8")
+    assert labels == (COMMITTED / f"{name}_postprocess" / "labels.txt").read_text(encoding="utf-8")
+    assert labels.splitlines()[46] == "banana"
+
+
+def test_committed_files_are_what_the_generator_writes() -> None:
+    assert repository.find_stale(COMMITTED, repository.expected_specs(COMMITTED)) == []
+
+
+# --- a custom model, and that the walk finds what is wrong
+
+
+@pytest.fixture
+def custom_repository(tmp_path: Path, custom_spec: ModelSpec) -> Path:
+    root = tmp_path / "models"
+    repository.write_configs(root, custom_spec)
+    return root
+
+
+def test_custom_model(custom_repository: Path, custom_spec: ModelSpec) -> None:
+    assert list(walk_repository(custom_repository)) == []
+    for target in TARGETS:
+        engine = read_model(custom_repository, "animals-v2_engine", target)
+        assert describe(engine.input) == {"pixels": ("TYPE_UINT8", (96, 64, 3))}
+        assert describe(engine.output) == {"logits": ("TYPE_FP32", (3,))}
+    assert (custom_repository / "animals-v2" / "labels.txt").read_text(encoding="utf-8") == 'cat\n犬\na "fox"\n'
+    assert repository.find_stale(custom_repository, [custom_spec]) == []
+
+
+def test_custom_tensor_names(tmp_path: Path, custom_spec: ModelSpec) -> None:
+    """The names between the steps are the spec's."""
+    tensors = dataclasses.replace(custom_spec.tensors, pixels="bitmap", logits="raw", decode_status="decoded")
+    repository.write_configs(tmp_path, dataclasses.replace(custom_spec, tensors=tensors))
+    assert list(walk_repository(tmp_path)) == []
+    engine = read_model(tmp_path, "animals-v2_engine", "gpu")
+    assert (list(describe(engine.input)), list(describe(engine.output))) == (["bitmap"], ["raw"])
+
+
+def edit(path: str, change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """A fault planted into one configuration."""
+
+    def apply(root: Path) -> None:
+        config = read_config(root / path)
+        before = config.SerializeToString(deterministic=True)
+        change(config)
+        assert config.SerializeToString(deterministic=True) != before
+        (root / path).write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")
+
+    return apply
+
+
+def replace(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        text = (root / path).read_text(encoding="utf-8")
+        assert old in text
+        (root / path).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return apply
+
+
+ENSEMBLE = "animals-v2/config.pbtxt"
+PREPROCESS = "animals-v2_preprocess/config.pbtxt"
+ENGINE = "animals-v2_engine/config.pbtxt"
+CPU = "animals-v2_engine/configs/cpu.pbtxt"
+GPU = "animals-v2_engine/configs/gpu.pbtxt"
+POSTPROCESS = "animals-v2_postprocess/config.pbtxt"
+
+
+def step_of(config: Any, index: int) -> Any:
+    return config.ensemble_scheduling.step[index]
+
+
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "unknown field": replace(GPU, "max_batch_size", "maximum_batch_size"),
+    "unknown value": replace(GPU, "KIND_GPU", "KIND_TPU"),
+    "another name": edit(CPU, lambda config: setattr(config, "name", "animals")),
+    "no ensemble": edit(ENSEMBLE, lambda config: setattr(config, "platform", "")),
+    "a step's folder": lambda root: shutil.rmtree(root / "animals-v2_engine"),
+    "a step too many": edit(
+        ENSEMBLE, lambda config: config.ensemble_scheduling.step.add(model_name="animals-v2_engine")
+    ),
+    "steps in another order": edit(ENSEMBLE, lambda config: config.ensemble_scheduling.step.reverse()),
+    "no last step": edit(ENSEMBLE, lambda config: config.ensemble_scheduling.step.pop()),
+    "a fixed version": edit(ENSEMBLE, lambda config: setattr(step_of(config, 1), "model_version", 1)),
+    "an input without source": edit(ENSEMBLE, lambda config: step_of(config, 1).input_map.update(pixels="bitmap")),
+    "an input not mapped": edit(ENSEMBLE, lambda config: step_of(config, 2).input_map.pop("decode_status")),
+    "an output not mapped": edit(ENSEMBLE, lambda config: step_of(config, 0).output_map.pop("decode_status")),
+    "an output not produced": edit(ENSEMBLE, lambda config: step_of(config, 2).output_map.update(scores="score")),
+    "an output of an earlier step": edit(
+        ENSEMBLE, lambda config: step_of(config, 1).output_map.update(logits="scores")
+    ),
+    "an output too many": edit(ENSEMBLE, lambda config: config.output.add(name="logits", data_type=11, dims=[3])),
+    "an optional input": edit(POSTPROCESS, lambda config: setattr(config.input[0], "optional", True)),
+    "dims of pixels": edit(PREPROCESS, lambda config: config.output[0].dims.reverse()),
+    "dims of pixels on the GPU": edit(GPU, lambda config: config.input[0].dims.__setitem__(0, 448)),
+    "type of pixels": edit(CPU, lambda config: setattr(config.input[0], "data_type", pb2.TYPE_FP32)),
+    "dims of logits": edit(ENGINE, lambda config: config.output[0].dims.__setitem__(0, 80)),
+    "type of logits": edit(GPU, lambda config: setattr(config.output[0], "data_type", pb2.TYPE_FP16)),
+    "dims of scores": edit(ENSEMBLE, lambda config: config.output[0].dims.__setitem__(0, 80)),
+    "type of status": edit(ENSEMBLE, lambda config: setattr(config.output[2], "data_type", pb2.TYPE_UINT8)),
+    "batch size of the ensemble": edit(ENSEMBLE, lambda config: setattr(config, "max_batch_size", 16)),
+    "batch size of a step": edit(POSTPROCESS, lambda config: setattr(config, "max_batch_size", 16)),
+    "batch size of a target": edit(GPU, lambda config: setattr(config, "max_batch_size", 16)),
+    "no dynamic batching": edit(CPU, lambda config: config.ClearField("dynamic_batching")),
+    "endless queue": edit(
+        GPU, lambda config: config.dynamic_batching.default_queue_policy.ClearField("max_queue_size")
+    ),
+    "endless waiting": edit(
+        PREPROCESS,
+        lambda config: config.dynamic_batching.default_queue_policy.ClearField("default_timeout_microseconds"),
+    ),
+    "delayed instead of refused": edit(
+        POSTPROCESS, lambda config: setattr(config.dynamic_batching.default_queue_policy, "timeout_action", 1)
+    ),
+    "long delay": edit(CPU, lambda config: setattr(config.dynamic_batching, "max_queue_delay_microseconds", 1_000_000)),
+    "no warm-up": edit(GPU, lambda config: config.ClearField("model_warmup")),
+    "warm-up at one batch size": edit(ENGINE, lambda config: config.model_warmup.pop()),
+    "warm-up with other dims": edit(
+        CPU, lambda config: config.model_warmup[1].inputs["pixels"].dims.__setitem__(0, 448)
+    ),
+    "warm-up with another name": edit(ENGINE, lambda config: config.model_warmup[0].inputs.pop("pixels")),
+    "no warm-up at the largest batch": edit(GPU, lambda config: config.model_warmup.pop()),
+    "another backend": edit(CPU, lambda config: setattr(config, "backend", "openvino")),
+    "another file": edit(GPU, lambda config: setattr(config, "default_model_filename", "model.onnx")),
+    "no accelerator": edit(CPU, lambda config: config.ClearField("optimization")),
+    "GPU on the CPU": edit(CPU, lambda config: setattr(config.instance_group[0], "kind", 1)),
+    "CPU on the GPU": edit(GPU, lambda config: setattr(config.instance_group[0], "kind", 2)),
+    "no instances": edit(PREPROCESS, lambda config: config.ClearField("instance_group")),
+    "target missing": lambda root: (root / GPU).unlink(),
+    "labels missing": lambda root: (root / "animals-v2" / "labels.txt").unlink(),
+    "labels of another model": replace("animals-v2_postprocess/labels.txt", "cat\n", ""),
+    "label empty": replace("animals-v2/labels.txt", "cat\n", "\n"),
+    "no labels": edit(ENSEMBLE, lambda config: config.output[0].ClearField("label_filename")),
+    "labels of another output": edit(
+        ENSEMBLE, lambda config: setattr(config.output[1], "label_filename", "labels.txt")
+    ),
+    "a model that nothing uses": lambda root: shutil.copytree(root / "animals-v2_engine", root / "animals-v1_engine"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_fault(custom_repository: Path, custom_spec: ModelSpec, fault: str) -> None:
+    FAULTS[fault](custom_repository)
+    assert list(walk_repository(custom_repository))
+    assert repository.find_stale(custom_repository, [custom_spec])
+
+
+def test_carriage_returns(custom_repository: Path) -> None:
+    """Triton would make them a part of the labels."""
+    replace("animals-v2/labels.txt", "cat\n", "cat\r\n")(custom_repository)
+    assert list(walk_repository(custom_repository))

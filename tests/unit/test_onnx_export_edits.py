@@ -1,0 +1,194 @@
+"""All edits together: the served graph computes what the Paddle graph does, from `pixels` to `logits`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from mlcls import onnx_export
+from mlcls.errors import ConversionError, ModelFormatError
+from mlcls.model_spec import ModelSpec
+from mlcls.onnx_export import ExportedGraph
+from mlcls.onnx_graph import describe_interface
+from mlcls.postprocess import apply_sigmoid
+from mlcls.runners import OnnxRuntimeRunner
+from mlcls.transforms import normalize
+from onnx_graphs import list_operations, make_decoder, make_scorer, run
+
+SIZE = (96, 64)
+
+
+def export(monkeypatch: pytest.MonkeyPatch, source: onnx.ModelProto, spec: ModelSpec) -> ExportedGraph:
+    """Exports a graph as if paddle2onnx had given it."""
+    given: list[tuple[Path, Path]] = []
+
+    def convert(graph: Path, parameters: Path) -> onnx.ModelProto:
+        given.append((graph, parameters))
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        return copy
+
+    monkeypatch.setattr(onnx_export, "convert_paddle_graph", convert)
+    exported = onnx_export.export_onnx(Path("inference.json"), Path("inference.pdiparams"), spec)
+    assert given == [(Path("inference.json"), Path("inference.pdiparams"))]
+    return exported
+
+
+def make_pixels(count: int) -> npt.NDArray[np.uint8]:
+    """Different pictures: flat colours under noise."""
+    generator = np.random.default_rng(count)
+    colors = generator.integers(0, 206, (count, 1, 1, 3))
+    return (colors + generator.integers(0, 50, (count, *SIZE, 3))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("endings", [("Sigmoid",), ("Sigmoid", "Identity"), ()])
+@pytest.mark.parametrize("make", [make_scorer, make_decoder])
+def test_same_scores(
+    monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec, make: Any, endings: tuple[str, ...]
+) -> None:
+    source = make(3, SIZE, endings)
+    exported = export(monkeypatch, source, custom_spec)
+    assert exported.source_activation == ("sigmoid" if endings else "none")
+    for batch in (1, 3, 5):
+        pixels = make_pixels(batch)
+        output = run(source, x=normalize(pixels, custom_spec.transform))
+        expected = output if endings else apply_sigmoid(output)
+        logits = run(exported.model, pixels=pixels)
+        assert logits.shape == (batch, 3)
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(apply_sigmoid(logits), expected, rtol=0, atol=2e-6)
+        if batch > 1:
+            assert np.ptp(expected, axis=0).max() > 0.05
+
+
+@pytest.mark.parametrize("make", [make_scorer, make_decoder])
+def test_rows_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec, make: Any) -> None:
+    model = export(monkeypatch, make(3, SIZE), custom_spec).model
+    pixels = make_pixels(4)
+    order = [2, 0, 3, 2, 1]
+    expected = np.concatenate([run(model, pixels=pixels[row : row + 1]) for row in order])
+    np.testing.assert_allclose(run(model, pixels=pixels[order]), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [make_scorer, make_decoder])
+def test_form_of_served_graph(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec, make: Any) -> None:
+    exported = export(monkeypatch, make(3, SIZE), custom_spec)
+    assert describe_interface(exported.model) == (
+        ("pixels", "UINT8", ("batch", 96, 64, 3)),
+        ("logits", "FLOAT", ("batch", 3)),
+    )
+    operations = set(list_operations(exported.model))
+    assert not operations & {"Sigmoid", "Tile", "Shape", "Slice", "Identity"}
+    assert {"Cast", "Mul", "Add", "Transpose", "Conv"} <= operations
+    assert exported.model.producer_name == "mlcls"
+    assert exported.untiled_queries is (make is make_decoder)
+    onnx.checker.check_model(exported.model, full_check=True)
+
+
+def test_projection_of_queries_is_folded(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec) -> None:
+    source = make_decoder(3, SIZE)
+    served = export(monkeypatch, source, custom_spec).model
+    assert list_operations(served).count("MatMul") == list_operations(source).count("MatMul") - 1
+
+
+@pytest.mark.parametrize("make", [make_scorer, make_decoder])
+def test_edits_do_not_need_the_simplifier(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec, make: Any) -> None:
+    """It may do some of them itself, in some versions and on some graphs."""
+    monkeypatch.setattr(onnx_export, "_simplify", lambda model: model)
+    source = make(3, SIZE)
+    exported = export(monkeypatch, source, custom_spec)
+    constants = {item.name: onnx.numpy_helper.to_array(item).tolist() for item in exported.model.graph.initializer}
+    flatten = next(node for node in exported.model.graph.node if node.name.startswith("flatten."))
+    assert constants[flatten.input[1]] == [0, -1]
+    assert "Tile" not in list_operations(exported.model)
+    for batch in (1, 3):
+        pixels = make_pixels(batch)
+        expected = run(source, x=normalize(pixels, custom_spec.transform))
+        np.testing.assert_allclose(apply_sigmoid(run(exported.model, pixels=pixels)), expected, rtol=0, atol=2e-6)
+
+
+def test_names_are_those_of_the_spec(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec) -> None:
+    tensors = dataclasses.replace(custom_spec.tensors, pixels="bitmap", logits="raw_scores")
+    spec = dataclasses.replace(custom_spec, tensors=tensors)
+    model = export(monkeypatch, make_scorer(3, SIZE), spec).model
+    assert [name for name, _, _ in describe_interface(model)] == ["bitmap", "raw_scores"]
+
+
+def test_runner_takes_served_graph(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec) -> None:
+    source = make_decoder(3, SIZE)
+    model = export(monkeypatch, source, custom_spec).model
+    pixels = make_pixels(3)
+    scores = OnnxRuntimeRunner(model.SerializeToString(), custom_spec).scores(pixels)
+    np.testing.assert_allclose(scores, run(source, x=normalize(pixels, custom_spec.transform)), rtol=0, atol=2e-6)
+
+
+def test_fixed_batch(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec) -> None:
+    """Free afterwards, or refused."""
+    try:
+        model = export(monkeypatch, make_scorer(3, SIZE, batch=1), custom_spec).model
+    except ModelFormatError:
+        return
+    assert run(model, pixels=make_pixels(3)).shape == (3, 3)
+
+
+# --- what cannot be served
+
+
+@pytest.mark.parametrize("make", [make_scorer, make_decoder])
+def test_wrong_number_of_labels(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec, make: Any) -> None:
+    with pytest.raises(ModelFormatError, match=r"output to be float32 \(N, 3\).* got FLOAT \('N', 4\)"):
+        export(monkeypatch, make(4, SIZE), custom_spec)
+
+
+def test_wrong_size(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec) -> None:
+    with pytest.raises(ModelFormatError, match=r"input to be float32 \(N, 3, 96, 64\).* got FLOAT \('N', 3, 64, 96\)"):
+        export(monkeypatch, make_scorer(3, (64, 96)), custom_spec)
+
+
+def test_two_outputs(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec) -> None:
+    source = make_scorer(3, SIZE)
+    source.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 8]))
+    with pytest.raises(ModelFormatError, match="got 1 inputs and 2 outputs"):
+        export(monkeypatch, source, custom_spec)
+
+
+@pytest.mark.parametrize(
+    ("endings", "text"), [(("Softmax",), "ends in Softmax"), (("Sigmoid", "Sigmoid"), "got Sigmoid before a Sigmoid")]
+)
+def test_other_activations(
+    monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec, endings: tuple[str, ...], text: str
+) -> None:
+    with pytest.raises(ModelFormatError, match=text):
+        export(monkeypatch, make_scorer(3, SIZE, endings), custom_spec)
+
+
+def test_name_that_is_taken(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec) -> None:
+    source = make_scorer(3, SIZE)
+    for node in source.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == "features":
+                    names[index] = "logits"
+    with pytest.raises(ConversionError, match="Expected no tensor named 'logits' in the Paddle graph"):
+        export(monkeypatch, source, custom_spec)
+
+
+def test_input_with_the_name_of_the_new_one(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec) -> None:
+    source = make_scorer(3, SIZE, input_name="pixels")
+    pixels = make_pixels(2)
+    expected = run(source, pixels=normalize(pixels, custom_spec.transform))
+    model = export(monkeypatch, source, custom_spec).model
+    np.testing.assert_allclose(apply_sigmoid(run(model, pixels=pixels)), expected, rtol=0, atol=2e-6)
+
+
+def test_output_with_the_right_name(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec) -> None:
+    source = make_scorer(3, SIZE, ())
+    source.graph.node[-1].output[0] = source.graph.output[0].name = "logits"
+    assert export(monkeypatch, source, custom_spec).source_activation == "none"
