@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from mlcls import __version__
-from mlcls.errors import MissingExtraError, MlclsError, ServerError, SpecError
+from mlcls.errors import MissingExtraError, MlclsError, SpecError
+from mlcls.serve_command import add_serve_arguments, run_serve
 
 #: Environment variable that names the model repository.
 REPOSITORY_VARIABLE: Final = "MLCLS_MODEL_REPOSITORY"
@@ -62,7 +61,9 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_import(commands)
     _add_repository(commands)
-    _add_serve(commands)
+    serve = _add_command(commands, "serve", "Serve models of the repository with a tritonserver.", run_serve)
+    add_serve_arguments(serve)
+    _add_repository_option(serve)
     _add_predict(commands)
     return parser
 
@@ -164,6 +165,7 @@ def _add_import(commands: Commands[argparse.ArgumentParser]) -> None:
 def _run_import(arguments: argparse.Namespace) -> int:
     from mlcls.paddlex_import import import_model
 
+    print(f"Converting {arguments.source} and comparing it with Paddle ...", flush=True)
     report = import_model(arguments.source, arguments.repository, name=arguments.name, photos=arguments.photos)
     spec = report.spec
     print(
@@ -200,77 +202,6 @@ def _run_repository(arguments: argparse.Namespace) -> int:
         print(f"mlcls repository: {len(stale)} files are stale; {remedy}", file=sys.stderr)
         return 1
     print(f"{root}: {len(specs)} models, all files as generated")
-    return 0
-
-
-def _add_serve(commands: Commands[argparse.ArgumentParser]) -> None:
-    from mlcls.triton_config import TARGETS
-
-    parser = _add_command(commands, "serve", "Serve models of the repository with a tritonserver.", _run_serve)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="name of an imported model")
-    parser.add_argument("--target", choices=TARGETS, default="embedded", help="engine (default: %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--http-port", type=int, default=8000, help="default: %(default)s")
-    parser.add_argument("--grpc-port", type=int, default=8001, help="default: %(default)s")
-    parser.add_argument("--metrics-port", type=int, default=8002, help="default: %(default)s")
-    parser.add_argument("--ready-timeout", type=float, default=300.0, metavar="S", help="default: %(default)s")
-    parser.add_argument("--log-file", type=Path, metavar="FILE", help="keep Triton's whole log here")
-    parser.add_argument(
-        "--tritonserver",
-        type=Path,
-        metavar="DIR",
-        help="use this Triton, /opt/tritonserver in NVIDIA's container, instead of the embedded one",
-    )
-    _add_repository_option(parser)
-
-
-class _StopRequested(BaseException):
-    """SIGINT or SIGTERM came; no `except Exception` may swallow it."""
-
-
-def _run_serve(arguments: argparse.Namespace) -> int:
-    from mlcls.server import ServerOptions, TritonServer
-    from mlcls.triton_installation import embedded_installation, system_installation
-
-    if arguments.tritonserver is None:
-        if arguments.host not in ("127.0.0.1", "localhost", "::1"):
-            raise ServerError(
-                f"The embedded tritonserver is older than the security fixes of 2025 and 2026 and listens on this "
-                f"machine only; expected --host 127.0.0.1, got {arguments.host}. Use the container for other addresses."
-            )
-        installation = embedded_installation()
-    else:
-        installation = system_installation(arguments.tritonserver)
-    options = ServerOptions(
-        repository=arguments.repository,
-        models=tuple(dict.fromkeys(arguments.models)),
-        target=arguments.target,
-        host=arguments.host,
-        http_port=arguments.http_port,
-        grpc_port=arguments.grpc_port,
-        metrics_port=arguments.metrics_port,
-        ready_timeout_s=arguments.ready_timeout,
-        log_path=arguments.log_file,
-    )
-
-    def request_stop(_signum: int, _frame: FrameType | None) -> None:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, signal.SIG_IGN)  # the stop itself must not be interrupted
-        raise _StopRequested
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, request_stop)
-    print(f"Loading {', '.join(options.models)} ...", flush=True)
-    try:
-        with TritonServer(options, installation) as server:
-            print(
-                f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
-                f"{server.metrics_url}. Stop with Ctrl-C.",
-                flush=True,
-            )
-            server.wait()
-    except _StopRequested:
-        print("Stopped.", flush=True)
     return 0
 
 

@@ -3,7 +3,7 @@
 Neither Paddle nor paddle2onnx does: both read past the end of a file that was cut off and go on with whatever the
 memory holds. The format is Paddle's `save_combine`, one record a tensor (`dense_tensor_serialize` in
 `paddle/phi/core/framework`): uint32 version; uint64 number of LoD levels, each with a uint64 size and as many bytes;
-uint32 tensor version; int32 size of a `VarType.TensorDesc` protobuf (1: data type, 2: dims); that protobuf; the raw data.
+uint32 tensor version; int32 size of a `VarType.TensorDesc` protobuf (1: data type, 2: dims); that protobuf; the data.
 """
 
 from __future__ import annotations

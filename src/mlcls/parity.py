@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -71,12 +71,27 @@ def compare_runners(
         thresholds: Threshold of each label.
         batch_sizes: Batch sizes of the candidate; a last smaller batch takes the rest.
     """
-    expected = _run_in_batches(reference, pixels, 1)
+    from tqdm import tqdm
+
+    total = len(pixels) * (1 + len(batch_sizes))
+    with tqdm(total=total, desc="comparing", unit="image", leave=False, disable=None) as progress:  # on a terminal only
+        return _compare(reference, candidate, pixels, thresholds, batch_sizes, progress.update)
+
+
+def _compare(
+    reference: Runner,
+    candidate: Runner,
+    pixels: npt.NDArray[np.uint8],
+    thresholds: Sequence[float],
+    batch_sizes: Sequence[int],
+    advance: Callable[[int], object],
+) -> ParityReport:
+    expected = _run_in_batches(reference, pixels, 1, advance)
     limits = np.asarray(thresholds, np.float32)
     differences = []
     flips = 0
     for batch_size in batch_sizes:
-        got = _run_in_batches(candidate, pixels, batch_size)
+        got = _run_in_batches(candidate, pixels, batch_size, advance)
         if got.shape != expected.shape:
             raise ParityError(f"Expected scores {expected.shape} of {candidate.name}, got {got.shape}.")
         differences.append(np.abs(got.astype(np.float64) - expected))
@@ -91,6 +106,12 @@ def compare_runners(
     )
 
 
-def _run_in_batches(runner: Runner, pixels: npt.NDArray[np.uint8], batch_size: int) -> npt.NDArray[np.float32]:
-    starts = range(0, len(pixels), batch_size)
-    return np.concatenate([runner.scores(pixels[start : start + batch_size]) for start in starts])
+def _run_in_batches(
+    runner: Runner, pixels: npt.NDArray[np.uint8], batch_size: int, advance: Callable[[int], object]
+) -> npt.NDArray[np.float32]:
+    scores = []
+    for start in range(0, len(pixels), batch_size):
+        batch = pixels[start : start + batch_size]
+        scores.append(runner.scores(batch))
+        advance(len(batch))
+    return np.concatenate(scores)

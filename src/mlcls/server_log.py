@@ -38,5 +38,7 @@ def find_reason(log: str) -> str | None:
             errors.append(match["text"].strip().strip('"').split("\\n")[0].strip())
         elif line.startswith("error: ") and not _HARMLESS.search(line):
             errors.append(line.removeprefix("error: ").strip())
-    # The first line is the cause, the later ones say that it could not go on because of it.
-    return errors[0][:600] if errors else None
+    # The first line is the cause, and later ones say that something could not go on because of it; but where a model is
+    # the cause, the line that names it comes second.
+    named = [error for error in errors if error.startswith("failed to load '")]
+    return (named or errors)[0][:600] if errors else None

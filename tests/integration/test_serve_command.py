@@ -142,12 +142,12 @@ def test_a_crash_at_load(small_models: SmallModels, tmp_path: Path) -> None:
     backends = tmp_path / "python_backends"
     shutil.copytree(Path(__file__).parents[2] / "python_backends", backends)
     model = backends / "mlcls_engine" / "model.py"
-    model.write_text(f"import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n{model.read_text()}")
+    model.write_text(f"{model.read_text()}\nimport os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     before = shared_memory()
     process = run_mlcls(
         "serve", MODEL, "--repository", small_models.repository, *port_options(), MLCLS_PYTHON_BACKENDS=str(backends)
     )
-    assert_one_line(process, f"{MODEL}_engine")
+    assert_one_line(process, f"failed to load '{MODEL}_engine' version 1: Internal: Stub process")
     assert shared_memory() == before
 
 

@@ -1,0 +1,88 @@
+"""The command `mlcls serve`: from its options to a server that runs until a signal comes."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+from types import FrameType
+
+from mlcls.errors import ServerError
+from mlcls.triton_config import TARGETS
+
+
+def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `mlcls serve`, all but `--repository`."""
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="name of an imported model")
+    parser.add_argument("--target", choices=TARGETS, default="embedded", help="engine (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--http-port", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument("--grpc-port", type=int, default=8001, help="default: %(default)s")
+    parser.add_argument("--metrics-port", type=int, default=8002, help="default: %(default)s")
+    parser.add_argument("--ready-timeout", type=float, default=300.0, metavar="S", help="default: %(default)s")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="keep Triton's whole log here")
+    parser.add_argument(
+        "--tritonserver",
+        type=Path,
+        metavar="DIR",
+        help="use this Triton, /opt/tritonserver in NVIDIA's container, instead of the embedded one",
+    )
+
+
+class _StopRequested(BaseException):
+    """SIGINT or SIGTERM came; no `except Exception` may swallow it."""
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    """Serves until SIGINT or SIGTERM.
+
+    Returns:
+        0 after a clean stop.
+
+    Raises:
+        RepositoryError: A model cannot be served.
+        ServerError: The server cannot start, or ended by itself.
+    """
+    from mlcls.server import ServerOptions, TritonServer
+    from mlcls.triton_installation import embedded_installation, system_installation
+
+    if arguments.tritonserver is None:
+        if arguments.host not in ("127.0.0.1", "localhost", "::1"):
+            raise ServerError(
+                f"The embedded tritonserver is older than the security fixes of 2025 and 2026 and listens on this "
+                f"machine only; expected --host 127.0.0.1, got {arguments.host}. Use the container for other addresses."
+            )
+        installation = embedded_installation()
+    else:
+        installation = system_installation(arguments.tritonserver)
+    options = ServerOptions(
+        repository=arguments.repository,
+        models=tuple(dict.fromkeys(arguments.models)),
+        target=arguments.target,
+        host=arguments.host,
+        http_port=arguments.http_port,
+        grpc_port=arguments.grpc_port,
+        metrics_port=arguments.metrics_port,
+        ready_timeout_s=arguments.ready_timeout,
+        log_path=arguments.log_file,
+    )
+
+    def request_stop(_signum: int, _frame: FrameType | None) -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)  # the stop itself must not be interrupted
+        raise _StopRequested
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, request_stop)
+    print(f"Loading {', '.join(options.models)} ...", flush=True)
+    try:
+        with TritonServer(options, installation) as server:
+            print(
+                f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
+                f"{server.metrics_url}. Stop with Ctrl-C.",
+                flush=True,
+            )
+            server.wait()
+    except _StopRequested:
+        print("Stopped.", flush=True)
+    return 0
