@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mlcls.errors import SpecError
+from mlcls.numeric import finite_float
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "model_spec.json"
@@ -235,14 +235,10 @@ def _build(cls: type[Any], values: Any, prefix: str) -> Any:
 
 
 def _finite(name: str, value: object) -> float:
-    if not isinstance(value, bool) and isinstance(value, (int, float)):
-        try:
-            number = float(value)
-        except OverflowError:  # an int beyond the largest float
-            number = math.inf
-        if math.isfinite(number):
-            return number
-    raise SpecError(f"{name}: expected a finite number, got {value!r}.")
+    number = finite_float(value)
+    if number is None:
+        raise SpecError(f"{name}: expected a finite number, got {value!r}.")
+    return number
 
 
 def _is_sha256(value: object) -> bool:

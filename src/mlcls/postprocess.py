@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import reprlib
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ThresholdError
+from mlcls.numeric import finite_float
 
 _SHORT_REPR: Final = reprlib.Repr()
 _SHORT_REPR.maxlevel = 2
@@ -118,15 +118,11 @@ def _resolve_mapping(value: dict[Any, Any], labels: Sequence[str]) -> tuple[floa
 
 
 def _number(value: object, where: str) -> float:
-    if not isinstance(value, bool) and isinstance(value, (int, float)):
-        try:
-            number = float(value)
-        except OverflowError:  # an int beyond the largest float
-            number = math.inf
-        if math.isfinite(number):
-            return number
-    expected = _FORMS if where == "threshold" else "a finite number"
-    raise ThresholdError(f"{where}: expected {expected}, got {clip(value)}.")
+    number = finite_float(value)
+    if number is None:
+        expected = _FORMS if where == "threshold" else "a finite number"
+        raise ThresholdError(f"{where}: expected {expected}, got {clip(value)}.")
+    return number
 
 
 def clip(value: object, limit: int = 60) -> str:

@@ -47,7 +47,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     from mlcls.triton_installation import embedded_installation, system_installation
 
     if arguments.tritonserver is None:
-        if arguments.host not in ("127.0.0.1", "localhost", "::1"):
+        if arguments.host not in ("127.0.0.1", "localhost"):
             raise ServerError(
                 f"The embedded tritonserver is older than the security fixes of 2025 and 2026 and listens on this "
                 f"machine only; expected --host 127.0.0.1, got {arguments.host}. Use the container for other addresses."
@@ -72,10 +72,10 @@ def run_serve(arguments: argparse.Namespace) -> int:
             signal.signal(signum, signal.SIG_IGN)  # the stop itself must not be interrupted
         raise _StopRequested
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, request_stop)
-    print(f"Loading {', '.join(options.models)} ...", flush=True)
     try:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, request_stop)
+        print(f"Loading {', '.join(options.models)} ...", flush=True)
         with TritonServer(options, installation) as server:
             print(
                 f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "

@@ -42,7 +42,7 @@ class ServerOptions:
         repository: The model repository.
         models: Names of the ensembles.
         target: Which engine.
-        host: Address to listen on.
+        host: IPv4 address or name to listen on.
         http_port: Port of the HTTP API.
         grpc_port: Port of the gRPC API.
         metrics_port: Port of the Prometheus metrics.
@@ -213,7 +213,7 @@ def check_ports(options: ServerOptions) -> None:
     if len(set(ports.values())) != len(ports):
         raise ServerError(f"Expected three different ports, got {', '.join(f'{k} {v}' for k, v in ports.items())}.")
     for option, port in ports.items():
-        with socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET) as probe:
+        with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((options.host, port))

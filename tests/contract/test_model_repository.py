@@ -17,7 +17,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb2
 
 from mlcls import repository
-from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.model_spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,18 +213,18 @@ def test_committed_ensembles() -> None:
 
 @pytest.mark.parametrize("name", OFFICIAL_MODELS)
 def test_official_models_have_their_dims(name: str) -> None:
-    """Where the model is not imported in this checkout; an imported one may have labels of its own."""
-    if repository.is_imported(COMMITTED, name):
-        pytest.skip("imported here")
-    pixels = ("TYPE_UINT8", (448, 448, 3))
-    logits = ("TYPE_FP32", (80,))
+    """Those of the catalog; where the model is imported in this checkout, those of what was imported."""
+    imported = repository.is_imported(COMMITTED, name)
+    spec = repository.read_spec(COMMITTED, name) if imported else official_spec(name)
+    pixels = ("TYPE_UINT8", (spec.transform.height, spec.transform.width, 3))
+    logits = ("TYPE_FP32", (spec.num_labels,))
     for target in TARGETS:
         engine = read_model(COMMITTED, f"{name}_engine", target)
         assert describe(engine.input) == {"pixels": pixels}
         assert describe(engine.output) == {"logits": logits}
     labels = (COMMITTED / name / "labels.txt").read_text(encoding="utf-8")
     assert labels == (COMMITTED / f"{name}_postprocess" / "labels.txt").read_text(encoding="utf-8")
-    assert labels.splitlines()[46] == "banana"
+    assert tuple(labels.splitlines()) == spec.labels
 
 
 def test_committed_files_are_what_the_generator_writes() -> None:

@@ -3,6 +3,7 @@
 A test, or a program with a transport of its own, gives `Model` any object that has these methods.
 """
 
+import abc
 import importlib
 import ipaddress
 import math
@@ -89,7 +90,7 @@ def open_transport(model_name: str, url: str | None, protocol: str, timeout_s: f
     return GrpcTransport(endpoint) if protocol == "grpc" else HttpTransport(endpoint)
 
 
-class _TritonTransport:
+class _TritonTransport(abc.ABC):
     """What both protocols share: tritonclient's two modules have the same names and almost the same calls."""
 
     def __init__(self, endpoint: Endpoint, module_name: str, **client_options: Any) -> None:
@@ -148,8 +149,8 @@ class _TritonTransport:
             )
         return size
 
-    def _configured_batch_size(self) -> int:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _configured_batch_size(self) -> int: ...
 
     def close(self) -> None:
         """See `Transport.close`."""
