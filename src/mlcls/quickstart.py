@@ -15,6 +15,7 @@ from mlcls.paddlex_export import export_model
 from mlcls.paddlex_import import import_model
 from mlcls.sample_photos import sample_photo_paths
 from mlcls.server import ServerOptions, TritonServer, free_ports
+from mlcls.triton_installation import embedded_installation
 
 #: Name of the model that stands in where the official one cannot be downloaded.
 DEMO_NAME: Final = "demo"
@@ -41,13 +42,14 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
     for photo in photos:
         if not photo.exists():
             raise MlclsError(f"Expected a photo or a folder of photos, got {photo}, which does not exist.")
+    installation = embedded_installation()  # what this machine lacks is said before anything long begins
     started = time.monotonic()
     root = work / "model_repository"
     name = _provide_model(model, root, work)
     http_port, grpc_port, metrics_port = free_ports(3)
     _say(f"Starting tritonserver with {name} ...")
     options = ServerOptions(root, (name,), http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
-    with TritonServer(options) as server:
+    with TritonServer(options, installation) as server:
         _say(f"Ready at grpc {server.grpc_url} and http {server.http_url}. Labelling {len(photos)} photos:\n")
         status = run_client(["predict", name, *map(str, photos), "--url", server.grpc_url, "--save", str(output)])
     _say(f"\nServer stopped. {time.monotonic() - started:.0f} s in all.")
