@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from mlcls.backend_model import encode_texts, load_spec
-from mlcls.errors import ImageError
+from mlcls.backend_model import answer_each, encode_texts, load_spec
 from mlcls.serving import preprocess_images
 
 
@@ -23,18 +22,13 @@ class TritonPythonModel:
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Answers each request by itself; a request fails only if none of its images can be decoded."""
-        return [self._respond(request) for request in requests]
+        return answer_each(requests, self._answer, pb_utils)
 
-    def _respond(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+    def _answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         names = self._spec.tensors
         images = pb_utils.get_input_tensor_by_name(request, names.image).as_numpy()
-        try:
-            pixels, statuses = preprocess_images(images.ravel(), self._spec)
-        except ImageError as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
-        return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor(names.pixels, pixels),
-                pb_utils.Tensor(names.decode_status, encode_texts(statuses)),
-            ]
-        )
+        pixels, statuses = preprocess_images(images.ravel(), self._spec)
+        return [
+            pb_utils.Tensor(names.pixels, pixels),
+            pb_utils.Tensor(names.decode_status, encode_texts(statuses)),
+        ]

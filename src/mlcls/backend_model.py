@@ -1,14 +1,16 @@
-"""What the three Triton backends share: their version folder, their spec, BYTES tensors."""
+"""What the three Triton backends share: their version folder, their spec, BYTES tensors, errors of single requests."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.errors import RepositoryError
+from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.model_spec import FILE_NAME, ModelSpec
 from mlcls.paddlex_model import sha256_of
 
@@ -40,6 +42,31 @@ def verify_file(path: Path, sha256: str | None) -> None:
             f"{path} is not the file that the spec beside it was written for (its SHA-256 differs): damaged, or copied "
             f"from another model; import the model again."
         )
+
+
+def answer_each(requests: Sequence[Any], answer: Callable[[Any], list[Any]], pb_utils: Any) -> list[Any]:
+    """Answers each request by itself: what is wrong with one does not touch the others that Triton batched with it.
+
+    Args:
+        requests: The requests of one `execute`.
+        answer: Gives the output tensors of one request; an ImageError or a ThresholdError is the client's fault.
+        pb_utils: `triton_python_backend_utils`, a module that exists inside Triton's stub process only.
+
+    Returns:
+        A response for each request, in order.
+    """
+    responses = []
+    for request in requests:
+        try:
+            responses.append(pb_utils.InferenceResponse(answer(request)))
+        except (ImageError, ThresholdError) as error:
+            fault = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            responses.append(pb_utils.InferenceResponse(error=fault))
+        except Exception as error:  # a defect of ours; the others must be answered all the same
+            pb_utils.Logger.log_error(traceback.format_exc())
+            fault = pb_utils.TritonError(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+            responses.append(pb_utils.InferenceResponse(error=fault))
+    return responses
 
 
 def encode_texts(texts: Sequence[str]) -> npt.NDArray[np.object_]:
