@@ -9,14 +9,17 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
-from mlcls.server import free_ports
-from processes import mlcls_command, run_mlcls
+from mlcls.server import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE, free_ports
+from processes import mlcls_command, run_mlcls, start_server
 from served_models import SmallModels
 
 MODEL = "small_with_sigmoid"
@@ -174,6 +177,26 @@ def test_stopping_while_it_loads(small_models: SmallModels) -> None:
     assert (process.returncode, output, errors) == (0, "Stopped.\n", "")
     wait_until_gone(children, 5)
     assert shared_memory() == before
+
+
+def test_the_closed_apis_open_with_the_key(small_models: SmallModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ADMIN_KEY_VARIABLE, "open sesame")
+    with start_server(small_models.repository, MODEL) as server, InferenceServerClient(server.grpc_url) as client:
+        for key in (None, "open barley"):
+            with pytest.raises(InferenceServerException, match="restricted"):
+                client.unload_model(MODEL, headers={f"triton-grpc-protocol-{ADMIN_KEY_HEADER}": key} if key else None)
+        assert client.is_model_ready(MODEL)
+        client.unload_model(MODEL, headers={f"triton-grpc-protocol-{ADMIN_KEY_HEADER}": "open sesame"})
+        assert not client.is_model_ready(MODEL)
+        request = urllib.request.Request(
+            f"http://{server.http_url}/v2/repository/models/{MODEL}/load",
+            data=b"{}",
+            headers={ADMIN_KEY_HEADER: "open sesame"},
+            method="POST",
+        )
+        with urllib.request.urlopen(request) as response:
+            assert response.status == 200
+        assert client.is_model_ready(MODEL)
 
 
 def test_the_log_is_kept_where_it_is_wanted(small_models: SmallModels, tmp_path: Path) -> None:
