@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from typing import Final
 
 #: Start of the names of temporary files and folders, so that what a killed process leaves can be told.
 STAGING_PREFIX: Final = ".mlcls-staging-"
+LOCK_NAME: Final = ".mlcls-lock"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -29,6 +31,15 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder while several of its files change; waits for the one that is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_NAME).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, by the kernel if need be
+        yield
 
 
 @contextlib.contextmanager

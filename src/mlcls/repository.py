@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from mlcls import triton_config
-from mlcls.atomic import STAGING_PREFIX, replace_folder, write_text
+from mlcls.atomic import STAGING_PREFIX, folder_lock, replace_folder, write_text
 from mlcls.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.errors import RepositoryError
 from mlcls.model_spec import FILE_NAME, ModelSpec
@@ -82,7 +82,7 @@ def add_model(root: Path, spec: ModelSpec, onnx_model: Path) -> None:
     """Puts a converted model into the repository, in place of one of the same name.
 
     Everything is written to a staging folder first. The ensemble's version folder goes first and comes last: while it
-    is missing, a half-replaced model cannot be served.
+    is missing, a half-replaced model cannot be served. Two processes that add models wait for each other.
 
     Args:
         root: The model repository.
@@ -93,8 +93,7 @@ def add_model(root: Path, spec: ModelSpec, onnx_model: Path) -> None:
         RepositoryError: The name is one that another model's step could have.
     """
     check_name(spec.name)
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
+    with folder_lock(root), tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
         staging = Path(temporary)
         for suffix in STEP_SUFFIXES:
             write_text(staging / suffix / FILE_NAME, spec.to_json())

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,7 @@ def test_add_model(root: Path, custom_spec: ModelSpec) -> None:
     assert snapshot(root) == {
         **{path: text.encode() for path, text in repository.render_files(custom_spec).items()},
         **{f"animals-v2{step}/1/model_spec.json": spec_text for step in STEPS},
+        atomic.LOCK_NAME: b"",
         "animals-v2_engine/1/model.onnx": f"graph of {custom_spec.labels}".encode(),
     }
     assert (root / "animals-v2" / "1").is_dir()
@@ -506,3 +508,20 @@ def test_require_fresh(root: Path, custom_spec: ModelSpec) -> None:
     shutil.copy(root / "animals-v2" / "config.pbtxt", root / "animals-v2_engine" / "configs" / "tpu.pbtxt")
     with pytest.raises(RepositoryError, match=r"animals-v2_engine/configs/tpu.pbtxt: is not a file that"):
         repository.require_fresh(root, custom_spec)
+
+
+def test_add_model_waits_for_another(root: Path, custom_spec: ModelSpec) -> None:
+    done = threading.Event()
+
+    def add_other() -> None:
+        add(root, custom_spec)
+        done.set()
+
+    thread = threading.Thread(target=add_other)
+    with atomic.folder_lock(root):
+        thread.start()
+        assert not done.wait(0.2)
+        assert not (root / custom_spec.name).exists()
+    thread.join(10)
+    assert done.is_set()
+    assert repository.read_spec(root, custom_spec.name) == custom_spec
