@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, cast
 
+from mlcls.atomic import staged_folder
 from mlcls.errors import ModelFormatError
 
 MODEL_FILE: Final = "inference.yml"
@@ -233,26 +232,8 @@ def _replace(into: Path, source: _Source, members: _Members, max_bytes: int) -> 
     """Write the members to a temporary folder and put it in the place of `into`."""
     if into.exists() and not into.is_dir():
         raise NotADirectoryError(f"{into} exists and is not a folder")
-    into.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".mlcls-staging-", dir=into.parent))
-    new, old = staging / "new", staging / "old"
-    try:
-        new.mkdir()
-        _write_members(new, source, members, max_bytes)
-        try:
-            if into.exists():
-                os.replace(into, old)
-            os.replace(new, into)
-        except BaseException:
-            if old.exists() and not into.exists():
-                os.replace(old, into)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        # If the old content could not be put back, it stays here.
-        with contextlib.suppress(OSError):
-            staging.rmdir()
+    with staged_folder(into) as staging:
+        _write_members(staging, source, members, max_bytes)
 
 
 def _write_members(folder: Path, source: _Source, members: _Members, max_bytes: int) -> None:

@@ -22,6 +22,7 @@ import pytest
 
 from mlcls import archive
 from mlcls.archive import extract_model
+from mlcls.atomic import STAGING_PREFIX
 from mlcls.errors import ModelFormatError
 
 NOISE = random.Random(0).randbytes(200_000)
@@ -208,15 +209,15 @@ def test_old_folder_stays_when_the_last_step_fails(
     pack: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old folder has been moved away by then, and is moved back."""
-    replace = os.replace
+    rename = os.rename
 
     def fail(source: Path, target: Path) -> None:
-        if source.name == "new":
+        if source.name.startswith(STAGING_PREFIX):
             raise OSError(5, "Input/output error")
-        replace(source, target)
+        rename(source, target)
 
     path = pack(model())
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(os, "rename", fail)
     message = refusal(path)
     assert message == (
         f"{path}: expected to unpack it into INTO, got: [Errno 5] Input/output error; free that place or choose "
@@ -228,21 +229,21 @@ def test_old_folder_that_cannot_be_put_back_is_not_deleted(
     pack: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stays in the temporary folder."""
-    replace = os.replace
+    rename = os.rename
 
     def fail(source: Path, target: Path) -> None:
-        if source.name in ("new", "old"):
+        if target == into:
             raise OSError(5, "Input/output error")
-        replace(source, target)
+        rename(source, target)
 
     into = tmp_path / "out" / "into"
     into.mkdir(parents=True)
     (into / "before").touch()
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(ModelFormatError, match="Input/output error"):
         extract_model(pack(model()), into)
     (kept,) = into.parent.rglob("before")
-    assert kept.parent.name == "old"
+    assert kept.parent.parent.name.startswith(STAGING_PREFIX)
 
 
 def test_disk_that_is_full(pack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
