@@ -173,6 +173,12 @@ def _run_import(arguments: argparse.Namespace) -> int:
         f"source ended in {'a sigmoid, cut off' if spec.source_activation == 'sigmoid' else 'logits'}"
     )
     print(report.parity)
+    if report.parity.is_blind:
+        print(
+            f"The model hardly tells the photos apart (scores differ by {report.parity.spread:.1e} at most), so that "
+            f"this comparison says little. Is it trained? Give photos of its labels with --photos.",
+            file=sys.stderr,
+        )
     print(f"Written to {arguments.repository}. Serve it: mlcls serve {spec.name}")
     return 0
 

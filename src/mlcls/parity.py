@@ -15,6 +15,9 @@ from mlcls.runners import Runner
 #: The highest difference of scores that a float32 conversion may show.
 MAX_DIFFERENCE: Final = 1e-4
 
+#: The least by which scores must differ between images for a comparison to say anything.
+MIN_SPREAD: Final = 0.01
+
 
 @dataclasses.dataclass(frozen=True)
 class ParityReport:
@@ -27,6 +30,7 @@ class ParityReport:
         max_difference: Highest absolute difference of two scores.
         mean_difference: Mean absolute difference.
         flips: Number of labels, over all images, that one predicts and the other does not.
+        spread: Highest difference between the reference's scores of two of the images, over the labels.
     """
 
     reference: str
@@ -35,6 +39,12 @@ class ParityReport:
     max_difference: float
     mean_difference: float
     flips: int
+    spread: float
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the images' own scores differ so little that answers exchanged between images would pass."""
+        return self.spread < MIN_SPREAD
 
     def __str__(self) -> str:
         return (
@@ -103,6 +113,7 @@ def _compare(
         float(np.max(differences)),
         float(np.mean(differences)),
         flips,
+        float(np.ptp(expected, axis=0).max()),
     )
 
 

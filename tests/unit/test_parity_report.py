@@ -58,7 +58,7 @@ def test_images_differ() -> None:
 
 def test_equal_runners() -> None:
     report = compare(lambda scores: scores)
-    assert report == ParityReport("paddle", "other", 10, 0.0, 0.0, 0)
+    assert report == ParityReport("paddle", "other", 10, 0.0, 0.0, 0, report.spread)
     report.require()
 
 
@@ -146,7 +146,7 @@ def test_limit(offset: float, passes: bool) -> None:
 
 def test_nan_alone_is_a_fault() -> None:
     """Where no label flips either: NaN is above no threshold."""
-    report = ParityReport("paddle", "other", 8, float("nan"), float("nan"), 0)
+    report = ParityReport("paddle", "other", 8, float("nan"), float("nan"), 0, 0.5)
     with pytest.raises(ParityError, match="highest difference nan"):
         report.require()
     reference = FakeRunner("paddle", lambda scores: np.full_like(scores, 0.1))
@@ -194,7 +194,7 @@ def test_flips_of_the_worst_batch_size() -> None:
 
 
 def test_text_of_report() -> None:
-    report = ParityReport("paddle", "onnxruntime", 8, 1.2e-5, 3e-7, 2)
+    report = ParityReport("paddle", "onnxruntime", 8, 1.2e-5, 3e-7, 2, 0.5)
     assert str(report) == (
         "onnxruntime against paddle on 8 images: highest difference 1.2e-05, mean 3.0e-07, 2 flipped labels"
     )
@@ -212,3 +212,14 @@ def test_rows_missing(count: int) -> None:
     candidate = FakeRunner("other", lambda scores: np.full_like(scores[:1], 0.1))
     with pytest.raises(ParityError):
         compare_runners(reference, candidate, PIXELS[:count], THRESHOLDS).require()
+
+
+@pytest.mark.parametrize(("scale", "blind"), [(1.0, False), (1e-4, True)])
+def test_a_model_that_ignores_its_input_is_noticed(scale: float, blind: bool) -> None:
+    def edit(scores: Scores) -> Scores:
+        return (0.3 + scale * scores).astype(np.float32)
+
+    report = compare_runners(FakeRunner("paddle", edit), FakeRunner("other", edit), PIXELS, THRESHOLDS)
+    expected = edit(FakeRunner("any").scores(PIXELS))
+    assert report.spread == pytest.approx(float((expected.max(axis=0) - expected.min(axis=0)).max()))
+    assert report.is_blind is blind
