@@ -65,7 +65,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
 
 def _provide_model(model: str, root: Path, work: Path) -> str:
     """Imports the official model, or the demo model where it cannot be downloaded; gives the name it is served by."""
-    if root.is_dir() and model in repository.list_models(root) and repository.is_imported(root, model):
+    if _is_served(root, model):
         _say(f"{model} is imported already ({root}).")
         return model
     try:
@@ -73,12 +73,18 @@ def _provide_model(model: str, root: Path, work: Path) -> str:
         report = import_model(model, root)
     except DownloadError as error:
         _say(f"{error}\nGoing on with a freshly initialised {model} as the demo model.")
+        if _is_served(root, DEMO_NAME) and repository.read_spec(root, DEMO_NAME).architecture == model:
+            return DEMO_NAME
         folder = work / "demo_model"
         export_model(model, folder)
         report = import_model(str(folder), root, name=DEMO_NAME)
         shutil.rmtree(folder)
     _say(f"Imported {report.spec.name}: {report.parity}.")
     return report.spec.name
+
+
+def _is_served(root: Path, name: str) -> bool:
+    return root.is_dir() and name in repository.list_models(root) and repository.is_imported(root, name)
 
 
 def _say(text: str) -> None:
