@@ -56,7 +56,7 @@ bench: build ## Measure latency and throughput of a served model: make bench [MO
 lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
 	$(LOCK) pyproject.toml --output-file requirements/triton.txt
-	$(LOCK) pyproject.toml client/pyproject.toml requirements/dev.in --extra serve --extra convert --extra train \
+	$(LOCK) pyproject.toml client/pyproject.toml requirements/dev.in --extra serve --extra convert --extra train --extra pdf \
 		--override requirements/overrides.txt --output-file requirements/dev.txt
 	$(LOCK) requirements/paddlex.in --output-file requirements/paddlex.txt
 

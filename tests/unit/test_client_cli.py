@@ -7,16 +7,30 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from PIL import Image
 
+from mlcls_client import ServerUnavailableError, server_arguments
 from mlcls_client.cli import add_predict_arguments, main, run_predict
 from mlcls_client.table import LabelTable
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep standard error for the command."""
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLCLS_API_KEY", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +84,89 @@ def test_json_lines(server: FakeServer, folder: Path, capsys: pytest.CaptureFixt
     assert server.requests[-1][1] == '{"default": 0.9}'
 
 
+def test_pages_have_a_column(
+    server: FakeServer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = [Image.new("RGB", (40, 30), colour) for colour in [(255, 0, 0), (0, 255, 0)]]
+    path = tmp_path / "two.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    arguments = [str(path), str(folder / "img10.png"), str(tmp_path / "gone.tif"), "--url", server.url]
+    assert main(["predict", NAME, *arguments, "--save", str(tmp_path / "saved")]) == 1
+    width = max(len(argument) for argument in arguments[:3])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{'image':{width}}  page  labels",
+        f"{path!s:{width}}     0  red 1.000",
+        f"{path!s:{width}}     1  green 1.000",
+        f"{arguments[1]:{width}}        blue 1.000",
+        f"{arguments[2]:{width}}        (no result)",
+    ]
+    saved = sorted(found.name for found in (tmp_path / "saved").iterdir())
+    assert saved == ["img10_res.png", "two_0_res.tif", "two_1_res.tif"]
+    assert main(["predict", NAME, str(path), "--json", "--url", server.url]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(result["page_index"], result["label_names"]) for result in printed] == [(0, ["red"]), (1, ["green"])]
+
+
+def test_a_url_is_an_input(
+    server: FakeServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    handler = partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        base = f"http://127.0.0.1:{web.server_port}"
+        assert main(["predict", NAME, f"{base}/img10.png", f"{base}/gone.png", "--url", server.url]) == 1
+        web.shutdown()
+    captured = capsys.readouterr()
+    assert f"{base}/img10.png  blue 1.000" in captured.out
+    assert "404" in captured.err
+
+
+def test_headers_and_the_key_are_sent(server: FakeServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["predict", NAME, str(folder), "--url", server.url, "--header", "X-Tenant: a: b", "--header", "y:2"]
+    monkeypatch.setenv("MLCLS_API_KEY", "from-environment")
+    assert main(arguments) == 0
+    assert {"x-tenant": "a: b", "y": "2"}.items() <= server.headers[-1].items()
+    assert server.headers[-1]["authorization"] == "Bearer from-environment"
+    assert main([*arguments, "--api-key", "from-argument"]) == 0
+    assert server.headers[-1]["authorization"] == "Bearer from-argument"
+    monkeypatch.setenv("MLCLS_API_KEY", "")
+    assert main(["wait", NAME, "--url", server.url, "--header", "y: 3"]) == 0
+    assert server.headers[-1]["y"] == "3"
+    assert "authorization" not in server.headers[-1]
+
+
+def test_retries(server: FakeServer, folder: Path) -> None:
+    server.outages = 1
+    assert main(["predict", NAME, str(folder), "--url", server.url]) == 3
+    server.outages = 1
+    assert main(["predict", NAME, str(folder), "--url", server.url, "--retries", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], False),
+        (["--ssl"], True),
+        (["--ssl-root-certificates", "r.pem"], {"root_certificates": "r.pem"}),
+        (
+            ["--ssl", "--ssl-private-key", "k.pem", "--ssl-certificate-chain", "c.pem"],
+            {"private_key": "k.pem", "certificate_chain": "c.pem"},
+        ),
+    ],
+)
+def test_ssl(monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: object) -> None:
+    given: dict[str, object] = {}
+
+    def create(*args: object, **options: object) -> None:
+        given.update(options)
+        raise ServerUnavailableError("no connection is made here")
+
+    monkeypatch.setattr(server_arguments, "create_model", create)
+    assert main(["predict", NAME, "a.png", *arguments]) == 3
+    assert given["ssl"] == expected
+
+
 def test_a_bad_image_has_its_reason_on_standard_error(
     server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,11 +206,20 @@ def test_a_folder_that_cannot_be_written_fails_the_images(
         ["predict", NAME, "a.png", "--timeout", "0"],
         ["predict", NAME, "a.png", "--protocol", "ftp"],
         ["predict", NAME, "a.png", "--url", "http://localhost:8000"],
+        ["predict", NAME, "a.png", "--retries", "-1"],
+        ["predict", NAME, "a.png", "--retries", "many"],
+        ["predict", NAME, "a.png", "--header", "s3cret"],
+        ["predict", NAME, "a.png", "--header", "x: s3cret", "--header", "X: s3cret"],
+        ["predict", NAME, "a.png", "--header", "authorization: s3cret", "--api-key", "s3cret"],
+        ["predict", NAME, "a.png", "--ssl-root-certificates", "missing.pem"],
+        ["predict", NAME, "a.png", "--ssl-private-key", __file__],
     ],
 )
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    assert capsys.readouterr().err
+    complaint = capsys.readouterr().err
+    assert complaint
+    assert "s3cret" not in complaint
 
 
 def test_a_threshold_that_the_server_refuses_is_2(
@@ -158,6 +264,14 @@ def test_a_reader_that_leaves_is_no_traceback(server: FakeServer, folder: Path) 
     done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_rows_with_pages_fit_a_terminal() -> None:
+    table = LabelTable(["photo.pdf"], 40, page_count=12345)
+    assert table.row("photo.pdf", ["dining table", "wine glass"], [0.9, 0.8], 12344).splitlines() == [
+        "photo.pdf  12344  dining table 0.900,",
+        f"{'':9}  {'':5}  wine glass 0.800",
+    ]
 
 
 def test_rows_fit_a_terminal() -> None:

@@ -23,6 +23,7 @@ from mlcls_client.errors import (
     ServerError,
     ServerUnavailableError,
 )
+from mlcls_client.fetch import FetchLimits
 from mlcls_client.model import Model, create_model
 from mlcls_client.result import MultiLabelResult
 
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DeadlineExceededError",
+    "FetchLimits",
     "ImageRejectedError",
     "InputError",
     "InvalidRequestError",

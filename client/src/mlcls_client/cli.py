@@ -10,17 +10,17 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from mlcls_client.contract import Threshold, encode_threshold
 from mlcls_client.errors import InputError, InvalidRequestError, MlclsClientError, OutputError
-from mlcls_client.inputs import iterate_sources
-from mlcls_client.model import create_model
+from mlcls_client.inputs import ImageSource, iterate_sources
 from mlcls_client.result import MultiLabelResult
+from mlcls_client.server_arguments import add_server_arguments, add_tries_argument, open_model
 from mlcls_client.table import MEMORY_TEXT, LabelTable
-from mlcls_client.transport import DEFAULT_TIMEOUT_S, DEFAULT_URLS
+from mlcls_client.transport import DEFAULT_TIMEOUT_S
 
 EXIT_OK = 0
 EXIT_IMAGE_FAILED = 1
@@ -76,7 +76,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "wait", help="wait until a model is ready", description="Wait until a model is ready (exit 0) or not (exit 3)."
     )
     wait.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
-    _add_server_arguments(wait)
+    add_server_arguments(wait)
     wait.add_argument(
         "--timeout", type=_seconds, default=_WAIT_TIMEOUT_S, metavar="S", help="how long to wait (default: %(default)g)"
     )
@@ -87,8 +87,14 @@ def _make_parser() -> argparse.ArgumentParser:
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `predict`, for `run_predict`; another command can offer the same this way."""
     parser.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
-    parser.add_argument("input", metavar="INPUT", nargs="+", help="image file, or folder that is searched for images")
-    _add_server_arguments(parser)
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        nargs="+",
+        help="image, PDF or TIFF file, folder that is searched for these, or http(s) URL",
+    )
+    add_server_arguments(parser)
+    add_tries_argument(parser)
     parser.add_argument(
         "--batch-size", type=_positive_int, default=1, metavar="N", help="images per request (default: %(default)s)"
     )
@@ -106,18 +112,7 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=DEFAULT_TIMEOUT_S,
         metavar="S",
-        help="time limit of one request, seconds (default: %(default)g)",
-    )
-
-
-def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--url",
-        metavar="HOST:PORT",
-        help=f"address of the server (default: {DEFAULT_URLS['grpc']}, or {DEFAULT_URLS['http']} with --protocol http)",
-    )
-    parser.add_argument(
-        "--protocol", choices=list(DEFAULT_URLS), default="grpc", help="how to ask (default: %(default)s)"
+        help="time limit of one request with its retries, seconds (default: %(default)g)",
     )
 
 
@@ -140,27 +135,26 @@ def run_wait(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    sources = list(iterate_sources(args.input))
-    names = [source.input_path or MEMORY_TEXT for source in sources]
-    table = LabelTable(names, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
     saver = None if args.save is None else _PictureSaver(args.save)
     exit_code = EXIT_OK
-    with create_model(args.model, args.url, args.protocol, args.timeout) as model:
+    with open_model(args, args.timeout, args.retries) as model:
+        sources: Iterable[ImageSource] = iterate_sources(args.input)
+        table = None
+        if not args.json:
+            # The table's columns are as wide as what is in them, so all names are wanted before the first row.
+            sources = list(sources)
+            table = _make_table(sources)
         results = model.predict(sources, args.batch_size, args.threshold, on_error="yield")
-        for number, (name, result) in enumerate(zip(names, results, strict=True)):
+        for number, result in enumerate(results):
             if result.error is not None:
                 exit_code = EXIT_IMAGE_FAILED
                 _complain(result.error)
-            if args.json:
+            if table is None:
                 _print(json.dumps(result.json["res"], ensure_ascii=False))
             else:
                 if number == 0:
                     _print(table.header())
-                _print(
-                    table.row(name, result.label_names, result.scores)
-                    if result.error is None
-                    else table.failed_row(name)
-                )
+                _print(_row(table, result))
             if saver is not None and result.error is None:
                 try:
                     saver.save(result)
@@ -170,8 +164,22 @@ def _predict(args: argparse.Namespace) -> int:
     return exit_code
 
 
+def _make_table(sources: Sequence[ImageSource]) -> LabelTable:
+    names = [source.input_path or MEMORY_TEXT for source in sources]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    indexes = [source.page_index for source in sources if source.page_index is not None]
+    return LabelTable(names, width, page_count=max(indexes, default=-1) + 1)
+
+
+def _row(table: LabelTable, result: MultiLabelResult) -> str:
+    name = result.input_path or MEMORY_TEXT
+    if result.error is not None:
+        return table.failed_row(name, result.page_index)
+    return table.row(name, result.label_names, result.scores, result.page_index)
+
+
 def _wait(args: argparse.Namespace) -> int:
-    with create_model(args.model, args.url, args.protocol, min(args.timeout, _READINESS_TIMEOUT_S)) as model:
+    with open_model(args, min(args.timeout, _READINESS_TIMEOUT_S)) as model:
         model.wait_until_ready(args.timeout)
     return EXIT_OK
 

@@ -24,6 +24,9 @@ _DEADLINE = {"StatusCode.DEADLINE_EXCEEDED", "408", "504"}
 _NOT_IMPLEMENTED = {"StatusCode.UNIMPLEMENTED", "405", "501"}
 _FORBIDDEN = {"StatusCode.PERMISSION_DENIED", "StatusCode.UNAUTHENTICATED", "401", "403"}
 
+# geventhttpclient's, by name: the module of the HTTP library is not to be imported for gRPC.
+_CONNECTION_ERRORS = {"HTTPConnectionClosed", "HTTPParseError"}
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -33,7 +36,7 @@ class Endpoint:
         url: `host:port`.
         protocol: `grpc` or `http`.
         model_name: the ensemble.
-        timeout_s: time limit of one request, seconds.
+        timeout_s: time limit of one request with its retries, seconds.
     """
 
     url: str
@@ -117,6 +120,8 @@ def _error_from_exception(error: Exception, endpoint: Endpoint) -> MlclsClientEr
         return ServerUnavailableError(
             f"cannot reach {where}: {error}. Check the address and the protocol, and that the server runs."
         )
+    if type(error).__name__ in _CONNECTION_ERRORS and "connection closed" in str(error):
+        return ServerUnavailableError(f"the connection to {where} was lost: {error}. Check that the server runs.")
     # Below tritonclient, a malformed answer ends in ValueError, KeyError, struct.error, HTTPParseError or
     # RapidJSON's own errors, which have no base class in common.
     return ProtocolError(

@@ -19,7 +19,10 @@ class MlclsClientError(Exception):
 
 
 class InputError(MlclsClientError):
-    """An input cannot be sent: a file is missing or unreadable, a folder holds no image, a type is not supported."""
+    """An input cannot be sent.
+
+    A file is missing or unreadable, a URL cannot be fetched, a folder holds no image, a type is not supported.
+    """
 
 
 class OutputError(MlclsClientError):
@@ -27,7 +30,7 @@ class OutputError(MlclsClientError):
 
 
 class ServerUnavailableError(MlclsClientError):
-    """No server answers at the address, or the server or the model is not ready."""
+    """No server answers at the address, the connection was lost, or the server or the model is not ready."""
 
 
 class ModelNotFoundError(MlclsClientError):

@@ -1,7 +1,8 @@
 """What `predict` takes, turned into a lazy stream of encoded images.
 
-A file travels byte for byte as it is; the server decodes it. Arrays and PIL images are encoded as PNG, which keeps
-every pixel.
+A file travels byte for byte as it is; the server decodes it. Arrays, PIL images, the pages of PDF and TIFF files, and
+the formats of PaddleX that the server does not read (PBM, PGM, PPM, Sun raster) are encoded as PNG, which keeps every
+pixel.
 """
 
 import io
@@ -13,18 +14,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
+from mlcls_client.encoding import encode_bgr_array, encode_pil_image
 from mlcls_client.errors import InputError
+from mlcls_client.fetch import DEFAULT_FETCH_LIMITS, FetchLimits, fetch_url, is_url, url_file_name
+from mlcls_client.pages import PDF_SUFFIXES, TIFF_SUFFIXES, open_pages
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from PIL import Image
 
-# The formats of the served contract: JPEG, PNG, WebP, BMP, TIFF, GIF.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"})
+# What PaddleX reads and the server does not.
+CONVERTED_SUFFIXES = frozenset({".pbm", ".pgm", ".ppm", ".pnm", ".sr", ".ras"})
 
-# Modes that a PNG file holds as they are.
-_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+# PaddleX's list, and further formats of the served contract: GIF, and other names of JPEG.
+IMAGE_SUFFIXES = (
+    frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif"})
+    | TIFF_SUFFIXES
+    | PDF_SUFFIXES
+    | CONVERTED_SUFFIXES
+)
 
 
 @dataclass(frozen=True)
@@ -32,9 +41,9 @@ class ImageSource:
     """One image that is to be sent; it is read when its turn comes.
 
     Attributes:
-        input_path: the path as given, or found in the given folder; None for an image from memory.
+        input_path: the path or URL as given, or the path found in the given folder; None for an image from memory.
         read: returns the encoded image, raises InputError.
-        page_index: number of the page or frame, from 0; None for a plain image.
+        page_index: number of the page of a PDF or TIFF file, from 0; None for a plain image.
     """
 
     input_path: str | None
@@ -51,16 +60,23 @@ ImageInput: TypeAlias = Union[
     ImageSource,
     Iterable["ImageInput"],
 ]
-"""A path of a file or a folder, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image, or any
-iterable of these."""
+"""A path of a file or a folder, an http(s) URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image,
+or any iterable of these."""
 
 
-def iterate_sources(inputs: ImageInput) -> Iterator[ImageSource]:
-    """Go through the images of an input, in order; no image is opened.
+def iterate_sources(inputs: ImageInput, fetch_limits: FetchLimits = DEFAULT_FETCH_LIMITS) -> Iterator[ImageSource]:
+    """Go through the images of an input, in order; no plain image is opened or fetched.
 
     A folder is searched with all its subfolders for files with an image suffix, in natural order (`img2` before
-    `img10`). A file that is named itself is taken whatever its suffix. A path that is not there, or a folder without
-    an image, gives one source whose `read` raises, so that one bad path need not stop the others.
+    `img10`). A file that is named itself is taken whatever its suffix. A file or URL that ends in `.pdf`, `.tif` or
+    `.tiff` gives one source per page: when its turn comes it is opened (a URL: fetched, and kept in memory while its
+    sources are) to count the pages, which are rendered one by one as they are read. A path that is not there, a file
+    whose pages cannot be counted, or a folder without an image, gives one source whose `read` raises, so that one bad
+    path need not stop the others.
+
+    Args:
+        inputs: see `ImageInput`.
+        fetch_limits: of the fetch of a URL.
 
     Raises:
         InputError: something in the input is of an unsupported type.
@@ -71,7 +87,8 @@ def iterate_sources(inputs: ImageInput) -> Iterator[ImageSource]:
     if isinstance(inputs, ImageSource):
         yield inputs
     elif isinstance(inputs, str | os.PathLike):
-        yield from _path_sources(os.fspath(inputs))
+        path = os.fspath(inputs)
+        yield from _url_sources(path, fetch_limits) if is_url(path) else _path_sources(path)
     elif isinstance(inputs, bytes | bytearray | memoryview):
         yield ImageSource(None, partial(bytes, inputs))
     elif isinstance(inputs, np.ndarray):
@@ -80,55 +97,12 @@ def iterate_sources(inputs: ImageInput) -> Iterator[ImageSource]:
         yield ImageSource(None, partial(encode_pil_image, inputs))
     elif isinstance(inputs, Iterable) and not isinstance(inputs, dict):
         for item in inputs:
-            yield from iterate_sources(item)
+            yield from iterate_sources(item, fetch_limits)
     else:
         raise InputError(
-            "expected a path, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image or a list of "
-            f"these, got {type(inputs).__name__}"
+            "expected a path, a URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image or a list "
+            f"of these, got {type(inputs).__name__}"
         )
-
-
-def encode_bgr_array(pixels: "npt.NDArray[np.uint8]") -> bytes:
-    """Encode an array as PNG.
-
-    Args:
-        pixels: (H, W, 3) uint8 BGR, as PaddleX and OpenCV have it.
-
-    Raises:
-        InputError: another shape or type.
-    """
-    import numpy as np
-    from PIL import Image
-
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-        raise InputError(
-            f"expected an array (H, W, 3) uint8 BGR with at least one pixel, got {pixels.shape} {pixels.dtype}"
-        )
-    return _to_png(Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1])))
-
-
-def encode_pil_image(image: "Image.Image") -> bytes:
-    """Encode a PIL image as PNG, turned upright as its EXIF orientation says.
-
-    Raises:
-        InputError: the image cannot be decoded or has no pixel.
-    """
-    from PIL import ImageOps
-
-    if 0 in image.size:
-        raise InputError(f"expected a PIL image with at least one pixel, got (height, width) {image.size[::-1]}")
-    try:
-        upright = ImageOps.exif_transpose(image)
-        return _to_png(upright if upright.mode in _PNG_MODES else upright.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"a PIL image of mode {image.mode} cannot be encoded as PNG: {error}") from error
-
-
-def _to_png(image: "Image.Image") -> bytes:
-    buffer = io.BytesIO()
-    # Level 1: a tenth of the time of the default for files that are a few percent larger.
-    image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _path_sources(path: str) -> Iterator[ImageSource]:
@@ -142,13 +116,63 @@ def _path_sources(path: str) -> Iterator[ImageSource]:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             yield _failing_source(path, f"expected images ({suffixes}) in folder {path!r}, found none")
         for name in found:
-            yield _file_source(name)
+            yield from _file_sources(name)
     else:
-        yield _file_source(path)
+        yield from _file_sources(path)
 
 
-def _file_source(path: str) -> ImageSource:
-    return ImageSource(path, partial(_read_file, path))
+def _file_sources(path: str) -> Iterator[ImageSource]:
+    suffix = _suffix(path)
+    if suffix in TIFF_SUFFIXES | PDF_SUFFIXES:
+        yield from _page_sources(path, suffix)
+    elif suffix in CONVERTED_SUFFIXES:
+        yield ImageSource(path, lambda: _convert(path, _read_file(path)))
+    else:
+        yield ImageSource(path, partial(_read_file, path))
+
+
+def _url_sources(url: str, limits: FetchLimits) -> Iterator[ImageSource]:
+    suffix = _suffix(url_file_name(url))
+    if suffix in TIFF_SUFFIXES | PDF_SUFFIXES:
+        try:
+            content = fetch_url(url, limits)
+        except InputError as error:
+            yield _failing_source(url, str(error))
+        else:
+            yield from _page_sources(url, suffix, content)
+    elif suffix in CONVERTED_SUFFIXES:
+        yield ImageSource(url, lambda: _convert(url, fetch_url(url, limits)))
+    else:
+        yield ImageSource(url, partial(fetch_url, url, limits))
+
+
+def _page_sources(path: str, suffix: str, content: bytes | None = None) -> Iterator[ImageSource]:
+    pages = open_pages(path, suffix, content)
+    try:
+        count = pages.count()
+    except InputError as error:
+        yield _failing_source(path, str(error))
+        return
+    for page_index in range(count):
+        yield ImageSource(path, partial(pages.read, page_index), page_index)
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _convert(name: str, content: bytes) -> bytes:
+    """Encode an image that the server does not read as PNG."""
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(content))
+        # Pillow has 16-bit grey of a PGM file as 32-bit integers, and would cut them off at 255.
+        return encode_pil_image(image.convert("I;16") if image.mode == "I" else image)
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise whatever a broken file leads them to
+        raise InputError(f"cannot read {name!r} as an image: {error}") from error
 
 
 def _failing_source(path: str, message: str) -> ImageSource:
@@ -162,8 +186,7 @@ def _read_file(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError as error:
-        hint = "URLs are not supported, download the image first" if "://" in path else "check the path"
-        raise InputError(f"expected an image file or a folder at {path!r}, there is none; {hint}") from error
+        raise InputError(f"expected an image file or a folder at {path!r}, there is none; check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise InputError(f"cannot read {path!r}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -177,7 +200,7 @@ def _find_images(folder: str) -> list[str]:
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder, onerror=stop)
         for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        if _suffix(name) in IMAGE_SUFFIXES
     ]
     return sorted(found, key=_natural_key)
 

@@ -4,11 +4,12 @@ import functools
 import io
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Literal, get_args
 
+from mlcls_client.connection import Ssl, read_connection_options
 from mlcls_client.contract import STATUS_OK, Answer, Threshold, encode_threshold
 from mlcls_client.errors import (
     ImageRejectedError,
@@ -17,6 +18,7 @@ from mlcls_client.errors import (
     MlclsClientError,
     ServerUnavailableError,
 )
+from mlcls_client.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs import ImageInput, ImageSource, iterate_sources
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport import DEFAULT_TIMEOUT_S, Transport, open_transport
@@ -29,7 +31,15 @@ logger = logging.getLogger("mlcls_client")
 
 
 def create_model(
-    model_name: str, url: str | None = None, protocol: str = "grpc", timeout_s: float = DEFAULT_TIMEOUT_S
+    model_name: str,
+    url: str | None = None,
+    protocol: str = "grpc",
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    *,
+    ssl: Ssl = False,
+    headers: Mapping[str, str] | None = None,
+    api_key: str | None = None,
+    retries: int = 0,
 ) -> "Model":
     """Make a model whose `predict` is answered by a server. Nothing is sent before the first prediction.
 
@@ -37,12 +47,20 @@ def create_model(
         model_name: name of the ensemble, which is PaddleX's name of the model, e.g. `PP-LCNet_x1_0_ML`.
         url: `host:port`; None for `localhost:8001` over gRPC and `localhost:8000` over HTTP.
         protocol: `grpc` or `http`.
-        timeout_s: time limit of one request, seconds.
+        timeout_s: time limit of one request, seconds; all its tries and the pauses between them are within it.
+        ssl: False for no TLS; True for TLS with the usual root certificates; the path of a PEM file of root
+            certificates; or a dict with the paths of PEM files: `root_certificates`, and for a server that wants to
+            know its clients `private_key` and `certificate_chain`.
+        headers: sent with every request, over gRPC as metadata with the names in lower case.
+        api_key: sent with every request as header `authorization: Bearer <api_key>`; use it together with `ssl`.
+        retries: further tries of a request that failed because the server could not be reached, the connection was
+            lost, or the server or the model was not ready; with pauses that grow from about 0.2 s to 5 s.
 
     Raises:
         InvalidRequestError: an argument is not as described.
     """
-    return Model(open_transport(model_name, url, protocol, timeout_s))
+    options = read_connection_options(ssl, headers, api_key, retries)
+    return Model(open_transport(model_name, url, protocol, timeout_s, options))
 
 
 class Model:
@@ -64,21 +82,24 @@ class Model:
         batch_size: int = 1,
         threshold: Threshold | None = None,
         on_error: OnError = "raise",
+        *,
+        fetch_limits: FetchLimits = DEFAULT_FETCH_LIMITS,
     ) -> Iterator[MultiLabelResult]:
-        """Predict the labels of images; a generator with one result per image, in order.
+        """Predict the labels of images; a generator with one result per image or page, in order.
 
         Images are read and sent as the results are taken. The results of a request do not depend on its size, so
         where the server takes fewer images per request than `batch_size`, requests are of the server's size. Where
         the server keeps its configuration to itself (a restricted model-configuration API), they hold one image each.
 
         Args:
-            input: a path of a file or a folder, bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image, or
-                a list of these.
+            input: a path of a file or a folder, an http(s) URL, bytes of an image file, an array (H, W, 3) uint8 BGR,
+                a PIL image, or a list of these. PDF files (extra `pdf`) and TIFF files give a result per page.
             batch_size: images per request, at most.
             threshold: a label is in the result when its score is above this: a number; a dict with `"default"` and
                 class ids or label names; a list with one number per label; None for the model's own threshold.
             on_error: what becomes of an image that cannot be read or that the server rejects. `raise` raises once the
                 results before it are taken; `yield` yields a result with `error` set; `skip` logs it and goes on.
+            fetch_limits: size, time and redirects that the fetch of a URL may take.
 
         Raises:
             InvalidRequestError: an argument is not as described, or the server refuses the threshold.
@@ -95,7 +116,7 @@ class Model:
         if on_error not in get_args(OnError):
             raise InvalidRequestError(f"expected on_error to be one of {get_args(OnError)}, got {on_error!r}")
         self._check_open()
-        return self._predict(iterate_sources(input), batch_size, encode_threshold(threshold), on_error)
+        return self._predict(iterate_sources(input, fetch_limits), batch_size, encode_threshold(threshold), on_error)
 
     def _predict(
         self, sources: Iterator[ImageSource], batch_size: int, threshold_json: str | None, on_error: OnError
@@ -246,6 +267,8 @@ def _answer_batch(requests: _Requests, batch: Sequence[ImageSource]) -> list[Mul
 def _make_result(source: ImageSource, image: bytes, answer: Answer) -> MultiLabelResult:
     if answer.status != STATUS_OK:
         name = "an image from memory" if source.input_path is None else repr(source.input_path)
+        if source.page_index is not None:
+            name = f"page {source.page_index} of {name}"
         return _failed_result(
             source,
             ImageRejectedError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlcls_client.contract import Answer
 from mlcls_client.errors import MlclsClientError
+from mlcls_client.fetch import is_url, url_file_name
 from mlcls_client.files import write_file
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 class MultiLabelResult(dict[str, Any]):
     """The labels of one image: a dict with PaddleX's keys, which are attributes too.
 
-    Keys: `input_path` (str, None for an image from memory), `page_index` (None for a plain image), `class_ids`
-    (list of int, by descending score), `scores` (list of float, 5 decimals), `label_names` (list of str). A result
-    of `predict(on_error="yield")` for an image that could not be answered has the key `error` as well, a text, and
-    empty lists; good results do not have that key.
+    Keys: `input_path` (str, a path or URL; None for an image from memory), `page_index` (of a PDF or TIFF file, from 0;
+    None for a plain image), `class_ids` (list of int, by descending score), `scores` (list of float, 5 decimals),
+    `label_names` (list of str). A result of `predict(on_error="yield")` for an image that could not be answered has the
+    key `error` as well, a text, and empty lists; good results do not have that key.
 
     Attributes:
         error: why there is no result (ImageRejectedError, InputError); None for a good result.
@@ -51,7 +52,7 @@ class MultiLabelResult(dict[str, Any]):
         Args:
             answer: what the server said.
             input_path: where the image came from.
-            page_index: number of the page or frame.
+            page_index: number of the page, from 0.
             encoded_image: the image as it was sent, which `img` draws on.
             error: why there is no result.
         """
@@ -70,13 +71,13 @@ class MultiLabelResult(dict[str, Any]):
 
     @property
     def input_path(self) -> str | None:
-        """Path of the image; None for an image from memory."""
+        """Path or URL of the image; None for an image from memory."""
         path: str | None = self["input_path"]
         return path
 
     @property
     def page_index(self) -> int | None:
-        """Number of the page or frame, from 0; None for a plain image."""
+        """Number of the page of a PDF or TIFF file, from 0; None for a plain image."""
         index: int | None = self["page_index"]
         return index
 
@@ -120,7 +121,7 @@ class MultiLabelResult(dict[str, Any]):
     @property
     def picture_name(self) -> str:
         """Name of the file that `save_to_img` writes into a folder."""
-        suffix = Path(self.input_path or "").suffix
+        suffix = Path(self._input_name or "").suffix
         return f"{self._saved_stem()}_res{suffix if suffix.lower() in _SAVED_SUFFIXES else '.png'}"
 
     def print(
@@ -153,7 +154,8 @@ class MultiLabelResult(dict[str, Any]):
         """Write the result as JSON, without the outer `res`, as PaddleX does.
 
         Args:
-            save_path: a file that ends in `.json`, or a folder, in which the file is `<input name>_res.json`.
+            save_path: a file that ends in `.json`, or a folder, in which the file is `<input name>_res.json`, or
+                `<input name>_<page index>_res.json` for a page.
             indent: spaces per level; None for one line.
             ensure_ascii: escape all characters outside ASCII.
 
@@ -172,7 +174,8 @@ class MultiLabelResult(dict[str, Any]):
 
         Args:
             save_path: a file with the suffix of an image format, or a folder, in which the file is
-                `<input name>_res<input suffix>`; `.png` for an input that is no image file.
+                `<input name>_res<input suffix>`, or `<input name>_<page index>_res<input suffix>` for a page; the
+                suffix is `.png` for an input that is no image file.
 
         Raises:
             OutputError: the file cannot be written.
@@ -189,14 +192,19 @@ class MultiLabelResult(dict[str, Any]):
         file_format = Image.registered_extensions()[suffix]
         write_file(path, lambda file: picture.save(file, format=file_format, **_SAVE_OPTIONS.get(suffix, {})))
 
+    @property
+    def _input_name(self) -> str | None:
+        path = self.input_path
+        return url_file_name(path) if path is not None and is_url(path) else path
+
     def _saved_stem(self) -> str:
-        """Name saved files as PaddleX does: by the input, or by time and chance for an image from memory."""
-        if self.input_path is None:
+        """Name saved files as PaddleX does: by the input and its page, or by time and chance where there is none."""
+        if self._input_name is None:
             if self._memory_name is None:
                 self._memory_name = f"{int(time.time())}_{1000 + secrets.randbelow(9000)}"
             stem = self._memory_name
         else:
-            stem = Path(self.input_path).stem
+            stem = Path(self._input_name).stem
         return stem if self.page_index is None else f"{stem}_{self.page_index}"
 
 

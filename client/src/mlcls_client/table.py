@@ -7,7 +7,7 @@ EMPTY_TEXT = "(no label above the threshold)"
 FAILED_TEXT = "(no result)"
 MEMORY_TEXT = "(from memory)"
 
-_HEADER = ("image", "labels")
+_HEADER = ("image", "page", "labels")
 _GAP = "  "
 _MAX_NAME_SHARE = 0.4
 _MIN_LABELS_WIDTH = 24
@@ -16,34 +16,45 @@ _MIN_LABELS_WIDTH = 24
 class LabelTable:
     """Formats rows whose columns are aligned; widths are in terminal cells."""
 
-    def __init__(self, names: Iterable[str], width: int | None) -> None:
-        """Take the measure of the first column.
+    def __init__(self, names: Iterable[str], width: int | None, page_count: int = 0) -> None:
+        """Take the measure of the first columns.
 
         Args:
             names: of all images that will come.
             width: of the terminal; None for rows that are never broken, which suit a file or a pipe.
+            page_count: how many pages the longest file has; 0 for a table without a column for pages.
         """
+        self._page_width = max(len(_HEADER[1]), len(str(page_count - 1))) if page_count else 0
         longest = max(display_width(name) for name in [_HEADER[0], *names])
         self._name_width = longest if width is None else min(longest, max(10, int(width * _MAX_NAME_SHARE)))
-        self._labels_width = None if width is None else max(_MIN_LABELS_WIDTH, width - self._name_width - len(_GAP))
+        taken = self._name_width + len(_GAP) + (self._page_width + len(_GAP) if page_count else 0)
+        self._labels_width = None if width is None else max(_MIN_LABELS_WIDTH, width - taken)
 
     def header(self) -> str:
         """Return the row above all others."""
-        return self._join(_HEADER[0], _HEADER[1])
+        return self._join(*_HEADER)
 
-    def row(self, name: str, label_names: Sequence[str], scores: Sequence[float]) -> str:
-        """Return the row of one image, of several lines where the labels need them."""
+    def row(self, name: str, label_names: Sequence[str], scores: Sequence[float], page_index: int | None = None) -> str:
+        """Return the row of one image or page, of several lines where the labels need them."""
         items = [f"{label} {score:.3f}" for label, score in zip(label_names, scores, strict=True)]
         lines = _fill(items, self._labels_width) or [EMPTY_TEXT]
-        return "\n".join(self._join(name if number == 0 else "", line) for number, line in enumerate(lines))
+        page = _page_text(page_index)
+        return "\n".join(
+            self._join(*((name, page) if number == 0 else ("", "")), line) for number, line in enumerate(lines)
+        )
 
-    def failed_row(self, name: str) -> str:
-        """Return the row of an image without a result."""
-        return self._join(name, FAILED_TEXT)
+    def failed_row(self, name: str, page_index: int | None = None) -> str:
+        """Return the row of an image or page without a result."""
+        return self._join(name, _page_text(page_index), FAILED_TEXT)
 
-    def _join(self, name: str, labels: str) -> str:
+    def _join(self, name: str, page: str, labels: str) -> str:
         name = _keep_end(name, self._name_width)
-        return f"{name}{' ' * (self._name_width - display_width(name))}{_GAP}{labels}"
+        page = f"{page:>{self._page_width}}{_GAP}" if self._page_width else ""
+        return f"{name}{' ' * (self._name_width - display_width(name))}{_GAP}{page}{labels}"
+
+
+def _page_text(page_index: int | None) -> str:
+    return "" if page_index is None else str(page_index)
 
 
 def display_width(text: str) -> int:

@@ -35,9 +35,12 @@ class FakeServer:
         ready: what the readiness calls answer.
         config_closed: the model-configuration API wants a key, as on a hardened server.
         raw_result: sent as every output `result` in place of an answer, to test how bad answers are treated.
+        outages: how many of the next inference requests are answered UNAVAILABLE.
+        credentials: grpc.ServerCredentials for TLS; None for a connection that is not encrypted.
         delay: called before each answer, e.g. to sleep.
         port: to serve on; 0 for a free one.
         requests: the images and the `threshold` parameter of each inference request so far.
+        headers: the metadata of each call so far, readiness calls too.
         url: `host:port`, once started.
     """
 
@@ -46,9 +49,12 @@ class FakeServer:
     ready: bool = True
     config_closed: bool = False
     raw_result: bytes | None = None
+    outages: int = 0
+    credentials: Any = field(default=None, repr=False)
     delay: Callable[[], None] | None = None
     port: int = 0
     requests: list[tuple[list[bytes], str | None]] = field(default_factory=list, repr=False)
+    headers: list[dict[str, str]] = field(default_factory=list, repr=False)
     url: str = ""
 
     def __enter__(self) -> "FakeServer":
@@ -59,7 +65,12 @@ class FakeServer:
         self._server: Any = grpc.server(futures.ThreadPoolExecutor(max_workers=2), options=limits)
         servicer = type("Servicer", (_Methods, stubs.GRPCInferenceServiceServicer), {})(self)
         stubs.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        self.port = (
+            self._server.add_insecure_port(address)
+            if self.credentials is None
+            else self._server.add_secure_port(address, self.credentials)
+        )
         self.url = f"127.0.0.1:{self.port}"
         self._server.start()
         return self
@@ -80,12 +91,15 @@ class _Methods:
         self._codes: Any = importlib.import_module("grpc").StatusCode
 
     def ServerReady(self, request: Any, context: Any) -> Any:
+        self._note_headers(context)
         return self._messages.ServerReadyResponse(ready=self._fake.ready)
 
     def ModelReady(self, request: Any, context: Any) -> Any:
+        self._note_headers(context)
         return self._messages.ModelReadyResponse(ready=self._fake.ready and request.name == self._fake.model_name)
 
     def ModelConfig(self, request: Any, context: Any) -> Any:
+        self._note_headers(context)
         if self._fake.config_closed:
             context.abort(
                 self._codes.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-key'"
@@ -97,11 +111,15 @@ class _Methods:
         return response
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        self._note_headers(context)
         self._check_name(request.model_name, context)
         if not self._fake.ready:
             context.abort(
                 self._codes.UNAVAILABLE, f"Request for unknown model: '{request.model_name}' has no available versions"
             )
+        if self._fake.outages > 0:
+            self._fake.outages -= 1
+            context.abort(self._codes.UNAVAILABLE, "the server is being restarted")
         images = self._read_images(request, context)
         parameter = request.parameters.get(THRESHOLD_PARAMETER)
         threshold_json = parameter.string_param if parameter is not None else None
@@ -116,6 +134,9 @@ class _Methods:
         if all(status != STATUS_OK for status, _ in answers):
             context.abort(self._codes.INVALID_ARGUMENT, "; ".join(status for status, _ in answers))
         return self._make_response(request, answers)
+
+    def _note_headers(self, context: Any) -> None:
+        self._fake.headers.append(dict(context.invocation_metadata()))
 
     def _check_name(self, name: str, context: Any) -> None:
         if name != self._fake.model_name:

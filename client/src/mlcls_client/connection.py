@@ -1,0 +1,156 @@
+"""How to connect: TLS, headers, the key, retries. What is secret is in no `repr` and no error message."""
+
+import importlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, Union
+
+from mlcls_client.errors import InvalidRequestError
+
+Ssl: TypeAlias = Union[bool, str, "os.PathLike[str]", Mapping[str, "str | os.PathLike[str]"]]
+"""False for no TLS; True for TLS with the usual root certificates; the path of a PEM file of root certificates; or a
+dict with paths of PEM files: `root_certificates`, `private_key`, `certificate_chain`."""
+
+_SSL_KEYS = ("root_certificates", "private_key", "certificate_chain")
+
+# Both gRPC and HTTP take these characters in the name of a header.
+_HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+# What the client libraries set themselves.
+_OWN_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "inference-header-content-length",
+        "te",
+        "transfer-encoding",
+    }
+)
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """Paths of the PEM files of a TLS connection.
+
+    Attributes:
+        root_certificates: whom to trust; None for the usual ones.
+        private_key: of this client, where the server wants to know who it is.
+        certificate_chain: of this client.
+    """
+
+    root_certificates: str | None = None
+    private_key: str | None = None
+    certificate_chain: str | None = None
+
+
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """What `create_model` was told about the connection.
+
+    Attributes:
+        tls: None for a connection that is not encrypted.
+        headers: sent with every request, names in lower case.
+        retries: further tries of a request where a retry is safe.
+    """
+
+    tls: TlsFiles | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    retries: int = 0
+
+
+def read_connection_options(
+    ssl: Ssl = False, headers: Mapping[str, str] | None = None, api_key: str | None = None, retries: int = 0
+) -> ConnectionOptions:
+    """Check the arguments of `create_model`.
+
+    Raises:
+        InvalidRequestError: an argument is not as described there, or a PEM file cannot be read.
+    """
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise InvalidRequestError(f"expected retries to be 0 or more, got {retries!r}")
+    return ConnectionOptions(_read_ssl(ssl), _read_headers(headers, api_key), retries)
+
+
+def _read_ssl(ssl: Ssl) -> TlsFiles | None:
+    if isinstance(ssl, bool):
+        return TlsFiles() if ssl else None
+    given: Mapping[Any, Any]
+    if isinstance(ssl, str | os.PathLike):
+        given = {"root_certificates": ssl}
+    elif isinstance(ssl, Mapping):
+        given = ssl
+    else:
+        raise InvalidRequestError(f"expected ssl to be a bool, a path or a dict, got {type(ssl).__name__}")
+    unknown = [key for key in given if key not in _SSL_KEYS]
+    if unknown:
+        raise InvalidRequestError(f"expected ssl to have keys of {_SSL_KEYS}, got {unknown}")
+    paths = {key: _readable_path(key, path) for key, path in given.items() if path is not None}
+    if ("private_key" in paths) != ("certificate_chain" in paths):
+        raise InvalidRequestError("expected ssl to have both private_key and certificate_chain or neither, got one")
+    files = TlsFiles(**paths)
+    _check_pem(files)
+    return files
+
+
+def _check_pem(files: TlsFiles) -> None:
+    """Read the files as TLS will; gRPC would only fail to connect, over and over, and not say why."""
+    tls: Any = importlib.import_module("ssl")
+    context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
+    try:
+        if files.root_certificates is not None:
+            context.load_verify_locations(files.root_certificates)
+        if files.certificate_chain is not None:
+            # An encrypted key would be asked for on the terminal.
+            context.load_cert_chain(files.certificate_chain, files.private_key, password=lambda: b"")
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidRequestError(
+            f"expected ssl to name PEM files of certificates and of a key without a password, got {files}: {error}"
+        ) from error
+
+
+def _readable_path(key: str, path: Any) -> str:
+    try:
+        with Path(path).open("rb"):
+            return str(path)
+    except (OSError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidRequestError(f"expected a PEM file as {key} of ssl, cannot read {path!r}: {reason}") from error
+
+
+def _read_headers(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
+    if headers is not None and not isinstance(headers, Mapping):
+        raise InvalidRequestError(f"expected headers to be a dict from name to value, got {type(headers).__name__}")
+    read: dict[str, str] = {}
+    for given, value in (headers or {}).items():
+        name = given.lower() if isinstance(given, str) else ""
+        if not _HEADER_NAME.fullmatch(name) or name.endswith("-bin") or name.startswith("grpc-"):
+            raise InvalidRequestError(
+                "expected the name of a header to be of letters, digits, '-', '_' and '.', not to begin with 'grpc-' "
+                f"and not to end in '-bin', got {given!r}"
+            )
+        if name in _OWN_HEADERS:
+            raise InvalidRequestError(f"header {given!r} is set by the client itself; leave it out")
+        if name in read:
+            raise InvalidRequestError(f"expected each header once, got {given!r} twice")
+        # The value may be a secret, so no message tells it.
+        if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
+            raise InvalidRequestError(
+                f"expected the value of header {given!r} to be printable ASCII text without space at its ends"
+            )
+        read[name] = value
+    if api_key is not None:
+        if not isinstance(api_key, str) or not _HEADER_VALUE.fullmatch(api_key):
+            raise InvalidRequestError(
+                "expected api_key to be printable ASCII text without space or a line break at its ends"
+            )
+        if "authorization" in read:
+            raise InvalidRequestError("expected either api_key or a header 'authorization', got both")
+        read["authorization"] = f"Bearer {api_key}"
+    return read

@@ -1,0 +1,217 @@
+"""PDF and TIFF files: one image per page, each rendered when its turn comes.
+
+The rules are those of PaddleX's readers (`paddlex/inference/utils/io/readers.py`, `utils/pdf_rendering.py`): a PDF page
+is drawn at twice its size in points, smaller where it would have too many pixels; a TIFF page is what Pillow's
+conversion to RGB gives; pages count from 0, in a file of one page too.
+"""
+
+import abc
+import importlib
+import io
+import math
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mlcls_client.encoding import to_png
+from mlcls_client.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PDF_SUFFIXES = frozenset({".pdf"})
+TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+
+PDF_RENDER_SCALE = 2.0
+PDF_MIN_RENDER_SCALE = 0.1
+MAX_PAGE_PIXELS = 178_956_970
+
+# PDFium is not safe for several threads at once, not even with a document for each.
+_PDFIUM_LOCK = threading.RLock()
+
+
+def open_pages(name: str, suffix: str, content: bytes | None = None) -> "PageFile":
+    """Make the reader of a file with pages; nothing is opened yet.
+
+    Args:
+        name: path of the file, which error messages tell.
+        suffix: one of `PDF_SUFFIXES` or `TIFF_SUFFIXES`, which decides the kind.
+        content: the file, where it is in memory; None to read it from its path.
+    """
+    return PdfFile(name, content) if suffix in PDF_SUFFIXES else TiffFile(name, content)
+
+
+class PageFile(abc.ABC):
+    """A file with pages. It is open from the first page that is read to the last."""
+
+    _kind = ""
+
+    def __init__(self, name: str, content: bytes | None) -> None:
+        """Make a reader; see `open_pages`."""
+        self._name = name
+        self._content = content
+        self._document: Any = None
+        self._last_index = -1
+
+    def count(self) -> int:
+        """Return the number of pages.
+
+        Raises:
+            InputError: the file cannot be read or has no page; for a PDF file, pypdfium2 is not installed.
+        """
+        try:
+            self._open()
+        finally:
+            self.close()
+        if self._last_index < 0:
+            raise InputError(f"expected a page in {self._name!r}, there is none")
+        return self._last_index + 1
+
+    def read(self, page_index: int) -> bytes:
+        """Return one page as PNG.
+
+        Args:
+            page_index: number of the page, from 0.
+
+        Raises:
+            InputError: the file or this page cannot be read.
+        """
+        try:
+            if self._document is None:
+                self._open()
+            page = to_png(self._render(page_index))
+        except InputError:
+            self.close()
+            raise
+        except Exception as error:  # decoders raise whatever a broken file leads them to
+            self.close()
+            raise InputError(f"cannot read page {page_index} of {self._name!r}: {error}") from error
+        if page_index >= self._last_index:
+            self.close()
+        return page
+
+    def close(self) -> None:
+        """Close the file; the next page opens it again."""
+        document, self._document = self._document, None
+        if document is not None:
+            self._close_document(document)
+
+    def _open(self) -> None:
+        try:
+            # The document closes it.
+            file = Path(self._name).open("rb") if self._content is None else io.BytesIO(self._content)  # noqa: SIM115
+        except FileNotFoundError as error:
+            raise InputError(
+                f"expected an image file or a folder at {self._name!r}, there is none; check the path"
+            ) from error
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+            raise InputError(f"cannot read {self._name!r}: {getattr(error, 'strerror', None) or error}") from error
+        try:
+            self._document, self._last_index = self._open_document(file)
+        except InputError:
+            file.close()
+            raise
+        except Exception as error:
+            file.close()
+            raise InputError(f"cannot read {self._name!r} as {self._kind}: {error}") from error
+
+    @abc.abstractmethod
+    def _open_document(self, file: BinaryIO) -> tuple[Any, int]:
+        """Return the document, which closes the file with itself, and the number of its last page."""
+
+    @abc.abstractmethod
+    def _close_document(self, document: Any) -> None: ...
+
+    @abc.abstractmethod
+    def _render(self, page_index: int) -> "Image.Image": ...
+
+
+class PdfFile(PageFile):
+    """The pages of a PDF file, forms and annotations drawn too."""
+
+    _kind = "a PDF file"
+
+    def _open_document(self, file: BinaryIO) -> tuple[Any, int]:
+        try:
+            pypdfium2: Any = importlib.import_module("pypdfium2")
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"cannot read {self._name!r}: PDF files need pypdfium2, which is not installed. "
+                "Install the extra `pdf`: pip install 'mlcls-client[pdf]'"
+            ) from error
+        with _PDFIUM_LOCK:
+            document = pypdfium2.PdfDocument(file, autoclose=True)
+            document.init_forms()
+            return document, len(document) - 1
+
+    def _close_document(self, document: Any) -> None:
+        with _PDFIUM_LOCK:
+            document.close()
+
+    def _render(self, page_index: int) -> "Image.Image":
+        with _PDFIUM_LOCK:
+            page = self._document[page_index]
+            try:
+                width, height = page.get_size()
+                bitmap = page.render(scale=find_render_scale(height, width))
+                try:
+                    # Copies: the bitmap's memory goes with the bitmap.
+                    image: Image.Image = bitmap.to_pil().convert("RGB")
+                    return image
+                finally:
+                    bitmap.close()
+            finally:
+                page.close()
+
+
+class TiffFile(PageFile):
+    """The pages of a TIFF file."""
+
+    _kind = "a TIFF file"
+
+    def _open_document(self, file: BinaryIO) -> tuple[Any, int]:
+        from PIL import Image
+
+        image = Image.open(file)
+        return (image, file), getattr(image, "n_frames", 1) - 1
+
+    def _close_document(self, document: Any) -> None:
+        image, file = document
+        image.close()
+        file.close()
+
+    def _render(self, page_index: int) -> "Image.Image":
+        image, _ = self._document
+        image.seek(page_index)
+        page: Image.Image = image.convert("RGB")
+        return page
+
+
+def find_render_scale(height: float, width: float) -> float:
+    """Return pixels per point for a PDF page: 2, or what keeps the page within `MAX_PAGE_PIXELS`.
+
+    Args:
+        height: of the page, points.
+        width: of the page, points.
+
+    Raises:
+        InputError: the page has no area, or is too large at the smallest scale, 0.1, too.
+    """
+    if height <= 0 or width <= 0:
+        raise InputError(f"expected a page with an area, got (height, width) {(height, width)} points")
+
+    def fits(scale: float) -> bool:
+        return math.ceil(height * scale) * math.ceil(width * scale) <= MAX_PAGE_PIXELS
+
+    if fits(PDF_RENDER_SCALE):
+        return PDF_RENDER_SCALE
+    if not fits(PDF_MIN_RENDER_SCALE):
+        raise InputError(
+            f"expected a page of at most {MAX_PAGE_PIXELS} pixels at {PDF_MIN_RENDER_SCALE:g} pixels per point, "
+            f"got (height, width) {(height, width)} points"
+        )
+    good, bad = PDF_MIN_RENDER_SCALE, PDF_RENDER_SCALE
+    while bad - good > 1e-9:
+        middle = (good + bad) / 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good

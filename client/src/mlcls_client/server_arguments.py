@@ -1,0 +1,91 @@
+"""The arguments of the `mlcls-client` command that say which server to ask, and how."""
+
+import argparse
+import os
+
+from mlcls_client.errors import InvalidRequestError
+from mlcls_client.model import Model, create_model
+from mlcls_client.transport import DEFAULT_URLS
+
+API_KEY_VARIABLE = "MLCLS_API_KEY"
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments that `open_model` reads."""
+    parser.add_argument(
+        "--url",
+        metavar="HOST:PORT",
+        help=f"address of the server (default: {DEFAULT_URLS['grpc']}, or {DEFAULT_URLS['http']} with --protocol http)",
+    )
+    parser.add_argument(
+        "--protocol", choices=list(DEFAULT_URLS), default="grpc", help="how to ask (default: %(default)s)"
+    )
+    parser.add_argument("--ssl", action="store_true", help="encrypt the connection (TLS)")
+    for name, meaning in (
+        ("root-certificates", "PEM file of the root certificates to trust"),
+        ("private-key", "PEM file of this client's key"),
+        ("certificate-chain", "PEM file of this client's certificates"),
+    ):
+        parser.add_argument(f"--ssl-{name}", metavar="FILE", help=f"{meaning}; implies --ssl")
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="send this header with every request; may be given several times",
+    )
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help=f"send 'authorization: Bearer KEY' (default: the environment variable {API_KEY_VARIABLE}, which other "
+        "users of this machine cannot see)",
+    )
+
+
+def add_tries_argument(parser: argparse.ArgumentParser) -> None:
+    """Give a parser `--retries`."""
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=0,
+        metavar="N",
+        help="further tries when the server is unreachable, within --timeout (default: %(default)s)",
+    )
+
+
+def open_model(args: argparse.Namespace, timeout_s: float, retries: int = 0) -> Model:
+    """Make the model that the arguments of `add_server_arguments` describe.
+
+    Raises:
+        InvalidRequestError: an argument is not as described.
+    """
+    files = {
+        "root_certificates": args.ssl_root_certificates,
+        "private_key": args.ssl_private_key,
+        "certificate_chain": args.ssl_certificate_chain,
+    }
+    given = {key: path for key, path in files.items() if path is not None}
+    return create_model(
+        args.model,
+        args.url,
+        args.protocol,
+        timeout_s,
+        ssl=given or args.ssl,
+        headers=_read_headers(args.header),
+        api_key=args.api_key if args.api_key is not None else os.environ.get(API_KEY_VARIABLE) or None,
+        retries=retries,
+    )
+
+
+def _read_headers(texts: list[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for text in texts:
+        name, colon, value = text.partition(":")
+        name = name.strip().lower()
+        if not colon:
+            # The text may be a secret that was given without its name.
+            raise InvalidRequestError("expected --header 'NAME: VALUE', got a text without a colon")
+        if name in headers:
+            raise InvalidRequestError(f"expected each --header once, got {name!r} twice")
+        headers[name] = value.strip()
+    return headers

@@ -1,0 +1,261 @@
+"""URLs are fetched by the client, within limits of size, time and redirects."""
+
+import io
+import socket
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mlcls_client import FetchLimits, InputError, InvalidRequestError, create_model
+from mlcls_client.fetch import fetch_url, is_url, url_file_name
+from mlcls_client.inputs import iterate_sources
+from mlcls_client.testing import FakeServer
+
+NAME = "PP-LCNet_x1_0_ML"
+
+
+def encode(image_format: str, count: int = 1) -> bytes:
+    pages = [Image.new("RGB", (16, 12), colour) for colour in [(200, 0, 0), (0, 180, 0)][:count]]
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"save_all": True, "append_images": pages[1:]} if count > 1 else {}
+    pages[0].save(buffer, format=image_format, **options)
+    return buffer.getvalue()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves some files, and misbehaves at other addresses."""
+
+    server: Any
+
+    def do_GET(self) -> None:
+        self.server.paths.append(self.path)
+        path, _, _ = self.path.partition("?")
+        if path.startswith("/redirect/"):
+            left = int(path.rpartition("/")[2])
+            self.redirect(f"/redirect/{left - 1}" if left > 1 else "/red.png")
+        elif path == "/to-file":
+            self.redirect("file:///etc/hostname")
+        elif path == "/slow":
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b"x")
+                time.sleep(0.02)
+        elif path == "/slow-header":
+            for _ in range(100):
+                self.wfile.write(b"H")
+                time.sleep(0.02)
+        elif path == "/short":
+            self.reply(b"only this", {"Content-Length": "100"})
+        elif path == "/endless":
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(1000):
+                self.wfile.write(b"x" * 1000)
+        elif path == "/no-http":
+            self.wfile.write(b"this is not HTTP\r\n\r\n")
+        elif path in self.server.files:
+            content = self.server.files[path]
+            self.reply(content, {"Content-Length": str(len(content))})
+        else:
+            self.send_error(404)
+
+    def redirect(self, target: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.end_headers()
+
+    def reply(self, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the test's output clean."""
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that leaves early is what some tests are about."""
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("no_proxy", "*")
+    with Server(("127.0.0.1", 0), Handler) as http_server:
+        settings: Any = http_server
+        settings.paths = []
+        settings.files = {
+            "/red.png": encode("PNG"),
+            "/two.tif": encode("TIFF", 2),
+            "/a%20b/%C3%A4.png": encode("PNG"),
+            "/grey.ppm": encode("PPM"),
+            "/empty": b"",
+        }
+        settings.url = f"http://127.0.0.1:{http_server.server_port}"
+        Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield settings
+        http_server.shutdown()
+
+
+def test_a_url_is_fetched_when_its_turn_comes(web: Any) -> None:
+    url = f"{web.url}/red.png?size=2#top"
+    (source,) = iterate_sources(url)
+    assert web.paths == []
+    assert (source.input_path, source.page_index, source.read()) == (url, None, encode("PNG"))
+    assert web.paths == ["/red.png?size=2"]
+
+
+def test_a_url_of_pages(web: Any) -> None:
+    url = f"{web.url}/two.tif"
+    sources = list(iterate_sources([url]))
+    assert [(source.input_path, source.page_index) for source in sources] == [(url, 0), (url, 1)]
+    assert [Image.open(io.BytesIO(source.read())).getpixel((0, 0)) for source in sources] == [(200, 0, 0), (0, 180, 0)]
+    assert web.paths == ["/two.tif"], "fetched once"
+
+
+def test_a_url_of_a_format_that_the_server_does_not_read(web: Any) -> None:
+    (source,) = iterate_sources(f"{web.url}/grey.ppm")
+    assert Image.open(io.BytesIO(source.read())).format == "PNG"
+
+
+def test_an_address_may_have_spaces_and_other_letters(web: Any) -> None:
+    assert fetch_url(f"{web.url}/a b/ä.png") == encode("PNG")
+    assert fetch_url(f"{web.url}/a%20b/%C3%A4.png") == encode("PNG")
+
+
+def test_results_and_saved_files_of_urls(web: Any, tmp_path: Path) -> None:
+    urls = [f"{web.url}/red.png?size=2", f"{web.url}/two.tif", f"{web.url}/a%20b/%C3%A4.png"]
+    urls += [f"{web.url}/gone.png", f"{web.url}/gone.tif"]
+    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+        results = list(model.predict(urls, on_error="yield"))
+    assert [result.input_path for result in results] == [urls[0], urls[1], *urls[1:]]
+    assert [result.label_names for result in results] == [["red"], ["red"], ["green"], ["red"], [], []]
+    for result in results[:4]:
+        result.save_to_json(tmp_path)
+        result.save_to_img(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "red_res.json",
+        "red_res.png",
+        "two_0_res.json",
+        "two_0_res.tif",
+        "two_1_res.json",
+        "two_1_res.tif",
+        "ä_res.json",
+        "ä_res.png",
+    ]
+    assert all("404 Not Found" in result["error"] for result in results[4:])
+
+
+def test_redirects_are_followed_up_to_a_limit(web: Any) -> None:
+    assert fetch_url(f"{web.url}/redirect/5") == encode("PNG")
+    with pytest.raises(InputError, match="too many redirects"):
+        fetch_url(f"{web.url}/redirect/6")
+    with pytest.raises(InputError, match="too many redirects"):
+        fetch_url(f"{web.url}/redirect/1", FetchLimits(max_redirects=0))
+
+
+@pytest.mark.parametrize(
+    ("path", "limits", "message"),
+    [
+        ("/gone.png", FetchLimits(), "the server answered 404 Not Found"),
+        ("/to-file", FetchLimits(), "cannot fetch|answered 302"),
+        ("/short", FetchLimits(), "expected 100 bytes .* ended after 9"),
+        ("/empty", FetchLimits(), "got an empty file"),
+        ("/no-http", FetchLimits(), "no answer of a web server"),
+        ("/red.png", FetchLimits(max_bytes=20), r"at most 20 bytes .*, it has \d+"),
+        ("/endless", FetchLimits(max_bytes=5000), "at most 5000 bytes .*, more came"),
+        ("/slow", FetchLimits(timeout_s=0.3), r"within 0\.3 s"),
+        ("/slow-header", FetchLimits(timeout_s=0.3), r"within 0\.3 s"),
+    ],
+)
+def test_what_cannot_be_fetched_is_an_error_that_says_what_came(
+    web: Any, path: str, limits: FetchLimits, message: str
+) -> None:
+    begin = time.monotonic()
+    with pytest.raises(InputError, match=message) as caught:
+        fetch_url(web.url + path, limits)
+    assert path in str(caught.value)
+    assert time.monotonic() - begin < 1.5
+
+
+def test_the_limits_of_predict_are_those_of_the_fetch(web: Any) -> None:
+    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+        for name in ("red.png", "two.tif"):
+            with pytest.raises(InputError, match="at most 20 bytes"):
+                list(model.predict([f"{web.url}/{name}"], fetch_limits=FetchLimits(max_bytes=20)))
+
+
+def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/a.png"
+    with pytest.raises(InputError, match=r"cannot fetch .*refused"):
+        fetch_url(url)
+
+
+@pytest.mark.parametrize("url", ["ftp://host/a.png", "file:///a.png", "s3://bucket/a.png", "http:///a.png"])
+def test_another_scheme_is_an_error(url: str) -> None:
+    (source,) = iterate_sources(url)
+    with pytest.raises(InputError, match="expected a path, or an http or https address"):
+        source.read()
+
+
+def test_a_password_in_an_address_is_refused_and_not_told() -> None:
+    with pytest.raises(InputError, match="without user name and password") as caught:
+        fetch_url("https://me:secret@host/a.png")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://[::1/a.png", "http://host:port/a.png"])
+def test_a_malformed_address_is_an_error(url: str) -> None:
+    (source,) = iterate_sources(url)
+    with pytest.raises(InputError, match="malformed"):
+        source.read()
+
+
+@pytest.mark.parametrize("options", [{"max_bytes": 0}, {"timeout_s": 0}, {"max_redirects": -1}])
+def test_limits_that_let_nothing_through_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="expected max_bytes"):
+        FetchLimits(**options)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://host/a/b%20c.png?x=1.jpg#f", "b c.png"),
+        ("https://host/a/", "a"),
+        ("https://host", "host"),
+        ("https://host/..%2F..%2Fx.png", ".._.._x.png"),
+        ("http://[::1/a.png", "url"),
+    ],
+)
+def test_the_file_name_of_an_address(url: str, name: str) -> None:
+    assert url_file_name(url) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("HTTP://h/a", True),
+        ("s3://b", True),
+        ("a/b.png", False),
+        ("C:\\a", False),
+        ("dir://x/../a b://c", True),
+        ("a b://c", False),
+    ],
+)
+def test_what_is_an_address(text: str, expected: bool) -> None:
+    assert is_url(text) is expected

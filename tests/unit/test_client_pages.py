@@ -1,0 +1,244 @@
+"""PDF and TIFF files: an image per page, rendered when its turn comes."""
+
+import io
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlcls_client import InputError, create_model
+from mlcls_client.inputs import ImageSource, iterate_sources
+from mlcls_client.pages import MAX_PAGE_PIXELS, PdfFile, TiffFile, find_render_scale
+from mlcls_client.testing import FakeServer
+
+NAME = "PP-LCNet_x1_0_ML"
+COLOURS = [(200, 0, 0), (0, 180, 0), (0, 0, 160)]
+
+
+def write_pages(path: Path, count: int = 3, height: int = 20, width: int = 30) -> Path:
+    pages = [Image.new("RGB", (width, height), COLOURS[number % 3]) for number in range(count)]
+    options: dict[str, Any] = {"resolution": 72.0} if path.suffix.lower() == ".pdf" else {}
+    pages[0].save(path, save_all=True, append_images=pages[1:], **options)
+    return path
+
+
+def decode(encoded: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(encoded))
+    assert image.format == "PNG"
+    return image
+
+
+def mean_colour(encoded: bytes) -> tuple[int, ...]:
+    return tuple(round(float(mean)) for mean in np.asarray(decode(encoded).convert("RGB")).mean(axis=(0, 1)))
+
+
+@pytest.fixture(params=[".pdf", ".tif", ".TIFF"])
+def suffix(request: pytest.FixtureRequest) -> str:
+    if request.param == ".pdf":
+        pytest.importorskip("pypdfium2")
+    return str(request.param)
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    pages: list[int] = []
+
+    def watch(kind: type[PdfFile] | type[TiffFile]) -> None:
+        original = kind._render
+
+        def render(self: PdfFile | TiffFile, page_index: int) -> Image.Image:
+            pages.append(page_index)
+            return original(self, page_index)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(kind, "_render", render)
+
+    watch(PdfFile)
+    watch(TiffFile)
+    return pages
+
+
+def test_a_page_is_an_image_with_a_page_index(tmp_path: Path, suffix: str) -> None:
+    path = write_pages(tmp_path / f"document{suffix}")
+    sources = list(iterate_sources(path))
+    assert [source.page_index for source in sources] == [0, 1, 2]
+    assert {source.input_path for source in sources} == {str(path)}
+    for source, colour in zip(sources, COLOURS, strict=True):
+        assert np.allclose(mean_colour(source.read()), colour, atol=3), "JPEG in the PDF file"
+
+
+def test_a_file_of_one_page_has_page_0(tmp_path: Path, suffix: str) -> None:
+    (source,) = iterate_sources(write_pages(tmp_path / f"one{suffix}", count=1))
+    assert source.page_index == 0
+
+
+def test_pages_are_rendered_one_by_one(tmp_path: Path, suffix: str, rendered: list[int]) -> None:
+    sources = iterate_sources(write_pages(tmp_path / f"long{suffix}", count=200))
+    first, second = next(sources), next(sources)
+    assert rendered == []
+    first.read()
+    assert rendered == [0]
+    second.read()
+    assert rendered == [0, 1]
+
+
+def test_pages_may_be_read_in_any_order_and_again(tmp_path: Path, suffix: str) -> None:
+    sources = list(iterate_sources(write_pages(tmp_path / f"document{suffix}")))
+    for number in (2, 0, 1, 1, 2, 2):
+        assert np.allclose(mean_colour(sources[number].read()), COLOURS[number], atol=3)
+
+
+def open_files() -> set[str]:
+    return {str(path.resolve()) for path in Path("/proc/self/fd").iterdir()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files of Linux")
+def test_a_file_is_closed_after_its_last_page(tmp_path: Path, suffix: str) -> None:
+    path = write_pages(tmp_path / f"document{suffix}")
+    sources = list(iterate_sources(path))
+    assert str(path) not in open_files()
+    sources[0].read()
+    assert str(path) in open_files()
+    for source in sources[1:]:
+        source.read()
+    assert str(path) not in open_files()
+
+
+def test_a_folder_holds_pages_too(tmp_path: Path, suffix: str) -> None:
+    write_pages(tmp_path / f"b{suffix}", count=2)
+    for name in ("a.png", "c.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    sources = iterate_sources(tmp_path)
+    found = [(Path(source.input_path or "").name, source.page_index) for source in sources]
+    assert found == [("a.png", None), (f"b{suffix}", 0), (f"b{suffix}", 1), ("c.png", None)]
+
+
+def test_a_broken_file_fails_when_its_turn_comes(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(b"junk")
+    (source,) = iterate_sources(path)
+    assert source.page_index is None
+    with pytest.raises(InputError, match=rf"cannot read .*broken{suffix}' as a (PDF|TIFF) file"):
+        source.read()
+
+
+def test_a_broken_page_costs_only_itself(
+    tmp_path: Path, suffix: str, rendered: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = PdfFile if suffix == ".pdf" else TiffFile
+    original = kind._render
+
+    def render(self: PdfFile | TiffFile, page_index: int) -> Image.Image:
+        if page_index == 1:
+            raise ZeroDivisionError("a decoder's own trouble")
+        return original(self, page_index)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kind, "_render", render)
+    first, second, third = iterate_sources(write_pages(tmp_path / f"document{suffix}"))
+    assert mean_colour(first.read())[0] > 190
+    with pytest.raises(InputError, match=r"cannot read page 1 of .*a decoder's own trouble"):
+        second.read()
+    assert mean_colour(third.read())[2] > 150
+
+
+def test_results_of_pages(tmp_path: Path, suffix: str) -> None:
+    path = write_pages(tmp_path / f"document{suffix}")
+    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+        results = list(model.predict([str(path), "missing.tif"], batch_size=2, on_error="yield"))
+    assert [result.label_names for result in results] == [["red"], ["green"], ["blue"], []]
+    assert [result.page_index for result in results] == [0, 1, 2, None]
+    assert results[1].json["res"]["page_index"] == 1
+    saved = tmp_path / "saved"
+    for result in results[:3]:
+        result.save_to_json(saved)
+        result.save_to_img(saved)
+    picture_suffix = ".png" if suffix == ".pdf" else suffix
+    assert sorted(found.name for found in saved.iterdir()) == sorted(
+        name for index in range(3) for name in (f"document_{index}_res.json", f"document_{index}_res{picture_suffix}")
+    )
+
+
+def test_a_tiff_page_is_what_pillow_makes_of_it(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pages = [
+        Image.fromarray(random.integers(0, 256, (9, 7, 4), dtype=np.uint8), "RGBA"),
+        Image.fromarray(random.integers(0, 256, (5, 8), dtype=np.uint8), "L"),
+    ]
+    pages[0].save(tmp_path / "mixed.tif", save_all=True, append_images=pages[1:])
+    sources = list(iterate_sources(tmp_path / "mixed.tif"))
+    for source, page in zip(sources, pages, strict=True):
+        assert np.array_equal(np.asarray(decode(source.read())), np.asarray(page.convert("RGB")))
+
+
+def test_a_pdf_page_is_drawn_at_twice_its_size(tmp_path: Path) -> None:
+    pytest.importorskip("pypdfium2")
+    (source,) = iterate_sources(write_pages(tmp_path / "one.pdf", count=1, height=70, width=50))
+    assert decode(source.read()).size == (100, 140)
+
+
+def test_several_threads_may_read_pdf_files(tmp_path: Path) -> None:
+    pytest.importorskip("pypdfium2")
+    failures: list[Exception] = []
+
+    def read(number: int) -> None:
+        try:
+            for source in iterate_sources(write_pages(tmp_path / f"{number}.pdf", count=12)):
+                assert np.allclose(mean_colour(source.read()), COLOURS[(source.page_index or 0) % 3], atol=3)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_without_pypdfium2_a_pdf_file_is_an_error_that_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    (source,) = iterate_sources(write_pages(tmp_path / "document.pdf"))
+    with pytest.raises(InputError, match=r"mlcls-client\[pdf\]"):
+        source.read()
+
+
+@pytest.mark.parametrize(("height", "width"), [(842.0, 595.0), (6600.0, 6700.0)])
+def test_a_usual_page_is_drawn_at_scale_2(height: float, width: float) -> None:
+    assert find_render_scale(height, width) == 2.0
+
+
+# The scales were computed by PaddleX 3.7.2 (`get_pdf_render_scale_within_pixel_limit`).
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(14400.0, 14400.0, 0.9289583), (7000.0, 9000.0, 1.6853333), (100.0, 2_000_000.0, 0.9418785)],
+)
+def test_a_large_page_is_drawn_within_the_limit(height: float, width: float, expected: float) -> None:
+    scale = find_render_scale(height, width)
+    assert scale == pytest.approx(expected, abs=1e-6)
+    assert np.ceil(height * scale) * np.ceil(width * scale) <= MAX_PAGE_PIXELS
+
+
+@pytest.mark.parametrize(("height", "width"), [(200_000.0, 200_000.0), (0.0, 10.0)])
+def test_a_page_that_cannot_be_drawn_is_an_error(height: float, width: float) -> None:
+    with pytest.raises(InputError, match="expected a page"):
+        find_render_scale(height, width)
+
+
+def test_sources_can_be_given_again(tmp_path: Path) -> None:
+    sources: list[ImageSource] = list(iterate_sources(write_pages(tmp_path / "document.tif")))
+    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+        for _ in range(2):
+            assert [result.label_names for result in model.predict(sources)] == [["red"], ["green"], ["blue"]]
+
+
+def test_a_page_that_the_server_rejects_is_named() -> None:
+    source = ImageSource("report.pdf", lambda: b"junk", 4)
+    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+        (result,) = model.predict(source, on_error="yield")
+    assert result.page_index == 4
+    assert result["error"].startswith("the server has no result for page 4 of 'report.pdf': ")

@@ -1,0 +1,184 @@
+"""Retries, where they are safe, and the deadline of all tries of a request, over both protocols."""
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mlcls_client import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    ServerUnavailableError,
+    create_model,
+)
+from mlcls_client import retry as retry_module
+from mlcls_client.retry import call_with_retries
+from mlcls_client.testing import FakeServer
+
+NAME = "PP-LCNet_x1_0_ML"
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (200, 0, 0)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry_module, "_FIRST_PAUSE_S", 0.02)
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_server_that_comes_back_is_asked_again() -> None:
+    with FakeServer(NAME) as server, create_model(NAME, url=server.url, retries=3) as model:
+        server.outages = 3
+        assert [result.label_names for result in model.predict([png()] * 2)] == [["red"], ["red"]]
+        assert len(server.requests) == 2
+        server.outages = 4
+        with pytest.raises(ServerUnavailableError, match="is being restarted"):
+            list(model.predict(png()))
+        assert server.outages == 0
+
+
+def test_without_retries_the_first_failure_counts() -> None:
+    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+        server.outages = 2
+        with pytest.raises(ServerUnavailableError):
+            list(model.predict(png()))
+        assert server.outages == 1
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_server_that_is_started_late(protocol: str, start_http: Callable[..., Any]) -> None:
+    if protocol == "http":
+        server = start_http()
+        server.trouble = lambda handler: server.asked < 3 and not handler.reply(503, b'{"error": "not ready"}')
+        with create_model(NAME, server.url, protocol, retries=4) as model:
+            assert len(list(model.predict(png()))) == 1
+        assert server.asked == 3
+        return
+    with FakeServer(NAME) as first:
+        port = first.port
+    late = FakeServer(NAME, port=port)
+    timer = threading.Timer(0.5, late.__enter__)
+    timer.start()
+    try:
+        with create_model(NAME, f"127.0.0.1:{port}", retries=20, timeout_s=15) as model:
+            assert len(list(model.predict(png()))) == 1
+    finally:
+        timer.join()
+        late.__exit__(None, None, None)
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_connection_that_is_lost_over_http(start_http: Callable[..., Any], retries: int) -> None:
+    server = start_http()
+
+    def hang_up(handler: Any) -> bool:
+        handler.close_connection = True
+        # Some versions of the HTTP library ask a second time themselves.
+        return retries == 0 or bool(server.asked == 1)
+
+    server.trouble = hang_up
+    with create_model(NAME, server.url, "http", retries=retries) as model:
+        if retries:
+            assert len(list(model.predict(png()))) == 1
+            assert server.asked == 2
+        else:
+            with pytest.raises(ServerUnavailableError, match="was lost"):
+                list(model.predict(png()))
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_what_the_server_has_judged_is_not_asked_again() -> None:
+    with FakeServer(NAME) as server:
+        with create_model("other", url=server.url, retries=3) as model, pytest.raises(ModelNotFoundError):
+            list(model.predict(png()))
+        assert len(server.headers) == 1
+        with create_model(NAME, url=server.url, retries=3) as model, pytest.raises(InvalidRequestError):
+            list(model.predict(png(), threshold={"person": 0.5}))
+        assert len(server.requests) == 2, "the second asks whether the image or the threshold is to blame"
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_late_answer_is_not_asked_for_again(protocol: str, start_http: Callable[..., Any]) -> None:
+    server = start_http()
+    server.trouble = lambda handler: time.sleep(0.8)
+    with FakeServer(NAME, delay=lambda: time.sleep(0.8)) as grpc_server:
+        url = grpc_server.url if protocol == "grpc" else server.url
+        with create_model(NAME, url, protocol, 0.3, retries=5) as model, pytest.raises(DeadlineExceededError):
+            list(model.predict(png()))
+        assert (len(grpc_server.requests) or server.asked) == 1
+
+
+def test_the_deadline_is_that_of_all_tries() -> None:
+    begin = time.monotonic()
+    with (
+        create_model(NAME, "127.0.0.1:9", timeout_s=1.0, retries=1000) as model,
+        pytest.raises(ServerUnavailableError),
+    ):
+        list(model.predict(png()))
+    assert time.monotonic() - begin < 2.0
+
+
+def test_a_slow_answer_after_retries_is_held_to_what_is_left(start_http: Callable[..., Any]) -> None:
+    server = start_http()
+
+    def trouble(handler: Any) -> bool:
+        if server.asked == 1:
+            time.sleep(0.6)
+            handler.reply(503, b'{"error": "not ready"}')
+            return True
+        time.sleep(3)
+        return False
+
+    server.trouble = trouble
+    begin = time.monotonic()
+    with create_model(NAME, server.url, "http", 1.0, retries=3) as model, pytest.raises(DeadlineExceededError):
+        list(model.predict(png()))
+    assert 0.9 < time.monotonic() - begin < 1.45
+    assert server.asked == 2
+
+
+def test_an_answer_that_trickles_is_held_to_the_deadline_over_http(start_http: Callable[..., Any]) -> None:
+    server = start_http()
+
+    def trickle(handler: Any) -> bool:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        for _ in range(40):
+            handler.wfile.write(b"x")
+            time.sleep(0.05)
+        return True
+
+    server.trouble = trickle
+    begin = time.monotonic()
+    with create_model(NAME, server.url, "http", 0.4) as model:
+        with pytest.raises(DeadlineExceededError):
+            list(model.predict(png()))
+        assert time.monotonic() - begin < 1.0
+        server.trouble = None
+        assert len(list(model.predict(png()))) == 1, "the connection of the late answer is not used again"
+
+
+def test_pauses_grow_and_are_not_all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+
+    def fail(left_s: float) -> None:
+        raise ServerUnavailableError("gone")
+
+    for _ in range(2):
+        with pytest.raises(ServerUnavailableError):
+            call_with_retries(fail, 9, 1000.0)
+    assert len(pauses) == 18
+    for number, pause in enumerate(pauses[:9]):
+        longest = min(5.0, 0.2 * 2**number)
+        assert longest / 2 <= pause <= longest
+    assert pauses[:9] != pauses[9:]
