@@ -3,11 +3,13 @@
 import json
 import ssl
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from threading import Thread
 from typing import Any
 
 import pytest
+
+from quiet_http import QuietHttpServer
 
 NAME = "PP-LCNet_x1_0_ML"
 
@@ -49,20 +51,12 @@ class Handler(BaseHTTPRequestHandler):
         """Keep the test's output clean."""
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves early is what some tests are about."""
-
-
 @pytest.fixture
 def start_http() -> Iterator[Callable[..., Any]]:
     servers: list[Any] = []
 
     def start(context: ssl.SSLContext | None = None) -> Any:
-        server: Any = Server(("127.0.0.1", 0), Handler)
+        server: Any = QuietHttpServer(("127.0.0.1", 0), Handler)
         server.headers, server.asked, server.trouble = [], 0, None
         server.url = f"localhost:{server.server_port}"
         if context is not None:

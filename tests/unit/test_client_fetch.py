@@ -4,7 +4,7 @@ import io
 import socket
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,6 +16,7 @@ from mlcls_client import FetchLimits, InputError, InvalidRequestError, create_mo
 from mlcls_client.fetch import fetch_url, is_url, url_file_name
 from mlcls_client.inputs import iterate_sources
 from mlcls_client.testing import FakeServer
+from quiet_http import QuietHttpServer
 
 NAME = "PP-LCNet_x1_0_ML"
 
@@ -82,18 +83,10 @@ class Handler(BaseHTTPRequestHandler):
         """Keep the test's output clean."""
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves early is what some tests are about."""
-
-
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("no_proxy", "*")
-    with Server(("127.0.0.1", 0), Handler) as http_server:
+    with QuietHttpServer(("127.0.0.1", 0), Handler) as http_server:
         settings: Any = http_server
         settings.paths = []
         settings.files = {
