@@ -23,7 +23,7 @@ from mlcls.errors import MlclsError
 from mlcls.model_spec import ModelSpec
 from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.sample_photos import sample_photo_paths
-from mlcls.server import ServerOptions, TritonServer, free_ports
+from mlcls.server import ServerOptions, TritonServer
 from mlcls.transforms import preprocess
 
 
@@ -50,11 +50,9 @@ def run_benchmark(root: Path, model: str, seconds: float, rounds: int, concurren
     image = sample_photo_paths()[0].read_bytes()
     print(f"{model}, {platform.machine()}, {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     engine = _bare_engine(root, spec, image)
-    http_port, grpc_port, metrics_port = free_ports(3)
-    options = ServerOptions(root, (model,), http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
     bare: list[float] = []
     served: dict[int, list[list[float]]] = {concurrency: [] for concurrency in concurrencies}
-    with TritonServer(options) as server:
+    with TritonServer(ServerOptions.on_free_ports(root, model)) as server:
         for _ in range(rounds):
             bare.append(len(_measure(lambda: engine, 1, seconds)) / seconds)
             for concurrency in concurrencies:

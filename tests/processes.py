@@ -7,17 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mlcls.server import ServerOptions, TritonServer, free_ports
+from mlcls.server import ServerOptions, TritonServer
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def start_server(repository: Path, *models: str) -> TritonServer:
     """A server on free ports, ready."""
-    http_port, grpc_port, metrics_port = free_ports(3)
-    return TritonServer(
-        ServerOptions(repository, models, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
-    )
+    return TritonServer(ServerOptions.on_free_ports(repository, *models))
 
 
 def mlcls_command(*arguments: str | Path) -> list[str]:

@@ -127,7 +127,6 @@ def _run_export(arguments: argparse.Namespace) -> int:
     from mlcls.paddlex_export import export_model
 
     labels = _read_labels(arguments.labels) if arguments.labels else None
-    count = len(labels) if labels is not None else None
     report = export_model(
         arguments.architecture,
         arguments.output,
@@ -140,8 +139,8 @@ def _run_export(arguments: argparse.Namespace) -> int:
         with_sigmoid=not arguments.without_sigmoid,
     )
     origin = f"weights of {report.weights}" if report.weights else f"freshly initialised (seed {arguments.seed})"
-    size = f"{count} labels" if count is not None else "COCO's 80 labels"
-    print(f"{report.folder}: {arguments.architecture}, {size}, {origin}")
+    described = "COCO's 80 labels" if labels is None else f"{len(labels)} labels"
+    print(f"{report.folder}: {arguments.architecture}, {described}, {origin}")
     if report.weights is None:
         print("Its labels mean nothing: nothing was trained.")
     return 0

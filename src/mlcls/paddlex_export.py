@@ -118,13 +118,13 @@ def _make_spec(
 
 
 def _calibration_inputs(spec: ModelSpec, photos: Sequence[Path], seed: int) -> npt.NDArray[np.float32]:
-    from mlcls.sample_photos import load_photos, photo_crops
-    from mlcls.transforms import normalize, resize_image
+    from mlcls.sample_photos import photo_pixels
+    from mlcls.transforms import normalize
 
-    images = load_photos(photos) or photo_crops(CALIBRATION_PHOTOS, seed)
-    if len(images) < 4:
-        raise SpecError(f"photos: expected at least 4 different photos, got {len(images)}.")
-    return normalize(np.stack([resize_image(image, spec.transform) for image in images]), spec.transform)
+    pixels = photo_pixels(photos, spec.transform, CALIBRATION_PHOTOS, seed)
+    if len(pixels) < 4:
+        raise SpecError(f"photos: expected at least 4 different photos, got {len(pixels)}.")
+    return normalize(pixels, spec.transform)
 
 
 def _save_graph(network: paddle.nn.Layer, spec: ModelSpec, folder: Path, with_sigmoid: bool) -> None:

@@ -8,9 +8,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from mlcls.archive import extract_model
 from mlcls.atomic import STAGING_PREFIX
 from mlcls.catalog import OFFICIAL_MODELS
@@ -20,6 +17,7 @@ from mlcls.paddle_parameters import check_parameters
 from mlcls.paddlex_model import PaddleXModel, sha256_of
 from mlcls.parity import ParityReport, compare_runners
 from mlcls.repository import add_model, check_name
+from mlcls.sample_photos import photo_pixels
 from mlcls.triton_config import ONNX_FILE
 
 #: Crops of the sample photos that a conversion is checked on, where the user gives no photos.
@@ -117,7 +115,7 @@ def import_model(source: str, root: Path, *, name: str | None = None, photos: Se
             parity = compare_runners(
                 PaddleRunner(model, spec),
                 OnnxRuntimeRunner(onnx_path, spec),
-                _load_pixels(spec, photos),
+                photo_pixels(photos, spec.transform, PARITY_PHOTOS),
                 spec.thresholds,
             )
             parity.require()
@@ -133,11 +131,3 @@ def _fetch(url: str) -> Path:
         return fetch(url)
     except ModuleNotFoundError as error:
         raise MissingExtraError("convert", str(error.name)) from error
-
-
-def _load_pixels(spec: ModelSpec, photos: Sequence[Path]) -> npt.NDArray[np.uint8]:
-    from mlcls.sample_photos import load_photos, photo_crops
-    from mlcls.transforms import resize_image
-
-    images = load_photos(photos) or photo_crops(PARITY_PHOTOS)
-    return np.stack([resize_image(image, spec.transform) for image in images])

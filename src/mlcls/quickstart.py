@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from mlcls.errors import DownloadError, MlclsError
 from mlcls.paddlex_export import export_model
 from mlcls.paddlex_import import import_model
 from mlcls.sample_photos import sample_photo_paths
-from mlcls.server import ServerOptions, TritonServer, free_ports
+from mlcls.server import ServerOptions, TritonServer
 from mlcls.triton_installation import embedded_installation
 
 #: Name of the model that stands in where the official one cannot be downloaded.
@@ -46,10 +45,8 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
     started = time.monotonic()
     root = work / "model_repository"
     name = _provide_model(model, root, work)
-    http_port, grpc_port, metrics_port = free_ports(3)
     _say(f"Starting tritonserver with {name} ...")
-    options = ServerOptions(root, (name,), http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
-    with TritonServer(options, installation) as server:
+    with TritonServer(ServerOptions.on_free_ports(root, name), installation) as server:
         _say(f"Ready at grpc {server.grpc_url} and http {server.http_url}. Labelling {len(photos)} photos:\n")
         status = run_client(["predict", name, *map(str, photos), "--url", server.grpc_url, "--save", str(output)])
     _say(f"\nServer stopped. {time.monotonic() - started:.0f} s in all.")
@@ -65,7 +62,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
 
 def _provide_model(model: str, root: Path, work: Path) -> str:
     """Imports the official model, or the demo model where it cannot be downloaded; gives the name it is served by."""
-    if _is_served(root, model):
+    if repository.is_imported(root, model):
         _say(f"{model} is imported already ({root}).")
         return model
     try:
@@ -73,7 +70,7 @@ def _provide_model(model: str, root: Path, work: Path) -> str:
         report = import_model(model, root)
     except DownloadError as error:
         _say(f"{error}\nGoing on with a freshly initialised {model} as the demo model.")
-        if _is_served(root, DEMO_NAME) and repository.read_spec(root, DEMO_NAME).architecture == model:
+        if repository.is_imported(root, DEMO_NAME) and repository.read_spec(root, DEMO_NAME).architecture == model:
             return DEMO_NAME
         folder = work / "demo_model"
         export_model(model, folder)
@@ -83,9 +80,5 @@ def _provide_model(model: str, root: Path, work: Path) -> str:
     return report.spec.name
 
 
-def _is_served(root: Path, name: str) -> bool:
-    return root.is_dir() and name in repository.list_models(root) and repository.is_imported(root, name)
-
-
 def _say(text: str) -> None:
-    print(text, flush=True, file=sys.stdout)
+    print(text, flush=True)

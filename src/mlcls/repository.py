@@ -177,8 +177,9 @@ def expected_specs(root: Path) -> list[ModelSpec]:
         RepositoryError: A custom model is not imported, so that nothing says what its configurations should be.
     """
     specs = []
-    for name in sorted({*list_models(root), *OFFICIAL_MODELS}) if root.is_dir() else OFFICIAL_MODELS:
-        if root.is_dir() and is_imported(root, name):
+    present = list_models(root) if root.is_dir() else []
+    for name in sorted({*present, *OFFICIAL_MODELS}):
+        if is_imported(root, name):
             specs.append(read_spec(root, name))
         elif name in OFFICIAL_MODELS:
             specs.append(official_spec(name))

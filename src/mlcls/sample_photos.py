@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ImageError, MissingExtraError
+from mlcls.model_spec import ImageTransform
 
 
 def sample_photo_paths() -> list[Path]:
@@ -37,6 +38,29 @@ def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
     return photos
+
+
+def photo_pixels(
+    paths: Sequence[Path], transform: ImageTransform, sample_count: int, seed: int = 0
+) -> npt.NDArray[np.uint8]:
+    """Photos as a network takes them: those that the user named, or else crops of the sample photos.
+
+    Args:
+        paths: The user's photos; may be empty.
+        transform: The model's transform.
+        sample_count: How many crops where there are no paths.
+        seed: See `photo_crops`.
+
+    Returns:
+        (N, H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: See `load_photos`.
+    """
+    from mlcls.transforms import resize_image
+
+    photos = load_photos(paths) or photo_crops(sample_count, seed)
+    return np.stack([resize_image(photo, transform) for photo in photos])
 
 
 def photo_crops(count: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:

@@ -60,6 +60,12 @@ class ServerOptions:
     ready_timeout_s: float = 300.0
     log_path: Path | None = None
 
+    @classmethod
+    def on_free_ports(cls, repository: Path, *models: str) -> ServerOptions:
+        """Options for a server that only this process will talk to."""
+        http_port, grpc_port, metrics_port = free_ports(3)
+        return cls(repository, models, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
+
 
 class TritonServer:
     """A running tritonserver; a context manager that ends it.

@@ -1,12 +1,28 @@
-"""Writing a file so that a reader sees either the old one or the whole new one."""
+"""Files: reading with errors in words of the client, writing so that a reader sees the old or the whole new file."""
 
+import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mlcls_client.errors import OutputError
+from mlcls_client.errors import InputError, OutputError
+
+
+@contextlib.contextmanager
+def mapped_read_errors(path: str) -> Iterator[None]:
+    """Turn what opening or reading an image file raises into InputError.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"expected an image file or a folder at {path!r}, there is none; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise InputError(f"cannot read {path!r}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:

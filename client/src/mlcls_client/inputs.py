@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 from mlcls_client.encoding import encode_bgr_array, encode_pil_image
 from mlcls_client.errors import InputError
 from mlcls_client.fetch import DEFAULT_FETCH_LIMITS, FetchLimits, fetch_url, is_url, url_file_name
+from mlcls_client.files import mapped_read_errors
 from mlcls_client.pages import PDF_SUFFIXES, TIFF_SUFFIXES, open_pages
 
 if TYPE_CHECKING:
@@ -183,12 +184,8 @@ def _failing_source(path: str, message: str) -> ImageSource:
 
 
 def _read_file(path: str) -> bytes:
-    try:
+    with mapped_read_errors(path):
         return Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"expected an image file or a folder at {path!r}, there is none; check the path") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise InputError(f"cannot read {path!r}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _find_images(folder: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlcls_client.encoding import to_png
 from mlcls_client.errors import InputError
+from mlcls_client.files import mapped_read_errors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -97,15 +98,9 @@ class PageFile(abc.ABC):
             self._close_document(document)
 
     def _open(self) -> None:
-        try:
+        with mapped_read_errors(self._name):
             # The document closes it.
             file = Path(self._name).open("rb") if self._content is None else io.BytesIO(self._content)  # noqa: SIM115
-        except FileNotFoundError as error:
-            raise InputError(
-                f"expected an image file or a folder at {self._name!r}, there is none; check the path"
-            ) from error
-        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-            raise InputError(f"cannot read {self._name!r}: {getattr(error, 'strerror', None) or error}") from error
         try:
             self._document, self._last_index = self._open_document(file)
         except InputError:
