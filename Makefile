@@ -46,7 +46,7 @@ check: build ## Lint, types, and that nothing generated is stale
 
 .PHONY: parity
 parity: build .venv-paddlex/.installed ## Compare all six served models with PaddleX and print the table
-	@$(BIN)/python scripts/parity.py
+	@$(BIN)/python -m pytest -q tests/integration/test_parity.py
 
 .PHONY: bench
 bench: build ## Measure latency and throughput of a served model: make bench [MODEL=...]

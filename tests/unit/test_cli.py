@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from mlcls import __version__, cli, repository
+from mlcls import __version__, cli, commands, repository
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MissingExtraError, MlclsError, RepositoryError
 from mlcls.model_spec import ModelSpec
 from mlcls.paddlex_export import ExportReport
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("models", "export", "import", "repository", "serve", "predict")
+COMMANDS = tuple(command.NAME for command in commands.COMMANDS)
 
 #: Packages that no answer to `--help` needs, and that take long to import.
 HEAVY = {
@@ -227,7 +227,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def run(_: argparse.Namespace) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "_run_models", run)
+    monkeypatch.setattr(commands.models, "run", run)
 
 
 def test_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,13 +6,18 @@ import argparse
 import signal
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
+from mlcls.commands.options import add_repository_option
 from mlcls.errors import ServerError
 from mlcls.triton_config import TARGETS
 
+NAME: Final = "serve"
+SUMMARY: Final = "Serve models of the repository with a tritonserver."
 
-def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `mlcls serve`, all but `--repository`."""
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="name of an imported model")
     parser.add_argument("--target", choices=TARGETS, default="embedded", help="engine (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -27,13 +32,14 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="use this Triton, /opt/tritonserver in NVIDIA's container, instead of the embedded one",
     )
+    add_repository_option(parser)
 
 
 class _StopRequested(BaseException):
     """SIGINT or SIGTERM came; no `except Exception` may swallow it."""
 
 
-def run_serve(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Serves until SIGINT or SIGTERM.
 
     Returns:

@@ -1,0 +1,30 @@
+"""The subcommands of `mlcls`, each a module with the same four names; they import what they need when they run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final, Protocol
+
+from mlcls.commands import export, import_model, models, predict, repository, serve
+
+
+class Command(Protocol):
+    """What a module of this package has."""
+
+    @property
+    def NAME(self) -> str:
+        """The subcommand's name."""
+
+    @property
+    def SUMMARY(self) -> str:
+        """What it does, in one line."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the command's options to its parser."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Does it; gives the exit status."""
+
+
+#: In the order of `mlcls --help`.
+COMMANDS: Final[tuple[Command, ...]] = (models, export, import_model, repository, serve, predict)

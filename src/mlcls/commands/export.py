@@ -1,0 +1,67 @@
+"""The command `mlcls export`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Final
+
+from mlcls.errors import SpecError
+
+NAME: Final = "export"
+SUMMARY: Final = "Export a freshly initialised or a trained model as a PaddleX inference model."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("architecture", metavar="ARCHITECTURE", help="one of the six models, see `mlcls models`")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the inference model")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained .pdparams; without, the model is fresh")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="one label a line (default: COCO's 80)")
+    parser.add_argument("--size", type=_parse_size, metavar="HxW", help="input height and width (default: 448x448)")
+    parser.add_argument("--threshold", type=float, metavar="T", help="threshold of every label (default: 0.5)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of a fresh model (default: %(default)s)")
+    parser.add_argument(
+        "--photos", type=Path, nargs="+", default=[], metavar="FILE", help="photos that a fresh model is adjusted to"
+    )
+    parser.add_argument("--without-sigmoid", action="store_true", help="let the graph end in logits")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the model's folder."""
+    from mlcls.paddlex_export import export_model
+
+    labels = _read_labels(arguments.labels) if arguments.labels else None
+    report = export_model(
+        arguments.architecture,
+        arguments.output,
+        labels=labels,
+        size=arguments.size,
+        threshold=arguments.threshold,
+        weights=arguments.weights,
+        seed=arguments.seed,
+        photos=arguments.photos,
+        with_sigmoid=not arguments.without_sigmoid,
+    )
+    origin = f"weights of {report.weights}" if report.weights else f"freshly initialised (seed {arguments.seed})"
+    described = "COCO's 80 labels" if labels is None else f"{len(labels)} labels"
+    print(f"{report.folder}: {arguments.architecture}, {described}, {origin}")
+    if report.weights is None:
+        print("Its labels mean nothing: nothing was trained.")
+    return 0
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH like 448x448, or one number, got {text!r}")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: expected a UTF-8 text file with one label a line, got: {error}.") from None
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,25 @@
+"""The command `mlcls models`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+NAME: Final = "models"
+SUMMARY: Final = "List the six official models."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    del parser
+
+
+def run(_: argparse.Namespace) -> int:
+    """Prints the table of the official models."""
+    from mlcls.catalog import OFFICIAL_MODELS
+
+    width = max(map(len, OFFICIAL_MODELS))
+    print(f"{'model':{width}}  {'mAP (%)':>7}  {'size (MB)':>9}  inference model")
+    for model in OFFICIAL_MODELS.values():
+        print(f"{model.name:{width}}  {model.mean_average_precision:7.2f}  {model.size_mb:9.1f}  {model.inference_url}")
+    return 0

@@ -1,0 +1,40 @@
+"""The command `mlcls repository`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Final
+
+from mlcls.commands.options import add_repository_option
+
+NAME: Final = "repository"
+SUMMARY: Final = "Write the configurations of the model repository, or check them."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file is stale")
+    add_repository_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes or checks the configurations."""
+    from mlcls import repository
+
+    root: Path = arguments.repository
+    specs = repository.expected_specs(root)
+    if not arguments.check:
+        for spec in specs:
+            for path in repository.write_configs(root, spec):
+                print(f"wrote {path}")
+    stale = repository.find_stale(root, specs)
+    for file in stale:
+        print(f"{root}/{file}", file=sys.stderr)
+    if stale:
+        remedy = "run `mlcls repository`" if arguments.check else "remove what is not generated"
+        print(f"mlcls repository: {len(stale)} files are stale; {remedy}", file=sys.stderr)
+        return 1
+    print(f"{root}: {len(specs)} models, all files as generated")
+    return 0
