@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from mlcls.backend_model import load_spec, verify_file, version_folder
+from mlcls.backend_model import load_spec, version_folder
 from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.triton_config import ONNX_FILE
 
@@ -16,11 +14,9 @@ class TritonPythonModel:
     """One engine; its threads take all cores."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Checks the ONNX file against the spec and compiles it."""
-        self._spec = load_spec(args)
-        model: Path = version_folder(args) / ONNX_FILE
-        verify_file(model, self._spec.onnx_sha256)
-        self._engine = OpenVinoEngine(model, self._spec)
+        """Checks the ONNX file against the manifest and compiles it."""
+        self._spec = load_spec(args, ONNX_FILE)
+        self._engine = OpenVinoEngine(version_folder(args) / ONNX_FILE, self._spec)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Runs all requests that Triton batched in one inference and hands each its own rows."""

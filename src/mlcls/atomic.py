@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -14,6 +16,10 @@ from typing import Final
 #: Start of the names of temporary files and folders, so that what a killed process leaves can be told.
 STAGING_PREFIX: Final = ".mlcls-staging-"
 LOCK_NAME: Final = ".mlcls-lock"
+
+# of <fcntl.h> and <linux/fs.h>
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,9 +65,15 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Renames `source` to `target`; an existing `target` is removed once the new one stands."""
+    """Renames `source` to `target`; an existing `target` changes places with it in one step and is then removed."""
     if not target.exists():
         os.rename(source, target)
+        return
+    if _exchange(source, target):
+        if source.is_dir() and not source.is_symlink():
+            shutil.rmtree(source, ignore_errors=True)
+        else:
+            source.unlink()
         return
     retired = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target.parent))
     kept = retired / target.name
@@ -77,3 +89,16 @@ def replace_folder(source: Path, target: Path) -> None:
             retired.rmdir()  # not where it still holds the old folder
         raise
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Has two paths change names, as `renameat2(2)` does; False where the kernel or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.errors import ImageError, RepositoryError, ThresholdError
+from mlcls.errors import ImageError, ThresholdError
+from mlcls.manifest import require_same_spec, verify_folder
 from mlcls.model_spec import FILE_NAME, ModelSpec
-from mlcls.paddlex_model import sha256_of
+from mlcls.triton_config import STEP_SUFFIXES
 
 
 def version_folder(args: Mapping[str, str]) -> Path:
@@ -20,28 +21,24 @@ def version_folder(args: Mapping[str, str]) -> Path:
     return Path(args["model_repository"]) / args["model_version"]
 
 
-def load_spec(args: Mapping[str, str]) -> ModelSpec:
-    """The spec in a model's version folder.
+def load_spec(args: Mapping[str, str], *files: str) -> ModelSpec:
+    """The spec in a model's version folder, after checking the folder against its manifest.
+
+    Args:
+        args: Triton's arguments.
+        files: Names of the model files that will be loaded; their content is checked as well.
 
     Raises:
-        SpecError: It is missing or wrong.
+        SpecError: The spec is wrong.
+        RepositoryError: The folder is not what its manifest says, or another step's folder beside it has another spec.
     """
-    return ModelSpec.read(version_folder(args) / FILE_NAME)
-
-
-def verify_file(path: Path, sha256: str | None) -> None:
-    """Refuses a model file that is not the one the spec was written for.
-
-    Raises:
-        RepositoryError: The file is missing or has another digest.
-    """
-    if not path.is_file():
-        raise RepositoryError(f"{path} does not exist; import the model: mlcls import MODEL.")
-    if sha256_of(path) != sha256:
-        raise RepositoryError(
-            f"{path} is not the file that the spec beside it was written for (its SHA-256 differs): damaged, or copied "
-            f"from another model; import the model again."
-        )
+    folder = version_folder(args)
+    verify_folder(folder, args["model_name"], (FILE_NAME, *files))
+    spec = ModelSpec.read(folder / FILE_NAME)
+    # Beside it where the repository is a local folder; from an object store Triton copies each model by itself.
+    root = folder.parent.parent
+    require_same_spec({spec.name + suffix: root / (spec.name + suffix) / folder.name for suffix in STEP_SUFFIXES})
+    return spec
 
 
 def answer_each(requests: Sequence[Any], answer: Callable[[Any], list[Any]], pb_utils: Any) -> list[Any]:

@@ -7,21 +7,25 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from mlcls.archive import extract_model
 from mlcls.atomic import STAGING_PREFIX
 from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.digests import sha256_of
 from mlcls.errors import MissingExtraError, ModelFormatError
+from mlcls.gate import GateReport
+from mlcls.manifest import EngineRecord, tool_versions
 from mlcls.model_spec import ModelSpec
 from mlcls.paddle_parameters import check_parameters
-from mlcls.paddlex_model import PaddleXModel, sha256_of
-from mlcls.parity import ParityReport, compare_runners
+from mlcls.paddlex_model import PaddleXModel
+from mlcls.parity import PROBED_IMAGES, run_gate
 from mlcls.repository import add_model, check_name
-from mlcls.sample_photos import photo_pixels
+from mlcls.sample_photos import photo_images
 from mlcls.triton_config import ONNX_FILE
 
-#: Crops of the sample photos that a conversion is checked on, where the user gives no photos.
-PARITY_PHOTOS = 8
+#: Packages that take part in a conversion.
+_TOOLS: Final = ("paddlepaddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +34,12 @@ class ImportReport:
 
     Attributes:
         spec: The spec that was written.
-        parity: Paddle's scores against the converted model's.
+        parity: The converted model's scores against Paddle's.
         untiled_queries: Whether the decoder's queries were found tiled, and were untiled.
     """
 
     spec: ModelSpec
-    parity: ParityReport
+    parity: GateReport
     untiled_queries: bool
 
 
@@ -100,7 +104,7 @@ def import_model(source: str, root: Path, *, name: str | None = None, photos: Se
     import onnx
 
     from mlcls.onnx_export import export_onnx
-    from mlcls.runners import OnnxRuntimeRunner, PaddleRunner
+    from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, PaddleRunner
 
     with open_source(source) as model:
         spec = model.make_spec(name)
@@ -112,15 +116,18 @@ def import_model(source: str, root: Path, *, name: str | None = None, photos: Se
         with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
             onnx_path = Path(temporary) / ONNX_FILE
             onnx.save(graph.model, str(onnx_path))
-            parity = compare_runners(
-                PaddleRunner(model, spec),
-                OnnxRuntimeRunner(onnx_path, spec),
-                photo_pixels(photos, spec.transform, PARITY_PHOTOS),
+            parity = run_gate(
+                DecodingRunner(PaddleRunner(model, spec), spec),
+                DecodingRunner(OnnxRuntimeRunner(onnx_path, spec), spec),
+                photo_images(photos, PROBED_IMAGES),
                 spec.thresholds,
             )
-            parity.require()
+            parity.require("Nothing was written; please report the model.")
             spec = dataclasses.replace(spec, onnx_sha256=sha256_of(onnx_path))
-            add_model(root, spec, onnx_path)
+            record = EngineRecord(
+                ONNX_FILE, "fp32", dict(spec.source_sha256), tool_versions(*_TOOLS), gate=(parity.to_dict(),)
+            )
+            add_model(root, spec, onnx_path, record)
     return ImportReport(spec, parity, graph.untiled_queries)
 
 

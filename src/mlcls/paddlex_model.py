@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Final
 
 from mlcls import inference_yml
+from mlcls.digests import sha256_of
 from mlcls.errors import ModelFormatError
 from mlcls.model_spec import ModelSpec
 
@@ -75,12 +75,3 @@ class PaddleXModel:
                 for path in (self.graph, self.parameters, self.folder / inference_yml.FILE_NAME)
             },
         )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

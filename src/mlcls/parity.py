@@ -1,128 +1,189 @@
-"""How far the scores of two runners differ, on real images."""
+"""How far the answers of two runners differ, on real images, in every way in which a batch can go wrong."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ParityError
-from mlcls.runners import Runner
+from mlcls.gate import LIMITS, NEAR_TIE, Figures, GateReport, Limits
+from mlcls.metrics import mean_average_precision, smallest_spread
+from mlcls.runners import ImageRunner, Scores
+from mlcls.triton_config import MAX_BATCH_SIZE
 
-#: The highest difference of scores that a float32 conversion may show.
-MAX_DIFFERENCE: Final = 1e-4
+#: Batch sizes at which the candidate runs: alone, even, odd, the profile's optimum, the largest.
+BATCH_SIZES: Final = (1, 2, 7, 8, MAX_BATCH_SIZE)
 
-#: The least by which scores must differ between images for a comparison to say anything.
-MIN_SPREAD: Final = 0.01
+#: Images that run in all ways; the others run once, in batches of `STREAM_BATCH_SIZE`.
+PROBED_IMAGES: Final = 8
+STREAM_BATCH_SIZE: Final = 8
 
+#: Requests in flight at once, to a candidate that takes several.
+CONCURRENCY: Final = 8
 
-@dataclasses.dataclass(frozen=True)
-class ParityReport:
-    """Two runners' scores of the same images, compared.
-
-    Attributes:
-        reference: Name of the reference runner.
-        candidate: Name of the runner that is held against it.
-        images: Number of images.
-        max_difference: Highest absolute difference of two scores.
-        mean_difference: Mean absolute difference.
-        flips: Number of labels, over all images, that one predicts and the other does not.
-        spread: Highest difference between the reference's scores of two of the images, over the labels.
-    """
-
-    reference: str
-    candidate: str
-    images: int
-    max_difference: float
-    mean_difference: float
-    flips: int
-    spread: float
-
-    @property
-    def is_blind(self) -> bool:
-        """Whether the images' own scores differ so little that answers exchanged between images would pass."""
-        return self.spread < MIN_SPREAD
-
-    def __str__(self) -> str:
-        return (
-            f"{self.candidate} against {self.reference} on {self.images} images: highest difference "
-            f"{self.max_difference:.1e}, mean {self.mean_difference:.1e}, {self.flips} flipped labels"
-        )
-
-    def require(self, max_difference: float = MAX_DIFFERENCE) -> None:
-        """Passes only where scores agree and no label flips.
-
-        Raises:
-            ParityError: The highest difference is above the limit or not a number, or a label flips.
-        """
-        if not self.max_difference <= max_difference or self.flips:
-            raise ParityError(
-                f"Expected the converted model to give Paddle's scores within {max_difference:.0e} and the same "
-                f"labels, got: {self}. Nothing was written; please report the model."
-            )
+Order = list[int]
 
 
-def compare_runners(
-    reference: Runner,
-    candidate: Runner,
-    pixels: npt.NDArray[np.uint8],
+def run_gate(
+    reference: ImageRunner,
+    candidate: ImageRunner,
+    images: Sequence[bytes],
     thresholds: Sequence[float],
-    batch_sizes: Sequence[int] = (1, 4),
-) -> ParityReport:
-    """Runs both on the same images, the candidate at several batch sizes, and compares.
+    limits: Limits = LIMITS["fp32"],
+    targets: npt.NDArray[np.bool_] | None = None,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> GateReport:
+    """Runs both on the same images and compares.
+
+    The reference answers one image at a time. The candidate answers the first different images at every batch size, in
+    repeated and in permuted rows, and in concurrent requests where it takes them, since the answer to an image must
+    depend on neither its neighbours nor its slot; then all the others once.
 
     Args:
-        reference: Runs one image at a time.
-        candidate: Runs the images once for each of the batch sizes.
-        pixels: (N, H, W, 3) uint8 RGB.
+        reference: The runner that is right.
+        candidate: The runner in question.
+        images: Encoded images.
         thresholds: Threshold of each label.
-        batch_sizes: Batch sizes of the candidate; a last smaller batch takes the rest.
+        limits: What is allowed; the report tells what was not kept, `GateReport.require` raises.
+        targets: (N, num_labels) which labels each image has, for mAP; None where that is not known.
+        batch_sizes: Batch sizes of the candidate.
+
+    Raises:
+        ParityError: There are no images, or the candidate gives scores of another shape.
     """
     from tqdm import tqdm
 
-    total = len(pixels) * (1 + len(batch_sizes))
-    with tqdm(total=total, desc="comparing", unit="image", leave=False, disable=None) as progress:  # on a terminal only
-        return _compare(reference, candidate, pixels, thresholds, batch_sizes, progress.update)
-
-
-def _compare(
-    reference: Runner,
-    candidate: Runner,
-    pixels: npt.NDArray[np.uint8],
-    thresholds: Sequence[float],
-    batch_sizes: Sequence[int],
-    advance: Callable[[int], object],
-) -> ParityReport:
-    expected = _run_in_batches(reference, pixels, 1, advance)
-    limits = np.asarray(thresholds, np.float32)
-    differences = []
-    flips = 0
-    for batch_size in batch_sizes:
-        got = _run_in_batches(candidate, pixels, batch_size, advance)
-        if got.shape != expected.shape:
-            raise ParityError(f"Expected scores {expected.shape} of {candidate.name}, got {got.shape}.")
-        differences.append(np.abs(got.astype(np.float64) - expected))
-        flips = max(flips, int(((got > limits) != (expected > limits)).sum()))
-    return ParityReport(
+    if not images:
+        raise ParityError("Expected at least one image to compare on, got none.")
+    probed = list(dict.fromkeys(images))[:PROBED_IMAGES]
+    ways = list(_list_ways(len(probed), batch_sizes))
+    rest = [image for image in images if image not in set(probed)] if targets is None else list(images)
+    rows = sum(len(order) for _, _, order in ways) + len(probed) + 2 * len(rest)
+    with tqdm(total=rows, desc="comparing", unit="image", leave=False, disable=None) as progress:  # on a terminal only
+        comparison = _Comparison(reference, candidate, probed, thresholds, progress.update)
+        figures = [comparison.run_way(way, size, order) for way, size, order in ways]
+        if candidate.concurrency > 1:
+            figures.append(comparison.run_at_once())
+        figures_of_rest, expected, got = comparison.stream(rest)
+    figures += figures_of_rest
+    reference_map = candidate_map = None
+    if targets is not None:
+        reference_map = mean_average_precision(expected, targets)
+        candidate_map = mean_average_precision(got, targets)
+    return GateReport(
         reference.name,
         candidate.name,
-        len(pixels),
-        float(np.max(differences)),
-        float(np.mean(differences)),
-        flips,
-        float(np.ptp(expected, axis=0).max()),
+        len(images),
+        len(thresholds),
+        limits,
+        tuple(figures),
+        smallest_spread(comparison.expected),
+        reference_map,
+        candidate_map,
+        faults=(*_compare_labels(reference, candidate), *comparison.faults),
     )
 
 
-def _run_in_batches(
-    runner: Runner, pixels: npt.NDArray[np.uint8], batch_size: int, advance: Callable[[int], object]
-) -> npt.NDArray[np.float32]:
-    scores = []
-    for start in range(0, len(pixels), batch_size):
-        batch = pixels[start : start + batch_size]
-        scores.append(runner.scores(batch))
-        advance(len(batch))
-    return np.concatenate(scores)
+def _list_ways(count: int, batch_sizes: Sequence[int]) -> Iterator[tuple[str, int, Order]]:
+    """Name, batch size and the image in each row, in whole batches."""
+    for size in batch_sizes:
+        batches = -(-min(count, PROBED_IMAGES) // size)
+        yield f"batch {size}", size, [row % count for row in range(batches * size)]
+    largest = max(batch_sizes)
+    if largest > 1:
+        repeated = [0] * min(8, largest)
+        yield "repeated rows", len(repeated), [*repeated[:-1], count - 1]
+        order = np.random.default_rng(0).permutation(min(8, largest)) % count
+        yield "permuted rows", len(order), order.tolist()
+
+
+class _Comparison:
+    """The runners, the answers to single images that all others are held against, and what was found."""
+
+    def __init__(
+        self,
+        reference: ImageRunner,
+        candidate: ImageRunner,
+        probed: Sequence[bytes],
+        thresholds: Sequence[float],
+        advance: Callable[[int], object],
+    ) -> None:
+        self._reference, self._candidate, self._probed, self._advance = reference, candidate, probed, advance
+        self._thresholds = np.asarray(thresholds, np.float32)
+        self.faults: list[str] = []
+        self.expected = self._run(reference, probed, 1)
+        self._own: Scores | None = None
+
+    def run_way(self, way: str, batch_size: int, order: Order) -> Figures:
+        """Runs the probed images in an order, in batches of a size."""
+        got = self._run(self._candidate, [self._probed[index] for index in order], batch_size)
+        return self._measure(way, got, order)
+
+    def run_at_once(self) -> Figures:
+        """Runs the probed images as requests of one image, several in flight, each of them several times."""
+        order = [index % len(self._probed) for index in range(4 * CONCURRENCY)]
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
+            rows = list(pool.map(lambda index: self._candidate.scores([self._probed[index]]), order))
+        return self._measure(f"{CONCURRENCY} requests at once", np.concatenate(rows), order)
+
+    def stream(self, images: Sequence[bytes]) -> tuple[list[Figures], Scores, Scores]:
+        """Runs further images once; gives their figures and both scores."""
+        if not images:
+            return [], self.expected, self.expected
+        expected = self._run(self._reference, images, 1)
+        got = self._run(self._candidate, images, STREAM_BATCH_SIZE)
+        return [self._compare("all images", got, expected, 0.0)], expected, got
+
+    def _run(self, runner: ImageRunner, images: Sequence[bytes], batch_size: int) -> Scores:
+        rows = []
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            scores = runner.scores(batch)
+            wanted = (len(batch), len(self._thresholds))
+            if scores.shape != wanted:
+                raise ParityError(f"Expected scores {wanted} of {runner.name}, got {scores.shape}.")
+            rows.append(scores)
+            self._advance(len(batch))
+        return np.concatenate(rows)
+
+    def _measure(self, way: str, got: Scores, order: Order) -> Figures:
+        if self._own is None:  # the first way is batch 1, in order
+            self._own = got
+        return self._compare(way, got, self.expected[order], float(_distances(got, self._own[order]).max()))
+
+    def _compare(self, way: str, got: Scores, expected: Scores, row_difference: float) -> Figures:
+        if not np.isfinite(got).all():
+            self.faults.append(f"{way}: {int((~np.isfinite(got)).sum())} scores of {got.size} are no finite numbers")
+        differences = _distances(got, expected)
+        flips = (got > self._thresholds) != (expected > self._thresholds)
+        near = np.abs(expected.astype(np.float64) - self._thresholds) <= NEAR_TIE
+        return Figures(
+            way,
+            len(got),
+            float(differences.max()),
+            float(differences.mean()),
+            int((flips & ~near).sum()),
+            int((flips & near).sum()),
+            row_difference,
+        )
+
+
+def _distances(one: Scores, other: Scores) -> npt.NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, which no limit lets pass
+        distances: npt.NDArray[np.float64] = np.abs(one.astype(np.float64) - other.astype(np.float64))
+    return distances
+
+
+def _compare_labels(reference: ImageRunner, candidate: ImageRunner) -> list[str]:
+    """What is wrong with the candidate's labels, in words."""
+    pairs = itertools.zip_longest(reference.labels, candidate.labels)
+    different = [(index, one, other) for index, (one, other) in enumerate(pairs) if one != other]
+    if not different:
+        return []
+    index, one, other = different[0]
+    return [f"{len(different)} labels differ, the first is class {index}: {other!r} instead of {one!r}"]

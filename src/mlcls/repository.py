@@ -1,9 +1,9 @@
 """The Triton model repository: committed configurations, and version folders with weights that `mlcls` fills in.
 
     NAME/                config.pbtxt  labels.txt  1/
-    NAME_preprocess/     config.pbtxt              1/model_spec.json
-    NAME_engine/         config.pbtxt  configs/    1/model_spec.json  1/model.onnx
-    NAME_postprocess/    config.pbtxt  labels.txt  1/model_spec.json
+    NAME_preprocess/     config.pbtxt              1/{manifest,model_spec}.json
+    NAME_engine/         config.pbtxt  configs/    1/{manifest,model_spec}.json  1/model.onnx
+    NAME_postprocess/    config.pbtxt  labels.txt  1/{manifest,model_spec}.json
 
 Each step has a copy of the spec in its version folder, since Triton gives a backend its own folder only, and copies
 each model by itself where the repository is in an object store.
@@ -22,8 +22,9 @@ from mlcls import triton_config
 from mlcls.atomic import STAGING_PREFIX, folder_lock, replace_folder, write_text
 from mlcls.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.errors import RepositoryError
+from mlcls.manifest import EngineRecord, verify_folder, write_manifest
 from mlcls.model_spec import FILE_NAME, ModelSpec
-from mlcls.triton_config import ENGINE_SUFFIX, LABELS_FILE, ONNX_FILE, POSTPROCESS_SUFFIX, STEP_SUFFIXES
+from mlcls.triton_config import ENGINE_SUFFIX, LABELS_FILE, POSTPROCESS_SUFFIX, STEP_SUFFIXES
 
 VERSION: Final = "1"
 
@@ -78,7 +79,7 @@ def check_name(name: str) -> None:
         raise RepositoryError(f"Expected a name that ends in none of {', '.join(STEP_SUFFIXES)}, got {name!r}.")
 
 
-def add_model(root: Path, spec: ModelSpec, onnx_model: Path) -> None:
+def add_model(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord) -> None:
     """Puts a converted model into the repository, in place of one of the same name.
 
     Everything is written to a staging folder first. The ensemble's version folder goes first and comes last: while it
@@ -88,6 +89,7 @@ def add_model(root: Path, spec: ModelSpec, onnx_model: Path) -> None:
         root: The model repository.
         spec: The spec, with the digest of the ONNX file.
         onnx_model: The ONNX file; it is moved.
+        record: Where the ONNX file came from.
 
     Raises:
         RepositoryError: The name is one that another model's step could have.
@@ -97,7 +99,9 @@ def add_model(root: Path, spec: ModelSpec, onnx_model: Path) -> None:
         staging = Path(temporary)
         for suffix in STEP_SUFFIXES:
             write_text(staging / suffix / FILE_NAME, spec.to_json())
-        shutil.move(onnx_model, staging / ENGINE_SUFFIX / ONNX_FILE)
+        shutil.move(onnx_model, staging / ENGINE_SUFFIX / record.file)
+        for suffix in STEP_SUFFIXES:
+            write_manifest(staging / suffix, spec.name + suffix, [record] if suffix == ENGINE_SUFFIX else [])
         (staging / "ensemble").mkdir()
         shutil.rmtree(root / spec.name / VERSION, ignore_errors=True)
         write_configs(root, spec)
@@ -126,7 +130,8 @@ def read_spec(root: Path, name: str) -> ModelSpec:
     """The spec of an imported model, after checking that its steps belong together.
 
     Raises:
-        RepositoryError: The model is unknown, not imported, incomplete, or its steps hold different specs.
+        RepositoryError: The model is unknown, not imported, incomplete, its steps hold different specs, or a
+            version folder is not what its manifest says.
         SpecError: A spec cannot be read.
     """
     models = list_models(root)
@@ -150,6 +155,8 @@ def read_spec(root: Path, name: str) -> ModelSpec:
             )
     if spec.name != name:
         raise RepositoryError(f"The spec of {name} in {root} is that of {spec.name!r}. Import the model again.")
+    for suffix in STEP_SUFFIXES:
+        verify_folder(root / (name + suffix) / VERSION, name + suffix, [FILE_NAME])
     return spec
 
 

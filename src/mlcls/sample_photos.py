@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ImageError, MissingExtraError
 from mlcls.model_spec import ImageTransform
+
+#: Files of a folder that are taken for photos.
+PHOTO_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 
 
 def sample_photo_paths() -> list[Path]:
@@ -22,7 +26,7 @@ def sample_photo_paths() -> list[Path]:
 
 
 def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
-    """Decodes photos that the user named: (H, W, 3) uint8 RGB each.
+    """Decodes photos that the user named, and those in folders among the paths: (H, W, 3) uint8 RGB each.
 
     Raises:
         ImageError: One cannot be read or decoded; the text has its path.
@@ -30,11 +34,10 @@ def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
     from mlcls.transforms import decode_image
 
     photos = []
-    for path in paths:
+    for path in list_photos(paths):
+        data = _read_photo(path)
         try:
-            photos.append(decode_image(path.read_bytes()))
-        except OSError as error:
-            raise ImageError(f"{path}: expected a photo, got a path that cannot be read: {error.strerror}.") from None
+            photos.append(decode_image(data))
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
     return photos
@@ -63,6 +66,42 @@ def photo_pixels(
     return np.stack([resize_image(photo, transform) for photo in photos])
 
 
+def photo_images(paths: Sequence[Path], sample_count: int, seed: int = 0) -> list[bytes]:
+    """Encoded photos: the files that the user named, or else crops of the sample photos as PNG.
+
+    Args:
+        paths: The user's photos, and folders of them; may be empty.
+        sample_count: How many crops where there are no paths.
+        seed: See `photo_crops`.
+
+    Raises:
+        ImageError: A path cannot be read, or a folder has no photo. Decoding comes later.
+    """
+    import cv2
+
+    if paths:
+        return [_read_photo(path) for path in list_photos(paths)]
+    return [cv2.imencode(".png", crop[:, :, ::-1])[1].tobytes() for crop in photo_crops(sample_count, seed)]
+
+
+def list_photos(paths: Sequence[Path]) -> list[Path]:
+    """The files among the paths, and the photos in the folders among them, at any depth, in order.
+
+    Raises:
+        ImageError: A folder has no photo.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file())
+        if not found:
+            raise ImageError(f"{path}: expected a folder with photos ({', '.join(PHOTO_SUFFIXES)}), got one without.")
+        files += found
+    return files
+
+
 def photo_crops(count: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
     """Different crops of the sample photos, some mirrored, some with their channels exchanged.
 
@@ -88,6 +127,13 @@ def photo_crops(count: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
             crop = crop[:, :, generator.permutation(3)]
         crops.append(np.ascontiguousarray(crop))
     return crops
+
+
+def _read_photo(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: expected a photo, got a path that cannot be read: {error.strerror}.") from None
 
 
 def _photo_folder() -> Path:

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.metrics import smallest_spread
 from mlcls.paddlex_import import import_model
 from mlcls.server import TritonServer
-from mlcls.training.initialization import smallest_spread
 from processes import ROOT, start_server
 from served_models import ParityRow
 from triton_request import ask

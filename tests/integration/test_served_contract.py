@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from mlcls.metrics import smallest_spread
 from mlcls.model_spec import ModelSpec
 from mlcls.runners import OpenVinoRunner
 from mlcls.server import TritonServer
-from mlcls.training.initialization import smallest_spread
 from mlcls.transforms import preprocess
 from served_models import SMALL_LABELS, SmallModels
 from triton_request import ask, ask_outputs

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlcls import atomic
 from mlcls.atomic import STAGING_PREFIX, replace_folder, staged_folder, write_text
 
 
@@ -196,13 +198,65 @@ def test_replace_folder(tmp_path: Path, source: Path) -> None:
     assert list_tree(tmp_path) == NEW
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        1,
-        2,
-    ],
-)
+@pytest.fixture
+def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot have two paths change places."""
+    monkeypatch.setattr(atomic, "_RENAME_EXCHANGE", 1 << 30)  # the kernel answers EINVAL to a flag it does not know
+
+
+def test_target_is_never_missing(tmp_path: Path, source: Path) -> None:
+    """A reader that looks all the time, while the folder is replaced again and again."""
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "file").write_text("old")
+    stop = threading.Event()
+    looks = missing = 0
+
+    def look() -> None:
+        nonlocal looks, missing
+        while not stop.is_set():
+            looks += 1
+            missing += not target.exists()
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for round_ in range(300):
+            staging = tmp_path / f"staging{round_}"
+            staging.mkdir()
+            replace_folder(staging, target)
+    finally:
+        stop.set()
+        reader.join()
+    assert looks > 100
+    assert missing == 0
+    replace_folder(source, target)
+    assert list_tree(tmp_path) == NEW
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_without_exchange(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "target").mkdir()
+    fill(tmp_path / "target", "old")
+    replace_folder(source, tmp_path / "target")
+    assert list_tree(tmp_path) == NEW
+
+
+def test_exchange_that_is_not_allowed(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that is none of the file system's abilities: an error that names both paths, and the old state."""
+    (tmp_path / "target").mkdir()
+    fill(tmp_path / "target", "old")
+    before = list_tree(tmp_path)
+    monkeypatch.setattr(atomic, "_AT_FDCWD", -1)
+    monkeypatch.setattr(os, "fsencode", lambda path: str(path).lstrip("/").encode())
+    with pytest.raises(OSError, match=f"Bad file descriptor: '{source}' -> '{tmp_path / 'target'}'"):
+        replace_folder(source, tmp_path / "target")
+    monkeypatch.undo()
+    assert list_tree(tmp_path) == before
+
+
+@pytest.mark.usefixtures("without_exchange")
+@pytest.mark.parametrize("call", [1, 2])
 def test_rename_of_existing_target_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path, call: int
 ) -> None:
@@ -228,6 +282,7 @@ def test_rename_to_new_target_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list_tree(tmp_path) == before
 
 
+@pytest.mark.usefixtures("without_exchange")
 def test_old_folder_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
     """Neither the new folder can be put in place nor the old one back: both must still be somewhere."""
     (tmp_path / "target").mkdir()
@@ -238,6 +293,7 @@ def test_old_folder_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {"old", "new"} <= set(list_tree(tmp_path).values())
 
 
+@pytest.mark.usefixtures("without_exchange")
 @pytest.mark.parametrize("call", [1, 2])
 def test_staged_folder_that_cannot_be_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     (tmp_path / "target").mkdir()

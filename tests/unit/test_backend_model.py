@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlcls.backend_model import answer_each, decode_texts, encode_texts, load_spec, verify_file
-from mlcls.errors import ImageError, RepositoryError, SpecError, ThresholdError
+from mlcls import repository
+from mlcls.backend_model import answer_each, decode_texts, encode_texts, load_spec
+from mlcls.errors import ImageError, RepositoryError, ThresholdError
+from mlcls.manifest import EngineRecord
 from mlcls.model_spec import ModelSpec
+from mlcls.triton_config import STEP_SUFFIXES
 
 
 class Error(Exception):
@@ -70,21 +74,66 @@ def test_texts_go_through_a_tensor_and_back() -> None:
     assert decode_texts(tensor) == texts
 
 
-def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    with pytest.raises(RepositoryError, match="does not exist; import the model"):
-        verify_file(path, "0" * 64)
-    path.write_bytes(b"weights")
-    verify_file(path, hashlib.sha256(b"weights").hexdigest())
-    for digest in ("0" * 64, None):
-        with pytest.raises(RepositoryError, match="is not the file that the spec beside it was written for"):
-            verify_file(path, digest)
+def arguments_for(root: Path, spec: ModelSpec, suffix: str) -> dict[str, str]:
+    """As Triton gives them to a step."""
+    name = spec.name + suffix
+    return {"model_repository": str(root / name), "model_version": "1", "model_name": name}
 
 
-def test_the_spec_is_that_of_the_version_folder(tmp_path: Path, custom_spec: ModelSpec) -> None:
-    arguments = {"model_repository": str(tmp_path), "model_version": "3"}
-    with pytest.raises(SpecError, match="does not exist"):
-        load_spec(arguments)
-    (tmp_path / "3").mkdir()
-    (tmp_path / "3" / "model_spec.json").write_text(custom_spec.to_json(), encoding="utf-8")
+@pytest.fixture
+def imported(tmp_path: Path, custom_spec: ModelSpec) -> Path:
+    """A repository with one model."""
+    root = tmp_path / "models"
+    model = tmp_path / "given.onnx"
+    model.write_bytes(b"weights")
+    repository.add_model(root, custom_spec, model, EngineRecord("model.onnx", "fp32", {}, {}))
+    return root
+
+
+@pytest.mark.parametrize("suffix", STEP_SUFFIXES)
+def test_the_spec_is_that_of_the_version_folder(imported: Path, custom_spec: ModelSpec, suffix: str) -> None:
+    arguments = arguments_for(imported, custom_spec, suffix)
     assert load_spec(arguments) == custom_spec
+    with pytest.raises(RepositoryError, match=r"2/manifest\.json does not exist"):
+        load_spec({**arguments, "model_version": "2"})
+
+
+def test_a_changed_model_file_is_refused(imported: Path, custom_spec: ModelSpec) -> None:
+    arguments = arguments_for(imported, custom_spec, "_engine")
+    assert load_spec(arguments, "model.onnx") == custom_spec
+    model = imported / "animals-v2_engine" / "1" / "model.onnx"
+    model.write_bytes(b"WEIGHTS")
+    with pytest.raises(RepositoryError, match=f"{model} is not the file that its manifest was written for"):
+        load_spec(arguments, "model.onnx")
+    model.unlink()
+    with pytest.raises(RepositoryError, match=f"{model} does not exist, but its manifest has it"):
+        load_spec(arguments, "model.onnx")
+
+
+@pytest.mark.parametrize("suffix", STEP_SUFFIXES)
+def test_labels_that_were_exchanged_are_refused(imported: Path, custom_spec: ModelSpec, suffix: str) -> None:
+    """A list of labels edited by hand, in one step."""
+    path = imported / f"animals-v2{suffix}" / "1" / "model_spec.json"
+    labels = (custom_spec.labels[1], custom_spec.labels[0], *custom_spec.labels[2:])
+    path.write_text(dataclasses.replace(custom_spec, labels=labels).to_json(), encoding="utf-8")
+    with pytest.raises(RepositoryError, match=f"{path} is not the file that its manifest was written for"):
+        load_spec(arguments_for(imported, custom_spec, suffix))
+
+
+def test_a_folder_of_another_step_or_model_is_refused(imported: Path, custom_spec: ModelSpec) -> None:
+    arguments = arguments_for(imported, custom_spec, "_preprocess")
+    with pytest.raises(RepositoryError, match="expected the manifest of pets_preprocess, got that of animals-v2_prep"):
+        load_spec({**arguments, "model_name": "pets_preprocess"})
+
+
+def test_steps_of_different_imports_are_refused(imported: Path, tmp_path: Path, custom_spec: ModelSpec) -> None:
+    """Each folder agrees with its own manifest; together they would name labels wrongly."""
+    other = dataclasses.replace(custom_spec, labels=("a", "b", "c"))
+    model = tmp_path / "other.onnx"
+    model.write_bytes(b"others")
+    repository.add_model(tmp_path / "other", other, model, EngineRecord("model.onnx", "fp32", {}, {}))
+    shutil.rmtree(imported / "animals-v2_postprocess" / "1")
+    shutil.copytree(tmp_path / "other" / "animals-v2_postprocess" / "1", imported / "animals-v2_postprocess" / "1")
+    for suffix in STEP_SUFFIXES:
+        with pytest.raises(RepositoryError, match="the folders come from different imports"):
+            load_spec(arguments_for(imported, custom_spec, suffix))

@@ -32,8 +32,8 @@ Error: Failed to initialize NVML
 """
 
 WRONG_FILE = (
-    "RepositoryError: /m/M_engine/1/model.onnx is not the file that the spec beside it was written for (its SHA-256 "
-    "differs): damaged, or copied from another model; import the model again."
+    "RepositoryError: /m/M_engine/1/model.onnx is not the file that its manifest was written for (its size or "
+    "SHA-256 differs): damaged, edited, or copied from another model; import the model again."
 )
 MISSING_SPEC = (
     "SpecError: /m/M_preprocess/1/model_spec.json does not exist; import the model first: mlcls import MODEL."
@@ -42,19 +42,19 @@ MISSING_SPEC = (
 WRONG_FILE_LOG = f"""\
 {START}\
 2026-11-24T16:08:36Z E 4406 backend_model.cc:692] "ERROR: Failed to create instance: {WRONG_FILE}\\n\\nAt:\\n  \
-/src/mlcls/backend_model.py(39): verify_file\\n  /b/mlcls_engine/model.py(22): initialize\\n"
+/src/mlcls/manifest.py(180): verify_folder\\n  /b/mlcls_engine/model.py(22): initialize\\n"
 2026-11-24T16:08:36Z E 4406 model_lifecycle.cc:642] "failed to load 'M_engine' version 1: Internal: {WRONG_FILE}\\n\
-\\nAt:\\n  /src/mlcls/backend_model.py(39): verify_file\\n  /b/mlcls_engine/model.py(22): initialize\\n"
+\\nAt:\\n  /src/mlcls/manifest.py(180): verify_folder\\n  /b/mlcls_engine/model.py(22): initialize\\n"
 2026-11-24T16:08:36Z I 4406 model_lifecycle.cc:777] "failed to load 'M_engine'"
 2026-11-24T16:08:36Z E 4406 model_repository_manager.cc:703] "Invalid argument: ensemble 'M' depends on 'M_engine' \
 which has no loaded version. Model 'M_engine' loading failed with error: version 1 is at UNAVAILABLE state: Internal: \
-{WRONG_FILE}\\n\\nAt:\\n  /src/mlcls/backend_model.py(39): verify_file\\n;"
+{WRONG_FILE}\\n\\nAt:\\n  /src/mlcls/manifest.py(180): verify_folder\\n;"
 {END}\
 error: creating server: Invalid argument - load failed for model 'M': ensemble 'M' depends on 'M_engine' which has no \
 loaded version. Model 'M_engine' loading failed with error: version 1 is at UNAVAILABLE state: Internal: {WRONG_FILE}
 
 At:
-  /src/mlcls/backend_model.py(39): verify_file
+  /src/mlcls/manifest.py(180): verify_folder
   /b/mlcls_engine/model.py(22): initialize
 ;
 """

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ConversionError
+from mlcls.metrics import smallest_spread
 from mlcls.training.architectures import find_decoder
 
 if TYPE_CHECKING:
@@ -72,12 +73,6 @@ def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float3
             f"other photos (--photos) or another seed."
         )
     return spread
-
-
-def smallest_spread(scores: npt.NDArray[Any]) -> float:
-    """The smallest distance between two rows of scores (N, num_labels): the highest difference over the labels."""
-    distances = [float(np.abs(scores[i] - scores[j]).max()) for i in range(len(scores)) for j in range(i)]
-    return min(distances)
 
 
 def _decoder_input(network: paddle.nn.Layer, decoder: Any, inputs: paddle.Tensor) -> paddle.Tensor:

@@ -1,0 +1,317 @@
+"""The gate finds what can go wrong between two runners, planted here into fake ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from mlcls.errors import ConversionError, ParityError
+from mlcls.gate import LIMITS, Figures, GateReport, Limits
+from mlcls.metrics import mean_average_precision, smallest_spread
+from mlcls.parity import BATCH_SIZES, CONCURRENCY, run_gate
+from mlcls.postprocess import apply_sigmoid
+
+Scores = npt.NDArray[np.float32]
+Edit = Callable[[Scores], Scores]
+
+LABELS = ("cat", "dog", "fox")
+THRESHOLDS = (0.5, 0.3, 0.6)
+#: Eleven "images" whose scores differ by far more than the limits; a fake runner takes their bytes for pixels.
+IMAGES = [np.random.default_rng(seed).integers(0, 256, 72, dtype=np.uint8).tobytes() for seed in range(11)]
+
+
+class FakeRunner:
+    """Scores that depend on the picture, with an edit planted into each batch; notes the batch sizes."""
+
+    def __init__(
+        self,
+        edit: Edit = lambda scores: scores,
+        name: str = "other",
+        labels: Sequence[str] = LABELS,
+        concurrency: int = 1,
+    ) -> None:
+        self.name = name
+        self.labels = tuple(labels)
+        self.concurrency = concurrency
+        self.batch_sizes: list[int] = []
+        self._edit = edit
+
+    def scores(self, images: Sequence[bytes]) -> Scores:
+        self.batch_sizes.append(len(images))
+        pixels = np.stack([np.frombuffer(image, np.uint8) for image in images])
+        mixing = np.random.default_rng(5).normal(size=(pixels.shape[1], len(LABELS)))
+        return self._edit(apply_sigmoid(((pixels / 255 - 0.5) @ mixing).astype(np.float32)))
+
+
+def compare(
+    edit: Edit = lambda scores: scores,
+    images: Sequence[bytes] = IMAGES,
+    limits: Limits = LIMITS["fp32"],
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> GateReport:
+    return run_gate(FakeRunner(name="paddle"), FakeRunner(edit), images, THRESHOLDS, limits, batch_sizes=batch_sizes)
+
+
+def test_images_differ() -> None:
+    """Otherwise rows could be swapped without a difference."""
+    assert smallest_spread(FakeRunner().scores(IMAGES)) > 0.05
+
+
+def test_equal_runners() -> None:
+    report = compare()
+    assert report.failures == ()
+    assert (report.max_difference, report.mean_difference, report.flips, report.is_blind) == (0, 0, 0, False)
+    report.require()
+    assert [figure.way for figure in report.figures] == [
+        *("batch 1", "batch 2", "batch 7", "batch 8", "batch 32", "repeated rows", "permuted rows", "all images"),
+    ]
+
+
+def test_batches_are_whole() -> None:
+    candidate = FakeRunner()
+    run_gate(FakeRunner(), candidate, IMAGES, THRESHOLDS)
+    assert candidate.batch_sizes == [1] * 8 + [2] * 4 + [7] * 2 + [8] + [32] + [8] + [8] + [3]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_images(count: int) -> None:
+    report = compare(images=IMAGES[:count])
+    assert report.failures == ()
+    assert report.is_blind is (count == 1), "one image alone says nothing about exchanged answers"
+
+
+def test_a_repeated_image_is_probed_once() -> None:
+    assert compare(images=[IMAGES[0]] * 3 + IMAGES[1:3]).is_blind is False
+
+
+def test_no_images() -> None:
+    with pytest.raises(ParityError, match="at least one image"):
+        compare(images=[])
+
+
+def swap_rows(scores: Scores) -> Scores:
+    return scores[[1, 0, *range(2, len(scores))]] if len(scores) > 1 else scores
+
+
+def rotate_rows(scores: Scores) -> Scores:
+    return np.roll(scores, 1, axis=0)
+
+
+def only_at_batch(size: int, edit: Edit) -> Edit:
+    return lambda scores: edit(scores) if len(scores) == size else scores
+
+
+def set_one(value: float) -> Edit:
+    def edit(scores: Scores) -> Scores:
+        scores = scores.copy()
+        scores[-1, 1] = value
+        return scores
+
+    return edit
+
+
+def leak_neighbour(scores: Scores) -> Scores:
+    """A row takes on a little of the one before it."""
+    mixed = scores.copy()
+    mixed[1:] += np.float32(5e-3) * (scores[:-1] - scores[1:])
+    return mixed
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (swap_rows, "batch 2: highest difference"),
+        (rotate_rows, "with its neighbours or its slot"),
+        *((only_at_batch(size, swap_rows), f"batch {size}: ") for size in (2, 7, 8, 32)),
+        (only_at_batch(32, lambda scores: scores[::-1]), "batch 32: an image's answer changes by"),
+        (lambda scores: np.repeat(scores[:1], len(scores), axis=0), "batch 2: highest difference"),
+        (apply_sigmoid, "batch 1: highest difference"),
+        (lambda scores: scores + np.float32(4e-2), "batch 1: highest difference"),
+        (lambda scores: scores - np.float32(4e-2), "batch 1: mean difference"),
+        (only_at_batch(1, lambda scores: scores + np.float32(4e-2)), "batch 1: highest difference"),
+        (only_at_batch(3, lambda scores: scores + np.float32(4e-2)), "all images: highest difference"),
+        (set_one(float("nan")), "batch 1: 8 scores of 24 are no finite numbers"),
+        (only_at_batch(32, set_one(float("nan"))), "batch 32: 1 scores of 96 are no finite numbers"),
+        (set_one(float("inf")), "batch 1: 8 scores of 24 are no finite numbers"),
+        (lambda scores: scores[:, ::-1], "batch 1: highest difference"),
+        (lambda scores: np.zeros_like(scores), "label decisions flip"),
+        (lambda scores: np.full_like(scores, np.nan), "are no finite numbers"),
+        (lambda scores: 1 - scores, "label decisions flip"),
+    ],
+)
+def test_planted_fault(edit: Edit, words: str, precision: str) -> None:
+    report = compare(edit, limits=LIMITS[precision])  # type: ignore[index]
+    assert any(words in failure for failure in report.failures), report.failures
+    with pytest.raises(ParityError, match="Expected other to give the answers of paddle, got: "):
+        report.require()
+
+
+def test_rows_that_depend_on_their_neighbours() -> None:
+    """Too little for the difference to the reference that FP16 may have, but the image's own answer changes."""
+    limits = dataclasses.replace(LIMITS["fp16"], max_row_difference=1e-3)
+    failures = compare(leak_neighbour, limits=limits).failures
+    assert failures
+    assert all("with its neighbours or its slot" in failure for failure in failures)
+
+
+def test_swapped_answers_of_concurrent_requests() -> None:
+    """Alone, every request is answered rightly; two at once get each other's answers."""
+
+    class Swapping(FakeRunner):
+        """Pairs the requests that it gets from other threads."""
+
+        def __init__(self) -> None:
+            super().__init__(concurrency=CONCURRENCY)
+            self._lock = threading.Lock()
+            self._waiting: dict[str, Any] | None = None
+
+        def scores(self, images: Sequence[bytes]) -> Scores:
+            own = super().scores(images)
+            if threading.current_thread() is threading.main_thread():
+                return own
+            with self._lock:
+                first = self._waiting is None
+                pair = self._waiting = self._waiting or {"done": threading.Event()}
+                pair["first" if first else "second"] = own
+                if not first:
+                    self._waiting = None
+                    pair["done"].set()
+            assert pair["done"].wait(30)
+            return cast(Scores, pair["second" if first else "first"])
+
+    report = run_gate(FakeRunner(), Swapping(), IMAGES[:8], THRESHOLDS)
+    assert {failure.split(":")[0] for failure in report.failures} == {"8 requests at once"}
+    assert run_gate(FakeRunner(), FakeRunner(concurrency=8), IMAGES[:8], THRESHOLDS).failures == ()
+
+
+def test_swapped_labels() -> None:
+    """The scores agree: only the names tell."""
+    report = run_gate(FakeRunner(), FakeRunner(labels=("cat", "fox", "dog")), IMAGES, THRESHOLDS)
+    assert report.failures == ("2 labels differ, the first is class 1: 'fox' instead of 'dog'",)
+    report = run_gate(FakeRunner(), FakeRunner(labels=LABELS[:2]), IMAGES, THRESHOLDS)
+    assert report.failures == ("1 labels differ, the first is class 2: None instead of 'fox'",)
+
+
+def test_difference_is_measured() -> None:
+    def edit(scores: Scores) -> Scores:
+        scores = scores.copy()
+        scores[:, 2] += np.float32(0.25)
+        return scores
+
+    report = compare(edit)
+    assert report.max_difference == pytest.approx(0.25, abs=1e-6)
+    assert report.mean_difference == pytest.approx(0.25 / 3, abs=1e-6)
+    assert all(figure.row_difference == 0 for figure in report.figures)
+
+
+@pytest.mark.parametrize(("offset", "passes"), [(5e-5, True), (9e-5, True), (1.2e-4, False), (-9e-5, True)])
+def test_limit(offset: float, passes: bool) -> None:
+    limits = dataclasses.replace(LIMITS["fp32"], max_mean_difference=1)
+    report = compare(lambda scores: (scores.astype(np.float64) + offset).astype(np.float32), limits=limits)
+    assert report.max_difference == pytest.approx(abs(offset), rel=0.01)
+    assert (report.failures == ()) is passes
+
+
+def test_rounding_at_the_threshold_is_no_flip() -> None:
+    """One score at its threshold, one step of float32 above it for the other: counted, and no failure."""
+    images = IMAGES[:8]
+    above = np.nextafter(np.float32(0.5), np.float32(1))
+    reference = FakeRunner(lambda scores: np.full_like(scores, 0.5))
+    candidate = FakeRunner(lambda scores: np.full_like(scores, above))
+    report = run_gate(reference, candidate, images, (0.5, 0.4, 0.6), batch_sizes=[1])
+    assert (report.figures[0].flips, report.figures[0].near_ties) == (0, 8)
+    assert report.failures == ()
+
+
+def test_flips_are_a_rate() -> None:
+    """One decision of three for each image, far from rounding."""
+    reference = FakeRunner(lambda scores: np.full_like(scores, 0.45))
+    candidate = FakeRunner(lambda scores: np.full_like(scores, 0.55))
+    limits = Limits(1, 1, 1, 1 / 3, 1)
+    report = run_gate(reference, candidate, IMAGES[:8], (0.5, 0.4, 0.6), limits, batch_sizes=[1])
+    assert report.flips == 8
+    assert report.flip_rate == pytest.approx(1 / 3)
+    assert report.failures == ()
+    strict = dataclasses.replace(limits, max_flip_rate=0.3)
+    report = run_gate(reference, candidate, IMAGES[:8], (0.5, 0.4, 0.6), strict, batch_sizes=[1])
+    assert report.failures == ("batch 1: 8 of 24 label decisions flip > 30.0%",)
+
+
+def test_map_drop() -> None:
+    """The candidate ranks one label the wrong way round."""
+    targets = FakeRunner().scores(IMAGES) > 0.5
+    limits = Limits(2, 2, 2, 1, 0.1)
+
+    def edit(scores: Scores) -> Scores:
+        return np.stack([1 - scores[:, 0], scores[:, 1], scores[:, 2]], axis=1)
+
+    report = run_gate(FakeRunner(), FakeRunner(edit), IMAGES, THRESHOLDS, limits, targets)
+    assert report.reference_map == 1.0
+    assert report.candidate_map == pytest.approx(mean_average_precision(edit(FakeRunner().scores(IMAGES)), targets))
+    assert report.map_drop is not None
+    assert report.map_drop > 0.1
+    assert report.failures == (f"mAP falls by {report.map_drop:.4f} > 0.1",)
+    assert ", mAP 0." in str(report)
+
+
+def test_images_that_look_alike_are_noticed() -> None:
+    def edit(scores: Scores) -> Scores:
+        return (0.3 + 1e-4 * scores).astype(np.float32)
+
+    report = run_gate(FakeRunner(edit), FakeRunner(edit), IMAGES, THRESHOLDS)
+    assert report.failures == ()
+    assert report.is_blind
+
+
+@pytest.mark.parametrize("count", [8, 4])
+def test_rows_missing(count: int) -> None:
+    """A runner that gives one row for a batch: an error in plain words, however many images there are."""
+    with pytest.raises(ParityError, match=r"Expected scores \(2, 3\) of other, got \(1, 3\)"):
+        compare(lambda scores: scores[:1], images=IMAGES[:count])
+
+
+def make_report(**changes: object) -> GateReport:
+    figures = (Figures("batch 1", 8, 1.2e-5, 3e-7, 0, 1, 0.0), Figures("batch 8", 8, 9e-6, 1e-7, 2, 0, 1e-6))
+    report = GateReport("paddle", "onnxruntime", 8, 80, LIMITS["fp32"], figures, 0.5)
+    return dataclasses.replace(report, **changes)  # type: ignore[arg-type]
+
+
+def test_nan_alone_is_a_failure() -> None:
+    """Where no label flips: NaN is above no threshold."""
+    figures = (Figures("batch 1", 8, math.nan, math.nan, 0, 0, math.nan), make_report().figures[0])
+    report = make_report(figures=figures)
+    assert len(report.failures) == 3
+    assert math.isnan(report.max_difference)
+
+
+def test_text_of_report() -> None:
+    report = make_report()
+    assert str(report) == (
+        "onnxruntime against paddle on 8 images: highest difference 1.2e-05, mean 2.0e-07, 2 flipped labels"
+    )
+    with pytest.raises(ParityError) as caught:
+        report.require("Nothing was written.")
+    assert isinstance(caught.value, ConversionError)
+    assert str(caught.value) == (
+        "Expected onnxruntime to give the answers of paddle, got: batch 8: 2 of 640 label decisions flip > 0.0%. "
+        "Nothing was written."
+    )
+    lines = report.to_table().splitlines()
+    assert [line.split()[:4] for line in lines[1:]] == [["batch", "1", "8", "1.2e-05"], ["batch", "8", "8", "9.0e-06"]]
+
+
+def test_json_of_report() -> None:
+    document = json.loads(json.dumps(make_report().to_dict()))
+    assert document["figures"][1]["way"] == "batch 8"
+    assert document["limits"]["max_difference"] == 1e-4
+    assert document["failures"] == ["batch 8: 2 of 640 label decisions flip > 0.0%"]
+    assert (document["max_difference"], document["map_drop"]) == (1.2e-5, None)

@@ -1,0 +1,183 @@
+"""The manifest of a version folder: what it says, what it refuses, and that engines are added whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlcls import atomic, manifest
+from mlcls.digests import sha256_of
+from mlcls.errors import RepositoryError
+from mlcls.manifest import EngineRecord, FileRecord, Manifest, add_engine, tool_versions, verify_folder, write_manifest
+
+STEP = "animals-v2_engine"
+FP32 = EngineRecord("model.onnx", "fp32", {"inference.json": "1" * 64}, {"mlcls": "0.1.0"}, gate=({"flips": 0},))
+PLAN = EngineRecord(
+    "model.plan",
+    "fp16",
+    {"model.fp16.onnx": "2" * 64},
+    {"tensorrt": "10.13"},
+    {"gpu": "T4", "compute_capability": "7.5"},
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A version folder as an import leaves it."""
+    folder = tmp_path / "models" / STEP / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"graph")
+    (folder / "model_spec.json").write_text("{}")
+    write_manifest(folder, STEP, [FP32])
+    return folder
+
+
+def stage(folder: Path, content: bytes = b"plan") -> Path:
+    path = folder.parents[2] / "built"
+    path.write_bytes(content)
+    return path
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_it_says(folder: Path) -> None:
+    written = verify_folder(folder, STEP)
+    assert written.step == STEP
+    assert written.created.endswith("+00:00")
+    assert written.files == {
+        "model.onnx": FileRecord(sha256_of(folder / "model.onnx"), 5),
+        "model_spec.json": FileRecord(sha256_of(folder / "model_spec.json"), 2),
+    }
+    assert written.engine("model.onnx") == FP32
+    assert Manifest.from_json(written.to_json()) == written
+    with pytest.raises(RepositoryError, match=r"has no model\.plan, only model\.onnx, model_spec\.json; build it"):
+        written.engine("model.plan")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda folder: (folder / "model.onnx").write_bytes(b"GRAPH"), "model.onnx is not the file"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"graph more"), "model.onnx is not the file"),
+        (lambda folder: (folder / "model_spec.json").write_text("[]"), "model_spec.json is not the file"),
+        (lambda folder: (folder / "model.onnx").unlink(), "model.onnx does not exist, but its manifest has it"),
+        (lambda folder: (folder / "model.plan").write_bytes(b"x"), "model.plan is not in the manifest beside it"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json does not exist; import the model"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "expected a manifest of schema version 1"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff"), "manifest.json cannot be read"),
+    ],
+)
+def test_planted_fault(folder: Path, fault: Any, message: str) -> None:
+    verify_folder(folder, STEP)
+    fault(folder)
+    with pytest.raises(RepositoryError) as caught:
+        verify_folder(folder, STEP)
+    assert message in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_only_the_named_files_are_read(folder: Path) -> None:
+    """The size of the others is checked all the same."""
+    (folder / "model.onnx").write_bytes(b"GRAPH")
+    verify_folder(folder, STEP, ["model_spec.json"])
+    with pytest.raises(RepositoryError, match=r"model\.onnx is not the file"):
+        verify_folder(folder, STEP, ["model.onnx"])
+    (folder / "model.onnx").write_bytes(b"cut")
+    with pytest.raises(RepositoryError, match=r"model\.onnx is not the file"):
+        verify_folder(folder, STEP, [])
+    with pytest.raises(RepositoryError, match=r"has no model\.plan, only model\.onnx, model_spec\.json"):
+        verify_folder(folder, STEP, ["model.plan"])
+
+
+def test_another_step(folder: Path) -> None:
+    with pytest.raises(RepositoryError, match=f"expected the manifest of pets_engine, got that of {STEP}"):
+        verify_folder(folder, "pets_engine")
+
+
+EDITS: dict[str, Any] = {
+    "another schema": lambda document: {**document, "schema_version": 2},
+    "no schema": lambda document: {key: value for key, value in document.items() if key != "schema_version"},
+    "unknown key": lambda document: {**document, "more": 1},
+    "missing key": lambda document: {key: value for key, value in document.items() if key != "step"},
+    "files are a list": lambda document: {**document, "files": []},
+    "file without size": lambda document: {**document, "files": {"model.onnx": {"sha256": "1"}}},
+    "unknown precision": lambda document: {**document, "engines": [{**document["engines"][0], "precision": "fp8"}]},
+    "a list": lambda document: [document],
+    "a number": lambda _: 7,
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_what_is_no_manifest(folder: Path, edit: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    with pytest.raises(
+        RepositoryError, match=f"{path}: expected a manifest of schema version 1, got a file that is none"
+    ):
+        Manifest.read(folder)
+
+
+def test_add_engine(folder: Path) -> None:
+    staged = stage(folder)
+    add_engine(folder, staged, PLAN)
+    assert not staged.exists()
+    assert (folder / "model.plan").read_bytes() == b"plan"
+    written = verify_folder(folder, STEP)
+    assert written.engines == (FP32, PLAN)
+    assert set(written.files) == {"model.onnx", "model.plan", "model_spec.json"}
+    assert not list(folder.parents[1].glob(f"{atomic.STAGING_PREFIX}*"))
+
+
+def test_add_engine_in_place_of_an_older_one(folder: Path) -> None:
+    add_engine(folder, stage(folder), PLAN)
+    newer = dataclasses.replace(PLAN, tools={"tensorrt": "10.14"})
+    add_engine(folder, stage(folder, b"newer plan"), newer)
+    assert (folder / "model.plan").read_bytes() == b"newer plan"
+    assert verify_folder(folder, STEP).engines == (FP32, newer)
+
+
+@pytest.mark.parametrize(
+    ("function", "module"),
+    [
+        ("replace_folder", manifest),
+        ("write_manifest", manifest),
+        ("link", os),
+        ("_exchange", atomic),
+        ("_move", manifest),
+    ],
+)
+def test_add_engine_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, function: str, module: Any) -> None:
+    """The folder stays as it was, and the command can be run again."""
+    add_engine(folder, stage(folder), PLAN)
+    before = snapshot(folder)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, function, fail)
+    with pytest.raises(OSError, match="No space left"):
+        add_engine(folder, stage(folder, b"newer plan"), PLAN)
+    monkeypatch.undo()
+    assert snapshot(folder) == before
+    verify_folder(folder, STEP)
+    add_engine(folder, stage(folder, b"newer plan"), PLAN)
+    assert (folder / "model.plan").read_bytes() == b"newer plan"
+
+
+def test_add_engine_to_a_folder_that_is_mixed_up(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(b"another")
+    with pytest.raises(RepositoryError, match=r"model\.onnx is not the file"):
+        add_engine(folder, stage(folder), PLAN)
+    assert not (folder / "model.plan").exists()
+
+
+def test_tool_versions() -> None:
+    versions = tool_versions("numpy", "no-such-package")
+    assert set(versions) == {"mlcls", "numpy"}
