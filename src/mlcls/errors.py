@@ -37,6 +37,10 @@ class ImageError(MlclsError):
     """The bytes of one image cannot be decoded, or are refused."""
 
 
+class DatasetError(MlclsError):
+    """A dataset's file is missing or wrong."""
+
+
 class ThresholdError(MlclsError):
     """A threshold has none of the accepted forms, or names a label that the model does not have."""
 

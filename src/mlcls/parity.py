@@ -60,16 +60,18 @@ def run_gate(
 
     if not images:
         raise ParityError("Expected at least one image to compare on, got none.")
-    probed = list(dict.fromkeys(images))[:PROBED_IMAGES]
+    if targets is not None and targets.shape != (len(images), len(thresholds)):
+        raise ParityError(f"Expected targets {(len(images), len(thresholds))}, got {targets.shape}.")
+    probed = _choose_different(images)
     ways = list(_list_ways(len(probed), batch_sizes))
-    rest = [image for image in images if image not in set(probed)] if targets is None else list(images)
+    rest = [index for index in range(len(images)) if targets is not None or index not in probed]
     rows = sum(len(order) for _, _, order in ways) + len(probed) + 2 * len(rest)
     with tqdm(total=rows, desc="comparing", unit="image", leave=False, disable=None) as progress:  # on a terminal only
-        comparison = _Comparison(reference, candidate, probed, thresholds, progress.update)
+        comparison = _Comparison(reference, candidate, list(probed.values()), thresholds, progress.update)
         figures = [comparison.run_way(way, size, order) for way, size, order in ways]
         if candidate.concurrency > 1:
             figures.append(comparison.run_at_once())
-        figures_of_rest, expected, got = comparison.stream(rest)
+        figures_of_rest, expected, got = comparison.stream(images, rest)
     figures += figures_of_rest
     reference_map = candidate_map = None
     if targets is not None:
@@ -87,6 +89,17 @@ def run_gate(
         candidate_map,
         faults=(*_compare_labels(reference, candidate), *comparison.faults),
     )
+
+
+def _choose_different(images: Sequence[bytes]) -> dict[int, bytes]:
+    """The first `PROBED_IMAGES` images that are not alike, by index; no more are read than needed."""
+    chosen: dict[int, bytes] = {}
+    for index, image in enumerate(images):
+        if image not in chosen.values():
+            chosen[index] = image
+        if len(chosen) == PROBED_IMAGES:
+            break
+    return chosen
 
 
 def _list_ways(count: int, batch_sizes: Sequence[int]) -> Iterator[tuple[str, int, Order]]:
@@ -131,13 +144,17 @@ class _Comparison:
             rows = list(pool.map(lambda index: self._candidate.scores([self._probed[index]]), order))
         return self._measure(f"{CONCURRENCY} requests at once", np.concatenate(rows), order)
 
-    def stream(self, images: Sequence[bytes]) -> tuple[list[Figures], Scores, Scores]:
-        """Runs further images once; gives their figures and both scores."""
-        if not images:
+    def stream(self, images: Sequence[bytes], indices: Sequence[int]) -> tuple[list[Figures], Scores, Scores]:
+        """Runs further images once, a few in memory at a time; gives their figures and both scores."""
+        if not indices:
             return [], self.expected, self.expected
-        expected = self._run(self._reference, images, 1)
-        got = self._run(self._candidate, images, STREAM_BATCH_SIZE)
-        return [self._compare("all images", got, expected, 0.0)], expected, got
+        expected, got = [], []
+        for start in range(0, len(indices), STREAM_BATCH_SIZE):
+            batch = [images[index] for index in indices[start : start + STREAM_BATCH_SIZE]]
+            expected.append(self._run(self._reference, batch, 1))
+            got.append(self._run(self._candidate, batch, STREAM_BATCH_SIZE))
+        all_expected, all_got = np.concatenate(expected), np.concatenate(got)
+        return [self._compare("all images", all_got, all_expected, 0.0)], all_expected, all_got
 
     def _run(self, runner: ImageRunner, images: Sequence[bytes], batch_size: int) -> Scores:
         rows = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,37 @@ def photo_pixels(
     return np.stack([resize_image(photo, transform) for photo in photos])
 
 
-def photo_images(paths: Sequence[Path], sample_count: int, seed: int = 0) -> list[bytes]:
+class PhotoFiles(Sequence[bytes]):
+    """Encoded photos in files, each read when it is asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Notes the files, and the photos in the folders, among the paths.
+
+        Raises:
+            ImageError: A folder has no photo.
+        """
+        self._paths = list_photos(paths)
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        """Content of a file, or of several.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        if isinstance(index, slice):
+            return [_read_photo(path) for path in self._paths[index]]
+        return _read_photo(self._paths[index])
+
+
+def photo_images(paths: Sequence[Path], sample_count: int, seed: int = 0) -> Sequence[bytes]:
     """Encoded photos: the files that the user named, or else crops of the sample photos as PNG.
 
     Args:
@@ -75,12 +105,12 @@ def photo_images(paths: Sequence[Path], sample_count: int, seed: int = 0) -> lis
         seed: See `photo_crops`.
 
     Raises:
-        ImageError: A path cannot be read, or a folder has no photo. Decoding comes later.
+        ImageError: See `PhotoFiles`.
     """
     import cv2
 
     if paths:
-        return [_read_photo(path) for path in list_photos(paths)]
+        return PhotoFiles(paths)
     return [cv2.imencode(".png", crop[:, :, ::-1])[1].tobytes() for crop in photo_crops(sample_count, seed)]
 
 

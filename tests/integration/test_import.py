@@ -249,7 +249,7 @@ def test_a_conversion_that_changes_the_scores_is_refused(
         return alpha * np.float32(1.01), beta
 
     monkeypatch.setattr(onnx_graph, "normalization_constants", slightly_off)
-    with pytest.raises(ParityError, match="Expected the converted model to give Paddle's scores within 1e-04"):
+    with pytest.raises(ParityError, match=r"onnxruntime to give the answers of paddle, got: .* Nothing was written"):
         import_model(str(small_models.with_sigmoid), repository, name="small_with_sigmoid")
     assert snapshot(repository) == before
 

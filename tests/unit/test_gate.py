@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +14,9 @@ import pytest
 from mlcls.errors import ConversionError, ParityError
 from mlcls.gate import LIMITS, Figures, GateReport, Limits
 from mlcls.metrics import mean_average_precision, smallest_spread
-from mlcls.parity import BATCH_SIZES, CONCURRENCY, run_gate
+from mlcls.parity import BATCH_SIZES, run_gate
 from mlcls.postprocess import apply_sigmoid
+from planted_faults import SwappingRunner
 
 Scores = npt.NDArray[np.float32]
 Edit = Callable[[Scores], Scores]
@@ -166,29 +165,7 @@ def test_rows_that_depend_on_their_neighbours() -> None:
 def test_swapped_answers_of_concurrent_requests() -> None:
     """Alone, every request is answered rightly; two at once get each other's answers."""
 
-    class Swapping(FakeRunner):
-        """Pairs the requests that it gets from other threads."""
-
-        def __init__(self) -> None:
-            super().__init__(concurrency=CONCURRENCY)
-            self._lock = threading.Lock()
-            self._waiting: dict[str, Any] | None = None
-
-        def scores(self, images: Sequence[bytes]) -> Scores:
-            own = super().scores(images)
-            if threading.current_thread() is threading.main_thread():
-                return own
-            with self._lock:
-                first = self._waiting is None
-                pair = self._waiting = self._waiting or {"done": threading.Event()}
-                pair["first" if first else "second"] = own
-                if not first:
-                    self._waiting = None
-                    pair["done"].set()
-            assert pair["done"].wait(30)
-            return cast(Scores, pair["second" if first else "first"])
-
-    report = run_gate(FakeRunner(), Swapping(), IMAGES[:8], THRESHOLDS)
+    report = run_gate(FakeRunner(), SwappingRunner(FakeRunner()), IMAGES[:8], THRESHOLDS)
     assert {failure.split(":")[0] for failure in report.failures} == {"8 requests at once"}
     assert run_gate(FakeRunner(), FakeRunner(concurrency=8), IMAGES[:8], THRESHOLDS).failures == ()
 

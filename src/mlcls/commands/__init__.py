@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final, Protocol
 
-from mlcls.commands import export, import_model, models, predict, repository, serve
+from mlcls.commands import export, import_model, models, predict, repository, serve, verify
 
 
 class Command(Protocol):
@@ -27,4 +27,4 @@ class Command(Protocol):
 
 
 #: In the order of `mlcls --help`.
-COMMANDS: Final[tuple[Command, ...]] = (models, export, import_model, repository, serve, predict)
+COMMANDS: Final[tuple[Command, ...]] = (models, export, import_model, verify, repository, serve, predict)

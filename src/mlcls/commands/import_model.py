@@ -18,7 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="MODEL", help="a folder, a .tar, a URL, or the name of an official model")
     parser.add_argument("--name", help="name under which it is served (default: PaddleX's)")
     parser.add_argument(
-        "--photos", type=Path, nargs="+", default=[], metavar="FILE", help="photos for the check (default: two samples)"
+        "--photos",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="photos or folders for the check (default: samples)",
     )
     add_repository_option(parser)
 

@@ -1,0 +1,97 @@
+"""Runners by the words of a command line: `KIND`, or `KIND=WHERE`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from mlcls import repository
+from mlcls.errors import MlclsError
+from mlcls.model_spec import ModelSpec
+from mlcls.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
+from mlcls.triton_config import ENGINE_SUFFIX, ONNX_FILE
+
+#: Where a server listens that is not named.
+DEFAULT_SERVER: Final = "127.0.0.1:8001"
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedModel:
+    """A model of the repository, which runners are opened for."""
+
+    root: Path
+    spec: ModelSpec
+
+    def engine_file(self, where: str | None, default: str = ONNX_FILE) -> Path:
+        """The named file, or one of the engine's version folder.
+
+        Raises:
+            MlclsError: It does not exist.
+        """
+        if where is not None:
+            path = Path(where)
+        else:
+            path = self.root / (self.spec.name + ENGINE_SUFFIX) / repository.VERSION / default
+        if not path.is_file():
+            raise MlclsError(f"Expected an engine's file, got {path}, which does not exist.")
+        return path
+
+
+def _open_paddle(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+    from mlcls.paddlex_import import open_source
+
+    if where is None:
+        raise MlclsError("Expected paddle=FOLDER, the PaddleX model that was imported (or its archive, URL or name).")
+    source = stack.enter_context(open_source(where))
+    spec = source.make_spec()
+    if dict(spec.source_sha256) != dict(model.spec.source_sha256):
+        raise MlclsError(
+            f"Expected the PaddleX model that {model.spec.name} was imported from, got {where}, whose files differ "
+            f"(SHA-256); import it under a name of its own."
+        )
+    # labels and the transform come from inference.yml, not from what is held against it
+    spec = dataclasses.replace(spec, source_activation=model.spec.source_activation)
+    return DecodingRunner(PaddleRunner(source, spec), spec)
+
+
+def _open_onnxruntime(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+    return DecodingRunner(OnnxRuntimeRunner(model.engine_file(where), model.spec), model.spec)
+
+
+def _open_openvino(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+    return DecodingRunner(OpenVinoRunner(model.engine_file(where), model.spec), model.spec)
+
+
+def _open_served(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+    from mlcls.served_runner import ServedRunner
+
+    return ServedRunner(where or DEFAULT_SERVER, model.spec)
+
+
+_OPENERS: Final[Mapping[str, Callable[[ServedModel, str | None, contextlib.ExitStack], ImageRunner]]] = {
+    "paddle": _open_paddle,
+    "onnxruntime": _open_onnxruntime,
+    "openvino": _open_openvino,
+    "served": _open_served,
+}
+RUNNER_KINDS: Final = tuple(_OPENERS)
+
+
+def open_runner(text: str, model: ServedModel, stack: contextlib.ExitStack) -> ImageRunner:
+    """Opens a runner for a model of the repository.
+
+    Args:
+        text: `paddle=FOLDER`, `onnxruntime[=FILE]`, `openvino[=FILE]` or `served[=HOST:PORT]`.
+        model: The model.
+        stack: Closes what the runner needs.
+
+    Raises:
+        MlclsError: The text has none of these forms, or the runner cannot be opened.
+    """
+    kind, equals, where = text.partition("=")
+    if kind not in _OPENERS or (equals and not where):
+        raise MlclsError(f"Expected a runner, one of {', '.join(RUNNER_KINDS)}, or KIND=WHERE, got {text!r}.")
+    return _OPENERS[kind](model, where or None, stack)

@@ -1,0 +1,99 @@
+"""A served ensemble as a runner: what a client gets, all steps included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from mlcls.errors import MissingExtraError, ParityError, ServerError
+from mlcls.model_spec import ModelSpec
+from mlcls.postprocess import select_labels
+from mlcls.runners import Scores
+from mlcls.serving import OK
+
+_TIMEOUT_S: Final = 300.0
+
+
+class ServedRunner:
+    """Asks an ensemble over gRPC; an `ImageRunner` that takes several calls at once.
+
+    Attributes:
+        name: `served`.
+        labels: Labels as the server names them, read from the server.
+        concurrency: Calls at once.
+    """
+
+    name = "served"
+    concurrency = 8
+
+    def __init__(self, url: str, spec: ModelSpec) -> None:
+        """Connects, and asks for the labels by Triton's classification extension.
+
+        Args:
+            url: `host:port` of the gRPC API.
+            spec: The spec that is expected to be served; its thresholds and tensor names are used.
+
+        Raises:
+            ServerError: The server does not answer, or refuses.
+            MissingExtraError: tritonclient is not installed.
+        """
+        try:
+            import tritonclient.grpc as triton
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("serve", str(error.name)) from error
+        self._triton: Any = triton
+        self._spec = spec
+        self._url = url
+        # a proxy of the environment has no way to this machine
+        self._client = triton.InferenceServerClient(url, channel_args=[("grpc.enable_http_proxy", 0)])
+        self.labels = self._ask_labels()
+
+    def scores(self, images: Sequence[bytes]) -> Scores:
+        """Scores (N, num_labels) float32 of N encoded images, one request.
+
+        Raises:
+            ParityError: An image has no result, or a result is not the one that follows from its scores, the spec's
+                thresholds and the spec's labels.
+            ServerError: The server does not answer, or refuses.
+        """
+        names = self._spec.tensors
+        answer = self._ask(images, [names.scores, names.result, names.status])
+        scores: Scores = answer.as_numpy(names.scores)
+        results, statuses = (answer.as_numpy(name).ravel() for name in (names.result, names.status))
+        thresholds = np.asarray(self._spec.thresholds, np.float32)
+        for index, (row, result, status) in enumerate(zip(scores, results, statuses, strict=True)):
+            if status.decode() != OK:
+                raise ParityError(f"Expected a result for image {index} of a batch, got: {status.decode()}")
+            expected = select_labels(row, thresholds, self._spec.labels)
+            if json.loads(result) != expected:
+                raise ParityError(
+                    f"Expected the result that follows from the scores, {str(expected)[:200]}, got "
+                    f"{result.decode()[:200]}."
+                )
+        return scores
+
+    def _ask_labels(self) -> tuple[str, ...]:
+        """The label of each class id, from an answer of the form `score:class id:label` for every class."""
+        count = self._spec.num_labels
+        answer = self._ask([_tiny_image()], [self._spec.tensors.scores], class_count=count)
+        parts = [entry.decode().split(":", 2) for entry in answer.as_numpy(self._spec.tensors.scores).ravel()]
+        return tuple(label for _, _, label in sorted(parts, key=lambda part: int(part[1])))
+
+    def _ask(self, images: Sequence[bytes], outputs: Sequence[str], class_count: int = 0) -> Any:
+        triton = self._triton
+        tensor = triton.InferInput(self._spec.tensors.image, [len(images), 1], "BYTES")
+        tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
+        wanted = [triton.InferRequestedOutput(name, class_count=class_count) for name in outputs]
+        try:
+            return self._client.infer(self._spec.name, [tensor], outputs=wanted, client_timeout=_TIMEOUT_S)
+        except triton.InferenceServerException as error:
+            raise ServerError(f"{self._spec.name} at {self._url}: {error}") from error
+
+
+def _tiny_image() -> bytes:
+    import cv2
+
+    return bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1])

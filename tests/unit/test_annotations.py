@@ -1,0 +1,60 @@
+"""Annotation files: what is read, and every wrong line named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlcls.dataset.annotations import Sample, read_annotations, target_matrix
+from mlcls.errors import DatasetError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "val.txt"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_samples(tmp_path: Path) -> None:
+    path = write(tmp_path, "images/a b.jpg\t0,1,0\n\nimages/ü\t.jpg\t1, 1,0\r\n")
+    samples = read_annotations(path, 3)
+    assert samples == [
+        Sample(tmp_path / "images/a b.jpg", (False, True, False)),
+        Sample(tmp_path / "images/ü\t.jpg", (True, True, False)),
+    ]
+    assert target_matrix(samples).tolist() == [[False, True, False], [True, True, False]]
+    assert read_annotations(path, 3, Path("/data"))[0].image == Path("/data/images/a b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected one image a line, got an empty file"),
+        ("a.jpg 0,1,0\n", "line 1: expected PATH, a tab and 3 numbers, got 'a.jpg 0,1,0'"),
+        ("\t0,1,0\n", "line 1: expected PATH, a tab and 3 numbers"),
+        ("a.jpg\t0,1,0\nb.jpg\t0,1\n", "line 2: expected 3 numbers, one for each label, got 2"),
+        ("a.jpg\t0,2,0\n", "line 1: expected 0 or 1 for each label, got '2'"),
+        ("a.jpg\t0,,0\n", "line 1: expected 0 or 1 for each label, got ''"),
+        ("a\n" * 7, "; and 2 more."),
+    ],
+)
+def test_wrong_lines(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(DatasetError) as caught:
+        read_annotations(path, 3)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_all_wrong_lines_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"line 1: .*; line 3: "):
+        read_annotations(write(tmp_path, "a.jpg\nb.jpg\t0,1,0\nc.jpg\t0\n"), 3)
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="expected a UTF-8 annotation file"):
+        read_annotations(tmp_path / "no.txt", 3)
+    (tmp_path / "val.txt").write_bytes(b"\xff\t0,1,0\n")
+    with pytest.raises(DatasetError, match="expected a UTF-8 annotation file"):
+        read_annotations(tmp_path / "val.txt", 3)
