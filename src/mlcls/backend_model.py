@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mlcls.errors import ImageError, ThresholdError
 from mlcls.manifest import require_same_spec, verify_folder
 from mlcls.model_spec import FILE_NAME, ModelSpec
-from mlcls.triton_config import STEP_SUFFIXES
+from mlcls.triton_config import STEP_SUFFIXES, step_name
 
 
 def version_folder(args: Mapping[str, str]) -> Path:
@@ -37,7 +37,8 @@ def load_spec(args: Mapping[str, str], *files: str) -> ModelSpec:
     spec = ModelSpec.read(folder / FILE_NAME)
     # Beside it where the repository is a local folder; from an object store Triton copies each model by itself.
     root = folder.parent.parent
-    require_same_spec({spec.name + suffix: root / (spec.name + suffix) / folder.name for suffix in STEP_SUFFIXES})
+    steps = [step_name(spec.name, suffix, int(folder.name)) for suffix in STEP_SUFFIXES]
+    require_same_spec({step: root / step / folder.name for step in steps})
     return spec
 
 

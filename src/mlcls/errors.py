@@ -53,6 +53,10 @@ class ServerError(MlclsError):
     """The embedded tritonserver cannot start, or ended by itself."""
 
 
+class ModelControlError(MlclsError):
+    """A running server cannot be reached, refuses the admin key, or cannot load a model."""
+
+
 class MissingExtraError(MlclsError):
     """A command needs packages of an extra that is not installed."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,8 @@ from mlcls.model_spec import ModelSpec
 from mlcls.paddle_parameters import check_parameters
 from mlcls.paddlex_model import PaddleXModel
 from mlcls.parity import PROBED_IMAGES, run_gate
-from mlcls.repository import add_model, check_name
+from mlcls.publishing import add_model, require_unversioned
+from mlcls.repository import check_name
 from mlcls.sample_photos import photo_images
 from mlcls.triton_config import ONNX_FILE
 
@@ -41,6 +42,21 @@ class ImportReport:
     spec: ModelSpec
     parity: GateReport
     untiled_queries: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertedModel:
+    """A model that passed the check, not in the repository yet.
+
+    Attributes:
+        report: What was found.
+        onnx_model: The ONNX file; to be moved.
+        record: Where it came from.
+    """
+
+    report: ImportReport
+    onnx_model: Path
+    record: EngineRecord
 
 
 @contextlib.contextmanager
@@ -85,7 +101,14 @@ def open_source(source: str) -> Iterator[PaddleXModel]:
         yield PaddleXModel.open(folder)
 
 
-def import_model(source: str, root: Path, *, name: str | None = None, photos: Sequence[Path] = ()) -> ImportReport:
+def import_model(
+    source: str,
+    root: Path,
+    *,
+    name: str | None = None,
+    photos: Sequence[Path] = (),
+    replace_versions: bool = False,
+) -> ImportReport:
     """Converts a PaddleX model, checks it against Paddle on real photos and puts it into the repository.
 
     Nothing is written to the repository unless the check passes; a model that is there already stays until then.
@@ -95,11 +118,44 @@ def import_model(source: str, root: Path, *, name: str | None = None, photos: Se
         root: The model repository.
         name: Name under which it is served; by default PaddleX's.
         photos: Photos for the check; by default crops of scikit-learn's two sample photos.
+        replace_versions: Whether it may take the place of a model that has several versions.
 
     Raises:
         ParityError: The converted model's scores differ from Paddle's by more than the limit, or a label flips.
         ConversionError: The graph cannot be converted.
-        MlclsError: See `open_source`.
+        MlclsError: See `open_source` and `add_model`.
+    """
+    check = None if replace_versions else require_unversioned
+    with convert_model(source, root, name=name, photos=photos, check=check) as converted:
+        add_model(
+            root, converted.report.spec, converted.onnx_model, converted.record, replace_versions=replace_versions
+        )
+    return converted.report
+
+
+@contextlib.contextmanager
+def convert_model(
+    source: str,
+    root: Path,
+    *,
+    name: str | None = None,
+    photos: Sequence[Path] = (),
+    check: Callable[[Path, str], None] | None = None,
+) -> Iterator[ConvertedModel]:
+    """Converts a PaddleX model and checks it, as `import_model` does, in a staging folder of the repository.
+
+    Args:
+        source: See `open_source`.
+        root: The model repository.
+        name: Name under which it is served; by default PaddleX's.
+        photos: Photos for the check; by default crops of scikit-learn's two sample photos.
+        check: Refuses a repository and a model's name before the work begins.
+
+    Yields:
+        The model; its file is gone when the block ends, unless it was moved.
+
+    Raises:
+        MlclsError: See `import_model`.
     """
     import onnx
 
@@ -109,6 +165,8 @@ def import_model(source: str, root: Path, *, name: str | None = None, photos: Se
     with open_source(source) as model:
         spec = model.make_spec(name)
         check_name(spec.name)
+        if check is not None:
+            check(root, spec.name)
         check_parameters(model.graph, model.parameters)
         graph = export_onnx(model.graph, model.parameters, spec)
         spec = dataclasses.replace(spec, source_activation=graph.source_activation)
@@ -127,8 +185,7 @@ def import_model(source: str, root: Path, *, name: str | None = None, photos: Se
             record = EngineRecord(
                 ONNX_FILE, "fp32", dict(spec.source_sha256), tool_versions(*_TOOLS), gate=(parity.to_dict(),)
             )
-            add_model(root, spec, onnx_path, record)
-    return ImportReport(spec, parity, graph.untiled_queries)
+            yield ConvertedModel(ImportReport(spec, parity, graph.untiled_queries), onnx_path, record)
 
 
 def _fetch(url: str) -> Path:

@@ -5,28 +5,39 @@
     NAME_engine/         config.pbtxt  configs/    1/{manifest,model_spec}.json  1/model.onnx
     NAME_postprocess/    config.pbtxt  labels.txt  1/{manifest,model_spec}.json
 
-Each step has a copy of the spec in its version folder, since Triton gives a backend its own folder only, and copies
-each model by itself where the repository is in an object store.
+Later versions have steps of their own beside these, see `versions.py`. Each step has a copy of the spec in its version
+folder, since Triton gives a backend its own folder only, and copies each model by itself where the repository is in an
+object store.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
 
 from mlcls import triton_config
-from mlcls.atomic import STAGING_PREFIX, folder_lock, replace_folder, write_text
+from mlcls.atomic import STAGING_PREFIX, write_text
 from mlcls.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.errors import RepositoryError
-from mlcls.manifest import EngineRecord, verify_folder, write_manifest
+from mlcls.manifest import verify_folder
 from mlcls.model_spec import FILE_NAME, ModelSpec
-from mlcls.triton_config import ENGINE_SUFFIX, LABELS_FILE, POSTPROCESS_SUFFIX, STEP_SUFFIXES
-
-VERSION: Final = "1"
+from mlcls.triton_config import (
+    ENGINE_SUFFIX,
+    FIRST_VERSION,
+    LABELS_FILE,
+    POSTPROCESS_SUFFIX,
+    STEP_SUFFIXES,
+    ensemble_labels_file,
+    step_name,
+)
+from mlcls.versions import (
+    active_version,
+    describe,
+    is_step_name,
+    list_versions,
+    step_folders,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +56,51 @@ class StaleFile:
         return f"{self.path}: {self.reason}"
 
 
-def render_files(spec: ModelSpec) -> dict[str, str]:
-    """The text of every committed file of a model, by its path in the repository."""
-    files = {path: triton_config.format_config(config) for path, config in triton_config.build_configs(spec).items()}
+def render_files(spec: ModelSpec, version: int = FIRST_VERSION) -> dict[str, str]:
+    """The text of every generated file of a model that serves one version, by its path in the repository."""
+    ensemble = triton_config.build_ensemble(spec, version)
+    return {
+        f"{spec.name}/config.pbtxt": triton_config.format_config(ensemble),
+        **render_version(spec, version),
+    }
+
+
+def render_version(spec: ModelSpec, version: int) -> dict[str, str]:
+    """The text of the files that belong to one version, active or not: all but the ensemble's configuration."""
+    steps = triton_config.build_steps(spec, version)
+    files = {path: triton_config.format_config(config) for path, config in steps.items()}
     labels = "".join(f"{label}\n" for label in spec.labels)
-    files[f"{spec.name}/{LABELS_FILE}"] = labels
-    files[f"{spec.name}{POSTPROCESS_SUFFIX}/{LABELS_FILE}"] = labels
+    files[f"{spec.name}/{ensemble_labels_file(version)}"] = labels
+    files[f"{step_name(spec.name, POSTPROCESS_SUFFIX, version)}/{LABELS_FILE}"] = labels
     return files
 
 
 def write_configs(root: Path, spec: ModelSpec) -> list[Path]:
-    """Writes the committed files of a model, those that differ.
+    """Writes the generated files of a model, those that differ; those of its other versions too.
+
+    Args:
+        root: The model repository.
+        spec: The spec of the active version.
 
     Returns:
         The files that changed.
     """
+    return write_files(root, _expected_files(root, spec))
+
+
+def _expected_files(root: Path, spec: ModelSpec) -> dict[str, str]:
+    active = active_version(root, spec.name)
+    files = render_files(spec, active)
+    for version in list_versions(root, spec.name):
+        if version != active:
+            files |= render_version(read_version_spec(root, spec.name, version), version)
+    return files
+
+
+def write_files(root: Path, files: Mapping[str, str]) -> list[Path]:
+    """Writes files that differ from their texts, which come by path in the repository; gives those that changed."""
     changed = []
-    for relative, text in render_files(spec).items():
+    for relative, text in files.items():
         path = root / relative
         if not path.is_file() or path.read_bytes() != text.encode():
             write_text(path, text)
@@ -75,39 +114,10 @@ def check_name(name: str) -> None:
     Raises:
         RepositoryError: It ends as the steps' names do.
     """
-    if name.endswith(STEP_SUFFIXES):
-        raise RepositoryError(f"Expected a name that ends in none of {', '.join(STEP_SUFFIXES)}, got {name!r}.")
-
-
-def add_model(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord) -> None:
-    """Puts a converted model into the repository, in place of one of the same name.
-
-    Everything is written to a staging folder first. The ensemble's version folder goes first and comes last: while it
-    is missing, a half-replaced model cannot be served. Two processes that add models wait for each other.
-
-    Args:
-        root: The model repository.
-        spec: The spec, with the digest of the ONNX file.
-        onnx_model: The ONNX file; it is moved.
-        record: Where the ONNX file came from.
-
-    Raises:
-        RepositoryError: The name is one that another model's step could have.
-    """
-    check_name(spec.name)
-    with folder_lock(root), tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
-        staging = Path(temporary)
-        for suffix in STEP_SUFFIXES:
-            write_text(staging / suffix / FILE_NAME, spec.to_json())
-        shutil.move(onnx_model, staging / ENGINE_SUFFIX / record.file)
-        for suffix in STEP_SUFFIXES:
-            write_manifest(staging / suffix, spec.name + suffix, [record] if suffix == ENGINE_SUFFIX else [])
-        (staging / "ensemble").mkdir()
-        shutil.rmtree(root / spec.name / VERSION, ignore_errors=True)
-        write_configs(root, spec)
-        for suffix in STEP_SUFFIXES:
-            replace_folder(staging / suffix, root / (spec.name + suffix) / VERSION)
-        replace_folder(staging / "ensemble", root / spec.name / VERSION)
+    if is_step_name(name):
+        raise RepositoryError(
+            f"Expected a name that ends in none of {', '.join(STEP_SUFFIXES)}, with or without a number, got {name!r}."
+        )
 
 
 def list_models(root: Path) -> list[str]:
@@ -117,17 +127,22 @@ def list_models(root: Path) -> list[str]:
     return sorted(
         path.name
         for path in root.iterdir()
-        if (path / "config.pbtxt").is_file() and (root / (path.name + ENGINE_SUFFIX)).is_dir()
+        if (path / "config.pbtxt").is_file() and not is_step_name(path.name) and _has_engine(root, path.name)
     )
+
+
+def _has_engine(root: Path, name: str) -> bool:
+    versions = {FIRST_VERSION, *list_versions(root, name)}
+    return any((root / step_name(name, ENGINE_SUFFIX, version)).is_dir() for version in versions)
 
 
 def is_imported(root: Path, name: str) -> bool:
     """Whether the version folders of a model are filled in."""
-    return (root / name / VERSION).is_dir()
+    return bool(list_versions(root, name))
 
 
 def read_spec(root: Path, name: str) -> ModelSpec:
-    """The spec of an imported model, after checking that its steps belong together.
+    """The spec of an imported model's active version, after checking that its steps belong together.
 
     Raises:
         RepositoryError: The model is unknown, not imported, incomplete, its steps hold different specs, or a
@@ -140,33 +155,47 @@ def read_spec(root: Path, name: str) -> ModelSpec:
             f"{root} has no model {name!r}; expected one of {', '.join(models) or 'none: the repository is empty'}. "
             f"Import it: mlcls import {name}."
         )
-    if not is_imported(root, name):
+    version = active_version(root, name)
+    if version not in (versions := list_versions(root, name)):
+        if versions:
+            raise RepositoryError(
+                f"The version {version} that {name} in {root} serves does not exist; choose one of "
+                f"{describe(versions)}: mlcls rollback {name} --to N."
+            )
         raise RepositoryError(
-            f"The model {name} in {root} has no weights yet: {name}/{VERSION} does not exist. Import it: "
+            f"The model {name} in {root} has no weights yet: {name}/{FIRST_VERSION} does not exist. Import it: "
             f"mlcls import {name if name in OFFICIAL_MODELS else f'FOLDER --name {name}'}."
         )
-    specs = {suffix: ModelSpec.read(root / (name + suffix) / VERSION / FILE_NAME) for suffix in STEP_SUFFIXES}
+    return read_version_spec(root, name, version)
+
+
+def read_version_spec(root: Path, name: str, version: int) -> ModelSpec:
+    """The spec of one version, active or not; see `read_spec`."""
+    folders = step_folders(root, name, version)
+    specs = {suffix: ModelSpec.read(folder / FILE_NAME) for suffix, folder in folders.items()}
     spec = specs[ENGINE_SUFFIX]
     for suffix, other in specs.items():
         if other != spec:
             raise RepositoryError(
-                f"{root / (name + suffix) / VERSION / FILE_NAME} is not the same as the spec of {name}{ENGINE_SUFFIX}: "
-                f"the folders come from different imports. Import the model again."
+                f"{folders[suffix] / FILE_NAME} is not the same as the spec of "
+                f"{step_name(name, ENGINE_SUFFIX, version)}: the folders come from different imports. Import the model "
+                f"again."
             )
     if spec.name != name:
         raise RepositoryError(f"The spec of {name} in {root} is that of {spec.name!r}. Import the model again.")
-    for suffix in STEP_SUFFIXES:
-        verify_folder(root / (name + suffix) / VERSION, name + suffix, [FILE_NAME])
+    for suffix, folder in folders.items():
+        verify_folder(folder, step_name(name, suffix, version), [FILE_NAME])
     return spec
 
 
 def find_weights(root: Path, name: str, target: triton_config.Target) -> Path:
-    """The engine's model file for a target.
+    """The engine's model file of the active version for a target.
 
     Raises:
         RepositoryError: It is missing.
     """
-    path = root / (name + ENGINE_SUFFIX) / VERSION / triton_config.ENGINE_TARGETS[target].model_file
+    folder = step_folders(root, name, active_version(root, name))[ENGINE_SUFFIX]
+    path = folder / triton_config.ENGINE_TARGETS[target].model_file
     if not path.is_file():
         raise RepositoryError(
             f"{path} does not exist, which the target {target!r} needs. "
@@ -204,17 +233,10 @@ def find_stale(root: Path, specs: Iterable[ModelSpec]) -> list[StaleFile]:
     expected: set[str] = set()
     owners: set[str] = set()
     for spec in specs:
-        owners.update({spec.name, *(spec.name + suffix for suffix in STEP_SUFFIXES)})
-        for relative, text in render_files(spec).items():
-            expected.add(relative)
-            path = root / relative
-            try:
-                found = path.read_bytes()
-            except FileNotFoundError:
-                stale.append(StaleFile(relative, "missing"))
-                continue
-            if found != text.encode():
-                stale.append(StaleFile(relative, "differs from what the generator writes"))
+        files = _expected_files(root, spec)
+        expected.update(files)
+        owners.update(path.split("/")[0] for path in files)
+        stale += _compare(root, files)
     if root.is_dir():
         for path in sorted(root.rglob("*.pbtxt")):
             relative = path.relative_to(root).as_posix()
@@ -225,13 +247,30 @@ def find_stale(root: Path, specs: Iterable[ModelSpec]) -> list[StaleFile]:
     return stale
 
 
+def _compare(root: Path, files: Mapping[str, str]) -> list[StaleFile]:
+    stale = []
+    for relative, text in files.items():
+        try:
+            found = (root / relative).read_bytes()
+        except FileNotFoundError:
+            stale.append(StaleFile(relative, "missing"))
+            continue
+        if found != text.encode():
+            stale.append(StaleFile(relative, "differs from what the generator writes"))
+    return stale
+
+
 def require_fresh(root: Path, spec: ModelSpec) -> None:
-    """Refuses to serve a model whose configurations do not fit its spec.
+    """Refuses to serve a model whose configurations do not fit its spec; its other versions do not matter.
 
     Raises:
         RepositoryError: A configuration is stale.
     """
-    own = {spec.name, *(spec.name + suffix for suffix in STEP_SUFFIXES)}
-    stale = [file for file in find_stale(root, [spec]) if file.path.split("/")[0] in own]
+    files = render_files(spec, active_version(root, spec.name))
+    stale = _compare(root, files)
+    for folder in sorted({path.split("/")[0] for path in files}):
+        for path in sorted((root / folder).rglob("*.pbtxt")):
+            if (relative := path.relative_to(root).as_posix()) not in files:
+                stale.append(StaleFile(relative, "is not a file that the generator writes"))
     if stale:
         raise RepositoryError(f"{root} is stale: {'; '.join(map(str, stale))}. Run: mlcls repository.")

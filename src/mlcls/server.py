@@ -72,6 +72,7 @@ class TritonServer:
 
     Attributes:
         options: What it was started with.
+        admin_key: The key of the closed APIs.
     """
 
     def __init__(self, options: ServerOptions, installation: TritonInstallation | None = None) -> None:
@@ -83,6 +84,7 @@ class TritonServer:
                 the text has Triton's own reason.
         """
         self.options = options
+        self.admin_key = os.environ.get(ADMIN_KEY_VARIABLE) or secrets.token_urlsafe(24)
         installation = installation or embedded_installation()
         check_models(options, installation)
         check_ports(options)
@@ -114,13 +116,16 @@ class TritonServer:
         """Process id of tritonserver."""
         return self._process.pid
 
-    def wait(self) -> None:
-        """Blocks until the server ends by itself.
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Blocks until the server ends by itself, or for a time.
 
         Raises:
             ServerError: It ended; the text has its last words.
         """
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
+        if self._process.poll() is None:
+            return
         raise ServerError(server_log.describe_end(self._log_path, self._process.returncode))
 
     def stop(self) -> None:
@@ -161,7 +166,7 @@ class TritonServer:
         except OSError as error:
             raise ServerError(f"The log file {self._log_path} cannot be written: {error.strerror}.") from None
         self._process = subprocess.Popen(
-            _command(self.options, installation.executable, backends, self._shared_memory_prefix),
+            _command(self.options, installation.executable, backends, self._shared_memory_prefix, self.admin_key),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -238,8 +243,10 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
         return [probe.getsockname()[1] for probe in sockets]
 
 
-def _command(options: ServerOptions, executable: Path, backends: Path, shared_memory_prefix: str) -> Sequence[str]:
-    key = f"{ADMIN_KEY_HEADER}={os.environ.get(ADMIN_KEY_VARIABLE) or secrets.token_urlsafe(24)}"
+def _command(
+    options: ServerOptions, executable: Path, backends: Path, shared_memory_prefix: str, admin_key: str
+) -> Sequence[str]:
+    key = f"{ADMIN_KEY_HEADER}={admin_key}"
     command = [
         str(executable),
         f"--model-repository={options.repository.resolve()}",

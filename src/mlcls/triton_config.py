@@ -1,8 +1,10 @@
 """From a `ModelSpec` and a target to Triton's model configurations, as protobuf and never as string templates.
 
 A served model is four Triton models: the ensemble `NAME` and its steps `NAME_preprocess`, `NAME_engine` and
-`NAME_postprocess`. Only the engine differs between the targets; Triton picks `configs/TARGET.pbtxt` where it exists
-(`--model-config-name`) and `config.pbtxt` otherwise.
+`NAME_postprocess`. Triton has one configuration for all versions of a model and, when one is added, loads all of them
+again; so each later version has steps of its own, `NAME_engine_2` for example, and a switch changes one file only: the
+ensemble's configuration, which names the steps of one version. Only the engine differs between the targets; Triton
+picks `configs/TARGET.pbtxt` where it exists (`--model-config-name`) and `config.pbtxt` otherwise.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ PREPROCESS_SUFFIX: Final = "_preprocess"
 ENGINE_SUFFIX: Final = "_engine"
 POSTPROCESS_SUFFIX: Final = "_postprocess"
 STEP_SUFFIXES: Final = (PREPROCESS_SUFFIX, ENGINE_SUFFIX, POSTPROCESS_SUFFIX)
+
+#: Number of the version that an import makes; its folders have no number in their names.
+FIRST_VERSION: Final = 1
 
 LABELS_FILE: Final = "labels.txt"
 ONNX_FILE: Final = "model.onnx"
@@ -71,33 +76,48 @@ ENGINE_TARGETS: Final[Mapping[Target, EngineTarget]] = {
 }
 
 
-def build_configs(spec: ModelSpec) -> dict[str, ModelConfig]:
-    """All configurations of a served model.
+def step_name(name: str, suffix: str, version: int = FIRST_VERSION) -> str:
+    """Name of the Triton model that is a step of one version: `NAME_engine`, `NAME_engine_2`."""
+    return name + suffix if version == FIRST_VERSION else f"{name}{suffix}_{version}"
+
+
+def ensemble_labels_file(version: int) -> str:
+    """Path of a version's label list in the ensemble's folder."""
+    return LABELS_FILE if version == FIRST_VERSION else f"{version}/{LABELS_FILE}"
+
+
+def build_configs(spec: ModelSpec, version: int = FIRST_VERSION) -> dict[str, ModelConfig]:
+    """All configurations of a served model, the ensemble's pinned to one version.
 
     Returns:
         Each configuration by its path in the model repository, `NAME_engine/configs/gpu.pbtxt` for example.
     """
+    return {f"{spec.name}/config.pbtxt": build_ensemble(spec, version), **build_steps(spec, version)}
+
+
+def build_steps(spec: ModelSpec, version: int = FIRST_VERSION) -> dict[str, ModelConfig]:
+    """The configurations of one version's steps, by their paths in the model repository."""
     name = spec.name
     configs = {
-        f"{name}/config.pbtxt": build_ensemble(spec),
-        f"{name}{PREPROCESS_SUFFIX}/config.pbtxt": build_preprocess(spec),
-        f"{name}{POSTPROCESS_SUFFIX}/config.pbtxt": build_postprocess(spec),
+        f"{step_name(name, PREPROCESS_SUFFIX, version)}/config.pbtxt": build_preprocess(spec, version),
+        f"{step_name(name, POSTPROCESS_SUFFIX, version)}/config.pbtxt": build_postprocess(spec, version),
     }
     for target in TARGETS:
         file = "config.pbtxt" if target == "embedded" else f"configs/{target}.pbtxt"
-        configs[f"{name}{ENGINE_SUFFIX}/{file}"] = build_engine(spec, target)
+        configs[f"{step_name(name, ENGINE_SUFFIX, version)}/{file}"] = build_engine(spec, target, version)
     return configs
 
 
-def build_ensemble(spec: ModelSpec) -> ModelConfig:
-    """The ensemble: encoded images in; scores, results and statuses out."""
+def build_ensemble(spec: ModelSpec, version: int = FIRST_VERSION) -> ModelConfig:
+    """The ensemble: encoded images in; scores, results and statuses out. It serves one version, and says which."""
     names = spec.tensors
     config = _new_config(
         spec.name,
         inputs=[_tensor(names.image, "TYPE_STRING", [1])],
-        outputs=_result_tensors(spec),
+        outputs=_result_tensors(spec, ensemble_labels_file(version)),
     )
     config.platform = "ensemble"
+    config.version_policy.specific.versions.append(version)
     steps: Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]] = (
         (PREPROCESS_SUFFIX, (names.image,), (names.pixels, names.decode_status)),
         (ENGINE_SUFFIX, (names.pixels,), (names.logits,)),
@@ -106,7 +126,9 @@ def build_ensemble(spec: ModelSpec) -> ModelConfig:
         (POSTPROCESS_SUFFIX, (names.logits, names.decode_status), (names.scores, names.result, names.status)),
     )
     for suffix, inputs, outputs in steps:
-        step = config.ensemble_scheduling.step.add(model_name=spec.name + suffix, model_version=-1)
+        step = config.ensemble_scheduling.step.add(
+            model_name=step_name(spec.name, suffix, version), model_version=version
+        )
         for tensor in inputs:
             step.input_map[tensor] = tensor
         for tensor in outputs:
@@ -114,11 +136,11 @@ def build_ensemble(spec: ModelSpec) -> ModelConfig:
     return config
 
 
-def build_preprocess(spec: ModelSpec) -> ModelConfig:
+def build_preprocess(spec: ModelSpec, version: int = FIRST_VERSION) -> ModelConfig:
     """Encoded images to `pixels`, with a status for each image."""
     names = spec.tensors
     config = _new_config(
-        spec.name + PREPROCESS_SUFFIX,
+        step_name(spec.name, PREPROCESS_SUFFIX, version),
         inputs=[_tensor(names.image, "TYPE_STRING", [1])],
         outputs=[_pixels(spec), _tensor(names.decode_status, "TYPE_STRING", [1])],
     )
@@ -128,11 +150,12 @@ def build_preprocess(spec: ModelSpec) -> ModelConfig:
     return config
 
 
-def build_engine(spec: ModelSpec, target: Target) -> ModelConfig:
+def build_engine(spec: ModelSpec, target: Target, version: int = FIRST_VERSION) -> ModelConfig:
     """`pixels` to `logits` on the engine of a target."""
     engine = ENGINE_TARGETS[target]
     logits = _tensor(spec.tensors.logits, "TYPE_FP32", [spec.num_labels])
-    config = _new_config(spec.name + ENGINE_SUFFIX, inputs=[_pixels(spec)], outputs=[logits])
+    name = step_name(spec.name, ENGINE_SUFFIX, version)
+    config = _new_config(name, inputs=[_pixels(spec)], outputs=[logits])
     config.backend = engine.backend
     config.default_model_filename = engine.model_file
     _add_instances(config, engine.kind, 1)
@@ -148,16 +171,16 @@ def build_engine(spec: ModelSpec, target: Target) -> ModelConfig:
     return config
 
 
-def build_postprocess(spec: ModelSpec) -> ModelConfig:
+def build_postprocess(spec: ModelSpec, version: int = FIRST_VERSION) -> ModelConfig:
     """`logits` and decode statuses to scores, results and statuses."""
     names = spec.tensors
     config = _new_config(
-        spec.name + POSTPROCESS_SUFFIX,
+        step_name(spec.name, POSTPROCESS_SUFFIX, version),
         inputs=[
             _tensor(names.logits, "TYPE_FP32", [spec.num_labels]),
             _tensor(names.decode_status, "TYPE_STRING", [1]),
         ],
-        outputs=_result_tensors(spec),
+        outputs=_result_tensors(spec, LABELS_FILE),
     )
     config.backend = "mlcls_postprocess"
     _add_instances(config, "KIND_CPU", 1)
@@ -206,10 +229,10 @@ def _pixels(spec: ModelSpec) -> dict[str, Any]:
     return _tensor(spec.tensors.pixels, "TYPE_UINT8", [spec.transform.height, spec.transform.width, 3])
 
 
-def _result_tensors(spec: ModelSpec) -> list[dict[str, Any]]:
+def _result_tensors(spec: ModelSpec, labels_file: str) -> list[dict[str, Any]]:
     names = spec.tensors
     return [
-        _tensor(names.scores, "TYPE_FP32", [spec.num_labels]) | {"label_filename": LABELS_FILE},
+        _tensor(names.scores, "TYPE_FP32", [spec.num_labels]) | {"label_filename": labels_file},
         _tensor(names.result, "TYPE_STRING", [1]),
         _tensor(names.status, "TYPE_STRING", [1]),
     ]

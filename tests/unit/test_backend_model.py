@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlcls import repository
+from mlcls import publishing
 from mlcls.backend_model import answer_each, decode_texts, encode_texts, load_spec
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.manifest import EngineRecord
@@ -86,7 +86,7 @@ def imported(tmp_path: Path, custom_spec: ModelSpec) -> Path:
     root = tmp_path / "models"
     model = tmp_path / "given.onnx"
     model.write_bytes(b"weights")
-    repository.add_model(root, custom_spec, model, EngineRecord("model.onnx", "fp32", {}, {}))
+    publishing.add_model(root, custom_spec, model, EngineRecord("model.onnx", "fp32", {}, {}))
     return root
 
 
@@ -131,7 +131,7 @@ def test_steps_of_different_imports_are_refused(imported: Path, tmp_path: Path, 
     other = dataclasses.replace(custom_spec, labels=("a", "b", "c"))
     model = tmp_path / "other.onnx"
     model.write_bytes(b"others")
-    repository.add_model(tmp_path / "other", other, model, EngineRecord("model.onnx", "fp32", {}, {}))
+    publishing.add_model(tmp_path / "other", other, model, EngineRecord("model.onnx", "fp32", {}, {}))
     shutil.rmtree(imported / "animals-v2_postprocess" / "1")
     shutil.copytree(tmp_path / "other" / "animals-v2_postprocess" / "1", imported / "animals-v2_postprocess" / "1")
     for suffix in STEP_SUFFIXES:

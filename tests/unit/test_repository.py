@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlcls import atomic, repository
+from mlcls import atomic, publishing, repository
 from mlcls.catalog import OFFICIAL_MODELS, coco_labels, official_spec
 from mlcls.errors import MlclsError, RepositoryError, SpecError
 from mlcls.manifest import EngineRecord
@@ -43,7 +43,7 @@ def add(root: Path, spec: ModelSpec) -> None:
     root.mkdir(parents=True, exist_ok=True)
     path = root.parent / "given.onnx"
     path.write_text(f"graph of {spec.labels}")
-    repository.add_model(root, spec, path, EngineRecord("model.onnx", "fp32", {}, {"mlcls": "0"}))
+    publishing.add_model(root, spec, path, EngineRecord("model.onnx", "fp32", {}, {"mlcls": "0"}))
 
 
 def make_other(spec: ModelSpec) -> ModelSpec:
@@ -284,7 +284,7 @@ def assert_not_mixed(root: Path, *imports: ModelSpec) -> ModelSpec | None:
     return spec
 
 
-def fail_at(monkeypatch: pytest.MonkeyPatch, function: str, call: int, module: Any = repository) -> None:
+def fail_at(monkeypatch: pytest.MonkeyPatch, function: str, call: int, module: Any = publishing) -> None:
     real = getattr(module, function)
     count = 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final, Protocol
 
-from mlcls.commands import export, import_model, models, predict, repository, serve, verify
+from mlcls.commands import export, import_model, models, predict, publish, repository, rollback, serve, verify, versions
 
 
 class Command(Protocol):
@@ -27,4 +27,15 @@ class Command(Protocol):
 
 
 #: In the order of `mlcls --help`.
-COMMANDS: Final[tuple[Command, ...]] = (models, export, import_model, verify, repository, serve, predict)
+COMMANDS: Final[tuple[Command, ...]] = (
+    models,
+    export,
+    import_model,
+    verify,
+    publish,
+    rollback,
+    versions,
+    repository,
+    serve,
+    predict,
+)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from mlcls.commands.options import add_repository_option
+from mlcls.commands.options import add_repository_option, add_source_arguments
+
+if TYPE_CHECKING:
+    from mlcls.paddlex_import import ImportReport
 
 NAME: Final = "import"
 SUMMARY: Final = "Convert a PaddleX inference model, check it against Paddle and put it into the model repository."
@@ -15,15 +17,9 @@ SUMMARY: Final = "Convert a PaddleX inference model, check it against Paddle and
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument("source", metavar="MODEL", help="a folder, a .tar, a URL, or the name of an official model")
-    parser.add_argument("--name", help="name under which it is served (default: PaddleX's)")
+    add_source_arguments(parser)
     parser.add_argument(
-        "--photos",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="photos or folders for the check (default: samples)",
+        "--replace", action="store_true", help="where it has several versions, remove them all and start again with one"
     )
     add_repository_option(parser)
 
@@ -33,7 +29,20 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.paddlex_import import import_model
 
     print(f"Converting {arguments.source} and comparing it with Paddle ...", flush=True)
-    report = import_model(arguments.source, arguments.repository, name=arguments.name, photos=arguments.photos)
+    report = import_model(
+        arguments.source,
+        arguments.repository,
+        name=arguments.name,
+        photos=arguments.photos,
+        replace_versions=arguments.replace,
+    )
+    print_report(report)
+    print(f"Written to {arguments.repository}. Serve it: mlcls serve {report.spec.name}")
+    return 0
+
+
+def print_report(report: ImportReport) -> None:
+    """Says what a conversion found."""
     spec = report.spec
     print(
         f"{spec.name}: {spec.num_labels} labels, {spec.transform.height}x{spec.transform.width}, "
@@ -46,5 +55,3 @@ def run(arguments: argparse.Namespace) -> int:
             f"this comparison says little. Is it trained? Give photos of its labels with --photos.",
             file=sys.stderr,
         )
-    print(f"Written to {arguments.repository}. Serve it: mlcls serve {spec.name}")
-    return 0

@@ -22,13 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes or checks the configurations."""
     from mlcls import repository
+    from mlcls.atomic import folder_lock
+    from mlcls.publishing import remove_leftovers
 
     root: Path = arguments.repository
     specs = repository.expected_specs(root)
     if not arguments.check:
-        for spec in specs:
-            for path in repository.write_configs(root, spec):
-                print(f"wrote {path}")
+        with folder_lock(root):
+            for spec in specs:
+                remove_leftovers(root, spec.name)
+                for path in repository.write_configs(root, spec):
+                    print(f"wrote {path}")
     stale = repository.find_stale(root, specs)
     for file in stale:
         print(f"{root}/{file}", file=sys.stderr)

@@ -6,11 +6,14 @@ import argparse
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mlcls.commands.options import add_repository_option
 from mlcls.errors import ServerError
 from mlcls.triton_config import TARGETS
+
+if TYPE_CHECKING:
+    from mlcls.server import TritonServer
 
 NAME: Final = "serve"
 SUMMARY: Final = "Serve models of the repository with a tritonserver."
@@ -25,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grpc-port", type=int, default=8001, help="default: %(default)s")
     parser.add_argument("--metrics-port", type=int, default=8002, help="default: %(default)s")
     parser.add_argument("--ready-timeout", type=float, default=300.0, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--poll",
+        type=float,
+        metavar="S",
+        help="look at the repository every S seconds and switch to the version that is active there",
+    )
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="keep Triton's whole log here")
     parser.add_argument(
         "--tritonserver",
@@ -52,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.server import ServerOptions, TritonServer
     from mlcls.triton_installation import embedded_installation, system_installation
 
+    if arguments.poll is not None and not 0.1 <= arguments.poll <= 3600:
+        raise ServerError(f"Expected --poll 0.1 to 3600, in seconds, got {arguments.poll}.")
     if arguments.tritonserver is None:
         if arguments.host not in ("127.0.0.1", "localhost"):
             raise ServerError(
@@ -88,7 +99,23 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{server.metrics_url}. Stop with Ctrl-C.",
                 flush=True,
             )
-            server.wait()
+            if arguments.poll is None:
+                server.wait()
+            else:
+                _follow(server, arguments.poll)
     except _StopRequested:
         print("Stopped.", flush=True)
     return 0
+
+
+def _follow(server: TritonServer, interval_s: float) -> None:
+    """Serves the versions that are active in the repository, until the server ends."""
+    from mlcls.model_control import ModelControl
+    from mlcls.rollout import RepositoryFollower
+
+    control = ModelControl(f"http://{server.http_url}", server.admin_key, server.options.ready_timeout_s)
+    follower = RepositoryFollower(server.options.repository, server.options.models, control)
+    while True:
+        server.wait(interval_s)
+        for line in follower.follow():
+            print(line, flush=True)

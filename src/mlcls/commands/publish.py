@@ -1,0 +1,68 @@
+"""The command `mlcls publish`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from mlcls.commands.import_model import print_report
+from mlcls.commands.options import add_control_options, add_repository_option, add_source_arguments, make_control
+from mlcls.errors import RepositoryError
+
+NAME: Final = "publish"
+SUMMARY: Final = "Import a model as the next version beside the one that is served, and switch to it."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_source_arguments(parser)
+    add_control_options(parser)
+    parser.add_argument(
+        "--keep", type=int, default=3, metavar="N", help="versions that stay in the repository (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--stage", action="store_true", help="add the version and switch nothing; later: mlcls rollback NAME --to N"
+    )
+    add_repository_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Publishes a version and says what is active now."""
+    from mlcls.paddlex_import import convert_model
+    from mlcls.rollout import publish_version
+
+    least = 2 if arguments.keep_loaded else 1
+    if arguments.keep < least:
+        raise RepositoryError(
+            f"Expected --keep {least} or more{' with --keep-loaded' * arguments.keep_loaded}, got {arguments.keep}."
+        )
+    control = make_control(arguments)
+    if control is not None:
+        control.states()  # is there a server, and does it know the key? Asked before the conversion, which takes long
+    print(f"Converting {arguments.source} and comparing it with Paddle ...", flush=True)
+    with convert_model(
+        arguments.source, arguments.repository, name=arguments.name, photos=arguments.photos
+    ) as converted:
+        print_report(converted.report)
+        rollout = publish_version(
+            arguments.repository,
+            converted.report.spec,
+            converted.onnx_model,
+            converted.record,
+            control=control,
+            keep=arguments.keep,
+            keep_loaded=arguments.keep_loaded,
+            activate=not arguments.stage,
+        )
+    if rollout.active != rollout.version:
+        print(
+            f"Version {rollout.version} of {rollout.name} is in {arguments.repository}; version {rollout.active} stays "
+            f"active. Switch: mlcls rollback {rollout.name} --to {rollout.version}"
+        )
+        return 0
+    where = "the repository" if control is None else control.url
+    print(f"Version {rollout.version} of {rollout.name} is active in {where}", end="")
+    print(f", version {rollout.previous} before. Back: mlcls rollback {rollout.name}" if rollout.previous else "")
+    if rollout.removed:
+        print(f"Removed from the repository: version {', '.join(map(str, rollout.removed))}")
+    return 0

@@ -1,0 +1,169 @@
+"""A running tritonserver's model control over HTTP: what is loaded, load, unload, and waiting until it is so."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from mlcls.errors import ModelControlError
+from mlcls.server import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
+
+_POLL_INTERVAL_S: Final = 0.05
+_QUERY_TIMEOUT_S: Final = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelState:
+    """What a server says about one version of a model.
+
+    Attributes:
+        state: `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`; empty for a model that was never loaded.
+        reason: Why it is unavailable.
+    """
+
+    state: str
+    reason: str = ""
+
+
+class ModelControl:
+    """Loads and unloads models of a running server.
+
+    A server that polls its repository refuses both, and does them by itself: then the calls wait until it has.
+    """
+
+    def __init__(self, url: str, key: str | None = None, timeout_s: float = 300.0) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            url: Of the HTTP API, `http://127.0.0.1:8000`.
+            key: Of the closed APIs.
+            timeout_s: How long loading a model may take.
+
+        Raises:
+            ModelControlError: The URL is none.
+        """
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ModelControlError(f"Expected the URL of Triton's HTTP API like http://127.0.0.1:8000, got {url!r}.")
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._headers = {"Content-Type": "application/json", **({ADMIN_KEY_HEADER: key} if key else {})}
+        self._timeout_s = timeout_s
+        # a proxy has no way to this machine
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+
+    def states(self) -> dict[tuple[str, int], ModelState]:
+        """The state of each version of each model that was ever loaded.
+
+        Raises:
+            ModelControlError: The server cannot be asked.
+        """
+        models = json.loads(self._post("/v2/repository/index", {}, _QUERY_TIMEOUT_S))
+        return {
+            (model["name"], int(model["version"])): ModelState(model.get("state", ""), model.get("reason", ""))
+            for model in models
+            if model.get("version")
+        }
+
+    def is_ready(self, model: str, version: int) -> bool:
+        """Whether a version of a model answers requests; False too where no server does."""
+        path = f"/v2/models/{quote(model, safe='')}/versions/{version}/ready"
+        try:
+            with self._opener.open(self.url + path, timeout=_QUERY_TIMEOUT_S) as response:
+                return bool(response.status == 200)
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def load(self, model: str, version: int) -> None:
+        """Has a model loaded, again where it is, and waits until a version of it is ready.
+
+        Raises:
+            ModelControlError: The server cannot load it; the text has Triton's reason.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        polls = False
+        try:
+            self._post(f"/v2/repository/models/{quote(model, safe='')}/load", {}, self._timeout_s)
+        except _PollingError:
+            polls = True
+        while not self.is_ready(model, version):
+            state = self.states().get((model, version), ModelState(""))
+            if state.state == "UNAVAILABLE" and state.reason != "unloaded":
+                raise ModelControlError(f"Triton cannot load {model}, version {version}: {_shorten(state.reason)}")
+            if time.monotonic() > deadline:
+                raise ModelControlError(
+                    f"{model}, version {version}, was not ready within {self._timeout_s:.0f} s at {self.url}"
+                    + ("; the server refuses model control: does it poll its repository?" if polls else "; see its log")
+                    + " Give it more time with --ready-timeout."
+                )
+            time.sleep(_POLL_INTERVAL_S)
+
+    def unload(self, model: str) -> None:
+        """Has a model unloaded once its requests are answered; a server that polls keeps what is in its repository.
+
+        Raises:
+            ModelControlError: The server refuses.
+        """
+        try:
+            self._post(f"/v2/repository/models/{quote(model, safe='')}/unload", {}, self._timeout_s)
+        except _PollingError:
+            return
+
+    def wait_until_drained(self, model: str, version: int) -> None:
+        """Waits until the requests that a version of a model had taken are answered, for as long as loading may take.
+
+        Raises:
+            ModelControlError: The server cannot be asked.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        while self.states().get((model, version), ModelState("")).state == "UNLOADING":
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_POLL_INTERVAL_S)
+
+    def _post(self, path: str, document: Mapping[str, Any], timeout_s: float) -> bytes:
+        request = urllib.request.Request(
+            self.url + path, data=json.dumps(document).encode(), headers=self._headers, method="POST"
+        )
+        try:
+            with self._opener.open(request, timeout=timeout_s) as response:
+                return bytes(response.read())
+        except urllib.error.HTTPError as error:
+            reason = _read_reason(error)
+            if "not allowed if polling is enabled" in reason:
+                raise _PollingError(reason) from None
+            if "restricted" in reason:
+                raise ModelControlError(
+                    f"{self.url} refuses model control: set {ADMIN_KEY_VARIABLE} to the key that the server was "
+                    f"started with ({reason})."
+                ) from None
+            raise ModelControlError(f"Triton at {self.url} refuses: {_shorten(reason)}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise ModelControlError(
+                f"No answer from Triton's HTTP API at {self.url} ({getattr(error, 'reason', None) or error}). Is the "
+                f"server running (mlcls serve)? Without --url, only the repository is changed."
+            ) from None
+
+
+class _PollingError(ModelControlError):
+    """The server polls its repository and takes no orders."""
+
+
+def _read_reason(error: urllib.error.HTTPError) -> str:
+    text = error.read().decode(errors="replace")
+    try:
+        return str(json.loads(text)["error"])
+    except (ValueError, KeyError, TypeError):
+        return text or f"HTTP status {error.code}"
+
+
+def _shorten(reason: str) -> str:
+    """Triton's reason without the traceback of a Python backend."""
+    return reason.split("\n\nAt:")[0].strip().replace("\n", " ")[:1000]

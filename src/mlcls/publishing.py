@@ -1,0 +1,190 @@
+"""Writes versions of models into the repository, chooses the active one, and removes old ones.
+
+After each single write, a server that starts on the repository serves one complete version: a version's steps come
+before its own folder, and that before the one file that makes it active. What an interrupted command leaves is a
+complete version that is not active, or folders that belong to none and go with the next command.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from mlcls.atomic import STAGING_PREFIX, folder_lock, replace_folder, write_text
+from mlcls.errors import RepositoryError
+from mlcls.manifest import EngineRecord, write_manifest
+from mlcls.model_spec import FILE_NAME, ModelSpec
+from mlcls.repository import check_name, read_version_spec, render_files, render_version, write_files
+from mlcls.triton_config import ENGINE_SUFFIX, FIRST_VERSION, STEP_SUFFIXES, step_name
+from mlcls.versions import (
+    RECORD_NAME,
+    active_version,
+    describe,
+    find_leftovers,
+    list_versions,
+    next_version,
+    read_replaced,
+    render_record,
+    require_version,
+    step_folders,
+)
+
+
+def add_model(
+    root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord, *, replace_versions: bool = False
+) -> None:
+    """Puts a converted model into the repository as its only version, in place of one of the same name.
+
+    Everything is written to a staging folder first. The ensemble's version folder goes first and comes last: while it
+    is missing, a half-replaced model cannot be served. Two processes that change a repository wait for each other.
+
+    Args:
+        root: The model repository.
+        spec: The spec, with the digest of the ONNX file.
+        onnx_model: The ONNX file; it is moved.
+        record: Where the ONNX file came from.
+        replace_versions: Whether later versions may go.
+
+    Raises:
+        RepositoryError: The name is one that another model's step could have, or there are later versions.
+    """
+    check_name(spec.name)
+    with folder_lock(root):
+        if not replace_versions:
+            require_unversioned(root, spec.name)
+        _put_first_version(root, spec, onnx_model, record)
+
+
+def require_unversioned(root: Path, name: str) -> None:
+    """Refuses to replace a model of which later versions were published.
+
+    Raises:
+        RepositoryError: There are some.
+    """
+    versions = list_versions(root, name)
+    if versions not in ([], [FIRST_VERSION]):
+        raise RepositoryError(
+            f"{name} in {root} has the versions {describe(versions)}. Add the next one: mlcls publish. Or remove them "
+            f"all and start again: mlcls import --replace."
+        )
+
+
+def add_version(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord) -> int:
+    """Puts a converted model into the repository as its next version, which is not active yet.
+
+    The first version of a model is active at once, since no other could be. The caller holds the lock of the
+    repository.
+
+    Args:
+        root: The model repository.
+        spec: The spec, with the digest of the ONNX file.
+        onnx_model: The ONNX file; it is moved.
+        record: Where the ONNX file came from.
+
+    Returns:
+        The version's number: one that no version of the model had that is still there.
+
+    Raises:
+        RepositoryError: The name is one that another model's step could have.
+    """
+    check_name(spec.name)
+    name = spec.name
+    if not list_versions(root, name):
+        _put_first_version(root, spec, onnx_model, record)
+        return FIRST_VERSION
+    remove_leftovers(root, name)
+    version = next_version(root, name)
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
+        staging = Path(temporary)
+        _stage_folders(staging, spec, onnx_model, record, version, active_version(root, name))
+        models = staging / "models"
+        write_files(models, render_version(spec, version))
+        for suffix in STEP_SUFFIXES:
+            step = step_name(name, suffix, version)
+            os.rename(staging / suffix, models / step / str(version))
+            os.rename(models / step, root / step)
+        os.rename(staging / "ensemble" / RECORD_NAME, models / name / str(version) / RECORD_NAME)
+        os.rename(models / name / str(version), root / name / str(version))
+    return version
+
+
+def pin_version(root: Path, name: str, version: int) -> None:
+    """Makes a version the active one, by one file; the caller holds the lock of the repository.
+
+    Raises:
+        RepositoryError: The version does not exist, or is damaged.
+    """
+    require_version(root, name, version)
+    path = f"{name}/config.pbtxt"
+    write_text(root / path, render_files(read_version_spec(root, name, version), version)[path])
+
+
+def remove_version(root: Path, name: str, version: int) -> None:
+    """Removes a version; the caller holds the lock of the repository.
+
+    Where it is the only one, the configurations stay, as those of a model that is not imported.
+
+    Raises:
+        RepositoryError: It is the active one, and there are others.
+    """
+    others = [other for other in list_versions(root, name) if other != version]
+    if others and active_version(root, name) == version:
+        raise RepositoryError(f"{name} in {root} serves version {version}, which therefore cannot be removed.")
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
+        os.rename(root / name / str(version), Path(temporary) / str(version))
+        for folder in step_folders(root, name, version).values():
+            shutil.rmtree(folder.parent if others else folder, ignore_errors=True)
+
+
+def prune_versions(root: Path, name: str, keep: int) -> list[int]:
+    """Removes old versions but the active one, the one before it, and the newest others, `keep` in all.
+
+    The caller holds the lock of the repository.
+
+    Returns:
+        The numbers of the versions that were removed.
+    """
+    active = active_version(root, name)
+    others = [version for version in reversed(list_versions(root, name)) if version != active]
+    replaced = read_replaced(root, name, active)
+    others.sort(key=lambda version: version != replaced)  # stable: the newest first otherwise
+    removed = sorted(others[max(keep - 1, 0) :])
+    for version in removed:
+        remove_version(root, name, version)
+    return removed
+
+
+def remove_leftovers(root: Path, name: str) -> None:
+    """Removes the folders of versions that do not exist; the caller holds the lock of the repository."""
+    for folders in find_leftovers(root, name).values():
+        for folder in folders:
+            shutil.rmtree(folder)
+
+
+def _put_first_version(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord) -> None:
+    name = spec.name
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
+        staging = Path(temporary)
+        _stage_folders(staging, spec, onnx_model, record, FIRST_VERSION, None)
+        for version in list_versions(root, name):
+            os.rename(root / name / str(version), staging / str(version))
+        write_files(root, render_files(spec))
+        for suffix, folder in step_folders(root, name, FIRST_VERSION).items():
+            replace_folder(staging / suffix, folder)
+        replace_folder(staging / "ensemble", root / name / str(FIRST_VERSION))
+    remove_leftovers(root, name)
+
+
+def _stage_folders(
+    staging: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord, version: int, replaces: int | None
+) -> None:
+    """Writes the version folders of a model into a staging folder: one by the suffix of each step, and `ensemble`."""
+    for suffix in STEP_SUFFIXES:
+        write_text(staging / suffix / FILE_NAME, spec.to_json())
+    shutil.move(onnx_model, staging / ENGINE_SUFFIX / record.file)
+    for suffix in STEP_SUFFIXES:
+        step = step_name(spec.name, suffix, version)
+        write_manifest(staging / suffix, step, [record] if suffix == ENGINE_SUFFIX else [])
+    write_text(staging / "ensemble" / RECORD_NAME, render_record(replaces))

@@ -1,0 +1,281 @@
+"""`publish` and `rollback`: the order in which a running server and its repository go from one version to another.
+
+What Triton 2.51 does was measured, and sets the order: an ensemble that is loaded while one of its steps cannot be is
+taken out of service, so the steps are loaded first; loading an ensemble leaves loaded steps alone; requests that the
+ensemble's old version has taken are answered by it, with the steps that they started with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from mlcls.atomic import folder_lock, is_locked, write_text
+from mlcls.errors import MlclsError, ModelControlError, RepositoryError
+from mlcls.manifest import EngineRecord
+from mlcls.model_control import ModelControl
+from mlcls.model_spec import ModelSpec
+from mlcls.publishing import add_version, pin_version, prune_versions, remove_leftovers, remove_version
+from mlcls.repository import check_name, read_spec
+from mlcls.triton_config import STEP_SUFFIXES, step_name
+from mlcls.versions import active_version, list_versions, read_replaced, require_version
+
+#: Versions that stay in the repository, the active one included.
+DEFAULT_KEEP: Final = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """What a publish or a rollback did.
+
+    Attributes:
+        name: The model.
+        version: The version that was added or chosen.
+        previous: The version that was active before; None where there was none.
+        active: The version that is active now.
+        removed: Versions that are no longer in the repository.
+    """
+
+    name: str
+    version: int
+    previous: int | None
+    active: int
+    removed: tuple[int, ...] = ()
+
+
+def publish_version(
+    root: Path,
+    spec: ModelSpec,
+    onnx_model: Path,
+    record: EngineRecord,
+    *,
+    control: ModelControl | None = None,
+    keep: int = DEFAULT_KEEP,
+    keep_loaded: bool = False,
+    activate: bool = True,
+) -> Rollout:
+    """Adds a converted model as the next version and makes it the active one.
+
+    Args:
+        root: The model repository.
+        spec: The spec, with the digest of the ONNX file.
+        onnx_model: The ONNX file; it is moved.
+        record: Where the ONNX file came from.
+        control: The running server to switch; None changes the repository only.
+        keep: Versions that stay in the repository.
+        keep_loaded: Whether the version that was active stays loaded, so that going back to it takes no loading.
+        activate: Whether to switch to it at all.
+
+    Raises:
+        ModelControlError: The server cannot be asked, or cannot load the version; the version is removed again, and
+            the server serves what it did.
+        RepositoryError: The name is another model's step, or the model in the repository is damaged.
+    """
+    check_name(spec.name)
+    name = spec.name
+    if control is not None:
+        control.states()  # before anything is written: is there a server, and does it know the key?
+    with folder_lock(root):
+        previous = active_version(root, name) if list_versions(root, name) else None
+        version = add_version(root, spec, onnx_model, record)
+        if previous is not None and not activate:
+            return Rollout(name, version, previous, previous)
+        try:
+            if previous is None:
+                _load_first(control, name, version)
+            else:
+                _switch(root, name, version, control, keep_loaded)
+        except BaseException:
+            if previous is None or active_version(root, name) != version:
+                remove_version(root, name, version)
+            raise
+        return Rollout(name, version, previous, version, tuple(prune_versions(root, name, keep)))
+
+
+def roll_back(
+    root: Path, name: str, to: int | None = None, *, control: ModelControl | None = None, keep_loaded: bool = False
+) -> Rollout:
+    """Makes another version the active one: the one before, or any that is there.
+
+    Args:
+        root: The model repository.
+        name: The model.
+        to: The version; by default the one that was active when the active one was published. The active one itself
+            brings a server in line with its repository, after a publish that was killed.
+        control: The running server to switch; None changes the repository only.
+        keep_loaded: Whether the version that was active stays loaded.
+
+    Raises:
+        ModelControlError: The server cannot be asked, or cannot load the version; it serves what it did.
+        RepositoryError: There is no such version, or none before the active one.
+    """
+    with folder_lock(root):
+        if to is None or not list_versions(root, name):
+            read_spec(root, name)  # for its message where there is no such model
+        if to is None:
+            to = _find_previous(root, name)
+        require_version(root, name, to)
+        if control is not None:
+            control.states()
+        remove_leftovers(root, name)
+        try:
+            previous: int | None = active_version(root, name)
+        except RepositoryError:  # the ensemble's configuration is damaged, which is what this mends
+            previous = None
+        _switch(root, name, to, control, keep_loaded)
+        return Rollout(name, to, previous, to)
+
+
+class RepositoryFollower:
+    """Brings a running server in line with its repository, again and again.
+
+    Triton's own polling is no choice: it loads whatever folder is there, models that are not imported and versions that
+    are not active included, and takes an ensemble out of service whose new steps cannot be loaded.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], control: ModelControl) -> None:
+        """The server is ready, with what is active in the repository now.
+
+        Args:
+            root: The model repository.
+            names: The models that are served.
+            control: The server.
+        """
+        self._root = root
+        self._names = names
+        self._control = control
+        self._seen = {name: self._read_state(name) for name in names}
+
+    def follow(self) -> list[str]:
+        """Switches the models whose active version is another one now.
+
+        Returns:
+            A line for each model that was switched, or that was to be and cannot; the latter stays as it is until its
+            configuration changes again.
+        """
+        if is_locked(self._root):  # a command is at work, and may switch the server itself
+            return []
+        lines = []
+        for name in self._names:
+            state = self._read_state(name)
+            if state == self._seen[name]:
+                continue
+            self._seen[name] = state
+            try:
+                version = active_version(self._root, name)
+                if self._control.is_ready(name, version):
+                    continue
+                read_spec(self._root, name)
+                with _unloading_on_failure(self._control, name, version):
+                    _load_steps(self._control, name, version)
+                    self._control.load(name, version)
+                _unload_others(self._control, name, {version})
+                lines.append(f"{name}: version {version}")
+            except MlclsError as error:
+                lines.append(f"{name}: not switched: {error}")
+        return lines
+
+    def _read_state(self, name: str) -> tuple[int, int] | None:
+        try:
+            status = (self._root / name / "config.pbtxt").stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
+
+
+def _find_previous(root: Path, name: str) -> int:
+    active = active_version(root, name)
+    previous = read_replaced(root, name, active)
+    versions = [version for version in list_versions(root, name) if version != active]
+    if previous not in versions:
+        choice = f"choose one of {', '.join(map(str, versions))} with --to" if versions else "it is the only one"
+        raise RepositoryError(f"The version before version {active} of {name} is not there; {choice}.")
+    return previous
+
+
+def _switch(root: Path, name: str, version: int, control: ModelControl | None, keep_loaded: bool) -> None:
+    """Steps, then the configuration, then the ensemble; what fails or is interrupted leaves the old version active."""
+    path = root / name / "config.pbtxt"
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    served = None
+    asked = False
+    with _unloading_on_failure(control, name, version):
+        if control is not None:
+            served = _served_version(control, name)
+            _load_steps(control, name, version)
+        try:
+            pin_version(root, name, version)
+            if control is not None:
+                asked = True
+                control.load(name, version)
+        except BaseException:
+            if before is not None and path.read_text(encoding="utf-8") != before:
+                write_text(path, before)
+            if control is not None and asked:
+                # Also where it has not switched: an order that was interrupted is carried out, and this one after it.
+                with contextlib.suppress(MlclsError):
+                    control.load(name, active_version(root, name))
+            raise
+    if control is not None:
+        try:
+            _unload_others(control, name, {version} | ({served} if keep_loaded and served else set()))
+        except ModelControlError as error:
+            raise ModelControlError(
+                f"Version {version} of {name} is active, but the others could not be unloaded: {error}"
+            ) from None
+
+
+@contextlib.contextmanager
+def _unloading_on_failure(control: ModelControl | None, name: str, version: int) -> Iterator[None]:
+    """Unloads the steps of a version that does not come to serve."""
+    try:
+        yield
+    except BaseException:
+        if control is not None and not control.is_ready(name, version):
+            with contextlib.suppress(ModelControlError):
+                for suffix in STEP_SUFFIXES:
+                    control.unload(step_name(name, suffix, version))
+        raise
+
+
+def _load_first(control: ModelControl | None, name: str, version: int) -> None:
+    """Loads a model that the server did not have."""
+    with _unloading_on_failure(control, name, version):
+        if control is not None:
+            _load_steps(control, name, version)
+            control.load(name, version)
+
+
+def _load_steps(control: ModelControl, name: str, version: int) -> None:
+    """Loads the steps that are not ready; the others stay as they are, with their requests."""
+    for suffix in STEP_SUFFIXES:
+        step = step_name(name, suffix, version)
+        if not control.is_ready(step, version):
+            control.load(step, version)
+
+
+def _served_version(control: ModelControl, name: str) -> int | None:
+    for (model, version), state in control.states().items():
+        if model == name and state.state == "READY":
+            return version
+    return None
+
+
+def _unload_others(control: ModelControl, name: str, kept: set[int]) -> None:
+    """Unloads the steps of all other versions, once the requests that they are part of are answered."""
+    states = control.states()
+    for (model, version), state in states.items():
+        if model == name and state.state == "UNLOADING":
+            control.wait_until_drained(name, version)
+    steps = {
+        (step_name(name, suffix, version), version): version
+        for (_, version) in states
+        if version not in kept
+        for suffix in STEP_SUFFIXES
+    }
+    for step in states.keys() & steps.keys():
+        if states[step].state == "READY":
+            control.unload(step[0])
