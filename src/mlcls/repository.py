@@ -34,6 +34,7 @@ from mlcls.triton_config import (
 from mlcls.versions import (
     active_version,
     describe,
+    engine_folder,
     is_step_name,
     list_versions,
     step_folders,
@@ -194,8 +195,7 @@ def find_weights(root: Path, name: str, target: triton_config.Target) -> Path:
     Raises:
         RepositoryError: It is missing.
     """
-    folder = step_folders(root, name, active_version(root, name))[ENGINE_SUFFIX]
-    path = folder / triton_config.ENGINE_TARGETS[target].model_file
+    path = engine_folder(root, name) / triton_config.ENGINE_TARGETS[target].model_file
     if not path.is_file():
         raise RepositoryError(
             f"{path} does not exist, which the target {target!r} needs. "

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from mlcls import repository
 from mlcls.errors import MlclsError
 from mlcls.model_spec import ModelSpec
 from mlcls.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
-from mlcls.triton_config import ENGINE_SUFFIX, ONNX_FILE
+from mlcls.triton_config import ONNX_FILE
+from mlcls.versions import engine_folder
 
 #: Where a server listens that is not named.
 DEFAULT_SERVER: Final = "127.0.0.1:8001"
@@ -31,10 +31,7 @@ class ServedModel:
         Raises:
             MlclsError: It does not exist.
         """
-        if where is not None:
-            path = Path(where)
-        else:
-            path = self.root / (self.spec.name + ENGINE_SUFFIX) / repository.VERSION / default
+        path = engine_folder(self.root, self.spec.name) / default if where is None else Path(where)
         if not path.is_file():
             raise MlclsError(f"Expected an engine's file, got {path}, which does not exist.")
         return path

@@ -20,7 +20,7 @@ from typing import Final
 
 from mlcls import triton_config
 from mlcls.errors import RepositoryError
-from mlcls.triton_config import FIRST_VERSION, STEP_SUFFIXES, step_name
+from mlcls.triton_config import ENGINE_SUFFIX, FIRST_VERSION, STEP_SUFFIXES, step_name
 
 RECORD_NAME: Final = "version.json"
 
@@ -36,6 +36,15 @@ def is_step_name(name: str) -> bool:
 def step_folders(root: Path, name: str, version: int) -> dict[str, Path]:
     """The version folder of each step, by the suffix of the step's name."""
     return {suffix: root / step_name(name, suffix, version) / str(version) for suffix in STEP_SUFFIXES}
+
+
+def engine_folder(root: Path, name: str) -> Path:
+    """The version folder of the engine that is active, with its model files and manifest.
+
+    Raises:
+        RepositoryError: See `active_version`.
+    """
+    return step_folders(root, name, active_version(root, name))[ENGINE_SUFFIX]
 
 
 def list_versions(root: Path, name: str) -> list[int]:

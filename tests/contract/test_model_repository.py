@@ -7,6 +7,7 @@ served contract. It is tested with planted faults itself, on the repository of a
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +90,12 @@ def walk_ensemble(root: Path, ensemble: Any, target: str) -> Iterator[str]:
         yield f"gives {list(outputs)}"
     yield from check_labels(root / ensemble.name, ensemble)
     steps = list(ensemble.ensemble_scheduling.step)
-    names = [f"{ensemble.name}{suffix}" for suffix in ("_preprocess", "_engine", "_postprocess")]
+    served = list(ensemble.version_policy.specific.versions)
+    if len(served) != 1:
+        yield f"serves the versions {served}"
+        return
+    number = "" if served == [1] else f"_{served[0]}"
+    names = [f"{ensemble.name}{suffix}{number}" for suffix in ("_preprocess", "_engine", "_postprocess")]
     if [step.model_name for step in steps] != names:
         yield f"has the steps {[step.model_name for step in steps]}"
     produced: Tensors = {}
@@ -98,8 +104,8 @@ def walk_ensemble(root: Path, ensemble: Any, target: str) -> Iterator[str]:
             yield f"the step {step.model_name} has no folder"
             return
         model = read_model(root, step.model_name, target)
-        if step.model_version != -1:
-            yield f"{model.name}: version {step.model_version}"
+        if step.model_version != served[0]:
+            yield f"{model.name}: version {step.model_version}, not {served[0]}"
         if model.max_batch_size != ensemble.max_batch_size:
             yield f"{model.name}: max_batch_size {model.max_batch_size}, not {ensemble.max_batch_size}"
         inputs, produced = describe(model.input), {}
@@ -126,7 +132,7 @@ def walk_ensemble(root: Path, ensemble: Any, target: str) -> Iterator[str]:
 
 def check_step(folder: Path, model: Any, target: str) -> Iterator[str]:
     """Batching, queue, instances, backend and warm-up of one step."""
-    role = folder.name.rsplit("_", 1)[1]
+    role = re.sub(r"_\d+$", "", folder.name).rsplit("_", 1)[1]
     backend, kind, file = ENGINES[target] if role == "engine" else (f"mlcls_{role}", "KIND_CPU", "")
     if (model.backend, model.default_model_filename) != (backend, file):
         yield f"backend {model.backend!r} with {model.default_model_filename!r}"
@@ -305,7 +311,11 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     ),
     "steps in another order": edit(ENSEMBLE, lambda config: config.ensemble_scheduling.step.reverse()),
     "no last step": edit(ENSEMBLE, lambda config: config.ensemble_scheduling.step.pop()),
-    "a fixed version": edit(ENSEMBLE, lambda config: setattr(step_of(config, 1), "model_version", 1)),
+    "the newest version": edit(ENSEMBLE, lambda config: setattr(step_of(config, 1), "model_version", -1)),
+    "a step of another version": edit(ENSEMBLE, lambda config: setattr(step_of(config, 1), "model_version", 2)),
+    "another version": edit(ENSEMBLE, lambda config: config.version_policy.specific.versions.__setitem__(0, 2)),
+    "any version": edit(ENSEMBLE, lambda config: config.ClearField("version_policy")),
+    "two versions": edit(ENSEMBLE, lambda config: config.version_policy.specific.versions.append(2)),
     "an input without source": edit(ENSEMBLE, lambda config: step_of(config, 1).input_map.update(pixels="bitmap")),
     "an input not mapped": edit(ENSEMBLE, lambda config: step_of(config, 2).input_map.pop("decode_status")),
     "an output not mapped": edit(ENSEMBLE, lambda config: step_of(config, 0).output_map.pop("decode_status")),
