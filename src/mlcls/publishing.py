@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from mlcls.atomic import STAGING_PREFIX, folder_lock, replace_folder, write_text
@@ -19,6 +20,7 @@ from mlcls.model_spec import FILE_NAME, ModelSpec
 from mlcls.repository import check_name, read_version_spec, render_files, render_version, write_files
 from mlcls.triton_config import ENGINE_SUFFIX, FIRST_VERSION, STEP_SUFFIXES, step_name
 from mlcls.versions import (
+    LAST_NUMBER_NAME,
     RECORD_NAME,
     active_version,
     describe,
@@ -71,7 +73,7 @@ def require_unversioned(root: Path, name: str) -> None:
         )
 
 
-def add_version(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord) -> int:
+def add_version(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord, taken: Iterable[int] = ()) -> int:
     """Puts a converted model into the repository as its next version, which is not active yet.
 
     The first version of a model is active at once, since no other could be. The caller holds the lock of the
@@ -82,9 +84,10 @@ def add_version(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRec
         spec: The spec, with the digest of the ONNX file.
         onnx_model: The ONNX file; it is moved.
         record: Where the ONNX file came from.
+        taken: Numbers that it must not have: a running server still has versions of these numbers.
 
     Returns:
-        The version's number: one that no version of the model had that is still there.
+        The version's number, above all that are there, were there or are taken.
 
     Raises:
         RepositoryError: The name is one that another model's step could have.
@@ -95,7 +98,8 @@ def add_version(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRec
         _put_first_version(root, spec, onnx_model, record)
         return FIRST_VERSION
     remove_leftovers(root, name)
-    version = next_version(root, name)
+    version = max([next_version(root, name), *(number + 1 for number in taken)])
+    write_text(root / name / LAST_NUMBER_NAME, f"{version}\n")
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
         staging = Path(temporary)
         _stage_folders(staging, spec, onnx_model, record, version, active_version(root, name))

@@ -76,11 +76,11 @@ def publish_version(
     """
     check_name(spec.name)
     name = spec.name
-    if control is not None:
-        control.states()  # before anything is written: is there a server, and does it know the key?
     with folder_lock(root):
+        # Asked before anything is written: is there a server, and does it know the key?
+        taken = _known_versions(control, name) if control is not None else set()
         previous = active_version(root, name) if list_versions(root, name) else None
-        version = add_version(root, spec, onnx_model, record)
+        version = add_version(root, spec, onnx_model, record, taken)
         if previous is not None and not activate:
             return Rollout(name, version, previous, previous)
         try:
@@ -203,12 +203,11 @@ def _switch(root: Path, name: str, version: int, control: ModelControl | None, k
     served = None
     asked = False
     with _unloading_on_failure(control, name, version):
-        if control is not None:
-            served = _served_version(control, name)
+        if control is not None and (served := _served_version(control, name)) != version:
             _load_steps(control, name, version)
         try:
             pin_version(root, name, version)
-            if control is not None:
+            if control is not None and served != version:
                 asked = True
                 control.load(name, version)
         except BaseException:
@@ -250,11 +249,18 @@ def _load_first(control: ModelControl | None, name: str, version: int) -> None:
 
 
 def _load_steps(control: ModelControl, name: str, version: int) -> None:
-    """Loads the steps that are not ready; the others stay as they are, with their requests."""
+    """Loads the steps; Triton leaves alone those that are loaded and whose files have not changed."""
     for suffix in STEP_SUFFIXES:
-        step = step_name(name, suffix, version)
-        if not control.is_ready(step, version):
-            control.load(step, version)
+        control.load(step_name(name, suffix, version), version)
+
+
+def _known_versions(control: ModelControl, name: str) -> set[int]:
+    """Versions that the server has or had: one of the same number could be taken for it."""
+    return {
+        version
+        for model, version in control.states()
+        if model in {name, *(step_name(name, suffix, version) for suffix in STEP_SUFFIXES)}
+    }
 
 
 def _served_version(control: ModelControl, name: str) -> int | None:

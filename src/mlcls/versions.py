@@ -23,6 +23,7 @@ from mlcls.errors import RepositoryError
 from mlcls.triton_config import ENGINE_SUFFIX, FIRST_VERSION, STEP_SUFFIXES, step_name
 
 RECORD_NAME: Final = "version.json"
+LAST_NUMBER_NAME: Final = ".mlcls-last-version"
 
 _NUMBER: Final = re.compile(r"[1-9]\d{0,8}")
 _STEP: Final = re.compile(rf"(?P<model>.+)(?:{'|'.join(STEP_SUFFIXES)})(?:_(?P<version>[1-9]\d{{0,8}}))?")
@@ -152,5 +153,16 @@ def describe(versions: list[int]) -> str:
 
 
 def next_version(root: Path, name: str) -> int:
-    """A number that no version and no leftover has."""
-    return max([0, *list_versions(root, name), *find_leftovers(root, name)]) + 1
+    """A number that no version has or had: a server, its log and its metrics may still know the old one by it.
+
+    Raises:
+        RepositoryError: The file that remembers the last number is damaged.
+    """
+    path = root / name / LAST_NUMBER_NAME
+    last = 0
+    if path.exists():
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
+        if not _NUMBER.fullmatch(text):
+            raise RepositoryError(f"{path}: expected the number of the last version, got {text[:20]!r}; remove it.")
+        last = int(text)
+    return max([last, *list_versions(root, name), *find_leftovers(root, name)]) + 1

@@ -1,0 +1,141 @@
+"""Clients that ask a served model without a pause, over gRPC and HTTP, and what each answer must be."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc
+import tritonclient.http
+
+from mlcls.repository import read_version_spec
+from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
+from mlcls.server import TritonServer
+from mlcls.triton_config import ENGINE_SUFFIX, ONNX_FILE
+from mlcls.versions import step_folders
+
+Protocol = Literal["grpc", "http"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """One answer: who got it, when it was asked for, and all that tells which version it is from."""
+
+    client: int
+    sent_s: float
+    version: int
+    image: int
+    scores: npt.NDArray[np.float32]
+    result: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What one version answers, by ONNX Runtime outside of the server."""
+
+    labels: tuple[str, ...]
+    scores: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, root: Path, name: str, version: int, images: Sequence[bytes]) -> Expected:
+        spec = read_version_spec(root, name, version)
+        model = step_folders(root, name, version)[ENGINE_SUFFIX] / ONNX_FILE
+        return cls(spec.labels, DecodingRunner(OnnxRuntimeRunner(model, spec), spec).scores(images))
+
+
+def find_fault(reply: Reply, versions: Mapping[int, Expected]) -> str | None:
+    """What tells that an answer is not wholly of the version that it says it is of."""
+    expected = versions.get(reply.version)
+    if expected is None:
+        return f"version {reply.version}"
+    if reply.scores.shape != (len(expected.labels),):
+        return f"version {reply.version} with {reply.scores.shape} scores"
+    difference = float(np.abs(reply.scores - expected.scores[reply.image]).max())
+    if not difference < 1e-3:
+        return f"version {reply.version} with scores that differ by {difference}"
+    ids, names, scores = (reply.result[key] for key in ("class_ids", "label_names", "scores"))
+    if sorted(ids) != list(range(len(expected.labels))) or scores != sorted(scores, reverse=True):
+        return f"version {reply.version} with the classes {ids}"
+    if names != [expected.labels[index] for index in ids]:
+        return f"version {reply.version} with the labels {names}"
+    if not np.allclose(scores, reply.scores[ids], atol=1e-4):
+        return f"version {reply.version} with other scores in its result"
+    return None
+
+
+class RequestLoad:
+    """Threads that send one request after the other while the block runs.
+
+    Attributes:
+        replies: Answers, in the order in which they came.
+        failures: What was raised instead of an answer.
+    """
+
+    def __init__(
+        self, server: TritonServer, model: str, images: Sequence[bytes], clients: Sequence[Protocol] = ("grpc", "http")
+    ) -> None:
+        self.replies: list[Reply] = []
+        self.failures: list[str] = []
+        self._server, self._model, self._images = server, model, images
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(number, protocol)) for number, protocol in enumerate(clients)
+        ]
+
+    def wait_for(self, count: int, timeout_s: float = 120.0) -> None:
+        """Waits until so many more requests are answered or failed."""
+        target = len(self.replies) + len(self.failures) + count
+        deadline = time.monotonic() + timeout_s
+        while len(self.replies) + len(self.failures) < target:
+            assert time.monotonic() < deadline, f"{len(self.replies)} answers, {self.failures[:3]}"
+            time.sleep(0.02)
+
+    def __enter__(self) -> RequestLoad:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, client: int, protocol: Protocol) -> None:
+        module = tritonclient.grpc if protocol == "grpc" else tritonclient.http
+        url = self._server.grpc_url if protocol == "grpc" else self._server.http_url
+        outputs = [module.InferRequestedOutput(name) for name in ("scores", "result")]
+        with module.InferenceServerClient(url) as connection:
+            for image in itertools.cycle(range(len(self._images))):
+                if self._stop.is_set():
+                    return
+                tensor = module.InferInput("image", [1, 1], "BYTES")
+                tensor.set_data_from_numpy(np.array([[self._images[image]]], dtype=np.object_))
+                sent_s = time.monotonic()
+                try:
+                    answer = connection.infer(self._model, [tensor], outputs=outputs, parameters={"threshold": 0})
+                except Exception as error:  # whatever it is, it is a failed request
+                    self.failures.append(f"{protocol}: {error!r}")
+                    continue
+                response = answer.get_response()
+                version = response.model_version if protocol == "grpc" else response["model_version"]
+                self.replies.append(
+                    Reply(
+                        client,
+                        sent_s,
+                        int(version),
+                        image,
+                        answer.as_numpy("scores")[0],
+                        json.loads(answer.as_numpy("result").ravel()[0]),
+                    )
+                )
