@@ -77,7 +77,7 @@ class RequestLoad:
 
     Attributes:
         replies: Answers, in the order in which they came.
-        failures: What was raised instead of an answer.
+        failures: What was raised instead of an answer, and when the server or the model did not say that it is ready.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class RequestLoad:
         self._threads = [
             threading.Thread(target=self._run, args=(number, protocol)) for number, protocol in enumerate(clients)
         ]
+        self._threads.append(threading.Thread(target=self._watch))
 
     def wait_for(self, count: int, timeout_s: float = 120.0) -> None:
         """Waits until so many more requests are answered or failed."""
@@ -110,6 +111,15 @@ class RequestLoad:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+    def _watch(self) -> None:
+        """Asks what a load balancer asks."""
+        with tritonclient.http.InferenceServerClient(self._server.http_url) as connection:
+            while not self._stop.wait(0.02):
+                if not connection.is_server_ready():
+                    self.failures.append("the server is not ready")
+                if not connection.is_model_ready(self._model):
+                    self.failures.append("the model is not ready")
 
     def _run(self, client: int, protocol: Protocol) -> None:
         module = tritonclient.grpc if protocol == "grpc" else tritonclient.http

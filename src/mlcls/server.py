@@ -177,14 +177,17 @@ class TritonServer:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.ready_timeout_s
-        url = f"http://{self.http_url}/v2/health/ready"
+        waiting = [f"http://{self.http_url}/v2/models/{name}/ready" for name in self.options.models]
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to this machine
         while True:
             if self._process.poll() is not None:
                 raise ServerError(server_log.describe_end(self._log_path, self._process.returncode))
-            with contextlib.suppress(OSError), opener.open(url, timeout=5) as response:
+            with contextlib.suppress(OSError), opener.open(waiting[0], timeout=5) as response:
                 if response.status == 200:
-                    return
+                    waiting.pop(0)
+                    if not waiting:
+                        return
+                    continue
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"tritonserver was not ready within {self.options.ready_timeout_s:.0f} s; see its log with "
@@ -254,7 +257,9 @@ def _command(
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in options.models),
         "--disable-auto-complete-config",
-        "--strict-readiness=true",
+        # Strict, the server is not ready while any model loads, nor ever again once one was unloaded: a load balancer
+        # would take it out at the first new version. At the start it is ready after its models in any case.
+        "--strict-readiness=false",
         "--exit-on-error=true",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
         f"--http-address={options.host}",
