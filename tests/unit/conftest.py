@@ -1,4 +1,4 @@
-"""A server that speaks Triton's HTTP protocol, for the tests of the client's connection."""
+"""What several unit tests share: a server that speaks Triton's HTTP protocol, a file system without exchange."""
 
 import json
 import ssl
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlcls import atomic
 from quiet_http import QuietHttpServer
 
 NAME = "PP-LCNet_x1_0_ML"
@@ -69,3 +70,9 @@ def start_http() -> Iterator[Callable[..., Any]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot have two paths change places."""
+    monkeypatch.setattr(atomic, "_RENAME_EXCHANGE", 1 << 30)  # the kernel answers EINVAL to a flag it does not know

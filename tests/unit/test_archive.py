@@ -205,6 +205,7 @@ def test_old_folder_is_replaced(pack: Callable[..., Path], tmp_path: Path) -> No
     assert names(real.parent) == ["real"]
 
 
+@pytest.mark.usefixtures("without_exchange")
 def test_old_folder_stays_when_the_last_step_fails(
     pack: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +226,7 @@ def test_old_folder_stays_when_the_last_step_fails(
     )
 
 
+@pytest.mark.usefixtures("without_exchange")
 def test_old_folder_that_cannot_be_put_back_is_not_deleted(
     pack: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

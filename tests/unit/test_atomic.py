@@ -198,12 +198,6 @@ def test_replace_folder(tmp_path: Path, source: Path) -> None:
     assert list_tree(tmp_path) == NEW
 
 
-@pytest.fixture
-def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that cannot have two paths change places."""
-    monkeypatch.setattr(atomic, "_RENAME_EXCHANGE", 1 << 30)  # the kernel answers EINVAL to a flag it does not know
-
-
 def test_target_is_never_missing(tmp_path: Path, source: Path) -> None:
     """A reader that looks all the time, while the folder is replaced again and again."""
     target = tmp_path / "target"
