@@ -1,0 +1,441 @@
+"""Versions in the repository: what each command leaves, finished or killed before any of its writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlcls import publishing, repository, rollout, versions
+from mlcls.atomic import STAGING_PREFIX
+from mlcls.cli import main
+from mlcls.errors import ModelControlError, RepositoryError
+from mlcls.manifest import EngineRecord
+from mlcls.model_control import ModelControl
+from mlcls.model_spec import ModelSpec
+from mlcls.rollout import Rollout
+from mlcls.server import free_ports
+
+NAME = "animals-v2"
+RECORD = EngineRecord("model.onnx", "fp32", {}, {})
+KILLED = 9
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of repositories are written here, and no power is lost."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+def make_spec(spec: ModelSpec, number: int) -> ModelSpec:
+    """The model that a test publishes as this version: other labels, another number of them, another size."""
+    labels = tuple(f"label {index} of {number}" for index in range(number + 1))
+    transform = dataclasses.replace(spec.transform, height=32 * number)
+    return dataclasses.replace(
+        spec, labels=labels, thresholds=(0.5,) * len(labels), transform=transform, onnx_sha256=str(number) * 64
+    )
+
+
+def give(root: Path, number: int) -> Path:
+    path = root.parent / f"given{number}.onnx"
+    path.write_text(f"graph of {number}")
+    return path
+
+
+def publish(root: Path, spec: ModelSpec, number: int, **options: Any) -> Rollout:
+    return rollout.publish_version(root, make_spec(spec, number), give(root, number), RECORD, **options)
+
+
+def replace_all(root: Path, spec: ModelSpec, number: int) -> None:
+    publishing.add_model(root, make_spec(spec, number), give(root, number), RECORD, replace_versions=True)
+
+
+def list_stale(root: Path) -> list[str]:
+    specs = [repository.read_spec(root, name) for name in repository.list_models(root)]
+    return [str(file) for file in repository.find_stale(root, specs)]
+
+
+def served_number(root: Path) -> int | None:
+    """Which model a server that starts now would serve, after looking at every file of it; None where it could not."""
+    if not repository.is_imported(root, NAME):
+        return None
+    spec = repository.read_spec(root, NAME)
+    repository.require_fresh(root, spec)
+    number = len(spec.labels) - 1
+    weights = repository.find_weights(root, NAME, "embedded")
+    assert weights.read_text() == f"graph of {number}"
+    assert spec.transform.height == 32 * number
+    assert versions.read_pin(root / NAME / "config.pbtxt") == versions.active_version(root, NAME)
+    for version in versions.list_versions(root, NAME):  # each of them can be chosen
+        repository.read_version_spec(root, NAME, version)
+        versions.read_replaced(root, NAME, version)
+    return number
+
+
+# --- killed before each write
+
+#: What is there before, what is killed, and which models may be served after it was.
+OPERATIONS: dict[str, tuple[list[int], Callable[[Path, ModelSpec], object], set[int | None]]] = {
+    "publish the first": ([], lambda root, spec: publish(root, spec, 1), {None, 1}),
+    "publish the second": ([1], lambda root, spec: publish(root, spec, 2), {1, 2}),
+    "publish and remove": ([1, 2], lambda root, spec: publish(root, spec, 3, keep=1), {2, 3}),
+    "stage": ([1], lambda root, spec: publish(root, spec, 2, activate=False), {1}),
+    "roll back": ([1, 2], lambda root, _: rollout.roll_back(root, NAME), {1, 2}),
+    "import again": ([1], lambda root, spec: replace_all(root, spec, 2), {None, 1, 2}),
+    "import in place of several": ([1, 2], lambda root, spec: replace_all(root, spec, 3), {None, 2, 3}),
+}
+
+
+#: Audit events of what changes a repository, and how many paths and modes their arguments begin with.
+WRITES = {"os.rename": (2, 2), "os.remove": (1, 1), "os.rmdir": (1, 1), "os.mkdir": (1, 2)}
+
+
+def paths_of(event: str, arguments: tuple[Any, ...]) -> list[str]:
+    """Whole paths: `shutil.rmtree` names files by the descriptor of their folder."""
+    count, descriptors = WRITES[event]
+    folders = [os.readlink(f"/proc/self/fd/{number}") if number != -1 else "" for number in arguments[descriptors:]]
+    return [os.path.join(folder, os.fspath(path)) for path, folder in zip(arguments[:count], folders, strict=True)]
+
+
+def run_killed(operation: Callable[[], object], writes: int) -> int:
+    """Runs an operation in a process that is gone before its next write after so many; gives its exit status.
+
+    What it writes in its staging folders does not count: nobody else looks there.
+    """
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    left = writes
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in WRITES and any(STAGING_PREFIX not in path for path in paths_of(event, arguments)):
+            if left == 0:
+                os._exit(KILLED)
+            left -= 1
+
+    status = 1
+    try:
+        sys.addaudithook(count)
+        operation()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_killed_before_each_write(tmp_path: Path, custom_spec: ModelSpec, name: str) -> None:
+    before, operation, allowed = OPERATIONS[name]
+    prepared = tmp_path / "prepared" / "models"
+    prepared.mkdir(parents=True)
+    for number in before:
+        publish(prepared, custom_spec, number)
+    reached: list[int | None] = []
+    mended: set[frozenset[str]] = set()
+    for writes in range(1000):
+        root = tmp_path / str(writes) / "models"
+        shutil.copytree(prepared, root)
+        status = run_killed(lambda root=root: operation(root, custom_spec), writes)  # type: ignore[misc]
+        assert status in (0, KILLED)
+        try:
+            reached.append(served_number(root))
+        except RepositoryError as error:
+            # between the removal of the active version and that of the others: refused in words, not served
+            assert None in allowed
+            assert "does not exist; choose one of" in str(error)
+        left = frozenset(
+            path.relative_to(root).as_posix()
+            for path in (*root.glob("*"), *root.glob("*/[0-9]*"))
+            if not path.name.startswith(".mlcls")
+        )
+        if left in mended and status != 0:
+            shutil.rmtree(root)
+            continue
+        mended.add(left)
+        # whatever was left, the next publish works and leaves nothing of it
+        if repository.is_imported(root, NAME):
+            last = max(versions.list_versions(root, NAME))
+            done = publish(root, custom_spec, 5)
+            assert done.version > last
+            assert served_number(root) == 5
+            assert list_stale(root) == []
+            assert versions.find_leftovers(root, NAME) == {}
+        else:
+            replace_all(root, custom_spec, 5)
+            assert served_number(root) == 5
+            assert list_stale(root) == []
+        if status == 0:
+            break
+    assert set(reached) == allowed
+    assert len(reached) > 5 or name == "roll back"
+
+
+# --- publish and rollback without a server
+
+
+def test_publish_and_roll_back(root: Path, custom_spec: ModelSpec) -> None:
+    assert publish(root, custom_spec, 1) == Rollout(NAME, 1, None, 1)
+    assert publish(root, custom_spec, 2) == Rollout(NAME, 2, 1, 2)
+    assert served_number(root) == 2
+    assert rollout.roll_back(root, NAME) == Rollout(NAME, 1, 2, 1)
+    assert served_number(root) == 1
+    assert publish(root, custom_spec, 3) == Rollout(NAME, 3, 1, 3)
+    assert rollout.roll_back(root, NAME).active == 1, "the version before, not the one that was rolled back"
+    with pytest.raises(RepositoryError, match=r"before version 1 of animals-v2 is not there; choose one of 2, 3 with"):
+        rollout.roll_back(root, NAME)
+    assert rollout.roll_back(root, NAME, 3) == Rollout(NAME, 3, 1, 3)
+    assert rollout.roll_back(root, NAME, 3) == Rollout(NAME, 3, 3, 3)
+    assert list_stale(root) == []
+
+
+def test_staged_version_is_not_served(root: Path, custom_spec: ModelSpec) -> None:
+    publish(root, custom_spec, 1)
+    assert publish(root, custom_spec, 2, activate=False) == Rollout(NAME, 2, 1, 1)
+    assert served_number(root) == 1
+    assert rollout.roll_back(root, NAME, 2).active == 2
+    assert rollout.roll_back(root, NAME).active == 1
+
+
+def test_old_versions_are_removed(root: Path, custom_spec: ModelSpec) -> None:
+    for number in (1, 2, 3):
+        assert publish(root, custom_spec, number).removed == ()
+    assert publish(root, custom_spec, 4).removed == (1,)
+    assert not list(root.glob(f"{NAME}_*/1"))
+    assert versions.list_versions(root, NAME) == [2, 3, 4]
+    assert repository.list_models(root) == [NAME]
+    assert list_stale(root) == []
+    rollout.roll_back(root, NAME, 2)
+    # 2 is active before 5 is, so that 3 and 4 go first
+    assert publish(root, custom_spec, 5, keep=2).removed == (3, 4)
+    assert rollout.roll_back(root, NAME).active == 2
+    assert publishing.prune_versions(root, NAME, 1) == [5]
+    assert served_number(root) == 2
+
+
+def test_no_number_is_used_twice(root: Path, custom_spec: ModelSpec) -> None:
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    rollout.roll_back(root, NAME)
+    publishing.remove_version(root, NAME, 2)
+    assert publish(root, custom_spec, 3).version == 3
+    replace_all(root, custom_spec, 1)
+    assert versions.list_versions(root, NAME) == [1]
+    assert publish(root, custom_spec, 4).version == 4
+    (root / NAME / versions.LAST_NUMBER_NAME).write_text("four")
+    with pytest.raises(RepositoryError, match=r"expected the number of the last version, got 'four'; remove it"):
+        publish(root, custom_spec, 5)
+    assert served_number(root) == 4
+
+
+def test_the_active_version_cannot_be_removed(root: Path, custom_spec: ModelSpec) -> None:
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    with pytest.raises(RepositoryError, match="serves version 2, which therefore cannot be removed"):
+        publishing.remove_version(root, NAME, 2)
+    assert served_number(root) == 2
+
+
+def test_the_only_version_leaves_its_configurations(root: Path, custom_spec: ModelSpec) -> None:
+    publish(root, custom_spec, 1)
+    publishing.remove_version(root, NAME, 1)
+    assert not repository.is_imported(root, NAME)
+    assert repository.find_stale(root, [make_spec(custom_spec, 1)]) == []
+
+
+def test_import_does_not_remove_published_versions_unasked(root: Path, custom_spec: ModelSpec) -> None:
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    with pytest.raises(RepositoryError, match=r"has the versions 1, 2\. Add the next one: mlcls publish\. Or"):
+        publishing.add_model(root, make_spec(custom_spec, 3), give(root, 3), RECORD)
+    assert served_number(root) == 2
+    replace_all(root, custom_spec, 3)
+    assert (served_number(root), versions.list_versions(root, NAME)) == (3, [1])
+    assert list_stale(root) == []
+
+
+# --- reading
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("versions: 2", "versions: 1"),
+        ("versions: 2", "versions: 2\n    versions: 1"),
+        ("versions: 2", ""),
+        (f'"{NAME}_engine_2"', f'"{NAME}_engine"'),
+        ("model_version: 2", "model_version: -1"),
+        ("model_version: 2", "model_version: 1"),
+        ("platform", "platforms"),
+    ],
+)
+def test_a_mixed_ensemble_is_refused(root: Path, custom_spec: ModelSpec, old: str, new: str) -> None:
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    path = root / NAME / "config.pbtxt"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(RepositoryError, match=r"Versions 1, 2 of animals-v2 exist; choose one: mlcls rollback"):
+        repository.read_spec(root, NAME)
+    assert rollout.roll_back(root, NAME, 2) == Rollout(NAME, 2, None, 2)
+    assert path.read_text() == text
+
+
+def test_a_repository_of_before_there_were_versions(root: Path, custom_spec: ModelSpec) -> None:
+    publish(root, custom_spec, 1)
+    path = root / NAME / "config.pbtxt"
+    text = path.read_text().replace("model_version: 1", "model_version: -1")
+    text = text.replace("version_policy {\n  specific {\n    versions: 1\n  }\n}\n", "")
+    path.write_text(text)
+    (root / NAME / "1" / versions.RECORD_NAME).unlink()
+    assert versions.read_pin(path) == 1
+    assert list_stale(root) == [f"{NAME}/config.pbtxt: differs from what the generator writes"]
+    assert publish(root, custom_spec, 2).previous == 1
+    assert rollout.roll_back(root, NAME).active == 1
+    assert list_stale(root) == []
+
+
+def test_an_active_version_that_is_gone(root: Path, custom_spec: ModelSpec) -> None:
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    shutil.rmtree(root / NAME / "2")
+    with pytest.raises(RepositoryError, match=r"version 2 that animals-v2 .* does not exist; choose one of 1: mlcls"):
+        repository.read_spec(root, NAME)
+    assert rollout.roll_back(root, NAME, 1).active == 1
+    assert served_number(root) == 1
+    assert versions.find_leftovers(root, NAME) == {}
+
+
+def test_a_damaged_version_is_not_chosen(root: Path, custom_spec: ModelSpec) -> None:
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    (root / f"{NAME}_preprocess" / "1" / "model_spec.json").write_text(make_spec(custom_spec, 3).to_json())
+    with pytest.raises(RepositoryError, match="different imports"):
+        rollout.roll_back(root, NAME)
+    (root / NAME / "2" / versions.RECORD_NAME).write_text('{"replaces": "1"}')
+    with pytest.raises(RepositoryError, match=r"version\.json: expected the record of a version"):
+        rollout.roll_back(root, NAME)
+    assert served_number_of_active(root) == 2
+
+
+def served_number_of_active(root: Path) -> int:
+    return len(repository.read_spec(root, NAME).labels) - 1
+
+
+@pytest.mark.parametrize("name", ["a_engine", "a_engine_2", "a_preprocess_10", "a_postprocess"])
+def test_names_of_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
+    with pytest.raises(RepositoryError, match="Expected a name that ends in none of _preprocess"):
+        rollout.publish_version(root, dataclasses.replace(custom_spec, name=name), give(root, 1), RECORD)
+
+
+@pytest.mark.parametrize("name", ["a_2", "a_engine_x", "a_engine_0", "a_engine_2_b", "engine"])
+def test_names_that_look_like_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
+    """Beside a model whose steps they must not be taken for."""
+    rollout.publish_version(root, dataclasses.replace(custom_spec, name="a"), give(root, 1), RECORD)
+    for number in (1, 2):
+        rollout.publish_version(root, dataclasses.replace(custom_spec, name=name), give(root, number), RECORD)
+    assert repository.list_models(root) == sorted(["a", name])
+    assert versions.find_leftovers(root, "a") == {}
+    publishing.remove_leftovers(root, "a")
+    assert list_stale(root) == []
+    assert versions.list_versions(root, name) == [1, 2]
+
+
+# --- a server that is not there
+
+
+def test_no_server(root: Path, custom_spec: ModelSpec) -> None:
+    publish(root, custom_spec, 1)
+    control = ModelControl(f"http://127.0.0.1:{free_ports(1)[0]}")
+    with pytest.raises(ModelControlError, match=r"^No answer from Triton's HTTP API at .*Is the server running"):
+        publish(root, custom_spec, 2, control=control)
+    with pytest.raises(ModelControlError, match="No answer"):
+        rollout.roll_back(root, NAME, 1, control=control)
+    assert (served_number(root), versions.list_versions(root, NAME)) == (1, [1])
+    assert not control.is_ready(NAME, 1)
+
+
+@pytest.mark.parametrize("url", ["", "grpc://127.0.0.1:8001", "http://", "http:///v2"])
+def test_url_that_is_none(url: str) -> None:
+    with pytest.raises(ModelControlError, match=r"Expected the URL of Triton's HTTP API like http://127\.0\.0\.1:8000"):
+        ModelControl(url)
+
+
+# --- the commands
+
+
+def run_main(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_versions_command(root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    rollout.roll_back(root, NAME)
+    status, output, _ = run_main(capsys, "versions", NAME, "--repository", root)
+    lines = [line.split() for line in output.splitlines()]
+    assert status == 0
+    assert [line[0] for line in lines] == ["version", "1", "2"]
+    assert [("active" in line, line[-1]) for line in lines[1:]] == [(True, "1" * 12), (False, "2" * 12)]
+    status, output, _ = run_main(capsys, "versions", NAME, "--json", "--repository", root)
+    first, second = json.loads(output)
+    assert (first["version"], first["active"], first["replaces"], first["labels"]) == (1, True, None, 2)
+    assert (second["version"], second["active"], second["replaces"], second["labels"]) == (2, False, 1, 3)
+    assert set(second["files"]) == {"model.onnx", "model_spec.json"}
+    assert run_main(capsys, "versions", "horse", "--repository", root)[0] == 1
+
+
+def test_rollback_command(root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    status, output, _ = run_main(capsys, "rollback", NAME, "--repository", root)
+    assert (status, output) == (0, f"Version 1 of {NAME} is active in the repository, version 2 before\n")
+    status, _, errors = run_main(capsys, "rollback", NAME, "--to", "7", "--repository", root)
+    assert (status, errors) == (1, f"mlcls rollback: {NAME} in {root} has no version 7; expected one of 1, 2.\n")
+    status, _, errors = run_main(capsys, "rollback", "horse", "--to", "1", "--repository", root)
+    assert status == 1
+    assert "has no model 'horse'" in errors
+
+
+@pytest.mark.parametrize(("options", "least"), [(("--keep", "0"), 1), (("--keep", "1", "--keep-loaded"), 2)])
+def test_publish_keeps_at_least(
+    root: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], least: int
+) -> None:
+    status, _, errors = run_main(capsys, "publish", root, *options, "--repository", root)
+    assert status == 1
+    assert f"Expected --keep {least} or more" in errors
+
+
+def test_repository_command_knows_versions(
+    root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    publish(root, custom_spec, 3, activate=False)
+    run_main(capsys, "repository", "--repository", root)
+    assert run_main(capsys, "repository", "--check", "--repository", root)[0] == 0
+    for path in (f"{NAME}_engine/config.pbtxt", f"{NAME}_engine_2/configs/gpu.pbtxt", f"{NAME}/3/labels.txt"):
+        (root / path).write_text("")
+        status, _, errors = run_main(capsys, "repository", "--check", "--repository", root)
+        assert (status, errors.splitlines()[0]) == (1, f"{root}/{path}: differs from what the generator writes")
+        assert run_main(capsys, "repository", "--repository", root)[0] == 0
+    shutil.rmtree(root / NAME / "3")
+    assert run_main(capsys, "repository", "--check", "--repository", root)[0] == 1
+    assert run_main(capsys, "repository", "--repository", root)[0] == 0
+    assert not (root / f"{NAME}_engine_3").exists()
