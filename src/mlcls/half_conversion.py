@@ -1,0 +1,197 @@
+"""From the served FP32 graph to an explicitly typed FP16 graph, with chosen operations kept in FP32.
+
+The converter is ONNX Runtime's own (`onnxruntime.transformers.float16`). What it leaves undone is done here: it raises
+and clips constants outside of FP16's range without a word, gives a constant that FP32 and FP16 operations share to both
+in FP16, sends a tensor between two FP32 operations through FP16, and appends its casts unsorted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mlcls.errors import ConversionError, MissingExtraError
+from mlcls.onnx_graph import describe_interface
+
+if TYPE_CHECKING:
+    import onnx
+
+#: The largest finite number of FP16 (IEEE 754 binary16).
+MAX_HALF: Final = float(np.finfo(np.float16).max)
+
+#: Matrix products stay in FP16 at every level: TensorRT-RTX has no FP32 ones for compute capability 7.5, and they are
+#: what FP16 is for.
+MATRIX_PRODUCTS: Final = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Protection:
+    """What stays in FP32.
+
+    Attributes:
+        name: Name of the level.
+        operations: Operation types of which every node stays in FP32.
+        nodes: Names of further nodes that stay in FP32.
+    """
+
+    name: str
+    operations: frozenset[str] = frozenset()
+    nodes: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if products := sorted(self.operations & MATRIX_PRODUCTS):
+            raise ValueError(f"operations: expected no matrix product, got {', '.join(products)}.")
+
+    def covers(self, node: onnx.NodeProto) -> bool:
+        """Whether a node stays in FP32."""
+        return node.op_type in self.operations or node.name in self.nodes
+
+
+def convert_to_half(model: onnx.ModelProto, protection: Protection) -> onnx.ModelProto:
+    """Converts the served FP32 graph.
+
+    Args:
+        model: Takes uint8, gives float32, has float32 weights and a name for each node; it stays as it is.
+        protection: What stays in FP32.
+
+    Returns:
+        A checked graph of the same inputs and outputs, whose every tensor has one type that the graph says.
+
+    Raises:
+        ConversionError: The graph is not FP32, a constant does not fit into FP16, or the protection names a node that
+            is a matrix product or does not exist.
+        MissingExtraError: onnxruntime or one of its converter's packages is not installed.
+    """
+    import onnx
+
+    try:
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("convert", str(error.name)) from error
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    _check_source(half, protection)
+    _split_shared_constants(half, protection)
+    _round_constants(half, protection)
+    half = convert_float_to_float16(
+        half,
+        keep_io_types=True,
+        op_block_list=sorted(protection.operations),
+        node_block_list=sorted(protection.nodes),
+    )
+    _drop_round_trips(half)
+    OnnxModel.graph_topological_sort(half.graph)
+    del half.graph.value_info[:]  # the converter's own, partly of tensors that are gone
+    try:
+        onnx.checker.check_model(half, full_check=True)
+    except Exception as error:  # onnx's errors have no common public base
+        raise ConversionError(f"The FP16 graph is not valid ONNX: {error}") from error
+    if describe_interface(half) != describe_interface(model):
+        raise ConversionError(
+            f"Expected the FP16 graph to be {describe_interface(model)}, got {describe_interface(half)}."
+        )
+    half.producer_name = model.producer_name
+    return half
+
+
+def count_kept(model: onnx.ModelProto, protection: Protection) -> int:
+    """The number of nodes that stay in FP32."""
+    return sum(map(protection.covers, model.graph.node))
+
+
+def _check_source(model: onnx.ModelProto, protection: Protection) -> None:
+    from onnx import TensorProto
+
+    if any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer):
+        raise ConversionError("Expected the FP32 graph, got one that has FP16 weights; import the model again.")
+    nodes = {node.name: node for node in model.graph.node}
+    if len(nodes) != len(model.graph.node) or "" in nodes:
+        raise ConversionError("Expected a graph whose nodes have different names; import the model again.")
+    if unknown := sorted(protection.nodes - nodes.keys()):
+        raise ConversionError(f"Expected names of the graph's nodes to keep in FP32, got {', '.join(unknown)}.")
+    if products := [name for name in sorted(protection.nodes) if nodes[name].op_type in MATRIX_PRODUCTS]:
+        raise ConversionError(f"Matrix products cannot stay in FP32, but these are to: {', '.join(products)}.")
+
+
+def _split_shared_constants(model: onnx.ModelProto, protection: Protection) -> None:
+    """Gives the FP32 operations a copy of each constant that FP16 operations use too."""
+    from onnx import TensorProto
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    in_half = {name for node in model.graph.node if not protection.covers(node) for name in node.input}
+    copies: set[str] = set()
+    for node in filter(protection.covers, model.graph.node):
+        for index, name in enumerate(node.input):
+            if name not in constants or name not in in_half:
+                continue
+            node.input[index] = f"{name}.fp32"
+            if name not in copies:
+                copies.add(name)
+                model.graph.initializer.add().CopyFrom(constants[name])
+                model.graph.initializer[-1].name = f"{name}.fp32"
+
+
+def _round_constants(model: onnx.ModelProto, protection: Protection) -> None:
+    """Rounds the constants of FP16 operations to the nearest FP16 number, so that the converter has none to change."""
+    from onnx import TensorProto, numpy_helper
+
+    users: dict[str, onnx.NodeProto] = {}
+    for node in model.graph.node:
+        if not protection.covers(node):
+            users.update(dict.fromkeys(node.input, node))
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or tensor.name not in users:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            rounded = values.astype(np.float16)
+        if np.isinf(rounded[np.isfinite(values)]).any():
+            node = users[tensor.name]
+            raise ConversionError(
+                f"The constant {tensor.name} of {node.op_type} {node.name} reaches {np.abs(values).max():.3g}, but FP16 "
+                f"ends at {MAX_HALF:.0f}; "
+                + ("a matrix product cannot stay in FP32." if node.op_type in MATRIX_PRODUCTS else "keep it in FP32.")
+            )
+        tensor.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), tensor.name))
+
+
+def _drop_round_trips(model: onnx.ModelProto) -> None:
+    """Connects FP32 operations that the converter connected through FP16."""
+    from onnx import TensorProto
+
+    nodes = model.graph.node
+    producers = {name: node for node in nodes for name in node.output}
+    renamed: dict[str, str] = {}
+    outputs = {value.name for value in model.graph.output}
+    for node in [node for node in nodes if _cast_target(node) == TensorProto.FLOAT]:
+        narrowing = producers.get(node.input[0])
+        if narrowing is None or _cast_target(narrowing) != TensorProto.FLOAT16:
+            continue
+        source = narrowing.input[0]
+        if source not in producers or _cast_target(producers[source]) is not None:
+            continue
+        if node.output[0] in outputs:  # an output keeps its name
+            renamed[source] = node.output[0]
+        else:
+            renamed[node.output[0]] = source
+        nodes.remove(node)
+    for node in nodes:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                while name in renamed:
+                    name = renamed[name]
+                names[index] = name
+    used = {name for node in nodes for name in node.input} | outputs
+    for node in [node for node in nodes if _cast_target(node) is not None and node.output[0] not in used]:
+        nodes.remove(node)
+
+
+def _cast_target(node: onnx.NodeProto) -> int | None:
+    """The element type that a Cast casts to; None for another operation."""
+    if node.op_type != "Cast":
+        return None
+    value: Any = next(attribute.i for attribute in node.attribute if attribute.name == "to")
+    return int(value)
