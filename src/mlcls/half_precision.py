@@ -1,0 +1,152 @@
+"""FP16 that passes the gate with as little FP32 as possible, level by level, or a refusal that says what was tried."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlcls.errors import ConversionError, ParityError
+from mlcls.gate import GateReport
+from mlcls.half_calibration import Calibration, calibrate
+from mlcls.half_conversion import MATRIX_PRODUCTS, MAX_HALF, Protection, convert_to_half, count_kept
+from mlcls.half_rounding import round_like_half
+from mlcls.model_spec import ModelSpec
+from mlcls.runners import OnnxRuntimeRunner, Runner
+from mlcls.sample_photos import photo_pixels
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Photos that the calibration runs on.
+CALIBRATION_PHOTOS: Final = 4
+
+#: Operations that sum up or exponentiate: NVIDIA's guide names normalisations and reductions as the first to keep in
+#: FP32 ("Precision Control", docs.nvidia.com/deeplearning/tensorrt).
+STATISTICS: Final = frozenset(
+    ("AveragePool", "BatchNormalization", "CumSum", "Erf", "Exp", "GlobalAveragePool", "GroupNormalization")
+    + ("HardSigmoid", "InstanceNormalization", "LayerNormalization", "Log", "LogSoftmax", "LpNormalization", "Pow")
+    + ("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare")
+    + ("Reciprocal", "Sigmoid", "Softmax", "Sqrt")
+)
+
+#: Operations on single numbers: with these in FP32, so are the residual connections.
+ARITHMETIC: Final = frozenset(
+    ("Abs", "Add", "Cast", "Clip", "Div", "Elu", "Gelu", "HardSwish", "LeakyRelu", "Max", "Min", "Mish", "Mul", "Neg")
+    + ("PRelu", "Relu", "Softplus", "Sub", "Sum", "Tanh")
+)
+
+Gate = Callable[[Runner], GateReport]
+
+
+class RoundedHalfRunner:
+    """An FP16 graph as a GPU rounds it, on a CPU; see `mlcls.half_rounding`."""
+
+    name = "fp16 rounded"
+
+    def __init__(self, half: onnx.ModelProto, spec: ModelSpec, threads: int = 2) -> None:
+        """Loads the graph.
+
+        Args:
+            half: See `mlcls.half_conversion.convert_to_half`.
+            spec: The model's spec.
+            threads: Threads within one operation.
+        """
+        self._runner = OnnxRuntimeRunner(round_like_half(half).SerializeToString(), spec, threads)
+        self.scores = self._runner.scores
+
+
+@dataclasses.dataclass(frozen=True)
+class HalfModel:
+    """An FP16 graph that passed.
+
+    Attributes:
+        model: The graph.
+        protection: What stayed in FP32.
+        kept: Number of nodes that stayed in FP32.
+        reports: What the gate found: of the graph as a GPU rounds it, and of the graph on ONNX Runtime.
+    """
+
+    model: onnx.ModelProto
+    protection: Protection
+    kept: int
+    reports: tuple[GateReport, ...]
+
+
+def make_half(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Gate) -> HalfModel:
+    """Converts the served FP32 graph with the least FP32 that passes.
+
+    Args:
+        onnx_path: The served FP32 graph.
+        spec: The model's spec.
+        photos: The user's photos for the calibration; by default crops of the sample photos.
+        gate: Holds a runner against the FP32 graph.
+
+    Raises:
+        ConversionError: No level passes; the text tells how far each was off. Or a matrix product goes beyond FP16.
+        ImageError: A photo cannot be read.
+    """
+    import onnx
+
+    model = onnx.load(str(onnx_path))
+    calibration = calibrate(model, photo_pixels(photos, spec.transform, CALIBRATION_PHOTOS))
+    _require_possible(spec, calibration)
+    tried = []
+    for protection in list_levels(model, calibration):
+        half = convert_to_half(model, protection)
+        reports = []
+        for candidate in (RoundedHalfRunner(half, spec), OnnxRuntimeRunner(half.SerializeToString(), spec)):
+            reports.append(gate(candidate))
+            if reports[-1].failures:
+                break
+        kept = count_kept(model, protection)
+        if not reports[-1].failures:
+            return HalfModel(half, protection, kept, tuple(reports))
+        tried.append(f"{protection.name} ({kept} of {len(model.graph.node)} operations in FP32): {_sum_up(reports[-1])}")
+    raise ParityError(
+        f"Expected an FP16 graph of {spec.name} that gives the FP32 graph's answers, got none. Tried, from least to "
+        f"most FP32: {'; '.join(tried)}. What is left in FP16 are the matrix products, and TensorRT-RTX has no FP32 ones "
+        f"for compute capability 7.5. Nothing was written; serve this model in FP32 (model.onnx)."
+    )
+
+
+def list_levels(model: onnx.ModelProto, calibration: Calibration) -> list[Protection]:
+    """What to keep in FP32, from least to most; a level that adds no node to the one before is left out.
+
+    1. `calibrated`: the nodes that the calibration found delicate.
+    2. `statistics`: besides, normalisations, softmax, reductions, exponentials and roots.
+    3. `arithmetic`: besides, all operations on single numbers.
+    4. `all but products`: everything but matrix products and convolutions.
+    """
+    delicate = calibration.find_delicate()
+    rest = frozenset(node.op_type for node in model.graph.node) - MATRIX_PRODUCTS
+    levels = [
+        Protection("calibrated", nodes=delicate),
+        Protection("statistics", STATISTICS, delicate),
+        Protection("arithmetic", STATISTICS | ARITHMETIC, delicate),
+        Protection("all but products", rest, delicate),
+    ]
+    counts = [count_kept(model, level) for level in levels]
+    return [level for index, level in enumerate(levels) if index == 0 or counts[index] > counts[index - 1]]
+
+
+def _require_possible(spec: ModelSpec, calibration: Calibration) -> None:
+    impossible = calibration.find_impossible()
+    if impossible:
+        worst = sorted(impossible.items(), key=lambda item: -item[1])[:3]
+        raise ConversionError(
+            f"{spec.name} cannot be served in FP16: {len(impossible)} matrix products go beyond its range of "
+            f"{MAX_HALF:.0f} on the calibration's images ({', '.join(f'{name}: {value:.3g}' for name, value in worst)}). "
+            f"Only FP32 matrix products would hold these, and TensorRT-RTX has none for compute capability 7.5; serve "
+            f"this model in FP32 (model.onnx)."
+        )
+
+
+def _sum_up(report: GateReport) -> str:
+    return (
+        f"{report.candidate}: highest difference {report.max_difference:.1e} (limit "
+        f"{report.limits.max_difference:.0e}), mean {report.mean_difference:.1e} "
+        f"({report.limits.max_mean_difference:.0e}), {report.flip_rate:.2%} of the decisions flip "
+        f"({report.limits.max_flip_rate:.2%})"
+    )

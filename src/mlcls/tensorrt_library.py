@@ -1,0 +1,139 @@
+"""NVIDIA's two builders behind one door: `tensorrt` (plans for Triton) and `tensorrt_rtx` (engines for RTX GPUs).
+
+Both have the same Python interface. Where TensorRT 10.12, TensorRT 11 and TensorRT-RTX differ, the difference is here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from types import ModuleType
+from typing import Any, Final, Literal
+
+from mlcls.errors import ConversionError, MissingExtraError
+
+Library = Literal["tensorrt", "tensorrt_rtx"]
+
+#: The first version whose strongly typed networks are documented as the way on, and the last that was read about.
+MIN_TENSORRT: Final = (10, 12)
+
+#: Messages of the library that an error quotes.
+_QUOTED_MESSAGES: Final = 3
+
+
+def load_library(library: Library) -> ModuleType:
+    """Imports a library.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        ConversionError: It is installed but cannot be loaded, or too old.
+    """
+    try:
+        module = importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(library.replace("_", "-"), str(error.name)) from error
+    except (ImportError, OSError) as error:  # a shared library that it needs is missing
+        raise ConversionError(f"The Python package {library} is installed but cannot be loaded: {error}.") from error
+    if library == "tensorrt" and parse_version(module.__version__)[:2] < MIN_TENSORRT:
+        raise ConversionError(
+            f"Expected TensorRT {'.'.join(map(str, MIN_TENSORRT))} or newer, got {module.__version__}; build in the "
+            f"image that serves."
+        )
+    return module
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """The numbers of a version: `10.12.0.36` gives (10, 12, 0, 36)."""
+    return tuple(int(number) for number in re.findall(r"\d+", text.split("+")[0]))
+
+
+def make_logger(module: ModuleType) -> Any:
+    """A logger that keeps warnings and errors in `messages` (severity, text) and prints nothing."""
+
+    class KeepingLogger(module.ILogger):  # type: ignore[misc, name-defined]
+        """See `make_logger`."""
+
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.messages: list[tuple[int, str]] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(module.ILogger.Severity.WARNING):
+                self.messages.append((int(severity), message))
+
+    return KeepingLogger()
+
+
+def quote_errors(module: ModuleType, logger: Any) -> str:
+    """What the library said was wrong: its last different errors, in its own words."""
+    worst = int(module.ILogger.Severity.ERROR)
+    errors = dict.fromkeys(" ".join(text.split()) for severity, text in logger.messages if severity <= worst)
+    return " | ".join(list(errors)[-_QUOTED_MESSAGES:]) or "it gave no reason"
+
+
+def make_builder(module: ModuleType, logger: Any) -> Any:
+    """A builder.
+
+    Raises:
+        ConversionError: The library cannot make one; `tensorrt` needs a GPU, `tensorrt_rtx` does not.
+    """
+    try:
+        builder = module.Builder(logger)
+    except (TypeError, RuntimeError) as error:  # pybind11: "factory function returned nullptr"
+        raise ConversionError(
+            f"{module.__name__} {module.__version__} cannot start its builder: {quote_errors(module, logger)} ({error}). "
+            f"It needs an NVIDIA GPU and its driver: run this where the model will be served."
+        ) from error
+    return builder
+
+
+def make_network(module: ModuleType, builder: Any) -> Any:
+    """An empty strongly typed network.
+
+    TensorRT 10 takes weak typing without the flag; TensorRT 11 and TensorRT-RTX know nothing else than strong typing,
+    and 11 accepts the flag and ignores it ("Migrating from TensorRT 10.x to 11.x", docs.nvidia.com). A version that
+    dropped the flag would need none.
+    """
+    flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return builder.create_network(0 if flag is None else 1 << int(flag))
+
+
+def parse_onnx(module: ModuleType, network: Any, content: bytes, logger: Any) -> None:
+    """Reads an ONNX graph into a network.
+
+    Raises:
+        ConversionError: The parser refuses it; the text has the parser's words.
+    """
+    parser = module.OnnxParser(network, logger)
+    if parser.parse(content):
+        return
+    reasons = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        where = f"{error.node_operator()} {error.node_name()}: " if error.node_operator() else ""
+        reasons.append(f"{where}{' '.join(error.desc().split())}")
+    text = " | ".join(reasons[:_QUOTED_MESSAGES]) or quote_errors(module, logger)
+    raise ConversionError(f"The ONNX parser of {module.__name__} {module.__version__} refuses the graph: {text}")
+
+
+def find_compute_capability(module: ModuleType, text: str) -> Any:
+    """The library's value of an architecture that a user names: `7.5`, `75`, `sm75` or `SM75`.
+
+    Raises:
+        ConversionError: The library builds for no such architecture.
+    """
+    known = module.ComputeCapability.__members__
+    digits = re.fullmatch(r"(?i)(?:sm_?)?(\d{1,2})\.?(\d)", text.strip())
+    name = f"SM{digits[1]}{digits[2]}" if digits else ""
+    if name not in known:
+        named = sorted((each for each in known if each.startswith("SM")), key=lambda each: int(each[2:]))
+        raise ConversionError(
+            f"Expected a compute capability that {module.__name__} {module.__version__} builds for "
+            f"({', '.join(f'{each[2:-1]}.{each[-1]}' for each in named)}), got {text!r}."
+        )
+    return known[name]
+
+
+def format_compute_capability(capability: Any) -> str:
+    """`7.5` of the library's `ComputeCapability.SM75`."""
+    return f"{capability.name[2:-1]}.{capability.name[-1]}"
