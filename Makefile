@@ -57,6 +57,7 @@ lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
 	$(LOCK) pyproject.toml --output-file requirements/triton.txt
 	$(LOCK) pyproject.toml client/pyproject.toml requirements/dev.in --extra serve --extra convert --extra train --extra pdf \
+		--extra tensorrt-rtx \
 		--override requirements/overrides.txt --output-file requirements/dev.txt
 	$(LOCK) requirements/paddlex.in --output-file requirements/paddlex.txt
 

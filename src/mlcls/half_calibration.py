@@ -69,9 +69,7 @@ class Calibration:
             if node.relative_error > MAX_RELATIVE_ERROR:
                 delicate |= {name} | node.before
         return frozenset(
-            name
-            for name in delicate
-            if name in self.nodes and self.nodes[name].operation not in MATRIX_PRODUCTS
+            name for name in delicate if name in self.nodes and self.nodes[name].operation not in MATRIX_PRODUCTS
         )
 
     def find_impossible(self) -> dict[str, float]:
@@ -102,9 +100,7 @@ def calibrate(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8], threads: in
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # twins overflow, which is what they are for
     try:
-        session = onnxruntime.InferenceSession(
-            probed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common public base
         raise ConversionError(f"ONNX Runtime cannot load the graph for the calibration: {error}") from error
     source = session.get_inputs()[0].name

@@ -151,8 +151,8 @@ def _round_constants(model: onnx.ModelProto, protection: Protection) -> None:
         if np.isinf(rounded[np.isfinite(values)]).any():
             node = users[tensor.name]
             raise ConversionError(
-                f"The constant {tensor.name} of {node.op_type} {node.name} reaches {np.abs(values).max():.3g}, but FP16 "
-                f"ends at {MAX_HALF:.0f}; "
+                f"The constant {tensor.name} of {node.op_type} {node.name} reaches {np.abs(values).max():.3g}, but "
+                f"FP16 ends at {MAX_HALF:.0f}; "
                 + ("a matrix product cannot stay in FP32." if node.op_type in MATRIX_PRODUCTS else "keep it in FP32.")
             )
         tensor.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), tensor.name))

@@ -25,16 +25,59 @@ CALIBRATION_PHOTOS: Final = 4
 #: Operations that sum up or exponentiate: NVIDIA's guide names normalisations and reductions as the first to keep in
 #: FP32 ("Precision Control", docs.nvidia.com/deeplearning/tensorrt).
 STATISTICS: Final = frozenset(
-    ("AveragePool", "BatchNormalization", "CumSum", "Erf", "Exp", "GlobalAveragePool", "GroupNormalization")
-    + ("HardSigmoid", "InstanceNormalization", "LayerNormalization", "Log", "LogSoftmax", "LpNormalization", "Pow")
-    + ("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare")
-    + ("Reciprocal", "Sigmoid", "Softmax", "Sqrt")
+    (
+        "AveragePool",
+        "BatchNormalization",
+        "CumSum",
+        "Erf",
+        "Exp",
+        "GlobalAveragePool",
+        "GroupNormalization",
+        "HardSigmoid",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "Log",
+        "LogSoftmax",
+        "LpNormalization",
+        "Pow",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSumExp",
+        "ReduceMean",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "Reciprocal",
+        "Sigmoid",
+        "Softmax",
+        "Sqrt",
+    )
 )
 
 #: Operations on single numbers: with these in FP32, so are the residual connections.
 ARITHMETIC: Final = frozenset(
-    ("Abs", "Add", "Cast", "Clip", "Div", "Elu", "Gelu", "HardSwish", "LeakyRelu", "Max", "Min", "Mish", "Mul", "Neg")
-    + ("PRelu", "Relu", "Softplus", "Sub", "Sum", "Tanh")
+    (
+        "Abs",
+        "Add",
+        "Cast",
+        "Clip",
+        "Div",
+        "Elu",
+        "Gelu",
+        "HardSwish",
+        "LeakyRelu",
+        "Max",
+        "Min",
+        "Mish",
+        "Mul",
+        "Neg",
+        "PRelu",
+        "Relu",
+        "Softplus",
+        "Sub",
+        "Sum",
+        "Tanh",
+    )
 )
 
 Gate = Callable[[Runner], GateReport]
@@ -103,11 +146,13 @@ def make_half(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Ga
         kept = count_kept(model, protection)
         if not reports[-1].failures:
             return HalfModel(half, protection, kept, tuple(reports))
-        tried.append(f"{protection.name} ({kept} of {len(model.graph.node)} operations in FP32): {_sum_up(reports[-1])}")
+        tried.append(
+            f"{protection.name} ({kept} of {len(model.graph.node)} operations in FP32): {_sum_up(reports[-1])}"
+        )
     raise ParityError(
         f"Expected an FP16 graph of {spec.name} that gives the FP32 graph's answers, got none. Tried, from least to "
-        f"most FP32: {'; '.join(tried)}. What is left in FP16 are the matrix products, and TensorRT-RTX has no FP32 ones "
-        f"for compute capability 7.5. Nothing was written; serve this model in FP32 (model.onnx)."
+        f"most FP32: {'; '.join(tried)}. What is left in FP16 are the matrix products, and TensorRT-RTX has no FP32 "
+        f"ones for compute capability 7.5. Nothing was written; serve this model in FP32 (model.onnx)."
     )
 
 
@@ -137,7 +182,8 @@ def _require_possible(spec: ModelSpec, calibration: Calibration) -> None:
         worst = sorted(impossible.items(), key=lambda item: -item[1])[:3]
         raise ConversionError(
             f"{spec.name} cannot be served in FP16: {len(impossible)} matrix products go beyond its range of "
-            f"{MAX_HALF:.0f} on the calibration's images ({', '.join(f'{name}: {value:.3g}' for name, value in worst)}). "
+            f"{MAX_HALF:.0f} on the calibration's images "
+            f"({', '.join(f'{name}: {value:.3g}' for name, value in worst)}). "
             f"Only FP32 matrix products would hold these, and TensorRT-RTX has none for compute capability 7.5; serve "
             f"this model in FP32 (model.onnx)."
         )

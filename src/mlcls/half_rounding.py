@@ -2,12 +2,13 @@
 
 ONNX Runtime's CPU provider has no FP16 kernels on x86-64: it runs an FP16 graph in float32 and takes out the casts in
 between (`insert_cast_transformer.cc`), so that an overflow or a lost digit never shows there. The graph made here
-computes in float32 too, but rounds every FP16 tensor to FP16 by a pair of casts, which ONNX Runtime has kept since 1.17.
+computes in float32 too, but rounds every FP16 tensor to FP16 by a pair of casts, which ONNX Runtime keeps since 1.17.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -16,8 +17,24 @@ if TYPE_CHECKING:
 
 #: Operations that hand numbers through: what is FP16 before them is FP16 after them.
 _EXACT: Final = frozenset(
-    ("Concat", "Expand", "Flatten", "Gather", "Identity", "Max", "MaxPool", "Min", "Relu", "Reshape", "Slice", "Split")
-    + ("Squeeze", "Tile", "Transpose", "Unsqueeze")
+    (
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Relu",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    )
 )
 
 
@@ -129,7 +146,7 @@ def _softmax(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     ]
 
 
-def _chain(name: str, steps: list[tuple[str, list[str], dict[str, object]]]) -> list[onnx.NodeProto]:
+def _chain(name: str, steps: Sequence[tuple[str, list[str], Mapping[str, Any]]]) -> list[onnx.NodeProto]:
     """Nodes of which the step number i gives `name.i`, rounded, and the last one `name` itself."""
     from onnx import helper
 

@@ -199,7 +199,11 @@ def find_weights(root: Path, name: str, target: triton_config.Target) -> Path:
     if not path.is_file():
         raise RepositoryError(
             f"{path} does not exist, which the target {target!r} needs. "
-            + ("Build it in the serving image." if target == "gpu" else "Import the model again: mlcls import.")
+            + (
+                f"Build it in the serving image: mlcls build-engine {name} --engine tensorrt."
+                if target == "gpu"
+                else "Import the model again: mlcls import."
+            )
         )
     return path
 

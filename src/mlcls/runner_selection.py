@@ -11,7 +11,7 @@ from typing import Final
 from mlcls.errors import MlclsError
 from mlcls.model_spec import ModelSpec
 from mlcls.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
-from mlcls.triton_config import ONNX_FILE
+from mlcls.triton_config import ONNX_FILE, PLAN_FILE
 from mlcls.versions import engine_folder
 
 #: Where a server listens that is not named.
@@ -68,11 +68,29 @@ def _open_served(model: ServedModel, where: str | None, _: contextlib.ExitStack)
     return ServedRunner(where or DEFAULT_SERVER, model.spec)
 
 
+def _open_tensorrt(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+    from mlcls.tensorrt_runner import TensorRtRunner
+
+    plan = model.engine_file(where, PLAN_FILE)
+    return DecodingRunner(stack.enter_context(TensorRtRunner(plan, model.spec, "tensorrt")), model.spec)
+
+
+def _open_tensorrt_rtx(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+    from mlcls.tensorrt_runner import TensorRtRunner
+
+    if where is None:
+        raise MlclsError("Expected tensorrt-rtx=FILE, an engine that mlcls build-engine --engine tensorrt-rtx wrote.")
+    engine = TensorRtRunner(model.engine_file(where), model.spec, "tensorrt_rtx")
+    return DecodingRunner(stack.enter_context(engine), model.spec)
+
+
 _OPENERS: Final[Mapping[str, Callable[[ServedModel, str | None, contextlib.ExitStack], ImageRunner]]] = {
     "paddle": _open_paddle,
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
     "served": _open_served,
+    "tensorrt": _open_tensorrt,
+    "tensorrt-rtx": _open_tensorrt_rtx,
 }
 RUNNER_KINDS: Final = tuple(_OPENERS)
 
@@ -81,7 +99,8 @@ def open_runner(text: str, model: ServedModel, stack: contextlib.ExitStack) -> I
     """Opens a runner for a model of the repository.
 
     Args:
-        text: `paddle=FOLDER`, `onnxruntime[=FILE]`, `openvino[=FILE]` or `served[=HOST:PORT]`.
+        text: `paddle=FOLDER`, `onnxruntime[=FILE]`, `openvino[=FILE]`, `served[=HOST:PORT]`, `tensorrt[=FILE]` or
+            `tensorrt-rtx=FILE`.
         model: The model.
         stack: Closes what the runner needs.
 

@@ -13,14 +13,17 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from mlcls import repository, server_log
 from mlcls.errors import ServerError
-from mlcls.triton_config import ENGINE_TARGETS, Target
+from mlcls.manifest import verify_folder
+from mlcls.nvidia import Machine, read_machine
+from mlcls.tensorrt_plan import check_plan
+from mlcls.triton_config import ENGINE_TARGETS, PLAN_FILE, Target
 from mlcls.triton_installation import TritonInstallation, embedded_installation
 
 #: Environment variable with the key of the closed APIs; without it, a random key that nobody knows closes them.
@@ -196,11 +199,18 @@ class TritonServer:
             time.sleep(0.05)
 
 
-def check_models(options: ServerOptions, installation: TritonInstallation) -> None:
+def check_models(
+    options: ServerOptions, installation: TritonInstallation, read_machine: Callable[[], Machine] = read_machine
+) -> None:
     """Checks everything that can be known before a server is started.
 
+    Args:
+        options: What is to be served.
+        installation: The tritonserver.
+        read_machine: Tells which GPUs and which TensorRT there are; asked for the target `gpu` only.
+
     Raises:
-        RepositoryError: A model cannot be served.
+        RepositoryError: A model cannot be served; its plan is not for this machine, for example.
         ServerError: The target's backend is not installed.
     """
     backend = ENGINE_TARGETS[options.target].backend
@@ -213,7 +223,11 @@ def check_models(options: ServerOptions, installation: TritonInstallation) -> No
         raise ServerError("Expected at least one model to serve, got none.")
     for name in options.models:
         spec = repository.read_spec(options.repository, name)
-        repository.find_weights(options.repository, name, options.target)
+        weights = repository.find_weights(options.repository, name, options.target)
+        if backend != "mlcls_engine":  # Triton's own backends check no manifest
+            verify_folder(weights.parent, weights.parent.parent.name, [weights.name])
+        if weights.name == PLAN_FILE:
+            check_plan(weights.parent, weights.name, read_machine())
         repository.require_fresh(options.repository, spec)
 
 

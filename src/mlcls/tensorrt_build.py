@@ -151,7 +151,7 @@ def timing_cache_path(module: ModuleType, gpu_name: str) -> Path:
 
 @contextlib.contextmanager
 def _timing_cache(module: ModuleType, config: Any) -> Iterator[None]:
-    """Gives the build the timings of earlier ones, and keeps those that it adds; not for TensorRT-RTX, which has none."""
+    """Gives the build the timings of earlier ones, and keeps those that it adds; TensorRT-RTX has none since 1.2."""
     if module.__name__ == "tensorrt_rtx":
         yield
         return

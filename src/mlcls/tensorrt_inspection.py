@@ -144,7 +144,7 @@ def inspect_engine(path: Path, library: Library = "tensorrt") -> EngineInfo:
 
 
 def name_type(module: ModuleType, data_type: Any) -> str:
-    """numpy's name of a library's element type, its own name where numpy has none."""
+    """Numpy's name of a library's element type, its own name where numpy has none."""
     import numpy as np
 
     try:

@@ -81,8 +81,8 @@ def make_builder(module: ModuleType, logger: Any) -> Any:
         builder = module.Builder(logger)
     except (TypeError, RuntimeError) as error:  # pybind11: "factory function returned nullptr"
         raise ConversionError(
-            f"{module.__name__} {module.__version__} cannot start its builder: {quote_errors(module, logger)} ({error}). "
-            f"It needs an NVIDIA GPU and its driver: run this where the model will be served."
+            f"{module.__name__} {module.__version__} cannot start its builder: {quote_errors(module, logger)} "
+            f"({error}). It needs an NVIDIA GPU and its driver: run this where the model will be served."
         ) from error
     return builder
 

@@ -32,6 +32,7 @@ FIRST_VERSION: Final = 1
 
 LABELS_FILE: Final = "labels.txt"
 ONNX_FILE: Final = "model.onnx"
+HALF_FILE: Final = "model.fp16.onnx"
 PLAN_FILE: Final = "model.plan"
 
 #: Images in one request, and in one batch that Triton forms.

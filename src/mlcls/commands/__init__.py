@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Final, Protocol
 
-from mlcls.commands import export, import_model, models, predict, publish, repository, rollback, serve, verify, versions
+from mlcls.commands import (
+    build_engine,
+    export,
+    import_model,
+    models,
+    predict,
+    publish,
+    repository,
+    rollback,
+    serve,
+    verify,
+    versions,
+)
 
 
 class Command(Protocol):
@@ -31,6 +43,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     models,
     export,
     import_model,
+    build_engine,
     verify,
     publish,
     rollback,

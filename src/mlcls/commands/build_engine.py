@@ -1,0 +1,74 @@
+"""The command `mlcls build-engine`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from mlcls.commands.options import add_repository_option
+
+NAME: Final = "build-engine"
+SUMMARY: Final = "Make another engine of an imported model, and keep it only where it gives the model's answers."
+
+#: Each engine's builder, `module:function`; it takes an `EngineRequest` and yields lines for the user.
+ENGINES: Final[Mapping[str, str]] = {
+    "fp16": "mlcls.half_engine:build",
+    "tensorrt": "mlcls.tensorrt_engine:build_plan",
+    "tensorrt-rtx": "mlcls.tensorrt_engine:build_rtx_engines",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("model", metavar="MODEL", help="name of an imported model")
+    parser.add_argument(
+        "--engine",
+        required=True,
+        choices=ENGINES,
+        help="fp16: model.fp16.onnx; tensorrt: model.plan for this machine's GPU, which `mlcls serve --target gpu` "
+        "needs; tensorrt-rtx: engines for named RTX GPUs, no GPU needed, not served",
+    )
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="photos, or folders of photos, to calibrate on and to compare on (default: crops of two samples)",
+    )
+    parser.add_argument(
+        "--compute-capability",
+        nargs="+",
+        default=[],
+        metavar="X.Y",
+        help="tensorrt-rtx: architectures to build for, 7.5 (or SM75), 8.6, 8.9, 12.0 and so on",
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="tensorrt-rtx: folder of the engines")
+    add_repository_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Builds an engine and says what was found."""
+    from mlcls.engine_request import EngineRequest
+    from mlcls.errors import ConversionError
+
+    if arguments.engine != "tensorrt-rtx" and (arguments.compute_capability or arguments.output):
+        raise ConversionError(
+            f"Expected --compute-capability and --output with --engine tensorrt-rtx only, got them with --engine "
+            f"{arguments.engine}."
+        )
+    module, function = ENGINES[arguments.engine].split(":")
+    build = getattr(importlib.import_module(module), function)
+    request = EngineRequest(
+        arguments.repository,
+        arguments.model,
+        tuple(arguments.photos),
+        tuple(arguments.compute_capability),
+        arguments.output,
+    )
+    for line in build(request):
+        print(line, flush=True)
+    return 0

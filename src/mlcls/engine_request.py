@@ -1,0 +1,96 @@
+"""What the builders of `mlcls build-engine` have in common: the request, the folder that it is about, and the gate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlcls import repository
+from mlcls.gate import LIMITS, GateReport
+from mlcls.manifest import Manifest, Precision, verify_folder
+from mlcls.model_spec import ModelSpec
+from mlcls.parity import PROBED_IMAGES, run_gate
+from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, Runner
+from mlcls.sample_photos import photo_images
+from mlcls.triton_config import ONNX_FILE
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineRequest:
+    """What to build.
+
+    Attributes:
+        root: The model repository.
+        name: The imported model.
+        photos: The user's photos and folders of photos; by default crops of the sample photos.
+        compute_capabilities: GPU architectures, for builders that need no GPU.
+        output: Folder for what Triton does not serve.
+    """
+
+    root: Path
+    name: str
+    photos: tuple[Path, ...] = ()
+    compute_capabilities: tuple[str, ...] = ()
+    output: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineFolder:
+    """The version folder of an imported model's engine.
+
+    Attributes:
+        path: The folder.
+        spec: The model's spec.
+        manifest: What is in it; the FP32 graph was compared with it.
+    """
+
+    path: Path
+    spec: ModelSpec
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, request: EngineRequest) -> EngineFolder:
+        """Finds and checks the folder.
+
+        Raises:
+            RepositoryError: The model is not imported, or its FP32 graph is missing or not the one of the manifest.
+        """
+        spec = repository.read_spec(request.root, request.name)
+        onnx_path = repository.find_weights(request.root, request.name, "embedded")
+        folder = onnx_path.parent
+        return cls(folder, spec, verify_folder(folder, folder.parent.name, [ONNX_FILE]))
+
+    def digests(self, *files: str) -> dict[str, str]:
+        """SHA-256 of files, by name, as the manifest has them: `EngineRecord.made_from`."""
+        return {file: self.manifest.files[file].sha256 for file in files}
+
+
+def describe_report(report: GateReport) -> Iterator[str]:
+    """A report as lines for the user, with a warning where it says little."""
+    yield str(report)
+    if report.is_blind:
+        yield (
+            f"Warning: the scores of two photos differ by {report.spread:.1e} only, so that answers exchanged between "
+            f"them would pass; give photos of the model's labels with --photos."
+        )
+
+
+class Fp32Gate:
+    """Holds runners against the FP32 graph on ONNX Runtime, which the import held against Paddle."""
+
+    def __init__(self, folder: EngineFolder, request: EngineRequest, precision: Precision) -> None:
+        """Loads the FP32 graph and the photos.
+
+        Raises:
+            ImageError: A photo cannot be read.
+        """
+        self._spec = folder.spec
+        self._limits = LIMITS[precision]
+        self._images = photo_images(request.photos, PROBED_IMAGES)
+        self._reference = DecodingRunner(OnnxRuntimeRunner(folder.path / ONNX_FILE, folder.spec), folder.spec)
+
+    def __call__(self, candidate: Runner) -> GateReport:
+        """Runs the candidate in all the gate's ways."""
+        decoding = DecodingRunner(candidate, self._spec)
+        return run_gate(self._reference, decoding, self._images, self._spec.thresholds, self._limits)

@@ -1,0 +1,141 @@
+"""`mlcls build-engine --engine tensorrt` and `--engine tensorrt-rtx`: from the FP16 graph to what runs on a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlcls import half_engine
+from mlcls.atomic import STAGING_PREFIX, write_bytes, write_text
+from mlcls.digests import sha256_of
+from mlcls.engine_request import EngineFolder, EngineRequest, Fp32Gate, describe_report
+from mlcls.errors import ConversionError
+from mlcls.gate import GateReport
+from mlcls.manifest import EngineRecord, add_engine, tool_versions, verify_folder
+from mlcls.nvidia import Gpu, read_gpus
+from mlcls.tensorrt_build import BuiltEngine, build_engine
+from mlcls.tensorrt_plan import describe_target
+from mlcls.tensorrt_runner import TensorRtRunner
+from mlcls.triton_config import HALF_FILE, ONNX_FILE, PLAN_FILE
+
+
+def build_plan(request: EngineRequest) -> Iterator[str]:
+    """Builds Triton's plan for the GPU of this machine, and puts it into the repository once it has passed the gate.
+
+    Yields:
+        Lines for the user.
+
+    Raises:
+        ConversionError: There is no GPU, the builder refuses, or the plan does not pass; what was there stays.
+        RepositoryError: The model is not imported, or its folder is mixed up.
+        MissingExtraError: tensorrt or cuda-bindings is not installed.
+    """
+    gpus = read_gpus()
+    if not gpus:
+        raise ConversionError(
+            "A TensorRT plan is built on the GPU that runs it, but the driver shows none here. Build in the image that "
+            "serves, with its GPU; --engine tensorrt-rtx builds engines for RTX GPUs without one."
+        )
+    yield from _make_half_if_missing(request)
+    folder = _open_half(request)
+    yield f"Building the plan of {folder.spec.name} for {gpus[0]} ..."
+    built = build_engine((folder.path / HALF_FILE).read_bytes(), folder.spec, "tensorrt", request.compute_capabilities)
+    with TensorRtRunner(built.plan, folder.spec, "tensorrt") as runner:
+        report = Fp32Gate(folder, request, "fp16")(runner)
+    report.require("The plan was not kept.")
+    record = _record(PLAN_FILE, folder, built, gpus[0], "", report)
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
+        staged = Path(temporary) / PLAN_FILE
+        staged.write_bytes(built.plan)
+        add_engine(folder.path, staged, record)
+    yield _sum_up(folder.path / PLAN_FILE, built)
+    yield from describe_report(report)
+
+
+def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
+    """Builds a TensorRT-RTX engine for each architecture, into a folder outside of the model repository.
+
+    Triton does not serve these. Beside each `NAME.sm75.engine` is a `NAME.sm75.json` with its record. Where this
+    machine has a GPU of the architecture, the engine passes the gate first.
+
+    Yields:
+        Lines for the user.
+
+    Raises:
+        ConversionError: No output folder or no architecture is named, the builder refuses, or an engine does not pass.
+        RepositoryError: The model is not imported, or its folder is mixed up.
+        MissingExtraError: tensorrt-rtx is not installed.
+    """
+    if request.output is None:
+        raise ConversionError("Expected --output DIR for TensorRT-RTX engines, which Triton does not serve, got none.")
+    if request.root.resolve() in (request.output.resolve(), *request.output.resolve().parents):
+        raise ConversionError(
+            f"Expected a folder outside of the model repository for TensorRT-RTX engines, which Triton does not serve, "
+            f"got {request.output}."
+        )
+    if not request.compute_capabilities:
+        raise ConversionError(
+            "Expected the architectures to build for, got none: --compute-capability 7.5 8.6 8.9, for example."
+        )
+    yield from _make_half_if_missing(request)
+    folder = _open_half(request)
+    content = (folder.path / HALF_FILE).read_bytes()
+    for text in dict.fromkeys(request.compute_capabilities):
+        built = build_engine(content, folder.spec, "tensorrt_rtx", [text])
+        (capability,) = built.compute_capabilities
+        gpu = next((gpu for gpu in read_gpus()[:1] if gpu.compute_capability == capability), None)
+        report = None
+        if gpu is not None:
+            with TensorRtRunner(built.plan, folder.spec, "tensorrt_rtx") as runner:
+                report = Fp32Gate(folder, request, "fp16")(runner)
+            report.require("The engine was not kept.")
+        path = request.output / f"{folder.spec.name}.sm{capability.replace('.', '')}.engine"
+        record = _record(path.name, folder, built, gpu, capability, report)
+        path.with_suffix(".json").unlink(missing_ok=True)  # an engine without a record is no lie, a wrong record is
+        write_bytes(path, built.plan)
+        document = {**dataclasses.asdict(record), "sha256": sha256_of(path)}
+        write_text(path.with_suffix(".json"), json.dumps(document, indent=2) + "\n")
+        yield _sum_up(path, built)
+        if report is None:
+            yield f"Not run: no GPU of compute capability {capability} here."
+        else:
+            yield from describe_report(report)
+
+
+def _make_half_if_missing(request: EngineRequest) -> Iterator[str]:
+    """Makes the FP16 graph where there is none, or one of another FP32 graph."""
+    folder = EngineFolder.open(request)
+    records = {record.file: record for record in folder.manifest.engines}
+    if HALF_FILE not in records or dict(records[HALF_FILE].made_from) != folder.digests(ONNX_FILE):
+        yield from half_engine.build(request)
+
+
+def _open_half(request: EngineRequest) -> EngineFolder:
+    """The folder, after a check of the FP16 graph's content."""
+    folder = EngineFolder.open(request)
+    verify_folder(folder.path, folder.path.parent.name, [HALF_FILE])
+    return folder
+
+
+def _record(
+    file: str, folder: EngineFolder, built: BuiltEngine, gpu: Gpu | None, capability: str, report: GateReport | None
+) -> EngineRecord:
+    return EngineRecord(
+        file,
+        "fp16",
+        folder.digests(HALF_FILE),
+        {**tool_versions("cuda-bindings"), built.library: built.version},
+        describe_target(built.library, built.version, gpu, capability),
+        (report.to_dict(),) if report else (),
+    )
+
+
+def _sum_up(path: Path, built: BuiltEngine) -> str:
+    precisions = ", ".join(f"{count} {name}" for name, count in sorted(built.network.precisions.items()))
+    return (
+        f"{path}: {len(built.plan) / 1e6:.1f} MB, {built.library} {built.version}, built in {built.build_s:.1f} s; "
+        f"layers by type: {precisions}"
+    )
