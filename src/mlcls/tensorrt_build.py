@@ -83,7 +83,8 @@ def build_engine(
             "TensorRT builds for the GPU of this machine; expected no compute capability (or --engine tensorrt-rtx), "
             f"got {', '.join(compute_capabilities)}."
         )
-    targets = [find_compute_capability(module, text) for text in dict.fromkeys(compute_capabilities)]
+    # `7.5` and `SM75` are one
+    targets = list(dict.fromkeys(find_compute_capability(module, text) for text in compute_capabilities))
     started = time.perf_counter()
     logger = make_logger(module)
     builder = make_builder(module, logger)
