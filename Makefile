@@ -52,6 +52,10 @@ parity: build .venv-paddlex/.installed ## Compare all six served models with Pad
 bench: build ## Measure latency and throughput of a served model: make bench [MODEL=...]
 	@$(BIN)/python benchmarks/throughput.py --model '$(MODEL)'
 
+.PHONY: bench-engines
+bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported models and print the tables
+	@$(BIN)/python benchmarks/engines.py
+
 .PHONY: lock
 lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt

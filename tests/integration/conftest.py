@@ -51,6 +51,15 @@ def official_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
+def official_repository(official_models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with all six."""
+    repository = tmp_path_factory.mktemp("six") / "model_repository"
+    for folder in official_models:
+        import_model(str(folder), repository)
+    return repository
+
+
+@pytest.fixture(scope="session")
 def paddlex_python() -> Path:
     """The Python of the environment with PaddleX."""
     python = ROOT / ".venv-paddlex" / "bin" / "python"

@@ -14,7 +14,6 @@ import pytest
 
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.metrics import smallest_spread
-from mlcls.paddlex_import import import_model
 from mlcls.server import TritonServer
 from processes import ROOT, start_server
 from served_models import ParityRow
@@ -41,12 +40,9 @@ def paddlex_answers(
 
 
 @pytest.fixture(scope="module")
-def six_model_server(official_models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def six_model_server(official_repository: Path) -> Iterator[TritonServer]:
     """One server with all six."""
-    repository = tmp_path_factory.mktemp("six") / "model_repository"
-    for folder in official_models:
-        import_model(str(folder), repository)
-    with start_server(repository, *OFFICIAL_MODELS) as server:
+    with start_server(official_repository, *OFFICIAL_MODELS) as server:
         yield server
 
 

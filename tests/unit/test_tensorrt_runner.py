@@ -105,7 +105,8 @@ class PlayedContext:
 
 
 def expected_logits(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    return ((pixels.mean((1, 2)) - 128) / 64).astype(np.float32)
+    logits: npt.NDArray[np.float32] = ((pixels.mean((1, 2)) - 128) / 64).astype(np.float32)
+    return logits
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_each_batch_gets_its_own_scores(played: tuple[TensorRtRunner, PlayedDevi
 def test_other_pixels_are_refused(played: tuple[TensorRtRunner, PlayedDevice, PlayedContext]) -> None:
     runner, device, _ = played
     with pytest.raises(ValueError, match=r"expected uint8 \(N, 16, 8, 3\), got float32"):
-        runner.scores(make_pixels(1).astype(np.float32))  # type: ignore[arg-type]
+        runner.scores(make_pixels(1).astype(np.float32))
     with pytest.raises(ValueError, match=r"got uint8 \(1, 8, 16, 3\)"):
         runner.scores(make_pixels(1).transpose(0, 2, 1, 3))
     for count in (0, MAX_BATCH + 1):

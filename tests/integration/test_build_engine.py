@@ -1,0 +1,206 @@
+"""`mlcls build-engine` on real models: what it writes and refuses, and that a refusal leaves everything as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from mlcls import engine_request, half_engine, server
+from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.digests import sha256_of
+from mlcls.engine_request import EngineRequest
+from mlcls.errors import ParityError, RepositoryError
+from mlcls.gate import LIMITS
+from mlcls.half_conversion import Protection, convert_to_half
+from mlcls.half_precision import STATISTICS
+from mlcls.manifest import EngineRecord, Manifest, add_engine
+from mlcls.model_spec import ModelSpec
+from mlcls.nvidia import Gpu, Machine
+from mlcls.server import ServerOptions
+from mlcls.tensorrt_build import build_engine
+from mlcls.tensorrt_plan import describe_target
+from mlcls.triton_installation import TritonInstallation
+from processes import run_mlcls
+from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
+
+NAME = "small_with_sigmoid"
+T4 = Gpu("Tesla T4", "7.5")
+HERE = Machine((T4,), "10.13.2.6")
+
+
+@pytest.fixture
+def root(small_models: SmallModels, tmp_path: Path) -> Path:
+    """A repository of its own."""
+    return Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
+
+
+def engine_folder(root: Path, name: str = NAME) -> Path:
+    return root / f"{name}_engine" / "1"
+
+
+def snapshot(root: Path) -> dict[str, tuple[str, int]]:
+    """Digest and inode of every file."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): (sha256_of(path), path.stat().st_ino) for path in files}
+
+
+def test_fp16_goes_through_the_gate_into_the_repository(root: Path) -> None:
+    built = run_mlcls("build-engine", NAME, "--engine", "fp16", "--repository", root)
+    assert built.returncode == 0, built.stderr
+    path = engine_folder(root) / "model.fp16.onnx"
+    assert str(path) in built.stdout
+    assert built.stdout.count(" against onnxruntime on 8 images: highest difference") == 2
+    assert path.stat().st_size < 0.6 * path.with_name("model.onnx").stat().st_size
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    pixels = np.zeros((3, *SMALL_SIZE, 3), np.uint8)
+    assert session.run(["logits"], {"pixels": pixels})[0].shape == (3, len(SMALL_LABELS))
+
+    record = Manifest.read(path.parent).engine("model.fp16.onnx")
+    assert record.precision == "fp16"
+    assert dict(record.made_from) == {"model.onnx": sha256_of(path.with_name("model.onnx"))}
+    assert {"mlcls", "onnx", "onnxruntime"} <= record.tools.keys()
+    assert [report["candidate"] for report in record.gate] == ["fp16 rounded", "fp16 onnxruntime"]
+    assert all(report["failures"] == [] and report["max_difference"] > 1e-5 for report in record.gate)
+
+    checked = run_mlcls(
+        "verify", NAME, "--candidate", f"onnxruntime={path}", "--precision", "fp16", "--repository", root
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_what_does_not_pass_changes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(root)
+    strict = dataclasses.replace(LIMITS["fp16"], max_difference=1e-9)
+    monkeypatch.setattr(engine_request, "LIMITS", {"fp16": strict})
+    with pytest.raises(ParityError, match=rf"^Expected an FP16 graph of {NAME} .*serve this model in FP32"):
+        list(half_engine.build(EngineRequest(root, NAME)))
+    assert snapshot(root) == before
+
+
+def test_a_mixed_up_folder_is_refused(root: Path) -> None:
+    path = engine_folder(root) / "model.onnx"
+    os.chmod(path, 0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    before = snapshot(root)
+    with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
+        list(half_engine.build(EngineRequest(root, NAME)))
+    assert snapshot(root) == before
+
+
+def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "engines"
+    arguments = ("build-engine", NAME, "--engine", "tensorrt-rtx", "--repository", root, "--output", output)
+    built = run_mlcls(*arguments, "--compute-capability", "7.5", "SM86", "--photos", *photos(tmp_path))
+    assert built.returncode == 0, built.stderr
+    assert sorted(path.name for path in output.iterdir()) == [
+        f"{NAME}.{architecture}.{suffix}" for architecture in ("sm75", "sm86") for suffix in ("engine", "json")
+    ]
+    half = engine_folder(root) / "model.fp16.onnx"
+    record = json.loads((output / f"{NAME}.sm75.json").read_text())
+    assert record["built_for"]["library"] == "tensorrt_rtx"
+    assert record["built_for"]["compute_capability"] == "7.5"
+    assert record["made_from"] == {"model.fp16.onnx": sha256_of(half)}
+    assert record["sha256"] == sha256_of(output / f"{NAME}.sm75.engine")
+    assert not list(root.rglob("*.engine"))
+
+    made = half.stat().st_mtime_ns
+    assert run_mlcls(*arguments, "--compute-capability", "8.9").returncode == 0
+    assert half.stat().st_mtime_ns == made, "the FP16 graph that is there is used"
+    refused = run_mlcls(*arguments, "--compute-capability", "9.0")
+    assert refused.returncode == 1
+    assert "got '9.0'" in refused.stderr
+
+
+def photos(folder: Path) -> list[Path]:
+    """Photos of the user's own."""
+    from mlcls.sample_photos import photo_images
+
+    paths = []
+    for index, image in enumerate(photo_images((), 3, seed=7)):
+        paths.append(folder / f"photo{index}.png")
+        paths[-1].write_bytes(image)
+    return paths
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> TritonInstallation:
+    """A Triton that has the tensorrt backend; nothing starts it."""
+    (tmp_path / "backends" / "tensorrt").mkdir(parents=True)
+    return TritonInstallation(tmp_path / "tritonserver", tmp_path / "backends", ())
+
+
+def add_plan(root: Path, tmp_path: Path, library: str = "tensorrt", source: str = "model.onnx") -> Path:
+    folder = engine_folder(root)
+    staged = tmp_path / "staged.plan"
+    staged.write_bytes(b"a plan")
+    digest = sha256_of(folder / "model.onnx") if source == "model.onnx" else source
+    built_for = describe_target(library, "10.13.2.6", T4)
+    add_engine(folder, staged, EngineRecord("model.plan", "fp16", {"model.onnx": digest}, {}, built_for))
+    return folder / "model.plan"
+
+
+def check(root: Path, installation: TritonInstallation, machine: Machine = HERE) -> None:
+    server.check_models(ServerOptions(root, (NAME,), "gpu"), installation, lambda: machine)
+
+
+def test_serving_a_plan_that_fits(root: Path, installation: TritonInstallation, tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match=rf"mlcls build-engine {NAME} --engine tensorrt"):
+        check(root, installation)
+    add_plan(root, tmp_path)
+    check(root, installation)
+
+
+@pytest.mark.parametrize(
+    ("machine", "text"),
+    [
+        (Machine((Gpu("NVIDIA A10", "8.6"),), "10.13.2.6"), "but here is NVIDIA A10"),
+        (Machine((T4,), "11.4.0.106"), "but here is TensorRT 11.4.0.106"),
+        (Machine((), "10.13.2.6"), "the driver shows none here"),
+    ],
+)
+def test_serving_a_plan_that_does_not_fit(
+    root: Path, installation: TritonInstallation, tmp_path: Path, machine: Machine, text: str
+) -> None:
+    add_plan(root, tmp_path)
+    with pytest.raises(RepositoryError, match=text):
+        check(root, installation, machine)
+
+
+def test_serving_another_plan(root: Path, installation: TritonInstallation, tmp_path: Path) -> None:
+    path = add_plan(root, tmp_path)
+    path.write_bytes(b"b plan")
+    with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
+        check(root, installation)
+    add_plan(root, tmp_path, "tensorrt_rtx")
+    with pytest.raises(RepositoryError, match="got an engine of tensorrt_rtx"):
+        check(root, installation)
+    add_plan(root, tmp_path, source="f" * 64)
+    with pytest.raises(RepositoryError, match=r"was made from another model\.onnx than the one beside it"):
+        check(root, installation)
+
+
+@pytest.mark.parametrize("name", OFFICIAL_MODELS)
+def test_rtx_builds_every_model_for_every_architecture(name: str, official_repository: Path) -> None:
+    folder = engine_folder(official_repository, name)
+    spec = ModelSpec.read(folder / "model_spec.json")
+    model = onnx.load(str(folder / "model.onnx"))
+    products = sum(node.op_type in ("Conv", "MatMul") for node in model.graph.node)
+    half = convert_to_half(model, Protection("statistics", STATISTICS)).SerializeToString()
+    for capability in ("7.5", "8.6", "8.9"):
+        built = build_engine(half, spec, "tensorrt_rtx", [capability])
+        assert built.compute_capabilities == (capability,)
+        assert 0.9 * len(half) < len(built.plan) < 1.5 * len(half)
+        layers = built.network.layers
+        assert {*layers["CONVOLUTION"], *layers["MATRIX_MULTIPLY"]} == {"float16"}
+        assert layers["CONVOLUTION"]["float16"] + layers["MATRIX_MULTIPLY"]["float16"] == products
+        assert set(layers["NORMALIZATION"]) == set(layers["SOFTMAX"]) == {"float32"}
+        tensors = [(tensor.name, tensor.data_type, tensor.shape) for tensor in built.network.tensors]
+        assert tensors == [("pixels", "uint8", (-1, 448, 448, 3)), ("logits", "float32", (-1, 80))]
