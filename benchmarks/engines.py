@@ -55,7 +55,17 @@ def main() -> int:
     requests = [EngineRequest(root, name, tuple(arguments.photos)) for name in names]
     try:
         print(f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}\n", flush=True)
-        head: Row = ("model", "engine", "MB", "built in s", "loaded in s", "highest difference", "mean", "flips", "against")
+        head: Row = (
+            "model",
+            "engine",
+            "MB",
+            "built in s",
+            "loaded in s",
+            "highest difference",
+            "mean",
+            "flips",
+            "against",
+        )
         _print_table(head, (row for request in requests for row in measure_engines(request)))
         if not arguments.without_levels:
             print()

@@ -97,7 +97,7 @@ def read_tensorrt_version(load_library: LoadLibrary = ctypes.CDLL) -> str | None
         parts = ("Major", "Minor", "Patch", "Build")
         try:
             return ".".join(str(getattr(library, f"getInferLib{part}Version")()) for part in parts)
-        except AttributeError:  # TensorRT before 10.?: one number, 101200 for 10.12.0 (NvInferVersion.h)
+        except AttributeError:  # an older library: one number, 101200 for 10.12.0 (NvInferVersion.h)
             number = int(library.getInferLibVersion())
             return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
     return None

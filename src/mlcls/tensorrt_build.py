@@ -15,6 +15,7 @@ from mlcls.atomic import write_bytes
 from mlcls.download import cache_dir
 from mlcls.errors import ConversionError
 from mlcls.model_spec import ModelSpec
+from mlcls.nvidia import read_gpus, read_tensorrt_version
 from mlcls.tensorrt_inspection import NetworkInfo, describe_network
 from mlcls.tensorrt_library import (
     Library,
@@ -115,7 +116,7 @@ def build_engine(
         bytes(plan),
         described,
         library,
-        module.__version__,
+        _library_version(module),
         tuple(map(format_compute_capability, targets)),
         time.perf_counter() - started,
     )
@@ -144,6 +145,11 @@ def _add_profile(builder: Any, config: Any, spec: ModelSpec, max_batch_size: int
         raise ConversionError(f"TensorRT refuses the optimisation profile of batches {batches}.")
 
 
+def _library_version(module: ModuleType) -> str:
+    """The version that a plan is tied to: the shared library's, which the Python package may be older or newer than."""
+    return (module.__name__ != "tensorrt_rtx" and read_tensorrt_version()) or str(module.__version__)
+
+
 def timing_cache_path(module: ModuleType, gpu_name: str) -> Path:
     """Where the timings of a version on a GPU are kept: `timing-10.13.2.6-Tesla_T4.cache` in the cache folder."""
     gpu = "".join(letter if letter.isalnum() else "_" for letter in gpu_name) or "gpu"
@@ -156,8 +162,6 @@ def _timing_cache(module: ModuleType, config: Any) -> Iterator[None]:
     if module.__name__ == "tensorrt_rtx":
         yield
         return
-    from mlcls.nvidia import read_gpus
-
     gpus = read_gpus()
     path = timing_cache_path(module, gpus[0].name if gpus else "")
     known = path.read_bytes() if path.is_file() else b""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Final, Literal
 
@@ -16,6 +17,12 @@ Library = Literal["tensorrt", "tensorrt_rtx"]
 
 #: The first version whose strongly typed networks are documented as the way on, and the last that was read about.
 MIN_TENSORRT: Final = (10, 12)
+
+#: PyPI has TensorRT's Python part for itself, under a name of its own, for images that have the libraries already.
+_MODULES: Final[Mapping[Library, tuple[str, ...]]] = {
+    "tensorrt": ("tensorrt", "tensorrt_bindings"),
+    "tensorrt_rtx": ("tensorrt_rtx",),
+}
 
 #: Messages of the library that an error quotes.
 _QUOTED_MESSAGES: Final = 3
@@ -29,9 +36,9 @@ def load_library(library: Library) -> ModuleType:
         ConversionError: It is installed but cannot be loaded, or too old.
     """
     try:
-        module = importlib.import_module(library)
+        module = _import_first(_MODULES[library])
     except ModuleNotFoundError as error:
-        raise MissingExtraError(library.replace("_", "-"), str(error.name)) from error
+        raise MissingExtraError(library.replace("_", "-"), library) from error
     except (ImportError, OSError) as error:  # a shared library that it needs is missing
         raise ConversionError(f"The Python package {library} is installed but cannot be loaded: {error}.") from error
     if library == "tensorrt" and parse_version(module.__version__)[:2] < MIN_TENSORRT:
@@ -40,6 +47,16 @@ def load_library(library: Library) -> ModuleType:
             f"image that serves."
         )
     return module
+
+
+def _import_first(names: tuple[str, ...]) -> ModuleType:
+    for name in names[:-1]:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+    return importlib.import_module(names[-1])
 
 
 def parse_version(text: str) -> tuple[int, ...]:

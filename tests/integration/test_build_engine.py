@@ -7,13 +7,15 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
 
-from mlcls import engine_request, half_engine, server
+from mlcls import engine_request, half_engine, server, tensorrt_engine
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.digests import sha256_of
 from mlcls.engine_request import EngineRequest
@@ -24,8 +26,9 @@ from mlcls.half_precision import STATISTICS
 from mlcls.manifest import EngineRecord, Manifest, add_engine
 from mlcls.model_spec import ModelSpec
 from mlcls.nvidia import Gpu, Machine
+from mlcls.runners import OnnxRuntimeRunner
 from mlcls.server import ServerOptions
-from mlcls.tensorrt_build import build_engine
+from mlcls.tensorrt_build import BuiltEngine, build_engine
 from mlcls.tensorrt_plan import describe_target
 from mlcls.triton_installation import TritonInstallation
 from processes import run_mlcls
@@ -185,6 +188,68 @@ def test_serving_another_plan(root: Path, installation: TritonInstallation, tmp_
     add_plan(root, tmp_path, source="f" * 64)
     with pytest.raises(RepositoryError, match=r"was made from another model\.onnx than the one beside it"):
         check(root, installation)
+
+
+class PlayedRunner:
+    """In place of a plan on a GPU: the FP16 graph on a CPU, with a fault where one is planted."""
+
+    fault = 0.0
+    opened: ClassVar[list[bytes]] = []
+
+    def __init__(self, plan: bytes, spec: ModelSpec, library: str) -> None:
+        self.opened.append(plan)
+        self.name = library
+        self._runner = OnnxRuntimeRunner(HALF_GRAPHS[0], spec, threads=1)
+
+    def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        scores = self._runner.scores(pixels)
+        scores[1:] += self.fault  # as plans that are wrong at batches above 1 have been reported
+        return scores
+
+    def __enter__(self) -> PlayedRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+HALF_GRAPHS: list[bytes] = []
+
+
+@pytest.mark.parametrize("fault", [0.0, 0.3])
+def test_a_plan_enters_the_repository_through_the_gate_only(
+    root: Path, installation: TritonInstallation, monkeypatch: pytest.MonkeyPatch, fault: float
+) -> None:
+    """All of `--engine tensorrt` but the builder and the GPU: TensorRT-RTX builds, a CPU runs."""
+    half_made = list(half_engine.build(EngineRequest(root, NAME)))
+    assert half_made
+    HALF_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
+
+    def build(content: bytes, spec: ModelSpec, library: str, _: object) -> BuiltEngine:
+        assert content == HALF_GRAPHS[0]
+        return dataclasses.replace(
+            build_engine(content, spec, "tensorrt_rtx", ["7.5"]), library=library, version=HERE.tensorrt
+        )
+
+    monkeypatch.setattr(tensorrt_engine, "build_engine", build)
+    monkeypatch.setattr(tensorrt_engine, "read_gpus", lambda: HERE.gpus)
+    monkeypatch.setattr(tensorrt_engine, "TensorRtRunner", PlayedRunner)
+    monkeypatch.setattr(PlayedRunner, "fault", fault)
+    before = snapshot(root)
+    if fault:
+        with pytest.raises(ParityError, match=r"batch 2: .*The plan was not kept\.$"):
+            list(tensorrt_engine.build_plan(EngineRequest(root, NAME)))
+        assert snapshot(root) == before
+        return
+    lines = list(tensorrt_engine.build_plan(EngineRequest(root, NAME)))
+    assert lines[0] == f"Building the plan of {NAME} for Tesla T4 (compute capability 7.5) ..."
+    assert (engine_folder(root) / "model.plan").read_bytes() == PlayedRunner.opened[-1]
+    record = Manifest.read(engine_folder(root)).engine("model.plan")
+    assert dict(record.built_for) == describe_target("tensorrt", "10.13.2.6", T4)
+    assert record.gate[0]["candidate"] == "tensorrt"
+    check(root, installation)
+    with pytest.raises(RepositoryError, match="here is NVIDIA A10"):
+        check(root, installation, Machine((Gpu("NVIDIA A10", "8.6"),), "10.13.2.6"))
 
 
 @pytest.mark.parametrize("name", OFFICIAL_MODELS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -124,7 +125,7 @@ def test_tensorrt_takes_no_architecture_and_must_be_installed_and_new(
     def with_version(version: str) -> None:
         (tmp_path / "tensorrt.py").write_text(f"__version__ = {version!r}\n")
         monkeypatch.syspath_prepend(str(tmp_path))
-        monkeypatch.delitem(__import__("sys").modules, "tensorrt", raising=False)
+        monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
 
     with_version("10.11.0.33")
     with pytest.raises(ConversionError, match=r"Expected TensorRT 10\.12 or newer, got 10\.11\.0\.33"):
@@ -133,13 +134,17 @@ def test_tensorrt_takes_no_architecture_and_must_be_installed_and_new(
     with pytest.raises(ConversionError, match=r"TensorRT builds for the GPU of this machine; .* got 7.5"):
         build_engine(half, SPEC, "tensorrt", ["7.5"])
     (tmp_path / "tensorrt.py").write_text("import ctypes\nctypes.CDLL('libnvinfer_of_nowhere.so')\n")
-    monkeypatch.delitem(__import__("sys").modules, "tensorrt")
+    monkeypatch.delitem(sys.modules, "tensorrt")
     with pytest.raises(ConversionError, match="tensorrt is installed but cannot be loaded: libnvinfer_of_nowhere"):
         build_engine(half, SPEC, "tensorrt")
-    monkeypatch.delitem(__import__("sys").modules, "tensorrt", raising=False)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     (tmp_path / "tensorrt.py").write_text("raise ModuleNotFoundError('none', name='tensorrt')\n")
     with pytest.raises(MissingExtraError, match=r"extra 'tensorrt'"):
         build_engine(half, SPEC, "tensorrt")
+    # NVIDIA's image with PyPI's bindings
+    (tmp_path / "tensorrt_bindings.py").write_text("__version__ = '11.4.0.106'\n")
+    assert load_library("tensorrt").__version__ == "11.4.0.106"
+    monkeypatch.delitem(sys.modules, "tensorrt_bindings")
 
 
 def test_typing_is_strong_with_and_without_the_flag() -> None:
@@ -188,7 +193,7 @@ def test_an_interrupted_build_ends_and_gives_nothing(
 def test_timings_are_kept_apart_by_version_and_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """TensorRT-RTX has no timings, so that TensorRT's configuration is played here."""
     monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("mlcls.nvidia.read_gpus", lambda: (Gpu("Tesla T4", "7.5"),))
+    monkeypatch.setattr(tensorrt_build, "read_gpus", lambda: (Gpu("Tesla T4", "7.5"),))
 
     class Cache:
         def __init__(self, content: bytes) -> None:

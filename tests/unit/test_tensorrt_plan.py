@@ -53,7 +53,7 @@ def test_what_a_record_says_and_what_is_checked_are_the_same(folder: Path) -> No
     assert describe_target("tensorrt", "10.13.2.6", T4) == BUILT_FOR
     check_plan(folder, "model.plan", HERE)
     check_plan(folder, "model.plan", Machine((T4, Gpu("Quadro RTX 5000", "7.5")), "10.13.2.6"))
-    # a library before 10.? does not tell its build number
+    # an older library does not tell its build number
     check_plan(folder, "model.plan", Machine((T4,), "10.13.2"))
 
 
