@@ -61,7 +61,7 @@ def main() -> int:
             "MB",
             "built in s",
             "loaded in s",
-            "highest difference",
+            "highest",
             "mean",
             "flips",
             "against",
@@ -69,7 +69,7 @@ def main() -> int:
         _print_table(head, (row for request in requests for row in measure_engines(request)))
         if not arguments.without_levels:
             print()
-            head = ("model", "level", "in FP32", "highest difference", "mean", "flips", "passes")
+            head = ("model", "level", "in FP32", "highest", "mean", "flips", "passes")
             _print_table(head, (row for request in requests for row in measure_levels(request)))
     except MlclsError as error:
         print(f"engines: {error}", file=sys.stderr)

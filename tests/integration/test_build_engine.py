@@ -226,10 +226,9 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     HALF_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
 
     def build(content: bytes, spec: ModelSpec, library: str, _: object) -> BuiltEngine:
-        assert content == HALF_GRAPHS[0]
-        return dataclasses.replace(
-            build_engine(content, spec, "tensorrt_rtx", ["7.5"]), library=library, version=HERE.tensorrt
-        )
+        assert (content, library) == (HALF_GRAPHS[0], "tensorrt")
+        built = build_engine(content, spec, "tensorrt_rtx", ["7.5"])
+        return dataclasses.replace(built, library="tensorrt", version="10.13.2.6")
 
     monkeypatch.setattr(tensorrt_engine, "build_engine", build)
     monkeypatch.setattr(tensorrt_engine, "read_gpus", lambda: HERE.gpus)
