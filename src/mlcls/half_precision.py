@@ -80,6 +80,10 @@ ARITHMETIC: Final = frozenset(
     )
 )
 
+#: Metadata of the ONNX file: the level, and how many nodes the calibration found delicate.
+PROTECTION_KEY: Final = "mlcls.fp32_level"
+DELICATE_KEY: Final = "mlcls.delicate_nodes"
+
 Gate = Callable[[Runner], GateReport]
 
 
@@ -149,6 +153,8 @@ def make_half(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Ga
     tried = []
     for protection in list_levels(model, calibration):
         half = convert_to_half(model, protection)
+        # the file itself says what it is
+        onnx.helper.set_model_props(half, {PROTECTION_KEY: protection.name, DELICATE_KEY: str(len(protection.nodes))})
         reports = []
         for make_runner in (RoundedHalfRunner, HalfRunner):
             reports.append(gate(make_runner(half, spec)))

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from mlcls.errors import ConversionError
-from mlcls.tensorrt_library import Library, load_library, make_logger, quote_errors
+from mlcls.tensorrt_library import Library, is_strongly_typed, load_library, make_logger, quote_errors
 
 Shape = tuple[int, ...]
 
@@ -89,8 +89,7 @@ def describe_network(module: ModuleType, network: Any) -> NetworkInfo:
     for layer in map(network.get_layer, range(network.num_layers)):
         if layer.num_outputs:
             layers.setdefault(layer.type.name, Counter())[name_type(module, layer.get_output(0).dtype)] += 1
-    flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    strongly_typed = flag is None or bool(network.get_flag(flag))
+    strongly_typed = is_strongly_typed(module, network)
     return NetworkInfo(tuple(tensors), strongly_typed, {kind: dict(counts) for kind, counts in sorted(layers.items())})
 
 

@@ -15,8 +15,11 @@ from mlcls.errors import ConversionError, MissingExtraError
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
-#: The first version whose strongly typed networks are documented as the way on, and the last that was read about.
+#: The first version whose documentation calls strong typing the way on; weak typing is deprecated in it.
 MIN_TENSORRT: Final = (10, 12)
+
+#: The first TensorRT without weak typing.
+_STRONG_TYPING_ONLY: Final = 11
 
 #: PyPI has TensorRT's Python part for itself, under a name of its own, for images that have the libraries already.
 _MODULES: Final[Mapping[Library, tuple[str, ...]]] = {
@@ -113,6 +116,13 @@ def make_network(module: ModuleType, builder: Any) -> Any:
     """
     flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return builder.create_network(0 if flag is None else 1 << int(flag))
+
+
+def is_strongly_typed(module: ModuleType, network: Any) -> bool:
+    """Whether a network keeps the types of its graph; TensorRT 11 has no other networks, whatever its flag says."""
+    flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    always = module.__name__ != "tensorrt_rtx" and parse_version(module.__version__)[0] >= _STRONG_TYPING_ONLY
+    return always or flag is None or bool(network.get_flag(flag))
 
 
 def parse_onnx(module: ModuleType, network: Any, content: bytes, logger: Any) -> None:

@@ -48,6 +48,8 @@ def test_the_least_level_is_enough_for_a_good_model(tmp_path: Path) -> None:
     half = make(tmp_path, make_attention())
     assert half.protection.name == "statistics"
     assert half.kept == 3  # LayerNormalization, Softmax, ReduceMean
+    metadata = {entry.key: entry.value for entry in half.model.metadata_props}
+    assert metadata == {"mlcls.fp32_level": "statistics", "mlcls.delicate_nodes": "0"}
     assert [report.candidate for report in half.reports] == ["fp16 rounded", "fp16 onnxruntime"]
     assert not any(report.failures or report.is_blind for report in half.reports)
 

@@ -20,7 +20,7 @@ from mlcls.half_precision import STATISTICS
 from mlcls.nvidia import Gpu, read_gpus
 from mlcls.tensorrt_build import build_engine, timing_cache_path
 from mlcls.tensorrt_inspection import TensorInfo, inspect_engine
-from mlcls.tensorrt_library import find_compute_capability, load_library, make_network, parse_version
+from mlcls.tensorrt_library import find_compute_capability, is_strongly_typed, load_library, make_network, parse_version
 from mlcls.tensorrt_progress import show_progress
 from mlcls.triton_config import MAX_BATCH_SIZE
 from served_graphs import SPEC, make_attention, make_served
@@ -157,12 +157,24 @@ def test_typing_is_strong_with_and_without_the_flag() -> None:
         def create_network(self, flags: int) -> int:
             return flags
 
+    class Network:
+        def get_flag(self, flag: int) -> bool:
+            return False
+
     class Module:
+        __name__ = "tensorrt"
+        __version__ = "10.13.2.6"
         NetworkDefinitionCreationFlag: type = Flags
 
-    assert make_network(Module, Builder()) == 2  # type: ignore[arg-type]
-    Module.NetworkDefinitionCreationFlag = object
-    assert make_network(Module, Builder()) == 0  # type: ignore[arg-type]
+    module: Any = Module()
+    assert make_network(module, Builder()) == 2
+    assert not is_strongly_typed(module, Network())
+    module.__version__ = "11.4.0.106"
+    assert is_strongly_typed(module, Network())
+    module.__version__ = "10.13.2.6"
+    module.NetworkDefinitionCreationFlag = object
+    assert make_network(module, Builder()) == 0
+    assert is_strongly_typed(module, Network())
 
 
 def test_an_interrupted_build_ends_and_gives_nothing(
