@@ -25,11 +25,11 @@ from mlcls.errors import MlclsError
 from mlcls.gate import LIMITS
 from mlcls.half_calibration import calibrate
 from mlcls.half_conversion import Protection, convert_to_half, count_kept
-from mlcls.half_precision import CALIBRATION_PHOTOS, RoundedHalfRunner, list_levels
+from mlcls.half_precision import RoundedHalfRunner, calibration_pixels, list_levels
 from mlcls.manifest import Manifest
 from mlcls.parity import PROBED_IMAGES, run_gate
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
-from mlcls.sample_photos import photo_images, photo_pixels
+from mlcls.sample_photos import photo_images
 from mlcls.tensorrt_build import build_engine
 from mlcls.triton_config import HALF_FILE, ONNX_FILE
 
@@ -103,7 +103,7 @@ def measure_levels(request: EngineRequest) -> Iterator[Row]:
     folder = EngineFolder.open(request)
     spec = folder.spec
     model = onnx.load(str(folder.path / ONNX_FILE))
-    calibration = calibrate(model, photo_pixels(request.photos, spec.transform, CALIBRATION_PHOTOS))
+    calibration = calibrate(model, calibration_pixels(request.photos, spec.transform))
     delicate = Protection("calibrated", nodes=calibration.find_delicate())
     reference = DecodingRunner(OnnxRuntimeRunner(folder.path / ONNX_FILE, spec), spec)
     images = photo_images(request.photos, PROBED_IMAGES)

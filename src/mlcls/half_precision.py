@@ -7,20 +7,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from mlcls.errors import ConversionError, ParityError
 from mlcls.gate import GateReport
 from mlcls.half_calibration import Calibration, calibrate
 from mlcls.half_conversion import MATRIX_PRODUCTS, MAX_HALF, Protection, convert_to_half, count_kept
 from mlcls.half_rounding import round_like_half
-from mlcls.model_spec import ModelSpec
+from mlcls.model_spec import ImageTransform, ModelSpec
 from mlcls.runners import OnnxRuntimeRunner, Runner
-from mlcls.sample_photos import photo_pixels
+from mlcls.sample_photos import list_photos, photo_pixels
 
 if TYPE_CHECKING:
     import onnx
 
-#: Photos that the calibration runs on.
+#: Crops of the sample photos that the calibration runs on, and the most of the user's photos: it takes several times as
+#: long as an inference.
 CALIBRATION_PHOTOS: Final = 4
+MAX_CALIBRATION_PHOTOS: Final = 32
 
 #: Operations that sum up or exponentiate: NVIDIA's guide names normalisations and reductions as the first to keep in
 #: FP32 ("Precision Control", docs.nvidia.com/deeplearning/tensorrt).
@@ -148,7 +153,7 @@ def make_half(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Ga
     import onnx
 
     model = onnx.load(str(onnx_path))
-    calibration = calibrate(model, photo_pixels(photos, spec.transform, CALIBRATION_PHOTOS))
+    calibration = calibrate(model, calibration_pixels(photos, spec.transform))
     _require_possible(spec, calibration)
     tried = []
     for protection in list_levels(model, calibration):
@@ -171,6 +176,20 @@ def make_half(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Ga
         f"most FP32: {'; '.join(tried)}. What is left in FP16 are the matrix products, and TensorRT-RTX has no FP32 "
         f"ones for compute capability 7.5. Nothing was written; serve this model in FP32 (model.onnx)."
     )
+
+
+def calibration_pixels(photos: Sequence[Path], transform: ImageTransform) -> npt.NDArray[np.uint8]:
+    """What the calibration runs on: some of the user's photos, taken evenly, or crops of the sample photos.
+
+    Returns:
+        (N, H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: A photo cannot be read.
+    """
+    files = list_photos(photos)
+    step = max(1, -(-len(files) // MAX_CALIBRATION_PHOTOS))
+    return photo_pixels(files[::step], transform, CALIBRATION_PHOTOS)
 
 
 def list_levels(model: onnx.ModelProto, calibration: Calibration) -> list[Protection]:

@@ -251,6 +251,7 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
         check(root, installation, Machine((Gpu("NVIDIA A10", "8.6"),), "10.13.2.6"))
 
 
+@pytest.mark.timeout(900)  # the first one waits for six imports
 @pytest.mark.parametrize("name", OFFICIAL_MODELS)
 def test_rtx_builds_every_model_for_every_architecture(name: str, official_repository: Path) -> None:
     folder = engine_folder(official_repository, name)

@@ -13,7 +13,17 @@ from mlcls.errors import ConversionError, ParityError
 from mlcls.gate import LIMITS, GateReport, Limits
 from mlcls.half_calibration import calibrate
 from mlcls.half_conversion import Protection, convert_to_half
-from mlcls.half_precision import ARITHMETIC, STATISTICS, Gate, HalfModel, RoundedHalfRunner, list_levels, make_half
+from mlcls.half_precision import (
+    ARITHMETIC,
+    MAX_CALIBRATION_PHOTOS,
+    STATISTICS,
+    Gate,
+    HalfModel,
+    RoundedHalfRunner,
+    calibration_pixels,
+    list_levels,
+    make_half,
+)
 from mlcls.half_rounding import element_types
 from mlcls.parity import run_gate
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, Runner
@@ -114,6 +124,17 @@ def test_both_runs_must_pass(tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="got none"):
         make_half(path, SPEC, (), gate)
     assert seen == ["fp16 rounded", "fp16 onnxruntime"] * 3
+
+
+def test_a_part_of_many_photos_is_calibrated_on(tmp_path: Path) -> None:
+    image = photo_images((), 1)[0]
+    for index in range(2 * MAX_CALIBRATION_PHOTOS + 1):
+        (tmp_path / f"{index:03}.png").write_bytes(image)
+    assert len(calibration_pixels([tmp_path], SPEC.transform)) == 22
+    assert len(calibration_pixels([tmp_path / "000.png"], SPEC.transform)) == 1
+    pixels = calibration_pixels([], SPEC.transform)
+    assert pixels.shape == (4, 16, 8, 3)
+    assert pixels.dtype == np.uint8
 
 
 def test_levels_grow_and_never_name_a_product() -> None:
