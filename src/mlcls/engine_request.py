@@ -13,7 +13,8 @@ from mlcls.model_spec import ModelSpec
 from mlcls.parity import PROBED_IMAGES, run_gate
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from mlcls.sample_photos import photo_images
-from mlcls.triton_config import ONNX_FILE
+from mlcls.triton_config import ENGINE_SUFFIX, ONNX_FILE
+from mlcls.versions import engine_folder, require_version, step_folders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class EngineRequest:
         photos: The user's photos and folders of photos; by default crops of the sample photos.
         compute_capabilities: GPU architectures, for builders that need no GPU.
         output: Folder for what Triton does not serve.
+        version: Version of the model; by default the active one.
     """
 
     root: Path
@@ -33,6 +35,7 @@ class EngineRequest:
     photos: tuple[Path, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     output: Path | None = None
+    version: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +57,15 @@ class EngineFolder:
         """Finds and checks the folder.
 
         Raises:
-            RepositoryError: The model is not imported, or its FP32 graph is missing or not the one of the manifest.
+            RepositoryError: The model is not imported, has no such version, or its FP32 graph is missing or not the one
+                of the manifest.
         """
         spec = repository.read_spec(request.root, request.name)
-        onnx_path = repository.find_weights(request.root, request.name, "embedded")
-        folder = onnx_path.parent
+        folder = engine_folder(request.root, request.name)
+        if request.version is not None:
+            require_version(request.root, request.name, request.version)
+            spec = repository.read_version_spec(request.root, request.name, request.version)
+            folder = step_folders(request.root, request.name, request.version)[ENGINE_SUFFIX]
         return cls(folder, spec, verify_folder(folder, folder.parent.name, [ONNX_FILE]))
 
     def digests(self, *files: str) -> dict[str, str]:

@@ -79,6 +79,18 @@ def test_fp16_goes_through_the_gate_into_the_repository(root: Path) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, small_models: SmallModels) -> None:
+    staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", root)
+    assert staged.returncode == 0, staged.stderr
+    first = snapshot(engine_folder(root))
+    assert len(list(half_engine.build(EngineRequest(root, NAME, version=2)))) == 3
+    assert (root / f"{NAME}_engine_2" / "2" / "model.fp16.onnx").is_file()
+    assert snapshot(engine_folder(root)) == first
+    missing = run_mlcls("build-engine", NAME, "--engine", "fp16", "--version", "3", "--repository", root)
+    assert missing.returncode == 1
+    assert "has no version 3" in missing.stderr
+
+
 def test_what_does_not_pass_changes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(root)
     strict = dataclasses.replace(LIMITS["fp16"], max_difference=1e-9)

@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tensorrt-rtx: architectures to build for, 7.5 (or SM75), 8.6, 8.9, 12.0 and so on",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="tensorrt-rtx: folder of the engines")
+    parser.add_argument(
+        "--version", type=int, metavar="N", help="version of the model, staged ones too (default: the active one)"
+    )
     add_repository_option(parser)
 
 
@@ -68,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         tuple(arguments.photos),
         tuple(arguments.compute_capability),
         arguments.output,
+        arguments.version,
     )
     for line in build(request):
         print(line, flush=True)
