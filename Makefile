@@ -33,7 +33,7 @@ serve: build ## Serve an imported model: make serve [MODEL=...]
 	@$(BIN)/mlcls serve '$(MODEL)'
 
 .PHONY: test
-test: build .venv-paddlex/.installed ## Run all tests, the real server and PaddleX included
+test: build .venv-paddlex/.installed .tools/prometheus/.installed ## Run all tests, the real server and PaddleX included
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 .PHONY: check
@@ -59,7 +59,9 @@ bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported 
 .PHONY: lock
 lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
-	$(LOCK) pyproject.toml --output-file requirements/triton.txt
+	$(LOCK) pyproject.toml --extra container --output-file requirements/triton.txt
+	$(LOCK) pyproject.toml requirements/tensorrt.in --extra container --output-file requirements/tensorrt.txt
+	$(LOCK) requirements/wheel.in --output-file requirements/wheel.txt
 	$(LOCK) pyproject.toml client/pyproject.toml requirements/dev.in --extra serve --extra convert --extra train --extra pdf \
 		--extra tensorrt-rtx \
 		--override requirements/overrides.txt --output-file requirements/dev.txt
@@ -73,6 +75,17 @@ $(UV): requirements/uv.txt
 	@test -n '$(PYTHON)' || { echo 'make: expected Python 3.10, 3.11 or 3.12 with venv on the PATH, got none; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	$(PYTHON) -m venv .tools
 	.tools/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	@touch $@
+
+# Debian's or Ubuntu's package, unpacked here; apt-get keeps its lists here too, so that it needs no root. Where there is
+# neither, the tests that need Prometheus are skipped and say so.
+APT = apt-get -qq -o Dir::State=$(CURDIR)/.tools/prometheus/apt -o Dir::State::status=/dev/null \
+	-o Dir::Cache=$(CURDIR)/.tools/prometheus/apt -o APT::Sandbox::User=''
+.tools/prometheus/.installed: $(UV)
+	@mkdir -p .tools/prometheus/apt/lists/partial .tools/prometheus/apt/archives/partial
+	@cd .tools/prometheus && if command -v prometheus promtool >/dev/null; then :; \
+		elif $(APT) update && $(APT) download prometheus && dpkg-deb -x prometheus_*.deb .; then rm -rf apt prometheus_*.deb; \
+		else echo 'make: no Prometheus here; its tests are skipped (Debian and Ubuntu: apt-get install prometheus)' >&2; fi
 	@touch $@
 
 # A stamp is written last, so that an interrupted installation is done again.

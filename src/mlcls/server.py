@@ -22,6 +22,7 @@ from mlcls import repository, server_log
 from mlcls.errors import ServerError
 from mlcls.manifest import verify_folder
 from mlcls.nvidia import Machine, read_machine
+from mlcls.server_log import STANDARD_OUTPUT
 from mlcls.tensorrt_plan import check_plan
 from mlcls.triton_config import ENGINE_TARGETS, PLAN_FILE, Target
 from mlcls.triton_installation import TritonInstallation, embedded_installation
@@ -31,7 +32,11 @@ ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
 ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
 
 #: APIs that change the server or read its memory; open ones would let any client unload a model.
-_CLOSED_APIS: Final = "model-repository,shared-memory,logging,trace"
+CLOSED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
+
+#: What Triton's deployment guide closes besides on a server that others can reach. The configuration of a model stays
+#: open: the client learns from it how many images a request may hold.
+CLOSED_APIS_IN_PRODUCTION: Final = (*CLOSED_APIS, "statistics")
 
 _STOP_TIMEOUT_S: Final = 40.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -50,7 +55,8 @@ class ServerOptions:
         grpc_port: Port of the gRPC API.
         metrics_port: Port of the Prometheus metrics.
         ready_timeout_s: How long loading may take.
-        log_path: File for Triton's whole log; by default it is dropped once the server has ended.
+        log_path: File for Triton's whole log, or `STANDARD_OUTPUT`; by default it is dropped once the server has ended.
+        closed_apis: Triton's names of the APIs that need the admin key.
     """
 
     repository: Path
@@ -62,6 +68,7 @@ class ServerOptions:
     metrics_port: int = 8002
     ready_timeout_s: float = 300.0
     log_path: Path | None = None
+    closed_apis: tuple[str, ...] = CLOSED_APIS
 
     @classmethod
     def on_free_ports(cls, repository: Path, *models: str) -> ServerOptions:
@@ -165,14 +172,14 @@ class TritonServer:
         self._log_path = self.options.log_path or folder / "tritonserver.log"
         self._shared_memory_prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
         try:
-            log = self._cleanup.enter_context(self._log_path.open("wb"))
+            log = None if self._log_path == STANDARD_OUTPUT else self._cleanup.enter_context(self._log_path.open("wb"))
         except OSError as error:
             raise ServerError(f"The log file {self._log_path} cannot be written: {error.strerror}.") from None
         self._process = subprocess.Popen(
             _command(self.options, installation.executable, backends, self._shared_memory_prefix, self.admin_key),
             stdin=subprocess.DEVNULL,
             stdout=log,
-            stderr=subprocess.STDOUT,
+            stderr=None if log is None else subprocess.STDOUT,
             env=installation.environment(),
             start_new_session=True,  # an interrupt at the terminal must reach mlcls only, which then drains the server
             preexec_fn=_die_with_parent,
@@ -282,8 +289,9 @@ def _command(
         f"--grpc-port={options.grpc_port}",
         f"--metrics-address={options.host}",
         f"--metrics-port={options.metrics_port}",
-        f"--http-restricted-api={_CLOSED_APIS}:{key}",
-        f"--grpc-restricted-protocol={_CLOSED_APIS}:{key}",
+        f"--http-restricted-api={','.join(options.closed_apis)}:{key}",
+        f"--grpc-restricted-protocol={','.join(options.closed_apis)}:{key}",
+        "--metrics-config=summary_latencies=true",
         "--log-format=ISO8601",
     ]
     if options.target != "embedded":

@@ -14,10 +14,15 @@ _HARMLESS: Final = re.compile(r"CudaDriverHelper|NVML|DCGM|CUDA driver version i
 
 _TAIL_BYTES: Final = 1 << 20
 
+#: As the path of the log: Triton's log goes to standard output, as a container's should.
+STANDARD_OUTPUT: Final = Path("-")
+
 
 def describe_end(log_path: Path, exit_status: int) -> str:
     """One line for a server that ended: the first reason in its log, else how the process ended."""
     how = f"exit status {exit_status}" if exit_status >= 0 else f"signal {-exit_status}"
+    if log_path == STANDARD_OUTPUT:
+        return f"tritonserver ended with {how}; its log above tells why"
     try:
         with log_path.open("rb") as file:
             file.seek(0, 2)

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="look at the repository every S seconds and switch to the version that is active there",
     )
-    parser.add_argument("--log-file", type=Path, metavar="FILE", help="keep Triton's whole log here")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="keep Triton's whole log here; - prints it")
     parser.add_argument(
         "--tritonserver",
         type=Path,
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         RepositoryError: A model cannot be served.
         ServerError: The server cannot start, or ended by itself.
     """
-    from mlcls.server import ServerOptions, TritonServer
+    from mlcls.server import CLOSED_APIS, CLOSED_APIS_IN_PRODUCTION, ServerOptions, TritonServer
     from mlcls.triton_installation import embedded_installation, system_installation
 
     if arguments.poll is not None and not 0.1 <= arguments.poll <= 3600:
@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         metrics_port=arguments.metrics_port,
         ready_timeout_s=arguments.ready_timeout,
         log_path=arguments.log_file,
+        closed_apis=CLOSED_APIS if arguments.tritonserver is None else CLOSED_APIS_IN_PRODUCTION,
     )
 
     def request_stop(_signum: int, _frame: FrameType | None) -> None:
