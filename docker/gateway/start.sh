@@ -48,22 +48,30 @@ render_bootstrap() {
 # The routes of one client: those of the requests that carry this key. A here-document, since the arguments of a process
 # can be seen by others.
 write_client_routes() {
-    for protocol in grpc http; do
-        cat << END
+    match="match: {prefix: /, headers: [{name: authorization, string_match: {exact: \"Bearer $2\"}}"
+    client="metadata: {filter_metadata: {mlcls: {client: \"$1\"}}}"
+    cat << END
+      # Most clients send all of a request before they read the answer: one that announces a size above the limit is read
+      # to its end, within reason, or they would hear of a broken connection instead of the limit.
       - name: "$1"
-        match:
-          prefix: /
-          headers: [{name: authorization, string_match: {exact: "Bearer $2"}}]
-END
-        [ "$protocol" = http ] || echo '          grpc: {}'
-        cat << END
-        metadata: {filter_metadata: {mlcls: {client: "$1"}}}
+        $match, {name: content-length, range_match: {start: $((MAX_REQUEST_BYTES + 1)), end: 9223372036854775807}}]}
+        $client
+        direct_response: {status: 413}
+        typed_per_filter_config:
+          size_limit:
+            "@type": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute
+            buffer: {max_request_bytes: {value: $((MAX_REQUEST_BYTES * 4))}}
+      - name: "$1"
+        $match], grpc: {}}
+        $client
         request_headers_to_remove: [authorization]
-        route:
-          cluster: triton_$protocol
-          timeout: ${TIMEOUT_S}s
+        route: {cluster: triton_grpc, timeout: ${TIMEOUT_S}s}
+      - name: "$1"
+        $match]}
+        $client
+        request_headers_to_remove: [authorization]
+        route: {cluster: triton_http, timeout: ${TIMEOUT_S}s}
 END
-    done
 }
 
 # Writes the routes from the operator's file of keys. Nothing that is printed holds a key.

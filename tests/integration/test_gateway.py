@@ -1,0 +1,405 @@
+"""The gateway in front of the real server: who gets in, what gets through, and what the log tells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+from PIL import Image
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from gateway_process import Gateway, make_certificate, make_key, run_gateway, wait_for
+from mlcls.server import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE, TritonServer, free_ports
+from mlcls_client import create_model
+from mlcls_client.errors import MlclsClientError, ServerError
+from processes import ROOT, start_server
+from served_models import SmallModels
+
+MODEL = "small_with_sigmoid"
+ADMIN_KEY = "the-right-admin-key"
+KEYS = {"alice": make_key(), "bob": make_key()}
+MAX_REQUEST_BYTES = 3_000_000
+
+#: Method and path of everything that Triton closes, and of what its patterns could be talked into.
+CLOSED_CALLS = [
+    ("POST", "/v2/repository/index"),
+    ("POST", f"/v2/repository/models/{MODEL}/load"),
+    ("POST", f"/v2/repository/models/{MODEL}/unload"),
+    ("GET", "/v2/systemsharedmemory/status"),
+    ("POST", "/v2/systemsharedmemory/region/r/register"),
+    ("POST", "/v2/systemsharedmemory/unregister"),
+    ("GET", "/v2/cudasharedmemory/status"),
+    ("POST", "/v2/cudasharedmemory/region/r/register"),
+    ("GET", "/v2/models/stats"),
+    ("GET", "/v2/models//stats"),
+    ("GET", f"/v2/models/{MODEL}/stats"),
+    ("GET", f"/v2/models/{MODEL}/versions/1/stats"),
+    ("GET", "/v2/trace/setting"),
+    ("POST", f"/v2/models/{MODEL}/trace/setting"),
+    ("GET", "/v2/logging"),
+    ("POST", "/v2/logging"),
+    ("POST", f"/v2/models/{MODEL}/generate"),
+    ("GET", "/metrics"),
+    ("GET", f"/v2/models/{MODEL}/../../repository/index"),
+    ("GET", f"/v2/models/{MODEL}/./../stats"),
+    ("GET", f"/v2/models/{MODEL}/stats?/infer"),
+    ("PUT", f"/v2/models/{MODEL}/infer"),
+    ("POST", f"/v2/models/{MODEL}/config"),
+    ("POST", "/inference.GRPCInferenceService/RepositoryIndex"),
+]
+
+CLOSED_PROTOCOLS: dict[str, Callable[[InferenceServerClient, dict[str, str]], Any]] = {
+    "index": lambda client, headers: client.get_model_repository_index(headers=headers),
+    "load": lambda client, headers: client.load_model(MODEL, headers=headers),
+    "unload": lambda client, headers: client.unload_model(MODEL, headers=headers),
+    "system shared memory": lambda client, headers: client.get_system_shared_memory_status(headers=headers),
+    "register": lambda client, headers: client.register_system_shared_memory("r", "/r", 8, headers=headers),
+    "cuda shared memory": lambda client, headers: client.get_cuda_shared_memory_status(headers=headers),
+    "statistics": lambda client, headers: client.get_inference_statistics(headers=headers),
+    "trace": lambda client, headers: client.get_trace_settings(headers=headers),
+    "logging": lambda client, headers: client.update_log_settings({"log_verbose_level": 1}, headers=headers),
+}
+
+
+@pytest.fixture(scope="module")
+def server(small_models: SmallModels) -> Iterator[TritonServer]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ADMIN_KEY_VARIABLE, ADMIN_KEY)
+        with start_server(small_models.repository, MODEL) as server:
+            yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with run_gateway(
+        tmp_path_factory.mktemp("gateway"), server, KEYS, MAX_REQUEST_BYTES=str(MAX_REQUEST_BYTES)
+    ) as gateway:
+        yield gateway
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_the_right_key_is_served(
+    gateway: Gateway, server: TritonServer, sample_images: list[Path], protocol: str
+) -> None:
+    photos = [str(path) for path in sample_images if path.stat().st_size < 50_000][:5]
+    assert len(photos) == 5
+    direct = server.grpc_url if protocol == "grpc" else server.http_url
+    expected = [result.json for result in create_model(MODEL, url=direct, protocol=protocol).predict(photos)]
+    for key in KEYS.values():
+        model = create_model(MODEL, url=gateway.url, protocol=protocol, ssl=gateway.certificate, api_key=key)
+        results = [result.json for result in model.predict(photos, batch_size=3)]
+        assert results == expected
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("key", [None, make_key(), "x", KEYS["alice"][:-1], f"{KEYS['alice']}a", KEYS["alice"].upper()])
+def test_any_other_key_is_refused(gateway: Gateway, sample_images: list[Path], protocol: str, key: str | None) -> None:
+    model = create_model(MODEL, url=gateway.url, protocol=protocol, ssl=gateway.certificate, api_key=key)
+    with pytest.raises(ServerError, match="expected a known API key in the header 'authorization: Bearer KEY'"):
+        list(model.predict(str(sample_images[0])))
+
+
+def test_the_status_without_a_key(gateway: Gateway) -> None:
+    for path in ("/v2", "/v2/health/ready", f"/v2/models/{MODEL}/infer", "/v2/repository/index", "/nothing"):
+        status, body = gateway.request("GET", path)
+        assert (status, json.loads(body)["error"][:30]) == (401, "expected a known API key in th")
+    with grpc_client(gateway) as client, pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+        client.get_model_repository_index()
+
+
+def test_a_key_counts_in_its_header_alone(gateway: Gateway) -> None:
+    key = KEYS["alice"]
+    assert gateway.request("GET", "/v2", authorization=key)[0] == 401
+    assert gateway.request("GET", "/v2", authorization=f"Basic {key}")[0] == 401
+    assert gateway.request("GET", f"/v2?authorization={key}")[0] == 401
+    assert gateway.request("GET", "/v2", x_api_key=key)[0] == 401
+    assert gateway.request("GET", "/v2", key)[0] == 200
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED_CALLS)
+def test_closed_calls_over_http(gateway: Gateway, server: TritonServer, method: str, path: str) -> None:
+    status, body = gateway.request(method, path, KEYS["alice"], mlcls_admin_key=ADMIN_KEY)
+    assert (status, json.loads(body)["error"][:32]) == (403, "this call is closed from outside"), (path, status, body)
+    assert is_model_ready(server)
+
+
+@pytest.mark.parametrize("path", [f"/v2/models/{MODEL}%2fstats", f"/v2/models/{MODEL}%5cstats", "/v2/models/..%2fx"])
+def test_ambiguous_paths(gateway: Gateway, path: str) -> None:
+    status, body = gateway.request("GET", path, KEYS["alice"])
+    assert status in (400, 403)
+    assert "expected a plain path" in body or "closed from outside" in body
+
+
+@pytest.mark.parametrize("name", CLOSED_PROTOCOLS)
+def test_closed_calls_over_grpc(gateway: Gateway, server: TritonServer, name: str) -> None:
+    headers = {"authorization": f"Bearer {KEYS['alice']}", f"triton-grpc-protocol-{ADMIN_KEY_HEADER}": ADMIN_KEY}
+    with (
+        grpc_client(gateway) as client,
+        pytest.raises(InferenceServerException, match=r"PERMISSION_DENIED.*this call is closed from outside"),
+    ):
+        CLOSED_PROTOCOLS[name](client, headers)
+    assert is_model_ready(server)
+
+
+def test_the_admin_key_works_inside(server: TritonServer) -> None:
+    """What the gateway refuses above is refused by the gateway and not by Triton for want of a right key."""
+    with InferenceServerClient(server.grpc_url) as client:
+        index = client.get_model_repository_index(headers={f"triton-grpc-protocol-{ADMIN_KEY_HEADER}": ADMIN_KEY})
+    assert MODEL in {model.name for model in index.models}
+
+
+def test_open_calls(gateway: Gateway) -> None:
+    key = KEYS["bob"]
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready", f"/v2/models/{MODEL}", f"/v2/models/{MODEL}/ready"):
+        assert gateway.request("GET", path, key)[0] == 200, path
+    status, body = gateway.request("GET", f"/v2/models/{MODEL}/versions/1/config", key)
+    assert (status, json.loads(body)["max_batch_size"]) == (200, 32)
+    headers = {"authorization": f"Bearer {key}"}
+    with grpc_client(gateway) as client:
+        assert client.is_server_live(headers=headers)
+        assert client.is_server_ready(headers=headers)
+        assert client.is_model_ready(MODEL, headers=headers)
+        assert client.get_server_metadata(headers=headers).name == "triton"
+        assert client.get_model_metadata(MODEL, headers=headers).name == MODEL
+
+
+@pytest.mark.parametrize("size", [MAX_REQUEST_BYTES, MAX_REQUEST_BYTES + 1, 4 * MAX_REQUEST_BYTES])
+def test_the_size_limit_over_http(gateway: Gateway, size: int) -> None:
+    status, body = gateway.request(
+        "POST",
+        f"/v2/models/{MODEL}/infer",
+        KEYS["alice"],
+        b"\0" * size,
+        Inference_Header_Content_Length="0",
+        Content_Type="application/octet-stream",
+    )
+    error = json.loads(body)["error"]
+    if size <= MAX_REQUEST_BYTES:
+        assert (status, "expected" in error and "larger" not in error) == (400, True), error  # Triton's: no image
+    else:
+        assert status == 413
+        assert error.startswith(f"expected a request of at most {MAX_REQUEST_BYTES} bytes, got a larger one;")
+
+
+def test_the_size_limit_over_grpc(gateway: Gateway) -> None:
+    tensor = tritonclient.grpc.InferInput("image", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[b"\0" * (MAX_REQUEST_BYTES + 1)]], dtype=np.object_))
+    with (
+        grpc_client(gateway) as client,
+        pytest.raises(InferenceServerException, match=r"RESOURCE_EXHAUSTED.*at most 3000000 bytes, got a larger one"),
+    ):
+        client.infer(MODEL, [tensor], headers={"authorization": f"Bearer {KEYS['alice']}"})
+
+
+def test_the_client_hears_of_the_size_limit(gateway: Gateway, tmp_path: Path) -> None:
+    """All of a request is sent before the answer is read, so a gateway that hung up would be a broken connection."""
+    photo = tmp_path / "photo.bmp"
+    Image.fromarray(np.zeros((1600, 1700, 3), np.uint8)).save(photo)
+    assert 2 * MAX_REQUEST_BYTES < photo.stat().st_size < 4 * MAX_REQUEST_BYTES
+    for protocol in ("grpc", "http"):
+        model = create_model(MODEL, url=gateway.url, protocol=protocol, ssl=gateway.certificate, api_key=KEYS["alice"])
+        with pytest.raises(MlclsClientError, match="expected a request of at most 3000000 bytes, got a larger one"):
+            list(model.predict(str(photo)))
+
+
+def test_a_size_that_is_not_announced(gateway: Gateway) -> None:
+    with tls_socket(gateway) as connection:
+        head = f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS['alice']}\r\n"
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n{MAX_REQUEST_BYTES + 1:x}\r\n".encode())
+        connection.sendall(b"\0" * (MAX_REQUEST_BYTES + 1))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 Payload Too Large\r\n")
+
+
+def test_a_body_of_a_stranger_is_not_read(gateway: Gateway) -> None:
+    """The refusal comes before the body, which is only announced."""
+    with tls_socket(gateway) as connection:
+        connection.sendall(
+            f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".encode()
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+
+
+def test_each_client_has_its_own_rate(server: TritonServer, tmp_path: Path) -> None:
+    keys = {**KEYS, "carol": make_key()}
+    with run_gateway(tmp_path, server, keys, REQUESTS_PER_SECOND="1", BURST="5") as gateway:
+        statuses = [gateway.request("GET", "/v2", keys["alice"])[0] for _ in range(15)]
+        assert statuses[:5] == [200] * 5
+        assert statuses.count(429) >= 5
+        assert gateway.request("GET", "/v2", keys["bob"])[0] == 200
+        status, body = gateway.request("GET", "/v2", keys["alice"])
+        if status == 429:
+            assert json.loads(body)["error"].startswith("expected at most 1 requests a second (5 at once)")
+        headers = {"authorization": f"Bearer {keys['carol']}"}
+        with (
+            grpc_client(gateway) as client,
+            pytest.raises(InferenceServerException, match=r"RESOURCE_EXHAUSTED.*later"),
+        ):
+            for _ in range(15):
+                client.is_server_live(headers=headers)
+
+
+def test_slow_requests_end(server: TritonServer, tmp_path: Path) -> None:
+    with run_gateway(tmp_path, server, KEYS, TIMEOUT_S="2") as gateway, tls_socket(gateway) as connection:
+        head = f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS['alice']}\r\n"
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\npart".encode())
+        answer = connection.recv(10_000)
+        assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert b"expected the whole request within 2 s, got a part of it" in answer
+
+
+def test_keys_change_without_a_restart(server: TritonServer, tmp_path: Path) -> None:
+    new = make_key()
+
+    def status(key: str) -> int:
+        return gateway.request("GET", "/v2", key)[0]
+
+    with run_gateway(tmp_path, server, KEYS) as gateway:
+        assert (status(KEYS["alice"]), status(new)) == (200, 401)
+        gateway.write_keys({"alice": KEYS["alice"], "carol": new})
+        wait_for(lambda: status(new) == 200)
+        assert (status(KEYS["alice"]), status(KEYS["bob"])) == (200, 401)
+        gateway.write_keys({"alice": KEYS["alice"]}, "bob short")
+        wait_for(lambda: "the API keys stay as they were" in gateway.log)
+        assert "api_keys, line 3: expected a key of at least 32 characters" in gateway.log
+        assert (status(KEYS["alice"]), status(new)) == (200, 200)
+        gateway.write_keys({"carol": new})
+        wait_for(lambda: status(KEYS["alice"]) == 401)
+        assert status(new) == 200
+        assert not any(key in gateway.log for key in (*KEYS.values(), new))
+
+
+def test_the_certificate_changes_without_a_restart(server: TritonServer, tmp_path: Path) -> None:
+    def serial() -> str:
+        return ssl.get_server_certificate(("localhost", gateway.port))
+
+    with run_gateway(tmp_path, server, KEYS) as gateway:
+        before = serial()
+        assert before.strip() == gateway.certificate.read_text().strip()
+        (gateway.secrets / "tls.key").write_text("not a key")
+        wait_for(lambda: "the certificate stays as it was" in gateway.log)
+        assert serial() == before
+        make_certificate(gateway.secrets)
+        wait_for(lambda: serial().strip() == gateway.certificate.read_text().strip())
+        assert serial() != before
+        assert gateway.request("GET", "/v2", KEYS["alice"])[0] == 200
+
+
+def test_nothing_without_tls(gateway: Gateway) -> None:
+    request = urllib.request.Request(f"http://localhost:{gateway.port}/v2")
+    with pytest.raises(OSError, match=r"reset|refused|closed|remote"):
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_versions(gateway: Gateway, version: ssl.TLSVersion) -> None:
+    with tls_socket(gateway, version) as connection:
+        assert connection.version() == version.name.replace("_", ".")
+
+
+def test_old_tls_is_refused(gateway: Gateway) -> None:
+    arguments = ["-connect", f"localhost:{gateway.port}", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]
+    process = subprocess.run(["openssl", "s_client", *arguments], capture_output=True, stdin=subprocess.DEVNULL)
+    assert process.returncode != 0
+    assert b"alert protocol version" in process.stderr
+
+
+def test_the_log_names_the_client_and_no_key(gateway: Gateway) -> None:
+    path = f"/v2/models/{MODEL}"
+    assert gateway.request("GET", f"{path}?token={KEYS['bob']}", KEYS["alice"])[0] == 200
+    wrong = make_key()
+    assert gateway.request("GET", "/v2/health/live", wrong)[0] == 401
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in gateway.log.splitlines() if line.startswith("{")]
+
+    wait_for(lambda: any(line["path"] == "/v2/health/live" and line["status"] == 401 for line in lines()))
+    line = next(line for line in reversed(lines()) if line["path"] == path)
+    assert (line["client"], line["status"], line["method"]) == ("alice", 200, "GET")
+    refused = next(line for line in reversed(lines()) if line["path"] == "/v2/health/live" and line["status"] == 401)
+    assert refused["client"] == "unknown"
+    assert not any(key in gateway.log for key in (*KEYS.values(), wrong, ADMIN_KEY))
+    assert "work-in-progress" not in gateway.log
+    assert "[warning]" not in gateway.log
+
+
+def test_the_metrics_port_tells_metrics_alone(gateway: Gateway) -> None:
+    def ask(path: str) -> tuple[int, str]:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://127.0.0.1:{gateway.metrics_port}{path}", timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+
+    assert "envoy_http_downstream_rq_xx" in ask("/metrics")[1]
+    for path in ("/config_dump", "/quitquitquit", "/stats", "/certs", "/metrics/../config_dump"):
+        assert ask(path)[0] == 404, path
+
+
+def test_the_files_that_hold_keys_are_private(gateway: Gateway) -> None:
+    run = gateway.secrets.parent / "run"
+    assert run.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o077 for path in run.iterdir()} == {0}
+
+
+def test_the_health_check(gateway: Gateway) -> None:
+    def check(port: int) -> int:
+        command = ["bash", ROOT / "docker" / "gateway" / "check_ready.sh"]
+        return subprocess.run(command, env={**os.environ, "METRICS_PORT": str(port)}, capture_output=True).returncode
+
+    assert check(gateway.metrics_port) == 0
+    assert check(free_ports(1)[0]) != 0
+
+
+def test_without_triton(tmp_path: Path) -> None:
+    http_port, grpc_port = map(str, free_ports(2))
+    address = {"TRITON_HOST": "127.0.0.1", "TRITON_HTTP_PORT": http_port, "TRITON_GRPC_PORT": grpc_port}
+    gateway = Gateway(tmp_path, KEYS, address)
+    try:
+        wait_for(lambda: answers(gateway))
+        assert gateway.request("GET", "/healthz")[0] == 503
+        status, body = gateway.request("GET", "/v2", KEYS["alice"])
+        assert (status, json.loads(body)["error"][:26]) == (503, "Triton does not answer; it")
+        with grpc_client(gateway) as client, pytest.raises(InferenceServerException, match="Triton does not answer"):
+            client.is_server_live(headers={"authorization": f"Bearer {KEYS['alice']}"})
+    finally:
+        gateway.stop()
+
+
+def answers(gateway: Gateway) -> bool:
+    with contextlib.suppress(OSError):
+        return gateway.request("GET", "/healthz")[0] in (200, 503)
+    return False
+
+
+def grpc_client(gateway: Gateway) -> InferenceServerClient:
+    return InferenceServerClient(gateway.url, ssl=True, root_certificates=str(gateway.certificate))
+
+
+@contextlib.contextmanager
+def tls_socket(gateway: Gateway, version: ssl.TLSVersion | None = None) -> Iterator[ssl.SSLSocket]:
+    context = ssl.create_default_context(cafile=gateway.certificate)
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    with (
+        socket.create_connection(("localhost", gateway.port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        yield connection
+
+
+def is_model_ready(server: TritonServer) -> bool:
+    with InferenceServerClient(server.grpc_url) as client:
+        return bool(client.is_model_ready(MODEL))
