@@ -140,10 +140,16 @@ fingerprint() {
     cat "$@" 2> /dev/null | cksum
 }
 
+# Whether Envoy, which takes this script's place, is still the parent of this process.
+has_parent() {
+    read -r _ _ _ parent _ < /proc/self/stat
+    [ "$parent" = "$1" ]
+}
+
 # By content and not by time: a file that is edited in place, replaced, or reached through a link is noticed alike.
 follow_changes() {
     keys=$1 certificate=$2
-    while sleep 1 && kill -0 "$3" 2> /dev/null; do
+    while sleep 1 && has_parent "$3"; do
         now=$(fingerprint "$SECRETS_FOLDER/api_keys")
         if [ "$now" != "$keys" ]; then
             keys=$now

@@ -262,10 +262,11 @@ def test_slow_requests_end(server: TritonServer, tmp_path: Path) -> None:
 def test_keys_change_without_a_restart(server: TritonServer, tmp_path: Path) -> None:
     new = make_key()
 
-    def status(key: str) -> int:
-        return gateway.request("GET", "/v2", key)[0]
-
     with run_gateway(tmp_path, server, KEYS) as gateway:
+
+        def status(key: str) -> int:
+            return gateway.request("GET", "/v2", key)[0]
+
         assert (status(KEYS["alice"]), status(new)) == (200, 401)
         gateway.write_keys({"alice": KEYS["alice"], "carol": new})
         wait_for(lambda: status(new) == 200)
@@ -281,18 +282,19 @@ def test_keys_change_without_a_restart(server: TritonServer, tmp_path: Path) -> 
 
 
 def test_the_certificate_changes_without_a_restart(server: TritonServer, tmp_path: Path) -> None:
-    def serial() -> str:
-        return ssl.get_server_certificate(("localhost", gateway.port))
-
     with run_gateway(tmp_path, server, KEYS) as gateway:
-        before = serial()
-        assert before.strip() == gateway.certificate.read_text().strip()
+
+        def served() -> str:
+            return ssl.get_server_certificate(("localhost", gateway.port)).strip()
+
+        before = served()
+        assert before == gateway.certificate.read_text().strip()
         (gateway.secrets / "tls.key").write_text("not a key")
         wait_for(lambda: "the certificate stays as it was" in gateway.log)
-        assert serial() == before
+        assert served() == before
         make_certificate(gateway.secrets)
-        wait_for(lambda: serial().strip() == gateway.certificate.read_text().strip())
-        assert serial() != before
+        wait_for(lambda: served() == gateway.certificate.read_text().strip())
+        assert served() != before
         assert gateway.request("GET", "/v2", KEYS["alice"])[0] == 200
 
 
@@ -356,7 +358,7 @@ def test_the_files_that_hold_keys_are_private(gateway: Gateway) -> None:
 
 def test_the_health_check(gateway: Gateway) -> None:
     def check(port: int) -> int:
-        command = ["bash", ROOT / "docker" / "gateway" / "check_ready.sh"]
+        command: list[str | Path] = ["bash", ROOT / "docker" / "gateway" / "check_ready.sh"]
         return subprocess.run(command, env={**os.environ, "METRICS_PORT": str(port)}, capture_output=True).returncode
 
     assert check(gateway.metrics_port) == 0

@@ -1,0 +1,194 @@
+"""What the images run, outside of an image: the installation with Python 3.12, and the command of the container."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlcls.server import free_ports
+from mlcls.triton_installation import embedded_installation
+from mlcls_client import create_model
+from processes import ROOT, mlcls_command
+from served_models import SmallModels
+
+MODEL = "small_with_sigmoid"
+
+
+def find_python() -> str:
+    """A Python of the images' version."""
+    version = "import sys, venv; sys.exit(sys.version_info[:2] != (3, 12))"
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [Path(sys.executable), Path(shutil.which("python3.12") or sys.executable)]
+    for candidate in [*candidates, *sorted(pyenv.glob("3.12*/bin/python3.12"))]:
+        if subprocess.run([candidate, "-c", version], capture_output=True).returncode == 0:
+            return str(candidate)
+    pytest.skip("there is no Python 3.12 here, which the images have")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The environment that the image's stages make: installed with one Python, then given to another."""
+    python = find_python()
+    folder = tmp_path_factory.mktemp("image") / "mlcls"
+    install: list[str | Path] = [
+        "sh",
+        ROOT / "docker" / "install.sh",
+        python,
+        folder,
+        ROOT / "requirements" / "triton.txt",
+        ROOT,
+    ]
+    process = subprocess.run(install, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    for link in (folder / "bin").glob("python*"):
+        link.unlink()
+    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
+    return folder
+
+
+def run_in(environment: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    kept = {"PATH": f"{environment}/bin:/usr/bin:/bin", "HOME": "/nonexistent"}
+    return subprocess.run([environment / "bin" / command[0], *command[1:]], env=kept, capture_output=True, text=True)
+
+
+def test_the_image_has_what_the_backends_import(environment: Path) -> None:
+    code = "import mlcls.backend_model, mlcls.postprocess, mlcls.transforms, mlcls.server, numpy; print(numpy.__file__)"
+    process = run_in(environment, "python3", "-c", code)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith(str(environment))
+
+
+def test_the_image_has_no_build_tools(environment: Path) -> None:
+    for module in ("pip", "hatchling", "setuptools"):
+        assert run_in(environment, "python3", "-c", f"import {module}").returncode != 0
+    assert not list((environment / "bin").glob("pip*"))
+
+
+def test_the_image_decodes(environment: Path, sample_images: list[Path]) -> None:
+    code = (
+        "import sys, numpy; from mlcls.transforms import decode_image\n"
+        "print(decode_image(open(sys.argv[1], 'rb').read()).shape)"
+    )
+    process = run_in(environment, "python3", "-c", code, sample_images[0])
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.rstrip().endswith(", 3)")
+
+
+def test_the_image_checks_the_repository(environment: Path, small_models: SmallModels) -> None:
+    assert run_in(environment, "mlcls", "--version").stdout.startswith("mlcls ")
+    process = run_in(environment, "mlcls", "repository", "--check", "--repository", ROOT / "model_repository")
+    assert process.returncode == 0, process.stderr
+    for arguments, words in (
+        (["--tritonserver", "/nonexistent"], "Expected bin/tritonserver and backends/ in /nonexistent"),
+        ([], "listens on this machine only"),
+    ):
+        process = run_in(
+            environment, "mlcls", "serve", MODEL, "--repository", small_models.repository, "--host=0.0.0.0", *arguments
+        )
+        assert process.returncode == 1
+        assert words in process.stderr
+
+
+@pytest.fixture(scope="module")
+def tritonserver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded tritonserver, laid out as NVIDIA's image has its own in /opt/tritonserver."""
+    installation = embedded_installation()
+    assert installation.stub is not None
+    root = tmp_path_factory.mktemp("opt") / "tritonserver"
+    for name in ("bin", "lib"):
+        (root / name).mkdir(parents=True)
+    (root / "bin" / "tritonserver").symlink_to(installation.executable)
+    shutil.copytree(installation.backends, root / "backends")
+    stub = root / "backends" / "python" / installation.stub.name
+    shutil.copyfile(installation.stub, stub)
+    stub.chmod(0o755)
+    for folder, pattern in zip(installation.library_folders, ("*.so*", "libpython*.so*"), strict=True):
+        for library in folder.glob(pattern):
+            (root / "lib" / library.name).symlink_to(library)
+    return root
+
+
+@pytest.fixture(scope="module")
+def read_only_repository(small_models: SmallModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("read_only") / "models"
+    shutil.copytree(small_models.repository, folder)
+    paths = [folder, *folder.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    yield folder
+    assert {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before
+    for path in paths:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_the_command_of_the_container(
+    tritonserver: Path, read_only_repository: Path, sample_images: list[Path], tmp_path: Path
+) -> None:
+    """With the log on standard output, and with the APIs closed that a server which others reach has to close."""
+    http_port, grpc_port = free_ports(2)
+    command = serve_command(tritonserver, read_only_repository, http_port, grpc_port)
+    output = tmp_path / "output"
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "MLCLS_ADMIN_KEY": "key"}, cwd=tmp_path
+        )
+    try:
+        url = f"http://127.0.0.1:{http_port}"
+        health: list[str | Path] = [sys.executable, ROOT / "docker" / "check_ready.py", f"{url}/v2/health/ready"]
+        for _ in range(200):
+            assert process.poll() is None, output.read_text()
+            if subprocess.run(health, capture_output=True).returncode == 0:
+                break
+        (result,) = create_model(MODEL, url=f"127.0.0.1:{grpc_port}").predict(str(sample_images[0]))
+        assert result.json
+
+        url = f"{url}/v2/models/stats"
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(url)
+        with urllib.request.urlopen(urllib.request.Request(url, headers={"mlcls-admin-key": "key"})) as response:
+            assert MODEL in {one["name"] for one in json.load(response)["model_stats"]}
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    text = output.read_text(errors="replace")
+    assert process.returncode == 0
+    assert f"successfully loaded '{MODEL}'" in text
+    assert text.rstrip().endswith("Stopped.")
+
+
+def test_a_container_that_cannot_start_says_where_to_look(
+    tritonserver: Path, small_models: SmallModels, tmp_path: Path
+) -> None:
+    backends = tmp_path / "python_backends"
+    shutil.copytree(ROOT / "python_backends", backends)
+    (backends / "mlcls_engine" / "model.py").write_text("raise RuntimeError('a planted fault')\n")
+    process = subprocess.run(
+        serve_command(tritonserver, small_models.repository),
+        env={**os.environ, "MLCLS_PYTHON_BACKENDS": str(backends)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert "a planted fault" in process.stdout + process.stderr, "Triton's own log"
+    last_line = process.stderr.splitlines()[-1]
+    assert last_line == "mlcls serve: tritonserver ended with exit status 1; its log above tells why"
+
+
+def serve_command(tritonserver: Path, repository: Path, http_port: int = 0, grpc_port: int = 0) -> list[str]:
+    """The command of the container, on this machine alone and on ports of its own."""
+    ports = free_ports(3)
+    return mlcls_command(
+        *("serve", MODEL, "--tritonserver", tritonserver, "--repository", repository, "--log-file", "-"),
+        *(f"--http-port={http_port or ports[0]}", f"--grpc-port={grpc_port or ports[1]}", f"--metrics-port={ports[2]}"),
+    )

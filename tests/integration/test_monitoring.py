@@ -1,0 +1,208 @@
+"""Prometheus on the real server and the gateway, with the files of the container; every panel has data."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway_process import Gateway, make_key, run_gateway, wait_for
+from mlcls.server import TritonServer, free_ports
+from mlcls_client import create_model
+from mlcls_client.errors import MlclsClientError
+from processes import ROOT
+from served_models import SmallModels
+
+MODEL = "small_with_sigmoid"
+KEY = make_key()
+CONFIGURATION = ROOT / "docker" / "prometheus"
+DASHBOARD = ROOT / "docker" / "grafana" / "dashboards" / "mlcls.json"
+PROGRAMS = os.pathsep.join([str(ROOT / ".tools" / "prometheus" / "usr" / "bin"), os.environ["PATH"]])
+
+
+def find_program(name: str) -> str:
+    """The program that `make test` unpacks from Debian's package, or the system's."""
+    program = shutil.which(name, path=PROGRAMS)
+    if program is None:
+        pytest.skip(
+            f"{name} is not installed (make .tools/prometheus/.installed; it needs Debian's or Ubuntu's apt-get)"
+        )
+    return program
+
+
+def panels(dashboard: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Row, panel and expression, with the variables that Grafana fills in filled in."""
+    row = ""
+    for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            row = panel["title"]
+        for target in panel.get("targets", []):
+            expression = target["expr"].replace("$__rate_interval", "30s").replace("$model", MODEL)
+            assert "$" not in expression
+            yield row, panel["title"], expression
+
+
+class Prometheus:
+    """A running Prometheus."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def get(self, path: str, **parameters: str) -> Any:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{self.url}{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as response:
+            answer = json.load(response)
+        assert answer["status"] == "success"
+        return answer["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series of an expression, now."""
+        result: list[dict[str, Any]] = self.get("/api/v1/query", query=expression)["result"]
+        return result
+
+
+@pytest.fixture(scope="module")
+def gateway(small_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with run_gateway(tmp_path_factory.mktemp("gateway"), small_server, {"alice": KEY}) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    small_server: TritonServer, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    program = find_program("prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    shutil.copytree(CONFIGURATION, folder / "etc")  # the same files; the addresses alone are others
+    for name, port in (("triton", small_server.options.metrics_port), ("gateway", gateway.metrics_port)):
+        (folder / "etc" / "targets" / f"{name}.yml").write_text(yaml.safe_dump([{"targets": [f"127.0.0.1:{port}"]}]))
+    (port,) = free_ports(1)
+    options = [f"--config.file={folder}/etc/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, *options, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=subprocess.STDOUT
+        )
+    server = Prometheus(f"http://127.0.0.1:{port}")
+
+    def is_up() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()
+        with contextlib.suppress(OSError):
+            return [series["value"][1] for series in server.query("up")] == ["1", "1"]
+        return False
+
+    try:
+        wait_for(is_up, 60)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def busy_prometheus(
+    prometheus: Prometheus, gateway: Gateway, small_models: SmallModels, sample_images: list[Path]
+) -> Iterator[Prometheus]:
+    """Prometheus while a client asks through the gateway, mostly for what it gets."""
+    stop = threading.Event()
+    photos = [str(path) for path in sample_images[:4]]
+
+    def ask() -> None:
+        model = create_model(MODEL, url=gateway.url, ssl=gateway.certificate, api_key=KEY)
+        unreadable = b"not an image"
+        while not stop.wait(0.2):
+            list(model.predict(photos, batch_size=2))
+            for request in (
+                lambda: list(model.predict(unreadable)),
+                lambda: gateway.request("GET", "/v2/models/stats", KEY),
+                lambda: gateway.request("GET", "/v2"),
+            ):
+                with contextlib.suppress(MlclsClientError):
+                    request()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        wait_for(lambda: len(prometheus.query(f'rate(nv_inference_count{{model="{MODEL}"}}[30s]) > 0')) == 1, 60)
+        yield prometheus
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_the_configuration_is_valid() -> None:
+    process = subprocess.run(
+        [find_program("promtool"), "check", "config", CONFIGURATION / "prometheus.yml"], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert "SUCCESS: 4 rules found" in process.stdout
+
+
+def test_the_alerts() -> None:
+    process = subprocess.run(
+        [find_program("promtool"), "test", "rules", "alerts_test.yml"],
+        cwd=CONFIGURATION,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_every_panel_has_data(busy_prometheus: Prometheus) -> None:
+    expressions = list(panels(json.loads(DASHBOARD.read_text())))
+    assert len(expressions) > 30
+    gpu = [(panel, expression) for row, panel, expression in expressions if row == "GPU"]
+    others = [(panel, expression) for row, panel, expression in expressions if row != "GPU"]
+
+    def without_data() -> list[tuple[str, str]]:
+        return [
+            (panel, expression)
+            for panel, expression in others
+            if not any(series["value"][1] != "NaN" for series in busy_prometheus.query(expression))
+        ]
+
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: not without_data(), 40)
+    assert without_data() == []
+    for _, expression in gpu:
+        assert re.fullmatch(r"nv_gpu_\w+", expression)
+        assert busy_prometheus.query(expression) == [], "no GPU here; the names are those of Triton's documentation"
+
+
+def test_the_figures_are_right(busy_prometheus: Prometheus) -> None:
+    def value(title: str, **labels: str) -> float:
+        expression = next(
+            expression for _, panel, expression in panels(json.loads(DASHBOARD.read_text())) if panel == title
+        )
+        series = [one for one in busy_prometheus.query(expression) if labels.items() <= one["metric"].items()]
+        assert len(series) == 1, (title, series)
+        return float(series[0]["value"][1])
+
+    images, requests = value("Images a second per model", model=MODEL), value("Requests a second per model")
+    assert images == pytest.approx(2 * requests, rel=0.5), "two images a request"
+    assert 1 <= value("Batch size of the engine", model=f"{MODEL}_engine") <= 4
+    for step in ("preprocess", "engine", "postprocess"):
+        compute = value("Compute time per step", model=f"{MODEL}_{step}")
+        assert 0 < compute < value("Request latency, mean", model=MODEL)
+    assert value("Failures a second by reason", model=MODEL, reason="OTHER") > 0
+    assert 0 < value("Failed requests") < 1
+    assert value("Answers a second by class", envoy_response_code_class="4") > 0
+
+
+def test_the_alerts_are_loaded_and_quiet(busy_prometheus: Prometheus) -> None:
+    (group,) = busy_prometheus.get("/api/v1/rules")["groups"]
+    assert {rule["name"]: rule["health"] for rule in group["rules"]} == dict.fromkeys(
+        ["TritonDown", "RequestsFail", "QueueFills", "GatewayDown"], "ok"
+    )
+    assert all(rule["state"] != "firing" for rule in group["rules"])
