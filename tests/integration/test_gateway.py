@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -257,6 +258,19 @@ def test_slow_requests_end(server: TritonServer, tmp_path: Path) -> None:
         answer = connection.recv(10_000)
         assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         assert b"expected the whole request within 2 s, got a part of it" in answer
+
+
+def test_a_server_that_hangs(server: TritonServer, tmp_path: Path) -> None:
+    words = "no answer within the gateway's limit of 2 s"
+    with run_gateway(tmp_path, server, KEYS, TIMEOUT_S="2") as gateway, grpc_client(gateway) as client:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            status, body = gateway.request("GET", "/v2", KEYS["alice"])
+            assert (status, json.loads(body)) == (504, {"error": words})
+            with pytest.raises(InferenceServerException, match=f"UNAVAILABLE.*{words}"):
+                client.is_server_live(headers={"authorization": f"Bearer {KEYS['alice']}"})
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
 
 
 def test_keys_change_without_a_restart(server: TritonServer, tmp_path: Path) -> None:

@@ -201,8 +201,13 @@ def test_the_figures_are_right(busy_prometheus: Prometheus) -> None:
 
 
 def test_the_alerts_are_loaded_and_quiet(busy_prometheus: Prometheus) -> None:
-    (group,) = busy_prometheus.get("/api/v1/rules")["groups"]
-    assert {rule["name"]: rule["health"] for rule in group["rules"]} == dict.fromkeys(
+    def rules() -> list[dict[str, Any]]:
+        (group,) = busy_prometheus.get("/api/v1/rules")["groups"]
+        found: list[dict[str, Any]] = group["rules"]
+        return found
+
+    wait_for(lambda: all(rule["health"] != "unknown" for rule in rules()))
+    assert {rule["name"]: rule["health"] for rule in rules()} == dict.fromkeys(
         ["TritonDown", "RequestsFail", "QueueFills", "GatewayDown"], "ok"
     )
-    assert all(rule["state"] != "firing" for rule in group["rules"])
+    assert all(rule["state"] != "firing" for rule in rules())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlcls.server_log import describe_end, find_reason
+from mlcls.server_log import STANDARD_OUTPUT, describe_end, find_reason
 
 #: At every start on a machine without a GPU; harmless.
 START = """\
@@ -213,3 +213,7 @@ def test_log_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "tritonserver.log"
     path.write_bytes(b"\xff\xfe\n\nerror: caf\xe9\n")
     assert describe_end(path, 1) == "tritonserver ended with exit status 1: caf�"
+
+
+def test_end_of_a_log_that_was_printed() -> None:
+    assert describe_end(STANDARD_OUTPUT, 1) == "tritonserver ended with exit status 1; its log above tells why"
