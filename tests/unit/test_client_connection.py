@@ -124,7 +124,7 @@ def test_secrets_are_in_no_repr_and_no_error(protocol: str) -> None:
     assert SECRET not in repr(read_connection_options(headers={"x": SECRET}, api_key=SECRET + "2"))
     options: Any = {"headers": {"x": SECRET}, "api_key": SECRET}
     with create_model(NAME, url="127.0.0.1:9", protocol=protocol, timeout_s=2, **options) as model:
-        assert SECRET not in repr(model) + repr(vars(model)) + repr(model._transport)
+        assert SECRET not in repr(model) + repr(vars(model)) + repr(vars(model._model))
         with pytest.raises(ServerUnavailableError) as caught:
             list(model.predict(png()))
     error: BaseException | None = caught.value

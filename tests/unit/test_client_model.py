@@ -76,24 +76,26 @@ def test_results_come_in_order_at_any_batch_size(
     assert labels(results) == [["red"], ["green"], ["blue"], ["red"], ["green"]]
     assert [Path(result.input_path or "").name for result in results] == [f"{number}.png" for number in range(5)]
     assert results[0].scores == [round(200 / 255, 5)]
-    sizes = [len(images) for images, _ in server.requests]
-    assert sizes == [min(batch_size, 5 - start) for start in range(0, 5, batch_size)]
-    assert [image for images, _ in server.requests for image in images] == [
+    # Requests overlap, so that the server may see them in another order.
+    sizes = sorted(len(images) for images, _ in server.requests)
+    assert sizes == sorted(min(batch_size, 5 - start) for start in range(0, 5, batch_size))
+    assert sorted(image for images, _ in server.requests for image in images) == sorted(
         (folder / f"{number}.png").read_bytes() for number in range(5)
-    ]
+    )
 
 
-def test_images_are_sent_as_results_are_taken(server: FakeServer, model: Model, folder: Path) -> None:
+def test_nothing_is_sent_before_the_first_result_is_asked_for(server: FakeServer, model: Model, folder: Path) -> None:
     results = model.predict(folder)
+    time.sleep(0.05)
     assert server.requests == []
     next(results)
-    assert len(server.requests) == 1
+    assert len(server.requests) >= 1
 
 
 def test_requests_are_no_larger_than_the_server_takes(server: FakeServer, model: Model, folder: Path) -> None:
     server.max_batch_size = 2
     assert len(list(model.predict(folder, batch_size=100))) == 5
-    assert [len(images) for images, _ in server.requests] == [2, 2, 1]
+    assert sorted(len(images) for images, _ in server.requests) == [1, 2, 2]
 
 
 def test_a_server_that_keeps_its_configuration_to_itself_gets_one_image_per_request(

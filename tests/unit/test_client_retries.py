@@ -1,5 +1,6 @@
 """Retries, where they are safe, and the deadline of all tries of a request, over both protocols."""
 
+import asyncio
 import io
 import threading
 import time
@@ -47,7 +48,7 @@ def test_a_server_that_comes_back_is_asked_again() -> None:
 
 
 def test_without_retries_the_first_failure_counts() -> None:
-    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+    with FakeServer(NAME) as server, create_model(NAME, url=server.url, retries=0) as model:
         server.outages = 2
         with pytest.raises(ServerUnavailableError):
             list(model.predict(png()))
@@ -169,14 +170,18 @@ def test_an_answer_that_trickles_is_held_to_the_deadline_over_http(start_http: C
 
 def test_pauses_grow_and_are_not_all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
 
-    def fail(left_s: float) -> None:
+    async def note(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    async def fail(left_s: float) -> None:
         raise ServerUnavailableError("gone")
+
+    monkeypatch.setattr(asyncio, "sleep", note)
 
     for _ in range(2):
         with pytest.raises(ServerUnavailableError):
-            call_with_retries(fail, 9, 1000.0)
+            asyncio.run(call_with_retries(fail, 9, 1000.0))
     assert len(pauses) == 18
     for number, pause in enumerate(pauses[:9]):
         longest = min(5.0, 0.2 * 2**number)

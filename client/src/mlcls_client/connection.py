@@ -1,6 +1,7 @@
-"""How to connect: TLS, headers, the key, retries. What is secret is in no `repr` and no error message."""
+"""How to connect: TLS, headers, keys, retries. What is secret is in no `repr` and no error message."""
 
 import importlib
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +14,10 @@ from mlcls_client.errors import InvalidRequestError
 Ssl: TypeAlias = Union[bool, str, "os.PathLike[str]", Mapping[str, "str | os.PathLike[str]"]]
 """False for no TLS; True for TLS with the usual root certificates; the path of a PEM file of root certificates; or a
 dict with paths of PEM files: `root_certificates`, `private_key`, `certificate_chain`."""
+
+DEFAULT_RETRIES = 2
+# `mlcls serve` closes some APIs with it (`--http-restricted-api`, `--grpc-restricted-protocol`).
+ADMIN_KEY_HEADER = "mlcls-admin-key"
 
 _SSL_KEYS = ("root_certificates", "private_key", "certificate_chain")
 
@@ -58,15 +63,24 @@ class ConnectionOptions:
         tls: None for a connection that is not encrypted.
         headers: sent with every request, names in lower case.
         retries: further tries of a request where a retry is safe.
+        admin_key: sent with the calls of APIs that `mlcls serve` closes.
+        shared_memory: images go through memory that client and server share.
     """
 
     tls: TlsFiles | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    retries: int = 0
+    retries: int = DEFAULT_RETRIES
+    admin_key: str | None = field(default=None, repr=False)
+    shared_memory: bool = False
 
 
 def read_connection_options(
-    ssl: Ssl = False, headers: Mapping[str, str] | None = None, api_key: str | None = None, retries: int = 0
+    ssl: Ssl = False,
+    headers: Mapping[str, str] | None = None,
+    api_key: str | None = None,
+    retries: int = DEFAULT_RETRIES,
+    admin_key: str | None = None,
+    shared_memory: bool = False,
 ) -> ConnectionOptions:
     """Check the arguments of `create_model`.
 
@@ -75,7 +89,10 @@ def read_connection_options(
     """
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise InvalidRequestError(f"expected retries to be 0 or more, got {retries!r}")
-    return ConnectionOptions(_read_ssl(ssl), _read_headers(headers, api_key), retries)
+    if not isinstance(shared_memory, bool):
+        raise InvalidRequestError(f"expected shared_memory to be True or False, got {shared_memory!r}")
+    _check_key("admin_key", admin_key)
+    return ConnectionOptions(_read_ssl(ssl), _read_headers(headers, api_key), retries, admin_key, shared_memory)
 
 
 def _read_ssl(ssl: Ssl) -> TlsFiles | None:
@@ -145,12 +162,36 @@ def _read_headers(headers: Mapping[str, str] | None, api_key: str | None) -> dic
                 f"expected the value of header {given!r} to be printable ASCII text without space at its ends"
             )
         read[name] = value
+    _check_key("api_key", api_key)
     if api_key is not None:
-        if not isinstance(api_key, str) or not _HEADER_VALUE.fullmatch(api_key):
-            raise InvalidRequestError(
-                "expected api_key to be printable ASCII text without space or a line break at its ends"
-            )
         if "authorization" in read:
             raise InvalidRequestError("expected either api_key or a header 'authorization', got both")
         read["authorization"] = f"Bearer {api_key}"
     return read
+
+
+def _check_key(name: str, key: object) -> None:
+    if key is not None and (not isinstance(key, str) or not _HEADER_VALUE.fullmatch(key)):
+        raise InvalidRequestError(
+            f"expected {name} to be printable ASCII text without space or a line break at its ends"
+        )
+
+
+def make_ssl_context(files: TlsFiles) -> Any:
+    """Return the `ssl.SSLContext` of a connection."""
+    tls: Any = importlib.import_module("ssl")
+    context = tls.create_default_context(cafile=files.root_certificates)
+    if files.certificate_chain is not None:
+        context.load_cert_chain(files.certificate_chain, files.private_key)
+    return context
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a `host:port` names this machine."""
+    host = url.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

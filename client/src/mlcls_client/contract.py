@@ -105,6 +105,13 @@ def read_answers(
     ]
 
 
+def keep_top(answer: Answer, top_k: int | None) -> Answer:
+    """Return an answer with no more than its `top_k` best labels; None keeps all."""
+    if top_k is None or len(answer.class_ids) <= top_k:
+        return answer
+    return Answer(answer.status, answer.class_ids[:top_k], answer.scores[:top_k], answer.label_names[:top_k])
+
+
 def _texts(tensor: "npt.NDArray[np.object_] | None", name: str, count: int) -> list[str]:
     if tensor is None:
         raise ProtocolError(f"expected output {name!r} in the response, it is not there; is this a model of `mlcls`?")

@@ -1,24 +1,41 @@
-"""Images in memory, encoded as PNG, which keeps every pixel."""
+"""Images in memory, encoded to travel: as PNG, which keeps every pixel, or as JPEG, which is smaller and faster."""
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
-from mlcls_client.errors import InputError
+from mlcls_client.errors import InputError, InvalidRequestError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from PIL import Image
 
+ArrayFormat = Literal["png", "jpeg"]
+"""How images travel that the client has to encode: `png` without loss, `jpeg` in high quality."""
+
 # Modes that a PNG file holds as they are.
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+# No chroma subsampling: colours of small things stay where they are.
+_JPEG_OPTIONS = {"quality": 95, "subsampling": 0}
+_MAX_JPEG_SIDE = 65500
 
 
-def encode_bgr_array(pixels: "npt.NDArray[np.uint8]") -> bytes:
-    """Encode an array as PNG.
+def check_array_format(array_format: object) -> None:
+    """Refuse what is no `ArrayFormat`.
+
+    Raises:
+        InvalidRequestError: neither `png` nor `jpeg`.
+    """
+    if array_format not in get_args(ArrayFormat):
+        raise InvalidRequestError(f"expected array_format to be one of {get_args(ArrayFormat)}, got {array_format!r}")
+
+
+def encode_bgr_array(pixels: "npt.NDArray[np.uint8]", array_format: ArrayFormat = "png") -> bytes:
+    """Encode an array.
 
     Args:
         pixels: (H, W, 3) uint8 BGR, as PaddleX and OpenCV have it.
+        array_format: how.
 
     Raises:
         InputError: another shape or type.
@@ -30,11 +47,11 @@ def encode_bgr_array(pixels: "npt.NDArray[np.uint8]") -> bytes:
         raise InputError(
             f"expected an array (H, W, 3) uint8 BGR with at least one pixel, got {pixels.shape} {pixels.dtype}"
         )
-    return to_png(Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1])))
+    return encode_image(Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1])), array_format)
 
 
-def encode_pil_image(image: "Image.Image") -> bytes:
-    """Encode a PIL image as PNG, turned upright as its EXIF orientation says.
+def encode_pil_image(image: "Image.Image", array_format: ArrayFormat = "png") -> bytes:
+    """Encode a PIL image, turned upright as its EXIF orientation says.
 
     Raises:
         InputError: the image cannot be decoded or has no pixel.
@@ -45,14 +62,22 @@ def encode_pil_image(image: "Image.Image") -> bytes:
         raise InputError(f"expected a PIL image with at least one pixel, got (height, width) {image.size[::-1]}")
     try:
         upright = ImageOps.exif_transpose(image)
-        return to_png(upright if upright.mode in _PNG_MODES else upright.convert("RGB"))
+        return encode_image(upright if upright.mode in _PNG_MODES else upright.convert("RGB"), array_format)
     except (OSError, ValueError) as error:
-        raise InputError(f"a PIL image of mode {image.mode} cannot be encoded as PNG: {error}") from error
+        raise InputError(f"a PIL image of mode {image.mode} cannot be encoded: {error}") from error
 
 
-def to_png(image: "Image.Image") -> bytes:
-    """Encode an image of a mode that PNG has."""
+def encode_image(image: "Image.Image", array_format: ArrayFormat = "png") -> bytes:
+    """Encode an image of a mode that PNG has.
+
+    What JPEG has no form for (16 bits per channel, sides above 65,500 pixels) becomes PNG in any case; alpha is
+    dropped, as the server drops it.
+    """
     buffer = io.BytesIO()
-    # Level 1: a tenth of the time of the default for files that are a few percent larger.
-    image.save(buffer, format="PNG", compress_level=1)
+    if array_format == "jpeg" and image.mode != "I;16" and max(image.size) <= _MAX_JPEG_SIDE:
+        flat = image if image.mode in ("L", "RGB") else image.convert("L" if image.mode in ("1", "LA") else "RGB")
+        flat.save(buffer, format="JPEG", **_JPEG_OPTIONS)
+    else:
+        # Level 1: a tenth of the time of the default for files that are a few percent larger.
+        image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

@@ -1,5 +1,6 @@
 """Every error of tritonclient, gRPC, HTTP and the operating system, mapped to `mlcls_client.errors`."""
 
+import asyncio
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +25,9 @@ _DEADLINE = {"StatusCode.DEADLINE_EXCEEDED", "408", "504"}
 _NOT_IMPLEMENTED = {"StatusCode.UNIMPLEMENTED", "405", "501"}
 _FORBIDDEN = {"StatusCode.PERMISSION_DENIED", "StatusCode.UNAUTHENTICATED", "401", "403"}
 
-# geventhttpclient's, by name: the module of the HTTP library is not to be imported for gRPC.
-_CONNECTION_ERRORS = {"HTTPConnectionClosed", "HTTPParseError"}
+# aiohttp's, by name: the HTTP library is not to be imported for gRPC. Those that it derives from OSError are not here.
+_LOST_CONNECTION_ERRORS = {"ServerDisconnectedError", "ClientPayloadError", "ClientConnectionError"}
+_SHARED_MEMORY_TEXT = "shared memory region"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Endpoint:
     Attributes:
         url: `host:port`.
         protocol: `grpc` or `http`.
-        model_name: the ensemble.
+        model_name: the ensemble; empty for calls that are about the server itself.
         timeout_s: time limit of one request with its retries, seconds.
     """
 
@@ -43,6 +45,16 @@ class Endpoint:
     protocol: str
     model_name: str
     timeout_s: float
+
+    @property
+    def server(self) -> str:
+        """The server, in the words of an error message."""
+        return f"the server at {self.url} ({self.protocol})"
+
+    @property
+    def subject(self) -> str:
+        """What is asked for, in the words of an error message."""
+        return f"model {self.model_name!r}" if self.model_name else "the server's state"
 
 
 def is_closed_api(status: str | None, text: str) -> bool:
@@ -52,6 +64,11 @@ def is_closed_api(status: str | None, text: str) -> bool:
     expecting header ..." (`--http-restricted-api`, `--grpc-restricted-protocol`).
     """
     return status in _FORBIDDEN or "protocol is restricted" in text or "API is restricted" in text
+
+
+def is_lost_shared_memory(text: str) -> bool:
+    """Tell whether the server does not know a region of shared memory; one that was restarted has forgotten all."""
+    return "unable to find" in text.lower() and _SHARED_MEMORY_TEXT in text.lower()
 
 
 def triton_status(error: Any) -> tuple[str | None, str]:
@@ -67,10 +84,13 @@ def error_from_status(status: str | None, text: str, endpoint: Endpoint) -> Mlcl
         text: what the server said.
         endpoint: whom the request went to.
     """
-    where = f"the server at {endpoint.url} ({endpoint.protocol})"
-    model = f"model {endpoint.model_name!r}"
+    where, model = endpoint.server, endpoint.subject
     if is_closed_api(status, text):
-        return ServerError(f"{where} does not let this client in: {text}", server_text=text)
+        return ServerError(
+            f"{where} wants a key for this: {text}. Give the key of `mlcls serve` (MLCLS_ADMIN_KEY) as admin_key, or "
+            "the header that it names.",
+            server_text=text,
+        )
     if status in _NOT_FOUND or ("unknown model" in text and "is not found" in text):
         return ModelNotFoundError(
             f"{where} has no {model}: {text}. Compare the name with the models that the server has loaded.",
@@ -78,7 +98,7 @@ def error_from_status(status: str | None, text: str, endpoint: Endpoint) -> Mlcl
         )
     if status in _UNAVAILABLE:
         return ServerUnavailableError(
-            f"expected {model} to be ready on {where}, got: {text}. "
+            f"expected {model} from {where}, which is not ready for it: {text}. "
             "Check the address and the protocol, that the server runs, and that the model is loaded.",
             server_text=text,
         )
@@ -110,19 +130,19 @@ def mapped_errors(endpoint: Endpoint) -> Iterator[None]:
 def _error_from_exception(error: Exception, endpoint: Endpoint) -> MlclsClientError:
     # By name: tritonclient has no type information, and is not to be imported before it is needed.
     triton_error: type[Exception] = importlib.import_module("tritonclient.utils").InferenceServerException
-    where = f"the server at {endpoint.url} ({endpoint.protocol})"
+    where = endpoint.server
     if isinstance(error, triton_error):
         status, text = triton_status(error)
         return error_from_status(status, text, endpoint)
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):  # two classes before Python 3.11
         return DeadlineExceededError(_deadline_message(where, endpoint))
     if isinstance(error, OSError):
         return ServerUnavailableError(
             f"cannot reach {where}: {error}. Check the address and the protocol, and that the server runs."
         )
-    if type(error).__name__ in _CONNECTION_ERRORS and "connection closed" in str(error):
+    if type(error).__name__ in _LOST_CONNECTION_ERRORS:
         return ServerUnavailableError(f"the connection to {where} was lost: {error}. Check that the server runs.")
-    # Below tritonclient, a malformed answer ends in ValueError, KeyError, struct.error, HTTPParseError or
+    # Below tritonclient, a malformed answer ends in ValueError, KeyError, struct.error, ClientResponseError or
     # RapidJSON's own errors, which have no base class in common.
     return ProtocolError(
         f"expected an answer of a Triton inference server from {endpoint.url} over {endpoint.protocol}, "
@@ -132,6 +152,6 @@ def _error_from_exception(error: Exception, endpoint: Endpoint) -> MlclsClientEr
 
 def _deadline_message(where: str, endpoint: Endpoint) -> str:
     return (
-        f"expected an answer for model {endpoint.model_name!r} from {where} within {endpoint.timeout_s:g} s, "
+        f"expected an answer for {endpoint.subject} from {where} within {endpoint.timeout_s:g} s, "
         "none came. Raise the time limit, send smaller batches, or look at the server's load."
     )

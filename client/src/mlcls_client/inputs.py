@@ -2,7 +2,7 @@
 
 A file travels byte for byte as it is; the server decodes it. Arrays, PIL images, the pages of PDF and TIFF files, and
 the formats of PaddleX that the server does not read (PBM, PGM, PPM, Sun raster) are encoded as PNG, which keeps every
-pixel.
+pixel, or as JPEG.
 """
 
 import io
@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
-from mlcls_client.encoding import encode_bgr_array, encode_pil_image
+from mlcls_client.encoding import ArrayFormat, encode_bgr_array, encode_pil_image
 from mlcls_client.errors import InputError
 from mlcls_client.fetch import DEFAULT_FETCH_LIMITS, FetchLimits, fetch_url, is_url, url_file_name
 from mlcls_client.files import mapped_read_errors
-from mlcls_client.pages import PDF_SUFFIXES, TIFF_SUFFIXES, open_pages
+from mlcls_client.pages import PAGED_SUFFIXES, find_paged_suffix, open_pages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +31,7 @@ CONVERTED_SUFFIXES = frozenset({".pbm", ".pgm", ".ppm", ".pnm", ".sr", ".ras"})
 # PaddleX's list, and further formats of the served contract: GIF, and other names of JPEG.
 IMAGE_SUFFIXES = (
     frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif"})
-    | TIFF_SUFFIXES
-    | PDF_SUFFIXES
+    | PAGED_SUFFIXES
     | CONVERTED_SUFFIXES
 )
 
@@ -65,23 +64,42 @@ ImageInput: TypeAlias = Union[
 or any iterable of these."""
 
 
-def iterate_sources(inputs: ImageInput, fetch_limits: FetchLimits = DEFAULT_FETCH_LIMITS) -> Iterator[ImageSource]:
+@dataclass(frozen=True)
+class _Reading:
+    """How inputs are read: limits of fetches, and how what is no plain file travels."""
+
+    fetch_limits: FetchLimits
+    array_format: ArrayFormat
+
+
+def iterate_sources(
+    inputs: ImageInput, fetch_limits: FetchLimits = DEFAULT_FETCH_LIMITS, array_format: ArrayFormat = "png"
+) -> Iterator[ImageSource]:
     """Go through the images of an input, in order; no plain image is opened or fetched.
 
     A folder is searched with all its subfolders for files with an image suffix, in natural order (`img2` before
-    `img10`). A file that is named itself is taken whatever its suffix. A file or URL that ends in `.pdf`, `.tif` or
-    `.tiff` gives one source per page: when its turn comes it is opened (a URL: fetched, and kept in memory while its
-    sources are) to count the pages, which are rendered one by one as they are read. A path that is not there, a file
-    whose pages cannot be counted, or a folder without an image, gives one source whose `read` raises, so that one bad
-    path need not stop the others.
+    `img10`), one folder after the other. A file that is named itself is taken whatever its suffix. A file or URL that
+    ends in `.pdf`, `.tif` or `.tiff`, and bytes that begin like such a file, give one source per page: when its turn
+    comes it is opened (a URL: fetched, and kept in memory while its sources are) to count the pages, which are rendered
+    one by one as they are read. A path that is not there, a file whose pages cannot be counted, or a folder that cannot
+    be listed or has no image, gives one source whose `read` raises, so that one bad path need not stop the others.
 
     Args:
         inputs: see `ImageInput`.
         fetch_limits: of the fetch of a URL.
+        array_format: how arrays, PIL images, pages and converted files are encoded.
 
     Raises:
         InputError: something in the input is of an unsupported type.
+
+    Example:
+        >>> [source.input_path for source in iterate_sources(["photo.png", "photos/"])]
+        ['photo.png', 'photos/img2.png', 'photos/img10.png']
     """
+    return _sources(inputs, _Reading(fetch_limits, array_format))
+
+
+def _sources(inputs: ImageInput, reading: _Reading) -> Iterator[ImageSource]:
     import numpy as np
     from PIL import Image
 
@@ -89,16 +107,16 @@ def iterate_sources(inputs: ImageInput, fetch_limits: FetchLimits = DEFAULT_FETC
         yield inputs
     elif isinstance(inputs, str | os.PathLike):
         path = os.fspath(inputs)
-        yield from _url_sources(path, fetch_limits) if is_url(path) else _path_sources(path)
+        yield from _url_sources(path, reading) if is_url(path) else _path_sources(path, reading)
     elif isinstance(inputs, bytes | bytearray | memoryview):
-        yield ImageSource(None, partial(bytes, inputs))
+        yield from _bytes_sources(bytes(inputs), reading)
     elif isinstance(inputs, np.ndarray):
-        yield ImageSource(None, partial(encode_bgr_array, inputs))
+        yield ImageSource(None, partial(encode_bgr_array, inputs, reading.array_format))
     elif isinstance(inputs, Image.Image):
-        yield ImageSource(None, partial(encode_pil_image, inputs))
+        yield ImageSource(None, partial(encode_pil_image, inputs, reading.array_format))
     elif isinstance(inputs, Iterable) and not isinstance(inputs, dict):
         for item in inputs:
-            yield from iterate_sources(item, fetch_limits)
+            yield from _sources(item, reading)
     else:
         raise InputError(
             "expected a path, a URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image or a list "
@@ -106,49 +124,82 @@ def iterate_sources(inputs: ImageInput, fetch_limits: FetchLimits = DEFAULT_FETC
         )
 
 
-def _path_sources(path: str) -> Iterator[ImageSource]:
-    if os.path.isdir(path):
-        try:
-            found = _find_images(path)
-        except OSError as error:
-            yield _failing_source(path, f"cannot list folder {path!r}: {error.strerror or error}")
-            return
-        if not found:
-            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            yield _failing_source(path, f"expected images ({suffixes}) in folder {path!r}, found none")
-        for name in found:
-            yield from _file_sources(name)
-    else:
-        yield from _file_sources(path)
+def _path_sources(path: str, reading: _Reading) -> Iterator[ImageSource]:
+    if not os.path.isdir(path):
+        yield from _file_sources(path, reading)
+        return
+    empty = True
+    for source in _folder_sources(path, reading):
+        empty = False
+        yield source
+    if empty:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        yield _failing_source(path, f"expected images ({suffixes}) in folder {path!r}, found none")
 
 
-def _file_sources(path: str) -> Iterator[ImageSource]:
+def _folder_sources(folder: str, reading: _Reading) -> Iterator[ImageSource]:
+    """Go through a folder; only the names of this one and of those above it are in memory."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [
+                (entry.name, is_folder)
+                for entry in entries
+                if (is_folder := _is_searched(entry)) or _suffix(entry.name) in IMAGE_SUFFIXES
+            ]
+    except OSError as error:
+        yield _failing_source(folder, f"cannot list folder {folder!r}: {error.strerror or error}")
+        return
+    found.sort(key=lambda item: _natural_key(item[0]))
+    for name, is_folder in found:
+        path = os.path.join(folder, name)
+        yield from _folder_sources(path, reading) if is_folder else _file_sources(path, reading)
+
+
+def _is_searched(entry: "os.DirEntry[str]") -> bool:
+    """Tell whether an entry is a folder to search; links to folders are not, they may lead in a circle."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _file_sources(path: str, reading: _Reading) -> Iterator[ImageSource]:
     suffix = _suffix(path)
-    if suffix in TIFF_SUFFIXES | PDF_SUFFIXES:
-        yield from _page_sources(path, suffix)
+    if suffix in PAGED_SUFFIXES:
+        yield from _page_sources(path, suffix, reading)
     elif suffix in CONVERTED_SUFFIXES:
-        yield ImageSource(path, lambda: _convert(path, _read_file(path)))
+        yield ImageSource(path, lambda: _convert(path, _read_file(path), reading))
     else:
         yield ImageSource(path, partial(_read_file, path))
 
 
-def _url_sources(url: str, limits: FetchLimits) -> Iterator[ImageSource]:
+def _url_sources(url: str, reading: _Reading) -> Iterator[ImageSource]:
     suffix = _suffix(url_file_name(url))
-    if suffix in TIFF_SUFFIXES | PDF_SUFFIXES:
+    if suffix in PAGED_SUFFIXES:
         try:
-            content = fetch_url(url, limits)
+            content = fetch_url(url, reading.fetch_limits)
         except InputError as error:
             yield _failing_source(url, str(error))
         else:
-            yield from _page_sources(url, suffix, content)
+            yield from _page_sources(url, suffix, reading, content)
     elif suffix in CONVERTED_SUFFIXES:
-        yield ImageSource(url, lambda: _convert(url, fetch_url(url, limits)))
+        yield ImageSource(url, lambda: _convert(url, fetch_url(url, reading.fetch_limits), reading))
     else:
-        yield ImageSource(url, partial(fetch_url, url, limits))
+        yield ImageSource(url, partial(fetch_url, url, reading.fetch_limits))
 
 
-def _page_sources(path: str, suffix: str, content: bytes | None = None) -> Iterator[ImageSource]:
-    pages = open_pages(path, suffix, content)
+def _bytes_sources(content: bytes, reading: _Reading) -> Iterator[ImageSource]:
+    suffix = find_paged_suffix(content)
+    if suffix is None:
+        yield ImageSource(None, lambda: content)
+    else:
+        yield from _page_sources(None, suffix, reading, content)
+
+
+def _page_sources(
+    path: str | None, suffix: str, reading: _Reading, content: bytes | None = None
+) -> Iterator[ImageSource]:
+    pages = open_pages(path or "file from memory", suffix, content, reading.array_format)
     try:
         count = pages.count()
     except InputError as error:
@@ -162,21 +213,21 @@ def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _convert(name: str, content: bytes) -> bytes:
-    """Encode an image that the server does not read as PNG."""
+def _convert(name: str, content: bytes, reading: _Reading) -> bytes:
+    """Encode an image in a format that the server does not read."""
     from PIL import Image
 
     try:
         image = Image.open(io.BytesIO(content))
         # Pillow has 16-bit grey of a PGM file as 32-bit integers, and would cut them off at 255.
-        return encode_pil_image(image.convert("I;16") if image.mode == "I" else image)
+        return encode_pil_image(image.convert("I;16") if image.mode == "I" else image, reading.array_format)
     except InputError:
         raise
     except Exception as error:  # decoders raise whatever a broken file leads them to
         raise InputError(f"cannot read {name!r} as an image: {error}") from error
 
 
-def _failing_source(path: str, message: str) -> ImageSource:
+def _failing_source(path: str | None, message: str) -> ImageSource:
     def fail() -> bytes:
         raise InputError(message)
 
@@ -188,23 +239,8 @@ def _read_file(path: str) -> bytes:
         return Path(path).read_bytes()
 
 
-def _find_images(folder: str) -> list[str]:
-    def stop(error: OSError) -> None:
-        # os.walk leaves out what it cannot list and says nothing.
-        raise error
-
-    found = [
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, onerror=stop)
-        for name in names
-        if _suffix(name) in IMAGE_SUFFIXES
-    ]
-    return sorted(found, key=_natural_key)
-
-
-def _natural_key(path: str) -> list[list[tuple[int, int, str]]]:
-    """Sort numbers in names by value, folder by folder; text regardless of case, then as it is."""
-    return [
-        [(0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in re.split(r"(\d+)", name)]
-        for name in path.split(os.sep)
-    ] + [[(2, 0, path)]]
+def _natural_key(name: str) -> tuple[tuple[int | str, ...], str]:
+    """Sort numbers in names by value, and text regardless of case; names that are alike then as they are."""
+    # re.split gives text and digits in turns, so that texts are compared with texts.
+    parts = re.split(r"(\d+)", name)
+    return tuple(int(part) if number % 2 else part.casefold() for number, part in enumerate(parts)), name

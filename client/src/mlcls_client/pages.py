@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mlcls_client.encoding import to_png
+from mlcls_client.encoding import ArrayFormat, encode_image
 from mlcls_client.errors import InputError
 from mlcls_client.files import mapped_read_errors
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PDF_SUFFIXES = frozenset({".pdf"})
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+PAGED_SUFFIXES = PDF_SUFFIXES | TIFF_SUFFIXES
+_SIGNATURES = {b"%PDF-": ".pdf", b"II*\0": ".tif", b"MM\0*": ".tif"}
 
 PDF_RENDER_SCALE = 2.0
 PDF_MIN_RENDER_SCALE = 0.1
@@ -31,28 +33,37 @@ MAX_PAGE_PIXELS = 178_956_970
 _PDFIUM_LOCK = threading.RLock()
 
 
-def open_pages(name: str, suffix: str, content: bytes | None = None) -> "PageFile":
+def find_paged_suffix(content: bytes) -> str | None:
+    """Return the suffix of the kind of file with pages that begins like this; None for any other file."""
+    return next((suffix for start, suffix in _SIGNATURES.items() if content.startswith(start)), None)
+
+
+def open_pages(name: str, suffix: str, content: bytes | None = None, array_format: ArrayFormat = "png") -> "PageFile":
     """Make the reader of a file with pages; nothing is opened yet.
 
     Args:
         name: path of the file, which error messages tell.
-        suffix: one of `PDF_SUFFIXES` or `TIFF_SUFFIXES`, which decides the kind.
+        suffix: one of `PAGED_SUFFIXES`, which decides the kind.
         content: the file, where it is in memory; None to read it from its path.
+        array_format: how the pages are encoded.
     """
-    return PdfFile(name, content) if suffix in PDF_SUFFIXES else TiffFile(name, content)
+    return (PdfFile if suffix in PDF_SUFFIXES else TiffFile)(name, content, array_format)
 
 
 class PageFile(abc.ABC):
-    """A file with pages. It is open from the first page that is read to the last."""
+    """A file with pages, for several threads. It is open from the first page that is read to the last."""
 
     _kind = ""
 
-    def __init__(self, name: str, content: bytes | None) -> None:
+    def __init__(self, name: str, content: bytes | None, array_format: ArrayFormat) -> None:
         """Make a reader; see `open_pages`."""
         self._name = name
         self._content = content
+        self._array_format = array_format
+        self._lock = threading.Lock()
         self._document: Any = None
         self._last_index = -1
+        self._unread = 0
 
     def count(self) -> int:
         """Return the number of pages.
@@ -60,16 +71,18 @@ class PageFile(abc.ABC):
         Raises:
             InputError: the file cannot be read or has no page; for a PDF file, pypdfium2 is not installed.
         """
-        try:
-            self._open()
-        finally:
-            self.close()
+        with self._lock:
+            try:
+                self._open()
+            finally:
+                self._close()
         if self._last_index < 0:
             raise InputError(f"expected a page in {self._name!r}, there is none")
-        return self._last_index + 1
+        self._unread = self._last_index + 1
+        return self._unread
 
     def read(self, page_index: int) -> bytes:
-        """Return one page as PNG.
+        """Return one page, encoded.
 
         Args:
             page_index: number of the page, from 0.
@@ -77,22 +90,29 @@ class PageFile(abc.ABC):
         Raises:
             InputError: the file or this page cannot be read.
         """
-        try:
-            if self._document is None:
-                self._open()
-            page = to_png(self._render(page_index))
-        except InputError:
-            self.close()
-            raise
-        except Exception as error:  # decoders raise whatever a broken file leads them to
-            self.close()
-            raise InputError(f"cannot read page {page_index} of {self._name!r}: {error}") from error
-        if page_index >= self._last_index:
-            self.close()
-        return page
+        with self._lock:
+            self._unread -= 1
+            try:
+                if self._document is None:
+                    self._open()
+                page = self._render(page_index)
+            except InputError:
+                self._close()
+                raise
+            except Exception as error:  # decoders raise whatever a broken file leads them to
+                self._close()
+                raise InputError(f"cannot read page {page_index} of {self._name!r}: {error}") from error
+            # Threads may read the last page before the others.
+            if self._unread <= 0:
+                self._close()
+        return encode_image(page, self._array_format)
 
     def close(self) -> None:
         """Close the file; the next page opens it again."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         document, self._document = self._document, None
         if document is not None:
             self._close_document(document)

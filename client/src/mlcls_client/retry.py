@@ -1,9 +1,10 @@
 """Tries of one request: again after a failure that another try may cure, never past the request's deadline."""
 
+import asyncio
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from mlcls_client.errors import ServerUnavailableError
@@ -14,7 +15,9 @@ _MAX_PAUSE_S = 5.0
 Answered = TypeVar("Answered")
 
 
-def call_with_retries(attempt: Callable[[float], Answered], retries: int, timeout_s: float) -> Answered:
+async def call_with_retries(
+    attempt: Callable[[float], Awaitable[Answered]], retries: int, timeout_s: float
+) -> Answered:
     """Make a call, and make it again where that is safe.
 
     Only a `ServerUnavailableError` is tried again: the connection was refused or lost, or the server or the model is
@@ -34,15 +37,15 @@ def call_with_retries(attempt: Callable[[float], Answered], retries: int, timeou
     left_s, number = timeout_s, 0
     while True:
         try:
-            return attempt(left_s)
+            return await attempt(left_s)
         except ServerUnavailableError as error:
             pause_s = _pause_s(number)
             left_s = deadline - time.monotonic() - pause_s
             number += 1
             # A certificate that is not trusted now will not be trusted a second later.
-            if number > retries or left_s <= 0 or isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            if number > retries or left_s <= 0 or _is_untrusted(error):
                 raise
-        time.sleep(pause_s)
+        await asyncio.sleep(pause_s)
 
 
 def _pause_s(number: int) -> float:
@@ -52,3 +55,9 @@ def _pause_s(number: int) -> float:
     """
     longest: float = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(number, 16))
     return longest * random.uniform(0.5, 1.0)
+
+
+def _is_untrusted(error: ServerUnavailableError) -> bool:
+    cause = error.__cause__
+    # aiohttp wraps the error of the TLS library.
+    return isinstance(getattr(cause, "certificate_error", cause), ssl.SSLCertVerificationError)

@@ -37,7 +37,7 @@ class FakeServer:
         raw_result: sent as every output `result` in place of an answer, to test how bad answers are treated.
         outages: how many of the next inference requests are answered UNAVAILABLE.
         credentials: grpc.ServerCredentials for TLS; None for a connection that is not encrypted.
-        delay: called before each answer, e.g. to sleep.
+        delay: called before each answer, e.g. to sleep; it may take the images of the request.
         port: to serve on; 0 for a free one.
         requests: the images and the `threshold` parameter of each inference request so far.
         headers: the metadata of each call so far, readiness calls too.

@@ -1,0 +1,254 @@
+"""`create_async_model` and `AsyncModel`: the model for programs that run on asyncio."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+
+from mlcls_client.connection import DEFAULT_RETRIES, Ssl, read_connection_options
+from mlcls_client.contract import Threshold
+from mlcls_client.encoding import ArrayFormat
+from mlcls_client.errors import InvalidRequestError, MlclsClientError, ServerUnavailableError
+from mlcls_client.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
+from mlcls_client.inputs import ImageInput, iterate_sources
+from mlcls_client.prediction import MAX_CONCURRENCY, OnError, Prediction, PredictOptions, read_predict_options
+from mlcls_client.reader_threads import ReaderThreads
+from mlcls_client.result import MultiLabelResult
+from mlcls_client.transport import DEFAULT_TIMEOUT_S, Transport, open_transport
+from mlcls_client.window import Window
+
+_POLL_INTERVAL_S = 0.25
+
+logger = logging.getLogger("mlcls_client")
+
+
+def create_async_model(
+    model_name: str,
+    url: str | None = None,
+    protocol: str = "grpc",
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    *,
+    ssl: Ssl = False,
+    headers: Mapping[str, str] | None = None,
+    api_key: str | None = None,
+    retries: int = DEFAULT_RETRIES,
+    admin_key: str | None = None,
+    shared_memory: bool = False,
+    model_dir: "str | os.PathLike[str] | None" = None,
+    device: str | None = None,
+    use_hpip: bool = False,
+) -> "AsyncModel":
+    """Make a model for one event loop; arguments and errors are those of `create_model`.
+
+    Example:
+        >>> async def main():
+        ...     async with create_async_model("PP-LCNet_x1_0_ML", url=server.url) as model:
+        ...         return [res.label_names async for res in model.predict(["photo.png", "photos/"])]
+        >>> asyncio.run(main())
+        [['red'], ['green'], ['blue']]
+    """
+    _note_paddlex_arguments(model_dir, device, use_hpip)
+    options = read_connection_options(ssl, headers, api_key, retries, admin_key, shared_memory)
+    return AsyncModel(open_transport(model_name, url, protocol, timeout_s, options))
+
+
+def _note_paddlex_arguments(model_dir: "str | os.PathLike[str] | None", device: str | None, use_hpip: bool) -> None:
+    """Answer to the arguments of PaddleX that say how a model runs, which is the server's affair here.
+
+    Raises:
+        InvalidRequestError: `model_dir` is given; another model than the one in that folder would answer.
+    """
+    if model_dir is not None:
+        raise InvalidRequestError(
+            f"expected no model_dir, got {os.fspath(model_dir)!r}: the server has the model. Import it there with "
+            "`mlcls import DIR --name NAME`, and give that name as model_name"
+        )
+    for name, value in (("device", device), ("use_hpip", use_hpip or None)):
+        if value is not None:
+            logger.warning("%s=%r has no effect here: the server's configuration decides it", name, value)
+
+
+class AsyncModel:
+    """One model on one server, for one event loop. An async context manager.
+
+    Example:
+        >>> async def main():
+        ...     async with create_async_model("PP-LCNet_x1_0_ML", url=server.url) as model:
+        ...         await model.wait_until_ready(timeout_s=10)
+        ...         async for res in model.predict("photo.png", threshold=0.1, top_k=1):
+        ...             res.print()
+        >>> asyncio.run(main())
+        {'res': {'input_path': 'photo.png', 'page_index': None, 'class_ids': [0], 'scores': [0.78431], 'label_names': ['red']}}
+    """  # noqa: E501
+
+    def __init__(self, transport: Transport) -> None:
+        """Make a model on a transport; `create_async_model` is the usual way."""
+        self._transport = transport
+        self._readers = ReaderThreads(MAX_CONCURRENCY)
+        self._under_way: set[asyncio.Task[list[MultiLabelResult]]] = set()
+        self._known_batch_size: int | None = None
+        self._process_id = os.getpid()
+        self._closed = False
+
+    @property
+    def model_name(self) -> str:
+        """Name of the ensemble."""
+        return self._transport.endpoint.model_name
+
+    def predict(
+        self,
+        input: ImageInput,
+        batch_size: int = 1,
+        threshold: Threshold | None = None,
+        on_error: OnError = "raise",
+        *,
+        top_k: int | None = None,
+        concurrency: int | None = None,
+        fetch_limits: FetchLimits = DEFAULT_FETCH_LIMITS,
+        array_format: ArrayFormat = "png",
+    ) -> AsyncIterator[MultiLabelResult]:
+        """Predict the labels of images; an async generator with one result per image or page, in order.
+
+        Arguments, results and errors are those of `Model.predict`. An iterable is gone through in other threads, one
+        item after the other. A generator that is left early (`break`) cancels its requests when it is closed: at once
+        with `contextlib.aclosing`, otherwise when Python gets to it.
+        """
+        options = read_predict_options(batch_size, threshold, on_error, top_k, concurrency, fetch_limits, array_format)
+        self.check_open()
+        return self._predict(input, options)
+
+    async def _predict(self, input: ImageInput, options: PredictOptions) -> AsyncIterator[MultiLabelResult]:
+        prediction = await self.begin(options)
+        sources = iterate_sources(input, options.fetch_limits, options.array_format)
+        window: Window[asyncio.Task[list[MultiLabelResult]]] = Window(
+            sources, prediction.batch_size, prediction.window_limit
+        )
+        sent = taken = 0
+        try:
+            while True:
+                while window.has_room():
+                    if batch := await self._readers.run(window.read_batch):
+                        task = asyncio.ensure_future(prediction.answer(sent, batch))
+                        self.watch(task)
+                        window.add(task)
+                        sent += 1
+                first = window.take_first()
+                if first is None:
+                    return
+                try:
+                    results = await first
+                except asyncio.CancelledError:
+                    self.check_open()  # closing the model cancels the task alone; otherwise it is the caller's own wish
+                    first.cancel()
+                    raise
+                prediction.release(taken)
+                taken += 1
+                for result in prediction.sort_out(results):
+                    yield result
+                    self.check_open()
+        finally:
+            window.cancel()
+
+    def watch(self, task: "asyncio.Task[list[MultiLabelResult]]") -> None:
+        """Have `close` cancel a task; a failure that nobody waits for any more is not reported."""
+        self._under_way.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: "asyncio.Task[list[MultiLabelResult]]") -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def begin(self, options: PredictOptions) -> Prediction:
+        """Prepare the requests of one `predict` call.
+
+        Raises:
+            MlclsClientError: the server cannot be asked how much it takes in one request.
+        """
+        max_batch_size = 1 if options.batch_size == 1 else await self._max_batch_size()
+        return Prediction(self._transport, self._readers, options, max_batch_size)
+
+    async def _max_batch_size(self) -> int:
+        if self._known_batch_size is None:
+            size = await self._transport.max_batch_size()
+            if size is None:
+                logger.warning(
+                    "the server does not tell the batch size of model %r (restricted API); sending one image per "
+                    "request",
+                    self.model_name,
+                )
+            self._known_batch_size = size or 1
+        return self._known_batch_size
+
+    async def is_ready(self) -> bool:
+        """Tell whether the server answers and the model is ready."""
+        self.check_open()
+        try:
+            return await self._transport.is_ready()
+        except MlclsClientError:
+            return False
+
+    async def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until the server answers and the model is ready.
+
+        Args:
+            timeout_s: how long to wait, seconds.
+
+        Raises:
+            ServerUnavailableError: it is not ready by then; the message tells the last reason.
+        """
+        self.check_open()
+        deadline = time.monotonic() + timeout_s
+        while True:
+            reason = "the server answers, the model is not loaded or not ready"
+            try:
+                if await self._transport.is_ready():
+                    return
+            except MlclsClientError as error:
+                reason = error.server_text or str(error)
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                raise ServerUnavailableError(
+                    f"expected model {self.model_name!r} at {self._transport.endpoint.url} to be ready within "
+                    f"{timeout_s:g} s: {reason}. Check the address, the protocol and the server's log."
+                )
+            await asyncio.sleep(min(_POLL_INTERVAL_S, remaining_s))
+
+    async def close(self) -> None:
+        """Cancel what is under way and close the connection; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in list(self._under_way):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+        self._readers.close()
+        await self._transport.close()
+
+    def check_open(self) -> None:
+        """Refuse to go on with a model that was closed or that belongs to the parent of a forked process.
+
+        Raises:
+            MlclsClientError: it is.
+        """
+        if self._closed:
+            raise MlclsClientError(f"model {self.model_name!r} is closed; make a new one with create_model")
+        if os.getpid() != self._process_id:
+            raise MlclsClientError(
+                f"model {self.model_name!r} was made before this process was forked, and its connection is the "
+                "parent's; make a new one with create_model"
+            )
+
+    async def __aenter__(self) -> "AsyncModel":
+        """Return the model itself."""
+        return self
+
+    async def __aexit__(
+        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        await self.close()

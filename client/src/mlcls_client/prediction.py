@@ -1,0 +1,231 @@
+"""One `predict` call: what it was asked for, and how its batches are read, sent and answered.
+
+`Model` and `AsyncModel` differ in how they wait; what they wait for is here.
+"""
+
+import asyncio
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mlcls_client.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
+from mlcls_client.encoding import ArrayFormat, check_array_format
+from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
+from mlcls_client.fetch import FetchLimits
+from mlcls_client.inputs import ImageSource
+from mlcls_client.reader_threads import ReaderThreads
+from mlcls_client.result import MultiLabelResult
+from mlcls_client.transport import Transport
+from mlcls_client.window import MemoryGate
+
+OnError = Literal["raise", "yield", "skip"]
+
+# A step of the served ensemble queues 128 requests and refuses more; other clients want their share of them.
+MAX_CONCURRENCY = 96
+_USUAL_CONCURRENCY = 16
+# Requests wait for one another on the server within their time limit, so that large ones are fewer.
+_USUAL_IMAGES_IN_FLIGHT = 64
+# Batches under way for each request in flight: while one is slow, this many others are answered behind it.
+_WINDOW_PER_REQUEST = 4
+_MAX_HELD_BYTES = 64 * 2**20
+
+logger = logging.getLogger("mlcls_client")
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The arguments of `predict` but its input, checked.
+
+    Attributes:
+        batch_size: images per request, at most.
+        threshold_json: as it travels; None for the model's own.
+        on_error: what becomes of an image without an answer.
+        top_k: labels per result, at most; None for all above the threshold.
+        concurrency: requests in flight, at most; None for the usual number.
+        fetch_limits: of URLs.
+        array_format: how images that the client encodes travel.
+    """
+
+    batch_size: int
+    threshold_json: str | None
+    on_error: OnError
+    top_k: int | None
+    concurrency: int | None
+    fetch_limits: FetchLimits
+    array_format: ArrayFormat
+
+
+def read_predict_options(
+    batch_size: int,
+    threshold: Threshold | None,
+    on_error: OnError,
+    top_k: int | None,
+    concurrency: int | None,
+    fetch_limits: FetchLimits,
+    array_format: ArrayFormat,
+) -> PredictOptions:
+    """Check the arguments of `predict`.
+
+    Raises:
+        InvalidRequestError: an argument is not as described there.
+    """
+    _check_count("a batch size", batch_size, None)
+    if top_k is not None:
+        _check_count("top_k", top_k, None)
+    if concurrency is not None:
+        _check_count("concurrency", concurrency, MAX_CONCURRENCY)
+    if on_error not in get_args(OnError):
+        raise InvalidRequestError(f"expected on_error to be one of {get_args(OnError)}, got {on_error!r}")
+    check_array_format(array_format)
+    return PredictOptions(
+        batch_size, encode_threshold(threshold), on_error, top_k, concurrency, fetch_limits, array_format
+    )
+
+
+def _check_count(name: str, number: object, highest: int | None) -> None:
+    is_count = isinstance(number, int) and not isinstance(number, bool) and number >= 1
+    if not is_count or (highest is not None and isinstance(number, int) and number > highest):
+        wanted = "of 1 or more" if highest is None else f"from 1 to {highest}"
+        raise InvalidRequestError(f"expected {name} {wanted}, got {number!r}")
+
+
+class Prediction:
+    """The requests of one `predict` call. Its coroutines belong to one event loop."""
+
+    def __init__(
+        self, transport: Transport, readers: ReaderThreads, options: PredictOptions, max_batch_size: int
+    ) -> None:
+        """Prepare a call.
+
+        Args:
+            transport: the connection.
+            readers: where images are read.
+            options: what was asked for.
+            max_batch_size: what the server takes in one request.
+        """
+        self._readers = readers
+        self._options = options
+        self._requests = _Requests(transport, options.threshold_json)
+        self.batch_size = min(options.batch_size, max_batch_size)
+        concurrency = options.concurrency or max(2, min(_USUAL_CONCURRENCY, _USUAL_IMAGES_IN_FLIGHT // self.batch_size))
+        self.window_limit = concurrency * _WINDOW_PER_REQUEST
+        self._slots = asyncio.Semaphore(concurrency)
+        self._gate = MemoryGate(_MAX_HELD_BYTES)
+
+    async def answer(self, number: int, batch: Sequence[ImageSource]) -> list[MultiLabelResult]:
+        """Read and send one batch; an image that cannot be read or is rejected costs only itself.
+
+        Args:
+            number: of the batch in this call, from 0.
+            batch: its images.
+
+        Raises:
+            MlclsClientError: the request failed, whatever its images are.
+        """
+        async with self._slots:
+            await self._gate.pass_through(number)
+            images = await self._readers.run(lambda: [_read(source) for source in batch])
+            readable = [image for image in images if isinstance(image, bytes)]
+            self._gate.hold(number, sum(map(len, readable)))
+            answers = iter(await self._requests.ask(readable) if readable else [])
+        return [
+            _failed_result(source, image)
+            if isinstance(image, InputError)
+            else _make_result(source, image, keep_top(next(answers), self._options.top_k))
+            for source, image in zip(batch, images, strict=True)
+        ]
+
+    def release(self, number: int) -> None:
+        """Note that the results of batch `number` were taken."""
+        self._gate.release(number)
+
+    def sort_out(self, results: Sequence[MultiLabelResult]) -> Iterator[MultiLabelResult]:
+        """Give the results that the caller is to see, as `on_error` says.
+
+        Raises:
+            InputError: an image cannot be read, and `on_error` is `raise`.
+            ImageRejectedError: the server rejected an image, and `on_error` is `raise`.
+        """
+        for result in results:
+            if result.error is None or self._options.on_error == "yield":
+                yield result
+            elif self._options.on_error == "raise":
+                raise result.error
+            else:
+                logger.warning("skipped: %s", result.error)
+
+
+class _Requests:
+    """The requests of one `predict` call: they share a threshold, so one accepted request vouches for it."""
+
+    def __init__(self, transport: Transport, threshold_json: str | None) -> None:
+        self._transport = transport
+        self._threshold_json = threshold_json
+        self._accepted = False
+        self._probing = asyncio.Lock()
+
+    async def ask(self, encoded_images: Sequence[bytes]) -> list[Answer]:
+        """Return one answer per image, whatever becomes of the images.
+
+        Raises:
+            InvalidRequestError: the server refuses the request for another reason than its images.
+        """
+        try:
+            answers = await self._transport.infer(encoded_images, self._threshold_json)
+        except InvalidRequestError as error:
+            await self._check_that_images_are_to_blame()
+            if len(encoded_images) == 1:
+                return [Answer(status=error.server_text or str(error))]
+            # The one text of the refused request does not tell what is wrong with which image.
+            return [answer for image in encoded_images for answer in await self.ask([image])]
+        self._accepted = True
+        return answers
+
+    async def _check_that_images_are_to_blame(self) -> None:
+        """Find out what INVALID_ARGUMENT is about, which the served contract leaves open: the images or the request.
+
+        A request with a good image and the same threshold is accepted if the images were bad.
+        """
+        async with self._probing:
+            if not self._accepted:
+                await self._transport.infer([_good_image()], self._threshold_json)
+                self._accepted = True
+
+
+def _good_image() -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _read(source: ImageSource) -> bytes | InputError:
+    try:
+        return source.read()
+    except InputError as error:
+        return error
+
+
+def _make_result(source: ImageSource, image: bytes, answer: Answer) -> MultiLabelResult:
+    if answer.status != STATUS_OK:
+        name = "an image from memory" if source.input_path is None else repr(source.input_path)
+        if source.page_index is not None:
+            name = f"page {source.page_index} of {name}"
+        return _failed_result(
+            source,
+            ImageRejectedError(
+                f"the server has no result for {name}: {answer.status}",
+                input_path=source.input_path,
+                reason=answer.status,
+            ),
+        )
+    return MultiLabelResult(answer, input_path=source.input_path, page_index=source.page_index, encoded_image=image)
+
+
+def _failed_result(source: ImageSource, error: MlclsClientError) -> MultiLabelResult:
+    return MultiLabelResult(
+        Answer(status=str(error)), input_path=source.input_path, page_index=source.page_index, error=error
+    )
