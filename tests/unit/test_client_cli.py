@@ -138,7 +138,7 @@ def test_headers_and_the_key_are_sent(server: FakeServer, folder: Path, monkeypa
 
 def test_retries(server: FakeServer, folder: Path) -> None:
     server.outages = 1
-    assert main(["predict", NAME, str(folder), "--url", server.url]) == 3
+    assert main(["predict", NAME, str(folder), "--url", server.url, "--retries", "0"]) == 3
     server.outages = 1
     assert main(["predict", NAME, str(folder), "--url", server.url, "--retries", "1"]) == 0
 

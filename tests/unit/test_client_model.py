@@ -217,7 +217,7 @@ def test_an_unknown_model(server: FakeServer) -> None:
 
 
 def test_a_late_answer(server: FakeServer) -> None:
-    server.delay = lambda: time.sleep(0.6)
+    server.delay = lambda images: time.sleep(0.6)
     with (
         create_model(NAME, url=server.url, timeout_s=0.2) as model,
         pytest.raises(DeadlineExceededError, match=r"within 0\.2 s"),

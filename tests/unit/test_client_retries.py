@@ -112,7 +112,7 @@ def test_what_the_server_has_judged_is_not_asked_again() -> None:
 def test_a_late_answer_is_not_asked_for_again(protocol: str, start_http: Callable[..., Any]) -> None:
     server = start_http()
     server.trouble = lambda handler: time.sleep(0.8)
-    with FakeServer(NAME, delay=lambda: time.sleep(0.8)) as grpc_server:
+    with FakeServer(NAME, delay=lambda images: time.sleep(0.8)) as grpc_server:
         url = grpc_server.url if protocol == "grpc" else server.url
         with create_model(NAME, url, protocol, 0.3, retries=5) as model, pytest.raises(DeadlineExceededError):
             list(model.predict(png()))

@@ -8,9 +8,12 @@
             res.save_to_img("output/")
             res.save_to_json("output/")
 
+On asyncio, `create_async_model` and `async for` do the same.
+
 Importing this package imports neither numpy, Pillow nor tritonclient; they come with the first call that needs them.
 """
 
+from mlcls_client.async_model import AsyncModel, create_async_model
 from mlcls_client.errors import (
     DeadlineExceededError,
     ImageRejectedError,
@@ -26,10 +29,12 @@ from mlcls_client.errors import (
 from mlcls_client.fetch import FetchLimits
 from mlcls_client.model import Model, create_model
 from mlcls_client.result import MultiLabelResult
+from mlcls_client.server_state import ServedModel, ServerHealth, list_models, read_health
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncModel",
     "DeadlineExceededError",
     "FetchLimits",
     "ImageRejectedError",
@@ -41,8 +46,13 @@ __all__ = [
     "MultiLabelResult",
     "OutputError",
     "ProtocolError",
+    "ServedModel",
     "ServerError",
+    "ServerHealth",
     "ServerUnavailableError",
     "__version__",
+    "create_async_model",
     "create_model",
+    "list_models",
+    "read_health",
 ]

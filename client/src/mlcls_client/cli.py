@@ -2,43 +2,28 @@
 
 Exit codes: 0 all images answered; 1 some image failed, its reason is on standard error and the others are answered;
 2 wrong usage or a request that the server refuses; 3 no usable server: not reachable, not ready, no such model, no
-answer in time, or a failure of its own.
+answer in time, or a failure of its own; 130 interrupted.
 """
 
 import argparse
-import json
-import os
-import shutil
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Callable, Sequence
 
-from mlcls_client.contract import Threshold, encode_threshold
-from mlcls_client.errors import InputError, InvalidRequestError, MlclsClientError, OutputError
-from mlcls_client.inputs import ImageSource, iterate_sources
-from mlcls_client.result import MultiLabelResult
-from mlcls_client.server_arguments import add_server_arguments, add_tries_argument, open_model
-from mlcls_client.table import MEMORY_TEXT, LabelTable
-from mlcls_client.transport import DEFAULT_TIMEOUT_S
+from mlcls_client.connection import DEFAULT_RETRIES
+from mlcls_client.predict_command import add_predict_arguments, run_predict
+from mlcls_client.server_arguments import (
+    add_request_arguments,
+    add_server_arguments,
+    open_model,
+    read_server_arguments,
+)
+from mlcls_client.server_state import list_models, read_health
+from mlcls_client.terminal import EXIT_OK, EXIT_SERVER, EXIT_USAGE, parse_seconds, print_line, with_exit_code
 
-EXIT_OK = 0
-EXIT_IMAGE_FAILED = 1
-EXIT_USAGE = 2
-EXIT_SERVER = 3
-EXIT_INTERRUPTED = 130
+__all__ = ["add_predict_arguments", "main", "run_predict"]
 
 _WAIT_TIMEOUT_S = 60.0
 # One readiness call while waiting; a server that accepts connections and does not answer must not use up the time.
 _READINESS_TIMEOUT_S = 5.0
-
-_EXIT_CODES = """\
-exit codes:
-  0  all images answered
-  1  some image failed; its reason is on standard error, the others are answered
-  2  wrong usage, or a request that the server refuses
-  3  server unreachable, not ready, without this model, too slow, or failing
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,123 +44,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
+    from mlcls_client import __version__
+
     parser = argparse.ArgumentParser(
         prog="mlcls-client", description="Ask a Triton server that serves PaddleX multi-label models."
     )
+    parser.add_argument("--version", action="version", version=f"mlcls-client {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    predict = commands.add_parser(
-        "predict",
-        help="labels of images",
-        description="Print the labels of images.",
-        epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+    predict = commands.add_parser("predict", help="labels of images", description="Print the labels of images.")
     add_predict_arguments(predict)
     predict.set_defaults(run=run_predict)
+
     wait = commands.add_parser(
         "wait", help="wait until a model is ready", description="Wait until a model is ready (exit 0) or not (exit 3)."
     )
     wait.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
     add_server_arguments(wait)
     wait.add_argument(
-        "--timeout", type=_seconds, default=_WAIT_TIMEOUT_S, metavar="S", help="how long to wait (default: %(default)g)"
-    )
-    wait.set_defaults(run=run_wait)
-    return parser
-
-
-def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the arguments of `predict`, for `run_predict`; another command can offer the same this way."""
-    parser.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
-    parser.add_argument(
-        "input",
-        metavar="INPUT",
-        nargs="+",
-        help="image, PDF or TIFF file, folder that is searched for these, or http(s) URL",
-    )
-    add_server_arguments(parser)
-    add_tries_argument(parser)
-    parser.add_argument(
-        "--batch-size", type=_positive_int, default=1, metavar="N", help="images per request (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--threshold",
-        type=_threshold,
-        metavar="T",
-        help='labels above this score: a number, or JSON such as \'{"default": 0.5, "person": 0.8}\' '
-        "(default: the model's own)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON lines, one object per image")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="write annotated pictures into this folder")
-    parser.add_argument(
         "--timeout",
-        type=_seconds,
-        default=DEFAULT_TIMEOUT_S,
+        type=parse_seconds,
+        default=_WAIT_TIMEOUT_S,
         metavar="S",
-        help="time limit of one request with its retries, seconds (default: %(default)g)",
+        help="how long to wait (default: %(default)g)",
     )
+    wait.set_defaults(run=lambda args: with_exit_code(_wait, args))
 
+    models = commands.add_parser(
+        "models",
+        help="models of a server",
+        description="List the models of a server. Where it keeps its list closed (mlcls serve does, without "
+        "--admin-key), those that are loaded.",
+    )
+    models.add_argument("--all", action="store_true", help="the steps of the ensembles too, and all other models")
+    add_server_arguments(models)
+    add_request_arguments(models, DEFAULT_RETRIES)
+    models.set_defaults(run=lambda args: with_exit_code(_models, args))
 
-def run_predict(args: argparse.Namespace) -> int:
-    """Print and save the labels of images, as the arguments of `add_predict_arguments` say.
-
-    Returns:
-        The exit code.
-    """
-    return _with_exit_code(_predict, args)
-
-
-def run_wait(args: argparse.Namespace) -> int:
-    """Wait until a model is ready.
-
-    Returns:
-        The exit code.
-    """
-    return _with_exit_code(_wait, args)
-
-
-def _predict(args: argparse.Namespace) -> int:
-    saver = None if args.save is None else _PictureSaver(args.save)
-    exit_code = EXIT_OK
-    with open_model(args, args.timeout, args.retries) as model:
-        sources: Iterable[ImageSource] = iterate_sources(args.input)
-        table = None
-        if not args.json:
-            # The table's columns are as wide as what is in them, so all names are wanted before the first row.
-            sources = list(sources)
-            table = _make_table(sources)
-        results = model.predict(sources, args.batch_size, args.threshold, on_error="yield")
-        for number, result in enumerate(results):
-            if result.error is not None:
-                exit_code = EXIT_IMAGE_FAILED
-                _complain(result.error)
-            if table is None:
-                _print(json.dumps(result.json["res"], ensure_ascii=False))
-            else:
-                if number == 0:
-                    _print(table.header())
-                _print(_row(table, result))
-            if saver is not None and result.error is None:
-                try:
-                    saver.save(result)
-                except (InputError, OutputError) as error:
-                    exit_code = EXIT_IMAGE_FAILED
-                    _complain(error)
-    return exit_code
-
-
-def _make_table(sources: Sequence[ImageSource]) -> LabelTable:
-    names = [source.input_path or MEMORY_TEXT for source in sources]
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    indexes = [source.page_index for source in sources if source.page_index is not None]
-    return LabelTable(names, width, page_count=max(indexes, default=-1) + 1)
-
-
-def _row(table: LabelTable, result: MultiLabelResult) -> str:
-    name = result.input_path or MEMORY_TEXT
-    if result.error is not None:
-        return table.failed_row(name, result.page_index)
-    return table.row(name, result.label_names, result.scores, result.page_index)
+    health = commands.add_parser(
+        "health",
+        help="state of a server",
+        description="Tell whether a server, and the models that are named, are ready (exit 0) or not (exit 3).",
+    )
+    health.add_argument("model", metavar="MODEL", nargs="*", help="name of a model, e.g. PP-LCNet_x1_0_ML")
+    add_server_arguments(health)
+    add_request_arguments(health, 0)
+    health.set_defaults(run=lambda args: with_exit_code(_health, args))
+    return parser
 
 
 def _wait(args: argparse.Namespace) -> int:
@@ -184,80 +99,21 @@ def _wait(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-class _PictureSaver:
-    """Saves under PaddleX's names; a name that this run has used already gets a number."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._used: set[str] = set()
-
-    def save(self, result: MultiLabelResult) -> None:
-        name = result.picture_name
-        stem, suffix = os.path.splitext(name)
-        number = 2
-        while name.casefold() in self._used:
-            name = f"{stem}_{number}{suffix}"
-            number += 1
-        self._used.add(name.casefold())
-        result.save_to_img(self._folder / name)
+def _models(args: argparse.Namespace) -> int:
+    server = read_server_arguments(args)
+    found = list_models(args.url, args.protocol, args.timeout, with_steps=args.all, retries=args.retries, **server)
+    rows = [("model", "version", "state"), *((model.name, model.version, model.state) for model in found)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, version, state in rows:
+        print_line(f"{name:{widths[0]}}  {version:{widths[1]}}  {state}")
+    return EXIT_OK
 
 
-def _with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    try:
-        exit_code = run(args)
-        sys.stdout.flush()
-        return exit_code
-    except InvalidRequestError as error:
-        _complain(error)
-        return EXIT_USAGE
-    except MlclsClientError as error:
-        _complain(error)
-        return EXIT_SERVER
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) has gone; keep the interpreter from complaining when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_IMAGE_FAILED
-
-
-def _print(text: str) -> None:
-    _write(sys.stdout, text)
-
-
-def _complain(error: Exception) -> None:
-    _write(sys.stderr, f"mlcls-client: {error}")
-
-
-def _write(stream: TextIO, text: str) -> None:
-    """Write a line; what the stream's encoding lacks (a file name that is not UTF-8) is escaped, not an error."""
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()
-
-
-def _positive_int(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
-    return number
-
-
-def _threshold(text: str) -> Threshold:
-    try:
-        threshold: Threshold = json.loads(text)
-        encode_threshold(threshold)
-    except (ValueError, InvalidRequestError) as error:
-        raise argparse.ArgumentTypeError(
-            f"expected a number, or JSON of a dict or list, got {text!r}: {error}"
-        ) from None
-    if threshold is None:
-        raise argparse.ArgumentTypeError("expected a number, or JSON of a dict or list, got null")
-    return threshold
+def _health(args: argparse.Namespace) -> int:
+    server = read_server_arguments(args)
+    del server["admin_key"]
+    health = read_health(args.url, args.protocol, args.timeout, models=args.model, retries=args.retries, **server)
+    print_line(f"{health.name} {health.version}: {'ready' if health.ready else 'live, not ready'}")
+    for name, ready in health.models.items():
+        print_line(f"{name}: {'ready' if ready else 'not ready, or not on this server'}")
+    return EXIT_OK if health.ready and all(health.models.values()) else EXIT_SERVER

@@ -124,6 +124,28 @@ def _sources(inputs: ImageInput, reading: _Reading) -> Iterator[ImageSource]:
         )
 
 
+def count_images(paths: Iterable[str]) -> int | None:
+    """Count the images of files, folders and URLs by their names.
+
+    Returns:
+        The number; None where a file with pages is among them, whose number it would take opening to know.
+    """
+    count = 0
+    for path in paths:
+        if is_url(path):
+            names: Iterable[str] = [url_file_name(path)]
+        elif os.path.isdir(path):
+            found = (name for _, _, files in os.walk(path) for name in files)
+            names = (name for name in found if _suffix(name) in IMAGE_SUFFIXES)
+        else:
+            names = [path]
+        for name in names:
+            if _suffix(name) in PAGED_SUFFIXES:
+                return None
+            count += 1
+    return count
+
+
 def _path_sources(path: str, reading: _Reading) -> Iterator[ImageSource]:
     if not os.path.isdir(path):
         yield from _file_sources(path, reading)

@@ -124,6 +124,11 @@ class MultiLabelResult(dict[str, Any]):
         suffix = Path(self._input_name or "").suffix
         return f"{self._saved_stem()}_res{suffix if suffix.lower() in _SAVED_SUFFIXES else '.png'}"
 
+    @property
+    def json_name(self) -> str:
+        """Name of the file that `save_to_json` writes into a folder."""
+        return f"{self._saved_stem()}_res.json"
+
     def print(
         self,
         format_json: bool = False,
@@ -165,7 +170,7 @@ class MultiLabelResult(dict[str, Any]):
         text = json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii)
         path = Path(save_path)
         if path.suffix.lower() != ".json":
-            path = path / f"{self._saved_stem()}_res.json"
+            path = path / self.json_name
         # A file name that is not UTF-8 is a lone surrogate here; its \udcxx form is a valid escape of JSON.
         write_file(path, lambda file: _write_bytes(file, text.encode("utf-8", "backslashreplace")))
 
@@ -191,6 +196,11 @@ class MultiLabelResult(dict[str, Any]):
         suffix = path.suffix.lower()
         file_format = Image.registered_extensions()[suffix]
         write_file(path, lambda file: picture.save(file, format=file_format, **_SAVE_OPTIONS.get(suffix, {})))
+
+    def save_all(self, save_path: "str | os.PathLike[str]") -> None:
+        """Write the JSON file and the annotated picture into a folder, as PaddleX does."""
+        self.save_to_json(save_path)
+        self.save_to_img(save_path)
 
     @property
     def _input_name(self) -> str | None:

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+from typing import Any
 
 from mlcls_client.errors import InvalidRequestError
 from mlcls_client.model import Model, create_model
-from mlcls_client.transport import DEFAULT_URLS
+from mlcls_client.terminal import parse_seconds
+from mlcls_client.transport import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
 
 API_KEY_VARIABLE = "MLCLS_API_KEY"
+ADMIN_KEY_VARIABLE = "MLCLS_ADMIN_KEY"
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +18,8 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         metavar="HOST:PORT",
-        help=f"address of the server (default: {DEFAULT_URLS['grpc']}, or {DEFAULT_URLS['http']} with --protocol http)",
+        help=f"address of the server (default: the environment variable {URL_VARIABLE}, or {DEFAULT_URLS['grpc']}, "
+        f"with --protocol http {DEFAULT_URLS['http']})",
     )
     parser.add_argument(
         "--protocol", choices=list(DEFAULT_URLS), default="grpc", help="how to ask (default: %(default)s)"
@@ -40,14 +44,32 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"send 'authorization: Bearer KEY' (default: the environment variable {API_KEY_VARIABLE}, which other "
         "users of this machine cannot see)",
     )
+    parser.add_argument(
+        "--admin-key",
+        metavar="KEY",
+        help="the key of the APIs that `mlcls serve` closes, shared memory and the list of all models "
+        f"(default: the environment variable {ADMIN_KEY_VARIABLE})",
+    )
+    parser.add_argument(
+        "--shared-memory",
+        action="store_true",
+        help="hand images over in memory, where the server is on this machine and allows it",
+    )
 
 
-def add_tries_argument(parser: argparse.ArgumentParser) -> None:
-    """Give a parser `--retries`."""
+def add_request_arguments(parser: argparse.ArgumentParser, default_retries: int) -> None:
+    """Give a parser `--timeout` and `--retries`."""
+    parser.add_argument(
+        "--timeout",
+        type=parse_seconds,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="S",
+        help="time limit of one request with its retries, seconds (default: %(default)g)",
+    )
     parser.add_argument(
         "--retries",
         type=int,
-        default=0,
+        default=default_retries,
         metavar="N",
         help="further tries when the server is unreachable, within --timeout (default: %(default)s)",
     )
@@ -59,22 +81,39 @@ def open_model(args: argparse.Namespace, timeout_s: float, retries: int = 0) -> 
     Raises:
         InvalidRequestError: an argument is not as described.
     """
+    return create_model(
+        args.model,
+        args.url,
+        args.protocol,
+        timeout_s,
+        retries=retries,
+        shared_memory=args.shared_memory,
+        **read_server_arguments(args),
+    )
+
+
+def read_server_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `create_model` and `list_models` take in common, but for the address.
+
+    Raises:
+        InvalidRequestError: a header is not as described.
+    """
     files = {
         "root_certificates": args.ssl_root_certificates,
         "private_key": args.ssl_private_key,
         "certificate_chain": args.ssl_certificate_chain,
     }
     given = {key: path for key, path in files.items() if path is not None}
-    return create_model(
-        args.model,
-        args.url,
-        args.protocol,
-        timeout_s,
-        ssl=given or args.ssl,
-        headers=_read_headers(args.header),
-        api_key=args.api_key if args.api_key is not None else os.environ.get(API_KEY_VARIABLE) or None,
-        retries=retries,
-    )
+    return {
+        "ssl": given or args.ssl,
+        "headers": _read_headers(args.header),
+        "api_key": _key(args.api_key, API_KEY_VARIABLE),
+        "admin_key": _key(args.admin_key, ADMIN_KEY_VARIABLE),
+    }
+
+
+def _key(given: str | None, variable: str) -> str | None:
+    return given if given is not None else os.environ.get(variable) or None
 
 
 def _read_headers(texts: list[str]) -> dict[str, str]:

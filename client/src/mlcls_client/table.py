@@ -39,13 +39,18 @@ class LabelTable:
         items = [f"{label} {score:.3f}" for label, score in zip(label_names, scores, strict=True)]
         lines = _fill(items, self._labels_width) or [EMPTY_TEXT]
         page = _page_text(page_index)
+        name = self._name_with_page(name, page_index)
         return "\n".join(
             self._join(*((name, page) if number == 0 else ("", "")), line) for number, line in enumerate(lines)
         )
 
     def failed_row(self, name: str, page_index: int | None = None) -> str:
         """Return the row of an image or page without a result."""
-        return self._join(name, _page_text(page_index), FAILED_TEXT)
+        return self._join(self._name_with_page(name, page_index), _page_text(page_index), FAILED_TEXT)
+
+    def _name_with_page(self, name: str, page_index: int | None) -> str:
+        """Name a page that the table has no column for: its file came after those that were measured."""
+        return name if self._page_width or page_index is None else f"{name}[{page_index}]"
 
     def _join(self, name: str, page: str, labels: str) -> str:
         name = _keep_end(name, self._name_width)

@@ -13,21 +13,31 @@ mean of the image's colour channels, so that different images have different ans
 import importlib
 import io
 import json
+import mmap
+import threading
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mlcls_client.connection import ADMIN_KEY_HEADER
 from mlcls_client.contract import IMAGE, RESULT, STATUS, STATUS_OK, THRESHOLD_PARAMETER
 
 LABEL_NAMES = ("red", "green", "blue")
 DEFAULT_THRESHOLD = 0.5
+_MAX_WORKERS = 96
 
 
 @dataclass
 class FakeServer:
     """A gRPC server on this machine; a context manager. Its fields may be changed while it runs.
+
+    Example:
+        >>> with FakeServer("cats", ready=False) as fake, create_model("cats", url=fake.url) as model:
+        ...     model.is_ready()
+        False
 
     Attributes:
         model_name: the one model it has.
@@ -37,8 +47,13 @@ class FakeServer:
         raw_result: sent as every output `result` in place of an answer, to test how bad answers are treated.
         outages: how many of the next inference requests are answered UNAVAILABLE.
         credentials: grpc.ServerCredentials for TLS; None for a connection that is not encrypted.
-        delay: called before each answer, e.g. to sleep; it may take the images of the request.
+        delay: called with the images of a request before its answer, e.g. to sleep.
+        admin_key: with which the APIs of the model repository and of shared memory are closed; None for open ones.
         port: to serve on; 0 for a free one.
+        in_flight: requests that are being answered.
+        most_in_flight: the most of them at one time so far.
+        cancelled: how many requests were cancelled before they were answered.
+        regions: names of the regions of shared memory that are registered.
         requests: the images and the `threshold` parameter of each inference request so far.
         headers: the metadata of each call so far, readiness calls too.
         url: `host:port`, once started.
@@ -51,18 +66,24 @@ class FakeServer:
     raw_result: bytes | None = None
     outages: int = 0
     credentials: Any = field(default=None, repr=False)
-    delay: Callable[[], None] | None = None
+    delay: Callable[[list[bytes]], None] | None = None
+    admin_key: str | None = field(default=None, repr=False)
     port: int = 0
+    in_flight: int = 0
+    most_in_flight: int = 0
+    cancelled: int = 0
+    regions: "dict[str, mmap.mmap]" = field(default_factory=dict, repr=False)
     requests: list[tuple[list[bytes], str | None]] = field(default_factory=list, repr=False)
     headers: list[dict[str, str]] = field(default_factory=list, repr=False)
     url: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __enter__(self) -> "FakeServer":
         """Start to serve."""
         grpc: Any = importlib.import_module("grpc")
         stubs: Any = importlib.import_module("tritonclient.grpc.service_pb2_grpc")
         limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self._server: Any = grpc.server(futures.ThreadPoolExecutor(max_workers=2), options=limits)
+        self._server: Any = grpc.server(futures.ThreadPoolExecutor(max_workers=_MAX_WORKERS), options=limits)
         servicer = type("Servicer", (_Methods, stubs.GRPCInferenceServiceServicer), {})(self)
         stubs.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         address = f"127.0.0.1:{self.port}"
@@ -89,6 +110,43 @@ class _Methods:
         self._fake = fake
         self._messages: Any = importlib.import_module("tritonclient.grpc.service_pb2")
         self._codes: Any = importlib.import_module("grpc").StatusCode
+
+    def ServerLive(self, request: Any, context: Any) -> Any:
+        self._note_headers(context)
+        return self._messages.ServerLiveResponse(live=True)
+
+    def ServerMetadata(self, request: Any, context: Any) -> Any:
+        self._note_headers(context)
+        return self._messages.ServerMetadataResponse(name="fake", version="0")
+
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        self._note_headers(context)
+        self._check_key(context)
+        response = self._messages.RepositoryIndexResponse()
+        for suffix in ("", "_preprocess", "_engine", "_postprocess"):
+            response.models.add(name=self._fake.model_name + suffix, version="1", state="READY")
+        return response
+
+    def ModelStatistics(self, request: Any, context: Any) -> Any:
+        self._note_headers(context)
+        response = self._messages.ModelStatisticsResponse()
+        for suffix in ("", "_preprocess", "_engine", "_postprocess"):
+            response.model_stats.add(name=self._fake.model_name + suffix, version="1")
+        return response
+
+    def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:
+        self._check_key(context)
+        try:
+            with (Path("/dev/shm") / request.key.lstrip("/")).open("r+b") as file:
+                self._fake.regions[request.name] = mmap.mmap(file.fileno(), request.byte_size)
+        except OSError:
+            context.abort(self._codes.INVALID_ARGUMENT, f"Unable to open shared memory region: '{request.key}'")
+        return self._messages.SystemSharedMemoryRegisterResponse()
+
+    def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
+        self._check_key(context)
+        self._fake.regions.pop(request.name).close()
+        return self._messages.SystemSharedMemoryUnregisterResponse()
 
     def ServerReady(self, request: Any, context: Any) -> Any:
         self._note_headers(context)
@@ -123,9 +181,15 @@ class _Methods:
         images = self._read_images(request, context)
         parameter = request.parameters.get(THRESHOLD_PARAMETER)
         threshold_json = parameter.string_param if parameter is not None else None
-        self._fake.requests.append((images, threshold_json))
+        with self._fake._lock:
+            self._fake.requests.append((images, threshold_json))
+            self._fake.in_flight += 1
+            self._fake.most_in_flight = max(self._fake.most_in_flight, self._fake.in_flight)
+        answered = threading.Event()
+        context.add_callback(lambda: self._note_end(answered.is_set()))
         if self._fake.delay is not None:
-            self._fake.delay()
+            self._fake.delay(images)
+        answered.set()
         try:
             threshold = _read_threshold(threshold_json)
         except ValueError as error:
@@ -134,6 +198,16 @@ class _Methods:
         if all(status != STATUS_OK for status, _ in answers):
             context.abort(self._codes.INVALID_ARGUMENT, "; ".join(status for status, _ in answers))
         return self._make_response(request, answers)
+
+    def _note_end(self, answered: bool) -> None:
+        with self._fake._lock:
+            self._fake.in_flight -= 1
+            self._fake.cancelled += not answered
+
+    def _check_key(self, context: Any) -> None:
+        header = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
+        if self._fake.admin_key not in (None, dict(context.invocation_metadata()).get(header)):
+            context.abort(self._codes.UNAVAILABLE, f"This protocol is restricted, expecting header '{header}'")
 
     def _note_headers(self, context: Any) -> None:
         self._fake.headers.append(dict(context.invocation_metadata()))
@@ -146,7 +220,7 @@ class _Methods:
         tensor = request.inputs[0]
         if (tensor.name, tensor.datatype, list(tensor.shape)[1:]) != (IMAGE, "BYTES", [1]):
             context.abort(self._codes.INVALID_ARGUMENT, f"unexpected inference input {tensor.name!r}")
-        content, images = request.raw_input_contents[0], []
+        content, images = self._read_tensor(request, context), []
         while content:
             end = 4 + int.from_bytes(content[:4], "little")
             images.append(content[4:end])
@@ -157,6 +231,17 @@ class _Methods:
                 f"inference request batch-size must be <= {self._fake.max_batch_size} for '{request.model_name}'",
             )
         return images
+
+    def _read_tensor(self, request: Any, context: Any) -> bytes:
+        parameters = request.inputs[0].parameters
+        if "shared_memory_region" not in parameters:
+            content: bytes = request.raw_input_contents[0]
+            return content
+        name = parameters["shared_memory_region"].string_param
+        if name not in self._fake.regions:
+            context.abort(self._codes.INVALID_ARGUMENT, f"Unable to find shared memory region: '{name}'")
+        begin = parameters["shared_memory_offset"].int64_param if "shared_memory_offset" in parameters else 0
+        return self._fake.regions[name][begin : begin + parameters["shared_memory_byte_size"].int64_param]
 
     def _make_response(self, request: Any, answers: list[tuple[str, dict[str, Any]]]) -> Any:
         response = self._messages.ModelInferResponse(model_name=request.model_name, model_version="1")

@@ -1,0 +1,226 @@
+"""`mlcls-client predict`: labels of files, folders, URLs and standard input, printed and saved."""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import get_args
+
+from mlcls_client.connection import DEFAULT_RETRIES
+from mlcls_client.contract import Threshold, encode_threshold
+from mlcls_client.encoding import ArrayFormat
+from mlcls_client.errors import InputError, InvalidRequestError, OutputError
+from mlcls_client.inputs import ImageSource, count_images, iterate_sources
+from mlcls_client.prediction import MAX_CONCURRENCY
+from mlcls_client.progress import ProgressBar
+from mlcls_client.result import MultiLabelResult
+from mlcls_client.result_writers import CsvWriter, JsonLinesWriter, ResultWriter, TableWriter
+from mlcls_client.server_arguments import add_request_arguments, add_server_arguments, open_model
+from mlcls_client.table import MEMORY_TEXT, LabelTable
+from mlcls_client.terminal import EXIT_IMAGE_FAILED, EXIT_OK, complain, parse_count, print_line, with_exit_code
+
+STDIN = "-"
+_STDIN_NAME = "stdin"
+
+# A table's columns are as wide as what is in them; of a long input only the beginning is looked at.
+_MEASURED_SOURCES = 1000
+
+EXIT_CODES = """\
+exit codes:
+  0    all images answered
+  1    some image failed; its reason is on standard error, the others are answered (--fail-on-error: those before it)
+  2    wrong usage, or a request that the server refuses
+  3    server unreachable, not ready, without this model, too slow, or failing
+  130  interrupted
+"""
+
+
+def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments of `predict`, for `run_predict`; another command can offer the same this way."""
+    parser.epilog = EXIT_CODES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        nargs="*",
+        help="image, PDF or TIFF file, folder that is searched for these, http(s) URL, or - for a file on standard "
+        "input",
+    )
+    parser.add_argument("--input-list", metavar="FILE", help="a file with an INPUT on each line; - for standard input")
+    add_server_arguments(parser)
+    add_request_arguments(parser, DEFAULT_RETRIES)
+    parser.add_argument(
+        "--batch-size", type=parse_count, default=1, metavar="N", help="images per request (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=parse_count,
+        metavar="N",
+        help=f"requests in flight, at most {MAX_CONCURRENCY} (default: 16, fewer for large batches)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_parse_threshold,
+        metavar="T",
+        help='labels above this score: a number, or JSON such as \'{"default": 0.5, "person": 0.8}\' '
+        "(default: the model's own)",
+    )
+    parser.add_argument("--top-k", type=parse_count, metavar="K", help="of these, the K with the highest scores")
+    parser.add_argument(
+        "--array-format",
+        choices=get_args(ArrayFormat),
+        default="png",
+        help="how pages of PDF and TIFF files travel (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["table", "jsonl", "csv"],
+        default="table",
+        help="print a table, a JSON object per image, or a CSV row per label (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
+    parser.add_argument(
+        "--save-img", "--save", type=Path, metavar="DIR", help="write annotated pictures to this folder"
+    )
+    parser.add_argument("--save-json", type=Path, metavar="DIR", help="write a JSON file per image to this folder")
+    parser.add_argument("--fail-on-error", action="store_true", help="stop at the first image that fails")
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show a progress bar on standard error (default: where that is a terminal and tqdm is installed)",
+    )
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """Print and save the labels of images, as the arguments of `add_predict_arguments` say.
+
+    Returns:
+        The exit code.
+    """
+    return with_exit_code(_predict, args)
+
+
+def _predict(args: argparse.Namespace) -> int:
+    if not args.input and args.input_list is None:
+        raise InvalidRequestError("expected an INPUT or --input-list, got neither; see --help")
+    if args.input_list == STDIN and STDIN in args.input:
+        raise InvalidRequestError("expected standard input to be an image (-) or a list (--input-list -), got both")
+    savers = [saver for saver in (_saver(args.save_img, "img"), _saver(args.save_json, "json")) if saver is not None]
+    exit_code = EXIT_OK
+    with (
+        open_model(args, args.timeout, args.retries) as model,
+        ProgressBar(args.progress, lambda: count_images(args.input) if args.input_list is None else None) as progress,
+    ):
+        sources = _iterate_inputs(args)
+        writer, sources = _make_writer(args.format, sources)
+        results = model.predict(
+            sources,
+            args.batch_size,
+            args.threshold,
+            on_error="yield",
+            top_k=args.top_k,
+            concurrency=args.concurrency,
+            array_format=args.array_format,
+        )
+        for result in results:
+            with progress.pause():
+                if result.error is not None:
+                    exit_code = EXIT_IMAGE_FAILED
+                    complain(result.error)
+                for line in writer.lines(result):
+                    print_line(line)
+            for saver in savers if result.error is None else ():
+                try:
+                    saver.save(result)
+                except (InputError, OutputError) as error:
+                    exit_code = EXIT_IMAGE_FAILED
+                    with progress.pause():
+                        complain(error)
+            progress.advance()
+            if args.fail_on_error and exit_code != EXIT_OK:
+                break
+    return exit_code
+
+
+def _iterate_inputs(args: argparse.Namespace) -> Iterator[ImageSource]:
+    for given in args.input:
+        yield from _stdin_sources(args) if given == STDIN else iterate_sources(given, array_format=args.array_format)
+    if args.input_list is not None:
+        for line in _read_lines(args.input_list):
+            yield from iterate_sources(line, array_format=args.array_format)
+
+
+def _stdin_sources(args: argparse.Namespace) -> Iterator[ImageSource]:
+    content = sys.stdin.buffer.read()
+    for source in iterate_sources(content, array_format=args.array_format):
+        yield replace(source, input_path=_STDIN_NAME)
+
+
+def _read_lines(path: str) -> Iterator[str]:
+    """Read a list as it comes: `find ... | mlcls-client predict --input-list -` need not be complete to begin."""
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if path == STDIN else Path(path).open("rb") as file:
+            for line in file:
+                if stripped := line.strip(b"\r\n"):
+                    yield os.fsdecode(stripped)
+    except OSError as error:
+        raise InvalidRequestError(f"cannot read the list {path!r}: {error.strerror or error}") from error
+
+
+def _make_writer(name: str, sources: Iterator[ImageSource]) -> tuple[ResultWriter, Iterator[ImageSource]]:
+    if name == "jsonl":
+        return JsonLinesWriter(), sources
+    if name == "csv":
+        return CsvWriter(), sources
+    measured = list(islice(sources, _MEASURED_SOURCES))
+    return TableWriter(_make_table(measured)), chain(measured, sources)
+
+
+def _make_table(sources: Sequence[ImageSource]) -> LabelTable:
+    names = [source.input_path or MEMORY_TEXT for source in sources]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    indexes = [source.page_index for source in sources if source.page_index is not None]
+    return LabelTable(names, width, page_count=max(indexes, default=-1) + 1)
+
+
+class _Saver:
+    """Saves under PaddleX's names; a name that this run has used already gets a number."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._folder = folder
+        self._kind = kind
+        self._used: set[str] = set()
+
+    def save(self, result: MultiLabelResult) -> None:
+        name = result.picture_name if self._kind == "img" else result.json_name
+        stem, suffix = os.path.splitext(name)
+        number = 2
+        while name.casefold() in self._used:
+            name = f"{stem}_{number}{suffix}"
+            number += 1
+        self._used.add(name.casefold())
+        (result.save_to_img if self._kind == "img" else result.save_to_json)(self._folder / name)
+
+
+def _saver(folder: Path | None, kind: str) -> _Saver | None:
+    return None if folder is None else _Saver(folder, kind)
+
+
+def _parse_threshold(text: str) -> Threshold:
+    try:
+        threshold: Threshold = json.loads(text)
+        encode_threshold(threshold)
+    except (ValueError, InvalidRequestError) as error:
+        raise argparse.ArgumentTypeError(
+            f"expected a number, or JSON of a dict or list, got {text!r}: {error}"
+        ) from None
+    if threshold is None:
+        raise argparse.ArgumentTypeError("expected a number, or JSON of a dict or list, got null")
+    return threshold
