@@ -32,6 +32,7 @@ def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Name
         complain(error)
         return EXIT_SERVER
     except KeyboardInterrupt:
+        _write(sys.stderr, "mlcls-client: interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; keep the interpreter from complaining when it flushes at exit.

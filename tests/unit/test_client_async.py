@@ -1,0 +1,217 @@
+"""`AsyncModel` does on asyncio what `Model` does, and leaves the event loop to others meanwhile."""
+
+import asyncio
+import io
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from PIL import Image
+
+from mlcls_client import (
+    AsyncModel,
+    DeadlineExceededError,
+    ImageRejectedError,
+    InvalidRequestError,
+    MlclsClientError,
+    MultiLabelResult,
+    ServerUnavailableError,
+    create_async_model,
+    create_model,
+)
+from mlcls_client.testing import FakeServer
+
+NAME = "PP-LCNet_x1_0_ML"
+Returned = TypeVar("Returned")
+
+
+def shade(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (number + 5, 0, 0)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def number_of(result: MultiLabelResult) -> int:
+    return round(result.scores[0] * 255) - 5
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer(NAME) as fake:
+        yield fake
+
+
+def run(
+    url: str, work: Callable[[AsyncModel], Awaitable[Returned]], protocol: str = "grpc", **options: Any
+) -> Returned:
+    async def main() -> Returned:
+        async with create_async_model(NAME, url, protocol, **options) as model:
+            return await work(model)
+
+    return asyncio.run(main())
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 10 s"
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_results_are_those_of_the_model_that_blocks(server: FakeServer, tmp_path: Path, batch_size: int) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.png").write_bytes(shade(number * 8))
+    inputs: Any = [tmp_path, b"junk", "missing.png", Image.new("RGB", (3, 3), (0, 200, 0))]
+    options: Any = {"batch_size": batch_size, "threshold": 0.1, "on_error": "yield"}
+
+    async def ask(model: AsyncModel) -> list[MultiLabelResult]:
+        return [result async for result in model.predict(inputs, **options)]
+
+    found = run(server.url, ask)
+    with create_model(NAME, url=server.url) as model:
+        expected = list(model.predict(inputs, **options))
+    assert found == expected
+    assert len(found) == 33
+    assert [type(result.error) for result in found] == [type(result.error) for result in expected]
+
+
+def test_order_and_overlap(server: FakeServer) -> None:
+    delays = iter(range(10_000))
+    server.delay = lambda images: time.sleep(next(delays) * 7 % 5 * 0.01)
+
+    async def ask(model: AsyncModel) -> list[int]:
+        results = model.predict(map(shade, range(200)), threshold=0.0, concurrency=64)
+        return [number_of(result) async for result in results]
+
+    assert run(server.url, ask) == list(range(200))
+    assert 16 < server.most_in_flight <= 64
+
+
+def test_other_work_goes_on_while_files_are_read_and_the_input_is_slow(server: FakeServer, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "slow.png")
+
+    def feed() -> None:
+        with (tmp_path / "slow.png").open("wb") as pipe:
+            time.sleep(0.3)
+            pipe.write(shade(1))
+
+    def slow_input() -> Iterator[Any]:
+        time.sleep(0.3)
+        yield tmp_path / "slow.png"
+
+    async def ask(model: AsyncModel) -> tuple[list[int], float]:
+        longest = 0.0
+
+        async def tick() -> None:
+            nonlocal longest
+            while True:
+                begin = time.monotonic()
+                await asyncio.sleep(0.01)
+                longest = max(longest, time.monotonic() - begin)
+
+        await model.is_ready()  # the imports of the first call take their time
+        ticking = asyncio.create_task(tick())
+        numbers = [number_of(result) async for result in model.predict(slow_input(), threshold=0.0)]
+        ticking.cancel()
+        return numbers, longest
+
+    threading.Thread(target=feed, daemon=True).start()
+    numbers, longest = run(server.url, ask)
+    assert numbers == [1]
+    assert longest < 0.28
+
+
+@pytest.mark.parametrize("way", ["aclosing", "cancel", "model"])
+def test_stopping_cancels_what_is_in_flight(server: FakeServer, way: str) -> None:
+    hold, first = threading.Event(), shade(0)
+    server.delay = lambda images: None if first in images else (hold.wait(20), None)[1]
+
+    async def take(results: AsyncIterator[MultiLabelResult]) -> list[int]:
+        return [number_of(result) async for result in results]
+
+    async def ask(model: AsyncModel) -> None:
+        results: Any = model.predict(map(shade, range(100)), threshold=0.0, concurrency=8)
+        in_flight = 8
+        if way == "aclosing":
+            async with aclosing(results):
+                async for _ in results:
+                    break
+                await asyncio.sleep(0.3)  # what has been read is sent; without the caller no more is read
+                in_flight = server.in_flight
+                assert in_flight >= 1
+        else:
+            taking = asyncio.create_task(take(results))
+            await wait_until(lambda: server.in_flight == 8)
+            if way == "cancel":
+                taking.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await taking
+            else:
+                await model.close()
+                with pytest.raises(MlclsClientError, match="closed"):
+                    await taking
+        await wait_until(lambda: server.cancelled == in_flight)
+
+    try:
+        run(server.url, ask)
+    finally:
+        hold.set()
+
+
+def test_errors_are_the_same(server: FakeServer) -> None:
+    async def ask(model: AsyncModel) -> None:
+        with pytest.raises(ImageRejectedError):
+            [result async for result in model.predict([shade(0), b"junk"])]
+        with pytest.raises(InvalidRequestError, match="a batch size of 1 or more"):
+            model.predict(shade(0), batch_size=0)
+        with pytest.raises(InvalidRequestError, match="neither a number"):
+            [result async for result in model.predict(shade(0), threshold={"person": 0.5})]
+        server.ready = False
+        assert not await model.is_ready()
+        with pytest.raises(ServerUnavailableError, match=r"ready within 0\.1 s"):
+            await model.wait_until_ready(0.1)
+        server.ready = True
+        await model.wait_until_ready(10)
+        await model.close()
+        with pytest.raises(MlclsClientError, match="closed"):
+            model.predict(shade(0))
+
+    run(server.url, ask, retries=0)
+
+
+def test_many_predictions_share_a_model(server: FakeServer) -> None:
+    async def ask(model: AsyncModel) -> list[list[int]]:
+        async def one(begin: int) -> list[int]:
+            images = map(shade, range(begin, begin + 20))
+            return [number_of(result) async for result in model.predict(images, threshold=0.0)]
+
+        return await asyncio.gather(*(one(begin) for begin in range(0, 200, 20)))
+
+    assert run(server.url, ask) == [list(range(begin, begin + 20)) for begin in range(0, 200, 20)]
+
+
+def test_over_http(start_http: Callable[..., Any]) -> None:
+    server = start_http()
+
+    async def ask(model: AsyncModel) -> list[list[str]]:
+        assert await model.is_ready()
+        return [result.label_names async for result in model.predict(map(shade, range(40)), concurrency=8)]
+
+    assert run(server.url, ask, "http") == [["cat"]] * 40
+    server.trouble = lambda handler: time.sleep(0.8)
+    with pytest.raises(DeadlineExceededError):
+        run(server.url, ask, "http", timeout_s=0.3)
+
+
+def test_a_model_that_blocks_works_within_a_running_event_loop(server: FakeServer) -> None:
+    async def main() -> list[int]:
+        with create_model(NAME, url=server.url) as model:
+            return [number_of(result) for result in model.predict(map(shade, range(5)), threshold=0.0)]
+
+    assert asyncio.run(main()) == [0, 1, 2, 3, 4]
