@@ -1,17 +1,18 @@
 """Client of a Triton server that serves PaddleX multi-label image classification models.
 
-    from mlcls_client import create_model
-
-    with create_model("PP-LCNet_x1_0_ML", url="localhost:8001") as model:
-        for res in model.predict("photos/", batch_size=8):
-            res.print()
-            res.save_to_img("output/")
-            res.save_to_json("output/")
+    >>> from mlcls_client import create_model
+    >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
+    ...     for res in model.predict("photos/", batch_size=8):
+    ...         res.print()
+    ...         res.save_to_img("output/")
+    ...         res.save_to_json("output/")
+    {'res': {'input_path': 'photos/img2.png', 'page_index': None, 'class_ids': [1], 'scores': [0.78431], 'label_names': ['green']}}
+    {'res': {'input_path': 'photos/img10.png', 'page_index': None, 'class_ids': [2], 'scores': [0.78431], 'label_names': ['blue']}}
 
 On asyncio, `create_async_model` and `async for` do the same.
 
 Importing this package imports neither numpy, Pillow nor tritonclient; they come with the first call that needs them.
-"""
+"""  # noqa: E501
 
 from mlcls_client.async_model import AsyncModel, create_async_model
 from mlcls_client.errors import (

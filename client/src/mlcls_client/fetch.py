@@ -23,6 +23,14 @@ class FetchLimits:
         max_bytes: size of the file, at most.
         timeout_s: time of the whole fetch, redirects included, seconds.
         max_redirects: how many redirects are followed.
+
+    Example:
+        >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
+        ...     results = model.predict(photo_url, fetch_limits=FetchLimits(max_bytes=10))
+        ...     next(results)
+        Traceback (most recent call last):
+            ...
+        mlcls_client.errors.InputError: expected at most 10 bytes at 'http://.../photo.png', it has ...
     """
 
     max_bytes: int = 64 * 2**20

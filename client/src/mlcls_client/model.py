@@ -160,6 +160,14 @@ class Model:
             DeadlineExceededError: no answer within the time limit.
             ProtocolError: the answer is not of the served contract.
             ServerError: the server failed.
+
+        Example:
+            >>> array = numpy.full((60, 80, 3), (0, 90, 250), numpy.uint8)  # orange, BGR
+            >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
+            ...     for res in model.predict([array, "photo.png"], threshold={"default": 0.2}, top_k=1):
+            ...         print(res.input_path, res.class_ids, res.label_names, res.scores)
+            None [0] ['red'] [0.98039]
+            photo.png [0] ['red'] [0.78431]
         """
         options = read_predict_options(batch_size, threshold, on_error, top_k, concurrency, fetch_limits, array_format)
         self._model.check_open()

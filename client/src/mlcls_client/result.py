@@ -36,7 +36,20 @@ class MultiLabelResult(dict[str, Any]):
 
     Attributes:
         error: why there is no result (ImageRejectedError, InputError); None for a good result.
-    """
+
+    Example:
+        >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
+        ...     res = next(model.predict("photo.png"))
+        >>> res["label_names"], res.scores
+        (['red'], [0.78431])
+        >>> res.print(format_json=True, indent=None)
+        {"res": {"input_path": "photo.png", "page_index": null, "class_ids": [0], "scores": [0.78431], "label_names": ["red"]}}
+        >>> res.save_all("output/")
+        >>> sorted(os.listdir("output"))
+        ['photo_res.json', 'photo_res.png']
+        >>> res.img["res"].width
+        320
+    """  # noqa: E501
 
     def __init__(
         self,

@@ -21,6 +21,10 @@ class ServedModel:
         name: what `create_model` takes.
         version: e.g. `1`; empty where none is loaded.
         state: `READY`, or what the server says instead, e.g. `UNAVAILABLE: unloaded`.
+
+    Example:
+        >>> [model.name for model in list_models(url=server.url) if model.state == "READY"]
+        ['PP-LCNet_x1_0_ML']
     """
 
     name: str
@@ -38,6 +42,11 @@ class ServerHealth:
         name: of the server, `triton`.
         version: of the server.
         models: whether each model that was asked about is ready.
+
+    Example:
+        >>> health = read_health(url=server.url)
+        >>> health.live, health.ready
+        (True, True)
     """
 
     live: bool

@@ -1,0 +1,96 @@
+"""Every public name is documented, and the examples do what they say."""
+
+import asyncio
+import doctest
+import importlib
+import os
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy
+import pytest
+from PIL import Image
+
+import mlcls_client
+from mlcls_client import testing
+from mlcls_client.testing import FakeServer
+from quiet_http import QuietHttpServer
+
+NAMES = [name for name in mlcls_client.__all__ if name != "__version__"]
+# Modules whose examples are about what a program may import from them.
+MODULES = ["mlcls_client", "mlcls_client.inputs", "mlcls_client.loop_thread", "mlcls_client.testing"]
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the examples take for granted: a server, and three pictures in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("no_proxy", "*")
+    Path("photos").mkdir()
+    Image.new("RGB", (80, 60), (200, 0, 0)).save("photo.png")
+    Image.new("RGB", (80, 60), (0, 200, 0)).save("photos/img2.png")
+    Image.new("RGB", (80, 60), (0, 0, 200)).save("photos/img10.png")
+    web: Any = QuietHttpServer(("127.0.0.1", 0), partial(SilentHandler, directory=str(tmp_path)))
+    Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    names = {name: getattr(mlcls_client, name) for name in NAMES}
+    inputs = importlib.import_module("mlcls_client.inputs")
+    loop_thread = importlib.import_module("mlcls_client.loop_thread")
+    with FakeServer("PP-LCNet_x1_0_ML") as server:
+        yield {
+            **names,
+            "server": server,
+            "photo_url": f"http://127.0.0.1:{web.server_port}/photo.png",
+            "asyncio": asyncio,
+            "numpy": numpy,
+            "os": os,
+            "time": time,
+            "FakeServer": testing.FakeServer,
+            "iterate_sources": inputs.iterate_sources,
+            "shared_loop": loop_thread.shared_loop,
+        }
+    web.shutdown()
+    web.server_close()
+
+
+def run_examples(documented: object, globs: dict[str, Any], name: str) -> int:
+    finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for test in finder.find(documented, name, globs=globs):
+        runner.run(test, clear_globs=False)
+    assert runner.failures == 0
+    return runner.tries
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_has_an_example(name: str, globs: dict[str, Any]) -> None:
+    documented = getattr(mlcls_client, name)
+    assert ">>>" in documented.__doc__
+    assert run_examples(documented, globs, name) >= 1
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_a_module(name: str, globs: dict[str, Any]) -> None:
+    assert run_examples(importlib.import_module(name), globs, name) >= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_methods_are_documented(name: str) -> None:
+    documented = getattr(mlcls_client, name)
+    methods = (
+        [
+            (attribute, value)
+            for attribute, value in vars(documented).items()
+            if not attribute.startswith("_") and (callable(value) or isinstance(value, property))
+        ]
+        if isinstance(documented, type)
+        else []
+    )
+    assert [attribute for attribute, value in methods if not value.__doc__] == []
