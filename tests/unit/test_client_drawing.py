@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from mlcls_client import InputError
 from mlcls_client.caption import Box, CaptionLayout, PlacedText, lay_out_caption, wrap_text
 from mlcls_client.drawing import PANEL_COLOUR, SURROUND_COLOUR, draw_labels, font_size, open_image, picture_width
-from mlcls_client.fonts import choose_font, load_font, missing_characters
+from mlcls_client.fonts import FontFace, FontStack, _font_files, _fonts_with, choose_fonts, load_font
 
 NAMES = ["banana", "orange", "apple", "bowl", "dining table", "knife", "bottle"]
 SCORES = [0.99972, 0.99601, 0.99277, 0.65718, 0.56914, 0.56436, 0.52865]
@@ -26,8 +27,12 @@ def photo(height: int, width: int) -> Image.Image:
     return Image.fromarray(channels.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
 
 
+def plain_font(size: int) -> FontStack:
+    return FontStack([FontFace(load_font(None, size))], size)
+
+
 def lay_out(height: int, width: int, names: Sequence[str], scores: Sequence[float]) -> CaptionLayout:
-    return lay_out_caption(width, names, scores, load_font(None, font_size(height, width)))
+    return lay_out_caption(width, names, scores, plain_font(font_size(height, width)))
 
 
 def texts_of(layout: CaptionLayout) -> list[PlacedText]:
@@ -59,7 +64,7 @@ def test_the_photo_stays_as_it_is_and_a_panel_comes_below(height: int, width: in
 @pytest.mark.parametrize("names", [NAMES, LONG_NAMES, ["one"], [f"label {i}" for i in range(80)], []])
 def test_every_text_and_bar_has_a_place_of_its_own(height: int, width: int, names: list[str]) -> None:
     scores = [1 - index / 100 for index in range(len(names))]
-    font = load_font(None, font_size(height, width))
+    font = plain_font(font_size(height, width))
     layout = lay_out(height, width, names, scores)
     texts = texts_of(layout)
     for text in texts:
@@ -113,7 +118,7 @@ def test_long_names_go_on_in_further_lines_without_loss() -> None:
 
 
 def test_only_a_name_beyond_six_lines_ends_in_an_ellipsis() -> None:
-    font = load_font(None, 16)
+    font = plain_font(16)
     lines = wrap_text("word " * 200, 200, font)
     assert len(lines) == 6
     assert lines[-1].endswith("…")
@@ -173,11 +178,80 @@ def test_a_named_font_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_characters_without_a_picture_are_found_and_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    assert missing_characters(load_font(None, 16), "abc 餐") == "餐"
-    monkeypatch.setattr("mlcls_client.fonts._SYSTEM_FONTS", ())
+    assert plain_font(16).missing("abc 餐") == "餐"
+    monkeypatch.setattr("mlcls_client.fonts._font_files", list)
+    monkeypatch.setattr("mlcls_client.fonts._fonts_with", _fonts_with.__wrapped__)
     monkeypatch.delenv("MLCLS_FONT", raising=False)
-    choose_font("餐桌", 17)
+    choose_fonts("餐桌", 17)
     assert "MLCLS_FONT" in caplog.text
+    assert "fonts-noto-cjk" in caplog.text
     assert "桌餐" in caplog.text
+
+
+class PartialFace(FontFace):
+    """The built-in font, as if it had some characters only."""
+
+    def __init__(self, characters: str, size: int, scale: float = 1.0) -> None:
+        super().__init__(load_font(None, size), scale)
+        self._characters = characters
+
+    def has(self, character: str) -> bool:
+        return character in self._characters
+
+
+def test_other_fonts_stand_in_for_what_the_first_lacks() -> None:
+    first, second, scaled = PartialFace("abc ", 20), PartialFace("xyz ", 26), PartialFace("m", 80, 0.25)
+    fonts = FontStack([first, second, scaled], 20)
+    assert fonts.getlength("abc abc") == first.length("abc abc")
+    assert fonts.getlength("xyz") == second.length("xyz"), "a text that one font has all of is written in that font"
+    assert fonts.getlength("axm") == first.length("a") + second.length("x") + scaled.length("m")
+    assert fonts.missing("abxm?") == "?"
+    assert scaled.length("m") == pytest.approx(PartialFace("m", 20).length("m"), abs=1)
+
+
+@pytest.mark.parametrize("text", ["abc", "xyz", "axb m yc", "m", "aymbxc m"])
+def test_the_ink_is_where_the_measures_say(text: str) -> None:
+    fonts = FontStack([PartialFace("abc ", 20), PartialFace("xyz", 26), PartialFace("m", 80, 0.25)], 20)
+    picture = Image.new("RGB", (300, 80), "white")
+    fonts.write(picture, 10, 50, text, (0, 0, 0))
+    ink = Image.eval(picture.convert("L"), lambda value: 255 - value).getbbox()
+    assert ink is not None
+    left, top, right, bottom = fonts.getbbox(text)
+    assert ink[0] >= 10 + left - 1
+    assert ink[1] >= 50 + top - 1
+    assert ink[2] <= 10 + right + 1
+    assert ink[3] <= 50 + bottom + 1
+    assert ink[2] - ink[0] == pytest.approx(right - left, abs=3)
+    assert ink[3] - ink[1] == pytest.approx(bottom - top, abs=3)
+
+
+def test_pieces_of_a_text_that_runs_from_right_to_left_follow_one_another_so() -> None:
+    hebrew, latin = PartialFace("אב ", 20), PartialFace("ab", 20)
+    fonts = FontStack([hebrew, latin], 20)
+    assert [piece for _, piece in fonts._pieces("אב ab")] == ["ab", "אב "]
+    assert [piece for _, piece in fonts._pieces("ab אב")] == ["ab", " אב"]
+
+
+def test_a_font_of_the_system_is_found_by_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "fonts" / "truetype"
+    folder.mkdir(parents=True)
+    # The one font that is there on every machine, as a file.
+    (folder / "Some-Regular.ttf").write_bytes(load_font(None, 20).font_bytes)
+    (folder / "Broken-Sans-Regular.ttf").write_bytes(b"no font")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path / "none"))
+    monkeypatch.setattr("mlcls_client.fonts._font_files", _font_files.__wrapped__)
+    monkeypatch.setattr("mlcls_client.fonts._fonts_with", _fonts_with.__wrapped__)
+    assert _fonts_with.__wrapped__("©") == ((str(folder / "Some-Regular.ttf"), 0),)
+    assert _fonts_with.__wrapped__("餐") == ()
+
+
+@pytest.mark.parametrize("name", ["餐桌", "собака", "طاولة الطعام", "🍌 banana", "हिन्दी", "👩\u200d🌾"])
+def test_any_script_can_be_drawn_with_the_fonts_that_are_there(name: str) -> None:
+    image = photo(480, 640)
+    picture = draw_labels(image, [name, "cat"], [0.9, 0.8])
+    panel = np.asarray(picture.crop((0, 480, picture.width, picture.height)))
+    for edge in (panel[:3], panel[-3:], panel[:, :3], panel[:, -3:]):
+        assert (edge == PANEL_COLOUR).all()

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlcls_client.fonts import Font
+from mlcls_client.fonts import FontStack
 
 EMPTY_TEXT = "no label above the threshold"
 
@@ -65,7 +65,7 @@ class CaptionLayout:
     note: tuple[PlacedText, ...] = ()
 
 
-def lay_out_caption(width: int, label_names: Sequence[str], scores: Sequence[float], font: Font) -> CaptionLayout:
+def lay_out_caption(width: int, label_names: Sequence[str], scores: Sequence[float], font: FontStack) -> CaptionLayout:
     """Place labels, bars and scores in as many columns as the width has room for, column by column.
 
     A name that is too long for its column goes on in further lines; only what does not fit into six lines ends in an
@@ -79,7 +79,7 @@ def lay_out_caption(width: int, label_names: Sequence[str], scores: Sequence[flo
     """
     em = font.size
     padding, cell_gap = round(_PADDING_EM * em), round(_CELL_GAP_EM * em)
-    line = _LineBox.of(font)
+    line = _LineBox.of(font, [EMPTY_TEXT, *label_names])
     if not label_names:
         texts = wrap_text(EMPTY_TEXT, width - 2 * padding, font)
         note = tuple(line.place(text, padding, padding + row * line.height, font) for row, text in enumerate(texts))
@@ -139,25 +139,29 @@ class _LineBox:
     baseline: int
 
     @staticmethod
-    def of(font: Font) -> "_LineBox":
-        ascent, descent = font.getmetrics()
-        half_capital = -font.getbbox("H", anchor="ls")[1] / 2
-        half = max(_LINE_EM * font.size / 2, ascent - half_capital, descent + half_capital)
+    def of(font: FontStack, texts: Sequence[str]) -> "_LineBox":
+        # The ink, not the fonts' own measures: those of fonts that stand in for others are far apart.
+        _, capital_top, _, capital_bottom = font.getbbox("H", anchor="ls")
+        bounds = [font.getbbox(text, anchor="ls") for text in (*texts, "Hgj")]
+        half_capital = (capital_bottom - capital_top) / 2
+        above = -min(top for _, top, _, _ in bounds) - half_capital
+        below = max(bottom for _, _, _, bottom in bounds) + half_capital
+        half = max(_LINE_EM * font.size / 2, above + 1, below + 1)
         return _LineBox(math.ceil(2 * half), math.ceil(half + half_capital))
 
-    def place(self, text: str, left: int, top: int, font: Font) -> PlacedText:
+    def place(self, text: str, left: int, top: int, font: FontStack) -> PlacedText:
         # Ink may begin left of the origin (an italic j); shift it into the box.
         x = left - min(0, math.floor(font.getbbox(text, anchor="ls")[0]))
         box = Box(left, top, left + _ink_width(text, font), top + self.height)
         return PlacedText(text, x, top + self.baseline, box)
 
 
-def _ink_width(text: str, font: Font) -> int:
+def _ink_width(text: str, font: FontStack) -> int:
     left, _, right, _ = font.getbbox(text, anchor="ls")
     return math.ceil(max(right, font.getlength(text))) - min(0, math.floor(left))
 
 
-def wrap_text(text: str, width: int, font: Font) -> list[str]:
+def wrap_text(text: str, width: int, font: FontStack) -> list[str]:
     """Break a text into lines that fit a width: between words, inside a word that alone is too long.
 
     At most six lines; the rest is an ellipsis.
@@ -185,7 +189,7 @@ def wrap_text(text: str, width: int, font: Font) -> list[str]:
     return lines
 
 
-def _fitting_length(word: str, width: int, font: Font) -> int:
+def _fitting_length(word: str, width: int, font: FontStack) -> int:
     """Return how many characters of a word fit into a width; at least one."""
     low, high = 1, len(word)
     while low < high:

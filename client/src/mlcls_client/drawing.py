@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from mlcls_client.caption import EMPTY_TEXT, Box, CaptionLayout, PlacedText, lay_out_caption
 from mlcls_client.errors import InputError
-from mlcls_client.fonts import Font, choose_font
+from mlcls_client.fonts import FontStack, choose_fonts
 
 PANEL_COLOUR = (248, 249, 251)
 SURROUND_COLOUR = (233, 236, 241)
@@ -77,14 +77,14 @@ def draw_labels(
     if len(label_names) != len(scores) or not all(math.isfinite(score) for score in scores):
         raise InputError(f"expected one finite score per label, got {list(scores)} for {list(label_names)}")
     width = picture_width(image.height, image.width)
-    font = choose_font("".join([EMPTY_TEXT, *label_names]), font_size(image.height, width), font_path)
-    layout = lay_out_caption(width, label_names, scores, font)
+    fonts = choose_fonts("".join([EMPTY_TEXT, *label_names]), font_size(image.height, width), font_path)
+    layout = lay_out_caption(width, label_names, scores, fonts)
 
     picture = Image.new("RGB", (width, image.height + layout.height), PANEL_COLOUR)
     picture.paste(SURROUND_COLOUR, (0, 0, width, image.height))
     picture.paste(_to_rgb(image), ((width - image.width) // 2, 0))
     panel = picture.crop((0, image.height, width, picture.height))
-    _paint(panel, layout, font)
+    _paint(panel, layout, fonts)
     picture.paste(panel, (0, image.height))
     return picture
 
@@ -103,11 +103,9 @@ def font_size(height: int, width: int) -> int:
     return max(_MIN_FONT_SIZE, round(min(wish, width / 22)))
 
 
-def _paint(panel: Image.Image, layout: CaptionLayout, font: Font) -> None:
-    draw = ImageDraw.Draw(panel)
-
+def _paint(panel: Image.Image, layout: CaptionLayout, fonts: FontStack) -> None:
     def write(text: PlacedText, colour: tuple[int, int, int]) -> None:
-        draw.text((text.x, text.y), text.text, fill=colour, font=font, anchor="ls")
+        fonts.write(panel, text.x, text.y, text.text, colour)
 
     for note in layout.note:
         write(note, _SCORE_COLOUR)

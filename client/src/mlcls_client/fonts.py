@@ -1,44 +1,169 @@
-"""Which font the annotated pictures are written in."""
+"""Which fonts the annotated pictures are written in: one for most labels, others for the characters that it lacks."""
 
 import functools
 import logging
 import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from mlcls_client.errors import InputError
 
 Font: TypeAlias = ImageFont.FreeTypeFont
+Bounds: TypeAlias = tuple[float, float, float, float]
 
 FONT_VARIABLE = "MLCLS_FONT"
 
-# Pillow's built-in font (Aileron) covers little more than ASCII. These are looked up by name among the system's
-# fonts, only when a label needs them.
-_SYSTEM_FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "LiberationSans-Regular.ttf",
-    "Arial.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "wqy-microhei.ttc",
-    "PingFang.ttc",
-    "msyh.ttc",
-    "Arial Unicode.ttf",
+# Looked up by name among the system's fonts, in this order and only when a label needs them: Pillow's built-in font
+# (Aileron) covers little more than ASCII. Of a collection, the face with the Chinese forms of Han characters.
+_PREFERRED_FONTS = (
+    ("NotoSans-Regular.ttf", 0),
+    ("DejaVuSans.ttf", 0),
+    ("LiberationSans-Regular.ttf", 0),
+    ("Arial.ttf", 0),
+    ("NotoSansCJK-Regular.ttc", 2),
+    ("NotoSansSC-Regular.otf", 0),
+    ("SourceHanSansSC-Regular.otf", 0),
+    ("wqy-microhei.ttc", 0),
+    ("PingFang.ttc", 0),
+    ("msyh.ttc", 0),
+    ("DroidSansFallbackFull.ttf", 0),
+    ("Arial Unicode.ttf", 0),
+    ("NotoColorEmoji.ttf", 0),
+    ("Apple Color Emoji.ttc", 0),
+    ("seguiemj.ttf", 0),
 )
+# Fonts of pictures (emoji) come in one size, in pixels; they are scaled.
+_PICTURE_SIZES = (109, 160, 136, 96)
+_MAX_SCANNED_FONTS = 2000
 
 # A code point that no font has: its picture is the font's sign for a missing character.
 _MISSING = "\uffff"
+# They change or join the characters before them, and have no picture of their own.
+_JOINING_CATEGORIES = frozenset({"Mn", "Me", "Mc", "Cf", "Sk"})
 
 logger = logging.getLogger("mlcls_client")
 
 
-def choose_font(text: str, size: int, font_path: "str | os.PathLike[str] | None" = None) -> Font:
-    """Load a font that can write a text.
+class FontFace:
+    """A font at a size, which may be one of pictures that have to be scaled to it."""
 
-    A named font (`font_path`, else the environment variable MLCLS_FONT) is used whatever it covers. Without one it is
-    Pillow's built-in font, or where that lacks characters, the usual system font that lacks the fewest. Characters
-    that are still missing are logged and come out as empty boxes.
+    def __init__(self, font: Font, scale: float = 1.0) -> None:
+        """Take a loaded font; `scale` brings it to the size that is wanted."""
+        self.font = font
+        self._scale = scale
+        self._known: dict[str, bool] = {}
+
+    def length(self, text: str) -> float:
+        """Return the advance of a text, pixels."""
+        return self.font.getlength(text) * self._scale
+
+    def bounds(self, text: str) -> Bounds:
+        """Return left, top, right and bottom of a text's ink, from the left end of its baseline."""
+        left, top, right, bottom = self.font.getbbox(text, anchor="ls")
+        return left * self._scale, top * self._scale, right * self._scale, bottom * self._scale
+
+    def write(self, picture: Image.Image, x: float, y: float, text: str, colour: tuple[int, int, int]) -> None:
+        """Write a text with the left end of its baseline at (x, y)."""
+        if self._scale == 1.0:
+            ImageDraw.Draw(picture).text((x, y), text, fill=colour, font=self.font, anchor="ls", embedded_color=True)
+            return
+        left, top, right, bottom = self.font.getbbox(text, anchor="ls")
+        tile = Image.new("RGBA", (max(1, round(right - left)), max(1, round(bottom - top))))
+        ImageDraw.Draw(tile).text((-left, -top), text, fill=colour, font=self.font, anchor="ls", embedded_color=True)
+        size = (max(1, round(tile.width * self._scale)), max(1, round(tile.height * self._scale)))
+        small = tile.resize(size, Image.Resampling.LANCZOS)
+        picture.paste(small, (round(x + left * self._scale), round(y + top * self._scale)), small)
+
+    def has(self, character: str) -> bool:
+        """Tell whether the font has a picture for a character."""
+        if character.isspace() or (character.isascii() and self._scale == 1.0):
+            return True
+        if character not in self._known:
+            picture = self._picture(character)
+            # A font of pictures has an empty one for what it lacks.
+            self._known[character] = picture != self._picture(_MISSING) and picture[0][1] > 0
+        return self._known[character]
+
+    def _picture(self, character: str) -> tuple[tuple[int, int], bytes]:
+        mask = self.font.getmask(character)
+        return mask.size, bytes(mask)
+
+
+class FontStack:
+    """Fonts that stand in for one another: a text is written in the first that has all of it, or piece by piece."""
+
+    def __init__(self, faces: Sequence[FontFace], size: int) -> None:
+        """Make a stack of faces that were loaded for texts of height `size`."""
+        self._faces = faces
+        self.size = size
+
+    def getlength(self, text: str) -> float:
+        """Return the advance of a text, pixels."""
+        return sum(face.length(piece) for face, piece in self._pieces(text))
+
+    def getbbox(self, text: str, anchor: str = "ls") -> Bounds:
+        """Return left, top, right and bottom of a text's ink, from the left end of its baseline."""
+        if anchor != "ls":
+            raise ValueError(f"expected the anchor 'ls', got {anchor!r}")
+        bounds, x = [(0.0, 0.0, 0.0, 0.0)] if not text else [], 0.0
+        for face, piece in self._pieces(text):
+            left, top, right, bottom = face.bounds(piece)
+            bounds.append((x + left, top, x + right, bottom))
+            x += face.length(piece)
+        lefts, tops, rights, bottoms = zip(*bounds, strict=True)
+        return min(lefts), min(tops), max(rights), max(bottoms)
+
+    def write(self, picture: Image.Image, x: float, y: float, text: str, colour: tuple[int, int, int]) -> None:
+        """Write a text with the left end of its baseline at (x, y)."""
+        for face, piece in self._pieces(text):
+            face.write(picture, x, y, piece, colour)
+            x += face.length(piece)
+
+    def missing(self, text: str) -> str:
+        """Return the characters of a text that no font has, sorted."""
+        return "".join(sorted(c for c in set(text) if _is_drawn(c) and not any(face.has(c) for face in self._faces)))
+
+    def _pieces(self, text: str) -> list[tuple[FontFace, str]]:
+        drawn = [character for character in text if _is_drawn(character)]
+        for face in self._faces:
+            if all(face.has(character) for character in drawn):
+                return [(face, text)]
+        pieces: list[tuple[FontFace, str]] = []
+        for character in text:
+            joins = pieces and not character.isspace() and not _is_drawn(character)
+            face = pieces[-1][0] if joins else self._face_of(character)
+            if pieces and pieces[-1][0] is face:
+                pieces[-1] = (face, pieces[-1][1] + character)
+            else:
+                pieces.append((face, character))
+        # Pillow turns a piece round itself; the pieces of a text that runs from right to left follow one another so.
+        return pieces[::-1] if _runs_right_to_left(text) else pieces
+
+    def _face_of(self, character: str) -> FontFace:
+        return next((face for face in self._faces if face.has(character)), self._faces[0])
+
+
+def _is_drawn(character: str) -> bool:
+    return not character.isspace() and unicodedata.category(character) not in _JOINING_CATEGORIES
+
+
+def _runs_right_to_left(text: str) -> bool:
+    directions = (unicodedata.bidirectional(character) for character in text)
+    return next((direction for direction in directions if direction in ("L", "R", "AL")), "L") != "L"
+
+
+def choose_fonts(text: str, size: int, font_path: "str | os.PathLike[str] | None" = None) -> FontStack:
+    """Load fonts that can write a text.
+
+    The first is the named font (`font_path`, else the environment variable MLCLS_FONT), or else Pillow's built-in one.
+    For characters that it lacks, the system's fonts come after it: well-known ones first, then any that has them.
+    Characters that are still missing are logged and come out as empty boxes.
 
     Args:
         text: all that will be written.
@@ -49,30 +174,29 @@ def choose_font(text: str, size: int, font_path: "str | os.PathLike[str] | None"
         InputError: the named font cannot be loaded.
     """
     named = font_path or os.environ.get(FONT_VARIABLE)
-    if named:
-        try:
-            font = load_font(os.fspath(named), size)
-        except OSError as error:
-            raise InputError(
-                f"expected a TrueType or OpenType font at {os.fspath(named)!r} (font_path or {FONT_VARIABLE}): {error}"
-            ) from error
-    else:
-        font = load_font(None, size)
-        if missing_characters(font, text):
-            font = _system_font(text, size) or font
-    missing = missing_characters(font, text)
+    try:
+        faces = [FontFace(load_font(os.fspath(named) if named else None, size))]
+    except OSError as error:
+        raise InputError(
+            f"expected a TrueType or OpenType font at {os.fspath(named or '')!r} (font_path or {FONT_VARIABLE}): "
+            f"{error}"
+        ) from error
+    missing = FontStack(faces, size).missing(text)
+    if missing:
+        faces += [face for path, index in _fonts_with(missing) if (face := load_face(path, size, index)) is not None]
+        missing = FontStack(faces, size).missing(text)
     if missing:
         logger.warning(
-            "the font %s lacks the characters %r; name a font that has them with %s",
-            font.getname()[0],
+            "no font on this machine has the characters %r; install one that has (on Debian: fonts-noto-core, "
+            "fonts-noto-cjk, fonts-noto-color-emoji), or name its file with %s",
             missing,
             FONT_VARIABLE,
         )
-    return font
+    return FontStack(faces, size)
 
 
 @functools.lru_cache(maxsize=64)
-def load_font(path: str | None, size: int) -> Font:
+def load_font(path: str | None, size: int, index: int = 0) -> Font:
     """Load a font file, or Pillow's built-in font for None.
 
     Raises:
@@ -80,35 +204,79 @@ def load_font(path: str | None, size: int) -> Font:
         InputError: this Pillow is built without FreeType.
     """
     if path is not None:
-        return ImageFont.truetype(path, size)
+        return ImageFont.truetype(path, size, index)
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise InputError("expected a Pillow that is built with FreeType, this one is not; install Pillow's wheel")
     return font
 
 
-def missing_characters(font: Font, text: str) -> str:
-    """Return the characters of a text that a font has no picture for, sorted."""
-    blank = _picture(font, _MISSING)
-    return "".join(
-        character
-        for character in sorted(set(text))
-        if not character.isascii() and not character.isspace() and _picture(font, character) == blank
-    )
-
-
-def _picture(font: Font, character: str) -> tuple[tuple[int, int], bytes]:
-    mask = font.getmask(character)
-    return mask.size, bytes(mask)
+@functools.lru_cache(maxsize=64)
+def load_face(path: str, size: int, index: int = 0) -> FontFace | None:
+    """Load a font that stands in for others; None where there is none."""
+    for own_size in (size, *_PICTURE_SIZES):
+        try:
+            font = load_font(path, own_size, index)
+        except OSError as error:
+            if "pixel size" not in str(error):
+                return None
+        else:
+            ascent, descent = font.getmetrics()
+            return FontFace(font, 1.0 if own_size == size else size / max(1, ascent + descent))
+    return None
 
 
 @functools.lru_cache(maxsize=256)
-def _system_font(text: str, size: int) -> Font | None:
-    """Return the system font that lacks the fewest characters of a text; None where there is no font at all."""
-    found: list[Font] = []
-    for name in _SYSTEM_FONTS:
-        try:
-            found.append(load_font(name, size))
-        except OSError:
-            continue
-    return min(found, key=lambda font: len(missing_characters(font, text)), default=None)
+def _fonts_with(missing: str) -> tuple[tuple[str, int], ...]:
+    """Return (path, index) of the system's fonts that together have as many of these characters as can be had."""
+    chosen, left = [], set(missing)
+    for path, index in _candidates():
+        if not left:
+            break
+        face = load_face(path, 32, index)
+        found = {character for character in left if face is not None and face.has(character)}
+        if found:
+            chosen.append((path, index))
+            left -= found
+    return tuple(chosen)
+
+
+def _candidates() -> Iterator[tuple[str, int]]:
+    files = _font_files()
+    by_name = {Path(path).name.casefold(): path for path in reversed(files)}
+    for name, index in _PREFERRED_FONTS:
+        path = by_name.get(name.casefold())
+        if path is not None:
+            yield path, index
+    for path in files[:_MAX_SCANNED_FONTS]:
+        yield path, 0
+
+
+@functools.lru_cache(maxsize=1)
+def _font_files() -> list[str]:
+    """List the system's font files, plain upright ones of even strokes first."""
+    found = (
+        os.path.join(parent, name)
+        for folder in _font_folders()
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith((".ttf", ".otf", ".ttc"))
+    )
+    return sorted(found, key=_plainness)
+
+
+def _plainness(path: str) -> tuple[int, int, int, str]:
+    name = Path(path).stem.casefold()
+    odd = re.search(r"bold|italic|oblique|light|thin|black|heavy|medium|condensed|mono|display|looped", name)
+    return (1 if odd else 0, 0 if "regular" in name else 1, 0 if "sans" in name else 1, path)
+
+
+def _font_folders() -> Iterable[str]:
+    home = Path.home()
+    if sys.platform == "win32":
+        return [os.path.join(os.environ.get("WINDIR", r"C:\Windows"), "fonts")]
+    if sys.platform == "darwin":
+        return ["/Library/Fonts", "/System/Library/Fonts", str(home / "Library/Fonts")]
+    data = os.environ.get("XDG_DATA_HOME") or str(home / ".local/share")
+    shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
+    return [os.path.join(folder, "fonts") for folder in (data, *shared.split(":"))]
