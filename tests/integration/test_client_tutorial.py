@@ -1,0 +1,194 @@
+"""PaddleX's tutorial script, run with PaddleX and, its import swapped, with the client: the same is printed and saved.
+
+The script is that of PaddleX's documentation, module "Image Multi-Label Classification", section III; the second one
+uses every parameter and attribute that the section's tables name.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from mlcls.paddlex_export import export_model
+from mlcls.paddlex_import import import_model
+from processes import start_server
+
+NAME = "PP-LCNet_x1_0_ML"
+MAX_DIFFERENCE = 1e-4
+
+TUTORIAL = """\
+from paddlex import create_model
+model = create_model(model_name="PP-LCNet_x1_0_ML")
+output = model.predict(input="multilabel_classification_005.png", batch_size=1)
+for res in output:
+    res.print()
+    res.save_to_img("./output/")
+    res.save_to_json("./output/res.json")
+"""
+
+EVERYTHING = """\
+import json
+import numpy
+from PIL import Image, ImageFont
+from paddlex import create_model
+model = create_model("PP-LCNet_x1_0_ML")
+array = numpy.ascontiguousarray(numpy.asarray(Image.open("photos/b.png").convert("RGB"))[:, :, ::-1])
+inputs = ["multilabel_classification_005.png", "photos/a.jpg", "photos/", ["photos/b.png", "photos/a.jpg"], "pages.pdf"]
+for number, given in enumerate(inputs):
+    folder = f"./output/{number}/"
+    for res in model.predict(input=given, batch_size=2):
+        res.print(json_format=True, indent=2, ensure_ascii=True)
+        res.print(json_format=False)
+        res.save_to_json(save_path=folder, indent=2, ensure_ascii=True)
+        res.save_to_img(save_path=folder)
+        keys = [key for key in res if key != "input_img"]
+        picture = res.img["res"]
+        print("RETURNED", json.dumps([res.json, keys, list(res.img), picture.mode, type(res["scores"]).__name__]))
+for threshold in (0.3, 0.7):
+    for res in model.predict("photos/a.jpg", threshold=threshold):
+        print("RETURNED", json.dumps([res.json, res["class_ids"], res["scores"], res["label_names"]]))
+for res in model.predict([array, array]):
+    assert res["input_path"] is None
+    print("RETURNED", json.dumps([res.json]))
+for res in model.predict("photos/b.png"):
+    res.save_all("./output/all/")
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    sample_images: list[Path], paddlex_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, dict[str, str]]]:
+    """By package: the folder in which it ran the scripts, and what they printed."""
+    root = tmp_path_factory.mktemp("tutorial")
+    # Where PaddleX has the models and the font that it downloads.
+    exported = export_model(NAME, root / "cache" / "official_models" / NAME).folder
+    import_model(str(exported), root / "model_repository")
+    font = root / "cache" / "fonts" / "PingFang-SC-Regular.ttf"
+    font.parent.mkdir()
+
+    font.write_bytes(ImageFont.load_default(20).font_bytes)  # type: ignore[union-attr]
+    folders = {package: _make_folder(root / package, sample_images) for package in ("paddlex", "mlcls_client")}
+    common = {
+        **os.environ,
+        "PADDLE_PDX_CACHE_HOME": str(root / "cache"),
+        "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True",
+    }
+    printed: dict[str, dict[str, str]] = {package: {} for package in folders}
+    with start_server(root / "model_repository", NAME) as server:
+        pythons = {"paddlex": str(paddlex_python), "mlcls_client": sys.executable}
+        environment = {**common, "MLCLS_URL": server.grpc_url}
+        for package, folder in folders.items():
+            for script in (TUTORIAL, EVERYTHING):
+                text = script.replace("from paddlex import", f"from {package} import")
+                done = subprocess.run(
+                    [pythons[package], "-c", text],
+                    cwd=folder,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+                assert done.returncode == 0, done.stdout[-3000:]
+                printed[package][script] = _plain(done.stdout)
+                if script is TUTORIAL:
+                    os.rename(folder / "output", folder / "tutorial_output")
+    return {package: (folder, printed[package]) for package, folder in folders.items()}
+
+
+def _make_folder(folder: Path, samples: list[Path]) -> Path:
+    by_name = {path.name: path for path in samples}
+    china, flower = Image.open(by_name["china.jpg"]), Image.open(by_name["flower.jpg"])
+    (folder / "photos").mkdir(parents=True)
+    china.convert("RGB").save(folder / "multilabel_classification_005.png")
+    (folder / "photos" / "a.jpg").write_bytes(by_name["flower.jpg"].read_bytes())
+    flower.convert("RGB").transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(folder / "photos" / "b.png")
+    pages = [china.convert("RGB"), flower.convert("RGB")]
+    pages[0].save(folder / "pages.pdf", save_all=True, append_images=pages[1:], resolution=144.0)
+    return folder
+
+
+def _plain(text: str) -> str:
+    """Without the colours of PaddleX's log, and its lines about models and caches."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def _objects(text: str) -> list[str]:
+    """The texts of the dicts and of the indented JSON in an output, in order."""
+    return re.findall(r"^\{'res'.*$|^\{\n(?:[ \]].*\n)*\}$", text, re.MULTILINE)
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+\.\d+(?:e-?\d+)?", "#", text)
+
+
+def _assert_alike(ours: Any, theirs: Any) -> None:
+    """Equal but for numbers with decimals, which may differ by the noise of another engine."""
+    if isinstance(theirs, float):
+        assert ours == pytest.approx(theirs, abs=MAX_DIFFERENCE)
+    elif isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        for key in theirs:
+            _assert_alike(ours[key], theirs[key])
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            _assert_alike(one, other)
+    else:
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("script", [TUTORIAL, EVERYTHING], ids=["tutorial", "everything"])
+def test_the_same_is_printed(outcomes: dict[str, tuple[Path, dict[str, str]]], script: str) -> None:
+    theirs, ours = (_objects(outcomes[package][1][script]) for package in ("paddlex", "mlcls_client"))
+    assert len(theirs) == (1 if script is TUTORIAL else 2 * 8)
+    assert [_without_numbers(text) for text in ours] == [_without_numbers(text) for text in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        read = ast.literal_eval if other.startswith("{'") else json.loads
+        _assert_alike(read(one), read(other))
+
+
+def test_the_same_is_returned(outcomes: dict[str, tuple[Path, dict[str, str]]]) -> None:
+    theirs, ours = (
+        [json.loads(line.partition(" ")[2]) for line in text.splitlines() if line.startswith("RETURNED")]
+        for text in (outcomes[package][1][EVERYTHING] for package in ("paddlex", "mlcls_client"))
+    )
+    assert len(theirs) == 8 + 2 + 2
+    _assert_alike(ours, theirs)
+    label_counts = {len(returned[0]["res"]["label_names"]) for returned in theirs}
+    assert len(label_counts) > 1, "the images and thresholds have to have different answers"
+
+
+def test_the_same_files_are_saved(outcomes: dict[str, tuple[Path, dict[str, str]]]) -> None:
+    theirs, ours = (outcomes[package][0] for package in ("paddlex", "mlcls_client"))
+    names = [
+        sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        for folder in (theirs, ours)
+    ]
+    assert names[1] == names[0]
+    assert {"tutorial_output/res.json", "tutorial_output/multilabel_classification_005_res.png"} <= set(names[0])
+    assert {"output/4/pages_0_res.json", "output/4/pages_1_res.json", "output/all/b_res.png"} <= set(names[0])
+    for name in names[0]:
+        if not name.startswith(("output", "tutorial_output")):
+            continue
+        if name.endswith(".json"):
+            texts = [(folder / name).read_text(encoding="utf-8") for folder in (ours, theirs)]
+            assert _without_numbers(texts[0]) == _without_numbers(texts[1])
+            _assert_alike(*map(json.loads, texts))
+        else:
+            pictures = [Image.open(folder / name) for folder in (ours, theirs)]
+            assert (pictures[0].format, pictures[0].mode) == (pictures[1].format, pictures[1].mode)
+            assert pictures[0].width == pictures[1].width, "both have the photo at the top and the labels below"
+            photo_height = 400
+            parts = [np.asarray(picture.convert("RGB"), dtype=int)[:photo_height] for picture in pictures]
+            assert np.abs(parts[0] - parts[1]).mean() < 2
