@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ import pytest
 import tritonclient.grpc
 from PIL import Image
 
-from mlcls.server import ADMIN_KEY_VARIABLE, ServerOptions, TritonServer
+from mlcls.server import ADMIN_KEY_VARIABLE, TritonServer
 from mlcls_client import (
     DeadlineExceededError,
     ImageRejectedError,
@@ -255,20 +256,25 @@ def test_order_is_kept_with_64_in_flight(
 
 @pytest.fixture
 def restartable(small_models: SmallModels) -> Iterator[tuple[TritonServer, Callable[[], None]]]:
-    """A server, and a function that kills it and starts another one on the same ports."""
-    servers = [start_server(small_models.repository, MODEL)]
+    """A server, and a function that has a thread kill it and start another one on the same ports."""
+    first = start_server(small_models.repository, MODEL)
+    done, outcome = threading.Event(), []
 
     def restart() -> None:
-        os.kill(servers[-1].pid, 9)
-        servers[-1].stop()
-        options = servers[-1].options
-        servers.append(TritonServer(ServerOptions(
-            options.repository, options.models, http_port=options.http_port, grpc_port=options.grpc_port,
-            metrics_port=options.metrics_port,
-        )))  # fmt: skip
+        os.kill(first.pid, signal.SIGKILL)
+        first.stop()
+        with TritonServer(first.options) as second:
+            outcome.append(second)
+            done.wait()  # the kernel ends a server with the thread that started it
 
-    yield servers[0], restart
-    servers[-1].stop()
+    thread = threading.Thread(target=restart)
+    yield first, thread.start
+    done.set()
+    if thread.ident is None:
+        first.stop()
+    else:
+        thread.join()
+    assert len(outcome) == 1
 
 
 @every_way
@@ -285,13 +291,12 @@ def test_a_killed_and_restarted_server_costs_no_answer(
     for number in range(500):
         sample = samples[number % len(samples)]
         (tmp_path / f"{number}{sample.suffix}").symlink_to(sample)
-    restarting = threading.Thread(target=restart)
     answered_at_kill = []
 
     def kill_in_the_middle(answered: int) -> None:
         if answered == 150:
             answered_at_kill.append(answered)
-            restarting.start()
+            restart()
 
     results = predict(
         server,
@@ -302,7 +307,6 @@ def test_a_killed_and_restarted_server_costs_no_answer(
         options={"retries": 1000, "timeout_s": 120.0},
         on_result=kill_in_the_middle,
     )
-    restarting.join()
     assert answered_at_kill == [150]
     assert [int(Path(result.input_path or "").stem) for result in results] == list(range(500))
     for number, result in enumerate(results):

@@ -102,10 +102,25 @@ def test_what_the_server_has_judged_is_not_asked_again() -> None:
     with FakeServer(NAME) as server:
         with create_model("other", url=server.url, retries=3) as model, pytest.raises(ModelNotFoundError):
             list(model.predict(png()))
-        assert len(server.headers) == 1
+        assert len(server.headers) == 2, "the second asks whether the server is ready, and has therefore judged"
         with create_model(NAME, url=server.url, retries=3) as model, pytest.raises(InvalidRequestError):
             list(model.predict(png(), threshold={"person": 0.5}))
         assert len(server.requests) == 2, "the second asks whether the image or the threshold is to blame"
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("name", [NAME, "other"])
+def test_a_server_that_is_still_loading_is_asked_again(name: str) -> None:
+    with FakeServer(NAME, ready=False) as server, create_model(name, url=server.url, retries=50) as model:
+        timer = threading.Timer(0.3, setattr, (server, "ready", True))
+        timer.start()
+        if name == NAME:
+            assert len(list(model.predict(png()))) == 1
+        else:
+            with pytest.raises(ModelNotFoundError):
+                list(model.predict(png()))
+        assert server.ready, "the model was not given up before the server had loaded what it has"
+        timer.join()
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

@@ -91,15 +91,15 @@ def error_from_status(status: str | None, text: str, endpoint: Endpoint) -> Mlcl
             "the header that it names.",
             server_text=text,
         )
-    if status in _NOT_FOUND or ("unknown model" in text and "is not found" in text):
-        return ModelNotFoundError(
-            f"{where} has no {model}: {text}. Compare the name with the models that the server has loaded.",
-            server_text=text,
-        )
-    if status in _UNAVAILABLE:
+    if status in _UNAVAILABLE or "has no available versions" in text:  # so a server says that is still loading it
         return ServerUnavailableError(
             f"expected {model} from {where}, which is not ready for it: {text}. "
             "Check the address and the protocol, that the server runs, and that the model is loaded.",
+            server_text=text,
+        )
+    if status in _NOT_FOUND or ("unknown model" in text and "is not found" in text):
+        return ModelNotFoundError(
+            f"{where} has no {model}: {text}. Compare the name with the models that the server has loaded.",
             server_text=text,
         )
     if status in _INVALID:

@@ -7,7 +7,8 @@ from typing import Any
 from mlcls_client.connection import DEFAULT_RETRIES, ConnectionOptions, Ssl, read_connection_options
 from mlcls_client.errors import ModelNotFoundError, ServerError
 from mlcls_client.loop_thread import shared_loop
-from mlcls_client.transport import DEFAULT_TIMEOUT_S, TritonTransport, open_server_transport
+from mlcls_client.transport import DEFAULT_TIMEOUT_S, open_server_transport
+from mlcls_client.triton_transport import TritonTransport
 
 # An ensemble of the served contract and its steps, by name.
 _STEPS = ("_preprocess", "_engine", "_postprocess")

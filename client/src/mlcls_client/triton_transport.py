@@ -1,0 +1,281 @@
+"""tritonclient's asyncio clients, over gRPC and over HTTP, behind one set of calls."""
+
+import abc
+import asyncio
+import importlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from mlcls_client.connection import ADMIN_KEY_HEADER, ConnectionOptions, is_loopback, make_ssl_context
+from mlcls_client.contract import IMAGE, RESULT, STATUS, THRESHOLD_PARAMETER, Answer, read_answers
+from mlcls_client.error_mapping import (
+    Endpoint,
+    error_from_status,
+    is_closed_api,
+    is_lost_shared_memory,
+    mapped_errors,
+    triton_status,
+)
+from mlcls_client.errors import ModelNotFoundError, ProtocolError, ServerUnavailableError
+from mlcls_client.retry import call_with_retries
+from mlcls_client.shared_memory import ServerRegion, SharedBlock
+
+Answered = TypeVar("Answered")
+
+_NO_OPTIONS = ConnectionOptions()
+_MAX_MESSAGE_BYTES = 2**31 - 1
+_MAX_RECONNECT_BACKOFF_MS = 1000
+
+
+class TritonTransport(abc.ABC):
+    """What both protocols share: tritonclient's two modules have the same names and almost the same calls."""
+
+    def __init__(self, endpoint: Endpoint, options: ConnectionOptions, module_name: str) -> None:
+        self.endpoint = endpoint
+        self._options = options
+        self._module_name = module_name
+        self._client: Any = None
+        self._closed = False
+        self._output_options: dict[str, Any] = {}
+        self._region = ServerRegion(self) if options.shared_memory else None
+
+    @abc.abstractmethod
+    def _open_client(self, tritonclient: Any) -> Any:
+        """Make tritonclient's client; it connects with the first call."""
+
+    @abc.abstractmethod
+    async def ask_within(
+        self, left_s: float, call: Callable[..., Awaitable[Answered]], *args: Any, admin: bool = False
+    ) -> Answered:
+        """Await a call of tritonclient with its arguments and the headers, for no longer than `left_s`.
+
+        Args:
+            left_s: time limit, seconds.
+            call: of tritonclient's client.
+            args: its arguments.
+            admin: send the key of the closed APIs too.
+        """
+
+    @abc.abstractmethod
+    def _admin_headers(self) -> dict[str, str]: ...
+
+    async def call(self, method: str, *args: Any, retries: int | None = None, admin: bool = False) -> Any:
+        """Make a call of tritonclient's client, with retries; `admin` sends the key of the closed APIs too.
+
+        Raises:
+            MlclsClientError: any of the tree in `mlcls_client.errors`.
+        """
+
+        async def attempt(left_s: float) -> Any:
+            with mapped_errors(self.endpoint):
+                return await self.ask_within(left_s, getattr(self.client, method), *args, admin=admin)
+
+        return await call_with_retries(
+            attempt, self._options.retries if retries is None else retries, self.endpoint.timeout_s
+        )
+
+    @property
+    def client(self) -> Any:
+        """The client of tritonclient; opened with the first call, because it belongs to the event loop of that call."""
+        if self._client is None:
+            # Imported here, because importing tritonclient takes longer than the whole rest of this package.
+            self._tritonclient: Any = importlib.import_module(self._module_name)
+            self._client = self._open_client(self._tritonclient)
+        return self._client
+
+    def headers(self, admin: bool) -> dict[str, str] | None:
+        """Return the headers of one call; tritonclient adds to them, so each call has its own."""
+        return {**self._options.headers, **(self._admin_headers() if admin else {})} or None
+
+    async def infer(self, encoded_images: Sequence[bytes], threshold_json: str | None) -> list[Answer]:
+        """See `Transport.infer`."""
+
+        async def attempt(left_s: float) -> tuple[Any, Any]:
+            with mapped_errors(self.endpoint):
+                try:
+                    return await self._infer_once(encoded_images, threshold_json, left_s)
+                except _triton_error() as error:
+                    if isinstance(error_from_status(*triton_status(error), self.endpoint), ModelNotFoundError):
+                        await self._check_that_server_is_up(error, left_s)
+                    raise
+
+        result, status = await call_with_retries(attempt, self._options.retries, self.endpoint.timeout_s)
+        return read_answers(result, status, len(encoded_images))
+
+    async def _check_that_server_is_up(self, error: Any, left_s: float) -> None:
+        """Tell a server that has no such model from one that has just begun to load its models.
+
+        Raises:
+            ServerUnavailableError: the server is not ready yet, so that another try may find the model.
+        """
+        if not await self.ask_within(left_s, self.client.is_server_ready):
+            text = triton_status(error)[1]
+            raise ServerUnavailableError(
+                f"expected {self.endpoint.subject} from {self.endpoint.server}, which is not ready yet: {text}",
+                server_text=text,
+            ) from error
+
+    async def _infer_once(
+        self, encoded_images: Sequence[bytes], threshold_json: str | None, left_s: float
+    ) -> tuple[Any, Any]:
+        triton_error = _triton_error()
+        if self._region is None:
+            return await self._send(encoded_images, None, threshold_json, left_s)
+        deadline = asyncio.get_running_loop().time() + left_s
+        for is_last in (False, True):
+            block = await self._region.place(encoded_images, left_s)
+            try:
+                left_s = max(0.001, deadline - asyncio.get_running_loop().time())
+                return await self._send(encoded_images, block, threshold_json, left_s)
+            except triton_error as error:
+                if is_last or block is None or not is_lost_shared_memory(triton_status(error)[1]):
+                    raise
+                # The server was restarted and knows the region no more.
+                self._region.forget(block)
+            finally:
+                if block is not None:
+                    block.release()
+        raise AssertionError("unreachable")
+
+    async def _send(
+        self, encoded_images: Sequence[bytes], block: SharedBlock | None, threshold_json: str | None, left_s: float
+    ) -> tuple[Any, Any]:
+        client = self.client
+        image_input = self._tritonclient.InferInput(IMAGE, [len(encoded_images), 1], "BYTES")
+        if block is None:
+            image_input.set_data_from_numpy(_to_tensor(encoded_images))
+        else:
+            image_input.set_shared_memory(block.region_name, block.size_bytes, block.offset)
+        outputs = [self._tritonclient.InferRequestedOutput(name, **self._output_options) for name in (RESULT, STATUS)]
+        parameters = None if threshold_json is None else {THRESHOLD_PARAMETER: threshold_json}
+
+        def infer(**options: Any) -> Any:
+            return client.infer(
+                self.endpoint.model_name, inputs=[image_input], outputs=outputs, parameters=parameters, **options
+            )
+
+        response = await self.ask_within(left_s, infer)
+        return response.as_numpy(RESULT), response.as_numpy(STATUS)
+
+    async def is_ready(self) -> bool:
+        """See `Transport.is_ready`."""
+        return bool(
+            await self.call("is_server_ready", retries=0)
+            and await self.call("is_model_ready", self.endpoint.model_name, retries=0)
+        )
+
+    async def max_batch_size(self) -> int | None:
+        """See `Transport.max_batch_size`."""
+        triton_error = _triton_error()
+
+        async def attempt(left_s: float) -> int | None:
+            with mapped_errors(self.endpoint):
+                try:
+                    config = await self.ask_within(left_s, self.client.get_model_config, self.endpoint.model_name)
+                    return self._read_batch_size(config)
+                except triton_error as error:
+                    if is_closed_api(*triton_status(error)):
+                        return None
+                    raise
+
+        size = await call_with_retries(attempt, self._options.retries, self.endpoint.timeout_s)
+        if size is not None and size < 1:
+            raise ProtocolError(
+                f"expected model {self.endpoint.model_name!r} to take batches, its max_batch_size is {size}; "
+                "is this a model of `mlcls`?"
+            )
+        return size
+
+    @abc.abstractmethod
+    def _read_batch_size(self, config: Any) -> int: ...
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+        if self._client is None:
+            return
+        if self._region is not None:
+            await self._region.close()
+        client, self._client = self._client, None
+        with mapped_errors(self.endpoint):
+            await client.close()
+
+
+class GrpcTransport(TritonTransport):
+    """Requests over gRPC."""
+
+    def __init__(self, endpoint: Endpoint, options: ConnectionOptions = _NO_OPTIONS) -> None:
+        """Prepare a channel."""
+        super().__init__(endpoint, options, "tritonclient.grpc.aio")
+
+    def _open_client(self, tritonclient: Any) -> Any:
+        channel_options = [
+            # tritonclient's own options, which giving any option replaces: messages as large as protobuf allows.
+            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            # gRPC's default grows to 120 s: a server that comes up late would be noticed minutes later.
+            ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_BACKOFF_MS),
+        ]
+        if is_loopback(self.endpoint.url):
+            # gRPC sends even these to the environment's proxy, which has no way to this machine.
+            channel_options.append(("grpc.enable_http_proxy", 0))
+        tls = {} if self._options.tls is None else {"ssl": True, **asdict(self._options.tls)}
+        return tritonclient.InferenceServerClient(url=self.endpoint.url, channel_args=channel_options, **tls)
+
+    async def ask_within(
+        self, left_s: float, call: Callable[..., Awaitable[Answered]], *args: Any, admin: bool = False
+    ) -> Answered:
+        """See `TritonTransport.ask_within`."""
+        return await call(*args, headers=self.headers(admin), client_timeout=left_s)
+
+    def _admin_headers(self) -> dict[str, str]:
+        key = self._options.admin_key
+        return {} if key is None else {f"triton-grpc-protocol-{ADMIN_KEY_HEADER}": key}
+
+    def _read_batch_size(self, config: Any) -> int:
+        return int(config.config.max_batch_size)
+
+
+class HttpTransport(TritonTransport):
+    """Requests over HTTP."""
+
+    def __init__(self, endpoint: Endpoint, options: ConnectionOptions = _NO_OPTIONS) -> None:
+        """Prepare a pool of connections."""
+        super().__init__(endpoint, options, "tritonclient.http.aio")
+        self._output_options = {"binary_data": True}
+
+    def _open_client(self, tritonclient: Any) -> Any:
+        tls = {} if self._options.tls is None else {"ssl": True, "ssl_context": make_ssl_context(self._options.tls)}
+        return tritonclient.InferenceServerClient(
+            url=self.endpoint.url,
+            conn_limit=0,  # `concurrency` is the limit
+            conn_timeout=None,  # `ask_within` is
+            **tls,
+        )
+
+    async def ask_within(
+        self, left_s: float, call: Callable[..., Awaitable[Answered]], *args: Any, admin: bool = False
+    ) -> Answered:
+        """See `TritonTransport.ask_within`."""
+        return await asyncio.wait_for(call(*args, headers=self.headers(admin)), left_s)
+
+    def _admin_headers(self) -> dict[str, str]:
+        key = self._options.admin_key
+        return {} if key is None else {ADMIN_KEY_HEADER: key}
+
+    def _read_batch_size(self, config: Any) -> int:
+        return int(config.get("max_batch_size", 0))
+
+
+def _triton_error() -> type[Exception]:
+    error: type[Exception] = importlib.import_module("tritonclient.utils").InferenceServerException
+    return error
+
+
+def _to_tensor(encoded_images: Sequence[bytes]) -> Any:
+    import numpy as np
+
+    images = np.empty((len(encoded_images), 1), dtype=np.object_)
+    for row, encoded_image in enumerate(encoded_images):
+        images[row, 0] = encoded_image
+    return images
