@@ -380,7 +380,7 @@ def test_the_command_reads_standard_input_and_lists(
     jpeg = sample_images[0].read_bytes()
     one = subprocess.run([*command, "-"], input=jpeg, capture_output=True, check=True)
     listed = "\n".join(map(str, sample_images)).encode()
-    many = subprocess.run([*command, "--input-list", "-"], input=listed, capture_output=True, check=True)
+    many = subprocess.run([*command, "@-"], input=listed, capture_output=True, check=True)
     lines = [json.loads(line) for line in many.stdout.splitlines()]
     assert [line["input_path"] for line in lines] == list(map(str, sample_images))
     assert json.loads(one.stdout)["input_path"] == "stdin"

@@ -129,7 +129,7 @@ class Model:
         Requests overlap: while results are taken, up to `concurrency` further requests are in flight, and four times
         as many are read ahead or answered behind a slow one, as long as they hold less than 64 MiB. So memory does not
         grow with the number of images. Closing the generator, or Ctrl-C, cancels what is in flight. An iterable is
-        gone through in the caller's thread.
+        gone through in the caller's thread, and where it is slow, a result may come one item later than it could.
 
         The results do not depend on the size of requests, so where the server takes fewer images per request than
         `batch_size`, requests are of the server's size. Where the server keeps its configuration to itself (a

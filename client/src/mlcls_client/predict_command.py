@@ -26,6 +26,8 @@ from mlcls_client.table import MEMORY_TEXT, LabelTable
 from mlcls_client.terminal import EXIT_IMAGE_FAILED, EXIT_OK, complain, parse_count, print_line, with_exit_code
 
 STDIN = "-"
+LIST_PREFIX = "@"
+_READS_STDIN = (STDIN, LIST_PREFIX + STDIN)
 _STDIN_NAME = "stdin"
 
 # A table's columns are as wide as what is in them; of a long input only the beginning is looked at.
@@ -49,11 +51,10 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
         metavar="INPUT",
-        nargs="*",
-        help="image, PDF or TIFF file, folder that is searched for these, http(s) URL, or - for a file on standard "
-        "input",
+        nargs="+",
+        help="image, PDF or TIFF file, folder that is searched for these, or http(s) URL; - for a file on standard "
+        "input; @FILE for a file with an INPUT on each line, @- for such lines on standard input",
     )
-    parser.add_argument("--input-list", metavar="FILE", help="a file with an INPUT on each line; - for standard input")
     add_server_arguments(parser)
     add_request_arguments(parser, DEFAULT_RETRIES)
     parser.add_argument(
@@ -108,15 +109,13 @@ def run_predict(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    if not args.input and args.input_list is None:
-        raise InvalidRequestError("expected an INPUT or --input-list, got neither; see --help")
-    if args.input_list == STDIN and STDIN in args.input:
-        raise InvalidRequestError("expected standard input to be an image (-) or a list (--input-list -), got both")
+    if sum(given in _READS_STDIN for given in args.input) > 1:
+        raise InvalidRequestError("expected standard input to be read once, got several of - and @-")
     savers = [saver for saver in (_saver(args.save_img, "img"), _saver(args.save_json, "json")) if saver is not None]
     exit_code = EXIT_OK
     with (
         open_model(args, args.timeout, args.retries) as model,
-        ProgressBar(args.progress, lambda: count_images(args.input) if args.input_list is None else None) as progress,
+        ProgressBar(args.progress, lambda: _count(args.input)) as progress,
     ):
         sources = _iterate_inputs(args)
         writer, sources = _make_writer(args.format, sources)
@@ -151,10 +150,16 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _iterate_inputs(args: argparse.Namespace) -> Iterator[ImageSource]:
     for given in args.input:
-        yield from _stdin_sources(args) if given == STDIN else iterate_sources(given, array_format=args.array_format)
-    if args.input_list is not None:
-        for line in _read_lines(args.input_list):
-            yield from iterate_sources(line, array_format=args.array_format)
+        if given == STDIN:
+            yield from _stdin_sources(args)
+        elif given.startswith(LIST_PREFIX):
+            yield from iterate_sources(_read_lines(given.removeprefix(LIST_PREFIX)), array_format=args.array_format)
+        else:
+            yield from iterate_sources(given, array_format=args.array_format)
+
+
+def _count(inputs: Sequence[str]) -> int | None:
+    return None if any(given.startswith(LIST_PREFIX) for given in inputs) else count_images(inputs)
 
 
 def _stdin_sources(args: argparse.Namespace) -> Iterator[ImageSource]:
@@ -164,7 +169,7 @@ def _stdin_sources(args: argparse.Namespace) -> Iterator[ImageSource]:
 
 
 def _read_lines(path: str) -> Iterator[str]:
-    """Read a list as it comes: `find ... | mlcls-client predict --input-list -` need not be complete to begin."""
+    """Read a list as it comes: `find ... | mlcls-client predict MODEL @-` need not be complete to begin."""
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == STDIN else Path(path).open("rb") as file:
             for line in file:

@@ -29,7 +29,7 @@ class Window(Generic[PendingBatch]):
 
     For each result that is taken, one batch is read from the input; more than one while the next result is not there
     anyway, until `limit` batches are under way. So the window fills up when the server is the slow one, and an input
-    that is slow itself (a camera) holds back no answer.
+    that is slow itself (a camera) holds back an answer for as long as one batch takes to come, and no longer.
     """
 
     def __init__(self, sources: Iterator[ImageSource], batch_size: int, limit: int) -> None:
