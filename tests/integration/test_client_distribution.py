@@ -70,7 +70,7 @@ def test_it_works_alone(python: Path, small_server: TritonServer, tmp_path: Path
     assert subprocess.run([python, "-c", code], capture_output=True).returncode == 1, "no OpenCV comes with it"
     Image.new("RGB", (60, 40)).save(tmp_path / "a.pdf")
     command = [python, "-m", "mlcls_client", "predict", "small_with_sigmoid", tmp_path / "a.pdf"]
-    done = subprocess.run([*command, "--url", small_server.grpc_url], capture_output=True, text=True)
+    done = subprocess.run([*command, "--url", small_server.grpc_url], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert "pip install 'mlcls-client[pdf]'" in done.stderr
 

@@ -83,7 +83,8 @@ def test_a_list_is_answered_as_it_comes(server: FakeServer, photos: list[Path]) 
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
-    stdin, first, written = process.stdin, threading.Event(), []
+    stdin, first = process.stdin, threading.Event()
+    written: list[Path] = []
 
     def feed() -> None:
         while not first.is_set() and len(written) < 1000:
