@@ -56,6 +56,10 @@ bench: build ## Measure latency and throughput of a served model: make bench [MO
 bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported models and print the tables
 	@$(BIN)/python benchmarks/engines.py
 
+.PHONY: bench-client
+bench-client: build ## Compare the client's throughput with perf_analyzer's, and sample its memory
+	@$(BIN)/python benchmarks/client_throughput.py --model '$(MODEL)'
+
 .PHONY: lock
 lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
