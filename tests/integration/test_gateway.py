@@ -260,6 +260,21 @@ def test_slow_requests_end(server: TritonServer, tmp_path: Path) -> None:
         assert b"expected the whole request within 2 s, got a part of it" in answer
 
 
+def test_a_client_does_not_steer_the_gateway(gateway: Gateway, sample_images: list[Path]) -> None:
+    """Envoy takes these headers from clients that it believes to be its own: inference takes more than 1 ms."""
+    status, body = gateway.request(
+        "POST",
+        f"/v2/models/{MODEL}/infer",
+        KEYS["alice"],
+        sample_images[0].read_bytes(),
+        Inference_Header_Content_Length="0",
+        Content_Type="application/octet-stream",
+        X_Envoy_Upstream_Rq_Timeout_Ms="1",
+        X_Envoy_Upstream_Rq_Per_Try_Timeout_Ms="1",
+    )
+    assert status == 200, body
+
+
 def test_a_server_that_hangs(server: TritonServer, tmp_path: Path) -> None:
     words = "no answer within the gateway's limit of 2 s"
     with run_gateway(tmp_path, server, KEYS, TIMEOUT_S="2") as gateway, grpc_client(gateway) as client:
