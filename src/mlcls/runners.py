@@ -151,6 +151,9 @@ class OnnxRuntimeRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # the gate runs batches of many sizes: what the largest one needed is given back
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
         self._spec = spec
         source = model if isinstance(model, bytes) else str(model)
         try:
