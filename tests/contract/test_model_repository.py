@@ -19,7 +19,9 @@ from tritonclient.grpc import model_config_pb2 as pb2
 
 from mlcls import repository
 from mlcls.catalog import OFFICIAL_MODELS, official_spec
+from mlcls.manifest import EngineRecord
 from mlcls.model_spec import ModelSpec
+from mlcls.rollout import publish_version, roll_back
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "model_repository"
@@ -264,6 +266,30 @@ def test_custom_tensor_names(tmp_path: Path, custom_spec: ModelSpec) -> None:
     assert list(walk_repository(tmp_path)) == []
     engine = read_model(tmp_path, "animals-v2_engine", "gpu")
     assert (list(describe(engine.input)), list(describe(engine.output))) == (["bitmap"], ["raw"])
+
+
+def test_versions_of_a_model(tmp_path: Path, custom_spec: ModelSpec) -> None:
+    """Each version's steps fit its own model, and the ensemble fits the active version, whichever that is."""
+    root = tmp_path / "models"
+    root.mkdir()
+    second = dataclasses.replace(
+        custom_spec,
+        labels=("x", "y"),
+        thresholds=(0.1, 0.2),
+        transform=dataclasses.replace(custom_spec.transform, height=32, width=48),
+    )
+    for spec in (custom_spec, second):
+        weights = tmp_path / "model.onnx"
+        weights.write_text("a graph")
+        publish_version(root, spec, weights, EngineRecord("model.onnx", "fp32", {}, {}))
+    names = [f"animals-v2{suffix}" for suffix in ("_engine", "_postprocess", "_preprocess")]
+    assert list(walk_repository(root)) == [f"{name}: is a step of no ensemble" for name in names]
+    engine = read_model(root, "animals-v2_engine_2", "gpu")
+    assert describe(engine.input) == {"pixels": ("TYPE_UINT8", (32, 48, 3))}
+    assert describe(engine.output) == {"logits": ("TYPE_FP32", (2,))}
+    roll_back(root, "animals-v2")
+    assert list(walk_repository(root)) == [f"{name}_2: is a step of no ensemble" for name in names]
+    assert describe(read_model(root, "animals-v2_engine", "gpu").output) == {"logits": ("TYPE_FP32", (3,))}
 
 
 def edit(path: str, change: Callable[[Any], object]) -> Callable[[Path], None]:
