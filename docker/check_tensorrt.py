@@ -3,46 +3,39 @@
 A plan loads in the TensorRT version that built it and in no other.
 """
 
-import ctypes
-import glob
-import re
 import sys
+from importlib.metadata import version
+
+from mlcls.errors import MlclsError
+from mlcls.nvidia import read_tensorrt_version
+from mlcls.tensorrt_library import load_library, parse_version
+
+PACKAGE = "tensorrt-cu13-bindings"
 
 
-def read_library_version(library: ctypes.CDLL) -> tuple[int, int, int]:
-    """The version of a loaded libnvinfer; TensorRT 10 and 11 encode it as major * 10000 + minor * 100 + patch."""
-    number = library.getInferLibVersion()
-    return number // 10000, number // 100 % 100, number % 100
-
-
-def describe_mismatch(package: str, library: tuple[int, int, int]) -> str | None:
-    """What is wrong, or None where the package (`11.4.0.106`) fits the library."""
-    if tuple(map(int, re.findall(r"\d+", package)[:3])) == library:
+def describe_mismatch(package: str, library: str | None) -> str | None:
+    """What is wrong, or None where the package (`11.4.0.106`) fits the library (`11.4.0`, or with a build number)."""
+    if library is None:
+        return "Expected TensorRT's libnvinfer in the image, got none."
+    if parse_version(package)[:3] == parse_version(library)[:3]:
         return None
-    version = ".".join(map(str, library))
     return (
-        f"The image has TensorRT {version}, and requirements/tensorrt.txt has the Python package {package}. Name the "
-        f"image's version in requirements/tensorrt.in (pip index versions tensorrt-cu13-bindings), run `make lock`, "
-        f"and build again."
+        f"The image has TensorRT {library}, and requirements/tensorrt.txt has {PACKAGE} {package}. Name the image's "
+        f"version in requirements/tensorrt.in (pip index versions {PACKAGE}), run `make lock`, and build again."
     )
 
 
 def main() -> int:
-    """Compares; without GPU and driver."""
-    names = sorted(glob.glob("/usr/lib/*/libnvinfer.so.[0-9]*") + glob.glob("/opt/tensorrt/lib/libnvinfer.so.[0-9]*"))
-    if not names:
-        print("Expected TensorRT's libnvinfer in the image, got none.", file=sys.stderr)
-        return 1
-    from importlib.metadata import version
-
-    mismatch = describe_mismatch(version("tensorrt-cu13-bindings"), read_library_version(ctypes.CDLL(names[0])))
-    if mismatch:
+    """Compares, and loads the bindings; without GPU and driver."""
+    mismatch = describe_mismatch(version(PACKAGE), read_tensorrt_version())
+    try:
+        if mismatch is None:
+            print(f"TensorRT {load_library('tensorrt').__version__}")
+    except MlclsError as error:
+        mismatch = str(error)
+    if mismatch is not None:
         print(mismatch, file=sys.stderr)
-        return 1
-    import tensorrt
-
-    print(f"TensorRT {tensorrt.__version__}")
-    return 0
+    return 0 if mismatch is None else 1
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def test_engines_are_built_in_the_image_that_serves(services: dict[str, Any]) ->
     serving, building = services["serve-gpu"], services["build-engine"]
     assert serving["build"]["args"] == building["build"]["args"]
     assert (serving["build"]["target"], building["build"]["target"]) == ("serve", "build-engine")
-    assert building["entrypoint"] == ["/opt/mlcls/bin/mlcls", "build-engine"]
+    assert building["entrypoint"] == ["/opt/mlcls/bin/mlcls", "build-engine", "--engine", "tensorrt"]
     assert building["network_mode"] == "none"
     assert building["deploy"]["resources"]["reservations"] == serving["deploy"]["resources"]["reservations"]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mlcls.nvidia import read_gpus, read_tensorrt_version
 from mlcls.server import free_ports
 from mlcls.triton_installation import embedded_installation
 from mlcls_client import create_model
@@ -35,25 +36,21 @@ def find_python() -> str:
     pytest.skip("there is no Python 3.12 here, which the images have")
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def install_as_the_image_does(folder: Path, requirements: str) -> Path:
     """The environment that the image's stages make: installed with one Python, then given to another."""
     python = find_python()
-    folder = tmp_path_factory.mktemp("image") / "mlcls"
-    install: list[str | Path] = [
-        "sh",
-        ROOT / "docker" / "install.sh",
-        python,
-        folder,
-        ROOT / "requirements" / "triton.txt",
-        ROOT,
-    ]
-    process = subprocess.run(install, capture_output=True, text=True)
+    install: list[str | Path] = ["sh", ROOT / "docker" / "install.sh", python, folder]
+    process = subprocess.run([*install, ROOT / "requirements" / requirements, ROOT], capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr
     for link in (folder / "bin").glob("python*"):
         link.unlink()
     subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install_as_the_image_does(tmp_path_factory.mktemp("image") / "mlcls", "triton.txt")
 
 
 def run_in(environment: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -97,6 +94,21 @@ def test_the_image_checks_the_repository(environment: Path, small_models: SmallM
         )
         assert process.returncode == 1
         assert words in process.stderr
+
+
+def test_the_image_that_builds_engines(small_models: SmallModels, tmp_path: Path) -> None:
+    environment = install_as_the_image_does(tmp_path / "mlcls", "tensorrt.txt")
+    repository = tmp_path / "models"
+    shutil.copytree(small_models.repository, repository)
+    build = ("mlcls", "build-engine", MODEL, "--repository", repository, "--engine")
+    process = run_in(environment, *build, "fp16")
+    assert process.returncode == 0, process.stderr
+    assert (repository / f"{MODEL}_engine" / "1" / "model.fp16.onnx").is_file()
+    if not read_gpus():
+        assert "the driver shows none here" in run_in(environment, *build, "tensorrt").stderr
+    if read_tensorrt_version() is None:
+        process = run_in(environment, "python3", ROOT / "docker" / "check_tensorrt.py")
+        assert (process.returncode, process.stderr) == (1, "Expected TensorRT's libnvinfer in the image, got none.\n")
 
 
 @pytest.fixture(scope="module")

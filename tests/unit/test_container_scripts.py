@@ -154,22 +154,11 @@ def tensorrt_check() -> dict[str, Callable[..., Any]]:
 
 
 def test_the_tensorrt_of_the_image_and_of_the_package(tensorrt_check: dict[str, Callable[..., Any]]) -> None:
-    class Library:
-        @staticmethod
-        def getInferLibVersion() -> int:  # noqa: N802
-            return 110400
-
-    library = tensorrt_check["read_library_version"](Library)
-    assert library == (11, 4, 0)
     describe = tensorrt_check["describe_mismatch"]
-    assert describe("11.4.0.106", library) is None
-    assert describe("10.14.1.48.post1", (10, 14, 1)) is None
-    assert "The image has TensorRT 11.4.0, and requirements/tensorrt.txt has the Python package 11.3.0.99" in describe(
-        "11.3.0.99", library
+    assert describe("11.4.0.106", "11.4.0") is None
+    assert describe("11.4.0.106", "11.4.0.106") is None
+    assert describe("10.14.1.48.post1", "10.14.1.48") is None
+    assert describe("11.3.0.99", "11.4.0.106").startswith(
+        "The image has TensorRT 11.4.0.106, and requirements/tensorrt.txt has tensorrt-cu13-bindings 11.3.0.99. Name"
     )
-
-
-def test_an_image_without_tensorrt() -> None:
-    command: list[str | Path] = [sys.executable, ROOT / "docker" / "check_tensorrt.py"]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert (process.returncode, process.stderr) == (1, "Expected TensorRT's libnvinfer in the image, got none.\n")
+    assert describe("11.4.0.106", None) == "Expected TensorRT's libnvinfer in the image, got none."
