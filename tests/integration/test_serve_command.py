@@ -116,7 +116,7 @@ def test_a_missing_weight(small_models: SmallModels, tmp_path: Path) -> None:
     weights = repository / f"{MODEL}_engine" / "1" / "model.onnx"
     weights.unlink()
     process = run_mlcls("serve", MODEL, "--repository", repository, *port_options())
-    assert_one_line(process, f"{weights} does not exist, which the target 'embedded' needs.")
+    assert_one_line(process, f"{weights} does not exist, but its manifest has it; import the model again")
 
 
 def test_a_model_that_is_not_imported(small_models: SmallModels, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_damaged_weight(small_models: SmallModels, tmp_path: Path) -> None:
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
     process = run_mlcls("serve", MODEL, "--repository", repository, *port_options())
-    assert_one_line(process, f"{weights} is not the file that the spec beside it was written for")
+    assert_one_line(process, f"{weights} is not the file that its manifest was written for")
 
 
 def test_a_crash_at_load(small_models: SmallModels, tmp_path: Path) -> None:
