@@ -59,6 +59,7 @@ def export_onnx(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> Exp
     model = _simplify(model)
     untiled = onnx_graph.untile_constants(model)
     onnx_graph.flatten_without_shape(model)
+    onnx_graph.drop_scalar_reshapes(model)
     model = _simplify(model)
     onnx_graph.prepend_normalization(model, spec)
     onnx_graph.name_output(model, spec.tensors.logits)

@@ -161,6 +161,30 @@ def flatten_without_shape(model: onnx.ModelProto) -> None:
         node.input[1] = name
 
 
+def drop_scalar_reshapes(model: onnx.ModelProto) -> None:
+    """Takes out each Reshape of a scalar to a scalar, which paddle2onnx writes around the batch's size.
+
+    It changes nothing, and OpenVINO 2024.4 rejects its empty pattern. A Reshape of one element to a scalar becomes a
+    Squeeze.
+    """
+    from onnx import shape_inference
+
+    inferred = shape_inference.infer_shapes(model, strict_mode=True).graph
+    types = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.input)}
+    scalars = {name for name, found in types.items() if found.HasField("shape") and not found.shape.dim}
+    outputs = {value.name for value in model.graph.output}
+    for node in list(model.graph.node):
+        if node.op_type != "Reshape" or _constant(model, node.input[1]) != []:
+            continue
+        if node.input[0] in scalars and node.output[0] not in outputs:
+            _replace_input(model, node.output[0], node.input[0])
+            model.graph.node.remove(node)
+        else:
+            node.op_type = "Squeeze"
+            del node.input[1]
+            del node.attribute[:]
+
+
 def prepend_normalization(model: onnx.ModelProto, spec: ModelSpec) -> None:
     """Puts the conversion, the normalisation and the change of layout in front of the graph.
 

@@ -52,7 +52,7 @@ def official_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def official_repository(official_models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with all six."""
+    """A repository with all six, imported once; tests add nothing to it."""
     repository = tmp_path_factory.mktemp("six") / "model_repository"
     for folder in official_models:
         import_model(str(folder), repository)
@@ -60,11 +60,21 @@ def official_repository(official_models: list[Path], tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="session")
+def oldest_python() -> Path:
+    """The Python of the environment with the oldest runtimes that a model must load in."""
+    return _find_python("oldest")
+
+
+@pytest.fixture(scope="session")
 def paddlex_python() -> Path:
     """The Python of the environment with PaddleX."""
-    python = ROOT / ".venv-paddlex" / "bin" / "python"
+    return _find_python("paddlex")
+
+
+def _find_python(environment: str) -> Path:
+    python = ROOT / f".venv-{environment}" / "bin" / "python"
     if not python.exists():
-        pytest.fail(f"{python} does not exist; `make test` makes it, or: make .venv-paddlex/.installed")
+        pytest.fail(f"{python} does not exist; `make test` makes it, or: make .venv-{environment}/.installed")
     return python
 
 

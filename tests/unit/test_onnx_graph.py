@@ -356,6 +356,39 @@ def test_reshape_to_constant_dims_stays() -> None:
     assert model == before
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("of", ["scalar", "size"])
+def test_reshape_to_a_scalar(batch: int, of: str) -> None:
+    """The batch's size, taken out of the shape as a scalar (again), as paddle2onnx does it around CLIP's tokens."""
+    constants = {name: int64(value) for name, value in (("zero", 0), ("one", 1), ("rest", -1))}
+    constants["nothing"] = np.zeros(0, np.int64)
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Slice", ["shape", "zero", "one", "zero"], ["size"]),
+        helper.make_node("Squeeze", ["size", "zero"], ["scalar"]),
+        helper.make_node("Reshape", [of, "nothing"], ["again"], allowzero=0),
+        helper.make_node("Unsqueeze", ["again", "zero"], ["batch"]),
+        helper.make_node("Concat", ["batch", "rest"], ["dims"], axis=0),
+        helper.make_node("Reshape", ["x", "dims"], ["y"]),
+    ]
+    before = make_model(nodes, {"x": ("N", 4, 5)}, {"y": ("N", 20)}, constants)
+    model = copy.deepcopy(before)
+    onnx_graph.drop_scalar_reshapes(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert list_operations(model).count("Reshape") == 1
+    assert list_operations(model).count("Squeeze") == (1 if of == "scalar" else 2)
+    x = np.random.default_rng(batch).normal(size=(batch, 4, 5)).astype(np.float32)
+    assert_same(before, model, x=x)
+
+
+def test_other_reshapes_stay() -> None:
+    nodes = [helper.make_node("Reshape", ["x", "dims"], ["y"])]
+    model = make_model(nodes, {"x": ("N", 4, 5)}, {"y": ("N", 20)}, {"dims": int64(-1, 20)})
+    before = copy.deepcopy(model)
+    onnx_graph.drop_scalar_reshapes(model)
+    assert model == before
+
+
 # --- the normalisation
 
 

@@ -1,0 +1,80 @@
+"""A converted model loads in the oldest runtimes that it may meet, and gives there what it gives in the newest."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.metrics import smallest_spread
+from mlcls.model_spec import FILE_NAME, ModelSpec
+from mlcls.postprocess import apply_sigmoid
+from mlcls.runners import OnnxRuntimeRunner, OpenVinoRunner
+from mlcls.sample_photos import photo_pixels
+from processes import ROOT
+
+IMAGES = 3
+MAX_DIFFERENCE = 1e-4
+MIN_SPREAD = 0.05
+
+Answers = Mapping[str, Any]
+
+
+def version_folder(repository: Path, name: str) -> Path:
+    return repository / f"{name}_engine" / "1"
+
+
+@pytest.fixture(scope="module")
+def pixels(official_repository: Path) -> Any:
+    """Crops of real photos as all six take them."""
+    spec = ModelSpec.read(version_folder(official_repository, "PP-LCNet_x1_0_ML") / FILE_NAME)
+    return photo_pixels([], spec.transform, IMAGES)
+
+
+@pytest.fixture(scope="module")
+def oldest_answers(
+    official_repository: Path, oldest_python: Path, pixels: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Answers:
+    """Logits of all six in the oldest runtimes, by the index of the model, the runtime and the batch size."""
+    folder = tmp_path_factory.mktemp("runtimes")
+    np.save(folder / "pixels.npy", pixels)
+    models = [version_folder(official_repository, name) / "model.onnx" for name in OFFICIAL_MODELS]
+    script = ROOT / "tests" / "runtime_oracle.py"
+    process = subprocess.run(
+        [oldest_python, script, folder / "answers.npz", folder / "pixels.npy", *models], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    return dict(np.load(folder / "answers.npz"))
+
+
+def test_these_are_the_oldest_runtimes(oldest_answers: Answers) -> None:
+    assert str(oldest_answers["onnxruntime"]).startswith("1.19.")
+    assert str(oldest_answers["openvino"]).startswith("2024.4.")
+
+
+@pytest.mark.parametrize("name", OFFICIAL_MODELS)
+def test_the_oldest_runtimes_answer_what_the_newest_do(
+    name: str, official_repository: Path, oldest_answers: Answers, pixels: Any
+) -> None:
+    folder = version_folder(official_repository, name)
+    spec = ModelSpec.read(folder / FILE_NAME)
+    assert pixels.shape[1:] == (spec.transform.height, spec.transform.width, 3)
+    index = list(OFFICIAL_MODELS).index(name)
+    for runtime, runner in (
+        ("onnxruntime", OnnxRuntimeRunner(folder / "model.onnx", spec)),
+        ("openvino", OpenVinoRunner(folder / "model.onnx", spec)),
+    ):
+        newest = {
+            1: np.concatenate([runner.scores(image[None]) for image in pixels]),
+            IMAGES: runner.scores(pixels),
+        }
+        assert smallest_spread(newest[1]) >= MIN_SPREAD, "the images' scores are so alike that swapped ones would pass"
+        for batch_size, expected in newest.items():
+            got = apply_sigmoid(oldest_answers[f"{index}.{runtime}.{batch_size}"])
+            np.testing.assert_allclose(got, expected, rtol=0, atol=MAX_DIFFERENCE, err_msg=f"{runtime}, {batch_size}")
+            np.testing.assert_allclose(expected, newest[1], rtol=0, atol=MAX_DIFFERENCE, err_msg=runtime)
