@@ -1,4 +1,5 @@
-# Everything is installed into this folder: .tools (uv), .venv (the project), .venv-paddlex (PaddleX, to compare with).
+# Everything is installed into this folder: .tools (uv), .venv (the project), .venv-paddlex (PaddleX, to compare with),
+# .venv-oldest (the oldest runtimes that a model must load in).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -33,7 +34,7 @@ serve: build ## Serve an imported model: make serve [MODEL=...]
 	@$(BIN)/mlcls serve '$(MODEL)'
 
 .PHONY: test
-test: build .venv-paddlex/.installed .tools/prometheus/.installed ## Run all tests, the real server and PaddleX included
+test: build .venv-paddlex/.installed .venv-oldest/.installed .tools/prometheus/.installed ## Run all tests, the real server and PaddleX included
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 .PHONY: check
@@ -67,13 +68,14 @@ lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) pyproject.toml requirements/tensorrt.in --extra container --output-file requirements/tensorrt.txt
 	$(LOCK) requirements/wheel.in --output-file requirements/wheel.txt
 	$(LOCK) pyproject.toml client/pyproject.toml requirements/dev.in --extra serve --extra convert --extra train --extra pdf \
-		--extra tensorrt-rtx \
+		--extra tensorrt-rtx --extra int8 \
 		--override requirements/overrides.txt --output-file requirements/dev.txt
 	$(LOCK) requirements/paddlex.in --output-file requirements/paddlex.txt
+	$(LOCK) requirements/oldest.in --output-file requirements/oldest.txt
 
 .PHONY: clean
 clean: ## Remove everything that make installed or produced
-	rm -rf .tools .venv .venv-paddlex build output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .tools .venv .venv-paddlex .venv-oldest build output .mypy_cache .pytest_cache .ruff_cache
 
 $(UV): requirements/uv.txt
 	@test -n '$(PYTHON)' || { echo 'make: expected Python 3.10, 3.11 or 3.12 with venv on the PATH, got none; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
@@ -99,7 +101,7 @@ APT = apt-get -qq -o Dir::State=$(CURDIR)/.tools/prometheus/apt -o Dir::State::s
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
 	@touch $@
 
-.venv-paddlex/.installed: $(UV) requirements/paddlex.txt
-	$(UV) venv --quiet --allow-existing --python '$(PYTHON)' .venv-paddlex
-	$(UV) pip sync --quiet --python .venv-paddlex/bin/python --require-hashes requirements/paddlex.txt
+.venv-paddlex/.installed .venv-oldest/.installed: .venv-%/.installed: $(UV) requirements/%.txt
+	$(UV) venv --quiet --allow-existing --python '$(PYTHON)' .venv-$*
+	$(UV) pip sync --quiet --python .venv-$*/bin/python --require-hashes requirements/$*.txt
 	@touch $@

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 from mlcls.server import ServerOptions, TritonServer
+from mlcls.triton_config import Target
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def start_server(repository: Path, *models: str) -> TritonServer:
+def start_server(repository: Path, *models: str, target: Target = "embedded") -> TritonServer:
     """A server on free ports, ready."""
-    return TritonServer(ServerOptions.on_free_ports(repository, *models))
+    return TritonServer(dataclasses.replace(ServerOptions.on_free_ports(repository, *models), target=target))
 
 
 def mlcls_command(*arguments: str | Path) -> list[str]:

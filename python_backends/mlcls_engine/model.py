@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from mlcls.backend_model import load_spec, version_folder
+from mlcls.backend_model import engine_file, load_spec, version_folder
 from mlcls.openvino_engine import OpenVinoEngine
-from mlcls.triton_config import ONNX_FILE
 
 
 class TritonPythonModel:
     """One engine; its threads take all cores."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Checks the ONNX file against the manifest and compiles it."""
-        self._spec = load_spec(args, ONNX_FILE)
-        self._engine = OpenVinoEngine(version_folder(args) / ONNX_FILE, self._spec)
+        """Checks the ONNX file that the configuration names, FP32 or INT8, against the manifest and compiles it."""
+        file = engine_file(args)
+        self._spec = load_spec(args, file)
+        self._engine = OpenVinoEngine(version_folder(args) / file, self._spec)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Runs all requests that Triton batched in one inference and hands each its own rows."""

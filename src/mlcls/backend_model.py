@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.errors import ImageError, ThresholdError
+from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.manifest import require_same_spec, verify_folder
 from mlcls.model_spec import FILE_NAME, ModelSpec
 from mlcls.triton_config import STEP_SUFFIXES, step_name
@@ -19,6 +20,21 @@ from mlcls.triton_config import STEP_SUFFIXES, step_name
 def version_folder(args: Mapping[str, str]) -> Path:
     """The version folder of a model, from the arguments that Triton gives to `initialize`."""
     return Path(args["model_repository"]) / args["model_version"]
+
+
+def engine_file(args: Mapping[str, str]) -> str:
+    """The name of the model file that a model's configuration asks for, from the arguments of `initialize`.
+
+    Raises:
+        RepositoryError: The configuration names none, or a path out of the version folder.
+    """
+    name = json.loads(args["model_config"]).get("default_model_filename", "")
+    if not isinstance(name, str) or not name or name == ".." or Path(name).name != name:
+        raise RepositoryError(
+            f"The configuration of {args['model_name']}: expected default_model_filename to be the name of a file in "
+            f"the version folder, got {name!r}. Run: mlcls repository."
+        )
+    return str(name)
 
 
 def load_spec(args: Mapping[str, str], *files: str) -> ModelSpec:

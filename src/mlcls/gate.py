@@ -41,7 +41,7 @@ class Limits:
 LIMITS: Final[Mapping[Precision, Limits]] = {
     "fp32": Limits(1e-4, 2e-5, 1e-4, 0.0, 1e-4),
     "fp16": Limits(5e-2, 1e-2, 1e-2, 2e-2, 2e-3),
-    "int8": Limits(0.5, 5e-2, 1e-2, 5e-2, 2e-2),
+    "int8": Limits(0.5, 2e-2, 1e-2, 2e-2, 1e-2),
 }
 
 #: Decisions on reference scores this close to the threshold are rounding, in any precision.

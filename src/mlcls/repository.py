@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 from mlcls import triton_config
 from mlcls.atomic import STAGING_PREFIX, write_text
@@ -39,6 +40,12 @@ from mlcls.versions import (
     list_versions,
     step_folders,
 )
+
+#: What to do where the model file of a target is missing; by default the model is imported again.
+_REMEDIES: Final[Mapping[triton_config.Target, str]] = {
+    "gpu": "Build it in the serving image: mlcls build-engine {name} --engine tensorrt.",
+    "int8": "Build it from your photos: mlcls build-engine {name} --engine int8 --photos FOLDER.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,11 +206,7 @@ def find_weights(root: Path, name: str, target: triton_config.Target) -> Path:
     if not path.is_file():
         raise RepositoryError(
             f"{path} does not exist, which the target {target!r} needs. "
-            + (
-                f"Build it in the serving image: mlcls build-engine {name} --engine tensorrt."
-                if target == "gpu"
-                else "Import the model again: mlcls import."
-            )
+            + _REMEDIES.get(target, "Import the model again: mlcls import.").format(name=name)
         )
     return path
 

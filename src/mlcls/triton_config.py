@@ -19,8 +19,8 @@ from mlcls.model_spec import ModelSpec
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-Target = Literal["embedded", "cpu", "gpu"]
-TARGETS: Final[tuple[Target, ...]] = ("embedded", "cpu", "gpu")
+Target = Literal["embedded", "cpu", "int8", "gpu"]
+TARGETS: Final[tuple[Target, ...]] = ("embedded", "cpu", "int8", "gpu")
 
 PREPROCESS_SUFFIX: Final = "_preprocess"
 ENGINE_SUFFIX: Final = "_engine"
@@ -33,6 +33,7 @@ FIRST_VERSION: Final = 1
 LABELS_FILE: Final = "labels.txt"
 ONNX_FILE: Final = "model.onnx"
 HALF_FILE: Final = "model.fp16.onnx"
+INT8_FILE: Final = "model.int8.onnx"
 PLAN_FILE: Final = "model.plan"
 
 #: Images in one request, and in one batch that Triton forms.
@@ -73,6 +74,7 @@ class EngineTarget:
 ENGINE_TARGETS: Final[Mapping[Target, EngineTarget]] = {
     "embedded": EngineTarget("mlcls_engine", ONNX_FILE, "KIND_CPU", 0, (1, 2)),
     "cpu": EngineTarget("onnxruntime", ONNX_FILE, "KIND_CPU", 0, (1, 2), cpu_accelerator="openvino"),
+    "int8": EngineTarget("mlcls_engine", INT8_FILE, "KIND_CPU", 0, (1, 2)),
     "gpu": EngineTarget("tensorrt", PLAN_FILE, "KIND_GPU", 1000, (1, 8, MAX_BATCH_SIZE)),
 }
 

@@ -28,12 +28,13 @@ COMMITTED = ROOT / "model_repository"
 BACKENDS = ROOT / "python_backends"
 
 #: Which configuration of a model Triton takes on each target, where the model has it.
-TARGETS = {"embedded": None, "cpu": "configs/cpu.pbtxt", "gpu": "configs/gpu.pbtxt"}
+TARGETS = {"embedded": None, **{target: f"configs/{target}.pbtxt" for target in ("cpu", "int8", "gpu")}}
 
 #: Backend, instance kind and model file of the engine on each target.
 ENGINES = {
     "embedded": ("mlcls_engine", "KIND_CPU", "model.onnx"),
     "cpu": ("onnxruntime", "KIND_CPU", "model.onnx"),
+    "int8": ("mlcls_engine", "KIND_CPU", "model.int8.onnx"),
     "gpu": ("tensorrt", "KIND_GPU", "model.plan"),
 }
 
@@ -209,10 +210,12 @@ def test_config_parses(path: Path) -> None:
 def test_all_configs_are_there() -> None:
     suffixes = ("", "_preprocess", "_engine", "_postprocess")
     expected = {f"{name}{suffix}/config.pbtxt" for name in OFFICIAL_MODELS for suffix in suffixes}
-    expected |= {f"{name}_engine/configs/{target}.pbtxt" for name in OFFICIAL_MODELS for target in ("cpu", "gpu")}
+    expected |= {
+        f"{name}_engine/configs/{target}.pbtxt" for name in OFFICIAL_MODELS for target in ("cpu", "int8", "gpu")
+    }
     found = {path.relative_to(COMMITTED).as_posix() for path in COMMITTED.rglob("*.pbtxt")}
     assert expected <= found
-    assert len(expected) == 36
+    assert len(expected) == 42
 
 
 def test_committed_ensembles() -> None:
@@ -318,6 +321,7 @@ ENSEMBLE = "animals-v2/config.pbtxt"
 PREPROCESS = "animals-v2_preprocess/config.pbtxt"
 ENGINE = "animals-v2_engine/config.pbtxt"
 CPU = "animals-v2_engine/configs/cpu.pbtxt"
+INT8 = "animals-v2_engine/configs/int8.pbtxt"
 GPU = "animals-v2_engine/configs/gpu.pbtxt"
 POSTPROCESS = "animals-v2_postprocess/config.pbtxt"
 
@@ -382,6 +386,10 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "no warm-up at the largest batch": edit(GPU, lambda config: config.model_warmup.pop()),
     "another backend": edit(CPU, lambda config: setattr(config, "backend", "openvino")),
     "another file": edit(GPU, lambda config: setattr(config, "default_model_filename", "model.onnx")),
+    "FP32 in place of INT8": edit(INT8, lambda config: setattr(config, "default_model_filename", "model.onnx")),
+    "INT8 in place of FP32": edit(ENGINE, lambda config: setattr(config, "default_model_filename", "model.int8.onnx")),
+    "another backend for INT8": edit(INT8, lambda config: setattr(config, "backend", "onnxruntime")),
+    "INT8 missing": lambda root: (root / INT8).unlink(),
     "no accelerator": edit(CPU, lambda config: config.ClearField("optimization")),
     "GPU on the CPU": edit(CPU, lambda config: setattr(config.instance_group[0], "kind", 1)),
     "CPU on the GPU": edit(GPU, lambda config: setattr(config.instance_group[0], "kind", 2)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
 
 from mlcls import publishing
-from mlcls.backend_model import answer_each, decode_texts, encode_texts, load_spec
+from mlcls.backend_model import answer_each, decode_texts, encode_texts, engine_file, load_spec
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.manifest import EngineRecord
 from mlcls.model_spec import ModelSpec
-from mlcls.triton_config import STEP_SUFFIXES
+from mlcls.triton_config import ENGINE_TARGETS, STEP_SUFFIXES, Target, build_engine
 
 
 class Error(Exception):
@@ -65,6 +67,22 @@ def test_an_error_costs_its_own_request_alone(pb_utils: Any, error: Exception, c
     assert responses[1].error.code == code
     assert str(error) in str(responses[1].error)
     assert len(pb_utils.log) == (code == Error.INTERNAL), "a defect is logged, a client's fault is not"
+
+
+@pytest.mark.parametrize("target", ["embedded", "int8"])
+def test_the_engine_takes_the_file_that_its_configuration_names(custom_spec: ModelSpec, target: Target) -> None:
+    config = json_format.MessageToJson(build_engine(custom_spec, target), preserving_proto_field_name=True)
+    arguments = {"model_name": "animals-v2_engine", "model_config": config}
+    assert engine_file(arguments) == ENGINE_TARGETS[target].model_file
+
+
+@pytest.mark.parametrize("name", ["", "../2/model.onnx", "/etc/passwd", ".."])
+def test_a_configuration_that_names_no_file_of_the_folder(name: str) -> None:
+    arguments = {"model_name": "animals-v2_engine", "model_config": json.dumps({"default_model_filename": name})}
+    with pytest.raises(RepositoryError, match="animals-v2_engine: expected default_model_filename"):
+        engine_file(arguments)
+    with pytest.raises(RepositoryError, match="expected default_model_filename"):
+        engine_file({"model_name": "animals-v2_engine", "model_config": "{}"})
 
 
 def test_texts_go_through_a_tensor_and_back() -> None:

@@ -27,6 +27,7 @@ FILES = {
     "animals-v2_engine/config.pbtxt",
     "animals-v2_engine/configs/cpu.pbtxt",
     "animals-v2_engine/configs/gpu.pbtxt",
+    "animals-v2_engine/configs/int8.pbtxt",
     "animals-v2_postprocess/config.pbtxt",
     "animals-v2_postprocess/labels.txt",
 }
@@ -152,6 +153,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
             "animals-v2_engine/config.pbtxt": "missing",
             "animals-v2_engine/configs/cpu.pbtxt": "missing",
             "animals-v2_engine/configs/gpu.pbtxt": "missing",
+            "animals-v2_engine/configs/int8.pbtxt": "missing",
         },
     ),
     "extra config": (
@@ -165,6 +167,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
         {
             "animals-v2/configs/cpu.pbtxt": "is not a file that the generator writes",
             "animals-v2/configs/gpu.pbtxt": "is not a file that the generator writes",
+            "animals-v2/configs/int8.pbtxt": "is not a file that the generator writes",
         },
     ),
     "foreign folder": (
@@ -462,13 +465,20 @@ def test_list_models(root: Path, custom_spec: ModelSpec) -> None:
     assert repository.list_models(root) == ["ResNet50_ML", "animals-v2"]
 
 
-@pytest.mark.parametrize(("target", "file"), [("embedded", "model.onnx"), ("cpu", "model.onnx"), ("gpu", "model.plan")])
-def test_find_weights(root: Path, custom_spec: ModelSpec, target: Any, file: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "file", "advice"),
+    [
+        ("embedded", "model.onnx", "Import the model again"),
+        ("cpu", "model.onnx", "Import the model again"),
+        ("int8", "model.int8.onnx", "Build it from your photos: mlcls build-engine animals-v2 --engine int8"),
+        ("gpu", "model.plan", "Build it in the serving image"),
+    ],
+)
+def test_find_weights(root: Path, custom_spec: ModelSpec, target: Any, file: str, advice: str) -> None:
     assert target in TARGETS
     add(root, custom_spec)
     path = root / "animals-v2_engine" / "1" / file
     path.unlink(missing_ok=True)
-    advice = "Build it in the serving image" if target == "gpu" else "Import the model again"
     with pytest.raises(RepositoryError, match=rf"^{path} does not exist, .*'{target}' needs\. {advice}"):
         repository.find_weights(root, "animals-v2", target)
     path.write_text("")

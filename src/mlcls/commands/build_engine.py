@@ -16,6 +16,7 @@ SUMMARY: Final = "Make another engine of an imported model, and keep it only whe
 #: Each engine's builder, `module:function`; it takes an `EngineRequest` and yields lines for the user.
 ENGINES: Final[Mapping[str, str]] = {
     "fp16": "mlcls.half_engine:build",
+    "int8": "mlcls.int8_engine:build",
     "tensorrt": "mlcls.tensorrt_engine:build_plan",
     "tensorrt-rtx": "mlcls.tensorrt_engine:build_rtx_engines",
 }
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine",
         required=True,
         choices=ENGINES,
-        help="fp16: model.fp16.onnx; tensorrt: model.plan for this machine's GPU, which `mlcls serve --target gpu` "
+        help="fp16: model.fp16.onnx; int8: model.int8.onnx, which `mlcls serve --target int8` needs, made from your "
+        "--photos; tensorrt: model.plan for this machine's GPU, which `mlcls serve --target gpu` "
         "needs; tensorrt-rtx: engines for named RTX GPUs, no GPU needed, not served",
     )
     parser.add_argument(

@@ -1,0 +1,237 @@
+"""The INT8 engine for CPUs: quantised by NNCF on the user's photos, and let through only where the answers stay.
+
+Everything is quantised first. Where the gate refuses that, the parts of the graph that INT8 hurts most, as measured on
+the photos, go back to FP32, one after the other; where too little would be left in INT8, the model is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.digests import sha256_of
+from mlcls.errors import ImageError, MissingExtraError, ParityError
+from mlcls.gate import LIMITS, GateReport, Limits
+from mlcls.int8_parts import GraphPart, count_products, restore_nodes, split_graph
+from mlcls.int8_quantization import check_quantized, quantize_graph
+from mlcls.manifest import EngineRecord, tool_versions
+from mlcls.model_spec import ModelSpec
+from mlcls.parity import run_gate
+from mlcls.runners import DecodingRunner, OpenVinoRunner
+from mlcls.transforms import preprocess
+from mlcls.triton_config import INT8_FILE
+
+if TYPE_CHECKING:
+    import onnx
+
+#: One photo of three is for the gate, the others for the calibration: ranges must hold on photos that they were not
+#: made from.
+GATE_SHARE: Final = 3
+
+#: Different photos that are needed. A range is what these photos happened to reach: a trained PP-LCNet_x1_0 had logits
+#: with 11 dB signal to noise when calibrated on 8 photos, 16 on 32, 18 on 100 and on 300.
+MIN_PHOTOS: Final = 48
+
+#: Photos that are calibrated on at most; further ones go to the gate.
+MAX_CALIBRATION_PHOTOS: Final = 200
+
+#: Photos, of those for the calibration, on which the parts are tried.
+_RANKING_PHOTOS: Final = 24
+
+#: Share of the matrix products that must be left in INT8: below it the engine is hardly faster than FP32.
+MIN_INT8_SHARE: Final = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8Build:
+    """An INT8 engine that passed the gate.
+
+    Attributes:
+        staged: The ONNX file, for `mlcls.manifest.add_engine`.
+        record: What the manifest says of it.
+        report: The gate's report.
+        kept: Names of the parts that stayed in FP32, in the order in which they were found to need it.
+        int8_share: Share of the matrix products that run in INT8.
+    """
+
+    staged: Path
+    record: EngineRecord
+    report: GateReport
+    kept: tuple[str, ...]
+    int8_share: float
+
+
+def build_int8(
+    onnx_path: Path,
+    spec: ModelSpec,
+    photos: Sequence[bytes],
+    folder: Path,
+    *,
+    limits: Limits = LIMITS["int8"],
+    targets: npt.NDArray[np.bool_] | None = None,
+) -> Int8Build:
+    """Quantises a served FP32 graph, checks it, and writes it to a folder.
+
+    Args:
+        onnx_path: The FP32 graph, `model.onnx` of the engine's version folder.
+        spec: The model's spec.
+        photos: Encoded photos of what the model will see; at least `MIN_PHOTOS` different ones.
+        folder: Where the file is written, on the disk of the repository; nothing else is left there.
+        limits: What the gate allows.
+        targets: (N, num_labels) which labels each photo has, for mAP; None where that is not known.
+
+    Raises:
+        ImageError: There are too few different photos, or one cannot be decoded.
+        ParityError: The gate refuses the engine, even with the parts in FP32 that it may have.
+        ConversionError: NNCF cannot quantise the graph.
+        MissingExtraError: nncf or another package is not installed.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("int8", str(error.name)) from error
+
+    for_calibration, for_gate = _divide_photos(photos)
+    model = onnx.load(str(onnx_path))
+    pixels = np.stack([preprocess(photos[index], spec.transform) for index in for_calibration])
+    quantized = quantize_graph(model, pixels)
+    trial = _Trial(onnx_path, spec, folder)
+    gate_photos = [photos[index] for index in for_gate]
+    gate_targets = None if targets is None else targets[for_gate]
+    best: tuple[GateReport, tuple[str, ...]] | None = None
+    staged = folder / INT8_FILE
+    for kept, candidate in _climb_down(model, quantized, pixels[:_RANKING_PHOTOS], trial):
+        share = 1 - count_products(model, kept) / count_products(model, split_graph(model))
+        onnx.save(candidate, str(staged))
+        report = trial.run_gate(staged, gate_photos, limits, gate_targets)
+        names = tuple(part.name for part in kept)
+        if not report.failures and not report.is_blind:
+            return Int8Build(staged, _record(onnx_path, report, names, len(pixels)), report, names, share)
+        if best is None or report.mean_difference < best[0].mean_difference:
+            best = report, names
+        if report.is_blind:
+            break
+    staged.unlink(missing_ok=True)
+    if best is None:
+        raise ParityError("Expected at least one INT8 graph to check, got none.")
+    _refuse(*best)
+    raise AssertionError("unreachable")
+
+
+def _refuse(report: GateReport, kept: Sequence[str]) -> None:
+    if report.is_blind:
+        raise ParityError(
+            f"The scores of two photos differ by {report.spread:.1e} only: answers exchanged between them would pass; "
+            f"give photos of the model's labels, none like another."
+        )
+    report.require(
+        f"That is the best of INT8 with up to {1 - MIN_INT8_SHARE:.0%} of the network kept in FP32 "
+        f"(here: {', '.join(kept) or 'nothing'}). Nothing was written; serve FP32, or give more photos, of what the "
+        f"model really sees."
+    )
+
+
+def _divide_photos(photos: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    """Indices of the photos for the calibration and for the gate; a photo that is there twice counts once."""
+    different: dict[bytes, int] = {}
+    for index, photo in enumerate(photos):
+        different.setdefault(hashlib.sha256(photo).digest(), index)
+    indices = list(different.values())
+    if len(indices) < MIN_PHOTOS:
+        raise ImageError(
+            f"Expected at least {MIN_PHOTOS} different photos of what the model will see, got {len(indices)}: the "
+            f"ranges of an INT8 engine are those of its photos; give files or a folder with --photos."
+        )
+    for_gate = indices[::GATE_SHARE]
+    for_calibration = [index for index in indices if index not in set(for_gate)]
+    return for_calibration[:MAX_CALIBRATION_PHOTOS], for_gate + for_calibration[MAX_CALIBRATION_PHOTOS:]
+
+
+def _climb_down(
+    model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: npt.NDArray[np.uint8], trial: _Trial
+) -> Iterator[tuple[tuple[GraphPart, ...], onnx.ModelProto]]:
+    """From everything in INT8 to as little as `MIN_INT8_SHARE`, the most hurtful parts first.
+
+    Yields:
+        The parts that are kept in FP32, and the graph.
+    """
+    yield (), quantized
+    parts = split_graph(model)
+    total = count_products(model, parts)
+    kept: tuple[GraphPart, ...] = ()
+    for part in _rank_parts(model, quantized, parts, pixels, trial):
+        if count_products(model, (*kept, part)) > total * (1 - MIN_INT8_SHARE):
+            continue  # a smaller one may still fit
+        kept = (*kept, part)
+        restored = restore_nodes(quantized, model, frozenset().union(*(part.nodes for part in kept)))
+        check_quantized(restored, model)
+        yield kept, restored
+
+
+def _rank_parts(
+    model: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    parts: Sequence[GraphPart],
+    pixels: npt.NDArray[np.uint8],
+    trial: _Trial,
+) -> list[GraphPart]:
+    """The parts by how much nearer the scores come to FP32's when that part alone goes back, the best first."""
+    from tqdm import tqdm
+
+    errors = {}
+    for part in tqdm(parts, desc="trying parts in FP32", unit="part", leave=False, disable=None):
+        errors[part.name] = trial.mean_error(restore_nodes(quantized, model, part.nodes), pixels)
+    return sorted(parts, key=lambda part: errors[part.name])
+
+
+class _Trial:
+    """The FP32 engine, and what candidates are held against it."""
+
+    def __init__(self, onnx_path: Path, spec: ModelSpec, folder: Path) -> None:
+        self._spec, self._folder = spec, folder
+        self._reference = OpenVinoRunner(onnx_path, spec)
+        self._expected: npt.NDArray[np.float32] | None = None
+
+    def mean_error(self, candidate: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> float:
+        """Mean absolute difference of the scores to FP32's; `pixels` are the same in every call."""
+        import onnx
+
+        if self._expected is None:
+            self._expected = self._run(self._reference, pixels)
+        path = self._folder / "candidate.onnx"
+        try:
+            onnx.save(candidate, str(path))
+            scores = self._run(OpenVinoRunner(path, self._spec), pixels)
+        finally:
+            path.unlink(missing_ok=True)
+        return float(np.abs(scores - self._expected).mean())
+
+    def run_gate(
+        self, candidate: Path, photos: Sequence[bytes], limits: Limits, targets: npt.NDArray[np.bool_] | None
+    ) -> GateReport:
+        """The gate, both on OpenVINO as they are served."""
+        runners = [self._reference, OpenVinoRunner(candidate, self._spec)]
+        reference, quantized = (DecodingRunner(runner, self._spec) for runner in runners)
+        reference.name, quantized.name = "FP32 on OpenVINO", "INT8 on OpenVINO"
+        return run_gate(reference, quantized, photos, self._spec.thresholds, limits, targets)
+
+    @staticmethod
+    def _run(runner: OpenVinoRunner, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.concatenate([runner.scores(image[None]) for image in pixels])
+
+
+def _record(onnx_path: Path, report: GateReport, kept: tuple[str, ...], calibration_photos: int) -> EngineRecord:
+    gate = {**report.to_dict(), "kept_in_fp32": list(kept), "calibration_photos": calibration_photos}
+    return EngineRecord(
+        file=INT8_FILE,
+        precision="int8",
+        made_from={onnx_path.name: sha256_of(onnx_path)},
+        tools=tool_versions("nncf", "onnx", "onnxruntime", "openvino"),
+        gate=(gate,),
+    )

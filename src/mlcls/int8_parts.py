@@ -1,0 +1,217 @@
+"""Parts of a served graph that can go back from INT8 to FP32: the decoder, and the backbone in slices by depth.
+
+Where INT8 hurts depends on the weights, not on the architecture: of a trained PP-LCNet_x1_0 the last quarter, of a
+freshly initialised one the first. So nothing is protected by name; parts are tried and measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Final
+
+from mlcls.errors import ConversionError
+from mlcls.onnx_graph import graph_inputs
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Slices of the backbone; with the decoder, nine parts.
+BACKBONE_PARTS: Final = 8
+
+#: What INT8 makes faster; a slice is measured in these.
+MATRIX_PRODUCTS: Final = frozenset(("Conv", "Gemm", "MatMul"))
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphPart:
+    """Nodes that are quantised, or kept in FP32, together.
+
+    Attributes:
+        name: What it is called in messages and in the manifest: `decoder`, `backbone 1/8` (the first) and so on.
+        nodes: Names of its nodes.
+    """
+
+    name: str
+    nodes: frozenset[str]
+
+
+def split_graph(model: onnx.ModelProto, backbone_parts: int = BACKBONE_PARTS) -> tuple[GraphPart, ...]:
+    """Splits everything that depends on the image, behind the normalisation, into parts.
+
+    Args:
+        model: The served FP32 graph.
+        backbone_parts: Slices of the backbone, with as many matrix products each as can be; fewer where it has fewer.
+
+    Returns:
+        The slices in their order, then the decoder where the graph has one.
+
+    Raises:
+        ConversionError: Nodes share a name or have none, or the graph has no matrix product.
+    """
+    _require_names(model)
+    moving = _image_tensors(model)
+    front = find_normalization(model)
+    nodes = [node for node in model.graph.node if not moving.isdisjoint(node.input) and node.name not in front]
+    decoder = find_decoder(model)
+    backbone = [node for node in nodes if node.name not in decoder]
+    total = sum(node.op_type in MATRIX_PRODUCTS for node in backbone)
+    if not total:
+        raise ConversionError("Expected a graph with convolutions or matrix products, got one without.")
+    count = min(backbone_parts, total)
+    slices: list[set[str]] = [set() for _ in range(count)]
+    seen = 0
+    for node in backbone:
+        seen += node.op_type in MATRIX_PRODUCTS
+        slices[(max(seen, 1) - 1) * count // total].add(node.name)
+    parts = [GraphPart(f"backbone {index + 1}/{count}", frozenset(names)) for index, names in enumerate(slices)]
+    if decoder:
+        parts.append(GraphPart("decoder", decoder))
+    return tuple(parts)
+
+
+def find_normalization(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the nodes between `pixels` and the first matrix product.
+
+    They scale and shift 8-bit numbers to float32, once per value: in INT8 they would gain nothing and lose digits.
+    """
+    front: set[str] = set()
+    reached = {graph_inputs(model)[0].name}
+    for node in model.graph.node:
+        if reached.isdisjoint(node.input):
+            continue
+        if node.op_type in MATRIX_PRODUCTS or node.op_type == "Shape":
+            continue
+        if set(node.input) & _image_tensors(model) <= reached:
+            front.add(node.name)
+            reached.update(node.output)
+    return frozenset(front)
+
+
+def find_decoder(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the nodes behind the tensor that the keys and the values of the last attention are made of.
+
+    In all six models that is the ML-Decoder: the projections, the attention of the labels' queries to the image, the
+    feed-forward part and the labels' own heads.
+
+    Returns:
+        Empty where the graph has no attention.
+    """
+    nodes = list(model.graph.node)
+    softmax = next((node for node in reversed(nodes) if node.op_type == "Softmax"), None)
+    if softmax is None:
+        return frozenset()
+    product = next((node for node in nodes if node.op_type == "MatMul" and softmax.output[0] in node.input), None)
+    if product is None:
+        return frozenset()
+    values = next(tensor for tensor in product.input if tensor != softmax.output[0])
+    shared = _ancestors(model, softmax.input[0]) & _ancestors(model, values)
+    moving = _image_tensors(model)
+    return frozenset(node.name for node in nodes if node.name not in shared and not moving.isdisjoint(node.input))
+
+
+def restore_nodes(quantized: onnx.ModelProto, original: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """A copy of a quantised graph in which some nodes compute in FP32 again, with their own weights.
+
+    Args:
+        quantized: What NNCF made of `original`: the same nodes, with QuantizeLinear and DequantizeLinear in between.
+        original: The served FP32 graph.
+        names: Names of nodes of both.
+
+    Raises:
+        ConversionError: The quantised graph has lost a node or a tensor of the original.
+    """
+    import onnx
+
+    restored = onnx.ModelProto()
+    restored.CopyFrom(quantized)
+    constants = {tensor.name: tensor for tensor in original.graph.initializer}
+    found = {node.name: node for node in restored.graph.node}
+    copied: set[str] = set()
+    for node in original.graph.node:
+        if node.name not in names:
+            continue
+        if node.name not in found:
+            raise ConversionError(f"Expected the node {node.name} in the quantised graph, found none.")
+        for index, tensor in enumerate(node.input):
+            name = tensor
+            if tensor in constants:  # under a name of its own: NNCF may have changed or shared what has the old one
+                name = f"{tensor}.fp32"
+                if name not in copied:
+                    copied.add(name)
+                    restored.graph.initializer.add().CopyFrom(constants[tensor])
+                    restored.graph.initializer[-1].name = name
+            found[node.name].input[index] = name
+    _drop_unused(restored)
+    _require_complete(restored)
+    return restored
+
+
+def count_products(model: onnx.ModelProto, parts: Iterable[GraphPart]) -> int:
+    """The number of matrix products in some parts."""
+    names = frozenset().union(*(part.nodes for part in parts))
+    return sum(node.op_type in MATRIX_PRODUCTS and node.name in names for node in model.graph.node)
+
+
+def _require_names(model: onnx.ModelProto) -> None:
+    names = [node.name for node in model.graph.node]
+    if len(set(names)) != len(names) or "" in names:
+        raise ConversionError("Expected a graph whose nodes have different names; import the model again.")
+
+
+def _image_tensors(model: onnx.ModelProto) -> set[str]:
+    """Tensors whose values depend on the image; a Shape depends on its size only."""
+    moving = {graph_inputs(model)[0].name}
+    for node in model.graph.node:
+        if node.op_type != "Shape" and not moving.isdisjoint(node.input):
+            moving.update(node.output)
+    return moving
+
+
+def _ancestors(model: onnx.ModelProto, tensor: str) -> set[str]:
+    """Names of the nodes that a tensor is computed from."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    waiting, found = [tensor], set()
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            waiting += node.input
+    return found
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    """Takes out the nodes and constants that no output depends on."""
+    needed = {output.name for output in model.graph.output}
+    nodes = []
+    for node in reversed(model.graph.node):
+        if not needed.isdisjoint(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    nodes.reverse()
+    copies = (_copies(nodes), _copies(constants))  # they die with the fields that hold them
+    del model.graph.node[:]
+    del model.graph.initializer[:]
+    model.graph.node.extend(copies[0])
+    model.graph.initializer.extend(copies[1])
+    del model.graph.value_info[:]
+
+
+def _copies(messages: Iterable[onnx.NodeProto] | Iterable[onnx.TensorProto]) -> list[object]:
+    result = []
+    for message in messages:
+        copy = type(message)()
+        copy.CopyFrom(message)
+        result.append(copy)
+    return result
+
+
+def _require_complete(model: onnx.ModelProto) -> None:
+    known = {value.name for value in model.graph.input} | {tensor.name for tensor in model.graph.initializer} | {""}
+    for node in model.graph.node:
+        if missing := [tensor for tensor in node.input if tensor not in known]:
+            raise ConversionError(
+                f"Expected {missing[0]}, an input of {node.name}, in the quantised graph, found none."
+            )
+        known.update(node.output)

@@ -1,0 +1,132 @@
+"""Post-training quantisation of a served FP32 graph by NNCF: real images run through it once, no training.
+
+The result is ONNX with QuantizeLinear and DequantizeLinear, which OpenVINO and ONNX Runtime both run in INT8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.errors import ConversionError, MissingExtraError
+from mlcls.int8_parts import find_decoder, find_normalization
+from mlcls.onnx_graph import describe_interface, graph_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
+
+#: With this variable set when it is imported, NNCF reports nothing about its use over the network.
+_NO_TELEMETRY: Final = "NNCF_CI"
+
+
+def quantize_graph(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> onnx.ModelProto:
+    """Quantises all weights and activations that NNCF can, but for the normalisation.
+
+    Weights are symmetric and per channel, activations asymmetric where they have negative values (NNCF's preset
+    `mixed`: HardSwish and GELU are lopsided, and on a CPU a zero point costs next to nothing). In a backbone of
+    attention, NNCF's model type `transformer` keeps what is between the matrix products of an attention in FP32.
+
+    Args:
+        model: The served FP32 graph; it stays as it is.
+        pixels: Real images of what the model will see, (N, H, W, 3) uint8 RGB; the activations' ranges are theirs.
+
+    Returns:
+        A checked graph of the same inputs and outputs.
+
+    Raises:
+        ConversionError: NNCF fails, or its graph is not valid or has another interface.
+        MissingExtraError: nncf is not installed.
+    """
+    import onnx
+
+    nncf = _import_nncf()
+    source = onnx.ModelProto()
+    source.CopyFrom(model)
+    name = graph_inputs(model)[0].name
+    options: dict[str, Any] = {"ignored_scope": nncf.IgnoredScope(names=sorted(find_normalization(model)))}
+    if has_attention_backbone(model):
+        options["model_type"] = nncf.ModelType.TRANSFORMER
+    from tqdm import tqdm
+
+    with tqdm(desc="calibrating", unit="image", leave=False, disable=None) as progress:  # on a terminal only
+
+        def read_image(image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.uint8]]:
+            progress.update()
+            return {name: image[None]}
+
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars of its own, on a terminal or not
+                quantized: onnx.ModelProto = nncf.quantize(
+                    source,
+                    nncf.Dataset(list(pixels), read_image),
+                    preset=nncf.QuantizationPreset.MIXED,
+                    subset_size=len(pixels),
+                    **options,
+                )
+        except Exception as error:  # NNCF lets errors of ONNX, ONNX Runtime and its own graph code through
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise ConversionError(
+                f"NNCF {nncf.__version__} cannot quantise the graph ({reason}); serve it in FP32, and please report "
+                f"the model."
+            ) from error
+    check_quantized(quantized, model)
+    quantized.producer_name = model.producer_name
+    return quantized
+
+
+def has_attention_backbone(model: onnx.ModelProto) -> bool:
+    """Whether there is attention before the decoder's, as in CLIP's ViT."""
+    decoder = find_decoder(model)
+    return any(node.op_type == "Softmax" and node.name not in decoder for node in model.graph.node)
+
+
+def check_quantized(quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Checks that a quantised graph is valid, has something in INT8, and takes and gives what the FP32 graph does.
+
+    Raises:
+        ConversionError: It is not so.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(quantized, full_check=True)
+    except Exception as error:  # onnx's errors have no common public base
+        raise ConversionError(f"The INT8 graph is not valid ONNX: {error}") from error
+    if describe_interface(quantized) != describe_interface(model):
+        raise ConversionError(
+            f"Expected the INT8 graph to be {describe_interface(model)}, got {describe_interface(quantized)}."
+        )
+    if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
+        raise ConversionError("Expected a graph with INT8 operations, got one without.")
+
+
+def _import_nncf() -> Any:
+    with _environment(_NO_TELEMETRY, "1"):
+        try:
+            import nncf
+            import nncf.onnx  # what `nncf.quantize` needs for ONNX, and misses late otherwise
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("int8", str(error.name)) from error
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+@contextlib.contextmanager
+def _environment(variable: str, value: str) -> Iterator[None]:
+    old = os.environ.get(variable)
+    os.environ[variable] = value
+    try:
+        yield
+    finally:
+        if old is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = old

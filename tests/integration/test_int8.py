@@ -1,0 +1,119 @@
+"""The target `int8` on the real server: what is served is the quantised file, and no other."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mlcls import int8_engine
+from mlcls.engine_request import EngineRequest
+from mlcls.errors import ParityError, RepositoryError, ServerError
+from mlcls.gate import Limits
+from mlcls.int8 import MIN_PHOTOS
+from mlcls.manifest import verify_folder
+from mlcls.repository import read_spec
+from mlcls.runners import DecodingRunner, OpenVinoRunner
+from mlcls.sample_photos import photo_crops
+from mlcls.server import TritonServer
+from processes import run_mlcls, start_server
+from served_models import SmallModels
+from triton_request import ask
+
+NAME = "small_with_sigmoid"
+
+#: A freshly initialised network loses more in INT8 than a trained one: these limits let it through all the same.
+WIDE = Limits(1.0, 0.2, 1e-2, 0.5, 1.0)
+
+
+@pytest.fixture(scope="module")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index, crop in enumerate(photo_crops(MIN_PHOTOS + 6)):
+        cv2.imwrite(str(folder / f"{index:02}.png"), crop[:, :, ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(small_models: SmallModels, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a model that has an INT8 engine."""
+    root = tmp_path_factory.mktemp("int8") / "model_repository"
+    shutil.copytree(small_models.repository, root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8_engine, "LIMITS", {"int8": WIDE})
+        lines = list(int8_engine.build(EngineRequest(root, NAME, (photo_folder,))))
+    assert str(root / f"{NAME}_engine" / "1" / "model.int8.onnx") in lines[0]
+    assert "100% of the matrix products in INT8, in FP32: none" in lines[0]
+    assert f"Serve it: mlcls serve {NAME} --target int8" in lines
+    assert not list(root.glob(".mlcls-staging-*"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def int8_server(repository: Path) -> Iterator[TritonServer]:
+    with start_server(repository, NAME, target="int8") as server:
+        yield server
+
+
+def test_the_quantised_file_is_served(int8_server: TritonServer, repository: Path, photo_folder: Path) -> None:
+    folder, spec = repository / f"{NAME}_engine" / "1", read_spec(repository, NAME)
+    images = [path.read_bytes() for path in sorted(photo_folder.iterdir())[:6]]
+    answer = ask(int8_server, NAME, images)
+    assert answer.statuses == ["OK"] * len(images)
+    scores = {
+        file: DecodingRunner(OpenVinoRunner(folder / file, spec), spec).scores(images)
+        for file in ("model.int8.onnx", "model.onnx")
+    }
+    np.testing.assert_allclose(answer.scores, scores["model.int8.onnx"], rtol=0, atol=1e-5)
+    assert np.abs(answer.scores - scores["model.onnx"]).max() > 1e-3, "FP32 would pass for INT8"
+
+
+def test_the_manifest_tells_how_it_was_made(repository: Path) -> None:
+    folder = repository / f"{NAME}_engine" / "1"
+    manifest = verify_folder(folder, f"{NAME}_engine")
+    record = manifest.engine("model.int8.onnx")
+    assert record.precision == "int8"
+    assert dict(record.made_from) == {"model.onnx": manifest.files["model.onnx"].sha256}
+    assert record.gate[0]["calibration_photos"] == (MIN_PHOTOS + 6) * 2 // 3
+    assert record.gate[0]["limits"] == dataclasses.asdict(WIDE)
+
+
+def test_without_photos_nothing_stands_in(small_models: SmallModels, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
+    refused = run_mlcls("build-engine", NAME, "--engine", "int8", "--repository", root)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"mlcls build-engine: Expected at least {MIN_PHOTOS} different photos")
+    assert not (root / f"{NAME}_engine" / "1" / "model.int8.onnx").exists()
+
+
+def test_what_the_gate_refuses_changes_nothing(
+    small_models: SmallModels, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
+    before = {path: path.stat().st_ino for path in sorted(root.rglob("*"))}
+    monkeypatch.setattr(int8_engine, "LIMITS", {"int8": dataclasses.replace(WIDE, max_mean_difference=1e-7)})
+    with pytest.raises(ParityError, match="Nothing was written; serve FP32"):
+        list(int8_engine.build(EngineRequest(root, NAME, (photo_folder,))))
+    after = {path: path.stat().st_ino for path in sorted(root.rglob("*")) if path.name != ".mlcls-lock"}
+    assert after == {path: inode for path, inode in before.items() if path.name != ".mlcls-lock"}
+
+
+def test_a_model_without_an_int8_engine(small_models: SmallModels) -> None:
+    with pytest.raises(RepositoryError, match=rf"needs\. Build it from your photos: mlcls build-engine {NAME}"):
+        start_server(small_models.repository, NAME, target="int8")
+
+
+def test_another_file_under_its_name(repository: Path, tmp_path: Path) -> None:
+    """The FP32 graph would run; the manifest says that it is not what was built and checked."""
+    root = tmp_path / "model_repository"
+    shutil.copytree(repository, root)
+    folder = root / f"{NAME}_engine" / "1"
+    (folder / "model.int8.onnx").unlink()
+    shutil.copyfile(folder / "model.onnx", folder / "model.int8.onnx")
+    with pytest.raises((RepositoryError, ServerError), match=r"model\.int8\.onnx is not the file that its manifest"):
+        start_server(root, NAME, target="int8")

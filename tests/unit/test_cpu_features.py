@@ -1,0 +1,44 @@
+"""Flags of the processor, from files as Linux writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlcls.cpu_features import find_bf16_units, find_int8_units, read_cpu_flags, warn_about_int8
+
+CPU_INFO = """processor\t: 0
+model name\t: Some processor
+flags\t\t: fpu sse2 avx2 {extra}
+bogomips\t: 5192.24
+
+processor\t: 1
+flags\t\t: fpu
+"""
+
+
+def test_flags_of_the_first_processor(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPU_INFO.format(extra="avx512_vnni amx_bf16"))
+    flags = read_cpu_flags(path)
+    assert flags == {"fpu", "sse2", "avx2", "avx512_vnni", "amx_bf16"}
+    assert find_int8_units(flags) == ("avx512_vnni",)
+    assert find_bf16_units(flags) == ("amx_bf16",)
+    assert warn_about_int8(flags) is None
+
+
+def test_a_processor_without_units(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPU_INFO.format(extra=""))
+    flags = read_cpu_flags(path)
+    assert (find_int8_units(flags), find_bf16_units(flags)) == ((), ())
+    assert "may be no faster than FP32" in str(warn_about_int8(flags))
+
+
+@pytest.mark.parametrize("text", [None, "", "Features\t: asimd bf16\n"], ids=["no file", "empty", "another machine"])
+def test_nothing_is_known(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    assert read_cpu_flags(path) == frozenset()

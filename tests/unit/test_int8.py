@@ -1,0 +1,184 @@
+"""The INT8 engine of a small graph: what is let through, what goes back to FP32, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import openvino
+import pytest
+
+from int8_graphs import NUM_LABELS, make_pixels, make_served, spec_of
+from mlcls.digests import sha256_of
+from mlcls.errors import ConversionError, ImageError, ParityError
+from mlcls.gate import LIMITS, Limits
+from mlcls.int8 import MAX_CALIBRATION_PHOTOS, MIN_PHOTOS, Int8Build, _divide_photos, build_int8
+from mlcls.int8_parts import split_graph
+from mlcls.int8_quantization import check_quantized, quantize_graph
+from mlcls.openvino_engine import OpenVinoEngine
+from mlcls.runners import OnnxRuntimeRunner, OpenVinoRunner
+
+#: Wide enough for whatever a small random network does in INT8.
+WIDE = Limits(1.0, 1.0, 1e-2, 1.0, 1.0)
+
+
+def encode(count: int, seed: int = 0) -> list[bytes]:
+    return [cv2.imencode(".png", image[:, :, ::-1])[1].tobytes() for image in make_pixels(count, seed)]
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[bytes]:
+    return encode(60)
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fp32") / "model.onnx"
+    onnx.save(make_served(spec_of()), str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(fp32: Path, photos: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Int8Build:
+    """All of it in INT8."""
+    return build_int8(fp32, spec_of(), photos, tmp_path_factory.mktemp("int8"), limits=WIDE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "staging"
+    path.mkdir()
+    return path
+
+
+def test_everything_in_int8(fp32: Path, built: Int8Build) -> None:
+    assert [path.name for path in built.staged.parent.iterdir()] == [built.staged.name] == ["model.int8.onnx"]
+    assert (built.kept, built.int8_share) == ((), 1.0)
+    assert (built.report.reference, built.report.candidate) == ("FP32 on OpenVINO", "INT8 on OpenVINO")
+    assert 1e-4 < built.report.mean_difference < 0.2
+    record = built.record
+    assert (record.file, record.precision) == ("model.int8.onnx", "int8")
+    assert record.made_from == {"model.onnx": sha256_of(fp32)}
+    assert {"mlcls", "nncf", "onnx", "openvino"} <= set(record.tools)
+    (gate,) = record.gate
+    assert gate["kept_in_fp32"] == []
+    assert (gate["images"], gate["calibration_photos"]) == (20, 40)
+    assert gate["failures"] == []
+
+
+def test_int8_runs_in_int8_though_the_rest_is_in_float32(fp32: Path, built: Int8Build) -> None:
+    """The engine asks OpenVINO for f32, which is about bf16: quantised operations keep their integers."""
+
+    def precisions(path: Path) -> dict[str, str]:
+        engine = OpenVinoEngine(path, spec_of())
+        nodes = engine._compiled.get_runtime_model().get_ordered_ops()
+        found = [(node.get_friendly_name(), node.get_rt_info()) for node in nodes]
+        return {
+            name: str(info["runtimePrecision"].astype(str))
+            for name, info in found
+            if info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul")
+        }
+
+    in_fp32, in_int8 = precisions(fp32), precisions(built.staged)
+    assert set(in_fp32.values()) == {"f32"}
+    assert len(in_int8) >= 6
+    assert {precision for name, precision in in_int8.items() if name.startswith("convolve")} <= {"i8", "u8"}
+
+
+def test_both_runtimes_run_it(fp32: Path, built: Int8Build) -> None:
+    pixels = make_pixels(8, seed=1)
+    expected = OpenVinoRunner(fp32, spec_of()).scores(pixels)
+    for runner in (OpenVinoRunner(built.staged, spec_of()), OnnxRuntimeRunner(built.staged, spec_of())):
+        assert np.abs(runner.scores(pixels) - expected).mean() < 2 * built.report.mean_difference, runner.name
+
+
+def test_what_int8_hurts_goes_back_to_fp32(fp32: Path, photos: list[bytes], folder: Path, built: Int8Build) -> None:
+    tight = dataclasses.replace(WIDE, max_mean_difference=0.85 * built.report.mean_difference)
+    built = build_int8(fp32, spec_of(), photos, folder, limits=tight)
+    assert built.kept
+    assert 0.5 <= built.int8_share < 1
+    assert built.report.mean_difference <= tight.max_mean_difference
+    assert built.record.gate[0]["kept_in_fp32"] == list(built.kept)
+    assert {part.name for part in split_graph(onnx.load(str(fp32)))} >= set(built.kept)
+    operations = [node.op_type for node in onnx.load(str(built.staged)).graph.node]
+    assert "QuantizeLinear" in operations
+
+
+def test_refusal(fp32: Path, photos: list[bytes], folder: Path) -> None:
+    impossible = dataclasses.replace(WIDE, max_mean_difference=1e-7)
+    with pytest.raises(ParityError, match=r"mean difference .* up to 50% of the network kept in FP32 \(here: .*\)\. N"):
+        build_int8(fp32, spec_of(), photos, folder, limits=impossible)
+    assert list(folder.iterdir()) == []
+
+
+def test_the_usual_limits_hold(fp32: Path, photos: list[bytes], folder: Path) -> None:
+    """One label decision in 100 may turn over; a network of this size and without training turns over more."""
+    with pytest.raises(ParityError, match="Expected INT8 on OpenVINO to give the answers of FP32 on OpenVINO"):
+        build_int8(fp32, spec_of(), photos, folder, limits=LIMITS["int8"])
+
+
+def test_photos_that_the_model_cannot_tell_apart(tmp_path: Path, photos: list[bytes], folder: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(make_served(spec_of(), scale=1e-4), str(path))
+    with pytest.raises(ParityError, match="answers exchanged between them would pass"):
+        build_int8(path, spec_of(), photos, folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_map_where_labels_are_known(fp32: Path, photos: list[bytes], folder: Path) -> None:
+    targets = np.random.default_rng(3).random((len(photos), NUM_LABELS)) < 0.4
+    built = build_int8(fp32, spec_of(), photos, folder, limits=WIDE, targets=targets)
+    assert built.report.map_drop is not None
+    assert abs(built.report.map_drop) < 0.2
+    assert built.report.reference_map is not None
+    strict = dataclasses.replace(WIDE, max_map_drop=-1.0)
+    with pytest.raises(ParityError, match="mAP falls by"):
+        build_int8(fp32, spec_of(), photos, folder, limits=strict, targets=targets)
+
+
+def test_too_few_photos(fp32: Path, photos: list[bytes], folder: Path) -> None:
+    few = photos[: MIN_PHOTOS - 1]
+    wanted = rf"at least {MIN_PHOTOS} different photos .* got {len(few)}: .*--photos"
+    with pytest.raises(ImageError, match=wanted):
+        build_int8(fp32, spec_of(), few * 3, folder)
+
+
+def test_a_photo_that_is_none(fp32: Path, photos: list[bytes], folder: Path) -> None:
+    with pytest.raises(ImageError):
+        build_int8(fp32, spec_of(), [*photos, b"no photo", b"nor this"], folder)
+
+
+@pytest.mark.parametrize("count", [MIN_PHOTOS, 100, 500])
+def test_the_gate_sees_other_photos_than_the_calibration(count: int) -> None:
+    photos = [bytes([index % 251, index // 251]) for index in range(count)]
+    for_calibration, for_gate = _divide_photos([*photos, *photos[:7]])
+    assert sorted(for_calibration + for_gate) == list(range(count))
+    assert 32 <= len(for_calibration) <= MAX_CALIBRATION_PHOTOS
+    assert len(for_gate) >= 16
+
+
+def test_nncf_fails(photos: list[bytes]) -> None:
+    model = make_served(spec_of())
+    with pytest.raises(ConversionError, match=r"NNCF .* cannot quantise the graph \(.*\); serve it in FP32"):
+        quantize_graph(model, make_pixels(40)[:, :20])
+
+
+def test_another_interface() -> None:
+    model = make_served(spec_of())
+    quantized = quantize_graph(model, make_pixels(40))
+    quantized.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    with pytest.raises(ConversionError, match="Expected the INT8 graph to be"):
+        check_quantized(quantized, model)
+
+
+def test_nncf_draws_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    quantize_graph(make_served(spec_of()), make_pixels(40))
+    assert capsys.readouterr().out == ""
+
+
+def test_openvino_can_do_int8_here() -> None:
+    """Else the precisions above would say nothing."""
+    assert "INT8" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
