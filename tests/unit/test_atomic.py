@@ -298,3 +298,16 @@ def test_staged_folder_that_cannot_be_renamed(tmp_path: Path, monkeypatch: pytes
     left = {path: text for path, text in list_tree(tmp_path).items() if not path.startswith(STAGING_PREFIX)}
     assert left == OLD
     assert "new" not in list_tree(tmp_path).values()
+
+
+def test_is_locked(tmp_path: Path) -> None:
+    """Also for a server that may only read the folder, and without taking the lock away from a command."""
+    assert not atomic.is_locked(tmp_path / "missing")
+    assert not atomic.is_locked(tmp_path)
+    with atomic.folder_lock(tmp_path):
+        assert atomic.is_locked(tmp_path)
+        (tmp_path / atomic.LOCK_NAME).chmod(0o444)
+        assert atomic.is_locked(tmp_path)
+    assert not atomic.is_locked(tmp_path)
+    with atomic.folder_lock(tmp_path):
+        pass
