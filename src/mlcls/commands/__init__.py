@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from mlcls.commands import (
     build_engine,
+    doctor,
     export,
     import_model,
     models,
@@ -50,5 +51,6 @@ COMMANDS: Final[tuple[Command, ...]] = (
     versions,
     repository,
     serve,
+    doctor,
     predict,
 )
