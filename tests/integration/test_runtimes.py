@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.gate import LIMITS
+from mlcls.half_conversion import Protection, convert_to_half
+from mlcls.half_precision import STATISTICS
 from mlcls.metrics import smallest_spread
 from mlcls.model_spec import FILE_NAME, ModelSpec
 from mlcls.postprocess import apply_sigmoid
@@ -18,9 +22,15 @@ from mlcls.runners import OnnxRuntimeRunner, OpenVinoRunner
 from mlcls.sample_photos import photo_pixels
 from processes import ROOT
 
+#: The first test waits until the six are exported and imported, which takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1800)
+
 IMAGES = 3
 MAX_DIFFERENCE = 1e-4
 MIN_SPREAD = 0.05
+
+#: The model whose FP16 graph is tried too.
+HALF = "PP-LCNet_x1_0_ML"
 
 Answers = Mapping[str, Any]
 
@@ -36,6 +46,12 @@ def pixels(official_repository: Path) -> Any:
     return photo_pixels([], spec.transform, IMAGES)
 
 
+def make_half(repository: Path) -> onnx.ModelProto:
+    """The FP16 graph of the smallest model."""
+    graph = onnx.load(str(version_folder(repository, HALF) / "model.onnx"))
+    return convert_to_half(graph, Protection("statistics", STATISTICS))
+
+
 @pytest.fixture(scope="module")
 def oldest_answers(
     official_repository: Path, oldest_python: Path, pixels: Any, tmp_path_factory: pytest.TempPathFactory
@@ -44,6 +60,9 @@ def oldest_answers(
     folder = tmp_path_factory.mktemp("runtimes")
     np.save(folder / "pixels.npy", pixels)
     models = [version_folder(official_repository, name) / "model.onnx" for name in OFFICIAL_MODELS]
+    half = folder / "half.onnx"
+    onnx.save(make_half(official_repository), str(half))
+    models.append(half)
     script = ROOT / "tests" / "runtime_oracle.py"
     process = subprocess.run(
         [oldest_python, script, folder / "answers.npz", folder / "pixels.npy", *models], capture_output=True, text=True
@@ -78,3 +97,19 @@ def test_the_oldest_runtimes_answer_what_the_newest_do(
             got = apply_sigmoid(oldest_answers[f"{index}.{runtime}.{batch_size}"])
             np.testing.assert_allclose(got, expected, rtol=0, atol=MAX_DIFFERENCE, err_msg=f"{runtime}, {batch_size}")
             np.testing.assert_allclose(expected, newest[1], rtol=0, atol=MAX_DIFFERENCE, err_msg=runtime)
+
+
+def test_an_fp16_graph_loads_in_the_oldest_runtimes(
+    official_repository: Path, oldest_answers: Answers, pixels: Any, tmp_path: Path
+) -> None:
+    """The runtimes may compute it in other precisions: it is held to the gate's limit for FP16."""
+    spec = ModelSpec.read(version_folder(official_repository, HALF) / FILE_NAME)
+    path = tmp_path / "half.onnx"
+    onnx.save(make_half(official_repository), str(path))
+    limit = LIMITS["fp16"].max_difference
+    for runtime, runner in (("onnxruntime", OnnxRuntimeRunner(path, spec)), ("openvino", OpenVinoRunner(path, spec))):
+        newest = runner.scores(pixels)
+        assert smallest_spread(newest) >= 2 * limit, "the images' scores are so alike that swapped ones would pass"
+        for batch_size in (1, IMAGES):
+            got = apply_sigmoid(oldest_answers[f"{len(OFFICIAL_MODELS)}.{runtime}.{batch_size}"])
+            np.testing.assert_allclose(got, newest, rtol=0, atol=limit, err_msg=f"{runtime}, {batch_size}")
