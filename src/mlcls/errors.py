@@ -41,6 +41,10 @@ class DatasetError(MlclsError):
     """A dataset's file is missing or wrong."""
 
 
+class ConfigError(MlclsError):
+    """A configuration file or an override of it is wrong."""
+
+
 class ThresholdError(MlclsError):
     """A threshold has none of the accepted forms, or names a label that the model does not have."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import secrets
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Final
 
 from mlcls import repository, server_log
+from mlcls.child_process import end_with_parent
 from mlcls.errors import ServerError
 from mlcls.manifest import verify_folder
 from mlcls.nvidia import Machine, read_machine
@@ -39,7 +39,6 @@ CLOSED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
 CLOSED_APIS_IN_PRODUCTION: Final = (*CLOSED_APIS, "statistics")
 
 _STOP_TIMEOUT_S: Final = 40.0
-_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +181,7 @@ class TritonServer:
             stderr=None if log is None else subprocess.STDOUT,
             env=installation.environment(),
             start_new_session=True,  # an interrupt at the terminal must reach mlcls only, which then drains the server
-            preexec_fn=_die_with_parent,
+            preexec_fn=end_with_parent,  # so that nothing keeps the ports and the memory
         )
 
     def _wait_until_ready(self) -> None:
@@ -297,11 +296,6 @@ def _command(
     if options.target != "embedded":
         command.append(f"--model-config-name={options.target}")
     return command
-
-
-def _die_with_parent() -> None:
-    """Has the kernel end tritonserver when mlcls is killed, so that nothing keeps the ports and the memory."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _kill_group(pid: int) -> None:

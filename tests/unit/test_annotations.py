@@ -17,11 +17,11 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_samples(tmp_path: Path) -> None:
-    path = write(tmp_path, "images/a b.jpg\t0,1,0\n\nimages/ü\t.jpg\t1, 1,0\r\n")
+    path = write(tmp_path, "images/a b.jpg\t0,1,0\nimages/ü\u3000.jpg\t1, 1,0\r\n")
     samples = read_annotations(path, 3)
     assert samples == [
         Sample(tmp_path / "images/a b.jpg", (False, True, False)),
-        Sample(tmp_path / "images/ü\t.jpg", (True, True, False)),
+        Sample(tmp_path / "images/ü\u3000.jpg", (True, True, False)),
     ]
     assert target_matrix(samples).tolist() == [[False, True, False], [True, True, False]]
     assert read_annotations(path, 3, Path("/data"))[0].image == Path("/data/images/a b.jpg")
@@ -35,6 +35,8 @@ def test_samples(tmp_path: Path) -> None:
         ("\t0,1,0\n", "line 1: expected PATH, a tab and 3 numbers"),
         ("a.jpg\t0,1,0\nb.jpg\t0,1\n", "line 2: expected 3 numbers, one for each label, got 2"),
         ("a.jpg\t0,2,0\n", "line 1: expected 0 or 1 for each label, got '2'"),
+        ("a.jpg\t0,1,0\n\n", "line 2: expected PATH, a tab and 3 numbers, got an empty line"),
+        ("a\tb.jpg\t0,1,0\n", "line 1: expected PATH, a tab and 3 numbers"),
         ("a.jpg\t0,,0\n", "line 1: expected 0 or 1 for each label, got ''"),
         ("a\n" * 7, "; and 2 more."),
     ],
@@ -53,8 +55,8 @@ def test_all_wrong_lines_are_named(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="expected a UTF-8 annotation file"):
+    with pytest.raises(DatasetError, match="no.txt: expected this file, there is none"):
         read_annotations(tmp_path / "no.txt", 3)
     (tmp_path / "val.txt").write_bytes(b"\xff\t0,1,0\n")
-    with pytest.raises(DatasetError, match="expected a UTF-8 annotation file"):
+    with pytest.raises(DatasetError, match="line 1: expected UTF-8, got the bytes"):
         read_annotations(tmp_path / "val.txt", 3)

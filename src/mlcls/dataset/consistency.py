@@ -1,0 +1,105 @@
+"""What the samples of a dataset must be to one another: none twice, none on both sides, every label somewhere."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from mlcls.dataset.annotations import Annotations
+from mlcls.dataset.content import PART_FILES, TRAIN, VAL, DatasetContent, fault_of_name
+from mlcls.dataset.images import ImageFinding
+from mlcls.dataset.problems import Place, ProblemLog
+
+
+def normalize_name(name: str) -> str:
+    """The one spelling of an image's path: `./a//b.jpg` is `a/b.jpg`."""
+    return posixpath.normpath(name)
+
+
+def check_names(content: DatasetContent, log: ProblemLog) -> list[str]:
+    """Checks the paths as they are written.
+
+    Returns:
+        The paths that may be opened, each once.
+    """
+    safe: dict[str, None] = {}
+    for annotations in content.parts.values():
+        for name, place in zip(annotations.names, annotations.places, strict=True):
+            fault = fault_of_name(name)
+            if fault is None:
+                safe.setdefault(name)
+            else:
+                log.error(fault[0], place, fault[1])
+    return list(safe)
+
+
+def report_images(content: DatasetContent, findings: Mapping[str, ImageFinding], log: ProblemLog) -> None:
+    """Reports the images that cannot be decoded, at each place where they are named."""
+    for annotations in content.parts.values():
+        for name, place in zip(annotations.names, annotations.places, strict=True):
+            finding = findings.get(name)
+            if finding is not None and finding.fault:
+                log.error(finding.kind, place, f"{name}: {finding.fault}")
+
+
+def check_repetition(content: DatasetContent, findings: Mapping[str, ImageFinding], log: ProblemLog) -> None:
+    """Finds samples that are there twice and pictures that are in both parts."""
+    first_by_name: dict[str, tuple[str, int]] = {}
+    first_by_digest: dict[bytes, tuple[str, int]] = {}
+    for part, index, annotations in _iterate_samples(content):
+        name, place = annotations.names[index], annotations.places[index]
+        earlier = first_by_name.setdefault(normalize_name(name), (part, index))
+        if earlier != (part, index):
+            _report_same_name(content, earlier, part, index, log)
+            continue
+        finding = findings.get(name)
+        if finding is None or not finding.digest:
+            continue
+        earlier = first_by_digest.setdefault(finding.digest, (part, index))
+        if earlier == (part, index):
+            continue
+        other = content.parts[earlier[0]]
+        same = f"the same picture as {other.names[earlier[1]]} ({other.places[earlier[1]]})"
+        if earlier[0] != part:
+            message = f"expected pictures that are not for training in validation, got {name}, {same}"
+            log.error("leaked-picture", place, message)
+        else:
+            differ = "" if _same_vectors(other, earlier[1], annotations, index) else ", with other labels"
+            log.warning("duplicate-picture", place, f"{name} is {same}{differ}")
+
+
+def warn_of_empty_classes(content: DatasetContent, log: ProblemLog) -> None:
+    """Warns of labels that no sample of a part has: they cannot be learned, or not be measured."""
+    consequence = {TRAIN: "it cannot be learned", VAL: "how well it is learned cannot be measured"}
+    for part, annotations in content.parts.items():
+        if not len(annotations):
+            continue
+        for label in np.flatnonzero(~annotations.targets.any(axis=0)):
+            message = f"no sample has label {label} {content.labels[label]!r}: {consequence[part]}"
+            log.warning("empty-class", Place(PART_FILES[part]), message)
+
+
+def _report_same_name(
+    content: DatasetContent, earlier: tuple[str, int], part: str, index: int, log: ProblemLog
+) -> None:
+    other, annotations = content.parts[earlier[0]], content.parts[part]
+    name, place, first = annotations.names[index], annotations.places[index], other.places[earlier[1]]
+    differ = "" if _same_vectors(other, earlier[1], annotations, index) else ", with other labels"
+    if earlier[0] != part:
+        message = f"expected each image in one part, got {name} that is in the other too ({first}{differ})"
+        log.error("leaked-path", place, message)
+    else:
+        message = f"expected each image once, got {name} again (first at {first}{differ})"
+        log.error("duplicate-path", place, message)
+
+
+def _same_vectors(one: Annotations, at: int, other: Annotations, index: int) -> bool:
+    return bool(np.array_equal(one.targets[at], other.targets[index]))
+
+
+def _iterate_samples(content: DatasetContent) -> Iterator[tuple[str, int, Annotations]]:
+    for part, annotations in content.parts.items():
+        for index in range(len(annotations)):
+            yield part, index, annotations

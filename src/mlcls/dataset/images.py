@@ -1,0 +1,136 @@
+"""Every image of a dataset opened and decoded, in several processes."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from mlcls.child_process import end_with_parent
+from mlcls.errors import DatasetError, ImageError
+from mlcls.transforms import DEFAULT_IMAGE_LIMITS, decode_image
+
+#: Images that are worth a process of their own.
+_IMAGES_PER_PROCESS: Final = 64
+#: A process may need half a gigabyte for a picture at the limit of size.
+_MAX_PROCESSES: Final = 16
+_CHUNK: Final = 8
+#: Chunks that wait or are worked on, for each process.
+_CHUNKS_AHEAD: Final = 3
+
+
+class ImageFinding(NamedTuple):
+    """What one image turned out to be.
+
+    Attributes:
+        digest: SHA-256 of its size and pixels, the same for copies in other files and formats; empty for a fault.
+        kind: Short name of what is wrong; empty where nothing is.
+        fault: What is wrong.
+    """
+
+    digest: bytes
+    kind: str = ""
+    fault: str = ""
+
+
+def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFinding]:
+    """Decodes images as a model would get them, with a progress bar on a terminal.
+
+    Only findings are kept; a few chunks of names are under way at a time, and a process holds one picture.
+
+    Args:
+        root: Folder of the dataset.
+        names: Paths relative to it, each once.
+
+    Returns:
+        A finding for each name.
+
+    Raises:
+        DatasetError: A process was ended from outside, which is what the kernel does when memory runs out.
+    """
+    from tqdm import tqdm
+
+    paths = [str(root / name) for name in names]
+    findings: dict[str, ImageFinding] = {}
+    with tqdm(total=len(names), desc="opening images", unit="image", leave=False, disable=None) as progress:
+        for finding in _inspect_paths(paths, _choose_process_count(len(paths))):
+            findings[names[len(findings)]] = finding
+            progress.update()
+    return findings
+
+
+def inspect_image(path: str) -> ImageFinding:
+    """Decodes one image."""
+    limits = DEFAULT_IMAGE_LIMITS
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # without waiting for a pipe's writer
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ImageFinding(b"", "unreadable-image", "expected an image file, got something that is no file")
+            data = file.read(limits.max_bytes + 1)
+    except FileNotFoundError:
+        hint = "; write paths with /" if "\\" in path else ""
+        return ImageFinding(b"", "missing-image", f"expected an image file, there is none{hint}")
+    except IsADirectoryError:
+        return ImageFinding(b"", "unreadable-image", "expected an image file, got a folder")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return ImageFinding(b"", "unreadable-image", f"expected an image file, got one that cannot be read: {reason}")
+    try:
+        pixels = decode_image(data, limits)
+    except ImageError as error:
+        return ImageFinding(b"", "broken-image", str(error).removeprefix("image: ").removesuffix("."))
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(pixels)
+    return ImageFinding(digest.digest())
+
+
+def _choose_process_count(images: int) -> int:
+    return max(1, min(len(os.sched_getaffinity(0)), math.ceil(images / _IMAGES_PER_PROCESS), _MAX_PROCESSES))
+
+
+def _inspect_paths(paths: Sequence[str], process_count: int) -> Iterator[ImageFinding]:
+    """Findings in the order of the paths."""
+    if process_count == 1:
+        yield from map(inspect_image, paths)
+        return
+    # not forked: OpenCV and tqdm have threads, whose locks a fork would copy
+    context = multiprocessing.get_context("spawn")
+    chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
+    executor = ProcessPoolExecutor(process_count, context, _prepare_process)
+    try:
+        pending: collections.deque[Future[list[ImageFinding]]] = collections.deque(
+            executor.submit(_inspect_chunk, chunk)
+            for chunk in itertools.islice(chunks, process_count * _CHUNKS_AHEAD)
+        )
+        while pending:
+            yield from pending.popleft().result()
+            pending.extend(executor.submit(_inspect_chunk, chunk) for chunk in itertools.islice(chunks, 1))
+    except BrokenProcessPool:
+        raise DatasetError(
+            "expected to decode all images, but a process that did was ended from outside, as happens when memory runs "
+            "out; close other programs and run it again."
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _prepare_process() -> None:
+    import cv2
+
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
+    cv2.setNumThreads(1)
+
+
+def _inspect_chunk(paths: Sequence[str]) -> list[ImageFinding]:
+    return [inspect_image(path) for path in paths]

@@ -1,0 +1,78 @@
+"""`label.txt` of PaddleX's `MLClsDataset`: on each line a class id, a space, and the label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from mlcls.dataset.problems import Place, ProblemLog
+from mlcls.dataset.text_lines import read_lines
+
+#: Class ids that a file may have: a typing error should not cost gigabytes.
+_MAX_CLASS_ID: Final = 999_999
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Reads the labels in the order of their class ids, which must be 0, 1, 2 and so on, each once.
+
+    Raises:
+        DatasetError: The file cannot be read, has no line, or some lines are wrong; the text names the lines.
+    """
+    log = ProblemLog()
+    labels = parse_labels(path, str(path), log)
+    log.raise_errors(path)
+    return labels or ()
+
+
+def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | None:
+    """Reads the labels; what is wrong with them goes to the log.
+
+    Args:
+        path: The file.
+        name: What problems call it.
+        log: Where problems go.
+
+    Returns:
+        The labels by class id; None where it is not known how many there are.
+    """
+    lines = read_lines(path, name, log)
+    if lines is None:
+        return None
+    by_id: dict[int, tuple[str, int]] = {}
+    id_of: dict[str, int] = {}
+    for number, line in lines:
+        place = Place(name, number)
+        digits, space, label = line.partition(" ")
+        label = label.strip()
+        if not (digits.isascii() and digits.isdecimal()) or int(digits) > _MAX_CLASS_ID:
+            log.error("label-line", place, f"expected a class id, a space and a label, got {line[:80]!r}")
+            continue
+        class_id = int(digits)
+        if not space or not label:
+            log.error("empty-label", place, f"expected a label after the class id {class_id}, got none")
+        elif "\t" in label:
+            log.error("label-line", place, f"expected a label without tabs, got {label[:80]!r}")
+        elif label in id_of:
+            first = by_id[id_of[label]][1]
+            log.error("duplicate-label", place, f"expected each label once, got {label!r} again, first on line {first}")
+        if class_id in by_id:
+            first = by_id[class_id][1]
+            log.error("duplicate-id", place, f"expected each class id once, got {class_id} again, first on line {first}")
+            continue
+        by_id[class_id] = (label, number)
+        id_of.setdefault(label, class_id)
+    if not by_id:
+        if not log.errors:
+            log.error("empty-file", Place(name), "expected a class id, a space and a label a line, got an empty file")
+        return None
+    missing = sorted(set(range(max(by_id) + 1)) - set(by_id))
+    if missing:
+        shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+        log.error("id-gap", Place(name), f"expected class ids 0 to {max(by_id)}, each once, got none with {shown}")
+    return tuple(by_id.get(class_id, ("", 0))[0] for class_id in range(max(by_id) + 1))
+
+
+def format_labels(labels: Sequence[str]) -> str:
+    """The content of a `label.txt`."""
+    return "".join(f"{class_id} {label}\n" for class_id, label in enumerate(labels))

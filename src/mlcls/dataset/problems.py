@@ -1,0 +1,101 @@
+"""What is wrong with a dataset, each thing with its place, collected until all is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from mlcls.errors import DatasetError
+
+#: Errors that the text of an exception lists; it counts the others.
+_LISTED_ERRORS: Final = 5
+
+
+class Place(NamedTuple):
+    """Where in a dataset something stands.
+
+    Attributes:
+        file: Path relative to the dataset's folder, with slashes.
+        line: Number of the line, from 1 on.
+        item: What it is in a file without lines, like `image 17`.
+    """
+
+    file: str
+    line: int | None = None
+    item: str | None = None
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        return where if self.item is None else f"{where}: {self.item}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: Short name of this kind of problem, for programs.
+        message: What was expected and what came.
+        place: Where.
+        is_error: Whether the dataset is refused for it; else it is a warning.
+    """
+
+    kind: str
+    message: str
+    place: Place
+    is_error: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; `line` and `item` are there where they are known."""
+        place = {name: value for name, value in self.place._asdict().items() if value is not None}
+        severity = "error" if self.is_error else "warning"
+        return {"severity": severity, "kind": self.kind, **place, "message": self.message}
+
+
+class ProblemLog:
+    """All that was found so far, in the order in which it was found."""
+
+    def __init__(self) -> None:
+        self._problems: list[Problem] = []
+
+    def __iter__(self) -> Iterator[Problem]:
+        """The errors, then the warnings."""
+        yield from self.errors
+        yield from self.warnings
+
+    @property
+    def errors(self) -> list[Problem]:
+        """What the dataset is refused for."""
+        return [problem for problem in self._problems if problem.is_error]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """What its owner should know."""
+        return [problem for problem in self._problems if not problem.is_error]
+
+    def error(self, kind: str, place: Place, message: str) -> None:
+        """Notes what the dataset is refused for."""
+        self._problems.append(Problem(kind, message, place))
+
+    def warning(self, kind: str, place: Place, message: str) -> None:
+        """Notes what its owner should know."""
+        self._problems.append(Problem(kind, message, place, is_error=False))
+
+    def raise_errors(self, path: Path) -> None:
+        """Raises the errors of one file, the first of them in full.
+
+        Raises:
+            DatasetError: There are errors.
+        """
+        texts = [
+            error.message if error.place.line is None else f"line {error.place.line}: {error.message}"
+            for error in self.errors
+        ]
+        more = f"; and {len(texts) - _LISTED_ERRORS} more" if len(texts) > _LISTED_ERRORS else ""
+        if texts:
+            raise DatasetError(f"{path}: {'; '.join(texts[:_LISTED_ERRORS])}{more}.")

@@ -1,0 +1,121 @@
+"""Which samples of a multi-label dataset are for validation, so that each label keeps its share.
+
+Iterative stratification: K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD
+2011, figure 1, for two subsets. Three things are added. A subset that is full takes no more, so that the sizes are exact.
+Samples may be tied together into groups, which are never torn apart: copies of one picture must not end up on both sides.
+And what the greedy choice leaves uneven, most of all where rare labels come together with frequent ones, is evened out by
+exchanging single samples between the subsets.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+_TRAIN: Final = 0
+_VAL: Final = 1
+_MAX_EXCHANGES: Final = 2000
+# An exchange has to lower the deviation by this much; one that does not is noise.
+_LEAST_GAIN: Final = 1e-6
+
+
+def choose_validation(
+    targets: npt.NDArray[np.bool_], groups: npt.NDArray[np.intp], val_count: int, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Chooses the validation samples.
+
+    Args:
+        targets: (N, num_labels) which labels each sample has.
+        groups: (N,) number of each sample's group, 0 to G - 1; samples with the same number stay together.
+        val_count: How many samples are wanted for validation; reached exactly where no group has more than one sample,
+            and otherwise as nearly as the groups allow.
+        seed: The same seed gives the same choice.
+
+    Returns:
+        (N,) whether a sample is for validation.
+    """
+    count = len(targets)
+    generator = np.random.default_rng(seed)
+    sizes = np.bincount(groups)
+    labels = np.zeros((len(sizes), targets.shape[1]), dtype=np.int64)
+    np.add.at(labels, groups, targets)
+
+    share = np.array([count - val_count, val_count]) / count
+    room = np.array([count - val_count, val_count], dtype=np.int64)
+    wanted = np.outer(share, labels.sum(axis=0))  # samples of each label that each subset still lacks
+    left = labels.sum(axis=0)
+    subset = np.full(len(sizes), -1)
+    order = generator.permutation(len(sizes))
+    holders = [order[labels[order, label] > 0] for label in range(labels.shape[1])]
+
+    while (left > 0).any():
+        rarest = np.flatnonzero(left == left[left > 0].min())
+        label = int(generator.choice(rarest))
+        for group in holders[label][subset[holders[label]] < 0]:
+            chosen = _choose_subset(wanted[:, label], room, sizes[group], generator)
+            subset[group] = chosen
+            wanted[chosen] -= labels[group]
+            room[chosen] -= sizes[group]
+            left -= labels[group]
+    for group in order[subset[order] < 0]:  # samples without a label
+        chosen = _choose_subset(room, room, sizes[group], generator)
+        subset[group] = chosen
+        room[chosen] -= sizes[group]
+    _exchange_samples(subset, labels, sizes, share[_VAL])
+    return subset[groups] == _VAL
+
+
+def _exchange_samples(
+    subset: npt.NDArray[np.int_], labels: npt.NDArray[np.int64], sizes: npt.NDArray[np.int_], share: float
+) -> None:
+    """Exchanges single samples as long as that lowers the deviation, in place.
+
+    The deviation is the sum over the labels of (validation samples - wanted ones)^2 / wanted ones. Each time the sample
+    whose departure alone would help most changes places with the one that then fits best.
+    """
+    wanted = labels.sum(axis=0) * share
+    weights = np.divide(1.0, wanted, out=np.zeros_like(wanted), where=wanted > 0)
+    excess = labels[subset == _VAL].sum(axis=0) - wanted
+    cost = (labels.astype(np.float64) ** 2) @ weights
+    single = sizes == 1
+    for _ in range(_MAX_EXCHANGES):
+        slope = 2 * (labels @ (weights * excess))
+        best = _best_exchange(single & (subset == _VAL), single & (subset == _TRAIN), slope, cost, labels, weights)
+        if best is None:
+            return
+        leaving, coming = best
+        subset[leaving], subset[coming] = _TRAIN, _VAL
+        excess += labels[coming] - labels[leaving]
+
+
+def _best_exchange(
+    in_val: npt.NDArray[np.bool_],
+    in_train: npt.NDArray[np.bool_],
+    slope: npt.NDArray[np.float64],
+    cost: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64],
+) -> tuple[int, int] | None:
+    leaving_candidates, coming_candidates = np.flatnonzero(in_val), np.flatnonzero(in_train)
+    if not leaving_candidates.size or not coming_candidates.size:
+        return None
+    leaving = int(leaving_candidates[np.argmin((cost - slope)[leaving_candidates])])
+    change = (cost + slope)[coming_candidates] + (cost - slope)[leaving]
+    change -= 2 * (labels[coming_candidates] @ (weights * labels[leaving]))
+    nearest = int(np.argmin(change))
+    return (leaving, int(coming_candidates[nearest])) if change[nearest] < -_LEAST_GAIN else None
+
+
+def _choose_subset(
+    wanted: npt.NDArray[np.number], room: npt.NDArray[np.int64], size: int, generator: np.random.Generator
+) -> int:
+    """The subset with the greatest want; of equals the one with more room, of equals again any."""
+    fits = room >= size
+    if fits[_TRAIN] != fits[_VAL]:
+        return int(np.argmax(fits))
+    by = wanted if fits.all() and wanted[_TRAIN] != wanted[_VAL] else room
+    if by[_TRAIN] == by[_VAL]:
+        return int(generator.integers(2))
+    return int(np.argmax(by))

@@ -1,0 +1,76 @@
+"""Text files of a dataset, line by line, with every byte that is not plain UTF-8 text told."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+from typing import Final
+
+from mlcls.dataset.problems import Place, ProblemLog
+
+_UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Line ends to some readers and not to others among them; a tab has a meaning in annotation files.
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+
+
+def read_lines(path: Path, name: str, log: ProblemLog) -> list[tuple[int, str]] | None:
+    """Reads a UTF-8 file; what is wrong with a line goes to the log, and the line is left out.
+
+    Line ends may be LF or CRLF, as PaddleX takes them.
+
+    Args:
+        path: The file.
+        name: What problems call it.
+        log: Where problems go.
+
+    Returns:
+        Number and text of each good line, without its end; None where the file cannot be read at all.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        log.error("missing-file", Place(name), "expected this file, there is none")
+        return None
+    except OSError as error:
+        log.error("unreadable-file", Place(name), f"expected a text file, got one that cannot be read: {error.strerror}")
+        return None
+    if data.startswith(_UTF16_MARKS):
+        log.error("encoding", Place(name), "expected UTF-8, got UTF-16; save it as UTF-8")
+        return None
+    if data.startswith(codecs.BOM_UTF8):
+        message = "expected UTF-8 without a byte order mark, got one; save it without (PaddleX takes it for text)"
+        log.error("byte-order-mark", Place(name, 1), message)
+        data = data.removeprefix(codecs.BOM_UTF8)
+    raw_lines = data.split(b"\n")
+    if not raw_lines[-1]:
+        raw_lines.pop()
+    if any(line.endswith(b"\r") for line in raw_lines):
+        message = "lines end with CRLF (Windows); they are read as if they ended with LF"
+        log.warning("crlf", Place(name), message)
+    lines = []
+    for number, raw_line in enumerate(raw_lines, 1):
+        text = _decode_line(raw_line.removesuffix(b"\r"), Place(name, number), log)
+        if text is not None:
+            lines.append((number, text))
+    return lines
+
+
+def has_control_character(text: str) -> bool:
+    """Whether a text has characters, a tab left aside, that would not come back as they are from a line of a file."""
+    return _CONTROLS.search(text) is not None
+
+
+def _decode_line(raw_line: bytes, place: Place, log: ProblemLog) -> str | None:
+    try:
+        text = raw_line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        bad = raw_line[error.start : error.start + 4]
+        log.error("encoding", place, f"expected UTF-8, got the bytes {bad!r} at byte {error.start + 1} of the line")
+        return None
+    found = _CONTROLS.search(text)
+    if found:
+        message = f"expected text, got the control character {found[0]!r} at position {found.start() + 1}"
+        log.error("control-character", place, message)
+        return None
+    return text

@@ -1,0 +1,141 @@
+"""Several files of a dataset changed together: all of them or none, whatever happens in between.
+
+Each file that goes is kept as `NAME.bak`, as PaddleX does; where there is a `.bak` of something else already, as
+`NAME.bak2` and so on. Before the first change a journal says how to take everything back. It is removed with the last
+change; whoever finds one takes everything back first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from mlcls.atomic import STAGING_PREFIX, folder_lock, write_bytes, write_text
+from mlcls.errors import DatasetError
+
+BACKUP_SUFFIX: Final = ".bak"
+JOURNAL: Final = ".mlcls-journal.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """One file of a change.
+
+    Attributes:
+        name: The file, relative to the dataset.
+        existed: Whether there was one before.
+        backup: What is kept of it; empty where nothing has to be, because there was none or it is kept already.
+        kept: An older backup with the same content.
+    """
+
+    name: str
+    existed: bool
+    backup: str = ""
+    kept: str = ""
+
+
+def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, str]:
+    """Replaces files of a dataset, all or none of them; those that stay as they are are not touched.
+
+    Args:
+        root: The dataset.
+        files: New content by path relative to the dataset; None takes a file away.
+
+    Returns:
+        Backup by name of each file that was replaced or taken away.
+
+    Raises:
+        DatasetError: Something could not be written; everything is as it was.
+    """
+    with folder_lock(root):
+        _take_back(root)
+        steps = [step for name, content in files.items() if (step := _plan_step(root, name, content)) is not None]
+        if not steps:
+            return {}
+        try:
+            write_text(root / JOURNAL, json.dumps([dataclasses.asdict(step) for step in steps], indent=2) + "\n")
+            for step in steps:
+                _do_step(root, step, files[step.name])
+            (root / JOURNAL).unlink()
+        except BaseException as error:
+            _take_back(root)
+            if isinstance(error, OSError):
+                raise DatasetError(
+                    f"{root}: expected to write {', '.join(step.name for step in steps)}, got: {error}; nothing was changed."
+                ) from error
+            raise
+    return {step.name: step.backup or step.kept for step in steps if step.existed}
+
+
+def recover(root: Path) -> None:
+    """Takes back what an interrupted `replace_files` has left half done.
+
+    Raises:
+        DatasetError: It cannot be taken back.
+    """
+    if (root / JOURNAL).exists():
+        with folder_lock(root):
+            _take_back(root)
+
+
+def _plan_step(root: Path, name: str, content: bytes | None) -> _Step | None:
+    path = root / name
+    if not path.exists():
+        return None if content is None else _Step(name, existed=False)
+    if content is not None:
+        old = path.read_bytes()
+        if old == content:
+            return None
+        for backup in _backup_names(name):
+            if not (root / backup).exists():
+                return _Step(name, existed=True, backup=backup)
+            if (root / backup).read_bytes() == old:
+                return _Step(name, existed=True, kept=backup)
+    free = next(backup for backup in _backup_names(name) if not (root / backup).exists())
+    return _Step(name, existed=True, backup=free)
+
+
+def _backup_names(name: str) -> itertools.chain[str]:
+    first = name + BACKUP_SUFFIX
+    return itertools.chain([first], (f"{first}{number}" for number in itertools.count(2)))
+
+
+def _do_step(root: Path, step: _Step, content: bytes | None) -> None:
+    path = root / step.name
+    if content is None:
+        os.rename(path, root / step.backup)
+        return
+    if step.backup:
+        write_bytes(root / step.backup, path.read_bytes())
+    write_bytes(path, content)
+
+
+def _take_back(root: Path) -> None:
+    """Undoes the steps of the journal, done or not; may itself be interrupted and repeated."""
+    for leftover in root.glob(f"{STAGING_PREFIX}*"):
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
+    journal = root / JOURNAL
+    try:
+        steps = [_Step(**entry) for entry in json.loads(journal.read_bytes())]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{journal}: expected the journal of an interrupted change, got a file that cannot be read ({error}); compare "
+            f"the files with their {BACKUP_SUFFIX} yourself and remove it."
+        ) from None
+    for step in steps:
+        path = root / step.name
+        if not step.existed:
+            path.unlink(missing_ok=True)
+        elif step.kept:
+            write_bytes(path, (root / step.kept).read_bytes())
+        elif (root / step.backup).exists():
+            os.replace(root / step.backup, path)
+    journal.unlink()
