@@ -6,6 +6,9 @@ Every message says what was expected, what came and what to do; the command line
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class MlclsError(Exception):
     """Base of all errors that mlcls raises on purpose."""
@@ -38,7 +41,15 @@ class ImageError(MlclsError):
 
 
 class DatasetError(MlclsError):
-    """A dataset's file is missing or wrong."""
+    """A dataset's file is missing or wrong.
+
+    Attributes:
+        details: What a result file says beyond the text.
+    """
+
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = details or {}
 
 
 class ConfigError(MlclsError):

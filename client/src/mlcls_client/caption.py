@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mlcls_client.fonts import FontStack
 
 EMPTY_TEXT = "no label above the threshold"
+NAMELESS_TEXT = "no label"
 
 _PADDING_EM = 1.15
 _COLUMN_GAP_EM = 2.4
@@ -122,6 +123,28 @@ def lay_out_caption(width: int, label_names: Sequence[str], scores: Sequence[flo
             )
         )
     return CaptionLayout(2 * padding + sum(row_heights) + (row_count - 1) * row_gap, width, tuple(rows))
+
+
+def lay_out_names(width: int, label_names: Sequence[str], font: FontStack) -> CaptionLayout:
+    """Place names without scores one after the other, in as many lines as they need; without any, a note that says so.
+
+    Args:
+        width: of the panel.
+        label_names: N names.
+        font: loaded at the size that it is drawn in.
+    """
+    padding, gap = round(_PADDING_EM * font.size), round(_COLUMN_GAP_EM * font.size)
+    names = label_names or [NAMELESS_TEXT]
+    line = _LineBox.of(font, names)
+    placed: list[PlacedText] = []
+    left = top = padding
+    for name in names:
+        for text in wrap_text(name, width - 2 * padding, font):
+            if left > padding and left + _ink_width(text, font) > width - padding:
+                left, top = padding, top + line.height
+            placed.append(line.place(text, left, top, font))
+            left = placed[-1].box.right + gap
+    return CaptionLayout(top + line.height + padding, width, (), tuple(placed))
 
 
 def _grid(label_count: int, room: int, wish: int) -> tuple[int, int]:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageOps
 
-from mlcls_client.caption import EMPTY_TEXT, Box, CaptionLayout, PlacedText, lay_out_caption
+from mlcls_client.caption import (
+    EMPTY_TEXT,
+    NAMELESS_TEXT,
+    Box,
+    CaptionLayout,
+    PlacedText,
+    lay_out_caption,
+    lay_out_names,
+)
 from mlcls_client.errors import InputError
 from mlcls_client.fonts import FontStack, choose_fonts
 
@@ -78,12 +86,35 @@ def draw_labels(
         raise InputError(f"expected one finite score per label, got {list(scores)} for {list(label_names)}")
     width = picture_width(image.height, image.width)
     fonts = choose_fonts("".join([EMPTY_TEXT, *label_names]), font_size(image.height, width), font_path)
-    layout = lay_out_caption(width, label_names, scores, fonts)
+    return _compose(image, lay_out_caption(width, label_names, scores, fonts), fonts)
 
-    picture = Image.new("RGB", (width, image.height + layout.height), PANEL_COLOUR)
-    picture.paste(SURROUND_COLOUR, (0, 0, width, image.height))
-    picture.paste(_to_rgb(image), ((width - image.width) // 2, 0))
-    panel = picture.crop((0, image.height, width, picture.height))
+
+def draw_names(
+    image: Image.Image, label_names: Sequence[str], font_path: "str | os.PathLike[str] | None" = None
+) -> Image.Image:
+    """Draw labels that have no scores, like those of a dataset, in a panel below an image.
+
+    Args:
+        image: the photo, any mode.
+        label_names: N names, in the order in which they are listed; without any, the panel says "no label".
+        font_path: see `draw_labels`.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        InputError: the font cannot be loaded.
+    """
+    width = picture_width(image.height, image.width)
+    fonts = choose_fonts("".join([NAMELESS_TEXT, *label_names]), font_size(image.height, width), font_path)
+    return _compose(image, lay_out_names(width, label_names, fonts), fonts)
+
+
+def _compose(image: Image.Image, layout: CaptionLayout, fonts: FontStack) -> Image.Image:
+    picture = Image.new("RGB", (layout.width, image.height + layout.height), PANEL_COLOUR)
+    picture.paste(SURROUND_COLOUR, (0, 0, layout.width, image.height))
+    picture.paste(_to_rgb(image), ((layout.width - image.width) // 2, 0))
+    panel = picture.crop((0, image.height, layout.width, picture.height))
     _paint(panel, layout, fonts)
     picture.paste(panel, (0, image.height))
     return picture

@@ -11,6 +11,7 @@ from mlcls.commands import (
     export,
     import_model,
     models,
+    paddlex,
     predict,
     publish,
     repository,
@@ -53,4 +54,5 @@ COMMANDS: Final[tuple[Command, ...]] = (
     serve,
     doctor,
     predict,
+    paddlex,
 )

@@ -2,8 +2,8 @@
 
 Decisions, where COCO's format leaves a choice (each is reported with its place):
 
-- Class ids are 0, 1, 2 and so on in the order of `categories`, the order of PaddleX's vectors; PaddleX writes COCO's own ids
-  to `label.txt`, which its own check then refuses or misreads. Categories of both files make one list, train's first.
+- Class ids are 0, 1, 2 and so on in the order of `categories`, which is that of PaddleX's vectors; PaddleX writes
+  COCO's own ids to `label.txt`, which its own check then refuses. Categories of both files make one list, train's first.
 - Crowd annotations (`iscrowd`) count: a crowd of people is people. So do annotations whose box is missing or broken,
   since boxes are not used; a broken one is a warning.
 - Images without annotations are samples without labels.
@@ -183,9 +183,7 @@ def _convert_part(
     return Annotations(tuple(names[image_id] for image_id in ids), places, targets)
 
 
-def _collect_images(
-    root: Path, file: CocoFile, document: Mapping[str, list[Any]], log: ProblemLog
-) -> dict[int, str]:
+def _collect_images(root: Path, file: CocoFile, document: Mapping[str, list[Any]], log: ProblemLog) -> dict[int, str]:
     """Path of each image by its id, relative to the dataset."""
     names: dict[int, str] = {}
     seen: set[int] = set()

@@ -25,8 +25,8 @@ def check_names(content: DatasetContent, log: ProblemLog) -> list[str]:
         The paths that may be opened, each once.
     """
     safe: dict[str, None] = {}
-    for annotations in content.parts.values():
-        for name, place in zip(annotations.names, annotations.places, strict=True):
+    for samples in content.parts.values():
+        for name, place in zip(samples.names, samples.places, strict=True):
             fault = fault_of_name(name)
             if fault is None:
                 safe.setdefault(name)
@@ -37,8 +37,8 @@ def check_names(content: DatasetContent, log: ProblemLog) -> list[str]:
 
 def report_images(content: DatasetContent, findings: Mapping[str, ImageFinding], log: ProblemLog) -> None:
     """Reports the images that cannot be decoded, at each place where they are named."""
-    for annotations in content.parts.values():
-        for name, place in zip(annotations.names, annotations.places, strict=True):
+    for samples in content.parts.values():
+        for name, place in zip(samples.names, samples.places, strict=True):
             finding = findings.get(name)
             if finding is not None and finding.fault:
                 log.error(finding.kind, place, f"{name}: {finding.fault}")
@@ -48,8 +48,8 @@ def check_repetition(content: DatasetContent, findings: Mapping[str, ImageFindin
     """Finds samples that are there twice and pictures that are in both parts."""
     first_by_name: dict[str, tuple[str, int]] = {}
     first_by_digest: dict[bytes, tuple[str, int]] = {}
-    for part, index, annotations in _iterate_samples(content):
-        name, place = annotations.names[index], annotations.places[index]
+    for part, index, samples in _iterate_samples(content):
+        name, place = samples.names[index], samples.places[index]
         earlier = first_by_name.setdefault(normalize_name(name), (part, index))
         if earlier != (part, index):
             _report_same_name(content, earlier, part, index, log)
@@ -66,17 +66,17 @@ def check_repetition(content: DatasetContent, findings: Mapping[str, ImageFindin
             message = f"expected pictures that are not for training in validation, got {name}, {same}"
             log.error("leaked-picture", place, message)
         else:
-            differ = "" if _same_vectors(other, earlier[1], annotations, index) else ", with other labels"
+            differ = "" if _same_vectors(other, earlier[1], samples, index) else ", with other labels"
             log.warning("duplicate-picture", place, f"{name} is {same}{differ}")
 
 
 def warn_of_empty_classes(content: DatasetContent, log: ProblemLog) -> None:
     """Warns of labels that no sample of a part has: they cannot be learned, or not be measured."""
     consequence = {TRAIN: "it cannot be learned", VAL: "how well it is learned cannot be measured"}
-    for part, annotations in content.parts.items():
-        if not len(annotations):
+    for part, samples in content.parts.items():
+        if not len(samples):
             continue
-        for label in np.flatnonzero(~annotations.targets.any(axis=0)):
+        for label in np.flatnonzero(~samples.targets.any(axis=0)):
             message = f"no sample has label {label} {content.labels[label]!r}: {consequence[part]}"
             log.warning("empty-class", Place(PART_FILES[part]), message)
 
@@ -84,9 +84,9 @@ def warn_of_empty_classes(content: DatasetContent, log: ProblemLog) -> None:
 def _report_same_name(
     content: DatasetContent, earlier: tuple[str, int], part: str, index: int, log: ProblemLog
 ) -> None:
-    other, annotations = content.parts[earlier[0]], content.parts[part]
-    name, place, first = annotations.names[index], annotations.places[index], other.places[earlier[1]]
-    differ = "" if _same_vectors(other, earlier[1], annotations, index) else ", with other labels"
+    other, samples = content.parts[earlier[0]], content.parts[part]
+    name, place, first = samples.names[index], samples.places[index], other.places[earlier[1]]
+    differ = "" if _same_vectors(other, earlier[1], samples, index) else ", with other labels"
     if earlier[0] != part:
         message = f"expected each image in one part, got {name} that is in the other too ({first}{differ})"
         log.error("leaked-path", place, message)
@@ -100,6 +100,6 @@ def _same_vectors(one: Annotations, at: int, other: Annotations, index: int) -> 
 
 
 def _iterate_samples(content: DatasetContent) -> Iterator[tuple[str, int, Annotations]]:
-    for part, annotations in content.parts.items():
-        for index in range(len(annotations)):
-            yield part, index, annotations
+    for part, samples in content.parts.items():
+        for index in range(len(samples)):
+            yield part, index, samples

@@ -40,8 +40,8 @@ class DatasetContent:
     def to_files(self) -> dict[str, bytes]:
         """Name and content of each file of the dataset."""
         files = {LABEL_FILE: format_labels(self.labels)}
-        for part, annotations in self.parts.items():
-            files[PART_FILES[part]] = format_annotations(annotations.names, annotations.targets)
+        for part, samples in self.parts.items():
+            files[PART_FILES[part]] = format_annotations(samples.names, samples.targets)
         return {name: text.encode() for name, text in files.items()}
 
 
@@ -117,6 +117,4 @@ def fault_of_name(name: str) -> tuple[str, str] | None:
 
 
 def _image_folders(folder: Path) -> list[Path]:
-    return sorted(
-        Path(parent) / IMAGE_FOLDER for parent, folders, _ in os.walk(folder) if IMAGE_FOLDER in folders
-    )
+    return sorted(Path(parent) / IMAGE_FOLDER for parent, folders, _ in os.walk(folder) if IMAGE_FOLDER in folders)

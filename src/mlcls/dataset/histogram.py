@@ -50,8 +50,8 @@ def draw_histogram(
 ) -> bytes:
     """Draws two bars for each label, most frequent in training first, with the counts as numbers.
 
-    Labels stand in panels of at most 50 beside and below one another, so that the text keeps its size however many there
-    are. The scale, the same in all panels, is logarithmic where few labels have most of the images.
+    Labels stand in panels of at most 50 beside and below one another, so that the text keeps its size however many
+    there are. The scale, the same in all panels, is logarithmic where few labels have most of the images.
 
     Args:
         labels: The labels.

@@ -90,7 +90,7 @@ def inspect_image(path: str) -> ImageFinding:
     except ImageError as error:
         return ImageFinding(b"", "broken-image", str(error).removeprefix("image: ").removesuffix("."))
     digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(pixels)
+    digest.update(pixels.data)
     return ImageFinding(digest.digest())
 
 
@@ -109,8 +109,7 @@ def _inspect_paths(paths: Sequence[str], process_count: int) -> Iterator[ImageFi
     executor = ProcessPoolExecutor(process_count, context, _prepare_process)
     try:
         pending: collections.deque[Future[list[ImageFinding]]] = collections.deque(
-            executor.submit(_inspect_chunk, chunk)
-            for chunk in itertools.islice(chunks, process_count * _CHUNKS_AHEAD)
+            executor.submit(_inspect_chunk, chunk) for chunk in itertools.islice(chunks, process_count * _CHUNKS_AHEAD)
         )
         while pending:
             yield from pending.popleft().result()

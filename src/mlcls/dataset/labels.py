@@ -58,7 +58,9 @@ def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | No
             log.error("duplicate-label", place, f"expected each label once, got {label!r} again, first on line {first}")
         if class_id in by_id:
             first = by_id[class_id][1]
-            log.error("duplicate-id", place, f"expected each class id once, got {class_id} again, first on line {first}")
+            log.error(
+                "duplicate-id", place, f"expected each class id once, got {class_id} again, first on line {first}"
+            )
             continue
         by_id[class_id] = (label, number)
         id_of.setdefault(label, class_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from mlcls.dataset.annotations import Annotations
 from mlcls.dataset.consistency import normalize_name
@@ -23,8 +24,8 @@ def split_content(
 ) -> DatasetContent:
     """Splits all samples anew; how they were split before makes no difference.
 
-    Every label keeps its share in both parts as nearly as can be, and copies of one picture stay together. A sample that
-    is there twice is kept once, with a warning; with different labels it is an error.
+    Every label keeps its share in both parts as nearly as can be, and copies of one picture stay together. A sample
+    that is there twice is kept once, with a warning; with different labels it is an error.
 
     Args:
         content: The dataset.
@@ -49,12 +50,12 @@ def split_content(
 def _merge_parts(content: DatasetContent, log: ProblemLog) -> Annotations:
     """All samples in the order of their paths, each once."""
     merged: dict[str, tuple[Annotations, int]] = {}
-    for annotations in content.parts.values():
-        for index, (name, place) in enumerate(zip(annotations.names, annotations.places, strict=True)):
-            first, at = merged.setdefault(normalize_name(name), (annotations, index))
-            if first is annotations and at == index:
+    for part in content.parts.values():
+        for index, (name, place) in enumerate(zip(part.names, part.places, strict=True)):
+            first, at = merged.setdefault(normalize_name(name), (part, index))
+            if first is part and at == index:
                 continue
-            if np.array_equal(first.targets[at], annotations.targets[index]):
+            if np.array_equal(first.targets[at], part.targets[index]):
                 message = f"{name} is there twice (first at {first.places[at]}); the split keeps it once"
                 log.warning("duplicate-path", place, message)
             else:
@@ -62,22 +63,24 @@ def _merge_parts(content: DatasetContent, log: ProblemLog) -> Annotations:
                 log.error("duplicate-path", place, message)
     chosen = [merged[key] for key in sorted(merged)]
     return Annotations(
-        names=tuple(annotations.names[index] for annotations, index in chosen),
-        places=tuple(annotations.places[index] for annotations, index in chosen),
-        targets=np.array([annotations.targets[index] for annotations, index in chosen], dtype=np.bool_).reshape(
+        names=tuple(part.names[index] for part, index in chosen),
+        places=tuple(part.places[index] for part, index in chosen),
+        targets=np.array([part.targets[index] for part, index in chosen], dtype=np.bool_).reshape(
             len(chosen), len(content.labels)
         ),
     )
 
 
-def _number_pictures(samples: Annotations, findings: Mapping[str, ImageFinding]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _number_pictures(
+    samples: Annotations, findings: Mapping[str, ImageFinding]
+) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     """A number for each sample, the same for copies of one picture."""
     numbers: dict[bytes | str, int] = {}
     keys = (findings[name].digest or name if name in findings else name for name in samples.names)
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.intp)
 
 
-def _select(samples: Annotations, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Annotations:
+def _select(samples: Annotations, mask: npt.NDArray[np.bool_]) -> Annotations:
     chosen = np.flatnonzero(mask)
     return Annotations(
         names=tuple(samples.names[index] for index in chosen),

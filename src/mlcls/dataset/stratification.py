@@ -1,10 +1,10 @@
 """Which samples of a multi-label dataset are for validation, so that each label keeps its share.
 
 Iterative stratification: K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD
-2011, figure 1, for two subsets. Three things are added. A subset that is full takes no more, so that the sizes are exact.
-Samples may be tied together into groups, which are never torn apart: copies of one picture must not end up on both sides.
-And what the greedy choice leaves uneven, most of all where rare labels come together with frequent ones, is evened out by
-exchanging single samples between the subsets.
+2011, figure 1, for two subsets. Three things are added. A subset that is full takes no more, so that the sizes are
+exact. Samples may be tied together into groups, which are never torn apart: copies of one picture must not end up on
+both sides. And what the greedy choice leaves uneven, most of all where rare labels come together with frequent ones, is
+evened out by exchanging single samples between the subsets.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def choose_validation(
         subset[group] = chosen
         room[chosen] -= sizes[group]
     _exchange_samples(subset, labels, sizes, share[_VAL])
-    return subset[groups] == _VAL
+    is_val: npt.NDArray[np.bool_] = subset[groups] == _VAL
+    return is_val
 
 
 def _exchange_samples(
@@ -109,7 +110,10 @@ def _best_exchange(
 
 
 def _choose_subset(
-    wanted: npt.NDArray[np.number], room: npt.NDArray[np.int64], size: int, generator: np.random.Generator
+    wanted: npt.NDArray[np.float64] | npt.NDArray[np.int64],
+    room: npt.NDArray[np.int64],
+    size: int,
+    generator: np.random.Generator,
 ) -> int:
     """The subset with the greatest want; of equals the one with more room, of equals again any."""
     fits = room >= size

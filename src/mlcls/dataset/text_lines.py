@@ -33,7 +33,9 @@ def read_lines(path: Path, name: str, log: ProblemLog) -> list[tuple[int, str]] 
         log.error("missing-file", Place(name), "expected this file, there is none")
         return None
     except OSError as error:
-        log.error("unreadable-file", Place(name), f"expected a text file, got one that cannot be read: {error.strerror}")
+        log.error(
+            "unreadable-file", Place(name), f"expected a text file, got one that cannot be read: {error.strerror}"
+        )
         return None
     if data.startswith(_UTF16_MARKS):
         log.error("encoding", Place(name), "expected UTF-8, got UTF-16; save it as UTF-8")

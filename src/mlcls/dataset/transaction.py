@@ -66,7 +66,8 @@ def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, st
             _take_back(root)
             if isinstance(error, OSError):
                 raise DatasetError(
-                    f"{root}: expected to write {', '.join(step.name for step in steps)}, got: {error}; nothing was changed."
+                    f"{root}: expected to write {', '.join(step.name for step in steps)}, got: {error}; nothing was "
+                    f"changed."
                 ) from error
             raise
     return {step.name: step.backup or step.kept for step in steps if step.existed}
@@ -127,8 +128,8 @@ def _take_back(root: Path) -> None:
         return
     except (OSError, ValueError, TypeError) as error:
         raise DatasetError(
-            f"{journal}: expected the journal of an interrupted change, got a file that cannot be read ({error}); compare "
-            f"the files with their {BACKUP_SUFFIX} yourself and remove it."
+            f"{journal}: expected the journal of an interrupted change, got a file that cannot be read ({error}); "
+            f"compare the files with their {BACKUP_SUFFIX} yourself and remove it."
         ) from None
     for step in steps:
         path = root / step.name

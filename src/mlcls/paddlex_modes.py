@@ -1,0 +1,104 @@
+"""What a PaddleX configuration can ask for: its modes, and the result file that each of them leaves."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mlcls.errors import ConfigError, DatasetError, MlclsError
+from mlcls.paddlex_sections import PaddleXConfig
+
+#: Problems of a dataset that are printed; the result file has them all.
+_PRINTED_PROBLEMS: Final = 20
+
+
+def run_mode(config: PaddleXConfig) -> int:
+    """Does what `Global.mode` asks for.
+
+    As PaddleX does, writes `MODE_result.json` into `Global.output`, with `done_flag` false, `err_type` and `err_msg`
+    where the mode fails.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        Exit status, 0.
+
+    Raises:
+        ConfigError: There is no such mode.
+        MlclsError: The mode failed.
+    """
+    mode = MODES.get(config.Global.mode)
+    if mode is None:
+        raise ConfigError(f"Global.mode: expected {' or '.join(MODES)}, got {config.Global.mode!r}.")
+    try:
+        result = mode(config)
+    except MlclsError as error:
+        details = error.details if isinstance(error, DatasetError) else {}
+        failure = {"done_flag": False, "err_type": type(error).__name__, "err_msg": str(error), **details}
+        _write_result(config, failure)
+        raise
+    _write_result(config, {"done_flag": True, **result})
+    return 0
+
+
+def check_dataset(config: PaddleXConfig) -> Mapping[str, Any]:
+    """Mode `check_dataset`; prints the problems and what was changed.
+
+    Returns:
+        The result, with `problems` where there are warnings.
+
+    Raises:
+        DatasetError: The dataset did not pass; its details have the problems.
+    """
+    from mlcls.dataset.check import CheckRequest
+    from mlcls.dataset.check import check_dataset as check
+
+    section = config.CheckDataset
+    report = check(
+        CheckRequest(
+            dataset_dir=Path(config.Global.dataset_dir),
+            output=Path(config.Global.output),
+            convert_coco=section.convert.enable,
+            train_percent=section.split.train_percent if section.split.enable else None,
+            seed=section.split.seed,
+        )
+    )
+    problems = list(report.log)
+    for problem in problems[:_PRINTED_PROBLEMS]:
+        print(f"{'error' if problem.is_error else 'warning'}: {problem}", file=sys.stderr)
+    result_file = _result_path(config)
+    if len(problems) > _PRINTED_PROBLEMS:
+        print(f"... and {len(problems) - _PRINTED_PROBLEMS} more, all in {result_file}", file=sys.stderr)
+    details = {"problems": [problem.to_dict() for problem in problems]} if problems else {}
+    if not report.passed:
+        count = len(report.log.errors)
+        unchanged = "; it was left as it is" if section.convert.enable or section.split.enable else ""
+        raise DatasetError(
+            f"{report.root}: expected a dataset without errors, got {count}{unchanged}; see {result_file}.",
+            {"check_pass": False, **details},
+        )
+    for step, enabled in (("Convert", section.convert.enable), ("Split", section.split.enable)):
+        if enabled:
+            print(f"{step} dataset successfully !")
+    for name, backup in report.backups.items():
+        print(f"{name} was kept as {backup}")
+    print("Check dataset passed !")
+    return {"check_pass": True, **report.result, **details}
+
+
+#: Each gives its part of the result file.
+MODES: Final[Mapping[str, Callable[[PaddleXConfig], Mapping[str, Any]]]] = {"check_dataset": check_dataset}
+
+
+def _result_path(config: PaddleXConfig) -> Path:
+    return Path(config.Global.output) / f"{config.Global.mode}_result.json"
+
+
+def _write_result(config: PaddleXConfig, result: Mapping[str, Any]) -> None:
+    from mlcls.atomic import write_text
+
+    write_text(_result_path(config), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
