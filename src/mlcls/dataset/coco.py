@@ -3,7 +3,8 @@
 Decisions, where COCO's format leaves a choice (each is reported with its place):
 
 - Class ids are 0, 1, 2 and so on in the order of `categories`, which is that of PaddleX's vectors; PaddleX writes
-  COCO's own ids to `label.txt`, which its own check then refuses. Categories of both files make one list, train's first.
+  COCO's own ids to `label.txt`, which its own check then refuses. Categories of both files make one list, those of
+  train first.
 - Crowd annotations (`iscrowd`) count: a crowd of people is people. So do annotations whose box is missing or broken,
   since boxes are not used; a broken one is a warning.
 - Images without annotations are samples without labels.

@@ -1,0 +1,443 @@
+"""Bad datasets, each with its message and its place, and what a good one leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset_samples import LABELS, read_tree, write_dataset, write_picture
+from mlcls.dataset import images
+from mlcls.dataset.check import CheckReport, CheckRequest, check_dataset
+from mlcls.dataset.problems import Problem
+from mlcls.errors import DatasetError
+
+
+def check(root: Path, **options: object) -> CheckReport:
+    request = CheckRequest(root, root.parent / "output")
+    return check_dataset(dataclasses.replace(request, **options))  # type: ignore[arg-type]
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def reencode(path: Path, encoding: str) -> None:
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def copy_picture(root: Path, source: str, target: str) -> None:
+    """The same pixels in a file of another format."""
+    with Image.open(root / source) as image:
+        image.save(root / target)
+
+
+def make_pipe(root: Path) -> None:
+    (root / "images/001.png").unlink()
+    os.mkfifo(root / "images/001.png")
+
+
+def leak_picture(root: Path) -> None:
+    copy_picture(root, "images/002.png", "images/copy.bmp")
+    append(root / "val.txt", "images/copy.bmp\t0,0,1,1\n")
+
+
+#: What is done to a good dataset; kind, place and message of the one error that it must cause.
+BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
+    "no label.txt": (
+        lambda root: (root / "label.txt").unlink(),
+        "missing-file",
+        "label.txt",
+        "expected this file, there is none",
+    ),
+    "no val.txt": (
+        lambda root: (root / "val.txt").unlink(),
+        "missing-file",
+        "val.txt",
+        "expected this file, there is none",
+    ),
+    "train.txt is a folder": (
+        lambda root: ((root / "train.txt").unlink(), (root / "train.txt").mkdir()),
+        "unreadable-file",
+        "train.txt",
+        "expected a text file, got one that cannot be read: Is a directory",
+    ),
+    "empty train.txt": (
+        lambda root: (root / "train.txt").write_text(""),
+        "empty-file",
+        "train.txt",
+        "expected one image a line, got an empty file",
+    ),
+    "empty label.txt": (
+        lambda root: (root / "label.txt").write_text(""),
+        "empty-file",
+        "label.txt",
+        "expected a class id, a space and a label a line, got an empty file",
+    ),
+    "label without an id": (
+        lambda root: append(root / "label.txt", "bird\n"),
+        "label-line",
+        "label.txt:5",
+        "expected a class id, a space and a label, got 'bird'",
+    ),
+    "label after a tab": (
+        lambda root: replace(root / "label.txt", "1 dog", "1\tdog"),
+        "label-line",
+        "label.txt:2",
+        r"expected a class id, a space and a label, got '1\tdog'",
+    ),
+    "empty label": (
+        lambda root: replace(root / "label.txt", "1 dog", "1 "),
+        "empty-label",
+        "label.txt:2",
+        "expected a label after the class id 1, got none",
+    ),
+    "duplicate label": (
+        lambda root: replace(root / "label.txt", "1 dog", "1 cat"),
+        "duplicate-label",
+        "label.txt:2",
+        "expected each label once, got 'cat' again, first on line 1",
+    ),
+    "duplicate class id": (
+        lambda root: append(root / "label.txt", "1 bird\n"),
+        "duplicate-id",
+        "label.txt:5",
+        "expected each class id once, got 1 again, first on line 2",
+    ),
+    "ids that do not start at 0": (
+        lambda root: (root / "label.txt").write_text("1 cat\n2 dog\n3 mouse\n"),
+        "id-gap",
+        "label.txt",
+        "expected class ids 0 to 3, each once, got none with 0",
+    ),
+    "no tab": (
+        lambda root: append(root / "train.txt", "images/000.png 1,0,0,0\n"),
+        "annotation-line",
+        "train.txt:7",
+        "expected PATH, a tab and 4 numbers, got 'images/000.png 1,0,0,0'",
+    ),
+    "blank line": (
+        lambda root: append(root / "val.txt", "\n"),
+        "annotation-line",
+        "val.txt:3",
+        "expected PATH, a tab and 4 numbers, got an empty line",
+    ),
+    "short vector": (
+        lambda root: replace(root / "train.txt", "0,1,0,0", "0,1,0"),
+        "vector-length",
+        "train.txt:2",
+        "expected 4 numbers, one for each label, got 3",
+    ),
+    "value of 2": (
+        lambda root: replace(root / "train.txt", "0,1,0,0", "0,2,0,0"),
+        "vector-value",
+        "train.txt:2",
+        "expected 0 or 1 for each label, got '2'",
+    ),
+    "byte order mark": (
+        lambda root: reencode(root / "label.txt", "utf-8-sig"),
+        "byte-order-mark",
+        "label.txt:1",
+        "expected UTF-8 without a byte order mark, got one; save it without (PaddleX takes it for text)",
+    ),
+    "UTF-16": (
+        lambda root: reencode(root / "val.txt", "utf-16"),
+        "encoding",
+        "val.txt",
+        "expected UTF-8, got UTF-16; save it as UTF-8",
+    ),
+    "GBK": (
+        lambda root: (root / "label.txt").write_bytes("0 cat\n1 dog\n2 dining table\n3 狗\n".encode("gbk")),
+        "encoding",
+        "label.txt:4",
+        r"expected UTF-8, got the bytes b'\xb9\xb7' at byte 3 of the line",
+    ),
+    "control character": (
+        lambda root: replace(root / "label.txt", "dining table", "dining\x0btable"),
+        "control-character",
+        "label.txt:3",
+        r"expected text, got the control character '\x0b' at position 9",
+    ),
+    "absolute path": (
+        lambda root: replace(root / "val.txt", "images/006.png", str(root / "images/006.png")),
+        "absolute-path",
+        "val.txt:1",
+        "expected a path relative to the dataset's folder, got the absolute",
+    ),
+    "path with a drive": (
+        lambda root: replace(root / "val.txt", "images/006.png", r"C:\data\006.png"),
+        "absolute-path",
+        "val.txt:1",
+        "expected a path relative to the dataset's folder, got the absolute",
+    ),
+    "climbing path": (
+        lambda root: replace(root / "val.txt", "images/006.png", "images/../../x/images/006.png"),
+        "climbing-path",
+        "val.txt:1",
+        "expected a path that stays in the dataset's folder, got 'images/../../x/images/006.png'",
+    ),
+    "same image twice": (
+        lambda root: append(root / "train.txt", "images/000.png\t1,0,0,0\n"),
+        "duplicate-path",
+        "train.txt:7",
+        "expected each image once, got images/000.png again (first at train.txt:1)",
+    ),
+    "same image twice, another spelling, other labels": (
+        lambda root: append(root / "train.txt", "./images//000.png\t0,1,0,0\n"),
+        "duplicate-path",
+        "train.txt:7",
+        "expected each image once, got ./images//000.png again (first at train.txt:1, with other labels)",
+    ),
+    "image in both parts": (
+        lambda root: append(root / "val.txt", "images/002.png\t0,0,1,1\n"),
+        "leaked-path",
+        "val.txt:3",
+        "expected each image in one part, got images/002.png that is in the other too (train.txt:3)",
+    ),
+    "copy of an image in the other part": (
+        leak_picture,
+        "leaked-picture",
+        "val.txt:3",
+        (
+            "expected pictures that are not for training in validation, got images/copy.bmp, the same picture as "
+            "images/002.png (train.txt:3)"
+        ),
+    ),
+    "no image file": (
+        lambda root: (root / "images/001.png").unlink(),
+        "missing-image",
+        "train.txt:2",
+        "images/001.png: expected an image file, there is none",
+    ),
+    "path of Windows": (
+        lambda root: replace(root / "train.txt", "images/001.png", r"images\001.png"),
+        "missing-image",
+        "train.txt:2",
+        r"images\001.png: expected an image file, there is none; write paths with /",
+    ),
+    "folder as an image": (
+        lambda root: ((root / "images/001.png").unlink(), (root / "images/001.png").mkdir()),
+        "unreadable-image",
+        "train.txt:2",
+        "images/001.png: expected an image file, got",
+    ),
+    "pipe as an image": (
+        make_pipe,
+        "unreadable-image",
+        "train.txt:2",
+        "images/001.png: expected an image file, got something that is no file",
+    ),
+    "text as an image": (
+        lambda root: (root / "images/001.png").write_text("<html>404</html>"),
+        "broken-image",
+        "train.txt:2",
+        "images/001.png: expected",
+    ),
+    "truncated image": (
+        lambda root: truncate(root / "images/001.png"),
+        "broken-image",
+        "train.txt:2",
+        "images/001.png: expected a whole PNG file",
+    ),
+    "empty image": (
+        lambda root: (root / "images/001.png").write_bytes(b""),
+        "broken-image",
+        "train.txt:2",
+        "images/001.png: expected",
+    ),
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", BAD_DATASETS)
+def test_bad_dataset(root: Path, name: str) -> None:
+    spoil, kind, place, message = BAD_DATASETS[name]
+    spoil(root)
+    report = check(root)
+    (error,) = [error for error in report.log.errors if (error.kind, str(error.place)) == (kind, place)]
+    assert message in error.message
+    assert not report.passed
+    assert not report.result
+    follow_ups = {"id-gap": {"vector-length"}, "encoding": {"id-gap", "vector-length"}, "label-line": {"vector-length"}}
+    allowed = follow_ups.get(kind, set()) | {"id-gap"} if place.startswith("label.txt") else set()
+    assert {error.kind for error in report.log.errors} - {kind} <= allowed
+
+
+def test_all_problems_are_reported_together(root: Path) -> None:
+    for name in ("no tab", "value of 2", "image in both parts", "no image file", "empty label"):
+        BAD_DATASETS[name][0](root) if name != "no image file" else (root / "images/005.png").unlink()
+    found = [(error.kind, str(error.place)) for error in check(root).log.errors]
+    assert found == [
+        ("empty-label", "label.txt:2"),
+        ("vector-value", "train.txt:2"),
+        ("annotation-line", "train.txt:7"),
+        ("missing-image", "train.txt:6"),
+        ("leaked-path", "val.txt:3"),
+    ]
+
+
+def warnings_of(report: CheckReport) -> list[Problem]:
+    assert report.passed
+    return report.log.warnings
+
+
+def test_warnings(root: Path) -> None:
+    """A dataset with these passes."""
+    text = (root / "train.txt").read_bytes().replace(b"\n", b"\r\n")
+    (root / "train.txt").write_bytes(text)
+    append(root / "label.txt", "4 bird\n")
+    for part in ("train.txt", "val.txt"):
+        lines = (root / part).read_text(encoding="utf-8").splitlines()
+        (root / part).write_bytes("".join(f"{line},0\r\n" for line in lines).encode())
+    copy_picture(root, "images/000.png", "images/copy.bmp")
+    append(root / "train.txt", "images/copy.bmp\t0,0,0,1,0\n")
+    (root / "more/images").mkdir(parents=True)
+    texts = list(map(str, warnings_of(check(root))))
+    assert texts == [
+        "train.txt: lines end with CRLF (Windows); they are read as if they ended with LF",
+        "val.txt: lines end with CRLF (Windows); they are read as if they ended with LF",
+        (
+            ".: PaddleX itself expects one folder images here and no other below, got images, more/images; "
+            "mlcls does not mind"
+        ),
+        "train.txt:7: images/copy.bmp is the same picture as images/000.png (train.txt:1), with other labels",
+        "train.txt: no sample has label 4 'bird': it cannot be learned",
+        "val.txt: no sample has label 4 'bird': how well it is learned cannot be measured",
+    ]
+
+
+def test_good_dataset(root: Path) -> None:
+    before = read_tree(root)
+    report = check(root)
+    output = root.parent / "output"
+    names = {part: [f"check_dataset/demo_img/{n:03}.png" for n in numbers] for part, numbers in ORDER.items()}
+    assert report.result == {
+        "attributes": {
+            "label_file": "../../x/label.txt",
+            "num_classes": 4,
+            "train_samples": 6,
+            "train_sample_paths": names["train"],
+            "val_samples": 2,
+            "val_sample_paths": names["val"],
+        },
+        "analysis": {"histogram": "check_dataset/histogram.png"},
+        "dataset_path": "x",
+        "show_type": "image",
+        "dataset_type": "MLClsDataset",
+    }
+    for path in (*names["train"], *names["val"], "check_dataset/histogram.png"):
+        with Image.open(output / path) as picture:
+            picture.load()
+    with Image.open(output / "check_dataset/demo_img/002.png") as drawn, Image.open(root / "images/002.png") as image:
+        left = (drawn.width - image.width) // 2
+        assert np.array_equal(drawn.crop((left, 0, left + image.width, image.height)), image)
+        assert drawn.height > image.height
+    assert read_tree(root) == before
+    assert not (root / ".mlcls-lock").exists(), "a check alone needs no right to write"
+
+
+#: The order in which PaddleX shows the samples.
+ORDER = {"train": [3, 4, 1, 5, 2, 0], "val": [7, 6]}
+
+
+def test_failed_check_keeps_earlier_pictures(root: Path) -> None:
+    check(root)
+    before = read_tree(root.parent / "output")
+    truncate(root / "images/001.png")
+    check(root)
+    assert read_tree(root.parent / "output") == before
+
+
+def test_samples_of_one_name(root: Path) -> None:
+    """Of two folders, and of formats that Pillow cannot write."""
+    write_picture(root / "images/more/000.png", 50)
+    write_picture(root / "images/000.gif", 51)
+    append(root / "train.txt", "images/more/000.png\t1,0,0,0\nimages/000.gif\t1,0,0,0\n")
+    paths = check(root).result["attributes"]["train_sample_paths"]
+    assert {Path(path).name for path in paths} >= {"000.png", "000_2.png", "000_3.png"}
+    assert len(set(paths)) == 8
+
+
+def test_dataset_inside_the_folder(root: Path) -> None:
+    """An archive is unpacked to a folder of its own."""
+    assert check(root.parent).root == root
+
+
+def test_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="expected the folder of a dataset, got a path without one"):
+        check(tmp_path / "no")
+    with pytest.raises(DatasetError, match="or one folder images at any depth, got neither"):
+        check(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name / "images").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"got several: .*a/images, .*b/images"):
+        check(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="got a file; see"):
+        check(tmp_path / "file")
+
+
+def test_labels_in_any_order(root: Path) -> None:
+    lines = (root / "label.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (root / "label.txt").write_text("".join(reversed(lines)), encoding="utf-8")
+    assert check(root).result["attributes"]["num_classes"] == len(LABELS)
+
+
+def test_several_processes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same findings, in the same order, as in this process."""
+    names = []
+    for number in range(60):
+        names.append(f"images/many{number:02}.png")
+        write_picture(root / names[-1], 1000 + number // 2)
+    truncate(root / names[33])
+    names.append("images/none.png")
+    alone = images.inspect_images(root, names)
+    monkeypatch.setattr(images, "_choose_process_count", lambda count: 2)
+    together = images.inspect_images(root, names)
+    assert list(together.items()) == list(alone.items())
+    assert [name for name in names if together[name].fault] == [names[33], "images/none.png"]
+    assert together[names[0]] == together[names[1]] != together[names[2]]
+
+
+class ExitStatuses(list[str]):
+    """Paths whose chunks are what `os._exit` takes."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return 1 if isinstance(index, slice) else super().__getitem__(index)
+
+
+def test_ended_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the kernel ends for its memory must not leave the others waiting."""
+    monkeypatch.setattr(images, "_inspect_chunk", os._exit)
+    with pytest.raises(DatasetError, match="was ended from outside"):
+        list(images._inspect_paths(ExitStatuses(["a.png"] * 40), 2))
+
+
+def test_picture_digest_is_of_pixels(root: Path) -> None:
+    copy_picture(root, "images/000.png", "images/copy.bmp")
+    finding = images.inspect_image(str(root / "images/copy.bmp"))
+    assert finding == images.inspect_image(str(root / "images/000.png"))
+    write_picture(root / "images/wide.png", 0, (12, 64))
+    write_picture(root / "images/high.png", 0, (64, 12))
+    assert images.inspect_image(str(root / "images/wide.png")) != images.inspect_image(str(root / "images/high.png"))

@@ -1,0 +1,342 @@
+"""COCO datasets converted: what counts, what is left out, what is refused, and that nothing is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dataset_samples import coco_document, read_tree, write_coco, write_picture
+from mlcls.dataset import transaction
+from mlcls.dataset.annotations import read_annotations
+from mlcls.dataset.check import CheckReport, CheckRequest, check_dataset
+from mlcls.dataset.labels import read_labels
+from mlcls.errors import DatasetError
+
+CATEGORIES = {1: "person", 18: "dog", 90: "toothbrush"}
+TRAIN = {3: [18], 1: [1, 18, 18], 2: []}
+VAL = {7: [1], 9: [90, 18]}
+
+Document = dict[str, Any]
+
+
+def convert(root: Path, **options: Any) -> CheckReport:
+    request = CheckRequest(root, root.parent / "output", convert_coco=True)
+    return check_dataset(dataclasses.replace(request, **options))
+
+
+def documents(suffix: str = "", prefix: str = "instances") -> dict[str, Document]:
+    return {
+        f"{prefix}_train{suffix}.json": coco_document(TRAIN, CATEGORIES),
+        f"{prefix}_val{suffix}.json": coco_document(VAL, CATEGORIES),
+    }
+
+
+EXPECTED = {
+    "label.txt": "0 person\n1 dog\n2 toothbrush\n",
+    "train.txt": "{0}/001.png\t1,1,0\n{0}/002.png\t0,0,0\n{0}/003.png\t0,1,0\n",
+    "val.txt": "{1}/007.png\t1,0,0\n{1}/009.png\t0,1,1\n",
+}
+
+
+def written(root: Path) -> dict[str, str]:
+    return {name: (root / name).read_text(encoding="utf-8") for name in EXPECTED}
+
+
+def expected(train: str = "images", val: str = "images") -> dict[str, str]:
+    return {name: text.format(train, val) for name, text in EXPECTED.items()}
+
+
+@pytest.mark.parametrize(("suffix", "prefix"), [("", "instance"), ("", "instances"), ("2017", "instances")])
+def test_conversion(tmp_path: Path, suffix: str, prefix: str) -> None:
+    root = write_coco(tmp_path / "x", documents(suffix, prefix))
+    originals = read_tree(root / "annotations")
+    report = convert(root)
+    assert report.passed
+    assert written(root) == expected()
+    assert read_tree(root / "annotations") == {f"{name}.bak": content for name, content in originals.items()}
+    assert report.backups == {f"annotations/{name}": f"annotations/{name}.bak" for name in originals}
+    assert report.result["attributes"]["num_classes"] == 3
+
+
+def test_conversion_again(tmp_path: Path) -> None:
+    """A configuration may keep `convert.enable`; the second run reads the originals where they are kept."""
+    root = write_coco(tmp_path / "x", documents())
+    convert(root)
+    before = read_tree(root)
+    report = convert(root)
+    assert report.passed
+    assert not report.backups
+    assert read_tree(root) == before
+
+
+def test_older_files_are_kept(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "x", documents())
+    (root / "label.txt").write_text("0 mine\n")
+    (root / "train.txt").write_text("my own\n")
+    (root / "train.txt.bak").write_text("even older\n")
+    assert convert(root).passed
+    assert (root / "label.txt.bak").read_text() == "0 mine\n"
+    assert (root / "train.txt.bak").read_text() == "even older\n"
+    assert (root / "train.txt.bak2").read_text() == "my own\n"
+
+
+@pytest.mark.parametrize(
+    "folders", [("train2017", "val2017"), ("images/train2017", "images/val2017"), ("train", "val")]
+)
+def test_folders_of_images(tmp_path: Path, folders: tuple[str, str]) -> None:
+    root = tmp_path / "x"
+    write_coco(root, documents("2017"), "unused")
+    for folder, numbers in zip(folders, (TRAIN, VAL), strict=True):
+        for number in numbers:
+            write_picture(root / folder / f"{number:03}.png", number)
+    assert convert(root).passed
+    assert written(root) == expected(*folders)
+
+
+def test_folder_in_the_file_name(tmp_path: Path) -> None:
+    named = {
+        f"instance_{part}.json": coco_document(images, CATEGORIES, f"{part}/{{:03}}.png")
+        for part, images in (("train", TRAIN), ("val", VAL))
+    }
+    root = write_coco(tmp_path / "x", named, folder="images")
+    assert convert(root).passed
+    assert written(root) == expected("images/train", "images/val")
+
+
+def write_one(tmp_path: Path, change: Callable[[Document], Any]) -> Path:
+    """A dataset whose training file was changed."""
+    both = documents()
+    change(both["instances_train.json"])
+    return write_coco(tmp_path / "x", both)
+
+
+def add_annotation(**fields: Any) -> Callable[[Document], Any]:
+    annotation = {"id": 99, "image_id": 2, "category_id": 90, "bbox": [0, 0, 4, 4], "iscrowd": 0, **fields}
+    return lambda document: document["annotations"].append(
+        {name: value for name, value in annotation.items() if value is not None}
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "warning"),
+    [
+        ({"iscrowd": 1, "segmentation": {"counts": [3, 4], "size": [24, 32]}}, None),
+        ({"bbox": None}, None),
+        ({"bbox": [0, 0, 0, 4]}, "expected a box [x, y, width, height], got [0, 0, 0, 4]; its label counts"),
+        ({"bbox": [0, 0, -3, 4]}, "got [0, 0, -3, 4]; its label counts"),
+        ({"bbox": [0, 0, 4]}, "got [0, 0, 4]; its label counts"),
+        ({"bbox": [0, 0, float("nan"), 4]}, "got [0, 0, NaN, 4]; its label counts"),
+        ({"bbox": "none"}, 'got "none"; its label counts'),
+    ],
+)
+def test_annotation_that_counts(tmp_path: Path, fields: dict[str, Any], warning: str | None) -> None:
+    report = convert(write_one(tmp_path, add_annotation(**fields)))
+    assert report.passed
+    assert "images/002.png\t0,0,1\n" in written(report.root)["train.txt"]
+    assert [str(problem) for problem in report.log.warnings] == (
+        [] if warning is None else [next(str(problem) for problem in report.log.warnings if warning in str(problem))]
+    )
+
+
+def test_what_is_left_out(tmp_path: Path) -> None:
+    root = write_one(tmp_path, add_annotation(image_id=77))
+    (root / "images/003.png").unlink()
+    report = convert(root)
+    assert report.passed
+    assert written(root)["train.txt"] == "images/001.png\t1,1,0\nimages/002.png\t0,0,0\n"
+    assert [str(problem) for problem in report.log.warnings if problem.kind != "empty-class"] == [
+        (
+            "annotations/instances_train.json: image 3: there is no file images/003.png or images/train/003.png or "
+            "train/003.png or 003.png; the image is left out"
+        ),
+        "annotations/instances_train.json: image 77: the file does not list this image; its 1 annotations are ignored",
+    ]
+
+
+#: What is done to the training document; place and message of the error.
+BAD_DOCUMENTS: dict[str, tuple[Callable[[Document], Any], str, str]] = {
+    "no images": (lambda d: d.pop("images"), "", "expected an object with the list 'images', got none"),
+    "annotations as an object": (
+        lambda d: d.update(annotations={}),
+        "",
+        "expected an object with the list 'annotations', got none",
+    ),
+    "unknown category": (
+        add_annotation(category_id=5),
+        "annotations[4]",
+        "expected the id of a listed category, got 5",
+    ),
+    "category as text": (
+        add_annotation(category_id="18"),
+        "annotations[4]",
+        "expected an object with integers image_id and category_id, got",
+    ),
+    "annotation without an image": (
+        add_annotation(image_id=None),
+        "annotations[4]",
+        "expected an object with integers image_id and category_id, got",
+    ),
+    "category without a name": (
+        lambda d: d["categories"].append({"id": 5}),
+        "categories[3]",
+        'expected an object with an integer id and a name in one line, got {"id": 5}',
+    ),
+    "category in two lines": (
+        lambda d: d["categories"].append({"id": 5, "name": "a\nb"}),
+        "categories[3]",
+        "expected an object with an integer id and a name in one line",
+    ),
+    "category id twice": (
+        lambda d: d["categories"].append({"id": 18, "name": "dog"}),
+        "categories[3]",
+        "expected each id once, got 18 again",
+    ),
+    "category name twice": (
+        lambda d: d["categories"].append({"id": 5, "name": "dog"}),
+        "categories[3]",
+        "expected each name once, got 'dog' again, with the id 5",
+    ),
+    "image id twice": (
+        lambda d: d["images"].append(d["images"][0]),
+        "image 3",
+        "expected each id once, got it again",
+    ),
+    "image file twice": (
+        lambda d: d["images"].append({**d["images"][0], "id": 55}),
+        "image 55",
+        "expected each image once, got images/003.png again",
+    ),
+    "image without a name": (
+        lambda d: d["images"].append({"id": 55}),
+        "images[3]",
+        'expected an object with an integer id and a file_name, got {"id": 55}',
+    ),
+    "climbing image": (
+        lambda d: d["images"].append({"id": 55, "file_name": "../../a.png"}),
+        "image 55",
+        "expected a path that stays in the dataset's folder, got '../../a.png'",
+    ),
+    "absolute image": (
+        lambda d: d["images"].append({"id": 55, "file_name": "/a.png"}),
+        "image 55",
+        "expected a path relative to the dataset's folder, got the absolute '/a.png'",
+    ),
+    "image as a number": (
+        lambda d: d["images"].append(5),
+        "images[3]",
+        "expected an object with an integer id and a file_name, got 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DOCUMENTS)
+def test_bad_document(tmp_path: Path, name: str) -> None:
+    change, place, message = BAD_DOCUMENTS[name]
+    root = write_coco(tmp_path / "x", documents())
+    path = root / "annotations/instances_train.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    before = read_tree(root)
+    report = convert(root)
+    where = f"annotations/instances_train.json{f': {place}' if place else ''}: "
+    assert any(str(error).startswith(where) and message in str(error) for error in report.log.errors), [*report.log]
+    assert read_tree(root) == before
+
+
+def test_categories_that_contradict(tmp_path: Path) -> None:
+    both = documents()
+    both["instances_val.json"]["categories"][1]["name"] = "cat"
+    (error,) = convert(write_coco(tmp_path / "x", both)).log.errors
+    assert str(error) == (
+        "annotations/instances_val.json: categories[1]: expected one name for the id 18, got 'dog' and 'cat'"
+    )
+
+
+def test_categories_of_both_files(tmp_path: Path) -> None:
+    """In another order, and one in validation only."""
+    both = documents()
+    both["instances_train.json"]["categories"].pop()
+    both["instances_val.json"]["categories"].reverse()
+    root = write_coco(tmp_path / "x", both)
+    assert convert(root).passed
+    assert written(root) == expected()
+
+
+def test_files_that_are_missing_or_too_many(tmp_path: Path) -> None:
+    both = documents()
+    root = write_coco(tmp_path / "x", {"instances_train.json": both["instances_train.json"]})
+    (error,) = convert(root).log.errors
+    assert str(error) == (
+        "annotations: expected instance_val.json, instances_val.json or instances_val2017.json, got none"
+    )
+    root = write_coco(tmp_path / "y", {**both, "instance_val.json": both["instances_val.json"]})
+    (error,) = convert(root).log.errors
+    assert "expected one file of the part val, got instance_val.json, instances_val.json" in str(error)
+    for document in both.values():
+        document["categories"] = []
+    root = write_coco(tmp_path / "z", both)
+    (error,) = convert(root).log.errors
+    assert str(error) == "annotations: expected at least one category, got none"
+    (root / "annotations/instances_val.json").write_text("{")
+    (error,) = convert(root).log.errors
+    assert str(error).startswith("annotations/instances_val.json: expected a JSON file, got one that cannot be read: ")
+
+
+def test_one_file_with_a_split(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "x", {"instances_train.json": coco_document(TRAIN, CATEGORIES)})
+    report = convert(root, train_percent=67)
+    assert report.passed
+    attributes = report.result["attributes"]
+    assert (attributes["train_samples"], attributes["val_samples"]) == (2, 1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_is_lost(tmp_path: Path, seed: int) -> None:
+    """Ids are contiguous, and every image has exactly the labels of its annotations, whatever COCO's ids are."""
+    generator = np.random.default_rng(seed)
+    count = int(generator.integers(1, 12))
+    ids = generator.choice(10_000, count, replace=False).tolist()
+    categories = {category: f"label {number}" for number, category in enumerate(ids)}
+    numbers = generator.choice(900, 14, replace=False).tolist()
+    truth = {number: set(generator.choice(ids, int(generator.integers(0, count + 1))).tolist()) for number in numbers}
+    parts = {"train": numbers[:10], "val": numbers[10:]}
+    root = write_coco(
+        tmp_path / "x",
+        {
+            f"instance_{part}.json": coco_document({n: sorted(truth[n]) for n in chosen}, categories)
+            for part, chosen in parts.items()
+        },
+    )
+    assert convert(root).passed
+    labels = read_labels(root / "label.txt")
+    assert [line.split(" ")[0] for line in (root / "label.txt").read_text().splitlines()] == [
+        str(index) for index in range(count)
+    ]
+    for part, chosen in parts.items():
+        samples = read_annotations(root / f"{part}.txt", count)
+        found = {
+            int(sample.image.stem): {label for label, has in zip(labels, sample.vector, strict=True) if has}
+            for sample in samples
+        }
+        assert found == {number: {categories[category] for category in truth[number]} for number in chosen}
+
+
+def test_error_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_coco(tmp_path / "x", documents())
+    before = read_tree(root)
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(transaction, "_do_step", fail)
+    with pytest.raises(DatasetError, match=r"No space left on device; nothing was changed\."):
+        convert(root)
+    assert read_tree(root) == before
+    assert not (root.parent / "output/check_dataset").exists()
