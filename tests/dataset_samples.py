@@ -38,14 +38,14 @@ def write_dataset(root: Path) -> Path:
     return root
 
 
-def write_random_dataset(root: Path, count: int, labels: int, seed: int) -> Path:
+def write_random_dataset(root: Path, count: int, labels: int, seed: int, size: tuple[int, int] = (8, 8)) -> Path:
     """A good dataset of random vectors, four fifths of it for training; every label is in both parts."""
     generator = np.random.default_rng(seed)
     vectors = generator.random((count, labels)) < generator.uniform(0.05, 0.5, labels)
     vectors[0] = vectors[-1] = True
     lines = []
     for number, vector in enumerate(vectors.astype(int)):
-        write_picture(root / f"images/{number:05}.png", seed * 100_000 + number, (8, 8))
+        write_picture(root / f"images/{number:05}.png", seed * 100_000 + number, size)
         lines.append(f"images/{number:05}.png\t{','.join(map(str, vector))}\n")
     (root / "label.txt").write_text("".join(f"{i} label {i}\n" for i in range(labels)), encoding="utf-8")
     (root / "train.txt").write_text("".join(lines[: count * 4 // 5]), encoding="utf-8")

@@ -2,7 +2,8 @@
 
     python tests/paddlex_dataset_check.py RESULTS.json CONFIG.yaml OUTPUT DATASET [DATASET ...]
 
-Writes, for each dataset, PaddleX's result, or the text of its error under `error`.
+Writes, for each dataset, PaddleX's result, or the text of its error under `error`. A dataset named `by_paddlex` is
+one of COCO, which PaddleX is to convert first.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ def check(config: str, output: Path, dataset: Path) -> dict[str, Any]:
     from paddlex.utils.config import get_config
 
     overrides = [f"Global.dataset_dir='{dataset}'", f"Global.output='{output / dataset.name}'"]
+    if dataset.name == "by_paddlex":
+        overrides += ["CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type='COCO'"]
     try:
         return dict(build_dataset_checker(get_config(config, overrides)).check())
     except Exception as error:

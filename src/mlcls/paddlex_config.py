@@ -106,7 +106,7 @@ def _build(kind: type[Section], document: object, key: str, faults: list[str]) -
 
 def _read_value(wanted: Any, value: object, key: str, faults: list[str]) -> object:
     choices = typing.get_args(wanted) or (wanted,)
-    if type(value) in choices:
+    if type(value) in choices and not isinstance(value, float):
         return value
     if float in choices:
         number = float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else finite_float(value)

@@ -10,8 +10,16 @@ import pytest
 from PIL import Image
 
 from mlcls_client import InputError
-from mlcls_client.caption import Box, CaptionLayout, PlacedText, lay_out_caption, wrap_text
-from mlcls_client.drawing import PANEL_COLOUR, SURROUND_COLOUR, draw_labels, font_size, open_image, picture_width
+from mlcls_client.caption import Box, CaptionLayout, PlacedText, lay_out_caption, lay_out_names, wrap_text
+from mlcls_client.drawing import (
+    PANEL_COLOUR,
+    SURROUND_COLOUR,
+    draw_labels,
+    draw_names,
+    font_size,
+    open_image,
+    picture_width,
+)
 from mlcls_client.fonts import FontFace, FontStack, _font_files, _fonts_with, choose_fonts, load_font
 
 NAMES = ["banana", "orange", "apple", "bowl", "dining table", "knife", "bottle"]
@@ -253,5 +261,28 @@ def test_any_script_can_be_drawn_with_the_fonts_that_are_there(name: str) -> Non
     image = photo(480, 640)
     picture = draw_labels(image, [name, "cat"], [0.9, 0.8])
     panel = np.asarray(picture.crop((0, 480, picture.width, picture.height)))
+    for edge in (panel[:3], panel[-3:], panel[:, :3], panel[:, -3:]):
+        assert (edge == PANEL_COLOUR).all()
+
+
+@pytest.mark.parametrize("names", [NAMES, LONG_NAMES, NAMES * 20, []])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_names_without_scores(height: int, width: int, names: list[str]) -> None:
+    """All of them, in order, in the panel, none over another."""
+    width = picture_width(height, width)
+    layout = lay_out_names(width, names, plain_font(font_size(height, width)))
+    texts = texts_of(layout)
+    assert "".join(text.text.replace(" ", "") for text in texts) == "".join(names or ["no label"]).replace(" ", "")
+    for text in texts:
+        assert text.box.left >= 0 and text.box.right <= width and text.box.bottom <= layout.height
+    assert not any(overlap(first.box, second.box) for first, second in combinations(texts, 2))
+
+
+def test_picture_with_names() -> None:
+    image = photo(480, 640)
+    picture = draw_names(image, NAMES)
+    assert np.array_equal(np.asarray(picture.crop((0, 0, 640, 480))), np.asarray(image))
+    panel = np.asarray(picture.crop((0, 480, 640, picture.height)))
+    assert (panel != PANEL_COLOUR).any(axis=2).mean() > 0.01
     for edge in (panel[:3], panel[-3:], panel[:, :3], panel[:, -3:]):
         assert (edge == PANEL_COLOUR).all()

@@ -49,6 +49,11 @@ def copy_picture(root: Path, source: str, target: str) -> None:
         image.save(root / target)
 
 
+def put_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def make_pipe(root: Path) -> None:
     (root / "images/001.png").unlink()
     os.mkfifo(root / "images/001.png")
@@ -74,7 +79,7 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         "expected this file, there is none",
     ),
     "train.txt is a folder": (
-        lambda root: ((root / "train.txt").unlink(), (root / "train.txt").mkdir()),
+        lambda root: put_folder(root / "train.txt"),
         "unreadable-file",
         "train.txt",
         "expected a text file, got one that cannot be read: Is a directory",
@@ -233,7 +238,7 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         r"images\001.png: expected an image file, there is none; write paths with /",
     ),
     "folder as an image": (
-        lambda root: ((root / "images/001.png").unlink(), (root / "images/001.png").mkdir()),
+        lambda root: put_folder(root / "images/001.png"),
         "unreadable-image",
         "train.txt:2",
         "images/001.png: expected an image file, got",

@@ -1,0 +1,97 @@
+"""PaddleX's own checker accepts what mlcls accepts, converts and splits, and finds the same in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib import font_manager
+
+from dataset_samples import coco_document, write_coco, write_dataset, write_random_dataset
+from mlcls import cli
+from mlcls.paddlex_config import read_config
+from processes import ROOT
+
+CONFIG = ROOT / "configs/PP-LCNet_x1_0_ML.yaml"
+COCO = {1: "person", 18: "dog", 44: "dining table", 90: "toothbrush"}
+TRAIN = {3: [18], 1: [1, 18, 44], 2: [], 12: [90, 1], 30: [44]}
+VAL = {7: [1], 9: [90, 18, 44]}
+SPLIT = ["CheckDataset.split.enable=True", "CheckDataset.split.train_percent=80", "CheckDataset.split.val_percent=20"]
+CONVERT = ["CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=COCO"]
+
+
+def write_coco_dataset(root: Path) -> Path:
+    return write_coco(
+        root, {"instance_train.json": coco_document(TRAIN, COCO), "instance_val.json": coco_document(VAL, COCO)}
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, paddlex_python: Path) -> dict[str, Any]:
+    """What mlcls and then PaddleX say of several datasets, and PaddleX of its own conversion."""
+    folder = tmp_path_factory.mktemp("datasets")
+    write_dataset(folder / "plain")
+    write_random_dataset(folder / "split", 60, 9, 3, (24, 32))
+    write_coco_dataset(folder / "converted")
+    write_coco_dataset(folder / "both")
+    ours = {}
+    for name, options in {"plain": [], "split": SPLIT, "converted": CONVERT, "both": [*CONVERT, *SPLIT]}.items():
+        overrides = [f"Global.dataset_dir={folder / name}", f"Global.output={folder / 'mlcls' / name}", *options]
+        assert cli.main(["paddlex", "-c", str(CONFIG), *(text for o in overrides for text in ("-o", o))]) == 0
+        path = folder / "mlcls" / name / "check_dataset_result.json"
+        ours[name] = json.loads(path.read_text(encoding="utf-8"))
+    write_coco_dataset(folder / "by_paddlex")
+
+    # PaddleX downloads this font for its pictures; any will do
+    cache = folder / "cache"
+    (cache / "fonts").mkdir(parents=True)
+    shutil.copy(font_manager.findfont("DejaVu Sans"), cache / "fonts/PingFang-SC-Regular.ttf")
+    target = folder / "paddlex.json"
+    datasets = [folder / name for name in (*ours, "by_paddlex")]
+    command = [paddlex_python, ROOT / "tests/paddlex_dataset_check.py", target, CONFIG, folder / "paddlex", *datasets]
+    environment = {**os.environ, "PADDLE_PDX_CACHE_HOME": str(cache)}
+    subprocess.run(command, check=True, timeout=300, env=environment, capture_output=True)
+    return {"mlcls": ours, "PaddleX": json.loads(target.read_text(encoding="utf-8")), "folder": folder}
+
+
+@pytest.mark.parametrize("name", ["plain", "split", "converted", "both"])
+def test_same_result(results: dict[str, Any], name: str) -> None:
+    ours, theirs = dict(results["mlcls"][name]), results["PaddleX"][name]
+    assert theirs.get("check_pass") is True, theirs
+    ours.pop("problems", None)  # a label without samples, which PaddleX does not look for
+    assert ours.pop("done_flag") is True
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", ["plain", "split"])
+def test_same_pictures(results: dict[str, Any], name: str) -> None:
+    """The sample pictures have the same names, and a histogram is there."""
+    written = [
+        sorted(path.relative_to(base).as_posix() for path in base.rglob("*.png"))
+        for base in (results["folder"] / tool / name / "check_dataset" for tool in ("mlcls", "paddlex"))
+    ]
+    assert written[0] == written[1]
+    assert "histogram.png" in written[0]
+
+
+def test_paddlex_refuses_its_own_conversion(results: dict[str, Any]) -> None:
+    """Its vectors are those of mlcls; its `label.txt` has COCO's ids, which its check refuses."""
+    folder = results["folder"]
+    assert "Ensure that the index starts from 0" in results["PaddleX"]["by_paddlex"]["error"]
+    for file in ("train.txt", "val.txt"):
+        assert (folder / "by_paddlex" / file).read_text() == (folder / "converted" / file).read_text()
+    assert (folder / "by_paddlex/label.txt").read_text() == "1 person\n18 dog\n44 dining table\n90 toothbrush\n"
+
+
+def test_paddlex_configurations_are_read(paddlex_python: Path) -> None:
+    """PaddleX's own files, as its package has them."""
+    found = sorted(paddlex_python.parents[1].glob("lib/python*/site-packages/paddlex/configs/modules/*/*_ML.yaml"))
+    found = [path for path in found if path.parent.name == "image_multilabel_classification"]
+    assert len(found) == 6
+    for path in found:
+        assert read_config(path).Global.model == path.stem
