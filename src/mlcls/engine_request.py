@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlcls import repository
+from mlcls.dataset.labelled_photos import LabelledPhotos
 from mlcls.gate import LIMITS, GateReport
 from mlcls.manifest import Manifest, Precision, verify_folder
 from mlcls.model_spec import ModelSpec
@@ -28,6 +29,7 @@ class EngineRequest:
         compute_capabilities: GPU architectures, for builders that need no GPU.
         output: Folder for what Triton does not serve.
         version: Version of the model; by default the active one.
+        annotations: Annotation file in place of `photos`, whose labels the gate compares by mAP.
     """
 
     root: Path
@@ -36,6 +38,15 @@ class EngineRequest:
     compute_capabilities: tuple[str, ...] = ()
     output: Path | None = None
     version: int | None = None
+    annotations: Path | None = None
+
+    def open_photos(self, spec: ModelSpec) -> LabelledPhotos:
+        """The user's photos.
+
+        Raises:
+            DatasetError: The annotation file is wrong.
+        """
+        return LabelledPhotos.open(self.photos, self.annotations, spec.num_labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +102,16 @@ class Fp32Gate:
 
         Raises:
             ImageError: A photo cannot be read.
+            DatasetError: The annotation file is wrong.
         """
         self._spec = folder.spec
         self._limits = LIMITS[precision]
-        self._images = photo_images(request.photos, PROBED_IMAGES)
+        photos = request.open_photos(folder.spec)
+        self._images = photo_images(photos.paths, PROBED_IMAGES)
+        self._targets = photos.targets
         self._reference = DecodingRunner(OnnxRuntimeRunner(folder.path / ONNX_FILE, folder.spec), folder.spec)
 
     def __call__(self, candidate: Runner) -> GateReport:
         """Runs the candidate in all the gate's ways."""
         decoding = DecodingRunner(candidate, self._spec)
-        return run_gate(self._reference, decoding, self._images, self._spec.thresholds, self._limits)
+        return run_gate(self._reference, decoding, self._images, self._spec.thresholds, self._limits, self._targets)

@@ -30,7 +30,8 @@ def build(request: EngineRequest) -> Iterator[str]:
     import onnx
 
     folder = EngineFolder.open(request)
-    half = make_half(folder.path / ONNX_FILE, folder.spec, request.photos, Fp32Gate(folder, request, "fp16"))
+    photos = request.open_photos(folder.spec).paths
+    half = make_half(folder.path / ONNX_FILE, folder.spec, photos, Fp32Gate(folder, request, "fp16"))
     record = EngineRecord(
         HALF_FILE,
         "fp16",

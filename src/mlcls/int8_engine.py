@@ -29,9 +29,17 @@ def build(request: EngineRequest) -> Iterator[str]:
         RepositoryError: The model is not imported, or its folder is mixed up.
     """
     folder = EngineFolder.open(request)
-    photos = PhotoFiles(request.photos)  # no sample photos stand in: the ranges must be those of the user's
+    labelled = request.open_photos(folder.spec)
+    photos = PhotoFiles(labelled.paths)  # no sample photos stand in: the ranges must be those of the user's
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
-        built = build_int8(folder.path / ONNX_FILE, folder.spec, photos, Path(temporary), limits=LIMITS["int8"])
+        built = build_int8(
+            folder.path / ONNX_FILE,
+            folder.spec,
+            photos,
+            Path(temporary),
+            limits=LIMITS["int8"],
+            targets=labelled.targets,
+        )
         size_bytes = built.staged.stat().st_size
         add_engine(folder.path, built.staged, built.record)
     yield (

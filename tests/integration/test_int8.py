@@ -40,13 +40,27 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def repository(small_models: SmallModels, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def annotation_file(photo_folder: Path, small_models: SmallModels) -> Path:
+    """The photos with the labels that the FP32 model finds, as an annotation file: its mAP is 1."""
+    spec = read_spec(small_models.repository, NAME)
+    model = small_models.repository / f"{NAME}_engine" / "1" / "model.onnx"
+    photos = sorted(photo_folder.glob("*.png"))
+    scores = DecodingRunner(OpenVinoRunner(model, spec), spec).scores([photo.read_bytes() for photo in photos])
+    vectors = (scores > np.median(scores, axis=0)).astype(int)
+    lines = [f"{photo.name}\t{','.join(map(str, vector))}\n" for photo, vector in zip(photos, vectors, strict=True)]
+    path = photo_folder / "val.txt"
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def repository(small_models: SmallModels, annotation_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a model that has an INT8 engine."""
     root = tmp_path_factory.mktemp("int8") / "model_repository"
     shutil.copytree(small_models.repository, root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8_engine, "LIMITS", {"int8": WIDE})
-        lines = list(int8_engine.build(EngineRequest(root, NAME, (photo_folder,))))
+        lines = list(int8_engine.build(EngineRequest(root, NAME, annotations=annotation_file)))
     assert str(root / f"{NAME}_engine" / "1" / "model.int8.onnx") in lines[0]
     assert "100% of the matrix products in INT8, in FP32: none" in lines[0]
     assert f"Serve it: mlcls serve {NAME} --target int8" in lines
@@ -62,7 +76,7 @@ def int8_server(repository: Path) -> Iterator[TritonServer]:
 
 def test_the_quantised_file_is_served(int8_server: TritonServer, repository: Path, photo_folder: Path) -> None:
     folder, spec = repository / f"{NAME}_engine" / "1", read_spec(repository, NAME)
-    images = [path.read_bytes() for path in sorted(photo_folder.iterdir())[:6]]
+    images = [path.read_bytes() for path in sorted(photo_folder.glob("*.png"))[:6]]
     answer = ask(int8_server, NAME, images)
     assert answer.statuses == ["OK"] * len(images)
     scores = {
@@ -81,6 +95,8 @@ def test_the_manifest_tells_how_it_was_made(repository: Path) -> None:
     assert dict(record.made_from) == {"model.onnx": manifest.files["model.onnx"].sha256}
     assert record.gate[0]["calibration_photos"] == (MIN_PHOTOS + 6) * 2 // 3
     assert record.gate[0]["limits"] == dataclasses.asdict(WIDE)
+    assert record.gate[0]["reference_map"] == pytest.approx(1.0)
+    assert 0.5 < record.gate[0]["candidate_map"] < 1.0
 
 
 def test_without_photos_nothing_stands_in(small_models: SmallModels, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mlcls.commands.options import add_repository_option
+from mlcls.dataset.labelled_photos import add_photo_options
 
 NAME: Final = "build-engine"
 SUMMARY: Final = "Make another engine of an imported model, and keep it only where it gives the model's answers."
@@ -33,14 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--photos; tensorrt: model.plan for this machine's GPU, which `mlcls serve --target gpu` "
         "needs; tensorrt-rtx: engines for named RTX GPUs, no GPU needed, not served",
     )
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="photos, or folders of photos, to calibrate on and to compare on (default: crops of two samples)",
-    )
+    add_photo_options(parser, "to calibrate on and to compare on")
     parser.add_argument(
         "--compute-capability",
         nargs="+",
@@ -74,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         tuple(arguments.compute_capability),
         arguments.output,
         arguments.version,
+        arguments.annotations,
     )
     for line in build(request):
         print(line, flush=True)

@@ -8,9 +8,10 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mlcls.commands.options import add_repository_option
+from mlcls.dataset.labelled_photos import LabelledPhotos, add_photo_options
 
 if TYPE_CHECKING:
     from mlcls.gate import GateReport, Limits
@@ -31,15 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="name of an imported model")
     parser.add_argument("--reference", default="onnxruntime", metavar="RUNNER", help="default: %(default)s")
     parser.add_argument("--candidate", default="openvino", metavar="RUNNER", help="default: %(default)s")
-    parser.add_argument(
-        "--photos", type=Path, nargs="+", default=[], metavar="PATH", help="photos, and folders (default: samples)"
-    )
-    parser.add_argument(
-        "--annotations",
-        type=Path,
-        metavar="FILE",
-        help="annotation file of an MLClsDataset (val.txt) in place of --photos; mAP is compared too",
-    )
+    add_photo_options(parser, "to compare on")
     parser.add_argument(
         "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="whose limits hold (default: %(default)s)"
     )
@@ -58,19 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.sample_photos import photo_images
 
     model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))
-    targets: Any = None
-    if arguments.annotations is not None:
-        from mlcls.dataset.annotations import read_annotations, target_matrix
-
-        samples = read_annotations(arguments.annotations, model.spec.num_labels)
-        images = photo_images([sample.image for sample in samples], 0)
-        targets = target_matrix(samples)
-    else:
-        images = photo_images(arguments.photos, PROBED_IMAGES)
+    photos = LabelledPhotos.open(arguments.photos, arguments.annotations, model.spec.num_labels)
+    images = photo_images(photos.paths, PROBED_IMAGES)
     with contextlib.ExitStack() as stack:
         reference = open_runner(arguments.reference, model, stack)
         candidate = open_runner(arguments.candidate, model, stack)
-        report = run_gate(reference, candidate, images, model.spec.thresholds, _choose_limits(arguments), targets)
+        report = run_gate(
+            reference, candidate, images, model.spec.thresholds, _choose_limits(arguments), photos.targets
+        )
     if arguments.json is not None:
         write_text(arguments.json, json.dumps(report.to_dict(), indent=2) + "\n")
     print(report)
