@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -171,7 +172,8 @@ class _Comparison:
     def _measure(self, way: str, got: Scores, order: Order) -> Figures:
         if self._own is None:  # the first way is batch 1, in order
             self._own = got
-        return self._compare(way, got, self.expected[order], float(_distances(got, self._own[order]).max()))
+        figures = self._compare(way, got, self.expected[order], float(_distances(got, self._own[order]).max()))
+        return dataclasses.replace(figures, is_partial=len(set(order)) < len(self._probed))
 
     def _compare(self, way: str, got: Scores, expected: Scores, row_difference: float) -> Figures:
         if not np.isfinite(got).all():

@@ -223,6 +223,43 @@ def test_flips_are_a_rate() -> None:
     assert report.failures == ("batch 1: 8 of 24 label decisions flip > 30.0%",)
 
 
+def at_repeated_rows(edit: Edit) -> Edit:
+    """An edit of batches in which one answer is there seven times."""
+    return lambda scores: edit(scores) if len(scores) == 8 and (scores[1:7] == scores[0]).all() else scores
+
+
+def flip_first_image(scores: Scores) -> Scores:
+    """One decision of the first image's three turns over, whatever is beside it, by 0.02."""
+    own = FakeRunner().scores(IMAGES[:1])[0]
+    flipped = scores.copy()
+    flipped[(scores == own).all(1), 0] += np.float32(0.02)
+    return flipped
+
+
+def test_the_flips_of_one_image_are_not_counted_seven_times() -> None:
+    thresholds = (float(FakeRunner().scores(IMAGES[:1])[0, 0]) + 0.01, 0.3, 0.6)
+    limits = Limits(0.1, 0.1, 1e-2, 1 / 20, 1)
+    report = run_gate(FakeRunner(), FakeRunner(flip_first_image), IMAGES[:8], thresholds, limits, batch_sizes=[1, 8])
+    ways = {figure.way: figure for figure in report.figures}
+    assert {way for way, figure in ways.items() if figure.is_partial} == {"repeated rows"}
+    assert ways["batch 8"].flips == 1
+    assert ways["repeated rows"].flips == 7
+    assert report.flip_rate == pytest.approx(1 / 24)
+    assert report.failures == ()
+    none = dataclasses.replace(limits, max_flip_rate=0.0)
+    report = run_gate(FakeRunner(), FakeRunner(flip_first_image), IMAGES[:8], thresholds, none, batch_sizes=[1, 8])
+    assert "repeated rows: 7 of 24 label decisions flip > 0.0%" in report.failures
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_fault_in_repeated_rows_alone_is_refused(precision: str) -> None:
+    edit = at_repeated_rows(lambda scores: scores + np.float32(0.02))
+    report = compare(edit, limits=LIMITS[precision])  # type: ignore[index]
+    words = "repeated rows: an image's answer changes by 2.0e-02 with its neighbours or its slot"
+    assert any(failure.startswith(words) for failure in report.failures)
+    assert all(failure.startswith("repeated rows: ") for failure in report.failures)
+
+
 def test_map_drop() -> None:
     """The candidate ranks one label the wrong way round."""
     targets = FakeRunner().scores(IMAGES) > 0.5
