@@ -340,3 +340,13 @@ def test_error_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         convert(root)
     assert read_tree(root) == before
     assert not (root.parent / "output/check_dataset").exists()
+
+
+def test_check_without_conversion(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "x", documents())
+    problems = [str(error) for error in convert(root, convert_coco=False).log.errors]
+    assert problems[0] == (
+        "annotations: this looks like a COCO dataset; convert it with -o CheckDataset.convert.enable=True "
+        "-o CheckDataset.convert.src_dataset_type=COCO"
+    )
+    assert problems[1:] == [f"{name}: expected this file, there is none" for name in EXPECTED]

@@ -12,6 +12,7 @@ from mlcls.atomic import staged_folder
 from mlcls.dataset import coco
 from mlcls.dataset.consistency import check_names, check_repetition, report_images, warn_of_empty_classes
 from mlcls.dataset.content import (
+    COCO_FOLDER,
     LABEL_FILE,
     PART_FILES,
     TRAIN,
@@ -22,7 +23,7 @@ from mlcls.dataset.content import (
     warn_of_layout,
 )
 from mlcls.dataset.images import inspect_images
-from mlcls.dataset.problems import ProblemLog
+from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.report_pictures import require_pictures, write_histogram, write_sample_pictures
 from mlcls.dataset.split import split_content
 from mlcls.dataset.transaction import recover, replace_files
@@ -107,6 +108,13 @@ def _read(root: Path, request: CheckRequest, log: ProblemLog) -> tuple[DatasetCo
     if not request.convert_coco:
         if not required and not any((root / PART_FILES[part]).exists() for part in both):
             required = both
+        if (root / COCO_FOLDER).is_dir() and not (root / LABEL_FILE).exists():
+            log.error(
+                "not-converted",
+                Place(COCO_FOLDER),
+                "this looks like a COCO dataset; convert it with -o CheckDataset.convert.enable=True "
+                "-o CheckDataset.convert.src_dataset_type=COCO",
+            )
         return read_content(root, required, log), []
     files = coco.find_coco_files(root, required, log)
     if not files and not log.errors:

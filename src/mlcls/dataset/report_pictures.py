@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import random
@@ -50,8 +51,6 @@ def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> 
     from mlcls_client.drawing import draw_names, open_image
     from mlcls_client.errors import MlclsClientError
 
-    # it would name the characters that no font has at each picture; the histogram names those of all labels, once
-    logging.getLogger("mlcls_client").setLevel(logging.ERROR)
     (folder / SAMPLE_FOLDER).mkdir()
     written: dict[str, list[str]] = {}
     taken: set[str] = set()
@@ -62,7 +61,8 @@ def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> 
             labels = [content.labels[label] for label in samples.targets[index].nonzero()[0]]
             target = f"{SAMPLE_FOLDER}/{_free_name(name, taken)}"
             try:
-                draw_names(open_image((root / name).read_bytes()), labels).save(folder / target)
+                with _unnamed_characters():
+                    draw_names(open_image((root / name).read_bytes()), labels).save(folder / target)
             except (MlclsClientError, OSError, ValueError) as error:
                 raise DatasetError(f"{root / name}: expected to draw its labels, got: {error}.") from error
             written[part].append(target)
@@ -74,6 +74,18 @@ def write_histogram(content: DatasetContent, folder: Path) -> str:
     counts = (content.parts[part].targets.sum(axis=0) for part in (TRAIN, VAL))
     (folder / HISTOGRAM_FILE).write_bytes(draw_histogram(content.labels, *counts))
     return HISTOGRAM_FILE
+
+
+@contextlib.contextmanager
+def _unnamed_characters() -> Iterator[None]:
+    """Keeps the client from naming the characters that no font has at each picture; the histogram does so once."""
+    client = logging.getLogger("mlcls_client")
+    level = client.level
+    client.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        client.setLevel(level)
 
 
 def _choose_samples(count: int) -> list[int]:
