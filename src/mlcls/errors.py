@@ -56,6 +56,16 @@ class ConfigError(MlclsError):
     """A configuration file or an override of it is wrong."""
 
 
+class TrainingError(MlclsError):
+    """A training cannot start, go on or be resumed: its settings, weights or checkpoint do not allow it."""
+
+
+class TrainingInterruptedError(TrainingError):
+    """A training was told to stop; its checkpoint is written and it can be resumed."""
+
+    exit_code = 130
+
+
 class ThresholdError(MlclsError):
     """A threshold has none of the accepted forms, or names a label that the model does not have."""
 

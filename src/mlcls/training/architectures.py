@@ -69,13 +69,7 @@ def load_trained_network(architecture: str, num_labels: int, weights: Path) -> p
     Raises:
         ModelFormatError: The file is no parameter file, or its parameters are not exactly those of the network.
     """
-    paddle = import_paddle("train")
-    try:
-        state = paddle.load(str(weights))
-    except Exception as error:  # paddle raises whatever its reader stumbles over
-        raise ModelFormatError(f"{weights}: expected a .pdparams file of paddle, got none ({error}).") from None
-    if not isinstance(state, dict) or not state:
-        raise ModelFormatError(f"{weights}: expected parameters by name, got {type(state).__name__}.")
+    state = read_parameters(weights)
     network = build_network(architecture, num_labels, query_num=_query_num(state))
     expected = network.state_dict()
     missing = sorted(set(expected) - set(state))
@@ -95,6 +89,25 @@ def load_trained_network(architecture: str, num_labels: int, weights: Path) -> p
     network.set_state_dict(state)
     network.eval()
     return network
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """Reads a `.pdparams` file.
+
+    Returns:
+        Tensors by structured name.
+
+    Raises:
+        ModelFormatError: The file is none.
+    """
+    paddle = import_paddle("train")
+    try:
+        state = paddle.load(str(path))
+    except Exception as error:  # paddle raises whatever its reader stumbles over
+        raise ModelFormatError(f"{path}: expected a .pdparams file of paddle, got none ({error}).") from None
+    if not isinstance(state, dict) or not state or not all(hasattr(value, "shape") for value in state.values()):
+        raise ModelFormatError(f"{path}: expected parameters by name, got {type(state).__name__}.")
+    return state
 
 
 def _query_num(state: dict[str, Any]) -> int | None:

@@ -1,0 +1,116 @@
+"""Weights to start from, with a plain report of what became of each parameter."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mlcls.errors import TrainingError
+from mlcls.training.architectures import read_parameters
+
+if TYPE_CHECKING:
+    import paddle
+
+#: Parameters of the ML-Decoder head whose shape goes with the number of labels or of queries.
+_LABEL_PARAMETERS: Final = ("query_pos_embed.weight", "group_conv.weight", "group_conv.bias")
+#: Of the elements of the network, the least that a file must fill; an ImageNet backbone without the head does.
+_LEAST_SHARE: Final = 0.1
+_LISTED_NAMES: Final = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedReport:
+    """What was done with a file of weights.
+
+    Attributes:
+        source: The path or URL as it was given.
+        loaded: Names of the parameters that were taken.
+        replaced: Of the head's parameters for another number of labels, why each was left fresh.
+        missing: Names of the network's parameters that the file does not have; they are left fresh.
+        unknown: Names of the file's parameters that the network does not have; they are not used.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    replaced: dict[str, str]
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        total = len(self.loaded) + len(self.replaced) + len(self.missing)
+        lines = [f"Pretrained weights {self.source}: loaded {len(self.loaded)} of {total} parameters."]
+        lines += [f"  fresh: {name}: {reason}" for name, reason in self.replaced.items()]
+        if self.missing:
+            lines.append(f"  fresh: {len(self.missing)} that the file does not have: {_names(self.missing)}")
+        if self.unknown:
+            lines.append(f"  not used: {len(self.unknown)} that the network does not have: {_names(self.unknown)}")
+        return lines
+
+
+def find_weights(source: str) -> Path:
+    """The file of a path or URL; a URL is downloaded into the cache.
+
+    Raises:
+        TrainingError: There is no such file.
+        DownloadError: The URL could not be fetched.
+    """
+    if re.match(r"(?i)https?://", source):
+        from mlcls.download import fetch
+
+        return fetch(source)
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise TrainingError(f"pretrain_weight_path: expected a .pdparams file or its URL, got {source!r}; no such file.")
+    return path
+
+
+def load_pretrained(network: paddle.nn.Layer, source: str) -> PretrainedReport:
+    """Loads what fits into the network, in place.
+
+    The head's parameters that belong to the labels are left fresh where the file is of another number of labels.
+
+    Args:
+        network: A network with fresh weights.
+        source: A `.pdparams` file, or its URL.
+
+    Raises:
+        TrainingError: The file is missing, or its parameters are those of another architecture.
+        ModelFormatError: It is no parameter file.
+        DownloadError: The URL could not be fetched.
+    """
+    state = read_parameters(find_weights(source))
+    expected: dict[str, Any] = network.state_dict()
+    loaded: dict[str, Any] = {}
+    replaced: dict[str, str] = {}
+    for name, parameter in expected.items():
+        if name not in state:
+            continue
+        have, want = list(state[name].shape), list(parameter.shape)
+        if have == want:
+            loaded[name] = state[name]
+        elif name.endswith(_LABEL_PARAMETERS):
+            replaced[name] = f"the file's has the shape {have}, these labels need {want}"
+        else:
+            raise TrainingError(
+                f"{source}: parameter {name} has the shape {have}, expected {want}; give weights of the same architecture."
+            )
+    share = sum(expected[name].size for name in loaded) / sum(parameter.size for parameter in expected.values())
+    missing = tuple(name for name in expected if name not in state)
+    unknown = tuple(sorted(set(state) - set(expected)))
+    if share < _LEAST_SHARE:
+        raise TrainingError(
+            f"{source}: expected weights of this architecture, got a file with {len(loaded)} of its {len(expected)} "
+            f"parameters ({share:.0%} of its weights); it has {_names(unknown)}."
+        )
+    # copied one by one: set_state_dict warns of each parameter that is not there
+    for name, value in loaded.items():
+        expected[name].set_value(value)
+    return PretrainedReport(source, tuple(loaded), replaced, missing, unknown)
+
+
+def _names(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _LISTED_NAMES} more" if len(names) > _LISTED_NAMES else ""
+    return (", ".join(names[:_LISTED_NAMES]) or "none") + more
