@@ -44,12 +44,14 @@ class Augmentation:
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of one image in one epoch: what it draws depends on nothing else, and so not on who reads it when."""
+    """The generator of one image in one epoch; what it draws depends on nothing else, and so not on who reads it."""
     return np.random.default_rng((seed, epoch, index))
 
 
 def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Covers a rectangle of half the image's sides, centred anywhere, with one random colour (DeVries and Taylor, 2017).
+    """Covers a rectangle of half the image's sides, centred anywhere, with one random colour.
+
+    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
 
     Args:
         pixels: (H, W, 3) uint8; left as it is.
@@ -65,7 +67,9 @@ def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> np
 
 
 def rand_augment(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Draws two of fifteen operations with a magnitude each and does each with probability one half (Cubuk et al., 2020).
+    """Draws two of fifteen operations with a magnitude each and does each with probability one half.
+
+    Source: Cubuk et al., "RandAugment", 2020, in the form of ML-Decoder's authors.
 
     Args:
         pixels: (H, W, 3) uint8; left as it is.
@@ -90,9 +94,7 @@ _Operation = Callable[[Image.Image, float, int, npt.NDArray[np.float64]], Image.
 def _affine(image: Image.Image, *, shear_x: float = 0, shear_y: float = 0, x: float = 0, y: float = 0) -> Image.Image:
     coefficients = (1, shear_x, x * image.width, shear_y, 1, y * image.height)
     # moving by whole pixels would do without interpolation; these are fractions of the image's sides
-    return image.transform(
-        image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC, fillcolor=_GRAY
-    )
+    return image.transform(image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC, fillcolor=_GRAY)
 
 
 def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> _Operation:

@@ -63,9 +63,7 @@ def epoch_batches(
     return chunks[rank::world_size]
 
 
-def sequential_batches(
-    count: int, batch_size: int, rank: int = 0, world_size: int = 1
-) -> list[npt.NDArray[np.int64]]:
+def sequential_batches(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[npt.NDArray[np.int64]]:
     """The indices of a process's images in their own order; the processes together have each image once."""
     own = np.arange(rank, count, world_size)
     return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]

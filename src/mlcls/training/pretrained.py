@@ -63,7 +63,9 @@ def find_weights(source: str) -> Path:
         return fetch(source)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise TrainingError(f"pretrain_weight_path: expected a .pdparams file or its URL, got {source!r}; no such file.")
+        raise TrainingError(
+            f"pretrain_weight_path: expected a .pdparams file or its URL, got {source!r}; no such file."
+        )
     return path
 
 

@@ -1,0 +1,119 @@
+"""Checkpoints: four files with PaddleClas's suffixes in a folder that appears complete or not at all.
+
+`NAME.pdparams` has parameters, `NAME.pdema` the moving average, `NAME.pdopt` the optimizer, `NAME.pdstates` the rest.
+The states of random generators are not in it: each step, image and order draws from a generator of its own that the seed
+and the position give (see `mlcls.training.trainer`), so that the position says it all, on any kind of device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from mlcls.atomic import staged_folder
+from mlcls.errors import TrainingError
+from mlcls.paddle_runtime import import_paddle
+
+SUFFIXES: Final = ("pdparams", "pdema", "pdopt", "pdstates")
+FORMAT_VERSION: Final = 1
+#: Where the weights that are trained lie when the average is what `.pdparams` publishes.
+_TRAINED_WEIGHTS: Final = "trained_weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A training at one moment.
+
+    Attributes:
+        weights: State of the network that is trained.
+        average: State of the moving average.
+        optimizer: State of the optimizer.
+        states: Everything else: position, best score, history, loss scaling, what the training is of.
+    """
+
+    weights: dict[str, Any]
+    average: dict[str, Any]
+    optimizer: dict[str, Any]
+    states: dict[str, Any]
+
+
+@contextmanager
+def checkpoint_folder(folder: Path, name: str, checkpoint: Checkpoint, publish_average: bool = False) -> Iterator[Path]:
+    """Writes a checkpoint; the folder takes its place when the `with` block ends, with what the block added to it.
+
+    Args:
+        folder: Where to; what is there is replaced.
+        name: Of the files.
+        checkpoint: What to write.
+        publish_average: Whether `.pdparams`, which evaluation and export read, holds the average.
+    """
+    paddle = import_paddle("train")
+    states = {"format_version": FORMAT_VERSION, **checkpoint.states}
+    published = checkpoint.weights
+    if publish_average:
+        published = checkpoint.average
+        states[_TRAINED_WEIGHTS] = checkpoint.weights
+    contents = (published, checkpoint.average, checkpoint.optimizer, states)
+    with staged_folder(folder) as staging:
+        for suffix, content in zip(SUFFIXES, contents, strict=True):
+            path = staging / f"{name}.{suffix}"
+            paddle.save(content, str(path))
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        yield staging
+
+
+def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, publish_average: bool = False) -> None:
+    """Writes a checkpoint and nothing else; see `checkpoint_folder`."""
+    with checkpoint_folder(folder, name, checkpoint, publish_average):
+        pass
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Args:
+        path: The folder, one of its four files, or the path of one without its suffix.
+
+    Raises:
+        TrainingError: There is none, one of its files is missing or damaged, or it is of another version.
+    """
+    paddle = import_paddle("train")
+    prefix = _find_prefix(path)
+    contents = []
+    for suffix in SUFFIXES:
+        file = prefix.with_name(f"{prefix.name}.{suffix}")
+        if not file.is_file():
+            raise TrainingError(f"resume_path: expected {', '.join(SUFFIXES)} of a checkpoint, {file} does not exist.")
+        try:
+            content = paddle.load(str(file))
+        except Exception as error:  # paddle raises whatever its reader stumbles over
+            raise TrainingError(f"{file}: expected a part of a checkpoint, got a damaged file ({error}).") from None
+        if not isinstance(content, dict):
+            raise TrainingError(f"{file}: expected a file of a checkpoint, got {type(content).__name__}.")
+        contents.append(content)
+    weights, average, optimizer, states = contents
+    if states.get("format_version") != FORMAT_VERSION:
+        raise TrainingError(
+            f"{prefix}.pdstates: expected a checkpoint of mlcls, format {FORMAT_VERSION}, got "
+            f"{states.get('format_version', 'another program')!r}. Its weights can still be used: pretrain_weight_path."
+        )
+    return Checkpoint(states.pop(_TRAINED_WEIGHTS, weights), average, optimizer, states)
+
+
+def _find_prefix(path: Path) -> Path:
+    path = path.expanduser()
+    if path.is_dir():
+        found = sorted(path.glob("*.pdstates"))
+        if len(found) != 1:
+            raise TrainingError(f"resume_path: expected a folder with one .pdstates, got {len(found)} in {path}.")
+        return found[0].with_suffix("")
+    if path.suffix.lstrip(".") in SUFFIXES:
+        return path.with_suffix("")
+    if path.with_name(f"{path.name}.pdstates").is_file():
+        return path
+    raise TrainingError(f"resume_path: expected the folder of a checkpoint, like output/latest, got {str(path)!r}.")

@@ -1,0 +1,88 @@
+"""What a training did, as numbers: two tables, kept in the checkpoint and written as CSV files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRow:
+    """The steps since the row before.
+
+    Attributes:
+        step: Steps done in all.
+        epoch: Epoch of the last of them, counted from 1.
+        learning_rate: Of the last of them.
+        loss: Mean loss of an image, summed over the labels; in several processes, of the first one's images.
+    """
+
+    step: int
+    epoch: int
+    learning_rate: float
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRow:
+    """One evaluation on the validation images.
+
+    Attributes:
+        step: Steps done in all.
+        epoch: Epochs done.
+        map_weights: mAP of the weights themselves, from 0 to 1.
+        map_average: mAP of their moving average.
+    """
+
+    step: int
+    epoch: int
+    map_weights: float
+    map_average: float
+
+
+@dataclasses.dataclass
+class History:
+    """Both tables, and the sums that the next step row is made of."""
+
+    steps: list[StepRow] = dataclasses.field(default_factory=list)
+    evaluations: list[EvaluationRow] = dataclasses.field(default_factory=list)
+    loss_sum: float = 0.0
+    image_count: int = 0
+
+    def add_loss(self, loss_sum: float, image_count: int) -> None:
+        """Counts a step's losses in."""
+        self.loss_sum += loss_sum
+        self.image_count += image_count
+
+    def close_row(self, step: int, epoch: int, learning_rate: float) -> StepRow:
+        """Makes a row of what was counted since the last one."""
+        row = StepRow(step, epoch, learning_rate, self.loss_sum / self.image_count)
+        self.steps.append(row)
+        self.loss_sum, self.image_count = 0.0, 0
+        return row
+
+    def to_state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> History:
+        """The history that gave this state."""
+        return cls(
+            [StepRow(**row) for row in state["steps"]],
+            [EvaluationRow(**row) for row in state["evaluations"]],
+            state["loss_sum"],
+            state["image_count"],
+        )
+
+
+def format_csv(row_type: type[StepRow] | type[EvaluationRow], rows: Sequence[StepRow | EvaluationRow]) -> str:
+    """The text of a CSV file with a head line; numbers in full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in dataclasses.fields(row_type))
+    writer.writerows(dataclasses.astuple(row) for row in rows)
+    return text.getvalue()

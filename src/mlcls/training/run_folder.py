@@ -1,0 +1,166 @@
+"""The files of a training, with PaddleX's names, and its log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from mlcls.atomic import write_bytes, write_text
+from mlcls.training.checkpoint import SUFFIXES
+from mlcls.training.curves import draw_curves
+from mlcls.training.data import LABEL_FILE
+from mlcls.training.history import EvaluationRow, History, StepRow, format_csv
+from mlcls.training.settings import TrainSettings
+
+BEST: Final = "best_model"
+LATEST: Final = "latest"
+INFERENCE: Final = "inference"
+RESULT_FILE: Final = "train_result.json"
+CONFIG_FILE: Final = "config.yaml"
+LOG_FILE: Final = "train.log"
+
+
+class RunFolder:
+    """The output folder of one training."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self._settings = settings
+        self.root = settings.output
+        self.best = self.root / BEST
+        self.latest = self.root / LATEST
+
+    def begin(self, metrics: dict[str, Any]) -> None:
+        """Writes what is known before the first step: configuration, labels, and a result that says "not done".
+
+        Args:
+            metrics: Of the part that was done before, where this training is resumed.
+        """
+        import yaml
+
+        config = yaml.safe_dump(self._settings.to_config(), sort_keys=False, allow_unicode=True)
+        write_text(self.root / CONFIG_FILE, config)
+        shutil.copyfile(self._settings.dataset_dir / LABEL_FILE, self.root / "label_dict.txt")
+        self.write_result(done=False, metrics=metrics)
+
+    def write_curves(self, history: History) -> None:
+        """Writes both tables and the picture anew."""
+        folder = self.root / "curves"
+        write_text(folder / "steps.csv", format_csv(StepRow, history.steps))
+        write_text(folder / "evaluations.csv", format_csv(EvaluationRow, history.evaluations))
+        write_bytes(
+            folder / "curves.png", draw_curves(history, f"{self._settings.model}, {self._settings.dataset_dir.name}")
+        )
+
+    def write_result(self, *, done: bool, metrics: dict[str, Any]) -> None:
+        """Writes `train_result.json`: PaddleX's fields, paths relative to the folder, and `metrics` and `curves`.
+
+        Args:
+            done: Whether the training has come to its end.
+            metrics: Of the best model; `MultiLabelMAP` is its score.
+        """
+        score = metrics.get("MultiLabelMAP", "")
+        document = {
+            "model_name": self._settings.model,
+            "done_flag": done,
+            "config": CONFIG_FILE,
+            "label_dict": "label_dict.txt",
+            "train_log": LOG_FILE,
+            "visualdl_log": "",
+            "models": {
+                "last_1": self._model_files(LATEST, metrics.get("last_MultiLabelMAP", "")),
+                "best": self._model_files(BEST, score),
+            },
+            "metrics": metrics,
+            "curves": ["curves/curves.png", "curves/steps.csv", "curves/evaluations.csv"],
+        }
+        write_text(self.root / RESULT_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+    def _model_files(self, name: str, score: float | str) -> dict[str, Any]:
+        def present(path: str) -> str:
+            return path if (self.root / path).is_file() else ""
+
+        graph = f"{name}/{INFERENCE}/inference"
+        return {
+            "score": "" if isinstance(score, float) and math.isnan(score) else score,
+            **{suffix: present(f"{name}/{name}.{suffix}") for suffix in SUFFIXES},
+            "inference_config": present(f"{graph}.yml"),
+            "pdmodel": present(f"{graph}.json"),  # PaddleX's name of the field; its graphs are JSON files by now
+            "pdiparams": present(f"{graph}.pdiparams"),
+            "pdiparams.info": "",
+        }
+
+
+class RunLog:
+    """Lines for `train.log` and for whoever watches."""
+
+    def __init__(self, path: Path | None, *, append: bool) -> None:
+        """Opens the log.
+
+        Args:
+            path: The file; None for a process that only follows, which says nothing.
+            append: Whether to go on with the file that is there.
+        """
+        self._file = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a" if append else "w", encoding="utf-8")
+
+    def write(self, text: str) -> None:
+        """Writes one line, with the time in the file."""
+        if self._file is None:
+            return
+        from tqdm import tqdm
+
+        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._file.flush()
+        tqdm.write(text, file=sys.stdout)  # past a bar that may be on the screen
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainReport:
+    """How a training ended.
+
+    Attributes:
+        output: Its folder.
+        mean_average_precision: Best mAP on the validation images, from 0 to 1.
+        best_epoch: Epochs done when it was reached.
+        best_weights: Which weights reached it: `average` or `weights`.
+        weights: The best model's `.pdparams`.
+        inference: The best model as a PaddleX inference model.
+    """
+
+    output: Path
+    mean_average_precision: float
+    best_epoch: int
+    best_weights: str
+    weights: Path
+    inference: Path
+
+    @classmethod
+    def of(cls, folder: RunFolder, metrics: dict[str, Any]) -> TrainReport:
+        """The report of a folder with these metrics."""
+        return cls(
+            output=folder.root,
+            mean_average_precision=metrics["MultiLabelMAP"],
+            best_epoch=metrics["best_epoch"],
+            best_weights=metrics["best_weights"],
+            weights=folder.best / f"{BEST}.pdparams",
+            inference=folder.best / INFERENCE,
+        )
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> TrainReport:
+        """The report of a training that another process did."""
+        return cls.of(folder, json.loads((folder.root / RESULT_FILE).read_text(encoding="utf-8"))["metrics"])

@@ -1,0 +1,191 @@
+"""`train_model`: a whole training, from a dataset's folder to a PaddleX inference model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mlcls.atomic import staged_folder
+from mlcls.errors import TrainingError
+from mlcls.paddle_runtime import import_paddle
+from mlcls.paddlex_export import export_model
+from mlcls.training.architectures import build_network
+from mlcls.training.checkpoint import Checkpoint, read_checkpoint
+from mlcls.training.data import TrainingData
+from mlcls.training.interruption import StopRequest
+from mlcls.training.launch import train_in_processes
+from mlcls.training.pretrained import find_weights, load_pretrained
+from mlcls.training.process_group import ProcessGroup, require_gpus, set_device
+from mlcls.training.run_folder import BEST, INFERENCE, LOG_FILE, RunFolder, RunLog, TrainReport
+from mlcls.training.settings import HIGH_LEARNING_RATE, Device, TrainSettings
+from mlcls.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    import paddle
+
+#: What a resumed training must have in common with its checkpoint, or the position in it means nothing.
+_MUST_AGREE: Final = ("model", "image_size", "batch_size", "seed")
+#: What it may change, at the price of other weights than an uninterrupted run's.
+_MAY_CHANGE: Final = (
+    *("epochs_iters", "learning_rate", "warmup_steps", "weight_decay", "ema_decay", "amp", "cutout", "rand_augment"),
+)
+
+
+def train_model(settings: TrainSettings) -> TrainReport:
+    """Trains a model, evaluates it on the way, and exports the best weights.
+
+    With several devices the work is done in as many processes, which `paddle.distributed.launch` starts. SIGINT and
+    SIGTERM end the training after the step in progress with a checkpoint in `output/latest`.
+
+    Args:
+        settings: What to do.
+
+    Returns:
+        What came out.
+
+    Raises:
+        DatasetError: The dataset is wrong, or an image cannot be used.
+        TrainingError: Weights, checkpoint or device do not allow it, or the training diverged.
+        TrainingInterruptedError: A signal came.
+        MissingExtraError: The extra `train` is not installed.
+    """
+    device = Device.parse(settings.device)
+    if len(device.ids) == 1:
+        return train_in_process(settings, ProcessGroup())
+    TrainingData.read(settings.dataset_dir, settings.num_classes)  # one error now, and not one for each process
+    if settings.pretrain_weight_path and not settings.resume_path:
+        find_weights(settings.pretrain_weight_path)
+    if device.kind == "gpu":
+        require_gpus(device)
+    train_in_processes(settings, device)
+    return TrainReport.read(RunFolder(settings))
+
+
+def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainReport:
+    """This process's part of a training; see `train_model`."""
+    data = TrainingData.read(settings.dataset_dir, settings.num_classes)
+    paddle = import_paddle("train")
+    checkpoint = read_checkpoint(Path(settings.resume_path)) if settings.resume_path else None
+    notes = _compare(settings, data, group, checkpoint) if checkpoint else _remarks(settings)
+    if group.size == 1:
+        set_device(Device.parse(settings.device))
+    folder = RunFolder(settings)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # paddle remarks on each batch norm that it counts statistics
+        # parameter names, which the optimizer's state goes by, are those of a first model
+        stack.enter_context(paddle.utils.unique_name.guard())
+        network, lines = _make_network(settings, len(data.labels), load=checkpoint is None)
+        stop = stack.enter_context(StopRequest())
+        log = RunLog(folder.root / LOG_FILE if group.is_first else None, append=checkpoint is not None)
+        stack.callback(log.close)
+        trainer = Trainer(settings, data, network, folder, log, stop, group)
+        if checkpoint:
+            trainer.restore(checkpoint)
+            lines = [f"Resumed after {trainer.steps_done} steps from {settings.resume_path}."]
+        for line in [_headline(settings, data, network, group), *notes, *lines]:
+            log.write(line)
+        if group.is_first:
+            folder.begin(trainer.metrics)
+        trainer.run()
+        if group.is_first:
+            _finish(settings, data, folder, trainer.metrics, log)
+    return TrainReport.of(folder, trainer.metrics)
+
+
+def _make_network(settings: TrainSettings, num_labels: int, load: bool) -> tuple[paddle.nn.Layer, list[str]]:
+    """The network with its first weights, and what is to be said about them."""
+    import paddle
+
+    # paddleclas draws some initial values from the global generators of numpy and Python, which are the caller's
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        for seed in (paddle.seed, np.random.seed, random.seed):
+            seed(settings.seed % 2**32)
+        network = build_network(settings.model, num_labels)
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+    if not load:
+        return network, []
+    if settings.pretrain_weight_path is None:
+        return network, ["No pretrained weights: training from scratch."]
+    return network, load_pretrained(network, settings.pretrain_weight_path).lines()
+
+
+def _finish(
+    settings: TrainSettings, data: TrainingData, folder: RunFolder, metrics: dict[str, Any], log: RunLog
+) -> None:
+    """Exports the best model into its folder and says that all is done."""
+    with staged_folder(folder.best / INFERENCE) as staging, contextlib.redirect_stdout(io.StringIO()):
+        export_model(
+            settings.model,
+            staging / INFERENCE,
+            labels=data.labels,
+            size=settings.image_size,
+            threshold=settings.threshold,
+            weights=folder.best / f"{BEST}.pdparams",
+        )
+        for path in (staging / INFERENCE).iterdir():
+            os.replace(path, staging / path.name)
+        (staging / INFERENCE).rmdir()
+    folder.write_result(done=True, metrics=metrics)
+    log.write(
+        f"Done: mAP {metrics['MultiLabelMAP']:.4f} after epoch {metrics['best_epoch']}; "
+        f"{folder.best / INFERENCE} is ready for `mlcls import`."
+    )
+
+
+def _headline(settings: TrainSettings, data: TrainingData, network: paddle.nn.Layer, group: ProcessGroup) -> str:
+    weights = sum(parameter.size for parameter in network.parameters()) / 1e6
+    height, width = settings.image_size
+    processes = f", {group.size} processes" if group.size > 1 else ""
+    return (
+        f"{settings.model} ({weights:.1f} million weights) at {height}x{width} on {settings.device}{processes}: "
+        f"{len(data.train)} images to train on, {len(data.val)} to evaluate on, {len(data.labels)} labels"
+    )
+
+
+def _remarks(settings: TrainSettings) -> list[str]:
+    remarks = []
+    if settings.warmup_epochs < settings.warmup_steps:
+        remarks.append(
+            f"Note: warmup_steps {settings.warmup_steps} of epochs_iters {settings.epochs_iters} would leave too little: "
+            f"warming up for {settings.warmup_epochs}."
+        )
+    if settings.learning_rate > HIGH_LEARNING_RATE:
+        remarks.append(
+            f"Note: learning_rate {settings.learning_rate:g} is high for AdamW; PaddleClas's recipes have 1e-4, and 5e-5 "
+            f"for CLIP."
+        )
+    return remarks
+
+
+def _compare(settings: TrainSettings, data: TrainingData, group: ProcessGroup, checkpoint: Checkpoint) -> list[str]:
+    """Checks that a checkpoint is of this training; gives what is to be said about differences that may be."""
+    before, now = (
+        {**config["Global"], **config["Train"]} for config in (checkpoint.states["config"], settings.to_config())
+    )
+    differences = [f"{name} was {before[name]}, is {now[name]}" for name in _MUST_AGREE if before[name] != now[name]]
+    if checkpoint.states["world_size"] != group.size:
+        differences.append(f"the number of processes was {checkpoint.states['world_size']}, is {group.size}")
+    changed = [name for name, digest in data.digests.items() if checkpoint.states["digests"][name] != digest]
+    if changed:
+        differences.append(f"{', '.join(changed)} of the dataset changed")
+    if differences:
+        raise TrainingError(
+            f"resume_path: expected a checkpoint of this training, but {'; '.join(differences)}. Resume with what it was "
+            f"begun with, or start anew from its weights (pretrain_weight_path)."
+        )
+    return [
+        f"Note: {name} was {before[name]}, is {now[name]}: the result will not be that of an uninterrupted training."
+        for name in _MAY_CHANGE
+        if before[name] != now[name]
+    ]

@@ -1,0 +1,287 @@
+"""The loop: steps, evaluations, checkpoints.
+
+Everything random in a step is drawn from generators that the seed and the step give: paddle's own is seeded anew before
+each step. Two runs that meet at a step therefore go on alike, and a run that is resumed ends with the weights of one that
+was never interrupted (bit for bit on a CPU).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
+from mlcls.metrics import mean_average_precision
+from mlcls.training.augmentation import Augmentation
+from mlcls.training.checkpoint import Checkpoint, write_checkpoint
+from mlcls.training.data import TrainingData
+from mlcls.training.ema import WeightAverage
+from mlcls.training.history import EvaluationRow, History
+from mlcls.training.interruption import StopRequest
+from mlcls.training.loading import Batch, BatchLoader, epoch_batches
+from mlcls.training.loss import asymmetric_loss
+from mlcls.training.optimizer import make_optimizer
+from mlcls.training.process_group import ProcessGroup
+from mlcls.training.run_folder import BEST, LATEST, RunFolder, RunLog
+from mlcls.training.schedule import CosineSchedule
+from mlcls.training.scoring import score_images
+from mlcls.training.settings import Device, TrainSettings
+
+if TYPE_CHECKING:
+    import paddle
+    from tqdm import tqdm
+
+#: A checkpoint within an epoch, so that a long one is not lost.
+CHECKPOINT_INTERVAL_S: Final = 900.0
+#: PaddleClas's `scale_loss`.
+_LOSS_SCALE: Final = 128.0
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a training is.
+
+    Attributes:
+        epoch: Epochs that are done, with their evaluation.
+        step: Steps of the present epoch that are done.
+        metrics: Of the best evaluation and the last one, as `train_result.json` has them.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Trainer:
+    """One process's part of a training. To be used with the same `paddle.utils.unique_name.guard` throughout."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        data: TrainingData,
+        network: paddle.nn.Layer,
+        folder: RunFolder,
+        log: RunLog,
+        stop: StopRequest,
+        group: ProcessGroup,
+    ) -> None:
+        """Sets up everything but the first step.
+
+        Args:
+            settings: What to do.
+            data: The dataset.
+            network: With the weights to start from.
+            folder: Where files go.
+            log: Where lines go.
+            stop: Asked after each step.
+            group: The other processes.
+        """
+        import paddle
+
+        self._settings, self._data, self._folder, self._log = settings, data, folder, log
+        self._stop, self._group = stop, group
+        self._steps_per_epoch = len(self._epoch_batches(0))
+        self._schedule = CosineSchedule(
+            settings.learning_rate,
+            total_steps=settings.epochs_iters * self._steps_per_epoch,
+            warmup_steps=settings.warmup_epochs * self._steps_per_epoch,
+        )
+        self._network = network
+        self._average = WeightAverage(network, settings.ema_decay)
+        self._optimizer = make_optimizer(network, settings.weight_decay)
+        self._model = group.wrap(network)
+        on_gpu = Device.parse(settings.device).kind == "gpu"
+        self._amp_type = "float16" if on_gpu else "bfloat16"
+        # bfloat16 has float32's range and needs no scaling
+        self._scaler = paddle.amp.GradScaler(enable=settings.amp and on_gpu, init_loss_scaling=_LOSS_SCALE)
+        self._progress = Progress()
+        self._history = History()
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the evaluations found so far."""
+        return self._progress.metrics
+
+    @property
+    def steps_done(self) -> int:
+        """Steps since the first."""
+        return self._progress.epoch * self._steps_per_epoch + self._progress.step
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes up a checkpoint of the same training."""
+        self._network.set_state_dict(checkpoint.weights)
+        self._average.network.set_state_dict(checkpoint.average)
+        self._optimizer.set_state_dict(checkpoint.optimizer)
+        if checkpoint.states["scaler"]:
+            self._scaler.load_state_dict(checkpoint.states["scaler"])
+        self._progress = Progress(**checkpoint.states["progress"])
+        self._history = History.from_state(checkpoint.states["history"])
+
+    def run(self) -> None:
+        """Trains to the end of the last epoch.
+
+        Raises:
+            TrainingInterruptedError: A signal came; `latest` is written.
+            DatasetError: An image cannot be used; `latest` is written.
+            TrainingError: The loss is no number.
+        """
+        try:
+            with self._show_progress() as bar:
+                while self._progress.epoch < self._settings.epochs_iters:
+                    self._train_epoch(bar)
+                    if self._is_due(self._settings.eval_interval):
+                        self._evaluate()
+                    self._progress.epoch += 1
+                    self._progress.step = 0
+                    if self._is_due(self._settings.save_interval, done=0):
+                        self._save_latest()
+        except (TrainingInterruptedError, DatasetError):
+            self._save_latest()
+            raise
+
+    def _train_epoch(self, bar: tqdm[Any]) -> None:
+        settings, progress = self._settings, self._progress
+        augmentation = Augmentation(settings.cutout, settings.rand_augment)
+        batches = self._epoch_batches(progress.epoch)[progress.step :]
+        loader = BatchLoader(
+            self._data.train,
+            settings.transform,
+            num_workers=settings.num_workers,
+            augmentation=augmentation,
+            seed=settings.seed,
+        )
+        with loader:
+            started, images, saved = time.monotonic(), 0, time.monotonic()
+            for batch in loader.batches(batches, progress.epoch):
+                learning_rate = self._schedule.learning_rate(self.steps_done)
+                loss = self._train_step(batch, learning_rate)
+                self._average.update(self.steps_done)
+                progress.step += 1
+                images += len(batch.targets) * self._group.size
+                self._history.add_loss(loss, len(batch.targets))
+                bar.update()
+                if self.steps_done % settings.log_interval == 0 or self.steps_done == self._schedule.total_steps:
+                    row = self._history.close_row(self.steps_done, progress.epoch + 1, learning_rate)
+                    rate = images / max(time.monotonic() - started, 1e-9)
+                    self._log.write(
+                        f"epoch {row.epoch}/{settings.epochs_iters} step {progress.step}/{self._steps_per_epoch} "
+                        f"loss {row.loss:.4f} learning rate {learning_rate:.3e} {rate:.1f} images/s "
+                        f"to go {self._remaining(rate)}"
+                    )
+                if time.monotonic() - saved > CHECKPOINT_INTERVAL_S:
+                    self._save_latest()
+                    saved = time.monotonic()
+                self._obey_stop()
+
+    def _train_step(self, batch: Batch, learning_rate: float) -> float:
+        """One step; gives the loss, summed over this process's images."""
+        import paddle
+
+        step_seed = np.random.SeedSequence((self._settings.seed, self.steps_done, self._group.rank))
+        paddle.seed(int(step_seed.generate_state(1)[0]))
+        self._optimizer.set_lr(learning_rate)
+        self._network.train()
+        with paddle.amp.auto_cast(enable=self._settings.amp, level="O1", dtype=self._amp_type):
+            logits = self._model(paddle.to_tensor(batch.inputs))
+        loss = asymmetric_loss(logits, paddle.to_tensor(batch.targets)).sum()
+        value = float(loss)
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The loss is {value} at epoch {self._progress.epoch + 1}, step {self._progress.step + 1}: the training "
+                f"has diverged. Lower learning_rate (it is {self._settings.learning_rate:g}), and resume from an earlier "
+                f"checkpoint or start anew."
+            )
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.clear_grad()
+        return value
+
+    def _evaluate(self) -> None:
+        epoch = self._progress.epoch + 1
+        scores = {}
+        for name, network in (("average", self._average.network), ("weights", self._network)):
+            self._group.share_statistics(network)
+            answers = score_images(network, self._data.val, self._settings, self._group, self._obey_stop_alone)
+            scores[name] = mean_average_precision(answers, self._data.val.targets)
+        best = max(scores, key=lambda name: scores[name])
+        self._history.evaluations.append(EvaluationRow(self.steps_done, epoch, scores["weights"], scores["average"]))
+        metrics = self._progress.metrics
+        metrics["last_MultiLabelMAP"] = scores["weights"]
+        improved = scores[best] > metrics.get("MultiLabelMAP", -1.0)
+        if improved:
+            metrics |= {"MultiLabelMAP": scores[best], "best_epoch": epoch, "best_weights": best}
+        self._log.write(
+            f"epoch {epoch}/{self._settings.epochs_iters} mAP of the moving average {scores['average']:.4f}, of the "
+            f"weights {scores['weights']:.4f}{', the best so far' if improved else ''}"
+        )
+        if self._group.is_first:
+            if improved:
+                write_checkpoint(self._folder.best, BEST, self._checkpoint(), publish_average=best == "average")
+            self._folder.write_curves(self._history)
+            self._folder.write_result(done=False, metrics=metrics)
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            weights=self._network.state_dict(),
+            average=self._average.network.state_dict(),
+            optimizer=self._optimizer.state_dict(),
+            states={
+                "epoch": self._progress.epoch,
+                "metric": self._progress.metrics.get("MultiLabelMAP"),
+                "progress": dataclasses.asdict(self._progress),
+                "history": self._history.to_state(),
+                "scaler": self._scaler.state_dict(),
+                "config": self._settings.to_config(),
+                "digests": self._data.digests,
+                "world_size": self._group.size,
+            },
+        )
+
+    def _save_latest(self) -> None:
+        if self._group.is_first:
+            write_checkpoint(self._folder.latest, LATEST, self._checkpoint())
+            self._folder.write_curves(self._history)
+
+    def _epoch_batches(self, epoch: int) -> list[Any]:
+        settings = self._settings
+        return epoch_batches(
+            len(self._data.train), settings.batch_size, settings.seed, epoch, self._group.rank, self._group.size
+        )
+
+    def _is_due(self, interval: int, done: int = 1) -> bool:
+        epochs = self._progress.epoch + done
+        return epochs % interval == 0 or epochs == self._settings.epochs_iters
+
+    def _obey_stop(self) -> None:
+        if self._group.any(self._stop.requested):
+            error = TrainingInterruptedError(
+                f"Stopped in epoch {self._progress.epoch + 1} after step {self._progress.step} of "
+                f"{self._steps_per_epoch}; go on with resume_path {self._folder.latest}."
+            )
+            error.exit_code = 128 + (self._stop.signal_number or 2)
+            raise error
+
+    def _obey_stop_alone(self) -> None:
+        if self._group.size == 1:  # several processes may have different numbers of batches to ask each other at
+            self._obey_stop()
+
+    def _remaining(self, images_per_s: float) -> str:
+        steps = self._schedule.total_steps - self.steps_done
+        seconds = round(steps / self._steps_per_epoch * len(self._data.train) / max(images_per_s, 1e-9))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+    def _show_progress(self) -> tqdm[Any]:
+        from tqdm import tqdm
+
+        return tqdm(
+            total=self._schedule.total_steps,
+            initial=self.steps_done,
+            desc=self._settings.model,
+            unit="step",
+            disable=None if self._group.is_first else True,
+        )

@@ -1,0 +1,32 @@
+"""One of the processes of a training; `paddle.distributed.launch` runs this file (see `mlcls.training.launch`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mlcls.atomic import write_text
+from mlcls.errors import MlclsError
+from mlcls.training.launch import FAILURE_FILE
+from mlcls.training.process_group import ProcessGroup, set_device
+from mlcls.training.settings import Device, TrainSettings
+from mlcls.training.train import train_in_process
+
+
+def main(settings_file: Path) -> int:
+    """Does this process's part; a failure is written where the starting process finds it."""
+    import yaml
+
+    try:
+        settings = TrainSettings.from_config(yaml.safe_load(settings_file.read_text(encoding="utf-8")))
+        set_device(Device.parse(settings.device))
+        train_in_process(settings, ProcessGroup.join())
+    except MlclsError as error:
+        write_text(settings_file.with_name(FAILURE_FILE), f"{error}\n")
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
