@@ -35,11 +35,10 @@ def draw_curves(history: History, title: str) -> bytes:
     axes: Any = figure.subplots(3, 1, sharex=True)
     marker = "o" if len(history.steps) < 40 else ""
     steps = [row.step for row in history.steps]
-    axes[0].plot(
-        steps, [row.loss for row in history.steps], color="tab:red", marker=marker, markersize=3, linewidth=1.2
-    )
+    losses = [row.loss for row in history.steps]
+    axes[0].plot(steps, losses, color="tab:red", marker=marker, markersize=3, linewidth=1.2)
     axes[0].set_ylabel("loss of an image")
-    if history.steps and min(row.loss for row in history.steps) > 0:
+    if losses and min(losses) > 0:
         axes[0].set_yscale("log")
     axes[1].plot(steps, [row.learning_rate for row in history.steps], color="tab:green", marker=marker, markersize=3)
     axes[1].set_ylabel("learning rate")

@@ -75,8 +75,8 @@ class TrainingData:
         labels = read_labels(folder / LABEL_FILE)
         if num_classes is not None and num_classes != len(labels):
             raise DatasetError(
-                f"{folder / LABEL_FILE}: expected {num_classes} labels, as num_classes says, got {len(labels)}; correct "
-                f"one of them, or leave num_classes out."
+                f"{folder / LABEL_FILE}: expected {num_classes} labels, as num_classes says, got {len(labels)}; "
+                f"correct one of them, or leave num_classes out."
             )
         train, val = (ImageSet.of(read_annotations(folder / name, len(labels))) for name in (TRAIN_FILE, VAL_FILE))
         for name, images in ((TRAIN_FILE, train), (VAL_FILE, val)):

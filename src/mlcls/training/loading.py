@@ -3,7 +3,7 @@
 Threads and not processes: decoding, resizing and Pillow's operations let go of Python's lock, so that on two cores both
 come to the same rate (61 to 84 images/s with two threads, 67 to 71 with two spawned processes, 640x427 JPEG to 448x448
 and two operations, on a machine that others used too). Threads start at once, share memory instead of copying through
-pipes, and leave nothing behind when the training is killed; a process that is forked after paddle was imported can hang.
+pipes, and leave nothing behind when the training is killed; a process forked after paddle was imported can hang.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ class BatchLoader:
             raise DatasetError(f"{path}: expected an image, got one that cannot be used: {error}") from None
         if self._augmentation:
             pixels = self._augmentation.apply(pixels, sample_generator(self._seed, epoch, index))
-        return normalize(pixels[None], self._transform)[0]
+        inputs: npt.NDArray[np.float32] = normalize(pixels[None], self._transform)[0]
+        return inputs
 
 
 def _read_bytes(path: Path) -> bytes:

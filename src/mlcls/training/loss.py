@@ -24,8 +24,8 @@ def asymmetric_loss(
     """The loss of each image, summed over its labels.
 
     With p the score of a label: a present label costs -log(p) * (1 - p)^gamma_positive; an absent one, with
-    q = min(1 - p + clip, 1), costs -log(q) * (1 - q)^gamma_negative, so that absent labels with a score below `clip` cost
-    nothing. No gradient flows through the two powers, which only weigh.
+    q = min(1 - p + clip, 1), costs -log(q) * (1 - q)^gamma_negative, so that an absent label with a score below `clip`
+    costs nothing. No gradient flows through the two powers, which only weigh.
 
     Args:
         logits: (N, num_labels); computed in float32 whatever the type.

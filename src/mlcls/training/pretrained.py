@@ -63,9 +63,7 @@ def find_weights(source: str) -> Path:
         return fetch(source)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise TrainingError(
-            f"pretrain_weight_path: expected a .pdparams file or its URL, got {source!r}; no such file."
-        )
+        raise TrainingError(f"pretrain_weight_path: expected a .pdparams file or its URL, no such file: {source!r}.")
     return path
 
 
@@ -97,7 +95,8 @@ def load_pretrained(network: paddle.nn.Layer, source: str) -> PretrainedReport:
             replaced[name] = f"the file's has the shape {have}, these labels need {want}"
         else:
             raise TrainingError(
-                f"{source}: parameter {name} has the shape {have}, expected {want}; give weights of the same architecture."
+                f"{source}: parameter {name} has the shape {have}, expected {want}; give weights of the same "
+                f"architecture."
             )
     share = sum(expected[name].size for name in loaded) / sum(parameter.size for parameter in expected.values())
     missing = tuple(name for name in expected if name not in state)

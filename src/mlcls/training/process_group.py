@@ -87,7 +87,8 @@ class ProcessGroup:
         gathered: list[Any] = []
         paddle.distributed.all_gather(gathered, paddle.to_tensor(padded))
         stacked = np.stack([tensor.numpy() for tensor in gathered], axis=1)
-        return stacked.reshape(-1, rows.shape[1])[:count]
+        together: npt.NDArray[np.float32] = stacked.reshape(-1, rows.shape[1])[:count]
+        return together
 
 
 def set_device(device: Device) -> None:
@@ -113,8 +114,8 @@ def require_gpus(device: Device) -> None:
     paddle = import_paddle("train")
     if not paddle.device.is_compiled_with_cuda():
         raise TrainingError(
-            "device: expected a paddle with CUDA for a GPU, got one for the CPU; install paddlepaddle-gpu, or train with "
-            "device cpu."
+            "device: expected a paddle with CUDA for a GPU, got one for the CPU; install paddlepaddle-gpu, or train "
+            "with device cpu."
         )
     count = paddle.device.cuda.device_count()
     if max(device.ids) >= count:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
 import random
 import warnings
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mlcls.atomic import staged_folder
 from mlcls.errors import TrainingError
 from mlcls.paddle_runtime import import_paddle
 from mlcls.paddlex_export import export_model
@@ -94,6 +91,7 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainRepor
             log.write(line)
         if group.is_first:
             folder.begin(trainer.metrics)
+            folder.write_curves(trainer.history)  # what is missing for the pictures is missed now, not hours later
         trainer.run()
         if group.is_first:
             _finish(settings, data, folder, trainer.metrics, log)
@@ -124,18 +122,14 @@ def _finish(
     settings: TrainSettings, data: TrainingData, folder: RunFolder, metrics: dict[str, Any], log: RunLog
 ) -> None:
     """Exports the best model into its folder and says that all is done."""
-    with staged_folder(folder.best / INFERENCE) as staging, contextlib.redirect_stdout(io.StringIO()):
-        export_model(
-            settings.model,
-            staging / INFERENCE,
-            labels=data.labels,
-            size=settings.image_size,
-            threshold=settings.threshold,
-            weights=folder.best / f"{BEST}.pdparams",
-        )
-        for path in (staging / INFERENCE).iterdir():
-            os.replace(path, staging / path.name)
-        (staging / INFERENCE).rmdir()
+    export_model(
+        settings.model,
+        folder.best / INFERENCE,
+        labels=data.labels,
+        size=settings.image_size,
+        threshold=settings.threshold,
+        weights=folder.best / f"{BEST}.pdparams",
+    )
     folder.write_result(done=True, metrics=metrics)
     log.write(
         f"Done: mAP {metrics['MultiLabelMAP']:.4f} after epoch {metrics['best_epoch']}; "
@@ -157,13 +151,13 @@ def _remarks(settings: TrainSettings) -> list[str]:
     remarks = []
     if settings.warmup_epochs < settings.warmup_steps:
         remarks.append(
-            f"Note: warmup_steps {settings.warmup_steps} of epochs_iters {settings.epochs_iters} would leave too little: "
-            f"warming up for {settings.warmup_epochs}."
+            f"Note: warmup_steps {settings.warmup_steps} of epochs_iters {settings.epochs_iters} would leave too "
+            f"little: warming up for {settings.warmup_epochs}."
         )
     if settings.learning_rate > HIGH_LEARNING_RATE:
         remarks.append(
-            f"Note: learning_rate {settings.learning_rate:g} is high for AdamW; PaddleClas's recipes have 1e-4, and 5e-5 "
-            f"for CLIP."
+            f"Note: learning_rate {settings.learning_rate:g} is high for AdamW; PaddleClas's recipes have 1e-4, and "
+            f"5e-5 for CLIP."
         )
     return remarks
 
@@ -181,8 +175,8 @@ def _compare(settings: TrainSettings, data: TrainingData, group: ProcessGroup, c
         differences.append(f"{', '.join(changed)} of the dataset changed")
     if differences:
         raise TrainingError(
-            f"resume_path: expected a checkpoint of this training, but {'; '.join(differences)}. Resume with what it was "
-            f"begun with, or start anew from its weights (pretrain_weight_path)."
+            f"resume_path: expected a checkpoint of this training, but {'; '.join(differences)}. Resume with what it "
+            f"was begun with, or start anew from its weights (pretrain_weight_path)."
         )
     return [
         f"Note: {name} was {before[name]}, is {now[name]}: the result will not be that of an uninterrupted training."

@@ -1,8 +1,8 @@
 """The loop: steps, evaluations, checkpoints.
 
 Everything random in a step is drawn from generators that the seed and the step give: paddle's own is seeded anew before
-each step. Two runs that meet at a step therefore go on alike, and a run that is resumed ends with the weights of one that
-was never interrupted (bit for bit on a CPU).
+each step. Two runs that meet at a step therefore go on alike, and a run that is resumed ends with the weights of one
+that was never interrupted (bit for bit on a CPU).
 """
 
 from __future__ import annotations
@@ -107,6 +107,11 @@ class Trainer:
         return self._progress.metrics
 
     @property
+    def history(self) -> History:
+        """What was done so far."""
+        return self._history
+
+    @property
     def steps_done(self) -> int:
         """Steps since the first."""
         return self._progress.epoch * self._steps_per_epoch + self._progress.step
@@ -191,9 +196,9 @@ class Trainer:
         value = float(loss)
         if not math.isfinite(value):
             raise TrainingError(
-                f"The loss is {value} at epoch {self._progress.epoch + 1}, step {self._progress.step + 1}: the training "
-                f"has diverged. Lower learning_rate (it is {self._settings.learning_rate:g}), and resume from an earlier "
-                f"checkpoint or start anew."
+                f"The loss is {value} at epoch {self._progress.epoch + 1}, step {self._progress.step + 1}: the "
+                f"training has diverged. Lower learning_rate (it is {self._settings.learning_rate:g}), and resume from "
+                f"an earlier checkpoint or start anew."
             )
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
