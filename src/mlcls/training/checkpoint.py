@@ -1,8 +1,8 @@
 """Checkpoints: four files with PaddleClas's suffixes in a folder that appears complete or not at all.
 
 `NAME.pdparams` has parameters, `NAME.pdema` the moving average, `NAME.pdopt` the optimizer, `NAME.pdstates` the rest.
-The states of random generators are not in it: each step, image and order draws from a generator of its own that seed and
-position give (see `mlcls.training.trainer`), so that the position says it all, on any kind of device.
+The states of random generators are not in it: each step, image and order draws from a generator of its own, which seed
+and position give (see `mlcls.training.trainer`), so that the position says it all, on any kind of device.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class TrainSettings:
         for name in ("amp", "cutout", "rand_augment"):
             if type(getattr(self, name)) is not bool:
                 raise TrainingError(f"{name}: expected true or false, got {getattr(self, name)!r}.")
-        sides = tuple(self.image_size)
+        sides = tuple(self.image_size) if isinstance(self.image_size, (tuple, list)) else (self.image_size,)
         if len(sides) != 2 or any(type(side) is not int or side < _MIN_SIDE for side in sides):
             raise TrainingError(f"image_size: expected height and width of at least {_MIN_SIDE}, got {sides!r}.")
         object.__setattr__(self, "image_size", sides)

@@ -1,0 +1,368 @@
+"""Whole trainings: learning, resuming, several processes, and what they leave."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from colored_dataset import COLORS, write_colored_dataset
+from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
+from mlcls.metrics import mean_average_precision
+from mlcls.paddle_runtime import import_paddle
+from mlcls.paddlex_import import import_model
+from mlcls.training.architectures import build_network, load_trained_network
+from mlcls.training.data import TrainingData
+from mlcls.training.interruption import StopRequest
+from mlcls.training.loading import Batch, BatchLoader
+from mlcls.training.process_group import ProcessGroup
+from mlcls.training.run_folder import RunFolder, RunLog, TrainReport
+from mlcls.training.scoring import score_images
+from mlcls.training.settings import TrainSettings
+from mlcls.training.train import train_model
+from mlcls.training.trainer import Trainer
+from processes import ROOT
+
+MODEL = "PP-LCNet_x1_0_ML"
+SIZE = (32, 32)
+LEARNED_STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainSettings, TrainReport]:
+    """A training that learns twelve images by heart."""
+    folder = tmp_path_factory.mktemp("learned")
+    settings = TrainSettings(
+        MODEL,
+        write_colored_dataset(folder / "dataset", train=12),
+        output=folder / "output",
+        epochs_iters=LEARNED_STEPS,
+        batch_size=12,
+        learning_rate=1.5e-4,
+        log_interval=10,
+        eval_interval=30,
+        save_interval=100,
+        image_size=SIZE,
+        cutout=False,
+        rand_augment=False,
+        num_workers=2,
+    )
+    return settings, train_model(settings)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = import_paddle("train").load(str(path))
+    return state
+
+
+def assert_equal_states(one: Path, other: Path) -> None:
+    first, second = load_state(one), load_state(other)
+    assert list(first) == list(second)
+    for name, value in first.items():
+        if hasattr(value, "numpy"):
+            np.testing.assert_array_equal(value.numpy(), second[name].numpy(), err_msg=name)
+        else:
+            assert value == second[name], name
+
+
+# --- learning
+
+
+def test_twelve_images_are_learned_by_heart(learned: tuple[TrainSettings, TrainReport]) -> None:
+    _, report = learned
+    assert report.mean_average_precision > 0.95
+
+
+def test_files_of_a_training(learned: tuple[TrainSettings, TrainReport]) -> None:
+    settings, report = learned
+    root = settings.output
+    result = json.loads((root / "train_result.json").read_text())
+    assert result["done_flag"] is True
+    assert result["model_name"] == MODEL
+    assert result["metrics"]["MultiLabelMAP"] == report.mean_average_precision
+    best = result["models"]["best"]
+    assert best["score"] == report.mean_average_precision
+    for field in ("pdparams", "pdema", "pdopt", "pdstates", "inference_config", "pdmodel", "pdiparams"):
+        assert (root / best[field]).is_file(), field
+    for field in ("config", "label_dict", "train_log"):
+        assert (root / result[field]).is_file(), field
+    assert TrainSettings.from_config(yaml.safe_load((root / "config.yaml").read_text())) == settings
+    assert (root / "label_dict.txt").read_bytes() == (settings.dataset_dir / "label.txt").read_bytes()
+    log = (root / "train.log").read_text()
+    assert "12 images to train on, 12 to evaluate on, 3 labels" in log
+    assert "No pretrained weights: training from scratch." in log
+    assert log.count(" images/s to go ") == LEARNED_STEPS // 10
+    assert f"Done: mAP {report.mean_average_precision:.4f}" in log
+
+
+def test_curves_of_a_training(learned: tuple[TrainSettings, TrainReport]) -> None:
+    settings, report = learned
+    folder = settings.output / "curves"
+    steps = list(csv.DictReader((folder / "steps.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in steps] == list(range(10, LEARNED_STEPS + 1, 10))
+    assert float(steps[-1]["loss"]) < float(steps[0]["loss"]) / 4
+    evaluations = list(csv.DictReader((folder / "evaluations.csv").read_text().splitlines()))
+    assert [int(row["epoch"]) for row in evaluations] == [30, 60]
+    scores = [float(row[name]) for row in evaluations for name in ("map_weights", "map_average")]
+    assert max(scores) == report.mean_average_precision
+    with Image.open(folder / "curves.png") as image:
+        assert image.size == (880, 990)
+
+
+def test_the_exported_model_scores_like_the_best_weights(learned: tuple[TrainSettings, TrainReport]) -> None:
+    settings, report = learned
+    paddle = import_paddle("train")
+    data = TrainingData.read(settings.dataset_dir)
+    network = load_trained_network(MODEL, len(data.labels), report.weights)
+    expected = score_images(network, data.val, settings, ProcessGroup())
+    assert mean_average_precision(expected, data.val.targets) == report.mean_average_precision
+
+    exported = paddle.jit.load(str(report.inference / "inference"))
+    exported.eval()
+    with BatchLoader(data.val, settings.transform, num_workers=0) as loader:
+        batch = next(loader.batches([np.arange(len(data.val))]))
+    np.testing.assert_allclose(exported(paddle.to_tensor(batch.inputs)).numpy(), expected, rtol=0, atol=1e-5)
+
+
+def test_the_best_model_is_imported(learned: tuple[TrainSettings, TrainReport], tmp_path: Path) -> None:
+    settings, report = learned
+    import_model(str(report.inference), tmp_path / "repository", name="colors")
+    spec = json.loads((tmp_path / "repository" / "colors_preprocess" / "1" / "model_spec.json").read_text())
+    assert tuple(spec["labels"]) == tuple(COLORS)
+    assert (spec["transform"]["height"], spec["transform"]["width"]) == settings.image_size
+
+
+def test_paddlex_predicts_with_the_best_model(
+    learned: tuple[TrainSettings, TrainReport], paddlex_python: Path, tmp_path: Path
+) -> None:
+    settings, report = learned
+    data = TrainingData.read(settings.dataset_dir)
+    target = tmp_path / "answers.json"
+    script = ROOT / "tests" / "paddlex_oracle.py"
+    subprocess.run(
+        [paddlex_python, script, target, settings.dataset_dir / "images", report.inference],
+        check=True,
+        capture_output=True,
+    )
+    answers = json.loads(target.read_text())["inference"]
+    scores = [answers[path.name]["scores"] for path in data.val.paths]
+    network = load_trained_network(MODEL, len(data.labels), report.weights)
+    expected = score_images(network, data.val, settings, ProcessGroup())
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
+
+
+def test_weights_of_other_labels_are_a_start(learned: tuple[TrainSettings, TrainReport], tmp_path: Path) -> None:
+    """Fewer labels: the head is replaced, the backbone is kept, and the log says so."""
+    _, report = learned
+    dataset = write_colored_dataset(tmp_path / "dataset", train=4)
+    (dataset / "label.txt").write_text("0 red\n1 green\n")
+    for name in ("train.txt", "val.txt"):
+        (dataset / name).write_text("images/000.png\t1,0\nimages/001.png\t0,1\n")
+    settings = TrainSettings(
+        MODEL, dataset, tmp_path / "out", pretrain_weight_path=str(report.weights), epochs_iters=1, batch_size=2,
+        image_size=SIZE, num_workers=0,
+    )  # fmt: skip
+    train_model(settings)
+    log = (tmp_path / "out" / "train.log").read_text()
+    assert "fc.group_conv.bias: the file's has the shape [3], these labels need [2]" in log
+    assert "loaded 164 of 167 parameters" in log
+
+
+# --- resuming
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
+    """An uninterrupted training of three epochs of three steps, with everything random in it."""
+    folder = tmp_path_factory.mktemp("whole")
+    settings = TrainSettings(
+        MODEL,
+        write_colored_dataset(folder / "dataset", train=10, val=4),
+        output=folder / "output",
+        epochs_iters=3,
+        batch_size=4,
+        warmup_steps=1,
+        log_interval=1,
+        image_size=SIZE,
+        num_workers=2,
+        seed=11,
+    )
+    train_model(settings)
+    return settings
+
+
+def with_changes(settings: TrainSettings, **changes: Any) -> TrainSettings:
+    config = settings.to_config()
+    return TrainSettings.from_config({"Global": {**config["Global"], **config["Train"], **changes}, "Train": {}})
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    for name in ("latest/latest", "best_model/best_model"):
+        for suffix in ("pdparams", "pdema", "pdopt"):
+            assert_equal_states(one / f"{name}.{suffix}", other / f"{name}.{suffix}")
+    for name in ("steps.csv", "evaluations.csv"):
+        assert (one / "curves" / name).read_text() == (other / "curves" / name).read_text()
+
+
+def after_line(log: Path, text: str, action: Callable[[], None]) -> threading.Thread:
+    """Does something as soon as the log has a line with this text."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if log.exists() and text in log.read_text(encoding="utf-8"):
+                action()
+                return
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_stopped_training_is_resumed_to_the_same_weights(whole: TrainSettings, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    thread = after_line(output / "train.log", "epoch 2/3 step 1/3", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(TrainingInterruptedError, match=r"go on with resume_path .*latest") as stopped:
+        train_model(with_changes(whole, output=str(output)))
+    thread.join()
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert json.loads((output / "train_result.json").read_text())["done_flag"] is False
+    train_model(with_changes(whole, output=str(output), resume_path=str(output / "latest")))
+    assert_same_training(whole.output, output)
+    log = (output / "train.log").read_text()
+    assert "Resumed after " in log
+    assert log.count("epoch 2/3 step 1/3") == 1
+
+
+def test_a_killed_training_is_resumed_to_the_same_weights(whole: TrainSettings, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(with_changes(whole, output=str(output)).to_config()))
+    program = (
+        "import json, sys\n"
+        "from mlcls.training.settings import TrainSettings\n"
+        "from mlcls.training.train import train_model\n"
+        "train_model(TrainSettings.from_config(json.load(open(sys.argv[1]))))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(config)], stdout=subprocess.DEVNULL)
+    after_line(output / "train.log", "epoch 2/3 step 2/3", process.kill).join()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    train_model(with_changes(whole, output=str(output), resume_path=str(output / "latest" / "latest.pdparams")))
+    assert_same_training(whole.output, output)
+
+
+def test_another_training_is_not_resumed(whole: TrainSettings) -> None:
+    latest = str(whole.output / "latest")
+    with pytest.raises(TrainingError, match=r"batch_size was 4, is 5; the number of processes was 1") as refused:
+        train_model(with_changes(whole, resume_path=latest, batch_size=5, device="cpu:0,1"))
+    assert "pretrain_weight_path" in str(refused.value)
+    lines = (whole.dataset_dir / "train.txt").read_text()
+    try:
+        (whole.dataset_dir / "train.txt").write_text(lines + lines.splitlines()[0] + "\n")
+        with pytest.raises(TrainingError, match=r"train\.txt of the dataset changed"):
+            train_model(with_changes(whole, resume_path=latest))
+    finally:
+        (whole.dataset_dir / "train.txt").write_text(lines)
+
+
+# --- what goes wrong
+
+
+def test_an_unreadable_image_stops_the_training_and_it_goes_on_when_mended(
+    whole: TrainSettings, tmp_path: Path
+) -> None:
+    dataset = write_colored_dataset(tmp_path / "dataset", train=10, val=4)
+    path = dataset / "images" / "012.png"
+    good = path.read_bytes()
+    path.write_bytes(good[:100])
+    settings = with_changes(whole, dataset_dir=str(dataset), output=str(tmp_path / "output"))
+    with pytest.raises(DatasetError, match=r"images/012\.png: expected an image"):
+        train_model(settings)
+    path.write_bytes(good)
+    train_model(with_changes(settings, resume_path=str(tmp_path / "output" / "latest")))
+    assert_same_training(whole.output, tmp_path / "output")
+
+
+def test_a_wrong_dataset_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    dataset = write_colored_dataset(tmp_path / "dataset", train=4)
+    (dataset / "val.txt").write_text("images/000.png\t0,1\n")
+    with pytest.raises(DatasetError, match=r"val\.txt.*line 1.*expected 3 numbers"):
+        train_model(TrainSettings(MODEL, dataset, tmp_path / "output"))
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    if import_paddle("train").device.is_compiled_with_cuda():
+        pytest.skip("this paddle knows GPUs")
+    dataset = write_colored_dataset(tmp_path / "dataset", train=4)
+    for device in ("gpu:0", "gpu:0,1"):
+        with pytest.raises(TrainingError, match="device: expected a paddle with CUDA for a GPU"):
+            train_model(TrainSettings(MODEL, dataset, tmp_path / "output", device=device))
+    assert not (tmp_path / "output").exists()
+
+
+# --- architectures, mixed precision, several processes
+
+
+@pytest.mark.parametrize("architecture", OFFICIAL_MODELS)
+def test_one_step_of_each_architecture(architecture: str, tmp_path: Path) -> None:
+    paddle = import_paddle("train")
+    dataset = write_colored_dataset(tmp_path / "dataset", train=2)
+    settings = TrainSettings(architecture, dataset, tmp_path / "output", batch_size=2, image_size=SIZE)
+    data = TrainingData.read(dataset)
+    with paddle.utils.unique_name.guard():
+        paddle.seed(0)
+        network = build_network(architecture, len(COLORS))
+        before = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
+        log = RunLog(None, append=False)
+        trainer = Trainer(settings, data, network, RunFolder(settings), log, StopRequest(), ProcessGroup())
+        generator = np.random.default_rng(0)
+        inputs = generator.standard_normal((2, 3, *SIZE)).astype(np.float32)
+        assert trainer._train_step(Batch(inputs, np.array([[1, 0, 1], [0, 1, 0]], np.float32)), 1e-3) > 0
+    still = {name for name, tensor in network.state_dict().items() if np.array_equal(tensor.numpy(), before[name])}
+    frozen = {name for name in before if name.endswith("query_pos_embed.weight")}
+    # CLIP's backbone ends in a projection that the head does not use; units of ReLU may be silent for two images
+    assert frozen <= still
+    assert len(still) < len(before) * 0.1, still
+
+
+def test_mixed_precision(tmp_path: Path) -> None:
+    dataset = write_colored_dataset(tmp_path / "dataset", train=4)
+    report = train_model(
+        TrainSettings(
+            MODEL, dataset, tmp_path / "o", epochs_iters=1, batch_size=4, image_size=SIZE, amp=True, num_workers=0
+        )
+    )
+    assert report.inference.is_dir()
+
+
+def test_two_processes_train_one_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    dataset = write_colored_dataset(tmp_path / "dataset", train=6, val=3)
+    settings = TrainSettings(
+        MODEL, dataset, tmp_path / "output", device="cpu:0,1", epochs_iters=2, batch_size=2, warmup_steps=0,
+        log_interval=1, image_size=SIZE, num_workers=0,
+    )  # fmt: skip
+    report = train_model(settings)
+    log = (tmp_path / "output" / "train.log").read_text()
+    assert "2 processes: 6 images to train on" in log
+    assert "epoch 2/2 step 2/2" in log
+    assert "epoch 2/2 mAP of the moving average" in capfd.readouterr().out
+    data = TrainingData.read(dataset)
+    network = load_trained_network(MODEL, len(COLORS), report.weights)
+    scores = score_images(network, data.val, settings, ProcessGroup())
+    assert mean_average_precision(scores, data.val.targets) == pytest.approx(report.mean_average_precision, abs=1e-6)

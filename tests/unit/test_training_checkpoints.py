@@ -1,0 +1,263 @@
+"""Checkpoints, pretrained weights, history, interruption and the launch of several processes, without a training."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlcls.errors import ModelFormatError, TrainingError
+from mlcls.paddle_runtime import import_paddle
+from mlcls.training.checkpoint import SUFFIXES, Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
+from mlcls.training.curves import draw_curves
+from mlcls.training.history import EvaluationRow, History, StepRow, format_csv
+from mlcls.training.interruption import StopRequest
+from mlcls.training.launch import launch_command
+from mlcls.training.pretrained import load_pretrained
+from mlcls.training.settings import Device
+
+
+@pytest.fixture
+def paddle() -> Iterator[Any]:
+    module = import_paddle("train")
+    module.seed(0)
+    with module.utils.unique_name.guard():
+        yield module
+
+
+def make_checkpoint(paddle: Any, value: float) -> Checkpoint:
+    return Checkpoint(
+        weights={"a": paddle.to_tensor([value])},
+        average={"a": paddle.to_tensor([value + 100])},
+        optimizer={"a_moment1_0": paddle.to_tensor([value])},
+        states={"epoch": 3, "progress": {"epoch": 3, "step": 5}},
+    )
+
+
+# --- checkpoints
+
+
+@pytest.mark.parametrize("publish_average", [False, True])
+def test_checkpoint_and_back(paddle: Any, tmp_path: Path, publish_average: bool) -> None:
+    folder = tmp_path / "latest"
+    write_checkpoint(folder, "latest", make_checkpoint(paddle, 1.0), publish_average)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"latest.{suffix}" for suffix in SUFFIXES)
+    assert paddle.load(str(folder / "latest.pdparams"))["a"].item() == (101 if publish_average else 1)
+    for path in (folder, folder / "latest.pdparams", folder / "latest.pdstates", folder / "latest"):
+        checkpoint = read_checkpoint(path)
+        assert checkpoint.weights["a"].item() == 1
+        assert checkpoint.average["a"].item() == 101
+        assert checkpoint.optimizer["a_moment1_0"].item() == 1
+        assert checkpoint.states["progress"] == {"epoch": 3, "step": 5}
+
+
+def test_a_checkpoint_that_fails_leaves_the_one_before(paddle: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "latest"
+    write_checkpoint(folder, "latest", make_checkpoint(paddle, 1.0))
+    with pytest.raises(RuntimeError, match="disk"), checkpoint_folder(folder, "latest", make_checkpoint(paddle, 2.0)):
+        raise RuntimeError("disk")
+    assert read_checkpoint(folder).weights["a"].item() == 1
+    write_checkpoint(folder, "latest", make_checkpoint(paddle, 3.0))
+    assert read_checkpoint(folder).weights["a"].item() == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["latest"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_checkpoint_without_one_of_its_files(paddle: Any, tmp_path: Path, suffix: str) -> None:
+    write_checkpoint(tmp_path / "latest", "latest", make_checkpoint(paddle, 1.0))
+    (tmp_path / "latest" / f"latest.{suffix}").unlink()
+    with pytest.raises(TrainingError, match=r"resume_path: expected"):
+        read_checkpoint(tmp_path / "latest")
+
+
+def test_a_damaged_checkpoint(paddle: Any, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "latest", "latest", make_checkpoint(paddle, 1.0))
+    (tmp_path / "latest" / "latest.pdopt").write_bytes(b"nothing")
+    with pytest.raises(TrainingError, match=r"latest\.pdopt: expected a part of a checkpoint"):
+        read_checkpoint(tmp_path / "latest")
+
+
+def test_a_checkpoint_of_another_program(paddle: Any, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "latest", "latest", make_checkpoint(paddle, 1.0))
+    paddle.save({"epoch": 3, "metric": 0.5}, str(tmp_path / "latest" / "latest.pdstates"))
+    with pytest.raises(TrainingError, match="expected a checkpoint of mlcls, format 1, got 'another program'"):
+        read_checkpoint(tmp_path / "latest")
+
+
+def test_no_checkpoint(paddle: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"expected a folder with one \.pdstates, got 0"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(TrainingError, match="expected the folder of a checkpoint, like output/latest"):
+        read_checkpoint(tmp_path / "no")
+
+
+# --- pretrained weights
+
+
+def make_head(paddle: Any, labels: int) -> Any:
+    """A backbone and a head whose parameters are named like those of the ML-Decoder."""
+    head = paddle.nn.Layer()
+    head.query_pos_embed = paddle.nn.Embedding(labels, 4)
+    head.group_conv = paddle.nn.Conv2D(4 * labels, labels, 1, groups=labels)
+    head.input_proj = paddle.nn.Conv2D(8, 4, 1)
+    network = paddle.nn.Layer()
+    network.backbone = paddle.nn.Linear(16, 16)
+    network.fc = head
+    return network
+
+
+def save(paddle: Any, state: dict[str, Any], path: Path) -> str:
+    paddle.save(state, str(path))
+    return str(path)
+
+
+def test_the_head_of_another_number_of_labels_is_left_fresh(paddle: Any, tmp_path: Path) -> None:
+    trained, network = make_head(paddle, 80), make_head(paddle, 3)
+    before = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
+    report = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
+    replaced = {"fc.query_pos_embed.weight", "fc.group_conv.weight", "fc.group_conv.bias"}
+    assert set(report.replaced) == replaced
+    assert (report.missing, report.unknown) == ((), ())
+    for name, tensor in network.state_dict().items():
+        expected = before[name] if name in replaced else trained.state_dict()[name].numpy()
+        np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=name)
+    text = "\n".join(report.lines())
+    assert "loaded 4 of 7 parameters" in text
+    assert "fresh: fc.group_conv.bias: the file's has the shape [80], these labels need [3]" in text
+
+
+def test_the_same_number_of_labels_keeps_the_head(paddle: Any, tmp_path: Path) -> None:
+    trained, network = make_head(paddle, 3), make_head(paddle, 3)
+    report = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
+    assert len(report.loaded) == 7
+    np.testing.assert_array_equal(network.fc.group_conv.weight.numpy(), trained.fc.group_conv.weight.numpy())
+
+
+def test_a_backbone_without_the_head(paddle: Any, tmp_path: Path) -> None:
+    trained, network = make_head(paddle, 3), make_head(paddle, 3)
+    state = {name: value for name, value in trained.state_dict().items() if not name.startswith("fc.")}
+    state["classifier.weight"] = trained.backbone.weight
+    report = load_pretrained(network, save(paddle, state, tmp_path / "w.pdparams"))
+    assert report.loaded == ("backbone.weight", "backbone.bias")
+    assert len(report.missing) == 5
+    assert report.unknown == ("classifier.weight",)
+    text = "\n".join(report.lines())
+    assert "fresh: 5 that the file does not have: fc.query_pos_embed.weight" in text
+    assert "not used: 1 that the network does not have: classifier.weight" in text
+
+
+def test_weights_that_cannot_be_used(paddle: Any, tmp_path: Path) -> None:
+    network = make_head(paddle, 3)
+    state = make_head(paddle, 3).state_dict()
+    state["backbone.weight"] = paddle.zeros([2, 16])
+    with pytest.raises(TrainingError, match=r"parameter backbone\.weight has the shape \[2, 16\], expected \[16, 16\]"):
+        load_pretrained(network, save(paddle, state, tmp_path / "a.pdparams"))
+    with pytest.raises(TrainingError, match="expected weights of this architecture, got a file with 0 of its 7"):
+        load_pretrained(network, save(paddle, {"other": paddle.zeros([2])}, tmp_path / "b.pdparams"))
+    with pytest.raises(TrainingError, match="no such file"):
+        load_pretrained(network, str(tmp_path / "no.pdparams"))
+    (tmp_path / "c.pdparams").write_bytes(b"nothing")
+    with pytest.raises(ModelFormatError, match=r"expected a \.pdparams file"):
+        load_pretrained(network, str(tmp_path / "c.pdparams"))
+
+
+# --- history
+
+
+def make_history(rows: int) -> History:
+    history = History()
+    for step in range(1, rows + 1):
+        history.add_loss(12.0 / step, 4)
+        history.close_row(step, 1 + step // 10, 1e-4 / step)
+        if step % 5 == 0:
+            history.evaluations.append(EvaluationRow(step, step // 5, 0.5 + step / 64, step / 64))
+    return history
+
+
+def test_history_and_back() -> None:
+    history = make_history(7)
+    history.add_loss(3.0, 2)
+    again = History.from_state(history.to_state())
+    assert again == history
+    assert again.close_row(8, 1, 1e-5) == StepRow(8, 1, 1e-5, 1.5)
+
+
+def test_tables() -> None:
+    history = make_history(5)
+    rows = list(csv.DictReader(format_csv(StepRow, history.steps).splitlines()))
+    assert [float(row["loss"]) for row in rows] == [3 / step for step in range(1, 6)]
+    assert format_csv(EvaluationRow, history.evaluations).splitlines() == [
+        "step,epoch,map_weights,map_average",
+        "5,1,0.578125,0.078125",
+    ]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 60])
+def test_curves_are_a_picture(tmp_path: Path, rows: int) -> None:
+    path = tmp_path / "curves.png"
+    path.write_bytes(draw_curves(make_history(rows), "a title"))
+    with Image.open(path) as image:
+        assert image.size == (880, 990)
+        colors = image.convert("RGB").getcolors(1 << 20)
+        assert colors is not None
+        drawn = {color for _, color in colors}
+    assert ((214, 39, 40) in drawn) == (rows > 0)  # the color of the loss
+
+
+# --- interruption
+
+
+def test_signals_are_noted_and_handlers_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # paddle's launcher repeats it
+        assert stop.requested
+        assert stop.signal_number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_other_threads_take_no_signals() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen: list[Any] = []
+
+    def run() -> None:
+        with StopRequest() as stop:
+            seen.extend([signal.getsignal(signal.SIGINT), stop.requested])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [before, False]
+
+
+# --- several processes
+
+
+@pytest.mark.parametrize(
+    ("device", "where"), [("gpu:0,3", ["--devices", "0,3"]), ("cpu:0,1", ["--nproc_per_node", "2"])]
+)
+def test_launch_command(tmp_path: Path, device: str, where: list[str]) -> None:
+    command = launch_command(tmp_path / "settings.yaml", Device.parse(device))
+    assert command[:3] == [sys.executable, "-m", "paddle.distributed.launch"]
+    assert command[3:-2] == ["--log_dir", str(tmp_path), "--log_level", "ERROR", "--max_restart", "0", *where]
+    assert Path(command[-2]).is_file()
+    assert command[-1] == str(tmp_path / "settings.yaml")
