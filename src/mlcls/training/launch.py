@@ -82,10 +82,11 @@ def _run(command: Sequence[str], environment: dict[str, str], stop: StopRequest)
 
 def _environment(device: Device) -> dict[str, str]:
     environment = dict(os.environ)
+    environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // len(device.ids)))
+    environment.setdefault("PYTHONWARNINGS", "ignore")  # the launcher's own, about tools that it does not need here
+    environment.setdefault("GLOG_minloglevel", "2")
     if device.kind == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""  # or the launcher would count GPUs
-        share = max(1, len(os.sched_getaffinity(0)) // len(device.ids))
-        environment.setdefault("OMP_NUM_THREADS", str(share))
+        environment.pop("CUDA_VISIBLE_DEVICES", None)  # or the launcher deals out what it names
     return environment
 
 

@@ -98,20 +98,27 @@ def set_device(device: Device) -> None:
         TrainingError: This paddle knows no GPU, or there is none of that number.
     """
     paddle = import_paddle("train")
+    require_devices(device)
     if device.kind == "cpu":
         paddle.set_device("cpu")
         return
-    require_gpus(device)
     paddle.set_device("gpu" if len(device.ids) > 1 else f"gpu:{device.ids[0]}")
 
 
-def require_gpus(device: Device) -> None:
-    """Checks that the GPUs are there.
+def require_devices(device: Device) -> None:
+    """Checks that the devices can be used.
 
     Raises:
-        TrainingError: They are not.
+        TrainingError: The GPUs are not there, or paddle's launcher cannot start several processes on the CPU.
     """
     paddle = import_paddle("train")
+    if device.kind == "cpu":
+        if len(device.ids) > 1 and paddle.device.is_compiled_with_cuda():
+            raise TrainingError(
+                "device: expected a paddle for the CPU for several processes on it, got one with CUDA, whose launcher "
+                "deals out GPUs; train with device cpu, or with GPUs."
+            )
+        return
     if not paddle.device.is_compiled_with_cuda():
         raise TrainingError(
             "device: expected a paddle with CUDA for a GPU, got one for the CPU; install paddlepaddle-gpu, or train "

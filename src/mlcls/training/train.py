@@ -19,7 +19,7 @@ from mlcls.training.data import TrainingData
 from mlcls.training.interruption import StopRequest
 from mlcls.training.launch import train_in_processes
 from mlcls.training.pretrained import find_weights, load_pretrained
-from mlcls.training.process_group import ProcessGroup, require_gpus, set_device
+from mlcls.training.process_group import ProcessGroup, require_devices, set_device
 from mlcls.training.run_folder import BEST, INFERENCE, LOG_FILE, RunFolder, RunLog, TrainReport
 from mlcls.training.settings import HIGH_LEARNING_RATE, Device, TrainSettings
 from mlcls.training.trainer import Trainer
@@ -59,8 +59,7 @@ def train_model(settings: TrainSettings) -> TrainReport:
     TrainingData.read(settings.dataset_dir, settings.num_classes)  # one error now, and not one for each process
     if settings.pretrain_weight_path and not settings.resume_path:
         find_weights(settings.pretrain_weight_path)
-    if device.kind == "gpu":
-        require_gpus(device)
+    require_devices(device)
     train_in_processes(settings, device)
     return TrainReport.read(RunFolder(settings))
 
