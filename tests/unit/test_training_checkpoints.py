@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls.errors import ModelFormatError, TrainingError
+from mlcls.errors import DownloadError, ModelFormatError, TrainingError
 from mlcls.paddle_runtime import import_paddle
 from mlcls.training.checkpoint import SUFFIXES, Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
 from mlcls.training.curves import draw_curves
 from mlcls.training.history import EvaluationRow, History, StepRow, format_csv
 from mlcls.training.interruption import StopRequest
 from mlcls.training.launch import launch_command
-from mlcls.training.pretrained import load_pretrained
+from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.settings import Device
+from quiet_http import QuietHttpServer
 
 
 @pytest.fixture
@@ -168,6 +171,24 @@ def test_weights_that_cannot_be_used(paddle: Any, tmp_path: Path) -> None:
     (tmp_path / "c.pdparams").write_bytes(b"nothing")
     with pytest.raises(ModelFormatError, match=r"expected a \.pdparams file"):
         load_pretrained(network, str(tmp_path / "c.pdparams"))
+
+
+def test_weights_from_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "w.pdparams").write_bytes(b"weights")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    server = QuietHttpServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/w.pdparams"
+        assert find_weights(url).read_bytes() == b"weights"
+        with pytest.raises(DownloadError, match="404"):
+            find_weights(f"http://127.0.0.1:{server.server_port}/no.pdparams")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 # --- history

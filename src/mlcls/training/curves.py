@@ -38,7 +38,7 @@ def draw_curves(history: History, title: str) -> bytes:
     losses = [row.loss for row in history.steps]
     axes[0].plot(steps, losses, color="tab:red", marker=marker, markersize=3, linewidth=1.2)
     axes[0].set_ylabel("loss of an image")
-    if losses and min(losses) > 0:
+    if losses and 0 < 10 * min(losses) < max(losses):
         axes[0].set_yscale("log")
     axes[1].plot(steps, [row.learning_rate for row in history.steps], color="tab:green", marker=marker, markersize=3)
     axes[1].set_ylabel("learning rate")

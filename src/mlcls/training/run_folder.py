@@ -43,7 +43,7 @@ class RunFolder:
         """
         import yaml
 
-        config = yaml.safe_dump(self._settings.to_config(), sort_keys=False, allow_unicode=True)
+        config = yaml.safe_dump(self._whole_config(), sort_keys=False, allow_unicode=True)
         write_text(self.root / CONFIG_FILE, config)
         shutil.copyfile(self._settings.dataset_dir / LABEL_FILE, self.root / "label_dict.txt")
         self.write_result(done=False, metrics=metrics)
@@ -80,6 +80,20 @@ class RunFolder:
             "curves": ["curves/curves.png", "curves/steps.csv", "curves/evaluations.csv"],
         }
         write_text(self.root / RESULT_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+    def _whole_config(self) -> dict[str, Any]:
+        """All sections of a PaddleX configuration; the other modes find this training's model in it."""
+        weights = str(self.best / f"{BEST}.pdparams")
+        return {
+            **self._settings.to_config(),
+            "CheckDataset": {
+                "convert": {"enable": False, "src_dataset_type": None},
+                "split": {"enable": False, "train_percent": None, "val_percent": None},
+            },
+            "Evaluate": {"weight_path": weights, "log_interval": 1},
+            "Export": {"weight_path": weights},
+            "Predict": {"batch_size": 1, "model_dir": str(self.best / INFERENCE), "input": "photo.jpg"},
+        }
 
     def _model_files(self, name: str, score: float | str) -> dict[str, Any]:
         def present(path: str) -> str:

@@ -160,7 +160,7 @@ class TrainSettings:
 
     @classmethod
     def from_config(cls, config: dict[str, dict[str, Any]]) -> TrainSettings:
-        """The settings of which `to_config` gives this configuration.
+        """The settings of the sections `Global` and `Train`; other sections are not looked at.
 
         Raises:
             TrainingError: A key is unknown or a value is wrong.

@@ -2,7 +2,7 @@
 
 Everything random in a step is drawn from generators that the seed and the step give: paddle's own is seeded anew before
 each step. Two runs that meet at a step therefore go on alike, and a run that is resumed ends with the weights of one
-that was never interrupted (bit for bit on a CPU).
+that was never interrupted (bit for bit on a CPU with the same number of threads).
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: A checkpoint within an epoch, so that a long one is not lost.
 CHECKPOINT_INTERVAL_S: Final = 900.0
+#: The highest difference of scores between images at which a network tells them no more apart.
+_COLLAPSED: Final = 1e-4
 #: PaddleClas's `scale_loss`.
 _LOSS_SCALE: Final = 128.0
 
@@ -213,6 +215,11 @@ class Trainer:
             self._group.share_statistics(network)
             answers = score_images(network, self._data.val, self._settings, self._group, self._obey_stop_alone)
             scores[name] = mean_average_precision(answers, self._data.val.targets)
+            if len(answers) > 1 and np.ptp(answers, axis=0).max() < _COLLAPSED:
+                self._log.write(
+                    f"Note: the {name} of epoch {epoch} give every image the same scores. A network that does not get "
+                    f"out of this has collapsed: start anew with a lower learning_rate or from pretrained weights."
+                )
         best = max(scores, key=lambda name: scores[name])
         self._history.evaluations.append(EvaluationRow(self.steps_done, epoch, scores["weights"], scores["average"]))
         metrics = self._progress.metrics
