@@ -102,7 +102,7 @@ def set_device(device: Device) -> None:
     require_devices(device)
     if device.kind == "cpu":
         paddle.set_device("cpu")
-        # an inference that ran in this process before may have left another number, and with it other sums in the last bit
+        # an inference in this process may have left another number, and with it sums that differ in the last bit
         paddle.base.core.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         return
     paddle.set_device("gpu" if len(device.ids) > 1 else f"gpu:{device.ids[0]}")

@@ -81,6 +81,11 @@ class RunFolder:
         }
         write_text(self.root / RESULT_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
+    def read_result(self) -> dict[str, Any]:
+        """What `train_result.json` says."""
+        result: dict[str, Any] = json.loads((self.root / RESULT_FILE).read_text(encoding="utf-8"))
+        return result
+
     def _whole_config(self) -> dict[str, Any]:
         """All sections of a PaddleX configuration; the other modes find this training's model in it."""
         weights = str(self.best / f"{BEST}.pdparams")
@@ -177,4 +182,4 @@ class TrainReport:
     @classmethod
     def read(cls, folder: RunFolder) -> TrainReport:
         """The report of a training that another process did."""
-        return cls.of(folder, json.loads((folder.root / RESULT_FILE).read_text(encoding="utf-8"))["metrics"])
+        return cls.of(folder, folder.read_result()["metrics"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,7 +160,7 @@ class TrainSettings:
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, dict[str, Any]]) -> TrainSettings:
+    def from_config(cls, config: Mapping[str, Mapping[str, Any]]) -> TrainSettings:
         """The settings of the sections `Global` and `Train`; other sections are not looked at.
 
         Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,6 +63,23 @@ def train_model(settings: TrainSettings) -> TrainReport:
     require_devices(device)
     train_in_processes(settings, device)
     return TrainReport.read(RunFolder(settings))
+
+
+def train_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Mode `train` of a PaddleX configuration.
+
+    Args:
+        config: Its sections by name; `Global` and `Train` are read.
+
+    Returns:
+        What `train_result.json` says.
+
+    Raises:
+        MlclsError: See `train_model`.
+    """
+    settings = TrainSettings.from_config(config)
+    train_model(settings)
+    return RunFolder(settings).read_result()
 
 
 def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainReport:
