@@ -35,7 +35,8 @@ def test_defaults_are_the_recipe() -> None:
         ({"ema_decay": 1}, "ema_decay: expected a number from 0 to below 1, got 1"),
         ({"amp": "yes"}, "amp: expected true or false, got 'yes'"),
         ({"image_size": (16, 64)}, "image_size: expected height and width of at least 32"),
-        ({"image_size": 64}, "image_size: expected height and width of at least 32"),
+        ({"image_size": 31}, "image_size: expected height and width of at least 32"),
+        ({"image_size": (64, 64, 3)}, "image_size: expected height and width of at least 32"),
         ({"resume_path": 3}, "resume_path: expected a path or null, got 3"),
         ({"device": "tpu"}, "device: expected cpu, gpu:0 or gpu:0,1"),
         ({"device": "gpu:0,0"}, "device: expected cpu, gpu:0 or gpu:0,1 with each number once"),
@@ -76,6 +77,12 @@ def test_config_and_back() -> None:
     config["Train"]["lerning_rate"] = 1
     with pytest.raises(TrainingError, match="unknown setting 'lerning_rate'"):
         TrainSettings.from_config(config)
+
+
+def test_one_number_makes_a_square() -> None:
+    config = TrainSettings(MODEL, Path("dataset"), image_size=(64, 64)).to_config()
+    assert config["Train"]["image_size"] == 64
+    assert TrainSettings.from_config(config).image_size == (64, 64)
 
 
 def test_warm_up_leaves_half_of_a_short_training() -> None:

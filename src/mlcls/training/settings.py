@@ -66,7 +66,7 @@ class TrainSettings:
         save_interval: Epochs between two checkpoints; the last epoch is always saved.
         seed: Of initial weights, order of the images, augmentation and dropout.
         amp: Mixed precision, O1: float16 with loss scaling on a GPU, bfloat16 on a CPU.
-        image_size: Height and width of the network's input.
+        image_size: Height and width of the network's input; one number makes a square.
         threshold: Threshold of every label in the exported model.
         weight_decay: Decoupled weight decay of all parameters that are not one-dimensional.
         ema_decay: Decay of the averaged weights in a long run; see `mlcls.training.ema`.
@@ -128,7 +128,8 @@ class TrainSettings:
         for name in ("amp", "cutout", "rand_augment"):
             if type(getattr(self, name)) is not bool:
                 raise TrainingError(f"{name}: expected true or false, got {getattr(self, name)!r}.")
-        sides = tuple(self.image_size) if isinstance(self.image_size, (tuple, list)) else (self.image_size,)
+        size: object = self.image_size
+        sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
         if len(sides) != 2 or any(type(side) is not int or side < _MIN_SIDE for side in sides):
             raise TrainingError(f"image_size: expected height and width of at least {_MIN_SIDE}, got {sides!r}.")
         object.__setattr__(self, "image_size", sides)
@@ -152,7 +153,8 @@ class TrainSettings:
         """The `Global` and `Train` sections of a PaddleX configuration that does this training again."""
         values = dataclasses.asdict(self)
         values |= {"dataset_dir": str(self.dataset_dir), "output": str(self.output)}
-        values["image_size"] = list(self.image_size)
+        height, width = self.image_size
+        values["image_size"] = height if height == width else [height, width]
         shared = ("model", "dataset_dir", "device", "output")
         return {
             "Global": {"mode": "train", **{name: values[name] for name in shared}},
