@@ -215,12 +215,11 @@ class Trainer:
             self._group.share_statistics(network)
             answers = score_images(network, self._data.val, self._settings, self._group, self._obey_stop_alone)
             scores[name] = mean_average_precision(answers, self._data.val.targets)
-            spread = float(np.ptp(answers, axis=0).max())
-            # a fresh network starts like this
-            if name == "weights" and spread < _COLLAPSED and len(answers) > 1 and epoch > self._settings.warmup_epochs:
+            collapsed = len(answers) > 1 and np.ptp(answers, axis=0).max() < _COLLAPSED
+            if collapsed and name == "weights" and epoch > self._settings.warmup_epochs:  # a fresh network starts so
                 self._log.write(
-                    "Note: every image gets the same scores. Where this stays so the network has collapsed: start anew with "
-                    "a lower learning_rate or from pretrained weights."
+                    "Note: every image gets the same scores. Where this stays so the network has collapsed: start anew "
+                    "with a lower learning_rate or from pretrained weights."
                 )
         best = max(scores, key=lambda name: scores[name])
         self._history.evaluations.append(EvaluationRow(self.steps_done, epoch, scores["weights"], scores["average"]))
