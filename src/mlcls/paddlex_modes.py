@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -90,8 +91,18 @@ def check_dataset(config: PaddleXConfig) -> Mapping[str, Any]:
     return {"check_pass": True, **report.result, **details}
 
 
+def train(config: PaddleXConfig) -> Mapping[str, Any]:
+    """Mode `train`; see `mlcls.training.train`."""
+    from mlcls.training.train import train_from_config
+
+    return train_from_config(dataclasses.asdict(config))
+
+
 #: Each gives its part of the result file.
-MODES: Final[Mapping[str, Callable[[PaddleXConfig], Mapping[str, Any]]]] = {"check_dataset": check_dataset}
+MODES: Final[Mapping[str, Callable[[PaddleXConfig], Mapping[str, Any]]]] = {
+    "check_dataset": check_dataset,
+    "train": train,
+}
 
 
 def _result_path(config: PaddleXConfig) -> Path:

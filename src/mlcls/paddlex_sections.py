@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+from mlcls.training.settings import TrainSettings
+
 #: Formats that `CheckDataset.convert` reads.
 SOURCE_TYPES: Final = ("COCO",)
 
@@ -85,6 +87,16 @@ class TrainSection:
         log_interval: Steps between two lines of the log.
         eval_interval: Epochs between two evaluations.
         save_interval: Epochs between two checkpoints.
+        seed: Of everything random. This field and the following are not in PaddleX; see
+            `mlcls.training.settings.TrainSettings`.
+        amp: Whether to compute in mixed precision.
+        image_size: Height and width of the network's input.
+        threshold: Of every label of the exported model.
+        weight_decay: Of the parameters that are not one-dimensional.
+        ema_decay: Of the moving average of the weights.
+        cutout: Whether a rectangle is cut out of each training image.
+        rand_augment: Whether training images are changed by RandAugment.
+        num_workers: Threads that read images, for each process.
     """
 
     num_classes: int | None
@@ -97,6 +109,15 @@ class TrainSection:
     log_interval: int
     eval_interval: int
     save_interval: int
+    seed: int = TrainSettings.seed
+    amp: bool = TrainSettings.amp
+    image_size: int = TrainSettings.image_size[0]
+    threshold: float = TrainSettings.threshold
+    weight_decay: float = TrainSettings.weight_decay
+    ema_decay: float = TrainSettings.ema_decay
+    cutout: bool = TrainSettings.cutout
+    rand_augment: bool = TrainSettings.rand_augment
+    num_workers: int = TrainSettings.num_workers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
 from mlcls.metrics import mean_average_precision
 from mlcls.paddle_runtime import import_paddle
+from mlcls.paddlex_config import read_config
 from mlcls.paddlex_import import import_model
 from mlcls.training.architectures import build_network, load_trained_network
 from mlcls.training.data import TrainingData
@@ -35,6 +36,7 @@ from mlcls.training.scoring import score_images
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
 from mlcls.training.trainer import Trainer
+from processes import ROOT
 
 MODEL = "PP-LCNet_x1_0_ML"
 SIZE = (32, 32)
@@ -206,6 +208,18 @@ def assert_same_training(one: Path, other: Path) -> None:
         assert (one / "curves" / name).read_text() == (other / "curves" / name).read_text()
 
 
+def training_command(settings: TrainSettings, output: Path, **changes: Any) -> list[str]:
+    """PaddleX's command line with each setting that is not in its file."""
+    config = with_changes(
+        settings, output=str(output), **{name: str(value) for name, value in changes.items()}
+    ).to_config()
+    command = [sys.executable, str(ROOT / "scripts" / "main.py"), "-c", str(ROOT / "configs" / f"{MODEL}.yaml")]
+    for section, values in config.items():
+        for name, value in values.items():
+            command += ["-o", f"{section}.{name}={json.dumps(value) if not isinstance(value, str) else value}"]
+    return command
+
+
 def after_line(log: Path, text: str, action: Callable[[], None]) -> threading.Thread:
     """Does something as soon as the log has a line with this text."""
 
@@ -238,20 +252,26 @@ def test_a_stopped_training_is_resumed_to_the_same_weights(whole: TrainSettings,
 
 
 def test_a_killed_training_is_resumed_to_the_same_weights(whole: TrainSettings, tmp_path: Path) -> None:
+    """Begun by PaddleX's command, killed in its second epoch, resumed by the same command."""
     output = tmp_path / "output"
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(with_changes(whole, output=str(output)).to_config()))
-    program = (
-        "import json, sys\n"
-        "from mlcls.training.settings import TrainSettings\n"
-        "from mlcls.training.train import train_model\n"
-        "train_model(TrainSettings.from_config(json.load(open(sys.argv[1]))))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program, str(config)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(training_command(whole, output), stdout=subprocess.DEVNULL)
     after_line(output / "train.log", "epoch 2/2 step 2/3", process.kill).join()
     assert process.wait(timeout=60) == -signal.SIGKILL
-    train_model(with_changes(whole, output=str(output), resume_path=str(output / "latest" / "latest.pdparams")))
+    assert json.loads((output / "train_result.json").read_text())["done_flag"] is False
+    # what was killed may be named in PaddleX's way, by its weights
+    resumed = subprocess.run(
+        training_command(whole, output, resume_path=output / "latest" / "latest.pdparams"),
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resumed after 3 steps from " in resumed.stdout
     assert_same_training(whole.output, output)
+    result = json.loads((output / "train_result.json").read_text())
+    assert result["done_flag"] is True
+    assert (output / result["models"]["best"]["inference_config"]).is_file()
+    again = read_config(output / "config.yaml")
+    assert (again.Global.mode, again.Train.seed, again.Train.image_size) == ("train", 11, 32)
 
 
 def test_another_training_is_not_resumed(whole: TrainSettings) -> None:

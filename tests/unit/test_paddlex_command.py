@@ -112,7 +112,7 @@ def test_no_dataset(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_mode(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, "Global.mode=check") == 1
-    assert capsys.readouterr().err == "mlcls paddlex: Global.mode: expected check_dataset, got 'check'.\n"
+    assert capsys.readouterr().err == "mlcls paddlex: Global.mode: expected check_dataset or train, got 'check'.\n"
     assert not (root.parent / "output").exists()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "paddlex"
-SUMMARY: Final = "Do what a PaddleX configuration file says: check, convert and split a dataset."
+SUMMARY: Final = "Do what a PaddleX configuration file says: check, convert and split a dataset, train."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
