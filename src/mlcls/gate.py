@@ -36,7 +36,7 @@ class Limits:
 
 #: Rounding differs between engines by up to 5e-5 in float32. In float16 a logit has 11 bits: at 8 it moves by 4e-3, and
 #: a network adds up some of these: freshly initialised ones, which amplify any change (noise of one level on the pixels
-#: moves their scores by 0.06 to 0.29), by up to 4.4e-2, 6e-3 on average and 1.3% flips, nearly all of it from rounding
+#: moves their scores by 0.06 to 0.29), by up to 4.4e-2, 6e-3 on average and 1.3% flips, most of it from rounding
 #: the weights. Eight bits are a trade: flips and mAP decide, not single scores.
 LIMITS: Final[Mapping[Precision, Limits]] = {
     "fp32": Limits(1e-4, 2e-5, 1e-4, 0.0, 1e-4),
