@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from mlcls.server import TritonServer, free_ports
+from mlcls.ports import free_ports
+from mlcls.server import TritonServer
 from processes import ROOT
 
 START: Final = ROOT / "docker" / "gateway" / "start.sh"

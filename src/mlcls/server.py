@@ -7,7 +7,6 @@ import dataclasses
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,7 @@ from mlcls.child_process import end_with_parent
 from mlcls.errors import ServerError
 from mlcls.manifest import verify_folder
 from mlcls.nvidia import Machine, read_machine
+from mlcls.ports import check_ports, free_ports
 from mlcls.server_log import STANDARD_OUTPUT
 from mlcls.tensorrt_plan import check_plan
 from mlcls.triton_config import ENGINE_TARGETS, PLAN_FILE, Target
@@ -96,7 +96,14 @@ class TritonServer:
         self.admin_key = os.environ.get(ADMIN_KEY_VARIABLE) or secrets.token_urlsafe(24)
         installation = installation or embedded_installation()
         check_models(options, installation)
-        check_ports(options)
+        check_ports(
+            options.host,
+            {
+                "--http-port": options.http_port,
+                "--grpc-port": options.grpc_port,
+                "--metrics-port": options.metrics_port,
+            },
+        )
         self._cleanup = contextlib.ExitStack()
         try:
             self._start(installation)
@@ -235,35 +242,6 @@ def check_models(
         if weights.name == PLAN_FILE:
             check_plan(weights.parent, weights.name, read_machine())
         repository.require_fresh(options.repository, spec)
-
-
-def check_ports(options: ServerOptions) -> None:
-    """Checks that the three ports differ and are free.
-
-    Raises:
-        ServerError: One is taken.
-    """
-    ports = {"--http-port": options.http_port, "--grpc-port": options.grpc_port, "--metrics-port": options.metrics_port}
-    if len(set(ports.values())) != len(ports):
-        raise ServerError(f"Expected three different ports, got {', '.join(f'{k} {v}' for k, v in ports.items())}.")
-    for option, port in ports.items():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((options.host, port))
-            except OSError as error:
-                raise ServerError(
-                    f"Port {port} on {options.host} cannot be used ({error.strerror}); choose another with {option}."
-                ) from None
-
-
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports that are free right now, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind((host, 0))
-        return [probe.getsockname()[1] for probe in sockets]
 
 
 def _command(

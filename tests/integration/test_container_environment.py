@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mlcls.nvidia import read_gpus, read_tensorrt_version
-from mlcls.server import free_ports
+from mlcls.ports import free_ports
 from mlcls.triton_installation import embedded_installation
 from mlcls_client import create_model
 from processes import ROOT, mlcls_command

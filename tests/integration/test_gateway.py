@@ -22,7 +22,8 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from gateway_process import Gateway, make_certificate, make_key, run_gateway, wait_for
-from mlcls.server import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE, TritonServer, free_ports
+from mlcls.ports import free_ports
+from mlcls.server import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE, TritonServer
 from mlcls_client import create_model
 from mlcls_client.errors import MlclsClientError, ServerError
 from processes import ROOT, start_server

@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 from gateway_process import Gateway, make_key, run_gateway, wait_for
-from mlcls.server import TritonServer, free_ports
+from mlcls.ports import free_ports
+from mlcls.server import TritonServer
 from mlcls_client import create_model
 from mlcls_client.errors import MlclsClientError
 from processes import ROOT

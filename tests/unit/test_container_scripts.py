@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlcls.server import free_ports
+from mlcls.ports import free_ports
 from processes import ROOT
 from quiet_http import QuietHttpServer
 

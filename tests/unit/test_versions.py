@@ -20,8 +20,8 @@ from mlcls.errors import ModelControlError, RepositoryError
 from mlcls.manifest import EngineRecord
 from mlcls.model_control import ModelControl
 from mlcls.model_spec import ModelSpec
+from mlcls.ports import free_ports
 from mlcls.rollout import Rollout
-from mlcls.server import free_ports
 
 NAME = "animals-v2"
 RECORD = EngineRecord("model.onnx", "fp32", {}, {})
