@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from image_samples import write_samples
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.paddlex_export import export_model
 from mlcls.paddlex_import import import_model
 from mlcls.server import TritonServer
+from official_models import prepare_official_models
 from processes import ROOT, start_server
 from served_models import SMALL_LABELS, SMALL_SIZE, ParityRow, SmallModels
 
@@ -44,19 +44,22 @@ def small_server(small_models: SmallModels) -> Iterator[TritonServer]:
 
 
 @pytest.fixture(scope="session")
-def official_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """All six as PaddleX inference models, freshly initialised."""
+def _official(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path]:
     folder = tmp_path_factory.mktemp("official")
-    return [export_model(name, folder / name).folder for name in OFFICIAL_MODELS]
+    repository = folder / "model_repository"
+    return prepare_official_models(folder / "models", repository), repository
 
 
 @pytest.fixture(scope="session")
-def official_repository(official_models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def official_models(_official: tuple[list[Path], Path]) -> list[Path]:
+    """All six as PaddleX inference models, freshly initialised."""
+    return _official[0]
+
+
+@pytest.fixture(scope="session")
+def official_repository(_official: tuple[list[Path], Path]) -> Path:
     """A repository with all six, imported once; tests add nothing to it."""
-    repository = tmp_path_factory.mktemp("six") / "model_repository"
-    for folder in official_models:
-        import_model(str(folder), repository)
-    return repository
+    return _official[1]
 
 
 @pytest.fixture(scope="session")
