@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,33 +82,27 @@ def _find_python(environment: str) -> Path:
     return python
 
 
-_PARITY_ROWS = pytest.StashKey[list[ParityRow]]()
-_MEMORY_BYTES = pytest.StashKey[int]()
-
-
-@pytest.fixture(scope="session")
-def record_parity(pytestconfig: pytest.Config) -> Callable[[ParityRow], None]:
+@pytest.fixture
+def record_parity(request: pytest.FixtureRequest) -> Callable[[ParityRow], None]:
     """Adds a row to the table."""
-    return pytestconfig.stash.setdefault(_PARITY_ROWS, []).append
+    return lambda row: request.node.user_properties.append(("parity", dataclasses.asdict(row)))
 
 
-@pytest.fixture(scope="session")
-def record_memory(pytestconfig: pytest.Config) -> Callable[[int], None]:
+@pytest.fixture
+def record_memory(request: pytest.FixtureRequest) -> Callable[[int], None]:
     """Notes the memory, in bytes, of the server with all six models."""
-
-    def record(memory_bytes: int) -> None:
-        pytestconfig.stash[_MEMORY_BYTES] = memory_bytes
-
-    return record
+    return lambda memory_bytes: request.node.user_properties.append(("memory_bytes", memory_bytes))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    rows = config.stash.get(_PARITY_ROWS, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests recorded, in whichever process they ran."""
+    recorded = [item for report in terminalreporter.getreports("passed") for item in report.user_properties]
+    rows = [ParityRow(**value) for name, value in recorded if name == "parity" and isinstance(value, dict)]
     if rows:
         terminalreporter.section("served ensembles against PaddleX")
         terminalreporter.write_line(f"{'model':30}{'highest difference':>20}{'smallest spread':>18}{'near ties':>12}")
         for row in rows:
             terminalreporter.write_line(f"{row.model:30}{row.difference:20.1e}{row.spread:18.2f}{row.near_ties:12}")
-    if _MEMORY_BYTES in config.stash:
-        memory_mb = config.stash[_MEMORY_BYTES] / 1e6
+    for memory_bytes in (value for name, value in recorded if name == "memory_bytes" and isinstance(value, int)):
+        memory_mb = memory_bytes / 1e6
         terminalreporter.write_line(f"memory of one server with all six, all processes (PSS): {memory_mb:.0f} MB")
