@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,15 +14,35 @@ from image_samples import write_samples
 from mlcls.paddlex_export import export_model
 from mlcls.paddlex_import import import_model
 from mlcls.server import TritonServer
-from official_models import prepare_official_models
+from official_models import OfficialModels
 from processes import ROOT, start_server
 from served_models import SMALL_LABELS, SMALL_SIZE, ParityRow, SmallModels
+
+_OFFICIAL_MODELS = pytest.StashKey[OfficialModels]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.integration)
+    items.sort(key=_needs_official_models)  # last, so that the models are ready by then
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not session.config.option.collectonly and any(map(_needs_official_models, session.items)):
+        folder = Path(tempfile.mkdtemp(prefix="mlcls-official-models-"))
+        session.config.stash[_OFFICIAL_MODELS] = OfficialModels(folder)
+        session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _OFFICIAL_MODELS in session.config.stash:
+        session.config.stash[_OFFICIAL_MODELS].stop()
+
+
+def _needs_official_models(item: pytest.Item) -> bool:
+    names = getattr(item, "fixturenames", ())
+    return "official_models" in names or "official_repository" in names
 
 
 @pytest.fixture(scope="session")
@@ -45,22 +67,15 @@ def small_server(small_models: SmallModels) -> Iterator[TritonServer]:
 
 
 @pytest.fixture(scope="session")
-def _official(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path]:
-    folder = tmp_path_factory.mktemp("official")
-    repository = folder / "model_repository"
-    return prepare_official_models(folder / "models", repository), repository
-
-
-@pytest.fixture(scope="session")
-def official_models(_official: tuple[list[Path], Path]) -> list[Path]:
+def official_models(pytestconfig: pytest.Config) -> list[Path]:
     """All six as PaddleX inference models, freshly initialised."""
-    return _official[0]
+    return pytestconfig.stash[_OFFICIAL_MODELS].folders
 
 
 @pytest.fixture(scope="session")
-def official_repository(_official: tuple[list[Path], Path]) -> Path:
+def official_repository(pytestconfig: pytest.Config) -> Path:
     """A repository with all six, imported once; tests add nothing to it."""
-    return _official[1]
+    return pytestconfig.stash[_OFFICIAL_MODELS].repository
 
 
 @pytest.fixture(scope="session")
