@@ -1,6 +1,7 @@
 """What several unit tests share: a server that speaks Triton's HTTP protocol, a file system without exchange."""
 
 import json
+import logging
 import ssl
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -76,3 +77,12 @@ def start_http() -> Iterator[Callable[..., Any]]:
 def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that cannot have two paths change places."""
     monkeypatch.setattr(atomic, "_RENAME_EXCHANGE", 1 << 30)  # the kernel answers EINVAL to a flag it does not know
+
+
+@pytest.fixture
+def client_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the client logs, whatever the libraries of earlier tests in this process have done to logging."""
+    monkeypatch.setattr(logging.getLogger("mlcls_client"), "disabled", False)
+    monkeypatch.setattr(logging.getLogger("mlcls_client"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="mlcls_client")
+    return caplog

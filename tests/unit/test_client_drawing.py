@@ -186,16 +186,16 @@ def test_a_named_font_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_characters_without_a_picture_are_found_and_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, client_log: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     assert plain_font(16).missing("abc 餐") == "餐"
     monkeypatch.setattr("mlcls_client.fonts._font_files", list)
     monkeypatch.setattr("mlcls_client.fonts._fonts_with", _fonts_with.__wrapped__)
     monkeypatch.delenv("MLCLS_FONT", raising=False)
     choose_fonts("餐桌", 17)
-    assert "MLCLS_FONT" in caplog.text
-    assert "fonts-noto-cjk" in caplog.text
-    assert "桌餐" in caplog.text
+    assert "MLCLS_FONT" in client_log.text
+    assert "fonts-noto-cjk" in client_log.text
+    assert "桌餐" in client_log.text
 
 
 class PartialFace(FontFace):

@@ -99,12 +99,12 @@ def test_requests_are_no_larger_than_the_server_takes(server: FakeServer, model:
 
 
 def test_a_server_that_keeps_its_configuration_to_itself_gets_one_image_per_request(
-    server: FakeServer, model: Model, folder: Path, caplog: pytest.LogCaptureFixture
+    server: FakeServer, model: Model, folder: Path, client_log: pytest.LogCaptureFixture
 ) -> None:
     server.config_closed = True
     assert len(list(model.predict(folder, batch_size=4))) == 5
     assert [len(images) for images, _ in server.requests] == [1] * 5
-    assert "one image per request" in caplog.text
+    assert "one image per request" in client_log.text
 
 
 def test_arrays_are_bgr(model: Model) -> None:
