@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mlcls.errors import ConversionError, MissingExtraError
-from mlcls.onnx_graph import describe_interface
+from mlcls.onnx_graph import require_same_interface
 
 if TYPE_CHECKING:
     import onnx
@@ -85,14 +85,7 @@ def convert_to_half(model: onnx.ModelProto, protection: Protection) -> onnx.Mode
     _drop_round_trips(half)
     OnnxModel.graph_topological_sort(half.graph)
     del half.graph.value_info[:]  # the converter's own, partly of tensors that are gone
-    try:
-        onnx.checker.check_model(half, full_check=True)
-    except Exception as error:  # onnx's errors have no common public base
-        raise ConversionError(f"The FP16 graph is not valid ONNX: {error}") from error
-    if describe_interface(half) != describe_interface(model):
-        raise ConversionError(
-            f"Expected the FP16 graph to be {describe_interface(model)}, got {describe_interface(half)}."
-        )
+    require_same_interface(half, model, "FP16")
     half.producer_name = model.producer_name
     return half
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mlcls.errors import ConversionError, MissingExtraError
 from mlcls.int8_parts import find_decoder, find_normalization
-from mlcls.onnx_graph import describe_interface, graph_inputs
+from mlcls.onnx_graph import graph_inputs, require_same_interface
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,16 +94,7 @@ def check_quantized(quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
     Raises:
         ConversionError: It is not so.
     """
-    import onnx
-
-    try:
-        onnx.checker.check_model(quantized, full_check=True)
-    except Exception as error:  # onnx's errors have no common public base
-        raise ConversionError(f"The INT8 graph is not valid ONNX: {error}") from error
-    if describe_interface(quantized) != describe_interface(model):
-        raise ConversionError(
-            f"Expected the INT8 graph to be {describe_interface(model)}, got {describe_interface(quantized)}."
-        )
+    require_same_interface(quantized, model, "INT8")
     if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
         raise ConversionError("Expected a graph with INT8 operations, got one without.")
 

@@ -82,6 +82,23 @@ def check_interface(model: onnx.ModelProto, spec: ModelSpec) -> None:
         )
 
 
+def require_same_interface(made: onnx.ModelProto, model: onnx.ModelProto, name: str) -> None:
+    """Checks that a graph that was made of another is valid ONNX and takes and gives the same.
+
+    Raises:
+        ConversionError: It is not so; the text calls it by `name`.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(made, full_check=True)
+    except Exception as error:  # onnx's errors have no common public base
+        raise ConversionError(f"The {name} graph is not valid ONNX: {error}") from error
+    expected, got = describe_interface(model), describe_interface(made)
+    if got != expected:
+        raise ConversionError(f"Expected the {name} graph to be {expected}, got {got}.")
+
+
 def cut_activation(model: onnx.ModelProto) -> Activation:
     """Makes the graph end in its logits.
 
