@@ -97,6 +97,9 @@ class TrainSection:
         cutout: Whether a rectangle is cut out of each training image.
         rand_augment: Whether training images are changed by RandAugment.
         num_workers: Threads that read images, for each process.
+        backbone_scale: Width of a PP-LCNet.
+        decoder_width: Width of the head.
+        gradient_clip: Highest norm of the gradients; 0 leaves them.
     """
 
     num_classes: int | None
@@ -118,6 +121,9 @@ class TrainSection:
     cutout: bool = TrainSettings.cutout
     rand_augment: bool = TrainSettings.rand_augment
     num_workers: int = TrainSettings.num_workers
+    backbone_scale: float = TrainSettings.backbone_scale
+    decoder_width: int = TrainSettings.decoder_width
+    gradient_clip: float = TrainSettings.gradient_clip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mlcls.catalog import official_model
 from mlcls.errors import MissingExtraError, ModelFormatError
@@ -16,27 +18,89 @@ if TYPE_CHECKING:
     import paddle
 
 
-def build_network(architecture: str, num_labels: int, query_num: int | None = None) -> paddle.nn.Layer:
+#: The widths that PaddleClas has PP-LCNet in, as factors of its channels; the official model is 1.0.
+PPLCNET_SCALES: Final = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
+#: PaddleClas's defaults of `MLDecoder`: the official models.
+DECODER_WIDTH: Final = 768
+_DECODER_HEADS: Final = 8
+_HIDDEN_RATIO: Final = 8 / 3
+
+_PPLCNET: Final = "PPLCNet_x1_0"
+#: Its last block's pointwise convolution, by whose outputs (512 at 1.0) a file of weights tells its scale.
+_PPLCNET_LAST: Final = "blocks6.1.pw_conv.conv.weight"
+_PPLCNET_LAST_CHANNELS: Final = 512
+_QUERIES: Final = "query_pos_embed.weight"
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSize:
+    """Smaller or larger than the official models, which the defaults are.
+
+    Attributes:
+        backbone_scale: Factor of the backbone's channels, one of `PPLCNET_SCALES`; other than 1 for PP-LCNet only.
+        decoder_width: Width of the ML-Decoder's embeddings, a multiple of 24; its hidden layer is 8/3 as wide.
+    """
+
+    backbone_scale: float = 1.0
+    decoder_width: int = DECODER_WIDTH
+
+    def check(self, architecture: str) -> None:
+        """Refuses a size that the architecture does not come in.
+
+        Raises:
+            ModelFormatError: It does not.
+        """
+        scales = PPLCNET_SCALES if official_model(architecture).backbone == _PPLCNET else (1.0,)
+        if self.backbone_scale not in scales:
+            raise ModelFormatError(
+                f"backbone_scale: expected {' or '.join(map(str, scales))} for {architecture}, got "
+                f"{self.backbone_scale!r}."
+            )
+        if type(self.decoder_width) is not int or self.decoder_width < 24 or self.decoder_width % 24:
+            raise ModelFormatError(f"decoder_width: expected a multiple of 24, got {self.decoder_width!r}.")
+
+    @classmethod
+    def of_parameters(cls, architecture: str, state: Mapping[str, Any]) -> NetworkSize:
+        """The size that a file of weights has; what it does not tell is taken for the official model's."""
+        scale, width = 1.0, DECODER_WIDTH
+        if official_model(architecture).backbone == _PPLCNET and _PPLCNET_LAST in state:
+            scale = int(state[_PPLCNET_LAST].shape[0]) / _PPLCNET_LAST_CHANNELS
+            scale = min(PPLCNET_SCALES, key=lambda known: abs(known - scale))  # channels are rounded to multiples of 8
+        for name, value in state.items():
+            if name.endswith(_QUERIES) and len(value.shape) == 2 and int(value.shape[1]) % 24 == 0:
+                width = int(value.shape[1])
+        return cls(scale, width)
+
+
+def build_network(
+    architecture: str, num_labels: int, query_num: int | None = None, size: NetworkSize | None = None
+) -> paddle.nn.Layer:
     """Builds a network with fresh weights drawn from paddle's global generator (see `paddle.seed`).
 
     Args:
         architecture: Name of one of the six models.
         num_labels: Number of outputs.
         query_num: Decoder queries, at most `num_labels`; by default one for each label, as PaddleX trains.
+        size: By default the official model's.
 
     Returns:
         A network in evaluation mode: (N, 3, H, W) float32 to logits (N, num_labels) float32.
 
     Raises:
-        ModelFormatError: The architecture is none of the six.
+        ModelFormatError: The architecture is none of the six, or does not come in this size.
         MissingExtraError: paddleclas is not installed.
     """
     model = official_model(architecture)
+    size = size or NetworkSize()
+    size.check(architecture)
+    backbone = model.backbone
+    if backbone == _PPLCNET:
+        backbone = f"PPLCNet_x{str(size.backbone_scale).replace('.', '_')}"
     build_model = _import_build_model()
     network = build_model(
         {
             "Arch": {
-                "name": model.backbone,
+                "name": backbone,
                 "class_num": num_labels,
                 "pretrained": False,
                 "use_ml_decoder": True,
@@ -46,6 +110,9 @@ def build_network(architecture: str, num_labels: int, query_num: int | None = No
                 "query_num": num_labels if query_num is None else query_num,
                 "class_num": num_labels,
                 "in_channels": model.decoder_channels,
+                "embed_dim": size.decoder_width,
+                "num_heads": _DECODER_HEADS,
+                "mlp_hidden_dim": round(size.decoder_width * _HIDDEN_RATIO),
                 **model.decoder_options,
             },
         },
@@ -64,13 +131,14 @@ def find_decoder(network: paddle.nn.Layer) -> Any:
 
 
 def load_trained_network(architecture: str, num_labels: int, weights: Path) -> paddle.nn.Layer:
-    """Builds a network and loads all its parameters from a `.pdparams` file.
+    """Builds a network, of the size that the file has, and loads all its parameters from a `.pdparams` file.
 
     Raises:
         ModelFormatError: The file is no parameter file, or its parameters are not exactly those of the network.
     """
     state = read_parameters(weights)
-    network = build_network(architecture, num_labels, query_num=_query_num(state))
+    size = NetworkSize.of_parameters(architecture, state)
+    network = build_network(architecture, num_labels, query_num=_query_num(state), size=size)
     expected = network.state_dict()
     missing = sorted(set(expected) - set(state))
     unknown = sorted(set(state) - set(expected))
@@ -112,7 +180,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
 
 def _query_num(state: dict[str, Any]) -> int | None:
     for name, value in state.items():
-        if name.endswith("query_pos_embed.weight"):
+        if name.endswith(_QUERIES):
             return int(value.shape[0])
     return None
 

@@ -22,8 +22,13 @@ def decayed_parameter_names(network: paddle.nn.Layer) -> frozenset[str]:
     return frozenset(parameter.name for parameter in _trained(network) if len(parameter.shape) > 1)
 
 
-def make_optimizer(network: paddle.nn.Layer, weight_decay: float) -> Any:
+def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip: float = 0.0) -> Any:
     """An AdamW for the network's trained parameters; its learning rate is to be set before each step.
+
+    Args:
+        network: What is trained.
+        weight_decay: See `TrainSettings`.
+        gradient_clip: See `TrainSettings`.
 
     Raises:
         TrainingError: The network has nothing to train.
@@ -41,6 +46,7 @@ def make_optimizer(network: paddle.nn.Layer, weight_decay: float) -> Any:
         epsilon=EPSILON,
         parameters=parameters,
         weight_decay=weight_decay,
+        grad_clip=paddle.nn.ClipGradByGlobalNorm(gradient_clip) if gradient_clip else None,
         apply_decay_param_fun=lambda name: name in decayed,
     )
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mlcls.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, official_model
+from mlcls.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, DEFAULT_TRANSFORM
 from mlcls.errors import TrainingError
 from mlcls.model_spec import ImageTransform
 from mlcls.numeric import finite_float
+from mlcls.training.architectures import DECODER_WIDTH, NetworkSize
 
 #: AdamW diverges far below this; PaddleX's own files say up to 0.1, which PaddleClas's recipes do not.
 HIGH_LEARNING_RATE: Final = 0.01
@@ -73,6 +74,9 @@ class TrainSettings:
         cutout: Whether a rectangle is cut out of each training image.
         rand_augment: Whether training images are changed by RandAugment.
         num_workers: Threads that read and augment images, for each process; 0 does it between the steps.
+        backbone_scale: Width of a PP-LCNet; see `mlcls.training.architectures.NetworkSize`.
+        decoder_width: Width of the head; see there.
+        gradient_clip: Norm of all gradients together above which they are scaled down to it; 0 leaves them.
     """
 
     model: str
@@ -99,15 +103,18 @@ class TrainSettings:
     cutout: bool = True
     rand_augment: bool = True
     num_workers: int = 4
+    backbone_scale: float = 1.0
+    decoder_width: int = DECODER_WIDTH
+    gradient_clip: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks every value and brings paths and sizes into one form.
 
         Raises:
             TrainingError: A value is out of its range; the text names it.
-            ModelFormatError: The architecture is none of the six.
+            ModelFormatError: The architecture is none of the six, or does not come in this size.
         """
-        official_model(self.model)
+        self.network_size.check(self.model)
         Device.parse(self.device)
         for name in ("dataset_dir", "output"):
             object.__setattr__(self, name, Path(getattr(self, name)))
@@ -125,6 +132,9 @@ class TrainSettings:
             number = finite_float(getattr(self, name))
             if number is None or not 0 <= number < 1:
                 raise TrainingError(f"{name}: expected a number from 0 to below 1, got {getattr(self, name)!r}.")
+        clip = finite_float(self.gradient_clip)
+        if clip is None or clip < 0:
+            raise TrainingError(f"gradient_clip: expected a number of at least 0, got {self.gradient_clip!r}.")
         for name in ("amp", "cutout", "rand_augment"):
             if type(getattr(self, name)) is not bool:
                 raise TrainingError(f"{name}: expected true or false, got {getattr(self, name)!r}.")
@@ -143,6 +153,11 @@ class TrainSettings:
     def transform(self) -> ImageTransform:
         """From a decoded image to the network's input."""
         return dataclasses.replace(DEFAULT_TRANSFORM, height=self.image_size[0], width=self.image_size[1])
+
+    @property
+    def network_size(self) -> NetworkSize:
+        """Size of the network."""
+        return NetworkSize(self.backbone_scale, self.decoder_width)
 
     @property
     def warmup_epochs(self) -> int:

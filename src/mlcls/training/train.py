@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     import paddle
 
 #: What a resumed training must have in common with its checkpoint, or the position in it means nothing.
-_MUST_AGREE: Final = ("model", "image_size", "batch_size", "seed")
+_MUST_AGREE: Final = ("model", "backbone_scale", "decoder_width", "image_size", "batch_size", "seed")
 #: What it may change, at the price of other weights than an uninterrupted run's.
 _MAY_CHANGE: Final = (
     *("epochs_iters", "learning_rate", "warmup_steps", "weight_decay", "ema_decay", "amp", "cutout", "rand_augment"),
+    "gradient_clip",
 )
 
 
@@ -124,7 +125,7 @@ def _make_network(settings: TrainSettings, num_labels: int, load: bool) -> tuple
     try:
         for seed in (paddle.seed, np.random.seed, random.seed):
             seed(settings.seed % 2**32)
-        network = build_network(settings.model, num_labels)
+        network = build_network(settings.model, num_labels, size=settings.network_size)
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)

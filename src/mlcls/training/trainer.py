@@ -94,7 +94,7 @@ class Trainer:
         )
         self._network = network
         self._average = WeightAverage(network, settings.ema_decay)
-        self._optimizer = make_optimizer(network, settings.weight_decay)
+        self._optimizer = make_optimizer(network, settings.weight_decay, settings.gradient_clip)
         self._model = group.wrap(network)
         on_gpu = Device.parse(settings.device).kind == "gpu"
         self._amp_type = "float16" if on_gpu else "bfloat16"

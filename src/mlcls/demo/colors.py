@@ -1,0 +1,94 @@
+"""The demo model's ground truth: twelve basic colours, and the rule that says which of them a picture has.
+
+The names are the eleven basic colour terms of English (Berlin and Kay, "Basic Color Terms", 1969) and cyan. A pixel's
+name follows from its hue (degrees), value (its highest channel) and chroma (highest minus lowest channel), both from
+0 to 1:
+
+    black     value below 0.2
+    white     chroma below 0.1, value from 0.85 on     gray      chroma below 0.1
+    brown     hue 10 to 50; value below 0.6, or value below 0.85 and chroma below half of the value
+    pink      hue 290 to 340, value from 0.6 on; or hue 340 to 15, value from 0.7 on, chroma below half of the value
+    purple    other hues 255 to 340                    red       other hues 340 to 15
+    orange    15 to 42          yellow    42 to 70          green     70 to 160
+    cyan      160 to 195        blue      195 to 255
+
+The first line that fits counts; a range has its lower end and not its upper one. A picture has a colour where at least
+a tenth of its pixels have it, after resizing to the network's input, which averages fine grain as an eye does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+#: Label of each class id.
+COLORS: Final = (
+    *("red", "orange", "yellow", "green", "cyan", "blue"),
+    *("purple", "pink", "brown", "black", "gray", "white"),
+)
+#: Share of a picture's pixels from which on it has a colour.
+NOTICEABLE_SHARE: Final = 0.1
+
+#: Upper end of each hue's range in degrees; red lies around 0.
+_HUES: Final = (
+    *(("red", 15), ("orange", 42), ("yellow", 70), ("green", 160), ("cyan", 195)),
+    *(("blue", 255), ("purple", 290), ("pink", 340), ("red", 360)),
+)
+
+
+def name_pixels(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """The colour of each pixel.
+
+    Args:
+        pixels: (..., 3) uint8 RGB.
+
+    Returns:
+        (...) index into `COLORS`.
+    """
+    channels = pixels.astype(np.float64) / 255
+    red, green, blue = np.moveaxis(channels, -1, 0)
+    value = channels.max(axis=-1)
+    chroma = value - channels.min(axis=-1)
+    hue = _hue(red, green, blue, value, chroma)
+    ends = np.array([end for _, end in _HUES])
+    of_hue = np.array([COLORS.index(name) for name, _ in _HUES])
+    names = of_hue[np.searchsorted(ends, hue, side="right").clip(max=len(ends) - 1)]
+    pale = chroma < 0.5 * value
+    names[(names == COLORS.index("pink")) & (value < 0.6)] = COLORS.index("purple")
+    names[(names == COLORS.index("red")) & (value >= 0.7) & pale] = COLORS.index("pink")
+    names[(hue >= 10) & (hue < 50) & ((value < 0.6) | (value < 0.85) & pale)] = COLORS.index("brown")
+    colorless = chroma < 0.1
+    names[colorless & (value < 0.85)] = COLORS.index("gray")
+    names[colorless & (value >= 0.85)] = COLORS.index("white")
+    names[value < 0.2] = COLORS.index("black")
+    return names
+
+
+def color_shares(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The share of the pixels (H, W, 3) uint8 RGB that has each colour: (12,), 1 in all."""
+    counts = np.bincount(name_pixels(pixels).ravel(), minlength=len(COLORS))
+    return np.asarray(counts / counts.sum())
+
+
+def has_colors(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which colours a picture of the network's input size has: (12,)."""
+    return np.asarray(color_shares(pixels) >= NOTICEABLE_SHARE)
+
+
+def _hue(
+    red: npt.NDArray[np.float64],
+    green: npt.NDArray[np.float64],
+    blue: npt.NDArray[np.float64],
+    value: npt.NDArray[np.float64],
+    chroma: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Hue in degrees from 0 to below 360; 0 where there is no chroma."""
+    divisor = np.where(chroma > 0, chroma, 1)
+    hue = np.where(
+        value == red,
+        (green - blue) / divisor % 6,
+        np.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+    )
+    return np.asarray(hue * 60 % 360)

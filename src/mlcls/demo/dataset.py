@@ -1,0 +1,74 @@
+"""The demo model's dataset: generated scenes, labelled by the rule, as an `MLClsDataset`."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.atomic import staged_folder, write_text
+from mlcls.dataset.annotations import format_annotations
+from mlcls.demo.colors import COLORS, has_colors
+from mlcls.demo.scenes import draw_scene
+
+#: Images in a folder.
+_FOLDER_SIZE: Final = 1000
+#: Scenes that a process is given at a time.
+_CHUNK: Final = 100
+_JPEG_QUALITY: Final = 95
+_PARTS: Final = ("train", "val")
+
+
+def write_demo_dataset(folder: Path, train: int, val: int, side: int, seed: int = 0) -> Path:
+    """Writes `label.txt`, `train.txt`, `val.txt` and the scenes as JPEG files.
+
+    The labels are those of the decoded files: of what a network is given and anybody sees.
+
+    Args:
+        folder: Where to; replaced when the new dataset is complete.
+        train: Number of scenes to train on.
+        val: Number of scenes to evaluate on.
+        side: Height and width of the scenes, those of the network's input.
+        seed: Of the scenes.
+
+    Returns:
+        The folder.
+    """
+    from tqdm import tqdm
+
+    # drawing holds Python's lock, so threads would not help; a forked process would inherit the caller's locks
+    pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"))
+    with staged_folder(folder) as staging, pool, tqdm(total=train + val, desc="scenes", unit="scene") as bar:
+        for part, count in zip(_PARTS, (train, val), strict=True):
+            names = [_scene_name(part, index) for index in range(count)]
+            for parent in {(staging / name).parent for name in names}:
+                parent.mkdir(parents=True, exist_ok=True)
+            write = functools.partial(_write_scene, staging, part, side, seed)
+            rows = []
+            for row in pool.map(write, range(count), chunksize=_CHUNK):
+                rows.append(row)
+                bar.update()
+            write_text(staging / f"{part}.txt", format_annotations(names, np.stack(rows)))
+        write_text(staging / "label.txt", "".join(f"{index} {color}\n" for index, color in enumerate(COLORS)))
+    return folder
+
+
+def _scene_name(part: str, index: int) -> str:
+    return f"{part}/{index // _FOLDER_SIZE:03}/{index % _FOLDER_SIZE:03}.jpg"
+
+
+def _write_scene(root: Path, part: str, side: int, seed: int, index: int) -> npt.NDArray[np.bool_]:
+    import cv2
+
+    scene = draw_scene(np.random.default_rng((seed, _PARTS.index(part), index)), side)
+    # colours at full resolution: JPEG's usual halving of them would wash small shapes out
+    full = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+    encoded = cv2.imencode(".jpg", scene[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY, *full])[1]
+    (root / _scene_name(part, index)).write_bytes(encoded.tobytes())
+    return has_colors(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[:, :, ::-1])
