@@ -36,6 +36,18 @@ class ParityError(ConversionError):
     """The converted model's answers differ from Paddle's by more than the limit."""
 
 
+class ServedImageError(ParityError):
+    """A model has no good answer for one image of a batch.
+
+    Attributes:
+        index: The image's place in the batch.
+    """
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
 class ImageError(MlclsError):
     """The bytes of one image cannot be decoded, or are refused."""
 

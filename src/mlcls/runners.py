@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import MissingExtraError, ModelFormatError
-from mlcls.model_spec import ModelSpec
+from mlcls.model_spec import ImageTransform, ModelSpec
 from mlcls.paddle_runtime import import_paddle
 from mlcls.paddlex_model import PaddleXModel
 from mlcls.postprocess import apply_sigmoid
@@ -52,12 +52,24 @@ class ImageRunner(Protocol):
         ...
 
 
+class InputContract(Protocol):
+    """What stands in front of `pixels` and behind the scores; a `ModelSpec` is one."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label of each class id."""
+
+    @property
+    def transform(self) -> ImageTransform:
+        """From an image to `pixels`."""
+
+
 class DecodingRunner:
     """An `ImageRunner` made of the project's own decoding and a runner that takes pixels."""
 
     concurrency = 1
 
-    def __init__(self, runner: Runner, spec: ModelSpec) -> None:
+    def __init__(self, runner: Runner, spec: InputContract) -> None:
         """Puts decoding in front of a runner.
 
         Args:
@@ -67,8 +79,21 @@ class DecodingRunner:
         self.name = runner.name
         self.labels = spec.labels
         self._runner = runner
+        self._transform = spec.transform
         # the gate runs the same images many times
-        self._decode = functools.lru_cache(maxsize=_DECODED_IMAGES)(lambda image: preprocess(image, spec.transform))
+        self._decode = functools.lru_cache(maxsize=_DECODED_IMAGES)(self.decode)
+
+    def decode(self, image: bytes) -> Pixels:
+        """From an encoded image to its (H, W, 3) uint8 RGB; may be called by several threads at once.
+
+        Raises:
+            ImageError: It cannot be decoded.
+        """
+        return preprocess(image, self._transform)
+
+    def score_pixels(self, pixels: Pixels) -> Scores:
+        """Scores (N, num_labels) float32 of decoded images (N, H, W, 3) uint8 RGB."""
+        return self._runner.scores(pixels)
 
     def scores(self, images: Sequence[bytes]) -> Scores:
         """Scores (N, num_labels) float32 of N encoded images.

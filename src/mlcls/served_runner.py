@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlcls.errors import MissingExtraError, ParityError, ServerError
+from mlcls.errors import MissingExtraError, ServedImageError, ServerError
 from mlcls.model_spec import ModelSpec
 from mlcls.postprocess import select_labels
 from mlcls.runners import Scores
@@ -55,8 +55,8 @@ class ServedRunner:
         """Scores (N, num_labels) float32 of N encoded images, one request.
 
         Raises:
-            ParityError: An image has no result, or a result is not the one that follows from its scores, the spec's
-                thresholds and the spec's labels.
+            ServedImageError: An image has no result, or a result is not the one that follows from its scores, the
+                spec's thresholds and the spec's labels.
             ServerError: The server does not answer, or refuses.
         """
         names = self._spec.tensors
@@ -66,12 +66,13 @@ class ServedRunner:
         thresholds = np.asarray(self._spec.thresholds, np.float32)
         for index, (row, result, status) in enumerate(zip(scores, results, statuses, strict=True)):
             if status.decode() != OK:
-                raise ParityError(f"Expected a result for image {index} of a batch, got: {status.decode()}")
+                raise ServedImageError(f"Expected a result for image {index} of a batch, got: {status.decode()}", index)
             expected = select_labels(row, thresholds, self._spec.labels)
             if json.loads(result) != expected:
-                raise ParityError(
+                raise ServedImageError(
                     f"Expected the result that follows from the scores, {str(expected)[:200]}, got "
-                    f"{result.decode()[:200]}."
+                    f"{result.decode()[:200]}.",
+                    index,
                 )
         return scores
 

@@ -1,0 +1,1 @@
+"""How good a model is on an annotated dataset, whatever runs it."""

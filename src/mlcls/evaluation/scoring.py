@@ -1,0 +1,166 @@
+"""Scores of all images of an annotation file, on any runner, in bounded memory."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.dataset.annotations import parse_annotations
+from mlcls.dataset.problems import ProblemLog
+from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
+from mlcls.runners import DecodingRunner, ImageRunner, Scores
+
+#: Images of a batch; no served model takes fewer at once.
+BATCH_SIZE: Final = 8
+#: Threads that read and decode images.
+NUM_WORKERS: Final = 4
+#: Batches of images that are read ahead of those that are computed; they bound the memory.
+_BATCHES_AHEAD: Final = 2
+
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
+
+
+class AnnotatedScores(NamedTuple):
+    """What a runner says of the images of an annotation file, and what the file says.
+
+    Attributes:
+        scores: (N, num_labels) float32, in the file's order; no NaN.
+        targets: (N, num_labels) which labels each image has.
+    """
+
+    scores: Scores
+    targets: npt.NDArray[np.bool_]
+
+
+def score_annotated(
+    runner: ImageRunner,
+    annotations: Path,
+    *,
+    root: Path | None = None,
+    batch_size: int = BATCH_SIZE,
+    num_workers: int = NUM_WORKERS,
+    after_batch: Callable[[int], None] = lambda _: None,
+) -> AnnotatedScores:
+    """Scores every image of an annotation file; shows a progress bar.
+
+    Images are read by threads, a few batches ahead, and given up once scored: what grows with the file is one float32
+    and one bool for each image and label.
+
+    Args:
+        runner: Computes the scores; as many batches at once as it takes.
+        annotations: `val.txt` of an `MLClsDataset`, or a file like it; of the runner's labels.
+        root: Folder that the images' paths are relative to; by default the annotation file's.
+        batch_size: Images of a batch.
+        num_workers: Threads that read images.
+        after_batch: Called after each batch, in order, with the number of images that have their scores.
+
+    Returns:
+        The scores and the targets.
+
+    Raises:
+        DatasetError: The annotation file is wrong, or an image cannot be used; the text has its path.
+        ServedImageError: The server has no good answer for an image; the text has its path.
+        ServerError: The server does not answer, or refuses all images of a batch.
+    """
+    from tqdm import tqdm
+
+    names, targets = _read(annotations, len(runner.labels))
+    folder = annotations.parent if root is None else root
+    prepare = runner.decode if isinstance(runner, DecodingRunner) else bytes
+    score: Callable[[Sequence[Any]], Scores] = runner.scores
+    if isinstance(runner, DecodingRunner):
+        decoding = runner
+        score = lambda images: decoding.score_pixels(np.stack(images))  # noqa: E731
+
+    def score_batch(batch: tuple[range, list[Any]]) -> tuple[range, Scores]:
+        indices, images = batch
+        return indices, _score_batch(score, images, [folder / names[index] for index in indices])
+
+    scores = np.full(targets.shape, np.nan, np.float32)
+    with (
+        ThreadPoolExecutor(num_workers, "mlcls-images") as readers,
+        ThreadPoolExecutor(runner.concurrency, "mlcls-batches") as callers,
+        tqdm(total=len(names), desc=f"evaluation ({runner.name})", unit="image", leave=False, disable=None) as bar,
+    ):
+        images = _map_ahead(
+            readers, lambda name: _prepare(folder / name, prepare), names, _BATCHES_AHEAD * batch_size + num_workers
+        )
+        batches = _in_batches(images, len(names), batch_size)
+        # a runner that takes one call at once may be bound to this thread, as paddle's device is
+        one_by_one = runner.concurrency == 1
+        results = (
+            map(score_batch, batches) if one_by_one else _map_ahead(callers, score_batch, batches, runner.concurrency)
+        )
+        for indices, rows in results:
+            scores[indices.start : indices.stop] = rows
+            bar.update(len(indices))
+            after_batch(indices.stop)
+    return AnnotatedScores(scores, targets)
+
+
+def _read(annotations: Path, num_labels: int) -> tuple[tuple[str, ...], npt.NDArray[np.bool_]]:
+    log = ProblemLog()
+    samples = parse_annotations(annotations, str(annotations), num_labels, log)
+    log.raise_errors(annotations)
+    if samples is None or not len(samples):
+        raise DatasetError(f"{annotations}: expected one image a line, got none.")
+    return samples.names, samples.targets
+
+
+def _prepare(path: Path, prepare: Callable[[bytes], Any]) -> Any:
+    try:
+        return prepare(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{path}: expected an image, got a file that cannot be read: {error.strerror}.") from None
+    except ImageError as error:
+        raise DatasetError(f"{path}: expected an image, got one that cannot be used: {error}") from None
+
+
+def _score_batch(score: Callable[[Sequence[Any]], Scores], images: Sequence[Any], paths: Sequence[Path]) -> Scores:
+    try:
+        rows = score(images)
+    except ServedImageError as error:
+        raise ServedImageError(f"{paths[error.index]}: {error}", error.index) from None
+    except ServerError as error:
+        others = f" and {len(paths) - 1} more images" if len(paths) > 1 else ""
+        raise ServerError(f"{paths[0]}{others}: {error}") from None
+    if len(rows) != len(images):
+        raise ServerError(f"{paths[0]}: expected {len(images)} rows of scores for as many images, got {len(rows)}.")
+    blank = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if blank.size:
+        raise ServedImageError(
+            f"{paths[blank[0]]}: expected finite scores, got some that are not; the model cannot be evaluated.",
+            int(blank[0]),
+        )
+    return rows
+
+
+def _in_batches(images: Iterator[Any], count: int, batch_size: int) -> Iterator[tuple[range, list[Any]]]:
+    for start in range(0, count, batch_size):
+        indices = range(start, min(start + batch_size, count))
+        yield indices, [next(images) for _ in indices]
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[_Item], _Done], items: Sequence[_Item] | Iterator[_Item], ahead: int
+) -> Iterator[_Done]:
+    """What a function makes of each item, in order, with at most `ahead` calls that wait, run or are done."""
+    waiting: collections.deque[Future[_Done]] = collections.deque()
+    source = iter(items)
+    try:
+        while True:
+            while len(waiting) < max(1, ahead) and (items_left := next(source, None)) is not None:
+                waiting.append(pool.submit(function, items_left))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -1,0 +1,147 @@
+"""Scores of an annotation file: order, memory, threads, and what is wrong with an image."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from colored_dataset import COLORS, write_colored_dataset
+from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
+from mlcls.evaluation.scoring import score_annotated
+from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.runners import DecodingRunner, Pixels, Scores
+from mlcls.transforms import preprocess
+
+LABELS = tuple(COLORS)
+TRANSFORM = ImageTransform(16, 24, "pil", "BILINEAR", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+SPEC = ModelSpec("colors", "PP-LCNet_x1_0_ML", LABELS, (0.5,) * 3, TRANSFORM)
+
+
+def mean_colors(pixels: Pixels) -> Scores:
+    return np.asarray(pixels.mean(axis=(1, 2)) / 255, np.float32)
+
+
+class MeanColors:
+    """Scores that tell the images apart."""
+
+    name = "means"
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def scores(self, pixels: Pixels) -> Scores:
+        self.batches.append(len(pixels))
+        return mean_colors(pixels)
+
+
+class Remote:
+    """A runner that takes encoded images, several batches at once."""
+
+    name = "remote"
+    labels = LABELS
+    concurrency = 3
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def scores(self, images: Sequence[bytes]) -> Scores:
+        self.threads.add(threading.get_ident())
+        return mean_colors(np.stack([preprocess(image, TRANSFORM) for image in images]))
+
+
+class Refusing(Remote):
+    """Refuses the images that have a certain end."""
+
+    def scores(self, images: Sequence[bytes]) -> Scores:
+        for index, image in enumerate(images):
+            if image.endswith(b"refused"):
+                raise ServedImageError("no result", index)
+            if image.endswith(b"down"):
+                raise ServerError("no answer")
+        rows = super().scores(images)
+        rows[[image.endswith(b"nan") for image in images]] = np.nan
+        return rows
+
+
+@pytest.fixture
+def val_file(tmp_path: Path) -> Path:
+    return write_colored_dataset(tmp_path / "dataset", train=19) / "val.txt"
+
+
+def expected_scores(val_file: Path) -> Scores:
+    names = [line.split("\t")[0] for line in val_file.read_text().splitlines()]
+    images = [preprocess((val_file.parent / name).read_bytes(), TRANSFORM) for name in names]
+    return mean_colors(np.stack(images))
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 100])
+def test_order_and_batches(val_file: Path, batch_size: int) -> None:
+    runner, counts = MeanColors(), list[int]()
+    scores, targets = score_annotated(
+        DecodingRunner(runner, SPEC), val_file, batch_size=batch_size, num_workers=2, after_batch=counts.append
+    )
+    np.testing.assert_array_equal(scores, expected_scores(val_file))
+    assert (str(scores.dtype), str(targets.dtype)) == ("float32", "bool")
+    lines = val_file.read_text().splitlines()
+    assert [",".join(str(int(value)) for value in row) for row in targets] == [line.split("\t")[1] for line in lines]
+    assert sum(runner.batches) == counts[-1] == 19
+    assert max(runner.batches) == min(batch_size, 19)
+
+
+def test_several_calls_at_once(val_file: Path) -> None:
+    runner = Remote()
+    scores, _ = score_annotated(runner, val_file, batch_size=2)
+    np.testing.assert_array_equal(scores, expected_scores(val_file))
+    assert threading.get_ident() not in runner.threads
+
+
+def test_images_of_another_folder(val_file: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.txt"
+    moved.write_text(val_file.read_text())
+    scores, _ = score_annotated(Remote(), moved, root=val_file.parent)
+    np.testing.assert_array_equal(scores, expected_scores(val_file))
+
+
+def test_unreadable_images(val_file: Path) -> None:
+    """Read by this process, each is an error with its path."""
+    path = val_file.parent / "images/013.png"
+    whole = path.read_bytes()
+    for runner in (DecodingRunner(MeanColors(), SPEC), Remote()):
+        path.unlink()
+        with pytest.raises(DatasetError, match=r"images/013.png: expected an image, got a file that cannot be read"):
+            score_annotated(runner, val_file)
+        path.write_bytes(whole)
+    path.write_bytes(whole[:40])
+    with pytest.raises(DatasetError, match=r"images/013.png: expected an image, got one that cannot be used"):
+        score_annotated(DecodingRunner(MeanColors(), SPEC), val_file)
+    with pytest.raises(ImageError):
+        Remote().scores([whole[:40]])
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "text"),
+    [
+        (b"refused", ServedImageError, r"images/013.png: no result"),
+        (b"down", ServerError, r"images/012.png and 3 more images: no answer"),
+        (b"nan", ServedImageError, r"images/013.png: expected finite scores"),
+    ],
+)
+def test_answers_that_are_none(val_file: Path, end: bytes, error: type[Exception], text: str) -> None:
+    path = val_file.parent / "images/013.png"
+    path.write_bytes(path.read_bytes() + end)
+    with pytest.raises(error, match=text):
+        score_annotated(Refusing(), val_file, batch_size=4)
+
+
+def test_wrong_annotations(val_file: Path) -> None:
+    with val_file.open("a") as file:
+        file.write("images/000.png\t0,1\n")
+    with pytest.raises(DatasetError, match="line 20: expected 3 numbers"):
+        score_annotated(Remote(), val_file)
+    val_file.write_text("")
+    with pytest.raises(DatasetError, match="expected one image a line, got an empty file"):
+        score_annotated(Remote(), val_file)
