@@ -3,43 +3,89 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+APMethod = Literal["integral", "11point"]
 
-def average_precision(scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_]) -> float:
-    """Average precision of one label: the mean, over the images that have it, of the precision at that image's rank.
 
-    Not interpolated; scikit-learn's `average_precision_score` where no two scores are equal.
+def ranked_precision(scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Precision of one label at the rank of each image that has it, by descending score.
+
+    The recall there is 1/P, 2/P and so on, with P images that have the label. Images of equal scores stand in their
+    own order, as in PaddleClas.
 
     Args:
         scores: (N,) float32.
         targets: (N,) whether each image has the label.
 
     Returns:
-        From 0 to 1; NaN where no image has the label.
+        (P,) float64; empty where no image has the label.
     """
-    if not targets.any():
-        return float("nan")
     hits = targets[np.argsort(-scores, kind="stable")]
     ranks = np.flatnonzero(hits) + 1
-    return float((np.arange(1, len(ranks) + 1) / ranks).mean())
+    return np.arange(1, len(ranks) + 1) / ranks
 
 
-def mean_average_precision(scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_]) -> float:
-    """Mean of the labels' average precision, over the labels that some image has.
+def average_precision(
+    scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_], method: APMethod = "integral"
+) -> float:
+    """Average precision of one label, by one of the two methods of PaddleClas's `MultiLabelMAP`.
+
+    `integral` is the mean, over the images that have the label, of the precision at that image's rank; not
+    interpolated, and scikit-learn's `average_precision_score` where no two scores are equal. `11point` is the mean of
+    the highest precision at a recall of at least 0, 0.1, 0.2 up to 1, as in Pascal VOC 2007.
+
+    Args:
+        scores: (N,) float32.
+        targets: (N,) whether each image has the label.
+        method: Which of the two.
+
+    Returns:
+        From 0 to 1; NaN where no image has the label.
+    """
+    precision = ranked_precision(scores, targets)
+    if not precision.size:
+        return float("nan")
+    if method == "integral":
+        return float(precision.mean())
+    return float(interpolate_precision(precision, np.arange(11) / 10).mean())
+
+
+def interpolate_precision(
+    precision: npt.NDArray[np.float64], recalls: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """The highest precision at a recall of at least each of `recalls`.
+
+    Args:
+        precision: (P,) of `ranked_precision`, P at least 1.
+        recalls: (R,) from 0 to 1.
+
+    Returns:
+        (R,) float64.
+    """
+    highest_from = np.maximum.accumulate(precision[::-1])[::-1]
+    recall = np.arange(1, len(precision) + 1) / len(precision)
+    return highest_from[np.searchsorted(recall, recalls)]
+
+
+def mean_average_precision(
+    scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_], method: APMethod = "integral"
+) -> float:
+    """Mean of the labels' average precision, over the labels that some image has: PaddleClas's `MultiLabelMAP`.
 
     Args:
         scores: (N, num_labels) float32.
         targets: (N, num_labels) which labels each image has.
+        method: See `average_precision`.
 
     Returns:
         From 0 to 1; NaN where no image has any label.
     """
     precisions = np.array(
-        [average_precision(column, target) for column, target in zip(scores.T, targets.T, strict=True)]
+        [average_precision(column, target, method) for column, target in zip(scores.T, targets.T, strict=True)]
     )
     present = precisions[~np.isnan(precisions)]
     return float(present.mean()) if present.size else float("nan")

@@ -34,7 +34,7 @@ def run_mode(config: PaddleXConfig) -> int:
     """
     mode = MODES.get(config.Global.mode)
     if mode is None:
-        raise ConfigError(f"Global.mode: expected {' or '.join(MODES)}, got {config.Global.mode!r}.")
+        raise ConfigError(f"Global.mode: expected one of {', '.join(MODES)}, got {config.Global.mode!r}.")
     try:
         result = mode(config)
     except MlclsError as error:
@@ -98,10 +98,18 @@ def train(config: PaddleXConfig) -> Mapping[str, Any]:
     return train_from_config(dataclasses.asdict(config))
 
 
+def evaluate(config: PaddleXConfig) -> Mapping[str, Any]:
+    """Mode `evaluate`; see `mlcls.evaluation.mode`."""
+    from mlcls.evaluation.mode import evaluate_from_config
+
+    return evaluate_from_config(dataclasses.asdict(config))
+
+
 #: Each gives its part of the result file.
 MODES: Final[Mapping[str, Callable[[PaddleXConfig], Mapping[str, Any]]]] = {
     "check_dataset": check_dataset,
     "train": train,
+    "evaluate": evaluate,
 }
 
 

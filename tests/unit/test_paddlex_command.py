@@ -11,6 +11,7 @@ import pytest
 
 from dataset_samples import write_dataset
 from mlcls import cli
+from mlcls.paddlex_modes import MODES
 from processes import ROOT
 
 CONFIG = ROOT / "configs/PP-LCNet_x1_0_ML.yaml"
@@ -112,7 +113,8 @@ def test_no_dataset(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_mode(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, "Global.mode=check") == 1
-    assert capsys.readouterr().err == "mlcls paddlex: Global.mode: expected check_dataset or train, got 'check'.\n"
+    expected = f"mlcls paddlex: Global.mode: expected one of {', '.join(MODES)}, got 'check'.\n"
+    assert capsys.readouterr().err == expected
     assert not (root.parent / "output").exists()
 
 

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from mlcls.commands import (
     build_engine,
     doctor,
+    evaluate,
     export,
     import_model,
     models,
@@ -47,6 +48,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     import_model,
     build_engine,
     verify,
+    evaluate,
     publish,
     rollback,
     versions,

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,11 +65,43 @@ def draw_histogram(
         MissingExtraError: matplotlib is not installed.
         DatasetError: The font that MLCLS_FONT names cannot be loaded.
     """
+    order = np.lexsort((np.arange(len(labels)), -val_counts, -train_counts))
+    scale = _Scale.of(np.concatenate([train_counts, val_counts]))
+
+    def draw_panel(axes: Any, panel: npt.NDArray[np.intp]) -> None:
+        counts = {"train": train_counts[panel], "val": val_counts[panel]}
+        _draw_panel(axes, counts)
+        scale.apply(axes)
+
+    return draw_label_panels(labels, order, draw_panel, f"Images with each label ({len(labels)} labels)")
+
+
+def draw_label_panels(
+    labels: Sequence[str],
+    order: npt.NDArray[np.intp],
+    draw_panel: Callable[[Any, npt.NDArray[np.intp]], None],
+    title: str,
+) -> bytes:
+    """Draws a row for each label, in panels of at most 50 beside and below one another.
+
+    Args:
+        labels: The labels.
+        order: (num_rows,) class ids from top to bottom.
+        draw_panel: Draws what stands beside the labels, given axes and the class ids of their rows 0, 1 and so on.
+            What it gives names to stands in the legend.
+        title: Of the picture.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        DatasetError: The font that MLCLS_FONT names cannot be loaded.
+    """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    order = np.lexsort((np.arange(len(labels)), -val_counts, -train_counts))
     panel_count = max(1, math.ceil(len(order) / _ROWS_PER_PANEL))
     panel_rows = max(1, math.ceil(len(order) / panel_count))
     columns = min(panel_count, _MAX_COLUMNS)
@@ -80,24 +112,27 @@ def draw_histogram(
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     families = choose_families("".join(labels))
-    scale = _Scale.of(np.concatenate([train_counts, val_counts]))
     grid: Any = figure.subplots(rows, columns, squeeze=False).reshape(-1)
     for number, axes in enumerate(grid):
         panel = order[number * panel_rows : (number + 1) * panel_rows]
         if number >= panel_count:
             axes.axis("off")
             continue
-        counts = {"train": train_counts[panel], "val": val_counts[panel]}
-        _draw_panel(axes, [labels[index] for index in panel], counts, families)
+        draw_panel(axes, panel)
+        _name_rows(axes, [labels[index] for index in panel], families)
         axes.set_ylim(panel_rows - 0.4, -0.6)
-        scale.apply(axes)
     handles, names = grid[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=2, frameon=False)
-    figure.suptitle(f"Images with each label ({len(labels)} labels)", x=0.01, ha="left")
+    figure.suptitle(title, x=0.01, ha="left")
+    return save_figure(figure, min(_DPI, _MAX_SIDE_PX / max(width, height)))
+
+
+def save_figure(figure: Any, dpi: float) -> bytes:
+    """A figure as a PNG file, without a warning for each character that `choose_families` has told of."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # choose_families has told
-        figure.savefig(buffer, format="png", dpi=min(_DPI, _MAX_SIDE_PX / max(width, height)))
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
@@ -175,14 +210,15 @@ class _Scale:
             axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _draw_panel(
-    axes: Any, labels: Sequence[str], counts: dict[str, npt.NDArray[np.int64]], families: list[str]
-) -> None:
-    positions = np.arange(len(labels))
+def _draw_panel(axes: Any, counts: dict[str, npt.NDArray[np.int64]]) -> None:
+    positions = np.arange(len(counts["train"]))
     for (part, values), offset in zip(counts.items(), (-0.21, 0.21), strict=True):
         bars = axes.barh(positions + offset, values, height=0.4, color=_COLORS[part], label=part)
         axes.bar_label(bars, fontsize=6.5, padding=2, color="#3a3a3a")
-    axes.set_yticks(positions, [_shorten(label) for label in labels], fontsize=8, fontfamily=families)
+
+
+def _name_rows(axes: Any, labels: Sequence[str], families: list[str]) -> None:
+    axes.set_yticks(np.arange(len(labels)), [shorten_label(label) for label in labels], fontsize=8, fontfamily=families)
     for text in axes.get_yticklabels():
         text.set_parse_math(False)  # a label may have dollar signs
     axes.tick_params(axis="x", labelsize=7)
@@ -193,5 +229,6 @@ def _draw_panel(
         axes.spines[side].set_visible(False)
 
 
-def _shorten(label: str) -> str:
+def shorten_label(label: str) -> str:
+    """A label of at most 28 characters, for a picture."""
     return label if len(label) <= _MAX_LABEL_LENGTH else label[: _MAX_LABEL_LENGTH - 1] + "…"

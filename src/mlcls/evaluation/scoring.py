@@ -15,6 +15,7 @@ from mlcls.dataset.annotations import parse_annotations
 from mlcls.dataset.problems import ProblemLog
 from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
 from mlcls.runners import DecodingRunner, ImageRunner, Scores
+from mlcls.training.data import require_files
 
 #: Images of a batch; no served model takes fewer at once.
 BATCH_SIZE: Final = 8
@@ -73,6 +74,7 @@ def score_annotated(
 
     names, targets = _read(annotations, len(runner.labels))
     folder = annotations.parent if root is None else root
+    require_files(annotations, [folder / name for name in names])  # now, and not after an hour
     prepare = runner.decode if isinstance(runner, DecodingRunner) else bytes
     score: Callable[[Sequence[Any]], Scores] = runner.scores
     if isinstance(runner, DecodingRunner):

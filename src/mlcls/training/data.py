@@ -70,17 +70,10 @@ class TrainingData:
         Raises:
             DatasetError: A file is missing or wrong, images are missing, or nothing could be measured on `val.txt`.
         """
-        if not folder.is_dir():
-            raise DatasetError(f"{folder}: expected the folder of a dataset, got a path that is none; see dataset_dir.")
-        labels = read_labels(folder / LABEL_FILE)
-        if num_classes is not None and num_classes != len(labels):
-            raise DatasetError(
-                f"{folder / LABEL_FILE}: expected {num_classes} labels, as num_classes says, got {len(labels)}; "
-                f"correct one of them, or leave num_classes out."
-            )
+        labels = read_dataset_labels(folder, num_classes)
         train, val = (ImageSet.of(read_annotations(folder / name, len(labels))) for name in (TRAIN_FILE, VAL_FILE))
         for name, images in ((TRAIN_FILE, train), (VAL_FILE, val)):
-            _require_files(folder / name, images.paths)
+            require_files(folder / name, images.paths)
         if not val.targets.any():
             raise DatasetError(
                 f"{folder / VAL_FILE}: expected images with labels, got none with any; mAP cannot be computed on them."
@@ -88,7 +81,33 @@ class TrainingData:
         return cls(labels, train, val, {name: sha256_of(folder / name) for name in (LABEL_FILE, TRAIN_FILE, VAL_FILE)})
 
 
-def _require_files(annotations: Path, paths: Sequence[Path]) -> None:
+def read_dataset_labels(folder: Path, num_classes: int | None = None) -> tuple[str, ...]:
+    """The labels of a dataset's folder.
+
+    Args:
+        folder: The dataset.
+        num_classes: How many labels there must be; None for any number.
+
+    Raises:
+        DatasetError: There is no such folder, `label.txt` is missing or wrong, or has another number of labels.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: expected the folder of a dataset, got a path that is none; see dataset_dir.")
+    labels = read_labels(folder / LABEL_FILE)
+    if num_classes is not None and num_classes != len(labels):
+        raise DatasetError(
+            f"{folder / LABEL_FILE}: expected {num_classes} labels, as num_classes says, got {len(labels)}; "
+            f"correct one of them, or leave num_classes out."
+        )
+    return labels
+
+
+def require_files(annotations: Path, paths: Sequence[Path]) -> None:
+    """Looks for every image, without opening any.
+
+    Raises:
+        DatasetError: Some are not there; the text has the first of their paths.
+    """
     missing = [path for path in dict.fromkeys(paths) if not path.is_file()]
     if missing:
         more = f" and {len(missing) - _LISTED_FILES} more" if len(missing) > _LISTED_FILES else ""

@@ -50,8 +50,12 @@ class PretrainedReport:
         return lines
 
 
-def find_weights(source: str) -> Path:
+def find_weights(source: str, setting: str = "pretrain_weight_path") -> Path:
     """The file of a path or URL; a URL is downloaded into the cache.
+
+    Args:
+        source: The path or URL.
+        setting: What an error calls it.
 
     Raises:
         TrainingError: There is no such file.
@@ -63,7 +67,7 @@ def find_weights(source: str) -> Path:
         return fetch(source)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise TrainingError(f"pretrain_weight_path: expected a .pdparams file or its URL, no such file: {source!r}.")
+        raise TrainingError(f"{setting}: expected a .pdparams file or its URL, no such file: {source!r}.")
     return path
 
 

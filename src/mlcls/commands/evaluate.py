@@ -1,0 +1,57 @@
+"""The command `mlcls evaluate`: how good a model is on an annotated dataset, on any runner."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from pathlib import Path
+from typing import Final
+
+from mlcls.commands.options import add_repository_option
+
+NAME: Final = "evaluate"
+SUMMARY: Final = "Measure a model on an annotated dataset, on any runner: mAP, F1, curves."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.epilog = (
+        "A runner is KIND or KIND=WHERE: paddle=FOLDER, onnxruntime[=FILE], openvino[=FILE], tensorrt[=FILE], "
+        "tensorrt-rtx=FILE, served[=HOST:PORT]. Weights in training form: mlcls paddlex, mode evaluate."
+    )
+    parser.add_argument("model", metavar="MODEL", help="name of an imported model")
+    parser.add_argument(
+        "--annotations", type=Path, required=True, metavar="FILE", help="annotation file of an MLClsDataset (val.txt)"
+    )
+    parser.add_argument("--runner", default="onnxruntime", metavar="RUNNER", help="default: %(default)s")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output"),
+        metavar="DIR",
+        help="folder for evaluate_result.json, the pictures and the table of labels (default: %(default)s)",
+    )
+    add_repository_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluates, writes the report and prints a table."""
+    from mlcls.atomic import write_text
+    from mlcls.dataset.histogram import require_matplotlib
+    from mlcls.evaluation.evaluate import evaluate
+    from mlcls.evaluation.report import RESULT_FILE, format_table, write_report
+    from mlcls.repository import read_spec
+    from mlcls.runner_selection import ServedModel, open_runner
+
+    require_matplotlib()  # now, and not after an hour
+    model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))
+    with contextlib.ExitStack() as stack:
+        runner = open_runner(arguments.runner, model, stack)
+        evaluation = evaluate(runner, arguments.annotations, model.spec.thresholds)
+    title = f"{model.spec.name} ({evaluation.runner}), {arguments.annotations}"
+    result = {"done_flag": True, **write_report(evaluation, arguments.output, title), "model": model.spec.name}
+    write_text(arguments.output / RESULT_FILE, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    print(format_table(evaluation))
+    print(f"written to {arguments.output / RESULT_FILE}")
+    return 0

@@ -1,0 +1,74 @@
+"""`evaluate`: the figures of a runner on an annotation file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.evaluation.figures import Figures, compute_figures
+from mlcls.evaluation.scoring import BATCH_SIZE, NUM_WORKERS, score_annotated
+from mlcls.runners import ImageRunner, Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        runner: What computed the scores.
+        annotations: The annotation file.
+        scores: (N, num_labels) float32.
+        targets: (N, num_labels) which labels each image has.
+        figures: All figures.
+    """
+
+    runner: str
+    annotations: Path
+    scores: Scores
+    targets: npt.NDArray[np.bool_]
+    figures: Figures
+
+    @property
+    def samples_expected(self) -> int:
+        """Lines of the annotation file."""
+        return len(self.targets)
+
+    @property
+    def samples_read(self) -> int:
+        """Images that the runner gave all scores of."""
+        return int(np.isfinite(self.scores).all(axis=1).sum())
+
+
+def evaluate(
+    runner: ImageRunner,
+    annotations: Path,
+    thresholds: Sequence[float],
+    *,
+    batch_size: int = BATCH_SIZE,
+    num_workers: int = NUM_WORKERS,
+    after_batch: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """Evaluates a runner on every image of an annotation file; shows a progress bar.
+
+    Args:
+        runner: Computes the scores.
+        annotations: `val.txt` of an `MLClsDataset`, or a file like it.
+        thresholds: Threshold of each label.
+        batch_size: Images of a batch.
+        num_workers: Threads that read images.
+        after_batch: See `score_annotated`.
+
+    Raises:
+        DatasetError: The annotation file is wrong, no image has a label, or an image cannot be used.
+        ServedImageError: The server has no good answer for an image.
+        ServerError: The server does not answer.
+    """
+    scores, targets = score_annotated(
+        runner, annotations, batch_size=batch_size, num_workers=num_workers, after_batch=after_batch
+    )
+    figures = compute_figures(scores, targets, runner.labels, thresholds)
+    return Evaluation(runner.name, annotations, scores, targets, figures)

@@ -1,0 +1,159 @@
+"""The figures of an evaluation, of all labels together and of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.errors import DatasetError
+from mlcls.metrics import average_precision
+from mlcls.runners import Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFigures:
+    """One label's figures, 0 to 1.
+
+    Attributes:
+        class_id: Its class id.
+        label: Its name.
+        threshold: It is predicted where its score is strictly greater.
+        positives: Images that have it.
+        predicted: Images that it is predicted for.
+        correct: Images of both kinds.
+        average_precision: `integral`; NaN where no image has it.
+        average_precision_11point: `11point`; NaN where no image has it.
+    """
+
+    class_id: int
+    label: str
+    threshold: float
+    positives: int
+    predicted: int
+    correct: int
+    average_precision: float
+    average_precision_11point: float
+
+    @property
+    def precision(self) -> float:
+        """Share of the predictions that are correct; 0 where there are none."""
+        return _ratio(self.correct, self.predicted)
+
+    @property
+    def recall(self) -> float:
+        """Share of the images that have the label for which it is predicted; NaN where no image has it."""
+        return _ratio(self.correct, self.positives) if self.positives else math.nan
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; NaN where no image has the label."""
+        return _ratio(2 * self.correct, self.predicted + self.positives) if self.positives else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; null for a figure that there is not."""
+        values = {**dataclasses.asdict(self), "precision": self.precision, "recall": self.recall, "f1": self.f1}
+        return {name: None if value != value else value for name, value in values.items()}
+
+
+#: Columns of `per_class.csv`, and keys of `per_class` in a result file.
+LABEL_COLUMNS: Final = (
+    *(field.name for field in dataclasses.fields(LabelFigures)),
+    *("precision", "recall", "f1"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """The figures of a model on a dataset.
+
+    Means over labels (mAP, CP, CR) count the labels that some image has. Sums over images and labels (OP, OR) count
+    all: a label that no image has can still be predicted, and then wrongly.
+
+    Attributes:
+        per_class: By class id.
+    """
+
+    per_class: tuple[LabelFigures, ...]
+
+    @property
+    def counted(self) -> tuple[LabelFigures, ...]:
+        """The labels that some image has."""
+        return tuple(row for row in self.per_class if row.positives)
+
+    @property
+    def not_counted(self) -> tuple[str, ...]:
+        """The labels that no image has."""
+        return tuple(row.label for row in self.per_class if not row.positives)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All figures by the names that result files give them.
+
+        `MultiLabelMAP` and `MultiLabelMAP_11point` as PaddleClas defines them, but from 0 to 1; precision, recall and
+        F1, the mean over labels (`CP`, `CR`, `CF1`, the last one of the two means) and over all decisions (`OP`, `OR`,
+        `OF1`).
+        """
+        counted = self.counted
+        cp, cr = (float(np.mean([getattr(row, name) for row in counted])) for name in ("precision", "recall"))
+        correct, predicted, positives = (
+            sum(getattr(row, name) for row in self.per_class) for name in ("correct", "predicted", "positives")
+        )
+        return {
+            "MultiLabelMAP": float(np.mean([row.average_precision for row in counted])),
+            "MultiLabelMAP_11point": float(np.mean([row.average_precision_11point for row in counted])),
+            "CP": cp,
+            "CR": cr,
+            "CF1": _ratio(2 * cp * cr, cp + cr),
+            "OP": _ratio(correct, predicted),
+            "OR": _ratio(correct, positives),
+            "OF1": _ratio(2 * correct, predicted + positives),
+        }
+
+    def worst(self, count: int) -> tuple[LabelFigures, ...]:
+        """The labels of the lowest average precision, the worst first; equal ones by class id."""
+        return tuple(sorted(self.counted, key=lambda row: row.average_precision)[:count])
+
+
+def compute_figures(
+    scores: Scores, targets: npt.NDArray[np.bool_], labels: Sequence[str], thresholds: Sequence[float]
+) -> Figures:
+    """Computes all figures.
+
+    Args:
+        scores: (N, num_labels) float32.
+        targets: (N, num_labels) which labels each image has.
+        labels: Label of each class id.
+        thresholds: Threshold of each label.
+
+    Raises:
+        DatasetError: No image has any label.
+    """
+    if not targets.any():
+        raise DatasetError("Expected images with labels, got none with any; nothing can be measured on them.")
+    limits = np.asarray(thresholds, np.float32)  # compared as select_labels compares
+    rows = []
+    for index, (label, limit) in enumerate(zip(labels, limits, strict=True)):
+        column, target = scores[:, index], targets[:, index]
+        is_predicted = column > limit
+        rows.append(
+            LabelFigures(
+                class_id=index,
+                label=label,
+                threshold=float(thresholds[index]),
+                positives=int(target.sum()),
+                predicted=int(is_predicted.sum()),
+                correct=int((is_predicted & target).sum()),
+                average_precision=average_precision(column, target),
+                average_precision_11point=average_precision(column, target, "11point"),
+            )
+        )
+    return Figures(tuple(rows))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,81 @@
+"""Mode `evaluate` of a PaddleX configuration: trained weights on the dataset's `val.txt`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from mlcls.dataset.histogram import require_matplotlib
+from mlcls.errors import ConfigError
+from mlcls.evaluation.evaluate import evaluate
+from mlcls.evaluation.report import format_table, write_report
+from mlcls.paddle_runtime import import_paddle
+from mlcls.runners import DecodingRunner
+from mlcls.training.architectures import load_trained_network
+from mlcls.training.data import VAL_FILE, read_dataset_labels
+from mlcls.training.network_runner import NetworkInput, NetworkRunner
+from mlcls.training.pretrained import find_weights
+from mlcls.training.process_group import set_device
+from mlcls.training.settings import Device, TrainSettings
+
+
+def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Evaluates `Evaluate.weight_path`; prints the figures.
+
+    Number of labels, input size, threshold, batch size and threads are those of the section `Train`. Of several
+    devices the first one is used.
+
+    Args:
+        config: The configuration's sections by name; `Global`, `Train` and `Evaluate` are read.
+
+    Returns:
+        What `evaluate_result.json` says beside `done_flag`.
+
+    Raises:
+        ConfigError: A field of `Evaluate` is wrong.
+        TrainingError: A field of `Train` is wrong, or there is no such file of weights.
+        ModelFormatError: The weights are not of this architecture and these labels.
+        DatasetError: The dataset is wrong, or an image cannot be used.
+        MissingExtraError: The extra `train` is not installed.
+    """
+    require_matplotlib()  # now, and not after an hour
+    settings = TrainSettings.from_config(config)
+    source, interval = config["Evaluate"]["weight_path"], config["Evaluate"]["log_interval"]
+    if not source:
+        raise ConfigError("Evaluate.weight_path: expected a .pdparams file or its URL, got none.")
+    if interval < 1:
+        raise ConfigError(f"Evaluate.log_interval: expected an integer of at least 1, got {interval}.")
+    labels = read_dataset_labels(settings.dataset_dir, settings.num_classes)
+    weights = find_weights(source, "Evaluate.weight_path")
+    import_paddle("train")
+    device = Device.parse(settings.device)
+    set_device(dataclasses.replace(device, ids=device.ids[:1]))
+    network = load_trained_network(settings.model, len(labels), weights)
+    runner = NetworkRunner(network, settings.transform)
+    evaluation = evaluate(
+        DecodingRunner(runner, NetworkInput(labels, settings.transform)),
+        settings.dataset_dir / VAL_FILE,
+        [settings.threshold] * len(labels),
+        batch_size=settings.batch_size,
+        num_workers=max(1, settings.num_workers),
+        after_batch=_Log(interval),
+    )
+    result = write_report(evaluation, settings.output, f"{settings.model}, {settings.dataset_dir / VAL_FILE}")
+    print(format_table(evaluation))
+    return {**result, "weight_path": source}
+
+
+class _Log:
+    """Prints a line every few batches, past the progress bar."""
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+        self._batches = 0
+
+    def __call__(self, images: int) -> None:
+        from tqdm import tqdm
+
+        self._batches += 1
+        if self._batches % self._interval == 0:
+            tqdm.write(f"evaluated {images} images")

@@ -1,0 +1,84 @@
+"""What an evaluation leaves: two pictures, a table of the labels, and its part of the result file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mlcls.atomic import write_bytes, write_text
+from mlcls.evaluation.evaluate import Evaluation
+from mlcls.evaluation.figures import LABEL_COLUMNS, Figures
+
+#: Folder of the pictures and the table, in the output folder.
+REPORT_FOLDER: Final = "evaluate"
+RESULT_FILE: Final = "evaluate_result.json"
+_WORST: Final = 5
+
+
+def write_report(evaluation: Evaluation, output: Path, title: str) -> dict[str, Any]:
+    """Writes pictures and table.
+
+    Args:
+        evaluation: What came out.
+        output: The output folder.
+        title: Of the picture of the curves.
+
+    Returns:
+        What the result file says beside `done_flag`; `MultiLabelMAP` stands where PaddleX has it.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    from mlcls.evaluation.pictures import draw_per_class, draw_precision_recall
+
+    figures = evaluation.figures
+    pictures = {
+        "precision_recall": draw_precision_recall(evaluation, title),
+        "per_class": draw_per_class(figures),
+    }
+    for name, content in pictures.items():
+        write_bytes(output / REPORT_FOLDER / f"{name}.png", content)
+    write_text(output / REPORT_FOLDER / "per_class.csv", _to_csv(figures))
+    return {
+        "metrics": figures.metrics,
+        "samples_expected": evaluation.samples_expected,
+        "samples_read": evaluation.samples_read,
+        "runner": evaluation.runner,
+        "annotations": str(evaluation.annotations),
+        "labels_not_counted": list(figures.not_counted),
+        "per_class": [row.to_dict() for row in figures.per_class],
+        "per_class_csv": f"{REPORT_FOLDER}/per_class.csv",
+        "pictures": {name: f"{REPORT_FOLDER}/{name}.png" for name in pictures},
+    }
+
+
+def format_table(evaluation: Evaluation) -> str:
+    """The figures for people, with the worst labels."""
+    figures = evaluation.figures
+    lines = [f"{evaluation.runner}: {evaluation.samples_read} of {evaluation.samples_expected} samples read"]
+    lines[0] += f", {len(figures.counted)} of {len(figures.per_class)} labels counted"
+    lines += [f"  {_SHOWN.get(name, name):14}{value:8.4f}" for name, value in figures.metrics.items()]
+    worst = figures.worst(_WORST)
+    lines.append(f"  {'worst labels':30}{'AP':>8}{'precision':>11}{'recall':>8}{'images':>8}")
+    lines += [
+        f"  {row.label[:28]:30}{row.average_precision:8.4f}{row.precision:11.4f}{row.recall:8.4f}{row.positives:8}"
+        for row in worst
+    ]
+    if figures.not_counted:
+        more = f" and {len(figures.not_counted) - _WORST} more" if len(figures.not_counted) > _WORST else ""
+        lines.append(f"  no image has: {', '.join(figures.not_counted[:_WORST])}{more}")
+    return "\n".join(lines)
+
+
+_SHOWN: Final[Mapping[str, str]] = {"MultiLabelMAP": "mAP", "MultiLabelMAP_11point": "mAP 11-point"}
+
+
+def _to_csv(figures: Figures) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, LABEL_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.to_dict() for row in figures.per_class)
+    return buffer.getvalue()
