@@ -54,7 +54,7 @@ def name_pixels(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     hue = _hue(red, green, blue, value, chroma)
     ends = np.array([end for _, end in _HUES])
     of_hue = np.array([COLORS.index(name) for name, _ in _HUES])
-    names = of_hue[np.searchsorted(ends, hue, side="right").clip(max=len(ends) - 1)]
+    names: npt.NDArray[np.int64] = of_hue[np.searchsorted(ends, hue, side="right").clip(max=len(ends) - 1)]
     pale = chroma < 0.5 * value
     names[(names == COLORS.index("pink")) & (value < 0.6)] = COLORS.index("purple")
     names[(names == COLORS.index("red")) & (value >= 0.7) & pale] = COLORS.index("pink")

@@ -22,13 +22,14 @@ _FOLDER_SIZE: Final = 1000
 #: Scenes that a process is given at a time.
 _CHUNK: Final = 100
 _JPEG_QUALITY: Final = 95
-_PARTS: Final = ("train", "val")
+_PARTS: Final = ("train", "val", "test")
+
+#: The demo's `label.txt`.
+LABEL_TEXT: Final = "".join(f"{index} {color}\n" for index, color in enumerate(COLORS))
 
 
 def write_demo_dataset(folder: Path, train: int, val: int, side: int, seed: int = 0) -> Path:
     """Writes `label.txt`, `train.txt`, `val.txt` and the scenes as JPEG files.
-
-    The labels are those of the decoded files: of what a network is given and anybody sees.
 
     Args:
         folder: Where to; replaced when the new dataset is complete.
@@ -40,23 +41,42 @@ def write_demo_dataset(folder: Path, train: int, val: int, side: int, seed: int 
     Returns:
         The folder.
     """
+    with staged_folder(folder) as staging:
+        write_text(staging / "label.txt", LABEL_TEXT)
+        for part, count in (("train", train), ("val", val)):
+            write_text(staging / f"{part}.txt", format_annotations(*write_scenes(staging, part, count, side, seed)))
+    return folder
+
+
+def write_scenes(folder: Path, part: str, count: int, side: int, seed: int) -> tuple[list[str], npt.NDArray[np.bool_]]:
+    """Draws scenes in all cores and writes them as JPEG files; shows a progress bar.
+
+    The labels are those of the decoded files: of what a network is given and anybody sees.
+
+    Args:
+        folder: Where to.
+        part: `train`, `val` or `test`; each has scenes of its own.
+        count: Number of scenes.
+        side: Height and width.
+        seed: Of the scenes.
+
+    Returns:
+        Paths relative to the folder, and (count, 12) which colours each scene has.
+    """
     from tqdm import tqdm
 
+    names = [_scene_name(part, index) for index in range(count)]
+    for parent in {(folder / name).parent for name in names}:
+        parent.mkdir(parents=True, exist_ok=True)
+    write = functools.partial(_write_scene, folder, part, side, seed)
+    rows = []
     # drawing holds Python's lock, so threads would not help; a forked process would inherit the caller's locks
     pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"))
-    with staged_folder(folder) as staging, pool, tqdm(total=train + val, desc="scenes", unit="scene") as bar:
-        for part, count in zip(_PARTS, (train, val), strict=True):
-            names = [_scene_name(part, index) for index in range(count)]
-            for parent in {(staging / name).parent for name in names}:
-                parent.mkdir(parents=True, exist_ok=True)
-            write = functools.partial(_write_scene, staging, part, side, seed)
-            rows = []
-            for row in pool.map(write, range(count), chunksize=_CHUNK):
-                rows.append(row)
-                bar.update()
-            write_text(staging / f"{part}.txt", format_annotations(names, np.stack(rows)))
-        write_text(staging / "label.txt", "".join(f"{index} {color}\n" for index, color in enumerate(COLORS)))
-    return folder
+    with pool, tqdm(total=count, desc=f"{part} scenes", unit="scene") as bar:
+        for row in pool.map(write, range(count), chunksize=_CHUNK):
+            rows.append(row)
+            bar.update()
+    return names, np.stack(rows)
 
 
 def _scene_name(part: str, index: int) -> str:
@@ -71,4 +91,4 @@ def _write_scene(root: Path, part: str, side: int, seed: int, index: int) -> npt
     full = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
     encoded = cv2.imencode(".jpg", scene[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY, *full])[1]
     (root / _scene_name(part, index)).write_bytes(encoded.tobytes())
-    return has_colors(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[:, :, ::-1])
+    return has_colors(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[:, :, ::-1], np.uint8))

@@ -42,7 +42,7 @@ def draw_scene(generator: np.random.Generator, side: int) -> npt.NDArray[np.uint
     if generator.random() < 0.6:  # texture
         canvas = canvas + generator.uniform(0.02, 0.15) * (_clouds(generator, side, 1.0) - 0.5)[..., None]
     if generator.random() < 0.4:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), generator.uniform(0.4, 2.0))
+        canvas = np.asarray(cv2.GaussianBlur(canvas, (0, 0), generator.uniform(0.4, 2.0)), np.float32)
     if generator.random() < 0.3:  # haze, or a faded print
         strength = generator.uniform(0.05, 0.35)
         canvas = canvas + np.float32(strength) * (_draw_colors(generator, 1)[0] - canvas)
@@ -110,9 +110,9 @@ def _ellipse(generator: np.random.Generator, side: int) -> Canvas:
     import cv2
 
     mask = np.zeros((side, side), np.float32)
-    center = tuple(int(value) for value in generator.integers(0, side, 2))
-    axes = tuple(int(value) for value in generator.integers(side // 16, side // 2, 2))
-    cv2.ellipse(mask, center, axes, float(generator.uniform(0, 180)), 0, 360, 1.0, -1, cv2.LINE_AA)
+    x, y = (int(value) for value in generator.integers(0, side, 2))
+    width, height = (int(value) for value in generator.integers(side // 16, side // 2, 2))
+    cv2.ellipse(mask, (x, y), (width, height), generator.uniform(0, 180), 0, 360, [1.0], -1, cv2.LINE_AA)
     return mask
 
 
@@ -124,7 +124,7 @@ def _polygon(generator: np.random.Generator, side: int) -> Canvas:
     angles = np.sort(generator.uniform(0, 2 * np.pi, count))
     radii = generator.uniform(side / 10, side / 1.6, count)
     points = generator.uniform(0, side, 2) + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
-    cv2.fillPoly(mask, [points.round().astype(np.int32)], 1.0, cv2.LINE_AA)
+    cv2.fillPoly(mask, [points.round().astype(np.int32)], [1.0], cv2.LINE_AA)
     return mask
 
 

@@ -1,0 +1,122 @@
+"""`make demo-model`: scenes, training, and the figures of Paddle, ONNX and the served ensemble side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from mlcls.atomic import staged_folder, write_text
+from mlcls.demo.colors import COLORS
+from mlcls.demo.dataset import write_demo_dataset
+from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
+from mlcls.demo.test_images import SETS, write_test_images
+from mlcls.errors import ParityError
+from mlcls.evaluation.evaluate import Evaluation, evaluate
+from mlcls.gate import LIMITS
+from mlcls.paddlex_import import import_model
+from mlcls.runner_selection import ServedModel, open_runner
+from mlcls.server import ServerOptions, TritonServer
+from mlcls.training.run_folder import BEST, INFERENCE, LATEST, RESULT_FILE
+from mlcls.training.train import train_model
+from mlcls.triton_installation import embedded_installation
+
+FIGURES_FILE: Final = "figures.json"
+_RECIPE_FILE: Final = "recipe.json"
+_SHOWN: Final = ("MultiLabelMAP", "MultiLabelMAP_11point", "CF1", "OF1")
+
+
+def make_demo_model(recipe: DemoRecipe, work: Path, target: Path) -> dict[str, Any]:
+    """Makes the demo model; what an interrupted run has finished is not done again.
+
+    Args:
+        recipe: Sizes and seed.
+        work: Folder for dataset, training and model repository; used again by the next run of the same recipe.
+        target: Folder for the inference model, its figures and its curves; replaced at the end.
+
+    Returns:
+        The figures, as `figures.json` has them.
+
+    Raises:
+        ParityError: ONNX or the served ensemble differ from Paddle by more than the gate's limit for FP32.
+        MlclsError: A step fails.
+    """
+    text = json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
+    recipe_file = work / _RECIPE_FILE
+    if work.exists() and (not recipe_file.is_file() or recipe_file.read_text(encoding="utf-8") != text):
+        shutil.rmtree(work)
+    write_text(recipe_file, text)
+    run = _train(recipe, work)
+    inference = run / BEST / INFERENCE
+    figures = {"recipe": dataclasses.asdict(recipe), "labels": list(COLORS), "sets": _evaluate(recipe, work, inference)}
+    with staged_folder(target) as staging:
+        shutil.copytree(inference, staging / INFERENCE)
+        shutil.copyfile(run / "curves" / "curves.png", staging / "curves.png")
+        write_text(staging / FIGURES_FILE, json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def format_figures(figures: dict[str, Any]) -> str:
+    """The figures for people."""
+    lines = [f"{'':10}{'runner':12}{'images':>8}" + "".join(f"{name:>23}" for name in _SHOWN)]
+    for name, measured in figures["sets"].items():
+        for runner, metrics in measured["runners"].items():
+            lines.append(
+                f"{name:10}{runner:12}{measured['images']:8}" + "".join(f"{metrics[shown]:23.4f}" for shown in _SHOWN)
+            )
+        lines.append(f"{'':10}highest difference of a score from Paddle's: {measured['highest_difference']:.1e}")
+    return "\n".join(lines)
+
+
+def _train(recipe: DemoRecipe, work: Path) -> Path:
+    dataset, run = work / "dataset", work / "run"
+    if not dataset.exists():
+        write_demo_dataset(dataset, recipe.train_scenes, recipe.val_scenes, recipe.side, recipe.seed)
+    result = run / RESULT_FILE
+    if result.is_file() and json.loads(result.read_text(encoding="utf-8"))["done_flag"]:
+        return run
+    settings = recipe.train_settings(dataset, run)
+    if (run / LATEST / f"{LATEST}.pdparams").is_file():
+        settings = dataclasses.replace(settings, resume_path=str(run / LATEST))
+    train_model(settings)
+    return run
+
+
+def _evaluate(recipe: DemoRecipe, work: Path, inference: Path) -> dict[str, Any]:
+    root = work / "model_repository"
+    spec = import_model(str(inference), root, name=DEMO_NAME).spec
+    test = work / "test"
+    if not test.exists():
+        write_test_images(test, recipe.test_scenes, recipe.test_crops, spec.transform, recipe.seed)
+    options = ServerOptions.on_free_ports(root, DEMO_NAME)
+    sets = {}
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(TritonServer(options, embedded_installation()))
+        model = ServedModel(root, spec)
+        words = {"paddle": f"paddle={inference}", "onnx": "onnxruntime", "served": f"served={server.grpc_url}"}
+        runners = {name: open_runner(word, model, stack) for name, word in words.items()}
+        for name, file in SETS.items():
+            sets[name] = _compare(
+                {key: evaluate(runner, test / file, spec.thresholds) for key, runner in runners.items()}
+            )
+    return sets
+
+
+def _compare(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+    """The figures of one set; the first runner is the reference."""
+    reference = next(iter(evaluations.values()))
+    differences = [float(np.abs(each.scores - reference.scores).max()) for each in evaluations.values()]
+    limit = LIMITS["fp32"].max_difference
+    if max(differences) > limit:
+        raise ParityError(f"Expected scores within {limit:g} of Paddle's, got a difference of {max(differences):.1e}.")
+    return {
+        "images": len(reference.targets),
+        "highest_difference": max(differences),
+        "runners": {name: dict(each.figures.metrics) for name, each in evaluations.items()},
+        "average_precision": {row.label: row.average_precision for row in reference.figures.per_class},
+    }

@@ -1,0 +1,52 @@
+"""What the demo model is judged on: scenes it has not seen, and crops of real photos, labelled by the same rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from mlcls.atomic import staged_folder, write_text
+from mlcls.dataset.annotations import format_annotations
+from mlcls.demo.colors import has_colors
+from mlcls.demo.dataset import LABEL_TEXT, write_scenes
+from mlcls.model_spec import ImageTransform
+from mlcls.sample_photos import photo_crops
+from mlcls.transforms import resize_image
+
+#: Annotation file of each set, by what it is called in reports.
+SETS: Final = {"scenes": "scenes.txt", "photos": "photos.txt"}
+
+
+def write_test_images(folder: Path, scenes: int, crops: int, transform: ImageTransform, seed: int = 0) -> Path:
+    """Writes both sets.
+
+    Args:
+        folder: Where to; replaced when it is complete.
+        scenes: Number of generated scenes.
+        crops: Number of crops of scikit-learn's two sample photos, some with their channels exchanged.
+        transform: The network's; colours are named after resizing with it.
+        seed: Of scenes and crops.
+
+    Returns:
+        The folder.
+    """
+    with staged_folder(folder) as staging:
+        write_text(staging / "label.txt", LABEL_TEXT)
+        names, targets = write_scenes(staging, "test", scenes, transform.height, seed)
+        write_text(staging / SETS["scenes"], format_annotations(names, targets))
+        names, rows = [], []
+        for index, crop in enumerate(photo_crops(crops, seed)):
+            names.append(f"photos/{index:04}.png")
+            _write_png(staging / names[-1], crop)
+            rows.append(has_colors(resize_image(crop, transform)))
+        write_text(staging / SETS["photos"], format_annotations(names, np.stack(rows)))
+    return folder
+
+
+def _write_png(path: Path, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(path)
