@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.dataset.labels import read_labels
+from mlcls.errors import DatasetError
 from mlcls.evaluation.figures import Figures, compute_figures
 from mlcls.evaluation.scoring import BATCH_SIZE, NUM_WORKERS, score_annotated
 from mlcls.runners import ImageRunner, Scores
+from mlcls.training.data import LABEL_FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a runner on every image of an annotation file; shows a progress bar.
 
+    A `label.txt` beside the annotation file must have the runner's labels.
+
     Args:
         runner: Computes the scores.
         annotations: `val.txt` of an `MLClsDataset`, or a file like it.
@@ -63,12 +68,33 @@ def evaluate(
         after_batch: See `score_annotated`.
 
     Raises:
-        DatasetError: The annotation file is wrong, no image has a label, or an image cannot be used.
+        DatasetError: The annotation file is wrong, its labels are not the runner's, no image has a label, or an image
+            cannot be used.
         ServedImageError: The server has no good answer for an image.
         ServerError: The server does not answer.
     """
+    label_file = annotations.parent / LABEL_FILE
+    if label_file.is_file():
+        require_labels(label_file, read_labels(label_file), runner.labels)
     scores, targets = score_annotated(
         runner, annotations, batch_size=batch_size, num_workers=num_workers, after_batch=after_batch
     )
     figures = compute_figures(scores, targets, runner.labels, thresholds)
     return Evaluation(runner.name, annotations, scores, targets, figures)
+
+
+def require_labels(file: Path, labels: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    """Compares a dataset's labels with a model's: the columns of its annotation files must mean the same.
+
+    Raises:
+        DatasetError: They differ.
+    """
+    if labels == expected:
+        return
+    if len(labels) != len(expected):
+        raise DatasetError(f"{file}: expected the model's {len(expected)} labels, got {len(labels)}.")
+    index = next(index for index, label in enumerate(labels) if label != expected[index])
+    raise DatasetError(
+        f"{file}: expected the model's labels in its order, got {labels[index]!r} with class id {index}, which is "
+        f"{expected[index]!r} to the model."
+    )

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mlcls.dataset.histogram import require_matplotlib
 from mlcls.errors import ConfigError
-from mlcls.evaluation.evaluate import evaluate
+from mlcls.evaluation.evaluate import evaluate, require_labels
 from mlcls.evaluation.report import format_table, write_report
+from mlcls.inference_yml import FILE_NAME, read_inference_yml
 from mlcls.paddle_runtime import import_paddle
 from mlcls.runners import DecodingRunner
 from mlcls.training.architectures import load_trained_network
-from mlcls.training.data import VAL_FILE, read_dataset_labels
+from mlcls.training.data import LABEL_FILE, VAL_FILE, read_dataset_labels
 from mlcls.training.network_runner import NetworkInput, NetworkRunner
 from mlcls.training.pretrained import find_weights
 from mlcls.training.process_group import set_device
+from mlcls.training.run_folder import INFERENCE
 from mlcls.training.settings import Device, TrainSettings
 
 
@@ -33,7 +36,7 @@ def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, A
         What `evaluate_result.json` says beside `done_flag`.
 
     Raises:
-        ConfigError: A field of `Evaluate` is wrong.
+        ConfigError: A field of `Evaluate` is wrong, or `Train.image_size` is not the weights' one.
         TrainingError: A field of `Train` is wrong, or there is no such file of weights.
         ModelFormatError: The weights are not of this architecture and these labels.
         DatasetError: The dataset is wrong, or an image cannot be used.
@@ -48,6 +51,7 @@ def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, A
         raise ConfigError(f"Evaluate.log_interval: expected an integer of at least 1, got {interval}.")
     labels = read_dataset_labels(settings.dataset_dir, settings.num_classes)
     weights = find_weights(source, "Evaluate.weight_path")
+    _compare_with_export(weights.parent / INFERENCE / FILE_NAME, settings, labels)
     import_paddle("train")
     device = Device.parse(settings.device)
     set_device(dataclasses.replace(device, ids=device.ids[:1]))
@@ -64,6 +68,25 @@ def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, A
     result = write_report(evaluation, settings.output, f"{settings.model}, {settings.dataset_dir / VAL_FILE}")
     print(format_table(evaluation))
     return {**result, "weight_path": source}
+
+
+def _compare_with_export(exported: Path, settings: TrainSettings, labels: tuple[str, ...]) -> None:
+    """Compares with the model that a training exported beside its weights, which themselves say nothing of this.
+
+    Raises:
+        ConfigError: Another input size, which would give other figures without a word.
+        DatasetError: Other labels.
+    """
+    if not exported.is_file():
+        return
+    config = read_inference_yml(exported)
+    trained, asked = ((each.height, each.width) for each in (config.transform, settings.transform))
+    if trained != asked:
+        raise ConfigError(
+            f"Train.image_size: expected {trained}, height and width that these weights were exported with "
+            f"({exported}), got {asked}."
+        )
+    require_labels(settings.dataset_dir / LABEL_FILE, labels, config.labels)
 
 
 class _Log:
