@@ -11,9 +11,17 @@ from typing import Any
 
 
 class MlclsError(Exception):
-    """Base of all errors that mlcls raises on purpose."""
+    """Base of all errors that mlcls raises on purpose.
+
+    Attributes:
+        details: What a result file says beyond the text.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details: Mapping[str, Any] = details or {}
 
 
 class SpecError(MlclsError):
@@ -53,15 +61,7 @@ class ImageError(MlclsError):
 
 
 class DatasetError(MlclsError):
-    """A dataset's file is missing or wrong.
-
-    Attributes:
-        details: What a result file says beyond the text.
-    """
-
-    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.details = details or {}
+    """A dataset's file is missing or wrong."""
 
 
 class ConfigError(MlclsError):
@@ -76,6 +76,10 @@ class TrainingInterruptedError(TrainingError):
     """A training was told to stop; its checkpoint is written and it can be resumed."""
 
     exit_code = 130
+
+
+class PredictionError(MlclsError):
+    """Some images could not be labelled, or their results not be saved; the others were."""
 
 
 class ThresholdError(MlclsError):

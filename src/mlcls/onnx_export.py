@@ -69,6 +69,22 @@ def export_onnx(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> Exp
     return ExportedGraph(model, activation, untiled)
 
 
+def find_activation(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> Activation:
+    """What a Paddle graph ends in, for whoever runs the graph itself.
+
+    Args:
+        graph_path: `inference.json` or `inference.pdmodel`.
+        parameters_path: `inference.pdiparams`.
+        spec: The model's spec, which the graph must fit.
+
+    Raises:
+        MlclsError: See `export_onnx`.
+    """
+    model = convert_paddle_graph(graph_path, parameters_path)
+    onnx_graph.check_interface(model, spec)
+    return onnx_graph.cut_activation(model)
+
+
 def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """Folds constants and takes out what they make dead."""
     try:

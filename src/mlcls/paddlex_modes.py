@@ -20,7 +20,7 @@ def run_mode(config: PaddleXConfig) -> int:
     """Does what `Global.mode` asks for.
 
     As PaddleX does, writes `MODE_result.json` into `Global.output`, with `done_flag` false, `err_type` and `err_msg`
-    where the mode fails.
+    where the mode fails. The modes `export` and `predict` have one too, which PaddleX writes only of their failures.
 
     Args:
         config: The configuration.
@@ -38,9 +38,8 @@ def run_mode(config: PaddleXConfig) -> int:
     try:
         result = mode(config)
     except MlclsError as error:
-        details = error.details if isinstance(error, DatasetError) else {}
-        failure = {"done_flag": False, "err_type": type(error).__name__, "err_msg": str(error), **details}
-        _write_result(config, failure)
+        failure = {"done_flag": False, "err_type": type(error).__name__, "err_msg": str(error), **error.details}
+        _write_result(config, {**_kept_result(config), **failure})
         raise
     _write_result(config, {"done_flag": True, **result})
     return 0
@@ -105,16 +104,47 @@ def evaluate(config: PaddleXConfig) -> Mapping[str, Any]:
     return evaluate_from_config(dataclasses.asdict(config))
 
 
+def export(config: PaddleXConfig) -> Mapping[str, Any]:
+    """Mode `export`; see `mlcls.paddlex_export_mode`."""
+    from mlcls.paddlex_export_mode import export_weights
+
+    return export_weights(config)
+
+
+def predict(config: PaddleXConfig) -> Mapping[str, Any]:
+    """Mode `predict`; see `mlcls.paddlex_predict_mode`."""
+    from mlcls.paddlex_predict_mode import predict_images
+
+    return predict_images(config)
+
+
 #: Each gives its part of the result file.
 MODES: Final[Mapping[str, Callable[[PaddleXConfig], Mapping[str, Any]]]] = {
     "check_dataset": check_dataset,
     "train": train,
     "evaluate": evaluate,
+    "export": export,
+    "predict": predict,
 }
 
 
 def _result_path(config: PaddleXConfig) -> Path:
     return Path(config.Global.output) / f"{config.Global.mode}_result.json"
+
+
+def _kept_result(config: PaddleXConfig) -> Mapping[str, Any]:
+    """What the result file says that a failure leaves true.
+
+    A training writes its file as it goes: the checkpoints and the metrics in it are there after a failure too. The
+    other modes write theirs when all is done, so that an old one has nothing to say about a run that failed.
+    """
+    if config.Global.mode != "train":
+        return {}
+    try:
+        document = json.loads(_result_path(config).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _write_result(config: PaddleXConfig, result: Mapping[str, Any]) -> None:

@@ -19,8 +19,8 @@ from mlcls_client.errors import InputError, InvalidRequestError, OutputError
 from mlcls_client.inputs import ImageSource, count_images, iterate_sources
 from mlcls_client.prediction import MAX_CONCURRENCY
 from mlcls_client.progress import ProgressBar
-from mlcls_client.result import MultiLabelResult
 from mlcls_client.result_writers import CsvWriter, JsonLinesWriter, ResultWriter, TableWriter
+from mlcls_client.saving import ResultSaver, SavedKind
 from mlcls_client.server_arguments import add_request_arguments, add_server_arguments, open_model
 from mlcls_client.table import MEMORY_TEXT, LabelTable
 from mlcls_client.terminal import EXIT_IMAGE_FAILED, EXIT_OK, complain, parse_count, print_line, with_exit_code
@@ -195,27 +195,8 @@ def _make_table(sources: Sequence[ImageSource]) -> LabelTable:
     return LabelTable(names, width, page_count=max(indexes, default=-1) + 1)
 
 
-class _Saver:
-    """Saves under PaddleX's names; a name that this run has used already gets a number."""
-
-    def __init__(self, folder: Path, kind: str) -> None:
-        self._folder = folder
-        self._kind = kind
-        self._used: set[str] = set()
-
-    def save(self, result: MultiLabelResult) -> None:
-        name = result.picture_name if self._kind == "img" else result.json_name
-        stem, suffix = os.path.splitext(name)
-        number = 2
-        while name.casefold() in self._used:
-            name = f"{stem}_{number}{suffix}"
-            number += 1
-        self._used.add(name.casefold())
-        (result.save_to_img if self._kind == "img" else result.save_to_json)(self._folder / name)
-
-
-def _saver(folder: Path | None, kind: str) -> _Saver | None:
-    return None if folder is None else _Saver(folder, kind)
+def _saver(folder: Path | None, kind: SavedKind) -> ResultSaver | None:
+    return None if folder is None else ResultSaver(folder, kind)
 
 
 def _parse_threshold(text: str) -> Threshold:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "paddlex"
-SUMMARY: Final = "Do what a PaddleX configuration file says: check, convert and split a dataset, train."
+SUMMARY: Final = (
+    "Do what a PaddleX configuration file says: check, convert and split a dataset, train, export, predict."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -50,24 +50,29 @@ class PretrainedReport:
         return lines
 
 
-def find_weights(source: str, setting: str = "pretrain_weight_path") -> Path:
+def is_url(source: str) -> bool:
+    """Whether it is an http(s) URL and not a path."""
+    return re.match(r"(?i)https?://", source) is not None
+
+
+def find_weights(source: str, field: str = "pretrain_weight_path") -> Path:
     """The file of a path or URL; a URL is downloaded into the cache.
 
     Args:
         source: The path or URL.
-        setting: What an error calls it.
+        field: What an error calls it.
 
     Raises:
         TrainingError: There is no such file.
         DownloadError: The URL could not be fetched.
     """
-    if re.match(r"(?i)https?://", source):
+    if is_url(source):
         from mlcls.download import fetch
 
         return fetch(source)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise TrainingError(f"{setting}: expected a .pdparams file or its URL, no such file: {source!r}.")
+        raise TrainingError(f"{field}: expected a .pdparams file or its URL, no such file: {source!r}.")
     return path
 
 

@@ -24,6 +24,7 @@ INFERENCE: Final = "inference"
 RESULT_FILE: Final = "train_result.json"
 CONFIG_FILE: Final = "config.yaml"
 LOG_FILE: Final = "train.log"
+LABEL_DICT_FILE: Final = "label_dict.txt"
 
 
 class RunFolder:
@@ -45,7 +46,7 @@ class RunFolder:
 
         config = yaml.safe_dump(self._whole_config(), sort_keys=False, allow_unicode=True)
         write_text(self.root / CONFIG_FILE, config)
-        shutil.copyfile(self._settings.dataset_dir / LABEL_FILE, self.root / "label_dict.txt")
+        shutil.copyfile(self._settings.dataset_dir / LABEL_FILE, self.root / LABEL_DICT_FILE)
         self.write_result(done=False, metrics=metrics)
 
     def write_curves(self, history: History) -> None:
@@ -69,7 +70,7 @@ class RunFolder:
             "model_name": self._settings.model,
             "done_flag": done,
             "config": CONFIG_FILE,
-            "label_dict": "label_dict.txt",
+            "label_dict": LABEL_DICT_FILE,
             "train_log": LOG_FILE,
             "visualdl_log": "",
             "models": {

@@ -1,0 +1,131 @@
+"""Mode `export` of a PaddleX configuration: trained weights become a PaddleX inference model in `Global.output`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from mlcls.atomic import STAGING_PREFIX
+from mlcls.catalog import OFFICIAL_MODELS, coco_labels
+from mlcls.dataset.labels import read_labels
+from mlcls.errors import ConfigError, ModelFormatError, SpecError
+from mlcls.inference_yml import FILE_NAME
+from mlcls.paddlex_export import export_model
+from mlcls.paddlex_model import GRAPH_NAMES, PARAMETERS_NAME
+from mlcls.paddlex_sections import PaddleXConfig
+from mlcls.training.data import LABEL_FILE
+from mlcls.training.pretrained import find_weights, is_url
+from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE
+
+#: File names of the official weights, under which people keep them.
+_OFFICIAL_FILES: Final = frozenset(model.pretrained_url.rpartition("/")[2] for model in OFFICIAL_MODELS.values())
+
+
+def export_weights(config: PaddleXConfig) -> dict[str, Any]:
+    """Writes `inference.json`, `inference.pdiparams` and `inference.yml` into `Global.output`.
+
+    The labels are those of the training (`label_dict.txt` in the folder of the weights or the one above), else COCO's
+    80 for official weights, else those of the dataset. Everything else in the folder stays as it is.
+
+    Args:
+        config: The configuration; `Train.image_size` and `Train.threshold` become the model's.
+
+    Returns:
+        The result: `model_name`, the files by PaddleX's names, `num_classes`, `label_source`.
+
+    Raises:
+        ConfigError: `Export.weight_path` or `Train.num_classes` does not fit.
+        SpecError: No labels can be found, or the dataset's are not those of official weights.
+        ModelFormatError: The weights are not of this architecture or of another number of labels.
+        MlclsError: See `find_weights`, `read_labels` and `mlcls.paddlex_export.export_model`.
+    """
+    source = config.Export.weight_path
+    if not source:
+        raise ConfigError("Export.weight_path: expected a .pdparams file or its URL, got none.")
+    weights = find_weights(source, "Export.weight_path")
+    run = None if is_url(source) else _find_run(weights)
+    labels, label_source = _find_labels(source, run, Path(config.Global.dataset_dir))
+    wanted = config.Train.num_classes
+    if wanted is not None and wanted != len(labels):
+        raise ConfigError(f"Train.num_classes: expected {len(labels)}, as many as {label_source} has, got {wanted}.")
+    if run is not None:
+        _note_other_size(config, run)
+    output = Path(config.Global.output)
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=output) as staging:
+        try:
+            report = export_model(
+                config.Global.model,
+                Path(staging) / "inference",
+                labels=labels,
+                size=(config.Train.image_size, config.Train.image_size),
+                threshold=config.Train.threshold,
+                weights=weights,
+            )
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{error} The {len(labels)} labels were taken from {label_source}.") from None
+        _move_model(report.folder, output)
+    print(f"{output}: {config.Global.model}, {len(labels)} labels of {label_source}, weights of {source}")
+    return {
+        "model_name": config.Global.model,
+        "inference_config": FILE_NAME,
+        "pdmodel": GRAPH_NAMES[0],  # PaddleX's name of the field; its graphs are JSON files by now
+        "pdiparams": PARAMETERS_NAME,
+        "num_classes": len(labels),
+        "label_source": label_source,
+    }
+
+
+def _find_run(weights: Path) -> Path | None:
+    """The folder of the training that left these weights."""
+    above = weights.absolute().parents
+    return next((folder for folder in above[:2] if (folder / LABEL_DICT_FILE).is_file()), None)
+
+
+def _find_labels(source: str, run: Path | None, dataset: Path) -> tuple[tuple[str, ...], str]:
+    """The labels, and where they are from."""
+    if run is not None:
+        return read_labels(run / LABEL_DICT_FILE), str(run / LABEL_DICT_FILE)
+    path = dataset / LABEL_FILE
+    name = urlsplit(source).path if is_url(source) else source
+    if Path(name).name in _OFFICIAL_FILES:
+        labels = coco_labels()
+        if path.is_file() and (own := read_labels(path)) != labels:
+            raise SpecError(
+                f"Export.weight_path: expected weights that were trained on {path} ({len(own)} labels), got official "
+                f"ones, whose labels are COCO's {len(labels)}. Give the weights of your training, or a "
+                f"Global.dataset_dir without {LABEL_FILE}."
+            )
+        return labels, "COCO"
+    if not path.is_file():
+        raise SpecError(
+            f"Export.weight_path: expected {LABEL_DICT_FILE} in the folder of {source} or the one above, or "
+            f"{LABEL_FILE} in Global.dataset_dir ({dataset}), found neither; put one there."
+        )
+    return read_labels(path), str(path)
+
+
+def _note_other_size(config: PaddleXConfig, run: Path) -> None:
+    """Says so where the training had another input size: such a model works, but was not trained for it."""
+    import yaml
+
+    try:
+        trained = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))["Train"]["image_size"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return  # an older or a foreign folder; nothing of it is needed
+    if trained != config.Train.image_size:
+        print(
+            f"Note: Train.image_size is {config.Train.image_size}, the training's was {trained} ({run / CONFIG_FILE}).",
+            file=sys.stderr,
+        )
+
+
+def _move_model(source: Path, target: Path) -> None:
+    """Moves the three files; `inference.yml` is taken away first and put there last, so that no mixture is a model."""
+    (target / FILE_NAME).unlink(missing_ok=True)
+    for name in (GRAPH_NAMES[0], PARAMETERS_NAME, FILE_NAME):
+        os.replace(source / name, target / name)
