@@ -1,0 +1,260 @@
+"""Per-label thresholds from scores and targets: for the best F1, or for a wanted precision or recall.
+
+A label is predicted where its score is strictly greater than its threshold, both as float32, as the served model does.
+What matters of a threshold is which scores lie above it, so that the candidates are one between each two neighbouring
+scores of the fitting part, and one below the lowest: with ties and rounding taken care of, no other threshold decides
+otherwise on that part, but for one that predicts nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.dataset.stratification import choose_validation
+from mlcls.errors import ThresholdError
+from mlcls.runners import Scores
+
+Targets = npt.NDArray[np.bool_]
+
+#: Images with a label, and without it, that a threshold needs to be fitted on.
+MIN_IMAGES: Final = 5
+
+Outcome = Literal["fitted", "too few with", "too few without", "out of reach"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What was fitted to one label.
+
+    Attributes:
+        threshold: A float32's value from 0 to 1; the given one, unchanged, where the outcome is not `fitted`.
+        outcome: `fitted`; `too few with` or `too few without`: not enough images that have the label or that lack it;
+            `out of reach`: no threshold has the wanted precision or recall.
+        positives: Images of the fitting part that have the label.
+    """
+
+    threshold: float
+    outcome: Outcome
+    positives: int
+
+
+class Candidates(NamedTuple):
+    """Every decision that a threshold can make on one label, from the highest threshold to the lowest.
+
+    Attributes:
+        thresholds: (K,) float32, each between two neighbouring scores.
+        margins: (K,) distance of the two scores.
+        predicted: (K,) images whose score is above the threshold, at least 1.
+        hits: (K,) those of them that have the label.
+        positives: Images that have the label.
+    """
+
+    thresholds: npt.NDArray[np.float32]
+    margins: npt.NDArray[np.float64]
+    predicted: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.int64]
+    positives: int
+
+    @property
+    def precision(self) -> npt.NDArray[np.float64]:
+        """Of each candidate, (K,)."""
+        return self.hits / self.predicted
+
+    @property
+    def recall(self) -> npt.NDArray[np.float64]:
+        """Of each candidate, (K,); the label must have positives."""
+        return self.hits / self.positives
+
+    @property
+    def f1(self) -> npt.NDArray[np.float64]:
+        """Of each candidate, (K,)."""
+        return 2 * self.hits / (self.predicted + self.positives)
+
+
+def list_candidates(scores: npt.NDArray[np.float32], targets: Targets) -> Candidates:
+    """The candidates of one label.
+
+    Args:
+        scores: (N,) float32 from 0 to 1.
+        targets: (N,) which images have the label.
+
+    Returns:
+        One candidate for each score that occurs, but for 0, which no threshold from 0 on lies below.
+    """
+    above = np.unique(scores[scores > 0])[::-1]
+    below = np.append(above[1:], np.float32(0))
+    # halved in float64, so that only the last rounding can reach the upper score; the lower one separates as well
+    middle = ((above.astype(np.float64) + below.astype(np.float64)) / 2).astype(np.float32)
+    thresholds = np.where(middle < above, middle, below)
+    ranked = np.sort(scores)
+    ranked_hits = np.sort(scores[targets])
+    predicted = len(ranked) - np.searchsorted(ranked, above, side="left")
+    hits = len(ranked_hits) - np.searchsorted(ranked_hits, above, side="left")
+    margins = above.astype(np.float64) - below.astype(np.float64)
+    return Candidates(thresholds, margins, predicted, hits, int(targets.sum()))
+
+
+def best_f1_thresholds(
+    scores: Scores, targets: Targets, current: Sequence[float], min_images: int = MIN_IMAGES
+) -> list[Fit]:
+    """The threshold of each label with the best F1; of equals the one with the widest gap between its two scores.
+
+    Args:
+        scores: (N, num_labels) float32 from 0 to 1.
+        targets: (N, num_labels) which labels each image has.
+        current: The threshold of each label, kept where none can be fitted.
+        min_images: Images with a label, and without it, that a threshold needs; at least 1.
+
+    Raises:
+        ThresholdError: The arguments do not fit one another, or scores are not from 0 to 1.
+    """
+
+    def choose(candidates: Candidates) -> int | None:
+        # hits / (predicted + positives) is rounded alike for equal fractions, so that equal F1s compare equal
+        return _best(candidates.f1, candidates.margins)
+
+    return _fit(scores, targets, current, min_images, choose)
+
+
+def thresholds_for_precision(
+    scores: Scores, targets: Targets, current: Sequence[float], target: float, min_images: int = MIN_IMAGES
+) -> list[Fit]:
+    """The threshold of each label with the highest recall among those that have the wanted precision.
+
+    Of equals the one with the higher precision. A label that no threshold brings to the precision keeps its own.
+
+    Args:
+        scores: See `best_f1_thresholds`, as for the other arguments.
+        targets: (N, num_labels).
+        current: The threshold of each label.
+        target: The wanted precision, above 0, at most 1.
+        min_images: See there.
+
+    Raises:
+        ThresholdError: See there; or the target is none.
+    """
+    _check_target("precision", target)
+
+    def choose(candidates: Candidates) -> int | None:
+        precision = candidates.precision
+        return _best(np.where(precision >= target, candidates.recall, -1.0), precision)
+
+    return _fit(scores, targets, current, min_images, choose)
+
+
+def thresholds_for_recall(
+    scores: Scores, targets: Targets, current: Sequence[float], target: float, min_images: int = MIN_IMAGES
+) -> list[Fit]:
+    """The threshold of each label with the highest precision among those that have the wanted recall.
+
+    Of equals the one with the higher recall. Only a label whose images have the score 0 can be out of reach.
+
+    Args:
+        scores: See `best_f1_thresholds`, as for the other arguments.
+        targets: (N, num_labels).
+        current: The threshold of each label.
+        target: The wanted recall, above 0, at most 1.
+        min_images: See there.
+
+    Raises:
+        ThresholdError: See there; or the target is none.
+    """
+    _check_target("recall", target)
+
+    def choose(candidates: Candidates) -> int | None:
+        recall = candidates.recall
+        return _best(np.where(recall >= target, candidates.precision, -1.0), recall)
+
+    return _fit(scores, targets, current, min_images, choose)
+
+
+def choose_held_out(
+    targets: Targets, share: float, seed: int, groups: npt.NDArray[np.intp] | None = None
+) -> npt.NDArray[np.bool_]:
+    """Chooses the images to judge on, so that each label keeps its share in both parts.
+
+    Args:
+        targets: (N, num_labels) which labels each image has.
+        share: Share of the images to hold out, between 0 and 1.
+        seed: The same seed gives the same choice.
+        groups: (N,) a number for each image, the same for copies of one picture, which stay together; by default each
+            image is for itself.
+
+    Returns:
+        (N,) whether an image is held out; at least one is, and one is not.
+
+    Raises:
+        ThresholdError: The share is none, or there are fewer than two pictures.
+    """
+    if not 0 < share < 1:
+        raise ThresholdError(f"Expected a share of held-out images between 0 and 1, got {share}.")
+    groups = np.arange(len(targets)) if groups is None else groups
+    if len(np.unique(groups)) < 2:
+        raise ThresholdError("Expected at least two different images, some to fit and some to judge on, got fewer.")
+    count = min(max(round(len(targets) * share), 1), len(targets) - 1)
+    held_out = choose_validation(targets, groups, count, seed)
+    if held_out.all() or not held_out.any():
+        raise ThresholdError(
+            "Expected images that can be parted, got too many copies of one picture for the share to be held out."
+        )
+    return held_out
+
+
+def _fit(
+    scores: Scores,
+    targets: Targets,
+    current: Sequence[float],
+    min_images: int,
+    choose: Callable[[Candidates], int | None],
+) -> list[Fit]:
+    check_scores(scores, targets, len(current))
+    if min_images < 1:
+        raise ThresholdError(f"Expected at least 1 image of a label to fit its threshold on, got {min_images}.")
+    fits = []
+    for column, truth, threshold in zip(scores.T, targets.T, current, strict=True):
+        positives = int(truth.sum())
+        if positives < min_images:
+            fits.append(Fit(threshold, "too few with", positives))
+        elif len(truth) - positives < min_images:
+            fits.append(Fit(threshold, "too few without", positives))
+        else:
+            candidates = list_candidates(column, truth)
+            chosen = choose(candidates)
+            if chosen is None:
+                fits.append(Fit(threshold, "out of reach", positives))
+            else:
+                fits.append(Fit(float(candidates.thresholds[chosen]), "fitted", positives))
+    return fits
+
+
+def check_scores(scores: Scores, targets: Targets, num_labels: int) -> None:
+    """Refuses scores and targets that do not fit one another.
+
+    Raises:
+        ThresholdError: Their shapes differ, are not (N, num_labels), or a score is not from 0 to 1.
+    """
+    if scores.dtype != np.float32 or scores.ndim != 2 or scores.shape != targets.shape or scores.shape[1] != num_labels:
+        raise ThresholdError(
+            f"Expected float32 scores and targets (N, {num_labels}), got {scores.dtype} {scores.shape} and "
+            f"{targets.shape}."
+        )
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ThresholdError("Expected scores from 0 to 1, got some that are not; they are taken after the sigmoid.")
+
+
+def _check_target(name: str, target: float) -> None:
+    if not 0 < target <= 1:
+        raise ThresholdError(f"Expected a {name} above 0 and at most 1, got {target}.")
+
+
+def _best(values: npt.NDArray[np.float64], then: npt.NDArray[np.float64]) -> int | None:
+    """Index of the highest value above 0, of equals that with the higher second value; None where there is none."""
+    if not values.size or values.max() <= 0:
+        return None
+    best = np.flatnonzero(values == values.max())
+    return int(best[np.argmax(then[best])])
