@@ -81,12 +81,19 @@ class Manifest:
         created: When, in ISO 8601, UTC.
         files: Each file of the folder but the manifest, by name.
         engines: One record for each model file.
+        calibration: Of postprocess, where the spec's thresholds were calibrated: on what, for what, and what it gained;
+            see `mlcls.commands.calibrate`.
     """
 
     step: str
     created: str
     files: Mapping[str, FileRecord]
     engines: tuple[EngineRecord, ...] = ()
+    calibration: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.calibration is not None and not isinstance(self.calibration, Mapping):
+            raise RepositoryError(f"calibration: expected an object, got {self.calibration!r}.")
 
     def engine(self, file: str) -> EngineRecord:
         """The record of a model file.
@@ -103,7 +110,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of `manifest.json`; :meth:`from_json` gives an equal manifest back."""
-        return json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
+        document = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        if self.calibration is None:
+            del document["calibration"]
+        return json.dumps(document, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, origin: str = FILE_NAME) -> Manifest:
@@ -142,10 +152,12 @@ class Manifest:
         return cls.from_json(text, str(path))
 
 
-def write_manifest(folder: Path, step: str, engines: Iterable[EngineRecord] = ()) -> Manifest:
+def write_manifest(
+    folder: Path, step: str, engines: Iterable[EngineRecord] = (), calibration: Mapping[str, Any] | None = None
+) -> Manifest:
     """Writes the manifest of a folder, with all files that are in it."""
     files = {path.name: FileRecord.of(path) for path in sorted(folder.iterdir()) if path.name != FILE_NAME}
-    manifest = Manifest(step, _now(), files, tuple(sorted(engines, key=lambda record: record.file)))
+    manifest = Manifest(step, _now(), files, tuple(sorted(engines, key=lambda record: record.file)), calibration)
     write_text(folder / FILE_NAME, manifest.to_json())
     return manifest
 
@@ -214,7 +226,7 @@ def add_engine(folder: Path, staged: Path, record: EngineRecord) -> None:
                 os.link(folder / name, staging / name)
         _move(staged, staging / record.file)
         others = [engine for engine in old.engines if engine.file != record.file]
-        write_manifest(staging, old.step, [*others, record])
+        write_manifest(staging, old.step, [*others, record], old.calibration)
         replace_folder(staging, folder)
 
 

@@ -7,18 +7,20 @@ complete version that is not active, or folders that belong to none and go with 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlcls.atomic import STAGING_PREFIX, folder_lock, replace_folder, write_text
 from mlcls.errors import RepositoryError
-from mlcls.manifest import EngineRecord, write_manifest
+from mlcls.manifest import EngineRecord, verify_folder, write_manifest
 from mlcls.model_spec import FILE_NAME, ModelSpec
 from mlcls.repository import check_name, read_version_spec, render_files, render_version, write_files
-from mlcls.triton_config import ENGINE_SUFFIX, FIRST_VERSION, STEP_SUFFIXES, step_name
+from mlcls.triton_config import ENGINE_SUFFIX, FIRST_VERSION, POSTPROCESS_SUFFIX, STEP_SUFFIXES, step_name
 from mlcls.versions import (
     LAST_NUMBER_NAME,
     RECORD_NAME,
@@ -97,12 +99,72 @@ def add_version(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRec
     if not list_versions(root, name):
         _put_first_version(root, spec, onnx_model, record)
         return FIRST_VERSION
+
+    def stage(staging: Path, version: int, replaces: int) -> None:
+        _stage_folders(staging, spec, onnx_model, record, version, replaces)
+
+    return _add_next(root, spec, stage, taken)
+
+
+def add_calibrated_version(
+    root: Path,
+    name: str,
+    base: int,
+    thresholds: Sequence[float],
+    calibration: Mapping[str, Any],
+    taken: Iterable[int] = (),
+) -> int:
+    """Puts a version into the repository that differs from another one by its thresholds; it is not active yet.
+
+    All engines of that version are in it, as hard links. The caller holds the lock of the repository.
+
+    Args:
+        root: The model repository.
+        name: The model.
+        base: The version to take everything else from.
+        thresholds: One for each label.
+        calibration: What the manifest of postprocess says of them.
+        taken: See `add_version`.
+
+    Returns:
+        The version's number.
+
+    Raises:
+        RepositoryError: The version does not exist, or is damaged.
+        SpecError: The thresholds are not one number for each label.
+    """
+    require_version(root, name, base)
+    spec = dataclasses.replace(read_version_spec(root, name, base), thresholds=tuple(thresholds))
+    folder = step_folders(root, name, base)[ENGINE_SUFFIX]
+    engines = verify_folder(folder, folder.parent.name)  # content too: the new manifest vouches for it
+
+    def stage(staging: Path, version: int, replaces: int) -> None:
+        for suffix in STEP_SUFFIXES:
+            write_text(staging / suffix / FILE_NAME, spec.to_json())
+        for file in engines.files:
+            if file != FILE_NAME:
+                os.link(folder / file, staging / ENGINE_SUFFIX / file)
+        for suffix in STEP_SUFFIXES:
+            write_manifest(
+                staging / suffix,
+                step_name(name, suffix, version),
+                engines.engines if suffix == ENGINE_SUFFIX else (),
+                calibration if suffix == POSTPROCESS_SUFFIX else None,
+            )
+        write_text(staging / "ensemble" / RECORD_NAME, render_record(replaces))
+
+    return _add_next(root, spec, stage, taken)
+
+
+def _add_next(root: Path, spec: ModelSpec, stage: Callable[[Path, int, int], None], taken: Iterable[int]) -> int:
+    """Adds a version; `stage(staging, version, replaces)` writes its folders as `_stage_folders` does."""
+    name = spec.name
     remove_leftovers(root, name)
     version = max([next_version(root, name), *(number + 1 for number in taken)])
     write_text(root / name / LAST_NUMBER_NAME, f"{version}\n")
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
         staging = Path(temporary)
-        _stage_folders(staging, spec, onnx_model, record, version, active_version(root, name))
+        stage(staging, version, active_version(root, name))
         models = staging / "models"
         write_files(models, render_version(spec, version))
         for suffix in STEP_SUFFIXES:

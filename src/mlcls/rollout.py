@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from mlcls.atomic import folder_lock, is_locked, write_text
+from mlcls.atomic import folder_lock, write_text
 from mlcls.errors import MlclsError, ModelControlError, RepositoryError
 from mlcls.manifest import EngineRecord
 from mlcls.model_control import ModelControl
 from mlcls.model_spec import ModelSpec
-from mlcls.publishing import add_version, pin_version, prune_versions, remove_leftovers, remove_version
+from mlcls.publishing import (
+    add_calibrated_version,
+    add_version,
+    pin_version,
+    prune_versions,
+    remove_leftovers,
+    remove_version,
+)
 from mlcls.repository import check_name, read_spec
 from mlcls.triton_config import STEP_SUFFIXES, step_name
 from mlcls.versions import active_version, list_versions, read_replaced, require_version
@@ -75,12 +82,49 @@ def publish_version(
         RepositoryError: The name is another model's step, or the model in the repository is damaged.
     """
     check_name(spec.name)
-    name = spec.name
+
+    def add(taken: set[int]) -> int:
+        return add_version(root, spec, onnx_model, record, taken)
+
+    return _publish(root, spec.name, add, control, keep, keep_loaded, activate)
+
+
+def publish_thresholds(
+    root: Path,
+    name: str,
+    base: int,
+    thresholds: Sequence[float],
+    calibration: Mapping[str, Any],
+    *,
+    control: ModelControl | None = None,
+    keep_loaded: bool = False,
+    activate: bool = True,
+) -> Rollout:
+    """Adds a version with other thresholds and makes it the active one; it removes none, and takes no room.
+
+    Args, errors: see `publishing.add_calibrated_version` and `publish_version`.
+    """
+
+    def add(taken: set[int]) -> int:
+        return add_calibrated_version(root, name, base, thresholds, calibration, taken)
+
+    return _publish(root, name, add, control, None, keep_loaded, activate)
+
+
+def _publish(
+    root: Path,
+    name: str,
+    add: Callable[[set[int]], int],
+    control: ModelControl | None,
+    keep: int | None,
+    keep_loaded: bool,
+    activate: bool,
+) -> Rollout:
     with folder_lock(root):
         # Asked before anything is written: is there a server, and does it know the key?
         taken = _known_versions(control, name) if control is not None else set()
         previous = active_version(root, name) if list_versions(root, name) else None
-        version = add_version(root, spec, onnx_model, record, taken)
+        version = add(taken)
         if previous is not None and not activate:
             return Rollout(name, version, previous, previous)
         try:
@@ -92,7 +136,8 @@ def publish_version(
             if previous is None or active_version(root, name) != version:
                 remove_version(root, name, version)
             raise
-        return Rollout(name, version, previous, version, tuple(prune_versions(root, name, keep)))
+        removed = prune_versions(root, name, keep) if keep is not None else []
+        return Rollout(name, version, previous, version, tuple(removed))
 
 
 def roll_back(
@@ -129,63 +174,6 @@ def roll_back(
         return Rollout(name, to, previous, to)
 
 
-class RepositoryFollower:
-    """Brings a running server in line with its repository, again and again.
-
-    Triton's own polling is no choice: it loads whatever folder is there, models that are not imported and versions that
-    are not active included, and takes an ensemble out of service whose new steps cannot be loaded.
-    """
-
-    def __init__(self, root: Path, names: Sequence[str], control: ModelControl) -> None:
-        """The server is ready, with what is active in the repository now.
-
-        Args:
-            root: The model repository.
-            names: The models that are served.
-            control: The server.
-        """
-        self._root = root
-        self._names = names
-        self._control = control
-        self._seen = {name: self._read_state(name) for name in names}
-
-    def follow(self) -> list[str]:
-        """Switches the models whose active version is another one now.
-
-        Returns:
-            A line for each model that was switched, or that was to be and cannot; the latter stays as it is until its
-            configuration changes again.
-        """
-        if is_locked(self._root):  # a command is at work, and may switch the server itself
-            return []
-        lines = []
-        for name in self._names:
-            state = self._read_state(name)
-            if state == self._seen[name]:
-                continue
-            self._seen[name] = state
-            try:
-                version = active_version(self._root, name)
-                if self._control.is_ready(name, version):
-                    continue
-                read_spec(self._root, name)
-                with _unloading_on_failure(self._control, name, version):
-                    _load_steps(self._control, name, version)
-                    self._control.load(name, version)
-                _unload_others(self._control, name, {version})
-                lines.append(f"{name}: version {version}")
-            except MlclsError as error:
-                lines.append(f"{name}: not switched: {error}")
-        return lines
-
-    def _read_state(self, name: str) -> tuple[int, int] | None:
-        try:
-            status = (self._root / name / "config.pbtxt").stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino
-
-
 def _find_previous(root: Path, name: str) -> int:
     active = active_version(root, name)
     previous = read_replaced(root, name, active)
@@ -202,9 +190,9 @@ def _switch(root: Path, name: str, version: int, control: ModelControl | None, k
     before = path.read_text(encoding="utf-8") if path.is_file() else None
     served = None
     asked = False
-    with _unloading_on_failure(control, name, version):
+    with unloading_on_failure(control, name, version):
         if control is not None and (served := _served_version(control, name)) != version:
-            _load_steps(control, name, version)
+            load_steps(control, name, version)
         try:
             pin_version(root, name, version)
             if control is not None and served != version:
@@ -220,7 +208,7 @@ def _switch(root: Path, name: str, version: int, control: ModelControl | None, k
             raise
     if control is not None:
         try:
-            _unload_others(control, name, {version} | ({served} if keep_loaded and served else set()))
+            unload_others(control, name, {version} | ({served} if keep_loaded and served else set()))
         except ModelControlError as error:
             raise ModelControlError(
                 f"Version {version} of {name} is active, but the others could not be unloaded: {error}"
@@ -228,7 +216,7 @@ def _switch(root: Path, name: str, version: int, control: ModelControl | None, k
 
 
 @contextlib.contextmanager
-def _unloading_on_failure(control: ModelControl | None, name: str, version: int) -> Iterator[None]:
+def unloading_on_failure(control: ModelControl | None, name: str, version: int) -> Iterator[None]:
     """Unloads the steps of a version that does not come to serve."""
     try:
         yield
@@ -242,13 +230,13 @@ def _unloading_on_failure(control: ModelControl | None, name: str, version: int)
 
 def _load_first(control: ModelControl | None, name: str, version: int) -> None:
     """Loads a model that the server did not have."""
-    with _unloading_on_failure(control, name, version):
+    with unloading_on_failure(control, name, version):
         if control is not None:
-            _load_steps(control, name, version)
+            load_steps(control, name, version)
             control.load(name, version)
 
 
-def _load_steps(control: ModelControl, name: str, version: int) -> None:
+def load_steps(control: ModelControl, name: str, version: int) -> None:
     """Loads the steps; Triton leaves alone those that are loaded and whose files have not changed."""
     for suffix in STEP_SUFFIXES:
         control.load(step_name(name, suffix, version), version)
@@ -270,7 +258,7 @@ def _served_version(control: ModelControl, name: str) -> int | None:
     return None
 
 
-def _unload_others(control: ModelControl, name: str, kept: set[int]) -> None:
+def unload_others(control: ModelControl, name: str, kept: set[int]) -> None:
     """Unloads the steps of all other versions, once the requests that they are part of are answered."""
     states = control.states()
     for (model, version), state in states.items():

@@ -11,8 +11,8 @@ from typing import Final
 from mlcls.errors import MlclsError
 from mlcls.model_spec import ModelSpec
 from mlcls.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
-from mlcls.triton_config import ONNX_FILE, PLAN_FILE
-from mlcls.versions import engine_folder
+from mlcls.triton_config import ENGINE_SUFFIX, ONNX_FILE, PLAN_FILE
+from mlcls.versions import engine_folder, step_folders
 
 #: Where a server listens that is not named.
 DEFAULT_SERVER: Final = "127.0.0.1:8001"
@@ -20,10 +20,17 @@ DEFAULT_SERVER: Final = "127.0.0.1:8001"
 
 @dataclasses.dataclass(frozen=True)
 class ServedModel:
-    """A model of the repository, which runners are opened for."""
+    """A model of the repository, which runners are opened for.
+
+    Attributes:
+        root: The model repository.
+        spec: The spec of the version.
+        version: Its number; None for the active one.
+    """
 
     root: Path
     spec: ModelSpec
+    version: int | None = None
 
     def engine_file(self, where: str | None, default: str = ONNX_FILE) -> Path:
         """The named file, or one of the engine's version folder.
@@ -31,7 +38,12 @@ class ServedModel:
         Raises:
             MlclsError: It does not exist.
         """
-        path = engine_folder(self.root, self.spec.name) / default if where is None else Path(where)
+        if where is not None:
+            path = Path(where)
+        elif self.version is None:
+            path = engine_folder(self.root, self.spec.name) / default
+        else:
+            path = step_folders(self.root, self.spec.name, self.version)[ENGINE_SUFFIX] / default
         if not path.is_file():
             raise MlclsError(f"Expected an engine's file, got {path}, which does not exist.")
         return path

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlcls.manifest import Manifest
 from mlcls.repository import read_spec, read_version_spec
-from mlcls.triton_config import ENGINE_SUFFIX
+from mlcls.triton_config import ENGINE_SUFFIX, POSTPROCESS_SUFFIX
 from mlcls.versions import active_version, list_versions, read_replaced, step_folders
 
 
@@ -26,6 +26,7 @@ class VersionReport:
         onnx_sha256: Digest of the FP32 ONNX file.
         source_sha256: Digest of each file of the PaddleX model.
         files: Digest of each file of the engine's folder.
+        calibration: What the thresholds were calibrated on and for; None where they are the imported model's.
     """
 
     version: int
@@ -37,6 +38,7 @@ class VersionReport:
     onnx_sha256: str
     source_sha256: dict[str, str]
     files: dict[str, str]
+    calibration: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -55,7 +57,9 @@ def describe_versions(root: Path, name: str) -> list[VersionReport]:
     reports = []
     for version in list_versions(root, name):
         spec = read_version_spec(root, name, version)
-        manifest = Manifest.read(step_folders(root, name, version)[ENGINE_SUFFIX])
+        folders = step_folders(root, name, version)
+        manifest = Manifest.read(folders[ENGINE_SUFFIX])
+        calibration = Manifest.read(folders[POSTPROCESS_SUFFIX]).calibration
         reports.append(
             VersionReport(
                 version,
@@ -67,6 +71,7 @@ def describe_versions(root: Path, name: str) -> list[VersionReport]:
                 spec.onnx_sha256 or "",
                 dict(spec.source_sha256),
                 {file: record.sha256 for file, record in manifest.files.items()},
+                None if calibration is None else dict(calibration),
             )
         )
     return reports

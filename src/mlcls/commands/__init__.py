@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from mlcls.commands import (
     build_engine,
+    calibrate,
     doctor,
     evaluate,
     export,
@@ -48,6 +49,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     import_model,
     build_engine,
     verify,
+    calibrate,
     evaluate,
     publish,
     rollback,

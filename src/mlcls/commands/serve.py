@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _follow(server: TritonServer, interval_s: float) -> None:
     """Serves the versions that are active in the repository, until the server ends."""
     from mlcls.model_control import ModelControl
-    from mlcls.rollout import RepositoryFollower
+    from mlcls.repository_follower import RepositoryFollower
 
     control = ModelControl(f"http://{server.http_url}", server.admin_key, server.options.ready_timeout_s)
     follower = RepositoryFollower(server.options.repository, server.options.models, control)

@@ -1,0 +1,253 @@
+"""The command `mlcls calibrate`: thresholds for each label, from annotated images."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mlcls.commands.options import add_control_options, add_repository_option, make_control
+from mlcls.errors import DatasetError, MlclsError, ThresholdError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mlcls.evaluation.calibration_report import CalibrationReport, Objective
+    from mlcls.rollout import Rollout
+
+NAME: Final = "calibrate"
+SUMMARY: Final = (
+    "Fit the threshold of each label on annotated images, and serve the model with them as its next version."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.epilog = (
+        "Thresholds are fitted on one part of the images and judged on the rest. They are written as a version of its "
+        "own, with the same engines, and become active: mlcls rollback goes back."
+    )
+    parser.add_argument("model", metavar="MODEL", help="name of an imported model")
+    parser.add_argument(
+        "--annotations", type=Path, required=True, metavar="FILE", help="annotation file of an MLClsDataset (val.txt)"
+    )
+    parser.add_argument(
+        "--runner",
+        default="onnxruntime",
+        metavar="RUNNER",
+        help="what computes the scores, see mlcls verify (default: %(default)s)",
+    )
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument("--objective", choices=("f1",), default="f1", help="the best F1 (the default)")
+    goal.add_argument(
+        "--precision", type=float, metavar="P", help="at least this precision, the recall as high as can be"
+    )
+    goal.add_argument("--recall", type=float, metavar="R", help="at least this recall, the precision as high as can be")
+    parser.add_argument(
+        "--holdout", type=float, default=0.5, metavar="SHARE", help="of the images, to judge on (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="chooses the held-out images (default: %(default)s)")
+    parser.add_argument(
+        "--min-images",
+        type=int,
+        default=5,
+        metavar="N",
+        help="images with a label, and without it, that its threshold is fitted on at least (default: %(default)s)",
+    )
+    parser.add_argument("--version", type=int, metavar="N", help="calibrate this version (default: the active one)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write calibration.json and calibration.png here")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would come out")
+    parser.add_argument(
+        "--force", action="store_true", help="write thresholds that are worse on the held-out images too"
+    )
+    add_control_options(parser)
+    add_repository_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Scores, fits, shows, and adds a version with the new thresholds."""
+    from mlcls.evaluation.calibration_report import calibrate
+    from mlcls.evaluation.scoring import score_annotated
+    from mlcls.repository import read_spec, read_version_spec
+    from mlcls.runner_selection import ServedModel, open_runner
+    from mlcls.versions import active_version, require_version
+
+    root, name = arguments.repository, arguments.model
+    read_spec(root, name)
+    active = active_version(root, name)
+    base = active if arguments.version is None else arguments.version
+    require_version(root, name, base)
+    if base != active and arguments.runner.partition("=")[0] == "served":
+        raise MlclsError(
+            f"Expected --version {active}, which is the one that is served, or another runner, got {base}."
+        )
+    spec = read_version_spec(root, name, base)
+    objective = _choose_objective(arguments)
+    control = make_control(arguments)
+    if control is not None:
+        control.states()  # is there a server, and does it know the key? Asked before the scoring, which takes long
+    images = _hash_images(arguments.annotations, spec.num_labels)
+    with contextlib.ExitStack() as stack:
+        runner = open_runner(arguments.runner, ServedModel(root, spec, base), stack)
+        scores, targets = score_annotated(runner, arguments.annotations)
+    report = calibrate(
+        scores,
+        targets,
+        spec.labels,
+        spec.thresholds,
+        objective,
+        holdout=arguments.holdout,
+        seed=arguments.seed,
+        groups=images.groups,
+        min_images=arguments.min_images,
+    )
+    record = _make_record(report, arguments, images, base)
+    _show(report)
+    if arguments.output is not None:
+        _write_files(arguments.output, report, record, name)
+    if arguments.dry_run or not report.changed:
+        print("Nothing was written." if report.changed else "No threshold changes; nothing was written.")
+        return 0
+    if report.regressions and not arguments.force:
+        raise ThresholdError(
+            f"Expected thresholds that are no worse on the held-out images, got: {'; '.join(report.regressions)}. "
+            f"Nothing was written. Give more images, or --force."
+        )
+    from mlcls.rollout import publish_thresholds
+
+    rollout = publish_thresholds(
+        root,
+        name,
+        base,
+        report.thresholds,
+        record,
+        control=control,
+        keep_loaded=arguments.keep_loaded,
+        activate=base == active,
+    )
+    _tell(rollout, arguments)
+    return 0
+
+
+def _choose_objective(arguments: argparse.Namespace) -> Objective:
+    from mlcls.evaluation.calibration_report import Objective
+
+    for figure in ("precision", "recall"):
+        target = getattr(arguments, figure)
+        if target is not None:
+            if not 0 < target <= 1:
+                raise ThresholdError(f"Expected --{figure} above 0 and at most 1, got {target}.")
+            return Objective(figure, target)
+    return Objective()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Images:
+    """The images of an annotation file.
+
+    Attributes:
+        groups: (N,) a number for each, the same for copies of one file.
+        annotations_sha256: Digest of the annotation file.
+        images_sha256: Digest of the images' digests, in order.
+    """
+
+    groups: npt.NDArray[np.intp]
+    annotations_sha256: str
+    images_sha256: str
+
+
+def _hash_images(annotations: Path, num_labels: int) -> _Images:
+    import numpy as np
+
+    from mlcls.dataset.annotations import read_annotations
+    from mlcls.digests import sha256_of
+
+    samples = read_annotations(annotations, num_labels)
+    try:
+        digests = [sha256_of(sample.image) for sample in samples]
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename}: expected an image, got a file that cannot be read: {error.strerror}."
+        ) from None
+    _, groups = np.unique(digests, return_inverse=True)
+    together = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return _Images(groups.reshape(-1).astype(np.intp), sha256_of(annotations), together)
+
+
+def _make_record(
+    report: CalibrationReport, arguments: argparse.Namespace, images: _Images, base: int
+) -> dict[str, Any]:
+    """What the manifest says of the thresholds."""
+    from mlcls.manifest import tool_versions
+
+    overall = report.to_dict()
+    return {
+        "objective": str(report.objective),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "calibrated_version": base,
+        "annotations": arguments.annotations.name,
+        "annotations_sha256": images.annotations_sha256,
+        "images_sha256": images.images_sha256,
+        "runner": arguments.runner.partition("=")[0],
+        "fit_images": report.fit_images,
+        "held_out_images": report.held_out_images,
+        "holdout": arguments.holdout,
+        "seed": report.seed,
+        "changed_labels": report.changed,
+        "kept_labels": {label.label: label.outcome for label in report.labels if label.outcome != "fitted"},
+        "before": overall["before"],
+        "after": overall["after"],
+        "regressions": list(report.regressions),
+        "tools": tool_versions("numpy"),
+    }
+
+
+def _show(report: CalibrationReport) -> None:
+    print(
+        f"Thresholds for the {report.objective}, fitted on {report.fit_images} images, judged on "
+        f"{report.held_out_images} others (before > after):"
+    )
+    print(report.to_table())
+    kept = sum(label.outcome != "fitted" for label in report.labels)
+    print(
+        f"{report.changed} of {len(report.labels)} thresholds change; {kept} could not be fitted and stay as they are."
+    )
+    for text in report.price:
+        print(f"The price: {text}.")
+    for text in report.regressions:
+        print(f"Warning: worse on the held-out images: {text}.")
+
+
+def _write_files(folder: Path, report: CalibrationReport, record: dict[str, Any], name: str) -> None:
+    from mlcls.atomic import write_bytes, write_text
+    from mlcls.evaluation.calibration_picture import draw_calibration
+
+    document = {"model": name, **record, "labels": report.to_dict()["labels"]}
+    write_text(folder / "calibration.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    write_bytes(folder / "calibration.png", draw_calibration(report, name))
+
+
+def _tell(rollout: Rollout, arguments: argparse.Namespace) -> None:
+    name = rollout.name
+    if rollout.active != rollout.version:
+        print(
+            f"Version {rollout.version} of {name} has the new thresholds; version {rollout.active} stays active. "
+            f"Switch: mlcls rollback {name} --to {rollout.version}"
+        )
+        return
+    where = arguments.repository if arguments.url is None else arguments.url
+    print(
+        f"Version {rollout.version} of {name} has the new thresholds and is active in {where}, version "
+        f"{rollout.previous} before. Back: mlcls rollback {name}"
+    )
+    if arguments.url is None:
+        print(
+            f"A running server goes on with the old ones (but with --poll) until it starts again, or: mlcls rollback "
+            f"{name} --to {rollout.version} --url http://HOST:PORT"
+        )

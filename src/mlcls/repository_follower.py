@@ -1,0 +1,70 @@
+"""A server that follows its repository: what `mlcls serve --poll` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlcls.atomic import is_locked
+from mlcls.errors import MlclsError
+from mlcls.model_control import ModelControl
+from mlcls.repository import read_spec
+from mlcls.rollout import load_steps, unload_others, unloading_on_failure
+from mlcls.versions import active_version
+
+
+class RepositoryFollower:
+    """Brings a running server in line with its repository, again and again.
+
+    Triton's own polling is no choice: it loads whatever folder is there, models that are not imported and versions that
+    are not active included, and takes an ensemble out of service whose new steps cannot be loaded.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], control: ModelControl) -> None:
+        """The server is ready, with what is active in the repository now.
+
+        Args:
+            root: The model repository.
+            names: The models that are served.
+            control: The server.
+        """
+        self._root = root
+        self._names = names
+        self._control = control
+        self._seen = {name: self._read_state(name) for name in names}
+
+    def follow(self) -> list[str]:
+        """Switches the models whose active version is another one now.
+
+        Returns:
+            A line for each model that was switched, or that was to be and cannot; the latter stays as it is until its
+            configuration changes again.
+        """
+        if is_locked(self._root):  # a command is at work, and may switch the server itself
+            return []
+        lines = []
+        for name in self._names:
+            state = self._read_state(name)
+            if state == self._seen[name]:
+                continue
+            self._seen[name] = state
+            try:
+                version = active_version(self._root, name)
+                if self._control.is_ready(name, version):
+                    continue
+                read_spec(self._root, name)
+                with unloading_on_failure(self._control, name, version):
+                    load_steps(self._control, name, version)
+                    self._control.load(name, version)
+                unload_others(self._control, name, {version})
+                lines.append(f"{name}: version {version}")
+            except MlclsError as error:
+                lines.append(f"{name}: not switched: {error}")
+        return lines
+
+    def _read_state(self, name: str) -> tuple[int, int] | None:
+        try:
+            status = (self._root / name / "config.pbtxt").stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino

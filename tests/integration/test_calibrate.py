@@ -1,0 +1,163 @@
+"""`mlcls calibrate` on a real model and a real server: the served labels follow the new thresholds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mlcls.cli import main
+from mlcls.evaluation.scoring import score_annotated
+from mlcls.repository import read_spec
+from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, Scores
+from mlcls.sample_photos import photo_crops
+from mlcls.served_runner import ServedRunner
+from mlcls.server import ADMIN_KEY_VARIABLE
+from mlcls.versions import active_version, engine_folder, list_versions
+from processes import run_mlcls, start_server
+from served_models import SMALL_LABELS, SmallModels
+
+NAME = "small_with_sigmoid"
+COUNT = 40
+
+
+@pytest.fixture
+def root(small_models: SmallModels, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_models.repository, tmp_path / "models"))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index, crop in enumerate(photo_crops(COUNT, seed=5)):
+        cv2.imwrite(str(folder / f"{index:02}.png"), crop[:, :, ::-1])
+    return folder
+
+
+def write_annotations(path: Path, photos: Path, targets: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> Path:
+    lines = (f"{photos}/{index:02}.png\t{','.join(map(str, row))}\n" for index, row in enumerate(targets.astype(int)))
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture
+def annotations(root: Path, photos: Path, tmp_path: Path) -> Path:
+    """What the model ranks highest has the label: 60% of the images, then 50% and so on; the last label is rare."""
+    blank = write_annotations(tmp_path / "blank.txt", photos, np.zeros((COUNT, len(SMALL_LABELS)), np.bool_))
+    ranks = np.argsort(np.argsort(score(root, blank), axis=0), axis=0)
+    return write_annotations(tmp_path / "val.txt", photos, ranks >= COUNT - np.array([24, 20, 16, 12, 3]))
+
+
+def score(root: Path, annotations: Path) -> Scores:
+    spec = read_spec(root, NAME)
+    runner = OnnxRuntimeRunner(engine_folder(root, NAME) / "model.onnx", spec)
+    return score_annotated(DecodingRunner(runner, spec), annotations).scores
+
+
+def calibrate(root: Path, annotations: Path, *options: str | Path, status: int = 0) -> int:
+    arguments = ("calibrate", NAME, "--repository", root, "--annotations", annotations, *options)
+    found = main([str(argument) for argument in arguments])
+    assert found == status
+    return found
+
+
+def test_served_labels_follow_the_new_thresholds(
+    root: Path, annotations: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a running server that is switched, and on one that starts afterwards; going back too."""
+    output = tmp_path / "output"
+    scores = score(root, annotations)
+    targets = np.array([[int(bit) for bit in line.split("\t")[1].split(",")] for line in annotations.open()], np.bool_)
+    with start_server(root, NAME) as server:
+        old = read_spec(root, NAME)
+        process = run_mlcls(
+            "calibrate", NAME, "--repository", root, "--annotations", annotations, "--output", output,
+            "--runner", f"served={server.grpc_url}", "--url", f"http://{server.http_url}",
+            **{ADMIN_KEY_VARIABLE: server.admin_key},
+        )  # fmt: skip
+        assert process.returncode == 0, process.stderr
+        assert f"Version 2 of {NAME} has the new thresholds and is active" in process.stdout
+        new = read_spec(root, NAME)
+        assert new.thresholds[:4] != old.thresholds[:4]
+        assert new.thresholds[4] == old.thresholds[4]
+        assert "to fit on" in process.stdout
+        images = [path.read_bytes() for path in sorted(photos.glob("*.png"))]
+        # the runner refuses a result that does not follow from the spec's thresholds
+        served = np.concatenate([ServedRunner(server.grpc_url, new).scores(images[at : at + 8]) for at in (0, 8, 16)])
+        predicted = served[:, :4] > np.asarray(new.thresholds[:4], np.float32)
+        assert (predicted == targets[: len(predicted), :4]).mean() > 0.9
+        assert abs(served - scores[: len(served)]).max() < 1e-4
+    with start_server(root, NAME) as server:
+        ServedRunner(server.grpc_url, new).scores(images[:8])
+        monkeypatch.setenv(ADMIN_KEY_VARIABLE, server.admin_key)
+        assert main(["rollback", NAME, "--repository", str(root), "--url", f"http://{server.http_url}"]) == 0
+        ServedRunner(server.grpc_url, old).scores(images[:8])
+    document = json.loads((output / "calibration.json").read_text())
+    assert document["after"]["pooled"]["f1"] > document["before"]["pooled"]["f1"] + 0.1
+    assert [label["label"] for label in document["labels"]] == list(SMALL_LABELS)
+    assert [label["new"] for label in document["labels"]] == list(new.thresholds)
+    assert document["runner"] == "served"
+    assert cv2.imread(str(output / "calibration.png")) is not None
+
+
+@pytest.mark.parametrize("runner", ["onnxruntime", "openvino"])
+def test_repository_stays_whole(root: Path, annotations: Path, runner: str, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrate(root, annotations, "--runner", runner)
+    assert "A running server goes on with the old ones" in capsys.readouterr().out
+    assert main(["repository", "--repository", str(root)]) == 0
+    assert main(["repository", "--check", "--repository", str(root)]) == 0
+    assert (active_version(root, NAME), list_versions(root, NAME)) == (2, [1, 2])
+
+
+def test_dry_run_and_version(root: Path, annotations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrate(root, annotations, "--dry-run")
+    assert list_versions(root, NAME) == [1]
+    assert "Nothing was written" in capsys.readouterr().out
+    calibrate(root, annotations)
+    calibrate(root, annotations, "--version", "1", "--recall", "0.9")
+    assert f"version 2 stays active. Switch: mlcls rollback {NAME} --to 3" in capsys.readouterr().out
+    assert active_version(root, NAME) == 2
+    calibrate(root, annotations, "--version", "1", "--runner", "served", status=1)
+    assert "Expected --version 2, which is the one that is served" in capsys.readouterr().err
+    calibrate(root, annotations)
+    assert "No threshold changes" in capsys.readouterr().out
+
+
+def test_worse_thresholds_need_force(
+    root: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Targets that have nothing to do with the images: some choice of the held-out part is worse off."""
+    targets = np.random.default_rng(0).random((COUNT, len(SMALL_LABELS))) < 0.5
+    noise = write_annotations(tmp_path / "noise.txt", photos, targets)
+    for seed in range(10):
+        arguments = ["calibrate", NAME, "--repository", str(root), "--annotations", str(noise), "--seed", str(seed)]
+        status = main([*arguments, "--dry-run"])
+        assert status == 0
+        if "Warning: worse on the held-out images" in capsys.readouterr().out:
+            break
+    assert main(arguments) == 1
+    assert "Nothing was written. Give more images, or --force." in capsys.readouterr().err
+    assert list_versions(root, NAME) == [1]
+    assert main([*arguments, "--force"]) == 0
+    assert active_version(root, NAME) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precision", "90"), "Expected --precision above 0 and at most 1, got 90.0."),
+        (("--holdout", "1"), "Expected a share of held-out images between 0 and 1, got 1.0."),
+        (("--version", "9"), "has no version 9; expected one of 1"),
+        (("--annotations", "missing.txt"), "missing.txt"),
+    ],
+)
+def test_wrong_options(
+    root: Path, annotations: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrate(root, annotations, *options, status=1)
+    assert message in capsys.readouterr().err
+    assert list_versions(root, NAME) == [1]

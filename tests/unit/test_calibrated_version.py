@@ -1,0 +1,158 @@
+"""Calibrated thresholds in the repository: a version of its own with the same engines, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlcls import publishing, repository, rollout
+from mlcls.atomic import folder_lock
+from mlcls.cli import main
+from mlcls.errors import RepositoryError, SpecError
+from mlcls.manifest import EngineRecord, Manifest, add_engine, verify_folder
+from mlcls.model_spec import ModelSpec
+from mlcls.version_report import describe_versions
+from mlcls.versions import active_version, list_versions, step_folders
+
+NAME = "animals-v2"
+NOTE = {"objective": "best F1", "annotations": "val.txt", "date": "2026-01-02T03:04:05+00:00"}
+NEW = (0.125, 0.5, 0.75)
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many repositories are written here, and no power is lost."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def root(tmp_path: Path, custom_spec: ModelSpec) -> Path:
+    """A repository with one version, which has two engines."""
+    root = tmp_path / "models"
+    root.mkdir()
+    for file in ("model.onnx", "model_fp16.onnx"):
+        (tmp_path / file).write_text(f"graph in {file}")
+    record = EngineRecord("model.onnx", "fp32", {}, {"mlcls": "0"})
+    publishing.add_model(root, custom_spec, tmp_path / "model.onnx", record)
+    half = EngineRecord("model_fp16.onnx", "fp16", {}, {"mlcls": "0"}, gate=({"passed": True},))
+    add_engine(root / f"{NAME}_engine" / "1", tmp_path / "model_fp16.onnx", half)
+    return root
+
+
+def publish(root: Path, **options: Any) -> rollout.Rollout:
+    return rollout.publish_thresholds(root, NAME, options.pop("base", 1), NEW, NOTE, **options)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def check(root: Path) -> int:
+    return main(["repository", "--check", "--repository", str(root)])
+
+
+def test_calibrated_version(root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
+    old = snapshot(root / f"{NAME}_engine" / "1")
+    assert publish(root) == rollout.Rollout(NAME, 2, 1, 2)
+    spec = repository.read_spec(root, NAME)
+    assert spec.thresholds == NEW
+    assert spec.labels == custom_spec.labels
+    assert repository.read_version_spec(root, NAME, 1) == custom_spec
+    assert snapshot(root / f"{NAME}_engine" / "1") == old
+    assert main(["repository", "--repository", str(root)]) == 0  # writes those of the official models too
+    assert check(root) == 0
+    for suffix, folder in step_folders(root, NAME, 2).items():
+        manifest = verify_folder(folder, f"{NAME}{suffix}_2")
+        assert manifest.calibration == (NOTE if suffix == "_postprocess" else None)
+    engine = step_folders(root, NAME, 2)["_engine"]
+    assert [record.file for record in Manifest.read(engine).engines] == ["model.onnx", "model_fp16.onnx"]
+    assert Manifest.read(engine).engine("model_fp16.onnx").gate == ({"passed": True},)
+    assert (engine / "model.onnx").samefile(root / f"{NAME}_engine" / "1" / "model.onnx")
+    assert [report.calibration for report in describe_versions(root, NAME)] == [None, NOTE]
+    capsys.readouterr()
+    assert main(["versions", NAME, "--repository", str(root)]) == 0
+    assert [line.endswith("best F1") for line in capsys.readouterr().out.splitlines()] == [False, False, True]
+    rollout.roll_back(root, NAME)
+    assert repository.read_spec(root, NAME) == custom_spec
+
+
+def test_engine_built_for_a_calibrated_version(root: Path, tmp_path: Path) -> None:
+    publish(root)
+    before = snapshot(root / f"{NAME}_engine" / "1")
+    (tmp_path / "model.onnx").write_text("another")
+    add_engine(root / f"{NAME}_engine_2" / "2", tmp_path / "model.onnx", EngineRecord("model.onnx", "fp32", {}, {}))
+    assert snapshot(root / f"{NAME}_engine" / "1") == before
+
+
+def test_version_that_is_not_active(root: Path) -> None:
+    publish(root)
+    assert publish(root, activate=False) == rollout.Rollout(NAME, 3, 2, 2)
+    assert active_version(root, NAME) == 2
+
+
+def test_no_version_is_removed(root: Path) -> None:
+    for _ in range(5):
+        publish(root)
+    assert list_versions(root, NAME) == [1, 2, 3, 4, 5, 6]
+
+
+def test_damaged_engine_is_not_vouched_for(root: Path) -> None:
+    path = root / f"{NAME}_engine" / "1" / "model_fp16.onnx"
+    path.write_text("x" * path.stat().st_size)
+    before = snapshot(root)
+    with pytest.raises(RepositoryError, match=r"model_fp16\.onnx is not the file that its manifest was written for"):
+        publish(root)
+    assert snapshot(root) == before | {".mlcls-lock": b""}
+
+
+def test_wrong_base_or_thresholds(root: Path) -> None:
+    with pytest.raises(RepositoryError, match="has no version 7; expected one of 1"):
+        publish(root, base=7)
+    with folder_lock(root), pytest.raises(SpecError, match="expected one for each of the 3 labels, got 2"):
+        publishing.add_calibrated_version(root, NAME, 1, [0.5, 0.5], NOTE)
+    assert list_versions(root, NAME) == [1]
+
+
+@pytest.mark.parametrize("at", range(28))
+def test_failure_leaves_the_old_thresholds(
+    root: Path, custom_spec: ModelSpec, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever rename, link or file fails."""
+    calls = 0
+
+    def failing(function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at + 1:
+                raise OSError(28, "No space left on device")
+            return function(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("rename", "replace", "link"):
+            patch.setattr(os, name, failing(getattr(os, name)))
+        failed = False
+        try:
+            publish(root)
+        except OSError:
+            failed = True
+    spec = repository.read_spec(root, NAME)
+    assert failed == (calls > at)
+    assert spec.thresholds == (custom_spec.thresholds if failed else NEW)
+    assert not list(root.glob(".mlcls-staging-*"))
+    publish(root)
+    assert repository.read_spec(root, NAME).thresholds == NEW
+
+
+def test_manifest_of_before_has_no_calibration(root: Path) -> None:
+    path = root / f"{NAME}_postprocess" / "1" / "manifest.json"
+    document = json.loads(path.read_text())
+    assert "calibration" not in document
+    with pytest.raises(RepositoryError, match="calibration: expected an object"):
+        Manifest.from_json(json.dumps({**document, "calibration": "yes"}))
