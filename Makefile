@@ -49,6 +49,10 @@ check: build ## Lint, types, and that nothing generated is stale
 parity: build .venv-paddlex/.installed ## Compare all six served models with PaddleX and print the table
 	@$(BIN)/python -m pytest -q tests/integration/test_parity.py
 
+.PHONY: demo-model
+demo-model: build ## Train the demo model from scratch, measure it and write demo_model/ anew (up to an hour)
+	@$(BIN)/python scripts/make_demo_model.py
+
 .PHONY: bench
 bench: build ## Measure latency and throughput of a served model: make bench [MODEL=...]
 	@$(BIN)/python benchmarks/throughput.py --model '$(MODEL)'

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from mlcls import repository
+from mlcls.demo.recipe import DEMO_NAME
 from mlcls.errors import DownloadError, MlclsError
-from mlcls.paddlex_export import export_model
 from mlcls.paddlex_import import import_model
+from mlcls.paddlex_model import PaddleXModel
 from mlcls.sample_photos import sample_photo_paths
 from mlcls.server import ServerOptions, TritonServer
 from mlcls.triton_installation import embedded_installation
 
-#: Name of the model that stands in where the official one cannot be downloaded.
-DEMO_NAME: Final = "demo"
 
-
-def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path) -> int:
+def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path, demo_model: Path) -> int:
     """Labels photos with a model on a real tritonserver, and says on the way what happens.
 
     Args:
@@ -28,6 +24,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
         images: Photos; by default scikit-learn's two.
         work: Folder for the model and its repository; it is used again by the next run.
         output: Folder for the annotated pictures.
+        demo_model: The PaddleX inference model that stands in where the official one cannot be downloaded.
 
     Returns:
         Exit status of the client: 0 where every photo got its labels.
@@ -44,7 +41,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
     installation = embedded_installation()  # what this machine lacks is said before anything long begins
     started = time.monotonic()
     root = work / "model_repository"
-    name = _provide_model(model, root, work)
+    name = _provide_model(model, root, demo_model)
     _say(f"Starting tritonserver with {name} ...")
     with TritonServer(ServerOptions.on_free_ports(root, name), installation) as server:
         _say(f"Ready at grpc {server.grpc_url} and http {server.http_url}. Labelling {len(photos)} photos:\n")
@@ -54,13 +51,13 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
         _say(f"Annotated pictures: {', '.join(sorted(str(path) for path in output.iterdir() if path.is_file()))}")
     if name == DEMO_NAME:
         _say(
-            f"These labels mean nothing: {model} could not be downloaded, and the demo model that took its place is "
-            f"freshly initialised, not trained."
+            f"{model} could not be downloaded. The demo model that took its place names the basic colours that cover a "
+            f"tenth of the picture or more; this project trained it, on generated scenes (README, The demo model)."
         )
     return status
 
 
-def _provide_model(model: str, root: Path, work: Path) -> str:
+def _provide_model(model: str, root: Path, demo_model: Path) -> str:
     """Imports the official model, or the demo model where it cannot be downloaded; gives the name it is served by."""
     if repository.is_imported(root, model):
         _say(f"{model} is imported already ({root}).")
@@ -69,13 +66,12 @@ def _provide_model(model: str, root: Path, work: Path) -> str:
         _say(f"Downloading the official {model} ...")
         report = import_model(model, root)
     except DownloadError as error:
-        _say(f"{error}\nGoing on with a freshly initialised {model} as the demo model.")
-        if repository.is_imported(root, DEMO_NAME) and repository.read_spec(root, DEMO_NAME).architecture == model:
+        _say(f"{error}\nGoing on with the demo model.")
+        source_sha256 = PaddleXModel.open(demo_model).make_spec().source_sha256
+        imported = repository.is_imported(root, DEMO_NAME) and repository.read_spec(root, DEMO_NAME)
+        if imported and imported.source_sha256 == source_sha256:
             return DEMO_NAME
-        folder = work / "demo_model"
-        export_model(model, folder)
-        report = import_model(str(folder), root, name=DEMO_NAME)
-        shutil.rmtree(folder)
+        report = import_model(str(demo_model), root, name=DEMO_NAME)
     _say(f"Imported {report.spec.name}: {report.parity}.")
     return report.spec.name
 
