@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from colored_dataset import COLORS, write_colored_dataset
 from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
 from mlcls.evaluation.scoring import score_annotated
 from mlcls.model_spec import ImageTransform, ModelSpec
-from mlcls.runners import DecodingRunner, Pixels, Scores
+from mlcls.runners import DecodingRunner, ImageRunner, Pixels, Scores
 from mlcls.transforms import preprocess
 
 LABELS = tuple(COLORS)
 TRANSFORM = ImageTransform(16, 24, "pil", "BILINEAR", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SPEC = ModelSpec("colors", "PP-LCNet_x1_0_ML", LABELS, (0.5,) * 3, TRANSFORM)
+SPEC_OF_LARGE_INPUT = dataclasses.replace(SPEC, transform=dataclasses.replace(TRANSFORM, height=256, width=256))
 
 
 def mean_colors(pixels: Pixels) -> Scores:
@@ -145,3 +149,20 @@ def test_wrong_annotations(val_file: Path) -> None:
     val_file.write_text("")
     with pytest.raises(DatasetError, match="expected one image a line, got an empty file"):
         score_annotated(Remote(), val_file)
+
+
+@pytest.mark.parametrize("runner", [DecodingRunner(MeanColors(), SPEC_OF_LARGE_INPUT), Remote()])
+def test_memory_is_bounded(tmp_path: Path, runner: ImageRunner) -> None:
+    """500 images of 0.2 MB, decoded or not, would be 100 MB."""
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    val_file = tmp_path / "val.txt"
+    val_file.write_text("noise.png\t0,1,0\n" * 500)
+    tracemalloc.start()
+    try:
+        scores, _ = score_annotated(runner, val_file)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(scores) == 500
+    assert peak_bytes < 40e6
