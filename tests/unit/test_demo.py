@@ -53,7 +53,7 @@ def test_rule_on_the_whole_cube() -> None:
     names = [COLORS[index] for index in name_pixels(colors)]
     assert set(names) == set(COLORS)
     decided = [index for index, color in enumerate(colors) if not is_at_a_limit(*map(int, color))]
-    assert len(decided) > 0.95 * len(colors)
+    assert len(decided) > 0.9 * len(colors)
     assert [names[index] for index in decided] == [name_color(*map(int, colors[index])) for index in decided]
 
 
