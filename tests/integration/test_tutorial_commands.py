@@ -62,7 +62,7 @@ class Tutorial:
 
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Tutorial:
-    """All commands of section IV, in order, and `export` before `predict`."""
+    """All commands of section IV, in order, with `export` before `predict`."""
     tutorial = Tutorial(tmp_path_factory.mktemp("tutorial"))
     write_colored_dataset(tutorial.folder / DATASET, train=24, val=8, size=SIZE)
     write_coco(
@@ -85,6 +85,7 @@ def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Tutorial:
     tutorial.run("split", check, coco, *(f"CheckDataset.split.{option}" for option in split))
     tutorial.run("train", "Global.mode=train", data, *TINY)
     weights = "output/best_model/best_model.pdparams"
+    tutorial.run("evaluate", "Global.mode=evaluate", data, *INPUT)
     tutorial.run("export", "Global.mode=export", data, f"Export.weight_path={weights}", *INPUT)
     image = "Predict.input=multilabel_classification_005.png"
     tutorial.run("predict", "Global.mode=predict", "Predict.model_dir=./output/best_model/inference", image)
@@ -142,6 +143,20 @@ def test_train(tutorial: Tutorial) -> None:
     assert (output / result["label_dict"]).read_text() == (tutorial.folder / DATASET / "label.txt").read_text()
     assert yaml.safe_load((output / result["config"]).read_text())["Train"]["image_size"] == SIZE
     assert "24 images to train on, 8 to evaluate on, 3 labels" in (output / result["train_log"]).read_text()
+
+
+def test_evaluate(tutorial: Tutorial) -> None:
+    """The best weights' figures are those of the training."""
+    result, output = tutorial.results["evaluate"], tutorial.folder / "output"
+    assert (result["done_flag"], result["weight_path"]) == (True, "output/best_model/best_model.pdparams")
+    assert (result["samples_expected"], result["samples_read"]) == (8, 8)
+    of_training = tutorial.results["train"]["metrics"]["MultiLabelMAP"]
+    assert result["metrics"]["MultiLabelMAP"] == pytest.approx(of_training, abs=1e-6)
+    table = (output / "evaluate/per_class.csv").read_text().splitlines()
+    assert len(table) == 1 + len(COLORS)
+    for name in ("precision_recall.png", "per_class.png"):
+        with Image.open(output / "evaluate" / name) as image:
+            image.load()
 
 
 def test_export(tutorial: Tutorial) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 NAME: Final = "paddlex"
 SUMMARY: Final = (
-    "Do what a PaddleX configuration file says: check, convert and split a dataset, train, export, predict."
+    "Do what a PaddleX configuration file says: check, convert and split a dataset, train, evaluate, export, predict."
 )
 
 

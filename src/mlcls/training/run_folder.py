@@ -49,6 +49,11 @@ class RunFolder:
         shutil.copyfile(self._settings.dataset_dir / LABEL_FILE, self.root / LABEL_DICT_FILE)
         self.write_result(done=False, metrics=metrics)
 
+    def write_progress(self, history: History, metrics: dict[str, Any]) -> None:
+        """Writes curves and result of a training that is under way anew."""
+        self.write_curves(history)
+        self.write_result(done=False, metrics=metrics)
+
     def write_curves(self, history: History) -> None:
         """Writes both tables and the picture anew."""
         folder = self.root / "curves"

@@ -235,8 +235,7 @@ class Trainer:
         if self._group.is_first:
             if improved:
                 write_checkpoint(self._folder.best, BEST, self._checkpoint(), publish_average=best == "average")
-            self._folder.write_curves(self._history)
-            self._folder.write_result(done=False, metrics=metrics)
+            self._folder.write_progress(self._history, metrics)
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
@@ -258,7 +257,7 @@ class Trainer:
     def _save_latest(self) -> None:
         if self._group.is_first:
             write_checkpoint(self._folder.latest, LATEST, self._checkpoint())
-            self._folder.write_curves(self._history)
+            self._folder.write_progress(self._history, self._progress.metrics)
 
     def _epoch_batches(self, epoch: int) -> list[Any]:
         settings = self._settings
