@@ -69,10 +69,12 @@ class Overall:
         per_class: Mean precision (CP) and mean recall (CR) of the labels that some image has, and the F1 of these two
             (CF1). A label that is never predicted has the precision 0 here.
         pooled: Of all decisions together: OP, OR, OF1.
+        mean_f1: Mean F1 of the labels that some image has, which is not CF1: that can fall while each label's F1 rises.
     """
 
     per_class: Figures
     pooled: Figures
+    mean_f1: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +142,7 @@ class CalibrationReport:
         the labels' mean or over all decisions.
         """
         if self.objective.target is None:
-            return tuple(_describe_fall(name, old, new) for name, old, new in self._f1s() if new < old - _LEAST_FALL)
+            return self._falls()
         found = []
         for kind, prefix in (("per_class", "C"), ("pooled", "O")):
             old, new = (getattr(getattr(part, kind), self.objective.figure) for part in (self.before, self.after))
@@ -153,11 +155,17 @@ class CalibrationReport:
         """Falls in CF1 and OF1 where the objective is another: what the wanted precision or recall costs."""
         if self.objective.target is None:
             return ()
-        return tuple(_describe_fall(name, old, new) for name, old, new in self._f1s() if new < old - _LEAST_FALL)
+        return self._falls()
 
-    def _f1s(self) -> tuple[tuple[str, float, float], ...]:
+    def _falls(self) -> tuple[str, ...]:
         before, after = self.before, self.after
-        return ("CF1", before.per_class.f1, after.per_class.f1), ("OF1", before.pooled.f1, after.pooled.f1)
+        found = []
+        if after.per_class.f1 < before.per_class.f1 - _LEAST_FALL:
+            mean = f" (the mean of the labels' F1 goes from {before.mean_f1:.4f} to {after.mean_f1:.4f})"
+            found.append(_describe_fall("CF1", before.per_class.f1, after.per_class.f1) + mean)
+        if after.pooled.f1 < before.pooled.f1 - _LEAST_FALL:
+            found.append(_describe_fall("OF1", before.pooled.f1, after.pooled.f1))
+        return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: figures that are no number are null."""
@@ -166,7 +174,7 @@ class CalibrationReport:
 
     def to_table(self) -> str:
         """A line for each label and two for all of them: figures on the held-out part, before and after."""
-        width = max(5, *(len(label.label) for label in self.labels))
+        width = max(8, *(len(label.label) for label in self.labels))  # the lines below the labels need 27 characters
         lines = [f"{'label':{width}}  {'threshold':^17}  {'F1':^13}  {'precision':^13}  {'recall':^13}  images"]
         for label in self.labels:
             note = "" if label.outcome == "fitted" else f"  kept: {_explain(label)}"
@@ -174,11 +182,10 @@ class CalibrationReport:
                 f"{label.label:{width}}  {label.old:7.4f} > {label.new:7.4f}  {_pairs(label.before, label.after)}  "
                 f"{label.held_out_positives:6}{note}"
             )
-        for name, kind in (("mean of the labels: CF1, CP, CR", "per_class"), ("all decisions: OF1, OP, OR", "pooled")):
-            pairs = _pairs(getattr(self.before, kind), getattr(self.after, kind))
-            lines.append(
-                f"{name:{width + 19}}  {pairs}" if len(name) <= width + 19 else f"{name}\n{'':{width + 19}}  {pairs}"
-            )
+        for name, kind in (("labels' means: CF1, CP, CR", "per_class"), ("all decisions: OF1, OP, OR", "pooled")):
+            lines.append(f"{name:{width + 19}}  {_pairs(getattr(self.before, kind), getattr(self.after, kind))}")
+        mean = f"{_show(self.before.mean_f1)} > {_show(self.after.mean_f1)}"
+        lines.append(f"{'labels: mean F1':{width + 19}}  {mean}")
         return "\n".join(lines)
 
 
@@ -244,7 +251,9 @@ def judge(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> Over
     if mean_precision + mean_recall == 0:
         f1 = 0.0
     per_class = Figures(mean_precision, mean_recall, f1)
-    return Overall(per_class, _figures(int(hits.sum()), int(predicted.sum()), int(positives.sum())))
+    f1s = 2 * hits[present] / (predicted + positives)[present]
+    pooled = _figures(int(hits.sum()), int(predicted.sum()), int(positives.sum()))
+    return Overall(per_class, pooled, float(f1s.mean()) if f1s.size else math.nan)
 
 
 def _judge_labels(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> list[Figures]:
