@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from mlcls.evaluation.calibration import (
     thresholds_for_recall,
 )
 from mlcls.evaluation.calibration_report import Objective, calibrate, judge
+from mlcls.evaluation.figures import compute_figures
 
 Scores = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.bool_]
@@ -196,6 +198,10 @@ def test_calibration_gains_on_the_held_out_part() -> None:
     for thresholds, overall, name in ((3 * [0.5], report.before, "before"), (report.thresholds, report.after, "after")):
         predicted = scores[held_out] > np.asarray(thresholds, np.float32)
         truth = targets[held_out]
+        figures = compute_figures(scores[held_out], truth, ["low", "high", "rare"], thresholds)
+        metrics = [figures.metrics[key] for key in ("CP", "CR", "CF1", "OP", "OR", "OF1")]
+        both = dataclasses.astuple(overall.per_class) + dataclasses.astuple(overall.pooled)
+        assert both == pytest.approx(metrics)  # as `mlcls evaluate` tells them
         means = [
             metric(truth, predicted, average="macro", zero_division=0) for metric in (precision_score, recall_score)
         ]

@@ -56,9 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-images",
         type=int,
-        default=5,
         metavar="N",
-        help="images with a label, and without it, that its threshold is fitted on at least (default: %(default)s)",
+        help="images with a label, and without it, that its threshold is fitted on at least (default: 5)",
     )
     parser.add_argument("--version", type=int, metavar="N", help="calibrate this version (default: the active one)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write calibration.json and calibration.png here")
@@ -72,12 +71,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores, fits, shows, and adds a version with the new thresholds."""
+    from mlcls.dataset.histogram import require_matplotlib
+    from mlcls.evaluation.calibration import MIN_IMAGES
     from mlcls.evaluation.calibration_report import calibrate
     from mlcls.evaluation.scoring import score_annotated
     from mlcls.repository import read_spec, read_version_spec
     from mlcls.runner_selection import ServedModel, open_runner
     from mlcls.versions import active_version, require_version
 
+    if arguments.output is not None:
+        require_matplotlib()  # now, and not after the scoring
     root, name = arguments.repository, arguments.model
     read_spec(root, name)
     active = active_version(root, name)
@@ -105,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         holdout=arguments.holdout,
         seed=arguments.seed,
         groups=images.groups,
-        min_images=arguments.min_images,
+        min_images=MIN_IMAGES if arguments.min_images is None else arguments.min_images,
     )
     record = _make_record(report, arguments, images, base)
     _show(report)

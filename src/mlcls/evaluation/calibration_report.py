@@ -247,10 +247,8 @@ def judge(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> Over
     precision = np.divide(hits, predicted, out=np.zeros(len(hits)), where=predicted > 0)[present]
     recall = hits[present] / positives[present]
     mean_precision, mean_recall = (float(v.mean()) if v.size else math.nan for v in (precision, recall))
-    f1 = _quotient(2 * mean_precision * mean_recall, mean_precision + mean_recall)
-    if mean_precision + mean_recall == 0:
-        f1 = 0.0
-    per_class = Figures(mean_precision, mean_recall, f1)
+    both = mean_precision + mean_recall
+    per_class = Figures(mean_precision, mean_recall, 2 * mean_precision * mean_recall / both if both else 0.0)
     f1s = 2 * hits[present] / (predicted + positives)[present]
     pooled = _figures(int(hits.sum()), int(predicted.sum()), int(positives.sum()))
     return Overall(per_class, pooled, float(f1s.mean()) if f1s.size else math.nan)
