@@ -27,10 +27,11 @@ from mlcls.metrics import mean_average_precision
 from mlcls.paddle_runtime import import_paddle
 from mlcls.paddlex_config import read_config
 from mlcls.paddlex_import import import_model
-from mlcls.training.architectures import build_network, load_trained_network
+from mlcls.training.architectures import PPLCNET_SCALES, NetworkSize, build_network, load_trained_network
 from mlcls.training.data import TrainingData
 from mlcls.training.interruption import StopRequest
 from mlcls.training.loading import Batch, BatchLoader
+from mlcls.training.optimizer import make_optimizer
 from mlcls.training.process_group import ProcessGroup
 from mlcls.training.run_folder import RunFolder, RunLog, TrainReport
 from mlcls.training.scoring import score_images
@@ -347,6 +348,34 @@ def test_one_step_of_each_architecture(architecture: str, amp: bool, tmp_path: P
     # CLIP's backbone ends in a projection that the head does not use; units of ReLU may be silent for two images
     assert frozen <= still
     assert len(still) < len(before) * 0.1, still
+
+
+@pytest.mark.parametrize("scale", PPLCNET_SCALES)
+def test_a_file_of_weights_tells_its_size(scale: float, tmp_path: Path) -> None:
+    paddle = import_paddle("train")
+    size = NetworkSize(scale, 48)
+    network = build_network(MODEL, len(COLORS), size=size)
+    assert NetworkSize.of_parameters(MODEL, network.state_dict()) == size
+    paddle.save(network.state_dict(), str(tmp_path / "small.pdparams"))
+    loaded = load_trained_network(MODEL, len(COLORS), tmp_path / "small.pdparams")
+    inputs = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, *SIZE)).astype(np.float32))
+    assert np.array_equal(loaded(inputs).numpy(), network(inputs).numpy())
+
+
+def test_clipped_gradients_make_a_smaller_step() -> None:
+    paddle = import_paddle("train")
+    changes = []
+    for clip in (0.0, 1e-12):  # below AdamW's epsilon, so that its step is no longer that of the sign
+        paddle.seed(0)
+        layer = paddle.nn.Linear(3, 2)
+        before = layer.weight.numpy().copy()
+        optimizer = make_optimizer(layer, weight_decay=0.0, gradient_clip=clip)
+        optimizer.set_lr(0.1)
+        layer(paddle.ones([1, 3])).sum().backward()
+        optimizer.step()
+        changes.append(float(np.abs(layer.weight.numpy() - before).max()))
+    assert changes[0] == pytest.approx(0.1, rel=1e-3)
+    assert changes[1] < 1e-4
 
 
 def test_two_processes_train_one_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,8 @@ def test_defaults_are_the_recipe() -> None:
         ({"device": "tpu"}, "device: expected cpu, gpu:0 or gpu:0,1"),
         ({"device": "gpu:0,0"}, "device: expected cpu, gpu:0 or gpu:0,1 with each number once"),
         ({"device": "gpu:"}, "device: expected cpu"),
+        ({"gradient_clip": -1}, "gradient_clip: expected a number of at least 0, got -1"),
+        ({"gradient_clip": "1"}, "gradient_clip: expected a number of at least 0, got '1'"),
     ],
 )
 def test_wrong_values(values: dict[str, Any], message: str) -> None:
@@ -52,6 +54,22 @@ def test_wrong_values(values: dict[str, Any], message: str) -> None:
 def test_an_unknown_architecture() -> None:
     with pytest.raises(ModelFormatError, match="none of the six"):
         TrainSettings("AlexNet", Path("dataset"))
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (MODEL, {"backbone_scale": 0.4}, "backbone_scale: expected 0.25 or 0.35 or 0.5 or 0.75 or 1.0"),
+        ("ResNet50_ML", {"backbone_scale": 0.5}, "backbone_scale: expected 1.0 for ResNet50_ML, got 0.5"),
+        (MODEL, {"decoder_width": 100}, "decoder_width: expected a multiple of 24, got 100"),
+        (MODEL, {"decoder_width": 0}, "decoder_width: expected a multiple of 24, got 0"),
+        (MODEL, {"decoder_width": 96.0}, "decoder_width: expected a multiple of 24, got 96.0"),
+    ],
+)
+def test_sizes_that_there_are_none_of(model: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelFormatError) as caught:
+        TrainSettings(model, Path("dataset"), **values)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,8 @@ def _remarks(settings: TrainSettings) -> list[str]:
 
 def _compare(settings: TrainSettings, data: TrainingData, group: ProcessGroup, checkpoint: Checkpoint) -> list[str]:
     """Checks that a checkpoint is of this training; gives what is to be said about differences that may be."""
-    before, now = (
-        {**config["Global"], **config["Train"]} for config in (checkpoint.states["config"], settings.to_config())
-    )
+    begun = TrainSettings.from_config(checkpoint.states["config"])  # with the defaults of fields that it does not have
+    before, now = ({**config["Global"], **config["Train"]} for config in (begun.to_config(), settings.to_config()))
     differences = [f"{name} was {before[name]}, is {now[name]}" for name in _MUST_AGREE if before[name] != now[name]]
     if checkpoint.states["world_size"] != group.size:
         differences.append(f"the number of processes was {checkpoint.states['world_size']}, is {group.size}")
