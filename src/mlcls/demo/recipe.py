@@ -11,8 +11,8 @@ from mlcls.training.settings import TrainSettings
 MODEL: Final = "PP-LCNet_x1_0_ML"
 #: Name under which it is served.
 DEMO_NAME: Final = "demo_colors"
-#: Asymmetric loss pushes scores up: of all thresholds from 0.4 to 0.9 in steps of 0.05, this one gives the best OF1 on the
-#: validation scenes (0.73, against 0.53 at 0.5). `mlcls calibrate` would give each label its own, 0.72 to 0.82.
+#: Asymmetric loss pushes scores up: of the thresholds from 0.4 to 0.9 in steps of 0.05, this one gives the best OF1 on
+#: the validation scenes (0.73, against 0.53 at 0.5). `mlcls calibrate` would give each label its own, 0.72 to 0.82.
 THRESHOLD: Final = 0.75
 
 
