@@ -18,6 +18,7 @@ from official_models import OfficialModels
 from processes import ROOT, start_server
 from served_models import SMALL_LABELS, SMALL_SIZE, ParityRow, SmallModels
 
+_SIGNALLED = ("test_training_checkpoints.py", "test_tensorrt_build.py", "test_training.py")
 _OFFICIAL_MODELS = pytest.StashKey[OfficialModels]()
 
 
@@ -26,8 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.integration)
     items.sort(key=_needs_official_models)  # last, so that the models are ready by then
-    # first: a SIGTERM to a training in a process that has used Paddle's inference engine before ends in a segfault
-    items.sort(key=lambda item: item.path.name != "test_training.py")
+    # first those that send themselves signals: after tests that predict with Paddle this has ended in a segfault
+    items.sort(key=lambda item: item.path.name not in _SIGNALLED)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
