@@ -103,7 +103,7 @@ def set_device(device: Device) -> None:
     if device.kind == "cpu":
         paddle.set_device("cpu")
         # an inference in this process may have left another number, and with it sums that differ in the last bit
-        paddle.base.core.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        paddle.base.core.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
         return
     paddle.set_device("gpu" if len(device.ids) > 1 else f"gpu:{device.ids[0]}")
 
