@@ -1,5 +1,5 @@
 # Everything is installed into this folder: .tools (uv), .venv (the project), .venv-paddlex (PaddleX, to compare with),
-# .venv-oldest (the oldest runtimes that a model must load in).
+# .venv-oldest (the oldest runtimes that a model must load in), .venv-bench (load generators and peers).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -76,10 +76,11 @@ lock: $(UV) ## Write requirements/*.txt anew
 		--override requirements/overrides.txt --output-file requirements/dev.txt
 	$(LOCK) requirements/paddlex.in --output-file requirements/paddlex.txt
 	$(LOCK) requirements/oldest.in --output-file requirements/oldest.txt
+	$(LOCK) requirements/bench.in --output-file requirements/bench.txt
 
 .PHONY: clean
 clean: ## Remove everything that make installed or produced
-	rm -rf .tools .venv .venv-paddlex .venv-oldest build output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .tools .venv .venv-paddlex .venv-oldest .venv-bench build output .mypy_cache .pytest_cache .ruff_cache
 
 $(UV): requirements/uv.txt
 	@test -n '$(PYTHON)' || { echo 'make: expected Python 3.10, 3.11 or 3.12 with venv on the PATH, got none; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
@@ -98,6 +99,13 @@ APT = apt-get -qq -o Dir::State=$(CURDIR)/.tools/prometheus/apt -o Dir::State::s
 		else echo 'make: no Prometheus here; its tests are skipped (Debian and Ubuntu: apt-get install prometheus)' >&2; fi
 	@touch $@
 
+# perf_analyzer, in the wheel tritonclient, links to libb64, which only Debian and Ubuntu package.
+.tools/libb64/.installed: $(UV)
+	@mkdir -p .tools/libb64/apt/lists/partial .tools/libb64/apt/archives/partial
+	@cd .tools/libb64 && $(subst .tools/prometheus,.tools/libb64,$(APT)) update && \
+		$(subst .tools/prometheus,.tools/libb64,$(APT)) download libb64-0d && dpkg-deb -x libb64-0d_*.deb . && rm -rf apt libb64-0d_*.deb
+	@touch $@
+
 # A stamp is written last, so that an interrupted installation is done again.
 .venv/.installed: $(UV) requirements/dev.txt pyproject.toml client/pyproject.toml
 	$(UV) venv --quiet --allow-existing --python '$(PYTHON)' .venv
@@ -105,7 +113,7 @@ APT = apt-get -qq -o Dir::State=$(CURDIR)/.tools/prometheus/apt -o Dir::State::s
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
 	@touch $@
 
-.venv-paddlex/.installed .venv-oldest/.installed: .venv-%/.installed: $(UV) requirements/%.txt
+.venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed: .venv-%/.installed: $(UV) requirements/%.txt
 	$(UV) venv --quiet --allow-existing --python '$(PYTHON)' .venv-$*
 	$(UV) pip sync --quiet --python .venv-$*/bin/python --require-hashes requirements/$*.txt
 	@touch $@
