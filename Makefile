@@ -55,15 +55,15 @@ demo-model: build ## Train the demo model from scratch, measure it and write dem
 
 .PHONY: bench
 bench: build ## Measure latency and throughput of a served model: make bench [MODEL=...]
-	@$(BIN)/python benchmarks/throughput.py --model '$(MODEL)'
+	@$(BIN)/python -m benchmarks.throughput --model '$(MODEL)'
 
 .PHONY: bench-engines
 bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported models and print the tables
-	@$(BIN)/python benchmarks/engines.py
+	@$(BIN)/python -m benchmarks.engines
 
 .PHONY: bench-client
 bench-client: build ## Compare the client's throughput with perf_analyzer's, and sample its memory
-	@$(BIN)/python benchmarks/client_throughput.py --model '$(MODEL)'
+	@$(BIN)/python -m benchmarks.client_throughput --model '$(MODEL)'
 
 .PHONY: lock
 lock: $(UV) ## Write requirements/*.txt anew

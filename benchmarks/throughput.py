@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import read_processor
 from mlcls import repository
 from mlcls.errors import MlclsError
 from mlcls.model_spec import ModelSpec
@@ -48,7 +49,9 @@ def run_benchmark(root: Path, model: str, seconds: float, rounds: int, concurren
     """Measures the bare engine and the served model at each concurrency, in turns, and prints medians and ratios."""
     spec = repository.read_spec(root, model)
     image = sample_photo_paths()[0].read_bytes()
-    print(f"{model}, {platform.machine()}, {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(
+        f"{model}, {platform.machine()}, {read_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
     engine = _bare_engine(root, spec, image)
     bare: list[float] = []
     served: dict[int, list[list[float]]] = {concurrency: [] for concurrency in concurrencies}
@@ -103,14 +106,6 @@ def _measure(make_call: Callable[[], Callable[[], object]], concurrency: int, se
     for thread in threads:
         thread.join()
     return [latency for own in latencies for latency in own]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
 if __name__ == "__main__":
