@@ -32,13 +32,14 @@ def preprocess_images(images: Sequence[bytes], spec: ModelSpec) -> tuple[npt.NDA
         ImageError: No image of the request can be decoded.
     """
     transform = spec.transform
-    pixels = np.zeros((len(images), transform.height, transform.width, 3), np.uint8)
+    pixels = np.empty((len(images), transform.height, transform.width, 3), np.uint8)
     statuses = []
     for index, image in enumerate(images):
         try:
             pixels[index] = preprocess(image, transform)
             statuses.append(OK)
         except ImageError as error:
+            pixels[index] = 0
             statuses.append(str(error))
     if statuses and OK not in statuses:
         if len(images) == 1:
