@@ -9,15 +9,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import numpy as np
 
 from benchmarks.machine import describe_machine, format_machine
 from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
+from mlcls import repository
+from mlcls.closed_loop import ensemble_calls
 from mlcls.errors import MlclsError
+from mlcls.model_spec import ModelSpec
 from mlcls.sample_photos import sample_photo_paths
 from mlcls.server import ServerOptions, TritonServer
 
@@ -33,18 +34,19 @@ def main() -> int:
     try:
         print(format_machine(describe_machine()))
         with TritonServer(ServerOptions.on_free_ports(arguments.repository, arguments.model)) as server:
-            print(profile(server, arguments.model, arguments.images, arguments.concurrency))
+            spec = repository.read_spec(arguments.repository, arguments.model)
+            print(profile(server, spec, arguments.images, arguments.concurrency))
     except MlclsError as error:
         print(f"profile: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def profile(server: TritonServer, model: str, images: int, concurrency: int) -> str:
+def profile(server: TritonServer, spec: ModelSpec, images: int, concurrency: int) -> str:
     """Sends photos of 640x427 over gRPC and prints what each process took for one."""
-    _send(server, model, max(images // 10, concurrency), concurrency)
+    _send(server, spec, max(images // 10, concurrency), concurrency)
     before, client_before, began = read_usage(server.pid), os.times(), time.monotonic()
-    _send(server, model, images, concurrency)
+    _send(server, spec, images, concurrency)
     wall_s, after, client_after = time.monotonic() - began, read_usage(server.pid), os.times()
     spent_s = cpu_since(before, after)
     spent_s["client"] = client_after.user + client_after.system - client_before.user - client_before.system
@@ -57,25 +59,17 @@ def profile(server: TritonServer, model: str, images: int, concurrency: int) -> 
     return "\n".join(lines)
 
 
-def _send(server: TritonServer, model: str, count: int, concurrency: int) -> None:
-    from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
-
-    photos = [path.read_bytes() for path in sample_photo_paths()]
+def _send(server: TritonServer, spec: ModelSpec, count: int, concurrency: int) -> None:
+    make_call = ensemble_calls(server.grpc_url, spec, [path.read_bytes() for path in sample_photo_paths()])
 
     def work(share: int) -> None:
-        client = InferenceServerClient(server.grpc_url)
-        outputs = [InferRequestedOutput("result")]
-        for index in range(share):
-            tensor = InferInput("image", [1, 1], "BYTES")
-            tensor.set_data_from_numpy(np.array([[photos[index % len(photos)]]], dtype=np.object_))
-            client.infer(model, [tensor], outputs=outputs)
+        call = make_call()
+        for _ in range(share):
+            call()
 
     shares = [count // concurrency + (index < count % concurrency) for index in range(concurrency)]
-    threads = [threading.Thread(target=work, args=(share,)) for share in shares]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(concurrency) as pool:
+        list(pool.map(work, shares))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ import os
 import platform
 import statistics
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import numpy as np
 
 from benchmarks.machine import read_processor
 from mlcls import repository
+from mlcls.closed_loop import LoopFigures, ensemble_calls, run_closed_loop
 from mlcls.errors import MlclsError
 from mlcls.model_spec import ModelSpec
 from mlcls.openvino_engine import OpenVinoEngine
@@ -54,18 +53,19 @@ def run_benchmark(root: Path, model: str, seconds: float, rounds: int, concurren
     )
     engine = _bare_engine(root, spec, image)
     bare: list[float] = []
-    served: dict[int, list[list[float]]] = {concurrency: [] for concurrency in concurrencies}
+    served: dict[int, list[LoopFigures]] = {concurrency: [] for concurrency in concurrencies}
     with TritonServer(ServerOptions.on_free_ports(root, model)) as server:
+        calls = ensemble_calls(server.grpc_url, spec, [image])
         for _ in range(rounds):
-            bare.append(len(_measure(lambda: engine, 1, seconds)) / seconds)
+            bare.append(run_closed_loop(lambda: engine, 1, seconds).images_per_s)
             for concurrency in concurrencies:
-                served[concurrency].append(_measure(lambda: _client(server, spec, image), concurrency, seconds))
+                served[concurrency].append(run_closed_loop(calls, concurrency, seconds))
     engine_rate = statistics.median(bare)
     print(f"{'':22}{'images/s':>10}{'of engine':>11}{'p50 ms':>9}{'p99 ms':>9}")
     print(f"{'engine alone':22}{engine_rate:10.1f}")
     for concurrency, turns in served.items():
-        rate = statistics.median(len(turn) / seconds for turn in turns)
-        latencies_ms = np.concatenate(turns) * 1e3
+        rate = statistics.median(turn.images_per_s for turn in turns)
+        latencies_ms = np.concatenate([turn.latencies_s for turn in turns]) * 1e3
         p50, p99 = np.percentile(latencies_ms, [50, 99])
         print(f"{f'served, concurrency {concurrency}':22}{rate:10.1f}{rate / engine_rate:11.2f}{p50:9.1f}{p99:9.1f}")
 
@@ -74,38 +74,6 @@ def _bare_engine(root: Path, spec: ModelSpec, image: bytes) -> Callable[[], obje
     engine = OpenVinoEngine(repository.find_weights(root, spec.name, "embedded"), spec)
     pixels = preprocess(image, spec.transform)[None]
     return lambda: engine.logits(pixels)
-
-
-def _client(server: TritonServer, spec: ModelSpec, image: bytes) -> Callable[[], object]:
-    """A request function with a connection of its own."""
-    from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
-
-    client = InferenceServerClient(server.grpc_url)
-    tensor = InferInput(spec.tensors.image, [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
-    outputs = [InferRequestedOutput(spec.tensors.result)]
-    return lambda: client.infer(spec.name, [tensor], outputs=outputs)
-
-
-def _measure(make_call: Callable[[], Callable[[], object]], concurrency: int, seconds: float) -> list[float]:
-    """Latencies in seconds of the calls that began within the window, after a warm-up of a fifth of it."""
-    latencies: list[list[float]] = [[] for _ in range(concurrency)]
-    start = time.monotonic() + seconds / 5
-    end = start + seconds
-
-    def work(own: list[float]) -> None:
-        call = make_call()
-        while (began := time.monotonic()) < end:
-            call()
-            if began >= start:
-                own.append(time.monotonic() - began)
-
-    threads = [threading.Thread(target=work, args=(own,)) for own in latencies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [latency for own in latencies for latency in own]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""The closed loop of load."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from mlcls.closed_loop import LoopFigures, run_closed_loop
+
+
+def test_each_caller_has_its_own_call_and_asks_one_after_the_other() -> None:
+    active: dict[int, int] = {}
+    most = [0]
+    lock = threading.Lock()
+
+    def make_call():  # type: ignore[no-untyped-def]
+        own = len(active)
+        active[own] = 0
+
+        def call() -> None:
+            with lock:
+                active[own] += 1
+                assert active[own] == 1
+                most[0] = max(most[0], sum(active.values()))
+            time.sleep(0.01)
+            with lock:
+                active[own] -= 1
+
+        return call
+
+    figures = run_closed_loop(make_call, concurrency=3, window_s=0.3, warmup_s=0.05)
+    assert most[0] == 3
+    assert figures.concurrency == 3
+    assert min(figures.latencies_s) >= 0.0099
+    # at most what three callers can do in the window
+    assert 0 < figures.images_per_s <= 3 / 0.01 * 1.1
+
+
+def test_calls_of_the_warmup_do_not_count() -> None:
+    calls: list[float] = []
+
+    def call() -> None:
+        time.sleep(0.01)
+        calls.append(time.monotonic())
+
+    figures = run_closed_loop(lambda: call, 1, window_s=0.1, warmup_s=0.2)
+    assert len(figures.latencies_s) < len(calls) - 5
+
+
+def test_a_failing_call_ends_the_loop() -> None:
+    def fail() -> None:
+        raise ValueError("no answer")
+
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="no answer"):
+        run_closed_loop(lambda: fail, concurrency=2, window_s=30.0)
+    assert time.monotonic() - began < 10
+
+
+def test_figures() -> None:
+    figures = LoopFigures(2, 4.0, np.array([0.1, 0.2, 0.3, 0.4]), images_per_call=8)
+    assert figures.images_per_s == 8.0
+    assert figures.percentile_ms(50) == pytest.approx(250.0)
+    assert np.isnan(LoopFigures(1, 1.0, np.array([])).percentile_ms(50))
