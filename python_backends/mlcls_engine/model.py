@@ -10,7 +10,7 @@ from mlcls.openvino_engine import OpenVinoEngine
 
 
 class TritonPythonModel:
-    """One engine; its threads take all cores."""
+    """One engine; it takes as many images at once as there are cores."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Checks the ONNX file that the configuration names, FP32 or INT8, against the manifest and compiles it."""
@@ -19,10 +19,10 @@ class TritonPythonModel:
         self._engine = OpenVinoEngine(version_folder(args) / file, self._spec)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """Runs all requests that Triton batched in one inference and hands each its own rows."""
+        """Runs the images of all requests that Triton batched and hands each request its own rows."""
         names = self._spec.tensors
         batches = [pb_utils.get_input_tensor_by_name(request, names.pixels).as_numpy() for request in requests]
-        logits = self._engine.logits(np.concatenate(batches) if len(batches) > 1 else batches[0])
+        logits = self._engine.logits(*batches)
         ends = np.cumsum([len(batch) for batch in batches])
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor(names.logits, logits[end - len(batch) : end])])
