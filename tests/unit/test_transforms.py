@@ -143,11 +143,11 @@ def test_decoding_by_simplejpeg_and_by_cv2_is_the_same(monkeypatch: pytest.Monke
     used = []
     decode = simplejpeg.decode_jpeg
 
-    def watch(data: bytes) -> Any:
+    def watch(data: bytes, **options: Any) -> Any:
         used.append(data)
-        return decode(data)
+        return decode(data, **options)
 
-    def refuse(data: bytes) -> Any:
+    def refuse(data: bytes, **options: Any) -> Any:
         raise ValueError
 
     monkeypatch.setattr(simplejpeg, "decode_jpeg", watch)

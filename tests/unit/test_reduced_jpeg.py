@@ -1,0 +1,76 @@
+"""JPEG files decoded at a reduced scale: which scale, which way up, and that faults are still found."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlcls.catalog import official_spec
+from mlcls.errors import ImageError
+from mlcls.sample_photos import load_photos, sample_photo_paths
+from mlcls.transforms import decode_image, preprocess
+
+TRANSFORM = official_spec("PP-LCNet_x1_0_ML").transform  # 448x448
+
+
+def encode(
+    height: int, width: int, orientation: int | None = None, mode: str = "RGB", progressive: bool = False
+) -> bytes:
+    photo = Image.fromarray(load_photos(sample_photo_paths()[:1])[0]).resize((width, height)).convert(mode)
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=90, exif=exif, progressive=progressive)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "min_side", "expected"),
+    [
+        ((800, 1000), None, (800, 1000)),
+        ((800, 1000), 401, (800, 1000)),
+        ((800, 1000), 400, (400, 500)),
+        ((801, 1001), 400, (401, 501)),
+        ((1601, 1999), 400, (401, 500)),
+        ((3200, 3600), 400, (400, 450)),
+        ((3200, 3600), 20, (400, 450)),
+        ((200, 6400), 400, (200, 6400)),
+    ],
+)
+@pytest.mark.parametrize("orientation", [None, 1])
+def test_the_smallest_scale_with_enough_pixels(
+    size: tuple[int, int], min_side: int | None, expected: tuple[int, int], orientation: int | None
+) -> None:
+    data = encode(*size, orientation)
+    assert decode_image(data, jpeg_min_side=min_side).shape == (*expected, 3)
+
+
+@pytest.mark.parametrize("orientation", [None, 3, 6, 7])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_it_is_the_same_picture_the_same_way_up(orientation: int | None, mode: str) -> None:
+    data = encode(1400, 1900, orientation, mode)
+    whole = preprocess(data, TRANSFORM).astype(np.int16)
+    reduced = preprocess(data, TRANSFORM, jpeg_oversampling=1.5).astype(np.int16)
+    assert 0 < np.abs(reduced - whole).mean() < 2
+    turned = np.abs(reduced - whole[::-1, ::-1]).mean()
+    assert turned > 20, "the photo must not look the same upside down"
+
+
+def test_oversampling_counts_in_pixels_of_the_network() -> None:
+    data = encode(math.ceil(448 * 1.5) * 2, 1400)
+    whole = preprocess(data, TRANSFORM)
+    assert not np.array_equal(preprocess(data, TRANSFORM, jpeg_oversampling=1.5), whole)
+    np.testing.assert_array_equal(preprocess(data, TRANSFORM, jpeg_oversampling=1.51), whole)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_truncated_file_is_refused_all_the_same(progressive: bool) -> None:
+    data = encode(1400, 1900, progressive=progressive)
+    for length in (len(data) // 2, len(data) - 40):
+        with pytest.raises(ImageError, match="JPEG"):
+            preprocess(data[:length], TRANSFORM, jpeg_oversampling=1.0)
