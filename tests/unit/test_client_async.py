@@ -83,7 +83,7 @@ def test_results_are_those_of_the_model_that_blocks(server: FakeServer, tmp_path
 
 def test_order_and_overlap(server: FakeServer) -> None:
     delays = iter(range(10_000))
-    server.delay = lambda images: time.sleep(next(delays) * 7 % 5 * 0.01)
+    server.delay = lambda images: time.sleep(next(delays) * 7 % 5 * 0.03)
 
     async def ask(model: AsyncModel) -> list[int]:
         results = model.predict(map(shade, range(200)), threshold=0.0, concurrency=64)
