@@ -41,6 +41,8 @@ class OpenVinoEngine:
         except ModuleNotFoundError as error:
             raise MissingExtraError("serve", "openvino") from error
         threads = threads or len(os.sched_getaffinity(0))
+        # the first conversion of a type for numpy deadlocks where two threads make it at once (OpenVINO 2026.4)
+        openvino.Type.u8.to_dtype()
         core = openvino.Core()
         if cache_dir is not None:
             core.set_property({"CACHE_DIR": str(cache_dir)})

@@ -1,0 +1,60 @@
+"""The OpenVINO engine on a small graph."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from int8_graphs import make_pixels, make_served, spec_of
+from mlcls.openvino_engine import OpenVinoEngine
+
+_FIRST_CALLS = """
+import os, sys, threading
+import openvino
+from int8_graphs import spec_of
+from mlcls.openvino_engine import OpenVinoEngine
+from pathlib import Path
+
+OpenVinoEngine(Path(sys.argv[1]), spec_of())
+sys.setswitchinterval(1e-6)
+barrier = threading.Barrier(8)
+
+def convert():
+    barrier.wait()
+    openvino.Type.u8.to_dtype()
+
+threads = [threading.Thread(target=convert, daemon=True) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("engine") / "model.onnx"
+    onnx.save(make_served(spec_of()), str(path))
+    return path
+
+
+def test_images_of_several_arrays_come_back_in_order(model: Path) -> None:
+    engine = OpenVinoEngine(model, spec_of(), threads=3)
+    pixels = make_pixels(20)
+    alone = np.concatenate([engine.logits(image[None]) for image in pixels])
+    assert len(np.unique(alone, axis=0)) == len(pixels), "exchanged answers would pass"
+    np.testing.assert_allclose(engine.logits(pixels[:1], pixels[1:9], pixels[9:]), alone, rtol=0, atol=1e-4)
+    assert engine.logits(pixels[:0]).shape == (0, alone.shape[1])
+
+
+def test_the_first_calls_of_threads_do_not_wait_for_one_another(model: Path) -> None:
+    """What every inference does first in OpenVINO's Python API; in half of all new processes it hung for ever."""
+    tests = Path(__file__).parents[1]
+    for _ in range(4):
+        command = [sys.executable, "-c", _FIRST_CALLS, str(model)]
+        subprocess.run(command, check=True, timeout=60, env={"PYTHONPATH": str(tests), "PATH": ""})
