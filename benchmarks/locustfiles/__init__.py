@@ -1,0 +1,1 @@
+"""Load tests by locust; everything here runs in `.venv-bench`, which has no mlcls."""
