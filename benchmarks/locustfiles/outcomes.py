@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 #: Relative width of a bucket of latencies.
@@ -103,7 +103,8 @@ class Tally:
     def take(self) -> dict[str, Any]:
         """Exports all counts and forgets them."""
         exported = self.export()
-        self.__init__(self.bin_s)  # type: ignore[misc]
+        for counts in (self.sent, self.images, self.requests, self.latencies, self.details):
+            counts.clear()
         return exported
 
     def count_images(self, kind: Kind, protocol: str | None = None) -> int:
@@ -123,19 +124,25 @@ class Tally:
         heard = sum(n for (_, one, _), n in self.images.items() if protocol in (None, one))
         return self.count_sent("images", protocol) - heard
 
-    def percentile_ms(self, percent: float, protocol: str | None = None, number: int | None = None) -> float:
+    def percentile_ms(self, percent: float, protocol: str | None = None) -> float:
         """A percentile of the latency of right answers in milliseconds, within 1%; NaN where there is none.
 
         Args:
             percent: 50 for the median.
             protocol: Of one protocol only.
-            number: Of one bin only.
         """
         buckets: Counter[int] = Counter()
-        for (one_bin, one_protocol, bucket), count in self.latencies.items():
-            if protocol in (None, one_protocol) and number in (None, one_bin):
+        for (_, one, bucket), count in self.latencies.items():
+            if protocol in (None, one):
                 buckets[bucket] += count
         return _percentile_ms(buckets, percent)
+
+    def percentiles_by_bin_ms(self, percents: Sequence[float]) -> dict[int, list[float]]:
+        """Percentiles as `percentile_ms` gives them, of each bin that has a right answer."""
+        buckets: dict[int, Counter[int]] = {}
+        for (number, _, bucket), count in self.latencies.items():
+            buckets.setdefault(number, Counter())[bucket] += count
+        return {number: [_percentile_ms(own, percent) for percent in percents] for number, own in buckets.items()}
 
     def bins(self) -> list[int]:
         """Numbers of all bins from the first to the last answer, in order."""

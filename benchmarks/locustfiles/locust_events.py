@@ -1,0 +1,112 @@
+"""Locust's side of a load test: options, one session for each process, and the tallies of all in one file.
+
+Imported once by each locustfile; workers, of this machine or others, send their tallies to the master with locust's
+own reports.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+from locust import events
+from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner, WorkerRunner
+
+from benchmarks.locustfiles.arguments import add_arguments
+from benchmarks.locustfiles.outcomes import Tally
+from benchmarks.locustfiles.session import Session, open_session
+
+_log = logging.getLogger(__name__)
+
+#: How long a user waits after a server that is full has refused a request.
+BACKOFF_S = 0.2
+
+_session: Session | None = None
+_tally = Tally()
+_outcomes: Path | None = None
+_users_over_time: list[tuple[float, int]] = []
+
+
+def current_session() -> Session:
+    """This process's session."""
+    if _session is None:
+        raise RuntimeError("Expected a session, got none; a master has no users.")
+    return _session
+
+
+def current_tally() -> Tally:
+    """This process's tally; a master's is that of all its workers."""
+    return _tally
+
+
+def user_generator(environment: Any, protocol: str, number: int) -> random.Random:
+    """What a user draws from: the same in each run, another for each user of each worker."""
+    worker = getattr(environment.runner, "worker_index", 0)
+    return random.Random(f"{environment.parsed_options.seed} {protocol} {worker} {number}")
+
+
+def pause_s(options: Any, generator: random.Random) -> float:
+    """The pause of a user between two requests: exponential, as independent clients make them."""
+    return generator.expovariate(1 / options.think_time) if options.think_time > 0 else 0.0
+
+
+@events.init_command_line_parser.add_listener
+def _add_options(parser: Any) -> None:
+    add_arguments(parser)
+    parser.add_argument("--grpc-url", default="127.0.0.1:8001", help="host:port (default: %(default)s)")
+    parser.add_argument("--http-url", default="http://127.0.0.1:8000", help="default: %(default)s")
+    parser.add_argument("--outcomes", default="", metavar="FILE", help="where the counts go, as JSON")
+    parser.add_argument("--bin", type=float, default=1.0, metavar="S", help="of the counts over time")
+
+
+@events.init.add_listener
+def _open(environment: Any, runner: Any, **_: Any) -> None:
+    global _session, _outcomes
+    options = environment.parsed_options
+    _tally.bin_s = options.bin
+    if not isinstance(runner, MasterRunner):
+        _session = open_session(options, options.http_url, _tally)
+        if _session.book.alike:
+            _log.warning("%d pairs of photos have answers too alike to tell them apart", _session.book.alike)
+    if not isinstance(runner, WorkerRunner):
+        _outcomes = Path(options.outcomes) if options.outcomes else None
+        gevent.spawn(_watch_users, runner)
+
+
+@events.report_to_master.add_listener
+def _report(client_id: str, data: dict[str, Any]) -> None:
+    data["tally"] = _tally.take()
+
+
+@events.worker_report.add_listener
+def _add_report(client_id: str, data: dict[str, Any]) -> None:
+    if "tally" in data:
+        _tally.add(data["tally"])
+
+
+@events.quitting.add_listener
+def _wait_for_workers(environment: Any, **_: Any) -> None:
+    """An interrupted master gives its workers half a second, too little for the requests in flight."""
+    runner = environment.runner
+    if isinstance(runner, MasterRunner) and runner.user_count:
+        runner.stop()
+        gevent.sleep(WORKER_REPORT_INTERVAL + 1)
+
+
+@events.quit.add_listener
+def _write(**_: Any) -> None:
+    if _outcomes is not None:
+        temporary = _outcomes.with_name(f".{_outcomes.name}.part")
+        temporary.write_text(json.dumps({**_tally.export(), "users": _users_over_time}), encoding="utf-8")
+        temporary.replace(_outcomes)
+
+
+def _watch_users(runner: Any) -> None:
+    while True:
+        _users_over_time.append((time.time(), runner.user_count))
+        gevent.sleep(_tally.bin_s)
