@@ -65,9 +65,7 @@ class AnswerBook:
             LoadTestError: The answers are not of one model.
         """
         if len({len(answer.scores) for answer in answers.values()}) != 1:
-            raise LoadTestError(
-                "Expected answers with one number of labels, got several, or no answer; learn them anew."
-            )
+            raise LoadTestError("Expected answers of one model, got several numbers of labels or no answer at all.")
         self.answers = answers
         self.labels = labels
         self.tolerance = tolerance

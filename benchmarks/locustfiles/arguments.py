@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any, Final
 
 from benchmarks.locustfiles.answers import DEFAULT_TOLERANCE
@@ -9,9 +10,13 @@ from benchmarks.locustfiles.answers import DEFAULT_TOLERANCE
 SHAPES: Final = ("ramp", "soak", "spike")
 
 
-def add_arguments(parser: Any) -> None:
-    """Adds the options to an argparse or a locust parser."""
-    add = parser.add_argument
+def add_arguments(parser: Any) -> list[argparse.Action]:
+    """Adds the options to an argparse or a locust parser, and returns them."""
+    actions: list[argparse.Action] = []
+
+    def add(name: str, **settings: Any) -> None:
+        actions.append(parser.add_argument(name, **settings))
+
     add("--model", default="PP-LCNet_x1_0_ML", help="the served ensemble (default: %(default)s)")
     add("--photos", default="", metavar="DIR", help="photos; each folder in it is a size class")
     add("--image-mix", default="", metavar="NAME=WEIGHT,...", help="how often each size class; default: all alike")
@@ -26,3 +31,4 @@ def add_arguments(parser: Any) -> None:
     add("--shape", choices=SHAPES, default="ramp", help="users over time (default: %(default)s)")
     add("--steps", type=int, default=5, help="of a ramp (default: %(default)s)")
     add("--spike-factor", type=float, default=10.0, help="users in a spike (default: %(default)s times)")
+    return actions

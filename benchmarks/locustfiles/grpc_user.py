@@ -42,7 +42,7 @@ class GrpcUser(User):  # type: ignore[misc]  # locust is not in mypy's environme
         """Closes the connection."""
         self._client.close()
 
-    @task
+    @task  # type: ignore[untyped-decorator]
     def infer(self) -> None:
         """One request; locust hears of it as its own HTTP client would tell it."""
         session = current_session()

@@ -35,7 +35,7 @@ class HttpUser(FastHttpUser):  # type: ignore[misc]  # locust is not in mypy's e
         """Called by locust between two tasks; in seconds."""
         return pause_s(self._options, self._random) + (BACKOFF_S if self._refused else 0.0)
 
-    @task
+    @task  # type: ignore[untyped-decorator]
     def infer(self) -> None:
         """One request; the deadline is for all of it, the client's own timeouts are for each read."""
         session = current_session()
@@ -58,10 +58,11 @@ class HttpUser(FastHttpUser):  # type: ignore[misc]  # locust is not in mypy's e
 
     @staticmethod
     def _decode(response: Any, image_count: int) -> Reply:
-        # the client gives an error of the connection as a response, in one of two places
+        # The client gives an error of the connection as a response: in one of two places, and wrapped in another error.
         broken = response.request_meta["exception"]
         if response.status_code == 0 or (response.status_code == 200 and broken is not None):
             error = response.error if response.status_code == 0 else broken
+            error = getattr(error, "original", error)
             late = isinstance(error, gevent.Timeout | TimeoutError)
             return Refusal("DEADLINE_EXCEEDED" if late else "NO_ANSWER", f"{type(error).__name__}: {error}")
         return triton_http.decode_response(

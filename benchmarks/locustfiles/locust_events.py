@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+from gevent.event import AsyncResult
 from locust import events
 from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner, WorkerRunner
 
@@ -26,17 +27,16 @@ _log = logging.getLogger(__name__)
 #: How long a user waits after a server that is full has refused a request.
 BACKOFF_S = 0.2
 
-_session: Session | None = None
+_session = AsyncResult()
 _tally = Tally()
 _outcomes: Path | None = None
 _users_over_time: list[tuple[float, int]] = []
 
 
 def current_session() -> Session:
-    """This process's session."""
-    if _session is None:
-        raise RuntimeError("Expected a session, got none; a master has no users.")
-    return _session
+    """This process's session; waits for it, as a master may ask for users before it is open."""
+    session: Session = _session.get()
+    return session
 
 
 def current_tally() -> Tally:
@@ -55,7 +55,7 @@ def pause_s(options: Any, generator: random.Random) -> float:
     return generator.expovariate(1 / options.think_time) if options.think_time > 0 else 0.0
 
 
-@events.init_command_line_parser.add_listener
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: Any) -> None:
     add_arguments(parser)
     parser.add_argument("--grpc-url", default="127.0.0.1:8001", help="host:port (default: %(default)s)")
@@ -64,32 +64,41 @@ def _add_options(parser: Any) -> None:
     parser.add_argument("--bin", type=float, default=1.0, metavar="S", help="of the counts over time")
 
 
-@events.init.add_listener
+@events.init.add_listener  # type: ignore[untyped-decorator]
 def _open(environment: Any, runner: Any, **_: Any) -> None:
-    global _session, _outcomes
+    global _outcomes
     options = environment.parsed_options
     _tally.bin_s = options.bin
     if not isinstance(runner, MasterRunner):
-        _session = open_session(options, options.http_url, _tally)
-        if _session.book.alike:
-            _log.warning("%d pairs of photos have answers too alike to tell them apart", _session.book.alike)
+        session = open_session(options, options.http_url, _tally)
+        if session.book.alike:
+            _log.warning("%d pairs of photos have answers too alike to tell them apart", session.book.alike)
+        _session.set(session)
     if not isinstance(runner, WorkerRunner):
         _outcomes = Path(options.outcomes) if options.outcomes else None
         gevent.spawn(_watch_users, runner)
 
 
-@events.report_to_master.add_listener
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
+def _start_anew(environment: Any, **_: Any) -> None:
+    """On locust's page, each start is a test of its own, as it is in locust's statistics."""
+    if not isinstance(environment.runner, WorkerRunner):
+        _tally.take()
+        _users_over_time.clear()
+
+
+@events.report_to_master.add_listener  # type: ignore[untyped-decorator]
 def _report(client_id: str, data: dict[str, Any]) -> None:
     data["tally"] = _tally.take()
 
 
-@events.worker_report.add_listener
+@events.worker_report.add_listener  # type: ignore[untyped-decorator]
 def _add_report(client_id: str, data: dict[str, Any]) -> None:
     if "tally" in data:
         _tally.add(data["tally"])
 
 
-@events.quitting.add_listener
+@events.quitting.add_listener  # type: ignore[untyped-decorator]
 def _wait_for_workers(environment: Any, **_: Any) -> None:
     """An interrupted master gives its workers half a second, too little for the requests in flight."""
     runner = environment.runner
@@ -98,7 +107,7 @@ def _wait_for_workers(environment: Any, **_: Any) -> None:
         gevent.sleep(WORKER_REPORT_INTERVAL + 1)
 
 
-@events.quit.add_listener
+@events.quit.add_listener  # type: ignore[untyped-decorator]
 def _write(**_: Any) -> None:
     if _outcomes is not None:
         temporary = _outcomes.with_name(f".{_outcomes.name}.part")

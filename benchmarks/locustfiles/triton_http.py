@@ -1,8 +1,8 @@
 """Triton's HTTP/REST API with binary tensors, as the KServe v2 protocol's binary tensor data extension has it.
 
 A body is a JSON header of `Inference-Header-Content-Length` bytes with the tensors' bytes behind it, in the header's
-order. An element of a BYTES tensor is its length, 4 bytes little-endian, and its content. tritonclient's own HTTP client
-does not go together with locust's.
+order. An element of a BYTES tensor is its length, 4 bytes little-endian, and its content. tritonclient's own HTTP
+client does not go together with locust's.
 """
 
 from __future__ import annotations
