@@ -65,6 +65,10 @@ bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported 
 bench-client: build ## Compare the client's throughput with perf_analyzer's, and sample its memory
 	@$(BIN)/python -m benchmarks.client_throughput --model '$(MODEL)'
 
+.PHONY: load-test
+load-test: build .venv-bench/.installed ## Load test of a served model, every answer checked: make load-test [MODEL=...] [LOAD_OPTIONS='--shape soak --users 32']
+	@$(BIN)/python -m benchmarks.load_test --model '$(MODEL)' $(LOAD_OPTIONS)
+
 .PHONY: lock
 lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt

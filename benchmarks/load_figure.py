@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from benchmarks.locustfiles.outcomes import FAILURES
 
@@ -35,23 +36,28 @@ def draw_load(timeline: Sequence[Mapping[str, Any]], title: str) -> bytes:
         values = [float("nan") if row[name] is None else row[name] * scale for row in timeline]
         axis.plot(seconds, values, **{"linewidth": 1.3, **style})
 
+    def add_legend(axis: Any) -> None:
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=6, fontsize="small", frameon=False)
+
     draw(axes[0], "users", drawstyle="steps-post", color="tab:gray")
     axes[0].set_ylabel("users")
     draw(axes[1], "right_per_s", label="answered right", color="tab:green")
     draw(axes[1], "refused_per_s", label="bad images refused", color="tab:olive")
     axes[1].set_ylabel("images/s")
-    axes[1].legend(loc="upper left", fontsize="small")
+    add_legend(axes[1])
     draw(axes[2], "p50_ms", label="p50", color="tab:blue")
     draw(axes[2], "p99_ms", label="p99", color="tab:cyan")
     axes[2].set_ylabel("latency, ms")
     axes[2].set_yscale("log")
-    axes[2].legend(loc="upper left", fontsize="small")
+    axes[2].yaxis.set_major_formatter(ScalarFormatter())
+    axes[2].yaxis.set_minor_formatter(ScalarFormatter())
+    add_legend(axes[2])
     for kind, color in zip(FAILURES, _COLORS, strict=True):
         rates = [row["failures_per_s"].get(kind.value, 0.0) for row in timeline]
         if any(rates):
             axes[3].plot(seconds, rates, label=kind.value, color=color, linewidth=1.3)
     if axes[3].lines:
-        axes[3].legend(loc="upper left", fontsize="small")
+        add_legend(axes[3])
     else:
         axes[3].text(0.5, 0.5, "none", ha="center", va="center", transform=axes[3].transAxes, color="tab:gray")
     axes[3].set_ylabel("failures, images/s")
@@ -63,7 +69,7 @@ def draw_load(timeline: Sequence[Mapping[str, Any]], title: str) -> bytes:
     for index, axis in enumerate(axes):
         axis.grid(alpha=0.3)
         if index != 2:
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
     axes[-1].set_xlabel("seconds since the start")
     figure.suptitle(title, fontsize="medium")
     buffer = io.BytesIO()

@@ -35,7 +35,7 @@ def is_fit(tally: Tally) -> bool:
 
 
 def summarize(
-    tally: Tally, users: Sequence[tuple[float, int]], usage: Sequence[UsageSample], server_requests: int | None
+    tally: Tally, users: Sequence[tuple[float, int]], usage: Sequence[UsageSample], server_answers: int | None
 ) -> dict[str, Any]:
     """All figures as JSON can hold them.
 
@@ -43,7 +43,7 @@ def summarize(
         tally: The counts.
         users: Unix time and number of users.
         usage: Samples of the server; empty for one that was not started here.
-        server_requests: Requests by the server's own count, where it is known.
+        server_answers: Requests answered by the server's own count, where it is known.
     """
     timeline = make_timeline(tally, users, usage)
     duration_s = len(tally.bins()) * tally.bin_s
@@ -54,7 +54,7 @@ def summarize(
         "right_images_per_s": right / duration_s if duration_s else 0.0,
         "all": _figures(tally, None),
         "by_protocol": {name: _figures(tally, name) for name in PROTOCOLS if tally.count_sent("images", name)},
-        "server_requests": server_requests,
+        "server_answers": server_answers,
         "server": _summarize_usage(usage),
         "failures_in_words": tally.details,
         "timeline": timeline,
@@ -64,9 +64,10 @@ def summarize(
 def make_timeline(
     tally: Tally, users: Sequence[tuple[float, int]], usage: Sequence[UsageSample]
 ) -> list[dict[str, Any]]:
-    """A row for each bin: users, rates, latency, and what the server took; None where there is nothing to tell."""
-    users_at = {int(time_s / tally.bin_s): count for time_s, count in users}
-    usage_at = {int(sample.time_s / tally.bin_s): sample for sample in usage}
+    """A row for each bin: users, rates, latency, and what the server took; None where there is nothing to tell.
+
+    Users and usage are the last known ones: samples come a little less often than bins.
+    """
     latency_ms = tally.percentiles_by_bin_ms((50, 99))
     rates: dict[int, dict[str, float]] = {}
     for (number, _, kind), count in tally.images.items():
@@ -75,12 +76,14 @@ def make_timeline(
     numbers = tally.bins()
     rows = []
     for number in numbers:
-        sample, own = usage_at.get(number), rates.get(number, {})
+        end_s, own = (number + 1) * tally.bin_s, rates.get(number, {})
+        sample = max((each for each in usage if each.time_s < end_s), key=lambda each: each.time_s, default=None)
+        _, user_count = max((each for each in users if each[0] < end_s), default=(0.0, None))
         p50_ms, p99_ms = latency_ms.get(number, [None, None])
         rows.append(
             {
                 "elapsed_s": (number - numbers[0]) * tally.bin_s,
-                "users": users_at.get(number),
+                "users": user_count,
                 "right_per_s": own.get(Kind.RIGHT.value, 0.0),
                 "refused_per_s": own.get(Kind.REFUSED.value, 0.0),
                 "failures_per_s": {kind.value: own[kind.value] for kind in FAILURES if kind.value in own},
@@ -109,8 +112,9 @@ def format_table(summary: Mapping[str, Any]) -> str:
     for percent in _PERCENTILES:
         add(f"p{percent} ms of right ones", [_format_ms(column[f"p{percent}_ms"]) for column in columns.values()])
     lines.append(f"{summary['right_images_per_s']:.1f} images/s answered right over {summary['duration_s']:.0f} s")
-    if summary["server_requests"] is not None:
-        lines.append(f"{summary['server_requests']} requests by the server's own count")
+    if summary["server_answers"] is not None:
+        arrived = sum(summary["all"]["requests"][kind.value] for kind in (Kind.RIGHT, Kind.WRONG, Kind.CROSSED))
+        lines.append(f"{arrived} requests answered; {summary['server_answers']} by the server's own count")
     if summary["server"]:
         start, peak, end = (summary["server"][f"memory_{when}_bytes"] / 1e6 for when in ("start", "peak", "end"))
         lines.append(

@@ -1,8 +1,8 @@
 """A load test of a served model that checks every answer: `make load-test`, or `python -m benchmarks.load_test`.
 
-It starts a server, or takes a running one, learns the answers from single requests, has locust's users ask over gRPC and
-HTTP, and writes locust's report, a summary and curves to `output/load-test/TIME/`. It ends with status 1 if an answer
-was wrong or did not come.
+It starts a server, or takes a running one, learns the answers from single requests, has locust's users ask over gRPC
+and HTTP, and writes locust's report, a summary and curves to `output/load-test/TIME/`. It ends with status 1 if an
+answer was wrong or did not come.
 """
 
 from __future__ import annotations
@@ -61,15 +61,18 @@ class ServedModel:
         self.http_url = http_url
         self.server = server
 
-    def count_requests(self, model: str) -> int | None:
-        """Requests for a model that a server started here has counted, answered and failed; None for another server."""
+    def count_answers(self, model: str) -> int | None:
+        """Requests that a server started here has answered, by its own count; None for another server.
+
+        Failed ones are left out: Triton 2.51 counts a failed request of an ensemble twice.
+        """
         if self.server is None:
             return None
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to this machine
         with opener.open(self.server.metrics_url, timeout=10) as response:
             lines = response.read().decode().splitlines()
-        names = (f'nv_inference_request_success{{model="{model}"', f'nv_inference_request_failure{{model="{model}"')
-        return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(names))
+        name = f'nv_inference_request_success{{model="{model}"'
+        return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(name))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,9 +126,9 @@ def run_load_test(options: argparse.Namespace, shared: Sequence[argparse.Action]
         if book.alike:
             print(f"{book.alike} pairs of photos have answers too alike to tell exchanged ones", file=sys.stderr)
         bin_s = max(1.0, math.ceil(options.run_time / _MAX_BINS))
-        before = served.count_requests(options.model)
+        before = served.count_answers(options.model)
         usage = _run_locust(_locust_command(options, shared, served, folder, bin_s), options, served, folder, bin_s)
-        after = served.count_requests(options.model)
+        after = served.count_answers(options.model)
     try:
         outcomes = json.loads((folder / "outcomes.json").read_text(encoding="utf-8"))
     except OSError as error:
@@ -134,8 +137,8 @@ def run_load_test(options: argparse.Namespace, shared: Sequence[argparse.Action]
         ) from None
     tally = Tally(bin_s)
     tally.add(outcomes)
-    server_requests = None if before is None or after is None else after - before
-    summary = summarize(tally, outcomes["users"], usage, server_requests)
+    server_answers = None if before is None or after is None else after - before
+    summary = summarize(tally, outcomes["users"], usage, server_answers)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     report = {"machine": describe_machine(), "options": settings, "alike_photos": book.alike, **summary}
     write_text(folder / "summary.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
@@ -169,8 +172,10 @@ def _expect(options: argparse.Namespace, served: ServedModel, folder: Path) -> A
     options.expected = options.expected or str(folder / "expected.json")
 
     def ask(images: Sequence[bytes]) -> Reply:
-        module, url = (triton_grpc, served.grpc_url) if served.grpc_url else (triton_http, served.http_url)
-        return module.ask(url, options.model, images, options.threshold or None, options.deadline)
+        threshold = options.threshold or None
+        if served.grpc_url:
+            return triton_grpc.ask(served.grpc_url, options.model, images, threshold, options.deadline)
+        return triton_http.ask(served.http_url, options.model, images, threshold, options.deadline)
 
     book = learn_answers(ask, photos, options.tolerance)
     write_answers(Path(options.expected), book)
