@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from benchmarks.locustfiles.outcomes import FAILURES
 
@@ -49,8 +49,9 @@ def draw_load(timeline: Sequence[Mapping[str, Any]], title: str) -> bytes:
     draw(axes[2], "p99_ms", label="p99", color="tab:cyan")
     axes[2].set_ylabel("latency, ms")
     axes[2].set_yscale("log")
+    axes[2].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[2].yaxis.set_major_formatter(ScalarFormatter())
-    axes[2].yaxis.set_minor_formatter(ScalarFormatter())
+    axes[2].yaxis.set_minor_formatter(NullFormatter())
     add_legend(axes[2])
     for kind, color in zip(FAILURES, _COLORS, strict=True):
         rates = [row["failures_per_s"].get(kind.value, 0.0) for row in timeline]

@@ -195,7 +195,7 @@ def _locust_command(
     out = folder.resolve()
     command += [f"--grpc-url={served.grpc_url}", f"--http-url={served.http_url}", f"--outcomes={out / 'outcomes.json'}"]
     command += [f"--bin={bin_s}", f"--csv={out / 'locust'}", f"--html={out / 'locust.html'}", "--csv-full-history"]
-    command += [f"--users={options.users}", f"--spawn-rate={options.spawn_rate or options.users}"]
+    command += [f"--users={options.users}", f"--spawn-rate={options.spawn_rate or 1000}"]
     command += [f"--run-time={options.run_time:.0f}s", f"--stop-timeout={options.deadline + 5:.0f}"]
     command += ["--only-summary", "--exit-code-on-error=0", f"--logfile={out / 'locust.log'}"]
     if options.processes > 1:

@@ -11,6 +11,7 @@ from benchmarks.locustfiles.curves import choose_curve
 from benchmarks.locustfiles.locust_events import current_tally
 
 _DEFAULT_RUN_TIME_S = 60.0
+_ALL_AT_ONCE = 1000.0
 
 
 class ChosenShape(LoadTestShape):  # type: ignore[misc]  # locust is not in mypy's environment
@@ -36,13 +37,13 @@ class ChosenShape(LoadTestShape):  # type: ignore[misc]  # locust is not in mypy
             options.shape, users, options.run_time or _DEFAULT_RUN_TIME_S, options.steps, options.spike_factor
         )
         wanted = curve.users_at(self.get_run_time())
-        rate = float(options.spawn_rate or users)
+        rate = float(options.spawn_rate or _ALL_AT_ONCE)
         if wanted is not None:
             self._draining_since = None
             return wanted, rate
         if self._draining_since is None:
             self._draining_since = time.monotonic()
-        return None if self._is_drained(time.monotonic() - self._draining_since) else (0, 1000.0)
+        return None if self._is_drained(time.monotonic() - self._draining_since) else (0, _ALL_AT_ONCE)
 
     def _is_drained(self, drained_s: float) -> bool:
         """Whether the users have ended and all workers have reported, or have had the time that they are given."""

@@ -1,0 +1,112 @@
+"""What a load test sends: shares, weights, and files that the decoder really refuses."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.load_photos import IMAGE_MIX, write_size_classes
+from benchmarks.locustfiles.errors import LoadTestError
+from benchmarks.locustfiles.images import (
+    ImageMix,
+    Sample,
+    make_bad_files,
+    parse_batch_mix,
+    parse_weights,
+    read_photos,
+)
+from image_samples import encode
+from mlcls.errors import ImageError
+from mlcls.transforms import decode_image
+
+NOISE = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+JPEG = Sample("noise.jpg", encode(NOISE, "JPEG"))
+
+
+def test_bad_files_are_refused_by_the_decoder_for_their_own_reason() -> None:
+    bad = make_bad_files(JPEG)
+    assert len(bad) == 5
+    for sample in bad:
+        assert sample.refusal is not None
+        with pytest.raises(ImageError) as caught:
+            decode_image(sample.data)
+        matching = [other.name for other in bad if re.search(str(other.refusal), str(caught.value))]
+        assert matching == [sample.name], str(caught.value)
+
+
+def test_without_a_jpeg_file_there_is_no_half_of_one() -> None:
+    names = [sample.name for sample in make_bad_files(Sample("noise.png", encode(NOISE, "PNG")))]
+    assert len(names) == 4
+    assert not any("JPEG" in name for name in names)
+
+
+def test_shares_are_those_asked_for() -> None:
+    photos = {"small": [JPEG], "large": [Sample("other", b"1"), Sample("third", b"2")], "never": [Sample("n", b"3")]}
+    mix = ImageMix(photos, {"small": 3, "large": 1}, {1: 1, 4: 1}, bad_share=0.2)
+    generator = random.Random(0)
+    batches = [mix.draw(generator) for _ in range(2000)]
+    sizes = Counter(map(len, batches))
+    assert set(sizes) == {1, 4}
+    assert sizes[4] == pytest.approx(1000, abs=100)
+    names = Counter(sample.name for batch in batches for sample in batch)
+    total = names.total()
+    assert sum(names[sample.name] for sample in mix.bad) / total == pytest.approx(0.2, abs=0.02)
+    assert all(names[sample.name] for sample in mix.bad)
+    assert names["noise.jpg"] / total == pytest.approx(0.6, abs=0.03)
+    assert names["other"] == pytest.approx(names["third"], rel=0.2)
+    assert names["n"] == 0
+    assert [[sample.name for sample in mix.draw(random.Random(7))] for _ in range(2)] == [
+        [sample.name for sample in mix.draw(random.Random(7))]
+    ] * 2
+
+
+def test_photos_are_read_by_size_class_and_once(tmp_path: Path) -> None:
+    for name, content in {"a.jpg": b"a", "small/b.PNG": b"b", "small/x/c.jpg": b"c", "big/a2.jpg": b"a"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "small" / "notes.txt").write_text("no photo")
+    names = {folder: [photo.name for photo in photos] for folder, photos in read_photos(tmp_path).items()}
+    assert names == {"photos": ["a.jpg"], "small": ["small/b.PNG", "small/x/c.jpg"]}
+
+
+def test_without_photos(tmp_path: Path) -> None:
+    with pytest.raises(LoadTestError, match="got none"):
+        read_photos(tmp_path)
+    with pytest.raises(LoadTestError, match="which is none"):
+        read_photos(tmp_path / "missing")
+
+
+def test_own_photos_have_all_classes_and_differ(tmp_path: Path) -> None:
+    write_size_classes(tmp_path)
+    photos = read_photos(tmp_path)
+    mix = ImageMix(photos, parse_weights(IMAGE_MIX), {1: 1})
+    sizes = {name: decode_image(samples[0].data).shape for name, samples in photos.items()}
+    assert sizes == {"large": (3000, 4000, 3), "medium": (480, 640, 3), "small": (240, 320, 3)}
+    assert len({photo.key for photo in mix.good}) == 18
+
+
+@pytest.mark.parametrize("text", ["small", "small=x", "small=-1", "small=0", "small=nan", "small=inf", ""])
+def test_wrong_weights(text: str) -> None:
+    with pytest.raises(LoadTestError, match="Expected weights"):
+        parse_weights(text)
+
+
+@pytest.mark.parametrize("text", ["0=1", "x=1", "1.5=1", "-1=1"])
+def test_wrong_batch_sizes(text: str) -> None:
+    with pytest.raises(LoadTestError, match="batch sizes"):
+        parse_batch_mix(text)
+
+
+def test_weights_of_unknown_or_empty_classes() -> None:
+    with pytest.raises(LoadTestError, match="Expected weights of small, got big"):
+        ImageMix({"small": [JPEG]}, {"big": 1}, {1: 1})
+    with pytest.raises(LoadTestError, match="weight above 0"):
+        ImageMix({"small": [JPEG], "empty": []}, {"small": 0, "empty": 1}, {1: 1})
+    with pytest.raises(LoadTestError, match="got none"):
+        ImageMix({"small": []}, {}, {1: 1})
+    assert parse_batch_mix("1=8, 4=1") == {1: 8.0, 4: 1.0}
