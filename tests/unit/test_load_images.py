@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from benchmarks.load_photos import IMAGE_MIX, write_size_classes
 from benchmarks.locustfiles.errors import LoadTestError
 from benchmarks.locustfiles.images import (
@@ -20,6 +19,7 @@ from benchmarks.locustfiles.images import (
     parse_weights,
     read_photos,
 )
+
 from image_samples import encode
 from mlcls.errors import ImageError
 from mlcls.transforms import decode_image
