@@ -62,15 +62,18 @@ class ServedModel:
         self.server = server
 
     def count_answers(self, model: str) -> int | None:
-        """Requests that a server started here has answered, by its own count; None for another server.
+        """Requests that a server started here has answered, by its own count; None for another server, or a dead one.
 
         Failed ones are left out: Triton 2.51 counts a failed request of an ensemble twice.
         """
         if self.server is None:
             return None
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to this machine
-        with opener.open(self.server.metrics_url, timeout=10) as response:
-            lines = response.read().decode().splitlines()
+        try:
+            with opener.open(self.server.metrics_url, timeout=10) as response:
+                lines = response.read().decode().splitlines()
+        except OSError:
+            return None
         name = f'nv_inference_request_success{{model="{model}"'
         return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(name))
 

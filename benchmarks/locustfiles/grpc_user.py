@@ -59,7 +59,7 @@ class GrpcUser(User):  # type: ignore[misc]  # locust is not in mypy's environme
             latency_s = time.perf_counter() - began
             reply = triton_grpc.decode_error(error)
         kind, name = session.finish("grpc", batch, reply, latency_s)
-        self._refused = kind is Kind.UNAVAILABLE
+        self._refused = kind in (Kind.UNAVAILABLE, Kind.LOST)
         self.environment.events.request.fire(
             request_type="grpc",
             name=name,

@@ -49,7 +49,7 @@ class HttpUser(FastHttpUser):  # type: ignore[misc]  # locust is not in mypy's e
             deadline.cancel()  # what follows is the check
             reply = self._decode(response, len(batch))
             kind, name = session.finish("http", batch, reply, response.request_meta["response_time"] / 1e3)
-            self._refused = kind is Kind.UNAVAILABLE
+            self._refused = kind in (Kind.UNAVAILABLE, Kind.LOST)
             response.request_meta.update(request_type="http", name=name)
             if kind in FAILURES:
                 response.failure(RuntimeError(kind.value))

@@ -24,7 +24,7 @@ from benchmarks.locustfiles.session import Session, open_session
 
 _log = logging.getLogger(__name__)
 
-#: How long a user waits after a server that is full has refused a request.
+#: How long a user waits after a server that is full, or gone, has not answered.
 BACKOFF_S = 0.2
 
 _session = AsyncResult()

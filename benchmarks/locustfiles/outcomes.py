@@ -78,10 +78,12 @@ class Tally:
         if overall is Kind.RIGHT:
             self.latencies[number, protocol, _bucket(latency_s)] += 1
 
-    def note_detail(self, text: str) -> None:
-        """Keeps what is wrong in words, of the first failures."""
-        if len(self.details) < _MAX_DETAILS:
-            self.details.append(text)
+    def note_detail(self, text: str) -> bool:
+        """Keeps what is wrong in words, of the first failures; whether this was one of them."""
+        if len(self.details) >= _MAX_DETAILS:
+            return False
+        self.details.append(text)
+        return True
 
     def add(self, exported: dict[str, Any]) -> None:
         """Adds what another tally exported."""

@@ -50,8 +50,7 @@ class Session:
         kind = worst(kinds)
         if kind in FAILURES:
             text = f"{protocol}, {len(batch)} images: {kind.value}: {wrong}"
-            self.tally.note_detail(text)
-            if kind is not Kind.UNAVAILABLE:
+            if self.tally.note_detail(text) and kind is not Kind.UNAVAILABLE:
                 _log.error(text)
         if kind is Kind.RIGHT:
             return kind, "1 image" if len(batch) == 1 else f"{len(batch)} images"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks import load_test
 from PIL import Image
 
-from benchmarks import load_test
 from mlcls.sample_photos import photo_crops
 from mlcls.server import TritonServer
 from processes import ROOT
