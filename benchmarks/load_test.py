@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import math
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,9 @@ from mlcls.server import ServerOptions, TritonServer
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _LOCUST: Final = _ROOT / ".venv-bench" / "bin" / "locust"
 _LOCUSTFILES: Final = {name: Path("benchmarks") / "locustfiles" / f"{name}_user.py" for name in PROTOCOLS}
+
+#: `locust_events.END_SIGNAL`, which cannot be imported without locust.
+_END_SIGNAL: Final = signal.SIGUSR1
 
 #: The curves have at most so many points.
 _MAX_BINS: Final = 600
@@ -76,6 +80,21 @@ class ServedModel:
             return None
         name = f'nv_inference_request_success{{model="{model}"'
         return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(name))
+
+
+class _UsageWatch:
+    """Samples what a server's processes take."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._time_s, self._usage = time.monotonic(), read_usage(pid)
+        self.samples: list[UsageSample] = []
+
+    def sample(self) -> None:
+        now_s, usage = time.monotonic(), read_usage(self._pid)
+        cores = sum(cpu_since(self._usage, usage).values()) / (now_s - self._time_s)
+        self.samples.append(UsageSample(time.time(), total_pss_bytes(usage), cores))
+        self._time_s, self._usage = now_s, usage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,27 +235,35 @@ def _run_locust(
     Raises:
         LoadTestError: Locust failed.
     """
-    samples: list[UsageSample] = []
     with (folder / "locust.txt").open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=end_with_parent
+            command,
+            cwd=_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # an interrupt at the terminal must not reach it: this process ends it gently
+            preexec_fn=end_with_parent,
         )
     if options.web:
         print(f"Locust's page: http://127.0.0.1:{options.web_port}; interrupt to end the test", flush=True)
     total = None if options.web else math.ceil(options.run_time)
-    began, before = time.monotonic(), read_usage(served.server.pid) if served.server else {}
     try:
+        watch = _UsageWatch(served.server.pid) if served.server else None
         with tqdm(total=total, desc="load test", unit=" s", disable=None) as bar:
+            interrupted = False
             while process.poll() is None:
-                with contextlib.suppress(KeyboardInterrupt):  # it reaches locust as well, which then ends
+                try:
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(bin_s)
-                    if served.server:
-                        now, usage = time.monotonic(), read_usage(served.server.pid)
-                        cores = sum(cpu_since(before, usage).values()) / (now - began)
-                        samples.append(UsageSample(time.time(), total_pss_bytes(usage), cores))
-                        began, before = now, usage
-                bar.update(min(bin_s, total - bar.n) if total else bin_s)
+                    if watch:
+                        watch.sample()
+                    bar.update(min(bin_s, total - bar.n) if total else bin_s)
+                except KeyboardInterrupt:
+                    if interrupted:
+                        raise
+                    interrupted = True
+                    process.send_signal(_END_SIGNAL)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -244,7 +271,7 @@ def _run_locust(
     if process.returncode != 0:
         last_words = (folder / "locust.txt").read_text(encoding="utf-8", errors="replace").strip()[-800:]
         raise LoadTestError(f"Locust ended with status {process.returncode}; see {folder / 'locust.log'}. {last_words}")
-    return samples
+    return watch.samples if watch else []
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from locust import LoadTestShape
 from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner
 
 from benchmarks.locustfiles.curves import choose_curve
-from benchmarks.locustfiles.locust_events import current_tally
+from benchmarks.locustfiles.locust_events import current_tally, is_ending
 
 _DEFAULT_RUN_TIME_S = 60.0
 _ALL_AT_ONCE = 1000.0
@@ -36,7 +36,7 @@ class ChosenShape(LoadTestShape):  # type: ignore[misc]  # locust is not in mypy
         curve = choose_curve(
             options.shape, users, options.run_time or _DEFAULT_RUN_TIME_S, options.steps, options.spike_factor
         )
-        wanted = curve.users_at(self.get_run_time())
+        wanted = None if is_ending() else curve.users_at(self.get_run_time())
         rate = float(options.spawn_rate or _ALL_AT_ONCE)
         if wanted is not None:
             self._draining_since = None
