@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import math
+import shlex
 import signal
 import subprocess
 import sys
@@ -107,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--spawn-rate", type=float, default=0.0, help="users a second; default: all at once")
     parser.add_argument("--run-time", type=float, default=60.0, metavar="S", help="default: %(default)s")
     parser.add_argument("--processes", type=int, default=0, help="locust's workers; default: one process")
+    parser.add_argument("--remote-workers", type=int, default=0, help="workers to wait for, on other machines")
+    parser.add_argument("--bind", default="127.0.0.1", metavar="HOST", help="where they reach locust's master")
     parser.add_argument("--web", action="store_true", help="with locust's page, until it is interrupted")
     parser.add_argument("--web-port", type=int, default=8089, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output") / "load-test", help="default: %(default)s")
@@ -215,13 +218,21 @@ def _locust_command(
             value = Path(value).resolve()
         command.append(f"{action.option_strings[0]}={value}")
     out = folder.resolve()
-    command += [f"--grpc-url={served.grpc_url}", f"--http-url={served.http_url}", f"--outcomes={out / 'outcomes.json'}"]
-    command += [f"--bin={bin_s}", f"--csv={out / 'locust'}", f"--html={out / 'locust.html'}", "--csv-full-history"]
+    command += [f"--grpc-url={served.grpc_url}", f"--http-url={served.http_url}", f"--bin={bin_s}"]
+    if options.remote_workers:
+        print(f"On the other machines: {shlex.join(command)} --worker --master-host={options.bind}", flush=True)
+        command += ["--master", f"--master-bind-host={options.bind}", f"--expect-workers={options.remote_workers}"]
+    elif options.processes > 1:
+        command.append(f"--processes={options.processes}")
+    command += [
+        f"--outcomes={out / 'outcomes.json'}",
+        f"--csv={out / 'locust'}",
+        f"--html={out / 'locust.html'}",
+        "--csv-full-history",
+    ]
     command += [f"--users={options.users}", f"--spawn-rate={options.spawn_rate or 1000}"]
     command += [f"--run-time={options.run_time:.0f}s", f"--stop-timeout={options.deadline + 5:.0f}"]
     command += ["--only-summary", "--exit-code-on-error=0", f"--logfile={out / 'locust.log'}"]
-    if options.processes > 1:
-        command.append(f"--processes={options.processes}")
     if options.web:
         return [*command, "--web-host=127.0.0.1", f"--web-port={options.web_port}", "--autostart"]
     return [*command, "--headless"]

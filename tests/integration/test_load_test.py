@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +131,30 @@ def test_answers_other_than_the_expected_ones_are_faults(
     assert {kind for kind in ("crossed answer", "wrong answer") if images[kind]} == {kind}
     assert all(summary["by_protocol"][protocol]["images"][kind] for protocol in ("grpc", "http"))
     assert f"1 images: {kind}: " in " ".join(summary["failures_in_words"])
+
+
+def test_an_interrupt_ends_the_test_and_loses_no_answer(
+    small_server: TritonServer, photos: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "benchmarks.load_test", "--model", MODEL, "--run-time", "600", "--processes", "2"]
+    command += ["--url", small_server.grpc_url, "--http-url", small_server.http_url, "--photos", str(photos)]
+    process = subprocess.Popen([*command, "--output", str(tmp_path), "--users", "8"], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 60
+        while not any("All users spawned" in log.read_text() for log in tmp_path.glob("*/locust.log")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    (path,) = tmp_path.glob("*/summary.json")
+    images = json.loads(path.read_text(encoding="utf-8"))["all"]["images"]
+    assert images["right"] > 0
+    assert images["right"] + images["bad image refused"] == images["sent"]
 
 
 def test_answers_after_the_deadline_are_late(
