@@ -34,7 +34,7 @@ serve: build ## Serve an imported model: make serve [MODEL=...]
 	@$(BIN)/mlcls serve '$(MODEL)'
 
 .PHONY: test
-test: build .venv-paddlex/.installed .venv-oldest/.installed .tools/prometheus/.installed ## Run all tests, the real server and PaddleX included
+test: build .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed ## Run all tests, the real server and PaddleX included
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 .PHONY: check
