@@ -26,17 +26,21 @@ class LoopFigures:
         window_s: Length of the window, without the warm-up.
         latencies_s: Of each call that ended within the window, in no order.
         images_per_call: Images that a call stands for.
+        calls: Calls in the window; one that begins or ends outside counts by the share of its time that lies within, so
+            that a slow model's rate does not depend on where the window cuts. By default those that ended within.
     """
 
     concurrency: int
     window_s: float
     latencies_s: npt.NDArray[np.float64]
     images_per_call: int = 1
+    calls: float | None = None
 
     @property
     def images_per_s(self) -> float:
         """Throughput in images per second."""
-        return len(self.latencies_s) * self.images_per_call / self.window_s
+        calls = len(self.latencies_s) if self.calls is None else self.calls
+        return calls * self.images_per_call / self.window_s
 
     def percentile_ms(self, percent: float) -> float:
         """A percentile of the latency in milliseconds, 50 for the median; NaN where no call ended in the window."""
@@ -44,7 +48,11 @@ class LoopFigures:
 
 
 def run_closed_loop(
-    make_call: Callable[[], Call], concurrency: int, window_s: float, warmup_s: float | None = None
+    make_call: Callable[[], Call],
+    concurrency: int,
+    window_s: float,
+    warmup_s: float | None = None,
+    keep_load: bool = False,
 ) -> LoopFigures:
     """Runs a closed loop in threads of this process.
 
@@ -53,19 +61,24 @@ def run_closed_loop(
         concurrency: Callers.
         window_s: How long it is measured.
         warmup_s: How long it runs before; by default a fifth of the window.
+        keep_load: Whether callers go on until the last call that the window's end cuts is answered, so that it does not
+            end sooner for having the machine to itself. For callers that share the cores without a queue.
 
     Raises:
         Exception: What the first failing call raised; the loop has ended then.
     """
     calls = [make_call() for _ in range(concurrency)]
     latencies: list[list[float]] = [[] for _ in calls]
+    shares = [0.0] * concurrency
+    running = set(range(concurrency))
     failures: list[Exception] = []
     start = time.monotonic() + (window_s / 5 if warmup_s is None else warmup_s)
     end = start + window_s
 
-    def work(call: Call, own: list[float]) -> None:
+    def work(index: int) -> None:
+        call, own = calls[index], latencies[index]
         began = time.monotonic()
-        while began < end and not failures:
+        while (began < end or (keep_load and running)) and not failures:
             try:
                 call()
             except Exception as error:  # told to the caller of the loop
@@ -74,16 +87,21 @@ def run_closed_loop(
             ended = time.monotonic()
             if start <= ended < end:
                 own.append(ended - began)
+            if ended > start and began < end:
+                shares[index] += (min(ended, end) - max(began, start)) / max(ended - began, 1e-9)
+            if ended >= end:
+                running.discard(index)
             began = ended
 
-    threads = [threading.Thread(target=work, args=pair) for pair in zip(calls, latencies, strict=True)]
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(concurrency)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     if failures:
         raise failures[0]
-    return LoopFigures(concurrency, window_s, np.array([latency for own in latencies for latency in own]))
+    all_latencies = np.array([latency for own in latencies for latency in own])
+    return LoopFigures(concurrency, window_s, all_latencies, calls=sum(shares))
 
 
 def ensemble_calls(url: str, spec: ModelSpec, images: Sequence[bytes]) -> Callable[[], Call]:

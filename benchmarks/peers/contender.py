@@ -1,0 +1,84 @@
+"""What all contenders have in common: they answer photos with labels, and they are measured by the same closed loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mlcls.closed_loop import LoopFigures
+from mlcls.errors import MlclsError
+
+#: Score of each predicted class id.
+Answer = Mapping[int, float]
+
+
+class PeerError(MlclsError):
+    """A peer cannot be started, does not answer, or answers something else than the served model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """How a contender is measured.
+
+    Attributes:
+        concurrency: Callers of a server; a program without a server has its own number.
+        window_s: Length of the window.
+        warmup_s: How long the load runs before it.
+    """
+
+    concurrency: int
+    window_s: float
+    warmup_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What was measured in one window.
+
+    Attributes:
+        images_per_s: Throughput.
+        median_ms: Median latency of a call; NaN where no call ended in the window.
+    """
+
+    images_per_s: float
+    median_ms: float
+
+    @classmethod
+    def of_loop(cls, loop: LoopFigures) -> Figures:
+        """The figures of a closed loop."""
+        return cls(loop.images_per_s, loop.percentile_ms(50))
+
+
+class Contender(Protocol):
+    """Something that labels photos.
+
+    Attributes:
+        name: What tables call it.
+        setting: How it is set up, in a few words.
+    """
+
+    name: str
+    setting: str
+
+    def answer(self, photos: Sequence[Path]) -> list[Answer]:
+        """The answer to each photo.
+
+        Raises:
+            PeerError: There is none.
+        """
+        ...
+
+    def measure(self, load: Load) -> Figures:
+        """Throughput and latency under load.
+
+        Raises:
+            PeerError: A call failed.
+        """
+        ...
+
+
+def answer_of_result(result: Mapping[str, Any]) -> Answer:
+    """The answer in a result of PaddleX's form, `class_ids` and `scores`."""
+    return {int(index): float(score) for index, score in zip(result["class_ids"], result["scores"], strict=True)}

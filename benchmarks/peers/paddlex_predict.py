@@ -1,0 +1,122 @@
+"""PaddleX in process: `create_model(...).predict(path)`, in a child of `.venv-paddlex`.
+
+Run as a module by that environment's Python, this file is the child; it imports nothing that PaddleX does not bring.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.peers.contender import Answer, Figures, Load, answer_of_result
+from benchmarks.peers.line_child import LineChild, obey
+from mlcls.closed_loop import run_closed_loop
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class PaddlexPredict:
+    """The parent's side; a context manager that ends the child. One photo a call, one call after the other."""
+
+    name = "PaddleX predict()"
+
+    def __init__(self, model: Path, folder: Path, photos: Sequence[Path]) -> None:
+        """Loads the model in a child.
+
+        Args:
+            model: A PaddleX inference model.
+            folder: For PaddleX's cache.
+            photos: What it is measured with.
+
+        Raises:
+            PeerError: It cannot be loaded.
+        """
+        from benchmarks.peers.paddlex_server import PADDLEX_BIN, paddlex_variables  # PyYAML's stubs are of this side
+
+        variables = paddlex_variables(folder / "paddlex_cache")
+        self.setting = f"oneDNN, {variables['PADDLE_PDX_CPU_NUM_THREADS']} threads"
+        self._photos = [str(photo.resolve()) for photo in photos]
+        self._child = LineChild(self.name, PADDLEX_BIN / "python", __name__, str(model.resolve()), **variables)
+        try:
+            #: Versions of paddlex and paddlepaddle.
+            self.versions: dict[str, str] = self._child.ask("versions")
+        except BaseException:
+            self._child.stop()
+            raise
+
+    def answer(self, photos: Sequence[Path]) -> list[Answer]:
+        """See `Contender`."""
+        results = self._child.ask("answer", photos=[str(photo.resolve()) for photo in photos])
+        return [answer_of_result(result) for result in results]
+
+    def measure(self, load: Load) -> Figures:
+        """See `Contender`; the concurrency is 1, whatever the load says."""
+        return Figures(
+            *self._child.ask("measure", photos=self._photos, window_s=load.window_s, warmup_s=load.warmup_s)
+        )
+
+    def pixel_digests(self, photos: Sequence[Path]) -> list[str]:
+        """SHA-256 of the pixels (H, W, 3) uint8 RGB that PaddleX's own reader and resize give for each photo."""
+        digests: list[str] = self._child.ask("pixel_digests", photos=[str(photo.resolve()) for photo in photos])
+        return digests
+
+    def __enter__(self) -> PaddlexPredict:
+        """The peer itself; it is loaded."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the child."""
+        self._child.stop()
+
+
+class _Commands:
+    """The child's side."""
+
+    def __init__(self, model: Path) -> None:
+        import yaml
+        from paddlex import create_model
+
+        name = yaml.safe_load((model / "inference.yml").read_text(encoding="utf-8"))["Global"]["model_name"]
+        self._model = create_model(model_name=name, model_dir=str(model), device="cpu")
+
+    def versions(self) -> dict[str, str]:
+        from importlib.metadata import version
+
+        return {name: version(name) for name in ("paddlex", "paddlepaddle")}
+
+    def answer(self, photos: list[str]) -> list[Any]:
+        results = []
+        for photo in photos:
+            (result,) = self._model.predict(photo, batch_size=1)
+            results.append({key: result.json["res"][key] for key in ("class_ids", "scores")})
+        return results
+
+    def measure(self, photos: list[str], window_s: float, warmup_s: float) -> tuple[float, float]:
+        turn = itertools.cycle(photos)
+        loop = run_closed_loop(
+            lambda: lambda: list(self._model.predict(next(turn), batch_size=1)), 1, window_s, warmup_s
+        )
+        return loop.images_per_s, loop.percentile_ms(50)
+
+    def pixel_digests(self, photos: list[str]) -> list[str]:
+        steps = self._model._predictor.preprocessors  # `create_model` gives a wrapper without access to them
+        pixels = [steps["Resize"](imgs=steps["Read"](imgs=[photo]))[0] for photo in photos]
+        return [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
+
+
+def main() -> None:
+    """The child."""
+    commands = _Commands(Path(sys.argv[1]))
+    names = ("versions", "answer", "measure", "pixel_digests")
+    obey({name: getattr(commands, name) for name in names})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Measurements in turns: what neighbours in time measured is compared, so that a noisy machine hits both alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+
+from mlcls.errors import MlclsError
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One measurement.
+
+    Attributes:
+        name: What was measured.
+        value: The figure.
+    """
+
+    name: str
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Several values of one figure.
+
+    Attributes:
+        values: In the order of time, at least one.
+    """
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise MlclsError("Expected at least one measured value, got none.")
+
+    @property
+    def median(self) -> float:
+        """The median."""
+        return statistics.median(self.values)
+
+    @property
+    def lowest(self) -> float:
+        """The least value."""
+        return min(self.values)
+
+    @property
+    def highest(self) -> float:
+        """The greatest value."""
+        return max(self.values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """Windows in the order of time."""
+
+    windows: tuple[Window, ...]
+
+    def values(self, name: str) -> Spread:
+        """All figures of one name.
+
+        Raises:
+            MlclsError: There is none.
+        """
+        return Spread(tuple(window.value for window in self.windows if window.name == name))
+
+    def ratio(self, name: str, base: str) -> Spread:
+        """Figures of `name` divided by those of `base`, each pair of neighbours once.
+
+        Raises:
+            MlclsError: The two were never neighbours.
+        """
+        ratios = []
+        for pair in zip(self.windows, self.windows[1:], strict=False):
+            by_name = {window.name: window.value for window in pair}
+            if by_name.keys() == {name, base}:
+                ratios.append(by_name[name] / by_name[base] if by_name[base] else float("nan"))
+        return Spread(tuple(ratios))
+
+
+def order_of_turns(first: str, others: Sequence[str], turns: int) -> Iterator[str]:
+    """Names in the order of measurement: A B A C A B A C A, so that each other one has `first` on both sides.
+
+    Args:
+        first: What the others are compared with.
+        others: The others; each comes once in a turn.
+        turns: How many turns, at least 1.
+    """
+    yield first
+    for _ in range(turns):
+        for other in others:
+            yield other
+            yield first
+
+
+def take_turns(
+    measure: Callable[[str], float], first: str, others: Sequence[str], turns: int, done: Callable[[], object]
+) -> Turns:
+    """Measures in turns.
+
+    Args:
+        measure: Measures one window of the one with this name.
+        first: See `order_of_turns`.
+        others: See `order_of_turns`.
+        turns: See `order_of_turns`.
+        done: Called after each window.
+    """
+    windows = []
+    for name in order_of_turns(first, others, turns):
+        windows.append(Window(name, measure(name)))
+        done()
+    return Turns(tuple(windows))
