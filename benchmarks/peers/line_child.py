@@ -143,15 +143,17 @@ class LineChild:
         )
 
 
-def obey(commands: Mapping[str, Callable[..., Any]]) -> None:
+def obey(load: Callable[[], Mapping[str, Callable[..., Any]]]) -> None:
     """The child's side: obeys commands until standard input ends.
 
     Args:
-        commands: What to call for each command, with its arguments by name; the value goes back as JSON.
+        load: Loads what is measured, and gives what to call for each command, with its arguments by name; the value
+            goes back as JSON.
     """
     # the libraries that are measured write to standard output as they like
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as replies:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        commands = load()
         for line in sys.stdin:
             request = json.loads(line)
             try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,12 +111,10 @@ class _Commands:
         return [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
 
 
-def main() -> None:
-    """The child."""
+def _load() -> dict[str, Callable[..., Any]]:
     commands = _Commands(Path(sys.argv[1]))
-    names = ("versions", "answer", "measure", "pixel_digests")
-    obey({name: getattr(commands, name) for name in names})
+    return {name: getattr(commands, name) for name in ("versions", "answer", "measure", "pixel_digests")}
 
 
 if __name__ == "__main__":
-    main()
+    obey(_load)

@@ -1,0 +1,174 @@
+"""Bare engines: OpenVINO, ONNX Runtime and Paddle on decoded images, each in a child, in the best of its settings.
+
+Run as a module, this file is the child.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from benchmarks.peers.contender import Answer, Figures, Load, answer_of_result
+from benchmarks.peers.line_child import LineChild, obey
+from mlcls.closed_loop import Call, run_closed_loop
+from mlcls.model_spec import ModelSpec
+from mlcls.postprocess import select_labels
+from mlcls.transforms import preprocess
+
+if TYPE_CHECKING:
+    from benchmarks.peers.engine_settings import Engine, ModelFiles
+
+#: Calls of one caller that a trial takes at least, where they are slow.
+_TRIAL_CALLS: Final = 2
+
+
+class BareEngine:
+    """The parent's side of one engine; a context manager that ends the child.
+
+    Attributes:
+        name: The engine's.
+        setting: The best one of those that were tried.
+        trials: Images per second of each setting that was tried.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        files: ModelFiles,
+        photos: Sequence[Path],
+        check: Callable[[str, Sequence[Answer]], object],
+        trial_s: float,
+    ) -> None:
+        """Tries all settings and keeps the best one loaded.
+
+        Args:
+            engine: One of `engine_settings.ENGINES`.
+            files: The model.
+            photos: What it is measured with; decoded before any clock runs.
+            check: Called with a setting's name and its answers to the photos before it is measured; raises where
+                they are wrong.
+            trial_s: Length of a trial.
+
+        Raises:
+            PeerError: It cannot be loaded; or what `check` raises.
+        """
+        from benchmarks.peers.engine_settings import list_settings
+
+        self.name = engine
+        paths = (files.onnx, files.paddlex, *photos)
+        self._child = LineChild(
+            engine, Path(sys.executable), __name__, engine, files.spec.to_json(), *(str(path.resolve()) for path in paths)
+        )
+        self.trials: dict[str, float] = {}
+        try:
+            for setting in list_settings(engine):
+                self._child.ask("load", setting=setting)
+                check(f"{engine}, {setting}", self.answer(photos))
+                self.trials[setting] = self._child.ask("try_out", window_s=trial_s)
+            self.setting = max(self.trials, key=self.trials.__getitem__)
+            self._child.ask("choose", setting=self.setting)
+        except BaseException:
+            self._child.stop()
+            raise
+
+    @property
+    def trial_images_per_s(self) -> float:
+        """What the best setting did when it was tried."""
+        return self.trials[self.setting]
+
+    def answer(self, photos: Sequence[Path]) -> list[Answer]:
+        """See `Contender`; only of the photos that it is measured with, and all of them."""
+        results = self._child.ask("answer")
+        return [answer_of_result(result) for result in results]
+
+    def measure(self, load: Load) -> Figures:
+        """See `Contender`; it has as many callers as images at once."""
+        return Figures(*self._child.ask("measure", window_s=load.window_s, warmup_s=load.warmup_s))
+
+    def __enter__(self) -> BareEngine:
+        """The engine itself; it is loaded."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the child."""
+        self._child.stop()
+
+
+class _Commands:
+    """The child's side: one loaded setting, and the best one so far."""
+
+    def __init__(self, engine: str, spec: ModelSpec, onnx: Path, paddlex: Path, photos: Sequence[Path]) -> None:
+        from benchmarks.peers.engine_settings import ModelFiles, list_settings
+
+        self._settings = list_settings(engine)
+        self._files = ModelFiles(spec, onnx, paddlex)
+        self._pixels = [np.array(preprocess(photo.read_bytes(), spec.transform))[None] for photo in photos]
+        self._setting = ""
+        self._engine: Engine | None = None
+        self._best: tuple[float, str, Engine | None] = (0.0, "", None)
+
+    def load(self, setting: str) -> None:
+        self._engine = None  # two that are loaded are enough: this one and the best one
+        self._setting, self._engine = setting, self._settings[setting](self._files)
+
+    def answer(self) -> list[Any]:
+        engine = self._loaded()
+        runner, spec = engine.make_runner(), self._files.spec
+        thresholds = np.asarray(spec.thresholds, np.float32)
+        return [select_labels(runner(engine.prepare(pixels))[0], thresholds, spec.labels) for pixels in self._pixels]
+
+    def try_out(self, window_s: float) -> float:
+        engine = self._loaded()
+        runner, image = engine.make_runner(), engine.prepare(self._pixels[0])
+        runner(image)
+        began = time.monotonic()
+        runner(image)
+        call_s = time.monotonic() - began
+        rate, _ = self.measure(max(window_s, _TRIAL_CALLS * call_s), min(call_s, window_s))
+        if rate > self._best[0]:
+            self._best = (rate, self._setting, engine)
+        return rate
+
+    def choose(self, setting: str) -> None:
+        if self._best[1] == setting:
+            self._setting, self._engine = setting, self._best[2]
+        else:
+            self.load(setting)
+        self._best = (0.0, "", None)
+
+    def measure(self, window_s: float, warmup_s: float) -> tuple[float, float]:
+        engine = self._loaded()
+        images = [engine.prepare(pixels) for pixels in self._pixels]
+        first = itertools.count()
+
+        def make_call() -> Call:
+            runner = engine.make_runner()
+            turn = itertools.islice(itertools.cycle(images), next(first), None)
+            return lambda: runner(next(turn))
+
+        loop = run_closed_loop(make_call, engine.callers, window_s, warmup_s, keep_load=True)
+        return loop.images_per_s, loop.percentile_ms(50)
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError("expected a setting to be loaded first")
+        return self._engine
+
+
+def _load() -> dict[str, Callable[..., Any]]:
+    engine, spec, onnx, paddlex, *photos = sys.argv[1:]
+    commands = _Commands(engine, ModelSpec.from_json(spec), Path(onnx), Path(paddlex), [Path(photo) for photo in photos])
+    return {name: getattr(commands, name) for name in ("load", "answer", "try_out", "choose", "measure")}
+
+
+if __name__ == "__main__":
+    obey(_load)
