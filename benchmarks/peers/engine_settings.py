@@ -6,6 +6,7 @@ An engine gets an image as the tensor that its graph takes, and gives scores. Ea
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,13 +63,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def load_openvino(files: ModelFiles, streams: int, static: bool = True) -> Engine:
-    """OpenVINO in float32 with all cores in so many streams.
+def load_openvino(files: ModelFiles, streams: int, static: bool = True, threads: int = 0, pin: bool = True) -> Engine:
+    """OpenVINO in float32 with threads in so many streams.
 
     Args:
         files: The model.
-        streams: Images at once; each has an equal share of the cores.
+        streams: Images at once; each has an equal share of the threads.
         static: Whether the graph is compiled for one image, or for any number.
+        threads: Threads of all streams; 0 takes as many as cores.
+        pin: Whether a thread stays on its core; several processes would all choose the same one.
     """
     import openvino
 
@@ -78,7 +81,12 @@ def load_openvino(files: ModelFiles, streams: int, static: bool = True) -> Engin
     compiled = core.compile_model(
         graph,
         "CPU",
-        {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": cores(), "INFERENCE_PRECISION_HINT": "f32"},
+        {
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": threads or cores(),
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": pin,
+        },
     )
 
     def make_runner() -> Runner:
@@ -101,15 +109,15 @@ def load_onnxruntime(files: ModelFiles, sessions: int) -> Engine:
     options.intra_op_num_threads = max(1, cores() // sessions)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    idle = [
+    loaded = [
         onnxruntime.InferenceSession(str(files.onnx), options, providers=["CPUExecutionProvider"])
         for _ in range(sessions)
     ]
+    turn = itertools.cycle(loaded)  # so that each caller gets one of its own
     names = files.spec.tensors
 
     def make_runner() -> Runner:
-        session = idle.pop()  # one caller for each
-        idle.insert(0, session)
+        session = next(turn)
         return lambda pixels: apply_sigmoid(session.run([names.logits], {names.pixels: pixels})[0])
 
     return Engine(make_runner, sessions)
@@ -149,8 +157,7 @@ def load_paddle(files: ModelFiles, onednn: bool) -> Engine:
 
 def list_settings(engine: str) -> Mapping[str, Callable[[ModelFiles], Engine]]:
     """All settings of an engine that are tried, by name."""
-    count = cores()
-    return {name: load for name, load in _ENGINES[engine](count).items()}
+    return _ENGINES[engine](cores())
 
 
 _ENGINES: Final[Mapping[str, Callable[[int], Mapping[str, Callable[[ModelFiles], Engine]]]]] = {

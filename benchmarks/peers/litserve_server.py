@@ -1,0 +1,60 @@
+"""LitServe with OpenVINO, from `.venv-bench`: what a Python program behind FastAPI does with the same graph."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.peers.contender import Answer, answer_of_result
+from benchmarks.peers.engine_settings import cores
+from benchmarks.peers.http_server import HttpServer
+from benchmarks.peers.line_child import ROOT, child_environment
+from mlcls.model_spec import ModelSpec
+from mlcls.ports import free_ports
+
+#: LitServe's environment.
+LITSERVE_PYTHON: Final = ROOT / ".venv-bench" / "bin" / "python"
+
+_PATH: Final = "/predict"
+
+
+def start_litserve(
+    onnx: Path, spec: ModelSpec, photos: Sequence[Path], workers: int = 0, batch: int = 1
+) -> HttpServer:
+    """Starts LitServe and waits until it is ready.
+
+    Args:
+        onnx: The graph that is served.
+        spec: The model's spec.
+        photos: What it is measured with.
+        workers: Processes that decode and compute, which divide the cores among them; 0 takes one for each core.
+        batch: Requests that LitServe puts together at most.
+
+    Raises:
+        PeerError: It cannot be started.
+    """
+    (port,) = free_ports(1)
+    workers = workers or cores()
+    arguments = [str(port), str(workers), str(batch), str(onnx.resolve()), spec.to_json()]
+    return HttpServer(
+        "LitServe",
+        f"{workers} worker{'s' if workers > 1 else ''}, batches of {batch}",
+        [LITSERVE_PYTHON, "-m", "benchmarks.peers.litserve_app", *arguments],
+        child_environment(),
+        port,
+        _PATH,
+        photos,
+        _encode,
+        _decode,
+    )
+
+
+def _encode(image: bytes) -> bytes:
+    return json.dumps({"image": base64.b64encode(image).decode("ascii")}).encode()
+
+
+def _decode(content: bytes) -> Answer:
+    return answer_of_result(json.loads(content))
