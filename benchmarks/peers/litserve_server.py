@@ -21,27 +21,26 @@ LITSERVE_PYTHON: Final = ROOT / ".venv-bench" / "bin" / "python"
 _PATH: Final = "/predict"
 
 
-def start_litserve(
-    onnx: Path, spec: ModelSpec, photos: Sequence[Path], workers: int = 0, batch: int = 1
-) -> HttpServer:
+def start_litserve(onnx: Path, spec: ModelSpec, photos: Sequence[Path]) -> HttpServer:
     """Starts LitServe and waits until it is ready.
+
+    Each core has a worker that decodes and computes one image at a time on one thread. LitServe's batches are not used:
+    one worker that computes a batch side by side on as many streams is no faster, and its loop keeps a core busy even
+    while nothing is asked.
 
     Args:
         onnx: The graph that is served.
         spec: The model's spec.
         photos: What it is measured with.
-        workers: Processes that decode and compute, which divide the cores among them; 0 takes one for each core.
-        batch: Requests that LitServe puts together at most.
 
     Raises:
         PeerError: It cannot be started.
     """
     (port,) = free_ports(1)
-    workers = workers or cores()
-    arguments = [str(port), str(workers), str(batch), str(onnx.resolve()), spec.to_json()]
+    arguments = [str(port), str(cores()), str(onnx.resolve()), spec.to_json()]
     return HttpServer(
         "LitServe",
-        f"{workers} worker{'s' if workers > 1 else ''}, batches of {batch}",
+        f"{cores()} workers of 1 thread",
         [LITSERVE_PYTHON, "-m", "benchmarks.peers.litserve_app", *arguments],
         child_environment(),
         port,
