@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mlcls.errors import MlclsError
 
@@ -15,7 +16,7 @@ class Window:
 
     Attributes:
         name: What was measured.
-        value: The figure.
+        value: The figure; NaN where it could not be measured.
     """
 
     name: str
@@ -59,25 +60,25 @@ class Turns:
     windows: tuple[Window, ...]
 
     def values(self, name: str) -> Spread:
-        """All figures of one name.
+        """All figures of one name that were measured.
 
         Raises:
             MlclsError: There is none.
         """
-        return Spread(tuple(window.value for window in self.windows if window.name == name))
+        return _spread_of(window.value for window in self.windows if window.name == name)
 
     def ratio(self, name: str, base: str) -> Spread:
         """Figures of `name` divided by those of `base`, each pair of neighbours once.
 
         Raises:
-            MlclsError: The two were never neighbours.
+            MlclsError: There is no such pair.
         """
         ratios = []
         for pair in zip(self.windows, self.windows[1:], strict=False):
             by_name = {window.name: window.value for window in pair}
             if by_name.keys() == {name, base}:
-                ratios.append(by_name[name] / by_name[base] if by_name[base] else float("nan"))
-        return Spread(tuple(ratios))
+                ratios.append(by_name[name] / by_name[base] if by_name[base] else math.nan)
+        return _spread_of(ratios)
 
 
 def order_of_turns(first: str, others: Sequence[str], turns: int) -> Iterator[str]:
@@ -112,3 +113,7 @@ def take_turns(
         windows.append(Window(name, measure(name)))
         done()
     return Turns(tuple(windows))
+
+
+def _spread_of(values: Iterable[float]) -> Spread:
+    return Spread(tuple(value for value in values if not math.isnan(value)))

@@ -83,6 +83,11 @@ class BareEngine:
         """What the best setting did when it was tried."""
         return self.trials[self.setting]
 
+    @property
+    def pid(self) -> int:
+        """See `Peer`."""
+        return self._child.pid
+
     def answer(self, photos: Sequence[Path]) -> list[Answer]:
         """See `Contender`; only of the photos that it is measured with, and all of them."""
         results = self._child.ask("answer")

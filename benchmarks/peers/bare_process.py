@@ -63,6 +63,11 @@ class BareProcess:
         self.setting = max(self.trials, key=self.trials.__getitem__)
         self._callers = by_setting[self.setting]
 
+    @property
+    def pid(self) -> int:
+        """See `Peer`."""
+        return self._child.pid
+
     def answer(self, photos: Sequence[Path]) -> list[Answer]:
         """See `Contender`."""
         results = self._child.ask("answer", photos=[str(photo.resolve()) for photo in photos])

@@ -79,6 +79,15 @@ class Contender(Protocol):
         ...
 
 
+class Peer(Contender, Protocol):
+    """A contender in processes of its own."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the first one; the others descend from it."""
+        ...
+
+
 def answer_of_result(result: Mapping[str, Any]) -> Answer:
     """The answer in a result of PaddleX's form, `class_ids` and `scores`."""
     return {int(index): float(score) for index, score in zip(result["class_ids"], result["scores"], strict=True)}

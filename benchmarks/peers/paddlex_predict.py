@@ -49,6 +49,11 @@ class PaddlexPredict:
             self._child.stop()
             raise
 
+    @property
+    def pid(self) -> int:
+        """See `Peer`."""
+        return self._child.pid
+
     def answer(self, photos: Sequence[Path]) -> list[Answer]:
         """See `Contender`."""
         results = self._child.ask("answer", photos=[str(photo.resolve()) for photo in photos])
