@@ -44,7 +44,9 @@ class Goal:
 THROUGHPUT: Final = Goal(
     "throughput", "throughput at concurrency 8 against `paddlex --serve`, PP-LCNet_x1_0_ML", 1.8, "at least"
 )
-EACH_AGAINST_PADDLEX: Final = Goal("each_against_paddlex", "each model against `paddlex --serve`; the worst", 1, "above")
+EACH_AGAINST_PADDLEX: Final = Goal(
+    "each_against_paddlex", "each model against `paddlex --serve`; the worst", 1, "above"
+)
 EACH_AGAINST_ENGINE: Final = Goal(
     "each_against_engine", "each model against the fastest bare engine for it; the worst", 0.95, "at least"
 )

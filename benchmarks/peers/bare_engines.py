@@ -64,7 +64,12 @@ class BareEngine:
         self.name = engine
         paths = (files.onnx, files.paddlex, *photos)
         self._child = LineChild(
-            engine, Path(sys.executable), __name__, engine, files.spec.to_json(), *(str(path.resolve()) for path in paths)
+            engine,
+            Path(sys.executable),
+            __name__,
+            engine,
+            files.spec.to_json(),
+            *(str(path.resolve()) for path in paths),
         )
         self.trials: dict[str, float] = {}
         try:
@@ -97,6 +102,10 @@ class BareEngine:
         """See `Contender`; it has as many callers as images at once."""
         return Figures(*self._child.ask("measure", window_s=load.window_s, warmup_s=load.warmup_s))
 
+    def stop(self) -> None:
+        """See `Peer`."""
+        self._child.stop()
+
     def __enter__(self) -> BareEngine:
         """The engine itself; it is loaded."""
         return self
@@ -105,7 +114,7 @@ class BareEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the child."""
-        self._child.stop()
+        self.stop()
 
 
 class _Commands:
@@ -171,7 +180,9 @@ class _Commands:
 
 def _load() -> dict[str, Callable[..., Any]]:
     engine, spec, onnx, paddlex, *photos = sys.argv[1:]
-    commands = _Commands(engine, ModelSpec.from_json(spec), Path(onnx), Path(paddlex), [Path(photo) for photo in photos])
+    commands = _Commands(
+        engine, ModelSpec.from_json(spec), Path(onnx), Path(paddlex), [Path(photo) for photo in photos]
+    )
     return {name: getattr(commands, name) for name in ("load", "answer", "try_out", "choose", "measure")}
 
 

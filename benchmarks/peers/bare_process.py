@@ -78,6 +78,10 @@ class BareProcess:
         arguments = {"callers": self._callers, "window_s": load.window_s, "warmup_s": load.warmup_s}
         return Figures(*self._child.ask("measure", **arguments))
 
+    def stop(self) -> None:
+        """See `Peer`."""
+        self._child.stop()
+
     def __enter__(self) -> BareProcess:
         """The peer itself; it is loaded."""
         return self
@@ -86,7 +90,7 @@ class BareProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the child."""
-        self._child.stop()
+        self.stop()
 
 
 class _Commands:

@@ -87,6 +87,10 @@ class Peer(Contender, Protocol):
         """Process id of the first one; the others descend from it."""
         ...
 
+    def stop(self) -> None:
+        """Ends it; does nothing the second time."""
+        ...
+
 
 def answer_of_result(result: Mapping[str, Any]) -> Answer:
     """The answer in a result of PaddleX's form, `class_ids` and `scores`."""

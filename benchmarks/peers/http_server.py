@@ -116,7 +116,9 @@ class HttpServer:
                 connection.close()
 
     def stop(self) -> None:
-        """Ends the server and the processes that it started."""
+        """Ends the server and the processes that it started; does nothing the second time."""
+        if self._log.closed:
+            return
         if self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -145,7 +147,9 @@ class HttpServer:
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise PeerError(f"{self.name}: expected an answer from {self._path}, got {error!r}.{self._words()}") from None
+            raise PeerError(
+                f"{self.name}: expected an answer from {self._path}, got {error!r}.{self._words()}"
+            ) from None
         if response.status != http.client.OK:
             raise PeerError(
                 f"{self.name}: expected status 200 from {self._path}, got {response.status}: "

@@ -61,14 +61,16 @@ class PaddlexPredict:
 
     def measure(self, load: Load) -> Figures:
         """See `Contender`; the concurrency is 1, whatever the load says."""
-        return Figures(
-            *self._child.ask("measure", photos=self._photos, window_s=load.window_s, warmup_s=load.warmup_s)
-        )
+        return Figures(*self._child.ask("measure", photos=self._photos, window_s=load.window_s, warmup_s=load.warmup_s))
 
     def pixel_digests(self, photos: Sequence[Path]) -> list[str]:
         """SHA-256 of the pixels (H, W, 3) uint8 RGB that PaddleX's own reader and resize give for each photo."""
         digests: list[str] = self._child.ask("pixel_digests", photos=[str(photo.resolve()) for photo in photos])
         return digests
+
+    def stop(self) -> None:
+        """See `Peer`."""
+        self._child.stop()
 
     def __enter__(self) -> PaddlexPredict:
         """The peer itself; it is loaded."""
@@ -78,7 +80,7 @@ class PaddlexPredict:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the child."""
-        self._child.stop()
+        self.stop()
 
 
 class _Commands:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tritonclient.utils import InferenceServerException
 
 from benchmarks.peers.contender import Answer, Figures, Load, PeerError, answer_of_result
 from mlcls.closed_loop import ensemble_calls, run_closed_loop
@@ -36,13 +38,17 @@ class ServedModel:
         call = ensemble_calls(self._url, self._spec, [photo.read_bytes() for photo in photos])()
         answers = []
         for _ in photos:  # a call asks for the next image each time
-            result = json.loads(np.ravel(call().as_numpy(self._spec.tensors.result))[0])  # type: ignore[attr-defined]
-            if "error" in result:
-                raise PeerError(f"served: expected labels, got the error: {result['error']}")
-            answers.append(answer_of_result(result))
+            try:
+                response: Any = call()
+            except InferenceServerException as error:
+                raise PeerError(f"served: expected labels, got: {error}") from None
+            answers.append(answer_of_result(json.loads(np.ravel(response.as_numpy(self._spec.tensors.result))[0])))
         return answers
 
     def measure(self, load: Load) -> Figures:
         """See `Contender`."""
         calls = ensemble_calls(self._url, self._spec, self._images)
-        return Figures.of_loop(run_closed_loop(calls, load.concurrency, load.window_s, load.warmup_s))
+        try:
+            return Figures.of_loop(run_closed_loop(calls, load.concurrency, load.window_s, load.warmup_s))
+        except InferenceServerException as error:
+            raise PeerError(f"served: expected answers under load, got: {error}") from None
