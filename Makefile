@@ -57,6 +57,10 @@ demo-model: build ## Train the demo model from scratch, measure it and write dem
 bench: build ## Measure latency and throughput of a served model: make bench [MODEL=...]
 	@$(BIN)/python -m benchmarks.throughput --model '$(MODEL)'
 
+.PHONY: bench-quick
+bench-quick: build .venv-paddlex/.installed .venv-bench/.installed ## Compare with PaddleX's server, bare engines and LitServe, and print the goals (10 minutes)
+	@$(BIN)/python -m benchmarks.quick $(BENCH_OPTIONS)
+
 .PHONY: bench-engines
 bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported models and print the tables
 	@$(BIN)/python -m benchmarks.engines

@@ -56,7 +56,7 @@ def find_models(root: Path, paddlex_models: Path | None, names: Sequence[str]) -
 
     Args:
         root: The model repository.
-        paddlex_models: The folder of the PaddleX models; None makes models with random weights where they are not there.
+        paddlex_models: The folder of the PaddleX models; None makes models with random weights.
         names: The models.
 
     Raises:

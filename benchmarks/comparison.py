@@ -230,8 +230,8 @@ class _Bench:
             busy_cores = sum(cpu_since(before[name], read_usage(peer.pid)).values()) / _IDLE_WINDOW_S
             if busy_cores > _IDLE_CORES:
                 self._comparison.errors[name] = (
-                    f"Expected a peer that is idle while nothing asks it, got one that keeps {busy_cores:.1f} cores busy; "
-                    f"it is not measured beside the others."
+                    f"Expected a peer that is idle while nothing asks it, got one that keeps {busy_cores:.1f} cores "
+                    f"busy; it is not measured beside the others."
                 )
                 self._drop(name)
 

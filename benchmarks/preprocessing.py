@@ -1,4 +1,7 @@
-"""Time of decoding and resizing on one core, in a child that is bound to it; the child is this file, run as a module."""
+"""Time of decoding and resizing on one core, in a child that is bound to it.
+
+Run as a module, this file is the child.
+"""
 
 from __future__ import annotations
 

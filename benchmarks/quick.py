@@ -1,8 +1,8 @@
 """The promises about speed, measured against the peers in ten minutes: `make bench-quick`.
 
-What is compared is measured in turns in one run, FP32, the same JPEG files in and labels out; only a contender that gives the
-served model's answers is measured. The ratios carry over to another machine, the figures do not. The exit status is 1
-where something could not be measured, whatever became of the goals.
+What is compared is measured in turns in one run, FP32, the same JPEG files in and labels out; only a contender that
+gives the served model's answers is measured. The ratios carry over to another machine, the figures do not. The exit
+status is 1 where something could not be measured, whatever became of the goals.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.random_models import repository_of
+
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.child_process import end_with_parent
 from processes import ROOT

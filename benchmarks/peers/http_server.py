@@ -71,7 +71,7 @@ class HttpServer:
         self._bodies = [encode(photo.read_bytes()) for photo in photos]
         if not Path(command[0]).exists():
             raise PeerError(f"{name}: expected the program {command[0]}, which does not exist; run: make bench-quick.")
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # `stop` closes it
         began = time.monotonic()
         self._process = subprocess.Popen(
             list(map(str, command)),

@@ -55,9 +55,9 @@ class LineChild:
             PeerError: The interpreter does not exist.
         """
         self.name = name
-        self._log = tempfile.TemporaryFile()
         if not python.exists():
             raise PeerError(f"{name}: expected the Python {python}, which does not exist; make it: make bench-quick.")
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # `stop` closes it
         self._process = subprocess.Popen(
             [python, "-m", module, *arguments],
             stdin=subprocess.PIPE,

@@ -28,9 +28,9 @@ _ENDPOINT: Final = "/multilabel-image-classification"
 def paddlex_variables(cache: Path) -> dict[str, str]:
     """Variables that PaddleX runs with in its best setting.
 
-    Paddle's oneDNN kernels are on as PaddleX ships it. Of its threads there are as many as cores: its default of 10 gets
-    less from two cores. Calls of the pipeline stay serial, since PaddleX's other way is there around a fault of Paddle
-    Inference that it does not name.
+    Paddle's oneDNN kernels are on, as PaddleX ships it. There are as many threads as cores: PaddleX's 10 get less from
+    two cores. The server passes images to the pipeline one after the other, as shipped: PaddleX does so because of a
+    fault of Paddle Inference, and side by side was no faster.
 
     Args:
         cache: Where PaddleX keeps what it likes to keep, instead of in the home folder.
