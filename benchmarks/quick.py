@@ -20,7 +20,7 @@ from typing import Final
 from tqdm import tqdm
 
 from benchmarks.bench_models import BenchModels, find_models
-from benchmarks.comparison import Plan, compare_model
+from benchmarks.compare import Plan, compare_model
 from benchmarks.machine import describe_machine
 from benchmarks.photo_set import write_uniform_photos
 from benchmarks.preprocessing import measure_preprocessing

@@ -13,6 +13,7 @@ from benchmarks.comparison import Comparison
 from benchmarks.goals import Goal, GoalResult, format_goals, format_spread
 from benchmarks.peers.bare_process import BareProcess
 from benchmarks.peers.paddlex_predict import PaddlexPredict
+from benchmarks.peers.paddlex_server import PADDLEX_SERVER
 from benchmarks.peers.served import ServedModel
 from benchmarks.turns import Spread
 from mlcls.catalog import OFFICIAL_MODELS
@@ -20,7 +21,6 @@ from mlcls.errors import MlclsError
 
 #: The model that is measured thoroughly.
 THOROUGH_MODEL = "PP-LCNet_x1_0_ML"
-PADDLEX_SERVER = "paddlex --serve"
 
 _SERVED = ServedModel.name
 

@@ -15,6 +15,9 @@ from benchmarks.peers.line_child import ROOT, child_environment
 from mlcls.model_spec import ModelSpec
 from mlcls.ports import free_ports
 
+#: What tables call it.
+LITSERVE: Final = "LitServe"
+
 #: LitServe's environment.
 LITSERVE_PYTHON: Final = ROOT / ".venv-bench" / "bin" / "python"
 
@@ -39,7 +42,7 @@ def start_litserve(onnx: Path, spec: ModelSpec, photos: Sequence[Path]) -> HttpS
     (port,) = free_ports(1)
     arguments = [str(port), str(cores()), str(onnx.resolve()), spec.to_json()]
     return HttpServer(
-        "LitServe",
+        LITSERVE,
         f"{cores()} workers of 1 thread",
         [LITSERVE_PYTHON, "-m", "benchmarks.peers.litserve_app", *arguments],
         child_environment(),

@@ -18,6 +18,9 @@ from mlcls.atomic import write_text
 from mlcls.paddlex_model import PaddleXModel
 from mlcls.ports import free_ports
 
+#: What tables call it.
+PADDLEX_SERVER: Final = "paddlex --serve"
+
 #: PaddleX's environment; its Python has paddlex and paddle, and nothing of mlcls.
 PADDLEX_BIN: Final = ROOT / ".venv-paddlex" / "bin"
 
@@ -60,7 +63,7 @@ def start_paddlex_server(model: Path, folder: Path, photos: Sequence[Path]) -> H
     write_text(configuration, yaml.safe_dump(_pipeline(model, name)))
     variables = paddlex_variables(folder / "paddlex_cache")
     return HttpServer(
-        "paddlex --serve",
+        PADDLEX_SERVER,
         f"oneDNN, {variables['PADDLE_PDX_CPU_NUM_THREADS']} threads, no drawing",
         [
             *(PADDLEX_BIN / "paddlex", "--serve", "--pipeline", configuration.resolve()),
@@ -89,5 +92,5 @@ def _encode(image: bytes) -> bytes:
 def _decode(content: bytes) -> Answer:
     document = json.loads(content)
     if document.get("errorCode") != 0:
-        raise PeerError(f"paddlex --serve: expected errorCode 0, got {str(document)[:300]}.")
+        raise PeerError(f"{PADDLEX_SERVER}: expected errorCode 0, got {str(document)[:300]}.")
     return {int(entry["id"]): float(entry["score"]) for entry in document["result"]["categories"]}

@@ -65,3 +65,51 @@ def test_figures() -> None:
     assert figures.images_per_s == 8.0
     assert figures.percentile_ms(50) == pytest.approx(250.0)
     assert np.isnan(LoopFigures(1, 1.0, np.array([])).percentile_ms(50))
+
+
+def test_a_call_that_the_window_cuts_counts_by_its_share() -> None:
+    def make_call():  # type: ignore[no-untyped-def]
+        return lambda: time.sleep(0.4)
+
+    # half of the only call lies in the window; none ends in it
+    figures = run_closed_loop(make_call, 1, window_s=0.2, warmup_s=0.1)
+    assert len(figures.latencies_s) == 0
+    assert figures.calls is not None
+    assert 0.3 < figures.calls < 0.6
+    assert figures.images_per_s == pytest.approx(figures.calls / 0.2)
+
+
+def test_load_is_kept_until_the_last_cut_call_is_answered() -> None:
+    ended: dict[str, list[float]] = {"quick": [], "slow": []}
+    names = iter(ended)
+
+    def make_call():  # type: ignore[no-untyped-def]
+        name = next(names)
+
+        def call() -> None:
+            time.sleep(0.02 if name == "quick" else 0.5)
+            ended[name].append(time.monotonic())
+
+        return call
+
+    run_closed_loop(make_call, 2, window_s=0.1, warmup_s=0.0, keep_load=True)
+    assert len(ended["slow"]) == 1
+    assert ended["quick"][-1] >= ended["slow"][0] - 0.1
+    assert len(ended["quick"]) > 10
+
+
+def test_a_failing_call_ends_a_loop_that_keeps_its_load() -> None:
+    names = iter(("fails", "works"))
+
+    def make_call():  # type: ignore[no-untyped-def]
+        name = next(names)
+
+        def call() -> None:
+            time.sleep(0.01)
+            if name == "fails":
+                raise ValueError("no answer")
+
+        return call
+
+    with pytest.raises(ValueError, match="no answer"):
+        run_closed_loop(make_call, 2, window_s=0.1, keep_load=True)

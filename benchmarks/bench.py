@@ -1,0 +1,140 @@
+"""The contenders of one model: started, checked, dropped where they fail, and measured in turns."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from benchmarks.comparison import Comparison
+from benchmarks.peers.bare_engines import BareEngine
+from benchmarks.peers.contender import Answer, Contender, Load, Peer
+from benchmarks.peers.engine_settings import ENGINES, ModelFiles
+from benchmarks.process_usage import cpu_since, read_usage
+from benchmarks.turns import Turns, take_turns
+from mlcls.errors import MlclsError
+
+#: An engine whose best trial is that much slower than the fastest one's is not measured in turns.
+_WORTH_TURNS: Final = 0.7
+
+#: Processor time that a loaded peer may take while nothing asks it, in cores.
+_IDLE_CORES: Final = 0.1
+_IDLE_WINDOW_S: Final = 1.0
+
+PeerT = TypeVar("PeerT", bound=Peer)
+
+#: Told what is done next.
+Step = Callable[[str], object]
+
+
+class Bench:
+    """The contenders of one model that are there and right.
+
+    Attributes:
+        contenders: By name, the served model first.
+    """
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        served: Contender,
+        stack: contextlib.ExitStack,
+        check: Callable[[str, Sequence[Answer]], object],
+        photos: Sequence[Path],
+        step: Step,
+    ) -> None:
+        """Begins with the served model alone.
+
+        Args:
+            comparison: Takes errors, settings, and the engines and their trials.
+            served: The served model.
+            stack: Ends the peers.
+            check: Called with a name and its answers to the photos; raises where they are wrong.
+            photos: What all answer and are measured with.
+            step: Told what is done next.
+        """
+        self.contenders: dict[str, Contender] = {served.name: served}
+        self._peers: dict[str, Peer] = {}
+        self._served = served
+        self._comparison = comparison
+        self._stack = stack
+        self._check = check
+        self._photos = photos
+        self._step = step
+
+    def add(self, name: str, start: Callable[[], contextlib.AbstractContextManager[PeerT]]) -> PeerT | None:
+        """Starts a peer and checks its answers; None, and an error in the comparison, where that fails."""
+        self._step(f"{self._comparison.name}: {name}")
+        with self.record_error(name), contextlib.ExitStack() as stack:
+            peer = stack.enter_context(start())
+            self._check(name, peer.answer(self._photos))
+            self._stack.push(stack.pop_all())
+            self.contenders[name] = self._peers[name] = peer
+            self._comparison.settings[name] = peer.setting
+            return peer
+        return None
+
+    @contextlib.contextmanager
+    def record_error(self, name: str) -> Iterator[None]:
+        """Notes what goes wrong with a peer in the comparison, and goes on."""
+        try:
+            yield
+        except MlclsError as error:
+            self._comparison.errors[name] = str(error)
+
+    def add_engines(self, files: ModelFiles, trial_s: float) -> None:
+        """Starts the bare engines in their best settings; those that are much slower than the fastest are dropped."""
+        engines = {}
+        for name in ENGINES:
+
+            def start(name: str = name) -> BareEngine:
+                return BareEngine(name, files, self._photos, self._check, trial_s)
+
+            if (engine := self.add(name, start)) is not None:
+                self._comparison.trials[name] = engine.trials
+                engines[name] = engine
+        fastest = max((engine.trial_images_per_s for engine in engines.values()), default=0.0)
+        for name, engine in engines.items():
+            if engine.trial_images_per_s < _WORTH_TURNS * fastest:
+                self._drop(name)
+            else:
+                self._comparison.engines.append(name)
+
+    def require_idle(self) -> None:
+        """Drops peers that take processor time while nothing asks them: they would slow down all others."""
+        before = {name: read_usage(peer.pid) for name, peer in self._peers.items()}
+        time.sleep(_IDLE_WINDOW_S)
+        for name, peer in list(self._peers.items()):
+            busy_cores = sum(cpu_since(before[name], read_usage(peer.pid)).values()) / _IDLE_WINDOW_S
+            if busy_cores > _IDLE_CORES:
+                self._comparison.errors[name] = (
+                    f"Expected a peer that is idle while nothing asks it, got one that keeps {busy_cores:.1f} cores "
+                    f"busy; it is not measured beside the others."
+                )
+                self._drop(name)
+
+    def take_turns(self, others: Sequence[str], load: Load, turns: int, latency: bool = False) -> Turns:
+        """Measures the served model and others in turns; a peer that fails is an error in the comparison."""
+
+        def measure(name: str) -> float:
+            with self.record_error(name):
+                if name not in self._comparison.errors:
+                    figures = self.contenders[name].measure(load)
+                    return figures.median_ms if latency else figures.images_per_s
+            return math.nan
+
+        what = "latency" if latency else "turns"
+        return take_turns(
+            measure, self._served.name, others, turns, lambda: self._step(f"{self._comparison.name}: {what}")
+        )
+
+    def _drop(self, name: str) -> None:
+        """Ends a peer before its time."""
+        peer = self._peers.pop(name)
+        del self.contenders[name]
+        if name in self._comparison.engines:
+            self._comparison.engines.remove(name)
+        peer.stop()

@@ -1,0 +1,103 @@
+"""One served model against its peers: answers first, then speed in turns."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.bench import Bench, Step
+from benchmarks.comparison import Comparison
+from benchmarks.equality import require_equal, require_telling
+from benchmarks.peers.bare_process import BareProcess
+from benchmarks.peers.contender import Answer, Load
+from benchmarks.peers.engine_settings import ModelFiles, cores
+from benchmarks.peers.litserve_server import LITSERVE, start_litserve
+from benchmarks.peers.paddlex_predict import PaddlexPredict
+from benchmarks.peers.paddlex_server import PADDLEX_SERVER, start_paddlex_server
+from benchmarks.peers.served import ServedModel
+
+CONCURRENCY: Final = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long and how thoroughly a model is measured.
+
+    Attributes:
+        seconds: Length of a window; longer for a model that is slow.
+        turns: Turns; one for a model that is slow.
+        thorough: Whether the bare process, LitServe and PaddleX's `predict()` are measured too.
+        work: Folder for what peers write.
+    """
+
+    seconds: float
+    turns: int
+    thorough: bool
+    work: Path
+
+
+def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan: Plan, step: Step) -> Comparison:
+    """Compares a served model with its peers.
+
+    A peer that fails or answers otherwise is an error in the comparison, and the others are measured all the same.
+
+    Args:
+        files: The model.
+        grpc_url: `host:port` of the running server's gRPC API.
+        photos: JPEG files; what all answer and are measured with.
+        plan: How thoroughly.
+        step: Told what is done next.
+
+    Raises:
+        MlclsError: The served model itself fails, or answers all photos alike.
+    """
+    served = ServedModel(grpc_url, files.spec, photos)
+    step(f"{files.spec.name}: answers")
+    served.answer(photos)
+    began = time.monotonic()
+    expected = served.answer(photos)
+    require_telling(expected)
+    load, turns = _choose_load(plan, (time.monotonic() - began) / len(photos))
+    comparison = Comparison(files.spec.name, load)
+
+    def check(name: str, answers: Sequence[Answer]) -> None:
+        require_equal(name, expected, answers, files.spec.thresholds)
+
+    with contextlib.ExitStack() as stack:
+        bench = Bench(comparison, served, stack, check, photos, step)
+        bench.add(PADDLEX_SERVER, lambda: start_paddlex_server(files.paddlex, plan.work, photos))
+        predict = None
+        if plan.thorough:
+            predict = bench.add(PaddlexPredict.name, lambda: PaddlexPredict(files.paddlex, plan.work, photos))
+            bench.add(LITSERVE, lambda: start_litserve(files.onnx, files.spec, photos))
+            process = bench.add(BareProcess.name, lambda: BareProcess(files.onnx, files.spec, photos, plan.seconds / 2))
+            if process is not None:
+                comparison.trials[process.name] = process.trials
+        bench.add_engines(files, trial_s=plan.seconds / 3)
+        if predict is not None:
+            comparison.versions = predict.versions
+            with bench.record_error(predict.name):
+                comparison.pixel_digests = predict.pixel_digests(photos)
+        others = [name for name in bench.contenders if name not in (served.name, PaddlexPredict.name)]
+        bench.require_idle()
+        comparison.turns = bench.take_turns([name for name in others if name in bench.contenders], load, turns)
+        if predict is not None and predict.name in bench.contenders:
+            lone = dataclasses.replace(load, concurrency=1)
+            comparison.latency_turns = bench.take_turns([predict.name], lone, turns, latency=True)
+    return comparison
+
+
+def _choose_load(plan: Plan, image_s: float) -> tuple[Load, int]:
+    """Load and turns for a model that takes so long for an image.
+
+    A caller's wait must fit into the warm-up and the window; where images take long, half the callers and one turn do.
+    """
+    concurrency, turns = CONCURRENCY, plan.turns
+    if concurrency * image_s > plan.seconds:
+        concurrency, turns = min(CONCURRENCY, 2 * cores()), 1
+    wait_s = concurrency * image_s
+    return Load(concurrency, max(plan.seconds, wait_s), max(plan.seconds / 5, 1.5 * wait_s)), turns

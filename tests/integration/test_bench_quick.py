@@ -1,0 +1,79 @@
+"""The quick benchmark on a small served model: peers that answer alike are measured, others are errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from benchmarks.bench import Bench
+from benchmarks.comparison import Comparison
+from benchmarks.equality import require_equal, require_telling
+from benchmarks.peers.bare_process import BareProcess
+from benchmarks.peers.contender import Answer, Load
+from benchmarks.peers.served import ServedModel
+from benchmarks.photo_set import write_uniform_photos
+
+from mlcls import repository
+from mlcls.errors import MlclsError
+from mlcls.server import TritonServer
+from served_models import SmallModels
+
+LOAD = Load(concurrency=4, window_s=1.0, warmup_s=0.2)
+
+
+class SwappingProcess(BareProcess):
+    """A peer that computes the right answers and gives them to the wrong photos."""
+
+    def answer(self, photos: Sequence[Path]) -> list[Answer]:
+        return super().answer(photos)[::-1]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_uniform_photos(tmp_path_factory.mktemp("photos"), 4, 480, 640, seed=1)
+
+
+def test_peers_that_answer_alike_are_compared_and_others_are_errors(
+    small_models: SmallModels, small_server: TritonServer, photos: list[Path]
+) -> None:
+    name = "small_with_sigmoid"
+    spec = repository.read_spec(small_models.repository, name)
+    onnx = repository.find_weights(small_models.repository, name, "embedded")
+    served = ServedModel(small_server.grpc_url, spec, photos)
+    expected = served.answer(photos)
+    require_telling(expected)
+    comparison = Comparison(name, LOAD)
+    steps: list[str] = []
+    with contextlib.ExitStack() as stack:
+        bench = Bench(
+            comparison,
+            served,
+            stack,
+            lambda peer, answers: require_equal(peer, expected, answers, spec.thresholds),
+            photos,
+            steps.append,
+        )
+        right = bench.add("right", lambda: BareProcess(onnx, spec, photos, 0.2))
+        assert bench.add("wrong", lambda: SwappingProcess(onnx, spec, photos, 0.2)) is None
+        assert bench.add("missing", lambda: BareProcess(onnx.parent / "none.onnx", spec, photos, 0.2)) is None
+        dies = bench.add("dies", lambda: BareProcess(onnx, spec, photos, 0.2))
+        assert right is not None
+        assert dies is not None
+        assert list(bench.contenders) == ["served", "right", "dies"]
+        os.kill(dies.pid, signal.SIGKILL)
+        turns = bench.take_turns(["right", "dies"], LOAD, turns=1)
+    assert [window.name for window in turns.windows] == ["served", "right", "served", "dies", "served"]
+    assert all(value > 0 for value in turns.ratio("served", "right").values)
+    assert len(turns.ratio("served", "right").values) == 2
+    with pytest.raises(MlclsError):
+        turns.values("dies")
+    assert comparison.errors.keys() == {"wrong", "missing", "dies"}
+    assert "expected the served model's answer to photo 0" in comparison.errors["wrong"]
+    assert "none.onnx" in comparison.errors["missing"]
+    assert "the process ended" in comparison.errors["dies"]
+    assert not psutil.pid_exists(right.pid)
