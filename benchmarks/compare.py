@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.bench import Bench, Step
 from benchmarks.comparison import Comparison
+from benchmarks.contenders import Bench, Step
 from benchmarks.equality import require_equal, require_telling
 from benchmarks.peers.bare_process import BareProcess
 from benchmarks.peers.contender import Answer, Load

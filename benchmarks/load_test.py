@@ -25,7 +25,6 @@ from typing import Final
 from tqdm import tqdm
 
 from benchmarks.load_figure import draw_load
-from benchmarks.load_photos import IMAGE_MIX, write_size_classes
 from benchmarks.load_report import PROTOCOLS, UsageSample, format_table, summarize
 from benchmarks.locustfiles import triton_grpc, triton_http
 from benchmarks.locustfiles.answers import AnswerBook, learn_answers, read_answers, write_answers
@@ -35,6 +34,7 @@ from benchmarks.locustfiles.outcomes import Tally
 from benchmarks.locustfiles.reply import Reply
 from benchmarks.locustfiles.session import open_mix
 from benchmarks.machine import describe_machine
+from benchmarks.photo_set import IMAGE_MIX, write_size_classes
 from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
 from mlcls.atomic import write_bytes, write_text
 from mlcls.child_process import end_with_parent

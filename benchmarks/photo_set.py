@@ -1,28 +1,54 @@
-"""Photos of one size, made from the sample photos."""
+"""Photos for benchmarks, made from the sample photos: all different, the same in every run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from mlcls.sample_photos import photo_crops
 
+#: Height and width of each size class, and how many photos it has.
+_CLASSES: Final = {"small": ((240, 320), 8), "medium": ((480, 640), 8), "large": ((3000, 4000), 2)}
+
+#: How often each size class is sent, relative to the others.
+IMAGE_MIX: Final = "small=3,medium=6,large=1"
+
 
 def write_uniform_photos(folder: Path, count: int, height: int, width: int, seed: int) -> list[Path]:
-    """Writes different JPEG photos of one size; the same arguments give the same files.
+    """Writes JPEG photos of one size.
 
     Args:
         folder: Where they go; it is made.
         count: How many.
         height: Pixels.
         width: Pixels.
-        seed: Of the choice of crops.
+        seed: Of the choice of crops; the same one gives the same files.
     """
+    return _write(folder, photo_crops(count, seed), height, width)
+
+
+def write_size_classes(folder: Path, seed: int) -> None:
+    """Writes JPEG photos of 320x240, 640x480 and 4000x3000 into `small`, `medium` and `large`.
+
+    Args:
+        folder: Where to.
+        seed: See `write_uniform_photos`.
+    """
+    crops = photo_crops(sum(count for _, count in _CLASSES.values()), seed)
+    for name, (size, count) in _CLASSES.items():
+        own, crops = crops[:count], crops[count:]
+        _write(folder / name, own, *size)
+
+
+def _write(folder: Path, crops: Iterable[npt.NDArray[np.uint8]], height: int, width: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for index, crop in enumerate(photo_crops(count, seed)):
+    for index, crop in enumerate(crops):
         photo = Image.fromarray(np.ascontiguousarray(crop)).resize((width, height), Image.Resampling.LANCZOS)
         paths.append(folder / f"{index:04}.jpg")
         photo.save(paths[-1], quality=90)
