@@ -32,7 +32,7 @@ def write_uniform_photos(folder: Path, count: int, height: int, width: int, seed
     return _write(folder, photo_crops(count, seed), height, width)
 
 
-def write_size_classes(folder: Path, seed: int) -> None:
+def write_size_classes(folder: Path, seed: int = 0) -> None:
     """Writes JPEG photos of 320x240, 640x480 and 4000x3000 into `small`, `medium` and `large`.
 
     Args:

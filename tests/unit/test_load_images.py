@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.load_photos import IMAGE_MIX, write_size_classes
 from benchmarks.locustfiles.errors import LoadTestError
 from benchmarks.locustfiles.images import (
     ImageMix,
@@ -19,6 +18,7 @@ from benchmarks.locustfiles.images import (
     parse_weights,
     read_photos,
 )
+from benchmarks.photo_set import IMAGE_MIX, write_size_classes
 
 from image_samples import encode
 from mlcls.errors import ImageError
