@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.manifest import require_same_spec, verify_folder
 from mlcls.model_spec import FILE_NAME, ModelSpec
-from mlcls.triton_config import STEP_SUFFIXES, step_name
+from mlcls.triton_config import STEP_SUFFIXES, THREADS_PARAMETER, step_name
 
 
 def version_folder(args: Mapping[str, str]) -> Path:
@@ -35,6 +35,22 @@ def engine_file(args: Mapping[str, str]) -> str:
             f"the version folder, got {name!r}. Run: mlcls repository."
         )
     return str(name)
+
+
+def engine_threads(args: Mapping[str, str]) -> int:
+    """The threads of one engine, from the arguments of `initialize`; 0, which means all cores, where none are set.
+
+    Raises:
+        RepositoryError: The configuration's parameter is no number.
+    """
+    parameter = json.loads(args["model_config"]).get("parameters", {}).get(THREADS_PARAMETER, {"string_value": "0"})
+    text = parameter.get("string_value") if isinstance(parameter, dict) else None
+    if not isinstance(text, str) or not text.isascii() or not text.isdigit():
+        raise RepositoryError(
+            f"The configuration of {args['model_name']}: expected the parameter {THREADS_PARAMETER} to be a whole "
+            f"number, 0 for all cores, got {text!r}. Run: mlcls repository."
+        )
+    return int(text)
 
 
 def load_spec(args: Mapping[str, str], *files: str) -> ModelSpec:

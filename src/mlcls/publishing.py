@@ -20,6 +20,7 @@ from mlcls.errors import RepositoryError
 from mlcls.manifest import EngineRecord, verify_folder, write_manifest
 from mlcls.model_spec import FILE_NAME, ModelSpec
 from mlcls.repository import check_name, read_version_spec, render_files, render_version, write_files
+from mlcls.serving_settings import read_settings
 from mlcls.triton_config import ENGINE_SUFFIX, FIRST_VERSION, POSTPROCESS_SUFFIX, STEP_SUFFIXES, step_name
 from mlcls.versions import (
     LAST_NUMBER_NAME,
@@ -166,7 +167,7 @@ def _add_next(root: Path, spec: ModelSpec, stage: Callable[[Path, int, int], Non
         staging = Path(temporary)
         stage(staging, version, active_version(root, name))
         models = staging / "models"
-        write_files(models, render_version(spec, version))
+        write_files(models, render_version(spec, version, read_settings(root, name)))
         for suffix in STEP_SUFFIXES:
             step = step_name(name, suffix, version)
             os.rename(staging / suffix, models / step / str(version))
@@ -184,7 +185,8 @@ def pin_version(root: Path, name: str, version: int) -> None:
     """
     require_version(root, name, version)
     path = f"{name}/config.pbtxt"
-    write_text(root / path, render_files(read_version_spec(root, name, version), version)[path])
+    spec = read_version_spec(root, name, version)
+    write_text(root / path, render_files(spec, version, read_settings(root, name))[path])
 
 
 def remove_version(root: Path, name: str, version: int) -> None:
@@ -231,12 +233,13 @@ def remove_leftovers(root: Path, name: str) -> None:
 
 def _put_first_version(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord) -> None:
     name = spec.name
+    settings = read_settings(root, name)  # of the model that it replaces; a file that is wrong ends the import here
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
         staging = Path(temporary)
         _stage_folders(staging, spec, onnx_model, record, FIRST_VERSION, None)
         for version in list_versions(root, name):
             os.rename(root / name / str(version), staging / str(version))
-        write_files(root, render_files(spec))
+        write_files(root, render_files(spec, settings=settings))
         for suffix, folder in step_folders(root, name, FIRST_VERSION).items():
             replace_folder(staging / suffix, folder)
         replace_folder(staging / "ensemble", root / name / str(FIRST_VERSION))

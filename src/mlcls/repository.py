@@ -1,6 +1,6 @@
 """The Triton model repository: committed configurations, and version folders with weights that `mlcls` fills in.
 
-    NAME/                config.pbtxt  labels.txt  1/
+    NAME/                config.pbtxt  labels.txt  1/      (and serving.json, where `mlcls tune` wrote it)
     NAME_preprocess/     config.pbtxt              1/{manifest,model_spec}.json
     NAME_engine/         config.pbtxt  configs/    1/{manifest,model_spec}.json  1/model.onnx
     NAME_postprocess/    config.pbtxt  labels.txt  1/{manifest,model_spec}.json
@@ -23,11 +23,14 @@ from mlcls.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.errors import RepositoryError
 from mlcls.manifest import verify_folder
 from mlcls.model_spec import FILE_NAME, ModelSpec
+from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings, read_settings
+from mlcls.targets import TARGETS, Target
 from mlcls.triton_config import (
     ENGINE_SUFFIX,
     FIRST_VERSION,
     LABELS_FILE,
     POSTPROCESS_SUFFIX,
+    PREPROCESS_SUFFIX,
     STEP_SUFFIXES,
     ensemble_labels_file,
     step_name,
@@ -42,7 +45,7 @@ from mlcls.versions import (
 )
 
 #: What to do where the model file of a target is missing; by default the model is imported again.
-_REMEDIES: Final[Mapping[triton_config.Target, str]] = {
+_REMEDIES: Final[Mapping[Target, str]] = {
     "gpu": "Build it in the serving image: mlcls build-engine {name} --engine tensorrt.",
     "int8": "Build it from your photos: mlcls build-engine {name} --engine int8 --photos FOLDER.",
 }
@@ -64,18 +67,17 @@ class StaleFile:
         return f"{self.path}: {self.reason}"
 
 
-def render_files(spec: ModelSpec, version: int = FIRST_VERSION) -> dict[str, str]:
+def render_files(
+    spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
+) -> dict[str, str]:
     """The text of every generated file of a model that serves one version, by its path in the repository."""
-    ensemble = triton_config.build_ensemble(spec, version)
-    return {
-        f"{spec.name}/config.pbtxt": triton_config.format_config(ensemble),
-        **render_version(spec, version),
-    }
+    ensemble = triton_config.format_config(triton_config.build_ensemble(spec, version, settings))
+    return {f"{spec.name}/config.pbtxt": ensemble, **render_version(spec, version, settings)}
 
 
-def render_version(spec: ModelSpec, version: int) -> dict[str, str]:
+def render_version(spec: ModelSpec, version: int, settings: ModelSettings = DEFAULT_MODEL_SETTINGS) -> dict[str, str]:
     """The text of the files that belong to one version, active or not: all but the ensemble's configuration."""
-    steps = triton_config.build_steps(spec, version)
+    steps = triton_config.build_steps(spec, version, settings)
     files = {path: triton_config.format_config(config) for path, config in steps.items()}
     labels = "".join(f"{label}\n" for label in spec.labels)
     files[f"{spec.name}/{ensemble_labels_file(version)}"] = labels
@@ -86,22 +88,40 @@ def render_version(spec: ModelSpec, version: int) -> dict[str, str]:
 def write_configs(root: Path, spec: ModelSpec) -> list[Path]:
     """Writes the generated files of a model, those that differ; those of its other versions too.
 
+    Those that only former settings needed are removed.
+
     Args:
         root: The model repository.
         spec: The spec of the active version.
 
     Returns:
         The files that changed.
+
+    Raises:
+        ConfigError: The model's `serving.json` is wrong.
     """
-    return write_files(root, _expected_files(root, spec))
+    files = expected_files(root, spec, read_settings(root, spec.name))
+    changed = write_files(root, files)
+    obsolete = {path for path in preprocess_paths(root, spec.name) if (root / path).is_file()} - files.keys()
+    for path in sorted(obsolete):
+        (root / path).unlink()
+    return changed + [root / path for path in sorted(obsolete)]
 
 
-def _expected_files(root: Path, spec: ModelSpec) -> dict[str, str]:
+def preprocess_paths(root: Path, name: str) -> list[str]:
+    """Paths of the configurations that the preprocess steps of a model's versions can have."""
+    versions = sorted({active_version(root, name), *list_versions(root, name)})
+    steps = [step_name(name, PREPROCESS_SUFFIX, version) for version in versions]
+    return [triton_config.target_path(step, target) for step in steps for target in TARGETS]
+
+
+def expected_files(root: Path, spec: ModelSpec, settings: ModelSettings) -> dict[str, str]:
+    """The text of every generated file of a model with all its versions, by its path in the repository."""
     active = active_version(root, spec.name)
-    files = render_files(spec, active)
+    files = render_files(spec, active, settings)
     for version in list_versions(root, spec.name):
         if version != active:
-            files |= render_version(read_version_spec(root, spec.name, version), version)
+            files |= render_version(read_version_spec(root, spec.name, version), version, settings)
     return files
 
 
@@ -196,7 +216,7 @@ def read_version_spec(root: Path, name: str, version: int) -> ModelSpec:
     return spec
 
 
-def find_weights(root: Path, name: str, target: triton_config.Target) -> Path:
+def find_weights(root: Path, name: str, target: Target) -> Path:
     """The engine's model file of the active version for a target.
 
     Raises:
@@ -240,7 +260,7 @@ def find_stale(root: Path, specs: Iterable[ModelSpec]) -> list[StaleFile]:
     expected: set[str] = set()
     owners: set[str] = set()
     for spec in specs:
-        files = _expected_files(root, spec)
+        files = expected_files(root, spec, read_settings(root, spec.name))
         expected.update(files)
         owners.update(path.split("/")[0] for path in files)
         stale += _compare(root, files)
@@ -272,8 +292,9 @@ def require_fresh(root: Path, spec: ModelSpec) -> None:
 
     Raises:
         RepositoryError: A configuration is stale.
+        ConfigError: The model's `serving.json` is wrong.
     """
-    files = render_files(spec, active_version(root, spec.name))
+    files = render_files(spec, active_version(root, spec.name), read_settings(root, spec.name))
     stale = _compare(root, files)
     for folder in sorted({path.split("/")[0] for path in files}):
         for path in sorted((root / folder).rglob("*.pbtxt")):

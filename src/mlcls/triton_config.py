@@ -3,8 +3,9 @@
 A served model is four Triton models: the ensemble `NAME` and its steps `NAME_preprocess`, `NAME_engine` and
 `NAME_postprocess`. Triton has one configuration for all versions of a model and, when one is added, loads all of them
 again; so each later version has steps of its own, `NAME_engine_2` for example, and a switch changes one file only: the
-ensemble's configuration, which names the steps of one version. Only the engine differs between the targets; Triton
-picks `configs/TARGET.pbtxt` where it exists (`--model-config-name`) and `config.pbtxt` otherwise.
+ensemble's configuration, which names the steps of one version. The engine differs between the targets, and preprocess
+where their `ServingSettings` do; Triton picks `configs/TARGET.pbtxt` where it exists (`--model-config-name`) and
+`config.pbtxt` otherwise.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlcls.errors import MissingExtraError
 from mlcls.model_spec import ModelSpec
+from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings
+from mlcls.serving_settings import MAX_BATCH_SIZE as MAX_BATCH_SIZE
+from mlcls.targets import TARGETS as TARGETS
+from mlcls.targets import Target as Target
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
-
-Target = Literal["embedded", "cpu", "int8", "gpu"]
-TARGETS: Final[tuple[Target, ...]] = ("embedded", "cpu", "int8", "gpu")
 
 PREPROCESS_SUFFIX: Final = "_preprocess"
 ENGINE_SUFFIX: Final = "_engine"
@@ -36,17 +38,14 @@ HALF_FILE: Final = "model.fp16.onnx"
 INT8_FILE: Final = "model.int8.onnx"
 PLAN_FILE: Final = "model.plan"
 
-#: Images in one request, and in one batch that Triton forms.
-MAX_BATCH_SIZE: Final = 32
-
 #: Requests that wait for one step; the next one is refused as UNAVAILABLE instead of growing the memory.
 MAX_QUEUE_SIZE: Final = 128
 
 #: How long a request may wait for one step before it is refused.
 QUEUE_TIMEOUT_MICROSECONDS: Final = 30_000_000
 
-#: Processes that decode; each uses one core.
-PREPROCESS_INSTANCES: Final = 2
+#: Parameter of the backend `mlcls_engine` with the threads of one engine.
+THREADS_PARAMETER: Final = "threads"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,25 +56,22 @@ class EngineTarget:
         backend: Triton backend.
         model_file: File in the version folder.
         kind: Triton's instance kind.
-        max_queue_delay_microseconds: How long the batcher waits for a batch to fill. On a CPU it does not: a batch is
-            no faster there than its images one by one.
-        warmup_batch_sizes: Batch sizes that run once before the model is ready.
+        warmup_batch_sizes: Batch sizes that run once before the model is ready; the largest batch besides, on a GPU.
         cpu_accelerator: Execution accelerator of the onnxruntime backend.
     """
 
     backend: str
     model_file: str
     kind: Literal["KIND_CPU", "KIND_GPU"]
-    max_queue_delay_microseconds: int
     warmup_batch_sizes: tuple[int, ...]
     cpu_accelerator: str | None = None
 
 
 ENGINE_TARGETS: Final[Mapping[Target, EngineTarget]] = {
-    "embedded": EngineTarget("mlcls_engine", ONNX_FILE, "KIND_CPU", 0, (1, 2)),
-    "cpu": EngineTarget("onnxruntime", ONNX_FILE, "KIND_CPU", 0, (1, 2), cpu_accelerator="openvino"),
-    "int8": EngineTarget("mlcls_engine", INT8_FILE, "KIND_CPU", 0, (1, 2)),
-    "gpu": EngineTarget("tensorrt", PLAN_FILE, "KIND_GPU", 1000, (1, 8, MAX_BATCH_SIZE)),
+    "embedded": EngineTarget("mlcls_engine", ONNX_FILE, "KIND_CPU", (1, 2)),
+    "cpu": EngineTarget("onnxruntime", ONNX_FILE, "KIND_CPU", (1, 2), cpu_accelerator="openvino"),
+    "int8": EngineTarget("mlcls_engine", INT8_FILE, "KIND_CPU", (1, 2)),
+    "gpu": EngineTarget("tensorrt", PLAN_FILE, "KIND_GPU", (1, 8)),
 }
 
 
@@ -89,33 +85,50 @@ def ensemble_labels_file(version: int) -> str:
     return LABELS_FILE if version == FIRST_VERSION else f"{version}/{LABELS_FILE}"
 
 
-def build_configs(spec: ModelSpec, version: int = FIRST_VERSION) -> dict[str, ModelConfig]:
+def build_configs(
+    spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
+) -> dict[str, ModelConfig]:
     """All configurations of a served model, the ensemble's pinned to one version.
 
     Returns:
         Each configuration by its path in the model repository, `NAME_engine/configs/gpu.pbtxt` for example.
     """
-    return {f"{spec.name}/config.pbtxt": build_ensemble(spec, version), **build_steps(spec, version)}
+    ensemble = build_ensemble(spec, version, settings)
+    return {f"{spec.name}/config.pbtxt": ensemble, **build_steps(spec, version, settings)}
 
 
-def build_steps(spec: ModelSpec, version: int = FIRST_VERSION) -> dict[str, ModelConfig]:
+def build_steps(
+    spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
+) -> dict[str, ModelConfig]:
     """The configurations of one version's steps, by their paths in the model repository."""
     name = spec.name
+    preprocess = step_name(name, PREPROCESS_SUFFIX, version)
     configs = {
-        f"{step_name(name, PREPROCESS_SUFFIX, version)}/config.pbtxt": build_preprocess(spec, version),
-        f"{step_name(name, POSTPROCESS_SUFFIX, version)}/config.pbtxt": build_postprocess(spec, version),
+        target_path(preprocess, "embedded"): build_preprocess(spec, "embedded", version, settings),
+        f"{step_name(name, POSTPROCESS_SUFFIX, version)}/config.pbtxt": build_postprocess(spec, version, settings),
     }
     for target in TARGETS:
-        file = "config.pbtxt" if target == "embedded" else f"configs/{target}.pbtxt"
-        configs[f"{step_name(name, ENGINE_SUFFIX, version)}/{file}"] = build_engine(spec, target, version)
+        engine = build_engine(spec, target, version, settings)
+        configs[target_path(step_name(name, ENGINE_SUFFIX, version), target)] = engine
+        config = build_preprocess(spec, target, version, settings)
+        if config != configs[target_path(preprocess, "embedded")]:
+            configs[target_path(preprocess, target)] = config
     return configs
 
 
-def build_ensemble(spec: ModelSpec, version: int = FIRST_VERSION) -> ModelConfig:
+def target_path(step: str, target: Target) -> str:
+    """Path, in the model repository, of a step's configuration for one target."""
+    return f"{step}/config.pbtxt" if target == "embedded" else f"{step}/configs/{target}.pbtxt"
+
+
+def build_ensemble(
+    spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
+) -> ModelConfig:
     """The ensemble: encoded images in; scores, results and statuses out. It serves one version, and says which."""
     names = spec.tensors
     config = _new_config(
         spec.name,
+        settings,
         inputs=[_tensor(names.image, "TYPE_STRING", [1])],
         outputs=_result_tensors(spec, ensemble_labels_file(version)),
     )
@@ -139,33 +152,47 @@ def build_ensemble(spec: ModelSpec, version: int = FIRST_VERSION) -> ModelConfig
     return config
 
 
-def build_preprocess(spec: ModelSpec, version: int = FIRST_VERSION) -> ModelConfig:
-    """Encoded images to `pixels`, with a status for each image."""
+def build_preprocess(
+    spec: ModelSpec,
+    target: Target = "embedded",
+    version: int = FIRST_VERSION,
+    settings: ModelSettings = DEFAULT_MODEL_SETTINGS,
+) -> ModelConfig:
+    """Encoded images to `pixels`, with a status for each image; beside the engine of a target."""
     names = spec.tensors
     config = _new_config(
         step_name(spec.name, PREPROCESS_SUFFIX, version),
+        settings,
         inputs=[_tensor(names.image, "TYPE_STRING", [1])],
         outputs=[_pixels(spec), _tensor(names.decode_status, "TYPE_STRING", [1])],
     )
     config.backend = "mlcls_preprocess"
-    _add_instances(config, "KIND_CPU", PREPROCESS_INSTANCES)
-    _add_batching(config)
+    _add_instances(config, "KIND_CPU", settings.of(target).preprocess_instances)
+    _add_batching(config, settings.of(target).preprocess_queue_delay_microseconds)
     return config
 
 
-def build_engine(spec: ModelSpec, target: Target, version: int = FIRST_VERSION) -> ModelConfig:
+def build_engine(
+    spec: ModelSpec,
+    target: Target,
+    version: int = FIRST_VERSION,
+    settings: ModelSettings = DEFAULT_MODEL_SETTINGS,
+) -> ModelConfig:
     """`pixels` to `logits` on the engine of a target."""
-    engine = ENGINE_TARGETS[target]
+    engine, chosen = ENGINE_TARGETS[target], settings.of(target)
     logits = _tensor(spec.tensors.logits, "TYPE_FP32", [spec.num_labels])
     name = step_name(spec.name, ENGINE_SUFFIX, version)
-    config = _new_config(name, inputs=[_pixels(spec)], outputs=[logits])
+    config = _new_config(name, settings, inputs=[_pixels(spec)], outputs=[logits])
     config.backend = engine.backend
     config.default_model_filename = engine.model_file
-    _add_instances(config, engine.kind, 1)
-    _add_batching(config, engine.max_queue_delay_microseconds)
+    _add_instances(config, engine.kind, chosen.engine_instances)
+    _add_batching(config, chosen.engine_queue_delay_microseconds)
+    if chosen.engine_threads:
+        config.parameters[THREADS_PARAMETER].string_value = str(chosen.engine_threads)
     if engine.cpu_accelerator:
         config.optimization.execution_accelerators.cpu_execution_accelerator.add(name=engine.cpu_accelerator)
-    for batch_size in engine.warmup_batch_sizes:
+    largest = {settings.max_batch_size} if engine.kind == "KIND_GPU" else set()
+    for batch_size in sorted({*engine.warmup_batch_sizes, *largest}):
         warmup = config.model_warmup.add(name=f"batch_{batch_size}", batch_size=batch_size)
         pixels = warmup.inputs[spec.tensors.pixels]
         pixels.data_type = _pb2().TYPE_UINT8
@@ -174,11 +201,14 @@ def build_engine(spec: ModelSpec, target: Target, version: int = FIRST_VERSION) 
     return config
 
 
-def build_postprocess(spec: ModelSpec, version: int = FIRST_VERSION) -> ModelConfig:
+def build_postprocess(
+    spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
+) -> ModelConfig:
     """`logits` and decode statuses to scores, results and statuses."""
     names = spec.tensors
     config = _new_config(
         step_name(spec.name, POSTPROCESS_SUFFIX, version),
+        settings,
         inputs=[
             _tensor(names.logits, "TYPE_FP32", [spec.num_labels]),
             _tensor(names.decode_status, "TYPE_STRING", [1]),
@@ -214,9 +244,11 @@ def _pb2() -> Any:
     return model_config_pb2
 
 
-def _new_config(name: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> ModelConfig:
+def _new_config(
+    name: str, settings: ModelSettings, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]
+) -> ModelConfig:
     pb2 = _pb2()
-    config: ModelConfig = pb2.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
+    config: ModelConfig = pb2.ModelConfig(name=name, max_batch_size=settings.max_batch_size)
     for fields in inputs:
         config.input.append(pb2.ModelInput(**fields))
     for fields in outputs:
