@@ -1,58 +1,17 @@
-"""Where and with what a benchmark ran."""
+"""Where and with what a benchmark ran: the machine, and the commit of this checkout."""
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Final
 
-_PACKAGES: Final = (
-    "mlcls",
-    "nvidia-pytriton",
-    "openvino",
-    "onnxruntime",
-    "paddlepaddle",
-    "opencv-python-headless",
-    "pillow",
-)
+from mlcls import machine_description
+from mlcls.machine_description import format_machine as format_machine
+from mlcls.machine_description import read_processor as read_processor
 
 
 def describe_machine() -> dict[str, str]:
     """Facts by name: processor, cores, memory, system, Python, packages, commit of this checkout."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "processor": read_processor(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "memory": f"{memory_bytes / 2**30:.0f} GiB",
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: _read_version(name) for name in _PACKAGES},
-        "commit": _read_commit(),
-    }
-
-
-def format_machine(facts: dict[str, str]) -> str:
-    """The facts in one paragraph."""
-    return ", ".join(f"{name} {value}" for name, value in facts.items())
-
-
-def read_processor() -> str:
-    """The processor's name as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
-
-
-def _read_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    return {**machine_description.describe_machine(), "commit": _read_commit()}
 
 
 def _read_commit() -> str:

@@ -8,14 +8,9 @@ from typing import Final, Literal
 
 from mlcls.cpu_features import BF16_FLAGS, INT8_FLAGS, find_bf16_units, find_int8_units
 from mlcls.machine_facts import MachineFacts, RepositoryFacts, ServedModelFacts, Version
-from mlcls.triton_config import (
-    INT8_FILE,
-    MAX_BATCH_SIZE,
-    MAX_QUEUE_SIZE,
-    PLAN_FILE,
-    PREPROCESS_INSTANCES,
-    STEP_SUFFIXES,
-)
+from mlcls.memory_needs import TYPICAL_IMAGE_BYTES, needed_memory_bytes, needed_shared_memory_bytes
+from mlcls.serving_settings import MAX_BATCH_SIZE
+from mlcls.triton_config import INT8_FILE, MAX_QUEUE_SIZE, PLAN_FILE, STEP_SUFFIXES
 
 Level = Literal["ok", "note", "warning", "problem"]
 
@@ -26,13 +21,6 @@ OLDEST_PYTHON: Final[Version] = (3, 10)
 NEWEST_PYTHON: Final[Version] = (3, 12)
 #: What the embedded tritonserver is linked with.
 OLDEST_GLIBC: Final[Version] = (2, 35)
-
-#: An encoded image, as most are; for sizing memory that holds many.
-TYPICAL_IMAGE_BYTES: Final = 1 << 20
-
-#: Memory of a served model: measured with all six in one server, 976 MB of FP32 weights and 4.1 GB in all processes.
-MEMORY_PER_WEIGHT: Final = 3.5
-MEMORY_PER_MODEL_BYTES: Final = 120_000_000
 
 #: A version that is being built or published lies beside the one that is served.
 DISK_IN_MODELS: Final = 2
@@ -113,18 +101,12 @@ def _check_shared_memory(facts: MachineFacts) -> Iterator[Finding]:
     if facts.shared_memory_bytes is None:
         yield Finding("problem", topic, "no /dev/shm", "Mount it: Triton's Python backends hand tensors through it.")
         return
-    needed = sum(_shared_memory_of(model.pixels_bytes) for model in _models(facts))
+    needed = sum(map(needed_shared_memory_bytes, _models(facts)))
     found = f"/dev/shm has {_size(facts.shared_memory_bytes)}, the imported models need {_size(needed)} at full load"
     if facts.shared_memory_bytes < needed:
         yield Finding("problem", topic, found, "Give it more: shm_size in docker-compose.yml (MLCLS_SHM_SIZE).")
     else:
         yield Finding("ok", topic, found)
-
-
-def _shared_memory_of(pixels_bytes: int) -> int:
-    """Full batches in each process of a model that runs at once: encoded and decoded images, then pixels."""
-    preprocessing = PREPROCESS_INSTANCES * MAX_BATCH_SIZE * (TYPICAL_IMAGE_BYTES + pixels_bytes)
-    return preprocessing + MAX_BATCH_SIZE * pixels_bytes
 
 
 def _check_queues(facts: MachineFacts) -> Iterator[Finding]:
@@ -149,10 +131,7 @@ def _check_memory(facts: MachineFacts) -> Iterator[Finding]:
     models = _models(facts)
     if not models:
         return
-    needed = sum(
-        int(MEMORY_PER_WEIGHT * max(model.weights_bytes.values(), default=0)) + MEMORY_PER_MODEL_BYTES
-        for model in models
-    )
+    needed = sum(map(needed_memory_bytes, models))
     found = f"{_size(facts.memory_bytes)} available, all imported models in one server take some {_size(needed)}"
     if needed > facts.memory_bytes:
         yield Finding("problem", "memory", found, "Serve fewer of them at once, or on a larger machine.")
@@ -185,14 +164,21 @@ def _check_processor(facts: MachineFacts) -> Iterator[Finding]:
     yield Finding(level, "INT8", found, "Measure both before you serve --target int8.")
 
 
+def _check_tuning(facts: MachineFacts) -> Iterator[Finding]:
+    for model in _models(facts):
+        for target, record in model.settings.tuned.items():
+            mismatch = model.settings.describe_mismatch(target, facts.cores)
+            found = mismatch or f"the settings of the target {target} were tuned for {record.cores} cores"
+            remedy = f"Measure here: mlcls tune {model.name} --target {target}, or --reset." if mismatch else ""
+            yield Finding("warning" if mismatch else "ok", "tuning", f"{model.name}: {found}", remedy)
+
+
 def _check_gpu(facts: MachineFacts) -> Iterator[Finding]:
     plans = [model for model in _models(facts) if PLAN_FILE in model.weights_bytes]
     if facts.gpus:
         found = f"{', '.join(map(str, facts.gpus))}; TensorRT {facts.tensorrt or 'not installed'}"
         remedy = "" if plans else "Use it: mlcls build-engine MODEL --engine tensorrt, in the image that serves."
-        yield Finding(
-            "ok" if plans else "note", "GPU", f"{found}; TensorRT {facts.tensorrt or 'not installed'}", remedy
-        )
+        yield Finding("ok" if plans else "note", "GPU", found, remedy)
     else:
         yield Finding("note", "GPU", "the NVIDIA driver shows none: --target gpu cannot be served here")
     for model in plans:
@@ -287,6 +273,7 @@ _CHECKS: Final[tuple[Callable[[MachineFacts], Iterator[Finding]], ...]] = (
     _check_processor,
     _check_gpu,
     _check_repository,
+    _check_tuning,
     _check_memory,
     _check_shared_memory,
     _check_queues,

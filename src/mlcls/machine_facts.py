@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mlcls.nvidia import Gpu
+from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings
 
 Version = tuple[int, ...]
 
@@ -39,6 +40,7 @@ class ServedModelFacts:
         weights_bytes: Size of each model file of the active version's engine, by name.
         faults: What is wrong with its folders or configurations, in words.
         plan_fault: Why its TensorRT plan does not run here; None where it does, or where there is none.
+        settings: How it is served on each target.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ServedModelFacts:
     weights_bytes: Mapping[str, int]
     faults: tuple[str, ...] = ()
     plan_fault: str | None = None
+    settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 
 
 @dataclasses.dataclass(frozen=True)

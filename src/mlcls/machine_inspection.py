@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from mlcls import repository, versions
 from mlcls.cpu_features import read_cpu_flags
 from mlcls.errors import MlclsError, ServerError
+from mlcls.machine_description import read_cores
 from mlcls.machine_facts import (
     EMBEDDED_VERSIONS,
     MachineFacts,
@@ -33,6 +34,7 @@ from mlcls.machine_facts import (
 )
 from mlcls.manifest import Manifest, verify_folder
 from mlcls.nvidia import Machine, read_machine
+from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, read_settings
 from mlcls.tensorrt_plan import check_plan
 from mlcls.triton_config import ENGINE_SUFFIX, PLAN_FILE
 from mlcls.triton_installation import embedded_installation, system_installation
@@ -76,7 +78,7 @@ def inspect_machine(root: Path, tritonserver: Path | None = None, url: str | Non
     return MachineFacts(
         python=sys.version_info[:3],
         glibc=parse_version(platform.libc_ver()[1]) if platform.libc_ver()[0] == "glibc" else None,
-        cores=len(os.sched_getaffinity(0)),
+        cores=read_cores(),
         memory_bytes=read_available_memory(),
         shared_memory_bytes=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,
         cpu_flags=read_cpu_flags(),
@@ -144,7 +146,9 @@ def _inspect_model(root: Path, name: str, machine: Machine) -> ServedModelFacts:
     pixels_bytes = 0
     weights: dict[str, int] = {}
     plan_fault: str | None = None
+    settings = DEFAULT_MODEL_SETTINGS
     try:
+        settings = read_settings(root, name)
         spec = repository.read_spec(root, name)
         faults += _find_faults(functools.partial(repository.require_fresh, root, spec))
         pixels_bytes = spec.transform.height * spec.transform.width * 3
@@ -158,7 +162,7 @@ def _inspect_model(root: Path, name: str, machine: Machine) -> ServedModelFacts:
             plan_fault = next(_find_faults(functools.partial(check_plan, folder, PLAN_FILE, machine)), None)
     except MlclsError as error:
         faults.append(str(error))
-    return ServedModelFacts(name, pixels_bytes, weights, tuple(faults), plan_fault)
+    return ServedModelFacts(name, pixels_bytes, weights, tuple(faults), plan_fault, settings)
 
 
 def _find_faults(check: Callable[[], object]) -> Iterator[str]:

@@ -24,13 +24,12 @@ from mlcls.errors import RepositoryError
 from mlcls.manifest import verify_folder
 from mlcls.model_spec import FILE_NAME, ModelSpec
 from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings, read_settings
-from mlcls.targets import TARGETS, Target
+from mlcls.targets import Target
 from mlcls.triton_config import (
     ENGINE_SUFFIX,
     FIRST_VERSION,
     LABELS_FILE,
     POSTPROCESS_SUFFIX,
-    PREPROCESS_SUFFIX,
     STEP_SUFFIXES,
     ensemble_labels_file,
     step_name,
@@ -102,17 +101,12 @@ def write_configs(root: Path, spec: ModelSpec) -> list[Path]:
     """
     files = expected_files(root, spec, read_settings(root, spec.name))
     changed = write_files(root, files)
-    obsolete = {path for path in preprocess_paths(root, spec.name) if (root / path).is_file()} - files.keys()
-    for path in sorted(obsolete):
-        (root / path).unlink()
-    return changed + [root / path for path in sorted(obsolete)]
-
-
-def preprocess_paths(root: Path, name: str) -> list[str]:
-    """Paths of the configurations that the preprocess steps of a model's versions can have."""
-    versions = sorted({active_version(root, name), *list_versions(root, name)})
-    steps = [step_name(name, PREPROCESS_SUFFIX, version) for version in versions]
-    return [triton_config.target_path(step, target) for step in steps for target in TARGETS]
+    versions = {active_version(root, spec.name), *list_versions(root, spec.name)}
+    possible = {path for version in versions for path in triton_config.preprocess_paths(spec.name, version)}
+    obsolete = [root / path for path in sorted(possible - files.keys()) if (root / path).is_file()]
+    for path in obsolete:
+        path.unlink()
+    return changed + obsolete
 
 
 def expected_files(root: Path, spec: ModelSpec, settings: ModelSettings) -> dict[str, str]:

@@ -116,6 +116,12 @@ def build_steps(
     return configs
 
 
+def preprocess_paths(name: str, version: int) -> list[str]:
+    """Paths, in the model repository, of all configurations that a version's preprocess may have."""
+    step = step_name(name, PREPROCESS_SUFFIX, version)
+    return [target_path(step, target) for target in TARGETS]
+
+
 def target_path(step: str, target: Target) -> str:
     """Path, in the model repository, of a step's configuration for one target."""
     return f"{step}/config.pbtxt" if target == "embedded" else f"{step}/configs/{target}.pbtxt"

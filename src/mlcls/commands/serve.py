@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,7 @@ from mlcls.errors import ServerError
 from mlcls.triton_config import TARGETS
 
 if TYPE_CHECKING:
-    from mlcls.server import TritonServer
+    from mlcls.server import ServerOptions, TritonServer
 
 NAME: Final = "serve"
 SUMMARY: Final = "Serve models of the repository with a tritonserver."
@@ -95,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             signal.signal(signum, request_stop)
         print(f"Loading {', '.join(options.models)} ...", flush=True)
         with TritonServer(options, installation) as server:
+            _warn_about_cores(options)
             print(
                 f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
                 f"{server.metrics_url}. Stop with Ctrl-C.",
@@ -107,6 +109,18 @@ def run(arguments: argparse.Namespace) -> int:
     except _StopRequested:
         print("Stopped.", flush=True)
     return 0
+
+
+def _warn_about_cores(options: ServerOptions) -> None:
+    """Tells of models whose settings were measured with another number of cores."""
+    from mlcls.machine_description import read_cores
+    from mlcls.serving_settings import read_settings
+
+    for name in options.models:
+        mismatch = read_settings(options.repository, name).describe_mismatch(options.target, read_cores())
+        if mismatch is not None:
+            remedy = f"Measure here: mlcls tune {name} --target {options.target}"
+            print(f"Warning: {name}: {mismatch}. {remedy}", file=sys.stderr, flush=True)
 
 
 def _follow(server: TritonServer, interval_s: float) -> None:
