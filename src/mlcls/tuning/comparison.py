@@ -1,0 +1,140 @@
+"""Whether a challenger beats the incumbent by more than the noise of the machine.
+
+The two are measured in turns, incumbent, challenger, incumbent, challenger, so that what else the machine does hits both.
+Each pair of turns gives a ratio. A challenger is taken only where the median of the ratios is further above 1 than they
+are spread, and by no less than `LEAST_GAIN`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from mlcls.serving_settings import ServingSettings
+from mlcls.tuning.candidate import Candidate, Goal, Turn
+
+#: A smaller gain is not worth other settings.
+LEAST_GAIN: Final = 0.02
+
+#: Pairs of turns without which nothing is decided: of one, nobody knows the spread.
+LEAST_PAIRS: Final = 2
+
+Pair = tuple[Turn, Turn]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The outcome of one comparison.
+
+    Attributes:
+        subject: What was varied.
+        incumbent: The settings in place.
+        challenger: The settings that would replace them.
+        figure: What the ratios are of: `throughput`, or `p99` where neither meets the target.
+        ratios: Challenger to incumbent, one for each pair of turns, above 1 where the challenger is better.
+        is_taken: Whether the challenger wins.
+        reason: Why, in words.
+    """
+
+    subject: str
+    incumbent: ServingSettings
+    challenger: ServingSettings
+    figure: str
+    ratios: tuple[float, ...]
+    is_taken: bool
+    reason: str
+
+    @property
+    def median_ratio(self) -> float:
+        """Median of the ratios; NaN where there are none."""
+        return statistics.median(self.ratios) if self.ratios else float("nan")
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the extreme ratios; NaN where there are none."""
+        return _spread(self.ratios) if self.ratios else float("nan")
+
+
+def compare(
+    subject: str,
+    incumbent: Candidate,
+    challenger: Candidate,
+    pairs: Sequence[Pair],
+    goal: Goal,
+) -> Verdict:
+    """Judges a challenger.
+
+    Args:
+        subject: What was varied.
+        incumbent: The candidate in place, with all its turns.
+        challenger: The other one, with all its turns.
+        pairs: The turns of both, incumbent first, that were measured one after the other.
+        goal: What is looked for.
+    """
+    if not pairs:
+        reason = challenger.fault or "there was no time to measure it"
+        return Verdict(subject, incumbent.settings, challenger.settings, "throughput", (), False, reason)
+    among = _common(pairs)
+    ours, theirs = incumbent.best(goal, among), challenger.best(goal, among)
+    if ours is not None and theirs is not None:
+        figure = "throughput"
+        ratios = tuple(
+            _divide(turn[theirs.concurrency].images_per_s, own[ours.concurrency].images_per_s) for own, turn in pairs
+        )
+        is_taken, reason = _judge(ratios)
+    else:
+        figure = "p99"
+        ratios = _latency_ratios(incumbent, challenger, pairs, among)
+        if ours is not None:
+            is_taken, reason = False, "misses the target"
+        elif theirs is not None and len(pairs) >= LEAST_PAIRS:
+            is_taken, reason = True, "meets the target, which the incumbent misses"
+        else:
+            is_taken, reason = _judge(ratios)
+    return Verdict(subject, incumbent.settings, challenger.settings, figure, ratios, is_taken, reason)
+
+
+def can_win(verdict: Verdict) -> bool:
+    """Whether more turns could still make a challenger win that a first verdict did not take."""
+    if verdict.is_taken or not verdict.ratios:
+        return True
+    if verdict.reason == "misses the target":
+        return max(verdict.ratios) > 0.8
+    return max(verdict.ratios) >= (0.9 if len(verdict.ratios) < LEAST_PAIRS else 1.0)
+
+
+def _judge(ratios: Sequence[float]) -> tuple[bool, str]:
+    if len(ratios) < LEAST_PAIRS:
+        return False, "clearly worse in its first turn" if max(ratios, default=0.0) < 0.9 else "measured too rarely"
+    gain, noise = statistics.median(ratios) - 1, max(_spread(ratios), LEAST_GAIN)
+    if gain > noise:
+        return True, "better by more than the noise"
+    return False, "worse" if gain < -noise else "not better by more than the noise"
+
+
+def _spread(ratios: Sequence[float]) -> float:
+    return (max(ratios) - min(ratios)) / 2
+
+
+def _latency_ratios(
+    incumbent: Candidate, challenger: Candidate, pairs: Sequence[Pair], among: Collection[int]
+) -> tuple[float, ...]:
+    ours, theirs = incumbent.nearest(among), challenger.nearest(among)
+    if ours is None or theirs is None:
+        return ()
+    return tuple(
+        _divide(own[ours.concurrency].percentile_ms(99), turn[theirs.concurrency].percentile_ms(99))
+        for own, turn in pairs
+        if len(own[ours.concurrency].latencies_s) and len(turn[theirs.concurrency].latencies_s)
+    )
+
+
+def _common(pairs: Sequence[Pair]) -> set[int]:
+    """The concurrencies that all turns have."""
+    return set.intersection(*(set(turn) for pair in pairs for turn in pair))
+
+
+def _divide(dividend: float, divisor: float) -> float:
+    return dividend / divisor if divisor else float("inf")

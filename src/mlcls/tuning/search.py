@@ -1,0 +1,221 @@
+"""The search: a walk along the knobs from the defaults, each step decided by turns of measurement.
+
+What is measured, and how, is not its business: it is given a function that measures, and a clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, Protocol
+
+from mlcls.closed_loop import LoopFigures
+from mlcls.errors import ServerError
+from mlcls.serving_settings import ServingSettings
+from mlcls.tuning.candidate import Candidate, Goal, Turn
+from mlcls.tuning.comparison import LEAST_PAIRS, Pair, Verdict, can_win, compare
+from mlcls.tuning.search_space import Knob
+
+#: Pairs of turns of a comparison, where the time allows.
+PAIRS: Final = 3
+
+#: Of a window, to which the warm-up before it is added.
+WARMUP_SHARE: Final = 0.2
+
+
+class Measure(Protocol):
+    """Measures settings."""
+
+    def __call__(self, settings: ServingSettings, concurrencies: Sequence[int]) -> Turn:
+        """Serves a model with the settings and loads it with each concurrency.
+
+        Raises:
+            ServerError: It cannot be served or does not answer.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a search came to.
+
+    Attributes:
+        status: `changed`: other settings than the first are better. `kept`: none are. `missed`: no candidate meets the
+            target.
+        settings: The settings to serve with; where the target is missed, those that come nearest.
+        figures: Theirs at the best concurrency.
+        reason: Why these, in words.
+    """
+
+    status: Literal["changed", "kept", "missed"]
+    settings: ServingSettings
+    figures: LoopFigures
+    reason: str
+
+
+class Search:
+    """One search; what it has measured so far can be read at any time, after an interrupt too.
+
+    Attributes:
+        goal: What is looked for.
+        candidates: All that were measured, by their settings, in order.
+        verdicts: All comparisons, in order.
+    """
+
+    def __init__(
+        self,
+        measure: Measure,
+        goal: Goal,
+        knobs: Sequence[Knob],
+        concurrencies: Sequence[int],
+        budget_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+            measure: Measures settings.
+            goal: What is looked for.
+            knobs: What is varied, in this order.
+            concurrencies: Those that the first candidate is measured with, ascending, if the goal names none.
+            budget_s: How long the search may take; it ends at the last comparison that fits in.
+            clock: Seconds.
+        """
+        self.goal = goal
+        self.candidates: dict[ServingSettings, Candidate] = {}
+        self.verdicts: list[Verdict] = []
+        self._measure = measure
+        self._knobs = knobs
+        self._concurrencies = list(goal.concurrencies or concurrencies)
+        self._clock = clock
+        self._deadline = clock() + budget_s
+        self._overhead_s = 0.0
+        self._window_s = 0.0
+
+    def run(self, start: ServingSettings, others: Sequence[ServingSettings] = ()) -> Outcome:
+        """Searches.
+
+        Args:
+            start: The first incumbent.
+            others: Settings to compare with it before the knobs are varied, those in use for example.
+
+        Raises:
+            ServerError: The first incumbent cannot be measured.
+        """
+        self._take_turn(start, self._concurrencies)
+        incumbent = self._sweep("settings in use", start, [settings for settings in others if settings != start])
+        while True:
+            before = incumbent
+            for knob in self._knobs:
+                incumbent = self._sweep(knob.name, incumbent, knob.vary(incumbent))
+            if incumbent == before:
+                break
+        reason = "no challenger was better than the first settings by more than the noise"
+        if incumbent != start:
+            incumbent, reason = self._confirm(start, incumbent)
+        return self._conclude(start, incumbent, reason)
+
+    def _sweep(
+        self, subject: str, incumbent: ServingSettings, challengers: Sequence[ServingSettings]
+    ) -> ServingSettings:
+        """Compares challengers with the incumbent, all in turns; gives the best of those that win, or the incumbent.
+
+        A candidate that was compared before is passed over: the incumbent has only become better since.
+        """
+        points = self._points_around(incumbent)
+        fresh = [settings for settings in challengers if settings not in self.candidates]
+        reserve = 2 * LEAST_PAIRS  # turns of the final comparison
+        while fresh and not self._fits(LEAST_PAIRS * (1 + len(fresh)) + reserve, points):
+            fresh.pop()
+        verdicts = self._take_turns(subject, incumbent, fresh, points, reserve)
+        self.verdicts += verdicts
+        winners = [verdict for verdict in verdicts if verdict.is_taken]
+        return max(winners, key=lambda verdict: verdict.median_ratio).challenger if winners else incumbent
+
+    def _confirm(self, start: ServingSettings, chosen: ServingSettings) -> tuple[ServingSettings, str]:
+        """Compares the settings that a chain of comparisons led to with those at its beginning."""
+        best = self.candidates[start].best(self.goal)
+        points = sorted({*self._points_around(chosen), *([best.concurrency] if best else [])})
+        verdict = self._take_turns("first settings", start, [chosen], points, reserve=0)[0]
+        self.verdicts.append(verdict)
+        text = (
+            f"{verdict.figure} {verdict.median_ratio:.2f} times that of the first settings, spread {verdict.spread:.2f}"
+        )
+        if verdict.is_taken:
+            return chosen, text
+        return start, f"{chosen} did not hold up in the last comparison with the first settings: {verdict.reason}"
+
+    def _take_turns(
+        self,
+        subject: str,
+        incumbent: ServingSettings,
+        challengers: Sequence[ServingSettings],
+        points: Sequence[int],
+        reserve: int,
+    ) -> list[Verdict]:
+        pairs: dict[ServingSettings, list[Pair]] = {settings: [] for settings in challengers}
+        alive = list(challengers)
+
+        def judge(settings: ServingSettings) -> Verdict:
+            own = self.candidates[incumbent]
+            return compare(subject, own, self.candidates[settings], pairs[settings], self.goal)
+
+        for number in range(PAIRS):
+            needed = 1 + len(alive) + reserve
+            if not alive or (number >= LEAST_PAIRS and not self._fits(needed, points)):
+                break
+            own = self._take_turn(incumbent, points)
+            for settings in alive:
+                try:
+                    pairs[settings].append((own, self._take_turn(settings, points)))
+                except ServerError as error:
+                    self.candidates[settings].fault = str(error)
+            alive = [
+                settings for settings in alive if self.candidates[settings].fault is None and can_win(judge(settings))
+            ]
+        return [judge(settings) for settings in challengers]
+
+    def _take_turn(self, settings: ServingSettings, points: Sequence[int]) -> Turn:
+        candidate = self.candidates.setdefault(settings, Candidate(settings))
+        began = self._clock()
+        turn = self._measure(settings, points)
+        candidate.turns.append(turn)
+        loaded_s = sum(figures.window_s for figures in turn.values()) * (1 + WARMUP_SHARE)
+        self._window_s = max(figures.window_s for figures in turn.values())
+        self._overhead_s = max(self._overhead_s, self._clock() - began - loaded_s)
+        return turn
+
+    def _fits(self, turns: int, points: Sequence[int]) -> bool:
+        """Whether there is time for a number of turns, judged by those that were."""
+        turn_s = self._overhead_s + len(points) * self._window_s * (1 + WARMUP_SHARE)
+        return self._clock() + turns * turn_s <= self._deadline
+
+    def _points_around(self, settings: ServingSettings) -> list[int]:
+        """The concurrency that is best so far and its neighbours; the lowest ones where none meets the target."""
+        if self.goal.concurrencies:
+            return list(self.goal.concurrencies)
+        best = self.candidates[settings].best(self.goal)
+        if best is None:
+            return self._concurrencies[:2]
+        index = self._concurrencies.index(best.concurrency)
+        return self._concurrencies[max(index - 1, 0) : index + 2]
+
+    def _conclude(self, start: ServingSettings, chosen: ServingSettings, reason: str) -> Outcome:
+        figures = self.candidates[chosen].best(self.goal)
+        if figures is not None:
+            return Outcome("kept" if chosen == start else "changed", chosen, figures, reason)
+        nearest = [
+            (figures, settings)
+            for settings, candidate in self.candidates.items()
+            if candidate.fault is None and (figures := candidate.nearest()) is not None
+        ]
+        if not nearest:
+            raise ServerError("Expected answers within the measured time, got none; give more time with --minutes.")
+        figures, settings = min(nearest, key=lambda pair: pair[0].percentile_ms(99))
+        return Outcome(
+            "missed",
+            settings,
+            figures,
+            f"no candidate meets {self.goal}; the nearest has p99 {figures.percentile_ms(99):.0f} ms at concurrency "
+            f"{figures.concurrency}",
+        )
