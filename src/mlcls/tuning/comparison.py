@@ -1,8 +1,8 @@
 """Whether a challenger beats the incumbent by more than the noise of the machine.
 
-The two are measured in turns, incumbent, challenger, incumbent, challenger, so that what else the machine does hits both.
-Each pair of turns gives a ratio. A challenger is taken only where the median of the ratios is further above 1 than they
-are spread, and by no less than `LEAST_GAIN`.
+The two are measured in turns, incumbent, challenger, incumbent, challenger, so that what else the machine does hits
+both. Each pair of turns gives a ratio. A challenger is taken only where the median of the ratios is further above 1 than
+they are spread, and by no less than `LEAST_GAIN`.
 """
 
 from __future__ import annotations
@@ -80,9 +80,8 @@ def compare(
     ours, theirs = incumbent.best(goal, among), challenger.best(goal, among)
     if ours is not None and theirs is not None:
         figure = "throughput"
-        ratios = tuple(
-            _divide(turn[theirs.concurrency].images_per_s, own[ours.concurrency].images_per_s) for own, turn in pairs
-        )
+        figures = [(own[ours.concurrency], turn[theirs.concurrency]) for own, turn in pairs]
+        ratios = tuple(other.images_per_s / own.images_per_s for own, other in figures if len(own.latencies_s))
         is_taken, reason = _judge(ratios)
     else:
         figure = "p99"
@@ -124,17 +123,14 @@ def _latency_ratios(
     ours, theirs = incumbent.nearest(among), challenger.nearest(among)
     if ours is None or theirs is None:
         return ()
+    figures = [(own[ours.concurrency], turn[theirs.concurrency]) for own, turn in pairs]
     return tuple(
-        _divide(own[ours.concurrency].percentile_ms(99), turn[theirs.concurrency].percentile_ms(99))
-        for own, turn in pairs
-        if len(own[ours.concurrency].latencies_s) and len(turn[theirs.concurrency].latencies_s)
+        own.percentile_ms(99) / other.percentile_ms(99)
+        for own, other in figures
+        if len(own.latencies_s) and len(other.latencies_s)
     )
 
 
 def _common(pairs: Sequence[Pair]) -> set[int]:
     """The concurrencies that all turns have."""
     return set.intersection(*(set(turn) for pair in pairs for turn in pair))
-
-
-def _divide(dividend: float, divisor: float) -> float:
-    return dividend / divisor if divisor else float("inf")

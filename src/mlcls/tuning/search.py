@@ -130,7 +130,12 @@ class Search:
         verdicts = self._take_turns(subject, incumbent, fresh, points, reserve)
         self.verdicts += verdicts
         winners = [verdict for verdict in verdicts if verdict.is_taken]
-        return max(winners, key=lambda verdict: verdict.median_ratio).challenger if winners else incumbent
+        return max(winners, key=self._rank).challenger if winners else incumbent
+
+    def _rank(self, verdict: Verdict) -> tuple[float, float]:
+        """What the best of several winners has most of; where the incumbent misses the target, meeting it comes first."""
+        best = None if verdict.figure == "throughput" else self.candidates[verdict.challenger].best(self.goal)
+        return (best.images_per_s if best else 0.0, verdict.median_ratio)
 
     def _confirm(self, start: ServingSettings, chosen: ServingSettings) -> tuple[ServingSettings, str]:
         """Compares the settings that a chain of comparisons led to with those at its beginning."""
@@ -201,21 +206,17 @@ class Search:
         return self._concurrencies[max(index - 1, 0) : index + 2]
 
     def _conclude(self, start: ServingSettings, chosen: ServingSettings, reason: str) -> Outcome:
-        figures = self.candidates[chosen].best(self.goal)
-        if figures is not None:
-            return Outcome("kept" if chosen == start else "changed", chosen, figures, reason)
-        nearest = [
-            (figures, settings)
-            for settings, candidate in self.candidates.items()
-            if candidate.fault is None and (figures := candidate.nearest()) is not None
-        ]
-        if not nearest:
+        measured = {settings: each for settings, each in self.candidates.items() if each.fault is None}
+        fit = {settings: best for settings, each in measured.items() if (best := each.best(self.goal))}
+        if chosen in fit:
+            return Outcome("kept" if chosen == start else "changed", chosen, fit[chosen], reason)
+        if fit:
+            chosen = max(fit, key=lambda settings: fit[settings].images_per_s)
+            return Outcome("changed", chosen, fit[chosen], "no others meet the target with a higher throughput")
+        near = {settings: nearest for settings, each in measured.items() if (nearest := each.nearest())}
+        if not near:
             raise ServerError("Expected answers within the measured time, got none; give more time with --minutes.")
-        figures, settings = min(nearest, key=lambda pair: pair[0].percentile_ms(99))
-        return Outcome(
-            "missed",
-            settings,
-            figures,
-            f"no candidate meets {self.goal}; the nearest has p99 {figures.percentile_ms(99):.0f} ms at concurrency "
-            f"{figures.concurrency}",
-        )
+        chosen = min(near, key=lambda settings: near[settings].percentile_ms(99))
+        figures = near[chosen]
+        p99 = f"p99 {figures.percentile_ms(99):.0f} ms at concurrency {figures.concurrency}"
+        return Outcome("missed", chosen, figures, f"no candidate gives {self.goal}; the nearest has {p99}")

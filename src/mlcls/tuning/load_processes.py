@@ -1,0 +1,87 @@
+"""A closed loop of load in processes of its own, so that one Python does not limit what many cores serve."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from types import TracebackType
+from typing import Final
+
+import numpy as np
+
+from mlcls.child_process import end_with_parent
+from mlcls.closed_loop import LoopFigures, ensemble_calls, run_closed_loop
+from mlcls.errors import ServerError
+from mlcls.model_spec import ModelSpec
+
+#: Cores of the machine for each process that makes load: an image costs a client some 3% of what it costs the server.
+_CORES_PER_PROCESS: Final = 16
+
+
+class LoadProcesses:
+    """Processes that ask a served ensemble; a context manager that ends them."""
+
+    def __init__(self, spec: ModelSpec, images: Sequence[bytes], cores: int) -> None:
+        """Starts nothing yet.
+
+        Args:
+            spec: The served model's spec.
+            images: Encoded images; the callers ask for them in turn.
+            cores: Of the machine.
+        """
+        self._count = max(cores // _CORES_PER_PROCESS, 1)
+        # not forked: this process has threads
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self._count, context, _initialize, (spec, tuple(images)))
+
+    def __enter__(self) -> LoadProcesses:
+        """Gives itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Ends the processes once the load under way has ended."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self, url: str, concurrency: int, window_s: float, warmup_s: float) -> LoopFigures:
+        """Runs a closed loop.
+
+        Args:
+            url: `host:port` of the gRPC API.
+            concurrency: Callers, divided among the processes.
+            window_s: How long it is measured.
+            warmup_s: How long it runs before.
+
+        Raises:
+            ServerError: The server refused or failed to answer a request, or a process ended.
+        """
+        count = min(self._count, concurrency)
+        shares = [concurrency // count + (index < concurrency % count) for index in range(count)]
+        try:
+            futures = [self._pool.submit(_run_share, url, share, window_s, warmup_s) for share in shares]
+            latencies = [future.result() for future in futures]
+        except BrokenExecutor:
+            raise ServerError("A process that makes load ended by itself; is there enough memory?") from None
+        return LoopFigures(concurrency, window_s, np.concatenate(latencies))
+
+
+_spec: ModelSpec
+_images: tuple[bytes, ...]
+
+
+def _initialize(spec: ModelSpec, images: tuple[bytes, ...]) -> None:
+    global _spec, _images
+    _spec, _images = spec, images
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    end_with_parent()
+
+
+def _run_share(url: str, concurrency: int, window_s: float, warmup_s: float) -> np.ndarray:
+    """Latencies in seconds, in a process of the pool."""
+    try:
+        return run_closed_loop(ensemble_calls(url, _spec, _images), concurrency, window_s, warmup_s).latencies_s
+    except Exception as error:  # as one that survives the way to the other process
+        raise ServerError(f"a request failed under load: {error}") from None

@@ -1,0 +1,102 @@
+"""A candidate served for real, without touching the user's repository."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from mlcls.atomic import write_text
+from mlcls.closed_loop import LoopFigures
+from mlcls.model_spec import ModelSpec
+from mlcls.repository import render_files, write_files
+from mlcls.server import ServerOptions, TritonServer
+from mlcls.serving_settings import ModelSettings, ServingSettings, read_settings, settings_path
+from mlcls.targets import Target
+from mlcls.triton_installation import TritonInstallation
+from mlcls.tuning.load_processes import LoadProcesses
+from mlcls.tuning.search import WARMUP_SHARE
+from mlcls.versions import RECORD_NAME, active_version, step_folders
+
+Progress = Callable[[str], None]
+
+
+class ServedMeasure:
+    """Measures settings: a tritonserver for each turn, loaded with one concurrency after the other."""
+
+    def __init__(
+        self,
+        root: Path,
+        spec: ModelSpec,
+        target: Target,
+        installation: TritonInstallation,
+        load: LoadProcesses,
+        window_s: float,
+        progress: Progress,
+    ) -> None:
+        """Reads the settings of the model, of which the target's are replaced by a candidate's.
+
+        Args:
+            root: The model repository.
+            spec: The spec of the active version, which is the one that is measured.
+            target: The engine.
+            installation: The tritonserver.
+            load: What asks it.
+            window_s: How long each concurrency is measured.
+            progress: Is told what is being done.
+        """
+        self._root, self._spec, self._target = root, spec, target
+        self._installation, self._load, self._window_s, self._progress = installation, load, window_s, progress
+        self._settings = read_settings(root, spec.name)
+
+    def __call__(self, settings: ServingSettings, concurrencies: Sequence[int]) -> dict[int, LoopFigures]:
+        """Serves the model with the settings and loads it with each concurrency; see `search.Measure`.
+
+        Raises:
+            ServerError: The server does not start, or does not answer.
+        """
+        self._progress(f"{settings}: starting")
+        candidate = self._settings.with_target(self._target, settings, None)
+        turn = {}
+        with candidate_repository(self._root, self._spec, candidate) as folder:
+            options = ServerOptions.on_free_ports(folder, self._spec.name)
+            options = dataclasses.replace(options, target=self._target)
+            with TritonServer(options, self._installation) as server:
+                for concurrency in concurrencies:
+                    self._progress(f"{settings}: concurrency {concurrency}")
+                    warmup_s = self._window_s * WARMUP_SHARE
+                    turn[concurrency] = self._load.run(server.grpc_url, concurrency, self._window_s, warmup_s)
+        self._progress(f"{settings}: measured")
+        return turn
+
+
+@contextlib.contextmanager
+def candidate_repository(root: Path, spec: ModelSpec, settings: ModelSettings) -> Iterator[Path]:
+    """A repository with the active version of one model and other settings.
+
+    Its configurations are written, its version folders are links to those of the model repository.
+
+    Args:
+        root: The model repository.
+        spec: The spec of the active version.
+        settings: The settings.
+
+    Yields:
+        The repository's folder, which is gone when the block ends.
+    """
+    name, version = spec.name, active_version(root, spec.name)
+    with tempfile.TemporaryDirectory(prefix="mlcls-tune-") as temporary:
+        folder = Path(temporary)
+        write_text(settings_path(folder, name), settings.to_json())
+        write_files(folder, render_files(spec, version, settings))
+        for step in step_folders(root, name, version).values():
+            os.symlink(step.resolve(), folder / step.parent.name / step.name)
+        (folder / name / str(version)).mkdir(exist_ok=True)
+        record = root / name / str(version) / RECORD_NAME
+        if record.is_file():
+            shutil.copyfile(record, folder / name / str(version) / RECORD_NAME)
+        yield folder
