@@ -19,6 +19,7 @@ from mlcls.commands import (
     repository,
     rollback,
     serve,
+    tune,
     verify,
     versions,
 )
@@ -55,6 +56,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     rollback,
     versions,
     repository,
+    tune,
     serve,
     doctor,
     predict,

@@ -1,8 +1,8 @@
 """Whether a challenger beats the incumbent by more than the noise of the machine.
 
 The two are measured in turns, incumbent, challenger, incumbent, challenger, so that what else the machine does hits
-both. Each pair of turns gives a ratio. A challenger is taken only where the median of the ratios is further above 1 than
-they are spread, and by no less than `LEAST_GAIN`.
+both. Each pair of turns gives a ratio. A challenger is taken only where the median of the ratios is further above 1
+than they are spread, and by no less than `LEAST_GAIN`.
 """
 
 from __future__ import annotations

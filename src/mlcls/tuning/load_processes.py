@@ -10,14 +10,15 @@ from types import TracebackType
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from mlcls.child_process import end_with_parent
 from mlcls.closed_loop import LoopFigures, ensemble_calls, run_closed_loop
 from mlcls.errors import ServerError
 from mlcls.model_spec import ModelSpec
 
-#: Cores of the machine for each process that makes load: an image costs a client some 3% of what it costs the server.
-_CORES_PER_PROCESS: Final = 16
+#: Cores of the machine for each process that makes load: a client needs far less of them than the server that it asks.
+_CORES_PER_PROCESS: Final = 8
 
 
 class LoadProcesses:
@@ -79,7 +80,7 @@ def _initialize(spec: ModelSpec, images: tuple[bytes, ...]) -> None:
     end_with_parent()
 
 
-def _run_share(url: str, concurrency: int, window_s: float, warmup_s: float) -> np.ndarray:
+def _run_share(url: str, concurrency: int, window_s: float, warmup_s: float) -> npt.NDArray[np.float64]:
     """Latencies in seconds, in a process of the pool."""
     try:
         return run_closed_loop(ensemble_calls(url, _spec, _images), concurrency, window_s, warmup_s).latencies_s

@@ -133,7 +133,7 @@ class Search:
         return max(winners, key=self._rank).challenger if winners else incumbent
 
     def _rank(self, verdict: Verdict) -> tuple[float, float]:
-        """What the best of several winners has most of; where the incumbent misses the target, meeting it comes first."""
+        """What the best of several winners has most of; where the incumbent misses the target, meeting it is first."""
         best = None if verdict.figure == "throughput" else self.candidates[verdict.challenger].best(self.goal)
         return (best.images_per_s if best else 0.0, verdict.median_ratio)
 

@@ -1,0 +1,250 @@
+"""The command `mlcls tune`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from mlcls.commands.options import add_repository_option
+from mlcls.errors import ConfigError, MissingExtraError, MlclsError
+from mlcls.targets import TARGETS
+
+if TYPE_CHECKING:
+    from mlcls.model_spec import ModelSpec
+    from mlcls.tuning.report import Circumstances
+    from mlcls.tuning.search import Outcome, Search
+
+NAME: Final = "tune"
+SUMMARY: Final = "Find the instances, threads and queue delay that serve a model best on this machine, by measuring."
+
+#: Photos that are sent at most, spread over those that were given.
+_MOST_PHOTOS: Final = 64
+
+#: Measurements that a budget is meant for, and bounds of the length of one, in seconds.
+_WINDOWS: Final = 200
+_SHORTEST_WINDOW_S: Final = 0.5
+_LONGEST_WINDOW_S: Final = 6.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.epilog = (
+        "Exit status 1 where no candidate meets the target; the repository then stays as it is, as it does with "
+        "--dry-run and when interrupted. Nothing else should run on the machine meanwhile."
+    )
+    parser.add_argument("model", metavar="MODEL", help="name of an imported model")
+    parser.add_argument("--target", choices=TARGETS, default="embedded", help="engine (default: %(default)s)")
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument(
+        "--p99-ms",
+        type=float,
+        default=150.0,
+        metavar="MS",
+        help="99th percentile of the latency that must not be exceeded (default: %(default)g)",
+    )
+    goal.add_argument("--throughput", action="store_true", help="no latency target: only the throughput counts")
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="requests in flight to measure with (default: found by measuring)",
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="time (default: %(default)g)")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="photos or folders to ask for (default: samples of 640x427); their size decides what decoding costs",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="measure, and leave the repository as it is")
+    parser.add_argument("--reset", action="store_true", help="measure nothing: go back to the target's defaults")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the report where the repository is left as it is (default: output/tune/MODEL)",
+    )
+    parser.add_argument(
+        "--tritonserver",
+        type=Path,
+        metavar="DIR",
+        help="use this Triton, /opt/tritonserver in NVIDIA's container, instead of the embedded one",
+    )
+    add_repository_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Searches and writes the settings, or resets them.
+
+    Raises:
+        ConfigError: An option is out of its range.
+        RepositoryError: The model cannot be served.
+        ServerError: The model cannot be served with the default settings.
+    """
+    return _reset(arguments) if arguments.reset else _tune(arguments)
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from mlcls import repository
+    from mlcls.machine_description import describe_machine, read_cores
+    from mlcls.serving_settings import DEFAULT_SETTINGS, read_settings
+    from mlcls.triton_config import MAX_QUEUE_SIZE
+    from mlcls.triton_installation import embedded_installation, system_installation
+    from mlcls.tuning.candidate import Goal
+    from mlcls.tuning.load_processes import LoadProcesses
+    from mlcls.tuning.progress import show_progress
+    from mlcls.tuning.report import Circumstances, describe_outcome, format_candidates
+    from mlcls.tuning.search import Search
+    from mlcls.tuning.search_space import list_concurrencies, list_knobs
+    from mlcls.tuning.served_candidate import ServedMeasure
+    from mlcls.versions import active_version
+
+    _check_options(arguments, MAX_QUEUE_SIZE)
+    root, name, target = arguments.repository, arguments.model, arguments.target
+    folder = arguments.tritonserver
+    installation = embedded_installation() if folder is None else system_installation(folder)
+    spec = repository.read_spec(root, name)
+    repository.find_weights(root, name, target)
+    images, photos = _read_photos(arguments.photos, spec)
+    cores, budget_s = read_cores(), arguments.minutes * 60
+    window_s = min(max(budget_s / _WINDOWS, _SHORTEST_WINDOW_S), _LONGEST_WINDOW_S)
+    circumstances = Circumstances(
+        name, active_version(root, name), target, describe_machine(), cores, photos, window_s, budget_s
+    )
+    goal = Goal(None if arguments.throughput else arguments.p99_ms, tuple(sorted(set(arguments.concurrency))))
+    start = DEFAULT_SETTINGS[target]
+    print(f"Looking for {goal}: {name} on {target}, {cores} cores, {photos}, some {arguments.minutes:g} minutes.")
+    with _interruptible(), LoadProcesses(spec, images, cores) as load, show_progress(budget_s) as progress:
+        measure = ServedMeasure(root, spec, target, installation, load, window_s, progress)
+        knobs, concurrencies = list_knobs(target, cores), list_concurrencies(target, cores)
+        search = Search(measure, goal, knobs, concurrencies, budget_s)
+        try:
+            outcome = search.run(start, [read_settings(root, name).of(target)])
+        except BaseException:
+            if any(candidate.turns for candidate in search.candidates.values()):
+                _save(arguments, _render(search, None, circumstances))
+            raise
+    print(format_candidates(search))
+    for line in describe_outcome(outcome):
+        print(line)
+    files = _render(search, outcome, circumstances)
+    if outcome.status == "missed":
+        _save(arguments, files)
+        raise MlclsError(f"{outcome.reason}. The repository is as it was.")
+    if arguments.dry_run:
+        _save(arguments, files)
+        return 0
+    _apply(arguments, outcome, circumstances, files)
+    return 0
+
+
+def _apply(
+    arguments: argparse.Namespace, outcome: Outcome, circumstances: Circumstances, files: dict[str, bytes]
+) -> None:
+    from mlcls.settings_change import change_settings
+
+    root, name, target = arguments.repository, arguments.model, arguments.target
+    record = circumstances.to_record()
+    changed = change_settings(
+        root, name, lambda settings: settings.with_target(target, outcome.settings, record), files
+    )
+    print(f"Wrote {', '.join(str(root / name / file) for file in ('serving.json', *files))}.")
+    print(f"{len(changed)} configurations changed; a running server has them once it starts again.")
+
+
+def _reset(arguments: argparse.Namespace) -> int:
+    from mlcls.settings_change import change_settings, remove_wrong_settings
+    from mlcls.tuning.report import report_name
+
+    root, name, target = arguments.repository, arguments.model, arguments.target
+    if remove_wrong_settings(root, name):
+        print("Removed a serving.json that was wrong, with the settings of all targets.")
+    evidence = {report_name(target, suffix): None for suffix in (".json", ".png")}
+    changed = change_settings(root, name, lambda settings: settings.without_target(target), evidence)
+    print(f"{name} has the default settings of the target {target}; {len(changed)} configurations changed.")
+    return 0
+
+
+def _check_options(arguments: argparse.Namespace, most_concurrency: int) -> None:
+    if not 0 < arguments.p99_ms <= 60_000:
+        raise ConfigError(f"Expected --p99-ms above 0 and at most 60000, got {arguments.p99_ms:g}.")
+    if not 0 < arguments.minutes <= 24 * 60:
+        raise ConfigError(f"Expected --minutes above 0 and at most {24 * 60}, got {arguments.minutes:g}.")
+    for concurrency in arguments.concurrency:
+        if not 1 <= concurrency <= most_concurrency:
+            raise ConfigError(
+                f"Expected --concurrency 1 to {most_concurrency}, beyond which requests are refused, got {concurrency}."
+            )
+
+
+def _read_photos(paths: Sequence[Path], spec: ModelSpec) -> tuple[list[bytes], str]:
+    """The photos to send, each of which can be decoded, and what they are, in words."""
+    from mlcls.errors import ImageError
+    from mlcls.sample_photos import list_photos, sample_photo_paths
+    from mlcls.transforms import preprocess
+
+    try:
+        files = list_photos(paths) if paths else sample_photo_paths()
+    except MissingExtraError as error:
+        raise MlclsError(f"{error} Or give photos of your own with --photos.") from None
+    chosen = files[:: -(-len(files) // _MOST_PHOTOS)]
+    images = []
+    for file in chosen:
+        try:
+            images.append(file.read_bytes())
+            preprocess(images[-1], spec.transform)
+        except (ImageError, OSError) as error:
+            raise ImageError(f"{file}: {error}") from None
+    kilobytes = sum(map(len, images)) / len(images) / 1e3
+    what = f"{len(images)} of {len(files)} photos" if paths else f"{len(images)} sample photos"
+    return images, f"{what} of {kilobytes:.0f} kB on average"
+
+
+def _render(search: Search, outcome: Outcome | None, circumstances: Circumstances) -> dict[str, bytes]:
+    """The report and its picture, by file name; no picture where matplotlib is not installed, which it says."""
+    from mlcls.tuning.picture import draw_search
+    from mlcls.tuning.report import make_report, report_name
+
+    report: dict[str, Any] = make_report(search, outcome, circumstances)
+    target = circumstances.target
+    files = {report_name(target): (json.dumps(report, indent=2) + "\n").encode()}
+    title = f"{circumstances.model}, {target}: {circumstances.cores} cores of {circumstances.machine['processor']}"
+    try:
+        files[report_name(target, ".png")] = draw_search(search, outcome, title)
+    except MissingExtraError as error:
+        print(f"Warning: no picture: {error}", file=sys.stderr)
+    return files
+
+
+def _save(arguments: argparse.Namespace, files: dict[str, bytes]) -> None:
+    from mlcls.atomic import write_bytes
+
+    folder: Path = arguments.output or Path("output") / "tune" / arguments.model
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    print(f"The repository is as it was; the report is in {folder}.")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Has SIGTERM end the search as Ctrl-C does: with its servers stopped and its report written."""
+
+    def interrupt(_signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,172 @@
+"""The evidence of a search: as a document, and as lines for the user."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from mlcls import __version__
+from mlcls.closed_loop import LoopFigures
+from mlcls.serving_settings import TuningRecord
+from mlcls.targets import Target
+from mlcls.tuning.candidate import Candidate, Goal
+from mlcls.tuning.comparison import Verdict
+from mlcls.tuning.search import Outcome, Search
+
+SCHEMA_VERSION: Final = 1
+
+#: Of fewer answers a 99th percentile is hardly more than the slowest of them.
+FEW_ANSWERS: Final = 100
+
+
+def report_name(target: Target, suffix: str = ".json") -> str:
+    """Name of the file with a target's evidence; with `.png`, of its picture."""
+    return f"tuning_{target}{suffix}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Circumstances:
+    """Where and how a search was done.
+
+    Attributes:
+        model: The model's name.
+        version: Version of it that was measured.
+        target: The engine.
+        machine: Facts by name.
+        cores: Processor cores that the server could use.
+        photos: What was sent, in words.
+        window_s: Length of each measurement.
+        budget_s: How long it might take.
+        date: When it began, in ISO 8601, UTC.
+    """
+
+    model: str
+    version: int
+    target: Target
+    machine: Mapping[str, str]
+    cores: int
+    photos: str
+    window_s: float
+    budget_s: float
+    date: str = dataclasses.field(
+        default_factory=lambda: datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    )
+
+    def to_record(self) -> TuningRecord:
+        """What `serving.json` says of it."""
+        return TuningRecord(self.cores, self.date, report_name(self.target))
+
+
+def make_report(search: Search, outcome: Outcome | None, circumstances: Circumstances) -> dict[str, Any]:
+    """The whole evidence.
+
+    Args:
+        search: The search.
+        outcome: What it came to; None where it was interrupted.
+        circumstances: Where and how it was done.
+    """
+    goal = search.goal
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mlcls": __version__,
+        **dataclasses.asdict(circumstances),
+        "goal": {"p99_ms": goal.p99_ms, "concurrencies": list(goal.concurrencies)},
+        "status": "interrupted" if outcome is None else outcome.status,
+        "choice": None if outcome is None else _choice(outcome, goal),
+        "candidates": [_candidate(candidate, goal) for candidate in search.candidates.values()],
+        "comparisons": [_comparison(verdict) for verdict in search.verdicts],
+    }
+
+
+def format_candidates(search: Search) -> str:
+    """A table of all candidates, each at its best concurrency, or where its latency is lowest."""
+    width = max((len(str(settings)) for settings in search.candidates), default=0)
+    lines = [
+        f"{'':{width}}{'concurrency':>13}{'images/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'answers':>9}  "
+        + ("meets target" if search.goal.p99_ms is not None else "")
+    ]
+    for settings, candidate in search.candidates.items():
+        best = candidate.best(search.goal)
+        figures = best or candidate.nearest()
+        if figures is None or candidate.fault is not None:
+            lines.append(f"{settings!s:{width}}  not measured: {candidate.fault or 'no answers'}")
+            continue
+        meets = "" if search.goal.p99_ms is None else "no" if best is None else "yes"
+        lines.append(f"{settings!s:{width}}{figures.concurrency:13}{format_figures(figures)}  {meets}".rstrip())
+    return "\n".join(lines)
+
+
+def format_figures(figures: LoopFigures) -> str:
+    """Throughput, latencies and number of answers as columns of the table."""
+    return (
+        f"{figures.images_per_s:10.1f}{figures.percentile_ms(50):9.1f}{figures.percentile_ms(99):9.1f}"
+        f"{len(figures.latencies_s):9}"
+    )
+
+
+def describe_outcome(outcome: Outcome) -> Iterator[str]:
+    """The choice and why, with a warning where it rests on little."""
+    figures = outcome.figures
+    if outcome.status == "missed":
+        yield f"Nearest to the target: {outcome.settings}."
+    else:
+        yield f"Chosen: {outcome.settings}: {outcome.reason}."
+        yield (
+            f"At concurrency {figures.concurrency}: {figures.images_per_s:.1f} images/s, p50 "
+            f"{figures.percentile_ms(50):.1f} ms, p99 {figures.percentile_ms(99):.1f} ms."
+        )
+    answers = len(figures.latencies_s)
+    if answers < FEW_ANSWERS:
+        yield f"Warning: its p99 is that of {answers} answers, hardly more than the slowest; give more --minutes."
+
+
+def _choice(outcome: Outcome, goal: Goal) -> dict[str, Any]:
+    return {
+        "settings": dataclasses.asdict(outcome.settings),
+        **_figures(outcome.figures, goal),
+        "reason": outcome.reason,
+    }
+
+
+def _candidate(candidate: Candidate, goal: Goal) -> dict[str, Any]:
+    points = []
+    for concurrency, figures in candidate.pooled().items():
+        rates = [turn[concurrency].images_per_s for turn in candidate.turns if concurrency in turn]
+        points.append(
+            {**_figures(figures, goal), "images_per_s_of_turns": [_round(rate) for rate in rates]}
+            | ({"spread": _round((max(rates) - min(rates)) / 2 / statistics.median(rates), 3)} if min(rates) else {})
+        )
+    return {"settings": dataclasses.asdict(candidate.settings), "fault": candidate.fault, "points": points}
+
+
+def _figures(figures: LoopFigures, goal: Goal) -> dict[str, Any]:
+    return {
+        "concurrency": figures.concurrency,
+        "images_per_s": _round(figures.images_per_s),
+        "p50_ms": _round(figures.percentile_ms(50)),
+        "p99_ms": _round(figures.percentile_ms(99)),
+        "answers": len(figures.latencies_s),
+        "meets_target": goal.is_met(figures),
+    }
+
+
+def _comparison(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "subject": verdict.subject,
+        "incumbent": dataclasses.asdict(verdict.incumbent),
+        "challenger": dataclasses.asdict(verdict.challenger),
+        "figure": verdict.figure,
+        "ratios": [_round(ratio, 3) for ratio in verdict.ratios],
+        "median_ratio": _round(verdict.median_ratio, 3),
+        "spread": _round(verdict.spread, 3),
+        "taken": verdict.is_taken,
+        "reason": verdict.reason,
+    }
+
+
+def _round(value: float, digits: int = 2) -> float | None:
+    """A number that JSON has; None for NaN."""
+    return round(value, digits) if value == value else None
