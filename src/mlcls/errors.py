@@ -94,6 +94,10 @@ class ServerError(MlclsError):
     """The embedded tritonserver cannot start, or ended by itself."""
 
 
+class TuningError(MlclsError):
+    """A search for settings found none that meet its target, or had no time to compare any."""
+
+
 class ModelControlError(MlclsError):
     """A running server cannot be reached, refuses the admin key, or cannot load a model."""
 

@@ -147,14 +147,19 @@ class TritonServer:
     def stop(self) -> None:
         """Ends the server: requests in flight are answered, then all its processes and shared memory are gone."""
         process = getattr(self, "_process", None)
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_TIMEOUT_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends the server at once: requests in flight are lost, all its processes and shared memory are gone."""
+        process = getattr(self, "_process", None)
         if process is not None:
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(_STOP_TIMEOUT_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                process.kill()
+                process.wait()
             _kill_group(process.pid)
             for segment in Path("/dev/shm").glob(f"{self._shared_memory_prefix}*"):
                 segment.unlink(missing_ok=True)

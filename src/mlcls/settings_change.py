@@ -21,8 +21,8 @@ def change_settings(
 ) -> list[Path]:
     """Changes a model's settings, and writes the configurations of all its versions that follow from them.
 
-    What fails or is interrupted leaves every file as it was. Of a process that is killed meanwhile, the settings are the
-    new ones and a part of the configurations is stale: such a model is not served, and `mlcls repository` mends it.
+    What fails or is interrupted leaves every file as it was. Where the process is killed meanwhile, the settings can be
+    the new ones and a part of the configurations stale: such a model is not served until `mlcls repository` mends it.
 
     Args:
         root: The model repository.

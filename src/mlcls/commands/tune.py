@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from mlcls.commands.options import add_repository_option
-from mlcls.errors import ConfigError, MissingExtraError, MlclsError
+from mlcls.errors import ConfigError, MissingExtraError, MlclsError, TuningError
 from mlcls.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _MOST_PHOTOS: Final = 64
 
 #: Measurements that a budget is meant for, and bounds of the length of one, in seconds.
 _WINDOWS: Final = 200
-_SHORTEST_WINDOW_S: Final = 0.5
+_SHORTEST_WINDOW_S: Final = 1.0
 _LONGEST_WINDOW_S: Final = 6.0
 
 
@@ -91,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: An option is out of its range.
         RepositoryError: The model cannot be served.
         ServerError: The model cannot be served with the default settings.
+        TuningError: No candidate meets the target, or there was too little time for a comparison.
     """
     return _reset(arguments) if arguments.reset else _tune(arguments)
 
@@ -141,7 +142,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     files = _render(search, outcome, circumstances)
     if outcome.status == "missed":
         _save(arguments, files)
-        raise MlclsError(f"{outcome.reason}. The repository is as it was.")
+        raise TuningError(f"{outcome.reason}.")
     if arguments.dry_run:
         _save(arguments, files)
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from types import TracebackType
@@ -38,7 +39,8 @@ class LoadProcesses:
         self._pool = ProcessPoolExecutor(self._count, context, _initialize, (spec, tuple(images)))
 
     def __enter__(self) -> LoadProcesses:
-        """Gives itself."""
+        """Waits until the processes are ready, so that no measurement pays for their start."""
+        list(self._pool.map(_wait_for_others, range(self._count)))
         return self
 
     def __exit__(
@@ -78,6 +80,11 @@ def _initialize(spec: ModelSpec, images: tuple[bytes, ...]) -> None:
     _spec, _images = spec, images
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     end_with_parent()
+
+
+def _wait_for_others(_index: int) -> None:
+    """Long enough that each process of the pool gets one of these."""
+    time.sleep(0.2)
 
 
 def _run_share(url: str, concurrency: int, window_s: float, warmup_s: float) -> npt.NDArray[np.float64]:

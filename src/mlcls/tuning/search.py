@@ -6,12 +6,13 @@ What is measured, and how, is not its business: it is given a function that meas
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, Protocol
 
 from mlcls.closed_loop import LoopFigures
-from mlcls.errors import ServerError
+from mlcls.errors import ServerError, TuningError
 from mlcls.serving_settings import ServingSettings
 from mlcls.tuning.candidate import Candidate, Goal, Turn
 from mlcls.tuning.comparison import LEAST_PAIRS, Pair, Verdict, can_win, compare
@@ -89,7 +90,7 @@ class Search:
         self._concurrencies = list(goal.concurrencies or concurrencies)
         self._clock = clock
         self._deadline = clock() + budget_s
-        self._overhead_s = 0.0
+        self._overheads_s: list[float] = []
         self._window_s = 0.0
 
     def run(self, start: ServingSettings, others: Sequence[ServingSettings] = ()) -> Outcome:
@@ -101,6 +102,7 @@ class Search:
 
         Raises:
             ServerError: The first incumbent cannot be measured.
+            TuningError: There was too little time for a comparison.
         """
         self._take_turn(start, self._concurrencies)
         incumbent = self._sweep("settings in use", start, [settings for settings in others if settings != start])
@@ -110,6 +112,10 @@ class Search:
                 incumbent = self._sweep(knob.name, incumbent, knob.vary(incumbent))
             if incumbent == before:
                 break
+        if not any(verdict.ratios for verdict in self.verdicts):
+            raise TuningError(
+                "Expected time for two turns of two candidates at least, got none; give more with --minutes."
+            )
         reason = "no challenger was better than the first settings by more than the noise"
         if incumbent != start:
             incumbent, reason = self._confirm(start, incumbent)
@@ -187,12 +193,12 @@ class Search:
         candidate.turns.append(turn)
         loaded_s = sum(figures.window_s for figures in turn.values()) * (1 + WARMUP_SHARE)
         self._window_s = max(figures.window_s for figures in turn.values())
-        self._overhead_s = max(self._overhead_s, self._clock() - began - loaded_s)
+        self._overheads_s.append(self._clock() - began - loaded_s)
         return turn
 
     def _fits(self, turns: int, points: Sequence[int]) -> bool:
         """Whether there is time for a number of turns, judged by those that were."""
-        turn_s = self._overhead_s + len(points) * self._window_s * (1 + WARMUP_SHARE)
+        turn_s = statistics.mean(self._overheads_s) + len(points) * self._window_s * (1 + WARMUP_SHARE)
         return self._clock() + turns * turn_s <= self._deadline
 
     def _points_around(self, settings: ServingSettings) -> list[int]:
@@ -215,7 +221,7 @@ class Search:
             return Outcome("changed", chosen, fit[chosen], "no others meet the target with a higher throughput")
         near = {settings: nearest for settings, each in measured.items() if (nearest := each.nearest())}
         if not near:
-            raise ServerError("Expected answers within the measured time, got none; give more time with --minutes.")
+            raise TuningError("Expected answers within the measured time, got none; give more with --minutes.")
         chosen = min(near, key=lambda settings: near[settings].percentile_ms(99))
         figures = near[chosen]
         p99 = f"p99 {figures.percentile_ms(99):.0f} ms at concurrency {figures.concurrency}"

@@ -65,11 +65,14 @@ class ServedMeasure:
         with candidate_repository(self._root, self._spec, candidate) as folder:
             options = ServerOptions.on_free_ports(folder, self._spec.name)
             options = dataclasses.replace(options, target=self._target)
-            with TritonServer(options, self._installation) as server:
+            server = TritonServer(options, self._installation)
+            try:
                 for concurrency in concurrencies:
                     self._progress(f"{settings}: concurrency {concurrency}")
                     warmup_s = self._window_s * WARMUP_SHARE
                     turn[concurrency] = self._load.run(server.grpc_url, concurrency, self._window_s, warmup_s)
+            finally:
+                server.kill()  # nobody else asks it, and to stop takes Triton longer than to start
         self._progress(f"{settings}: measured")
         return turn
 
