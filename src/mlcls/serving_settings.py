@@ -66,7 +66,7 @@ class ServingSettings:
             _check_range(field, getattr(self, field), 0, LONGEST_QUEUE_DELAY_MICROSECONDS)
 
     def __str__(self) -> str:
-        threads = f"{self.engine_threads} threads" if self.engine_threads else "all cores"
+        threads = {0: "all cores", 1: "1 thread"}.get(self.engine_threads, f"{self.engine_threads} threads")
         text = f"preprocess {self.preprocess_instances}, engine {self.engine_instances} x {threads}"
         delays = self.preprocess_queue_delay_microseconds, self.engine_queue_delay_microseconds
         return text + (f", delays {delays[0]} and {delays[1]} us" if any(delays) else "")

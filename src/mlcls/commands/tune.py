@@ -29,7 +29,7 @@ _MOST_PHOTOS: Final = 64
 
 #: Measurements that a budget is meant for, and bounds of the length of one, in seconds.
 _WINDOWS: Final = 200
-_SHORTEST_WINDOW_S: Final = 1.0
+_SHORTEST_WINDOW_S: Final = 0.5
 _LONGEST_WINDOW_S: Final = 6.0
 
 

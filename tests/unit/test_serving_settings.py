@@ -1,0 +1,216 @@
+"""`serving.json`, and the configurations that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlcls import publishing, repository
+from mlcls.errors import ConfigError
+from mlcls.manifest import EngineRecord
+from mlcls.model_spec import ModelSpec
+from mlcls.rollout import publish_version, roll_back
+from mlcls.serving_settings import (
+    DEFAULT_SETTINGS,
+    ModelSettings,
+    ServingSettings,
+    TuningRecord,
+    read_settings,
+    settings_path,
+)
+from mlcls.targets import TARGETS
+from mlcls.triton_config import parse_config
+
+NAME = "animals-v2"
+MANY = ServingSettings(3, 2, 1, 500, 5000)
+TUNED = ModelSettings(16, {"embedded": MANY}, {"embedded": TuningRecord(8, "2026-01-02", "tuning_embedded.json")})
+
+
+def parse_files(files: dict[str, str]) -> dict[str, Any]:
+    return {path: parse_config(text) for path, text in files.items() if path.endswith(".pbtxt")}
+
+
+def document() -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(TUNED.to_json())
+    return parsed
+
+
+def test_there_and_back() -> None:
+    assert ModelSettings.from_json(TUNED.to_json()) == TUNED
+    assert ModelSettings.from_json(ModelSettings().to_json()) == ModelSettings()
+    assert TUNED.without_target("embedded") == ModelSettings(16)
+    assert TUNED.without_target("embedded").with_target("embedded", MANY, TUNED.tuned["embedded"]) == TUNED
+
+
+def test_no_file_means_the_defaults(tmp_path: Path) -> None:
+    assert read_settings(tmp_path, NAME) == ModelSettings()
+    assert ModelSettings().of("gpu") == ServingSettings(engine_queue_delay_microseconds=1000)
+
+
+def edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(document: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        for key in parents:
+            document = document[key]
+        if value is None:
+            del document[last]
+        else:
+            document[last] = value
+
+    return apply
+
+
+KNOB = "targets.embedded."
+WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "unknown key": (edit("threads", 1), "unknown key threads; expected only max_batch_size"),
+    "unknown target": (edit("targets.tpu", {}), "unknown key targets.tpu; expected only cpu, embedded, gpu, int8"),
+    "unknown knob": (edit(KNOB + "instances", 1), "unknown key targets.embedded.instances"),
+    "missing knob": (edit(KNOB + "engine_threads", None), "targets.embedded.engine_threads is missing"),
+    "missing targets": (edit("targets", None), "targets is missing"),
+    "another version": (edit("schema_version", 2), "schema_version: expected 1, got 2"),
+    "a truth for a version": (edit("schema_version", True), "schema_version: expected 1, got True"),
+    "a text": (edit(KNOB + "engine_instances", "2"), "targets.embedded.engine_instances: expected a whole number"),
+    "a fraction": (edit(KNOB + "engine_instances", 2.0), "expected a whole number from 1 to 256, got 2.0"),
+    "a truth": (edit(KNOB + "engine_instances", True), "expected a whole number from 1 to 256, got True"),
+    "none": (edit(KNOB + "preprocess_instances", 0), "preprocess_instances: expected a whole number from 1 to 256"),
+    "a long delay": (edit(KNOB + "engine_queue_delay_microseconds", 10_001), "from 0 to 10000, got 10001"),
+    "negative": (edit(KNOB + "engine_threads", -1), "from 0 to 1024, got -1"),
+    "a large batch": (edit("max_batch_size", 33), "max_batch_size: expected a whole number from 8 to 32, got 33"),
+    "no batch": (edit("max_batch_size", "32"), "max_batch_size: expected a whole number"),
+    "targets as a list": (edit("targets", []), "targets: expected an object, got []"),
+    "a target as a number": (edit("targets.embedded", 1), "targets.embedded: expected an object, got 1"),
+    "no cores": (edit(KNOB + "tuned.cores", 0), "targets.embedded.cores: expected a whole number"),
+    "a date": (edit(KNOB + "tuned.date", 5), "targets.embedded.date: expected a text, got 5"),
+    "unknown key of the record": (edit(KNOB + "tuned.by", "me"), "unknown key tuned.by"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_files(tmp_path: Path, name: str) -> None:
+    change, expected = WRONG[name]
+    broken = document()
+    change(broken)
+    path = settings_path(tmp_path, NAME)
+    path.parent.mkdir()
+    path.write_text(json.dumps(broken))
+    with pytest.raises(ConfigError) as raised:
+        read_settings(tmp_path, NAME)
+    assert expected in str(raised.value)
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"schema_version": ' + "9" * 5000 + "}"])
+def test_no_settings_at_all(tmp_path: Path, text: str) -> None:
+    path = settings_path(tmp_path, NAME)
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="expected"):
+        read_settings(tmp_path, NAME)
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_triton_s_own_backends_take_no_threads(target: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{target}\.engine_threads: expected 0, got 1"):
+        ModelSettings(targets={target: MANY})
+
+
+def test_settings_of_one_target_leave_the_others_alone(custom_spec: ModelSpec) -> None:
+    plain = parse_files(repository.render_files(custom_spec))
+    tuned = parse_files(repository.render_files(custom_spec, settings=ModelSettings(targets={"embedded": MANY})))
+    preprocess = tuned[f"{NAME}_preprocess/config.pbtxt"]
+    assert preprocess.instance_group[0].count == 3
+    assert preprocess.dynamic_batching.max_queue_delay_microseconds == 500
+    engine = tuned[f"{NAME}_engine/config.pbtxt"]
+    assert engine.instance_group[0].count == 2
+    assert engine.dynamic_batching.max_queue_delay_microseconds == 5000
+    assert engine.parameters["threads"].string_value == "1"
+    for target in TARGETS[1:]:
+        assert tuned[f"{NAME}_engine/configs/{target}.pbtxt"] == plain[f"{NAME}_engine/configs/{target}.pbtxt"]
+        # Triton takes config.pbtxt where a target has none of its own
+        assert tuned[f"{NAME}_preprocess/configs/{target}.pbtxt"] == plain[f"{NAME}_preprocess/config.pbtxt"]
+    assert not plain[f"{NAME}_engine/config.pbtxt"].parameters
+
+
+def test_settings_of_another_target_than_the_default(custom_spec: ModelSpec) -> None:
+    settings = ModelSettings(targets={"gpu": dataclasses.replace(MANY, engine_threads=0)})
+    plain = repository.render_files(custom_spec)
+    tuned = repository.render_files(custom_spec, settings=settings)
+    changed = {path for path in tuned if tuned[path] != plain.get(path)}
+    assert changed == {f"{NAME}_engine/configs/gpu.pbtxt", f"{NAME}_preprocess/configs/gpu.pbtxt"}
+
+
+def test_defaults_by_name_change_nothing(custom_spec: ModelSpec) -> None:
+    settings = ModelSettings(targets=dict(DEFAULT_SETTINGS))
+    assert repository.render_files(custom_spec, settings=settings) == repository.render_files(custom_spec)
+
+
+@pytest.mark.parametrize(("size", "warmups"), [(8, [1, 8]), (16, [1, 8, 16])])
+def test_batch_size(custom_spec: ModelSpec, size: int, warmups: list[int]) -> None:
+    configs = parse_files(repository.render_files(custom_spec, settings=ModelSettings(size)))
+    assert {config.max_batch_size for config in configs.values()} == {size}
+    gpu = configs[f"{NAME}_engine/configs/gpu.pbtxt"]
+    assert [warmup.batch_size for warmup in gpu.model_warmup] == warmups
+
+
+def test_mismatch() -> None:
+    assert TUNED.describe_mismatch("embedded", 8) is None
+    assert TUNED.describe_mismatch("gpu", 2) is None
+    text = TUNED.describe_mismatch("embedded", 2)
+    assert text == "the settings of the target embedded were tuned for 8 cores, there are 2 here"
+
+
+# --- in a repository
+
+
+def add(root: Path, spec: ModelSpec) -> None:
+    root.mkdir(exist_ok=True)
+    weights = root.parent / "given.onnx"
+    weights.write_text("a graph")
+    publishing.add_model(root, spec, weights, EngineRecord("model.onnx", "fp32", {}, {}))
+
+
+def count_engines(root: Path, step: str) -> int:
+    config = parse_config((root / step / "config.pbtxt").read_text(encoding="utf-8"))
+    return int(config.instance_group[0].count)
+
+
+def test_new_versions_and_imports_keep_the_settings(tmp_path: Path, custom_spec: ModelSpec) -> None:
+    root = tmp_path / "models"
+    add(root, custom_spec)
+    settings_path(root, NAME).write_text(TUNED.to_json())
+    assert repository.find_stale(root, [custom_spec])
+    repository.write_configs(root, custom_spec)
+    assert repository.find_stale(root, [custom_spec]) == []
+    weights = tmp_path / "next.onnx"
+    weights.write_text("another graph")
+    second = dataclasses.replace(custom_spec, labels=("x", "y"), thresholds=(0.1, 0.2))
+    publish_version(root, second, weights, EngineRecord("model.onnx", "fp32", {}, {}))
+    assert count_engines(root, f"{NAME}_engine_2") == 2
+    repository.require_fresh(root, second)
+    assert repository.find_stale(root, [second]) == []
+    roll_back(root, NAME)
+    ensemble = parse_config((root / NAME / "config.pbtxt").read_text(encoding="utf-8"))
+    assert ensemble.max_batch_size == 16
+    repository.require_fresh(root, custom_spec)
+
+    fresh = tmp_path / "others"
+    add(fresh, custom_spec)
+    settings_path(fresh, NAME).write_text(TUNED.to_json())
+    add(fresh, second)
+    assert count_engines(fresh, f"{NAME}_engine") == 2
+    repository.require_fresh(fresh, second)
+
+
+def test_an_import_over_wrong_settings_changes_nothing(tmp_path: Path, custom_spec: ModelSpec) -> None:
+    root = tmp_path / "models"
+    add(root, custom_spec)
+    settings_path(root, NAME).write_text("{}")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="schema_version"):
+        add(root, dataclasses.replace(custom_spec, labels=("x", "y"), thresholds=(0.1, 0.2)))
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
