@@ -211,6 +211,6 @@ def test_an_import_over_wrong_settings_changes_nothing(tmp_path: Path, custom_sp
     add(root, custom_spec)
     settings_path(root, NAME).write_text("{}")
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match="schema_version"):
+    with pytest.raises(ConfigError, match="is missing"):
         add(root, dataclasses.replace(custom_spec, labels=("x", "y"), thresholds=(0.1, 0.2)))
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
