@@ -1,0 +1,107 @@
+"""`mlcls tune` with real servers: what it measures, what it writes, and what an interrupt leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlcls.repository import read_spec, require_fresh
+from mlcls.sample_photos import sample_photo_paths
+from mlcls.serving_settings import DEFAULT_SETTINGS, ServingSettings, read_settings
+from mlcls.triton_config import parse_config
+from processes import run_mlcls, start_server
+from served_models import SmallModels
+from triton_request import ask
+
+NAME = "small_with_sigmoid"
+
+
+@pytest.fixture
+def root(small_models: SmallModels, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
+
+
+def snapshot(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".mlcls-lock"}
+
+
+def test_what_is_found_is_served(root: Path) -> None:
+    options = ["--minutes", "1.2", "--p99-ms", "5000", "--concurrency", "2"]
+    tuned = run_mlcls("tune", NAME, "--repository", root, *options)
+    assert tuned.returncode == 0, tuned.stderr
+    report = json.loads((root / NAME / "tuning_embedded.json").read_text())
+    assert (root / NAME / "tuning_embedded.png").read_bytes().startswith(b"\x89PNG")
+    settings = read_settings(root, NAME)
+    chosen = settings.targets["embedded"]
+    assert settings.tuned["embedded"].report == "tuning_embedded.json"
+    assert str(chosen) in tuned.stdout
+    assert len(report["candidates"]) >= 2, "nothing was compared"
+    spec = read_spec(root, NAME)
+    require_fresh(root, spec)
+
+    # other settings than the defaults, whatever was found: they are what runs
+    path = root / NAME / "serving.json"
+    document = json.loads(path.read_text())
+    document["targets"]["embedded"] |= {"preprocess_instances": 3, "engine_instances": 2, "engine_threads": 1}
+    path.write_text(json.dumps(document))
+    assert run_mlcls("repository", "--repository", root).returncode == 0
+    assert read_settings(root, NAME).of("embedded") == ServingSettings(3, 2, 1)
+    engine = parse_config((root / f"{NAME}_engine" / "config.pbtxt").read_text())
+    assert engine.instance_group[0].count == 2
+    with start_server(root, NAME) as server:
+        stubs = subprocess.run(["ps", "--ppid", str(server.pid), "-o", "args"], capture_output=True, text=True).stdout
+        assert stubs.count(f"{NAME}_preprocess_0") == 3
+        assert stubs.count(f"{NAME}_engine_0") == 2
+        assert ask(server, NAME, [sample_photo_paths()[0].read_bytes()]).statuses == ["OK"]
+
+    assert run_mlcls("tune", NAME, "--repository", root, "--reset").returncode == 0
+    assert not path.exists()
+    assert read_settings(root, NAME).of("embedded") == DEFAULT_SETTINGS["embedded"]
+    assert not list((root / NAME).glob("tuning_*"))
+    require_fresh(root, spec)
+
+
+def test_too_little_time_changes_nothing(root: Path, tmp_path: Path) -> None:
+    before = snapshot(root)
+    options = ["--minutes", "0.02", "--concurrency", "1", "--output", str(tmp_path / "report")]
+    failed = run_mlcls("tune", NAME, "--repository", root, *options)
+    assert failed.returncode == 1
+    assert "Expected time for two turns of two candidates at least, got none" in failed.stderr
+    assert snapshot(root) == before
+    (measured,) = json.loads((tmp_path / "report" / "tuning_embedded.json").read_text())["candidates"]
+    assert measured["settings"]["preprocess_instances"] == 2
+
+
+def test_an_interrupt_changes_nothing_and_leaves_no_server(root: Path, tmp_path: Path) -> None:
+    before = snapshot(root)
+    command = [sys.executable, "-m", "mlcls.cli", "tune", NAME, "--repository", str(root), "--minutes", "10"]
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "report")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (server := _find_server(process.pid)):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.communicate()
+    assert snapshot(root) == before
+    for pid in server:
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def _find_server(pid: int) -> list[str]:
+    found = subprocess.run(["pgrep", "-P", str(pid), "-x", "tritonserver"], capture_output=True, text=True)
+    return found.stdout.split()
