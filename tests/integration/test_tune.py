@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from benchmarks.process_usage import read_usage
 
 from mlcls.repository import read_spec, require_fresh
 from mlcls.sample_photos import sample_photo_paths
@@ -56,9 +57,9 @@ def test_what_is_found_is_served(root: Path) -> None:
     engine = parse_config((root / f"{NAME}_engine" / "config.pbtxt").read_text())
     assert engine.instance_group[0].count == 2
     with start_server(root, NAME) as server:
-        stubs = subprocess.run(["ps", "--ppid", str(server.pid), "-o", "args"], capture_output=True, text=True).stdout
-        assert stubs.count(f"{NAME}_preprocess_0") == 3
-        assert stubs.count(f"{NAME}_engine_0") == 2
+        processes = [process.name for process in read_usage(server.pid).values()]
+        assert processes.count(f"{NAME}_preprocess") == 3
+        assert processes.count(f"{NAME}_engine") == 2
         assert ask(server, NAME, [sample_photo_paths()[0].read_bytes()]).statuses == ["OK"]
 
     assert run_mlcls("tune", NAME, "--repository", root, "--reset").returncode == 0
