@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from mlcls.backend_model import engine_file, engine_threads, load_spec, version_folder
+from mlcls.backend_model import engine_file, engine_precision, engine_threads, load_spec, version_folder
 from mlcls.openvino_engine import OpenVinoEngine
 
 
@@ -16,7 +16,8 @@ class TritonPythonModel:
         """Checks the ONNX file that the configuration names, FP32 or INT8, against the manifest and compiles it."""
         file = engine_file(args)
         self._spec = load_spec(args, file)
-        self._engine = OpenVinoEngine(version_folder(args) / file, self._spec, engine_threads(args))
+        path = version_folder(args) / file
+        self._engine = OpenVinoEngine(path, self._spec, engine_threads(args), precision=engine_precision(args))
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Runs the images of all requests that Triton batched and hands each request its own rows."""

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.manifest import require_same_spec, verify_folder
 from mlcls.model_spec import FILE_NAME, ModelSpec
-from mlcls.triton_config import STEP_SUFFIXES, THREADS_PARAMETER, step_name
+from mlcls.serving_settings import PRECISIONS
+from mlcls.triton_config import PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
 
 
 def version_folder(args: Mapping[str, str]) -> Path:
@@ -43,14 +44,34 @@ def engine_threads(args: Mapping[str, str]) -> int:
     Raises:
         RepositoryError: The configuration's parameter is no number.
     """
-    parameter = json.loads(args["model_config"]).get("parameters", {}).get(THREADS_PARAMETER, {"string_value": "0"})
-    text = parameter.get("string_value") if isinstance(parameter, dict) else None
+    text = _parameter(args, THREADS_PARAMETER, "0")
     if not isinstance(text, str) or not text.isascii() or not text.isdigit():
         raise RepositoryError(
             f"The configuration of {args['model_name']}: expected the parameter {THREADS_PARAMETER} to be a whole "
             f"number, 0 for all cores, got {text!r}. Run: mlcls repository."
         )
     return int(text)
+
+
+def engine_precision(args: Mapping[str, str]) -> str:
+    """In what the engine computes, from the arguments of `initialize`; `f32` where nothing is set.
+
+    Raises:
+        RepositoryError: The configuration's parameter is none of `PRECISIONS`.
+    """
+    text = _parameter(args, PRECISION_PARAMETER, "f32")
+    if text not in PRECISIONS:
+        raise RepositoryError(
+            f"The configuration of {args['model_name']}: expected the parameter {PRECISION_PARAMETER} to be one of "
+            f"{', '.join(PRECISIONS)}, got {text!r}. Run: mlcls repository."
+        )
+    return str(text)
+
+
+def _parameter(args: Mapping[str, str], name: str, default: str) -> object:
+    """The text of a parameter of a model's configuration; whatever stands in its place where it is none."""
+    parameter = json.loads(args["model_config"]).get("parameters", {}).get(name, {"string_value": default})
+    return parameter.get("string_value") if isinstance(parameter, dict) else None
 
 
 def load_spec(args: Mapping[str, str], *files: str) -> ModelSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -11,19 +12,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.errors import MissingExtraError, ModelFormatError
+from mlcls.cpu_features import BF16_FLAGS, find_bf16_units, read_cpu_flags
+from mlcls.errors import ConfigError, MissingExtraError, ModelFormatError
 from mlcls.model_spec import ModelSpec
+from mlcls.serving_settings import FILE_NAME
 
 
 class OpenVinoEngine:
-    """Computes `logits` from `pixels` in float32, whatever lower precision the processor offers.
+    """Computes `logits` from `pixels`, in float32 whatever lower precision the processor offers, or in bf16 on request.
 
     On a CPU one image on each core beats both a batch and one image on all cores, whose threads wait for one another:
     the images of a call go one by one to as many streams as there are threads, on a graph of batch size 1, which
     OpenVINO plans better than one of a free size. A lone image has the cores for itself, on a second compilation.
     """
 
-    def __init__(self, model: Path, spec: ModelSpec, threads: int = 0, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        spec: ModelSpec,
+        threads: int = 0,
+        cache_dir: Path | None = None,
+        precision: str = "f32",
+    ) -> None:
         """Compiles the graph.
 
         Args:
@@ -31,8 +41,11 @@ class OpenVinoEngine:
             spec: The model's spec.
             threads: Threads of all streams together; 0 takes all cores that the process may use.
             cache_dir: Where compiled models are kept for a quicker next start.
+            precision: `f32`, or `bf16` where the processor has units for it.
 
         Raises:
+            ConfigError: bf16 is asked for and the processor has no units for it: OpenVINO would compute in float32
+                without a word.
             ModelFormatError: OpenVINO cannot load the file, or its tensors are not those of the spec.
             MissingExtraError: OpenVINO is not installed.
         """
@@ -40,6 +53,8 @@ class OpenVinoEngine:
             import openvino
         except ModuleNotFoundError as error:
             raise MissingExtraError("serve", "openvino") from error
+        if precision == "bf16":
+            _require_bf16(read_cpu_flags())
         threads = threads or len(os.sched_getaffinity(0))
         # the first conversion of a type for numpy deadlocks where two threads make it at once (OpenVINO 2026.4)
         openvino.Type.u8.to_dtype()
@@ -51,8 +66,10 @@ class OpenVinoEngine:
             graph = core.read_model(str(model))
             _check_tensors(graph, model, spec)
             graph.reshape([1, spec.transform.height, spec.transform.width, 3])
-            self._lone_request = _compile(core, graph, streams=1, threads=threads).create_infer_request()
-            requests = _stream_requests(core, graph, threads)
+            self._lone_request = _compile(
+                core, graph, streams=1, threads=threads, precision=precision
+            ).create_infer_request()
+            requests = _stream_requests(core, graph, threads, precision)
         except RuntimeError as error:
             raise ModelFormatError(
                 f"{model}: OpenVINO cannot load the graph ({' '.join(str(error).split())[:300]}); import the model "
@@ -89,6 +106,14 @@ class OpenVinoEngine:
             self._idle.put(request)
 
 
+def _require_bf16(flags: Collection[str]) -> None:
+    if not find_bf16_units(flags):
+        raise ConfigError(
+            f"engine_precision: expected f32 on a processor without {' or '.join(BF16_FLAGS)}, got bf16; set f32 in "
+            f"{FILE_NAME} and run: mlcls repository."
+        )
+
+
 def _check_tensors(graph: Any, model: Path, spec: ModelSpec) -> None:
     names = spec.tensors
     # a tensor has several names where an operation between them does nothing, as the last cast of an FP16 graph
@@ -107,24 +132,24 @@ def _check_tensors(graph: Any, model: Path, spec: ModelSpec) -> None:
         )
 
 
-def _stream_requests(core: Any, graph: Any, streams: int) -> list[Any]:
+def _stream_requests(core: Any, graph: Any, streams: int, precision: str) -> list[Any]:
     """Requests that run side by side on one thread each.
 
     The streams of one compilation share the weights. OpenVINO 2026.4 computes INT8 wrongly on more than one stream, by
     up to 0.7 of a score, where the processor has AVX2 only; there each stream is a compilation of its own.
     """
     if any(node.get_type_name() == "FakeQuantize" for node in graph.get_ops()):
-        return [_compile(core, graph, streams=1, threads=1).create_infer_request() for _ in range(streams)]
-    compiled = _compile(core, graph, streams, streams)
+        return [_compile(core, graph, 1, 1, precision).create_infer_request() for _ in range(streams)]
+    compiled = _compile(core, graph, streams, streams, precision)
     return [compiled.create_infer_request() for _ in range(streams)]
 
 
-def _compile(core: Any, graph: Any, streams: int, threads: int) -> Any:
+def _compile(core: Any, graph: Any, streams: int, threads: int, precision: str) -> Any:
     properties = {
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": threads,
-        # f32 by word: on a processor with bf16 units OpenVINO would choose bf16 and give other scores
-        "INFERENCE_PRECISION_HINT": "f32",
+        # by word: on a processor with bf16 units OpenVINO would choose bf16 by itself and give other scores
+        "INFERENCE_PRECISION_HINT": precision,
         # two pinned processes would share one core and leave the other idle
         "ENABLE_CPU_PINNING": False,
     }

@@ -74,6 +74,10 @@ def _open_openvino(model: ServedModel, where: str | None, _: contextlib.ExitStac
     return DecodingRunner(OpenVinoRunner(model.engine_file(where), model.spec), model.spec)
 
 
+def _open_openvino_bf16(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+    return DecodingRunner(OpenVinoRunner(model.engine_file(where), model.spec, precision="bf16"), model.spec)
+
+
 def _open_served(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
     from mlcls.served_runner import ServedRunner
 
@@ -100,6 +104,7 @@ _OPENERS: Final[Mapping[str, Callable[[ServedModel, str | None, contextlib.ExitS
     "paddle": _open_paddle,
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
+    "openvino-bf16": _open_openvino_bf16,
     "served": _open_served,
     "tensorrt": _open_tensorrt,
     "tensorrt-rtx": _open_tensorrt_rtx,
@@ -111,8 +116,8 @@ def open_runner(text: str, model: ServedModel, stack: contextlib.ExitStack) -> I
     """Opens a runner for a model of the repository.
 
     Args:
-        text: `paddle=FOLDER`, `onnxruntime[=FILE]`, `openvino[=FILE]`, `served[=HOST:PORT]`, `tensorrt[=FILE]` or
-            `tensorrt-rtx=FILE`.
+        text: `paddle=FOLDER`, `onnxruntime[=FILE]`, `openvino[=FILE]`, `openvino-bf16[=FILE]`, `served[=HOST:PORT]`,
+            `tensorrt[=FILE]` or `tensorrt-rtx=FILE`.
         model: The model.
         stack: Closes what the runner needs.
 

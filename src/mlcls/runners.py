@@ -193,15 +193,17 @@ class OnnxRuntimeRunner:
 
 
 class OpenVinoRunner:
-    """The served graph on OpenVINO, CPU, float32, as the embedded server runs it."""
+    """The served graph on OpenVINO, CPU, as the embedded server runs it."""
 
     name = "openvino"
 
-    def __init__(self, model: Path, spec: ModelSpec, threads: int = 0) -> None:
+    def __init__(self, model: Path, spec: ModelSpec, threads: int = 0, precision: str = "f32") -> None:
         """Loads the graph; see `mlcls.openvino_engine.OpenVinoEngine`."""
         from mlcls.openvino_engine import OpenVinoEngine
 
-        self._engine = OpenVinoEngine(model, spec, threads=threads)
+        if precision != "f32":
+            self.name = f"openvino-{precision}"
+        self._engine = OpenVinoEngine(model, spec, threads=threads, precision=precision)
 
     def scores(self, pixels: Pixels) -> Scores:
         """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""

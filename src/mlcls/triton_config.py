@@ -46,6 +46,7 @@ QUEUE_TIMEOUT_MICROSECONDS: Final = 30_000_000
 
 #: Parameter of the backend `mlcls_engine` with the threads of one engine.
 THREADS_PARAMETER: Final = "threads"
+PRECISION_PARAMETER: Final = "precision"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +196,8 @@ def build_engine(
     _add_batching(config, chosen.engine_queue_delay_microseconds)
     if chosen.engine_threads:
         config.parameters[THREADS_PARAMETER].string_value = str(chosen.engine_threads)
+    if chosen.engine_precision != "f32":
+        config.parameters[PRECISION_PARAMETER].string_value = chosen.engine_precision
     if engine.cpu_accelerator:
         config.optimization.execution_accelerators.cpu_execution_accelerator.add(name=engine.cpu_accelerator)
     largest = {settings.max_batch_size} if engine.kind == "KIND_GPU" else set()

@@ -14,7 +14,15 @@ import pytest
 from google.protobuf import json_format
 
 from mlcls import publishing
-from mlcls.backend_model import answer_each, decode_texts, encode_texts, engine_file, load_spec
+from mlcls.backend_model import (
+    answer_each,
+    decode_texts,
+    encode_texts,
+    engine_file,
+    engine_precision,
+    engine_threads,
+    load_spec,
+)
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.manifest import EngineRecord
 from mlcls.model_spec import ModelSpec
@@ -155,3 +163,24 @@ def test_steps_of_different_imports_are_refused(imported: Path, tmp_path: Path, 
     for suffix in STEP_SUFFIXES:
         with pytest.raises(RepositoryError, match="the folders come from different imports"):
             load_spec(arguments_for(imported, custom_spec, suffix))
+
+
+def arguments_with(parameters: object) -> dict[str, str]:
+    return {"model_name": "animals_engine", "model_config": json.dumps({"parameters": parameters})}
+
+
+def test_parameters_of_an_engine() -> None:
+    for nothing in ({}, {"other": {"string_value": "x"}}):
+        assert (engine_threads(arguments_with(nothing)), engine_precision(arguments_with(nothing))) == (0, "f32")
+    given = arguments_with({"threads": {"string_value": "3"}, "precision": {"string_value": "bf16"}})
+    assert (engine_threads(given), engine_precision(given)) == (3, "bf16")
+
+
+@pytest.mark.parametrize("wrong", [{"string_value": "fp8"}, {"string_value": ["f32"]}, {}, "bf16"])
+def test_wrong_parameters_of_an_engine(wrong: object) -> None:
+    with pytest.raises(
+        RepositoryError, match="animals_engine: expected the parameter precision to be one of f32, bf16"
+    ):
+        engine_precision(arguments_with({"precision": wrong}))
+    with pytest.raises(RepositoryError, match="animals_engine: expected the parameter threads to be a whole number"):
+        engine_threads(arguments_with({"threads": wrong}))

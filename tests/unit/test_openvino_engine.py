@@ -11,6 +11,9 @@ import onnx
 import pytest
 
 from int8_graphs import make_pixels, make_served, spec_of
+from mlcls import openvino_engine
+from mlcls.cpu_features import find_bf16_units, read_cpu_flags
+from mlcls.errors import ConfigError
 from mlcls.openvino_engine import OpenVinoEngine
 
 _FIRST_CALLS = """
@@ -58,3 +61,18 @@ def test_the_first_calls_of_threads_do_not_wait_for_one_another(model: Path) -> 
     for _ in range(4):
         command = [sys.executable, "-c", _FIRST_CALLS, str(model)]
         subprocess.run(command, check=True, timeout=60, env={"PYTHONPATH": str(tests), "PATH": ""})
+
+
+def test_a_processor_without_units_for_it_refuses_bf16(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_engine, "read_cpu_flags", lambda: frozenset({"avx2", "avx512_vnni"}))
+    with pytest.raises(ConfigError, match="engine_precision: expected f32 on a processor without avx512_bf16"):
+        OpenVinoEngine(model, spec_of(), precision="bf16")
+
+
+@pytest.mark.skipif(not find_bf16_units(read_cpu_flags()), reason="this processor has no bf16 units")
+def test_bf16_is_near_and_another_arithmetic(model: Path) -> None:
+    pixels = make_pixels(20)
+    exact, rounded = (
+        OpenVinoEngine(model, spec_of(), precision=precision).logits(pixels) for precision in ("f32", "bf16")
+    )
+    assert 0 < np.abs(exact - rounded).max() < 0.3

@@ -47,6 +47,12 @@ def test_there_and_back() -> None:
     assert TUNED.without_target("embedded").with_target("embedded", MANY, TUNED.tuned["embedded"]) == TUNED
 
 
+def test_a_file_without_newer_settings_is_read() -> None:
+    older = document()
+    del older["targets"]["embedded"]["engine_precision"]
+    assert ModelSettings.from_json(json.dumps(older)) == TUNED
+
+
 def test_no_file_means_the_defaults(tmp_path: Path) -> None:
     assert read_settings(tmp_path, NAME) == ModelSettings()
     assert ModelSettings().of("gpu") == ServingSettings(engine_queue_delay_microseconds=1000)
@@ -86,6 +92,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a target as a number": (edit("targets.embedded", 1), "targets.embedded: expected an object, got 1"),
     "no cores": (edit(KNOB + "tuned.cores", 0), "targets.embedded.cores: expected a whole number"),
     "a date": (edit(KNOB + "tuned.date", 5), "targets.embedded.date: expected a text, got 5"),
+    "a precision": (edit(KNOB + "engine_precision", "f16"), "engine_precision: expected one of f32, bf16, got 'f16'"),
     "unknown key of the record": (edit(KNOB + "tuned.by", "me"), "unknown key tuned.by"),
 }
 
@@ -117,6 +124,19 @@ def test_no_settings_at_all(tmp_path: Path, text: str) -> None:
 def test_triton_s_own_backends_take_no_threads(target: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{target}\.engine_threads: expected 0, got 1"):
         ModelSettings(targets={target: MANY})
+
+
+@pytest.mark.parametrize("target", ["cpu", "int8", "gpu"])
+def test_only_the_embedded_target_takes_a_precision(target: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{target}\.engine_precision: expected 'f32', got 'bf16'"):
+        ModelSettings(targets={target: ServingSettings(engine_precision="bf16")})
+
+
+def test_a_precision_reaches_the_engine_s_configuration(custom_spec: ModelSpec) -> None:
+    settings = ModelSettings(targets={"embedded": ServingSettings(engine_precision="bf16")})
+    engine = parse_files(repository.render_files(custom_spec, settings=settings))[f"{NAME}_engine/config.pbtxt"]
+    assert engine.parameters["precision"].string_value == "bf16"
+    assert str(settings.of("embedded")).endswith(", bf16")
 
 
 def test_settings_of_one_target_leave_the_others_alone(custom_spec: ModelSpec) -> None:

@@ -17,8 +17,9 @@ SUMMARY: Final = "Measure a model on an annotated dataset, on any runner: mAP, F
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.epilog = (
-        "A runner is KIND or KIND=WHERE: paddle=FOLDER, onnxruntime[=FILE], openvino[=FILE], tensorrt[=FILE], "
-        "tensorrt-rtx=FILE, served[=HOST:PORT]. Weights in training form: mlcls paddlex, mode evaluate."
+        "A runner is KIND or KIND=WHERE: paddle=FOLDER, onnxruntime[=FILE], openvino[=FILE], openvino-bf16[=FILE], "
+        "tensorrt[=FILE], tensorrt-rtx=FILE, served[=HOST:PORT]. Weights in training form: mlcls "
+        "paddlex, mode evaluate."
     )
     parser.add_argument("model", metavar="MODEL", help="name of an imported model")
     parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import signal
 import sys
@@ -124,14 +125,16 @@ def _tune(arguments: argparse.Namespace) -> int:
         name, active_version(root, name), target, describe_machine(), cores, photos, window_s, budget_s
     )
     goal = Goal(None if arguments.throughput else arguments.p99_ms, tuple(sorted(set(arguments.concurrency))))
-    start = DEFAULT_SETTINGS[target]
+    current = read_settings(root, name).of(target)
+    # a precision changes the answers: it is the user's choice, not the search's
+    start = dataclasses.replace(DEFAULT_SETTINGS[target], engine_precision=current.engine_precision)
     print(f"Looking for {goal}: {name} on {target}, {cores} cores, {photos}, some {arguments.minutes:g} minutes.")
     with _interruptible(), LoadProcesses(spec, images, cores) as load, show_progress(budget_s) as progress:
         measure = ServedMeasure(root, spec, target, installation, load, window_s, progress)
         knobs, concurrencies = list_knobs(target, cores), list_concurrencies(target, cores)
         search = Search(measure, goal, knobs, concurrencies, budget_s)
         try:
-            outcome = search.run(start, [read_settings(root, name).of(target)])
+            outcome = search.run(start, [current])
         except BaseException:
             if any(candidate.turns for candidate in search.candidates.values()):
                 _save(arguments, _render(search, None, circumstances))

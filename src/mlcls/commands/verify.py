@@ -26,8 +26,9 @@ _LIMIT_OPTIONS: Final = ("max_difference", "max_mean_difference", "max_row_diffe
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.epilog = (
-        "A runner is KIND or KIND=WHERE: paddle=FOLDER, onnxruntime[=FILE], openvino[=FILE], tensorrt[=FILE], "
-        "tensorrt-rtx=FILE, served[=HOST:PORT]. Exit status 1 where a limit is not kept or the photos cannot tell."
+        "A runner is KIND or KIND=WHERE: paddle=FOLDER, onnxruntime[=FILE], openvino[=FILE], openvino-bf16[=FILE], "
+        "tensorrt[=FILE], tensorrt-rtx=FILE, served[=HOST:PORT]. Exit status 1 where a limit "
+        "is not kept or the photos cannot tell."
     )
     parser.add_argument("model", metavar="MODEL", help="name of an imported model")
     parser.add_argument("--reference", default="onnxruntime", metavar="RUNNER", help="default: %(default)s")
