@@ -19,7 +19,7 @@ from mlcls.manifest import EngineRecord, tool_versions
 from mlcls.model_spec import ModelSpec
 from mlcls.paddle_parameters import check_parameters
 from mlcls.paddlex_model import PaddleXModel
-from mlcls.parity import PROBED_IMAGES, run_gate
+from mlcls.parity import BATCH_SIZES, PROBED_IMAGES, run_gate
 from mlcls.publishing import add_model, require_unversioned
 from mlcls.repository import check_name
 from mlcls.sample_photos import photo_images
@@ -108,6 +108,7 @@ def import_model(
     name: str | None = None,
     photos: Sequence[Path] = (),
     replace_versions: bool = False,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> ImportReport:
     """Converts a PaddleX model, checks it against Paddle on real photos and puts it into the repository.
 
@@ -119,6 +120,7 @@ def import_model(
         name: Name under which it is served; by default PaddleX's.
         photos: Photos for the check; by default crops of scikit-learn's two sample photos.
         replace_versions: Whether it may take the place of a model that has several versions.
+        batch_sizes: Batch sizes of the check; fewer are quicker.
 
     Raises:
         ParityError: The converted model's scores differ from Paddle's by more than the limit, or a label flips.
@@ -126,7 +128,7 @@ def import_model(
         MlclsError: See `open_source` and `add_model`.
     """
     check = None if replace_versions else require_unversioned
-    with convert_model(source, root, name=name, photos=photos, check=check) as converted:
+    with convert_model(source, root, name=name, photos=photos, check=check, batch_sizes=batch_sizes) as converted:
         add_model(
             root, converted.report.spec, converted.onnx_model, converted.record, replace_versions=replace_versions
         )
@@ -141,6 +143,7 @@ def convert_model(
     name: str | None = None,
     photos: Sequence[Path] = (),
     check: Callable[[Path, str], None] | None = None,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> Iterator[ConvertedModel]:
     """Converts a PaddleX model and checks it, as `import_model` does, in a staging folder of the repository.
 
@@ -150,6 +153,7 @@ def convert_model(
         name: Name under which it is served; by default PaddleX's.
         photos: Photos for the check; by default crops of scikit-learn's two sample photos.
         check: Refuses a repository and a model's name before the work begins.
+        batch_sizes: Batch sizes of the check.
 
     Yields:
         The model; its file is gone when the block ends, unless it was moved.
@@ -179,6 +183,7 @@ def convert_model(
                 DecodingRunner(OnnxRuntimeRunner(onnx_path, spec), spec),
                 photo_images(photos, PROBED_IMAGES),
                 spec.thresholds,
+                batch_sizes=batch_sizes,
             )
             parity.require("Nothing was written; please report the model.")
             spec = dataclasses.replace(spec, onnx_sha256=sha256_of(onnx_path))
