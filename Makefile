@@ -34,7 +34,7 @@ serve: build ## Serve an imported model: make serve [MODEL=...]
 	@$(BIN)/mlcls serve '$(MODEL)'
 
 .PHONY: test
-test: build .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed ## Run all tests, the real server and PaddleX included
+test: build .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed .tools/libb64/.installed ## Run all tests, the real server and PaddleX included
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 .PHONY: check
@@ -54,8 +54,12 @@ demo-model: build ## Train the demo model from scratch, measure it and write dem
 	@$(BIN)/python scripts/make_demo_model.py
 
 .PHONY: bench
-bench: build ## Measure latency and throughput of a served model: make bench [MODEL=...]
-	@$(BIN)/python -m benchmarks.throughput --model '$(MODEL)'
+bench: build .venv-bench/.installed .tools/libb64/.installed ## Measure all models under many loads with perf_analyzer: make bench [BENCH_OPTIONS='--models ... --concurrency 1 8']
+	@$(BIN)/python -m benchmarks.matrix $(BENCH_OPTIONS)
+
+.PHONY: bench-growth
+bench-growth: build ## Measure how cost grows with models, clients, photo size, batch and labels (20 minutes)
+	@$(BIN)/python -m benchmarks.growth $(BENCH_OPTIONS)
 
 .PHONY: bench-quick
 bench-quick: build .venv-paddlex/.installed .venv-bench/.installed ## Compare with PaddleX's server, bare engines and LitServe, and print the goals (10 minutes)
@@ -66,7 +70,7 @@ bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported 
 	@$(BIN)/python -m benchmarks.engines
 
 .PHONY: bench-client
-bench-client: build ## Compare the client's throughput with perf_analyzer's, and sample its memory
+bench-client: build .venv-bench/.installed .tools/libb64/.installed ## Compare the client's throughput with perf_analyzer's, and sample its memory
 	@$(BIN)/python -m benchmarks.client_throughput --model '$(MODEL)'
 
 .PHONY: load-test
@@ -107,11 +111,12 @@ APT = apt-get -qq -o Dir::State=$(CURDIR)/.tools/prometheus/apt -o Dir::State::s
 		else echo 'make: no Prometheus here; its tests are skipped (Debian and Ubuntu: apt-get install prometheus)' >&2; fi
 	@touch $@
 
-# perf_analyzer, in the wheel tritonclient, links to libb64, which only Debian and Ubuntu package.
+# perf_analyzer, in the wheel tritonclient, links to libb64, which only Debian and Ubuntu package; it may be the system's, too.
 .tools/libb64/.installed: $(UV)
 	@mkdir -p .tools/libb64/apt/lists/partial .tools/libb64/apt/archives/partial
-	@cd .tools/libb64 && $(subst .tools/prometheus,.tools/libb64,$(APT)) update && \
-		$(subst .tools/prometheus,.tools/libb64,$(APT)) download libb64-0d && dpkg-deb -x libb64-0d_*.deb . && rm -rf apt libb64-0d_*.deb
+	@cd .tools/libb64 && if $(subst .tools/prometheus,.tools/libb64,$(APT)) update && \
+		$(subst .tools/prometheus,.tools/libb64,$(APT)) download libb64-0d && dpkg-deb -x libb64-0d_*.deb .; then rm -rf apt libb64-0d_*.deb; \
+		else echo 'make: no libb64 here; without it perf_analyzer does not run (Debian and Ubuntu: apt-get install libb64-0d)' >&2; fi
 	@touch $@
 
 # A stamp is written last, so that an interrupted installation is done again.

@@ -18,6 +18,15 @@ _CLASSES: Final = {"small": ((240, 320), 8), "medium": ((480, 640), 8), "large":
 #: How often each size class is sent, relative to the others.
 IMAGE_MIX: Final = "small=3,medium=6,large=1"
 
+#: Heights and widths of photos such as a web service gets, in an order that mixes them: four small, ten medium and two
+#: large ones. Larger ones would make windows unlike that have one more of them than the next.
+_WEB_SIZES: Final = (
+    *((480, 640), (240, 320), (480, 640), (1200, 1600), (480, 640), (240, 320), (480, 640), (480, 640)),
+    *((480, 640), (240, 320), (480, 640), (1200, 1600), (480, 640), (240, 320), (480, 640), (480, 640)),
+)
+#: What they are, for reports.
+WEB_PHOTOS: Final = "16 JPEG photos: four of 320x240, ten of 640x480, two of 1600x1200"
+
 
 def write_uniform_photos(folder: Path, count: int, height: int, width: int, seed: int) -> list[Path]:
     """Writes JPEG photos of one size.
@@ -43,6 +52,20 @@ def write_size_classes(folder: Path, seed: int = 0) -> None:
     for name, (size, count) in _CLASSES.items():
         own, crops = crops[:count], crops[count:]
         _write(folder / name, own, *size)
+
+
+def write_web_photos(folder: Path, seed: int = 0) -> list[Path]:
+    """Writes `WEB_PHOTOS`, in the order in which they are to be sent.
+
+    Args:
+        folder: Where to.
+        seed: See `write_uniform_photos`.
+    """
+    crops = photo_crops(len(_WEB_SIZES), seed)
+    return [
+        _write(folder / f"{index:02}", [crop], *size)[0]
+        for index, (crop, size) in enumerate(zip(crops, _WEB_SIZES, strict=True))
+    ]
 
 
 def _write(folder: Path, crops: Iterable[npt.NDArray[np.uint8]], height: int, width: int) -> list[Path]:

@@ -1,0 +1,98 @@
+"""What a server's processes took for the images that it answered between two moments."""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.request
+from collections.abc import Mapping
+from typing import Final
+
+from benchmarks.process_usage import ProcessUsage, cpu_since, read_usage, total_pss_bytes
+from mlcls.errors import ServerError
+from mlcls.server import TritonServer
+
+#: The steps of an ensemble, by the end of the name of the model that serves them.
+_STEPS: Final = ("preprocess", "engine", "postprocess")
+_IMAGES: Final = "nv_inference_count"
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedCost:
+    """What was taken.
+
+    Attributes:
+        images: Images that the server answered by its own count.
+        core_ms_per_image: Processor time for one of them, by process: `preprocess`, `engine`, `postprocess`,
+            `tritonserver`; empty where no image was answered.
+        pss_mb: Memory of all processes at the end (PSS).
+    """
+
+    images: int
+    core_ms_per_image: Mapping[str, float]
+    pss_mb: float
+
+    @property
+    def total_core_ms(self) -> float:
+        """Processor time for one image, all processes together; 0 where no image was answered."""
+        return sum(self.core_ms_per_image.values())
+
+
+class CostMeter:
+    """Begins to count when it is made."""
+
+    def __init__(self, server: TritonServer, *models: str) -> None:
+        """Notes where the counts stand.
+
+        Args:
+            server: A running server.
+            models: The ensembles whose images count.
+
+        Raises:
+            ServerError: Its metrics cannot be read.
+        """
+        self._server = server
+        self._models = models
+        self._images, self._usage = self._read()
+
+    def read(self) -> ServedCost:
+        """What was taken since.
+
+        Raises:
+            ServerError: The metrics cannot be read.
+        """
+        images, usage = self._read()
+        spent_s = _by_step(cpu_since(self._usage, usage))
+        answered = images - self._images
+        return ServedCost(
+            answered,
+            {name: seconds / answered * 1e3 for name, seconds in spent_s.items()} if answered else {},
+            total_pss_bytes(usage) / 1e6,
+        )
+
+    def _read(self) -> tuple[int, dict[int, ProcessUsage]]:
+        return _count_images(self._server.metrics_url, self._models), read_usage(self._server.pid)
+
+
+def _count_images(metrics_url: str, models: tuple[str, ...]) -> int:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to this machine
+    try:
+        with opener.open(metrics_url, timeout=10) as response:
+            text = response.read().decode()
+    except OSError as error:
+        raise ServerError(f"Expected metrics at {metrics_url}, got: {error}") from None
+    return count_images(text, models)
+
+
+def count_images(metrics: str, models: tuple[str, ...]) -> int:
+    """Images that some models answered, all their versions, from Triton's metrics in Prometheus's text form."""
+    starts = tuple(f'{_IMAGES}{{model="{model}",' for model in models)
+    return sum(int(float(line.rsplit(" ", 1)[1])) for line in metrics.splitlines() if line.startswith(starts))
+
+
+def _by_step(spent_s: Mapping[str, float]) -> dict[str, float]:
+    """Adds up the processes of each step, of all models; what is no step keeps its name."""
+    added: dict[str, float] = {}
+    for name, seconds in spent_s.items():
+        step = next((step for step in _STEPS if name.endswith(f"_{step}")), name)
+        added[step] = added.get(step, 0.0) + seconds
+    return added
