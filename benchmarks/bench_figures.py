@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
-
-from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from typing import Any, Final
 
 from benchmarks.matrix_cells import CellResult, steps_of
+from benchmarks.svg_figure import make_figure, set_log_scale, to_svg
 from mlcls.catalog import OFFICIAL_MODELS
 
 _COLORS: Final = {"preprocess": "tab:blue", "engine": "tab:orange", "postprocess": "tab:green"}
@@ -20,7 +15,7 @@ _LATENCIES: Final = (("p50_ms", "-", "o"), ("p95_ms", "--", "s"), ("p99_ms", ":"
 
 def draw_loads(results: Sequence[CellResult]) -> str:
     """Throughput and latency over the requests in flight, of one model; a line for each engine, protocol and batch."""
-    figure, (left, right) = _make_axes(2, (11, 4.2))
+    figure, (left, right) = make_figure((11, 4.2), columns=2)
     for index, (name, line) in enumerate(_lines_of(results).items()):
         color = f"C{index % 10}"
         clients = [result.cell.concurrency for result in line]
@@ -34,18 +29,18 @@ def draw_loads(results: Sequence[CellResult]) -> str:
     left.legend(fontsize=7, frameon=False)
     right.set_ylabel("latency of a request, ms")
     right.set_title("p50 lines, p95 dashes, p99 dots", fontsize=8)
-    _set_log_scale(right, "y")
+    set_log_scale(right, "y")
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("requests in flight")
-    return _to_svg(figure)
+    return to_svg(figure)
 
 
 def draw_steps(results: Sequence[CellResult]) -> str:
     """Mean times of each step, queue and compute, stacked to the client's mean latency; a bar for each load."""
     measured = [result for result in results if steps_of(result)]
-    figure, (axes,) = _make_axes(1, (11, 0.7 + 0.32 * len(measured)))
+    figure, (axes,) = make_figure((11, 0.7 + 0.32 * len(measured)))
     names = list(dict.fromkeys(name for result in measured for name in steps_of(result)))
     rest = [result.figures.mean_ms if result.figures else 0.0 for result in measured]
     start = [0.0] * len(measured)
@@ -67,7 +62,7 @@ def draw_steps(results: Sequence[CellResult]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("mean time of a request, ms")
     axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=4)
-    return _to_svg(figure)
+    return to_svg(figure)
 
 
 def draw_plane(fastest: Mapping[str, float]) -> str:
@@ -76,16 +71,16 @@ def draw_plane(fastest: Mapping[str, float]) -> str:
     Args:
         fastest: Highest throughput in images per second of official models, by name.
     """
-    figure, (axes,) = _make_axes(1, (8, 5))
+    figure, (axes,) = make_figure((8, 5))
     for name, images_per_s in fastest.items():
         accuracy = OFFICIAL_MODELS[name].mean_average_precision
         axes.plot(images_per_s, accuracy, "o", markersize=8, color="tab:blue")
         axes.annotate(name, (images_per_s, accuracy), textcoords="offset points", xytext=(8, 5), fontsize=8)
-    _set_log_scale(axes, "x")
+    set_log_scale(axes, "x")
     axes.margins(x=0.25, y=0.12)
     axes.set_xlabel("images/s of the served model, highest measured here")
     axes.set_ylabel("mAP on COCO2017 as published, official weights")
-    return _to_svg(figure)
+    return to_svg(figure)
 
 
 def _lines_of(results: Sequence[CellResult]) -> dict[str, list[CellResult]]:
@@ -101,29 +96,3 @@ def _lines_of(results: Sequence[CellResult]) -> dict[str, list[CellResult]]:
 def _describe_load(result: CellResult) -> str:
     cell = result.cell
     return f"{cell.target} {cell.protocol}, {cell.concurrency} in flight, of {cell.batch_size}"
-
-
-def _make_axes(count: int, size: tuple[float, float]) -> tuple[Figure, Any]:
-    # without pyplot, which would take a backend and keep the figure
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasSVG(figure)
-    axes: Any = figure.subplots(1, count, squeeze=False)
-    for each in axes[0]:
-        each.grid(alpha=0.3)
-        each.set_axisbelow(True)
-    return figure, axes[0]
-
-
-def _set_log_scale(axes: Any, which: Literal["x", "y"]) -> None:
-    axes.set(**{f"{which}scale": "log"})
-    axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _to_svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": "mlcls"}):  # else names are random, and the same figures another file each time
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

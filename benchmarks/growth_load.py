@@ -1,0 +1,146 @@
+"""The load of one point of an axis, and what was measured under it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+from benchmarks.served_cost import CostMeter
+from mlcls import repository
+from mlcls.closed_loop import run_closed_loop
+from mlcls.errors import ServerError
+from mlcls.server import ServerOptions, TritonServer
+
+#: The load runs for so long before it is measured: at least this, and longer where an answer takes longer.
+_WARMUP_S: Final = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowthLoad:
+    """What is served and asked.
+
+    Attributes:
+        models: Those that are loaded; requests go to one after the other.
+        photos: Files that are sent, in turn.
+        clients: Callers, each with a connection of its own and one request at a time.
+        batch_size: Images in a request.
+    """
+
+    models: tuple[str, ...]
+    photos: tuple[Path, ...]
+    clients: int = 8
+    batch_size: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowthFigures:
+    """What one measurement of a load came to.
+
+    Attributes:
+        images_per_s: Throughput.
+        p50_ms: Latency of a request.
+        p95_ms: See `p50_ms`.
+        p99_ms: See `p50_ms`.
+        pss_mb: Memory of all processes of the server, after the load.
+        core_ms_per_image: Processor time of the server for one image, by process.
+        ready_s: From the start of the server until it was ready.
+        image_bytes: Mean size of a file.
+    """
+
+    images_per_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    pss_mb: float
+    core_ms_per_image: Mapping[str, float]
+    ready_s: float
+    image_bytes: float
+
+
+@dataclasses.dataclass
+class StartedServer:
+    """A server for several measurements.
+
+    Attributes:
+        server: The server.
+        root: Its repository.
+        ready_s: From the start until it was ready.
+    """
+
+    server: TritonServer
+    root: Path
+    ready_s: float
+
+    @classmethod
+    def start(cls, root: Path, models: Sequence[str]) -> StartedServer:
+        """Starts a server; the caller stops it.
+
+        Raises:
+            MlclsError: It does not start.
+        """
+        began = time.monotonic()
+        server = TritonServer(ServerOptions.on_free_ports(root, *models))
+        return cls(server, root, time.monotonic() - began)
+
+    def measure(self, load: GrowthLoad, seconds: float) -> GrowthFigures:
+        """Measures one window.
+
+        Raises:
+            ServerError: A request fails, or none was answered.
+        """
+        images = [photo.read_bytes() for photo in load.photos]
+        make_call = self._make_calls(load, images)
+        try:
+            began = time.monotonic()
+            first = make_call()
+            for _ in load.models:
+                first()
+            lone_s = (time.monotonic() - began) / len(load.models)
+            warmup_s = max(_WARMUP_S, lone_s * load.clients)
+            meter = CostMeter(self.server, *load.models)
+            figures = run_closed_loop(make_call, load.clients, seconds, warmup_s)
+        except InferenceServerException as error:
+            raise ServerError(f"Expected answers of {', '.join(load.models)}, got: {error}") from None
+        if not len(figures.latencies_s):
+            raise ServerError(f"Expected answers within {seconds:g} s, got none; take more --seconds.")
+        cost = meter.read()
+        return GrowthFigures(
+            figures.images_per_s * load.batch_size,
+            figures.percentile_ms(50),
+            figures.percentile_ms(95),
+            figures.percentile_ms(99),
+            cost.pss_mb,
+            cost.core_ms_per_image,
+            self.ready_s,
+            float(np.mean([len(image) for image in images])),
+        )
+
+    def _make_calls(self, load: GrowthLoad, images: Sequence[bytes]) -> Callable[[], Callable[[], object]]:
+        """Gives each caller its own call; it asks the next model with the next photos each time."""
+        tensors = repository.read_spec(self.root, load.models[0]).tensors
+        turns = itertools.count()
+        outputs = [InferRequestedOutput(tensors.result)]
+
+        def make_call() -> Callable[[], object]:
+            # a proxy of the environment has no way to this machine
+            client = InferenceServerClient(self.server.grpc_url, channel_args=[("grpc.enable_http_proxy", 0)])
+
+            def call() -> Any:
+                turn = next(turns)
+                first = turn * load.batch_size
+                batch = [images[index % len(images)] for index in range(first, first + load.batch_size)]
+                tensor = InferInput(tensors.image, [load.batch_size, 1], "BYTES")
+                tensor.set_data_from_numpy(np.array(batch, dtype=np.object_).reshape(load.batch_size, 1))
+                return client.infer(load.models[turn % len(load.models)], [tensor], outputs=outputs)
+
+            return call
+
+        return make_call

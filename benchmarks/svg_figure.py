@@ -1,0 +1,47 @@
+"""Figures of matplotlib as SVG, the same file for the same figures."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Literal
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+
+def make_figure(size: tuple[float, float], rows: int = 1, columns: int = 1) -> tuple[Figure, list[Any]]:
+    """An empty figure, and its axes row by row.
+
+    Args:
+        size: Width and height in inches.
+        rows: Rows of axes.
+        columns: Columns of axes.
+    """
+    figure = Figure(
+        figsize=size, layout="constrained"
+    )  # without pyplot, which would take a backend and keep the figure
+    FigureCanvasSVG(figure)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for each in axes:
+        each.grid(alpha=0.3)
+        each.set_axisbelow(True)
+    return figure, axes
+
+
+def set_log_scale(axes: Any, which: Literal["x", "y"]) -> None:
+    """A logarithmic scale with plain numbers at 1, 2, 5, 10."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def to_svg(figure: Figure) -> str:
+    """The text of the file."""
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": "mlcls"}):  # else names in it are random
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
