@@ -53,6 +53,7 @@ class GrowthFigures:
         core_ms_per_image: Processor time of the server for one image, by process.
         ready_s: From the start of the server until it was ready.
         image_bytes: Mean size of a file.
+        metric_series: Series in the server's metrics.
     """
 
     images_per_s: float
@@ -63,6 +64,7 @@ class GrowthFigures:
     core_ms_per_image: Mapping[str, float]
     ready_s: float
     image_bytes: float
+    metric_series: float
 
 
 @dataclasses.dataclass
@@ -121,6 +123,7 @@ class StartedServer:
             cost.core_ms_per_image,
             self.ready_s,
             float(np.mean([len(image) for image in images])),
+            float(cost.metric_series),
         )
 
     def _make_calls(self, load: GrowthLoad, images: Sequence[bytes]) -> Callable[[], Callable[[], object]]:

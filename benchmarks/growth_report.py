@@ -21,7 +21,7 @@ Measured = Mapping[Point, Sequence[GrowthFigures]]
 _PROCESSES: Final = ("preprocess", "engine", "postprocess", "tritonserver")
 _COLUMNS: Final = (
     *("value", "images/s", "where it doubles", "p50, p95, p99 ms"),
-    *("core-ms an image: preprocess, engine, rest", "PSS MB", "ready after", "file"),
+    *("core-ms an image: preprocess, engine, rest", "PSS MB", "ready after", "file", "metric series"),
 )
 _LATENCIES: Final = (("p50_ms", "-"), ("p95_ms", "--"), ("p99_ms", ":"))
 
@@ -85,6 +85,7 @@ def format_table(axis: Axis, measured: Measured) -> str:
             f"{figures.pss_mb:.0f}",
             f"{figures.ready_s:.1f} s",
             f"{figures.image_bytes / 1e3:.0f} kB",
+            f"{figures.metric_series:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Final
 
-from benchmarks.process_usage import ProcessUsage, cpu_since, read_usage, total_pss_bytes
+from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
 from mlcls.errors import ServerError
 from mlcls.server import TritonServer
 
@@ -25,11 +25,13 @@ class ServedCost:
         core_ms_per_image: Processor time for one of them, by process: `preprocess`, `engine`, `postprocess`,
             `tritonserver`; empty where no image was answered.
         pss_mb: Memory of all processes at the end (PSS).
+        metric_series: Series that the server's metrics have.
     """
 
     images: int
     core_ms_per_image: Mapping[str, float]
     pss_mb: float
+    metric_series: int
 
     @property
     def total_core_ms(self) -> float:
@@ -52,7 +54,8 @@ class CostMeter:
         """
         self._server = server
         self._models = models
-        self._images, self._usage = self._read()
+        self._usage = read_usage(server.pid)
+        self._images = count_images(_read_metrics(server.metrics_url), models)
 
     def read(self) -> ServedCost:
         """What was taken since.
@@ -60,27 +63,24 @@ class CostMeter:
         Raises:
             ServerError: The metrics cannot be read.
         """
-        images, usage = self._read()
+        metrics, usage = _read_metrics(self._server.metrics_url), read_usage(self._server.pid)
         spent_s = _by_step(cpu_since(self._usage, usage))
-        answered = images - self._images
+        answered = count_images(metrics, self._models) - self._images
         return ServedCost(
             answered,
             {name: seconds / answered * 1e3 for name, seconds in spent_s.items()} if answered else {},
             total_pss_bytes(usage) / 1e6,
+            sum(bool(line) and not line.startswith("#") for line in metrics.splitlines()),
         )
 
-    def _read(self) -> tuple[int, dict[int, ProcessUsage]]:
-        return _count_images(self._server.metrics_url, self._models), read_usage(self._server.pid)
 
-
-def _count_images(metrics_url: str, models: tuple[str, ...]) -> int:
+def _read_metrics(metrics_url: str) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to this machine
     try:
         with opener.open(metrics_url, timeout=10) as response:
-            text = response.read().decode()
+            return bytes(response.read()).decode()
     except OSError as error:
         raise ServerError(f"Expected metrics at {metrics_url}, got: {error}") from None
-    return count_images(text, models)
 
 
 def count_images(metrics: str, models: tuple[str, ...]) -> int:

@@ -29,6 +29,7 @@ def test_a_load_is_measured_with_what_the_server_took(started: StartedServer, tm
     assert {"preprocess", "engine", "postprocess", "tritonserver"} <= set(figures.core_ms_per_image)
     assert figures.core_ms_per_image["engine"] > 0
     assert figures.pss_mb > 50
+    assert figures.metric_series > 20
     assert figures.ready_s == 1.5
     sizes = [photo.stat().st_size for photo in photos]
     assert figures.image_bytes == pytest.approx(sum(sizes) / len(sizes))

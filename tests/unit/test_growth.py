@@ -25,7 +25,7 @@ from benchmarks.growth_report import draw_axis, format_csv, format_json, format_
 
 
 def make_figures(images_per_s: float, **cost: float) -> GrowthFigures:
-    return GrowthFigures(images_per_s, 10.0, 20.0, 30.0, 500.0, cost or {"engine": 30.0}, 2.5, 50_000.0)
+    return GrowthFigures(images_per_s, 10.0, 20.0, 30.0, 500.0, cost or {"engine": 30.0}, 2.5, 50_000.0, 120.0)
 
 
 def make_measured() -> tuple[Axis, dict[Point, list[GrowthFigures]]]:
@@ -105,7 +105,7 @@ def test_the_table_has_each_series_by_itself() -> None:
         ["4, reduced", "50 (50 to 50)", "x 1.00"],
         ["16, reduced", "25 (25 to 25)", "x 0.71"],
     ]
-    assert rows[0][3:] == ["10, 20, 30", "5.0, 30.0, 1.0", "500", "2.5 s", "50 kB"]
+    assert rows[0][3:] == ["10, 20, 30", "5.0, 30.0, 1.0", "500", "2.5 s", "50 kB", "120"]
 
 
 def test_files_have_all_turns_and_the_medians() -> None:

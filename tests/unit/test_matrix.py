@@ -26,7 +26,7 @@ STEPS = {
     f"{LCNET}_postprocess": StepTimes(1.0, 0.5, 0.1, 1.0, 0.1),
     f"{LCNET}_preprocess": StepTimes(1.5, 1.0, 0.1, 6.0, 0.3),
 }
-COST = ServedCost(400, {"preprocess": 5.0, "engine": 30.0, "tritonserver": 1.5}, 512.3)
+COST = ServedCost(400, {"preprocess": 5.0, "engine": 30.0, "tritonserver": 1.5}, 512.3, 120)
 
 
 def make_result(images_per_s: float, cell: Cell | None = None, stable: bool = True) -> CellResult:
