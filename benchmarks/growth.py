@@ -11,7 +11,6 @@ import argparse
 import datetime
 import json
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.random_models import repository_of
 from mlcls.atomic import write_text
 from mlcls.errors import ConfigError, MlclsError
+from mlcls.interruption import sigterm_interrupts
 from mlcls.serving_settings import ModelSettings
 from mlcls.settings_change import change_settings
 
@@ -44,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.seconds <= 0 or options.turns < 1:
         parser.error(f"expected --seconds above 0 and --turns of at least 1, got {options.seconds}, {options.turns}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = shlex.join(["python", "-m", "benchmarks.growth", *(sys.argv[1:] if arguments is None else arguments)])
     names = [name for name in AXIS_NAMES if name in options.axes]
     began = time.monotonic()
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "window": f"{options.seconds:g} s, {options.turns} turns",
             **describe_machine(),
         }
-        with tempfile.TemporaryDirectory(prefix="mlcls-growth-") as work:
+        with tempfile.TemporaryDirectory(prefix="mlcls-growth-") as work, sigterm_interrupts():
             for name in names:
                 axis = make_axis(name, Path(work), with_reduced)
                 measured = measure_axis(root, axis, options.seconds, options.turns)

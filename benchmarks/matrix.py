@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import datetime
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ from mlcls import repository
 from mlcls.atomic import write_text
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MlclsError, RepositoryError
+from mlcls.interruption import sigterm_interrupts
 from mlcls.sample_photos import list_photos
 from mlcls.server import ServerOptions, TritonServer
 from mlcls.targets import TARGETS, Target
@@ -83,11 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.seconds < 0.5 or min(options.concurrency + options.batch) < 1:
         parser.error("expected --seconds of 0.5 or more, --concurrency and --batch of 1 or more")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = shlex.join(["python", "-m", "benchmarks.matrix", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         perf_analyzer = PerfAnalyzer.find(_ROOT)
-        with tempfile.TemporaryDirectory(prefix="mlcls-bench-") as work:
+        with tempfile.TemporaryDirectory(prefix="mlcls-bench-") as work, sigterm_interrupts():
             plan = _make_plan(options, Path(work))
             folder = ResultFolder(options.output, _describe(options, perf_analyzer), options.restart)
             interrupted = _measure(plan, perf_analyzer, folder, Path(work))
@@ -95,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MlclsError as error:
         print(f"matrix: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # while models are made
+        return 130
     failed = [result for result in folder.results.values() if result.status == "failed"]
     for result in failed:
         print(f"matrix: {result.cell}: {result.note}", file=sys.stderr)

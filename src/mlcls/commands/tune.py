@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from mlcls.commands.options import add_repository_option
 from mlcls.errors import ConfigError, MissingExtraError, MlclsError, TuningError
+from mlcls.interruption import sigterm_interrupts
 from mlcls.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -129,7 +127,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     # a precision changes the answers: it is the user's choice, not the search's
     start = dataclasses.replace(DEFAULT_SETTINGS[target], engine_precision=current.engine_precision)
     print(f"Looking for {goal}: {name} on {target}, {cores} cores, {photos}, some {arguments.minutes:g} minutes.")
-    with _interruptible(), LoadProcesses(spec, images, cores) as load, show_progress(budget_s) as progress:
+    with sigterm_interrupts(), LoadProcesses(spec, images, cores) as load, show_progress(budget_s) as progress:
         measure = ServedMeasure(root, spec, target, installation, load, window_s, progress)
         knobs, concurrencies = list_knobs(target, cores), list_concurrencies(target, cores)
         search = Search(measure, goal, knobs, concurrencies, budget_s)
@@ -238,17 +236,3 @@ def _save(arguments: argparse.Namespace, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         write_bytes(folder / name, content)
     print(f"The repository is as it was; the report is in {folder}.")
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Has SIGTERM end the search as Ctrl-C does: with its servers stopped and its report written."""
-
-    def interrupt(_signum: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
