@@ -7,7 +7,33 @@ Every message says what was expected, what came and what to do; the command line
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, Literal, get_args
+
+#: Why an image is refused, in one word for counting; the text of the error says it in full.
+#:
+#: - `empty`: no bytes.
+#: - `unknown_format`: bytes of no image format, a file name or base64 text for example.
+#: - `format_not_supported`: a format that is known and cannot be decoded here, HEIC for example.
+#: - `format_not_allowed`: a format that the model's settings leave out.
+#: - `too_many_bytes`, `too_many_pixels`, `side_too_long`, `aspect_ratio`, `too_many_frames`: over a limit.
+#: - `truncated`: the file ends too early.
+#: - `corrupt`: a field of the file is wrong.
+#: - `undecodable`: its decoder cannot read it and there is no finer reason.
+ImageReason = Literal[
+    "empty",
+    "unknown_format",
+    "format_not_supported",
+    "format_not_allowed",
+    "too_many_bytes",
+    "too_many_pixels",
+    "side_too_long",
+    "aspect_ratio",
+    "too_many_frames",
+    "truncated",
+    "corrupt",
+    "undecodable",
+]
+IMAGE_REASONS: Final[tuple[ImageReason, ...]] = get_args(ImageReason)
 
 
 class MlclsError(Exception):
@@ -57,7 +83,15 @@ class ServedImageError(ParityError):
 
 
 class ImageError(MlclsError):
-    """The bytes of one image cannot be decoded, or are refused."""
+    """The bytes of one image cannot be decoded, or are refused.
+
+    Attributes:
+        reason: Why, in one word: one of `IMAGE_REASONS`, which metrics are labelled with.
+    """
+
+    def __init__(self, message: str, reason: ImageReason = "undecodable") -> None:
+        super().__init__(message)
+        self.reason: ImageReason = reason
 
 
 class DatasetError(MlclsError):

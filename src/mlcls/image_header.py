@@ -17,7 +17,7 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from mlcls.errors import ImageError
+from mlcls.errors import ImageError, ImageReason
 
 #: Formats that can be decoded, by the names used in messages.
 FORMATS: Final = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF")
@@ -98,14 +98,16 @@ def sniff_format(data: bytes) -> str:
         ImageError: No bytes, no image, or a format that cannot be decoded, which is named.
     """
     if not data:
-        raise ImageError(f"{EXPECTED}, got 0 bytes; send the content of the file.")
+        raise ImageError(f"{EXPECTED}, got 0 bytes; send the content of the file.", "empty")
     start = data[:256]
     name = next((name for magic, name in _MAGIC if magic.match(start)), None)
     if name is None:
         like, advice = next((like, advice) for pattern, like, advice in _LOOKS_LIKE if pattern.match(start))
-        raise ImageError(f"{EXPECTED}, got {like} ({len(data)} bytes that begin with {data[:16]!r}); {advice}.")
+        came = f"{like} ({len(data)} bytes that begin with {data[:16]!r})"
+        raise ImageError(f"{EXPECTED}, got {came}; {advice}.", "unknown_format")
     if name not in FORMATS:
-        raise ImageError(f"{EXPECTED}, got {name} ({len(data)} bytes); convert it to JPEG or PNG.")
+        text = f"{EXPECTED}, got {name} ({len(data)} bytes); convert it to JPEG or PNG."
+        raise ImageError(text, "format_not_supported")
     return name
 
 
@@ -125,24 +127,26 @@ def read_image_header(data: bytes) -> ImageHeader:
     try:
         header = _READERS[name](data)
     except (struct.error, IndexError):  # a field lies beyond the last byte
-        raise broken(name, data, "its header is cut off") from None
+        raise broken(name, data, "its header is cut off", "truncated") from None
     if header.height < 1 or header.width < 1:
         raise broken(name, data, f"its header says height {header.height}, width {header.width}")
     return header
 
 
-def broken(name: str, data: bytes, why: str) -> ImageError:
+def broken(name: str, data: bytes, why: str, reason: ImageReason = "corrupt") -> ImageError:
     """The error for a file of a supported format whose content is not whole."""
     return ImageError(
         f"image: expected a whole {name} file, got {len(data)} bytes that are truncated or corrupt: {why}; "
-        f"send the file again, or save it anew."
+        f"send the file again, or save it anew.",
+        reason,
     )
 
 
 def pillow_broken(name: str, data: bytes, error: Exception) -> ImageError:
     """The same for what Pillow raised, in its words unless they show an address in memory."""
     known = not isinstance(error, UnidentifiedImageError)
-    return broken(name, data, f"Pillow says {error}" if known else "Pillow cannot read it")
+    reason: ImageReason = "truncated" if "truncated" in str(error) else "undecodable"
+    return broken(name, data, f"Pillow says {error}" if known else "Pillow cannot read it", reason)
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:
@@ -153,7 +157,7 @@ def _read_jpeg(data: bytes) -> ImageHeader:
     for _ in range(_MAX_JPEG_SEGMENTS):
         found = _JPEG_MARKER.search(data, at)
         if found is None or found[1] == b"\xd9":
-            raise broken("JPEG", data, "it ends before its picture data")
+            raise broken("JPEG", data, "it ends before its picture data", "truncated")
         marker, at = found[1][0], found.end()
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
             continue
@@ -218,11 +222,12 @@ def _list_png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     kind = b""
     while kind != b"IEND":
         if at + 12 > len(data):
-            raise broken("PNG", data, "it has no IEND chunk")
+            raise broken("PNG", data, "it has no IEND chunk", "truncated")
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         if end > len(data):
-            raise broken("PNG", data, f"its chunk {kind!r} says {length} bytes, only {len(data) - at - 12} are there")
+            why = f"its chunk {kind!r} says {length} bytes, only {len(data) - at - 12} are there"
+            raise broken("PNG", data, why, "truncated")
         yield kind, at, end
         at = end
 
@@ -231,7 +236,7 @@ def _read_webp(data: bytes) -> ImageHeader:
     """Reads the first chunk: RFC 9649, sections 2.4 to 2.7."""
     size = 8 + struct.unpack_from("<I", data, 4)[0]
     if size > len(data):
-        raise broken("WebP", data, f"its header says {size} bytes")
+        raise broken("WebP", data, f"its header says {size} bytes", "truncated")
     kind = data[12:16]
     if kind == b"VP8X":
         width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
@@ -263,7 +268,8 @@ def _read_tiff(data: bytes) -> ImageHeader:
     (count,) = struct.unpack_from(order + count_format, data, min(offset, len(data)))
     first = offset + struct.calcsize(count_format)
     if first + count * entry_size > len(data) or count > 0xFFFF:
-        raise broken("TIFF", data, f"its directory of {count} entries at byte {offset} lies beyond the end")
+        why = f"its directory of {count} entries at byte {offset} lies beyond the end"
+        raise broken("TIFF", data, why, "truncated")
     sizes = {256: 0, 257: 0, 322: 0, 323: 0}
     for at in range(first, first + count * entry_size, entry_size):
         tag, kind = struct.unpack_from(order + "HH", data, at)

@@ -39,7 +39,7 @@ def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
         try:
             photos.append(decode_image(data))
         except ImageError as error:
-            raise ImageError(f"{path}: {error}") from None
+            raise ImageError(f"{path}: {error}", error.reason) from None
     return photos
 
 

@@ -29,11 +29,12 @@ def preprocess_images(images: Sequence[bytes], spec: ModelSpec) -> tuple[npt.NDA
         why it cannot be decoded.
 
     Raises:
-        ImageError: No image of the request can be decoded.
+        ImageError: No image of the request can be decoded; with the reason of the first.
     """
     transform = spec.transform
     pixels = np.empty((len(images), transform.height, transform.width, 3), np.uint8)
     statuses = []
+    first: ImageError | None = None
     for index, image in enumerate(images):
         try:
             pixels[index] = preprocess(image, transform)
@@ -41,10 +42,10 @@ def preprocess_images(images: Sequence[bytes], spec: ModelSpec) -> tuple[npt.NDA
         except ImageError as error:
             pixels[index] = 0
             statuses.append(str(error))
-    if statuses and OK not in statuses:
-        if len(images) == 1:
-            raise ImageError(statuses[0])
-        raise ImageError(f"none of the {len(images)} images can be decoded; the first: {statuses[0]}")
+            first = first or error
+    if first is not None and OK not in statuses:
+        text = f"none of the {len(images)} images can be decoded; the first: {first}"
+        raise ImageError(str(first) if len(images) == 1 else text, first.reason)
     return pixels, statuses
 
 

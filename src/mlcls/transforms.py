@@ -92,7 +92,8 @@ def decode_image(
     """
     size_bytes = memoryview(data).nbytes
     if size_bytes > limits.max_bytes:
-        raise ImageError(f"image: expected at most {limits.max_bytes} bytes, got {size_bytes}; send a smaller file.")
+        text = f"image: expected at most {limits.max_bytes} bytes, got {size_bytes}; send a smaller file."
+        raise ImageError(text, "too_many_bytes")
     if not isinstance(data, bytes):
         data = bytes(data)
     header = read_image_header(data)
@@ -187,10 +188,12 @@ def normalize(pixels: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.N
 def _check_size(height: int, width: int, limits: ImageLimits) -> None:
     got = f"got height {height}, width {width}"
     if max(height, width) > limits.max_side:
-        raise ImageError(f"image: expected sides of at most {limits.max_side} pixels, {got}; send a smaller one.")
+        text = f"image: expected sides of at most {limits.max_side} pixels, {got}; send a smaller one."
+        raise ImageError(text, "side_too_long")
     if height * width > limits.max_pixels:
         raise ImageError(
-            f"image: expected at most {limits.max_pixels} pixels, {got} ({height * width}); send a smaller one."
+            f"image: expected at most {limits.max_pixels} pixels, {got} ({height * width}); send a smaller one.",
+            "too_many_pixels",
         )
 
 
@@ -210,7 +213,7 @@ def _decode_jpeg(data: bytes, header: ImageHeader, reduction: int) -> npt.NDArra
         except ValueError:  # libjpeg-turbo warns of something that cv2 may accept
             pass
     if data.find(_JPEG_END, header.scan_offset) < 0:  # stuffing keeps the two bytes out of picture data
-        missing = broken("JPEG", data, "its end marker is missing")
+        missing = broken("JPEG", data, "its end marker is missing", "truncated")
         if not header.single_scan:
             raise missing
         data += _JPEG_END
@@ -225,9 +228,9 @@ def _decode_with_cv2(data: bytes, header: ImageHeader, reduction: int = 1) -> np
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _CV2_REDUCTIONS[reduction])
     except cv2.error as error:
-        raise broken(header.format, data, f"cv2 says {' '.join(str(error).split())}") from None
+        raise broken(header.format, data, f"cv2 says {' '.join(str(error).split())}", "undecodable") from None
     if image is None:
-        raise broken(header.format, data, "cv2 cannot decode it")
+        raise broken(header.format, data, "cv2 cannot decode it", "undecodable")
     return _as_uint8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from image_samples import encode, write_samples
-from mlcls.errors import ImageError
+from mlcls.errors import IMAGE_REASONS, ImageError
 from mlcls.image_header import FORMATS, read_image_header, sniff_format, strip_png_animation
 
 EXPECTED = "image: expected the bytes of one JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file, got "
@@ -195,3 +195,27 @@ def test_strip_png_animation() -> None:
     assert read_image_header(data).animated
     assert not read_image_header(encode(still, "PNG")).animated
     assert strip_png_animation(data + b"more") == encode(still, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"cat.jpg", "unknown_format"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "format_not_supported"),
+        (plain("JPEG")[:100], "truncated"),
+        (plain("PNG")[:-12], "truncated"),
+        (plain("WEBP")[:-9], "truncated"),
+        (plain("TIFF")[:60], "truncated"),
+        (b"RIFF\x04\0\0\0WEBPVP9 ", "corrupt"),
+        (tiff(10, 10, tile=16000), "corrupt"),
+        (plain("PNG").replace(struct.pack(">II", 37, 23), bytes(8)), "corrupt"),
+        (plain("AVIF")[:60], "undecodable"),
+    ],
+)
+def test_reasons(data: bytes, reason: str) -> None:
+    """One word of a closed set, for counting."""
+    with pytest.raises(ImageError) as raised:
+        read_image_header(data)
+    assert raised.value.reason == reason
+    assert reason in IMAGE_REASONS

@@ -217,3 +217,9 @@ def test_request_thresholds_are_used(custom_spec: ModelSpec) -> None:
 def test_number_of_rows_must_fit(custom_spec: ModelSpec) -> None:
     with pytest.raises(ValueError):
         postprocess_logits(LOGITS, ["OK"] * 2, request_thresholds({}, custom_spec), custom_spec)
+
+
+def test_a_request_without_a_good_image_has_the_reason_of_the_first(custom_spec: ModelSpec) -> None:
+    with pytest.raises(ImageError) as caught:
+        preprocess_images([b"no image", b""], custom_spec)
+    assert caught.value.reason == "unknown_format"
