@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton_python_backend_utils as pb_utils
 
 from mlcls.backend_model import answer_each, decode_texts, encode_texts, load_spec
+from mlcls.pulse import Pulse
 from mlcls.serving import parse_parameters, postprocess_logits, request_thresholds
 
 
@@ -13,11 +14,18 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the spec."""
+        self._pulse = Pulse.open(args)
         self._spec = load_spec(args)
+        self._pulse.begin()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Answers each request by itself, with its own thresholds."""
-        return answer_each(requests, self._answer, pb_utils)
+        with self._pulse.working():
+            return answer_each(requests, self._answer, pb_utils, self._pulse)
+
+    def finalize(self) -> None:
+        """Tells that this process ends because it was told to."""
+        self._pulse.end()
 
     def _answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         names = self._spec.tensors

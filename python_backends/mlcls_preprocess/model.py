@@ -7,6 +7,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from mlcls.backend_model import answer_each, encode_texts, load_spec
+from mlcls.pulse import Pulse
 from mlcls.serving import preprocess_images
 
 
@@ -16,13 +17,20 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the spec and decodes one image, so that the first request does not pay for lazy imports."""
         cv2.setNumThreads(1)  # the instances are the parallelism
+        self._pulse = Pulse.open(args)
         self._spec = load_spec(args)
         _, encoded = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))
         preprocess_images([encoded.tobytes()], self._spec)
+        self._pulse.begin()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Answers each request by itself; a request fails only if none of its images can be decoded."""
-        return answer_each(requests, self._answer, pb_utils)
+        with self._pulse.working():
+            return answer_each(requests, self._answer, pb_utils, self._pulse)
+
+    def finalize(self) -> None:
+        """Tells that this process ends because it was told to."""
+        self._pulse.end()
 
     def _answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         names = self._spec.tensors

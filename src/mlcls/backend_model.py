@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.manifest import require_same_spec, verify_folder
 from mlcls.model_spec import FILE_NAME, ModelSpec
+from mlcls.pulse import Pulse
 from mlcls.serving_settings import PRECISIONS
 from mlcls.triton_config import PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
 
@@ -95,19 +96,29 @@ def load_spec(args: Mapping[str, str], *files: str) -> ModelSpec:
     return spec
 
 
-def answer_each(requests: Sequence[Any], answer: Callable[[Any], list[Any]], pb_utils: Any) -> list[Any]:
+def answer_each(
+    requests: Sequence[Any], answer: Callable[[Any], list[Any]], pb_utils: Any, pulse: Pulse | None = None
+) -> list[Any]:
     """Answers each request by itself: what is wrong with one does not touch the others that Triton batched with it.
+
+    A request whose caller has left gets no work.
 
     Args:
         requests: The requests of one `execute`.
         answer: Gives the output tensors of one request; an ImageError or a ThresholdError is the client's fault.
         pb_utils: `triton_python_backend_utils`, a module that exists inside Triton's stub process only.
+        pulse: Of this process; it beats before each request.
 
     Returns:
         A response for each request, in order.
     """
     responses = []
     for request in requests:
+        if pulse is not None:
+            pulse.beat()
+        if request.is_cancelled():
+            responses.append(cancelled_response(pb_utils))
+            continue
         try:
             responses.append(pb_utils.InferenceResponse(answer(request)))
         except (ImageError, ThresholdError) as error:
@@ -118,6 +129,12 @@ def answer_each(requests: Sequence[Any], answer: Callable[[Any], list[Any]], pb_
             fault = pb_utils.TritonError(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
             responses.append(pb_utils.InferenceResponse(error=fault))
     return responses
+
+
+def cancelled_response(pb_utils: Any) -> Any:
+    """The response to a request whose caller has left; nobody reads it."""
+    fault = pb_utils.TritonError("the caller has left before the answer", pb_utils.TritonError.CANCELLED)
+    return pb_utils.InferenceResponse(error=fault)
 
 
 def encode_texts(texts: Sequence[str]) -> npt.NDArray[np.object_]:

@@ -128,6 +128,16 @@ class ServerError(MlclsError):
     """The embedded tritonserver cannot start, or ended by itself."""
 
 
+class UnhealthyServerError(ServerError):
+    """A server runs, but a part of it was killed, hangs or does not answer."""
+
+
+class RestartsExhaustedError(ServerError):
+    """A server ended or was unhealthy too often to be started once more."""
+
+    exit_code = 3
+
+
 class TuningError(MlclsError):
     """A search for settings found none that meet its target, or had no time to compare any."""
 

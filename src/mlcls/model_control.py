@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from mlcls.admin_key import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 from mlcls.errors import ModelControlError
-from mlcls.server import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 
 _POLL_INTERVAL_S: Final = 0.05
 _QUERY_TIMEOUT_S: Final = 30.0
@@ -65,7 +65,7 @@ class ModelControl:
         Raises:
             ModelControlError: The server cannot be asked.
         """
-        models = json.loads(self._post("/v2/repository/index", {}, _QUERY_TIMEOUT_S))
+        models = json.loads(self._post("/v2/repository/index", {}, min(_QUERY_TIMEOUT_S, self._timeout_s)))
         return {
             (model["name"], int(model["version"])): ModelState(model.get("state", ""), model.get("reason", ""))
             for model in models

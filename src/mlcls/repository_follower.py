@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mlcls.atomic import is_locked
@@ -10,6 +12,7 @@ from mlcls.errors import MlclsError
 from mlcls.model_control import ModelControl
 from mlcls.repository import read_spec
 from mlcls.rollout import load_steps, unload_others, unloading_on_failure
+from mlcls.server import TritonServer
 from mlcls.versions import active_version
 
 
@@ -68,3 +71,42 @@ class RepositoryFollower:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino
+
+
+@contextlib.contextmanager
+def following(server: TritonServer, interval_s: float, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Follows the repository of a server while the block runs, in a thread: a watch must not wait for a model to load.
+
+    Args:
+        server: It is ready.
+        interval_s: How often to look.
+        say: Takes one line for each event.
+
+    Yields:
+        Raises what ended the thread, if anything did.
+    """
+    control = ModelControl(f"http://{server.http_url}", server.admin_key, server.options.ready_timeout_s)
+    follower = RepositoryFollower(server.options.repository, server.options.models, control)
+    ended = threading.Event()
+    failures: list[Exception] = []
+
+    def follow() -> None:
+        while not ended.wait(interval_s):
+            try:
+                lines = follower.follow()
+            except Exception as error:  # told to the thread that serves
+                failures.append(error)
+                return
+            for line in lines:
+                if not ended.is_set():
+                    say(line)
+
+    def check() -> None:
+        if failures:
+            raise failures[0]
+
+    threading.Thread(target=follow, name="mlcls-follower", daemon=True).start()
+    try:
+        yield check
+    finally:
+        ended.set()

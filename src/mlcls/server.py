@@ -11,25 +11,27 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from mlcls import repository, server_log
+from mlcls.admin_key import ADMIN_KEY_HEADER as ADMIN_KEY_HEADER
+from mlcls.admin_key import ADMIN_KEY_VARIABLE as ADMIN_KEY_VARIABLE
 from mlcls.child_process import end_with_parent
+from mlcls.draining import DEFAULT_DRAIN_TIMEOUT_S, drain
 from mlcls.errors import ServerError
 from mlcls.manifest import verify_folder
 from mlcls.nvidia import Machine, read_machine
 from mlcls.ports import check_ports, free_ports
+from mlcls.process_state import end_group
+from mlcls.pulse import PULSE_FOLDER_VARIABLE
+from mlcls.server_command import build_command
 from mlcls.server_log import STANDARD_OUTPUT
 from mlcls.tensorrt_plan import check_plan
 from mlcls.triton_config import ENGINE_TARGETS, PLAN_FILE, Target
 from mlcls.triton_installation import TritonInstallation, embedded_installation
-
-#: Environment variable with the key of the closed APIs; without it, a random key that nobody knows closes them.
-ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
-ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
 
 #: APIs that change the server or read its memory; open ones would let any client unload a model.
 CLOSED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
@@ -56,6 +58,7 @@ class ServerOptions:
         ready_timeout_s: How long loading may take.
         log_path: File for Triton's whole log, or `STANDARD_OUTPUT`; by default it is dropped once the server has ended.
         closed_apis: Triton's names of the APIs that need the admin key.
+        drain_timeout_s: How long requests in flight may take when the server is stopped.
     """
 
     repository: Path
@@ -68,6 +71,7 @@ class ServerOptions:
     ready_timeout_s: float = 300.0
     log_path: Path | None = None
     closed_apis: tuple[str, ...] = CLOSED_APIS
+    drain_timeout_s: float = DEFAULT_DRAIN_TIMEOUT_S
 
     @classmethod
     def on_free_ports(cls, repository: Path, *models: str) -> ServerOptions:
@@ -82,6 +86,7 @@ class TritonServer:
     Attributes:
         options: What it was started with.
         admin_key: The key of the closed APIs.
+        pulses: Folder of the pulses of its Python steps.
     """
 
     def __init__(self, options: ServerOptions, installation: TritonInstallation | None = None) -> None:
@@ -105,9 +110,11 @@ class TritonServer:
             },
         )
         self._cleanup = contextlib.ExitStack()
+        self._was_ready = self._is_gone = False
         try:
             self._start(installation)
             self._wait_until_ready()
+            self._was_ready = True
         except BaseException:
             self.stop()
             raise
@@ -144,23 +151,37 @@ class TritonServer:
             return
         raise ServerError(server_log.describe_end(self._log_path, self._process.returncode))
 
-    def stop(self) -> None:
-        """Ends the server: requests in flight are answered, then all its processes and shared memory are gone."""
+    def stop(self, drain_timeout_s: float | None = None) -> None:
+        """Ends the server: requests in flight are answered, then all its processes and shared memory are gone.
+
+        Args:
+            drain_timeout_s: How long that may take; by default what the options say.
+        """
         process = getattr(self, "_process", None)
+        if process is not None and process.poll() is None and self._was_ready:
+            timeout_s = self.options.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+            drain(self.http_url, self.admin_key, self.options.models, timeout_s)
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_TIMEOUT_S)
         self.kill()
 
+    def abandon(self, drain_timeout_s: float) -> None:
+        """Ends a server that is not well: what it still can answer in this time is answered, the rest is lost."""
+        if self._process.poll() is None:
+            drain(self.http_url, self.admin_key, self.options.models, drain_timeout_s)
+        self.kill()
+
     def kill(self) -> None:
         """Ends the server at once: requests in flight are lost, all its processes and shared memory are gone."""
         process = getattr(self, "_process", None)
-        if process is not None:
+        if process is not None and not self._is_gone:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-            _kill_group(process.pid)
+            end_group(process.pid)
+            self._is_gone = True  # its id may become another process's
             for segment in Path("/dev/shm").glob(f"{self._shared_memory_prefix}*"):
                 segment.unlink(missing_ok=True)
         self._cleanup.close()
@@ -180,6 +201,8 @@ class TritonServer:
         backends = folder / "backends"
         backends.mkdir()
         installation.assemble_backends(backends)
+        self.pulses = folder / "pulses"
+        self.pulses.mkdir()
         self._log_path = self.options.log_path or folder / "tritonserver.log"
         self._shared_memory_prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
         try:
@@ -187,11 +210,11 @@ class TritonServer:
         except OSError as error:
             raise ServerError(f"The log file {self._log_path} cannot be written: {error.strerror}.") from None
         self._process = subprocess.Popen(
-            _command(self.options, installation.executable, backends, self._shared_memory_prefix, self.admin_key),
+            build_command(self.options, installation.executable, backends, self._shared_memory_prefix, self.admin_key),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=None if log is None else subprocess.STDOUT,
-            env=installation.environment(),
+            env={**installation.environment(), PULSE_FOLDER_VARIABLE: str(self.pulses)},
             start_new_session=True,  # an interrupt at the terminal must reach mlcls only, which then drains the server
             preexec_fn=end_with_parent,  # so that nothing keeps the ports and the memory
         )
@@ -247,41 +270,3 @@ def check_models(
         if weights.name == PLAN_FILE:
             check_plan(weights.parent, weights.name, read_machine())
         repository.require_fresh(options.repository, spec)
-
-
-def _command(
-    options: ServerOptions, executable: Path, backends: Path, shared_memory_prefix: str, admin_key: str
-) -> Sequence[str]:
-    key = f"{ADMIN_KEY_HEADER}={admin_key}"
-    command = [
-        str(executable),
-        f"--model-repository={options.repository.resolve()}",
-        f"--backend-directory={backends}",
-        "--model-control-mode=explicit",
-        *(f"--load-model={name}" for name in options.models),
-        "--disable-auto-complete-config",
-        # Strict, the server is not ready while any model loads, nor ever again once one was unloaded: a load balancer
-        # would take it out at the first new version. At the start it is ready after its models in any case.
-        "--strict-readiness=false",
-        "--exit-on-error=true",
-        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
-        f"--http-address={options.host}",
-        f"--http-port={options.http_port}",
-        f"--grpc-address={options.host}",
-        f"--grpc-port={options.grpc_port}",
-        f"--metrics-address={options.host}",
-        f"--metrics-port={options.metrics_port}",
-        f"--http-restricted-api={','.join(options.closed_apis)}:{key}",
-        f"--grpc-restricted-protocol={','.join(options.closed_apis)}:{key}",
-        "--metrics-config=summary_latencies=true",
-        "--log-format=ISO8601",
-    ]
-    if options.target != "embedded":
-        command.append(f"--model-config-name={options.target}")
-    return command
-
-
-def _kill_group(pid: int) -> None:
-    """Ends what is left of the server's process group: stub processes of a server that was killed."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)

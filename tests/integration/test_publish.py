@@ -19,7 +19,6 @@ import pytest
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from mlcls import server as server_module
 from mlcls.atomic import LOCK_NAME
 from mlcls.digests import sha256_of
 from mlcls.errors import ModelControlError
@@ -31,6 +30,7 @@ from mlcls.publishing import add_model
 from mlcls.repository import is_imported, read_spec
 from mlcls.rollout import Rollout, publish_version, roll_back
 from mlcls.server import ADMIN_KEY_VARIABLE, ServerOptions, TritonServer
+from mlcls.server_command import build_command
 from mlcls.triton_config import ONNX_FILE
 from mlcls.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
 from processes import mlcls_command, run_mlcls, start_server
@@ -463,7 +463,7 @@ def test_a_server_that_polls_by_itself(
     expected: Mapping[int, Expected],
 ) -> None:
     """Triton's own polling, as an operator may run it without `mlcls serve`."""
-    explicit = server_module._command
+    explicit = build_command
 
     def polling(*arguments: object) -> list[str]:
         command = [part for part in explicit(*arguments) if not part.startswith("--load-model")]  # type: ignore[arg-type]
@@ -473,7 +473,7 @@ def test_a_server_that_polls_by_itself(
             "--repository-poll-secs=1",
         ]
 
-    monkeypatch.setattr(server_module, "_command", polling)
+    monkeypatch.setattr("mlcls.server.build_command", polling)
     monkeypatch.setenv(ADMIN_KEY_VARIABLE, KEY)
     before = snapshot(root)
     with start_server(root, MODEL) as server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from mlcls.triton_config import TARGETS
 
 if TYPE_CHECKING:
     from mlcls.server import ServerOptions, TritonServer
+    from mlcls.supervision import WatchSettings
 
 NAME: Final = "serve"
 SUMMARY: Final = "Serve models of the repository with a tritonserver."
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="look at the repository every S seconds and switch to the version that is active there",
     )
+    _add_watch_options(parser)
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="keep Triton's whole log here; - prints it")
     parser.add_argument(
         "--tritonserver",
@@ -43,6 +46,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use this Triton, /opt/tritonserver in NVIDIA's container, instead of the embedded one",
     )
     add_repository_option(parser)
+
+
+def _add_watch_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "watching", "A server of which a part was killed, hangs or does not answer is ended, with the reason."
+    )
+    add = group.add_argument
+    add("--supervise", action="store_true", help="and started again, as is one that ended by itself")
+    add("--max-restarts", type=int, default=10, metavar="N", help="give up after so many (default: %(default)s)")
+    add("--restart-window", type=float, default=600.0, metavar="S", help="within so long (default: %(default)s)")
+    add(
+        "--hang-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how long one request or batch may take in a step that runs in Python (default: %(default)s)",
+    )
+    add(
+        "--probe-interval",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="ask each model for an answer every S seconds; 0 for never (default: %(default)s)",
+    )
+    add("--probe-timeout", type=float, default=10.0, metavar="S", help="time for it (default: %(default)s)")
+    add(
+        "--drain-timeout",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="how long requests in flight may take once the server is told to stop (default: %(default)s)",
+    )
 
 
 class _StopRequested(BaseException):
@@ -57,9 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         RepositoryError: A model cannot be served.
-        ServerError: The server cannot start, or ended by itself.
+        ServerError: The server cannot start; without `--supervise`: it ended by itself, or is not well.
+        RestartsExhaustedError: It was started again too often.
     """
     from mlcls.server import CLOSED_APIS, CLOSED_APIS_IN_PRODUCTION, ServerOptions, TritonServer
+    from mlcls.supervision import Restarts, RestartSettings, WatchSettings, keep_serving
     from mlcls.triton_installation import embedded_installation, system_installation
 
     if arguments.poll is not None and not 0.1 <= arguments.poll <= 3600:
@@ -73,6 +110,10 @@ def run(arguments: argparse.Namespace) -> int:
         installation = embedded_installation()
     else:
         installation = system_installation(arguments.tritonserver)
+    if not 0 <= arguments.drain_timeout <= 3600:
+        raise ServerError(f"Expected --drain-timeout 0 to 3600, in seconds, got {arguments.drain_timeout}.")
+    watching = WatchSettings(arguments.hang_timeout, arguments.probe_interval, arguments.probe_timeout)
+    restarting = RestartSettings(arguments.max_restarts, arguments.restart_window)
     options = ServerOptions(
         repository=arguments.repository,
         models=tuple(dict.fromkeys(arguments.models)),
@@ -84,7 +125,17 @@ def run(arguments: argparse.Namespace) -> int:
         ready_timeout_s=arguments.ready_timeout,
         log_path=arguments.log_file,
         closed_apis=CLOSED_APIS if arguments.tritonserver is None else CLOSED_APIS_IN_PRODUCTION,
+        drain_timeout_s=arguments.drain_timeout,
     )
+
+    def start() -> TritonServer:
+        server = TritonServer(options, installation)
+        print(
+            f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
+            f"{server.metrics_url}. Stop with Ctrl-C.",
+            flush=True,
+        )
+        return server
 
     def request_stop(_signum: int, _frame: FrameType | None) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -95,17 +146,13 @@ def run(arguments: argparse.Namespace) -> int:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, request_stop)
         print(f"Loading {', '.join(options.models)} ...", flush=True)
-        with TritonServer(options, installation) as server:
-            _warn_about_cores(options)
-            print(
-                f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
-                f"{server.metrics_url}. Stop with Ctrl-C.",
-                flush=True,
-            )
-            if arguments.poll is None:
-                server.wait()
-            else:
-                _follow(server, arguments.poll)
+        _warn_about_cores(options)
+        keep_serving(
+            start,
+            lambda server: _serve(server, watching, arguments.poll),
+            Restarts(restarting) if arguments.supervise else None,
+            lambda line: print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", file=sys.stderr, flush=True),
+        )
     except _StopRequested:
         print("Stopped.", flush=True)
     return 0
@@ -123,14 +170,14 @@ def _warn_about_cores(options: ServerOptions) -> None:
             print(f"Warning: {name}: {mismatch}. {remedy}", file=sys.stderr, flush=True)
 
 
-def _follow(server: TritonServer, interval_s: float) -> None:
-    """Serves the versions that are active in the repository, until the server ends."""
-    from mlcls.model_control import ModelControl
-    from mlcls.repository_follower import RepositoryFollower
+def _serve(server: TritonServer, watching: WatchSettings, poll_s: float | None) -> None:
+    """Serves until something is wrong, the versions that are active in the repository where it is to be followed."""
+    from mlcls.supervision import watch
 
-    control = ModelControl(f"http://{server.http_url}", server.admin_key, server.options.ready_timeout_s)
-    follower = RepositoryFollower(server.options.repository, server.options.models, control)
-    while True:
-        server.wait(interval_s)
-        for line in follower.follow():
-            print(line, flush=True)
+    if poll_s is None:
+        watch(server, watching)
+    else:
+        from mlcls.repository_follower import following
+
+        with following(server, poll_s, lambda line: print(line, flush=True)) as check_follower:
+            watch(server, watching, check_follower)

@@ -1,0 +1,67 @@
+"""The command `mlcls health`: whether the models of a running server answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Final
+
+from mlcls.commands.options import add_repository_option
+
+NAME: Final = "health"
+SUMMARY: Final = "Send a small picture through the models of a running server: do they answer?"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help="default: the models of the repository that the server has loaded"
+    )
+    parser.add_argument(
+        "--url", default="127.0.0.1:8000", metavar="HOST:PORT", help="the HTTP API (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--metrics-url",
+        metavar="URL",
+        help="tells whether a model that does not answer in time answers others "
+        "(default: port 8002 of the same host; see --metrics-port of mlcls serve)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=5.0, metavar="S", help="time for each answer (default: %(default)s)"
+    )
+    add_repository_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Asks each model once, and prints a line for each.
+
+    Returns:
+        0 where all answer, or are busy and answer others; 1 where one does not.
+
+    Raises:
+        ServerError: No model was named, and the server has none of the repository's loaded.
+    """
+    from mlcls.errors import ServerError
+    from mlcls.health_probe import HealthProbe
+    from mlcls.repository import list_models
+
+    if not 0.1 <= arguments.timeout <= 3600:
+        raise ServerError(f"Expected --timeout 0.1 to 3600, in seconds, got {arguments.timeout}.")
+    url = arguments.url.removeprefix("http://").rstrip("/")
+    host = url.rpartition(":")[0] or url
+    probe = HealthProbe(url, arguments.metrics_url or f"http://{host}:8002/metrics", arguments.timeout)
+    models = arguments.models
+    if not models:
+        models = [name for name in list_models(arguments.repository) if probe.is_loaded(name)]
+        if not models:
+            raise ServerError(
+                f"The server at {url} does not answer, or has no model of {arguments.repository} loaded; name those "
+                f"that it should have: mlcls health MODEL."
+            )
+    all_well = True
+    for name in models:
+        health = probe.ask(name)
+        well = health.verdict != "fails"
+        all_well &= well
+        print(health, file=sys.stdout if well else sys.stderr, flush=True)
+    return 0 if all_well else 1

@@ -1,0 +1,163 @@
+"""A probe that asks a server's models for real answers: ready is what answers, not what says that it is.
+
+Triton's readiness stays true where a step was killed or hangs. The probe sends a small picture through each ensemble,
+over HTTP, each time another one, so that no cache answers. A server under more load than it can bear refuses the probe
+or answers it late; it is well as long as it answers others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import itertools
+import json
+import re
+import struct
+import time
+import urllib.error
+import urllib.request
+import zlib
+from typing import Final, Literal
+from urllib.parse import quote
+
+DEFAULT_PROBE_TIMEOUT_S: Final = 10.0
+
+_SIDE: Final = 16
+_POLL_INTERVAL_S: Final = 0.1
+
+Verdict = Literal["answers", "busy", "fails"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """What a probe found.
+
+    Attributes:
+        model: The ensemble.
+        verdict: `answers`; `busy`: it answers others, but did not answer the probe; `fails`.
+        reason: Why it does not answer; empty where it does.
+    """
+
+    model: str
+    verdict: Verdict
+    reason: str = ""
+
+    def __str__(self) -> str:
+        texts = {
+            "answers": f"{self.model} answers",
+            "busy": f"{self.model} is busy: it answers others, but not the probe: {self.reason}",
+            "fails": f"{self.model} does not answer: {self.reason}",
+        }
+        return texts[self.verdict]
+
+
+class HealthProbe:
+    """Asks the models of one server."""
+
+    def __init__(self, http_url: str, metrics_url: str, timeout_s: float = DEFAULT_PROBE_TIMEOUT_S) -> None:
+        """Asks nothing yet.
+
+        Args:
+            http_url: `host:port` of the HTTP API.
+            metrics_url: URL of the Prometheus metrics, which tell whether others are answered.
+            timeout_s: How long an answer may take.
+        """
+        self._http_url, self._metrics_url, self._timeout_s = http_url, metrics_url, timeout_s
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({})
+        )  # a proxy has no way to this machine
+        self._numbers = itertools.count(time.time_ns())
+
+    def ask(self, model: str) -> Health:
+        """Sends a picture through an ensemble.
+
+        Returns:
+            Within twice the timeout.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        answered_before = self._count_answers(model)
+        reason = self._infer(model)
+        if reason is None:
+            return Health(model, "answers")
+        while answered_before is not None:
+            answered = self._count_answers(model)
+            if answered is not None and answered > answered_before:
+                return Health(model, "busy", reason)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_INTERVAL_S)
+        return Health(model, "fails", reason)
+
+    def is_loaded(self, model: str) -> bool:
+        """Whether the server says that a model is ready; False too where no server does."""
+        url = f"http://{self._http_url}/v2/models/{quote(model, safe='')}/ready"
+        try:
+            with self._opener.open(url, timeout=self._timeout_s) as response:
+                return bool(response.status == 200)
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def _infer(self, model: str) -> str | None:
+        """Asks once; None where a good answer came, else what came."""
+        picture = make_picture(next(self._numbers))
+        tensor = struct.pack("<I", len(picture)) + picture
+        document = {
+            "inputs": [
+                {
+                    "name": "image",
+                    "shape": [1, 1],
+                    "datatype": "BYTES",
+                    "parameters": {"binary_data_size": len(tensor)},
+                }
+            ],
+            "outputs": [{"name": "status"}],
+            "parameters": {"timeout": int(self._timeout_s * 1e6)},  # nobody works on it once nobody waits for it
+        }
+        header = json.dumps(document).encode()
+        request = urllib.request.Request(
+            f"http://{self._http_url}/v2/models/{quote(model, safe='')}/infer",
+            data=header + tensor,
+            headers={"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"},
+        )
+        try:
+            with self._opener.open(request, timeout=self._timeout_s) as response:
+                status = json.loads(response.read())["outputs"][0]["data"][0]
+        except urllib.error.HTTPError as error:
+            return f"HTTP status {error.code}, {_read_text(error)}"
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            if isinstance(reason, TimeoutError):
+                return f"no answer within {self._timeout_s:g} s"
+            return str(reason) or type(reason).__name__
+        except (ValueError, KeyError, IndexError, TypeError):
+            return "an answer that is none of a model of this project"
+        return None if status == "OK" else f"the status {status!r}"
+
+    def _count_answers(self, model: str) -> int | None:
+        """Requests that an ensemble has answered so far; None where the server does not tell."""
+        pattern = re.compile(rf'nv_inference_request_success\{{[^}}]*model="{re.escape(model)}"[^}}]*\}} ([0-9.e+]+)')
+        try:
+            with self._opener.open(self._metrics_url, timeout=self._timeout_s) as response:
+                text = response.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException):
+            return None
+        return sum(int(float(value)) for value in pattern.findall(text))
+
+
+def make_picture(number: int) -> bytes:
+    """A small PNG whose pixels are a number: each number gives another one."""
+    row = b"\0" + (number % (1 << 64)).to_bytes(8, "little") * (3 * _SIDE // 8)
+    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row * _SIDE)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+
+
+def _read_text(error: urllib.error.HTTPError) -> str:
+    text = error.read().decode(errors="replace")
+    try:
+        return str(json.loads(text)["error"])[:300]
+    except (ValueError, KeyError, TypeError):
+        return text[:300] or "no text"

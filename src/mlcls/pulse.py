@@ -1,0 +1,111 @@
+"""The pulse of a stub process: since when it has been at work, in a file of the server's own folder.
+
+Triton 2.51 neither restarts a Python step that was killed or hangs, nor says so: the server stays ready. So each step
+writes a pulse, and `watchdog` reads it. The clock is the monotonic one, which all processes of a machine share and no
+change of the date moves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import mmap
+import os
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+#: Environment variable that names the folder of the pulses; `mlcls serve` sets it for the server that it starts.
+PULSE_FOLDER_VARIABLE: Final = "MLCLS_PULSE_FOLDER"
+
+_IDLE: Final = 0
+# no times of a running machine
+_ENDED: Final = 1
+_STARTING: Final = 2
+_SINCE: Final = struct.Struct("=Q")
+
+
+@dataclasses.dataclass(frozen=True)
+class PulseState:
+    """What one stub process says of itself.
+
+    Attributes:
+        pid: The process.
+        step: Triton's name of the model instance, `demo_engine_0_0` for example.
+        working_since_ns: Monotonic time at which it began what it does; None where it waits for requests.
+        serves: Whether it takes requests: from the end of its start until Triton tells it to end. Outside of that time
+            its absence is no fault of the server: a model that cannot be loaded is told to whoever wanted it.
+    """
+
+    pid: int
+    step: str
+    working_since_ns: int | None
+    serves: bool
+
+
+class Pulse:
+    """The pulse of this process; one that nobody looks at where Triton was not started by `mlcls serve`."""
+
+    def __init__(self, folder: Path | None, step: str) -> None:
+        """Makes the file, if a folder is given; before anything forbids this process to write.
+
+        Args:
+            folder: Of all pulses of one server.
+            step: Name of the model instance.
+        """
+        content = _SINCE.pack(_STARTING) + step.encode()
+        if folder is None:
+            self._map = mmap.mmap(-1, len(content))
+            return
+        path = folder / str(os.getpid())
+        unfinished = path.with_suffix(".new")
+        unfinished.write_bytes(content)
+        unfinished.rename(path)
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), len(content))
+
+    @classmethod
+    def open(cls, args: Mapping[str, str]) -> Pulse:
+        """The pulse of a Triton backend, from the arguments of `initialize`."""
+        folder = os.environ.get(PULSE_FOLDER_VARIABLE)
+        return cls(Path(folder) if folder else None, args["model_instance_name"])
+
+    def begin(self) -> None:
+        """Tells that this process has started and takes requests now."""
+        self._write(_IDLE)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Marks the block as work on one request or one batch."""
+        self.beat()
+        try:
+            yield
+        finally:
+            self._write(_IDLE)
+
+    def beat(self) -> None:
+        """Tells that a piece of the work is done and the next one begins."""
+        self._write(time.monotonic_ns())
+
+    def end(self) -> None:
+        """Tells that this process is about to end because it was told to."""
+        self._write(_ENDED)
+
+    def _write(self, since_ns: int) -> None:
+        _SINCE.pack_into(self._map, 0, since_ns)
+
+
+def read_pulses(folder: Path) -> list[PulseState]:
+    """The pulses in a server's folder, those of processes that are gone included."""
+    states = []
+    for path in sorted(folder.iterdir()):
+        if not path.name.isdigit():
+            continue  # is being written
+        content = path.read_bytes()
+        (since_ns,) = _SINCE.unpack_from(content)
+        step = content[_SINCE.size :].decode(errors="replace")
+        working = since_ns if since_ns > _STARTING else None
+        states.append(PulseState(int(path.name), step, working, serves=since_ns not in (_ENDED, _STARTING)))
+    return states

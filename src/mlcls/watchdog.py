@@ -1,0 +1,75 @@
+"""The watchdog of a running server: it finds steps that were killed, are stopped or hang."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from mlcls.process_state import ProcessState, read_process
+from mlcls.pulse import read_pulses
+
+#: How long one request or batch may take in a Python step; slow models on slow machines take a few seconds.
+DEFAULT_HANG_TIMEOUT_S: Final = 60.0
+
+#: A process that is stopped this long is not under a debugger for a moment.
+STOPPED_GRACE_S: Final = 2.0
+
+
+class Watchdog:
+    """Looks at the processes of one server; it costs less than a millisecond a look."""
+
+    def __init__(
+        self,
+        server_pid: int,
+        pulses: Path,
+        hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Looks at nothing yet.
+
+        Args:
+            server_pid: Process id of tritonserver.
+            pulses: Folder of its steps' pulses.
+            hang_timeout_s: How long a step may work on one request or batch.
+            clock_ns: The clock of the pulses.
+        """
+        self._server_pid = server_pid
+        self._pulses = pulses
+        self._hang_timeout_s = hang_timeout_s
+        self._clock_ns = clock_ns
+        self._started: dict[int, int] = {}
+        self._stopped_since_ns: dict[int, int] = {}
+
+    def find_fault(self) -> str | None:
+        """What is wrong with a process of the server, as the beginning of a sentence; None where nothing is."""
+        if self._is_stopped_long(self._server_pid, read_process(self._server_pid)):
+            return f"tritonserver (process {self._server_pid}) is stopped"
+        for pulse in read_pulses(self._pulses):
+            process = read_process(pulse.pid)
+            if process is not None and process.start != self._started.setdefault(pulse.pid, process.start):
+                process = None  # another one of this id
+            if not pulse.serves:
+                if process is None:
+                    (self._pulses / str(pulse.pid)).unlink(missing_ok=True)
+                    self._started.pop(pulse.pid, None)
+                continue
+            who = f"the step {pulse.step} (process {pulse.pid})"
+            if process is None:
+                return f"{who} was killed or ended by itself"
+            if self._is_stopped_long(pulse.pid, process):
+                return f"{who} is stopped"
+            if pulse.working_since_ns is not None:
+                working_s = (self._clock_ns() - pulse.working_since_ns) / 1e9
+                if working_s > self._hang_timeout_s:
+                    return f"{who} hangs: it has worked on one request for {working_s:.0f} s"
+        return None
+
+    def _is_stopped_long(self, pid: int, process: ProcessState | None) -> bool:
+        if process is None or not process.is_stopped:
+            self._stopped_since_ns.pop(pid, None)
+            return False
+        now_ns = self._clock_ns()
+        since_ns = self._stopped_since_ns.setdefault(pid, now_ns)
+        return now_ns - since_ns >= min(STOPPED_GRACE_S, self._hang_timeout_s) * 1e9

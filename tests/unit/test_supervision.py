@@ -1,0 +1,139 @@
+"""When a server is started again, after which pauses, and when not any more."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import cast
+
+import pytest
+
+from mlcls.errors import ConfigError, RepositoryError, RestartsExhaustedError, ServerError, UnhealthyServerError
+from mlcls.server import TritonServer
+from mlcls.supervision import Restarts, RestartSettings, WatchSettings, keep_serving
+
+
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_pauses_double_and_are_short_again_after_good_times() -> None:
+    clock = Clock()
+    restarts = Restarts(RestartSettings(max_restarts=100), clock)
+    assert [restarts.note("", 0.0) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert restarts.note("", healthy_s=29) == 30
+    assert restarts.note("", healthy_s=31) == 0.5
+    assert restarts.note("", healthy_s=31) == 0.5, "faults that are far from one another cost no patience"
+    assert restarts.note("", healthy_s=1) == 1
+
+
+def test_it_gives_up_after_too_many_within_the_window() -> None:
+    clock = Clock()
+    restarts = Restarts(RestartSettings(max_restarts=3, window_s=60), clock)
+    for _ in range(3):
+        restarts.note("", 0.0)
+        clock.now_s += 25
+    restarts.note("", 0.0)  # the first is out of the window
+    words = "restarted 3 times within 60 s, the most that --max-restarts allows. The last reason: a step hangs"
+    with pytest.raises(RestartsExhaustedError, match=re.escape(words)) as raised:
+        restarts.note("a step hangs", 0.0)
+    assert raised.value.exit_code == 3
+
+
+def test_the_date_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    restarts = Restarts(RestartSettings(max_restarts=2, window_s=60))
+    restarts.note("", 0.0)
+    restarts.note("", 0.0)
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    with pytest.raises(RestartsExhaustedError):
+        restarts.note("", 0.0)
+
+
+class Server:
+    """Notes how it was ended."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def abandon(self, drain_timeout_s: float) -> None:
+        self.calls.append("abandon")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+
+class StopError(BaseException):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+
+def run(starts: list[Server | Exception], faults: list[BaseException], restarts: Restarts | None) -> list[str]:
+    """Starts in turn what the list has, each of which ends with the next fault; gives the lines that were said."""
+    lines: list[str] = []
+    starting, failing = iter(starts), iter(faults)
+
+    def start() -> TritonServer:
+        server = next(starting)
+        if isinstance(server, Exception):
+            raise server
+        return cast(TritonServer, server)
+
+    def serve(_: TritonServer) -> None:
+        raise next(failing)
+
+    with pytest.raises(StopError):
+        keep_serving(start, serve, restarts, lines.append)
+    return lines
+
+
+def test_it_starts_again_after_each_kind_of_fault() -> None:
+    servers = [Server(), Server(), Server()]
+    lines = run(
+        [servers[0], RepositoryError("damaged."), servers[1], servers[2]],
+        [UnhealthyServerError("a step hangs."), ServerError("ended."), StopError()],
+        Restarts(RestartSettings()),
+    )
+    assert lines[0] == "a step hangs. Restart 1 in 0.5 s."
+    assert lines[1] == "damaged. Restart 2 in 1.0 s."
+    assert lines[2].startswith("Ready again, ")
+    assert lines[3] == "ended. Restart 3 in 2.0 s."
+    assert lines[4].startswith("Ready again, ")
+    assert [server.calls for server in servers] == [["abandon", "stop"], ["abandon", "stop"], ["stop"]]
+
+
+def test_a_server_that_never_started_is_not_tried_again() -> None:
+    with pytest.raises(ServerError, match="Port 8000"):
+        keep_serving(lambda: raising(ServerError("Port 8000")), lambda _: None, Restarts(RestartSettings()), print)
+
+
+def test_without_supervision_a_fault_ends_it() -> None:
+    server = Server()
+
+    def serve(_: TritonServer) -> None:
+        raise UnhealthyServerError("a step hangs")
+
+    with pytest.raises(UnhealthyServerError, match="a step hangs"):
+        keep_serving(lambda: cast(TritonServer, server), serve, None, print)
+    assert server.calls == ["abandon", "stop"]
+
+
+def raising(error: Exception) -> TritonServer:
+    raise error
+
+
+@pytest.mark.parametrize("settings", [{"hang_timeout_s": 0}, {"probe_interval_s": -1}, {"probe_timeout_s": 1e9}])
+def test_settings_out_of_range(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="Expected --"):
+        WatchSettings(**settings)
+    with pytest.raises(ConfigError, match="Expected --max-restarts 1"):
+        RestartSettings(max_restarts=0)
