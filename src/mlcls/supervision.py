@@ -73,6 +73,7 @@ class RestartSettings:
     def __post_init__(self) -> None:
         _check_range("--max-restarts", self.max_restarts, 1, 1_000_000)
         _check_range("--restart-window", self.window_s, 1, 86_400 * 7)
+        _check_range("--restart-pause", self.first_pause_s, 0, self.longest_pause_s)
 
 
 class Restarts:

@@ -190,7 +190,7 @@ def test_the_images_run_as_nobody_special() -> None:
 def test_the_build_context_holds_what_is_copied() -> None:
     """.dockerignore lets in what the Dockerfile and install.sh read, and no weights, secrets or environments."""
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-    for path in ("docker/install.sh", "docker/check_ready.py", "docker/check_tensorrt.py", "requirements/triton.txt"):
+    for path in ("docker/install.sh", "docker/check_tensorrt.py", "requirements/triton.txt"):
         assert any(Path(path).match(pattern) for pattern in allowed), path
     assert {"src", "python_backends", "pyproject.toml", "README.md", "LICENSE"} <= set(allowed)
     assert not [pattern for pattern in allowed if pattern.startswith(("model", "secrets", "output", "."))]

@@ -345,7 +345,7 @@ def test_shared_memory(
     )
     for path, result in zip(samples, results, strict=True):
         check_same(result, expected[path.name])
-    assert not [name for name in os.listdir("/dev/shm") if name.startswith("mlcls-client-")]
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"mlcls-client-{os.getpid()}-")]
     with tritonclient.grpc.InferenceServerClient(keyed_server.grpc_url) as client:
         headers = {"triton-grpc-protocol-mlcls-admin-key": KEY}
         assert not client.get_system_shared_memory_status(headers=headers).regions

@@ -19,7 +19,7 @@ from mlcls.nvidia import read_gpus, read_tensorrt_version
 from mlcls.ports import free_ports
 from mlcls.triton_installation import embedded_installation
 from mlcls_client import create_model
-from processes import ROOT, mlcls_command
+from processes import ROOT, mlcls_command, run_mlcls
 from served_models import SmallModels
 
 MODEL = "small_with_sigmoid"
@@ -157,11 +157,9 @@ def test_the_command_of_the_container(
         )
     try:
         url = f"http://127.0.0.1:{http_port}"
-        health: list[str | Path] = [sys.executable, ROOT / "docker" / "check_ready.py", f"{url}/v2/health/ready"]
-        for _ in range(200):
+        health = ["health", "--url", url, "--repository", str(read_only_repository)]
+        while run_mlcls(*health).returncode:
             assert process.poll() is None, output.read_text()
-            if subprocess.run(health, capture_output=True).returncode == 0:
-                break
         (result,) = create_model(MODEL, url=f"127.0.0.1:{grpc_port}").predict(str(sample_images[0]))
         assert result.json
 

@@ -134,7 +134,7 @@ FAULTS: dict[str, tuple[Callable[[Served], psutil.Process], signal.Signals, str]
 def test_a_supervised_server_comes_back_after_each_fault_until_there_are_too_many(
     small_models: SmallModels, tmp_path: Path, image: bytes
 ) -> None:
-    options = ("--supervise", f"--max-restarts={len(FAULTS)}", "--hang-timeout=1")
+    options = ("--supervise", f"--max-restarts={len(FAULTS)}", "--hang-timeout=1", "--restart-pause=0")
     with serving(small_models.repository, tmp_path, *options) as served:
         expected = served.label(image)
         for number, (name, (choose, signum, words)) in enumerate(FAULTS.items(), 1):

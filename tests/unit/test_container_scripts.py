@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import runpy
 import subprocess
-import sys
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlcls.ports import free_ports
 from processes import ROOT
-from quiet_http import QuietHttpServer
 
 GATEWAY_START = ROOT / "docker" / "gateway" / "start.sh"
 KEY = "0123456789abcdef0123456789abcdef"
@@ -115,37 +110,6 @@ def test_wrong_settings(secrets: Path, variable: str, value: str, words: str) ->
     process = start_gateway(secrets, **{variable: value})
     assert process.returncode != 0
     assert words in process.stderr
-
-
-@pytest.mark.parametrize(("status", "expected"), [(200, 0), (400, 1), (503, 1)])
-def test_the_health_check_of_triton(status: int, expected: int) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with QuietHttpServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        process = check_ready(f"http://127.0.0.1:{server.server_port}/v2/health/ready")
-        thread.join()
-    assert process.returncode == expected
-    assert ("" if expected == 0 else str(status)) in process.stderr
-
-
-def test_the_health_check_without_triton() -> None:
-    (port,) = free_ports(1)
-    process = check_ready(f"http://127.0.0.1:{port}/v2/health/ready")
-    assert process.returncode == 1
-    assert "refused" in process.stderr
-
-
-def check_ready(url: str) -> subprocess.CompletedProcess[str]:
-    command: list[str | Path] = [sys.executable, ROOT / "docker" / "check_ready.py", url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
 @pytest.fixture

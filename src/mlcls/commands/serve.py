@@ -57,6 +57,13 @@ def _add_watch_options(parser: argparse.ArgumentParser) -> None:
     add("--max-restarts", type=int, default=10, metavar="N", help="give up after so many (default: %(default)s)")
     add("--restart-window", type=float, default=600.0, metavar="S", help="within so long (default: %(default)s)")
     add(
+        "--restart-pause",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="before the first restart; it doubles from fault to fault up to 30 s (default: %(default)s)",
+    )
+    add(
         "--hang-timeout",
         type=float,
         default=60.0,
@@ -113,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.drain_timeout <= 3600:
         raise ServerError(f"Expected --drain-timeout 0 to 3600, in seconds, got {arguments.drain_timeout}.")
     watching = WatchSettings(arguments.hang_timeout, arguments.probe_interval, arguments.probe_timeout)
-    restarting = RestartSettings(arguments.max_restarts, arguments.restart_window)
+    restarting = RestartSettings(arguments.max_restarts, arguments.restart_window, arguments.restart_pause)
     options = ServerOptions(
         repository=arguments.repository,
         models=tuple(dict.fromkeys(arguments.models)),

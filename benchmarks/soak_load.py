@@ -1,0 +1,191 @@
+"""The load of a soak run: clients at a steady rate, each answer held against its image's reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.errors import MissingExtraError
+
+#: How long one request may take with all its tries; longer than any recovery from a fault should be.
+REQUEST_TIMEOUT_S = 60.0
+#: How long one try may take.
+TRY_TIMEOUT_S = 15.0
+#: Before another try.
+RETRY_PAUSE_S = 0.25
+#: Served by another process than the reference was computed in, with FP32 sums in another order.
+HIGHEST_DIFFERENCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """An image and what each model must answer to it.
+
+    Attributes:
+        content: The encoded image.
+        scores: By model: (num_labels,) float32.
+        result: By model: the labels, as `result` has them with the model's own thresholds.
+    """
+
+    content: bytes
+    scores: Mapping[str, npt.NDArray[np.float32]]
+    result: Mapping[str, Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one request.
+
+    Attributes:
+        model: Whom it asked.
+        sent_s: Monotonic time of its first try.
+        ended_s: Monotonic time of its end.
+        tries: How often it was sent.
+        kind: `answered`; `wrong`: an answer that is not its image's; `refused`: each try ended in a clear error;
+            `lost`: the last try ended without an answer and without an error of the server.
+        error: Of the last try that failed.
+    """
+
+    model: str
+    sent_s: float
+    ended_s: float
+    tries: int
+    kind: str
+    error: str = ""
+
+
+class SoakLoad:
+    """Threads that send requests at a rate of their own clock, whatever becomes of earlier ones; a context manager.
+
+    Attributes:
+        outcomes: Of all requests that have ended.
+        errors: How often each error of a try came.
+    """
+
+    def __init__(self, url: str, photos: Sequence[Photo], models: Sequence[str], rate: float, seed: int) -> None:
+        """Sends nothing yet.
+
+        Args:
+            url: `host:port` of the gRPC API.
+            photos: What is sent, by turns.
+            models: Whom it is sent to, by turns.
+            rate: Requests per second; 0 for as many as the threads can.
+            seed: Of the times between them.
+        """
+        self.outcomes: list[Outcome] = []
+        self.errors: Counter[str] = Counter()
+        self.sent = 0
+        self._url, self._photos, self._models, self._rate = url, photos, models, rate
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._turns = itertools.count()
+        self._next_s = 0.0
+        self._stop = threading.Event()
+        # A fault holds up to REQUEST_TIMEOUT_S of requests; threads that wait cost nothing.
+        count = 8 if rate == 0 else int(min(512, max(32, rate * 20)))
+        self._threads = [threading.Thread(target=self._run, name=f"soak-{n}", daemon=True) for n in range(count)]
+
+    def __enter__(self) -> SoakLoad:
+        self._next_s = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(REQUEST_TIMEOUT_S + TRY_TIMEOUT_S)
+
+    def count(self) -> Counter[str]:
+        """Requests by what became of them."""
+        return Counter(outcome.kind for outcome in list(self.outcomes))
+
+    def _run(self) -> None:
+        try:
+            from tritonclient.grpc import InferenceServerClient
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("serve", str(error.name)) from error
+        options = [
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.max_reconnect_backoff_ms", 500),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        with InferenceServerClient(self._url, channel_args=options) as client:
+            while not self._stop.is_set():
+                with self._lock:
+                    turn = next(self._turns)
+                    due_s = self._next_s
+                    if self._rate:
+                        self._next_s = due_s + self._random.expovariate(self._rate)
+                if self._stop.wait(max(0.0, due_s - time.monotonic())):
+                    return
+                with self._lock:
+                    self.sent += 1
+                model = self._models[turn % len(self._models)]
+                outcome = self._ask(client, self._photos[(turn // len(self._models)) % len(self._photos)], model)
+                with self._lock:
+                    self.outcomes.append(outcome)
+
+    def _ask(self, client: object, photo: Photo, model: str) -> Outcome:
+        sent_s = time.monotonic()
+        error, kind = "", "refused"
+        for tries in itertools.count(1):
+            try:
+                fault = ask_once(client, photo, model)
+            except Exception as problem:  # whatever it is, this try failed
+                error, has_reason = describe(problem)
+                kind = "refused" if has_reason else "lost"
+                with self._lock:
+                    self.errors[error] += 1
+                if time.monotonic() - sent_s + RETRY_PAUSE_S > REQUEST_TIMEOUT_S:
+                    return Outcome(model, sent_s, time.monotonic(), tries, kind, error)
+                time.sleep(RETRY_PAUSE_S)
+            else:
+                kind = "wrong" if fault else "answered"
+                return Outcome(model, sent_s, time.monotonic(), tries, kind, fault or error)
+        raise AssertionError("unreachable")
+
+
+def ask_once(client: object, photo: Photo, model: str) -> str | None:
+    """Sends one request.
+
+    Returns:
+        What is wrong with the answer; None where it is right.
+    """
+    from tritonclient.grpc import InferInput, InferRequestedOutput
+
+    tensor = InferInput("image", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[photo.content]], dtype=np.object_))
+    outputs = [InferRequestedOutput("scores"), InferRequestedOutput("result")]
+    answer = client.infer(  # type: ignore[attr-defined]
+        model, [tensor], outputs=outputs, client_timeout=TRY_TIMEOUT_S, timeout=int(TRY_TIMEOUT_S * 1e6)
+    )
+    difference = float(np.abs(answer.as_numpy("scores")[0] - photo.scores[model]).max())
+    if not difference < HIGHEST_DIFFERENCE:
+        return f"scores differ by {difference:.2g}"
+    names = json.loads(answer.as_numpy("result").ravel()[0])["label_names"]
+    return None if set(names) == set(photo.result[model]) else f"labels {names}"
+
+
+def describe(problem: Exception) -> tuple[str, bool]:
+    """An error in a few words without numbers, and whether it tells the client what became of its request.
+
+    A deadline of the client's own does not: nobody knows what became of the request.
+    """
+    status = getattr(problem, "status", None)
+    code = str(status() if callable(status) else type(problem).__name__).removeprefix("StatusCode.")
+    message = getattr(problem, "message", None)
+    text = str(message() if callable(message) else problem).split("\n")[0]
+    text = "".join("N" if letter.isdigit() else letter for letter in text)[:90]
+    return f"{code}: {text}", code != "DEADLINE_EXCEEDED"

@@ -1,0 +1,98 @@
+"""`mlcls serve --supervise` as an operator runs it: a process of its own, which is started again where it was killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from mlcls.errors import ServerError
+from mlcls.ports import free_ports
+
+_READY_TIMEOUT_S = 300.0
+
+
+class SoakServer:
+    """The command and all its processes; a context manager that ends them.
+
+    Attributes:
+        grpc_url: `host:port` of the gRPC API.
+        log: What the command printed, all its lives together.
+    """
+
+    def __init__(self, repository: Path, models: Sequence[str], log: Path, options: Sequence[str] = ()) -> None:
+        """Starts nothing yet.
+
+        Args:
+            repository: The model repository.
+            models: Its ensembles.
+            log: File for what it prints.
+            options: More options of `mlcls serve`.
+        """
+        http_port, grpc_port, metrics_port = free_ports(3)
+        self.grpc_url = f"127.0.0.1:{grpc_port}"
+        self.log = log
+        self._command = [
+            *(sys.executable, "-m", "mlcls.cli", "serve", *models, "--repository", str(repository), "--supervise"),
+            *(f"--http-port={http_port}", f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}"),
+            *options,
+        ]
+
+    def __enter__(self) -> SoakServer:
+        self._start()
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while "Ready: " not in self.log.read_text(errors="replace"):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise ServerError(f"mlcls serve did not become ready; it said: {self.log.read_text()[-500:]}")
+            time.sleep(0.1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self.exit_status: int | None = self._process.wait(120)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self.exit_status = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the command runs."""
+        return self._process.poll() is None
+
+    def descendants(self) -> list[psutil.Process]:
+        """Its processes that run, without the command itself."""
+        found: list[psutil.Process] = psutil.Process(self._process.pid).children(recursive=True)
+        return [each for each in found if _is_alive(each)]
+
+    def memory_bytes(self) -> int:
+        """Memory of all its processes, what they share counted once (PSS)."""
+        total = 0
+        for process in (psutil.Process(self._process.pid), *self.descendants()):
+            try:
+                total += process.memory_full_info().pss
+            except psutil.Error:
+                continue
+        return total
+
+    def kill_and_start(self) -> None:
+        """Kills the command, as the kernel does where memory is short, and starts it as systemd would."""
+        self._process.kill()
+        self._process.wait()
+        time.sleep(1.0)
+        self._start()
+
+    def _start(self) -> None:
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

@@ -1,0 +1,133 @@
+"""What the health probe makes of a server's answers."""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from mlcls.health_probe import Health, HealthProbe, make_picture
+from mlcls.model_spec import ImageTransform
+from mlcls.ports import free_ports
+from mlcls.transforms import preprocess
+from quiet_http import QuietHttpServer
+
+TIMEOUT_S = 0.5
+
+
+class FakeTriton:
+    """Answers a probe as it is told, and counts in its metrics what it answers to others.
+
+    Attributes:
+        status: HTTP status of an answer to a probe; None for no answer at all.
+        text: The status of the image in a good answer, else the reason.
+        others_per_s: How many requests of others it answers.
+        pictures: What the probes sent.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = 200
+        self.text = "OK"
+        self.others_per_s = 0.0
+        self.pictures: list[bytes] = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                count = int(fake.others_per_s * (time.monotonic() - fake._began_s))
+                self._send(200, f'nv_inference_request_success{{model="cat",version="1"}} {7 + count}\n'.encode())
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                header = json.loads(body[: int(self.headers["Inference-Header-Content-Length"])])
+                tensor = body[int(self.headers["Inference-Header-Content-Length"]) :]
+                (length,) = struct.unpack_from("<I", tensor)
+                assert length + 4 == len(tensor) == header["inputs"][0]["parameters"]["binary_data_size"]
+                fake.pictures.append(tensor[4:])
+                if fake.status is None:
+                    fake._end.wait(5)
+                elif fake.status == 200:
+                    self._send(200, json.dumps({"outputs": [{"data": [fake.text]}]}).encode())
+                else:
+                    self._send(fake.status, json.dumps({"error": fake.text}).encode())
+
+            def _send(self, status: int, content: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._began_s = time.monotonic()
+        self._end = threading.Event()
+        self._server = QuietHttpServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+
+    def ask(self) -> Health:
+        url = f"127.0.0.1:{self._server.server_port}"
+        return HealthProbe(url, f"http://{url}/metrics", TIMEOUT_S).ask("cat")
+
+    def stop(self) -> None:
+        self._end.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def triton() -> Iterator[FakeTriton]:
+    fake = FakeTriton()
+    yield fake
+    fake.stop()
+
+
+def test_a_model_that_answers(triton: FakeTriton) -> None:
+    assert triton.ask() == Health("cat", "answers")
+    triton.ask()
+    first, second = triton.pictures
+    assert first != second, "no cache may answer"
+    transform = ImageTransform(
+        height=16, width=16, resize_backend="cv2", interpolation="LINEAR", scale=1.0, mean=(0,) * 3, std=(1,) * 3
+    )
+    assert preprocess(first, transform).shape == (16, 16, 3)
+    assert (preprocess(make_picture(1), transform) != preprocess(make_picture(2), transform)).any()
+
+
+@pytest.mark.parametrize("others_per_s", [0.0, 50.0])
+@pytest.mark.parametrize(
+    ("status", "text", "reason"),
+    [
+        (503, "Exceeds maximum queue size", "HTTP status 503, Exceeds maximum queue size"),
+        (None, "", "no answer within 0.5 s"),
+        (500, "Stub process is not healthy", "HTTP status 500, Stub process is not healthy"),
+        (
+            200,
+            "the engine gave scores that are not numbers",
+            "the status 'the engine gave scores that are not numbers'",
+        ),
+    ],
+)
+def test_a_model_that_does_not_answer_is_well_if_it_answers_others(
+    triton: FakeTriton, status: int | None, text: str, reason: str, others_per_s: float
+) -> None:
+    triton.status, triton.text, triton.others_per_s = status, text, others_per_s
+    began_s = time.monotonic()
+    assert triton.ask() == Health("cat", "busy" if others_per_s else "fails", reason)
+    assert time.monotonic() - began_s < 5 * TIMEOUT_S
+
+
+def test_no_server() -> None:
+    (port,) = free_ports(1)
+    probe = HealthProbe(f"127.0.0.1:{port}", f"http://127.0.0.1:{port}/metrics", TIMEOUT_S)
+    health = probe.ask("cat")
+    assert health.verdict == "fails"
+    assert "refused" in health.reason
+    assert str(health).startswith("cat does not answer: ")
+    assert not probe.is_loaded("cat")
