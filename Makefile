@@ -77,6 +77,10 @@ bench-client: build .venv-bench/.installed .tools/libb64/.installed ## Compare t
 load-test: build .venv-bench/.installed ## Load test of a served model, every answer checked: make load-test [MODEL=...] [LOAD_OPTIONS='--shape soak --users 32']
 	@$(BIN)/python -m benchmarks.load_test --model '$(MODEL)' $(LOAD_OPTIONS)
 
+.PHONY: soak
+soak: build ## Serve under load for 35 minutes while faults are done to the server, every answer checked: make soak [SOAK_OPTIONS='--minutes 60 --seed 3']
+	@$(BIN)/python -m benchmarks.soak $(SOAK_OPTIONS)
+
 .PHONY: lock
 lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt

@@ -20,8 +20,14 @@ from mlcls.errors import MissingExtraError
 REQUEST_TIMEOUT_S = 60.0
 #: How long one try may take.
 TRY_TIMEOUT_S = 15.0
-#: Before another try.
-RETRY_PAUSE_S = 0.25
+#: Before another try; it doubles up to the longest, less up to a half by chance, as mlcls-client's does.
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 2.0
+#: Requests in flight at most, those that wait for a server that is down included.
+_CALLERS = 64
+_CLOSED_LOOP_CALLERS = 8
+#: How late a request may be sent.
+_LATEST_S = 0.5
 #: Served by another process than the reference was computed in, with FP32 sums in another order.
 HIGHEST_DIFFERENCE = 1e-3
 
@@ -90,8 +96,7 @@ class SoakLoad:
         self._turns = itertools.count()
         self._next_s = 0.0
         self._stop = threading.Event()
-        # A fault holds up to REQUEST_TIMEOUT_S of requests; threads that wait cost nothing.
-        count = 8 if rate == 0 else int(min(512, max(32, rate * 20)))
+        count = _CLOSED_LOOP_CALLERS if rate == 0 else _CALLERS
         self._threads = [threading.Thread(target=self._run, name=f"soak-{n}", daemon=True) for n in range(count)]
 
     def __enter__(self) -> SoakLoad:
@@ -125,7 +130,8 @@ class SoakLoad:
             while not self._stop.is_set():
                 with self._lock:
                     turn = next(self._turns)
-                    due_s = self._next_s
+                    # where all threads wait for a server that is down, what they did not send is not sent at once later
+                    due_s = max(self._next_s, time.monotonic() - _LATEST_S)
                     if self._rate:
                         self._next_s = due_s + self._random.expovariate(self._rate)
                 if self._stop.wait(max(0.0, due_s - time.monotonic())):
@@ -148,9 +154,10 @@ class SoakLoad:
                 kind = "refused" if has_reason else "lost"
                 with self._lock:
                     self.errors[error] += 1
-                if time.monotonic() - sent_s + RETRY_PAUSE_S > REQUEST_TIMEOUT_S:
+                pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (tries - 1)) * self._random.uniform(0.5, 1.0)
+                if time.monotonic() - sent_s + pause_s > REQUEST_TIMEOUT_S:
                     return Outcome(model, sent_s, time.monotonic(), tries, kind, error)
-                time.sleep(RETRY_PAUSE_S)
+                time.sleep(pause_s)
             else:
                 kind = "wrong" if fault else "answered"
                 return Outcome(model, sent_s, time.monotonic(), tries, kind, fault or error)

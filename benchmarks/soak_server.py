@@ -1,4 +1,4 @@
-"""`mlcls serve --supervise` as an operator runs it: a process of its own, which is started again where it was killed."""
+"""`mlcls serve --supervise` as an operator runs it: a process of its own, started again where it was killed."""
 
 from __future__ import annotations
 
