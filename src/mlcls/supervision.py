@@ -176,7 +176,7 @@ def keep_serving(
             if ready_s is not None:
                 fault_s = time.monotonic()
             pause_s = restarts.note(str(error), time.monotonic() - ready_s if ready_s is not None else 0.0)
-            say(f"{error} Restart {restarts.count} in {pause_s:.1f} s.")
+            say(f"{str(error).rstrip('.')}. Restart {restarts.count} in {pause_s:.1f} s.")
             time.sleep(pause_s)
 
 
