@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnxruntime
 
 from mlcls import half_engine, repository
@@ -27,6 +26,7 @@ from mlcls.half_calibration import calibrate
 from mlcls.half_conversion import Protection, convert_to_half, count_kept
 from mlcls.half_precision import RoundedHalfRunner, calibration_pixels, list_levels
 from mlcls.manifest import Manifest
+from mlcls.onnx_file import read_onnx
 from mlcls.parity import PROBED_IMAGES, run_gate
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.sample_photos import photo_images
@@ -102,7 +102,7 @@ def measure_levels(request: EngineRequest) -> Iterator[Row]:
     """Yields what each level of FP32 does, with nothing and with only delicate nodes in FP32 besides."""
     folder = EngineFolder.open(request)
     spec = folder.spec
-    model = onnx.load(str(folder.path / ONNX_FILE))
+    model = read_onnx(folder.path / ONNX_FILE)
     calibration = calibrate(model, calibration_pixels(request.photos, spec.transform))
     delicate = Protection("calibrated", nodes=calibration.find_delicate())
     reference = DecodingRunner(OnnxRuntimeRunner(folder.path / ONNX_FILE, spec), spec)

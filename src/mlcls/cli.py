@@ -11,6 +11,7 @@ from typing import Final
 from mlcls import __version__
 from mlcls.commands import COMMANDS
 from mlcls.errors import MlclsError
+from mlcls.escaping import visible
 
 _USAGE_STATUS: Final = 2
 _INTERRUPTED_STATUS: Final = 130
@@ -32,14 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a reader that has enough must be noticed here
         return status
     except MlclsError as error:
-        print(f"mlcls {arguments.command}: {error}", file=sys.stderr)
+        print(visible(f"mlcls {arguments.command}: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # whoever read the output has enough; keep Python from complaining when it flushes on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a folder without permission
-        print(f"mlcls {arguments.command}: {error}", file=sys.stderr)
+        print(visible(f"mlcls {arguments.command}: {error}"), file=sys.stderr)
         return MlclsError.exit_code
     except KeyboardInterrupt:
         print(f"mlcls {arguments.command}: interrupted", file=sys.stderr)

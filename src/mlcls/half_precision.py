@@ -16,6 +16,7 @@ from mlcls.half_calibration import Calibration, calibrate
 from mlcls.half_conversion import MATRIX_PRODUCTS, MAX_HALF, Protection, convert_to_half, count_kept
 from mlcls.half_rounding import round_like_half
 from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.onnx_file import read_onnx
 from mlcls.runners import OnnxRuntimeRunner, Runner
 from mlcls.sample_photos import list_photos, photo_pixels
 
@@ -152,7 +153,7 @@ def make_half(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Ga
     """
     import onnx
 
-    model = onnx.load(str(onnx_path))
+    model = read_onnx(onnx_path)
     calibration = calibrate(model, calibration_pixels(photos, spec.transform))
     _require_possible(spec, calibration)
     tried = []

@@ -15,6 +15,7 @@ from typing import Any, Final
 from mlcls.errors import SpecError, ThresholdError
 from mlcls.model_spec import ImageTransform, ModelSpec
 from mlcls.postprocess import clip, resolve_thresholds
+from mlcls.yaml_file import YamlError, read_yaml
 
 FILE_NAME: Final = "inference.yml"
 
@@ -46,18 +47,14 @@ def read_inference_yml(path: Path) -> InferenceConfig:
     Raises:
         SpecError: The file is missing, no YAML, or asks for something that mlcls cannot do; the text names the key.
     """
-    import yaml
-
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path)
     except FileNotFoundError:
         raise SpecError(
             f"{path} does not exist; a PaddleX inference model has an {FILE_NAME} beside its graph."
         ) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, YamlError) as error:
         raise SpecError(f"{path}: expected a YAML document, got one that cannot be read: {_one_line(error)}") from None
-    except RecursionError:
-        raise SpecError(f"{path}: expected a YAML document, got one that is nested too deeply.") from None
     try:
         return parse_inference_config(document)
     except SpecError as error:

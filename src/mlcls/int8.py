@@ -22,6 +22,7 @@ from mlcls.int8_parts import GraphPart, count_products, restore_nodes, split_gra
 from mlcls.int8_quantization import check_quantized, quantize_graph
 from mlcls.manifest import EngineRecord, tool_versions
 from mlcls.model_spec import ModelSpec
+from mlcls.onnx_file import read_onnx
 from mlcls.parity import run_gate
 from mlcls.runners import DecodingRunner, OpenVinoRunner
 from mlcls.transforms import preprocess
@@ -98,7 +99,7 @@ def build_int8(
         raise MissingExtraError("int8", str(error.name)) from error
 
     for_calibration, for_gate = _divide_photos(photos)
-    model = onnx.load(str(onnx_path))
+    model = read_onnx(onnx_path)
     pixels = np.stack([preprocess(photos[index], spec.transform) for index in for_calibration])
     quantized = quantize_graph(model, pixels)
     trial = _Trial(onnx_path, spec, folder)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from mlcls.errors import SpecError
+from mlcls.escaping import has_control
 from mlcls.numeric import finite_float
 
 SCHEMA_VERSION: Final = 1
@@ -28,6 +28,8 @@ INTERPOLATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "pil": ("NEAREST", "BILINEAR", "BICUBIC", "BOX", "LANCZOS4"),
     "cv2": ("NEAREST", "LINEAR", "BICUBIC", "AREA", "LANCZOS4"),
 }
+
+MAX_LABEL_CHARACTERS: Final = 500
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -141,8 +143,12 @@ class ModelSpec:
         if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
             raise SpecError(f"labels: expected at least one label, none of them empty, got {list(labels)!r}.")
         for label in labels:
-            if any(unicodedata.category(char) == "Cc" for char in label):
+            if has_control(label):
                 raise SpecError(f"labels: expected labels without control characters or line breaks, got {label!r}.")
+            if len(label) > MAX_LABEL_CHARACTERS:
+                raise SpecError(
+                    f"labels: expected at most {MAX_LABEL_CHARACTERS} characters, got {len(label)}: {label[:60]!r}..."
+                )
         if len(set(labels)) != len(labels):
             twice = sorted({label for label in labels if labels.count(label) > 1})
             raise SpecError(f"labels: expected each label once, got several of {', '.join(map(repr, twice))}.")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mlcls.cpu_features import BF16_FLAGS, find_bf16_units, read_cpu_flags
 from mlcls.errors import ConfigError, MissingExtraError, ModelFormatError
 from mlcls.model_spec import ModelSpec
+from mlcls.onnx_file import check_onnx_file
 from mlcls.serving_settings import FILE_NAME
 
 
@@ -46,7 +47,8 @@ class OpenVinoEngine:
         Raises:
             ConfigError: bf16 is asked for and the processor has no units for it: OpenVINO would compute in float32
                 without a word.
-            ModelFormatError: OpenVINO cannot load the file, or its tensors are not those of the spec.
+            ModelFormatError: The file is not whole in itself, OpenVINO cannot load it, or its tensors are not those of
+                the spec.
             MissingExtraError: OpenVINO is not installed.
         """
         try:
@@ -58,6 +60,7 @@ class OpenVinoEngine:
         threads = threads or len(os.sched_getaffinity(0))
         # the first conversion of a type for numpy deadlocks where two threads make it at once (OpenVINO 2026.4)
         openvino.Type.u8.to_dtype()
+        check_onnx_file(model)
         core = openvino.Core()
         if cache_dir is not None:
             core.set_property({"CACHE_DIR": str(cache_dir)})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlcls.errors import ConversionError, MissingExtraError
+from mlcls.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -33,8 +34,6 @@ def convert_paddle_graph(graph_path: Path, parameters_path: Path) -> onnx.ModelP
     for package in ("paddle2onnx", "paddle", "onnx"):
         if find_spec(package) is None:
             raise MissingExtraError("convert", package)
-    import onnx
-
     with tempfile.TemporaryDirectory(prefix="mlcls-") as folder:
         target = Path(folder) / "raw.onnx"
         command = [sys.executable, "-m", __name__, str(graph_path), str(parameters_path), str(target)]
@@ -47,7 +46,7 @@ def convert_paddle_graph(graph_path: Path, parameters_path: Path) -> onnx.ModelP
                 f"{graph_path}: paddle2onnx could not convert it ({_last_words(process)}). Expected an inference "
                 f"model of paddle 3 with all its parameters in {parameters_path.name}; export or copy it again."
             )
-        return onnx.load(str(target))
+        return read_onnx(target)
 
 
 def _last_words(process: subprocess.CompletedProcess[str]) -> str:

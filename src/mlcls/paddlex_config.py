@@ -13,6 +13,7 @@ from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import ConfigError
 from mlcls.numeric import finite_float
 from mlcls.paddlex_sections import SOURCE_TYPES, PaddleXConfig
+from mlcls.yaml_file import YamlError, parse_yaml, read_yaml
 
 Section = TypeVar("Section")
 
@@ -44,15 +45,13 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> PaddleXConfig:
 
 
 def _read_document(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: expected a configuration file, there is none; configs/ has one for each model."
         ) from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, YamlError) as error:
         raise ConfigError(f"{path}: expected a YAML file, got one that cannot be read: {_one_line(error)}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: expected the sections {_names(PaddleXConfig)}, got {_describe(document)}.")
@@ -60,15 +59,13 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 
 def _apply_override(document: dict[str, Any], override: str) -> None:
-    import yaml
-
     key, equals, text = override.partition("=")
     *parents, name = key.split(".")
     if not equals or not parents or not all((*parents, name)):
         raise ConfigError(f"-o {override}: expected Key.Sub=value, like Global.mode=check_dataset, got {override!r}.")
     try:
-        value = None if text == "None" else yaml.safe_load(text)  # None is what PaddleX's users write
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        value = None if text == "None" else parse_yaml(text)  # None is what PaddleX's users write
+    except YamlError as error:
         raise ConfigError(f"-o {override}: expected a YAML value, got {text!r}: {_one_line(error)}") from None
     section = document
     for parent in parents:

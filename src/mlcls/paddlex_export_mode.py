@@ -20,6 +20,7 @@ from mlcls.paddlex_sections import PaddleXConfig
 from mlcls.training.data import LABEL_FILE
 from mlcls.training.pretrained import find_weights, is_url
 from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE
+from mlcls.yaml_file import YamlError, read_yaml
 
 #: File names of the official weights, under which people keep them.
 _OFFICIAL_FILES: Final = frozenset(model.pretrained_url.rpartition("/")[2] for model in OFFICIAL_MODELS.values())
@@ -111,11 +112,9 @@ def _find_labels(source: str, run: Path | None, dataset: Path) -> tuple[tuple[st
 
 def _note_other_size(config: PaddleXConfig, run: Path) -> None:
     """Says so where the training had another input size: such a model works, but was not trained for it."""
-    import yaml
-
     try:
-        trained = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))["Train"]["image_size"]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        trained = read_yaml(run / CONFIG_FILE)["Train"]["image_size"]
+    except (OSError, TypeError, KeyError, YamlError):
         return  # an older or a foreign folder; nothing of it is needed
     if trained != config.Train.image_size:
         print(

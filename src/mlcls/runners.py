@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.onnx_file import check_onnx_file
 from mlcls.paddle_runtime import import_paddle
 from mlcls.paddlex_model import PaddleXModel
 from mlcls.postprocess import apply_sigmoid
@@ -166,7 +167,7 @@ class OnnxRuntimeRunner:
             threads: Threads within one operation.
 
         Raises:
-            ModelFormatError: ONNX Runtime cannot load the graph.
+            ModelFormatError: The file is not whole in itself, or ONNX Runtime cannot load the graph.
             MissingExtraError: onnxruntime is not installed.
         """
         try:
@@ -180,6 +181,8 @@ class OnnxRuntimeRunner:
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
         self._spec = spec
+        if isinstance(model, Path):
+            check_onnx_file(model)
         source = model if isinstance(model, bytes) else str(model)
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -24,6 +24,7 @@ from mlcls.draining import DEFAULT_DRAIN_TIMEOUT_S, drain
 from mlcls.errors import ServerError
 from mlcls.manifest import verify_folder
 from mlcls.nvidia import Machine, read_machine
+from mlcls.onnx_file import check_onnx_file
 from mlcls.ports import check_ports, free_ports
 from mlcls.process_state import end_group
 from mlcls.pulse import PULSE_FOLDER_VARIABLE
@@ -252,6 +253,7 @@ def check_models(
 
     Raises:
         RepositoryError: A model cannot be served; its plan is not for this machine, for example.
+        ModelFormatError: An ONNX file is not whole in itself.
         ServerError: The target's backend is not installed.
     """
     backend = ENGINE_TARGETS[options.target].backend
@@ -267,6 +269,8 @@ def check_models(
         weights = repository.find_weights(options.repository, name, options.target)
         if backend != "mlcls_engine":  # Triton's own backends check no manifest
             verify_folder(weights.parent, weights.parent.parent.name, [weights.name])
+            if weights.suffix == ".onnx":
+                check_onnx_file(weights)
         if weights.name == PLAN_FILE:
             check_plan(weights.parent, weights.name, read_machine())
         repository.require_fresh(options.repository, spec)

@@ -467,7 +467,9 @@ def test_tags_make_no_objects(tmp_path: Path, tag: str) -> None:
 
 
 def test_nested_too_deeply(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"expected a YAML document, got one that is nested too deeply\.$"):
+    with pytest.raises(
+        SpecError, match=r"expected a YAML document, got one that cannot be read: a document that is nested too deeply"
+    ):
         read_text(tmp_path, "[" * 50_000)
 
 
@@ -542,7 +544,7 @@ def test_round_trip_of_custom_model(tmp_path: Path, custom_spec: ModelSpec) -> N
     [
         *("no", "yes", "1", "1.5", "0x10", "1e3", "null", "~", "=", "true", "2024-12-05", "1:60", "<<", "- a", "a: b"),
         *("# a", "a # b", "'", '"', "it's", '"a"', "\\n", "%a", "@a", "`a`", "&a", "*a", "!a", "|", ">", "{a}", "[a]"),
-        *("人", "犬", "é", "😀", "\u2028a", "\ufeffa", "a\u00a0b", " a", "a ", "a" * 500, "a b " * 100 + "c"),
+        *("人", "犬", "é", "😀", "\ufeffa", "a\u00a0b", " a", "a ", "a" * 500, "a b " * 100 + "c"),
     ],
 )
 def test_round_trip_of_labels(tmp_path: Path, custom_spec: ModelSpec, label: str) -> None:

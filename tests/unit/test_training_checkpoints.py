@@ -85,7 +85,9 @@ def test_a_checkpoint_without_one_of_its_files(paddle: Any, tmp_path: Path, suff
 def test_a_damaged_checkpoint(paddle: Any, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "latest", "latest", make_checkpoint(paddle, 1.0))
     (tmp_path / "latest" / "latest.pdopt").write_bytes(b"nothing")
-    with pytest.raises(TrainingError, match=r"latest\.pdopt: expected a part of a checkpoint"):
+    with pytest.raises(
+        TrainingError, match=r"Expected a part of a checkpoint\. .*latest\.pdopt: expected a file that paddle"
+    ):
         read_checkpoint(tmp_path / "latest")
 
 
@@ -169,7 +171,7 @@ def test_weights_that_cannot_be_used(paddle: Any, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no such file"):
         load_pretrained(network, str(tmp_path / "no.pdparams"))
     (tmp_path / "c.pdparams").write_bytes(b"nothing")
-    with pytest.raises(ModelFormatError, match=r"expected a \.pdparams file"):
+    with pytest.raises(ModelFormatError, match="expected a file that paddle"):
         load_pretrained(network, str(tmp_path / "c.pdparams"))
 
 

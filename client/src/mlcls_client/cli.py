@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from mlcls_client.connection import DEFAULT_RETRIES
+from mlcls_client.escaping import visible
 from mlcls_client.predict_command import add_predict_arguments, run_predict
 from mlcls_client.server_arguments import (
     add_request_arguments,
@@ -105,7 +106,7 @@ def _models(args: argparse.Namespace) -> int:
     rows = [("model", "version", "state"), *((model.name, model.version, model.state) for model in found)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, version, state in rows:
-        print_line(f"{name:{widths[0]}}  {version:{widths[1]}}  {state}")
+        print_line(visible(f"{name:{widths[0]}}  {version:{widths[1]}}  {state}"))
     return EXIT_OK
 
 
@@ -113,7 +114,7 @@ def _health(args: argparse.Namespace) -> int:
     server = read_server_arguments(args)
     del server["admin_key"]
     health = read_health(args.url, args.protocol, args.timeout, models=args.model, retries=args.retries, **server)
-    print_line(f"{health.name} {health.version}: {'ready' if health.ready else 'live, not ready'}")
+    print_line(visible(f"{health.name} {health.version}: {'ready' if health.ready else 'live, not ready'}"))
     for name, ready in health.models.items():
         print_line(f"{name}: {'ready' if ready else 'not ready, or not on this server'}")
     return EXIT_OK if health.ready and all(health.models.values()) else EXIT_SERVER

@@ -17,6 +17,7 @@ from mlcls_client.caption import (
     lay_out_names,
 )
 from mlcls_client.errors import InputError
+from mlcls_client.escaping import visible
 from mlcls_client.fonts import FontStack, choose_fonts
 
 PANEL_COLOUR = (248, 249, 251)
@@ -30,6 +31,8 @@ _BAR_COLOUR = (47, 125, 140)
 _MIN_WIDTH = 320
 _MIN_WIDTH_SHARE = 0.3
 _MIN_FONT_SIZE = 13
+# More of a label than this is never drawn.
+_MAX_DRAWN_CHARACTERS = 300
 # Bars are painted this much larger and scaled down: Pillow's shapes have no smooth edges.
 _OVERSAMPLING = 4
 
@@ -84,6 +87,7 @@ def draw_labels(
     """
     if len(label_names) != len(scores) or not all(math.isfinite(score) for score in scores):
         raise InputError(f"expected one finite score per label, got {list(scores)} for {list(label_names)}")
+    label_names = [_shown(name) for name in label_names]
     width = picture_width(image.height, image.width)
     fonts = choose_fonts("".join([EMPTY_TEXT, *label_names]), font_size(image.height, width), font_path)
     return _compose(image, lay_out_caption(width, label_names, scores, fonts), fonts)
@@ -105,9 +109,15 @@ def draw_names(
     Raises:
         InputError: the font cannot be loaded.
     """
+    label_names = [_shown(name) for name in label_names]
     width = picture_width(image.height, image.width)
     fonts = choose_fonts("".join([NAMELESS_TEXT, *label_names]), font_size(image.height, width), font_path)
     return _compose(image, lay_out_names(width, label_names, fonts), fonts)
+
+
+def _shown(name: str) -> str:
+    """Keep what six lines can hold: the time of breaking a text into lines grows with the square of its length."""
+    return visible(name[:_MAX_DRAWN_CHARACTERS])
 
 
 def _compose(image: Image.Image, layout: CaptionLayout, fonts: FontStack) -> Image.Image:

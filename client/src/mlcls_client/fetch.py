@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from mlcls_client.errors import InputError, InvalidRequestError
+from mlcls_client.escaping import safe_file_name
 
 _BLOCK_BYTES = 65536
 
@@ -65,7 +66,8 @@ def url_file_name(url: str) -> str:
         name = unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname or ""
     except ValueError:
         name = ""
-    return name.replace("/", "_").replace("\\", "_").replace("\0", "_") or "url"
+    name = safe_file_name(name)
+    return name if name.strip(".") else "url"
 
 
 def fetch_url(url: str, limits: FetchLimits = DEFAULT_FETCH_LIMITS) -> bytes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlcls_client.contract import Answer
 from mlcls_client.errors import MlclsClientError
+from mlcls_client.escaping import visible_json
 from mlcls_client.fetch import is_url, url_file_name
 from mlcls_client.files import write_file
 
@@ -162,7 +163,7 @@ class MultiLabelResult(dict[str, Any]):
             json_format: the same as `format_json`, and stronger.
         """
         if format_json if json_format is None else json_format:
-            print(json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii))
+            print(visible_json(json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii)))
         else:
             print(self.json)
 
@@ -180,7 +181,7 @@ class MultiLabelResult(dict[str, Any]):
         Raises:
             OutputError: the file cannot be written.
         """
-        text = json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii)
+        text = visible_json(json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii))
         path = Path(save_path)
         if path.suffix.lower() != ".json":
             path = path / self.json_name

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from mlcls_client.escaping import csv_cell, visible_json
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.table import MEMORY_TEXT, LabelTable
 
@@ -43,11 +44,11 @@ class JsonLinesWriter:
 
     def lines(self, result: MultiLabelResult) -> Iterator[str]:
         """See `ResultWriter.lines`."""
-        yield json.dumps(result.json["res"], ensure_ascii=False)
+        yield visible_json(json.dumps(result.json["res"], ensure_ascii=False))
 
 
 class CsvWriter:
-    """A row per label; an image without a label, or without a result, has one row too."""
+    """A row per label; an image without a label, or without a result, has one row too; no cell is a formula."""
 
     _HEADER = ("input_path", "page_index", "class_id", "label_name", "score", "error")
 
@@ -68,5 +69,5 @@ class CsvWriter:
 
 def _csv_row(values: Sequence[object]) -> str:
     row = io.StringIO()
-    csv.writer(row, lineterminator="").writerow(values)
+    csv.writer(row, lineterminator="").writerow([csv_cell(value) for value in values])
     return row.getvalue()

@@ -3,6 +3,8 @@
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from mlcls_client.escaping import visible
+
 EMPTY_TEXT = "(no label above the threshold)"
 FAILED_TEXT = "(no result)"
 MEMORY_TEXT = "(from memory)"
@@ -25,7 +27,7 @@ class LabelTable:
             page_count: how many pages the longest file has; 0 for a table without a column for pages.
         """
         self._page_width = max(len(_HEADER[1]), len(str(page_count - 1))) if page_count else 0
-        longest = max(display_width(name) for name in [_HEADER[0], *names])
+        longest = max(display_width(visible(name)) for name in [_HEADER[0], *names])
         self._name_width = longest if width is None else min(longest, max(10, int(width * _MAX_NAME_SHARE)))
         taken = self._name_width + len(_GAP) + (self._page_width + len(_GAP) if page_count else 0)
         self._labels_width = None if width is None else max(_MIN_LABELS_WIDTH, width - taken)
@@ -36,17 +38,17 @@ class LabelTable:
 
     def row(self, name: str, label_names: Sequence[str], scores: Sequence[float], page_index: int | None = None) -> str:
         """Return the row of one image or page, of several lines where the labels need them."""
-        items = [f"{label} {score:.3f}" for label, score in zip(label_names, scores, strict=True)]
+        items = [f"{visible(label)} {score:.3f}" for label, score in zip(label_names, scores, strict=True)]
         lines = _fill(items, self._labels_width) or [EMPTY_TEXT]
         page = _page_text(page_index)
-        name = self._name_with_page(name, page_index)
+        name = self._name_with_page(visible(name), page_index)
         return "\n".join(
             self._join(*((name, page) if number == 0 else ("", "")), line) for number, line in enumerate(lines)
         )
 
     def failed_row(self, name: str, page_index: int | None = None) -> str:
         """Return the row of an image or page without a result."""
-        return self._join(self._name_with_page(name, page_index), _page_text(page_index), FAILED_TEXT)
+        return self._join(self._name_with_page(visible(name), page_index), _page_text(page_index), FAILED_TEXT)
 
     def _name_with_page(self, name: str, page_index: int | None) -> str:
         """Name a page that the table has no column for: its file came after those that were measured."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from mlcls_client.errors import InvalidRequestError, MlclsClientError
+from mlcls_client.escaping import visible
 
 EXIT_OK = 0
 EXIT_IMAGE_FAILED = 1
@@ -47,7 +48,7 @@ def print_line(text: str) -> None:
 
 def complain(error: Exception) -> None:
     """Write an error to standard error."""
-    _write(sys.stderr, f"mlcls-client: {error}")
+    _write(sys.stderr, visible(f"mlcls-client: {error}"))
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.text_lines import read_lines
+from mlcls.escaping import has_control
 
 #: Class ids that a file may have: a typing error should not cost gigabytes.
 _MAX_CLASS_ID: Final = 999_999
@@ -53,6 +54,8 @@ def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | No
             log.error("empty-label", place, f"expected a label after the class id {class_id}, got none")
         elif "\t" in label:
             log.error("label-line", place, f"expected a label without tabs, got {label[:80]!r}")
+        elif has_control(label):
+            log.error("label-line", place, f"expected a label without control characters, got {label[:80]!r}")
         elif label in id_of:
             first = by_id[id_of[label]][1]
             log.error("duplicate-label", place, f"expected each label once, got {label!r} again, first on line {first}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.atomic import write_bytes, write_text
+from mlcls.escaping import csv_cell
 from mlcls.evaluation.evaluate import Evaluation
 from mlcls.evaluation.figures import LABEL_COLUMNS, Figures
 
@@ -80,5 +81,5 @@ def _to_csv(figures: Figures) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, LABEL_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row.to_dict() for row in figures.per_class)
+    writer.writerows({name: csv_cell(value) for name, value in row.to_dict().items()} for row in figures.per_class)
     return buffer.getvalue()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlcls.catalog import official_model
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle_state import read_state
 
 if TYPE_CHECKING:
     import paddle
@@ -166,16 +167,13 @@ def read_parameters(path: Path) -> dict[str, Any]:
         Tensors by structured name.
 
     Raises:
-        ModelFormatError: The file is none.
+        ModelFormatError: The file is none, or names code that reading it would run.
     """
-    paddle = import_paddle("train")
-    try:
-        state = paddle.load(str(path))
-    except Exception as error:  # paddle raises whatever its reader stumbles over
-        raise ModelFormatError(f"{path}: expected a .pdparams file of paddle, got none ({error}).") from None
+    state = read_state(path)
     if not isinstance(state, dict) or not state or not all(hasattr(value, "shape") for value in state.values()):
         raise ModelFormatError(f"{path}: expected parameters by name, got {type(state).__name__}.")
-    return state
+    parameters: dict[str, Any] = state
+    return parameters
 
 
 def _query_num(state: dict[str, Any]) -> int | None:

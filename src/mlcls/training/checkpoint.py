@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.atomic import staged_folder
-from mlcls.errors import TrainingError
+from mlcls.errors import ModelFormatError, TrainingError
 from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle_state import read_state
 
 SUFFIXES: Final = ("pdparams", "pdema", "pdopt", "pdstates")
 FORMAT_VERSION: Final = 1
@@ -82,7 +83,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         TrainingError: There is none, one of its files is missing or damaged, or it is of another version.
     """
-    paddle = import_paddle("train")
     prefix = _find_prefix(path)
     contents = []
     for suffix in SUFFIXES:
@@ -90,9 +90,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if not file.is_file():
             raise TrainingError(f"resume_path: expected {', '.join(SUFFIXES)} of a checkpoint, {file} does not exist.")
         try:
-            content = paddle.load(str(file))
-        except Exception as error:  # paddle raises whatever its reader stumbles over
-            raise TrainingError(f"{file}: expected a part of a checkpoint, got a damaged file ({error}).") from None
+            content = read_state(file)
+        except ModelFormatError as error:
+            raise TrainingError(f"Expected a part of a checkpoint. {error}") from None
         if not isinstance(content, dict):
             raise TrainingError(f"{file}: expected a file of a checkpoint, got {type(content).__name__}.")
         contents.append(content)

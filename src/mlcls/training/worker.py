@@ -11,14 +11,13 @@ from mlcls.training.launch import FAILURE_FILE
 from mlcls.training.process_group import ProcessGroup, set_device
 from mlcls.training.settings import Device, TrainSettings
 from mlcls.training.train import train_in_process
+from mlcls.yaml_file import read_yaml
 
 
 def main(settings_file: Path) -> int:
     """Does this process's part; a failure is written where the starting process finds it."""
-    import yaml
-
     try:
-        settings = TrainSettings.from_config(yaml.safe_load(settings_file.read_text(encoding="utf-8")))
+        settings = TrainSettings.from_config(read_yaml(settings_file))
         set_device(Device.parse(settings.device))
         train_in_process(settings, ProcessGroup.join())
     except MlclsError as error:

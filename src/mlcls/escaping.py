@@ -1,0 +1,37 @@
+"""Texts of others (labels, paths, the words of other programs) made harmless for a terminal, a log and a CSV file.
+
+The client has the same for its own part (`mlcls_client.escaping`): the two are installed apart.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+#: What a terminal, an editor or a web page obeys instead of showing it: control characters, halves of characters, line
+#: separators, and the marks that turn text round (Unicode's bidirectional embeddings, overrides and isolates).
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+#: What a spreadsheet takes for the beginning of a formula.
+_FORMULA: Final = re.compile("\\s*[=+\\-@|\uff1d\uff0b\uff0d\uff20]")
+
+
+def has_control(text: str) -> bool:
+    """Whether a text has characters that are obeyed instead of shown."""
+    return _CONTROL.search(text) is not None
+
+
+def visible(text: str, keep: str = "\n") -> str:
+    """A text with backslash escapes in the place of the characters that would be obeyed.
+
+    Args:
+        text: Any text.
+        keep: Those that may stay.
+    """
+    return _CONTROL.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
+
+
+def csv_cell(value: object) -> object:
+    """A cell that no spreadsheet runs: `'` stands before a text that looks like a formula (OWASP's advice)."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value, '')}" if _FORMULA.match(value) else visible(value, "")

@@ -1,0 +1,250 @@
+"""Reads paddle's `.pdparams`, `.pdopt` and `.pdstates` without running what is in them.
+
+These files are pickles, and reading a pickle runs whatever it names: `paddle.load` of a file from a stranger is running
+the stranger's program. Here a pickle can name nothing but the few things that paddle's own files name, and each of
+these is a stand-in: numpy's code never sees a state that was made up, as its `__setstate__` trusts what it is given.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.errors import ModelFormatError
+from mlcls.postprocess import clip
+
+#: Largest file that is read; CLIP's checkpoint with the optimizer's two moments has about 1.2 GB.
+MAX_FILE_BYTES: Final = 8 * 1024**3
+#: Containers in containers; paddle's own states have three.
+MAX_DEPTH: Final = 32
+MAX_VALUES: Final = 5_000_000
+MAX_DIMS: Final = 32
+
+#: Kind and item size of numpy's types that hold plain numbers.
+_PLAIN_TYPES: Final = frozenset(("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"))
+_PLAIN_VALUES: Final = (str, bytes, bool, int, float, complex, type(None))
+
+
+class _RefusedError(Exception):
+    """The file names or holds something that no file of parameters has; the text says what."""
+
+
+class _Code:
+    """Stands for a type name until its byte order is set, like `numpy.dtype`."""
+
+    __slots__ = ("name", "order")
+
+    def __init__(self, name: object, align: object = False, copy: object = True) -> None:
+        text = name.decode("latin1") if isinstance(name, bytes) else name
+        if not isinstance(text, str) or text not in _PLAIN_TYPES:
+            raise _RefusedError(f"an array of the type {clip(name)}, expected plain numbers")
+        self.name, self.order = text, "="
+
+    def __setstate__(self, state: object) -> None:
+        # (version, byte order, no sub-array, no names, no fields, size, alignment, flags[, metadata])
+        if not isinstance(state, tuple) or len(state) < 5 or state[2:5] != (None, None, None):
+            raise _RefusedError(f"an array of a structured type {clip(state)}")
+        order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
+        if order not in ("<", ">", "|", "="):
+            raise _RefusedError(f"the byte order {clip(order)}")
+        self.order = order
+
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.order + self.name)
+
+
+class _Array:
+    """Stands for an array until its shape, type and bytes are set, like `numpy.ndarray`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: npt.NDArray[Any] | None = None
+
+    def __setstate__(self, state: object) -> None:
+        # (version, shape, type, Fortran order, bytes)
+        if not isinstance(state, tuple) or len(state) not in (4, 5):
+            raise _RefusedError(f"an array of the state {clip(state)}")
+        shape, code, is_fortran, content = state[-4:]
+        if not isinstance(shape, tuple) or len(shape) > MAX_DIMS or not isinstance(code, _Code):
+            raise _RefusedError(f"an array of the shape {clip(shape)} and the type {clip(code)}")
+        if not all(type(side) is int and side >= 0 for side in shape):
+            raise _RefusedError(f"an array of the shape {clip(shape)}")
+        if not isinstance(content, bytes):
+            raise _RefusedError(f"an array of {type(content).__name__}, expected its bytes")
+        dtype = code.dtype()
+        if math.prod(shape) * dtype.itemsize != len(content):
+            raise _RefusedError(f"{len(content)} bytes for an array of the shape {list(shape)}, {dtype}")
+        flat = np.frombuffer(content, dtype)
+        self.value = flat.reshape(shape, order="F" if is_fortran is True else "C")
+
+
+class _Marker:
+    """Stands for a class that is named as an argument only."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        raise _RefusedError("a changed class")
+
+
+class _Call(_Marker):
+    """Stands for a function; unlike one, nothing about it can be changed from inside a pickle."""
+
+    __slots__ = ("__function",)
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.__function = function
+
+    def __call__(self, *arguments: object) -> object:
+        return self.__function(*arguments)
+
+
+def _reconstruct(kind: object, shape: object, code: object) -> _Array:
+    if kind is not _NDARRAY:
+        raise _RefusedError("an array of a class that is not numpy.ndarray")
+    return _Array()
+
+
+def _scalar(code: object, content: object = b"") -> object:
+    if not isinstance(code, _Code) or not isinstance(content, bytes):
+        raise _RefusedError("a number of numpy's that has no type or no bytes")
+    dtype = code.dtype()
+    if len(content) != dtype.itemsize:
+        raise _RefusedError(f"{len(content)} bytes for a number of the type {dtype}")
+    return np.frombuffer(content, dtype)[0]
+
+
+def _encode(text: object, encoding: object = "latin1") -> bytes:
+    """How pickles of the protocols 0 to 2 write bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise _RefusedError("an encoding other than latin1")
+    return text.encode("latin1")
+
+
+def _bytes() -> bytes:
+    """How they write no bytes at all."""
+    return b""
+
+
+def _eval(text: object, names: object = None) -> object:
+    """How paddle writes a tensor of a static graph: `eval("data", {"data": array})`. Nothing is evaluated."""
+    if (
+        text != "data"
+        or not isinstance(names, dict)
+        or list(names) != ["data"]
+        or not isinstance(names["data"], _Array)
+    ):
+        raise _RefusedError("a call of eval")
+    return names["data"]
+
+
+def _tuple(items: object = ()) -> tuple[object, ...]:
+    if not isinstance(items, (tuple, list)):
+        raise _RefusedError("a tuple of something else than a list")
+    return tuple(items)
+
+
+def _ordered(items: object = ()) -> dict[object, object]:
+    """A dict stands for an OrderedDict; it keeps the order, and has no attributes to be set."""
+    if not isinstance(items, (tuple, list)) or not all(isinstance(pair, (tuple, list)) for pair in items):
+        raise _RefusedError("an OrderedDict of something else than pairs")
+    return dict(items)
+
+
+_NDARRAY: Final = _Marker()
+_ALLOWED: Final[dict[tuple[str, str], object]] = {
+    **{
+        (module, name): stand_in
+        for package in ("numpy.core", "numpy._core")
+        for module, name, stand_in in (
+            (f"{package}.multiarray", "_reconstruct", _Call(_reconstruct)),
+            (f"{package}.multiarray", "scalar", _Call(_scalar)),
+        )
+    },
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Call(_Code),
+    ("_codecs", "encode"): _Call(_encode),
+    ("builtins", "bytes"): _Call(_bytes),
+    ("__builtin__", "bytes"): _Call(_bytes),
+    ("builtins", "eval"): _Call(_eval),
+    ("__builtin__", "eval"): _Call(_eval),
+    ("builtins", "tuple"): _Call(_tuple),
+    ("__builtin__", "tuple"): _Call(_tuple),
+    ("collections", "OrderedDict"): _Call(_ordered),
+}
+
+
+class _Reader(pickle.Unpickler):
+    """A reader of pickles that finds stand-ins and nothing else."""
+
+    def find_class(self, module: str, name: str) -> object:
+        found = _ALLOWED.get((module, name))
+        if found is None:
+            raise _RefusedError(f"it names {clip(f'{module}.{name}')}, and reading it would run that")
+        return found
+
+    def persistent_load(self, identifier: object) -> object:
+        raise _RefusedError("a reference to something outside of the file")
+
+
+def read_values(path: Path) -> Any:
+    """Reads a file that `paddle.save` wrote.
+
+    Returns:
+        What was saved, in plain dicts, lists and tuples, with arrays and numbers of numpy's.
+
+    Raises:
+        ModelFormatError: The file cannot be read, is too large, damaged or no such file, or holds anything but numbers,
+            texts and containers of these; nothing of it was run, and the text names what it holds.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise _RefusedError(f"{size} bytes, at most {MAX_FILE_BYTES} are read")
+        with path.open("rb") as file:
+            document = _Reader(file, encoding="latin1").load()
+        return _Plain().value(document)
+    except _RefusedError as error:
+        raise ModelFormatError(
+            f"{path}: expected a file of parameters, numbers by name, as paddle.save writes it, got one with something "
+            f"else in it: {error}. Nothing of it was run; get the file from where it was trained."
+        ) from None
+    # a damaged pickle raises whatever it stumbles over
+    except Exception as error:
+        raise ModelFormatError(
+            f"{path}: expected a file that paddle.save wrote, got none, or a damaged one ({type(error).__name__}: "
+            f"{clip(str(error), 120)}); copy or download it again."
+        ) from None
+
+
+class _Plain:
+    """Puts arrays in the place of their stand-ins, within limits of depth and number."""
+
+    def __init__(self) -> None:
+        self._left = MAX_VALUES
+
+    def value(self, value: object, depth: int = 0) -> Any:
+        self._left -= 1
+        # a container that holds itself ends here as well; and ten that each hold the next ten times
+        if depth > MAX_DEPTH or self._left < 0:
+            raise _RefusedError(f"containers more than {MAX_DEPTH} deep, or more than {MAX_VALUES} values")
+        if isinstance(value, _Array):
+            if value.value is None:
+                raise _RefusedError("an array without content")
+            return value.value
+        if isinstance(value, dict):
+            if not all(isinstance(key, (str, int, float)) for key in value):
+                raise _RefusedError("keys that are neither texts nor numbers")
+            return {key: self.value(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.value(item, depth + 1) for item in value)
+        if type(value) in _PLAIN_VALUES or isinstance(value, np.generic):
+            return value
+        raise _RefusedError(f"a {type(value).__name__.lstrip('_').lower()} that stands alone")

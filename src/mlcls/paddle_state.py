@@ -1,0 +1,96 @@
+"""Paddle's saved states as tensors: what `paddle.load` gives for them, read without running anything.
+
+The rules of what becomes a tensor are those of `paddle.load` (`paddle/framework/io.py`, 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+
+from mlcls.errors import ModelFormatError
+from mlcls.paddle_pickle import read_values
+from mlcls.paddle_runtime import import_paddle
+from mlcls.postprocess import clip
+
+#: paddle's keys for the names of tensors, and for arrays that were cut because pickle's protocol 2 ends at 4 GiB.
+_NAMES_KEY: Final = "StructuredToParameterName@@"
+_SLICES_KEY: Final = "UnpackBigParamInfor@@"
+
+
+def read_state(path: Path) -> Any:
+    """Reads a `.pdparams`, `.pdopt` or `.pdstates` file, as `paddle.load` does.
+
+    Returns:
+        What was saved; arrays are tensors.
+
+    Raises:
+        ModelFormatError: The file is missing, damaged, or holds anything but numbers, texts and containers of these.
+        MissingExtraError: paddle is not installed.
+    """
+    paddle = import_paddle("train")
+    values = read_values(path)
+    try:
+        return _to_tensors(values, paddle)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelFormatError(
+            f"{path}: expected a file that paddle.save wrote, got one whose parts do not fit together "
+            f"({type(error).__name__}: {clip(str(error), 120)}); copy or download it again."
+        ) from None
+
+
+def _to_tensors(values: Any, paddle: ModuleType) -> Any:
+    if isinstance(values, dict):
+        _join_slices(values)
+        if _NAMES_KEY in values:
+            for key, name in values.pop(_NAMES_KEY).items():
+                if isinstance(values[key], np.ndarray):
+                    values[key] = _named_tensor(paddle, name, values[key])
+            return values
+    # one tensor with a name means that all tensors have one, and that arrays without a name are arrays
+    if _has_named(values):
+        return _replace(values, _is_named, lambda pair: _named_tensor(paddle, *pair))
+    return _replace(values, lambda value: isinstance(value, np.ndarray), _maker(paddle))
+
+
+def _join_slices(values: dict[Any, Any]) -> None:
+    for key, cut in values.pop(_SLICES_KEY, {}).items():
+        values[key] = np.concatenate([values.pop(part) for part in cut["slices"]]).reshape(cut["OriginShape"])
+
+
+def _is_named(value: object) -> bool:
+    return (
+        isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], np.ndarray)
+    )
+
+
+def _has_named(value: object) -> bool:
+    if _is_named(value):
+        return True
+    if isinstance(value, dict):
+        return any(map(_has_named, value.values()))
+    return isinstance(value, list) and any(map(_has_named, value))
+
+
+def _replace(value: Any, applies: Callable[[Any], bool], make: Callable[[Any], Any]) -> Any:
+    if applies(value):
+        return make(value)
+    if isinstance(value, dict):
+        return {key: _replace(item, applies, make) for key, item in value.items()}
+    return [_replace(item, applies, make) for item in value] if isinstance(value, list) else value
+
+
+def _maker(paddle: ModuleType) -> Callable[[Any], Any]:
+    # a copy, since the bytes of a file are read-only, in this machine's byte order
+    return lambda array: paddle.to_tensor(array.astype(array.dtype.newbyteorder("=")))
+
+
+def _named_tensor(paddle: ModuleType, name: Any, array: Any) -> Any:
+    tensor = _maker(paddle)(array)
+    if name:
+        tensor.name = str(name)
+    return tensor

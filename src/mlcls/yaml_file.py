@@ -1,0 +1,103 @@
+"""The one place where YAML is read: plain values only, within limits.
+
+A YAML file of a few lines can stand for more than a machine holds: an alias stands for all that its anchor has, and
+merge keys (`<<`) multiply it. PaddleX's own writer uses aliases where two lists are one, so they cannot be forbidden.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Final
+
+#: 10,000 labels with their thresholds take a third of it; a megabyte takes about five seconds to read.
+MAX_BYTES: Final = 2 * 1024**2
+MAX_DEPTH: Final = 50
+MAX_ALIASES: Final = 1000
+#: Of one mapping, what merge keys bring included.
+MAX_MERGED_KEYS: Final = 10_000
+#: YAML 1.1 reads `1:1:1` to the base of 60, in time that grows with the square of its length.
+MAX_NUMBER_CHARACTERS: Final = 1000
+
+
+class YamlError(Exception):
+    """A text is no YAML, or beyond a limit."""
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file.
+
+    Returns:
+        Its document: dicts, lists, texts, numbers, booleans, dates, None. An alias gives the very object of its anchor.
+
+    Raises:
+        YamlError: It is no YAML in UTF-8, has a tag that makes an object, or is beyond a limit.
+        OSError: The file cannot be read.
+    """
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise YamlError(f"a file of {size} bytes, at most {MAX_BYTES} are read")
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise YamlError(str(error)) from None
+    return parse_yaml(text)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; see `read_yaml`.
+
+    Raises:
+        YamlError: It is no YAML, has a tag that makes an object, or is beyond a limit.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_bounded_loader())  # a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, a number of too many digits
+        raise YamlError(str(error)) from None
+    except RecursionError:
+        raise YamlError("a document that is nested too deeply") from None
+
+
+@functools.lru_cache(maxsize=1)
+def _bounded_loader() -> Any:
+    import yaml
+
+    class BoundedLoader(yaml.SafeLoader):
+        """yaml's loader of plain values, within the limits of this module."""
+
+        def __init__(self, stream: str) -> None:
+            super().__init__(stream)
+            self._depth = self._aliases = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                self._aliases += 1
+                if self._aliases > MAX_ALIASES:
+                    raise YamlError(f"more than {MAX_ALIASES} aliases")
+            self._depth += 1
+            if self._depth > MAX_DEPTH:
+                raise YamlError(f"a document that is nested too deeply, more than {MAX_DEPTH} levels")
+            node = super().compose_node(parent, index)
+            self._depth -= 1
+            return node
+
+        def flatten_mapping(self, node: Any) -> None:
+            super().flatten_mapping(node)
+            if len(node.value) > MAX_MERGED_KEYS:
+                raise YamlError(f"a mapping of more than {MAX_MERGED_KEYS} keys")
+
+        def construct_yaml_int(self, node: Any) -> int:
+            if len(node.value) > MAX_NUMBER_CHARACTERS:
+                raise YamlError(f"a number of more than {MAX_NUMBER_CHARACTERS} characters")
+            return int(super().construct_yaml_int(node))
+
+        def construct_yaml_float(self, node: Any) -> float:
+            if len(node.value) > MAX_NUMBER_CHARACTERS:
+                raise YamlError(f"a number of more than {MAX_NUMBER_CHARACTERS} characters")
+            return float(super().construct_yaml_float(node))
+
+    BoundedLoader.add_constructor("tag:yaml.org,2002:int", BoundedLoader.construct_yaml_int)
+    BoundedLoader.add_constructor("tag:yaml.org,2002:float", BoundedLoader.construct_yaml_float)
+    return BoundedLoader

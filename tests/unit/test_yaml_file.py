@@ -1,0 +1,90 @@
+"""YAML within limits, and nothing but plain values."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+
+from mlcls.errors import ConfigError, SpecError
+from mlcls.inference_yml import read_inference_yml
+from mlcls.paddlex_config import read_config
+from mlcls.yaml_file import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, YamlError, parse_yaml, read_yaml
+
+
+def merging_bomb(levels: int = 12) -> str:
+    """Each mapping merges the one before it ten times."""
+    lines = ["a0: &a0 {x: 1}"]
+    for level in range(1, levels):
+        merged = ", ".join([f"*a{level - 1}"] * 10)
+        lines.append(f"a{level}: &a{level} {{<<: [{merged}]}}")
+    return "\n".join(lines)
+
+
+def test_plain_values() -> None:
+    text = "a: [1, 0x10, 1_000, 190:20:30, 1.5, .inf, true, null, x]\nb: &list [1]\nc: *list\nd: {<<: {e: 1}, f: 2}\n"
+    document = parse_yaml(text)
+    assert document["a"] == [1, 16, 1000, 685230, 1.5, float("inf"), True, None, "x"]
+    assert document["b"] is document["c"], "an alias is the same object, not a copy"
+    assert document["d"] == {"e": 1, "f": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: !!python/object/apply:os.system [true]", "could not determine a constructor"),
+        ("a: !!python/name:os.system", "could not determine a constructor"),
+        ("a: [", "expected the node content"),
+        ("a: *b", "undefined alias"),
+        ("a: \x1b[31m", "special characters are not allowed"),
+        ("a: 2026-13-45", "month must be in"),
+        (f"a: {'9' * 1001}", "a number of more than 1000 characters"),
+        (f"a: 1{':1' * 600}", "a number of more than 1000 characters"),
+        (f"a: 1{':1' * 600}.5", "a number of more than 1000 characters"),
+        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "nested too deeply"),
+        ("a: &a 1\nb: [" + "*a, " * (MAX_ALIASES + 1) + "]", "aliases"),
+        ("".join(f"k{number}: 1\n" for number in range(10_001)), "a mapping of more than 10000 keys"),
+    ],
+)
+def test_what_is_refused(text: str, words: str) -> None:
+    start_s = time.monotonic()
+    with pytest.raises(YamlError, match=words):
+        parse_yaml(text)
+    assert time.monotonic() - start_s < 60, "a bomb takes for ever, not some seconds"
+
+
+def test_merged_mappings_do_not_multiply() -> None:
+    """Newer versions of PyYAML take each pair once, older ones ten times at each level, to which there is a limit."""
+    with contextlib.suppress(YamlError):
+        assert parse_yaml(merging_bomb())["a11"] == {"x": 1}
+
+
+def test_an_alias_bomb_is_small() -> None:
+    """Lists of aliases are as large as their text; whoever writes them out has to look."""
+    lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 20)]
+    assert len(parse_yaml("\n".join(lines))) == 20
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.yml"
+    path.write_text("a: é", encoding="utf-8")
+    assert read_yaml(path) == {"a": "é"}
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(YamlError, match="utf-8"):
+        read_yaml(path)
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(YamlError, match=f"{MAX_BYTES + 1} bytes"):
+        read_yaml(path)
+    with pytest.raises(FileNotFoundError):
+        read_yaml(tmp_path / "none.yml")
+
+
+def test_every_reader_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "inference.yml").write_text("[" * 60)
+    with pytest.raises(SpecError, match="nested too deeply"):
+        read_inference_yml(tmp_path / "inference.yml")
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        read_config(tmp_path / "inference.yml")
