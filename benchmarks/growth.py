@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "benchmarks.growth", *(sys.argv[1:] if arguments is None else arguments)])
     names = [name for name in AXIS_NAMES if name in options.axes]
     began = time.monotonic()
+    failed: dict[str, MlclsError] = {}
     try:
         prepare_growth_models(options.models_folder, needed_models(names))
         root = repository_of(options.models_folder)
@@ -59,8 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         with tempfile.TemporaryDirectory(prefix="mlcls-growth-") as work, sigterm_interrupts():
             for name in names:
-                axis = make_axis(name, Path(work), with_reduced)
-                measured = measure_axis(root, axis, options.seconds, options.turns)
+                try:
+                    axis = make_axis(name, Path(work), with_reduced)
+                    measured = measure_axis(root, axis, options.seconds, options.turns)
+                except MlclsError as reason:
+                    failed[name] = reason
+                    continue
                 write_axis(options.output, axis, measured, conditions)
                 print(format_table(axis, measured), flush=True)
     except MlclsError as error:
@@ -70,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"growth: interrupted; axes that were done are in {options.output}, go on with --axes.", file=sys.stderr)
         return 130
     print(f"Measured in {(time.monotonic() - began) / 60:.0f} minutes; written to {options.output}", file=sys.stderr)
-    return 0
+    for name, why in failed.items():
+        print(f"growth: the axis {name} is not measured: {why}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def measure_axis(root: Path, axis: Axis, seconds: float, turns: int) -> dict[Point, list[GrowthFigures]]:

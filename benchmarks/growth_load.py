@@ -19,8 +19,10 @@ from mlcls.closed_loop import run_closed_loop
 from mlcls.errors import ServerError
 from mlcls.server import ServerOptions, TritonServer
 
-#: The load runs for so long before it is measured: at least this, and longer where an answer takes longer.
+#: The load runs for so long before it is measured, and longer where all clients' answers take longer.
 _WARMUP_S: Final = 1.0
+#: A window has room for so many answers of each client, at least where they are computed one after the other.
+_ROUNDS: Final = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,7 @@ class StartedServer:
         return cls(server, root, time.monotonic() - began)
 
     def measure(self, load: GrowthLoad, seconds: float) -> GrowthFigures:
-        """Measures one window.
+        """Measures one window; it is made longer where answers take longer.
 
         Raises:
             ServerError: A request fails, or none was answered.
@@ -106,13 +108,14 @@ class StartedServer:
             for _ in load.models:
                 first()
             lone_s = (time.monotonic() - began) / len(load.models)
-            warmup_s = max(_WARMUP_S, lone_s * load.clients)
+            round_s = lone_s * load.clients
+            window_s = max(seconds, _ROUNDS * round_s)
             meter = CostMeter(self.server, *load.models)
-            figures = run_closed_loop(make_call, load.clients, seconds, warmup_s)
+            figures = run_closed_loop(make_call, load.clients, window_s, max(_WARMUP_S, round_s))
         except InferenceServerException as error:
             raise ServerError(f"Expected answers of {', '.join(load.models)}, got: {error}") from None
         if not len(figures.latencies_s):
-            raise ServerError(f"Expected answers within {seconds:g} s, got none; take more --seconds.")
+            raise ServerError(f"Expected answers within {window_s:g} s, got none; take more --seconds.")
         cost = meter.read()
         return GrowthFigures(
             figures.images_per_s * load.batch_size,

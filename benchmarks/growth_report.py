@@ -113,8 +113,8 @@ def draw_axis(axis: Axis, measured: Measured) -> str:
     rates.set_ylabel("images/s")
     latencies.set_ylabel("latency of a request, ms")
     latencies.set_title("p50 lines, p95 dashes, p99 dots", fontsize=8)
-    costs.set_ylabel("processor time of the server, core-ms an image")
-    memory.set_ylabel("memory of the server, MB (PSS)")
+    costs.set_ylabel("server, core-ms an image")
+    memory.set_ylabel("server, MB (PSS)")
     if len(lines) > 1:
         rates.legend(fontsize=7, frameon=False)
     costs.legend(fontsize=7, frameon=False)
