@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
@@ -141,7 +142,7 @@ def do_faults(
         done.append(FaultRecord(name, time.monotonic()))
         try:
             FAULTS[name](victims)
-        except (IndexError, StopIteration) as error:  # nobody to do it to: the last fault is not over
+        except (IndexError, StopIteration, psutil.Error) as error:  # nobody to do it to: the last fault is not over
             tqdm.write(f"{name}: nothing was done: {error!r}")
             done.pop()
 

@@ -14,6 +14,7 @@ from mlcls.errors import ServerError
 from mlcls.ports import free_ports
 
 _READY_TIMEOUT_S = 300.0
+_GONE_TIMEOUT_S = 60.0
 
 
 class SoakServer:
@@ -80,10 +81,11 @@ class SoakServer:
         return total
 
     def kill_and_start(self) -> None:
-        """Kills the command, as the kernel does where memory is short, and starts it as systemd would."""
+        """Kills the command, as a kernel short of memory does, and starts it as systemd does, once all is gone."""
+        left = self.descendants()
         self._process.kill()
         self._process.wait()
-        time.sleep(1.0)
+        psutil.wait_procs(left, timeout=_GONE_TIMEOUT_S)
         self._start()
 
     def _start(self) -> None:

@@ -10,7 +10,7 @@ from mlcls.cpu_features import BF16_FLAGS, INT8_FLAGS, find_bf16_units, find_int
 from mlcls.machine_facts import MachineFacts, RepositoryFacts, ServedModelFacts, Version
 from mlcls.memory_needs import TYPICAL_IMAGE_BYTES, needed_memory_bytes, needed_shared_memory_bytes
 from mlcls.serving_settings import MAX_BATCH_SIZE
-from mlcls.triton_config import INT8_FILE, MAX_QUEUE_SIZE, PLAN_FILE, STEP_SUFFIXES
+from mlcls.triton_config import INT8_FILE, PLAN_FILE, STEP_SUFFIXES
 
 Level = Literal["ok", "note", "warning", "problem"]
 
@@ -114,16 +114,19 @@ def _check_queues(facts: MachineFacts) -> Iterator[Finding]:
     models = _models(facts)
     if not models:
         return
-    worst = sum(MAX_QUEUE_SIZE * MAX_BATCH_SIZE * (TYPICAL_IMAGE_BYTES + model.pixels_bytes) for model in models)
-    single = worst // MAX_BATCH_SIZE
+    single = sum(model.settings.queue.max_queue_size * (TYPICAL_IMAGE_BYTES + model.pixels_bytes) for model in models)
+    worst = single * MAX_BATCH_SIZE
+    sizes = sorted({model.settings.queue.max_queue_size for model in models})
     found = (
-        f"{MAX_QUEUE_SIZE} requests wait before each of {len(STEP_SUFFIXES)} steps at most: {_size(single)} if each "
-        f"has one image, {_size(worst)} if each has {MAX_BATCH_SIZE}"
+        f"{' or '.join(map(str, sizes))} requests wait before each of {len(STEP_SUFFIXES)} steps at most: "
+        f"{_size(single)} if each has one image, {_size(worst)} if each has {MAX_BATCH_SIZE}"
     )
     if worst <= facts.memory_bytes:
         yield Finding("ok", "queues", found)
     else:
-        remedy = "Limit requests in front of it (the gateway does), or what clients send at once."
+        remedy = (
+            "Give them a smaller queue.max_queue_size in serving.json, or limit requests in front (the gateway does)."
+        )
         yield Finding("warning" if single > facts.memory_bytes else "note", "queues", found, remedy)
 
 

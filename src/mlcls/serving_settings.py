@@ -114,6 +114,25 @@ class TuningRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class QueueSettings:
+    """How many requests wait, and how long.
+
+    Attributes:
+        max_queue_size: Requests that wait for one step; the next one is refused as UNAVAILABLE, and the memory stays
+            bounded.
+        timeout_microseconds: How long a request may wait for one step before it is refused; a request may ask for less
+            or more with Triton's own parameter `timeout`.
+    """
+
+    max_queue_size: int = 128
+    timeout_microseconds: int = 30_000_000
+
+    def __post_init__(self) -> None:
+        _check_range("queue.max_queue_size", self.max_queue_size, 1, 100_000)
+        _check_range("queue.timeout_microseconds", self.timeout_microseconds, 1000, 3_600_000_000)
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelSettings:
     """The content of `serving.json`.
 
@@ -122,11 +141,13 @@ class ModelSettings:
             on all targets, and never changed by `mlcls tune`.
         targets: The settings of targets that are not served with the defaults.
         tuned: Of the targets whose settings were measured: where.
+        queue: Before each step, on all targets; may be left out of the file.
     """
 
     max_batch_size: int = MAX_BATCH_SIZE
     targets: Mapping[Target, ServingSettings] = dataclasses.field(default_factory=dict)
     tuned: Mapping[Target, TuningRecord] = dataclasses.field(default_factory=dict)
+    queue: QueueSettings = QueueSettings()
 
     def __post_init__(self) -> None:
         _check_range("max_batch_size", self.max_batch_size, SMALLEST_MAX_BATCH_SIZE, MAX_BATCH_SIZE)
@@ -176,7 +197,10 @@ class ModelSettings:
                 targets[target] = dataclasses.asdict(self.targets[target])
                 if target in self.tuned:
                     targets[target]["tuned"] = dataclasses.asdict(self.tuned[target])
-        document = {"schema_version": SCHEMA_VERSION, "max_batch_size": self.max_batch_size, "targets": targets}
+        document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "max_batch_size": self.max_batch_size}
+        if self.queue != QueueSettings():
+            document["queue"] = dataclasses.asdict(self.queue)
+        document["targets"] = targets
         return json.dumps(document, indent=2) + "\n"
 
     @classmethod
@@ -225,7 +249,7 @@ def read_settings(root: Path, name: str) -> ModelSettings:
 
 
 def _parse(document: Any) -> ModelSettings:
-    _check_keys("", document, {"schema_version", "max_batch_size", "targets"})
+    _check_keys("", document, {"schema_version", "max_batch_size", "targets"}, optional={"queue"})
     if document["schema_version"] != SCHEMA_VERSION or isinstance(document["schema_version"], bool):
         raise ConfigError(f"schema_version: expected {SCHEMA_VERSION}, got {document['schema_version']!r}.")
     _check_keys("targets.", document["targets"], set(), optional=set(TARGETS))
@@ -244,7 +268,9 @@ def _parse(document: Any) -> ModelSettings:
             targets[target] = ServingSettings(**{key: value for key, value in values.items() if key != "tuned"})
         except ConfigError as error:
             raise ConfigError(f"{prefix}{error}") from None
-    return ModelSettings(document["max_batch_size"], targets, tuned)
+    queue = document.get("queue", {})
+    _check_keys("queue.", queue, set(), optional=_names(QueueSettings))
+    return ModelSettings(document["max_batch_size"], targets, tuned, QueueSettings(**queue))
 
 
 #: Settings that files of earlier versions do not have.

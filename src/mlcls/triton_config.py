@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlcls.errors import MissingExtraError
 from mlcls.model_spec import ModelSpec
-from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings
+from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings, QueueSettings
 from mlcls.serving_settings import MAX_BATCH_SIZE as MAX_BATCH_SIZE
 from mlcls.targets import TARGETS as TARGETS
 from mlcls.targets import Target as Target
@@ -37,12 +37,6 @@ ONNX_FILE: Final = "model.onnx"
 HALF_FILE: Final = "model.fp16.onnx"
 INT8_FILE: Final = "model.int8.onnx"
 PLAN_FILE: Final = "model.plan"
-
-#: Requests that wait for one step; the next one is refused as UNAVAILABLE instead of growing the memory.
-MAX_QUEUE_SIZE: Final = 128
-
-#: How long a request may wait for one step before it is refused.
-QUEUE_TIMEOUT_MICROSECONDS: Final = 30_000_000
 
 #: Parameter of the backend `mlcls_engine` with the threads of one engine.
 THREADS_PARAMETER: Final = "threads"
@@ -175,7 +169,7 @@ def build_preprocess(
     )
     config.backend = "mlcls_preprocess"
     _add_instances(config, "KIND_CPU", settings.of(target).preprocess_instances)
-    _add_batching(config, settings.of(target).preprocess_queue_delay_microseconds)
+    _add_batching(config, settings.queue, settings.of(target).preprocess_queue_delay_microseconds)
     return config
 
 
@@ -193,7 +187,7 @@ def build_engine(
     config.backend = engine.backend
     config.default_model_filename = engine.model_file
     _add_instances(config, engine.kind, chosen.engine_instances)
-    _add_batching(config, chosen.engine_queue_delay_microseconds)
+    _add_batching(config, settings.queue, chosen.engine_queue_delay_microseconds)
     if chosen.engine_threads:
         config.parameters[THREADS_PARAMETER].string_value = str(chosen.engine_threads)
     if chosen.engine_precision != "f32":
@@ -226,7 +220,7 @@ def build_postprocess(
     )
     config.backend = "mlcls_postprocess"
     _add_instances(config, "KIND_CPU", 1)
-    _add_batching(config)
+    _add_batching(config, settings.queue)
     return config
 
 
@@ -287,11 +281,11 @@ def _add_instances(config: ModelConfig, kind: str, count: int) -> None:
     config.instance_group.append(group(kind=group.Kind.Value(kind), count=count))
 
 
-def _add_batching(config: ModelConfig, max_queue_delay_microseconds: int = 0) -> None:
+def _add_batching(config: ModelConfig, queue: QueueSettings, max_queue_delay_microseconds: int = 0) -> None:
     batching = config.dynamic_batching
     batching.max_queue_delay_microseconds = max_queue_delay_microseconds
     policy = batching.default_queue_policy
     policy.timeout_action = _pb2().ModelQueuePolicy.REJECT
-    policy.default_timeout_microseconds = QUEUE_TIMEOUT_MICROSECONDS
+    policy.default_timeout_microseconds = queue.timeout_microseconds
     policy.allow_timeout_override = True
-    policy.max_queue_size = MAX_QUEUE_SIZE
+    policy.max_queue_size = queue.max_queue_size

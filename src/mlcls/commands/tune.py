@@ -98,8 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _tune(arguments: argparse.Namespace) -> int:
     from mlcls import repository
     from mlcls.machine_description import describe_machine, read_cores
-    from mlcls.serving_settings import DEFAULT_SETTINGS, read_settings
-    from mlcls.triton_config import MAX_QUEUE_SIZE
+    from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, DEFAULT_SETTINGS, read_settings
     from mlcls.triton_installation import embedded_installation, system_installation
     from mlcls.tuning.candidate import Goal
     from mlcls.tuning.load_processes import LoadProcesses
@@ -110,7 +109,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     from mlcls.tuning.served_candidate import ServedMeasure
     from mlcls.versions import active_version
 
-    _check_options(arguments, MAX_QUEUE_SIZE)
+    _check_options(arguments, DEFAULT_MODEL_SETTINGS.queue.max_queue_size)
     root, name, target = arguments.repository, arguments.model, arguments.target
     folder = arguments.tritonserver
     installation = embedded_installation() if folder is None else system_installation(folder)

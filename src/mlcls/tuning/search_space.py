@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final
 
-from mlcls.serving_settings import THREADED_TARGETS, ServingSettings
+from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, THREADED_TARGETS, ServingSettings
 from mlcls.targets import Target
-from mlcls.triton_config import MAX_QUEUE_SIZE
 
 #: Engine queue delays that are tried, in microseconds.
 QUEUE_DELAYS: Final = (0, 1000, 5000)
@@ -91,6 +90,9 @@ def list_concurrencies(target: Target, cores: int) -> list[int]:
 
     No more than wait before a step of the ensemble at most, since Triton refuses those beyond.
     """
-    most = min(max(_CALLERS_PER_CORE * cores, _LEAST_CALLERS_OF_GPU if target == "gpu" else 0), MAX_QUEUE_SIZE)
+    most = min(
+        max(_CALLERS_PER_CORE * cores, _LEAST_CALLERS_OF_GPU if target == "gpu" else 0),
+        DEFAULT_MODEL_SETTINGS.queue.max_queue_size,
+    )
     series = {size << power for size in (2, 3) for power in range(most.bit_length())} | {1}
     return sorted(count for count in series if count <= most)
