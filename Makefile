@@ -81,6 +81,10 @@ load-test: build .venv-bench/.installed ## Load test of a served model, every an
 soak: build ## Serve under load for 35 minutes while faults are done to the server, every answer checked: make soak [SOAK_OPTIONS='--minutes 60 --seed 3']
 	@$(BIN)/python -m benchmarks.soak $(SOAK_OPTIONS)
 
+.PHONY: overload
+overload: build ## Ask ten times what a server bears, and look at refusals, memory and a neighbour model
+	@$(BIN)/python -m benchmarks.overload $(SOAK_OPTIONS)
+
 .PHONY: lock
 lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt

@@ -2,115 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import io
-import json
-import os
-import shutil
 import signal
-import subprocess
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
-from mlcls.ports import free_ports
-from processes import ROOT, mlcls_command, run_mlcls
+from processes import run_mlcls
+from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, own_segments, serving
 from served_models import SmallModels
-
-MODEL = "small_with_sigmoid"
-RECOVERY_TIMEOUT_S = 60.0
-
-
-@dataclasses.dataclass
-class Served:
-    """`mlcls serve`, as a process of its own."""
-
-    process: subprocess.Popen[str]
-    http_url: str
-    metrics_url: str
-    errors: Path
-
-    def label(self, image: bytes, timeout_s: float = 5.0) -> dict[str, Any]:
-        """The answer to one image; an OSError where there is none."""
-        request = urllib.request.Request(
-            f"http://{self.http_url}/v2/models/{MODEL}/infer",
-            data=image,
-            headers={"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"},
-        )
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
-            content = response.read()
-        begin = content.index(b'{"class_ids"')
-        result: dict[str, Any] = json.loads(content[begin : content.index(b"}", begin) + 1])
-        return result
-
-    def tritonserver(self) -> psutil.Process:
-        return next(each for each in self.descendants() if each.name() == "tritonserver")
-
-    def step(self, suffix: str) -> psutil.Process:
-        """A stub process of a step."""
-        begin = f"{MODEL}_{suffix}_0_0"
-        return next(each for each in self.descendants() if begin in each.cmdline())
-
-    def descendants(self) -> Sequence[psutil.Process]:
-        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
-        return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
-
-    def lines(self) -> list[str]:
-        return self.errors.read_text().splitlines()
-
-    def wait_for_answer(self, image: bytes) -> dict[str, Any]:
-        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
-        while True:
-            try:
-                return self.label(image)
-            except (OSError, ValueError):
-                assert time.monotonic() < deadline, self.lines()
-                assert self.process.poll() is None, self.lines()
-                time.sleep(0.05)
-
-    def wait_for_line(self, words: str, count: int = 1) -> str:
-        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
-        while len(found := [line for line in self.lines() if words in line]) < count:
-            assert time.monotonic() < deadline, (words, self.lines())
-            time.sleep(0.02)
-        return found[count - 1]
-
-
-@contextlib.contextmanager
-def serving(repository: Path, folder: Path, *options: str, **environment: str) -> Iterator[Served]:
-    http_port, grpc_port, metrics_port = free_ports(3)
-    ports = [f"--http-port={http_port}", f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}"]
-    errors = folder / "errors"
-    with errors.open("w") as error_file:
-        process = subprocess.Popen(
-            mlcls_command("serve", MODEL, "--repository", repository, *ports, *options),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=error_file,
-            text=True,
-            env={**os.environ, **environment},
-        )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline().startswith("Loading")
-        assert process.stdout.readline().startswith("Ready"), errors.read_text()
-        yield Served(process, f"127.0.0.1:{http_port}", f"http://127.0.0.1:{metrics_port}/metrics", errors)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def own_segments(process: subprocess.Popen[str]) -> list[str]:
-    return [path.name for path in Path("/dev/shm").glob(f"mlcls_{process.pid}_*")]
 
 
 @pytest.fixture(scope="module")
@@ -172,20 +76,10 @@ def test_without_supervision_a_killed_step_ends_the_command(
 @pytest.fixture(scope="module")
 def hanging_backends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's backends, with an engine that hangs while a file lies beside it."""
-    folder = tmp_path_factory.mktemp("backends")
-    shutil.copytree(ROOT / "python_backends", folder, dirs_exist_ok=True)
-    model = folder / "mlcls_engine" / "model.py"
-    indented = """\
-            import time
-            from pathlib import Path
-            while Path(__file__).with_name('hang').exists():
-                time.sleep(0.01)
-"""
-    before = "        with self._pulse.working():\n"
-    text = model.read_text()
-    assert before in text
-    model.write_text(text.replace(before, before + indented))
-    return folder
+    hang = (
+        "import time\nfrom pathlib import Path\nwhile Path(__file__).with_name('hang').exists():\n    time.sleep(0.01)"
+    )
+    return copy_backends(tmp_path_factory.mktemp("backends"), hang)
 
 
 def test_a_step_that_hangs_and_a_slow_one_that_does_not(

@@ -14,10 +14,12 @@ from mlcls_client import (
     DeadlineExceededError,
     InvalidRequestError,
     ModelNotFoundError,
+    ServerError,
     ServerUnavailableError,
     create_model,
 )
 from mlcls_client import retry as retry_module
+from mlcls_client.error_mapping import Endpoint, error_from_status
 from mlcls_client.retry import call_with_retries
 from mlcls_client.testing import FakeServer
 
@@ -95,6 +97,18 @@ def test_a_connection_that_is_lost_over_http(start_http: Callable[..., Any], ret
         else:
             with pytest.raises(ServerUnavailableError, match="was lost"):
                 list(model.predict(png()))
+
+
+@pytest.mark.parametrize("status", ["StatusCode.INTERNAL", "500"])
+def test_a_server_that_lost_a_step_may_be_asked_again(status: str) -> None:
+    text = (
+        "in ensemble 'cat', Failed to process the request(s) for model instance 'cat_engine_0_0', message: Stub process"
+    )
+    endpoint = Endpoint(url="localhost:8001", protocol="grpc", model_name=NAME, timeout_s=1.0)
+    error = error_from_status(status, f"{text} 'cat_engine_0_0' is not healthy.", endpoint)
+    assert isinstance(error, ServerUnavailableError)
+    assert isinstance(error_from_status(status, "ZeroDivisionError", endpoint), ServerError)
+    assert not isinstance(error_from_status(status, "ZeroDivisionError", endpoint), ServerUnavailableError)
 
 
 @pytest.mark.usefixtures("short_pauses")

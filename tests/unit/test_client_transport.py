@@ -127,6 +127,12 @@ def test_predict_over_http(server: Any) -> None:
     assert server.requests[0]["parameters"]["threshold"] == '{"cat": 0.3}'
 
 
+def test_the_server_is_told_how_long_the_answer_is_wanted(server: Any) -> None:
+    with create_model(NAME, url=server.url, protocol="http", timeout_s=7.5) as model:
+        list(model.predict(png()))
+    assert 5_000_000 < server.requests[0]["parameters"]["timeout"] <= 7_500_000, "microseconds"
+
+
 def test_closed_configuration_over_http(server: Any) -> None:
     server.config_closed = True
     with create_model(NAME, url=server.url, protocol="http") as model:

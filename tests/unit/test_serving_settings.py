@@ -18,6 +18,7 @@ from mlcls.rollout import publish_version, roll_back
 from mlcls.serving_settings import (
     DEFAULT_SETTINGS,
     ModelSettings,
+    QueueSettings,
     ServingSettings,
     TuningRecord,
     read_settings,
@@ -45,6 +46,40 @@ def test_there_and_back() -> None:
     assert ModelSettings.from_json(ModelSettings().to_json()) == ModelSettings()
     assert TUNED.without_target("embedded") == ModelSettings(16)
     assert TUNED.without_target("embedded").with_target("embedded", MANY, TUNED.tuned["embedded"]) == TUNED
+
+
+def test_queues_there_and_back() -> None:
+    settings = ModelSettings(queue=QueueSettings(7, 2_000_000))
+    assert ModelSettings.from_json(settings.to_json()) == settings
+    assert "queue" not in json.loads(TUNED.to_json()), "the defaults are not written"
+    partly = {**document(), "queue": {"max_queue_size": 7}}
+    assert ModelSettings.from_json(json.dumps(partly)).queue == QueueSettings(7)
+
+
+@pytest.mark.parametrize(
+    ("queue", "words"),
+    [
+        ({"max_queue_size": 0}, "queue.max_queue_size: expected a whole number from 1 to 100000, got 0"),
+        ({"timeout_microseconds": 0.5}, "queue.timeout_microseconds: expected a whole number"),
+        ({"size": 4}, "unknown key queue.size"),
+        (4, "queue: expected an object"),
+    ],
+)
+def test_wrong_queues(queue: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ModelSettings.from_json(json.dumps({**document(), "queue": queue}))
+
+
+def test_queues_of_all_steps(custom_spec: ModelSpec) -> None:
+    configs = parse_files(
+        repository.render_files(custom_spec, settings=ModelSettings(queue=QueueSettings(7, 2_000_000)))
+    )
+    steps = {path: config for path, config in configs.items() if config.platform != "ensemble"}
+    assert len(steps) >= 3
+    for path, config in steps.items():
+        policy = config.dynamic_batching.default_queue_policy
+        assert (policy.max_queue_size, policy.default_timeout_microseconds) == (7, 2_000_000), path
+        assert policy.allow_timeout_override
 
 
 def test_a_file_without_newer_settings_is_read() -> None:

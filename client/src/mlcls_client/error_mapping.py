@@ -97,6 +97,12 @@ def error_from_status(status: str | None, text: str, endpoint: Endpoint) -> Mlcl
             "Check the address and the protocol, that the server runs, and that the model is loaded.",
             server_text=text,
         )
+    if "Stub process" in text and "is not healthy" in text:  # so a server says that lost a step, and is started again
+        return ServerUnavailableError(
+            f"expected {model} from {where}, where a step of it was killed or hangs: {text}. `mlcls serve --supervise` "
+            "starts again by itself; look at the server's log.",
+            server_text=text,
+        )
     if status in _NOT_FOUND or ("unknown model" in text and "is not found" in text):
         return ModelNotFoundError(
             f"{where} has no {model}: {text}. Compare the name with the models that the server has loaded.",

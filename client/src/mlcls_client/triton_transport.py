@@ -26,6 +26,8 @@ Answered = TypeVar("Answered")
 _NO_OPTIONS = ConnectionOptions()
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _MAX_RECONNECT_BACKOFF_MS = 1000
+#: Triton counts in microseconds, and a day is as good as for ever.
+_LONGEST_QUEUE_TIMEOUT_S = 86_400.0
 
 
 class TritonTransport(abc.ABC):
@@ -150,9 +152,17 @@ class TritonTransport(abc.ABC):
         outputs = [self._tritonclient.InferRequestedOutput(name, **self._output_options) for name in (RESULT, STATUS)]
         parameters = None if threshold_json is None else {THRESHOLD_PARAMETER: threshold_json}
 
+        # Triton does not begin with what is not wanted any more by then.
+        timeout = max(1, int(min(left_s, _LONGEST_QUEUE_TIMEOUT_S) * 1e6))
+
         def infer(**options: Any) -> Any:
             return client.infer(
-                self.endpoint.model_name, inputs=[image_input], outputs=outputs, parameters=parameters, **options
+                self.endpoint.model_name,
+                inputs=[image_input],
+                outputs=outputs,
+                timeout=timeout,
+                parameters=parameters,
+                **options,
             )
 
         response = await self.ask_within(left_s, infer)

@@ -1,0 +1,208 @@
+"""More load than a server bears: what is refused, what waits, and what gets no work any more."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from mlcls.repository import read_spec, write_configs
+from mlcls.serving_settings import ModelSettings, QueueSettings, settings_path
+from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, serving
+from served_models import SmallModels
+
+QUEUE = 3
+
+#: An engine that waits while a file lies beside it, and then notes in another file each request that it works on.
+HOLD = """
+import time
+from pathlib import Path
+Path(__file__).with_name('reached').touch()
+while Path(__file__).with_name('hold').exists():
+    time.sleep(0.005)
+"""
+
+
+@dataclasses.dataclass
+class Held:
+    """A server whose engine can be held.
+
+    Attributes:
+        served: The server.
+        folder: Of the engine's backend.
+    """
+
+    served: Served
+    folder: Path
+
+    def hold(self) -> None:
+        (self.folder / "reached").unlink(missing_ok=True)
+        (self.folder / "hold").touch()
+
+    def wait_until_held(self) -> None:
+        """Waits until the engine has a request and does not go on with it."""
+        deadline = time.monotonic() + 20
+        while not (self.folder / "reached").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def release(self) -> None:
+        (self.folder / "hold").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def held(small_models: SmallModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
+    folder = tmp_path_factory.mktemp("limits")
+    root = folder / "repository"
+    shutil.copytree(small_models.repository, root)
+    settings_path(root, MODEL).write_text(ModelSettings(queue=QueueSettings(QUEUE)).to_json())
+    write_configs(root, read_spec(root, MODEL))
+    backends = copy_backends(folder / "backends", HOLD)
+    with serving(root, folder, "--probe-interval=0", MLCLS_PYTHON_BACKENDS=str(backends)) as served:
+        yield Held(served, backends / "mlcls_engine")
+
+
+class Requests:
+    """Requests in flight over gRPC, by the order in which they were sent."""
+
+    def __init__(self, client: Any, image: bytes) -> None:
+        self._client, self._image = client, image
+        self.results: dict[int, Any] = {}
+        self.calls: list[Any] = []
+
+    def send(self, timeout_us: int | None = None) -> None:
+        number = len(self.calls)
+        tensor = tritonclient.grpc.InferInput("image", [1, 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[self._image]], dtype=np.object_))
+
+        def note(result: Any, error: Any) -> None:
+            self.results[number] = error or result.as_numpy("status")[0, 0].decode()
+
+        self.calls.append(self._client.async_infer(MODEL, [tensor], note, timeout=timeout_us))
+
+    def wait(self, count: int) -> None:
+        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
+        while len(self.results) < count:
+            assert time.monotonic() < deadline, self.results
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def requests(held: Held, image: bytes) -> Iterator[Requests]:
+    held.hold()
+    with tritonclient.grpc.InferenceServerClient(held.served.grpc_url) as client:
+        yield Requests(client, image)
+        held.release()
+
+
+@pytest.fixture(scope="module")
+def image(sample_images: list[Path]) -> bytes:
+    return sample_images[0].read_bytes()
+
+
+def test_a_full_queue_refuses_at_once_and_the_rest_is_answered(held: Held, requests: Requests) -> None:
+    requests.send()
+    held.wait_until_held()
+    for _ in range(10 * QUEUE):
+        requests.send()
+    requests.wait(1)
+    time.sleep(0.5)
+    refused = dict(requests.results)
+    # one is being worked on and QUEUE wait, in the engine's queue, in preprocess's where it has not got to it yet
+    assert len(refused) >= 10 * QUEUE - 2 * QUEUE - 4, "the queue is bounded"
+    for error in refused.values():
+        assert isinstance(error, InferenceServerException)
+        assert error.status() == "StatusCode.UNAVAILABLE"
+        assert "Exceeds maximum queue size" in error.message()
+    held.release()
+    requests.wait(10 * QUEUE + 1)
+    answered = [result for number, result in requests.results.items() if number not in refused]
+    assert answered == ["OK"] * len(answered)
+    assert len(answered) >= QUEUE + 1
+    requests.send()
+    requests.wait(10 * QUEUE + 2)
+    assert requests.results[10 * QUEUE + 1] == "OK", "well again at once"
+
+
+def test_a_request_waits_no_longer_than_its_deadline(held: Held, requests: Requests) -> None:
+    requests.send()
+    held.wait_until_held()
+    requests.send(timeout_us=200_000)
+    requests.send()
+    time.sleep(0.4)
+    held.release()
+    requests.wait(3)
+    assert requests.results[0] == requests.results[2] == "OK"
+    assert isinstance(requests.results[1], InferenceServerException)
+    assert "timeout" in requests.results[1].message().lower()
+
+
+def test_a_request_whose_caller_has_left_gets_no_work(held: Held, requests: Requests) -> None:
+    before = count(held, "engine"), count(held, "postprocess")
+    requests.send()
+    held.wait_until_held()
+    for _ in range(QUEUE):
+        requests.send()
+    time.sleep(0.2)
+    for call in requests.calls:
+        call.cancel()
+    requests.wait(QUEUE + 1)
+    time.sleep(0.2)
+    held.release()
+    requests.send()
+    requests.wait(QUEUE + 2)
+    assert requests.results[QUEUE + 1] == "OK"
+    assert count(held, "engine") - before[0] == 1, "not even for the one that the engine had taken"
+    assert count(held, "postprocess") - before[1] == 1
+
+
+def count(held: Held, suffix: str) -> int:
+    """Requests that a step has answered without error."""
+    with tritonclient.grpc.InferenceServerClient(held.served.grpc_url) as client:
+        statistics = client.get_inference_statistics(f"{MODEL}_{suffix}", as_json=True)
+    return int(statistics["model_stats"][0]["inference_stats"]["success"].get("count", 0))
+
+
+def test_sigterm_under_load_drains(small_models: SmallModels, tmp_path: Path, image: bytes) -> None:
+    """Each request that was sent has an answer or a refusal; none that was taken is lost."""
+    with serving(small_models.repository, tmp_path, "--probe-interval=0") as served:
+        outcomes: list[str] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            with tritonclient.grpc.InferenceServerClient(served.grpc_url) as client:
+                while not stop.is_set():
+                    tensor = tritonclient.grpc.InferInput("image", [1, 1], "BYTES")
+                    tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
+                    try:
+                        answer = client.infer(MODEL, [tensor], client_timeout=30)
+                        outcomes.append(answer.as_numpy("status")[0, 0].decode())
+                    except InferenceServerException as error:
+                        outcomes.append(f"{error.status()}: {error.message()}")
+                        time.sleep(0.02)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        while outcomes.count("OK") < 50:
+            time.sleep(0.01)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(RECOVERY_TIMEOUT_S) == 0
+        stop.set()
+        for thread in threads:
+            thread.join()
+    refusals = {outcome for outcome in outcomes if outcome != "OK"}
+    clear = ("is not found", "no available versions", "failed to connect", "Connection refused", "not ready")
+    assert refusals, "new requests are refused"
+    assert [words for words in refusals if not any(each in words for each in clear)] == []
+    assert served.lines() == []
