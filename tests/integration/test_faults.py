@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from mlcls.triton_config import ONNX_FILE
+from mlcls.versions import engine_folder
 from processes import run_mlcls
 from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, own_segments, serving
 from served_models import SmallModels
@@ -38,8 +41,11 @@ FAULTS: dict[str, tuple[Callable[[Served], psutil.Process], signal.Signals, str]
 def test_a_supervised_server_comes_back_after_each_fault_until_there_are_too_many(
     small_models: SmallModels, tmp_path: Path, image: bytes
 ) -> None:
-    options = ("--supervise", f"--max-restarts={len(FAULTS)}", "--hang-timeout=1", "--restart-pause=0")
-    with serving(small_models.repository, tmp_path, *options) as served:
+    repository = tmp_path / "repository"
+    shutil.copytree(small_models.repository, repository)
+    most = len(FAULTS) + 2
+    options = ("--supervise", f"--max-restarts={most}", "--hang-timeout=1", "--restart-pause=0")
+    with serving(repository, tmp_path, *options) as served:
         expected = served.label(image)
         for number, (name, (choose, signum, words)) in enumerate(FAULTS.items(), 1):
             victim = choose(served)
@@ -52,11 +58,24 @@ def test_a_supervised_server_comes_back_after_each_fault_until_there_are_too_man
             assert served.label(image) == expected, name
             _, alive = psutil.wait_procs(old, timeout=5)
             assert not alive, "nothing of the old server is left"
+        turn_a_bit(engine_folder(repository, MODEL) / ONNX_FILE)
+        assert served.label(image) == expected, "what is loaded is loaded"
         served.tritonserver().kill()
         assert served.process.wait(RECOVERY_TIMEOUT_S) == 3
         last = served.lines()[-1]
-        assert last.startswith(f"mlcls serve: Gave up: the server was restarted {len(FAULTS)} times within 600 s")
+        assert last.startswith(f"mlcls serve: Gave up: the server was restarted {most} times within 600 s")
+        assert "model.onnx is not the file that its manifest was written for" in last
         assert own_segments(served.process) == []
+
+
+def turn_a_bit(path: Path) -> None:
+    """Damages a file in its place, as a disk may."""
+    middle = path.stat().st_size // 2
+    with path.open("r+b") as file:
+        file.seek(middle)
+        (byte,) = file.read(1)
+        file.seek(middle)
+        file.write(bytes([byte ^ 1]))
 
 
 def test_without_supervision_a_killed_step_ends_the_command(

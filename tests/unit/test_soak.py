@@ -51,8 +51,13 @@ def test_each_fault_is_done_as_often_as_the_others(seed: int) -> None:
 def test_figures() -> None:
     summary = summarize(RECORD, {"seed": 7})
     assert summary["requests"] == {
-        "sent": 6, "answered": 6, "answered_at_once": 3, "answered_on_retry": 3,
-        "refused": 0, "wrong": 0, "lost": 0,
+        "sent": 6,
+        "answered": 6,
+        "answered_at_once": 3,
+        "answered_on_retry": 3,
+        "refused": 0,
+        "wrong": 0,
+        "lost": 0,
     }
     assert summary["faults"] == [
         {"fault": "killed engine", "at_s": 10.0, "requests_retried": 2, "recovered_after_s": 9.0},
