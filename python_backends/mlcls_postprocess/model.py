@@ -5,8 +5,12 @@ from __future__ import annotations
 import triton_python_backend_utils as pb_utils
 
 from mlcls.backend_model import answer_each, decode_texts, encode_texts, load_spec
+from mlcls.errors import ThresholdError
+from mlcls.metric_sender import MetricSender
 from mlcls.pulse import Pulse
-from mlcls.serving import parse_parameters, postprocess_logits, request_thresholds
+from mlcls.refusal_log import RefusalLog
+from mlcls.serving import OK, parse_parameters, postprocess_logits, request_thresholds
+from mlcls.serving_tallies import THRESHOLD_REASON, ScoreTally, read_label_limit
 
 
 class TritonPythonModel:
@@ -16,6 +20,11 @@ class TritonPythonModel:
         """Reads the spec."""
         self._pulse = Pulse.open(args)
         self._spec = load_spec(args)
+        version = args["model_version"]
+        self._tally = ScoreTally(self._spec, version, read_label_limit())
+        self._refusal_log = RefusalLog(self._spec.name, version, pb_utils.Logger.log_warn)
+        self._metrics = MetricSender(self._tally.groups, pb_utils)
+        self._metrics.start()
         self._pulse.begin()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -24,15 +33,26 @@ class TritonPythonModel:
             return answer_each(requests, self._answer, pb_utils, self._pulse)
 
     def finalize(self) -> None:
-        """Tells that this process ends because it was told to."""
+        """Tells that this process ends because it was told to, and sends the last counts."""
         self._pulse.end()
+        self._metrics.stop()
 
     def _answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         names = self._spec.tensors
-        thresholds = request_thresholds(parse_parameters(request.parameters()), self._spec)
-        logits = pb_utils.get_input_tensor_by_name(request, names.logits).as_numpy()
         decode_statuses = decode_texts(pb_utils.get_input_tensor_by_name(request, names.decode_status).as_numpy())
-        scores, results, statuses = postprocess_logits(logits, decode_statuses, thresholds, self._spec)
+        try:
+            thresholds = request_thresholds(parse_parameters(request.parameters()), self._spec)
+        except ThresholdError as error:
+            self._tally.refused(decode_statuses.count(OK))
+            self._refusal_log.note(request.request_id(), len(decode_statuses), [(0, error, THRESHOLD_REASON)])
+            raise
+        logits = pb_utils.get_input_tensor_by_name(request, names.logits).as_numpy()
+        try:
+            scores, results, statuses = postprocess_logits(logits, decode_statuses, thresholds, self._spec)
+        except Exception:
+            self._tally.failed(decode_statuses.count(OK))
+            raise
+        self._tally.answered(scores, decode_statuses, statuses, thresholds)
         return [
             pb_utils.Tensor(names.scores, scores),
             pb_utils.Tensor(names.result, encode_texts(results)),

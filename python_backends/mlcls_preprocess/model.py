@@ -7,8 +7,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from mlcls.backend_model import answer_each, encode_texts, load_spec
+from mlcls.errors import ImageError
+from mlcls.metric_sender import MetricSender
 from mlcls.pulse import Pulse
+from mlcls.refusal_log import RefusalLog
 from mlcls.serving import preprocess_images
+from mlcls.serving_tallies import DecodeTally
 
 
 class TritonPythonModel:
@@ -21,6 +25,11 @@ class TritonPythonModel:
         self._spec = load_spec(args)
         _, encoded = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))
         preprocess_images([encoded.tobytes()], self._spec)
+        version = args["model_version"]
+        self._tally = DecodeTally(self._spec, version)
+        self._refusal_log = RefusalLog(self._spec.name, version, pb_utils.Logger.log_warn)
+        self._metrics = MetricSender(self._tally.groups, pb_utils)
+        self._metrics.start()
         self._pulse.begin()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -29,13 +38,23 @@ class TritonPythonModel:
             return answer_each(requests, self._answer, pb_utils, self._pulse)
 
     def finalize(self) -> None:
-        """Tells that this process ends because it was told to."""
+        """Tells that this process ends because it was told to, and sends the last counts."""
         self._pulse.end()
+        self._metrics.stop()
 
     def _answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         names = self._spec.tensors
         images = pb_utils.get_input_tensor_by_name(request, names.image).as_numpy()
-        pixels, statuses = preprocess_images(images.ravel(), self._spec)
+        try:
+            pixels, statuses = preprocess_images(images.ravel(), self._spec, self._tally)
+        except ImageError:
+            raise
+        except Exception:
+            self._tally.failed(images.size)
+            raise
+        finally:
+            if refusals := self._tally.take_refusals():
+                self._refusal_log.note(request.request_id(), images.size, refusals)
         return [
             pb_utils.Tensor(names.pixels, pixels),
             pb_utils.Tensor(names.decode_status, encode_texts(statuses)),

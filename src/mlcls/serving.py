@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from mlcls.errors import ImageError, ThresholdError
 from mlcls.model_spec import ModelSpec
 from mlcls.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
-from mlcls.transforms import preprocess
+from mlcls.transforms import decode_image, resize_image
 
 #: Status of an image that has a result.
 OK: Final = "OK"
@@ -21,8 +22,25 @@ OK: Final = "OK"
 THRESHOLD_PARAMETER: Final = "threshold"
 
 
-def preprocess_images(images: Sequence[bytes], spec: ModelSpec) -> tuple[npt.NDArray[np.uint8], list[str]]:
+class DecodeObserver(Protocol):
+    """Is told what becomes of each image; `mlcls.serving_tallies.DecodeTally` counts it."""
+
+    def decoded(self, height: int, width: int, size_bytes: int, seconds: float) -> None:
+        """An image of this size was decoded and resized in this time."""
+
+    def refused(self, index: int, error: ImageError, size_bytes: int) -> None:
+        """The image at this place of the request cannot be decoded."""
+
+
+def preprocess_images(
+    images: Sequence[bytes], spec: ModelSpec, observer: DecodeObserver | None = None
+) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Decodes and resizes the images of one request.
+
+    Args:
+        images: Encoded images.
+        spec: The model's spec.
+        observer: Is told of each image.
 
     Returns:
         `pixels` (N, H, W, 3) uint8 RGB, black where an image cannot be decoded, and the status of each image: `OK` or
@@ -36,13 +54,21 @@ def preprocess_images(images: Sequence[bytes], spec: ModelSpec) -> tuple[npt.NDA
     statuses = []
     first: ImageError | None = None
     for index, image in enumerate(images):
+        began_s = time.perf_counter()
         try:
-            pixels[index] = preprocess(image, transform)
+            decoded = decode_image(image)
+            pixels[index] = resize_image(decoded, transform)
             statuses.append(OK)
         except ImageError as error:
             pixels[index] = 0
             statuses.append(str(error))
             first = first or error
+            if observer is not None:
+                observer.refused(index, error, len(image))
+            continue
+        if observer is not None:
+            height, width = decoded.shape[:2]
+            observer.decoded(height, width, len(image), time.perf_counter() - began_s)
     if first is not None and OK not in statuses:
         text = f"none of the {len(images)} images can be decoded; the first: {first}"
         raise ImageError(str(first) if len(images) == 1 else text, first.reason)

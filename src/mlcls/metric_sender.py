@@ -1,0 +1,136 @@
+"""Counters of a Triton backend, added up in the process and sent to Triton's own /metrics by a thread.
+
+A call of Triton's metric API is a message to the server and back, some 50 microseconds: far too much for each image.
+So `execute` adds to arrays, and a thread sends once a second what has been added since. The counters of one model are
+those of all its stub processes: Triton gives every process that names the same family and labels the same counter, to
+which each adds what it alone has counted. A process that starts anew starts from nothing and adds to what is there, so
+that values never fall while the server runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+#: How often counters are sent, in seconds: twice a scrape even where Prometheus scrapes every 5 seconds.
+SEND_INTERVAL_S: Final = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CounterGroup:
+    """The counters of one name; only one thread adds to them.
+
+    Attributes:
+        name: Of the metric, as Prometheus shows it.
+        description: What it counts, in words.
+        labels: Labels of each counter.
+        totals: (counters,) float64, what was counted so far; changed in place and never lowered.
+        interval_s: How often it is sent.
+        shown_at_zero: Show each counter from the start. Otherwise one appears when it first counts something, which
+            spares a model of many labels thousands of lines.
+    """
+
+    name: str
+    description: str
+    labels: Sequence[Mapping[str, str]]
+    totals: npt.NDArray[np.float64]
+    interval_s: float = SEND_INTERVAL_S
+    shown_at_zero: bool = True
+
+
+class MetricSender:
+    """Sends the growth of counter groups, in a thread of its own; a context manager is not needed, `stop` ends it."""
+
+    def __init__(self, groups: Sequence[CounterGroup], pb_utils: Any) -> None:
+        """Makes the counters.
+
+        Args:
+            groups: What is sent.
+            pb_utils: `triton_python_backend_utils`, a module that exists inside Triton's stub process only.
+        """
+        self._pb_utils = pb_utils
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._senders: list[_GroupSender] = []
+        self._thread = threading.Thread(target=self._run, name="mlcls-metrics", daemon=True)
+        try:
+            self._senders = [_GroupSender(group, pb_utils) for group in groups]
+        except Exception as error:  # a server without metrics (--allow-metrics=false) serves all the same
+            self._give_up(error)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        if self._senders:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and sends what is left."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.send_due(float("inf"))
+
+    def send_due(self, now_s: float) -> None:
+        """Sends the groups whose time has come."""
+        with self._lock:
+            try:
+                for sender in self._senders:
+                    sender.send_due(now_s)
+            except Exception as error:  # no image may suffer from it
+                self._give_up(error)
+
+    def _run(self) -> None:
+        while not self._ended.wait(min(sender.group.interval_s for sender in self._senders)):
+            self.send_due(time.monotonic())
+            if not self._senders:
+                return
+
+    def _give_up(self, error: Exception) -> None:
+        self._senders = []
+        self._pb_utils.Logger.log_warn(f"mlcls: no metrics of this process: {type(error).__name__}: {error}")
+
+
+class _GroupSender:
+    """What of one group was sent."""
+
+    def __init__(self, group: CounterGroup, pb_utils: Any) -> None:
+        self.group = group
+        kind = pb_utils.MetricFamily.COUNTER
+        self._family = _keep(pb_utils.MetricFamily(name=group.name, description=group.description, kind=kind))
+        self._counters: list[Any] = [None] * len(group.labels)
+        self._sent = np.zeros(len(group.labels))
+        self._next_s = 0.0
+        if group.shown_at_zero:
+            for index in range(len(group.labels)):
+                self._counter(index)
+
+    def send_due(self, now_s: float) -> None:
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + self.group.interval_s * 0.9  # the thread wakes up late, never early
+        totals = self.group.totals.copy()
+        for index in np.flatnonzero(totals != self._sent).tolist():
+            self._counter(index).increment(float(totals[index] - self._sent[index]))
+        self._sent = totals
+
+    def _counter(self, index: int) -> Any:
+        if self._counters[index] is None:
+            self._counters[index] = _keep(self._family.Metric(labels=dict(self.group.labels[index])))
+        return self._counters[index]
+
+
+def _keep(metric: Any) -> Any:
+    """Keeps an object of Triton's metric API beyond the end of Python.
+
+    With its object a family or a counter is removed from the server, under the hands of the other processes that share
+    it: Triton 2.51 then reads freed memory.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(metric))
+    return metric

@@ -1,0 +1,209 @@
+"""What the steps of a served model count: images, pixels, decoding times, labels and scores.
+
+Counting is adding to arrays; `MetricSender` carries them to Triton's /metrics. docs/observability.md lists them.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.errors import IMAGE_REASONS, ConfigError, ImageError
+from mlcls.metric_sender import SEND_INTERVAL_S, CounterGroup
+from mlcls.model_spec import ModelSpec
+from mlcls.serving import OK
+
+#: Environment variable: `off`, or up to how many labels a model may have whose labels are counted one by one.
+LABEL_METRICS_VARIABLE: Final = "MLCLS_LABEL_METRICS"
+DEFAULT_LABEL_LIMIT: Final = 100
+
+#: Reason of a refused request, beside those of images: its threshold has no accepted form.
+THRESHOLD_REASON: Final = "threshold"
+
+#: Reasons of failures, which are faults of the server: scores that are not numbers, and defects.
+FAILURE_REASONS: Final = ("scores", "internal")
+
+#: Upper bounds of the buckets of decoding times, in seconds.
+DECODE_BOUNDS_S: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
+
+#: Lower bounds of the bins of scores. Most scores of most labels are near 0, so that bins of equal width would put
+#: nearly all into one; these are about equally wide in logits.
+SCORE_BOUNDS: Final = (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99)
+
+#: How often the scores of single labels are sent, in seconds; drift is slow and these are many.
+LABEL_INTERVAL_S: Final = 15.0
+
+_IMAGES_NAME: Final = "mlcls_images_total"
+_IMAGES_DESCRIPTION: Final = "Images by outcome: ok, refused (the client's fault) or failed (the server's)"
+
+
+def read_label_limit(environment: Mapping[str, str] = os.environ) -> int:
+    """Up to how many labels a model's labels are counted one by one; 0 for never.
+
+    Raises:
+        ConfigError: The variable is neither `off` nor a whole number.
+    """
+    text = environment.get(LABEL_METRICS_VARIABLE, "").strip()
+    if text.lower() == "off":
+        return 0
+    if text and not (text.isascii() and text.isdigit() and len(text) < 7):
+        raise ConfigError(
+            f"Expected {LABEL_METRICS_VARIABLE} to be off, or the number of labels up to which each label of a model "
+            f"is counted (default {DEFAULT_LABEL_LIMIT}), got {text!r}."
+        )
+    return int(text) if text else DEFAULT_LABEL_LIMIT
+
+
+class _Tally:
+    """Counters of one step of one version of a model."""
+
+    def __init__(self, spec: ModelSpec, version: str) -> None:
+        self._labels = {"model": spec.name, "version": version}
+        self.groups: list[CounterGroup] = []
+
+    def _add_group(
+        self,
+        name: str,
+        description: str,
+        labels: Sequence[Mapping[str, str]] = ({},),
+        interval_s: float = SEND_INTERVAL_S,
+        shown_at_zero: bool = True,
+    ) -> npt.NDArray[np.float64]:
+        totals = np.zeros(len(labels))
+        all_labels = [{**self._labels, **more} for more in labels]
+        self.groups.append(CounterGroup(name, description, all_labels, totals, interval_s, shown_at_zero))
+        return totals
+
+
+class DecodeTally(_Tally):
+    """What preprocess counts.
+
+    Attributes:
+        groups: The counters.
+        refusals: Index in its request, error and reason of each image refused since `take_refusals`.
+    """
+
+    def __init__(self, spec: ModelSpec, version: str) -> None:
+        super().__init__(spec, version)
+        self.refusals: list[tuple[int, ImageError, str]] = []
+        reasons = [{"status": "refused", "reason": reason} for reason in IMAGE_REASONS]
+        failures = [{"status": "failed", "reason": "internal"}]
+        self._images = self._add_group(_IMAGES_NAME, _IMAGES_DESCRIPTION, [*reasons, *failures])
+        bounds = [f"{bound:g}" for bound in DECODE_BOUNDS_S] + ["+Inf"]
+        name, description = "mlcls_decode_seconds", "Time to decode and resize one image that was decoded, in seconds"
+        self._buckets = self._add_group(f"{name}_bucket", description, [{"le": bound} for bound in bounds])
+        self._seconds = self._add_group(f"{name}_sum", f"{description}: sum")
+        self._decoded = self._add_group(f"{name}_count", f"{description}: number")
+        self._pixels = self._add_group("mlcls_decoded_pixels_total", "Pixels of decoded images, before resizing")
+        self._bytes = self._add_group("mlcls_encoded_bytes_total", "Bytes of all images, refused ones too")
+
+    def decoded(self, height: int, width: int, size_bytes: int, seconds: float) -> None:
+        """Counts an image that was decoded."""
+        self._buckets[bisect_left(DECODE_BOUNDS_S, seconds) :] += 1
+        self._seconds[0] += seconds
+        self._decoded[0] += 1
+        self._pixels[0] += height * width
+        self._bytes[0] += size_bytes
+
+    def refused(self, index: int, error: ImageError, size_bytes: int) -> None:
+        """Counts an image that cannot be decoded."""
+        self._images[IMAGE_REASONS.index(error.reason)] += 1
+        self._bytes[0] += size_bytes
+        self.refusals.append((index, error, error.reason))
+
+    def failed(self, images: int) -> None:
+        """Counts the images of a request that a defect of ours has cost its answer."""
+        self._images[-1] += images
+
+    def take_refusals(self) -> list[tuple[int, ImageError, str]]:
+        """The refusals since the last call."""
+        refusals, self.refusals = self.refusals, []
+        return refusals
+
+
+class ScoreTally(_Tally):
+    """What postprocess counts."""
+
+    def __init__(self, spec: ModelSpec, version: str, label_limit: int) -> None:
+        super().__init__(spec, version)
+        outcomes = [{"status": "ok", "reason": ""}, {"status": "refused", "reason": THRESHOLD_REASON}]
+        outcomes += [{"status": "failed", "reason": reason} for reason in FAILURE_REASONS]
+        self._images = self._add_group(_IMAGES_NAME, _IMAGES_DESCRIPTION, outcomes)
+        self._empty = self._add_group(
+            "mlcls_images_without_label_total", "Answered images without any label above its threshold"
+        )
+        self._found = self._add_group("mlcls_image_labels_total", "Labels above their thresholds, of all images")
+        bins = [{"bin": f"{bound:g}"} for bound in SCORE_BOUNDS]
+        self._top = self._add_group("mlcls_top_scores_total", "Highest score of each answered image, by bin", bins)
+        self._each: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
+        if len(spec.labels) <= label_limit:
+            found = self._add_group(
+                "mlcls_label_predictions_total",
+                "Answered images in which a label is above its threshold",
+                [{"label": label} for label in spec.labels],
+            )
+            scores = self._add_group(
+                "mlcls_label_scores_total",
+                "Scores of a label, by bin; bin is the lower bound",
+                [{"label": label, **one} for label in spec.labels for one in bins],
+                interval_s=LABEL_INTERVAL_S,
+                shown_at_zero=False,
+            )
+            self._each = found, scores
+            self._first_bins = np.arange(len(spec.labels)) * len(bins)
+
+    def answered(
+        self,
+        scores: npt.NDArray[np.float32],
+        decode_statuses: list[str],
+        statuses: list[str],
+        thresholds: npt.NDArray[np.float32],
+    ) -> None:
+        """Counts the images of an answered request.
+
+        Args:
+            scores: (N, num_labels) float32, NaN for an image without result.
+            decode_statuses: (N,) of preprocess, which has counted those that are not `OK`.
+            statuses: (N,) of the answer.
+            thresholds: (num_labels,) float32.
+        """
+        count = statuses.count(OK)
+        if count < len(statuses):
+            self._images[2] += decode_statuses.count(OK) - count
+            if not count:
+                return
+            scores = scores[[status == OK for status in statuses]]
+        self._images[0] += count
+        above = scores > thresholds
+        found = above.sum(axis=0)
+        self._found[0] += found.sum()
+        self._empty[0] += count - np.count_nonzero(above.any(axis=1))
+        self._top += np.bincount(_bins(scores.max(axis=1)), minlength=len(SCORE_BOUNDS))
+        if self._each is not None:
+            labels_found, label_scores = self._each
+            labels_found += found
+            bins = (_bins(scores) + self._first_bins).ravel()
+            label_scores += np.bincount(bins, minlength=len(label_scores))
+
+    def refused(self, images: int) -> None:
+        """Counts the decoded images of a request whose threshold has no accepted form."""
+        self._images[1] += images
+
+    def failed(self, images: int) -> None:
+        """Counts the images of a request that a defect of ours has cost its answer."""
+        self._images[-1] += images
+
+
+def _bins(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """The bin of each score."""
+    bins: npt.NDArray[np.int64] = np.searchsorted(_LOWER_BOUNDS, scores, side="right")
+    return bins
+
+
+#: Without the first, below which no score lies; float32, as scores are.
+_LOWER_BOUNDS: Final = np.array(SCORE_BOUNDS[1:], np.float32)
