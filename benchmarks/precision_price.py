@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import onnx
 
 from benchmarks.bf16_rounding import round_like_bf16
 from benchmarks.machine import describe_machine, format_machine
@@ -34,6 +33,7 @@ from mlcls.gate import LIMITS, GateReport
 from mlcls.int8 import build_int8
 from mlcls.int8_quantization import quantize_graph
 from mlcls.model_spec import ModelSpec
+from mlcls.onnx_file import read_onnx
 from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.paddlex_import import import_model
 from mlcls.parity import run_gate
@@ -117,7 +117,7 @@ def _bf16_runner(graph: _Graph, work: Path) -> dict[str, Runner]:
     if find_bf16_units(read_cpu_flags()):
         return {"bf16": OpenVinoRunner(graph.path, graph.spec, precision="bf16")}
     path = work / "bf16.onnx"
-    write_bytes(path, round_like_bf16(onnx.load(str(graph.path))).SerializeToString())
+    write_bytes(path, round_like_bf16(read_onnx(graph.path)).SerializeToString())
     return {"bf16, by rounding": OnnxRuntimeRunner(path, graph.spec)}
 
 
@@ -130,7 +130,7 @@ def _measure_gain(graph: _Graph, work: Path, turns: int, seconds: float) -> str:
     """The table of images per second of the bare engine, in turns with float32."""
     pixels = np.stack([preprocess(photo, graph.spec.transform) for photo in photo_images([], 8)])
     quantized = work / "int8.onnx"
-    write_bytes(quantized, quantize_graph(onnx.load(str(graph.path)), pixels).SerializeToString())
+    write_bytes(quantized, quantize_graph(read_onnx(graph.path), pixels).SerializeToString())
     flags = read_cpu_flags()
     engines = {"FP32": OpenVinoEngine(graph.path, graph.spec), "INT8": OpenVinoEngine(quantized, graph.spec)}
     if find_bf16_units(flags):

@@ -1,0 +1,150 @@
+"""The checker of `make isolation` notices each way in which an answer can be another's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks.identity_model import (
+    FORMATS,
+    LABELS,
+    MODEL,
+    NUMBERS,
+    decode,
+    expected_scores,
+    levels_of,
+    make_image,
+    make_repository,
+    make_spec,
+)
+from benchmarks.isolation_questions import BAD_IMAGES, ImageAnswer, Question, make_question
+
+from mlcls.repository import read_spec
+from mlcls.runners import OnnxRuntimeRunner
+from mlcls.serving import postprocess_logits, preprocess_images, request_thresholds
+from mlcls.transforms import preprocess
+from mlcls.triton_config import ONNX_FILE
+from mlcls.versions import engine_folder
+
+
+def answer_of(number: int, threshold: Any, version: int = 1) -> ImageAnswer:
+    """What the served code answers for the scores of a number."""
+    spec = make_spec(version)
+    scores = expected_scores(number, version)
+    parameters = {} if threshold is None else {"threshold": json.dumps(threshold, ensure_ascii=False)}
+    limits = request_thresholds(parameters, spec)
+    logits = np.log(scores / (1 - scores))[None].astype(np.float32)
+    (row,), (result,), (status,) = postprocess_logits(logits, ["OK"], limits, spec)
+    return ImageAnswer(json.loads(result), status, row)
+
+
+def question_of(*numbers: int | None, threshold: Any = 0.5) -> Question:
+    images = tuple(b"no image" if number is None else make_image(number, "PNG") for number in numbers)
+    return Question(tuple(numbers), images, threshold)
+
+
+REFUSED = ImageAnswer({"error": "image: expected"}, "image: expected", np.full(LABELS, np.nan, np.float32))
+
+
+def test_right_answers_are_right() -> None:
+    source = random.Random(3)
+    for number in range(300):
+        question = make_question(source, (1, 2, 8, 32))
+        version = 1 + number % 3
+        answers = [
+            REFUSED if shown is None else answer_of(shown, question.threshold, version) for shown in question.numbers
+        ]
+        assert question.find_fault(answers, version) is None
+        blind = [dataclasses.replace(answer, scores=None) for answer in answers]
+        assert question.find_fault(blind, None) is None, "as the client sees it"
+
+
+def test_questions_are_of_all_kinds() -> None:
+    source = random.Random(5)
+    questions = [make_question(source, (1, 2, 8, 32)) for _ in range(400)]
+    assert {type(question.threshold) for question in questions} == {type(None), float, dict, list}
+    assert {len(question.images) for question in questions} == {1, 2, 8, 32}
+    bad = {
+        image
+        for question in questions
+        for shown, image in zip(question.numbers, question.images, strict=True)
+        if shown is None
+    }
+    assert bad == set(BAD_IMAGES)
+    mixed = [question for question in questions if None in question.numbers]
+    assert all(set(question.numbers) != {None} for question in mixed), "at least one good image in each"
+    assert 20 < len(mixed) < 100
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([answer_of(8, 0.5), answer_of(7, 0.5)], "image of 7, threshold 0.5: the answer of 8"),
+        ([answer_of(7, 0.5)], "1 answers for 2 images"),
+        ([answer_of(7, 0.9), answer_of(8, 0.5)], "the labels"),
+        ([answer_of(7, 0.5), answer_of(8, 0.5, version=2)], r"versions \[1, 2\] in one response"),
+        ([answer_of(7, 0.5), REFUSED], "the status 'image: expected'"),
+    ],
+)
+def test_faults(answers: list[ImageAnswer], words: str) -> None:
+    import re
+
+    fault = question_of(7, 8).find_fault(answers, 1)
+    assert fault is not None and re.search(words, fault)
+
+
+def test_swapped_answers_without_scores_are_noticed() -> None:
+    answers = [dataclasses.replace(answer_of(number, 0.5), scores=None) for number in (8, 7)]
+    assert question_of(7, 8).find_fault(answers, None) is not None
+
+
+def test_the_scores_of_one_and_the_result_of_another() -> None:
+    mixed = dataclasses.replace(answer_of(8, 0.5), scores=expected_scores(7, 1))
+    assert "the labels" in str(question_of(7).find_fault([mixed], 1))
+
+
+def test_an_answer_for_what_is_no_image() -> None:
+    assert "no image, but" in str(question_of(7, None).find_fault([answer_of(7, 0.5), answer_of(8, 0.5)], 1))
+    leaking = dataclasses.replace(REFUSED, scores=expected_scores(9, 1))
+    assert "no image, but" in str(question_of(7, None).find_fault([answer_of(7, 0.5), leaking], 1))
+    assert question_of(7, None).find_fault([answer_of(7, 0.5), REFUSED], 1) is None
+
+
+def test_names_of_another_version() -> None:
+    answer = answer_of(7, 0.5)
+    names = [name.replace(" v1", " v2") for name in answer.result["label_names"]]
+    other = dataclasses.replace(answer, result={**answer.result, "label_names": names})
+    assert "versions [1, 2]" in str(question_of(7).find_fault([other], 1))
+    first = dataclasses.replace(answer, result={**answer.result, "label_names": names[::-1]})
+    assert question_of(7).find_fault([dataclasses.replace(first, scores=None)], None) is not None
+
+
+def test_numbers_are_told_apart() -> None:
+    for version in (1, 2):
+        scores = np.stack([expected_scores(number, version) for number in range(NUMBERS)])
+        assert len(np.unique(scores > 0.5, axis=0)) == NUMBERS
+        assert decode(scores[1234], version) == "the answer of 1234"
+        half = np.where(np.arange(LABELS) < LABELS // 2, scores[1234], scores[77])
+        assert "mixture" in decode(half, version)
+    assert np.abs(expected_scores(5, 1) - expected_scores(5, 2)).max() > 0.5
+    assert len({tuple(levels_of(number)) for number in range(NUMBERS)}) == NUMBERS
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_the_graph_gives_the_expected_scores(tmp_path: Path, image_format: str) -> None:
+    root = tmp_path / "model_repository"
+    root.mkdir()
+    make_repository(root)
+    spec = read_spec(root, MODEL)
+    runner = OnnxRuntimeRunner(engine_folder(root, MODEL) / ONNX_FILE, spec)
+    for number in (0, 1, 777, NUMBERS - 1):
+        pixels = preprocess(make_image(number, image_format), spec.transform)
+        np.testing.assert_allclose(runner.scores(pixels[None])[0], expected_scores(number, 1), rtol=0, atol=1e-5)
+    _, statuses = preprocess_images([make_image(1, "PNG"), *BAD_IMAGES], spec)
+    assert statuses[0] == "OK"
+    assert "OK" not in statuses[1:]
