@@ -85,6 +85,14 @@ soak: build ## Serve under load for 35 minutes while faults are done to the serv
 overload: build ## Ask ten times what a server bears, and look at refusals, memory and a neighbour model
 	@$(BIN)/python -m benchmarks.overload $(SOAK_OPTIONS)
 
+.PHONY: isolation
+isolation: build ## Check that each of 20,000 answers belongs to its image, through rollouts, restarts and kills
+	@$(BIN)/python -m benchmarks.isolation $(ISOLATION_OPTIONS)
+
+.PHONY: audit
+audit: .venv-audit/.installed ## Hold all locked packages against the known vulnerabilities
+	@.venv-audit/bin/python scripts/audit.py
+
 .PHONY: lock
 lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
@@ -96,11 +104,12 @@ lock: $(UV) ## Write requirements/*.txt anew
 		--override requirements/overrides.txt --output-file requirements/dev.txt
 	$(LOCK) requirements/paddlex.in --output-file requirements/paddlex.txt
 	$(LOCK) requirements/oldest.in --output-file requirements/oldest.txt
+	$(LOCK) requirements/audit.in --output-file requirements/audit.txt
 	$(LOCK) requirements/bench.in --output-file requirements/bench.txt
 
 .PHONY: clean
 clean: ## Remove everything that make installed or produced
-	rm -rf .tools .venv .venv-paddlex .venv-oldest .venv-bench build output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .tools .venv .venv-paddlex .venv-oldest .venv-bench .venv-audit build output .mypy_cache .pytest_cache .ruff_cache
 
 $(UV): requirements/uv.txt
 	@test -n '$(PYTHON)' || { echo 'make: expected Python 3.10, 3.11 or 3.12 with venv on the PATH, got none; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
@@ -134,7 +143,7 @@ APT = apt-get -qq -o Dir::State=$(CURDIR)/.tools/prometheus/apt -o Dir::State::s
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
 	@touch $@
 
-.venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed: .venv-%/.installed: $(UV) requirements/%.txt
+.venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .venv-audit/.installed: .venv-%/.installed: $(UV) requirements/%.txt
 	$(UV) venv --quiet --allow-existing --python '$(PYTHON)' .venv-$*
 	$(UV) pip sync --quiet --python .venv-$*/bin/python --require-hashes requirements/$*.txt
 	@touch $@

@@ -1,0 +1,189 @@
+"""Holds every locked package against the database of known vulnerabilities: `make audit`.
+
+pip-audit asks PyPI about each package. Where PyPI's answer is missing (no network, or a mirror without that API), it
+leaves the package out and reports that nothing was found: an all-clear that means nothing. So here each file must have
+been checked whole, and a version that is known to be vulnerable must be found to be so, else nothing counts as proven.
+
+Exit status: 0 nothing is known against any package; 1 something is; 2 wrong usage; 3 the database could not be asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+REQUIREMENTS: Final = ROOT / "requirements"
+ACCEPTED_FILE: Final = REQUIREMENTS / "audit_accepted.txt"
+PIP_AUDIT: Final = ROOT / ".venv-audit" / "bin" / "pip-audit"
+
+FOUND, UNKNOWN = 1, 3
+#: Vulnerable for ever (CVE-2022-22817 and others); whoever says that it is not has no database.
+CANARY: Final = "pillow==9.0.0"
+#: Not locks: what uv is told, and this program's own list.
+_NO_LOCKS: Final = ("overrides.txt", ACCEPTED_FILE.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A vulnerability of a locked package.
+
+    Attributes:
+        package: `name version`.
+        ids: Its identifiers, the database's own first.
+        fixed_in: Versions without it.
+        file: The lock.
+    """
+
+    package: str
+    ids: tuple[str, ...]
+    fixed_in: tuple[str, ...]
+    file: str
+
+
+class DatabaseError(Exception):
+    """The database could not be asked, or not about everything."""
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    ask: Callable[[Path], Mapping[str, Any]] | None = None,
+    today: datetime.date | None = None,
+) -> int:
+    """Audits and prints.
+
+    Args:
+        arguments: Of the command line.
+        ask: Gives pip-audit's report of a requirements file.
+        today: Decides which acceptances have ended.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", type=Path, help="locks (default: all of requirements/)")
+    options = parser.parse_args(arguments)
+    locks = options.files or sorted(path for path in REQUIREMENTS.glob("*.txt") if path.name not in _NO_LOCKS)
+    ask = ask or run_pip_audit
+    try:
+        accepted = read_accepted(ACCEPTED_FILE, today or datetime.date.today())
+        check_canary(ask)
+        findings = [finding for lock in locks for finding in audit_file(lock, ask)]
+    except DatabaseError as error:
+        print(f"audit: nothing is proven: {error}", file=sys.stderr)
+        print("audit: run `make audit` where https://pypi.org/pypi/NAME/VERSION/json answers.", file=sys.stderr)
+        return UNKNOWN
+    except ValueError as error:
+        print(f"audit: {error}", file=sys.stderr)
+        return 2
+    open_findings = [finding for finding in findings if not set(finding.ids) & accepted]
+    for finding in open_findings:
+        fixed = f"fixed in {', '.join(finding.fixed_in)}" if finding.fixed_in else "no version without it"
+        print(f"{finding.file}: {finding.package}: {', '.join(finding.ids)}; {fixed}")
+    print(
+        f"{len(locks)} locks: {len(open_findings)} findings, and {len(findings) - len(open_findings)} that "
+        f"{ACCEPTED_FILE.name} accepts."
+    )
+    return FOUND if open_findings else 0
+
+
+def check_canary(ask: Callable[[Path], Mapping[str, Any]]) -> None:
+    """Checks that the database knows what it must know.
+
+    Raises:
+        DatabaseError: It does not.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "canary.txt"
+        path.write_text(f"{CANARY}\n", encoding="utf-8")
+        if not audit_file(path, ask):
+            raise DatabaseError(f"the database has nothing against {CANARY}, which is known to be vulnerable")
+
+
+def audit_file(path: Path, ask: Callable[[Path], Mapping[str, Any]]) -> list[Finding]:
+    """What is known against the packages of a lock.
+
+    Raises:
+        DatabaseError: Some of them could not be asked about.
+    """
+    packages = ask(path).get("dependencies", [])
+    if not packages:
+        raise DatabaseError(f"no package of {path.name} was checked")
+    skipped = [f"{package['name']} ({package['skip_reason']})" for package in packages if "skip_reason" in package]
+    if skipped:
+        raise DatabaseError(
+            f"{len(skipped)} of {len(packages)} packages of {path.name} were not checked, the first: {skipped[0]}"
+        )
+    return [
+        Finding(
+            f"{package['name']} {package['version']}",
+            (fault["id"], *fault.get("aliases", ())),
+            tuple(fault.get("fix_versions", ())),
+            path.name,
+        )
+        for package in packages
+        for fault in package["vulns"]
+    ]
+
+
+def run_pip_audit(path: Path) -> Mapping[str, Any]:
+    """pip-audit's report of a file; nothing is installed.
+
+    Raises:
+        DatabaseError: It gives none.
+    """
+    command = [
+        str(PIP_AUDIT),
+        "--requirement",
+        str(path),
+        "--no-deps",
+        "--disable-pip",
+        "--format",
+        "json",
+        "--timeout",
+        "20",
+    ]
+    command += ["--progress-spinner", "off"]
+    try:
+        process = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise DatabaseError(f"{PIP_AUDIT} cannot be run ({error.strerror}); make .venv-audit/.installed") from None
+    try:
+        report: Mapping[str, Any] = json.loads(process.stdout)
+    except ValueError:
+        words = process.stderr.strip().splitlines() or ["no words"]
+        raise DatabaseError(f"pip-audit could not check {path.name}: {words[-1][:300]}") from None
+    return report
+
+
+def read_accepted(path: Path, today: datetime.date) -> set[str]:
+    """The identifiers of the findings that are accepted today.
+
+    Args:
+        path: Lines of an identifier, the last day (YYYY-MM-DD) and the reason; `#` begins a comment.
+        today: The day.
+
+    Raises:
+        ValueError: A line is of another form.
+    """
+    accepted = set()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        words = line.split(maxsplit=2)
+        try:
+            identifier, last, _ = words
+            if datetime.date.fromisoformat(last) >= today:
+                accepted.add(identifier)
+        except ValueError:
+            raise ValueError(f"{path.name}:{number}: expected ID, YYYY-MM-DD and a reason, got {line!r}.") from None
+    return accepted
+
+
+if __name__ == "__main__":
+    sys.exit(main())
