@@ -19,6 +19,7 @@ from typing import Final
 from mlcls import repository, server_log
 from mlcls.admin_key import ADMIN_KEY_HEADER as ADMIN_KEY_HEADER
 from mlcls.admin_key import ADMIN_KEY_VARIABLE as ADMIN_KEY_VARIABLE
+from mlcls.admin_key import read_admin_key
 from mlcls.child_process import end_with_parent
 from mlcls.draining import DEFAULT_DRAIN_TIMEOUT_S, drain
 from mlcls.errors import ServerError
@@ -95,11 +96,11 @@ class TritonServer:
 
         Raises:
             RepositoryError: A model is unknown, has no weights, is stale or mixed up; nothing was started.
-            ServerError: A port is taken, the target's backend is not installed, or the server ends or stays unready;
-                the text has Triton's own reason.
+            ServerError: The admin key of the environment cannot be one, a port is taken, the target's backend is not
+                installed, or the server ends or stays unready; the text has Triton's own reason.
         """
         self.options = options
-        self.admin_key = os.environ.get(ADMIN_KEY_VARIABLE) or secrets.token_urlsafe(24)
+        self.admin_key = read_admin_key()
         installation = installation or embedded_installation()
         check_models(options, installation)
         check_ports(
