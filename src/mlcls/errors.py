@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, get_args
 #: - `format_not_supported`: a format that is known and cannot be decoded here, HEIC for example.
 #: - `format_not_allowed`: a format that the model's settings leave out.
 #: - `too_many_bytes`, `too_many_pixels`, `side_too_long`, `aspect_ratio`, `too_many_frames`: over a limit.
+#: - `too_complex`: of so many segments, chunks, blocks or scans that reading them would take longer than any picture.
 #: - `truncated`: the file ends too early.
 #: - `corrupt`: a field of the file is wrong.
 #: - `undecodable`: its decoder cannot read it and there is no finer reason.
@@ -29,6 +30,7 @@ ImageReason = Literal[
     "side_too_long",
     "aspect_ratio",
     "too_many_frames",
+    "too_complex",
     "truncated",
     "corrupt",
     "undecodable",

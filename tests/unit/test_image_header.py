@@ -10,7 +10,10 @@ from PIL import Image
 
 from image_samples import encode, write_samples
 from mlcls.errors import IMAGE_REASONS, ImageError
-from mlcls.image_header import FORMATS, read_image_header, sniff_format, strip_png_animation
+from mlcls.image_formats import FORMATS, sniff_format
+from mlcls.image_header import read_image_header
+from mlcls.jpeg_header import read_jpeg_header
+from mlcls.png_chunks import strip_png_animation
 
 EXPECTED = "image: expected the bytes of one JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file, got "
 
@@ -98,7 +101,7 @@ def test_bmp_kinds() -> None:
 def test_upright(segments: bytes, upright: bool) -> None:
     """Only where no reader could find an orientation."""
     data = plain("JPEG")
-    assert read_image_header(data[:2] + segments + data[2:]).upright is upright
+    assert (read_jpeg_header(data[:2] + segments + data[2:]).orientation == 1) is upright
 
 
 def test_upright_big_endian() -> None:
@@ -106,7 +109,7 @@ def test_upright_big_endian() -> None:
     data = plain("JPEG")
     for value in range(1, 9):
         segment = exif((0x0112, 3, 1, value), order=">")
-        assert read_image_header(data[:2] + segment + data[2:]).upright is (value == 1)
+        assert read_jpeg_header(data[:2] + segment + data[2:]).orientation == value
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mlcls.catalog import official_spec
 from mlcls.errors import ImageError
+from mlcls.image_settings import ImageSettings
 from mlcls.sample_photos import load_photos, sample_photo_paths
 from mlcls.transforms import decode_image, preprocess
 
@@ -55,7 +56,7 @@ def test_the_smallest_scale_with_enough_pixels(
 def test_it_is_the_same_picture_the_same_way_up(orientation: int | None, mode: str) -> None:
     data = encode(1400, 1900, orientation, mode)
     whole = preprocess(data, TRANSFORM).astype(np.int16)
-    reduced = preprocess(data, TRANSFORM, jpeg_oversampling=1.5).astype(np.int16)
+    reduced = preprocess(data, TRANSFORM, ImageSettings(jpeg_oversampling=1.5)).astype(np.int16)
     assert 0 < np.abs(reduced - whole).mean() < 2
     turned = np.abs(reduced - whole[::-1, ::-1]).mean()
     assert turned > 20, "the photo must not look the same upside down"
@@ -64,8 +65,8 @@ def test_it_is_the_same_picture_the_same_way_up(orientation: int | None, mode: s
 def test_oversampling_counts_in_pixels_of_the_network() -> None:
     data = encode(math.ceil(448 * 1.5) * 2, 1400)
     whole = preprocess(data, TRANSFORM)
-    assert not np.array_equal(preprocess(data, TRANSFORM, jpeg_oversampling=1.5), whole)
-    np.testing.assert_array_equal(preprocess(data, TRANSFORM, jpeg_oversampling=1.51), whole)
+    assert not np.array_equal(preprocess(data, TRANSFORM, ImageSettings(jpeg_oversampling=1.5)), whole)
+    np.testing.assert_array_equal(preprocess(data, TRANSFORM, ImageSettings(jpeg_oversampling=1.51)), whole)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -73,4 +74,4 @@ def test_a_truncated_file_is_refused_all_the_same(progressive: bool) -> None:
     data = encode(1400, 1900, progressive=progressive)
     for length in (len(data) // 2, len(data) - 40):
         with pytest.raises(ImageError, match="JPEG"):
-            preprocess(data[:length], TRANSFORM, jpeg_oversampling=1.0)
+            preprocess(data[:length], TRANSFORM, ImageSettings(jpeg_oversampling=1.0))

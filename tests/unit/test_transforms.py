@@ -22,8 +22,9 @@ from PIL import Image, ImageOps
 from image_samples import encode, oriented, write_samples
 from mlcls import transforms
 from mlcls.errors import ImageError
+from mlcls.image_settings import ImageSettings
 from mlcls.model_spec import INTERPOLATIONS, ImageTransform, ResizeBackend
-from mlcls.transforms import ImageLimits, decode_image, normalization_constants, normalize, preprocess, resize_image
+from mlcls.transforms import decode_image, normalization_constants, normalize, preprocess, resize_image
 
 TRANSFORM = ImageTransform(448, 448, "pil", "BILINEAR", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -279,10 +280,10 @@ BROKEN = "bytes that are truncated or corrupt: "
         ),
     ],
 )
-def test_errors_say_what_was_expected_and_what_came(data: bytes, limits: dict[str, int], text: str) -> None:
+def test_errors_say_what_was_expected_and_what_came(data: bytes, limits: dict[str, Any], text: str) -> None:
     """In one line each."""
     with pytest.raises(ImageError) as raised:
-        decode_image(data, ImageLimits(**limits))
+        decode_image(data, ImageSettings(**limits))
     assert text in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -308,7 +309,7 @@ def test_gif_frame_larger_than_its_screen_is_over_the_limit() -> None:
     data = bytearray(PHOTO_GIF)
     struct.pack_into("<HH", data, 6, 2, 2)
     with pytest.raises(ImageError, match="at most 9 pixels, got height 149, width 203"):
-        decode_image(bytes(data), ImageLimits(max_pixels=9))
+        decode_image(bytes(data), ImageSettings(max_pixels=9))
 
 
 def test_broken_png_takes_no_memory() -> None:
@@ -343,7 +344,7 @@ def test_damaged_files_raise_nothing_but_image_error(samples: list[Path]) -> Non
                 end = chance.choice((64, 700, len(data)))
                 data[chance.randrange(min(end, len(data)))] = chance.randrange(256)
         try:
-            image = decode_image(bytes(data), ImageLimits(max_pixels=4_000_000))
+            image = decode_image(bytes(data), ImageSettings(max_pixels=4_000_000))
         except ImageError as error:
             refused += 1
             assert str(error).startswith("image: expected ")

@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 
 from mlcls.child_process import end_with_parent
 from mlcls.errors import DatasetError, ImageError
-from mlcls.transforms import DEFAULT_IMAGE_LIMITS, decode_image
+from mlcls.image_decoding import decode_image
+from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS
 
 #: Images that are worth a process of their own.
 _IMAGES_PER_PROCESS: Final = 64
@@ -71,12 +72,11 @@ def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFindin
 
 def inspect_image(path: str) -> ImageFinding:
     """Decodes one image."""
-    limits = DEFAULT_IMAGE_LIMITS
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # without waiting for a pipe's writer
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return ImageFinding(b"", "unreadable-image", "expected an image file, got something that is no file")
-            data = file.read(limits.max_bytes + 1)
+            data = file.read(DEFAULT_IMAGE_SETTINGS.max_bytes + 1)
     except FileNotFoundError:
         hint = "; write paths with /" if "\\" in path else ""
         return ImageFinding(b"", "missing-image", f"expected an image file, there is none{hint}")
@@ -86,7 +86,7 @@ def inspect_image(path: str) -> ImageFinding:
         reason = getattr(error, "strerror", None) or error
         return ImageFinding(b"", "unreadable-image", f"expected an image file, got one that cannot be read: {reason}")
     try:
-        pixels = decode_image(data, limits)
+        pixels = decode_image(data)
     except ImageError as error:
         return ImageFinding(b"", "broken-image", str(error).removeprefix("image: ").removesuffix("."))
     digest = hashlib.sha256(repr(pixels.shape).encode())

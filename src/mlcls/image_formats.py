@@ -1,0 +1,71 @@
+"""Which format the first bytes of a file are, and what they are where they are no image."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from mlcls.errors import ImageError
+
+#: Formats that can be decoded, by the names used in messages.
+FORMATS: Final = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF")
+
+#: How every message begins: what was expected.
+EXPECTED: Final = f"image: expected the bytes of one {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+
+#: First bytes of each format that is known; those not in `FORMATS` are named when they are refused.
+_MAGIC: Final = (
+    (re.compile(rb"\xff\xd8\xff"), "JPEG"),
+    (re.compile(re.escape(PNG_SIGNATURE)), "PNG"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "WebP"),
+    (re.compile(rb"BM.{12}[\x0c-\x7c]\0\0\0", re.DOTALL), "BMP"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
+    (re.compile(rb"GIF8[79]a"), "GIF"),
+    (re.compile(rb"....ftyp(?:....){0,16}avi[fs]", re.DOTALL), "AVIF"),
+    (re.compile(rb"....ftyp(?:....){0,16}(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"....ftyp", re.DOTALL), "MP4 or QuickTime"),
+    (re.compile(rb"%PDF-"), "PDF"),
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<[?!](?!doctype html).*)?<svg", re.DOTALL | re.IGNORECASE), "SVG"),
+    (re.compile(rb"\0\0[\1\2]\0"), "ICO"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
+    (re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"), "JPEG XL"),
+    (re.compile(rb"8BPS"), "Photoshop"),
+    (re.compile(rb"P[1-7Ff]\s"), "PNM"),
+    (re.compile(rb"\x76\x2f\x31\x01"), "OpenEXR"),
+)
+
+#: What bytes that are no image often are, and what to do instead.
+_LOOKS_LIKE: Final = (
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*<[!?a-z]", re.IGNORECASE), "HTML or XML", "send the image itself, not a page"),
+    (re.compile(rb"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD"), "base64 text", "decode the base64 text first"),
+    (re.compile(rb"[\t\n\r\x20-\x7e]+\Z"), "text", "send the content of the file, not its name or address"),
+    (re.compile(rb""), "unknown data", "send the content of one image file"),
+)
+
+
+def sniff_format(data: bytes) -> str:
+    """Names the format of a file by its first bytes.
+
+    Args:
+        data: The whole file, or at least its first 256 bytes.
+
+    Returns:
+        One of `FORMATS`.
+
+    Raises:
+        ImageError: No bytes, no image, or a format that cannot be decoded, which is named.
+    """
+    if not data:
+        raise ImageError(f"{EXPECTED}, got 0 bytes; send the content of the file.", "empty")
+    start = data[:256]
+    name = next((name for magic, name in _MAGIC if magic.match(start)), None)
+    if name is None:
+        like, advice = next((like, advice) for pattern, like, advice in _LOOKS_LIKE if pattern.match(start))
+        came = f"{like} ({len(data)} bytes that begin with {data[:16]!r})"
+        raise ImageError(f"{EXPECTED}, got {came}; {advice}.", "unknown_format")
+    if name not in FORMATS:
+        text = f"{EXPECTED}, got {name} ({len(data)} bytes); convert it to JPEG or PNG."
+        raise ImageError(text, "format_not_supported")
+    return name

@@ -1,0 +1,113 @@
+"""What stands before the picture data of a JPEG file: ITU-T T.81, section B.1.1, and EXIF."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import struct
+from typing import Final
+
+from mlcls.image_faults import broken, too_complex
+
+_MAX_SEGMENTS: Final = 4096  # an ICC profile and extended XMP may each take 255
+#: Progressive files have about ten. Each further one costs as much time as a picture, and may be a few bytes long.
+_MAX_SCANS: Final = 100
+_MARKER: Final = re.compile(rb"\xff([^\0\xff])")
+_END: Final = b"\xff\xd9"
+_SCAN: Final = b"\xff\xda"
+_ORIENTATION: Final = 0x0112
+_SHORT: Final = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class JpegHeader:
+    """The segments before the first scan.
+
+    Attributes:
+        height: Rows, before any EXIF orientation is applied.
+        width: Columns, before any EXIF orientation is applied.
+        channels: Components.
+        orientation: The EXIF orientation that cv2 certainly applies, 1 to 8; None where only cv2 can tell.
+        scan_offset: Where the first scan begins, in bytes.
+        single_scan: Sequential with all components in one scan, so the picture is whole if that scan is.
+    """
+
+    height: int
+    width: int
+    channels: int
+    orientation: int | None
+    scan_offset: int
+    single_scan: bool
+
+
+def read_jpeg_header(data: bytes) -> JpegHeader:
+    """Walks the segments up to the first scan, as libjpeg does.
+
+    Raises:
+        ImageError: There is no scan, or there are too many segments or scans.
+        struct.error: The data ends within a segment.
+        IndexError: The same.
+    """
+    height = width = channels = frame = 0
+    found_orientations: list[int | None] = []
+    at = 2
+    for _ in range(_MAX_SEGMENTS):
+        found = _MARKER.search(data, at)
+        if found is None or found[1] == b"\xd9":
+            raise broken("JPEG", data, "it ends before its picture data", "truncated")
+        marker, at = found[1][0], found.end()
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+            continue
+        (length,) = struct.unpack_from(">H", data, at)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frame = marker
+            height, width, channels = struct.unpack_from(">HHB", data, at + 3)
+        elif marker == 0xE1:
+            found_orientations.append(_read_orientation(data[at + 2 : at + length]))
+        elif marker == 0xDA:
+            single_scan = frame in (0xC0, 0xC1) and data[at + 2] == channels
+            if not single_scan:
+                _check_scans(data, at)
+            return JpegHeader(height, width, channels, _only(found_orientations), at, single_scan)
+        at += max(length, 2)
+    raise too_complex("JPEG", "segments before its picture data", _MAX_SEGMENTS)
+
+
+def _check_scans(data: bytes, at: int) -> None:
+    """Stuffing keeps the two bytes of a marker out of picture data."""
+    end = data.find(_END, at)
+    if 1 + data.count(_SCAN, at, end if end >= 0 else len(data)) > _MAX_SCANS:
+        raise too_complex("JPEG", "scans", _MAX_SCANS)
+
+
+def _only(orientations: list[int | None]) -> int | None:
+    """What several APP1 segments say together: segments that say nothing stand beside one that turns the picture."""
+    if all(value == 1 for value in orientations):
+        return 1
+    return orientations[0] if len(orientations) == 1 else None
+
+
+def _read_orientation(segment: bytes) -> int | None:
+    """The EXIF orientation in an APP1 segment, 1 where it certainly has none, None where only cv2 can tell.
+
+    cv2 reads any APP1 segment from its seventh byte on as a TIFF directory, nearly whatever stands there. So one that
+    is neither XMP nor a plain directory, with at most one orientation, is left to cv2.
+    """
+    if segment.startswith(b"http://ns.adobe.com/"):
+        return 1
+    tiff = segment[6:]
+    if tiff[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    order = "<" if tiff[:2] == b"II" else ">"
+    try:
+        (offset,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, offset)
+        tags = [struct.unpack_from(order + "HHIH", tiff, offset + 2 + 12 * index) for index in range(count)]
+    except struct.error:
+        return None
+    turns = [tag for tag in tags if tag[0] == _ORIENTATION]
+    if all(value == 1 for _, _, _, value in turns):
+        return 1
+    _, kind, number, value = turns[0]
+    known = len(turns) == 1 and (kind, number) == (_SHORT, 1) and 1 <= value <= 8
+    return int(value) if known else None
