@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from mlcls.backend_model import answer_each, encode_texts, load_spec
+from mlcls.backend_model import answer_each, encode_texts, image_settings, load_spec
 from mlcls.errors import ImageError
 from mlcls.metric_sender import MetricSender
 from mlcls.pulse import Pulse
@@ -23,6 +23,7 @@ class TritonPythonModel:
         cv2.setNumThreads(1)  # the instances are the parallelism
         self._pulse = Pulse.open(args)
         self._spec = load_spec(args)
+        self._settings = image_settings(args)
         _, encoded = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))
         preprocess_images([encoded.tobytes()], self._spec)
         version = args["model_version"]
@@ -46,7 +47,7 @@ class TritonPythonModel:
         names = self._spec.tensors
         images = pb_utils.get_input_tensor_by_name(request, names.image).as_numpy()
         try:
-            pixels, statuses = preprocess_images(images.ravel(), self._spec, self._tally)
+            pixels, statuses = preprocess_images(images.ravel(), self._spec, self._settings, self._tally)
         except ImageError:
             raise
         except Exception:

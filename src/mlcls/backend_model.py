@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.errors import ImageError, RepositoryError, ThresholdError
+from mlcls.errors import ConfigError, ImageError, RepositoryError, ThresholdError
+from mlcls.image_settings import ImageSettings
 from mlcls.manifest import require_same_spec, verify_folder
 from mlcls.model_spec import FILE_NAME, ModelSpec
 from mlcls.pulse import Pulse
 from mlcls.serving_settings import PRECISIONS
-from mlcls.triton_config import PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
+from mlcls.triton_config import IMAGES_PARAMETER, PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
 
 
 def version_folder(args: Mapping[str, str]) -> Path:
@@ -67,6 +68,22 @@ def engine_precision(args: Mapping[str, str]) -> str:
             f"{', '.join(PRECISIONS)}, got {text!r}. Run: mlcls repository."
         )
     return str(text)
+
+
+def image_settings(args: Mapping[str, str]) -> ImageSettings:
+    """What images a model accepts, from the arguments of `initialize`; the defaults where nothing is set.
+
+    Raises:
+        RepositoryError: The configuration's parameter is wrong.
+    """
+    text = _parameter(args, IMAGES_PARAMETER, "{}")
+    try:
+        return ImageSettings.from_json(text if isinstance(text, str) else json.dumps(text))
+    except ConfigError as error:
+        raise RepositoryError(
+            f"The configuration of {args['model_name']}: the parameter {IMAGES_PARAMETER} is wrong: {error} "
+            "Run: mlcls repository."
+        ) from None
 
 
 def _parameter(args: Mapping[str, str], name: str, default: str) -> object:

@@ -99,29 +99,35 @@ class ImageSettings:
             raise ConfigError(f"expected a JSON object, got text that is no JSON ({error}).") from None
 
     @classmethod
-    def from_document(cls, document: Any) -> ImageSettings:
+    def from_document(cls, document: Any, prefix: str = "") -> ImageSettings:
         """Reads a parsed JSON object; a key that it leaves out has its default.
+
+        Args:
+            document: The object.
+            prefix: What errors begin with.
 
         Raises:
             ConfigError: A key is unknown or a value wrong.
         """
         if not isinstance(document, dict):
-            raise ConfigError(f"expected an object, got {document!r}.")
+            raise ConfigError(f"{prefix}expected an object, got {document!r}.")
         names = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(document) - set(names))
         if unknown:
-            raise ConfigError(f"unknown key {unknown[0]}; expected only {', '.join(names)}.")
+            raise ConfigError(f"{prefix}unknown key {unknown[0]}; expected only {', '.join(names)}.")
         values = dict(document)
         if isinstance(values.get("formats"), list):
-            formats = values["formats"]
-            values["formats"] = tuple(str(name) for name in formats)
-        return cls(**values)
-
-
-DEFAULT_IMAGE_SETTINGS: Final = ImageSettings()
+            values["formats"] = tuple(str(name) for name in values["formats"])
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{prefix}{error}") from None
 
 
 def _check_number(field: str, value: object, least: float, most: float, besides: str = "") -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(float(str(value))) or not least <= float(str(value)) <= most:
         raise ConfigError(f"{field}: expected a number from {least:g} to {most:g}{besides}, got {value!r}.")
+
+
+DEFAULT_IMAGE_SETTINGS: Final = ImageSettings()

@@ -19,6 +19,8 @@ from mlcls.image_faults import broken
 from mlcls.jpeg_header import JpegHeader
 
 _END: Final = b"\xff\xd9"
+#: Where cv2 reads a file that ends too early, libjpeg goes on with end markers, through a segment that is cut off.
+_LONGEST_SEGMENT: Final = 65_536
 _CMYK_CHANNELS: Final = 4
 #: What libjpeg-turbo says where picture data is missing or damaged. It says more, "extraneous bytes before marker" most
 #: often, of files that other programs show as they were meant; these cv2 decides about.
@@ -55,7 +57,7 @@ def decode_jpeg(data: bytes, header: JpegHeader, min_side: int | None, accept_tr
         missing = broken("JPEG", data, "its end marker is missing", "truncated")
         if not header.single_scan and not accept_truncated:
             raise missing
-        data += _END  # where cv2 reads a file, libjpeg puts it there itself
+        data += _END * (_LONGEST_SEGMENT if accept_truncated else 1)
         picture, fault = _try_simplejpeg(data, header, reduction)
         if fault is not None and not accept_truncated:
             raise missing

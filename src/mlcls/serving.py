@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ImageError, ThresholdError
+from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model_spec import ModelSpec
 from mlcls.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
-from mlcls.transforms import decode_image, resize_image
+from mlcls.transforms import decode_for, resize_image
 
 #: Status of an image that has a result.
 OK: Final = "OK"
@@ -33,13 +34,17 @@ class DecodeObserver(Protocol):
 
 
 def preprocess_images(
-    images: Sequence[bytes], spec: ModelSpec, observer: DecodeObserver | None = None
+    images: Sequence[bytes],
+    spec: ModelSpec,
+    settings: ImageSettings = DEFAULT_IMAGE_SETTINGS,
+    observer: DecodeObserver | None = None,
 ) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Decodes and resizes the images of one request.
 
     Args:
         images: Encoded images.
         spec: The model's spec.
+        settings: What images the model accepts and how they are read.
         observer: Is told of each image.
 
     Returns:
@@ -56,7 +61,7 @@ def preprocess_images(
     for index, image in enumerate(images):
         began_s = time.perf_counter()
         try:
-            decoded = decode_image(image)
+            decoded = decode_for(image, transform, settings)
             pixels[index] = resize_image(decoded, transform)
             statuses.append(OK)
         except ImageError as error:

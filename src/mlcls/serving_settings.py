@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.errors import ConfigError
+from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.targets import TARGETS, Target
 
 SCHEMA_VERSION: Final = 1
@@ -142,12 +143,14 @@ class ModelSettings:
         targets: The settings of targets that are not served with the defaults.
         tuned: Of the targets whose settings were measured: where.
         queue: Before each step, on all targets; may be left out of the file.
+        images: What images are accepted and how they are read, on all targets; may be left out of the file.
     """
 
     max_batch_size: int = MAX_BATCH_SIZE
     targets: Mapping[Target, ServingSettings] = dataclasses.field(default_factory=dict)
     tuned: Mapping[Target, TuningRecord] = dataclasses.field(default_factory=dict)
     queue: QueueSettings = QueueSettings()
+    images: ImageSettings = DEFAULT_IMAGE_SETTINGS
 
     def __post_init__(self) -> None:
         _check_range("max_batch_size", self.max_batch_size, SMALLEST_MAX_BATCH_SIZE, MAX_BATCH_SIZE)
@@ -200,6 +203,8 @@ class ModelSettings:
         document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "max_batch_size": self.max_batch_size}
         if self.queue != QueueSettings():
             document["queue"] = dataclasses.asdict(self.queue)
+        if self.images != DEFAULT_IMAGE_SETTINGS:
+            document["images"] = self.images.changes()
         document["targets"] = targets
         return json.dumps(document, indent=2) + "\n"
 
@@ -249,7 +254,7 @@ def read_settings(root: Path, name: str) -> ModelSettings:
 
 
 def _parse(document: Any) -> ModelSettings:
-    _check_keys("", document, {"schema_version", "max_batch_size", "targets"}, optional={"queue"})
+    _check_keys("", document, {"schema_version", "max_batch_size", "targets"}, optional={"queue", "images"})
     if document["schema_version"] != SCHEMA_VERSION or isinstance(document["schema_version"], bool):
         raise ConfigError(f"schema_version: expected {SCHEMA_VERSION}, got {document['schema_version']!r}.")
     _check_keys("targets.", document["targets"], set(), optional=set(TARGETS))
@@ -270,7 +275,8 @@ def _parse(document: Any) -> ModelSettings:
             raise ConfigError(f"{prefix}{error}") from None
     queue = document.get("queue", {})
     _check_keys("queue.", queue, set(), optional=_names(QueueSettings))
-    return ModelSettings(document["max_batch_size"], targets, tuned, QueueSettings(**queue))
+    images = ImageSettings.from_document(document.get("images", {}), "images: ")
+    return ModelSettings(document["max_batch_size"], targets, tuned, QueueSettings(**queue), images)
 
 
 #: Settings that files of earlier versions do not have.

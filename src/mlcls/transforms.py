@@ -54,10 +54,10 @@ def resize_image(image: npt.NDArray[np.uint8], transform: ImageTransform) -> npt
     return _as_uint8(cv2.resize(image, (width, height), interpolation=_CV2_FILTERS[transform.interpolation]))
 
 
-def preprocess(
+def decode_for(
     data: bytes | memoryview, transform: ImageTransform, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS
 ) -> npt.NDArray[np.uint8]:
-    """From an encoded image to the tensor `pixels`.
+    """Decodes an image for a network: where the settings ask for it, a large JPEG file at a reduced scale.
 
     Args:
         data: A whole image file.
@@ -65,7 +65,7 @@ def preprocess(
         settings: What images the model accepts and how they are read.
 
     Returns:
-        `(height, width, 3)` uint8 RGB, contiguous; it may be read-only.
+        `(H, W, 3)` uint8 RGB, contiguous, of the image's own or of the reduced size.
 
     Raises:
         ImageError: See :func:`mlcls.image_decoding.decode_image`.
@@ -73,7 +73,21 @@ def preprocess(
     longer_side = max(transform.height, transform.width)
     oversampling = settings.jpeg_oversampling
     min_side = None if oversampling is None else math.ceil(oversampling * longer_side)
-    return resize_image(decode_image(data, settings, min_side), transform)
+    return decode_image(data, settings, min_side)
+
+
+def preprocess(
+    data: bytes | memoryview, transform: ImageTransform, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS
+) -> npt.NDArray[np.uint8]:
+    """From an encoded image to the tensor `pixels`: :func:`decode_for`, then :func:`resize_image`.
+
+    Returns:
+        `(height, width, 3)` uint8 RGB, contiguous; it may be read-only.
+
+    Raises:
+        ImageError: See :func:`mlcls.image_decoding.decode_image`.
+    """
+    return resize_image(decode_for(data, transform, settings), transform)
 
 
 def normalization_constants(transform: ImageTransform) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

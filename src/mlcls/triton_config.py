@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlcls.errors import MissingExtraError
+from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS
 from mlcls.model_spec import ModelSpec
 from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings, QueueSettings
 from mlcls.serving_settings import MAX_BATCH_SIZE as MAX_BATCH_SIZE
@@ -41,6 +42,9 @@ PLAN_FILE: Final = "model.plan"
 #: Parameter of the backend `mlcls_engine` with the threads of one engine.
 THREADS_PARAMETER: Final = "threads"
 PRECISION_PARAMETER: Final = "precision"
+
+#: Parameter of the backend `mlcls_preprocess` with the image settings, as JSON; left out where they are the defaults.
+IMAGES_PARAMETER: Final = "images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +172,8 @@ def build_preprocess(
         outputs=[_pixels(spec), _tensor(names.decode_status, "TYPE_STRING", [1])],
     )
     config.backend = "mlcls_preprocess"
+    if settings.images != DEFAULT_IMAGE_SETTINGS:
+        config.parameters[IMAGES_PARAMETER].string_value = settings.images.to_json()
     _add_instances(config, "KIND_CPU", settings.of(target).preprocess_instances)
     _add_batching(config, settings.queue, settings.of(target).preprocess_queue_delay_microseconds)
     return config

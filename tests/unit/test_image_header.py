@@ -172,7 +172,6 @@ PNG_START = plain("PNG")[:33]
         (plain("PNG").replace(struct.pack(">II", 37, 23), bytes(8)), "its header says height 0, width 0"),
         (plain("JPEG")[:100], "it ends before its picture data"),
         (plain("JPEG")[:20] + b"\xff\xd9", "it ends before its picture data"),
-        (b"\xff\xd8" + b"\xff\xfe\0\2" * 5000, "it has more than 4096 segments before its picture data"),
         (b"\xff\xd8" + b"\xff" * 1_000_000, "it ends before its picture data"),
         (plain("WEBP")[:-9], "its header says "),
         (b"RIFF\x04\0\0\0WEBPVP9 ", "its first chunk is b'VP9 '"),

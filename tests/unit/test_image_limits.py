@@ -1,0 +1,178 @@
+"""What is refused before a pixel is decoded, with its text, its reason and no more time than a header takes."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from image_samples import encode
+from mlcls.errors import IMAGE_REASONS, ImageError
+from mlcls.image_decoding import decode_image
+from mlcls.image_header import read_image_header
+from mlcls.image_settings import ImageSettings
+
+PICTURE = Image.effect_noise((40, 30), 60).convert("RGB")
+OTHERS = [PICTURE.rotate(180), Image.new("RGB", PICTURE.size, "red")]
+LONG = Image.new("RGB", (900, 30), "green")
+
+
+def animated(format_name: str, frames: int = 3) -> bytes:
+    further = [Image.new("RGB", PICTURE.size, (40 * index, 9, 9)) for index in range(1, frames)]
+    return encode(PICTURE.copy(), format_name, save_all=True, append_images=further)
+
+
+def png_of(height: int, width: int) -> bytes:
+    """A PNG file that says that it is so large, whose picture data are all zeros."""
+    body = zlib.compress(bytes((3 * width + 1) * min(height, 100)))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", body), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def many_chunks(count: int) -> bytes:
+    data = encode(PICTURE, "PNG")
+    empty = struct.pack(">I", 0) + b"teXt" + struct.pack(">I", zlib.crc32(b"teXt"))
+    return data[:33] + empty * count + data[33:]
+
+
+def many_scans(count: int) -> bytes:
+    """A progressive file whose last scan, of a few bytes, stands there many times."""
+    data = encode(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+def many_blocks(kind: bytes) -> bytes:
+    data = encode(PICTURE.quantize(16), "GIF")
+    at = data.index(b"\x2c\0\0\0\0")
+    return data[:at] + kind * 200_000 + data[at:]
+
+
+def many_webp_chunks() -> bytes:
+    data = encode(PICTURE.convert("RGBA"), "WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")
+    assert data[12:16] == b"VP8X"
+    data = data[:30] + b"JUNK\0\0\0\0" * 10_000 + data[30:]
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+
+
+Case = tuple[bytes, dict[str, Any], str, str]
+REFUSED: dict[str, Case] = {
+    "bytes": (encode(PICTURE, "PNG"), {"max_bytes": 99}, "too_many_bytes", "expected at most 99 bytes, got "),
+    "pixels": (
+        encode(PICTURE, "PNG"),
+        {"max_pixels": 1199},
+        "too_many_pixels",
+        "expected at most 1199 pixels, got height 30, width 40 (1200); send a smaller one.",
+    ),
+    "side": (
+        encode(PICTURE, "BMP"),
+        {"max_side": 39},
+        "side_too_long",
+        "expected sides of at most 39 pixels, got height 30, width 40; send a smaller one.",
+    ),
+    "wide": (
+        encode(LONG, "JPEG"),
+        {"max_aspect_ratio": 29.9},
+        "aspect_ratio",
+        "expected one side to be at most 29.9 times as long as the other, got height 30, width 900; send a part of it.",
+    ),
+    "tall": (
+        encode(LONG.rotate(90, expand=True), "WEBP"),
+        {"max_aspect_ratio": 29},
+        "aspect_ratio",
+        "at most 29 times",
+    ),
+    "format": (
+        encode(PICTURE, "TIFF"),
+        {"formats": ("JPEG", "PNG", "WebP")},
+        "format_not_allowed",
+        "expected JPEG, PNG or WebP, which is all that this model accepts, got TIFF (",
+    ),
+    "only format": (
+        encode(PICTURE, "AVIF"),
+        {"formats": ("JPEG",)},
+        "format_not_allowed",
+        "expected JPEG, which is all",
+    ),
+    "bomb": (png_of(60_000, 60_000), {}, "side_too_long", "got height 60000, width 60000"),
+    "chunks": (
+        many_chunks(70_000),
+        {},
+        "too_complex",
+        "expected a PNG file of at most 65536 chunks, got one with more",
+    ),
+    "segments": (
+        b"\xff\xd8" + b"\xff\xfe\0\2" * 5000,
+        {},
+        "too_complex",
+        "of at most 4096 segments before its picture",
+    ),
+    "scans": (many_scans(200), {}, "too_complex", "expected a JPEG file of at most 100 scans, got one with more"),
+    "gif blocks": (many_blocks(b"\x21\xfe\1a\0"), {}, "too_complex", "expected a GIF file of at most 8"),
+    "gif extensions": (many_blocks(b"\x21\xfe\0"), {}, "too_complex", "expected a GIF file of at most 7"),
+    "webp chunks": (many_webp_chunks(), {}, "too_complex", "expected a WebP file of at most 5097 chunks"),
+}
+REFUSED |= {
+    f"frames of {name}": (animated(name), {"max_frames": 2}, "too_many_frames", "at most 2 frames or pages, got more;")
+    for name in ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_its_own_words(name: str) -> None:
+    data, limits, reason, words = REFUSED[name]
+    with pytest.raises(ImageError) as raised:
+        decode_image(data, ImageSettings(**limits))
+    assert raised.value.reason == reason
+    assert reason in IMAGE_REASONS
+    assert str(raised.value).startswith("image: expected ")
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_frames_are_counted(name: str, frames: int) -> None:
+    data = animated(name, frames)
+    assert read_image_header(data).frames == frames
+    assert read_image_header(data, max_frames=3).frames in {min(frames, 4), frames}
+    with Image.open(io.BytesIO(data)) as image:
+        assert getattr(image, "n_frames", 1) == frames
+
+
+@pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_several_frames_the_first_is_read(name: str) -> None:
+    options = {"lossless": True} if name == "WEBP" else {}
+    first = PICTURE.quantize(60).convert("RGB") if name == "GIF" else PICTURE
+    data = encode(first, name, save_all=True, append_images=[OTHERS[1]], **options)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(decode_image(data, ImageSettings(max_frames=2)), expected)
+
+
+def test_pages_in_a_circle_end() -> None:
+    data = bytearray(animated("TIFF", 2))
+    (first,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, first)
+    struct.pack_into("<I", data, first + 2 + 12 * count, first)
+    assert read_image_header(bytes(data)).frames == 1
+
+
+def test_no_decoder_sees_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*_: object, **__: object) -> None:
+        pytest.fail("a decoder was called")
+
+    monkeypatch.setattr(cv2, "imdecode", decode)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", decode)
+    monkeypatch.setattr(Image.Image, "convert", decode)
+    for data, limits, _, _ in REFUSED.values():
+        with pytest.raises(ImageError):
+            decode_image(data, ImageSettings(**limits))
