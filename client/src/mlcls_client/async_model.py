@@ -109,6 +109,7 @@ class AsyncModel:
         concurrency: int | None = None,
         fetch_limits: FetchLimits = DEFAULT_FETCH_LIMITS,
         array_format: ArrayFormat = "png",
+        request_id: str | None = None,
     ) -> AsyncIterator[MultiLabelResult]:
         """Predict the labels of images; an async generator with one result per image or page, in order.
 
@@ -116,7 +117,9 @@ class AsyncModel:
         item after the other. A generator that is left early (`break`) cancels its requests when it is closed: at once
         with `contextlib.aclosing`, otherwise when Python gets to it.
         """
-        options = read_predict_options(batch_size, threshold, on_error, top_k, concurrency, fetch_limits, array_format)
+        options = read_predict_options(
+            batch_size, threshold, on_error, top_k, concurrency, fetch_limits, array_format, request_id
+        )
         self.check_open()
         return self._predict(input, options)
 

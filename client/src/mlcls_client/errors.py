@@ -10,6 +10,7 @@ class MlclsClientError(Exception):
 
     Attributes:
         server_text: what the server itself said, word for word; None where the error did not come from a server.
+        request_id: of the request that failed, which the server's log and its spans have too; None where none was sent.
 
     Example:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
@@ -25,6 +26,11 @@ class MlclsClientError(Exception):
         """Make an error whose message says what was expected, what came and what to do."""
         super().__init__(message)
         self.server_text = server_text
+        self.request_id: str | None = None
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if self.request_id is None else f"{text} (request {self.request_id})"
 
 
 class InputError(MlclsClientError):

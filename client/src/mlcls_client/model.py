@@ -123,6 +123,7 @@ class Model:
         concurrency: int | None = None,
         fetch_limits: FetchLimits = DEFAULT_FETCH_LIMITS,
         array_format: ArrayFormat = "png",
+        request_id: str | None = None,
     ) -> Iterator[MultiLabelResult]:
         """Predict the labels of images; a generator with one result per image or page, in order.
 
@@ -150,6 +151,9 @@ class Model:
             fetch_limits: size, time and redirects that the fetch of a URL may take.
             array_format: how arrays, PIL images and pages travel: `png`, without loss, or `jpeg`, quality 95, which
                 takes less time and may change a score a little.
+            request_id: begin of the ids of this call's requests, which are `<request_id>-0`, `-1` and so on; None for
+                a random one. The server's log and spans have them, and errors name them. Where the program has a
+                current span of OpenTelemetry, the server's spans become its children.
 
         Raises:
             InvalidRequestError: an argument is not as described, or the server refuses the threshold.
@@ -169,7 +173,9 @@ class Model:
             None [0] ['red'] [0.98039]
             photo.png [0] ['red'] [0.78431]
         """
-        options = read_predict_options(batch_size, threshold, on_error, top_k, concurrency, fetch_limits, array_format)
+        options = read_predict_options(
+            batch_size, threshold, on_error, top_k, concurrency, fetch_limits, array_format, request_id
+        )
         self._model.check_open()
         return self._predict(input, options)
 

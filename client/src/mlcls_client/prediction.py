@@ -7,7 +7,7 @@ import asyncio
 import io
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from mlcls_client.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
@@ -16,6 +16,7 @@ from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestEr
 from mlcls_client.fetch import FetchLimits
 from mlcls_client.inputs import ImageSource
 from mlcls_client.reader_threads import ReaderThreads
+from mlcls_client.request_context import RequestContext, begin_context
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport import Transport
 from mlcls_client.window import MemoryGate
@@ -46,6 +47,7 @@ class PredictOptions:
         concurrency: requests in flight, at most; None for the usual number.
         fetch_limits: of URLs.
         array_format: how images that the client encodes travel.
+        context: what the requests have in common.
     """
 
     batch_size: int
@@ -55,6 +57,7 @@ class PredictOptions:
     concurrency: int | None
     fetch_limits: FetchLimits
     array_format: ArrayFormat
+    context: RequestContext
 
 
 def read_predict_options(
@@ -65,8 +68,9 @@ def read_predict_options(
     concurrency: int | None,
     fetch_limits: FetchLimits,
     array_format: ArrayFormat,
+    request_id: str | None,
 ) -> PredictOptions:
-    """Check the arguments of `predict`.
+    """Check the arguments of `predict`, and note the span that is current where it is called.
 
     Raises:
         InvalidRequestError: an argument is not as described there.
@@ -79,9 +83,8 @@ def read_predict_options(
     if on_error not in get_args(OnError):
         raise InvalidRequestError(f"expected on_error to be one of {get_args(OnError)}, got {on_error!r}")
     check_array_format(array_format)
-    return PredictOptions(
-        batch_size, encode_threshold(threshold), on_error, top_k, concurrency, fetch_limits, array_format
-    )
+    threshold_json, context = encode_threshold(threshold), begin_context(request_id)
+    return PredictOptions(batch_size, threshold_json, on_error, top_k, concurrency, fetch_limits, array_format, context)
 
 
 def _check_count(name: str, number: object, highest: int | None) -> None:
@@ -107,7 +110,7 @@ class Prediction:
         """
         self._readers = readers
         self._options = options
-        self._requests = _Requests(transport, options.threshold_json)
+        self._requests = _Requests(transport, options.threshold_json, options.context)
         self.batch_size = min(options.batch_size, max_batch_size)
         concurrency = options.concurrency or max(2, min(_USUAL_CONCURRENCY, _USUAL_IMAGES_IN_FLIGHT // self.batch_size))
         self.window_limit = concurrency * _WINDOW_PER_REQUEST
@@ -129,11 +132,13 @@ class Prediction:
             images = await self._readers.run(lambda: [_read(source) for source in batch])
             readable = [image for image in images if isinstance(image, bytes)]
             self._gate.hold(number, sum(map(len, readable)))
-            answers = iter(await self._requests.ask(readable) if readable else [])
+            name = str(number)
+            answers = iter(await self._requests.ask(readable, name) if readable else [])
+        request_id = self._requests.request_id(name)
         return [
             _failed_result(source, image)
             if isinstance(image, InputError)
-            else _make_result(source, image, keep_top(next(answers), self._options.top_k))
+            else _make_result(source, image, keep_top(next(answers), self._options.top_k), request_id)
             for source, image in zip(batch, images, strict=True)
         ]
 
@@ -160,26 +165,49 @@ class Prediction:
 class _Requests:
     """The requests of one `predict` call: they share a threshold, so one accepted request vouches for it."""
 
-    def __init__(self, transport: Transport, threshold_json: str | None) -> None:
+    def __init__(self, transport: Transport, threshold_json: str | None, context: RequestContext) -> None:
         self._transport = transport
+        self._context = context
         self._threshold_json = threshold_json
         self._accepted = False
         self._probing = asyncio.Lock()
 
-    async def ask(self, encoded_images: Sequence[bytes]) -> list[Answer]:
+    def request_id(self, name: str) -> str:
+        """Return the id of a request of this call."""
+        return f"{self._context.request_id}-{name}"
+
+    async def _infer(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:
+        request_id = self.request_id(name)
+        try:
+            return await self._transport.infer(
+                encoded_images, self._threshold_json, replace(self._context, request_id=request_id)
+            )
+        except MlclsClientError as error:
+            error.request_id = request_id
+            raise
+
+    async def ask(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:
         """Return one answer per image, whatever becomes of the images.
+
+        Args:
+            encoded_images: image files.
+            name: of the request among those of this call, for its id.
 
         Raises:
             InvalidRequestError: the server refuses the request for another reason than its images.
         """
         try:
-            answers = await self._transport.infer(encoded_images, self._threshold_json)
+            answers = await self._infer(encoded_images, name)
         except InvalidRequestError as error:
             await self._check_that_images_are_to_blame()
             if len(encoded_images) == 1:
-                return [Answer(status=error.server_text or str(error))]
+                return [Answer(status=error.server_text or error.args[0])]
             # The one text of the refused request does not tell what is wrong with which image.
-            return [answer for image in encoded_images for answer in await self.ask([image])]
+            return [
+                answer
+                for index, image in enumerate(encoded_images)
+                for answer in await self.ask([image], f"{name}.{index}")
+            ]
         self._accepted = True
         return answers
 
@@ -190,7 +218,7 @@ class _Requests:
         """
         async with self._probing:
             if not self._accepted:
-                await self._transport.infer([_good_image()], self._threshold_json)
+                await self._infer([_good_image()], "probe")
                 self._accepted = True
 
 
@@ -209,23 +237,20 @@ def _read(source: ImageSource) -> bytes | InputError:
         return error
 
 
-def _make_result(source: ImageSource, image: bytes, answer: Answer) -> MultiLabelResult:
+def _make_result(source: ImageSource, image: bytes, answer: Answer, request_id: str) -> MultiLabelResult:
     if answer.status != STATUS_OK:
         name = "an image from memory" if source.input_path is None else repr(source.input_path)
         if source.page_index is not None:
             name = f"page {source.page_index} of {name}"
-        return _failed_result(
-            source,
-            ImageRejectedError(
-                f"the server has no result for {name}: {answer.status}",
-                input_path=source.input_path,
-                reason=answer.status,
-            ),
+        error = ImageRejectedError(
+            f"the server has no result for {name}: {answer.status}", input_path=source.input_path, reason=answer.status
         )
+        error.request_id = request_id
+        return _failed_result(source, error)
     return MultiLabelResult(answer, input_path=source.input_path, page_index=source.page_index, encoded_image=image)
 
 
 def _failed_result(source: ImageSource, error: MlclsClientError) -> MultiLabelResult:
     return MultiLabelResult(
-        Answer(status=str(error)), input_path=source.input_path, page_index=source.page_index, error=error
+        Answer(status=error.args[0]), input_path=source.input_path, page_index=source.page_index, error=error
     )

@@ -78,7 +78,7 @@ class MultiLabelResult(dict[str, Any]):
             label_names=list(answer.label_names),
         )
         if error is not None:
-            self["error"] = str(error)
+            self["error"] = str(error.args[0])  # without the id of the request: it is the same whoever asks
         self.error = error
         self._encoded_image = encoded_image
         self._memory_name: str | None = None

@@ -55,6 +55,7 @@ class FakeServer:
         cancelled: how many requests were cancelled before they were answered.
         regions: names of the regions of shared memory that are registered.
         requests: the images and the `threshold` parameter of each inference request so far.
+        request_ids: of each inference request so far.
         headers: the metadata of each call so far, readiness calls too.
         url: `host:port`, once started.
     """
@@ -74,6 +75,7 @@ class FakeServer:
     cancelled: int = 0
     regions: "dict[str, mmap.mmap]" = field(default_factory=dict, repr=False)
     requests: list[tuple[list[bytes], str | None]] = field(default_factory=list, repr=False)
+    request_ids: list[str] = field(default_factory=list, repr=False)
     headers: list[dict[str, str]] = field(default_factory=list, repr=False)
     url: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -183,6 +185,7 @@ class _Methods:
         threshold_json = parameter.string_param if parameter is not None else None
         with self._fake._lock:
             self._fake.requests.append((images, threshold_json))
+            self._fake.request_ids.append(request.id)
             self._fake.in_flight += 1
             self._fake.most_in_flight = max(self._fake.most_in_flight, self._fake.in_flight)
         answered = threading.Event()

@@ -13,6 +13,7 @@ from mlcls_client.connection import ConnectionOptions
 from mlcls_client.contract import Answer
 from mlcls_client.error_mapping import Endpoint
 from mlcls_client.errors import InvalidRequestError
+from mlcls_client.request_context import NO_CONTEXT, RequestContext
 from mlcls_client.triton_transport import GrpcTransport, HttpTransport, TritonTransport
 
 ProtocolName = Literal["grpc", "http"]
@@ -32,12 +33,15 @@ class Transport(Protocol):
         """Address, protocol, model and time limit."""
         ...
 
-    async def infer(self, encoded_images: Sequence[bytes], threshold_json: str | None) -> list[Answer]:
+    async def infer(
+        self, encoded_images: Sequence[bytes], threshold_json: str | None, context: RequestContext = NO_CONTEXT
+    ) -> list[Answer]:
         """Send one request and return one answer per image, in order; cancelling cancels the request.
 
         Args:
             encoded_images: N image files, byte for byte; N is at most `max_batch_size()`.
             threshold_json: JSON text of the request parameter `threshold`; None for the model's own threshold.
+            context: id and trace of the request.
 
         Raises:
             InvalidRequestError: the server refuses the request, or no image in it is good.

@@ -18,6 +18,7 @@ from mlcls_client.error_mapping import (
     triton_status,
 )
 from mlcls_client.errors import ModelNotFoundError, ProtocolError, ServerUnavailableError
+from mlcls_client.request_context import NO_CONTEXT, RequestContext
 from mlcls_client.retry import call_with_retries
 from mlcls_client.shared_memory import ServerRegion, SharedBlock
 
@@ -90,13 +91,15 @@ class TritonTransport(abc.ABC):
         """Return the headers of one call; tritonclient adds to them, so each call has its own."""
         return {**self._options.headers, **(self._admin_headers() if admin else {})} or None
 
-    async def infer(self, encoded_images: Sequence[bytes], threshold_json: str | None) -> list[Answer]:
+    async def infer(
+        self, encoded_images: Sequence[bytes], threshold_json: str | None, context: RequestContext = NO_CONTEXT
+    ) -> list[Answer]:
         """See `Transport.infer`."""
 
         async def attempt(left_s: float) -> tuple[Any, Any]:
             with mapped_errors(self.endpoint):
                 try:
-                    return await self._infer_once(encoded_images, threshold_json, left_s)
+                    return await self._infer_once(encoded_images, threshold_json, context, left_s)
                 except _triton_error() as error:
                     if isinstance(error_from_status(*triton_status(error), self.endpoint), ModelNotFoundError):
                         await self._check_that_server_is_up(error, left_s)
@@ -119,17 +122,17 @@ class TritonTransport(abc.ABC):
             ) from error
 
     async def _infer_once(
-        self, encoded_images: Sequence[bytes], threshold_json: str | None, left_s: float
+        self, encoded_images: Sequence[bytes], threshold_json: str | None, context: RequestContext, left_s: float
     ) -> tuple[Any, Any]:
         triton_error = _triton_error()
         if self._region is None:
-            return await self._send(encoded_images, None, threshold_json, left_s)
+            return await self._send(encoded_images, None, threshold_json, context, left_s)
         deadline = asyncio.get_running_loop().time() + left_s
         for is_last in (False, True):
             block = await self._region.place(encoded_images, left_s)
             try:
                 left_s = max(0.001, deadline - asyncio.get_running_loop().time())
-                return await self._send(encoded_images, block, threshold_json, left_s)
+                return await self._send(encoded_images, block, threshold_json, context, left_s)
             except triton_error as error:
                 if is_last or block is None or not is_lost_shared_memory(triton_status(error)[1]):
                     raise
@@ -141,7 +144,12 @@ class TritonTransport(abc.ABC):
         raise AssertionError("unreachable")
 
     async def _send(
-        self, encoded_images: Sequence[bytes], block: SharedBlock | None, threshold_json: str | None, left_s: float
+        self,
+        encoded_images: Sequence[bytes],
+        block: SharedBlock | None,
+        threshold_json: str | None,
+        context: RequestContext,
+        left_s: float,
     ) -> tuple[Any, Any]:
         client = self.client
         image_input = self._tritonclient.InferInput(IMAGE, [len(encoded_images), 1], "BYTES")
@@ -151,17 +159,18 @@ class TritonTransport(abc.ABC):
             image_input.set_shared_memory(block.region_name, block.size_bytes, block.offset)
         outputs = [self._tritonclient.InferRequestedOutput(name, **self._output_options) for name in (RESULT, STATUS)]
         parameters = None if threshold_json is None else {THRESHOLD_PARAMETER: threshold_json}
-
         # Triton does not begin with what is not wanted any more by then.
         timeout = max(1, int(min(left_s, _LONGEST_QUEUE_TIMEOUT_S) * 1e6))
 
-        def infer(**options: Any) -> Any:
+        def infer(headers: dict[str, str] | None, **options: Any) -> Any:
             return client.infer(
                 self.endpoint.model_name,
                 inputs=[image_input],
                 outputs=outputs,
+                request_id=context.request_id,
                 timeout=timeout,
                 parameters=parameters,
+                headers={**context.headers, **(headers or {})} or None,
                 **options,
             )
 
