@@ -6,6 +6,7 @@ import triton_python_backend_utils as pb_utils
 
 from mlcls.backend_model import answer_each, decode_texts, encode_texts, load_spec
 from mlcls.errors import ThresholdError
+from mlcls.health_probe import PROBE_REQUEST_ID
 from mlcls.metric_sender import MetricSender
 from mlcls.pulse import Pulse
 from mlcls.refusal_log import RefusalLog
@@ -52,7 +53,8 @@ class TritonPythonModel:
         except Exception:
             self._tally.failed(decode_statuses.count(OK))
             raise
-        self._tally.answered(scores, decode_statuses, statuses, thresholds)
+        if request.request_id() != PROBE_REQUEST_ID:
+            self._tally.answered(scores, decode_statuses, statuses, thresholds)
         return [
             pb_utils.Tensor(names.scores, scores),
             pb_utils.Tensor(names.result, encode_texts(results)),

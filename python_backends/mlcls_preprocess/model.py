@@ -8,6 +8,7 @@ import triton_python_backend_utils as pb_utils
 
 from mlcls.backend_model import answer_each, encode_texts, image_settings, load_spec
 from mlcls.errors import ImageError
+from mlcls.health_probe import PROBE_REQUEST_ID
 from mlcls.metric_sender import MetricSender
 from mlcls.pulse import Pulse
 from mlcls.refusal_log import RefusalLog
@@ -46,8 +47,10 @@ class TritonPythonModel:
     def _answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         names = self._spec.tensors
         images = pb_utils.get_input_tensor_by_name(request, names.image).as_numpy()
+        is_probe = request.request_id() == PROBE_REQUEST_ID
         try:
-            pixels, statuses = preprocess_images(images.ravel(), self._spec, self._settings, self._tally)
+            observer = None if is_probe else self._tally
+            pixels, statuses = preprocess_images(images.ravel(), self._spec, self._settings, observer)
         except ImageError:
             raise
         except Exception:

@@ -22,6 +22,10 @@ from urllib.parse import quote
 
 DEFAULT_PROBE_TIMEOUT_S: Final = 10.0
 
+#: Id of the requests with which `mlcls serve` and `mlcls health` ask whether a model answers; what the backends count
+#: leaves them out.
+PROBE_REQUEST_ID: Final = "mlcls-probe"
+
 _SIDE: Final = 16
 _POLL_INTERVAL_S: Final = 0.1
 
@@ -102,6 +106,7 @@ class HealthProbe:
         picture = make_picture(next(self._numbers))
         tensor = struct.pack("<I", len(picture)) + picture
         document = {
+            "id": PROBE_REQUEST_ID,
             "inputs": [
                 {
                     "name": "image",

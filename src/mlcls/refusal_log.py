@@ -16,6 +16,9 @@ from mlcls.errors import MlclsError
 #: Begins the message of a line; what follows is a JSON object.
 REFUSED: Final = "refused: "
 
+#: Where such a line comes from, as Triton's log has it: the file that calls its logger.
+REFUSED_SOURCE: Final = "refusal_log.py"
+
 #: So many lines at once, and so many a second in the long run, of one process.
 BURST_LINES: Final = 20
 LINES_PER_S: Final = 2.0

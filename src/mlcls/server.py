@@ -23,6 +23,7 @@ from mlcls.admin_key import read_admin_key
 from mlcls.child_process import end_with_parent
 from mlcls.draining import DEFAULT_DRAIN_TIMEOUT_S, drain
 from mlcls.errors import ServerError
+from mlcls.json_log import LogFormat, TritonLogPump
 from mlcls.manifest import verify_folder
 from mlcls.nvidia import Machine, read_machine
 from mlcls.onnx_file import check_onnx_file
@@ -31,6 +32,7 @@ from mlcls.process_state import end_group
 from mlcls.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.server_command import build_command
 from mlcls.server_log import STANDARD_OUTPUT
+from mlcls.server_trace import TraceSettings
 from mlcls.tensorrt_plan import check_plan
 from mlcls.triton_config import ENGINE_TARGETS, PLAN_FILE, Target
 from mlcls.triton_installation import TritonInstallation, embedded_installation
@@ -43,6 +45,9 @@ CLOSED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
 CLOSED_APIS_IN_PRODUCTION: Final = (*CLOSED_APIS, "statistics")
 
 _STOP_TIMEOUT_S: Final = 40.0
+
+#: How long the last lines of the log may take to be written once the processes have ended.
+_LOG_TIMEOUT_S: Final = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +66,8 @@ class ServerOptions:
         log_path: File for Triton's whole log, or `STANDARD_OUTPUT`; by default it is dropped once the server has ended.
         closed_apis: Triton's names of the APIs that need the admin key.
         drain_timeout_s: How long requests in flight may take when the server is stopped.
+        log_format: Triton's own text, or a JSON object for each message.
+        trace: Where spans of requests are sent.
     """
 
     repository: Path
@@ -74,6 +81,8 @@ class ServerOptions:
     log_path: Path | None = None
     closed_apis: tuple[str, ...] = CLOSED_APIS
     drain_timeout_s: float = DEFAULT_DRAIN_TIMEOUT_S
+    log_format: LogFormat = "text"
+    trace: TraceSettings | None = None
 
     @classmethod
     def on_free_ports(cls, repository: Path, *models: str) -> ServerOptions:
@@ -113,6 +122,7 @@ class TritonServer:
         )
         self._cleanup = contextlib.ExitStack()
         self._was_ready = self._is_gone = False
+        self._pump: TritonLogPump | None = None
         try:
             self._start(installation)
             self._wait_until_ready()
@@ -151,7 +161,7 @@ class TritonServer:
             self._process.wait(timeout_s)
         if self._process.poll() is None:
             return
-        raise ServerError(server_log.describe_end(self._log_path, self._process.returncode))
+        raise ServerError(self._describe_end())
 
     def stop(self, drain_timeout_s: float | None = None) -> None:
         """Ends the server: requests in flight are answered, then all its processes and shared memory are gone.
@@ -184,6 +194,8 @@ class TritonServer:
                 process.wait()
             end_group(process.pid)
             self._is_gone = True  # its id may become another process's
+            if self._pump is not None:
+                self._pump.join(_LOG_TIMEOUT_S)
             for segment in Path("/dev/shm").glob(f"{self._shared_memory_prefix}*"):
                 segment.unlink(missing_ok=True)
         self._cleanup.close()
@@ -208,18 +220,30 @@ class TritonServer:
         self._log_path = self.options.log_path or folder / "tritonserver.log"
         self._shared_memory_prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
         try:
-            log = None if self._log_path == STANDARD_OUTPUT else self._cleanup.enter_context(self._log_path.open("wb"))
+            log = None
+            if self._log_path != STANDARD_OUTPUT:  # unbuffered: a full disk is no reason to fail when it is closed
+                log = self._cleanup.enter_context(self._log_path.open("wb", buffering=0))
         except OSError as error:
             raise ServerError(f"The log file {self._log_path} cannot be written: {error.strerror}.") from None
+        as_json = self.options.log_format == "json"  # through a pipe
         self._process = subprocess.Popen(
             build_command(self.options, installation.executable, backends, self._shared_memory_prefix, self.admin_key),
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=None if log is None else subprocess.STDOUT,
+            stdout=subprocess.PIPE if as_json else log,
+            stderr=subprocess.STDOUT if as_json or log is not None else None,
             env={**installation.environment(), PULSE_FOLDER_VARIABLE: str(self.pulses)},
             start_new_session=True,  # an interrupt at the terminal must reach mlcls only, which then drains the server
             preexec_fn=end_with_parent,  # so that nothing keeps the ports and the memory
+            restore_signals=not as_json,  # a pipe that nobody reads any more must not end it while it drains
         )
+        self._pump = TritonLogPump.start(self._process, log) if as_json else None
+
+    def _describe_end(self) -> str:
+        tail = None
+        if self._pump is not None:
+            self._pump.join(_LOG_TIMEOUT_S)
+            tail = self._pump.tail()
+        return server_log.describe_end(self._log_path, self._process.returncode, tail)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.ready_timeout_s
@@ -227,7 +251,7 @@ class TritonServer:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to this machine
         while True:
             if self._process.poll() is not None:
-                raise ServerError(server_log.describe_end(self._log_path, self._process.returncode))
+                raise ServerError(self._describe_end())
             with contextlib.suppress(OSError), opener.open(waiting[0], timeout=5) as response:
                 if response.status == 200:
                     waiting.pop(0)

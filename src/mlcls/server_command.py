@@ -47,6 +47,8 @@ def build_command(
         "--metrics-config=summary_latencies=true",
         "--log-format=ISO8601",
     ]
+    if options.trace is not None:
+        command += options.trace.arguments()
     if options.target != "embedded":
         command.append(f"--model-config-name={options.target}")
     return command

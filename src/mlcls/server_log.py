@@ -18,9 +18,17 @@ _TAIL_BYTES: Final = 1 << 20
 STANDARD_OUTPUT: Final = Path("-")
 
 
-def describe_end(log_path: Path, exit_status: int) -> str:
-    """One line for a server that ended: the first reason in its log, else how the process ended."""
+def describe_end(log_path: Path, exit_status: int, tail: str | None = None) -> str:
+    """One line for a server that ended: the first reason in its log, else how the process ended.
+
+    Args:
+        log_path: The log.
+        exit_status: Of the process, negative for a signal.
+        tail: The log's last lines, where the file does not have them as Triton wrote them.
+    """
     how = f"exit status {exit_status}" if exit_status >= 0 else f"signal {-exit_status}"
+    if tail is not None:
+        return f"tritonserver ended with {how}: {find_reason(tail) or 'its log tells no reason'}"
     if log_path == STANDARD_OUTPUT:
         return f"tritonserver ended with {how}; its log above tells why"
     try:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tritonclient.utils import InferenceServerException
 
 from metrics_page import MetricsPage, wait_for_metrics
+from mlcls.ports import free_ports
 from mlcls.server import TritonServer
+from mlcls_client import create_model
+from otlp_receiver import OtlpReceiver, Span, receive_spans
+from processes import mlcls_command
+from served_models import SmallModels
 from triton_request import ask
 
 MODEL = "small_with_sigmoid"
+TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+HOSTILE = b"x\n2026-11-28T07:00:52Z E 1 main.cc:1] forged\r\x1b[31m\x00"
 
 
 def counted(before: MetricsPage, after: MetricsPage, name: str, **labels: str) -> float:
@@ -54,3 +68,131 @@ def test_every_image_is_counted_once(small_server: TritonServer, sample_images: 
     assert counted(before, after, "mlcls_decode_seconds_bucket", le="+Inf") == 200
     assert 0 < counted(before, after, "mlcls_decode_seconds_sum") < 200
     assert counted(before, after, "mlcls_top_scores_total") == 120
+
+
+class LoggingServer:
+    """`mlcls serve` with its log as JSON on standard output and all requests traced."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, url: str, receiver: OtlpReceiver) -> None:
+        self.process, self.log, self.url, self.receiver = process, log, url, receiver
+
+    def records(self) -> list[dict[str, Any]]:
+        """All whole lines so far; each must parse."""
+        return [json.loads(line) for line in self.log.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+    def wait_for(self, **fields: Any) -> dict[str, Any]:
+        """The first line with these fields."""
+        deadline = time.monotonic() + 60
+        while True:
+            for record in self.records():
+                if fields.items() <= record.items():
+                    return record
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+    def wait_for_spans(self, trace_id: str) -> dict[str, Span]:
+        """The spans of a trace by name, once the ensemble's is there, which ends last."""
+        deadline = time.monotonic() + 60
+        while not any(span.name == "InferRequest" for span in self.receiver.of(trace_id)):
+            assert time.monotonic() < deadline, self.receiver.spans
+            time.sleep(0.05)
+        return {span.name: span for span in self.receiver.of(trace_id)}
+
+
+@pytest.fixture(scope="module")
+def logging_server(small_models: SmallModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoggingServer]:
+    log = tmp_path_factory.mktemp("log") / "stdout"
+    http_port, grpc_port, metrics_port = free_ports(3)
+    with receive_spans() as receiver, log.open("wb") as stdout:
+        command = mlcls_command(
+            "serve", MODEL, "--repository", small_models.repository, f"--http-port={http_port}",
+            f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}", "--log-file", "-", "--trace-url",
+            receiver.url, "--trace-rate", "1",
+        )  # fmt: skip
+        environment = {**os.environ, "MLCLS_LOG_FORMAT": "json", "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, env=environment)
+        server = LoggingServer(process, log, f"127.0.0.1:{grpc_port}", receiver)
+        try:
+            server.wait_for(logger="mlcls", message=f"Loading {MODEL} ...")
+            while not any(record["message"].startswith(f"Ready: {MODEL}") for record in server.records()):
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def test_lines_of_the_server_are_json(logging_server: LoggingServer) -> None:
+    loaded = logging_server.wait_for(message=f"successfully loaded '{MODEL}'")
+    assert (loaded["level"], loaded["logger"]) == ("INFO", "tritonserver")
+    assert loaded["source"].startswith("model_lifecycle.cc:")
+    assert loaded["pid"] in [record.get("pid") for record in logging_server.records()]
+    assert any("| server_version" in record["message"] for record in logging_server.records()), "a table, in one line"
+
+
+def test_a_refused_request_is_told_with_its_id(logging_server: LoggingServer) -> None:
+    request_id = 'r-7\n"{\x1b[31m犬'
+    with create_model(MODEL, url=logging_server.url) as model:
+        results = list(model.predict([HOSTILE], on_error="yield", request_id="hostile-bytes"))
+        assert results[0].error is not None
+    found = logging_server.wait_for(event="refused", reason="unknown_format")
+    assert found["request_id"].startswith("hostile-bytes")
+    assert (found["model"], found["version"], found["images"], found["refused"]) == (MODEL, "1", 1, 1)
+    assert (found["level"], found["logger"]) == ("WARNING", "tritonserver")
+    assert "forged" not in [record["message"] for record in logging_server.records()]
+    ask_with_id(logging_server.url, [b""], request_id)
+    assert logging_server.wait_for(event="refused", reason="empty")["request_id"] == request_id
+    assert all(byte == 0x0A or 0x20 <= byte < 0x7F for byte in logging_server.log.read_bytes())
+
+
+def ask_with_id(url: str, images: list[bytes], request_id: str) -> None:
+    import numpy as np
+    import tritonclient.grpc
+
+    tensor = tritonclient.grpc.InferInput("image", [len(images), 1], "BYTES")
+    tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
+    with tritonclient.grpc.InferenceServerClient(url) as client, contextlib.suppress(InferenceServerException):
+        client.infer(MODEL, [tensor], request_id=request_id)
+
+
+def test_spans_are_children_of_the_callers(logging_server: LoggingServer, sample_images: list[Path]) -> None:
+    headers = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}
+    with create_model(MODEL, url=logging_server.url, headers=headers) as model:
+        list(model.predict(str(sample_images[0]), request_id="traced"))
+    spans = logging_server.wait_for_spans(TRACE_ID)
+    assert spans["InferRequest"].parent_id == PARENT_ID
+    assert spans[MODEL].parent_id == spans["InferRequest"].span_id
+    for step in ("preprocess", "engine", "postprocess"):
+        span = spans[f"{MODEL}_{step}"]
+        assert span.parent_id == spans[MODEL].span_id
+        assert span.attributes["triton.request_id"].startswith("traced")
+        assert span.service == "mlcls"
+
+
+def test_the_trace_api_stays_closed(logging_server: LoggingServer) -> None:
+    import tritonclient.grpc
+
+    with tritonclient.grpc.InferenceServerClient(logging_server.url) as client:
+        for call in (client.get_trace_settings, lambda: client.update_trace_settings(settings={"trace_rate": "1"})):
+            with pytest.raises(InferenceServerException, match="restricted"):
+                call()
+
+
+def test_the_probes_of_mlcls_serve_are_not_counted(small_server: TritonServer) -> None:
+    from mlcls.health_probe import HealthProbe
+
+    before = MetricsPage(small_server)
+    probe = HealthProbe(small_server.http_url, small_server.metrics_url)
+    assert [probe.ask(MODEL).verdict for _ in range(3)] == ["answers"] * 3
+    with pytest.raises(InferenceServerException):
+        ask(small_server, MODEL, [b""])
+    after = wait_for_metrics(
+        small_server, lambda page: counted(before, page, "mlcls_images_total", reason="empty") == 1
+    )
+    assert counted(before, after, "mlcls_images_total", status="ok") == 0
+    assert counted(before, after, "mlcls_decode_seconds_count") == 0
+    assert (
+        after.sum("nv_inference_request_success", model=MODEL)
+        >= before.sum("nv_inference_request_success", model=MODEL) + 3
+    )

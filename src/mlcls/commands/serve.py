@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from mlcls.commands.options import add_repository_option
-from mlcls.errors import ServerError
+from mlcls.errors import MlclsError, ServerError
+from mlcls.json_log import LOG_FORMAT_VARIABLE, LOG_FORMATS, LogFormat, read_log_format
+from mlcls.server_trace import DEFAULT_TRACE_EVERY
 from mlcls.triton_config import TARGETS
 
 if TYPE_CHECKING:
+    from mlcls.announcements import Announcements
     from mlcls.server import ServerOptions, TritonServer
     from mlcls.supervision import WatchSettings
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="look at the repository every S seconds and switch to the version that is active there",
     )
     _add_watch_options(parser)
-    parser.add_argument("--log-file", type=Path, metavar="FILE", help="keep Triton's whole log here; - prints it")
+    _add_log_options(parser)
     parser.add_argument(
         "--tritonserver",
         type=Path,
@@ -46,6 +47,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use this Triton, /opt/tritonserver in NVIDIA's container, instead of the embedded one",
     )
     add_repository_option(parser)
+
+
+def _add_log_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("observing", "docs/observability.md has the fields, and what is measured.")
+    group.add_argument("--log-file", type=Path, metavar="FILE", help="keep Triton's whole log here; - prints it")
+    group.add_argument(
+        "--log-format",
+        choices=LOG_FORMATS,
+        help=f"text, or one JSON object a line, of mlcls and of Triton (default: ${LOG_FORMAT_VARIABLE}, or text)",
+    )
+    group.add_argument(
+        "--trace-url", metavar="URL", help="send spans of requests to this OTLP receiver: http://HOST:4318/v1/traces"
+    )
+    group.add_argument(
+        "--trace-rate",
+        type=int,
+        default=DEFAULT_TRACE_EVERY,
+        metavar="N",
+        help="trace one request in N; 1 for all (default: %(default)s)",
+    )
 
 
 def _add_watch_options(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +123,22 @@ def run(arguments: argparse.Namespace) -> int:
         ServerError: The server cannot start; without `--supervise`: it ended by itself, or is not well.
         RestartsExhaustedError: It was started again too often.
     """
+    from mlcls.announcements import Announcements
+
+    log_format = read_log_format(arguments.log_format)
+    announcements = Announcements(log_format)
+    try:
+        return _run(arguments, log_format, announcements)
+    except (MlclsError, OSError) as error:
+        if log_format == "text":
+            raise
+        announcements.say(str(error), "ERROR")
+        return getattr(error, "exit_code", MlclsError.exit_code)
+
+
+def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: Announcements) -> int:
     from mlcls.server import CLOSED_APIS, CLOSED_APIS_IN_PRODUCTION, ServerOptions, TritonServer
+    from mlcls.server_trace import TraceSettings
     from mlcls.supervision import Restarts, RestartSettings, WatchSettings, keep_serving
     from mlcls.triton_installation import embedded_installation, system_installation
 
@@ -133,14 +169,15 @@ def run(arguments: argparse.Namespace) -> int:
         log_path=arguments.log_file,
         closed_apis=CLOSED_APIS if arguments.tritonserver is None else CLOSED_APIS_IN_PRODUCTION,
         drain_timeout_s=arguments.drain_timeout,
+        log_format=log_format,
+        trace=None if arguments.trace_url is None else TraceSettings(arguments.trace_url, arguments.trace_rate),
     )
 
     def start() -> TritonServer:
         server = TritonServer(options, installation)
-        print(
+        announcements.say(
             f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
-            f"{server.metrics_url}. Stop with Ctrl-C.",
-            flush=True,
+            f"{server.metrics_url}. Stop with Ctrl-C."
         )
         return server
 
@@ -152,20 +189,20 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, request_stop)
-        print(f"Loading {', '.join(options.models)} ...", flush=True)
-        _warn_about_cores(options)
+        announcements.say(f"Loading {', '.join(options.models)} ...")
+        _warn_about_cores(options, announcements)
         keep_serving(
             start,
-            lambda server: _serve(server, watching, arguments.poll),
+            lambda server: _serve(server, watching, arguments.poll, announcements),
             Restarts(restarting) if arguments.supervise else None,
-            lambda line: print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", file=sys.stderr, flush=True),
+            announcements.warn_now,
         )
     except _StopRequested:
-        print("Stopped.", flush=True)
+        announcements.say("Stopped.")
     return 0
 
 
-def _warn_about_cores(options: ServerOptions) -> None:
+def _warn_about_cores(options: ServerOptions, announcements: Announcements) -> None:
     """Tells of models whose settings were measured with another number of cores."""
     from mlcls.machine_description import read_cores
     from mlcls.serving_settings import read_settings
@@ -174,10 +211,10 @@ def _warn_about_cores(options: ServerOptions) -> None:
         mismatch = read_settings(options.repository, name).describe_mismatch(options.target, read_cores())
         if mismatch is not None:
             remedy = f"Measure here: mlcls tune {name} --target {options.target}"
-            print(f"Warning: {name}: {mismatch}. {remedy}", file=sys.stderr, flush=True)
+            announcements.say(f"Warning: {name}: {mismatch}. {remedy}", "WARNING")
 
 
-def _serve(server: TritonServer, watching: WatchSettings, poll_s: float | None) -> None:
+def _serve(server: TritonServer, watching: WatchSettings, poll_s: float | None, announcements: Announcements) -> None:
     """Serves until something is wrong, the versions that are active in the repository where it is to be followed."""
     from mlcls.supervision import watch
 
@@ -186,5 +223,5 @@ def _serve(server: TritonServer, watching: WatchSettings, poll_s: float | None) 
     else:
         from mlcls.repository_follower import following
 
-        with following(server, poll_s, lambda line: print(line, flush=True)) as check_follower:
+        with following(server, poll_s, announcements.say) as check_follower:
             watch(server, watching, check_follower)

@@ -1,0 +1,216 @@
+"""Log lines as JSON objects: those of `mlcls serve` itself, and Triton's, which this translates.
+
+Triton 2.51 writes text only. A pump reads it from a pipe and writes one object for each message, however many lines the
+message has; what it cannot read becomes the message of an object of its own, so that every line of the output parses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import IO, Any, Final, Literal
+
+from mlcls.errors import ConfigError
+from mlcls.refusal_log import REFUSED, REFUSED_SOURCE, to_ascii_json
+
+LogFormat = Literal["text", "json"]
+LOG_FORMATS: Final[tuple[LogFormat, ...]] = ("text", "json")
+
+#: Environment variable with the default of `--log-format`.
+LOG_FORMAT_VARIABLE: Final = "MLCLS_LOG_FORMAT"
+
+Record = dict[str, Any]
+
+#: `2026-01-31T12:00:00Z E 4711 model_lifecycle.cc:654] "text"`; level and process id change places between releases.
+_LINE: Final = re.compile(
+    r"(?P<time>\S+) (?:(?P<pid>\d+) )?(?:\d+ )*(?P<level>[EWI]) (?:(?P<pid2>\d+) )?(?:\d+ )*"
+    r"(?P<source>[\w./]+:\d+)\] ?(?P<text>.*)"
+)
+_LEVELS: Final = {"E": "ERROR", "W": "WARNING", "I": "INFO"}
+
+#: A message that does not end is written in pieces of this length.
+_MAX_CHARACTERS: Final = 1 << 16
+#: How long a message of several lines is waited for.
+_PAUSE_S: Final = 0.2
+_TAIL_LINES: Final = 2000
+
+
+def read_log_format(given: str | None, environment: Mapping[str, str] = os.environ) -> LogFormat:
+    """The format that was asked for, by the option or else by the environment.
+
+    Raises:
+        ConfigError: The environment names another one.
+    """
+    name = given or environment.get(LOG_FORMAT_VARIABLE) or "text"
+    for known in LOG_FORMATS:
+        if name == known:
+            return known
+    raise ConfigError(f"Expected {LOG_FORMAT_VARIABLE} to be one of {', '.join(LOG_FORMATS)}, got {name!r}.")
+
+
+class JsonLog:
+    """Writes objects to a stream, a line each; several threads may use it at once."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        """Writes to the stream, which stays the caller's."""
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def write(self, record: Record) -> None:
+        """Writes one object."""
+        line = to_ascii_json(record).encode() + b"\n"
+        with self._lock:
+            self._stream.write(line)
+            self._stream.flush()
+
+
+def make_record(level: str, logger: str, message: str, time: str | None = None, **fields: Any) -> Record:
+    """The content of a line.
+
+    Args:
+        level: `INFO`, `WARNING` or `ERROR`.
+        logger: `mlcls` or `tritonserver`.
+        message: For people.
+        time: When, in RFC 3339; by default now.
+        fields: What else is known, for programs.
+    """
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"time": time or now, "level": level, "logger": logger, "message": message, **fields}
+
+
+class TritonLines:
+    """Puts the objects together from lines."""
+
+    def __init__(self) -> None:
+        """No line came yet."""
+        self._open: Record | None = None
+        self._texts: list[str] = []
+
+    def add(self, line: str) -> list[Record]:
+        """Takes a line without its end; gives the messages that it ends."""
+        match = _LINE.fullmatch(line)
+        if match is None:
+            if not line.strip() and any(self._texts):  # after a table, for example
+                return self.finish()
+            ended = self.finish() if line.startswith("error: ") else []  # Triton's last words
+            if self._open is None:
+                self._open = make_record("INFO", "tritonserver", "")
+            self._texts.append(line)
+            return [*ended, *(self.finish() if sum(map(len, self._texts)) > _MAX_CHARACTERS else [])]
+        ended = self.finish()
+        pid = match["pid"] or match["pid2"]
+        self._open = make_record(_LEVELS[match["level"]], "tritonserver", "", match["time"], source=match["source"])
+        if pid is not None:
+            self._open["pid"] = int(pid)
+        text = match["text"]
+        self._texts = [text]
+        is_whole = len(text) > 1 and text.startswith('"') and text.endswith('"')
+        return [*ended, *self.finish()] if is_whole else ended
+
+    def finish(self) -> list[Record]:
+        """The message that is open, if any."""
+        record, text = self._open, "\n".join(self._texts).strip()
+        self._open, self._texts = None, []
+        if record is None or not text:
+            return []
+        if "source" not in record and text.startswith(("error: ", "Traceback ")):
+            record["level"] = "ERROR"
+        record["message"] = _unquote(text)
+        return [_with_fields(record)]
+
+
+def _unquote(text: str) -> str:
+    """The text of a message that Triton wrote as a JSON string."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return text
+    return content if isinstance(content, str) else text
+
+
+def _with_fields(record: Record) -> Record:
+    """What a refused request's line says, as fields; that of this project's own code alone is believed."""
+    message = record["message"]
+    if record.get("source", "").startswith(f"{REFUSED_SOURCE}:") and message.startswith(REFUSED):
+        try:
+            content = json.loads(message.removeprefix(REFUSED))
+        except ValueError:
+            return record
+        if isinstance(content, dict):
+            fields = {name: value for name, value in content.items() if name not in record}
+            return {**record, "message": REFUSED + str(content.get("error", "")), "event": "refused", **fields}
+    return record
+
+
+class TritonLogPump:
+    """Reads Triton's text from a pipe and writes objects, in a thread of its own."""
+
+    def __init__(self, pipe: IO[bytes], write: Callable[[Record], None]) -> None:
+        """Starts.
+
+        Args:
+            pipe: The end to read from; closed at the end.
+            write: Takes each object.
+        """
+        self._pipe = pipe
+        self._write = write
+        self._lines = TritonLines()
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._thread = threading.Thread(target=self._run, name="mlcls-log", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def start(cls, process: subprocess.Popen[bytes], log: IO[bytes] | None) -> TritonLogPump:
+        """Reads a process's standard output and writes to a stream, by default to this process's own output."""
+        pipe = process.stdout
+        if pipe is None:
+            raise ValueError("Expected a process whose standard output is a pipe.")
+        return cls(pipe, JsonLog(sys.stdout.buffer if log is None else log).write)
+
+    def tail(self) -> str:
+        """The last lines as Triton wrote them."""
+        return "\n".join(self._tail)
+
+    def join(self, timeout_s: float) -> None:
+        """Waits until everything is written; the pipe ends with the last process that holds its other end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        rest = b""
+        with self._pipe:
+            descriptor = self._pipe.fileno()
+            while True:
+                ready, _, _ = select.select([descriptor], [], [], _PAUSE_S)
+                if not ready:
+                    self._emit(self._lines.finish())
+                    continue
+                content = os.read(descriptor, 1 << 16)
+                if not content:
+                    break
+                *lines, rest = (rest + content).split(b"\n")
+                if len(rest) > _MAX_CHARACTERS:
+                    lines, rest = [*lines, rest], b""
+                self._take(lines)
+            self._take([rest] if rest else [])
+            self._emit(self._lines.finish())
+
+    def _take(self, lines: list[bytes]) -> None:
+        for content in lines:
+            line = content.decode(errors="replace").rstrip("\r")
+            self._tail.append(line)
+            self._emit(self._lines.add(line))
+
+    def _emit(self, records: list[Record]) -> None:
+        for record in records:
+            try:
+                self._write(record)
+            except (OSError, ValueError):  # a full disk, a closed reader: Triton must not wait for a pipe nobody reads
+                continue
