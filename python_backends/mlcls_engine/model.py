@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from mlcls.backend_model import (
@@ -10,6 +14,7 @@ from mlcls.backend_model import (
     engine_file,
     engine_precision,
     engine_threads,
+    failed_response,
     load_spec,
     version_folder,
 )
@@ -25,32 +30,40 @@ class TritonPythonModel:
         self._pulse = Pulse.open(args)
         file = engine_file(args)
         self._spec = load_spec(args, file)
-        path = version_folder(args) / file
-        self._engine = OpenVinoEngine(path, self._spec, engine_threads(args), precision=engine_precision(args))
+        self._engine = OpenVinoEngine(
+            version_folder(args) / file,
+            self._spec,
+            engine_threads(args),
+            precision=engine_precision(args),
+            on_progress=self._pulse.note_progress,
+        )
         self._pulse.begin()
 
-    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """Runs the images of all requests that Triton batched and hands each request its own rows."""
-        with self._pulse.working():
-            return self._answer(requests)
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
+        """Starts the images of all requests that Triton batched; each request is answered when its own are done."""
+        pixels = self._spec.tensors.pixels
+        started = []
+        for request in requests:
+            sender = request.get_response_sender()
+            if request.is_cancelled():
+                _send(sender, cancelled_response(pb_utils))
+                continue
+            batch = pb_utils.get_input_tensor_by_name(request, pixels).as_numpy()
+            # the request goes along: the images are in shared memory that is its own
+            started.append((batch, partial(self._answer, request, sender)))
+        self._engine.start(started)
 
     def finalize(self) -> None:
-        """Tells that this process ends because it was told to."""
+        """Answers what was started, and tells that this process ends because it was told to."""
+        self._engine.close()
         self._pulse.end()
 
-    def _answer(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        names = self._spec.tensors
-        have_left = [request.is_cancelled() for request in requests]
-        batches = [
-            pb_utils.get_input_tensor_by_name(request, names.pixels).as_numpy()
-            for request, has_left in zip(requests, have_left, strict=True)
-            if not has_left
-        ]
-        ends = np.cumsum([len(batch) for batch in batches])
-        rows = iter(np.split(self._engine.logits(*batches), ends[:-1]) if batches else [])
-        return [
-            cancelled_response(pb_utils)
-            if has_left
-            else pb_utils.InferenceResponse([pb_utils.Tensor(names.logits, next(rows))])
-            for has_left in have_left
-        ]
+    def _answer(self, _: Any, sender: Any, outcome: npt.NDArray[np.float32] | Exception) -> None:
+        if isinstance(outcome, Exception):
+            _send(sender, failed_response(outcome, pb_utils))
+        else:
+            _send(sender, pb_utils.InferenceResponse([pb_utils.Tensor(self._spec.tensors.logits, outcome)]))
+
+
+def _send(sender: Any, response: Any) -> None:
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

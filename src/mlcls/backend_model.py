@@ -138,14 +138,24 @@ def answer_each(
             continue
         try:
             responses.append(pb_utils.InferenceResponse(answer(request)))
-        except (ImageError, ThresholdError) as error:
-            fault = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            responses.append(pb_utils.InferenceResponse(error=fault))
-        except Exception as error:  # a defect of ours; the others must be answered all the same
-            pb_utils.Logger.log_error(traceback.format_exc())
-            fault = pb_utils.TritonError(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
-            responses.append(pb_utils.InferenceResponse(error=fault))
+        except Exception as error:  # the others must be answered all the same
+            responses.append(failed_response(error, pb_utils))
     return responses
+
+
+def failed_response(error: Exception, pb_utils: Any) -> Any:
+    """The response to a request that failed: the client's fault where its image or threshold is, else a defect of ours.
+
+    Args:
+        error: What went wrong.
+        pb_utils: See `answer_each`.
+    """
+    if isinstance(error, ImageError | ThresholdError):
+        fault = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    else:
+        pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+        fault = pb_utils.TritonError(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=fault)
 
 
 def cancelled_response(pb_utils: Any) -> Any:

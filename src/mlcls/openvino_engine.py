@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,12 @@ from mlcls.errors import ConfigError, MissingExtraError, ModelFormatError
 from mlcls.model_spec import ModelSpec
 from mlcls.onnx_file import check_onnx_file
 from mlcls.serving_settings import FILE_NAME
+
+#: Images that wait inside the engine for a stream, so that none idles while the next request is on its way here.
+_WAITING_IMAGES: Final = 1
+
+#: Takes the logits (N, num_labels) float32 of a request, or why there are none.
+Answer = Callable[[npt.NDArray[np.float32] | Exception], object]
 
 
 class OpenVinoEngine:
@@ -34,6 +42,7 @@ class OpenVinoEngine:
         threads: int = 0,
         cache_dir: Path | None = None,
         precision: str = "f32",
+        on_progress: Callable[[int], object] = lambda _: None,
     ) -> None:
         """Compiles the graph.
 
@@ -43,6 +52,7 @@ class OpenVinoEngine:
             threads: Threads of all streams together; 0 takes all cores that the process may use.
             cache_dir: Where compiled models are kept for a quicker next start.
             precision: `f32`, or `bf16` where the processor has units for it.
+            on_progress: Told, in some thread, how many images are under way: when a first one begins, and after each.
 
         Raises:
             ConfigError: bf16 is asked for and the processor has no units for it: OpenVINO would compute in float32
@@ -78,7 +88,11 @@ class OpenVinoEngine:
                 f"{model}: OpenVINO cannot load the graph ({' '.join(str(error).split())[:300]}); import the model "
                 f"again."
             ) from error
-        self._pool = ThreadPoolExecutor(threads)
+        self._pool = ThreadPoolExecutor(threads + _WAITING_IMAGES)
+        self._places = threading.Semaphore(threads + _WAITING_IMAGES)
+        self._under_way = 0
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for request in requests:
             self._idle.put(request)
@@ -92,14 +106,53 @@ class OpenVinoEngine:
         Returns:
             (sum of all N, num_labels) float32, in order.
         """
-        images = [batch[index : index + 1] for batch in batches for index in range(len(batch))]
-        logits = np.empty((len(images), self._num_labels), np.float32)
-        if len(images) == 1:
-            _infer(self._lone_request, images[0], logits[0])
-        else:
-            for _ in self._pool.map(self._infer_on_idle_stream, images, logits):
-                pass  # raises what a call raised
-        return logits
+        futures: list[Future[npt.NDArray[np.float32]]] = [Future() for _ in batches]
+        self.start([(batch, partial(_settle, future)) for batch, future in zip(batches, futures, strict=True)])
+        return np.concatenate([future.result() for future in futures])
+
+    def start(self, requests: Sequence[tuple[npt.NDArray[np.uint8], Answer]]) -> None:
+        """Computes the logits of requests; returns once another image could begin, not when these are done.
+
+        So no stream idles because a request that came with its own has another image to go.
+
+        Args:
+            requests: `pixels` (N, H, W, 3) uint8 RGB of each, and what is called, in some thread, when its logits are
+                there. It must raise nothing.
+        """
+        is_lone = sum(len(batch) for batch, _ in requests) == 1
+        for batch, answer in requests:
+            request = _StartedRequest(len(batch), self._num_labels, answer)
+            if not len(batch):
+                answer(request.logits)
+            for index in range(len(batch)):
+                self._places.acquire()
+                with self._lock:
+                    self._under_way += 1
+                    is_first = self._under_way == 1
+                    if is_first:
+                        self._on_progress(1)
+                self._pool.submit(self._compute, request, batch[index : index + 1], index, is_first and is_lone)
+        with self._places:  # the others wait in Triton's queue, where there are limits on their number and their time
+            pass
+
+    def close(self) -> None:
+        """Waits for what was started."""
+        self._pool.shutdown()
+
+    def _compute(self, request: _StartedRequest, image: npt.NDArray[np.uint8], index: int, is_alone: bool) -> None:
+        try:
+            if is_alone:
+                _infer(self._lone_request, image, request.logits[index])
+            else:
+                self._infer_on_idle_stream(image, request.logits[index])
+        except Exception as error:  # told to the caller, like every other outcome
+            request.error = error
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                self._on_progress(self._under_way)
+            self._places.release()
+            request.end_image()
 
     def _infer_on_idle_stream(self, image: npt.NDArray[np.uint8], logits: npt.NDArray[np.float32]) -> None:
         request = self._idle.get()
@@ -107,6 +160,32 @@ class OpenVinoEngine:
             _infer(request, image, logits)
         finally:
             self._idle.put(request)
+
+
+def _settle(future: Future[npt.NDArray[np.float32]], outcome: npt.NDArray[np.float32] | Exception) -> None:
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+class _StartedRequest:
+    """The images of one request, which end in any order."""
+
+    def __init__(self, images: int, num_labels: int, answer: Answer) -> None:
+        self.logits = np.empty((images, num_labels), np.float32)
+        self.error: Exception | None = None
+        self._answer = answer
+        self._to_go = images
+        self._lock = threading.Lock()
+
+    def end_image(self) -> None:
+        """Counts an image that is done, and answers after the last one."""
+        with self._lock:
+            self._to_go -= 1
+            if self._to_go:
+                return
+        self._answer(self.error or self.logits)
 
 
 def _require_bf16(flags: Collection[str]) -> None:

@@ -89,6 +89,13 @@ class Pulse:
         """Tells that a piece of the work is done and the next one begins."""
         self._write(time.monotonic_ns())
 
+    def note_progress(self, under_way: int) -> None:
+        """Tells that a piece of the work is done, of several that are under way at once, and how many still are."""
+        if under_way:
+            self.beat()
+        else:
+            self._write(_IDLE)
+
     def end(self) -> None:
         """Tells that this process is about to end because it was told to."""
         self._write(_ENDED)

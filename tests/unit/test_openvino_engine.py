@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import onnx
@@ -53,6 +57,68 @@ def test_images_of_several_arrays_come_back_in_order(model: Path) -> None:
     assert len(np.unique(alone, axis=0)) == len(pixels), "exchanged answers would pass"
     np.testing.assert_allclose(engine.logits(pixels[:1], pixels[1:9], pixels[9:]), alone, rtol=0, atol=1e-4)
     assert engine.logits(pixels[:0]).shape == (0, alone.shape[1])
+
+
+def test_requests_are_answered_one_by_one_each_with_its_own(model: Path) -> None:
+    engine = OpenVinoEngine(model, spec_of(), threads=2)
+    pixels = make_pixels(60)
+    expected = engine.logits(pixels)
+    answers: SimpleQueue[tuple[slice, Any]] = SimpleQueue()
+    cuts = [0, 1, 4, 4, 9, 10, 30, 31, 60]
+    requests = []
+    for start, end in itertools.pairwise(cuts):
+        rows = slice(start, end)
+        requests.append((pixels[rows], lambda outcome, rows=rows: answers.put((rows, outcome))))
+    for first in range(0, len(requests), 3):
+        engine.start(requests[first : first + 3])
+    engine.close()
+    assert answers.qsize() == len(requests), "all that was started is answered, once, before the engine closes"
+    for _ in requests:
+        rows, logits = answers.get_nowait()
+        np.testing.assert_allclose(logits, expected[rows], rtol=0, atol=1e-4)
+
+
+def test_start_waits_only_for_room(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OpenVinoEngine(model, spec_of(), threads=2)
+    gate, begun = threading.Event(), SimpleQueue[int]()
+
+    def infer(_request: Any, _image: Any, logits: Any) -> None:
+        begun.put(1)
+        gate.wait(10)
+        logits[:] = 1
+
+    monkeypatch.setattr(openvino_engine, "_infer", infer)
+    answers: SimpleQueue[Any] = SimpleQueue()
+    starting = threading.Thread(target=engine.start, args=([(make_pixels(5), answers.put)],))
+    starting.start()
+    begun.get(timeout=10), begun.get(timeout=10)
+    starting.join(0.3)
+    assert starting.is_alive() and begun.empty(), "two streams are busy, one image waits, the others are not taken"
+    gate.set()
+    starting.join(10)
+    assert not starting.is_alive()
+    assert answers.get(timeout=10).shape == (5, spec_of().num_labels)
+
+
+def test_a_failed_image_fails_its_request_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OpenVinoEngine(model, spec_of(), threads=2)
+    real = openvino_engine._infer
+
+    def infer(request: Any, image: Any, logits: Any) -> None:
+        if image.max() == 0:
+            raise RuntimeError("no memory")
+        real(request, image, logits)
+
+    monkeypatch.setattr(openvino_engine, "_infer", infer)
+    good, bad = make_pixels(3), make_pixels(3)
+    bad[1] = 0
+    answers: SimpleQueue[Any] = SimpleQueue()
+    engine.start([(good, answers.put), (bad, answers.put), (good, answers.put)])
+    engine.close()
+    outcomes = [answers.get_nowait() for _ in range(3)]
+    assert sum(isinstance(outcome, RuntimeError) for outcome in outcomes) == 1
+    with pytest.raises(RuntimeError, match="no memory"):
+        OpenVinoEngine(model, spec_of(), threads=2).logits(bad)
 
 
 def test_the_first_calls_of_threads_do_not_wait_for_one_another(model: Path) -> None:
