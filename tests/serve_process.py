@@ -115,12 +115,12 @@ def own_segments(process: subprocess.Popen[str]) -> list[str]:
 
 
 def copy_backends(folder: Path, engine_prelude: str) -> Path:
-    """The project's backends, with lines of Python that their engine runs before each batch."""
+    """The project's backends, with lines of Python that their engine runs before it looks at an image."""
     shutil.copytree(ROOT / "python_backends", folder, dirs_exist_ok=True)
     model = folder / "mlcls_engine" / "model.py"
-    before = "        with self._pulse.working():\n"
-    text = model.read_text()
-    assert before in text
-    indented = "".join(f"            {line}\n" for line in engine_prelude.splitlines())
-    model.write_text(text.replace(before, before + indented))
+    indented = "".join(f"    {line}\n" for line in engine_prelude.strip().splitlines())
+    model.write_text(
+        f"{model.read_text()}\n\n_compute = OpenVinoEngine._compute\n\n\ndef _held(*arguments):\n{indented}"
+        f"    return _compute(*arguments)\n\n\nOpenVinoEngine._compute = _held\n"
+    )
     return folder

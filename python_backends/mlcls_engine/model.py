@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from concurrent.futures import CancelledError
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from mlcls.backend_model import (
     load_spec,
     version_folder,
 )
+from mlcls.model_spec import ModelSpec
 from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.pulse import Pulse
 
@@ -41,29 +41,33 @@ class TritonPythonModel:
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Starts the images of all requests that Triton batched; each request is answered when its own are done."""
-        pixels = self._spec.tensors.pixels
-        started = []
-        for request in requests:
-            sender = request.get_response_sender()
-            if request.is_cancelled():
-                _send(sender, cancelled_response(pb_utils))
-                continue
-            batch = pb_utils.get_input_tensor_by_name(request, pixels).as_numpy()
-            # the request goes along: the images are in shared memory that is its own
-            started.append((batch, partial(self._answer, request, sender)))
-        self._engine.start(started)
+        self._engine.start([_Request(request, self._spec) for request in requests])
 
     def finalize(self) -> None:
         """Answers what was started, and tells that this process ends because it was told to."""
         self._engine.close()
         self._pulse.end()
 
-    def _answer(self, _: Any, sender: Any, outcome: npt.NDArray[np.float32] | Exception) -> None:
-        if isinstance(outcome, Exception):
-            _send(sender, failed_response(outcome, pb_utils))
+
+class _Request:
+    """One of Triton's requests; it keeps it, as the pixels are in shared memory that is the request's own."""
+
+    def __init__(self, request: pb_utils.InferenceRequest, spec: ModelSpec) -> None:
+        self._request = request
+        self._sender = request.get_response_sender()
+        self._logits = spec.tensors.logits
+        self.pixels = pb_utils.get_input_tensor_by_name(request, spec.tensors.pixels).as_numpy()
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller has left."""
+        return bool(self._request.is_cancelled())
+
+    def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
+        """Sends the logits, or why there are none."""
+        if isinstance(outcome, CancelledError):
+            response = cancelled_response(pb_utils)
+        elif isinstance(outcome, Exception):
+            response = failed_response(outcome, pb_utils)
         else:
-            _send(sender, pb_utils.InferenceResponse([pb_utils.Tensor(self._spec.tensors.logits, outcome)]))
-
-
-def _send(sender: Any, response: Any) -> None:
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            response = pb_utils.InferenceResponse([pb_utils.Tensor(self._logits, outcome)])
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

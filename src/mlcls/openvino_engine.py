@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +20,26 @@ from mlcls.onnx_file import check_onnx_file
 from mlcls.serving_settings import FILE_NAME
 
 #: Images that wait inside the engine for a stream, so that none idles while the next request is on its way here.
-_WAITING_IMAGES: Final = 1
+WAITING_IMAGES: Final = 1
 
-#: Takes the logits (N, num_labels) float32 of a request, or why there are none.
-Answer = Callable[[npt.NDArray[np.float32] | Exception], object]
+
+class EngineRequest(Protocol):
+    """Images that are answered together.
+
+    Attributes:
+        pixels: (N, H, W, 3) uint8 RGB.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for the answer any more; asked before each image."""
+
+    def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
+        """Takes the logits (N, num_labels) float32, or why there are none: `CancelledError` where nobody waits.
+
+        Called once, in some thread; it must raise nothing.
+        """
 
 
 class OpenVinoEngine:
@@ -88,8 +103,8 @@ class OpenVinoEngine:
                 f"{model}: OpenVINO cannot load the graph ({' '.join(str(error).split())[:300]}); import the model "
                 f"again."
             ) from error
-        self._pool = ThreadPoolExecutor(threads + _WAITING_IMAGES)
-        self._places = threading.Semaphore(threads + _WAITING_IMAGES)
+        self._pool = ThreadPoolExecutor(threads + WAITING_IMAGES)
+        self._places = threading.Semaphore(threads + WAITING_IMAGES)
         self._under_way = 0
         self._on_progress = on_progress
         self._lock = threading.Lock()
@@ -106,32 +121,26 @@ class OpenVinoEngine:
         Returns:
             (sum of all N, num_labels) float32, in order.
         """
-        futures: list[Future[npt.NDArray[np.float32]]] = [Future() for _ in batches]
-        self.start([(batch, partial(_settle, future)) for batch, future in zip(batches, futures, strict=True)])
-        return np.concatenate([future.result() for future in futures])
+        requests = [_AwaitedRequest(batch) for batch in batches]
+        self.start(requests)
+        return np.concatenate([request.logits.result() for request in requests])
 
-    def start(self, requests: Sequence[tuple[npt.NDArray[np.uint8], Answer]]) -> None:
+    def start(self, requests: Sequence[EngineRequest]) -> None:
         """Computes the logits of requests; returns once another image could begin, not when these are done.
 
         So no stream idles because a request that came with its own has another image to go.
-
-        Args:
-            requests: `pixels` (N, H, W, 3) uint8 RGB of each, and what is called, in some thread, when its logits are
-                there. It must raise nothing.
         """
-        is_lone = sum(len(batch) for batch, _ in requests) == 1
-        for batch, answer in requests:
-            request = _StartedRequest(len(batch), self._num_labels, answer)
-            if not len(batch):
-                answer(request.logits)
-            for index in range(len(batch)):
+        is_lone = sum(len(request.pixels) for request in requests) == 1
+        for request in requests:
+            started = _StartedRequest(request, self._num_labels)
+            for index in range(len(request.pixels)):
                 self._places.acquire()
                 with self._lock:
                     self._under_way += 1
                     is_first = self._under_way == 1
                     if is_first:
                         self._on_progress(1)
-                self._pool.submit(self._compute, request, batch[index : index + 1], index, is_first and is_lone)
+                self._pool.submit(self._compute, started, index, is_first and is_lone)
         with self._places:  # the others wait in Triton's queue, where there are limits on their number and their time
             pass
 
@@ -139,20 +148,18 @@ class OpenVinoEngine:
         """Waits for what was started."""
         self._pool.shutdown()
 
-    def _compute(self, request: _StartedRequest, image: npt.NDArray[np.uint8], index: int, is_alone: bool) -> None:
+    def _compute(self, started: _StartedRequest, index: int, is_alone: bool) -> None:
         try:
-            if is_alone:
-                _infer(self._lone_request, image, request.logits[index])
-            else:
-                self._infer_on_idle_stream(image, request.logits[index])
-        except Exception as error:  # told to the caller, like every other outcome
-            request.error = error
+            started.compute(index, self._infer_alone if is_alone else self._infer_on_idle_stream)
         finally:
             with self._lock:
                 self._under_way -= 1
                 self._on_progress(self._under_way)
             self._places.release()
-            request.end_image()
+            started.end_image()
+
+    def _infer_alone(self, image: npt.NDArray[np.uint8], logits: npt.NDArray[np.float32]) -> None:
+        _infer(self._lone_request, image, logits)
 
     def _infer_on_idle_stream(self, image: npt.NDArray[np.uint8], logits: npt.NDArray[np.float32]) -> None:
         request = self._idle.get()
@@ -162,22 +169,26 @@ class OpenVinoEngine:
             self._idle.put(request)
 
 
-def _settle(future: Future[npt.NDArray[np.float32]], outcome: npt.NDArray[np.float32] | Exception) -> None:
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
-
-
 class _StartedRequest:
-    """The images of one request, which end in any order."""
+    """A request whose images end in any order."""
 
-    def __init__(self, images: int, num_labels: int, answer: Answer) -> None:
-        self.logits = np.empty((images, num_labels), np.float32)
-        self.error: Exception | None = None
-        self._answer = answer
-        self._to_go = images
+    def __init__(self, request: EngineRequest, num_labels: int) -> None:
+        self._request = request
+        self._logits = np.empty((len(request.pixels), num_labels), np.float32)
+        self._error: Exception | None = None
+        self._to_go = len(request.pixels)
         self._lock = threading.Lock()
+        if not self._to_go:
+            request.answer(self._logits)
+
+    def compute(self, index: int, infer: Callable[[npt.NDArray[np.uint8], npt.NDArray[np.float32]], object]) -> None:
+        """Computes one image; an error is kept for the answer."""
+        try:
+            if self._request.is_cancelled():
+                raise CancelledError
+            infer(self._request.pixels[index : index + 1], self._logits[index])
+        except Exception as error:  # told to the caller, like every other outcome
+            self._error = error
 
     def end_image(self) -> None:
         """Counts an image that is done, and answers after the last one."""
@@ -185,7 +196,26 @@ class _StartedRequest:
             self._to_go -= 1
             if self._to_go:
                 return
-        self._answer(self.error or self.logits)
+        self._request.answer(self._logits if self._error is None else self._error)
+
+
+class _AwaitedRequest:
+    """A request whose caller waits for it in another thread."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+        self.pixels = pixels
+        self.logits: Future[npt.NDArray[np.float32]] = Future()
+
+    def is_cancelled(self) -> bool:
+        """The caller waits."""
+        return False
+
+    def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
+        """Hands the outcome over."""
+        if isinstance(outcome, Exception):
+            self.logits.set_exception(outcome)
+        else:
+            self.logits.set_result(outcome)
 
 
 def _require_bf16(flags: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import signal
 import threading
@@ -16,6 +17,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
+from mlcls.openvino_engine import WAITING_IMAGES
 from mlcls.repository import read_spec, write_configs
 from mlcls.serving_settings import ModelSettings, QueueSettings, settings_path
 from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, serving
@@ -23,11 +25,14 @@ from served_models import SmallModels
 
 QUEUE = 3
 
-#: An engine that waits while a file lies beside it, and then notes in another file each request that it works on.
+#: Images that the engine takes at once; further ones wait in Triton's queue.
+PLACES = len(os.sched_getaffinity(0)) + WAITING_IMAGES
+
+#: An engine that notes each image that it takes in a file of its own, and waits while another one lies beside it.
 HOLD = """
 import time
 from pathlib import Path
-Path(__file__).with_name('reached').touch()
+Path(__file__).with_name(f'reached-{time.monotonic_ns()}').touch()
 while Path(__file__).with_name('hold').exists():
     time.sleep(0.005)
 """
@@ -46,13 +51,14 @@ class Held:
     folder: Path
 
     def hold(self) -> None:
-        (self.folder / "reached").unlink(missing_ok=True)
+        for note in self.folder.glob("reached-*"):
+            note.unlink()
         (self.folder / "hold").touch()
 
     def wait_until_held(self) -> None:
-        """Waits until the engine has a request and does not go on with it."""
+        """Waits until the engine has all images that it takes and does not go on with them."""
         deadline = time.monotonic() + 20
-        while not (self.folder / "reached").exists():
+        while len(list(self.folder.glob("reached-*"))) < PLACES:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
@@ -111,60 +117,64 @@ def image(sample_images: list[Path]) -> bytes:
 
 
 def test_a_full_queue_refuses_at_once_and_the_rest_is_answered(held: Held, requests: Requests) -> None:
-    requests.send()
+    for _ in range(PLACES):
+        requests.send()
     held.wait_until_held()
     for _ in range(10 * QUEUE):
         requests.send()
     requests.wait(1)
-    time.sleep(0.5)
-    refused = dict(requests.results)
-    # one is being worked on and QUEUE wait, in the engine's queue, in preprocess's where it has not got to it yet
-    assert len(refused) >= 10 * QUEUE - 2 * QUEUE - 4, "the queue is bounded"
-    for error in refused.values():
+    while_held = 0
+    while len(requests.results) > while_held:  # refusals come as fast as images are decoded
+        while_held = len(requests.results)
+        time.sleep(0.7)
+    # some are being worked on and QUEUE wait, in the engine's queue, in preprocess's where it has not got to it yet
+    assert while_held >= 10 * QUEUE - 2 * QUEUE - 4, "the queue is bounded"
+    held.release()
+    requests.wait(10 * QUEUE + PLACES)
+    refused = [result for result in requests.results.values() if result != "OK"]
+    for error in refused:
         assert isinstance(error, InferenceServerException)
         assert error.status() == "StatusCode.UNAVAILABLE"
         assert "Exceeds maximum queue size" in error.message()
-    held.release()
-    requests.wait(10 * QUEUE + 1)
-    answered = [result for number, result in requests.results.items() if number not in refused]
-    assert answered == ["OK"] * len(answered)
-    assert len(answered) >= QUEUE + 1
+    assert len(refused) <= 10 * QUEUE - QUEUE, "what was in the queue is answered, what the engine had as well"
     requests.send()
-    requests.wait(10 * QUEUE + 2)
-    assert requests.results[10 * QUEUE + 1] == "OK", "well again at once"
+    requests.wait(10 * QUEUE + PLACES + 1)
+    assert requests.results[10 * QUEUE + PLACES] == "OK", "well again at once"
 
 
 def test_a_request_waits_no_longer_than_its_deadline(held: Held, requests: Requests) -> None:
-    requests.send()
+    for _ in range(PLACES):
+        requests.send()
     held.wait_until_held()
     requests.send(timeout_us=200_000)
     requests.send()
     time.sleep(0.4)
     held.release()
-    requests.wait(3)
-    assert requests.results[0] == requests.results[2] == "OK"
-    assert isinstance(requests.results[1], InferenceServerException)
-    assert "timeout" in requests.results[1].message().lower()
+    requests.wait(PLACES + 2)
+    late = requests.results.pop(PLACES)
+    assert set(requests.results.values()) == {"OK"}
+    assert isinstance(late, InferenceServerException)
+    assert "timeout" in late.message().lower()
 
 
 def test_a_request_whose_caller_has_left_gets_no_work(held: Held, requests: Requests) -> None:
-    before = count(held, "engine"), count(held, "postprocess")
-    requests.send()
+    before = count(held, "postprocess")
+    for _ in range(PLACES):
+        requests.send()
     held.wait_until_held()
     for _ in range(QUEUE):
         requests.send()
     time.sleep(0.2)
     for call in requests.calls:
         call.cancel()
-    requests.wait(QUEUE + 1)
+    requests.wait(QUEUE + PLACES)
     time.sleep(0.2)
     held.release()
     time.sleep(0.5)
     requests.send()
-    requests.wait(QUEUE + 2)
-    assert str(requests.results[QUEUE + 1]) == "OK"
-    assert count(held, "engine") - before[0] == 1, "not even for the one that the engine had taken"
-    assert count(held, "postprocess") - before[1] == 1
+    requests.wait(QUEUE + PLACES + 1)
+    assert str(requests.results[QUEUE + PLACES]) == "OK"
+    assert count(held, "postprocess") - before == 1, "not even for those that the engine had taken"
 
 
 def count(held: Held, suffix: str) -> int:
@@ -178,18 +188,20 @@ def test_sigterm_under_load_drains(small_models: SmallModels, tmp_path: Path, im
     """Each request that was sent has an answer or a refusal; none that was taken is lost."""
     with serving(small_models.repository, tmp_path, "--probe-interval=0") as served:
         outcomes: list[str] = []
-        stop = threading.Event()
+        late_outcomes: list[str] = []
+        signalled, stop = threading.Event(), threading.Event()
 
         def ask() -> None:
             with tritonclient.grpc.InferenceServerClient(served.grpc_url) as client:
                 while not stop.is_set():
                     tensor = tritonclient.grpc.InferInput("image", [1, 1], "BYTES")
                     tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
+                    noted = late_outcomes if signalled.is_set() else outcomes
                     try:
                         answer = client.infer(MODEL, [tensor], client_timeout=30)
-                        outcomes.append(answer.as_numpy("status")[0, 0].decode())
+                        noted.append(answer.as_numpy("status")[0, 0].decode())
                     except InferenceServerException as error:
-                        outcomes.append(f"{error.status()}: {error.message()}")
+                        noted.append(f"{error.status()}: {error.message()}")
                         time.sleep(0.02)
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -197,13 +209,16 @@ def test_sigterm_under_load_drains(small_models: SmallModels, tmp_path: Path, im
             thread.start()
         while outcomes.count("OK") < 50:
             time.sleep(0.01)
+        signalled.set()
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(RECOVERY_TIMEOUT_S) == 0
         stop.set()
         for thread in threads:
             thread.join()
-    refusals = {outcome for outcome in outcomes if outcome != "OK"}
-    clear = ("is not found", "no available versions", "failed to connect", "Connection refused", "not ready")
-    assert refusals, "new requests are refused"
-    assert [words for words in refusals if not any(each in words for each in clear)] == []
+    clear = ("OK", "is not found", "no available versions", "failed to connect", "Connection refused", "not ready")
+    assert [outcome for outcome in outcomes if not any(each in outcome for each in clear)] == []
+    assert set(late_outcomes) - {"OK"}, "new requests are refused"
+    # gRPC cancels a call that begins while it closes its port; nothing had been taken of it
+    clear += ("StatusCode.CANCELLED: CANCELLED",)
+    assert [outcome for outcome in late_outcomes if not any(each in outcome for each in clear)] == []
     assert served.lines() == []

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import threading
+from concurrent.futures import CancelledError
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -59,27 +60,38 @@ def test_images_of_several_arrays_come_back_in_order(model: Path) -> None:
     assert engine.logits(pixels[:0]).shape == (0, alone.shape[1])
 
 
+class Request:
+    """A request that puts its outcome into a queue; once cancelled, nobody waits for it."""
+
+    def __init__(self, pixels: Any, answers: SimpleQueue[Any], cancelled: bool = False) -> None:
+        self.pixels, self.answers, self.cancelled = pixels, answers, cancelled
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+    def answer(self, outcome: Any) -> None:
+        self.answers.put((self, outcome))
+
+
 def test_requests_are_answered_one_by_one_each_with_its_own(model: Path) -> None:
     engine = OpenVinoEngine(model, spec_of(), threads=2)
     pixels = make_pixels(60)
     expected = engine.logits(pixels)
-    answers: SimpleQueue[tuple[slice, Any]] = SimpleQueue()
-    cuts = [0, 1, 4, 4, 9, 10, 30, 31, 60]
-    requests = []
-    for start, end in itertools.pairwise(cuts):
-        rows = slice(start, end)
-        requests.append((pixels[rows], lambda outcome, rows=rows: answers.put((rows, outcome))))
+    answers: SimpleQueue[Any] = SimpleQueue()
+    rows = [slice(start, end) for start, end in itertools.pairwise([0, 1, 4, 4, 9, 10, 30, 31, 60])]
+    requests = [Request(pixels[each], answers) for each in rows]
     for first in range(0, len(requests), 3):
         engine.start(requests[first : first + 3])
     engine.close()
     assert answers.qsize() == len(requests), "all that was started is answered, once, before the engine closes"
     for _ in requests:
-        rows, logits = answers.get_nowait()
-        np.testing.assert_allclose(logits, expected[rows], rtol=0, atol=1e-4)
+        request, logits = answers.get_nowait()
+        np.testing.assert_allclose(logits, expected[rows[requests.index(request)]], rtol=0, atol=1e-4)
 
 
 def test_start_waits_only_for_room(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = OpenVinoEngine(model, spec_of(), threads=2)
+    progress: SimpleQueue[int] = SimpleQueue()
+    engine = OpenVinoEngine(model, spec_of(), threads=2, on_progress=progress.put)
     gate, begun = threading.Event(), SimpleQueue[int]()
 
     def infer(_request: Any, _image: Any, logits: Any) -> None:
@@ -89,15 +101,21 @@ def test_start_waits_only_for_room(model: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(openvino_engine, "_infer", infer)
     answers: SimpleQueue[Any] = SimpleQueue()
-    starting = threading.Thread(target=engine.start, args=([(make_pixels(5), answers.put)],))
+    request = Request(make_pixels(5), answers)
+    starting = threading.Thread(target=engine.start, args=([request],))
     starting.start()
-    begun.get(timeout=10), begun.get(timeout=10)
+    for _ in range(2):
+        begun.get(timeout=10)
     starting.join(0.3)
     assert starting.is_alive() and begun.empty(), "two streams are busy, one image waits, the others are not taken"
+    assert progress.get_nowait() == 1 and progress.empty(), "nothing was done so far"
     gate.set()
     starting.join(10)
     assert not starting.is_alive()
-    assert answers.get(timeout=10).shape == (5, spec_of().num_labels)
+    engine.close()
+    assert answers.get_nowait()[1].shape == (5, spec_of().num_labels)
+    ends = [progress.get_nowait() for _ in range(progress.qsize())]
+    assert ends[-1] == 0 and len(ends) >= 5
 
 
 def test_a_failed_image_fails_its_request_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,10 +131,13 @@ def test_a_failed_image_fails_its_request_alone(model: Path, monkeypatch: pytest
     good, bad = make_pixels(3), make_pixels(3)
     bad[1] = 0
     answers: SimpleQueue[Any] = SimpleQueue()
-    engine.start([(good, answers.put), (bad, answers.put), (good, answers.put)])
+    requests = [Request(good, answers), Request(bad, answers), Request(good, answers, cancelled=True)]
+    engine.start(requests)
     engine.close()
-    outcomes = [answers.get_nowait() for _ in range(3)]
-    assert sum(isinstance(outcome, RuntimeError) for outcome in outcomes) == 1
+    outcomes = dict(answers.get_nowait() for _ in range(3))
+    assert outcomes[requests[0]].shape == (3, spec_of().num_labels)
+    assert isinstance(outcomes[requests[1]], RuntimeError)
+    assert isinstance(outcomes[requests[2]], CancelledError), "no work for nobody"
     with pytest.raises(RuntimeError, match="no memory"):
         OpenVinoEngine(model, spec_of(), threads=2).logits(bad)
 
