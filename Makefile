@@ -93,6 +93,10 @@ isolation: build ## Check that each of 20,000 answers belongs to its image, thro
 audit: .venv-audit/.installed ## Hold all locked packages against the known vulnerabilities
 	@.venv-audit/bin/python scripts/audit.py
 
+.PHONY: fuzz
+fuzz: build ## Send 20,000 changed images to a real server, every answer checked: make fuzz [FUZZ_OPTIONS='--images 500 --seed 2']
+	@$(BIN)/python -m benchmarks.fuzzing $(FUZZ_OPTIONS)
+
 .PHONY: lock
 lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt

@@ -22,6 +22,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the spec and decodes one image, so that the first request does not pay for lazy imports."""
         cv2.setNumThreads(1)  # the instances are the parallelism
+        cv2.setLogLevel(0)  # none: RefusalLog tells of bad images
         self._pulse = Pulse.open(args)
         self._spec = load_spec(args)
         self._settings = image_settings(args)

@@ -83,6 +83,12 @@ def _bounded_loader() -> Any:
             self._depth -= 1
             return node
 
+        def fetch_flow_collection_start(self, token_class: Any) -> None:
+            # before the scanner looks ahead, in time that grows with the square of the depth
+            if self.flow_level >= MAX_DEPTH:
+                raise YamlError(f"a document that is nested too deeply, more than {MAX_DEPTH} levels")
+            super().fetch_flow_collection_start(token_class)
+
         def flatten_mapping(self, node: Any) -> None:
             super().flatten_mapping(node)
             if len(node.value) > MAX_MERGED_KEYS:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from mlcls.errors import ConfigError, SpecError
 from mlcls.inference_yml import read_inference_yml
@@ -88,3 +90,18 @@ def test_every_reader_is_bounded(tmp_path: Path) -> None:
         read_inference_yml(tmp_path / "inference.yml")
     with pytest.raises(ConfigError, match="nested too deeply"):
         read_config(tmp_path / "inference.yml")
+
+
+def test_brackets_are_counted_before_the_scanner_looks_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It compares each with all that are open, and would look at a thousand."""
+    seen = []
+    fetch = yaml.scanner.Scanner.fetch_flow_collection_start
+
+    def watch(self: Any, token_class: Any) -> None:
+        seen.append(token_class)
+        fetch(self, token_class)
+
+    monkeypatch.setattr(yaml.scanner.Scanner, "fetch_flow_collection_start", watch)
+    with pytest.raises(YamlError, match="nested too deeply"):
+        parse_yaml("a: " + "[" * 3000)
+    assert len(seen) <= MAX_DEPTH

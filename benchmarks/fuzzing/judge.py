@@ -1,0 +1,100 @@
+"""What this library itself makes of an image, in a process of its own: what would end it must not end the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.model_spec import ModelSpec
+
+#: In the process that judges: the spec and the runner.
+_model: dict[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What is expected of the server for one image.
+
+    Attributes:
+        outcome: `OK`, or the reason of the refusal.
+        text: The text of the refusal.
+        scores: (num_labels,) float32 of an image that is not refused.
+    """
+
+    outcome: str
+    text: str = ""
+    scores: npt.NDArray[np.float32] | None = None
+
+
+class Judge:
+    """Decodes and scores images with the served model's files, without a server."""
+
+    def __init__(self, spec: ModelSpec, weights: Path) -> None:
+        """Starts nothing yet.
+
+        Args:
+            spec: The served model's.
+            weights: Its ONNX file.
+        """
+        self._arguments = (spec.to_json(), str(weights))
+        self._pool: ProcessPoolExecutor | None = None
+
+    def judge(self, images: Sequence[bytes]) -> list[Verdict] | str:
+        """The verdicts, in order; or why there are none: the process ended, or something else than a refusal came."""
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(1, context, _prepare, self._arguments)
+        try:
+            return self._pool.submit(_judge, list(images)).result()
+        except BrokenProcessPool:
+            self._pool = None
+            return "the process that decodes these images without the server ended"
+        except Exception as error:
+            return f"decoding these images without the server raised {type(error).__name__}: {error}"
+
+    def __enter__(self) -> Judge:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the process."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _prepare(spec: str, weights: str) -> None:
+    import cv2
+
+    from mlcls.runners import OpenVinoRunner
+
+    cv2.setNumThreads(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where libpng, libjpeg and cv2 tell what is wrong with each image
+    _model["spec"] = ModelSpec.from_json(spec)
+    _model["runner"] = OpenVinoRunner(Path(weights), _model["spec"])
+
+
+def _judge(images: list[bytes]) -> list[Verdict]:
+    from mlcls.errors import ImageError
+    from mlcls.transforms import preprocess
+
+    verdicts = []
+    for image in images:
+        try:
+            pixels = preprocess(image, _model["spec"].transform)
+        except ImageError as error:
+            verdicts.append(Verdict(error.reason, str(error)))
+        else:
+            verdicts.append(Verdict("OK", scores=_model["runner"].scores(pixels[None])[0]))
+    return verdicts

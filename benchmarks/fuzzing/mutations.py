@@ -1,0 +1,253 @@
+"""Changes files as chance and knowledge of their formats suggest; the same generator state gives the same change."""
+
+from __future__ import annotations
+
+import random
+import re
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+_NUMBERS: Final = (0, 1, 2, 7, 8, 127, 128, 255, 256, 4095, 32767, 32768, 65535, 65536, 1 << 24, 1 << 31, (1 << 32) - 1)
+_SEGMENT: Final = re.compile(rb"\xff[\xc0-\xcf\xda-\xef\xfe]")
+_WORDS: Final = (
+    b"\xff\xd8\xff", b"\xff\xd9", b"\xff\xda", b"\xff\xc4", b"\xff\xdb", b"\xff\xc2", b"\xff\xdd\0\4\0\1",
+    b"\xff\xe1\0\x10Exif\0\0",
+    b"\x89PNG\r\n\x1a\n", b"IHDR", b"IDAT", b"IEND", b"PLTE", b"tRNS", b"iCCP", b"acTL", b"fcTL", b"fdAT", b"eXIf",
+    b"RIFF", b"WEBP", b"VP8 ", b"VP8L", b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"BM", b"II*\0", b"MM\0*", b"II+\0",
+    b"GIF89a", b"\x21\xf9\x04", b"\x21\xff\x0b", b"\x2c\0\0\0\0", b"ftypavif", b"meta", b"mdat", b"ipma", b"av1C",
+    b"\0\0\0\0\0\0\0\0", b"\xff\xff\xff\xff\xff\xff\xff\xff", b"\x80\0\0\0",
+)  # fmt: skip
+
+
+def mutate(chance: random.Random, seeds: Mapping[str, bytes]) -> tuple[str, bytes]:
+    """One changed file.
+
+    Args:
+        chance: Decides all.
+        seeds: Good files by name.
+
+    Returns:
+        What was done, in words, and the bytes.
+    """
+    name = chance.choice(sorted(seeds))
+    data = seeds[name]
+    done = []
+    for _time in range(chance.choice((1, 1, 1, 2, 3, 6))):
+        kind = chance.choice(sorted(MUTATIONS))
+        data = MUTATIONS[kind](chance, data, seeds)
+        done.append(kind)
+    return f"{name}: {', '.join(done)}", data
+
+
+def flip_bits(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """A few bits, anywhere or near the start."""
+    changed = bytearray(data)
+    for _time in range(chance.choice((1, 1, 2, 4, 16, 64))):
+        if changed:
+            at = _position(chance, changed)
+            changed[at] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def set_bytes(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """A few bytes."""
+    changed = bytearray(data)
+    for _time in range(chance.choice((1, 2, 4, 12))):
+        if changed:
+            changed[_position(chance, changed)] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+    return bytes(changed)
+
+
+def cut_end(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """Only the start is left."""
+    most = chance.choice((4, 40, 400, len(data)))
+    return data[: len(data) - chance.randint(0, min(most, len(data)))]
+
+
+def cut_start(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """The start is missing."""
+    return data[chance.randint(0, min(chance.choice((1, 12, len(data))), len(data))) :]
+
+
+def remove_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """Bytes in the middle are missing."""
+    begin, end = _range(chance, data)
+    return data[:begin] + data[end:]
+
+
+def repeat_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """Bytes in the middle stand there several times."""
+    begin, end = _range(chance, data)
+    return data[:end] + data[begin:end] * chance.choice((1, 2, 20)) + data[end:]
+
+
+def fill_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """Bytes in the middle are all the same, or random."""
+    begin, end = _range(chance, data)
+    filling = (
+        chance.randbytes(end - begin) if chance.random() < 0.3 else chance.choice((b"\0", b"\xff")) * (end - begin)
+    )
+    return data[:begin] + filling + data[end:]
+
+
+def splice(chance: random.Random, data: bytes, seeds: Mapping[str, bytes]) -> bytes:
+    """The start of one file and the end of another, half the time one of the same format."""
+    names = sorted(seeds)
+    alike = [name for name in names if seeds[name][:4] == data[:4]] if chance.random() < 0.5 else []
+    other = seeds[chance.choice(alike or names)]
+    return data[: chance.randint(0, len(data))] + other[chance.randint(0, len(other)) :]
+
+
+def insert_word(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """A marker or a name of a chunk, written over what stands there or before it."""
+    word = chance.choice(_WORDS)
+    at = _position(chance, data) if data else 0
+    return data[:at] + word + data[at + chance.choice((0, len(word))) :]
+
+
+def lie_about_number(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """A number of 2, 4 or 8 bytes near the start is another one: a size, a length, an offset, a count."""
+    size = chance.choice((2, 2, 4, 4, 8))
+    if len(data) < size:
+        return data
+    at = chance.randrange(min(len(data) - size + 1, chance.choice((40, 200, len(data)))))
+    value = (chance.choice(_NUMBERS) + chance.choice((-1, 0, 0, 1))) % (1 << 8 * size)
+    return data[:at] + value.to_bytes(size, chance.choice(("little", "big"))) + data[at + size :]
+
+
+def lie_about_size(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """The picture's height or width, where the format has it."""
+    value = chance.choice((0, 1, 2, 16, 100, 5000, 16_383, 20_000, 65_535, 1 << 24, (1 << 31) - 1, (1 << 32) - 1))
+    at, form = _find_size(chance, data)
+    room = struct.calcsize(form)
+    if at < 0 or at + room > len(data):
+        return lie_about_number(chance, data, {})
+    return data[:at] + struct.pack(form, value % (1 << 8 * room - form.endswith(("i",)))) + data[at + room :]
+
+
+def lie_about_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """The length of a segment, a chunk, a block or an entry is wrong; the checksum of a PNG chunk is mended."""
+    changed = bytearray(data)
+    if data.startswith(b"\x89PNG"):
+        chunks = list(_png_chunks(data))
+        if not chunks:
+            return data
+        at, length = chance.choice(chunks)
+        if chance.random() < 0.5:  # its content, with a right checksum
+            if length:
+                changed[at + 8 + chance.randrange(length)] = chance.randrange(256)
+            struct.pack_into(">I", changed, at + 8 + length, zlib.crc32(bytes(changed[at + 4 : at + 8 + length])))
+        else:
+            struct.pack_into(">I", changed, at, _near(chance, length) % (1 << 32))
+        return bytes(changed)
+    if data.startswith(b"\xff\xd8"):
+        found = [match.start() + 2 for match in _SEGMENT.finditer(data) if match.start() + 4 <= len(data)]
+        form = ">H"
+    elif data.startswith(b"RIFF"):
+        found, form = _riff_lengths(data), "<I"
+    elif data[:2] in (b"II", b"MM"):
+        form = ("<" if data[:2] == b"II" else ">") + chance.choice("HI")
+        found = _tiff_fields(data)
+    elif data[4:8] == b"ftyp":
+        found, form = (
+            [match.start() - 4 for match in re.finditer(rb"meta|mdat|iloc|iprp|ispe|ipma|av1C|iinf", data)],
+            ">I",
+        )
+    else:
+        return lie_about_number(chance, data, {})
+    found = [at for at in found if at >= 0 and at + struct.calcsize(form) <= len(data)]
+    if not found:
+        return data
+    at = chance.choice(found)
+    (length,) = struct.unpack_from(form, data, at)
+    struct.pack_into(form, changed, at, _near(chance, length) % (1 << 8 * struct.calcsize(form)))
+    return bytes(changed)
+
+
+def _position(chance: random.Random, data: bytes | bytearray) -> int:
+    return chance.randrange(min(len(data), chance.choice((32, 200, 800, len(data)))))
+
+
+def _range(chance: random.Random, data: bytes) -> tuple[int, int]:
+    begin = chance.randint(0, len(data))
+    return begin, min(len(data), begin + chance.choice((1, 2, 4, 16, 100, 1000)))
+
+
+def _near(chance: random.Random, value: int) -> int:
+    return chance.choice(
+        (0, 1, 2, value - 1, value + 1, value * 2, value + 1000, 0x7FFF_FFFF, 0xFFFF_FFFF, chance.getrandbits(16))
+    )
+
+
+def _find_size(chance: random.Random, data: bytes) -> tuple[int, str]:
+    """Where a side stands and how; -1 where the format is not known."""
+    second = chance.randrange(2)
+    if data.startswith(b"\x89PNG"):
+        return 16 + 4 * second, ">I"
+    if data.startswith(b"\xff\xd8"):
+        frame = re.search(rb"\xff[\xc0-\xc2]", data)
+        return (frame.end() + 3 + 2 * second, ">H") if frame else (-1, ">H")
+    if data.startswith(b"BM"):
+        return 18 + 4 * second, "<i"
+    if data.startswith(b"GIF"):
+        block = data.find(b"\x2c\0\0\0\0", 13)
+        return (block + 5 + 2 * second if block > 0 and chance.random() < 0.5 else 6 + 2 * second), "<H"
+    if data[12:16] == b"VP8X":
+        return 24 + 3 * second - 1, "<I"
+    if data.startswith(b"RIFF"):
+        return (26 + 2 * second, "<H") if data[12:16] == b"VP8 " else (21, "<I")
+    if data[:2] in (b"II", b"MM"):
+        order = "<" if data[:2] == b"II" else ">"
+        tag = data.find(struct.pack(order + "H", chance.choice((256, 257, 258, 259, 262, 273, 277, 278, 279))), 8)
+        return (tag + 8 if tag > 0 else -1), order + "I"
+    extent = data.find(b"ispe")
+    return (extent + 8 + 4 * second if extent > 0 else -1), ">I"
+
+
+def _png_chunks(data: bytes) -> Sequence[tuple[int, int]]:
+    """Start and length of each chunk that is whole."""
+    chunks, at = [], 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        if at + 12 + length > len(data):
+            break
+        chunks.append((at, length))
+        at += 12 + length
+    return chunks
+
+
+def _riff_lengths(data: bytes) -> list[int]:
+    found, at = [4], 12
+    while at + 8 <= len(data):
+        found.append(at + 4)
+        (length,) = struct.unpack_from("<I", data, at + 4)
+        at += 8 + length + length % 2
+    return found
+
+
+def _tiff_fields(data: bytes) -> list[int]:
+    """Kind, number and value of the entries of the first directory."""
+    order = "<" if data[:2] == b"II" else ">"
+    if len(data) < 16:
+        return []
+    (offset,) = struct.unpack_from(order + "I", data, 4)
+    return [offset, *(offset + 2 + 12 * entry + field for entry in range(16) for field in (0, 2, 4, 8))]
+
+
+#: By what is done.
+MUTATIONS: Final[Mapping[str, Callable[[random.Random, bytes, Mapping[str, bytes]], bytes]]] = {
+    "bits": flip_bits,
+    "bytes": set_bytes,
+    "end cut": cut_end,
+    "start cut": cut_start,
+    "part removed": remove_part,
+    "part repeated": repeat_part,
+    "part filled": fill_part,
+    "splice": splice,
+    "word": insert_word,
+    "number": lie_about_number,
+    "size": lie_about_size,
+    "part's length": lie_about_part,
+}

@@ -1,0 +1,176 @@
+"""The fuzz run's own parts: the same seed sends the same, what is wrong is found, an interrupted run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks.fuzzing import library_fuzz
+from benchmarks.fuzzing.campaign import Answer, compare
+from benchmarks.fuzzing.image_seeds import SIZE, make_good_images, make_seed_images
+from benchmarks.fuzzing.judge import Verdict
+from benchmarks.fuzzing.library_fuzz import PARSERS, Parser, fuzz_parser
+from benchmarks.fuzzing.mutations import MUTATIONS, mutate
+from benchmarks.fuzzing.processes import ServerProcesses
+from benchmarks.fuzzing.record import Journal, Problem, RequestRecord, save_request, summarize
+from benchmarks.fuzzing.requests import Item, plan_request
+
+from mlcls.image_decoding import decode_image
+from mlcls.image_formats import FORMATS
+from mlcls.image_header import read_image_header
+
+SEEDS, GOOD = make_seed_images(), make_good_images()
+
+
+def test_seeds_are_good_files_of_all_formats() -> None:
+    for name, data in {**SEEDS, **GOOD}.items():
+        assert decode_image(data).shape in ((*SIZE, 3), (*SIZE[::-1], 3)), name
+    assert {read_image_header(data).format for data in SEEDS.values()} == set(FORMATS)
+    assert all(name.split()[0] == read_image_header(data).format for name, data in SEEDS.items())
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_each_mutation_changes_files_and_is_reproducible(name: str) -> None:
+    changed = [MUTATIONS[name](random.Random(case), SEEDS[seed], SEEDS) for case, seed in enumerate(sorted(SEEDS))]
+    again = [MUTATIONS[name](random.Random(case), SEEDS[seed], SEEDS) for case, seed in enumerate(sorted(SEEDS))]
+    assert changed == again
+    assert sum(data != SEEDS[seed] for data, seed in zip(changed, sorted(SEEDS), strict=True)) > len(SEEDS) / 2
+    for data in (b"", b"\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"RIFF\0\0\0\0WEBPVP8X"):  # what earlier mutations leave
+        MUTATIONS[name](random.Random(1), data, SEEDS)
+
+
+def test_requests_follow_from_the_seed() -> None:
+    plans = [plan_request(7, number, SEEDS, GOOD) for number in range(50)]
+    assert plans == [plan_request(7, number, SEEDS, GOOD) for number in range(50)]
+    assert plans != [plan_request(8, number, SEEDS, GOOD) for number in range(50)]
+    assert {len(plan) for plan in plans} >= {1, 2, 3, 4}
+    assert any(item.is_good for item in plans[0] + plans[1] + plans[2])
+    assert len({item.data for plan in plans for item in plan if not item.is_good}) > 100
+
+
+def test_mutants_are_not_all_refused_at_the_first_look() -> None:
+    """Or nothing behind the first bytes would ever be tried."""
+    chance = random.Random(3)
+    formats = 0
+    for _ in range(200):
+        _, data = mutate(chance, SEEDS)
+        formats += any(data[:4] == seed[:4] for seed in SEEDS.values())
+    assert formats > 120
+
+
+ACCEPTED = Verdict("OK", scores=np.array([0.2, 0.8], np.float32))
+OTHER = Verdict("OK", scores=np.array([0.9, 0.1], np.float32))
+REFUSED = Verdict("truncated", "image: expected more")
+ITEMS = [Item("first", b"1", False), Item("second", b"2", True), Item("third", b"3", False)]
+
+
+def answer(rows: list[list[float]], statuses: list[str]) -> Answer:
+    return Answer(0.1, tuple(statuses), np.array(rows, np.float32))
+
+
+RIGHT = answer([[0.2, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text])
+
+
+def test_a_right_answer_is_right() -> None:
+    assert compare(ITEMS, [ACCEPTED, OTHER, REFUSED], RIGHT) == []
+    close = answer([[0.20005, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text])
+    assert compare(ITEMS, [ACCEPTED, OTHER, REFUSED], close) == []
+    alone = Answer(0.1, refusal=f"[request id: 1] {REFUSED.text}")
+    assert compare(ITEMS[:1], [REFUSED], alone) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "count"),
+    [
+        (answer([[0.9, 0.1], [0.2, 0.8], [np.nan, np.nan]], ["OK", "OK", REFUSED.text]), 2),  # exchanged
+        (answer([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]], ["OK", "OK", REFUSED.text]), 1),
+        (answer([[0.2, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", "image: expected less"]), 1),
+        (answer([[np.nan, np.nan], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text]), 1),
+        (answer([[np.inf, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text]), 1),
+        (answer([[0.2, 0.8], [0.9, 0.1], [0.2, 0.8]], ["OK", "OK", "OK"]), 1),
+        (answer([[0.2, 0.8]], ["OK"]), 1),
+        (Answer(0.1, refusal="none of the 3 images can be decoded"), 1),
+    ],
+)
+def test_a_wrong_answer_is_found(wrong: Answer, count: int) -> None:
+    assert len(compare(ITEMS, [ACCEPTED, OTHER, REFUSED], wrong)) == count
+
+
+@pytest.mark.parametrize(
+    "wrong", [Answer(0.1, refusal="something else"), answer([[0.2, 0.8]], ["OK"]), Answer(0.1, refusal="")]
+)
+def test_an_accepted_request_that_should_be_refused_is_found(wrong: Answer) -> None:
+    assert len(compare(ITEMS[:1], [REFUSED], wrong)) == 1
+
+
+def test_an_interrupted_journal_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "journal.jsonl"
+    first = RequestRecord(0, {"OK": 1, "truncated": 2}, 1, 0.5)
+    second = RequestRecord(3, {"OK": 1}, 0, 1.5, (Problem("hang", "too long"),))
+    journal = Journal(path)
+    journal.add([first])
+    journal.add([second])
+    path.write_text(path.read_text() + '{"number": 4, "outc')
+    again = Journal(path)
+    assert again.records == [first, second]
+    again.add([dataclasses.replace(first, number=4)])
+    assert [record.number for record in Journal(path).records] == [0, 3, 4]
+    summary = summarize(again.records)
+    assert summary["outcomes"] == {"truncated": 4, "OK": 3}
+    assert (summary["images"], summary["slowest_s"]) == (7, 1.5)
+    assert summary["problems"] == {"crash": 0, "hang": 1, "wrong answer": 0, "failure": 0}
+    again.finish()
+    assert Journal(path).records == []
+
+
+def test_images_of_a_problem_are_kept(tmp_path: Path) -> None:
+    folder = save_request(tmp_path, 12, ITEMS)
+    assert [(folder / f"{index:02}.bin").read_bytes() for index in range(3)] == [b"1", b"2", b"3"]
+    assert (folder / "labels.txt").read_text().splitlines() == ["first", "second", "third"]
+
+
+def test_a_process_that_ended_is_found() -> None:
+    code = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print('.', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        processes = ServerProcesses(parent.pid, "animals")
+        assert processes.find_lost() == []
+        (child,) = processes.descendants()
+        child.kill()  # nobody waits for it, as nobody does for a stub
+        until = time.monotonic() + 10
+        while not (lost := processes.find_lost()) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert len(lost) == 1
+        assert processes.find_lost() == []
+        assert processes.is_server_alive()
+        parent.kill()
+        parent.wait(10)
+        assert processes.find_lost() == ["tritonserver"]
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_parsers_raise_nothing_but_errors_of_mlcls(name: str) -> None:
+    assert fuzz_parser(name, 60, seed=20) == []
+
+
+def test_a_parser_that_raises_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(data: bytes, folder: Path) -> str | None:
+        if len(data) % 2:
+            raise KeyError("odd")
+        (folder / "outside").write_bytes(data)
+        return "unexpected files" if len(data) % 3 == 0 else None
+
+    parser = Parser({"text": b"a: 1\nb: [1, 2]\n"}, parse)
+    monkeypatch.setattr(library_fuzz, "PARSERS", {"planted": parser})
+    faults = fuzz_parser("planted", 40, seed=1)
+    assert faults
+    assert any("KeyError: 'odd'" in fault for fault in faults)
+    assert any("unexpected files" in fault for fault in faults)
+    assert faults == fuzz_parser("planted", 40, seed=1)
