@@ -1,0 +1,45 @@
+"""Pixel for pixel what PaddleX's own reader gives, for files of every kind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+from benchmarks.fuzzing.image_seeds import make_seed_images
+
+from mlcls.transforms import decode_image
+from processes import ROOT
+
+#: Kinds that PaddleX 3.7 with its cv2 4.10 cannot read and mlcls can (docs/input.md).
+MORE_THAN_PADDLEX = {
+    "WebP animated",
+    "GIF plain",
+    "GIF animated",
+    "AVIF",
+    "AVIF alpha",
+    "TIFF lzma",
+    "TIFF zstd",
+}
+
+
+def test_every_kind_of_file_is_read_as_paddlex_reads_it(
+    paddlex_python: Path, sample_images: list[Path], tmp_path: Path
+) -> None:
+    folder, target = tmp_path / "images", tmp_path / "pixels.json"
+    folder.mkdir()
+    files = make_seed_images() | {path.name: path.read_bytes() for path in sample_images}
+    for name, data in files.items():
+        (folder / name.replace(":", "")).write_bytes(data)
+    command = [paddlex_python, ROOT / "tests" / "paddlex_reader.py", target, folder]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]
+    answers = json.loads(target.read_text(encoding="utf-8"))
+    expected = {name: answers[name.replace(":", "")] for name in files}
+    assert {name for name, answer in expected.items() if answer is None} == MORE_THAN_PADDLEX
+    for name, data in files.items():
+        pixels = decode_image(data)
+        if expected[name] is not None:
+            found = {"shape": list(pixels.shape), "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+            assert found == expected[name], name
