@@ -76,7 +76,7 @@ def main(
         findings = [finding for lock in locks for finding in audit_file(lock, ask)]
     except DatabaseError as error:
         print(f"audit: nothing is proven: {error}", file=sys.stderr)
-        print("audit: run `make audit` where https://pypi.org/pypi/NAME/VERSION/json answers.", file=sys.stderr)
+        print("audit: run `make audit` where the JSON API of PyPI answers (/pypi/NAME/VERSION/json).", file=sys.stderr)
         return UNKNOWN
     except ValueError as error:
         print(f"audit: {error}", file=sys.stderr)
