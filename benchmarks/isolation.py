@@ -28,8 +28,9 @@ from typing import Final
 from tqdm import tqdm
 
 from benchmarks.identity_model import MODEL, make_repository, publish
-from benchmarks.isolation_clients import WAYS, Asker, Outcome, Place
+from benchmarks.isolation_clients import Asker, Outcome, Place
 from benchmarks.isolation_questions import Question, make_question
+from benchmarks.isolation_ways import WAYS
 from mlcls.atomic import write_text
 from mlcls.errors import MlclsError
 from mlcls.model_control import ModelControl
@@ -82,7 +83,7 @@ class Run:
         self._seed = seed
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._disturbed = False
+        self._disturbed = self._quiet = False
         self._disturbed_until_s = 0.0
         self._versions = itertools.count(2)
         self._bar = tqdm(total=requests, unit="request", disable=not sys.stderr.isatty() and None)
@@ -93,7 +94,7 @@ class Run:
         return self._server
 
     def go(self, ways: Mapping[str, Asker], disturbances: Sequence[Callable[[Run], None]]) -> None:
-        """Asks until all requests are used up, and meanwhile does one thing after the other to the server."""
+        """Asks until all is done to the server, one thing after the other at even intervals, and all were sent."""
         total = self._left
         threads = [
             threading.Thread(target=self._work, args=(name, ask, number), daemon=True)
@@ -105,6 +106,7 @@ class Run:
             for number, disturb in enumerate(disturbances, 1):
                 self._wait_until_left(total - total * number // (len(disturbances) + 1))
                 disturb(self)
+            self._quiet = True
             for thread in threads:
                 thread.join()
         finally:
@@ -161,17 +163,21 @@ class Run:
         while self._left > left and not self._stop.is_set():
             time.sleep(0.05)
 
+    def _is_over(self) -> bool:
+        """All that was to be done to the server is done, and there were enough requests."""
+        return self._left <= 0 and self._quiet
+
     def _questions(self, source: random.Random) -> Iterator[Question]:
         while not self._stop.is_set():
             with self._lock:
-                if self._left <= 0:
+                if self._is_over():
                     return
                 self._left -= 1
             yield make_question(source, BATCH_SIZES)
 
     def _work(self, name: str, ask: Asker, number: int) -> None:
         source = random.Random(self._seed * 1000 + number)
-        while not self._stop.is_set() and self._left > 0:
+        while not self._stop.is_set() and not self._is_over():
             server = self._server
             place = Place(server.grpc_url, server.http_url, server.admin_key)
             pause_s = 0.0
@@ -244,7 +250,7 @@ def run_isolation(
     """Starts a server with the identity model and runs the whole thing.
 
     Args:
-        requests: How many.
+        requests: How many, at least.
         folder: For the repository.
         disturbances: What is done to the server, at even intervals.
         ways: How it is asked.

@@ -1,16 +1,17 @@
-"""The ways in which requests reach a server: each asks question after question, and tells what came of each."""
+"""The ways of tritonclient and of plain sockets: each asks question after question, and tells what came of each."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import queue
 import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -20,9 +21,10 @@ from benchmarks.isolation_questions import ImageAnswer, Question
 
 TIMEOUT_S: Final = 20.0
 #: Requests on one stream at a time, and of one asynchronous client.
-_IN_FLIGHT: Final = 8
+IN_FLIGHT: Final = 8
+_STREAM_LENGTH: Final = 50
 #: After a request that costs the server nothing, so that these do not crowd out the others.
-_SPARING_S: Final = 0.02
+_SPARING_S: Final = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,16 @@ def ask_http(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
 
 
 def ask_stream(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Several requests on one gRPC stream, whose answers come in any order and are told apart by their id."""
+    """Several requests on one gRPC stream, whose answers come in any order and are told apart by their id.
+
+    Each stream ends after some requests: as long as one is open, Triton 2.51 keeps the version that its requests were
+    for, and a rollout waits for it.
+    """
+    for question in questions:
+        yield from _ask_on_stream(place, itertools.chain([question], itertools.islice(questions, _STREAM_LENGTH)))
+
+
+def _ask_on_stream(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
     import tritonclient.grpc as grpc
 
     arrived: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
@@ -87,7 +98,7 @@ def ask_stream(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]
             except Exception as error:  # the stream has ended; the requests on it are lost
                 yield from (Outcome(lost, error=error) for lost in waiting.values())
                 return
-            while len(waiting) >= _IN_FLIGHT:
+            while len(waiting) >= IN_FLIGHT:
                 yield from _take(arrived, waiting)
         while waiting:
             yield from _take(arrived, waiting)
@@ -169,82 +180,6 @@ def ask_and_hang_up(place: Place, questions: Iterator[Question]) -> Iterator[Out
         time.sleep(_SPARING_S)
 
 
-def ask_client(place: Place, questions: Iterator[Question], **options: Any) -> Iterator[Outcome]:
-    """Through `mlcls_client`, which keeps several requests in flight and puts the answers in order.
-
-    Each call of `predict` takes the images of a question in requests of random size.
-    """
-    from mlcls_client import create_model
-
-    source = random.Random(11)
-    http = options.pop("http", False)
-    url = place.http_url if http else place.grpc_url
-    protocol = "http" if http else "grpc"
-    with create_model(MODEL, url=url, protocol=protocol, timeout_s=TIMEOUT_S, retries=0, **options) as model:
-        for question in questions:
-            size = source.choice((1, 2, 5, 32))
-
-            def ask(asked: Question, size: int = size) -> tuple[ImageAnswer, ...]:
-                images = iter(_never_empty(asked))
-                results = model.predict(images, batch_size=size, threshold=asked.threshold, on_error="yield")
-                return tuple(_read_result(result) for result in results)
-
-            try:
-                yield Outcome(question, ask(question))
-            except Exception as error:
-                yield Outcome(question, error=error)
-
-
-def ask_client_shared_memory(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Through `mlcls_client`, with images in memory that it shares with the server."""
-    yield from ask_client(place, questions, shared_memory=True, admin_key=place.admin_key)
-
-
-def ask_client_http(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Through `mlcls_client` over HTTP."""
-    yield from ask_client(place, questions, http=True)
-
-
-def ask_client_async(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Through `mlcls_client` on asyncio, several questions at once."""
-    import asyncio
-
-    from mlcls_client import create_async_model
-
-    async def ask(model: Any, question: Question) -> Outcome:
-        try:
-            results = [
-                _read_result(result)
-                async for result in model.predict(
-                    _never_empty(question), batch_size=3, threshold=question.threshold, on_error="yield"
-                )
-            ]
-            return Outcome(question, tuple(results))
-        except Exception as error:
-            return Outcome(question, error=error)
-
-    async def ask_some(some: Sequence[Question]) -> list[Outcome]:
-        async with create_async_model(MODEL, url=place.grpc_url, timeout_s=TIMEOUT_S, retries=0) as model:
-            return await asyncio.gather(*(ask(model, question) for question in some))
-
-    while some := [question for question, _ in zip(questions, range(_IN_FLIGHT), strict=False)]:
-        yield from asyncio.run(ask_some(some))
-
-
-WAYS: Final[Mapping[str, Asker]] = {
-    "gRPC": ask_grpc,
-    "HTTP": ask_http,
-    "gRPC stream": ask_stream,
-    "gRPC, cancelled": ask_and_cancel,
-    "HTTP, hung up": ask_and_hang_up,
-    "bad images alone": ask_bad_alone,
-    "client": ask_client,
-    "client, HTTP": ask_client_http,
-    "client, shared memory": ask_client_shared_memory,
-    "client, asyncio": ask_client_async,
-}
-
-
 def _arguments(module: Any, question: Question) -> dict[str, Any]:
     tensor = module.InferInput("image", [len(question.images), 1], "BYTES")
     tensor.set_data_from_numpy(np.array(question.images, dtype=np.object_).reshape(-1, 1))
@@ -281,18 +216,3 @@ def _read(question: Question, answer: Any) -> Outcome:
         return Outcome(question, answers, int(version))
     except Exception as error:
         return Outcome(question, error=error)
-
-
-def _never_empty(question: Question) -> list[bytes]:
-    """Images for the client, which refuses an empty one before it is sent."""
-    return [image or b"nothing" for image in question.images]
-
-
-def _read_result(result: Any) -> ImageAnswer:
-    if result.error is not None:
-        from mlcls_client import ImageRejectedError
-
-        if not isinstance(result.error, ImageRejectedError):
-            raise result.error
-        return ImageAnswer({"error": str(result.error)}, str(result.error))
-    return ImageAnswer(result, "OK")
