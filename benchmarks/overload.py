@@ -86,13 +86,14 @@ def main() -> int:
     write_text(arguments.output / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
     print(json.dumps(phases, indent=2))
     restarts = [line for line in log.read_text().splitlines() if "Restart" in line]
-    foreign = [code for name, phase in phases.items() for code in phase["errors"] if not _is_refusal(code)]
+    foreign = [code for name, phase in phases.items() for code in phase["errors"] if not is_refusal(code)]
     for problem in (*restarts, *foreign):
         print(f"FAILED: {problem}")
     return 1 if restarts or foreign else 0
 
 
-def _is_refusal(error: str) -> bool:
+def is_refusal(error: str) -> bool:
+    """Whether an error is one that a server under too much load may give."""
     return error.endswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
 
 
