@@ -118,8 +118,6 @@ def answer_each(
 ) -> list[Any]:
     """Answers each request by itself: what is wrong with one does not touch the others that Triton batched with it.
 
-    A request whose caller has left gets no work.
-
     Args:
         requests: The requests of one `execute`.
         answer: Gives the output tensors of one request; an ImageError or a ThresholdError is the client's fault.
@@ -133,9 +131,6 @@ def answer_each(
     for request in requests:
         if pulse is not None:
             pulse.beat()
-        if request.is_cancelled():
-            responses.append(cancelled_response(pb_utils))
-            continue
         try:
             responses.append(pb_utils.InferenceResponse(answer(request)))
         except Exception as error:  # the others must be answered all the same

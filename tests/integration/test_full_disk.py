@@ -1,22 +1,35 @@
-"""A disk that is really full: each command says so, leaves what was there, and works again once there is room."""
+"""A disk that is really full: what was there stays, nothing is left over, and it works again once there is room."""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mlcls.atomic import LOCK_NAME
 from mlcls.cli import main
-from mlcls.versions import active_version, list_versions
+from mlcls.manifest import EngineRecord, Manifest
+from mlcls.model_spec import ModelSpec
+from mlcls.paddlex_import import import_model
+from mlcls.publishing import add_model
+from mlcls.repository import read_spec
+from mlcls.rollout import publish_version
+from mlcls.triton_config import ONNX_FILE
+from mlcls.versions import active_version, engine_folder, list_versions
 from processes import ROOT
 
 DEMO = ROOT / "demo_model" / "inference"
 NAME = "demo"
 SIZE_MB = 40
+BLOCK = 4096
+
+Add = Callable[[Path, ModelSpec, Path, EngineRecord], object]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +39,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "tmpfs", str(folder)]
     process = subprocess.run(mount, capture_output=True, text=True)
     if process.returncode != 0:
-        pytest.skip(f"a small disk can be mounted by root only: {process.stderr.strip()}")
+        pytest.skip(f"only root can mount a small disk: {process.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -35,7 +48,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def repository(disk: Path) -> Path:
     """With one version of the demo model."""
     root = disk / "model_repository"
-    assert main(["import", str(DEMO), "--name", NAME, "--repository", str(root)]) == 0
+    import_model(str(DEMO), root, name=NAME, batch_sizes=(1,))
     return root
 
 
@@ -44,58 +57,59 @@ def fill(disk: Path, left_bytes: int) -> Path:
     state = os.statvfs(disk)
     filler = disk / "filler"
     with filler.open("wb") as file:
-        for _ in range((state.f_bavail * state.f_frsize - left_bytes) >> 12):
-            file.write(b"\0" * (1 << 12))
+        for _ in range(state.f_bavail * state.f_frsize // BLOCK - left_bytes // BLOCK):
+            file.write(bytes(BLOCK))
     return filler
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_NAME]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """All files and folders."""
+    paths = [path for path in folder.rglob("*") if path.name != LOCK_NAME]
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
-# The graph takes 4.9 MB: there is room for nothing, for a part of it, or for all but the last files.
-@pytest.mark.parametrize("left_bytes", [0, 2_000_000, 5_000_000])
-@pytest.mark.parametrize("command", ["import", "publish"])
-def test_a_full_repository(
-    disk: Path, repository: Path, capsys: pytest.CaptureFixture[str], command: str, left_bytes: int
-) -> None:
-    name = "other" if command == "import" else NAME
+def test_an_import_on_a_full_disk(disk: Path, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is no room for the converted graph of 4.9 MB."""
     before = snapshot(repository)
-    filler = fill(disk, left_bytes)
+    filler = fill(disk, 2_000_000)
     try:
-        status = main([command, str(DEMO), "--name", name, "--repository", str(repository)])
+        status = main(["import", str(DEMO), "--name", "other", "--repository", str(repository)])
     finally:
         filler.unlink()
     errors = capsys.readouterr().err.splitlines()
     assert status == 1
-    assert "No space left on device" in errors[-1], errors
-    assert errors[-1].startswith(f"mlcls {command}: ")
+    assert errors[-1].startswith("mlcls import: ")
+    assert "No space left on device" in errors[-1]
     assert snapshot(repository) == before
-    assert list_versions(repository, NAME) == [1]
 
 
-def test_a_full_folder_for_temporary_files(
-    disk: Path, repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("add", "name"), [(publish_version, NAME), (add_model, NAME), (add_model, "other")])
+def test_a_disk_that_is_full_at_any_point_of_the_writing(
+    disk: Path, repository: Path, tmp_path: Path, add: Add, name: str
 ) -> None:
-    """Where the graph is converted."""
-    temporary = disk / "tmp"
-    temporary.mkdir()
+    """A converted graph is there, and the room ends with each block that is written after it."""
+    kept = tmp_path / "kept"
+    shutil.copytree(repository, kept)
+    spec = dataclasses.replace(read_spec(repository, NAME), name=name)
+    (record,) = Manifest.read(engine_folder(repository, NAME)).engines
     before = snapshot(repository)
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    filler = fill(disk, 1_000_000)
-    try:
-        status = main(["publish", str(DEMO), "--name", NAME, "--repository", str(repository)])
-    finally:
-        filler.unlink()
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert status == 1
-    assert error.startswith("mlcls publish: ")
-    assert snapshot(repository) == before
-    assert list(temporary.iterdir()) == []
-
-
-def test_there_is_room_again(repository: Path) -> None:
-    assert main(["publish", str(DEMO), "--name", NAME, "--repository", str(repository)]) == 0
-    assert active_version(repository, NAME) == 2
-    assert list_versions(repository, NAME) == [1, 2]
+    for blocks in range(100):
+        onnx = repository / ".mlcls-staging-test"
+        shutil.copyfile(engine_folder(repository, NAME) / ONNX_FILE, onnx)
+        filler = fill(disk, blocks * BLOCK)
+        try:
+            add(repository, spec, onnx, record)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+            onnx.unlink(missing_ok=True)
+            assert snapshot(repository) == before, blocks
+        else:
+            break
+        finally:
+            filler.unlink()
+    assert blocks > 5, "several files are written"
+    assert list_versions(repository, name)
+    assert active_version(repository, name) == (2 if add is publish_version else 1)
+    assert not list(repository.glob(".mlcls-staging-*"))
+    shutil.rmtree(repository)
+    shutil.copytree(kept, repository)

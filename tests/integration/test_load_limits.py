@@ -157,7 +157,8 @@ def test_a_request_waits_no_longer_than_its_deadline(held: Held, requests: Reque
     assert "timeout" in late.message().lower()
 
 
-def test_a_request_whose_caller_has_left_gets_no_work(held: Held, requests: Requests) -> None:
+def test_a_request_whose_caller_has_left_gets_no_further_step(held: Held, requests: Requests) -> None:
+    """What is in the engine's queue by then is computed all the same: Triton does not tell."""
     before = count(held, "postprocess")
     for _ in range(PLACES):
         requests.send()
@@ -174,7 +175,7 @@ def test_a_request_whose_caller_has_left_gets_no_work(held: Held, requests: Requ
     requests.send()
     requests.wait(QUEUE + PLACES + 1)
     assert str(requests.results[QUEUE + PLACES]) == "OK"
-    assert count(held, "postprocess") - before == 1, "not even for those that the engine had taken"
+    assert count(held, "postprocess") - before == 1
 
 
 def count(held: Held, suffix: str) -> int:

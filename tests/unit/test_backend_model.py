@@ -34,20 +34,10 @@ class Error(Exception):
 
     INVALID_ARG = "invalid argument"
     INTERNAL = "internal"
-    CANCELLED = "cancelled"
 
     def __init__(self, text: str, code: str) -> None:
         super().__init__(text)
         self.code = code
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    number: int
-    has_left: bool = False
-
-    def is_cancelled(self) -> bool:
-        return self.has_left
 
 
 class Response:
@@ -74,30 +64,17 @@ def pb_utils() -> Any:
     ],
 )
 def test_an_error_costs_its_own_request_alone(pb_utils: Any, error: Exception, code: str) -> None:
-    def answer(request: Request) -> list[int]:
-        if request.number == 1:
+    def answer(request: int) -> list[int]:
+        if request == 1:
             raise error
-        return [request.number]
+        return [request]
 
-    responses = answer_each([Request(0), Request(1), Request(2)], answer, pb_utils)
+    responses = answer_each([0, 1, 2], answer, pb_utils)
     assert [response.tensors for response in responses] == [[0], None, [2]]
     assert [response.error is None for response in responses] == [True, False, True]
     assert responses[1].error.code == code
     assert str(error) in str(responses[1].error)
     assert len(pb_utils.log) == (code == Error.INTERNAL), "a defect is logged, a client's fault is not"
-
-
-def test_a_request_whose_caller_has_left_gets_no_work(pb_utils: Any) -> None:
-    answered = []
-
-    def answer(request: Request) -> list[int]:
-        answered.append(request.number)
-        return [request.number]
-
-    responses = answer_each([Request(0), Request(1, has_left=True), Request(2)], answer, pb_utils)
-    assert answered == [0, 2]
-    assert [response.tensors for response in responses] == [[0], None, [2]]
-    assert responses[1].error.code == Error.CANCELLED
 
 
 @pytest.mark.parametrize("target", ["embedded", "int8"])
