@@ -30,7 +30,7 @@ from mlcls.sample_photos import photo_images
 _ROOT = Path(__file__).resolve().parents[1]
 FLOODED, NEIGHBOUR = "demo_a", "demo_b"
 #: Callers that keep the machine busy.
-BUSY_CALLERS = 16
+BUSY_CALLERS = 32
 FACTOR = 10
 #: How soon a caller comes again after a refusal.
 REFUSAL_PAUSE_S = 0.05

@@ -7,11 +7,12 @@ complete version that is not active, or folders that belong to none and go with 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,13 +238,40 @@ def _put_first_version(root: Path, spec: ModelSpec, onnx_model: Path, record: En
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
         staging = Path(temporary)
         _stage_folders(staging, spec, onnx_model, record, FIRST_VERSION, None)
-        for version in list_versions(root, name):
-            os.rename(root / name / str(version), staging / str(version))
-        write_files(root, render_files(spec, settings=settings))
+        files = render_files(spec, settings=settings)
+        write_files(staging / "files", files)  # a disk that is full is noticed here, with the old model in its place
+        with _new_folders(root, files):
+            for version in list_versions(root, name):
+                os.rename(root / name / str(version), staging / str(version))
+            _move_files(staging / "files", root, files)
         for suffix, folder in step_folders(root, name, FIRST_VERSION).items():
             replace_folder(staging / suffix, folder)
         replace_folder(staging / "ensemble", root / name / str(FIRST_VERSION))
     remove_leftovers(root, name)
+
+
+@contextlib.contextmanager
+def _new_folders(root: Path, files: Iterable[str]) -> Iterator[None]:
+    """Makes the folders of files, and removes those that are empty again where the block raises."""
+    folders = sorted({root / parent for file in files for parent in Path(file).parents if parent != Path()})
+    made = [folder for folder in folders if not folder.exists()]
+    try:
+        for folder in made:
+            folder.mkdir()
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _move_files(staging: Path, root: Path, files: Mapping[str, str]) -> None:
+    """Puts staged files into the repository, but those that are there already."""
+    for path, text in files.items():
+        target = root / path
+        if not target.is_file() or target.read_bytes() != text.encode():
+            os.replace(staging / path, target)
 
 
 def _stage_folders(

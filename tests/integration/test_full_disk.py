@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from mlcls.publishing import add_model
 from mlcls.repository import read_spec
 from mlcls.rollout import publish_version
 from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import active_version, engine_folder, list_versions
+from mlcls.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
 from processes import ROOT
 
 DEMO = ROOT / "demo_model" / "inference"
@@ -63,8 +64,8 @@ def fill(disk: Path, left_bytes: int) -> Path:
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
-    """All files and folders."""
-    paths = [path for path in folder.rglob("*") if path.name != LOCK_NAME]
+    """All files and folders, but the note of the highest number so far: no number of a version is used twice."""
+    paths = [path for path in folder.rglob("*") if path.name not in (LOCK_NAME, LAST_NUMBER_NAME)]
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
@@ -83,14 +84,22 @@ def test_an_import_on_a_full_disk(disk: Path, repository: Path, capsys: pytest.C
     assert snapshot(repository) == before
 
 
-@pytest.mark.parametrize(("add", "name"), [(publish_version, NAME), (add_model, NAME), (add_model, "other")])
+@pytest.mark.parametrize(
+    ("add", "change"),
+    [
+        (publish_version, {}),
+        (add_model, {}),
+        (add_model, {"labels": tuple(f"label {number}" for number in range(12))}),
+        (add_model, {"name": "other"}),
+    ],
+)
 def test_a_disk_that_is_full_at_any_point_of_the_writing(
-    disk: Path, repository: Path, tmp_path: Path, add: Add, name: str
+    disk: Path, repository: Path, tmp_path: Path, add: Add, change: dict[str, Any]
 ) -> None:
     """A converted graph is there, and the room ends with each block that is written after it."""
     kept = tmp_path / "kept"
     shutil.copytree(repository, kept)
-    spec = dataclasses.replace(read_spec(repository, NAME), name=name)
+    spec = dataclasses.replace(read_spec(repository, NAME), **change)
     (record,) = Manifest.read(engine_folder(repository, NAME)).engines
     before = snapshot(repository)
     for blocks in range(100):
@@ -108,8 +117,7 @@ def test_a_disk_that_is_full_at_any_point_of_the_writing(
         finally:
             filler.unlink()
     assert blocks > 5, "several files are written"
-    assert list_versions(repository, name)
-    assert active_version(repository, name) == (2 if add is publish_version else 1)
+    assert active_version(repository, spec.name) == list_versions(repository, spec.name)[-1]
     assert not list(repository.glob(".mlcls-staging-*"))
     shutil.rmtree(repository)
     shutil.copytree(kept, repository)
