@@ -66,16 +66,17 @@ class Question:
 
         Args:
             answers: One for each image.
-            version: The version that the response says it is of; None where that is not told.
+            version: The version that the response says it is of; None where that is not told, and where the answers are
+                of several responses: each image must then be of one version, and different ones may be of others.
         """
         if len(answers) != len(self.images):
             return f"{len(answers)} answers for {len(self.images)} images"
-        versions = {version} if version is not None else set()
-        for answer in answers:
-            versions |= {int(name.rpartition(" v")[2]) for name in answer.result.get("label_names", ())}
-        if len(versions) > 1:
-            return f"answers of the versions {sorted(versions)} in one response"
         for number, answer in zip(self.numbers, answers, strict=True):
+            # without a version these are several requests, as the client divides them: a rollout may come between two
+            versions = {version} if version is not None else set()
+            versions |= {int(name.rpartition(" v")[2]) for name in answer.result.get("label_names", ())}
+            if len(versions) > 1:
+                return f"answers of the versions {sorted(versions)} in one response"
             fault = self._find_in_image(number, answer, versions)
             if fault is not None:
                 return f"image of {number}, threshold {self.threshold}: {fault}"

@@ -103,6 +103,17 @@ def test_swapped_answers_without_scores_are_noticed() -> None:
     assert question_of(7, 8).find_fault(answers, None) is not None
 
 
+def test_a_rollout_between_two_requests_of_the_client() -> None:
+    """`predict` makes several requests of its images; in one response the versions may not differ."""
+    answers = [dataclasses.replace(answer_of(7, 0.5), scores=None), answer_of(8, 0.5, version=2)]
+    assert question_of(7, 8).find_fault(answers, None) is None
+    assert question_of(7, 8).find_fault(answers, 1) is not None
+    names = list(answers[0].result["label_names"])
+    names[0] = names[0].replace(" v1", " v2")
+    mixed = dataclasses.replace(answers[0], result={**answers[0].result, "label_names": names})
+    assert "versions [1, 2]" in str(question_of(7, 8).find_fault([mixed, answers[1]], None))
+
+
 def test_the_scores_of_one_and_the_result_of_another() -> None:
     mixed = dataclasses.replace(answer_of(8, 0.5), scores=expected_scores(7, 1))
     assert "the labels" in str(question_of(7).find_fault([mixed], 1))
