@@ -8,6 +8,7 @@ run that was interrupted goes on where it was when it is started again with the 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -20,8 +21,10 @@ from benchmarks.fuzzing.library_fuzz import PARSERS, fuzz_parser
 from benchmarks.fuzzing.record import Journal, save_request, summarize
 from mlcls import repository
 from mlcls.demo.recipe import DEMO_NAME
+from mlcls.image_settings import ImageSettings
 from mlcls.paddlex_import import import_model
 from mlcls.server import ServerOptions, TritonServer
+from mlcls.settings_change import change_settings
 from mlcls.triton_config import ONNX_FILE
 from mlcls.versions import engine_folder
 
@@ -38,15 +41,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the same seed sends the same (1)")
     parser.add_argument("--seconds", type=float, help="end after this time, however many images there were")
     parser.add_argument("--output", type=Path, default=Path("output/fuzz"), help="folder of the report (output/fuzz)")
+    parser.add_argument("--accept-truncated", action="store_true", help="serve with accept_truncated")
     parser.add_argument("--save-request", type=int, metavar="N", help="write the images of a request and end")
     arguments = parser.parse_args()
-    options = CampaignOptions(arguments.images, arguments.seed, arguments.seconds)
+    settings = ImageSettings(accept_truncated=arguments.accept_truncated)
+    options = CampaignOptions(arguments.images, arguments.seed, arguments.seconds, settings=settings)
     if not repository.is_imported(_MODELS, DEMO_NAME):
         import_model(str(_DEMO_MODEL), _MODELS, name=DEMO_NAME)
+    change_settings(_MODELS, DEMO_NAME, lambda served: dataclasses.replace(served, images=settings))
     spec = repository.read_spec(_MODELS, DEMO_NAME)
     weights = engine_folder(_MODELS, DEMO_NAME) / ONNX_FILE
-    problems = arguments.output / f"problems-seed-{arguments.seed}"
-    journal = Journal(arguments.output / f"journal-seed-{arguments.seed}.jsonl")
+    run = f"seed-{arguments.seed}" + ("-accept-truncated" if arguments.accept_truncated else "")
+    problems = arguments.output / f"problems-{run}"
+    journal = Journal(arguments.output / f"journal-{run}.jsonl")
     with TritonServer(ServerOptions.on_free_ports(_MODELS, DEMO_NAME)) as server:
         campaign = Campaign(server.grpc_url, server.pid, spec, weights, options)
         if arguments.save_request is not None:
@@ -70,7 +77,7 @@ def main() -> int:
         for record in journal.records
         for problem in record.problems
     ] + [f"{name}: {text}" for name, texts in faults.items() for text in texts]
-    (arguments.output / f"report-seed-{arguments.seed}.json").write_text(
+    (arguments.output / f"report-{run}.json").write_text(
         json.dumps({**report, "found": found}, indent=2) + "\n", encoding="utf-8"
     )
     journal.finish()

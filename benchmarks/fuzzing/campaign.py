@@ -18,6 +18,7 @@ from benchmarks.fuzzing.judge import Judge, Verdict
 from benchmarks.fuzzing.processes import ServerProcesses
 from benchmarks.fuzzing.record import Journal, Problem, RequestRecord, save_request
 from benchmarks.fuzzing.requests import Item, plan_request
+from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.metrics import smallest_spread
 from mlcls.model_spec import ModelSpec
 
@@ -38,6 +39,7 @@ class CampaignOptions:
         seconds: The run ends after this time, however many there were; None for no limit.
         concurrency: Requests at once.
         deadline_s: An answer that takes longer is a hang.
+        settings: What images the model accepts.
     """
 
     images: int
@@ -45,6 +47,7 @@ class CampaignOptions:
     seconds: float | None = None
     concurrency: int = 8
     deadline_s: float = 20.0
+    settings: ImageSettings = DEFAULT_IMAGE_SETTINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Campaign:
         self._client = triton.InferenceServerClient(url, channel_args=[("grpc.enable_http_proxy", 0)])
         self._spec = spec
         self._options = options
-        self._judge = Judge(spec, weights)
+        self._judge = Judge(spec, weights, options.settings)
         self._processes = ServerProcesses(server_pid, spec.name)
         self._seeds, self._good = make_seed_images(), make_good_images()
         self._references: dict[str, Verdict] = {}

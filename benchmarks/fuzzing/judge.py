@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.image_settings import ImageSettings
 from mlcls.model_spec import ModelSpec
 
-#: In the process that judges: the spec and the runner.
+#: In the process that judges: the spec, the runner and the settings.
 _model: dict[str, Any] = {}
 
 
@@ -39,14 +40,15 @@ class Verdict:
 class Judge:
     """Decodes and scores images with the served model's files, without a server."""
 
-    def __init__(self, spec: ModelSpec, weights: Path) -> None:
+    def __init__(self, spec: ModelSpec, weights: Path, settings: ImageSettings) -> None:
         """Starts nothing yet.
 
         Args:
             spec: The served model's.
             weights: Its ONNX file.
+            settings: What images it accepts.
         """
-        self._arguments = (spec.to_json(), str(weights))
+        self._arguments = (spec.to_json(), str(weights), settings)
         self._pool: ProcessPoolExecutor | None = None
 
     def judge(self, images: Sequence[bytes]) -> list[Verdict] | str:
@@ -74,13 +76,14 @@ class Judge:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _prepare(spec: str, weights: str) -> None:
+def _prepare(spec: str, weights: str, settings: ImageSettings) -> None:
     import cv2
 
     from mlcls.runners import OpenVinoRunner
 
     cv2.setNumThreads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where libpng, libjpeg and cv2 tell what is wrong with each image
+    _model["settings"] = settings
     _model["spec"] = ModelSpec.from_json(spec)
     _model["runner"] = OpenVinoRunner(Path(weights), _model["spec"])
 
@@ -92,7 +95,7 @@ def _judge(images: list[bytes]) -> list[Verdict]:
     verdicts = []
     for image in images:
         try:
-            pixels = preprocess(image, _model["spec"].transform)
+            pixels = preprocess(image, _model["spec"].transform, _model["settings"])
         except ImageError as error:
             verdicts.append(Verdict(error.reason, str(error)))
         else:

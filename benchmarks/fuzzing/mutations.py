@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 _NUMBERS: Final = (0, 1, 2, 7, 8, 127, 128, 255, 256, 4095, 32767, 32768, 65535, 65536, 1 << 24, 1 << 31, (1 << 32) - 1)
+#: So often the first bytes are put back, or most changes would end where a decoder looks first.
+_KEEP_START: Final = 0.7
+_START_BYTES: Final = 12
 _SEGMENT: Final = re.compile(rb"\xff[\xc0-\xcf\xda-\xef\xfe]")
 _WORDS: Final = (
     b"\xff\xd8\xff", b"\xff\xd9", b"\xff\xda", b"\xff\xc4", b"\xff\xdb", b"\xff\xc2", b"\xff\xdd\0\4\0\1",
@@ -32,12 +35,14 @@ def mutate(chance: random.Random, seeds: Mapping[str, bytes]) -> tuple[str, byte
         What was done, in words, and the bytes.
     """
     name = chance.choice(sorted(seeds))
-    data = seeds[name]
+    data = start = seeds[name]
     done = []
     for _time in range(chance.choice((1, 1, 1, 2, 3, 6))):
         kind = chance.choice(sorted(MUTATIONS))
         data = MUTATIONS[kind](chance, data, seeds)
         done.append(kind)
+    if chance.random() < _KEEP_START:
+        data = start[:_START_BYTES] + data[_START_BYTES:]
     return f"{name}: {', '.join(done)}", data
 
 

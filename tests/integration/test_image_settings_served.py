@@ -1,0 +1,64 @@
+"""Image settings in `serving.json`, on the real server: what is refused, and how the rest is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
+from image_samples import encode
+from mlcls.image_settings import ImageSettings
+from mlcls.model_spec import ModelSpec
+from mlcls.repository import find_stale, read_spec
+from mlcls.runners import OpenVinoRunner
+from mlcls.settings_change import change_settings
+from mlcls.transforms import preprocess
+from processes import start_server
+from served_models import SmallModels
+from triton_request import ask
+
+MODEL = "small_with_sigmoid"
+SETTINGS = ImageSettings(
+    max_pixels=4_000_000, max_frames=1, formats=("JPEG", "PNG", "GIF"), accept_truncated=True, jpeg_oversampling=1.5
+)
+
+
+def test_a_model_is_served_with_its_own_image_settings(
+    small_models: SmallModels, sample_images: list[Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "repository"
+    shutil.copytree(small_models.repository, root)
+    changed = change_settings(root, MODEL, lambda settings: dataclasses.replace(settings, images=SETTINGS))
+    assert [path.parent.name for path in changed] == [f"{MODEL}_preprocess"]
+    assert find_stale(root, [read_spec(root, name) for name in (MODEL, "small_with_logits")]) == []
+    version = root / f"{MODEL}_engine" / "1"
+    spec = ModelSpec.read(version / "model_spec.json")
+    runner = OpenVinoRunner(version / "model.onnx", spec)
+
+    china, large = (next(path for path in sample_images if path.name.startswith(name)) for name in ("china", "large"))
+    photo = Image.open(china)
+    half = china.read_bytes()[: china.stat().st_size // 2]
+    refused = {
+        encode(photo, "WEBP"): "expected JPEG, PNG or GIF, which is all that this model accepts, got WebP",
+        encode(photo.resize((2500, 2000)), "PNG"): "expected at most 4000000 pixels, got height 2000, width 2500",
+        encode(photo, "GIF", save_all=True, append_images=[photo.rotate(90)]): "at most 1 frames or pages, got more",
+    }
+    accepted = [half, large.read_bytes(), encode(photo, "PNG")]
+    expected = [runner.scores(preprocess(data, spec.transform, SETTINGS)[None])[0] for data in accepted]
+    assert not np.array_equal(
+        preprocess(accepted[1], spec.transform, SETTINGS), preprocess(accepted[1], spec.transform)
+    )
+    with start_server(root, MODEL) as server:
+        answer = ask(server, MODEL, [*accepted, *refused])
+        for data, words in refused.items():
+            with pytest.raises(InferenceServerException, match=words):
+                ask(server, MODEL, [data])
+    assert answer.statuses[:3] == ["OK"] * 3
+    np.testing.assert_allclose(answer.scores[:3], expected, rtol=0, atol=2e-5)
+    for status, words in zip(answer.statuses[3:], refused.values(), strict=True):
+        assert words in status
