@@ -11,12 +11,11 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from mlcls import repository, server_log
+from mlcls import server_log
 from mlcls.admin_key import ADMIN_KEY_HEADER as ADMIN_KEY_HEADER
 from mlcls.admin_key import ADMIN_KEY_VARIABLE as ADMIN_KEY_VARIABLE
 from mlcls.admin_key import read_admin_key
@@ -24,17 +23,14 @@ from mlcls.child_process import end_with_parent
 from mlcls.draining import DEFAULT_DRAIN_TIMEOUT_S, drain
 from mlcls.errors import ServerError
 from mlcls.json_log import LogFormat, TritonLogPump
-from mlcls.manifest import verify_folder
-from mlcls.nvidia import Machine, read_machine
-from mlcls.onnx_file import check_onnx_file
 from mlcls.ports import check_ports, free_ports
 from mlcls.process_state import end_group
 from mlcls.pulse import PULSE_FOLDER_VARIABLE
+from mlcls.servable_models import check_models
 from mlcls.server_command import build_command
 from mlcls.server_log import STANDARD_OUTPUT
 from mlcls.server_trace import TraceSettings
-from mlcls.tensorrt_plan import check_plan
-from mlcls.triton_config import ENGINE_TARGETS, PLAN_FILE, Target
+from mlcls.targets import Target
 from mlcls.triton_installation import TritonInstallation, embedded_installation
 
 #: APIs that change the server or read its memory; open ones would let any client unload a model.
@@ -111,7 +107,7 @@ class TritonServer:
         self.options = options
         self.admin_key = read_admin_key()
         installation = installation or embedded_installation()
-        check_models(options, installation)
+        check_models(options.repository, options.models, options.target, installation)
         check_ports(
             options.host,
             {
@@ -264,38 +260,3 @@ class TritonServer:
                     f"--log-file, or give it more time with --ready-timeout."
                 )
             time.sleep(0.05)
-
-
-def check_models(
-    options: ServerOptions, installation: TritonInstallation, read_machine: Callable[[], Machine] = read_machine
-) -> None:
-    """Checks everything that can be known before a server is started.
-
-    Args:
-        options: What is to be served.
-        installation: The tritonserver.
-        read_machine: Tells which GPUs and which TensorRT there are; asked for the target `gpu` only.
-
-    Raises:
-        RepositoryError: A model cannot be served; its plan is not for this machine, for example.
-        ModelFormatError: An ONNX file is not whole in itself.
-        ServerError: The target's backend is not installed.
-    """
-    backend = ENGINE_TARGETS[options.target].backend
-    if backend != "mlcls_engine" and not installation.has_backend(backend):
-        raise ServerError(
-            f"The target {options.target!r} needs Triton's backend {backend!r}, which {installation.executable} does "
-            f"not have; use the container (docker-compose.yml) or --target embedded."
-        )
-    if not options.models:
-        raise ServerError("Expected at least one model to serve, got none.")
-    for name in options.models:
-        spec = repository.read_spec(options.repository, name)
-        weights = repository.find_weights(options.repository, name, options.target)
-        if backend != "mlcls_engine":  # Triton's own backends check no manifest
-            verify_folder(weights.parent, weights.parent.parent.name, [weights.name])
-            if weights.suffix == ".onnx":
-                check_onnx_file(weights)
-        if weights.name == PLAN_FILE:
-            check_plan(weights.parent, weights.name, read_machine())
-        repository.require_fresh(options.repository, spec)

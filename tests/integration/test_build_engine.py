@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from mlcls import engine_request, half_engine, server, tensorrt_engine
+from mlcls import engine_request, half_engine, tensorrt_engine
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.digests import sha256_of
 from mlcls.engine_request import EngineRequest
@@ -27,7 +27,7 @@ from mlcls.manifest import EngineRecord, Manifest, add_engine
 from mlcls.model_spec import ModelSpec
 from mlcls.nvidia import Gpu, Machine
 from mlcls.runners import OnnxRuntimeRunner
-from mlcls.server import ServerOptions
+from mlcls.servable_models import check_models
 from mlcls.tensorrt_build import BuiltEngine, build_engine
 from mlcls.tensorrt_plan import describe_target
 from mlcls.triton_installation import TritonInstallation
@@ -163,7 +163,7 @@ def add_plan(root: Path, tmp_path: Path, library: str = "tensorrt", source: str 
 
 
 def check(root: Path, installation: TritonInstallation, machine: Machine = HERE) -> None:
-    server.check_models(ServerOptions(root, (NAME,), "gpu"), installation, lambda: machine)
+    check_models(root, (NAME,), "gpu", installation, lambda: machine)
 
 
 def test_serving_a_plan_that_fits(root: Path, installation: TritonInstallation, tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""Whether models can be served by a Triton on this machine: what can be known before it is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mlcls import repository
+from mlcls.errors import ServerError
+from mlcls.manifest import verify_folder
+from mlcls.nvidia import Machine, read_machine
+from mlcls.onnx_file import check_onnx_file
+from mlcls.targets import Target
+from mlcls.tensorrt_plan import check_plan
+from mlcls.triton_config import ENGINE_TARGETS, PLAN_FILE
+from mlcls.triton_installation import TritonInstallation
+
+
+def check_models(
+    root: Path,
+    models: Sequence[str],
+    target: Target,
+    installation: TritonInstallation,
+    read_machine: Callable[[], Machine] = read_machine,
+) -> None:
+    """Checks everything that can be known before a server is started.
+
+    Args:
+        root: The model repository.
+        models: Names of the ensembles.
+        target: Which engine.
+        installation: The tritonserver.
+        read_machine: Tells which GPUs and which TensorRT there are; asked for the target `gpu` only.
+
+    Raises:
+        RepositoryError: A model cannot be served; its plan is not for this machine, for example.
+        ModelFormatError: An ONNX file is not whole in itself.
+        ServerError: The target's backend is not installed.
+    """
+    backend = ENGINE_TARGETS[target].backend
+    if backend != "mlcls_engine" and not installation.has_backend(backend):
+        raise ServerError(
+            f"The target {target!r} needs Triton's backend {backend!r}, which {installation.executable} does "
+            f"not have; use the container (docker-compose.yml) or --target embedded."
+        )
+    if not models:
+        raise ServerError("Expected at least one model to serve, got none.")
+    for name in models:
+        spec = repository.read_spec(root, name)
+        weights = repository.find_weights(root, name, target)
+        if backend != "mlcls_engine":  # Triton's own backends check no manifest
+            verify_folder(weights.parent, weights.parent.parent.name, [weights.name])
+            if weights.suffix == ".onnx":
+                check_onnx_file(weights)
+        if weights.name == PLAN_FILE:
+            check_plan(weights.parent, weights.name, read_machine())
+        repository.require_fresh(root, spec)
