@@ -19,12 +19,13 @@ import pytest
 import yaml
 
 from gateway_process import Gateway, make_key, run_gateway, wait_for
+from metrics_page import wait_for_metrics
 from mlcls.ports import free_ports
 from mlcls.server import TritonServer
 from mlcls_client import create_model
 from mlcls_client.errors import MlclsClientError
 from processes import ROOT
-from served_models import SmallModels
+from served_models import SMALL_LABELS, SmallModels
 
 MODEL = "small_with_sigmoid"
 KEY = make_key()
@@ -53,6 +54,12 @@ def panels(dashboard: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             expression = target["expr"].replace("$__rate_interval", "30s").replace("$model", MODEL)
             assert "$" not in expression
             yield row, panel["title"], expression
+
+
+def rules() -> list[dict[str, Any]]:
+    """All alerts and recorded expressions."""
+    groups = yaml.safe_load((CONFIGURATION / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 class Prometheus:
@@ -147,12 +154,13 @@ def test_the_configuration_is_valid() -> None:
         [find_program("promtool"), "check", "config", CONFIGURATION / "prometheus.yml"], capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
-    assert "SUCCESS: 4 rules found" in process.stdout
+    assert f"SUCCESS: {len(rules())} rules found" in process.stdout
 
 
-def test_the_alerts() -> None:
+@pytest.mark.parametrize("tests", ["alerts_test.yml", "drift_test.yml"])
+def test_the_alerts(tests: str) -> None:
     process = subprocess.run(
-        [find_program("promtool"), "test", "rules", "alerts_test.yml"],
+        [find_program("promtool"), "test", "rules", tests],
         cwd=CONFIGURATION,
         capture_output=True,
         text=True,
@@ -160,11 +168,37 @@ def test_the_alerts() -> None:
     assert process.returncode == 0, process.stdout + process.stderr
 
 
+def test_every_alert_is_seen_to_fire() -> None:
+    fired = {
+        case["alertname"]
+        for tests in ("alerts_test.yml", "drift_test.yml")
+        for test in yaml.safe_load((CONFIGURATION / tests).read_text())["tests"]
+        for case in test.get("alert_rule_test", [])
+        if case.get("exp_alerts")
+    }
+    assert fired == {rule["alert"] for rule in rules() if "alert" in rule}
+
+
+def test_every_metric_exists(small_server: TritonServer, gateway: Gateway) -> None:
+    """Those of the dashboard and of the alerts, on the real server and the gateway."""
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    expressions = [rule["expr"] for rule in rules()]
+    expressions += [expression for row, _, expression in panels(json.loads(DASHBOARD.read_text())) if row != "GPU"]
+    used = {name for expression in expressions for name in re.findall(r"\b(?:nv|mlcls|envoy)[_:][\w:]+", expression)}
+    assert len(used) > 30
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{gateway.metrics_port}/stats/prometheus") as response:
+        of_gateway = set(re.findall(r"^\w+", response.read().decode(), flags=re.MULTILINE))
+    page = wait_for_metrics(small_server, lambda page: "mlcls_label_scores_total" in page.names)
+    assert used - page.names - of_gateway - recorded == set()
+
+
 def test_every_panel_has_data(busy_prometheus: Prometheus) -> None:
     expressions = list(panels(json.loads(DASHBOARD.read_text())))
     assert len(expressions) > 30
     gpu = [(panel, expression) for row, panel, expression in expressions if row == "GPU"]
-    others = [(panel, expression) for row, panel, expression in expressions if row != "GPU"]
+    # what the rules record every five minutes is tested with promtool
+    others = [(panel, expression) for row, panel, expression in expressions if row not in ("GPU", "Drift")]
 
     def without_data() -> list[tuple[str, str]]:
         return [
@@ -198,17 +232,24 @@ def test_the_figures_are_right(busy_prometheus: Prometheus) -> None:
         assert 0 < compute < value("Request latency, mean", model=MODEL)
     assert value("Failures a second by reason", model=MODEL, reason="OTHER") > 0
     assert 0 < value("Failed requests") < 1
+    assert value("Images a second by outcome", model=MODEL, status="ok") == pytest.approx(images, rel=0.5)
+    assert value("Refused images a second by reason", model=MODEL, reason="unknown_format") > 0
+    assert 0 < value("Share of images refused", model=MODEL) < 0.5
+    assert 0 < value("Decoding time, mean", model=MODEL) < 1
+    assert 0 <= value("Images without a label", model=MODEL) <= 1
+    assert 0 <= value("Labels per image", model=MODEL) <= len(SMALL_LABELS)
     assert value("Answers a second by class", envoy_response_code_class="4") > 0
 
 
 def test_the_alerts_are_loaded_and_quiet(busy_prometheus: Prometheus) -> None:
-    def rules() -> list[dict[str, Any]]:
-        (group,) = busy_prometheus.get("/api/v1/rules")["groups"]
-        found: list[dict[str, Any]] = group["rules"]
+    def loaded() -> list[dict[str, Any]]:
+        """All but those of drift, which are evaluated every five minutes only."""
+        first, drift = busy_prometheus.get("/api/v1/rules")["groups"]
+        assert (first["name"], drift["name"]) == ("mlcls", "mlcls-drift")
+        found: list[dict[str, Any]] = first["rules"]
         return found
 
-    wait_for(lambda: all(rule["health"] != "unknown" for rule in rules()))
-    assert {rule["name"]: rule["health"] for rule in rules()} == dict.fromkeys(
-        ["TritonDown", "RequestsFail", "QueueFills", "GatewayDown"], "ok"
-    )
-    assert all(rule["state"] != "firing" for rule in rules())
+    wait_for(lambda: all(rule["health"] != "unknown" for rule in loaded()))
+    names = [rule["alert"] for rule in yaml.safe_load((CONFIGURATION / "alerts.yml").read_text())["groups"][0]["rules"]]
+    assert {rule["name"]: rule["health"] for rule in loaded()} == dict.fromkeys(names, "ok")
+    assert all(rule["state"] != "firing" for rule in loaded())
