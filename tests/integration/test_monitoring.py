@@ -179,6 +179,7 @@ def test_every_alert_is_seen_to_fire() -> None:
     assert fired == {rule["alert"] for rule in rules() if "alert" in rule}
 
 
+@pytest.mark.usefixtures("busy_prometheus")
 def test_every_metric_exists(small_server: TritonServer, gateway: Gateway) -> None:
     """Those of the dashboard and of the alerts, on the real server and the gateway."""
     recorded = {rule["record"] for rule in rules() if "record" in rule}
@@ -187,7 +188,7 @@ def test_every_metric_exists(small_server: TritonServer, gateway: Gateway) -> No
     used = {name for expression in expressions for name in re.findall(r"\b(?:nv|mlcls|envoy)[_:][\w:]+", expression)}
     assert len(used) > 30
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{gateway.metrics_port}/stats/prometheus") as response:
+    with opener.open(f"http://127.0.0.1:{gateway.metrics_port}/metrics") as response:
         of_gateway = set(re.findall(r"^\w+", response.read().decode(), flags=re.MULTILINE))
     page = wait_for_metrics(small_server, lambda page: "mlcls_label_scores_total" in page.names)
     assert used - page.names - of_gateway - recorded == set()
