@@ -108,7 +108,7 @@ def edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 KNOB = "targets.embedded."
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "unknown key": (edit("threads", 1), "unknown key threads; expected only max_batch_size"),
+    "unknown key": (edit("threads", 1), "unknown key threads; expected only images, max_batch_size"),
     "unknown target": (edit("targets.tpu", {}), "unknown key targets.tpu; expected only cpu, embedded, gpu, int8"),
     "unknown knob": (edit(KNOB + "instances", 1), "unknown key targets.embedded.instances"),
     "missing knob": (edit(KNOB + "engine_threads", None), "targets.embedded.engine_threads is missing"),
