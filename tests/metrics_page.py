@@ -36,6 +36,10 @@ class MetricsPage:
         """The sum over the lines of this name and these labels."""
         return sum(value for own, found, value in self._values if own == name and labels.items() <= found.items())
 
+    def of_mlcls(self) -> list[tuple[str, dict[str, str], float]]:
+        """The lines of the project's own metrics but those of single labels, which are sent less often."""
+        return [line for line in self._values if line[0].startswith("mlcls_") and "label" not in line[1]]
+
     def by(self, name: str, label: str, **labels: str) -> dict[str, float]:
         """The values of the lines of this name and these labels that are not 0, by another label."""
         return {
@@ -56,6 +60,17 @@ def wait_for_metrics(
             return page
         assert time.monotonic() < deadline, page.text
         time.sleep(0.1)
+
+
+def read_settled_metrics(server: TritonServer) -> MetricsPage:
+    """The page once nothing of an earlier test is on its way any more: counts are sent once a second."""
+    before = MetricsPage(server)
+    while True:
+        time.sleep(2)
+        page = MetricsPage(server)
+        if page.of_mlcls() == before.of_mlcls():
+            return page
+        before = page
 
 
 def _unescape(value: str) -> str:

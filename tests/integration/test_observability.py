@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from metrics_page import MetricsPage, wait_for_metrics
+from metrics_page import MetricsPage, read_settled_metrics, wait_for_metrics
 from mlcls.ports import free_ports
 from mlcls.server import TritonServer
 from mlcls_client import create_model
@@ -36,7 +36,7 @@ def counted(before: MetricsPage, after: MetricsPage, name: str, **labels: str) -
 def test_every_image_is_counted_once(small_server: TritonServer, sample_images: list[Path]) -> None:
     """Over two preprocess processes, in single requests and batches, from threads."""
     photos = [path.read_bytes() for path in sample_images[:4]]
-    before = MetricsPage(small_server)
+    before = read_settled_metrics(small_server)
 
     def send(index: int) -> None:
         ask(small_server, MODEL, [photos[index % 4]])
@@ -48,13 +48,14 @@ def test_every_image_is_counted_once(small_server: TritonServer, sample_images: 
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(send, range(40)))
-    after = wait_for_metrics(
+    wait_for_metrics(
         small_server,
         lambda page: (
             counted(before, page, "mlcls_images_total") >= 40 * 11
             and counted(before, page, "mlcls_images_total", status="ok") >= 120
         ),
     )
+    after = read_settled_metrics(small_server)
     images = {
         reason: counted(before, after, "mlcls_images_total", status=status, reason=reason)
         for status, reason in (
@@ -182,7 +183,7 @@ def test_the_trace_api_stays_closed(logging_server: LoggingServer) -> None:
 def test_the_probes_of_mlcls_serve_are_not_counted(small_server: TritonServer) -> None:
     from mlcls.health_probe import HealthProbe
 
-    before = MetricsPage(small_server)
+    before = read_settled_metrics(small_server)
     probe = HealthProbe(small_server.http_url, small_server.metrics_url)
     assert [probe.ask(MODEL).verdict for _ in range(3)] == ["answers"] * 3
     with pytest.raises(InferenceServerException):
