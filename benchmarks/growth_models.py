@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Final
 
-from tqdm import tqdm
-
-from benchmarks.random_models import repository_of
+from benchmarks.random_models import prepare_each, repository_of
 from mlcls import repository
 
 ARCHITECTURE: Final = "PP-LCNet_x1_0_ML"
@@ -65,14 +61,7 @@ def prepare_growth_models(folder: Path, models: Sequence[GrowthModel]) -> None:
     if not missing:
         return
     missing.sort(key=lambda model: -model.queries)  # those that take longest go first
-    context = multiprocessing.get_context("spawn")  # paddle's threads do not survive a fork
-    with (
-        ProcessPoolExecutor(2, context) as pool,
-        tqdm(total=len(missing), desc="preparing models", unit=" models", disable=None) as bar,
-    ):
-        for future in as_completed([pool.submit(_prepare, folder, model) for model in missing]):
-            future.result()
-            bar.update()
+    prepare_each(_prepare, folder, missing)
 
 
 def _prepare(folder: Path, model: GrowthModel) -> None:

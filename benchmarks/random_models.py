@@ -9,10 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tqdm import tqdm
 
@@ -22,6 +22,7 @@ from mlcls.catalog import OFFICIAL_MODELS
 #: Those that take longest go first.
 _ORDER: Final = ("PP-HGNetV2-B6_ML", "CLIP_vit_base_patch16_448_ML", "PP-HGNetV2-B4_ML", "ResNet50_ML")
 _NICENESS: Final = 5
+_Model = TypeVar("_Model")
 #: Of the check at the import, which in full takes longer than all the rest; the graphs are the official models'.
 _BATCH_SIZES: Final = (1, 8)
 
@@ -45,12 +46,21 @@ def prepare_models(folder: Path, names: Sequence[str]) -> None:
     if not missing:
         return
     missing.sort(key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+    prepare_each(_prepare, folder, missing)
+
+
+def prepare_each(prepare: Callable[[Path, _Model], None], folder: Path, models: Sequence[_Model]) -> None:
+    """Prepares models in processes of their own, two at a time, with a progress bar.
+
+    Raises:
+        MlclsError: One cannot be exported or imported.
+    """
     context = multiprocessing.get_context("spawn")  # paddle's threads do not survive a fork
     with (
         ProcessPoolExecutor(2, context) as pool,
-        tqdm(total=len(missing), desc="preparing models", unit=" models", disable=None) as bar,
+        tqdm(total=len(models), desc="preparing models", unit=" models", disable=None) as bar,
     ):
-        for future in as_completed([pool.submit(_prepare, name, folder) for name in missing]):
+        for future in as_completed([pool.submit(prepare, folder, model) for model in models]):
             future.result()
             bar.update()
 
@@ -60,7 +70,7 @@ def _is_prepared(folder: Path, name: str) -> bool:
     return (folder / name).is_dir() and repository.is_imported(repository_of(folder), name)
 
 
-def _prepare(name: str, folder: Path) -> None:
+def _prepare(folder: Path, name: str) -> None:
     from mlcls.paddlex_export import export_model
     from mlcls.paddlex_import import import_model
 
