@@ -136,7 +136,7 @@ def test_a_full_queue_refuses_at_once_and_the_rest_is_answered(held: Held, reque
         assert isinstance(error, InferenceServerException)
         assert error.status() == "StatusCode.UNAVAILABLE"
         assert "Exceeds maximum queue size" in error.message()
-    assert len(refused) <= 10 * QUEUE - QUEUE, "what was in the queue is answered, what the engine had as well"
+    assert len(requests.results) - len(refused) >= QUEUE + 1, "what the queue held is answered"
     requests.send()
     requests.wait(10 * QUEUE + PLACES + 1)
     assert requests.results[10 * QUEUE + PLACES] == "OK", "well again at once"
