@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from benchmarks.comparison import Comparison
-from benchmarks.peers.bare_engines import BareEngine
-from benchmarks.peers.contender import Answer, Contender, Load, Peer
+from benchmarks.peers.bare_engines import BareEngine, Check
+from benchmarks.peers.contender import Contender, Load, Peer
 from benchmarks.peers.engine_settings import ENGINES, ModelFiles
 from benchmarks.process_usage import cpu_since, read_usage
 from benchmarks.turns import Turns, take_turns
 from mlcls.errors import MlclsError
 
-#: An engine whose best trial is that much slower than the fastest one's is not measured in turns.
-_WORTH_TURNS: Final = 0.7
+#: An engine whose best trial is slower than so much of the fastest one's is not measured in turns.
+_WORTH_TURNS: Final = 0.8
 
 #: Processor time that a loaded peer may take while nothing asks it, in cores.
 _IDLE_CORES: Final = 0.1
 _IDLE_WINDOW_S: Final = 1.0
+#: Windows within which a peer must have come to rest: what was just measured has memory to give back.
+_IDLE_WINDOWS: Final = 5
 
 PeerT = TypeVar("PeerT", bound=Peer)
 
@@ -42,7 +44,7 @@ class Bench:
         comparison: Comparison,
         served: Contender,
         stack: contextlib.ExitStack,
-        check: Callable[[str, Sequence[Answer]], object],
+        check: Check,
         photos: Sequence[Path],
         step: Step,
     ) -> None:
@@ -52,7 +54,7 @@ class Bench:
             comparison: Takes errors, settings, and the engines and their trials.
             served: The served model.
             stack: Ends the peers.
-            check: Called with a name and its answers to the photos; raises where they are wrong.
+            check: Called with a name, its answers to the first photos, and how many; raises where they are wrong.
             photos: What all answer and are measured with.
             step: Told what is done next.
         """
@@ -70,7 +72,7 @@ class Bench:
         self._step(f"{self._comparison.name}: {name}")
         with self.record_error(name), contextlib.ExitStack() as stack:
             peer = stack.enter_context(start())
-            self._check(name, peer.answer(self._photos))
+            self._check(name, peer.answer(self._photos), len(self._photos))
             self._stack.push(stack.pop_all())
             self.contenders[name] = self._peers[name] = peer
             self._comparison.settings[name] = peer.setting
@@ -87,16 +89,17 @@ class Bench:
 
     def add_engines(self, files: ModelFiles, trial_s: float) -> None:
         """Starts the bare engines in their best settings; those that are much slower than the fastest are dropped."""
-        engines = {}
+        engines: dict[str, BareEngine] = {}
+        fastest = 0.0
         for name in ENGINES:
 
-            def start(name: str = name) -> BareEngine:
-                return BareEngine(name, files, self._photos, self._check, trial_s)
+            def start(name: str = name, to_beat: float = _WORTH_TURNS * fastest) -> BareEngine:
+                return BareEngine(name, files, self._photos, self._check, trial_s, to_beat)
 
             if (engine := self.add(name, start)) is not None:
                 self._comparison.trials[name] = engine.trials
                 engines[name] = engine
-        fastest = max((engine.trial_images_per_s for engine in engines.values()), default=0.0)
+                fastest = max(fastest, engine.trial_images_per_s)
         for name, engine in engines.items():
             if engine.trial_images_per_s < _WORTH_TURNS * fastest:
                 self._drop(name)
@@ -105,31 +108,41 @@ class Bench:
 
     def require_idle(self) -> None:
         """Drops peers that take processor time while nothing asks them: they would slow down all others."""
-        before = {name: read_usage(peer.pid) for name, peer in self._peers.items()}
-        time.sleep(_IDLE_WINDOW_S)
-        for name, peer in list(self._peers.items()):
-            busy_cores = sum(cpu_since(before[name], read_usage(peer.pid)).values()) / _IDLE_WINDOW_S
-            if busy_cores > _IDLE_CORES:
-                self._comparison.errors[name] = (
-                    f"Expected a peer that is idle while nothing asks it, got one that keeps {busy_cores:.1f} cores "
-                    f"busy; it is not measured beside the others."
-                )
-                self._drop(name)
+        busy = self._busy_cores()
+        for _ in range(_IDLE_WINDOWS - 1):
+            if not busy:
+                return
+            busy = self._busy_cores()
+        for name, busy_cores in busy.items():
+            self._comparison.errors[name] = (
+                f"Expected a peer that is idle while nothing asks it, got one that keeps {busy_cores:.2f} cores busy; "
+                f"it is not measured beside the others."
+            )
+            self._drop(name)
 
     def take_turns(self, others: Sequence[str], load: Load, turns: int, latency: bool = False) -> Turns:
         """Measures the served model and others in turns; a peer that fails is an error in the comparison."""
+        what = "latency" if latency else "turns"
 
         def measure(name: str) -> float:
+            self._step(f"{self._comparison.name}: {what}")
             with self.record_error(name):
                 if name not in self._comparison.errors:
                     figures = self.contenders[name].measure(load)
                     return figures.median_ms if latency else figures.images_per_s
             return math.nan
 
-        what = "latency" if latency else "turns"
-        return take_turns(
-            measure, self._served.name, others, turns, lambda: self._step(f"{self._comparison.name}: {what}")
-        )
+        return take_turns(measure, self._served.name, others, turns)
+
+    def _busy_cores(self) -> dict[str, float]:
+        """Of peers that are not idle: cores that they keep busy in a window of time."""
+        before = {name: read_usage(peer.pid) for name, peer in self._peers.items()}
+        time.sleep(_IDLE_WINDOW_S)
+        cores = {
+            name: sum(cpu_since(before[name], read_usage(peer.pid)).values()) / _IDLE_WINDOW_S
+            for name, peer in self._peers.items()
+        }
+        return {name: busy for name, busy in cores.items() if busy > _IDLE_CORES}
 
     def _drop(self, name: str) -> None:
         """Ends a peer before its time."""

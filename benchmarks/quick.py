@@ -33,8 +33,8 @@ from mlcls.server import ServerOptions, TritonServer
 
 _PHOTO_SIZE: Final = (480, 640)
 _PHOTOS: Final = 16
-#: Of these, the models that are measured shortly see so many.
-_FEW_PHOTOS: Final = 4
+#: Of these, the models that are measured shortly see so many: their answers are compared, and some take a second each.
+_FEW_PHOTOS: Final = 3
 #: Starts of a server of one model, the last of which is measured.
 _STARTS: Final = 2
 
@@ -95,7 +95,7 @@ def run_quick(models: BenchModels, work: Path, seconds: float, turns: int) -> Qu
     report = QuickReport(describe_machine(), models.names, models.random_weights)
     photos = write_uniform_photos(work / "photos", _PHOTOS, *_PHOTO_SIZE, seed=0)
     others = tuple(name for name in models.names if name != THOROUGH_MODEL)
-    with _progress(models.names, seconds, turns) as progress:
+    with _progress(models.names, seconds, turns, report.steps_s) as progress:
         if THOROUGH_MODEL in models.names:
             with progress.record_error(report, THOROUGH_MODEL):
                 _measure_thoroughly(report, models, photos, Plan(seconds, turns, True, work), progress)
@@ -152,14 +152,26 @@ def _timed_server(models: BenchModels, names: Sequence[str], ready_s: list[float
 
 @dataclasses.dataclass
 class _Progress:
-    """The bar, and what goes wrong while it moves."""
+    """The bar, how long its steps take, and what goes wrong while it moves."""
 
     bar: tqdm
+    steps_s: dict[str, float]
+    current: str = ""
+    began: float = 0.0
 
     def step(self, what: str) -> None:
         """The next step begins."""
+        self.end_step()
+        self.current = what
         self.bar.set_description(what)
         self.bar.update()
+
+    def end_step(self) -> None:
+        """Notes how long the step took that ends."""
+        now = time.monotonic()
+        if self.current:
+            self.steps_s[self.current] = self.steps_s.get(self.current, 0.0) + now - self.began
+        self.current, self.began = "", now
 
     @contextlib.contextmanager
     def record_error(self, report: QuickReport, what: str) -> Iterator[None]:
@@ -171,7 +183,7 @@ class _Progress:
 
 
 @contextlib.contextmanager
-def _progress(names: Sequence[str], seconds: float, turns: int) -> Iterator[_Progress]:
+def _progress(names: Sequence[str], seconds: float, turns: int, steps_s: dict[str, float]) -> Iterator[_Progress]:
     """Prints the plan and shows the bar; slow models take fewer steps than it counts with."""
     steps, total_s = 0, 0.0
     for name in names:
@@ -182,7 +194,9 @@ def _progress(names: Sequence[str], seconds: float, turns: int) -> Iterator[_Pro
         steps, total_s = steps + windows + _STEPS_OF_PEERS[kind], total_s + model_s
     print(f"In all about {total_s / 60:.0f} minutes.", file=sys.stderr)
     with tqdm(total=steps, unit=" steps", disable=None) as bar:
-        yield _Progress(bar)
+        progress = _Progress(bar, steps_s)
+        yield progress
+        progress.end_step()
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class QuickReport:
         preprocess_ms: Median time of each photo.
         pixel_digests: SHA-256 of our pixels of each photo.
         errors: What could not be measured, by what it is.
+        steps_s: How long each kind of step took.
     """
 
     machine: Mapping[str, str]
@@ -52,6 +53,7 @@ class QuickReport:
     preprocess_ms: list[float] = dataclasses.field(default_factory=list)
     pixel_digests: list[str] = dataclasses.field(default_factory=list)
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
+    steps_s: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def goal_results(self) -> list[GoalResult]:
         """What became of each goal, in the table's order."""

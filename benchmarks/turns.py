@@ -97,7 +97,11 @@ def order_of_turns(first: str, others: Sequence[str], turns: int) -> Iterator[st
 
 
 def take_turns(
-    measure: Callable[[str], float], first: str, others: Sequence[str], turns: int, done: Callable[[], object]
+    measure: Callable[[str], float],
+    first: str,
+    others: Sequence[str],
+    turns: int,
+    done: Callable[[], object] = lambda: None,
 ) -> Turns:
     """Measures in turns.
 

@@ -54,7 +54,7 @@ def test_peers_that_answer_alike_are_compared_and_others_are_errors(
             comparison,
             served,
             stack,
-            lambda peer, answers: require_equal(peer, expected, answers, spec.thresholds),
+            lambda peer, answers, asked: require_equal(peer, expected[:asked], answers, spec.thresholds),
             photos,
             steps.append,
         )
