@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mlcls.serving_tallies import DEFAULT_LABEL_LIMIT
 from processes import ROOT
 
 TOOLS = Path(sys.executable).parent
@@ -114,7 +115,11 @@ def test_what_serves(services: dict[str, Any], target: str) -> None:
         f"serve --tritonserver /opt/tritonserver --target {target} --host 0.0.0.0 --log-file - PP-LCNet_x1_0_ML"
     )
     assert int(service["shm_size"]) >= 1 << 30, "Docker's 64 MB are too small for the images in flight"
-    assert service["environment"] == {"MLCLS_ADMIN_KEY": "key"}
+    assert service["environment"] == {
+        "MLCLS_ADMIN_KEY": "key",
+        "MLCLS_LOG_FORMAT": "text",
+        "MLCLS_LABEL_METRICS": str(DEFAULT_LABEL_LIMIT),
+    }
     assert service["networks"]["serving"]["aliases"] == ["triton"]
     devices = service["deploy"]["resources"].get("reservations", {}).get("devices", [])
     assert [device["capabilities"] for device in devices] == ([["gpu"]] if target == "gpu" else [])
