@@ -131,6 +131,15 @@ def test_top_k_and_concurrency(server: FakeServer, photos: list[Path], capsys: p
     assert main(["predict", NAME, str(photos[0]), "--top-k", "0", *where]) == 2
 
 
+def test_request_ids(server: FakeServer, photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    server.request_ids.clear()
+    assert main(["predict", NAME, *map(str, photos), "--request-id", "job-17", "--url", server.url]) == 0
+    assert sorted(server.request_ids) == [f"job-17-{index}" for index in range(len(photos))]
+    capsys.readouterr()
+    assert main(["predict", NAME, str(photos[0]), "--request-id", "job 17", "--url", server.url]) == 2
+    assert "expected request_id to be 1 to 100 printable ASCII characters" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("fail", [False, True])
 def test_fail_on_error_stops_at_the_first_failure(
     server: FakeServer, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: bool

@@ -93,6 +93,11 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-json", type=Path, metavar="DIR", help="write a JSON file per image to this folder")
     parser.add_argument("--fail-on-error", action="store_true", help="stop at the first image that fails")
     parser.add_argument(
+        "--request-id",
+        metavar="ID",
+        help="begin of the requests' ids in the server's log and traces: ID-0, ID-1, ... (default: random)",
+    )
+    parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
         help="show a progress bar on standard error (default: where that is a terminal and tqdm is installed)",
@@ -127,6 +132,7 @@ def _predict(args: argparse.Namespace) -> int:
             top_k=args.top_k,
             concurrency=args.concurrency,
             array_format=args.array_format,
+            request_id=args.request_id,
         )
         for result in results:
             with progress.pause():
