@@ -2,9 +2,78 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from mlcls.model_spec import ImageTransform, ModelSpec
+from official_models import WORKER_INPUT, OfficialModels, start_preparation
+from served_models import ParityRow
+
+_SIGNALLED = ("test_training_checkpoints.py", "test_tensorrt_build.py", "test_training.py")
+_OFFICIAL_MODELS = pytest.StashKey[OfficialModels]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    workers_input = getattr(config, "workerinput", None)
+    folder = start_preparation(config) if workers_input is None else Path(workers_input[WORKER_INPUT])
+    config.stash[_OFFICIAL_MODELS] = OfficialModels(folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Of pytest-xdist, in the process that starts the workers."""
+    node.workerinput[WORKER_INPUT] = str(node.config.stash[_OFFICIAL_MODELS].folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "integration" in item.path.parts:
+            item.add_marker(pytest.mark.integration)
+        # what the tests of a file share is made once, in one worker
+        group = "official models, " if _needs_official_models(item) else ""
+        item.add_marker(pytest.mark.xdist_group(group + item.path.name))
+    items.sort(key=lambda item: "integration" not in item.path.parts)  # long files first, so that the workers end alike
+    items.sort(key=_needs_official_models)  # last, so that the models are ready by then
+    # first those that send themselves signals: after tests that predict with Paddle this has ended in a segfault
+    items.sort(key=lambda item: item.path.name not in _SIGNALLED)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not session.config.option.collectonly and any(map(_needs_official_models, session.items)):
+        session.config.stash[_OFFICIAL_MODELS].want()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests recorded, in whichever process they ran."""
+    recorded = [item for report in terminalreporter.getreports("passed") for item in report.user_properties]
+    rows = [ParityRow(**value) for name, value in recorded if name == "parity" and isinstance(value, dict)]
+    if rows:
+        terminalreporter.section("served ensembles against PaddleX")
+        terminalreporter.write_line(f"{'model':30}{'highest difference':>20}{'smallest spread':>18}{'near ties':>12}")
+        for row in rows:
+            terminalreporter.write_line(f"{row.model:30}{row.difference:20.1e}{row.spread:18.2f}{row.near_ties:12}")
+    for memory_bytes in (value for name, value in recorded if name == "memory_bytes" and isinstance(value, int)):
+        memory_mb = memory_bytes / 1e6
+        terminalreporter.write_line(f"memory of one server with all six, all processes (PSS): {memory_mb:.0f} MB")
+
+
+def _needs_official_models(item: pytest.Item) -> bool:
+    names = getattr(item, "fixturenames", ())
+    return "official_models" in names or "official_repository" in names
+
+
+@pytest.fixture(scope="session")
+def official_models(pytestconfig: pytest.Config) -> list[Path]:
+    """All six as PaddleX inference models, freshly initialised."""
+    return pytestconfig.stash[_OFFICIAL_MODELS].folders
+
+
+@pytest.fixture(scope="session")
+def official_repository(pytestconfig: pytest.Config) -> Path:
+    """A repository with all six, imported once; tests add nothing to it."""
+    return pytestconfig.stash[_OFFICIAL_MODELS].repository
 
 
 @pytest.fixture

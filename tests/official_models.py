@@ -1,55 +1,106 @@
-"""The six official models, freshly initialised: exported and imported in the background while other tests run."""
+"""The six official models, freshly initialised: exported and imported in the background while other tests run.
+
+The process that the user started has them prepared, in a folder that the workers of pytest-xdist are told; only these
+know which tests there are, so they ask for the models with a file in that folder.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
+import pytest
 from benchmarks.random_models import repository_of
 
+from mlcls.atomic import write_text
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.child_process import end_with_parent
 from processes import ROOT
 
+#: Key of the folder in what a worker of pytest-xdist is given.
+WORKER_INPUT = "official_models"
+
+_WANTED = "wanted"
+_STATUS = "exit_status"
+_LOG = "log.txt"
+_POLL_S = 0.2
+
 
 class OfficialModels:
-    """All six, on their way: half of the minutes that they take runs on one core, and most tests leave one idle."""
+    """All six, where they are prepared or will be.
+
+    Attributes:
+        folder: See `start_preparation`.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Starts to export and import them into an empty folder."""
-        self._folder = folder
-        self._log = folder / "log.txt"
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.random_models", str(folder)],
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                start_new_session=True,
-                preexec_fn=end_with_parent,
-            )
+        """Notes the folder."""
+        self.folder = folder
+
+    def want(self) -> None:
+        """Asks for them; does nothing the second time."""
+        (self.folder / _WANTED).touch()
 
     @property
     def repository(self) -> Path:
         """A repository with all six."""
         self._wait()
-        return repository_of(self._folder)
+        return repository_of(self.folder)
 
     @property
     def folders(self) -> list[Path]:
         """The PaddleX inference models, in the catalog's order."""
         self._wait()
-        return [self._folder / name for name in OFFICIAL_MODELS]
-
-    def stop(self) -> None:
-        """Ends what is still under way."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        return [self.folder / name for name in OFFICIAL_MODELS]
 
     def _wait(self) -> None:
-        if self._process.wait() != 0:
-            raise RuntimeError(f"The six models could not be prepared: {self._log.read_text()[-2000:]}")
+        self.want()
+        status = self.folder / _STATUS
+        while not status.exists():
+            time.sleep(_POLL_S)
+        if status.read_text() != "0":
+            raise RuntimeError(f"The six models could not be prepared: {(self.folder / _LOG).read_text()[-2000:]}")
+
+
+def start_preparation(config: pytest.Config) -> Path:
+    """A folder in which the models are prepared once they are wanted; what is under way ends with the run."""
+    folder = Path(tempfile.mkdtemp(prefix="mlcls-official-models-"))
+    ended = threading.Event()
+    thread = threading.Thread(target=_prepare, args=(folder, ended))
+    thread.start()
+
+    def stop() -> None:
+        ended.set()
+        thread.join()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    config.add_cleanup(stop)
+    return folder
+
+
+def _prepare(folder: Path, ended: threading.Event) -> None:
+    while not (folder / _WANTED).exists():
+        if ended.wait(_POLL_S):
+            return
+    with (folder / _LOG).open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.random_models", str(folder)],
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+    while process.poll() is None:
+        if ended.wait(_POLL_S):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return
+    write_text(folder / _STATUS, str(process.returncode))

@@ -106,7 +106,11 @@ def test_the_right_key_is_served(
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-@pytest.mark.parametrize("key", [None, make_key(), "x", KEYS["alice"][:-1], f"{KEYS['alice']}a", KEYS["alice"].upper()])
+@pytest.mark.parametrize(
+    "key",
+    [None, make_key(), "x", KEYS["alice"][:-1], f"{KEYS['alice']}a", KEYS["alice"].upper()],
+    ids=["none", "another", "short", "less", "more", "upper case"],
+)
 def test_any_other_key_is_refused(gateway: Gateway, sample_images: list[Path], protocol: str, key: str | None) -> None:
     model = create_model(MODEL, url=gateway.url, protocol=protocol, ssl=gateway.certificate, api_key=key)
     with pytest.raises(ServerError, match="expected a known API key in the header 'authorization: Bearer KEY'"):
