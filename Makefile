@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 MODEL ?= PP-LCNet_x1_0_ML
 IMAGE ?=
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 0
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock'
 
@@ -36,7 +36,7 @@ serve: build ## Serve an imported model: make serve [MODEL=...]
 
 .PHONY: test
 test: build .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed .tools/libb64/.installed ## Run all tests, the real server and PaddleX included
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
 
 .PHONY: check
 check: build ## Lint, types, and that nothing generated is stale

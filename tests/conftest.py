@@ -31,11 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.integration)
-        # what the tests of a file share is made once, in one worker
-        group = "official models, " if _needs_official_models(item) else ""
-        item.add_marker(pytest.mark.xdist_group(group + item.path.name))
-    items.sort(key=lambda item: "integration" not in item.path.parts)  # long files first, so that the workers end alike
-    items.sort(key=_needs_official_models)  # last, so that the models are ready by then
+    items.sort(key=lambda item: "integration" not in item.path.parts)  # long files first, so that workers end alike
+    late = {item.path for item in items if _needs_official_models(item)}
+    items.sort(key=lambda item: item.path in late)  # last, so that the models are ready by then
     # first those that send themselves signals: after tests that predict with Paddle this has ended in a segfault
     items.sort(key=lambda item: item.path.name not in _SIGNALLED)
 
