@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.model_spec import ModelSpec
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle_graph import PaddleGraph
 from mlcls.paddlex_model import PaddleXModel
 from mlcls.postprocess import apply_sigmoid
 from mlcls.transforms import normalize
@@ -63,13 +63,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def load_openvino(files: ModelFiles, streams: int, static: bool = True, threads: int = 0, pin: bool = True) -> Engine:
-    """OpenVINO in float32 with threads in so many streams.
+def load_openvino(files: ModelFiles, streams: int, threads: int = 0, pin: bool = True) -> Engine:
+    """OpenVINO in float32 with threads in so many streams, the graph compiled for one image.
+
+    Compiled for any number of images it was never faster, for none of the six models (docs/performance.md).
 
     Args:
         files: The model.
         streams: Images at once; each has an equal share of the threads.
-        static: Whether the graph is compiled for one image, or for any number.
         threads: Threads of all streams; 0 takes as many as cores.
         pin: Whether a thread stays on its core; several processes would all choose the same one.
     """
@@ -78,7 +79,7 @@ def load_openvino(files: ModelFiles, streams: int, static: bool = True, threads:
     openvino.Type.u8.to_dtype()  # see `mlcls.openvino_engine`: two threads' first calls deadlock
     core, transform = openvino.Core(), files.spec.transform
     graph = core.read_model(str(files.onnx))
-    graph.reshape([1 if static else -1, transform.height, transform.width, 3])
+    graph.reshape([1, transform.height, transform.width, 3])
     compiled = core.compile_model(
         graph,
         "CPU",
@@ -125,45 +126,12 @@ def load_onnxruntime(files: ModelFiles, sessions: int) -> Engine:
 
 
 def load_paddle(files: ModelFiles) -> Engine:
-    """Paddle Inference on the original graph, configured as PaddleX does it, with as many threads as cores.
-
-    Its oneDNN kernels are three to eight times as fast as the others, and fail on some graphs of the older format.
-    """
-    transform = files.spec.transform
-    try:
-        engine = _load_paddle(files, onednn=True)
-        engine.make_runner()(engine.prepare(np.zeros((1, transform.height, transform.width, 3), np.uint8)))
-    except Exception:  # paddle's C++ exceptions have no common Python type
-        return _load_paddle(files, onednn=False)
-    return engine
-
-
-def _load_paddle(files: ModelFiles, onednn: bool) -> Engine:
-    import_paddle("convert")
-    from paddle import inference
-
-    model = PaddleXModel.open(files.paddlex)
-    config = inference.Config(str(model.graph), str(model.parameters))
-    config.disable_gpu()
-    config.disable_glog_info()
-    if onednn:
-        config.enable_mkldnn()
-    else:
-        config.disable_mkldnn()
-    config.set_cpu_math_library_num_threads(cores())
-    config.enable_new_ir(True)
-    config.enable_new_executor()
-    config.set_optimization_level(3)
-    config.enable_memory_optim()
-    predictor = inference.create_predictor(config)
-    source = predictor.get_input_handle(predictor.get_input_names()[0])
-    output = predictor.get_output_handle(predictor.get_output_names()[0])
+    """Paddle Inference on the original graph, configured as PaddleX does it, with as many threads as cores."""
+    graph = PaddleGraph(PaddleXModel.open(files.paddlex), cores())
 
     def run(image: npt.NDArray[Any]) -> Scores:
-        source.copy_from_cpu(image)
-        predictor.run()
-        values: Scores = output.copy_to_cpu()
-        return apply_sigmoid(values) if files.spec.source_activation == "none" else values
+        output = graph.run(image)
+        return apply_sigmoid(output) if files.spec.source_activation == "none" else output
 
     # normalisation is part of the ONNX graph but not of Paddle's; it is done before the clock runs
     return Engine(lambda: run, 1, lambda pixels: normalize(pixels, files.spec.transform))
@@ -176,10 +144,8 @@ def list_settings(engine: str) -> Mapping[str, Callable[[ModelFiles], Engine]]:
 
 _ENGINES: Final[Mapping[str, Callable[[int], Mapping[str, Callable[[ModelFiles], Engine]]]]] = {
     "OpenVINO": lambda count: {
-        f"{count} streams of 1 thread, batch 1": lambda files: load_openvino(files, count),
-        f"1 stream of {count} threads, batch 1": lambda files: load_openvino(files, 1),
-        f"{count} streams of 1 thread, free batch": lambda files: load_openvino(files, count, static=False),
-        f"1 stream of {count} threads, free batch": lambda files: load_openvino(files, 1, static=False),
+        f"{count} streams of 1 thread": lambda files: load_openvino(files, count),
+        f"1 stream of {count} threads": lambda files: load_openvino(files, 1),
     },
     "ONNX Runtime": lambda count: {
         f"{count} sessions of 1 thread": lambda files: load_onnxruntime(files, count),

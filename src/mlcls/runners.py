@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.model_spec import ImageTransform, ModelSpec
 from mlcls.onnx_file import check_onnx_file
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle_graph import PaddleGraph
 from mlcls.paddlex_model import PaddleXModel
 from mlcls.postprocess import apply_sigmoid
 from mlcls.transforms import normalize, preprocess
@@ -124,50 +124,12 @@ class PaddleRunner:
         """
         if spec.source_activation is None:
             raise ValueError("spec.source_activation: expected 'sigmoid' or 'none', got None; convert the graph first.")
-        import_paddle("convert")
-        self._model, self._spec, self._threads = model, spec, threads
-        # as PaddleX does; Paddle 3.3's oneDNN kernels fail on some graphs of the older format
-        self._with_onednn = model.graph.suffix != ".pdmodel"
-        self._predictor = self._load()
+        self._graph, self._spec = PaddleGraph(model, threads), spec
 
     def scores(self, pixels: Pixels) -> Scores:
         """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB, by PaddleX's own normalisation."""
-        try:
-            output = self._run(pixels)
-        except Exception as error:  # paddle's C++ exceptions have no common Python type
-            if not self._with_onednn:
-                raise ModelFormatError(f"Paddle cannot run the graph ({str(error).splitlines()[-1]}).") from error
-            self._with_onednn = False
-            self._predictor = self._load()
-            return self.scores(pixels)
+        output = self._graph.run(normalize(pixels, self._spec.transform))
         return apply_sigmoid(output) if self._spec.source_activation == "none" else np.asarray(output, np.float32)
-
-    def _load(self) -> Any:
-        from paddle import inference
-
-        config = inference.Config(str(self._model.graph), str(self._model.parameters))
-        config.disable_gpu()
-        config.disable_glog_info()
-        if self._with_onednn:
-            config.enable_mkldnn()  # oneDNN by its earlier name; three to eight times as fast
-        else:
-            config.disable_mkldnn()
-        config.set_cpu_math_library_num_threads(self._threads)
-        try:
-            return inference.create_predictor(config)
-        except Exception as error:  # see above
-            raise ModelFormatError(
-                f"{self._model.graph}: Paddle cannot load the graph ({str(error).splitlines()[-1]})."
-            ) from error
-
-    def _run(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        source = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
-        source.copy_from_cpu(normalize(pixels, self._spec.transform))
-        self._predictor.run()
-        output: npt.NDArray[np.float32] = self._predictor.get_output_handle(
-            self._predictor.get_output_names()[0]
-        ).copy_to_cpu()
-        return output
 
 
 class OnnxRuntimeRunner:
