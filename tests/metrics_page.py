@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 
 from mlcls.server import TritonServer
+from settling import read_settled
 
 _LINE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"(?:,|$)')
@@ -64,13 +65,7 @@ def wait_for_metrics(
 
 def read_settled_metrics(server: TritonServer) -> MetricsPage:
     """The page once nothing of an earlier test is on its way any more: counts are sent once a second."""
-    before = MetricsPage(server)
-    while True:
-        time.sleep(2)
-        page = MetricsPage(server)
-        if page.of_mlcls() == before.of_mlcls():
-            return page
-        before = page
+    return read_settled(lambda: MetricsPage(server), pause_s=2, key=MetricsPage.of_mlcls)
 
 
 def _unescape(value: str) -> str:

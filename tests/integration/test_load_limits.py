@@ -22,6 +22,7 @@ from mlcls.repository import read_spec, write_configs
 from mlcls.serving_settings import ModelSettings, QueueSettings, settings_path
 from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, serving
 from served_models import SmallModels
+from settling import read_settled
 
 QUEUE = 3
 
@@ -180,11 +181,7 @@ def test_a_request_whose_caller_has_left_gets_no_further_step(held: Held, reques
 
 def settled_count(held: Held, suffix: str) -> int:
     """As `count`, once it stands still: Triton counts a request a moment after it was answered."""
-    before = -1
-    while (now := count(held, suffix)) != before:
-        before = now
-        time.sleep(0.5)
-    return now
+    return read_settled(lambda: count(held, suffix), pause_s=0.5)
 
 
 def count(held: Held, suffix: str) -> int:
