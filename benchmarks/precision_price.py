@@ -137,9 +137,7 @@ def _measure_gain(graph: _Graph, work: Path, turns: int, seconds: float) -> str:
         engines["bf16"] = OpenVinoEngine(graph.path, graph.spec, precision="bf16")
     cores = len(os.sched_getaffinity(0))
     others = [name for name in engines if name != "FP32"]
-    measured = take_turns(
-        lambda name: _images_per_s(engines[name], pixels[:cores], seconds), "FP32", others, turns, lambda: None
-    )
+    measured = take_turns(lambda name: _images_per_s(engines[name], pixels[:cores], seconds), "FP32", others, turns)
     units = (*find_int8_units(flags), *find_bf16_units(flags))
     lines = [
         "",

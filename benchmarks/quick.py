@@ -20,7 +20,7 @@ from typing import Final
 from tqdm import tqdm
 
 from benchmarks.bench_models import BenchModels, find_models
-from benchmarks.compare import Plan, compare_model
+from benchmarks.compare import LATENCY_SPLIT, Plan, compare_model
 from benchmarks.machine import describe_machine
 from benchmarks.photo_set import write_uniform_photos
 from benchmarks.preprocessing import measure_preprocessing
@@ -34,7 +34,7 @@ from mlcls.server import ServerOptions, TritonServer
 _PHOTO_SIZE: Final = (480, 640)
 _PHOTOS: Final = 16
 #: Of these, the models that are measured shortly see so many: their answers are compared, and some take a second each.
-_FEW_PHOTOS: Final = 3
+_FEW_PHOTOS: Final = 2
 #: Starts of a server of one model, the last of which is measured.
 _STARTS: Final = 2
 
@@ -43,7 +43,7 @@ _STEPS_OF_PEERS: Final = (7, 5)
 _OTHERS_IN_TURNS: Final = (6, 3)
 
 #: What starting and trying out a model's peers takes on two cores, in seconds, to tell how long a run takes.
-_PEERS_S: Final = (50, 40)
+_PEERS_S: Final = (50, 50)
 
 
 def main() -> int:
@@ -188,7 +188,7 @@ def _progress(names: Sequence[str], seconds: float, turns: int, steps_s: dict[st
     steps, total_s = 0, 0.0
     for name in names:
         kind = 0 if name == THOROUGH_MODEL else 1
-        windows = 1 + 2 * turns * _OTHERS_IN_TURNS[kind] + (1 + 2 * turns) * (kind == 0)
+        windows = 1 + 2 * turns * _OTHERS_IN_TURNS[kind] + (1 + 2 * LATENCY_SPLIT * turns) * (kind == 0)
         model_s = _PEERS_S[kind] + windows * seconds * 1.3
         print(f"{name}: up to {windows} windows of {seconds:g} s in turns, about {model_s:.0f} s", file=sys.stderr)
         steps, total_s = steps + windows + _STEPS_OF_PEERS[kind], total_s + model_s

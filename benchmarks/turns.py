@@ -101,7 +101,6 @@ def take_turns(
     first: str,
     others: Sequence[str],
     turns: int,
-    done: Callable[[], object] = lambda: None,
 ) -> Turns:
     """Measures in turns.
 
@@ -110,13 +109,8 @@ def take_turns(
         first: See `order_of_turns`.
         others: See `order_of_turns`.
         turns: See `order_of_turns`.
-        done: Called after each window.
     """
-    windows = []
-    for name in order_of_turns(first, others, turns):
-        windows.append(Window(name, measure(name)))
-        done()
-    return Turns(tuple(windows))
+    return Turns(tuple(Window(name, measure(name)) for name in order_of_turns(first, others, turns)))
 
 
 def _spread_of(values: Iterable[float]) -> Spread:
