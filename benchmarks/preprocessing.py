@@ -17,6 +17,7 @@ from typing import Any, Final
 from benchmarks.peers.line_child import LineChild, obey
 from mlcls.model_spec import ModelSpec
 from mlcls.transforms import preprocess
+from mlcls.triton_installation import ALLOCATOR_VARIABLES
 
 #: Each photo is taken so many times.
 _REPEATS: Final = 20
@@ -31,7 +32,8 @@ def measure_preprocessing(spec: ModelSpec, photos: Sequence[Path]) -> tuple[list
     Raises:
         PeerError: The child failed.
     """
-    with LineChild("preprocess", Path(sys.executable), __name__, spec.to_json()) as child:
+    arguments = (Path(sys.executable), __name__, spec.to_json())
+    with LineChild("preprocess", *arguments, **ALLOCATOR_VARIABLES) as child:
         times_ms, digests = child.ask("measure", photos=[str(photo.resolve()) for photo in photos])
     return times_ms, digests
 

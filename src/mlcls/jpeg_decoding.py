@@ -7,7 +7,7 @@ the time, and tells what libjpeg-turbo found wrong, which cv2 keeps to itself.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ import simplejpeg
 from mlcls.cv2_decoding import decode_with_cv2
 from mlcls.image_faults import broken
 from mlcls.jpeg_header import JpegHeader
+from mlcls.jpeg_orientation import find_orientation, turn
 
 _END: Final = b"\xff\xd9"
 #: Where cv2 reads a file that ends too early, libjpeg goes on with end markers, through a segment that is cut off.
@@ -63,8 +64,8 @@ def decode_jpeg(data: bytes, header: JpegHeader, min_side: int | None, accept_tr
             raise missing
     if fault is not None and _DAMAGE.search(fault) and not accept_truncated:
         raise broken("JPEG", data, f"libjpeg says {fault}")
-    if picture is not None and header.orientation is not None:
-        return _turn(picture, header.orientation)
+    if picture is not None:
+        return turn(picture, find_orientation(header.app1))
     return decode_with_cv2(data, "JPEG", _CV2_REDUCTIONS[reduction])
 
 
@@ -89,15 +90,3 @@ def _try_simplejpeg(data: bytes, header: JpegHeader, reduction: int) -> tuple[np
     except ValueError as error:
         return None, str(error)
     return (None if cmyk else picture), None
-
-
-def _turn(picture: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """Applies an EXIF orientation, 1 to 8, as cv2 does: 5 to 8 exchange height and width."""
-    turned: Any = picture
-    if orientation in (5, 6, 7, 8):
-        turned = cv2.transpose(turned)
-    flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
-    if orientation in flips:
-        turned = cv2.flip(turned, flips[orientation])
-    result: npt.NDArray[np.uint8] = turned
-    return result

@@ -1,4 +1,4 @@
-"""What stands before the picture data of a JPEG file: ITU-T T.81, section B.1.1, and EXIF."""
+"""What stands before the picture data of a JPEG file: ITU-T T.81, section B.1.1."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ _MAX_SCANS: Final = 100
 _MARKER: Final = re.compile(rb"\xff([^\0\xff])")
 _END: Final = b"\xff\xd9"
 _SCAN: Final = b"\xff\xda"
-_ORIENTATION: Final = 0x0112
-_SHORT: Final = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +25,7 @@ class JpegHeader:
         height: Rows, before any EXIF orientation is applied.
         width: Columns, before any EXIF orientation is applied.
         channels: Components.
-        orientation: The EXIF orientation that cv2 certainly applies, 1 to 8; None where only cv2 can tell.
+        app1: The APP1 segments, EXIF among them, with their markers, in order.
         scan_offset: Where the first scan begins, in bytes.
         single_scan: Sequential with all components in one scan, so the picture is whole if that scan is.
     """
@@ -35,7 +33,7 @@ class JpegHeader:
     height: int
     width: int
     channels: int
-    orientation: int | None
+    app1: bytes
     scan_offset: int
     single_scan: bool
 
@@ -49,7 +47,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
         IndexError: The same.
     """
     height = width = channels = frame = 0
-    found_orientations: list[int | None] = []
+    app1: list[bytes] = []
     at = 2
     for _ in range(_MAX_SEGMENTS):
         found = _MARKER.search(data, at)
@@ -63,12 +61,12 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
             frame = marker
             height, width, channels = struct.unpack_from(">HHB", data, at + 3)
         elif marker == 0xE1:
-            found_orientations.append(_read_orientation(data[at + 2 : at + length]))
+            app1.append(b"\xff\xe1" + data[at : at + length])
         elif marker == 0xDA:
             single_scan = frame in (0xC0, 0xC1) and data[at + 2] == channels
             if not single_scan:
                 _check_scans(data, at)
-            return JpegHeader(height, width, channels, _only(found_orientations), at, single_scan)
+            return JpegHeader(height, width, channels, b"".join(app1), at, single_scan)
         at += max(length, 2)
     raise too_complex("JPEG", "segments before its picture data", _MAX_SEGMENTS)
 
@@ -78,36 +76,3 @@ def _check_scans(data: bytes, at: int) -> None:
     end = data.find(_END, at)
     if 1 + data.count(_SCAN, at, end if end >= 0 else len(data)) > _MAX_SCANS:
         raise too_complex("JPEG", "scans", _MAX_SCANS)
-
-
-def _only(orientations: list[int | None]) -> int | None:
-    """What several APP1 segments say together: segments that say nothing stand beside one that turns the picture."""
-    if all(value == 1 for value in orientations):
-        return 1
-    return orientations[0] if len(orientations) == 1 else None
-
-
-def _read_orientation(segment: bytes) -> int | None:
-    """The EXIF orientation in an APP1 segment, 1 where it certainly has none, None where only cv2 can tell.
-
-    cv2 reads any APP1 segment from its seventh byte on as a TIFF directory, nearly whatever stands there. So one that
-    is neither XMP nor a plain directory, with at most one orientation, is left to cv2.
-    """
-    if segment.startswith(b"http://ns.adobe.com/"):
-        return 1
-    tiff = segment[6:]
-    if tiff[:4] not in (b"II*\0", b"MM\0*"):
-        return None
-    order = "<" if tiff[:2] == b"II" else ">"
-    try:
-        (offset,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, offset)
-        tags = [struct.unpack_from(order + "HHIH", tiff, offset + 2 + 12 * index) for index in range(count)]
-    except struct.error:
-        return None
-    turns = [tag for tag in tags if tag[0] == _ORIENTATION]
-    if all(value == 1 for _, _, _, value in turns):
-        return 1
-    _, kind, number, value = turns[0]
-    known = len(turns) == 1 and (kind, number) == (_SHORT, 1) and 1 <= value <= 8
-    return int(value) if known else None

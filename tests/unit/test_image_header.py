@@ -12,7 +12,6 @@ from image_samples import encode, write_samples
 from mlcls.errors import IMAGE_REASONS, ImageError
 from mlcls.image_formats import FORMATS, sniff_format
 from mlcls.image_header import read_image_header
-from mlcls.jpeg_header import read_jpeg_header
 from mlcls.png_chunks import strip_png_animation
 
 EXPECTED = "image: expected the bytes of one JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file, got "
@@ -21,14 +20,6 @@ EXPECTED = "image: expected the bytes of one JPEG, PNG, WebP, BMP, TIFF, GIF or 
 def plain(format_name: str, mode: str = "RGB", **options: object) -> bytes:
     """Encodes a picture of one colour, height 23 and width 37."""
     return encode(Image.new(mode, (37, 23), 90 if mode == "L" else None), format_name, **options)
-
-
-def exif(*tags: tuple[int, int, int, int], order: str = "<") -> bytes:
-    """An APP1 segment whose TIFF directory has the given (tag, type, count, value) entries."""
-    entries = b"".join(struct.pack(order + "HHIHH", *tag, 0) for tag in tags)
-    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
-    payload = b"Exif\0\0" + start + entries + bytes(4)
-    return b"\xff\xe1" + struct.pack(">H", 2 + len(payload)) + payload
 
 
 def tiff(height: int, width: int, tile: int = 0, big: bool = False) -> bytes:
@@ -80,36 +71,6 @@ def test_bmp_kinds() -> None:
     assert read_image_header(bytes(info)).height == 23
     core = b"BM" + struct.pack("<IIIIHHHH", 32, 0, 26, 12, 37, 23, 1, 24) + bytes(6)
     assert (read_image_header(core).height, read_image_header(core).width) == (23, 37)
-
-
-@pytest.mark.parametrize(
-    ("segments", "upright"),
-    [
-        (b"", True),
-        (exif((0x0112, 3, 1, 1)), True),
-        (exif((0x0110, 3, 1, 6)), True),
-        (b"\xff\xe1\x00\x20" + b"http://ns.adobe.com/xap/1.0/\0\0", True),
-        (b"\xff\xe1\x00\x20" + bytes(30), False),
-        (exif((0x0112, 3, 1, 1)).replace(b"II*", b"xx*"), False),  # cv2 may take it for big-endian
-        (exif((0x0112, 3, 1, 6)), False),
-        (exif((0x0112, 3, 1, 1), (0x0112, 3, 1, 8)), False),
-        (exif((0x0112, 3, 1, 1)) + exif((0x0112, 3, 1, 3)), False),
-        (exif((0x0112, 3, 1, 6)).replace(b"Exif", b"Xxif"), False),  # cv2 does not look at the name
-        (b"\xff\xe1\x00\x16" + b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0", False),  # cut off
-    ],
-)
-def test_upright(segments: bytes, upright: bool) -> None:
-    """Only where no reader could find an orientation."""
-    data = plain("JPEG")
-    assert (read_jpeg_header(data[:2] + segments + data[2:]).orientation == 1) is upright
-
-
-def test_upright_big_endian() -> None:
-    """Motorola byte order, all orientations."""
-    data = plain("JPEG")
-    for value in range(1, 9):
-        segment = exif((0x0112, 3, 1, value), order=">")
-        assert read_jpeg_header(data[:2] + segment + data[2:]).orientation == value
 
 
 @pytest.mark.parametrize(
