@@ -98,12 +98,14 @@ def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan
 def _choose_load(plan: Plan, image_s: float) -> tuple[Load, int]:
     """Load and turns for a model that takes so long for an image.
 
-    A caller's wait must fit into the warm-up and the window; where images take long, one turn does, with fewer callers.
+    A caller's wait must fit into the warm-up and the window. Where images take long, one turn does, with one caller
+    more than cores, so that an image waits for the next free core; where they take so long that a core's wait for its
+    next image is nothing beside it, with a caller for each core.
     """
     concurrency, turns = CONCURRENCY, plan.turns
     if concurrency * image_s > plan.seconds / 2:
-        turns = 1
+        concurrency, turns = min(CONCURRENCY, cores() + 1), 1
     if concurrency * image_s > plan.seconds:
-        concurrency = min(CONCURRENCY, cores() + 1)
+        concurrency = min(CONCURRENCY, cores())
     wait_s = concurrency * image_s
     return Load(concurrency, max(plan.seconds, wait_s), max(plan.seconds / 5, wait_s / 2)), turns
