@@ -33,7 +33,7 @@ class Plan:
 
     Attributes:
         seconds: Length of a window; longer for a model that is slow.
-        turns: Turns; one for a model that is slow.
+        turns: Turns.
         thorough: Whether the bare process, LitServe and PaddleX's `predict()` are measured too.
         work: Folder for what peers write.
     """
@@ -65,7 +65,7 @@ def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan
     began = time.monotonic()
     expected = served.answer(photos)
     require_telling(expected)
-    load, turns = _choose_load(plan, (time.monotonic() - began) / len(photos))
+    load = _choose_load(plan, (time.monotonic() - began) / len(photos))
     comparison = Comparison(files.spec.name, load)
 
     def check(name: str, answers: Sequence[Answer], asked: int) -> None:
@@ -88,24 +88,20 @@ def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan
                 comparison.pixel_digests = predict.pixel_digests(photos)
         others = [name for name in bench.contenders if name not in (served.name, PaddlexPredict.name)]
         bench.require_idle()
-        comparison.turns = bench.take_turns([name for name in others if name in bench.contenders], load, turns)
+        comparison.turns = bench.take_turns([name for name in others if name in bench.contenders], load, plan.turns)
         if predict is not None and predict.name in bench.contenders:
             lone = dataclasses.replace(load, concurrency=1, window_s=load.window_s / LATENCY_SPLIT)
-            comparison.latency_turns = bench.take_turns([predict.name], lone, LATENCY_SPLIT * turns, latency=True)
+            comparison.latency_turns = bench.take_turns([predict.name], lone, LATENCY_SPLIT * plan.turns, latency=True)
     return comparison
 
 
-def _choose_load(plan: Plan, image_s: float) -> tuple[Load, int]:
-    """Load and turns for a model that takes so long for an image.
+def _choose_load(plan: Plan, image_s: float) -> Load:
+    """The load for a model that takes so long for an image: a caller's wait must fit into the warm-up and the window.
 
-    A caller's wait must fit into the warm-up and the window. Where images take long, one turn does, with one caller
-    more than cores, so that an image waits for the next free core; where they take so long that a core's wait for its
-    next image is nothing beside it, with a caller for each core.
+    Where images take long, one caller more than cores does: an image waits for the next free core.
     """
-    concurrency, turns = CONCURRENCY, plan.turns
+    concurrency = CONCURRENCY
     if concurrency * image_s > plan.seconds / 2:
-        concurrency, turns = min(CONCURRENCY, cores() + 1), 1
-    if concurrency * image_s > plan.seconds:
-        concurrency = min(CONCURRENCY, cores())
+        concurrency = min(CONCURRENCY, cores() + 1)
     wait_s = concurrency * image_s
-    return Load(concurrency, max(plan.seconds, wait_s), max(plan.seconds / 5, wait_s / 2)), turns
+    return Load(concurrency, max(plan.seconds, wait_s), max(plan.seconds / 5, wait_s / 2))

@@ -32,8 +32,8 @@ def measure_preprocessing(spec: ModelSpec, photos: Sequence[Path]) -> tuple[list
     Raises:
         PeerError: The child failed.
     """
-    arguments = (Path(sys.executable), __name__, spec.to_json())
-    with LineChild("preprocess", *arguments, **ALLOCATOR_VARIABLES) as child:
+    child = LineChild("preprocess", Path(sys.executable), __name__, spec.to_json(), **ALLOCATOR_VARIABLES)
+    with child:
         times_ms, digests = child.ask("measure", photos=[str(photo.resolve()) for photo in photos])
     return times_ms, digests
 

@@ -38,12 +38,12 @@ _FEW_PHOTOS: Final = 2
 #: Starts of a server of one model, the last of which is measured.
 _STARTS: Final = 2
 
-#: Steps of the progress bar, for a model that is measured thoroughly and for one that is not, at two turns or more.
-_STEPS_OF_PEERS: Final = (7, 5)
-_OTHERS_IN_TURNS: Final = (6, 3)
+#: Steps of the progress bar, by whether a model is measured thoroughly.
+_STEPS_OF_PEERS: Final = {True: 7, False: 5}
+_OTHERS_IN_TURNS: Final = {True: 6, False: 3}
 
-#: What starting and trying out a model's peers takes on two cores, in seconds, to tell how long a run takes.
-_PEERS_S: Final = (50, 50)
+#: What a model takes on two cores beside windows of the length that was asked for, in seconds.
+_PEERS_S: Final = {True: 50, False: 70}
 
 
 def main() -> int:
@@ -61,7 +61,9 @@ def main() -> int:
         "--models", nargs="+", choices=tuple(OFFICIAL_MODELS), default=list(OFFICIAL_MODELS), metavar="MODEL"
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="of each window (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=2, help="default: %(default)s")
+    parser.add_argument(
+        "--turns", type=int, default=2, help=f"of {THOROUGH_MODEL}; the others take one (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, metavar="JSON", help="file for all raw figures")
     arguments = parser.parse_args()
     if arguments.seconds <= 0 or arguments.turns < 1:
@@ -89,7 +91,7 @@ def run_quick(models: BenchModels, work: Path, seconds: float, turns: int) -> Qu
         models: What is measured.
         work: Folder for photos and for what peers write.
         seconds: Length of a window.
-        turns: Turns of the model that is measured thoroughly, and of the others.
+        turns: Turns of the model that is measured thoroughly; the others take one.
     """
     began = time.monotonic()
     report = QuickReport(describe_machine(), models.names, models.random_weights)
@@ -100,7 +102,7 @@ def run_quick(models: BenchModels, work: Path, seconds: float, turns: int) -> Qu
             with progress.record_error(report, THOROUGH_MODEL):
                 _measure_thoroughly(report, models, photos, Plan(seconds, turns, True, work), progress)
         if others:
-            plan = Plan(seconds, turns, False, work)
+            plan = Plan(seconds, 1, False, work)
             with progress.record_error(report, "the other models"):
                 _measure_others(report, models, others, photos[:_FEW_PHOTOS], plan, progress)
     print(f"Measured in {time.monotonic() - began:.0f} s.", file=sys.stderr)
@@ -184,14 +186,16 @@ class _Progress:
 
 @contextlib.contextmanager
 def _progress(names: Sequence[str], seconds: float, turns: int, steps_s: dict[str, float]) -> Iterator[_Progress]:
-    """Prints the plan and shows the bar; slow models take fewer steps than it counts with."""
+    """Prints the plan and shows the bar; where an engine is dropped there are fewer steps than it counts with."""
     steps, total_s = 0, 0.0
     for name in names:
-        kind = 0 if name == THOROUGH_MODEL else 1
-        windows = 1 + 2 * turns * _OTHERS_IN_TURNS[kind] + (1 + 2 * LATENCY_SPLIT * turns) * (kind == 0)
-        model_s = _PEERS_S[kind] + windows * seconds * 1.3
+        thorough = name == THOROUGH_MODEL
+        windows = 1 + 2 * _OTHERS_IN_TURNS[thorough] * (turns if thorough else 1)
+        if thorough:
+            windows += 1 + 2 * LATENCY_SPLIT * turns
+        model_s = _PEERS_S[thorough] + windows * seconds * 1.3
         print(f"{name}: up to {windows} windows of {seconds:g} s in turns, about {model_s:.0f} s", file=sys.stderr)
-        steps, total_s = steps + windows + _STEPS_OF_PEERS[kind], total_s + model_s
+        steps, total_s = steps + windows + _STEPS_OF_PEERS[thorough], total_s + model_s
     print(f"In all about {total_s / 60:.0f} minutes.", file=sys.stderr)
     with tqdm(total=steps, unit=" steps", disable=None) as bar:
         progress = _Progress(bar, steps_s)
