@@ -172,7 +172,7 @@ def test_a_request_whose_caller_has_left_gets_no_further_step(held: Held, reques
     requests.wait(QUEUE + PLACES)
     time.sleep(0.2)
     held.release()
-    time.sleep(0.5)
+    settled_count(held, "engine")
     requests.send()
     requests.wait(QUEUE + PLACES + 1)
     assert str(requests.results[QUEUE + PLACES]) == "OK"
