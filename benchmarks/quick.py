@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument(
         "--models", nargs="+", choices=tuple(OFFICIAL_MODELS), default=list(OFFICIAL_MODELS), metavar="MODEL"
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each window (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each window (default: %(default)s)")
     parser.add_argument(
         "--turns", type=int, default=2, help=f"of {THOROUGH_MODEL}; the others take one (default: %(default)s)"
     )
