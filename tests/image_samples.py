@@ -12,6 +12,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter, ImageOps
@@ -44,6 +45,11 @@ def encode(image: npt.NDArray[Any] | Image.Image, format_name: str, **options: A
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format_name, **options)
     return buffer.getvalue()
+
+
+def with_cv2(data: bytes) -> npt.NDArray[Any]:
+    """The reference: what PaddleX's reader does."""
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def oriented(value: int) -> bytes:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 import struct
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import mlcls.jpeg_decoding
+from image_samples import with_cv2
 from mlcls.image_decoding import decode_image
 from mlcls.jpeg_header import read_jpeg_header
 from mlcls.jpeg_orientation import find_orientation, turn
@@ -30,11 +29,6 @@ def exif(*tags: tuple[int, int, int, int], order: str = "<", name: bytes = b"Exi
     entries = b"".join(struct.pack(order + "HHIHH", *tag, 0) for tag in tags)
     start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
     return segment(name + start + entries + bytes(4))
-
-
-def with_cv2(data: bytes) -> npt.NDArray[np.uint8]:
-    picture: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    return np.asarray(picture, np.uint8)
 
 
 def insert(segments: bytes) -> bytes:
@@ -61,6 +55,7 @@ def test_each_orientation(value: int, order: str) -> None:
     [
         b"",
         exif((0x0110, 3, 1, 6)),
+        XMP,
         XMP + exif((0x0112, 3, 1, 6)),  # cv2 reads the first segment alone
         RENAMED_XMP,
         RENAMED_XMP + exif((0x0112, 3, 1, 6)),

@@ -19,7 +19,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from image_samples import encode, oriented, write_samples
+from image_samples import encode, oriented, with_cv2, write_samples
 from mlcls import transforms
 from mlcls.errors import ImageError
 from mlcls.image_settings import ImageSettings
@@ -31,11 +31,6 @@ TRANSFORM = ImageTransform(448, 448, "pil", "BILINEAR", 1 / 255, (0.485, 0.456, 
 #: A smooth picture without structure, `(149, 203, 3)` uint8 RGB.
 PHOTO: npt.NDArray[np.uint8] = np.random.default_rng(7).integers(0, 256, (50, 68, 3), dtype=np.uint8)
 PHOTO = np.asarray(Image.fromarray(PHOTO).resize((203, 149), Image.Resampling.BICUBIC))
-
-
-def with_cv2(data: bytes) -> npt.NDArray[Any]:
-    """The reference: what PaddleX's reader does."""
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def _interlaced_png(image: npt.NDArray[Any]) -> bytes:
