@@ -6,15 +6,17 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from benchmarks.comparison import Comparison
 from benchmarks.contenders import Bench, Step
 from benchmarks.equality import require_equal, require_telling
+from benchmarks.peers.bare_engines import BareEngine
 from benchmarks.peers.bare_process import BareProcess
 from benchmarks.peers.contender import Answer, Load
-from benchmarks.peers.engine_settings import ModelFiles, cores
+from benchmarks.peers.engine_settings import ENGINES, ModelFiles, cores
 from benchmarks.peers.litserve_server import LITSERVE, start_litserve
 from benchmarks.peers.paddlex_predict import PaddlexPredict
 from benchmarks.peers.paddlex_server import PADDLEX_SERVER, start_paddlex_server
@@ -73,18 +75,22 @@ def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan
 
     with contextlib.ExitStack() as stack:
         bench = Bench(comparison, served, stack, check, photos, step)
-        bench.add(PADDLEX_SERVER, lambda: start_paddlex_server(files.paddlex, plan.work, photos))
-        predict = None
+        paddlex = bench.start(PADDLEX_SERVER, lambda: start_paddlex_server(files.paddlex, plan.work, photos))
+        predict = litserve = process = None
         if plan.thorough:
-            predict = bench.add(PaddlexPredict.name, lambda: PaddlexPredict(files.paddlex, plan.work, photos))
-            bench.add(LITSERVE, lambda: start_litserve(files.onnx, files.spec, photos))
-            process = bench.add(BareProcess.name, lambda: BareProcess(files.onnx, files.spec, photos, plan.seconds / 2))
-            if process is not None:
-                comparison.trials[process.name] = process.trials
-        bench.add_engines(files, trial_s=plan.seconds / 2)
-        if predict is not None:
-            comparison.versions = predict.versions
+            predict = bench.start(PaddlexPredict.name, lambda: PaddlexPredict(files.paddlex, plan.work, photos))
+            litserve = bench.start(LITSERVE, lambda: start_litserve(files.onnx, files.spec, photos))
+            process = bench.start(BareProcess.name, lambda: BareProcess(files.onnx, files.spec, photos))
+        engines = [bench.start(name, partial(BareEngine, name, files, photos)) for name in ENGINES]
+        bench.wait_until_loaded()
+        for peer in (paddlex, predict, litserve):
+            bench.admit(peer)
+        if process is not None and bench.admit(process, partial(process.choose_threads, plan.seconds / 2)):
+            comparison.trials[process.name] = process.trials
+        bench.admit_engines(engines, plan.seconds / 2)
+        if predict is not None and predict.name in bench.contenders:
             with bench.record_error(predict.name):
+                comparison.versions = predict.versions()
                 comparison.pixel_digests = predict.pixel_digests(photos)
         others = [name for name in bench.contenders if name not in (served.name, PaddlexPredict.name)]
         bench.require_idle()

@@ -12,7 +12,6 @@ from typing import Final, TypeVar
 from benchmarks.comparison import Comparison
 from benchmarks.peers.bare_engines import BareEngine, Check
 from benchmarks.peers.contender import Contender, Load, Peer
-from benchmarks.peers.engine_settings import ENGINES, ModelFiles
 from benchmarks.process_usage import cpu_since, read_usage
 from benchmarks.turns import Turns, take_turns
 from mlcls.errors import MlclsError
@@ -36,7 +35,7 @@ class Bench:
     """The contenders of one model that are there and right.
 
     Attributes:
-        contenders: By name, the served model first.
+        contenders: By name, the served model first; the others are loaded and right.
     """
 
     def __init__(
@@ -67,17 +66,57 @@ class Bench:
         self._photos = photos
         self._step = step
 
-    def add(self, name: str, start: Callable[[], contextlib.AbstractContextManager[PeerT]]) -> PeerT | None:
-        """Starts a peer and checks its answers; None, and an error in the comparison, where that fails."""
-        self._step(f"{self._comparison.name}: {name}")
-        with self.record_error(name), contextlib.ExitStack() as stack:
-            peer = stack.enter_context(start())
-            self._check(name, peer.answer(self._photos), len(self._photos))
-            self._stack.push(stack.pop_all())
-            self.contenders[name] = self._peers[name] = peer
-            self._comparison.settings[name] = peer.setting
+    def start(self, name: str, make: Callable[[], PeerT]) -> PeerT | None:
+        """Starts a peer, which loads while others do; None, and an error in the comparison, where that fails."""
+        with self.record_error(name):
+            peer = make()
+            self._stack.callback(peer.stop)
+            self._peers[name] = peer
             return peer
         return None
+
+    def wait_until_loaded(self) -> None:
+        """Waits for all peers that were started, so that none loads while another is measured."""
+        self._step(f"{self._comparison.name}: start of peers")
+        for name, peer in tuple(self._peers.items()):
+            with self._drop_on_error(name):
+                peer.wait_until_loaded()
+
+    def admit(self, peer: Peer | None, choose: Callable[[], object] | None = None) -> bool:
+        """Checks the answers of a peer that is loaded; where it fails it is dropped, an error in the comparison.
+
+        Args:
+            peer: The peer; None and one that is dropped already are not admitted.
+            choose: Has it choose its setting before.
+        """
+        if peer is None or peer.name not in self._peers:
+            return False
+        self._step(f"{self._comparison.name}: {peer.name}")
+        with self._drop_on_error(peer.name):
+            if choose is not None:
+                choose()
+            self._comparison.settings[peer.name] = peer.setting
+            self._check(peer.name, peer.answer(self._photos), len(self._photos))
+            self.contenders[peer.name] = peer
+            return True
+        return False
+
+    def admit_engines(self, engines: Sequence[BareEngine | None], trial_s: float) -> None:
+        """Admits bare engines in their best settings; those that are much slower than the fastest are dropped."""
+        tried: list[BareEngine] = []
+        for engine in engines:
+            if engine is not None and engine.name in self._peers:
+                self._step(f"{self._comparison.name}: {engine.name}")
+                with self._drop_on_error(engine.name):
+                    engine.choose_setting(self._check, trial_s, _WORTH_TURNS * _fastest(tried))
+                    self._comparison.trials[engine.name] = engine.trials
+                    self._comparison.settings[engine.name] = engine.setting
+                    tried.append(engine)
+        for engine in tried:
+            if engine.trial_images_per_s < _WORTH_TURNS * _fastest(tried):
+                self._drop(engine.name)
+            elif self.admit(engine):
+                self._comparison.engines.append(engine.name)
 
     @contextlib.contextmanager
     def record_error(self, name: str) -> Iterator[None]:
@@ -86,25 +125,6 @@ class Bench:
             yield
         except MlclsError as error:
             self._comparison.errors[name] = str(error)
-
-    def add_engines(self, files: ModelFiles, trial_s: float) -> None:
-        """Starts the bare engines in their best settings; those that are much slower than the fastest are dropped."""
-        engines: dict[str, BareEngine] = {}
-        fastest = 0.0
-        for name in ENGINES:
-
-            def start(name: str = name, to_beat: float = _WORTH_TURNS * fastest) -> BareEngine:
-                return BareEngine(name, files, self._photos, self._check, trial_s, to_beat)
-
-            if (engine := self.add(name, start)) is not None:
-                self._comparison.trials[name] = engine.trials
-                engines[name] = engine
-                fastest = max(fastest, engine.trial_images_per_s)
-        for name, engine in engines.items():
-            if engine.trial_images_per_s < _WORTH_TURNS * fastest:
-                self._drop(name)
-            else:
-                self._comparison.engines.append(name)
 
     def require_idle(self) -> None:
         """Drops peers that take processor time while nothing asks them: they would slow down all others."""
@@ -144,10 +164,24 @@ class Bench:
         }
         return {name: busy for name, busy in cores.items() if busy > _IDLE_CORES}
 
+    @contextlib.contextmanager
+    def _drop_on_error(self, name: str) -> Iterator[None]:
+        """Notes what goes wrong with a peer, ends it, and goes on."""
+        with self.record_error(name):
+            try:
+                yield
+            except MlclsError:
+                self._drop(name)
+                raise
+
     def _drop(self, name: str) -> None:
         """Ends a peer before its time."""
-        peer = self._peers.pop(name)
-        del self.contenders[name]
+        self._peers.pop(name).stop()
+        self.contenders.pop(name, None)
         if name in self._comparison.engines:
             self._comparison.engines.remove(name)
-        peer.stop()
+
+
+def _fastest(engines: Sequence[BareEngine]) -> float:
+    """Images per second of the fastest engine in its trials."""
+    return max((engine.trial_images_per_s for engine in engines), default=0.0)

@@ -38,8 +38,8 @@ _FEW_PHOTOS: Final = 2
 #: Starts of a server of one model, the last of which is measured.
 _STARTS: Final = 2
 
-#: Steps of the progress bar, by whether a model is measured thoroughly.
-_STEPS_OF_PEERS: Final = {True: 7, False: 5}
+#: Steps of the progress bar before the turns, by whether a model is measured thoroughly.
+_STEPS_OF_PEERS: Final = {True: 12, False: 9}
 _OTHERS_IN_TURNS: Final = {True: 6, False: 3}
 
 #: What a model takes on two cores beside windows of the length that was asked for, in seconds.

@@ -10,26 +10,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from benchmarks.peers.contender import Answer, Figures, Load, answer_of_result
+from benchmarks.peers.engine_settings import ModelFiles, Scores, list_settings
 from benchmarks.peers.line_child import LineChild, obey
 from mlcls.closed_loop import Call, run_closed_loop
 from mlcls.model_spec import ModelSpec
 from mlcls.postprocess import select_labels
 from mlcls.transforms import preprocess
 
-if TYPE_CHECKING:
-    from benchmarks.peers.engine_settings import Engine, ModelFiles, Scores
-
 #: Told a setting, its answers to the first photos, and how many photos these are; raises where they are wrong.
 Check = Callable[[str, Sequence[Answer], int], object]
-
-#: Calls of one caller that a trial takes at least, where they are slow.
-_TRIAL_CALLS: Final = 2
 
 #: A first call takes up to so many times the later ones.
 _FIRST_CALL: Final = 4
@@ -41,36 +35,19 @@ class BareEngine:
     Attributes:
         name: The engine's.
         setting: The best one of those that were tried.
-        trials: Images per second of each setting that was tried.
+        trials: Images per second of each setting that was tried; none before `choose_setting`.
     """
 
-    def __init__(
-        self,
-        engine: str,
-        files: ModelFiles,
-        photos: Sequence[Path],
-        check: Check,
-        trial_s: float,
-        to_beat: float = 0.0,
-    ) -> None:
-        """Tries all settings and keeps the best one loaded.
-
-        A setting that would be too slow even if its callers did not slow down one another is not tried any further.
+    def __init__(self, engine: str, files: ModelFiles, photos: Sequence[Path]) -> None:
+        """Starts a child, which loads the engine in each of its settings.
 
         Args:
             engine: One of `engine_settings.ENGINES`.
             files: The model.
             photos: What it is measured with; decoded before any clock runs.
-            check: Called with each setting's answer to the first photo.
-            trial_s: Length of a trial.
-            to_beat: Images per second below which the engine is of no interest.
-
-        Raises:
-            PeerError: It cannot be loaded; or what `check` raises.
         """
-        from benchmarks.peers.engine_settings import list_settings
-
         self.name = engine
+        self.setting = next(iter(list_settings(engine)))
         paths = (files.onnx, files.paddlex, *photos)
         self._child = LineChild(
             engine,
@@ -81,18 +58,31 @@ class BareEngine:
             *(str(path.resolve()) for path in paths),
         )
         self.trials: dict[str, float] = {}
-        try:
-            for setting in list_settings(engine):
-                self._child.ask("load", setting=setting)
-                best = max(to_beat, *self.trials.values(), 0.0)
-                result, rate = self._child.ask("try_out", window_s=trial_s, to_beat=best)
-                check(f"{engine}, {setting}", [answer_of_result(result)], 1)
-                self.trials[setting] = rate
-            self.setting = max(self.trials, key=self.trials.__getitem__)
-            self._child.ask("choose", setting=self.setting)
-        except BaseException:
-            self._child.stop()
-            raise
+
+    def wait_until_loaded(self) -> None:
+        """See `Peer`."""
+        self._child.wait_until_loaded()
+
+    def choose_setting(self, check: Check, trial_s: float, to_beat: float = 0.0) -> None:
+        """Tries all settings, and keeps the best one alone.
+
+        A setting that would be too slow even if its callers did not slow down one another is not tried any further.
+
+        Args:
+            check: Called with each setting's answer to the first photo.
+            trial_s: Length of a trial.
+            to_beat: Images per second below which the engine is of no interest.
+
+        Raises:
+            PeerError: A trial failed; or what `check` raises.
+        """
+        for setting in list_settings(self.name):
+            best = max(to_beat, *self.trials.values(), 0.0)
+            result, rate = self._child.ask("try_out", setting=setting, window_s=trial_s, to_beat=best)
+            check(f"{self.name}, {setting}", [answer_of_result(result)], 1)
+            self.trials[setting] = rate
+        self.setting = max(self.trials, key=self.trials.__getitem__)
+        self._child.ask("choose", setting=self.setting)
 
     @property
     def trial_images_per_s(self) -> float:
@@ -117,42 +107,23 @@ class BareEngine:
         """See `Peer`."""
         self._child.stop()
 
-    def __enter__(self) -> BareEngine:
-        """The engine itself; it is loaded."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the child."""
-        self.stop()
-
 
 class _Commands:
-    """The child's side: one loaded setting, and the best one so far."""
+    """The child's side: the engine in each setting, and in one of them after the choice."""
 
-    def __init__(self, engine: str, spec: ModelSpec, onnx: Path, paddlex: Path, photos: Sequence[Path]) -> None:
-        from benchmarks.peers.engine_settings import ModelFiles, list_settings
-
-        self._settings = list_settings(engine)
-        self._files = ModelFiles(spec, onnx, paddlex)
-        self._pixels = [np.array(preprocess(photo.read_bytes(), spec.transform))[None] for photo in photos]
-        self._setting = ""
-        self._engine: Engine | None = None
-        self._best: tuple[float, str, Engine | None] = (0.0, "", None)
-
-    def load(self, setting: str) -> None:
-        self._engine = None  # two that are loaded are enough: this one and the best one
-        self._setting, self._engine = setting, self._settings[setting](self._files)
+    def __init__(self, engine: str, files: ModelFiles, photos: Sequence[Path]) -> None:
+        self._spec = files.spec
+        self._pixels = [np.array(preprocess(photo.read_bytes(), files.spec.transform))[None] for photo in photos]
+        self._loaded = {setting: load(files) for setting, load in list_settings(engine).items()}
+        self._engine = next(iter(self._loaded.values()))
 
     def answer(self) -> list[Any]:
-        engine = self._loaded()
-        runner = engine.make_runner()
-        return [self._select(runner(engine.prepare(pixels))) for pixels in self._pixels]
+        runner = self._engine.make_runner()
+        return [self._select(runner(self._engine.prepare(pixels))) for pixels in self._pixels]
 
-    def try_out(self, window_s: float, to_beat: float) -> tuple[Any, float]:
+    def try_out(self, setting: str, window_s: float, to_beat: float) -> tuple[Any, float]:
         """The result for the first photo, and images per second, or more than they are where that is not enough."""
-        engine = self._loaded()
+        self._engine = engine = self._loaded[setting]
         runner, image = engine.make_runner(), engine.prepare(self._pixels[0])
         began = time.monotonic()
         result = self._select(runner(image))
@@ -162,20 +133,15 @@ class _Commands:
             call_s = _time_calls(lambda: runner(image), window_s / 2)
             rate = engine.callers / call_s
             if engine.callers > 1 and rate > to_beat:
-                rate, _ = self.measure(max(window_s, _TRIAL_CALLS * call_s), min(call_s, window_s))
-        if rate > self._best[0]:
-            self._best = (rate, self._setting, engine)
+                rate, _ = self.measure(max(window_s, call_s), min(call_s, window_s))
         return result, rate
 
     def choose(self, setting: str) -> None:
-        if self._best[1] == setting:
-            self._setting, self._engine = setting, self._best[2]
-        else:
-            self.load(setting)
-        self._best = (0.0, "", None)
+        self._engine = self._loaded[setting]
+        self._loaded = {setting: self._engine}
 
     def measure(self, window_s: float, warmup_s: float) -> tuple[float, float]:
-        engine = self._loaded()
+        engine = self._engine
         images = [engine.prepare(pixels) for pixels in self._pixels]
         first = itertools.count()
 
@@ -188,13 +154,8 @@ class _Commands:
         return loop.images_per_s, loop.percentile_ms(50)
 
     def _select(self, scores: Scores) -> Any:
-        spec = self._files.spec
+        spec = self._spec
         return select_labels(scores[0], np.asarray(spec.thresholds, np.float32), spec.labels)
-
-    def _loaded(self) -> Engine:
-        if self._engine is None:
-            raise RuntimeError("expected a setting to be loaded first")
-        return self._engine
 
 
 def _time_calls(call: Call, limit_s: float) -> float:
@@ -208,10 +169,9 @@ def _time_calls(call: Call, limit_s: float) -> float:
 
 def _load() -> dict[str, Callable[..., Any]]:
     engine, spec, onnx, paddlex, *photos = sys.argv[1:]
-    commands = _Commands(
-        engine, ModelSpec.from_json(spec), Path(onnx), Path(paddlex), [Path(photo) for photo in photos]
-    )
-    return {name: getattr(commands, name) for name in ("load", "answer", "try_out", "choose", "measure")}
+    files = ModelFiles(ModelSpec.from_json(spec), Path(onnx), Path(paddlex))
+    commands = _Commands(engine, files, [Path(photo) for photo in photos])
+    return {name: getattr(commands, name) for name in ("answer", "try_out", "choose", "measure")}
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from benchmarks.peers.contender import Answer, Figures, Load, answer_of_result
+from benchmarks.peers.engine_settings import ModelFiles, cores, load_openvino
 from benchmarks.peers.line_child import LineChild, obey
 from mlcls.closed_loop import Call, run_closed_loop
 from mlcls.model_spec import ModelSpec
@@ -30,43 +30,45 @@ class BareProcess:
 
     Attributes:
         setting: Which of the two.
-        trials: Images per second of both.
+        trials: Images per second of both; none before `choose_threads`.
     """
 
     name = "bare process"
 
-    def __init__(self, onnx: Path, spec: ModelSpec, photos: Sequence[Path], trial_s: float) -> None:
-        """Loads the model in a child.
+    def __init__(self, onnx: Path, spec: ModelSpec, photos: Sequence[Path]) -> None:
+        """Starts a child, which loads the model.
 
         Args:
             onnx: The graph that is served.
             spec: The model's spec.
             photos: What it is measured with.
-            trial_s: How long each number of threads is tried.
-
-        Raises:
-            PeerError: It cannot be loaded.
         """
-        from benchmarks.peers.engine_settings import cores
-
         paths = [str(path.resolve()) for path in (onnx, *photos)]
         self._child = LineChild(self.name, Path(sys.executable), __name__, spec.to_json(), *paths)
+        self._by_setting = {f"{count} threads, {cores()} streams": count for count in (cores(), 2 * cores())}
+        self.setting, self._callers = next(iter(self._by_setting.items()))
         self.trials: dict[str, float] = {}
-        by_setting = {f"{count} threads, {cores()} streams": count for count in (cores(), 2 * cores())}
-        try:
-            for setting, callers in by_setting.items():
-                self._callers = callers
-                self.trials[setting] = self.measure(Load(callers, trial_s, trial_s / 2)).images_per_s
-        except BaseException:
-            self._child.stop()
-            raise
-        self.setting = max(self.trials, key=self.trials.__getitem__)
-        self._callers = by_setting[self.setting]
 
     @property
     def pid(self) -> int:
         """See `Peer`."""
         return self._child.pid
+
+    def wait_until_loaded(self) -> None:
+        """See `Peer`."""
+        self._child.wait_until_loaded()
+
+    def choose_threads(self, trial_s: float) -> None:
+        """Tries both numbers of threads for so many seconds each, and keeps the faster one.
+
+        Raises:
+            PeerError: A trial failed.
+        """
+        for setting, callers in self._by_setting.items():
+            self._callers = callers
+            self.trials[setting] = self.measure(Load(callers, trial_s, trial_s / 2)).images_per_s
+        self.setting = max(self.trials, key=self.trials.__getitem__)
+        self._callers = self._by_setting[self.setting]
 
     def answer(self, photos: Sequence[Path]) -> list[Answer]:
         """See `Contender`."""
@@ -82,24 +84,12 @@ class BareProcess:
         """See `Peer`."""
         self._child.stop()
 
-    def __enter__(self) -> BareProcess:
-        """The peer itself; it is loaded."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the child."""
-        self.stop()
-
 
 class _Commands:
     """The child's side."""
 
     def __init__(self, spec: ModelSpec, onnx: Path, photos: Sequence[Path]) -> None:
         import cv2
-
-        from benchmarks.peers.engine_settings import ModelFiles, cores, load_openvino
 
         cv2.setNumThreads(1)  # the callers are the parallelism
         self._spec = spec

@@ -80,11 +80,19 @@ class Contender(Protocol):
 
 
 class Peer(Contender, Protocol):
-    """A contender in processes of its own."""
+    """A contender in processes of its own, which load while the caller goes on."""
 
     @property
     def pid(self) -> int:
         """Process id of the first one; the others descend from it."""
+        ...
+
+    def wait_until_loaded(self) -> None:
+        """Waits until it can answer.
+
+        Raises:
+            PeerError: It ended or took too long.
+        """
         ...
 
     def stop(self) -> None:

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from benchmarks.peers.contender import Answer, Figures, Load, PeerError
@@ -21,19 +20,19 @@ from mlcls.child_process import end_with_parent
 from mlcls.closed_loop import Call, run_closed_loop
 
 _HOST: Final = "127.0.0.1"
-_READY_TIMEOUT_S: Final = 120.0
+#: Several peers load at once.
+_READY_TIMEOUT_S: Final = 240.0
 _CALL_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 15.0
 _LAST_WORDS: Final = 800
 
 
 class HttpServer:
-    """A server that labels photos; a context manager that ends it.
+    """A server that labels photos; a context manager that ends it. It loads while the caller goes on.
 
     Attributes:
         name: What tables call it.
         setting: How it is set up.
-        ready_s: From the start of its process to its readiness.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class HttpServer:
         encode: Callable[[bytes], bytes],
         decode: Callable[[bytes], Answer],
     ) -> None:
-        """Starts the server and waits until its `/health` answers.
+        """Starts the server.
 
         Args:
             name: What tables call it.
@@ -62,7 +61,7 @@ class HttpServer:
             decode: Answer in the body of a response.
 
         Raises:
-            PeerError: Its program does not exist, or it ended or did not get ready.
+            PeerError: Its program does not exist.
         """
         self.name = name
         self.setting = setting
@@ -72,7 +71,6 @@ class HttpServer:
         if not Path(command[0]).exists():
             raise PeerError(f"{name}: expected the program {command[0]}, which does not exist; run: make bench-quick.")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # `stop` closes it
-        began = time.monotonic()
         self._process = subprocess.Popen(
             list(map(str, command)),
             stdin=subprocess.DEVNULL,
@@ -83,17 +81,30 @@ class HttpServer:
             start_new_session=True,
             preexec_fn=end_with_parent,
         )
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self.stop()
-            raise
-        self.ready_s = time.monotonic() - began
 
     @property
     def pid(self) -> int:
         """Process id of the server's first process."""
         return self._process.pid
+
+    def wait_until_loaded(self) -> None:
+        """Waits until its `/health` answers.
+
+        Raises:
+            PeerError: It ended or did not get ready.
+        """
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while True:
+            if self._process.poll() is not None:
+                raise PeerError(f"{self.name}: ended with status {self._process.returncode}.{self._words()}")
+            connection = http.client.HTTPConnection(_HOST, self._port, timeout=5)
+            with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+                connection.request("GET", "/health")
+                if connection.getresponse().status == http.client.OK:
+                    return
+            if time.monotonic() > deadline:
+                raise PeerError(f"{self.name}: was not ready within {_READY_TIMEOUT_S:.0f} s.{self._words()}")
+            time.sleep(0.05)
 
     def answer(self, photos: Sequence[Path]) -> list[Answer]:
         """See `Contender`."""
@@ -128,16 +139,6 @@ class HttpServer:
         self._process.wait()
         self._log.close()
 
-    def __enter__(self) -> HttpServer:
-        """The server itself; it is ready."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the server."""
-        self.stop()
-
     def _connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(_HOST, self._port, timeout=_CALL_TIMEOUT_S)
 
@@ -156,20 +157,6 @@ class HttpServer:
                 f"{content[:300].decode(errors='replace')}"
             )
         return content
-
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _READY_TIMEOUT_S
-        while True:
-            if self._process.poll() is not None:
-                raise PeerError(f"{self.name}: ended with status {self._process.returncode}.{self._words()}")
-            connection = http.client.HTTPConnection(_HOST, self._port, timeout=5)
-            with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-                connection.request("GET", "/health")
-                if connection.getresponse().status == http.client.OK:
-                    return
-            if time.monotonic() > deadline:
-                raise PeerError(f"{self.name}: was not ready within {_READY_TIMEOUT_S:.0f} s.{self._words()}")
-            time.sleep(0.05)
 
     def _words(self) -> str:
         self._log.flush()

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, cast
@@ -25,6 +26,8 @@ from mlcls.child_process import end_with_parent
 #: Root of the checkout, which a child runs in.
 ROOT: Final = Path(__file__).resolve().parents[2]
 
+#: Several children load at once.
+_LOAD_TIMEOUT_S: Final = 240.0
 _END_TIMEOUT_S: Final = 10.0
 _LAST_WORDS: Final = 600
 
@@ -35,7 +38,7 @@ def child_environment(**variables: str) -> dict[str, str]:
 
 
 class LineChild:
-    """The parent's side; a context manager that ends the child.
+    """The parent's side; a context manager that ends the child. The child loads while the parent goes on.
 
     Attributes:
         name: What errors call it.
@@ -70,11 +73,22 @@ class LineChild:
         )
         self._input = cast(IO[bytes], self._process.stdin)
         self._output = cast(IO[bytes], self._process.stdout)
+        self._loaded = False
 
     @property
     def pid(self) -> int:
         """Process id."""
         return self._process.pid
+
+    def wait_until_loaded(self) -> None:
+        """Waits until the child has loaded what it measures.
+
+        Raises:
+            PeerError: That failed or took too long.
+        """
+        if not self._loaded:
+            self._receive("load", _LOAD_TIMEOUT_S)
+            self._loaded = True
 
     def ask(self, command: str, timeout_s: float = 120.0, **arguments: Any) -> Any:
         """Has the child obey a command and gives its answer.
@@ -82,16 +96,14 @@ class LineChild:
         Raises:
             PeerError: It failed, took too long or ended.
         """
+        self.wait_until_loaded()
         line = json.dumps({"command": command, **arguments}).encode() + b"\n"
         try:
             self._input.write(line)
             self._input.flush()
         except OSError:
             raise self._ended(command) from None
-        reply = json.loads(self._read_line(command, timeout_s))
-        if "error" in reply:
-            raise PeerError(f"{self.name}: {command} failed: {reply['error']}")
-        return reply["value"]
+        return self._receive(command, timeout_s)
 
     def stop(self) -> None:
         """Ends the child."""
@@ -117,6 +129,12 @@ class LineChild:
     ) -> None:
         """Ends it."""
         self.stop()
+
+    def _receive(self, command: str, timeout_s: float) -> Any:
+        reply = json.loads(self._read_line(command, timeout_s))
+        if "error" in reply:
+            raise PeerError(f"{self.name}: {command} failed: {reply['error']}")
+        return reply["value"]
 
     def _read_line(self, command: str, timeout_s: float) -> bytes:
         descriptor = self._output.fileno()
@@ -144,7 +162,7 @@ class LineChild:
 
 
 def obey(load: Callable[[], Mapping[str, Callable[..., Any]]]) -> None:
-    """The child's side: obeys commands until standard input ends.
+    """The child's side: tells when it has loaded, and obeys commands until standard input ends.
 
     Args:
         load: Loads what is measured, and gives what to call for each command, with its arguments by name; the value
@@ -153,12 +171,17 @@ def obey(load: Callable[[], Mapping[str, Callable[..., Any]]]) -> None:
     # the libraries that are measured write to standard output as they like
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as replies:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        commands = load()
+
+        def reply(call: Callable[[], Any]) -> None:
+            try:
+                answer = {"value": call()}
+            except Exception as error:  # told to the parent
+                answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:_LAST_WORDS]}"}
+            replies.write(json.dumps(answer) + "\n")
+            replies.flush()
+
+        commands: dict[str, Callable[..., Any]] = {}
+        reply(lambda: commands.update(load()))
         for line in sys.stdin:
             request = json.loads(line)
-            try:
-                reply = {"value": commands[request.pop("command")](**request)}
-            except Exception as error:  # told to the parent
-                reply = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:_LAST_WORDS]}"}
-            replies.write(json.dumps(reply) + "\n")
-            replies.flush()
+            reply(partial(commands[request.pop("command")], **request))

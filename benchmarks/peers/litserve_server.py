@@ -25,7 +25,7 @@ _PATH: Final = "/predict"
 
 
 def start_litserve(onnx: Path, spec: ModelSpec, photos: Sequence[Path]) -> HttpServer:
-    """Starts LitServe and waits until it is ready.
+    """Starts LitServe.
 
     Each core has a worker that decodes and computes one image at a time on one thread. LitServe's batches are not used:
     one worker that computes a batch side by side on as many streams is no faster, and its loop keeps a core busy even

@@ -10,14 +10,11 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.peers.contender import Answer, Figures, Load, answer_of_result
 from benchmarks.peers.line_child import LineChild, obey
 from mlcls.closed_loop import run_closed_loop
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 
 class PaddlexPredict:
@@ -26,7 +23,7 @@ class PaddlexPredict:
     name = "PaddleX predict()"
 
     def __init__(self, model: Path, folder: Path, photos: Sequence[Path]) -> None:
-        """Loads the model in a child.
+        """Starts a child, which loads the model.
 
         Args:
             model: A PaddleX inference model.
@@ -34,7 +31,7 @@ class PaddlexPredict:
             photos: What it is measured with.
 
         Raises:
-            PeerError: It cannot be loaded.
+            PeerError: PaddleX's Python does not exist.
         """
         from benchmarks.peers.paddlex_server import PADDLEX_BIN, paddlex_variables  # PyYAML's stubs are of this side
 
@@ -42,17 +39,15 @@ class PaddlexPredict:
         self.setting = f"oneDNN, {variables['PADDLE_PDX_CPU_NUM_THREADS']} threads"
         self._photos = [str(photo.resolve()) for photo in photos]
         self._child = LineChild(self.name, PADDLEX_BIN / "python", __name__, str(model.resolve()), **variables)
-        try:
-            #: Versions of paddlex and paddlepaddle.
-            self.versions: dict[str, str] = self._child.ask("versions")
-        except BaseException:
-            self._child.stop()
-            raise
 
     @property
     def pid(self) -> int:
         """See `Peer`."""
         return self._child.pid
+
+    def wait_until_loaded(self) -> None:
+        """See `Peer`."""
+        self._child.wait_until_loaded()
 
     def answer(self, photos: Sequence[Path]) -> list[Answer]:
         """See `Contender`."""
@@ -63,6 +58,11 @@ class PaddlexPredict:
         """See `Contender`; the concurrency is 1, whatever the load says."""
         return Figures(*self._child.ask("measure", photos=self._photos, window_s=load.window_s, warmup_s=load.warmup_s))
 
+    def versions(self) -> dict[str, str]:
+        """Versions of paddlex and paddlepaddle."""
+        versions: dict[str, str] = self._child.ask("versions")
+        return versions
+
     def pixel_digests(self, photos: Sequence[Path]) -> list[str]:
         """SHA-256 of the pixels (H, W, 3) uint8 RGB that PaddleX's own reader and resize give for each photo."""
         digests: list[str] = self._child.ask("pixel_digests", photos=[str(photo.resolve()) for photo in photos])
@@ -71,16 +71,6 @@ class PaddlexPredict:
     def stop(self) -> None:
         """See `Peer`."""
         self._child.stop()
-
-    def __enter__(self) -> PaddlexPredict:
-        """The peer itself; it is loaded."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the child."""
-        self.stop()
 
 
 class _Commands:

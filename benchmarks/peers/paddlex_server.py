@@ -46,7 +46,7 @@ def paddlex_variables(cache: Path) -> dict[str, str]:
 
 
 def start_paddlex_server(model: Path, folder: Path, photos: Sequence[Path]) -> HttpServer:
-    """Starts `paddlex --serve` on the CPU and waits until it is ready.
+    """Starts `paddlex --serve` on the CPU.
 
     Args:
         model: A PaddleX inference model.

@@ -47,7 +47,8 @@ class OpenVinoEngine:
 
     On a CPU one image on each core beats both a batch and one image on all cores, whose threads wait for one another:
     the images of a call go one by one to as many streams as there are threads, on a graph of batch size 1, which
-    OpenVINO plans better than one of a free size. A lone image has the cores for itself, on a second compilation.
+    OpenVINO plans better than one of a free size. A lone image has the cores for itself, on a second compilation, which
+    holds the weights once more, as OpenVINO lays them out for its threads.
     """
 
     def __init__(
@@ -94,10 +95,12 @@ class OpenVinoEngine:
             graph = core.read_model(str(model))
             _check_tensors(graph, model, spec)
             graph.reshape([1, spec.transform.height, spec.transform.width, 3])
-            self._lone_request = _compile(
-                core, graph, streams=1, threads=threads, precision=precision
-            ).create_infer_request()
             requests = _stream_requests(core, graph, threads, precision)
+            self._lone_request = (
+                _compile(core, graph, streams=1, threads=threads, precision=precision).create_infer_request()
+                if threads > 1
+                else None
+            )
         except RuntimeError as error:
             raise ModelFormatError(
                 f"{model}: OpenVINO cannot load the graph ({' '.join(str(error).split())[:300]}); import the model "
@@ -130,7 +133,7 @@ class OpenVinoEngine:
 
         So no stream idles because a request that came with its own has another image to go.
         """
-        is_lone = sum(len(request.pixels) for request in requests) == 1
+        is_lone = self._lone_request is not None and sum(len(request.pixels) for request in requests) == 1
         for request in requests:
             started = _StartedRequest(request, self._num_labels)
             for index in range(len(request.pixels)):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,23 +15,40 @@ from benchmarks.comparison import Comparison
 from benchmarks.contenders import Bench
 from benchmarks.equality import require_equal, require_telling
 from benchmarks.peers.bare_process import BareProcess
-from benchmarks.peers.contender import Answer, Load
+from benchmarks.peers.contender import Answer, Load, PeerError
 from benchmarks.peers.served import ServedModel
 from benchmarks.photo_set import write_uniform_photos
 
 from mlcls import repository
 from mlcls.errors import MlclsError
+from mlcls.model_spec import ModelSpec
 from mlcls.server import TritonServer
 from served_models import SmallModels
 
 LOAD = Load(concurrency=4, window_s=1.0, warmup_s=0.2)
 
 
-class SwappingProcess(BareProcess):
+class NamedProcess(BareProcess):
+    """One of several in a comparison."""
+
+    def __init__(self, name: str, onnx: Path, spec: ModelSpec, photos: Sequence[Path]) -> None:
+        super().__init__(onnx, spec, photos)
+        self.name = name
+
+
+class SwappingProcess(NamedProcess):
     """A peer that computes the right answers and gives them to the wrong photos."""
 
     def answer(self, photos: Sequence[Path]) -> list[Answer]:
         return super().answer(photos)[::-1]
+
+
+def _same(process: NamedProcess) -> NamedProcess:
+    return process
+
+
+def _refuse() -> NamedProcess:
+    raise PeerError("expected a program that is there")
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +76,21 @@ def test_peers_that_answer_alike_are_compared_and_others_are_errors(
             photos,
             steps.append,
         )
-        right = bench.add("right", lambda: BareProcess(onnx, spec, photos, 0.2))
-        assert bench.add("wrong", lambda: SwappingProcess(onnx, spec, photos, 0.2)) is None
-        assert bench.add("missing", lambda: BareProcess(onnx.parent / "none.onnx", spec, photos, 0.2)) is None
-        dies = bench.add("dies", lambda: BareProcess(onnx, spec, photos, 0.2))
-        assert right is not None
-        assert dies is not None
+        right, dies = NamedProcess("right", onnx, spec, photos), NamedProcess("dies", onnx, spec, photos)
+        wrong = SwappingProcess("wrong", onnx, spec, photos)
+        missing = NamedProcess("missing", onnx.parent / "none.onnx", spec, photos)
+        for process in (right, wrong, missing, dies):
+            assert bench.start(process.name, partial(_same, process)) is process
+        assert bench.start("unknown", _refuse) is None
+        bench.wait_until_loaded()
+        assert [bench.admit(process, partial(process.choose_threads, 0.2)) for process in (right, wrong, missing)] == [
+            True,
+            False,
+            False,
+        ]
+        assert bench.admit(dies)
+        assert not bench.admit(None)
+        assert not psutil.pid_exists(wrong.pid)
         assert list(bench.contenders) == ["served", "right", "dies"]
         os.kill(dies.pid, signal.SIGKILL)
         turns = bench.take_turns(["right", "dies"], LOAD, turns=1)
@@ -72,7 +99,7 @@ def test_peers_that_answer_alike_are_compared_and_others_are_errors(
     assert len(turns.ratio("served", "right").values) == 2
     with pytest.raises(MlclsError):
         turns.values("dies")
-    assert comparison.errors.keys() == {"wrong", "missing", "dies"}
+    assert comparison.errors.keys() == {"wrong", "missing", "dies", "unknown"}
     assert "expected the served model's answer to photo " in comparison.errors["wrong"]
     assert "none.onnx" in comparison.errors["missing"]
     assert "the process ended" in comparison.errors["dies"]

@@ -51,8 +51,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_images_of_several_arrays_come_back_in_order(model: Path) -> None:
-    engine = OpenVinoEngine(model, spec_of(), threads=3)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_images_of_several_arrays_come_back_in_order(model: Path, threads: int) -> None:
+    """With one thread a lone image runs where all others do."""
+    engine = OpenVinoEngine(model, spec_of(), threads)
     pixels = make_pixels(20)
     alone = np.concatenate([engine.logits(image[None]) for image in pixels])
     assert len(np.unique(alone, axis=0)) == len(pixels), "exchanged answers would pass"
