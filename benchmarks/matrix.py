@@ -122,7 +122,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=2.0, help="of each window; three or more a load (default: %(default)s)")
     add("--deviation", type=float, default=10.0, help="of three stable windows, percent (default: %(default)s)")
     add("--windows", type=int, default=6, help="tried at most, until three are stable (default: %(default)s)")
-    add("--longest-latency", type=float, default=10.0, help="loads with slower answers are left out, s (default: 10)")
+    add("--longest-latency", type=float, default=5.0, help="loads with slower answers are left out, s (default: 5)")
     add("--photos", nargs="+", type=Path, metavar="PATH", help=f"files and folders to send; default: {WEB_PHOTOS}")
     add("--output", type=Path, default=Path("output") / "bench", metavar="DIR", help="default: %(default)s")
     add("--restart", action="store_true", help="drop what an earlier run left in the output folder")

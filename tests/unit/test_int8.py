@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,7 +74,7 @@ def test_int8_runs_in_int8_though_the_rest_is_in_float32(fp32: Path, built: Int8
     """The engine asks OpenVINO for f32, which is about bf16: quantised operations keep their integers."""
 
     def precisions(path: Path) -> dict[str, str]:
-        engine = OpenVinoEngine(path, spec_of(), threads=2)
+        engine: Any = OpenVinoEngine(path, spec_of(), threads=2)
         nodes = engine._lone_request.get_compiled_model().get_runtime_model().get_ordered_ops()
         found = [(node.get_friendly_name(), node.get_rt_info()) for node in nodes]
         return {
