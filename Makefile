@@ -34,9 +34,16 @@ quickstart: build ## Label photos on a real Triton server: make quickstart [IMAG
 serve: build ## Serve an imported model: make serve [MODEL=...]
 	@$(BIN)/mlcls serve '$(MODEL)'
 
+TEST_ENVIRONMENTS := .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed .tools/libb64/.installed
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
-test: build .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed .tools/libb64/.installed ## Run all tests, the real server and PaddleX included
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
+test: build $(TEST_ENVIRONMENTS) ## Run the tests, the real server and PaddleX included, but for the slow ones (10 minutes)
+	$(PYTEST) -m 'not slow' $(PYTEST_OPTIONS)
+
+.PHONY: test-slow
+test-slow: build $(TEST_ENVIRONMENTS) ## Run the slow tests: all six architectures, whole trainings, kills and restarts, load (half an hour)
+	$(PYTEST) -m slow $(PYTEST_OPTIONS)
 
 .PHONY: check
 check: build ## Lint, types, and that nothing generated is stale

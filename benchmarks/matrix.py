@@ -212,10 +212,12 @@ def _measure_served(
         with TritonServer(options) as server:
             images_per_s = _answer_once(plan, server, model)
             urls = {"grpc": server.grpc_url, "http": server.http_url}
+            expected_s: dict[tuple[int, int], float] = {}  # the same for both protocols
             while pending:
                 cell = pending.pop(0)
                 bar.set_description(str(cell))
-                latency_s = cell.concurrency * cell.batch_size / images_per_s
+                images = cell.concurrency * cell.batch_size
+                latency_s = expected_s.setdefault((cell.concurrency, cell.batch_size), images / images_per_s)
                 if latency_s > plan.longest_latency_s:
                     add(cell, "left out", note=f"an answer would take about {latency_s:.0f} s")
                     continue

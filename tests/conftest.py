@@ -27,10 +27,13 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput[WORKER_INPUT] = str(node.config.stash[_OFFICIAL_MODELS].folder)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.integration)
+        if _needs_official_models(item):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: "integration" not in item.path.parts)  # long files first, so that workers end alike
     late = {item.path for item in items if _needs_official_models(item)}
     items.sort(key=lambda item: item.path in late)  # last, so that the models are ready by then

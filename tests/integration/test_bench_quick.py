@@ -25,6 +25,8 @@ from mlcls.model_spec import ModelSpec
 from mlcls.server import TritonServer
 from served_models import SmallModels
 
+pytestmark = pytest.mark.slow
+
 LOAD = Load(concurrency=4, window_s=1.0, warmup_s=0.2)
 
 

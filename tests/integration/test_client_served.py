@@ -278,6 +278,7 @@ def restartable(small_models: SmallModels) -> Iterator[tuple[TritonServer, Calla
 
 
 @every_way
+@pytest.mark.slow
 def test_a_killed_and_restarted_server_costs_no_answer(
     restartable: tuple[TritonServer, Callable[[], None]],
     sample_images: list[Path],
@@ -351,6 +352,7 @@ def test_shared_memory(
         assert not client.get_system_shared_memory_status(headers=headers).regions
 
 
+@pytest.mark.slow
 def test_shared_memory_outlives_a_restart(
     small_models: SmallModels, sample_images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +389,7 @@ def test_the_command_reads_standard_input_and_lists(
     assert json.loads(one.stdout)["scores"] == pytest.approx(lines[0]["scores"], abs=2e-5)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(
     small_server: TritonServer, sample_images: list[Path], tmp_path: Path
 ) -> None:

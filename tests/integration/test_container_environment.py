@@ -22,6 +22,8 @@ from mlcls_client import create_model
 from processes import ROOT, mlcls_command, run_mlcls
 from served_models import SmallModels
 
+pytestmark = pytest.mark.slow
+
 MODEL = "small_with_sigmoid"
 
 

@@ -17,6 +17,8 @@ from mlcls.triton_config import ONNX_FILE
 from mlcls.versions import engine_folder
 from processes import ROOT
 
+pytestmark = pytest.mark.slow
+
 DEMO_MODEL = ROOT / "demo_model"
 
 

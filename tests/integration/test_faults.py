@@ -19,6 +19,8 @@ from processes import run_mlcls
 from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, own_segments, serving
 from served_models import SmallModels
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def image() -> bytes:

@@ -27,10 +27,13 @@ PHOTOS = 8
 #: Runs a load test with further options: its exit status and its summary.
 Run = Callable[..., tuple[int, dict[str, Any]]]
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / ".venv-bench" / "bin" / "locust").exists(),
-    reason="locust is not installed; run: make .venv-bench/.installed",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (ROOT / ".venv-bench" / "bin" / "locust").exists(),
+        reason="locust is not installed; run: make .venv-bench/.installed",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

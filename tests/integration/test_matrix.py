@@ -16,6 +16,8 @@ from benchmarks.perf_output import PerfAnalyzerError
 from processes import ROOT
 from served_models import SmallModels
 
+pytestmark = pytest.mark.slow
+
 MODEL = "small_with_sigmoid"
 
 

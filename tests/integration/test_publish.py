@@ -154,6 +154,7 @@ def changes_of(replies: list[Reply], client: int) -> list[int]:
     return [version for version, _ in itertools.groupby(reply.version for reply in replies if reply.client == client)]
 
 
+@pytest.mark.slow
 def test_publish_and_rollback_under_load(
     two_models: TwoModels, root: Path, server: TritonServer, images: list[bytes], expected: Mapping[int, Expected]
 ) -> None:
@@ -276,6 +277,7 @@ class InterruptedControl(ModelControl):
 
 
 @pytest.mark.parametrize("model", [f"{MODEL}_preprocess_2", f"{MODEL}_postprocess_2", MODEL])
+@pytest.mark.slow
 def test_an_interrupted_publish(
     two_models: TwoModels,
     root: Path,
@@ -330,6 +332,7 @@ rollout.publish_version(
         ("unload", f"{MODEL}_engine", 2, [1, 2]),  # both versions are loaded
     ],
 )
+@pytest.mark.slow
 def test_a_killed_publish_and_a_killed_server(
     two_models: TwoModels,
     root: Path,
@@ -408,6 +411,7 @@ def test_without_the_key(two_models: TwoModels, root: Path, server: TritonServer
     assert snapshot(root) == before
 
 
+@pytest.mark.slow
 def test_serve_follows_the_repository(
     two_models: TwoModels, root: Path, images: list[bytes], expected: Mapping[int, Expected]
 ) -> None:
@@ -455,6 +459,7 @@ def test_serve_follows_the_repository(
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_server_that_polls_by_itself(
     two_models: TwoModels,
     root: Path,

@@ -237,6 +237,7 @@ def after_line(log: Path, text: str, action: Callable[[], None]) -> threading.Th
     return thread
 
 
+@pytest.mark.slow
 def test_a_stopped_training_is_resumed_to_the_same_weights(whole: TrainSettings, tmp_path: Path) -> None:
     output = tmp_path / "output"
     thread = after_line(output / "train.log", "epoch 2/2 step 1/3", lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -252,6 +253,7 @@ def test_a_stopped_training_is_resumed_to_the_same_weights(whole: TrainSettings,
     assert log.count("epoch 2/2 step 1/3") == 1
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_resumed_to_the_same_weights(
     whole: TrainSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,6 +292,7 @@ def test_another_training_is_not_resumed(whole: TrainSettings) -> None:
 # --- what goes wrong
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_stops_the_training_and_it_goes_on_when_mended(
     whole: TrainSettings, tmp_path: Path
 ) -> None:
@@ -327,7 +330,14 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "amp"), [*((architecture, False) for architecture in OFFICIAL_MODELS), (MODEL, True)]
+    ("architecture", "amp"),
+    [
+        *(
+            pytest.param(architecture, False, marks=() if architecture == MODEL else pytest.mark.slow)
+            for architecture in OFFICIAL_MODELS
+        ),
+        (MODEL, True),
+    ],
 )
 def test_one_step_of_each_architecture(architecture: str, amp: bool, tmp_path: Path) -> None:
     paddle = import_paddle("train")
@@ -378,6 +388,7 @@ def test_clipped_gradients_make_a_smaller_step() -> None:
     assert changes[1] < 1e-4
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     dataset = write_colored_dataset(tmp_path / "dataset", train=6, val=3)
     settings = TrainSettings(

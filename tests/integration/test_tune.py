@@ -33,6 +33,7 @@ def snapshot(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".mlcls-lock"}
 
 
+@pytest.mark.slow
 def test_what_is_found_is_served(root: Path) -> None:
     options = ["--minutes", "1.2", "--p99-ms", "5000", "--concurrency", "2"]
     tuned = run_mlcls("tune", NAME, "--repository", root, *options)

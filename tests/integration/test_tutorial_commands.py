@@ -22,6 +22,8 @@ from mlcls.inference_yml import read_inference_yml
 from mlcls.paddlex_model import PaddleXModel
 from processes import ROOT
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ROOT / "configs/PP-LCNet_x1_0_ML.yaml"
 DATASET = "./dataset/mlcls_nus_examples"
 COCO_DATASET = "./dataset/det_coco_examples"

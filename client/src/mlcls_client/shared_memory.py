@@ -19,6 +19,8 @@ from mlcls_client.errors import InvalidRequestError, MlclsClientError, ProtocolE
 
 REGION_BYTES = 32 * 2**20
 _FOLDER = Path("/dev/shm")
+#: A region that stays registered costs the server its memory until it ends; so a busy server gets time.
+_UNREGISTER_TIMEOUT_S = 10.0
 _LENGTH_BYTES = 4  # before each element of a BYTES tensor, little-endian
 
 
@@ -151,7 +153,10 @@ class ServerRegion:
         if region is not None:
             with contextlib.suppress(MlclsClientError), mapped_errors(self._transport.endpoint):
                 await self._transport.ask_within(
-                    2.0, self._transport.client.unregister_system_shared_memory, region.name, admin=True
+                    _UNREGISTER_TIMEOUT_S,
+                    self._transport.client.unregister_system_shared_memory,
+                    region.name,
+                    admin=True,
                 )
 
     async def _register(self, left_s: float) -> _Region:
