@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 MODEL ?= PP-LCNet_x1_0_ML
 IMAGE ?=
-TEST_PROCESSES ?= 0
+TEST_PROCESSES ?= 2
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock'
 
@@ -35,15 +35,14 @@ serve: build ## Serve an imported model: make serve [MODEL=...]
 	@$(BIN)/mlcls serve '$(MODEL)'
 
 TEST_ENVIRONMENTS := .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed .tools/libb64/.installed
-PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: build $(TEST_ENVIRONMENTS) ## Run the tests, the real server and PaddleX included, but for the slow ones (10 minutes)
-	$(PYTEST) -m 'not slow' $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not slow' $(PYTEST_OPTIONS)
 
 .PHONY: test-slow
 test-slow: build $(TEST_ENVIRONMENTS) ## Run the slow tests: all six architectures, whole trainings, kills and restarts, load (half an hour)
-	$(PYTEST) -m slow $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
 
 .PHONY: check
 check: build ## Lint, types, and that nothing generated is stale

@@ -79,6 +79,7 @@ def test_fp16_goes_through_the_gate_into_the_repository(root: Path) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.slow
 def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, small_models: SmallModels) -> None:
     staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", root)
     assert staged.returncode == 0, staged.stderr

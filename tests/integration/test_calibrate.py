@@ -65,6 +65,7 @@ def calibrate(root: Path, labelled: Path, *options: str | Path, status: int = 0)
     return found
 
 
+@pytest.mark.slow
 def test_served_labels_follow_the_new_thresholds(
     root: Path, labelled: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ def test_without_photos_nothing_stands_in(small_models: SmallModels, tmp_path: P
     assert not (root / f"{NAME}_engine" / "1" / "model.int8.onnx").exists()
 
 
+@pytest.mark.slow
 def test_what_the_gate_refuses_changes_nothing(
     small_models: SmallModels, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
