@@ -43,7 +43,7 @@ _STEPS_OF_PEERS: Final = {True: 12, False: 9}
 _OTHERS_IN_TURNS: Final = {True: 6, False: 3}
 
 #: What a model takes on two cores beside windows of the length that was asked for, in seconds.
-_PEERS_S: Final = {True: 40, False: 50}
+_PEERS_S: Final = {True: 45, False: 65}
 
 
 def main() -> int:
