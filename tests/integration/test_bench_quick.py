@@ -45,10 +45,6 @@ class SwappingProcess(NamedProcess):
         return super().answer(photos)[::-1]
 
 
-def _same(process: NamedProcess) -> NamedProcess:
-    return process
-
-
 def _refuse() -> NamedProcess:
     raise PeerError("expected a program that is there")
 
@@ -78,11 +74,14 @@ def test_peers_that_answer_alike_are_compared_and_others_are_errors(
             photos,
             steps.append,
         )
-        right, dies = NamedProcess("right", onnx, spec, photos), NamedProcess("dies", onnx, spec, photos)
-        wrong = SwappingProcess("wrong", onnx, spec, photos)
-        missing = NamedProcess("missing", onnx.parent / "none.onnx", spec, photos)
-        for process in (right, wrong, missing, dies):
-            assert bench.start(process.name, partial(_same, process)) is process
+        right = bench.start("right", partial(NamedProcess, "right", onnx, spec, photos))
+        wrong = bench.start("wrong", partial(SwappingProcess, "wrong", onnx, spec, photos))
+        missing = bench.start("missing", partial(NamedProcess, "missing", onnx.parent / "none.onnx", spec, photos))
+        dies = bench.start("dies", partial(NamedProcess, "dies", onnx, spec, photos))
+        assert right is not None
+        assert wrong is not None
+        assert missing is not None
+        assert dies is not None
         assert bench.start("unknown", _refuse) is None
         bench.wait_until_loaded()
         assert [bench.admit(process, partial(process.choose_threads, 0.2)) for process in (right, wrong, missing)] == [
