@@ -19,11 +19,12 @@ import psutil
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.machine import describe_machine, format_machine
+from benchmarks.machine import describe_machine
 from benchmarks.perf_analyzer import Load, PerfAnalyzer, write_input_data
+from mlcls.base.machine import format_machine
 from mlcls.errors import MlclsError
 from mlcls.server import ServerOptions, TritonServer
-from mlcls_client import Model, create_model
+from mlcls_client.model import Model, create_model
 
 #: Of the folder's images, so many are what perf_analyzer sends again and again; it keeps them all in memory.
 PERF_ANALYZER_IMAGES = 200

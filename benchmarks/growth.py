@@ -25,9 +25,9 @@ from benchmarks.growth_models import prepare_growth_models
 from benchmarks.growth_report import draw_axis, format_csv, format_json, format_table
 from benchmarks.machine import describe_machine
 from benchmarks.random_models import repository_of
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
+from mlcls.base.processes import sigterm_interrupts
 from mlcls.errors import ConfigError, MlclsError
-from mlcls.interruption import sigterm_interrupts
 from mlcls.serving_settings import ModelSettings
 from mlcls.settings_change import change_settings
 

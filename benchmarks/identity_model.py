@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.digests import sha256_of
+from mlcls.base.files import sha256_of
 from mlcls.manifest import EngineRecord
 from mlcls.model_control import ModelControl
 from mlcls.model_spec import ImageTransform, ModelSpec

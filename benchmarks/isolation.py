@@ -31,7 +31,7 @@ from benchmarks.identity_model import MODEL, make_repository, publish
 from benchmarks.isolation_clients import Asker, Outcome, Place
 from benchmarks.isolation_questions import Question, make_question
 from benchmarks.isolation_ways import WAYS
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
 from mlcls.model_control import ModelControl
 from mlcls.rollout import roll_back

@@ -28,7 +28,7 @@ def ask_client(place: Place, questions: Iterator[Question], **options: Any) -> I
 
     Each call of `predict` takes the images of a question in requests of random size.
     """
-    from mlcls_client import create_model
+    from mlcls_client.model import create_model
 
     source = random.Random(11)
     http = options.pop("http", False)
@@ -63,7 +63,7 @@ def ask_client_async(place: Place, questions: Iterator[Question]) -> Iterator[Ou
     """Through `mlcls_client` on asyncio, several questions at once."""
     import asyncio
 
-    from mlcls_client import create_async_model
+    from mlcls_client.async_model import create_async_model
 
     async def ask(model: Any, question: Question) -> Outcome:
         try:
@@ -106,7 +106,7 @@ def _never_empty(question: Question) -> list[bytes]:
 
 def _read_result(result: Any) -> ImageAnswer:
     if result.error is not None:
-        from mlcls_client import ImageRejectedError
+        from mlcls_client.errors import ImageRejectedError
 
         if not isinstance(result.error, ImageRejectedError):
             raise result.error

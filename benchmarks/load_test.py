@@ -36,8 +36,8 @@ from benchmarks.locustfiles.session import open_mix
 from benchmarks.machine import describe_machine
 from benchmarks.photo_set import IMAGE_MIX, write_size_classes
 from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
-from mlcls.atomic import write_bytes, write_text
-from mlcls.child_process import end_with_parent
+from mlcls.base.files import write_bytes, write_text
+from mlcls.base.processes import end_with_parent
 from mlcls.errors import MlclsError
 from mlcls.server import ServerOptions, TritonServer
 

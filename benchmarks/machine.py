@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from mlcls import machine_description
-from mlcls.machine_description import format_machine as format_machine
-from mlcls.machine_description import read_processor as read_processor
+from mlcls.base import machine as machine_description
 
 
 def describe_machine() -> dict[str, str]:

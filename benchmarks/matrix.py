@@ -30,10 +30,10 @@ from benchmarks.photo_set import WEB_PHOTOS, write_web_photos
 from benchmarks.random_models import prepare_models, repository_of
 from benchmarks.served_cost import CostMeter
 from mlcls import repository
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
+from mlcls.base.processes import sigterm_interrupts
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MlclsError, RepositoryError
-from mlcls.interruption import sigterm_interrupts
 from mlcls.sample_photos import list_photos
 from mlcls.server import ServerOptions, TritonServer
 from mlcls.targets import TARGETS, Target

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from benchmarks.perf_analyzer import PROTOCOLS, Protocol
 from benchmarks.perf_output import PerfFigures, StepTimes
 from benchmarks.served_cost import ServedCost
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
 from mlcls.targets import Target
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.machine import describe_machine
 from benchmarks.soak_server import SoakServer
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
 from mlcls.errors import MissingExtraError, MlclsError
 from mlcls.paddlex_import import import_model
 from mlcls.sample_photos import photo_images

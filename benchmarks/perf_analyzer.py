@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from benchmarks.perf_output import PerfAnalyzerError, PerfFigures, parse_output
-from mlcls.atomic import write_text
-from mlcls.child_process import end_with_parent
+from mlcls.base.files import write_text
+from mlcls.base.processes import end_with_parent
 
 Protocol = Literal["grpc", "http"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http")

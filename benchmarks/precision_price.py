@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from benchmarks.bf16_rounding import round_like_bf16
-from benchmarks.machine import describe_machine, format_machine
+from benchmarks.machine import describe_machine
 from benchmarks.turns import take_turns
 from mlcls import repository
-from mlcls.atomic import write_bytes
+from mlcls.base.files import write_bytes
+from mlcls.base.machine import find_bf16_units, find_int8_units, format_machine, read_cpu_flags
 from mlcls.closed_loop import run_closed_loop
-from mlcls.cpu_features import find_bf16_units, find_int8_units, read_cpu_flags
 from mlcls.demo.dataset import write_scenes
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.errors import MlclsError

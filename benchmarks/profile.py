@@ -13,9 +13,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.machine import describe_machine, format_machine
+from benchmarks.machine import describe_machine
 from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
 from mlcls import repository
+from mlcls.base.machine import format_machine
 from mlcls.closed_loop import ensemble_calls
 from mlcls.errors import MlclsError
 from mlcls.model_spec import ModelSpec

@@ -26,7 +26,7 @@ from benchmarks.photo_set import write_uniform_photos
 from benchmarks.preprocessing import measure_preprocessing
 from benchmarks.process_usage import read_usage, total_pss_bytes
 from benchmarks.quick_report import THOROUGH_MODEL, QuickReport
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MlclsError
 from mlcls.server import ServerOptions, TritonServer

@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.machine import describe_machine, format_machine
+from benchmarks.machine import describe_machine
+from mlcls.base.machine import format_machine
 from mlcls.demo.dataset import write_scenes
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.errors import MlclsError

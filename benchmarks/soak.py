@@ -26,7 +26,7 @@ from benchmarks.soak_faults import FAULTS, Victims, plan_faults
 from benchmarks.soak_load import Photo, SoakLoad
 from benchmarks.soak_report import FaultRecord, SoakRecord, describe, draw, find_failures, summarize
 from benchmarks.soak_server import SoakServer
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
 from mlcls.paddlex_import import import_model
 from mlcls.postprocess import select_labels

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from mlcls.base.processes import free_ports
 from mlcls.errors import ServerError
-from mlcls.ports import free_ports
 
 _READY_TIMEOUT_S = 300.0
 _GONE_TIMEOUT_S = 60.0

@@ -6,8 +6,8 @@ A plan loads in the TensorRT version that built it and in no other.
 import sys
 from importlib.metadata import version
 
+from mlcls.base.machine import read_tensorrt_version
 from mlcls.errors import MlclsError
-from mlcls.nvidia import read_tensorrt_version
 from mlcls.tensorrt_library import load_library, parse_version
 
 PACKAGE = "tensorrt-cu13-bindings"

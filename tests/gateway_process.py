@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from mlcls.ports import free_ports
+from mlcls.base.processes import free_ports
 from mlcls.server import TritonServer
 from processes import ROOT
 

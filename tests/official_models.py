@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from benchmarks.random_models import repository_of
 
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
+from mlcls.base.processes import end_with_parent
 from mlcls.catalog import OFFICIAL_MODELS
-from mlcls.child_process import end_with_parent
 from processes import ROOT
 
 #: Key of the folder in what a worker of pytest-xdist is given.

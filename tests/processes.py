@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mlcls.server import ServerOptions, TritonServer
-from mlcls.triton_config import Target
+from mlcls.targets import Target
 
 ROOT = Path(__file__).resolve().parents[1]
 

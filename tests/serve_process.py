@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from mlcls.ports import free_ports
+from mlcls.base.processes import free_ports
 from processes import ROOT, mlcls_command
 
 MODEL = "small_with_sigmoid"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.fuzzing.mutations import mutate
-from mlcls.archive import extract_model
+from mlcls.base.archive import extract_model
 from mlcls.catalog import official_spec
 from mlcls.errors import MlclsError
 from mlcls.image_settings import ImageSettings

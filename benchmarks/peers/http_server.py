@@ -16,7 +16,7 @@ from typing import Final
 
 from benchmarks.peers.contender import Answer, Figures, Load, PeerError
 from benchmarks.peers.line_child import ROOT
-from mlcls.child_process import end_with_parent
+from mlcls.base.processes import end_with_parent
 from mlcls.closed_loop import Call, run_closed_loop
 
 _HOST: Final = "127.0.0.1"

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO, Any, Final, cast
 
 from benchmarks.peers.contender import PeerError
-from mlcls.child_process import end_with_parent
+from mlcls.base.processes import end_with_parent
 
 #: Root of the checkout, which a child runs in.
 ROOT: Final = Path(__file__).resolve().parents[2]

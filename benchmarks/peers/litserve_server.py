@@ -12,8 +12,8 @@ from benchmarks.peers.contender import Answer, answer_of_result
 from benchmarks.peers.engine_settings import cores
 from benchmarks.peers.http_server import HttpServer
 from benchmarks.peers.line_child import ROOT, child_environment
+from mlcls.base.processes import free_ports
 from mlcls.model_spec import ModelSpec
-from mlcls.ports import free_ports
 
 #: What tables call it.
 LITSERVE: Final = "LitServe"

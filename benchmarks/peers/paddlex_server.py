@@ -14,9 +14,9 @@ import yaml
 from benchmarks.peers.contender import Answer, PeerError
 from benchmarks.peers.http_server import HttpServer
 from benchmarks.peers.line_child import ROOT
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
+from mlcls.base.processes import free_ports
 from mlcls.paddlex_model import PaddleXModel
-from mlcls.ports import free_ports
 
 #: What tables call it.
 PADDLEX_SERVER: Final = "paddlex --serve"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from mlcls import __version__
+from mlcls.base.text import visible
 from mlcls.commands import COMMANDS
 from mlcls.errors import MlclsError
-from mlcls.escaping import visible
 
 _USAGE_STATUS: Final = 2
 _INTERRUPTED_STATUS: Final = 130

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal
 
-from mlcls.cpu_features import BF16_FLAGS, INT8_FLAGS, find_bf16_units, find_int8_units
+from mlcls.base.machine import BF16_FLAGS, INT8_FLAGS, find_bf16_units, find_int8_units
 from mlcls.machine_facts import MachineFacts, RepositoryFacts, ServedModelFacts, Version
 from mlcls.memory_needs import TYPICAL_IMAGE_BYTES, needed_memory_bytes, needed_shared_memory_bytes
 from mlcls.serving_settings import MAX_BATCH_SIZE

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from mlcls.atomic import STAGING_PREFIX
+from mlcls.base.files import STAGING_PREFIX
 from mlcls.engine_request import EngineFolder, EngineRequest, Fp32Gate, describe_report
 from mlcls.half_precision import make_half
 from mlcls.manifest import EngineRecord, add_engine, tool_versions

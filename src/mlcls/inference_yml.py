@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from mlcls.base.text import clip
+from mlcls.base.yaml_file import YamlError, read_yaml
 from mlcls.errors import SpecError, ThresholdError
 from mlcls.model_spec import ImageTransform, ModelSpec
-from mlcls.postprocess import clip, resolve_thresholds
-from mlcls.yaml_file import YamlError, read_yaml
+from mlcls.postprocess import resolve_thresholds
 
 FILE_NAME: Final = "inference.yml"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.digests import sha256_of
+from mlcls.base.files import sha256_of
 from mlcls.errors import ImageError, MissingExtraError, ParityError
 from mlcls.gate import LIMITS, GateReport, Limits
 from mlcls.int8_parts import GraphPart, count_products, restore_nodes, split_graph

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlcls.atomic import STAGING_PREFIX
-from mlcls.cpu_features import read_cpu_flags, warn_about_int8
+from mlcls.base.files import STAGING_PREFIX
+from mlcls.base.machine import read_cpu_flags, warn_about_int8
 from mlcls.engine_request import EngineFolder, EngineRequest, describe_report
 from mlcls.gate import LIMITS
 from mlcls.int8 import build_int8

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-from mlcls.nvidia import Gpu
+from mlcls.base.machine import Gpu
 from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings
 
 Version = tuple[int, ...]

@@ -20,9 +20,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mlcls import repository, versions
-from mlcls.cpu_features import read_cpu_flags
+from mlcls.base.machine import Machine, read_cores, read_cpu_flags, read_machine
 from mlcls.errors import MlclsError, ServerError
-from mlcls.machine_description import read_cores
 from mlcls.machine_facts import (
     EMBEDDED_VERSIONS,
     MachineFacts,
@@ -33,7 +32,6 @@ from mlcls.machine_facts import (
     Version,
 )
 from mlcls.manifest import Manifest, verify_folder
-from mlcls.nvidia import Machine, read_machine
 from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, read_settings
 from mlcls.tensorrt_plan import check_plan
 from mlcls.triton_config import ENGINE_SUFFIX, PLAN_FILE

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from mlcls import model_spec
-from mlcls.atomic import STAGING_PREFIX, folder_lock, replace_folder, write_text
-from mlcls.digests import sha256_of
+from mlcls.base.files import STAGING_PREFIX, folder_lock, replace_folder, sha256_of, write_text
 from mlcls.errors import RepositoryError
 
 SCHEMA_VERSION: Final = 1

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from mlcls.base.checks import finite_float
+from mlcls.base.text import has_control
 from mlcls.errors import SpecError
-from mlcls.escaping import has_control
-from mlcls.numeric import finite_float
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "model_spec.json"

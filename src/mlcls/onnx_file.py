@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mlcls.base.text import clip
 from mlcls.errors import ModelFormatError
-from mlcls.postprocess import clip
 
 if TYPE_CHECKING:
     import onnx

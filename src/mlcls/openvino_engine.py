@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.cpu_features import BF16_FLAGS, find_bf16_units, read_cpu_flags
+from mlcls.base.machine import BF16_FLAGS, find_bf16_units, read_cpu_flags
 from mlcls.errors import ConfigError, MissingExtraError, ModelFormatError
 from mlcls.model_spec import ModelSpec
 from mlcls.onnx_file import check_onnx_file

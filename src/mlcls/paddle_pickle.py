@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.base.text import clip
 from mlcls.errors import ModelFormatError
-from mlcls.postprocess import clip
 
 #: Largest file that is read; CLIP's checkpoint with the optimizer's two moments has about 1.2 GB.
 MAX_FILE_BYTES: Final = 8 * 1024**3

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from mlcls.base.checks import finite_float
+from mlcls.base.yaml_file import YamlError, parse_yaml, read_yaml
 from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import ConfigError
-from mlcls.numeric import finite_float
 from mlcls.paddlex_sections import SOURCE_TYPES, PaddleXConfig
-from mlcls.yaml_file import YamlError, parse_yaml, read_yaml
 
 Section = TypeVar("Section")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.atomic import staged_folder, write_text
+from mlcls.base.files import staged_folder, write_text
 from mlcls.catalog import DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, coco_labels, official_model
 from mlcls.errors import SpecError
 from mlcls.inference_yml import FILE_NAME, format_inference_yml

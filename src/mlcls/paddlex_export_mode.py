@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from mlcls.atomic import STAGING_PREFIX
+from mlcls.base.files import STAGING_PREFIX
+from mlcls.base.yaml_file import YamlError, read_yaml
 from mlcls.catalog import OFFICIAL_MODELS, coco_labels
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import ConfigError, ModelFormatError, SpecError
@@ -20,7 +21,6 @@ from mlcls.paddlex_sections import PaddleXConfig
 from mlcls.training.data import LABEL_FILE
 from mlcls.training.pretrained import find_weights, is_url
 from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE
-from mlcls.yaml_file import YamlError, read_yaml
 
 #: File names of the official weights, under which people keep them.
 _OFFICIAL_FILES: Final = frozenset(model.pretrained_url.rpartition("/")[2] for model in OFFICIAL_MODELS.values())

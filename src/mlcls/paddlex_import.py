@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from mlcls.archive import extract_model
-from mlcls.atomic import STAGING_PREFIX
+from mlcls.base.archive import extract_model
+from mlcls.base.files import STAGING_PREFIX, sha256_of
 from mlcls.catalog import OFFICIAL_MODELS
-from mlcls.digests import sha256_of
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.gate import GateReport
 from mlcls.manifest import EngineRecord, tool_versions
@@ -194,7 +193,7 @@ def convert_model(
 
 
 def _fetch(url: str) -> Path:
-    from mlcls.download import fetch
+    from mlcls.base.download import fetch
 
     try:
         return fetch(url)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from mlcls import inference_yml
-from mlcls.digests import sha256_of
+from mlcls.base.files import sha256_of
 from mlcls.errors import ModelFormatError
 from mlcls.model_spec import ModelSpec
 

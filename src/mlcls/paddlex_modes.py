@@ -148,6 +148,6 @@ def _kept_result(config: PaddleXConfig) -> Mapping[str, Any]:
 
 
 def _write_result(config: PaddleXConfig, result: Mapping[str, Any]) -> None:
-    from mlcls.atomic import write_text
+    from mlcls.base.files import write_text
 
     write_text(_result_path(config), json.dumps(result, indent=2, ensure_ascii=False) + "\n")

@@ -15,7 +15,7 @@ from mlcls.errors import ParityError
 from mlcls.gate import LIMITS, NEAR_TIE, Figures, GateReport, Limits
 from mlcls.metrics import mean_average_precision, smallest_spread
 from mlcls.runners import ImageRunner, Scores
-from mlcls.triton_config import MAX_BATCH_SIZE
+from mlcls.serving_settings import MAX_BATCH_SIZE
 
 #: Batch sizes at which the candidate runs: alone, even, odd, the profile's optimum, the largest.
 BATCH_SIZES: Final = (1, 2, 7, 8, MAX_BATCH_SIZE)

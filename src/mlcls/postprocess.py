@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import reprlib
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.base.checks import finite_float
+from mlcls.base.text import clip
 from mlcls.errors import ThresholdError
-from mlcls.numeric import finite_float
-
-_SHORT_REPR: Final = reprlib.Repr()
-_SHORT_REPR.maxlevel = 2
 
 #: Decimals of the scores in a result, as PaddleX rounds them.
 SCORE_DECIMALS: Final = 5
@@ -123,16 +120,3 @@ def _number(value: object, where: str) -> float:
         expected = _FORMS if where == "threshold" else "a finite number"
         raise ThresholdError(f"{where}: expected {expected}, got {clip(value)}.")
     return number
-
-
-def clip(value: object, limit: int = 60) -> str:
-    """A value for an error message: escaped, and not longer than a line."""
-    if isinstance(value, (list, tuple, dict, set)):
-        # by reference, a YAML file can hold more than could ever be written out
-        text = ascii(_SHORT_REPR.repr(value))[1:-1]
-    else:
-        try:
-            text = ascii(value)
-        except ValueError:  # an int of more digits than Python writes
-            text = "a huge integer"
-    return text if len(text) <= limit else text[:limit] + "..."

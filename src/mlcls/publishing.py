@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlcls.atomic import STAGING_PREFIX, folder_lock, replace_folder, write_text
+from mlcls.base.files import STAGING_PREFIX, folder_lock, replace_folder, write_text
 from mlcls.errors import RepositoryError
 from mlcls.manifest import EngineRecord, verify_folder, write_manifest
 from mlcls.model_spec import FILE_NAME, ModelSpec

@@ -6,11 +6,11 @@ can end a line, forge one, or move a terminal's cursor. The lines are limited in
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from mlcls.base.text import to_ascii_json
 from mlcls.errors import MlclsError
 
 #: Begins the message of a line; what follows is a JSON object.
@@ -81,11 +81,6 @@ class RefusalLog:
             content["left_out"] = self._left_out
             self._left_out = 0
         self._write(REFUSED + to_ascii_json(content))
-
-
-def to_ascii_json(content: object) -> str:
-    """JSON text in one line of printable ASCII."""
-    return json.dumps(content, ensure_ascii=True).replace("\x7f", "\\u007f")
 
 
 def _clip(text: str, limit: int) -> str:

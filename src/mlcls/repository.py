@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from mlcls import triton_config
-from mlcls.atomic import STAGING_PREFIX, write_text
+from mlcls.base.files import STAGING_PREFIX, write_text
 from mlcls.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.errors import RepositoryError
 from mlcls.manifest import verify_folder

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mlcls.atomic import is_locked
+from mlcls.base.files import is_locked
 from mlcls.errors import MlclsError
 from mlcls.model_control import ModelControl
 from mlcls.repository import read_spec

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mlcls.atomic import folder_lock, write_text
+from mlcls.base.files import folder_lock, write_text
 from mlcls.errors import MlclsError, ModelControlError, RepositoryError
 from mlcls.manifest import EngineRecord
 from mlcls.model_control import ModelControl

@@ -31,7 +31,7 @@ def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
     Raises:
         ImageError: One cannot be read or decoded; the text has its path.
     """
-    from mlcls.transforms import decode_image
+    from mlcls.image_decoding import decode_image
 
     photos = []
     for path in list_photos(paths):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlcls import repository
+from mlcls.base.machine import Machine, read_machine
 from mlcls.errors import ServerError
 from mlcls.manifest import verify_folder
-from mlcls.nvidia import Machine, read_machine
 from mlcls.onnx_file import check_onnx_file
 from mlcls.targets import Target
 from mlcls.tensorrt_plan import check_plan

@@ -16,15 +16,11 @@ from types import TracebackType
 from typing import Final
 
 from mlcls import server_log
-from mlcls.admin_key import ADMIN_KEY_HEADER as ADMIN_KEY_HEADER
-from mlcls.admin_key import ADMIN_KEY_VARIABLE as ADMIN_KEY_VARIABLE
 from mlcls.admin_key import read_admin_key
-from mlcls.child_process import end_with_parent
+from mlcls.base.processes import check_ports, end_group, end_with_parent, free_ports
 from mlcls.draining import DEFAULT_DRAIN_TIMEOUT_S, drain
 from mlcls.errors import ServerError
 from mlcls.json_log import LogFormat, TritonLogPump
-from mlcls.ports import check_ports, free_ports
-from mlcls.process_state import end_group
 from mlcls.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.servable_models import check_models
 from mlcls.server_command import build_command

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mlcls.atomic import folder_lock, write_bytes
+from mlcls.base.files import folder_lock, write_bytes
 from mlcls.errors import ConfigError
 from mlcls.repository import expected_files, read_spec, write_configs
 from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings, read_settings, settings_path

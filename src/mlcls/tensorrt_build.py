@@ -11,11 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from mlcls.atomic import write_bytes
-from mlcls.download import cache_dir
+from mlcls.base.download import cache_dir
+from mlcls.base.files import write_bytes
+from mlcls.base.machine import read_gpus, read_tensorrt_version
 from mlcls.errors import ConversionError
 from mlcls.model_spec import ModelSpec
-from mlcls.nvidia import read_gpus, read_tensorrt_version
+from mlcls.serving_settings import MAX_BATCH_SIZE
 from mlcls.tensorrt_inspection import NetworkInfo, describe_network
 from mlcls.tensorrt_library import (
     Library,
@@ -29,7 +30,6 @@ from mlcls.tensorrt_library import (
     quote_errors,
 )
 from mlcls.tensorrt_progress import show_progress
-from mlcls.triton_config import MAX_BATCH_SIZE
 
 #: The batch size that the kernels are chosen for.
 OPTIMAL_BATCH_SIZE: Final = 8

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlcls import half_engine
-from mlcls.atomic import STAGING_PREFIX, write_bytes, write_text
-from mlcls.digests import sha256_of
+from mlcls.base.files import STAGING_PREFIX, sha256_of, write_bytes, write_text
+from mlcls.base.machine import Gpu, read_gpus
 from mlcls.engine_request import EngineFolder, EngineRequest, Fp32Gate, describe_report
 from mlcls.errors import ConversionError
 from mlcls.gate import GateReport
 from mlcls.manifest import EngineRecord, add_engine, tool_versions, verify_folder
-from mlcls.nvidia import Gpu, read_gpus
 from mlcls.tensorrt_build import BuiltEngine, build_engine
 from mlcls.tensorrt_plan import describe_target
 from mlcls.tensorrt_runner import TensorRtRunner

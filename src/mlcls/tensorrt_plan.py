@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from mlcls.base.machine import Gpu, Machine
 from mlcls.errors import RepositoryError
 from mlcls.manifest import EngineRecord, FileRecord, Manifest
-from mlcls.nvidia import Gpu, Machine
 from mlcls.tensorrt_library import parse_version
 
 #: Keys of `EngineRecord.built_for`.

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mlcls.image_decoding import decode_image as decode_image
+from mlcls.image_decoding import decode_image
 from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model_spec import ImageTransform
 

@@ -18,9 +18,7 @@ from mlcls.errors import MissingExtraError
 from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS
 from mlcls.model_spec import ModelSpec
 from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings, QueueSettings
-from mlcls.serving_settings import MAX_BATCH_SIZE as MAX_BATCH_SIZE
-from mlcls.targets import TARGETS as TARGETS
-from mlcls.targets import Target as Target
+from mlcls.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig

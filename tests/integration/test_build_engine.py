@@ -16,8 +16,9 @@ import onnxruntime
 import pytest
 
 from mlcls import engine_request, half_engine, tensorrt_engine
+from mlcls.base.files import sha256_of
+from mlcls.base.machine import Gpu, Machine
 from mlcls.catalog import OFFICIAL_MODELS
-from mlcls.digests import sha256_of
 from mlcls.engine_request import EngineRequest
 from mlcls.errors import ParityError, RepositoryError
 from mlcls.gate import LIMITS
@@ -25,7 +26,6 @@ from mlcls.half_conversion import Protection, convert_to_half
 from mlcls.half_precision import STATISTICS
 from mlcls.manifest import EngineRecord, Manifest, add_engine
 from mlcls.model_spec import ModelSpec
-from mlcls.nvidia import Gpu, Machine
 from mlcls.runners import OnnxRuntimeRunner
 from mlcls.servable_models import check_models
 from mlcls.tensorrt_build import BuiltEngine, build_engine

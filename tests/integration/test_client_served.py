@@ -24,21 +24,21 @@ import pytest
 import tritonclient.grpc
 from PIL import Image
 
-from mlcls.server import ADMIN_KEY_VARIABLE, TritonServer
-from mlcls_client import (
+from mlcls.admin_key import ADMIN_KEY_VARIABLE
+from mlcls.server import TritonServer
+from mlcls_client.async_model import create_async_model
+from mlcls_client.cli import main
+from mlcls_client.errors import (
     DeadlineExceededError,
     ImageRejectedError,
     InputError,
     InvalidRequestError,
     ModelNotFoundError,
-    MultiLabelResult,
     ServerError,
-    create_async_model,
-    create_model,
-    list_models,
-    read_health,
 )
-from mlcls_client.cli import main
+from mlcls_client.model import create_model
+from mlcls_client.result import MultiLabelResult
+from mlcls_client.server_state import list_models, read_health
 from processes import start_server
 from quiet_http import QuietHttpServer
 from served_models import SMALL_LABELS, SmallModels

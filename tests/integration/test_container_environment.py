@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from mlcls.nvidia import read_gpus, read_tensorrt_version
-from mlcls.ports import free_ports
+from mlcls.base.machine import read_gpus, read_tensorrt_version
+from mlcls.base.processes import free_ports
 from mlcls.triton_installation import embedded_installation
-from mlcls_client import create_model
+from mlcls_client.model import create_model
 from processes import ROOT, mlcls_command, run_mlcls
 from served_models import SmallModels
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from mlcls.base.processes import free_ports
 from mlcls.machine_inspection import inspect_server
-from mlcls.ports import free_ports
 from mlcls.server import CLOSED_APIS, TritonServer
 from mlcls.triton_installation import embedded_installation
 from processes import run_mlcls

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlcls.digests import sha256_of
+from mlcls.base.files import sha256_of
 from mlcls.errors import ModelFormatError, SpecError
 from mlcls.inference_yml import read_inference_yml
 from mlcls.paddle_runtime import import_paddle

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlcls.atomic import LOCK_NAME
+from mlcls.base.files import LOCK_NAME
 from mlcls.cli import main
 from mlcls.manifest import EngineRecord, Manifest
 from mlcls.model_spec import ModelSpec

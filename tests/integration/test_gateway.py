@@ -22,10 +22,11 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from gateway_process import Gateway, make_certificate, make_key, run_gateway, wait_for
-from mlcls.ports import free_ports
-from mlcls.server import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE, TritonServer
-from mlcls_client import create_model
+from mlcls.admin_key import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
+from mlcls.base.processes import free_ports
+from mlcls.server import TritonServer
 from mlcls_client.errors import MlclsClientError, ServerError
+from mlcls_client.model import create_model
 from processes import ROOT, start_server
 from served_models import SmallModels
 

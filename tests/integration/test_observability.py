@@ -16,9 +16,9 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from metrics_page import MetricsPage, read_settled_metrics, wait_for_metrics
-from mlcls.ports import free_ports
+from mlcls.base.processes import free_ports
 from mlcls.server import TritonServer
-from mlcls_client import create_model
+from mlcls_client.model import create_model
 from otlp_receiver import OtlpReceiver, Span, receive_spans
 from processes import mlcls_command
 from served_models import SmallModels

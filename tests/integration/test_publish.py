@@ -19,8 +19,8 @@ import pytest
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from mlcls.atomic import LOCK_NAME
-from mlcls.digests import sha256_of
+from mlcls.admin_key import ADMIN_KEY_VARIABLE
+from mlcls.base.files import LOCK_NAME, sha256_of
 from mlcls.errors import ModelControlError
 from mlcls.manifest import Manifest
 from mlcls.model_control import ModelControl
@@ -29,7 +29,7 @@ from mlcls.paddlex_import import import_model
 from mlcls.publishing import add_model
 from mlcls.repository import is_imported, read_spec
 from mlcls.rollout import Rollout, publish_version, roll_back
-from mlcls.server import ADMIN_KEY_VARIABLE, ServerOptions, TritonServer
+from mlcls.server import ServerOptions, TritonServer
 from mlcls.server_command import build_command
 from mlcls.triton_config import ONNX_FILE
 from mlcls.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions

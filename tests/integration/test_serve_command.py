@@ -18,8 +18,8 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from mlcls.ports import free_ports
-from mlcls.server import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
+from mlcls.admin_key import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
+from mlcls.base.processes import free_ports
 from processes import mlcls_command, run_mlcls, start_server
 from served_models import SmallModels
 

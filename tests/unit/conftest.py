@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlcls import atomic
+from mlcls.base import files as atomic
 from quiet_http import QuietHttpServer
 
 NAME = "PP-LCNet_x1_0_ML"

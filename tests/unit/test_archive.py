@@ -1,4 +1,4 @@
-"""`mlcls.archive` on archives that are as they should be, damaged, or evil."""
+"""`mlcls.base.archive` on archives that are as they should be, damaged, or evil."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import pytest
 
-from mlcls import archive
-from mlcls.archive import extract_model
-from mlcls.atomic import STAGING_PREFIX
+from mlcls.base import archive
+from mlcls.base.archive import extract_model
+from mlcls.base.files import STAGING_PREFIX
 from mlcls.errors import ModelFormatError
 
 NOISE = random.Random(0).randbytes(200_000)

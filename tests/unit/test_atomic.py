@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from mlcls import atomic
-from mlcls.atomic import STAGING_PREFIX, replace_folder, staged_folder, write_text
+from mlcls.base import files as atomic
+from mlcls.base.files import STAGING_PREFIX, replace_folder, staged_folder, write_text
 
 
 class FaultError(OSError):

@@ -26,7 +26,8 @@ from mlcls.backend_model import (
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.manifest import EngineRecord
 from mlcls.model_spec import ModelSpec
-from mlcls.triton_config import ENGINE_TARGETS, STEP_SUFFIXES, Target, build_engine
+from mlcls.targets import Target
+from mlcls.triton_config import ENGINE_TARGETS, STEP_SUFFIXES, build_engine
 
 
 class Error(Exception):

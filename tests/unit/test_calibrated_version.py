@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlcls import publishing, repository, rollout
-from mlcls.atomic import folder_lock
+from mlcls.base.files import folder_lock
 from mlcls.cli import main
 from mlcls.errors import RepositoryError, SpecError
 from mlcls.manifest import EngineRecord, Manifest, add_engine, verify_folder

@@ -13,13 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client import (
-    DeadlineExceededError,
-    InvalidRequestError,
-    ServerUnavailableError,
-    create_model,
-)
 from mlcls_client.connection import read_connection_options
+from mlcls_client.errors import DeadlineExceededError, InvalidRequestError, ServerUnavailableError
+from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client import InputError
 from mlcls_client.caption import Box, CaptionLayout, PlacedText, lay_out_caption, lay_out_names, wrap_text
 from mlcls_client.drawing import (
     PANEL_COLOUR,
@@ -20,6 +19,7 @@ from mlcls_client.drawing import (
     open_image,
     picture_width,
 )
+from mlcls_client.errors import InputError
 from mlcls_client.fonts import FontFace, FontStack, _font_files, _fonts_with, choose_fonts, load_font
 
 NAMES = ["banana", "orange", "apple", "bowl", "dining table", "knife", "bottle"]

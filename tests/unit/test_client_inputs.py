@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client import InputError
 from mlcls_client.encoding import encode_bgr_array
+from mlcls_client.errors import InputError
 from mlcls_client.inputs import ImageSource, iterate_sources
 
 

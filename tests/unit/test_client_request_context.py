@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from image_samples import encode
-from mlcls_client import create_model
 from mlcls_client.errors import ImageRejectedError, InvalidRequestError, ServerUnavailableError
+from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"

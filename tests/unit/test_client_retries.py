@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client import (
+from mlcls_client import retry as retry_module
+from mlcls_client.error_mapping import Endpoint, error_from_status
+from mlcls_client.errors import (
     DeadlineExceededError,
     InvalidRequestError,
     ModelNotFoundError,
     ServerError,
     ServerUnavailableError,
-    create_model,
 )
-from mlcls_client import retry as retry_module
-from mlcls_client.error_mapping import Endpoint, error_from_status
+from mlcls_client.model import create_model
 from mlcls_client.retry import call_with_retries
 from mlcls_client.testing import FakeServer
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client import (
+from mlcls_client.error_mapping import Endpoint, error_from_status
+from mlcls_client.errors import (
     DeadlineExceededError,
     ImageRejectedError,
     InvalidRequestError,
@@ -21,9 +22,8 @@ from mlcls_client import (
     ProtocolError,
     ServerError,
     ServerUnavailableError,
-    create_model,
 )
-from mlcls_client.error_mapping import Endpoint, error_from_status
+from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
 
 NAME = "ResNet50_ML"

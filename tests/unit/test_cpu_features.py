@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlcls.cpu_features import find_bf16_units, find_int8_units, read_cpu_flags, warn_about_int8
+from mlcls.base.machine import find_bf16_units, find_int8_units, read_cpu_flags, warn_about_int8
 
 CPU_INFO = """processor\t: 0
 model name\t: Some processor

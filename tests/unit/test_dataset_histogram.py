@@ -12,7 +12,8 @@ import pytest
 from matplotlib import font_manager
 from PIL import Image
 
-from mlcls.dataset.histogram import choose_families, draw_histogram
+from mlcls.base.pictures import choose_families
+from mlcls.dataset.histogram import draw_histogram
 from mlcls.errors import DatasetError
 
 

@@ -1,4 +1,4 @@
-"""`mlcls.download` against a real HTTP server on the loopback interface that misbehaves on demand."""
+"""`mlcls.base.download` against a real HTTP server on the loopback interface that misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mlcls import download
+from mlcls.base import download
 from mlcls.errors import DownloadError
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -826,6 +826,6 @@ def test_cache_path(path: str, start: str, end: str) -> None:
 
 def test_import_is_light() -> None:
     """Neither httpx nor tqdm is imported before a download."""
-    code = "import sys, mlcls.download; sys.exit(bool({'httpx', 'tqdm'} & set(sys.modules)))"
+    code = "import sys, mlcls.base.download; sys.exit(bool({'httpx', 'tqdm'} & set(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": str(SOURCE_FOLDER)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 import mlcls_client.escaping as of_client
-from mlcls import cli, escaping
+from mlcls import cli
+from mlcls.base import text as escaping
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import DatasetError, SpecError
 from mlcls.inference_yml import read_inference_yml

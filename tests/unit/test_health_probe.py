@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from mlcls.base.processes import free_ports
 from mlcls.health_probe import Health, HealthProbe, make_picture
 from mlcls.model_spec import ImageTransform
-from mlcls.ports import free_ports
 from mlcls.transforms import preprocess
 from quiet_http import QuietHttpServer
 

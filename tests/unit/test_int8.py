@@ -13,7 +13,7 @@ import openvino
 import pytest
 
 from int8_graphs import NUM_LABELS, make_pixels, make_served, spec_of
-from mlcls.digests import sha256_of
+from mlcls.base.files import sha256_of
 from mlcls.errors import ConversionError, ImageError, ParityError
 from mlcls.gate import LIMITS, Limits
 from mlcls.int8 import MAX_CALIBRATION_PHOTOS, MIN_PHOTOS, Int8Build, _divide_photos, build_int8

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from mlcls import atomic, manifest
-from mlcls.digests import sha256_of
+from mlcls import manifest
+from mlcls.base import files as atomic
+from mlcls.base.files import sha256_of
 from mlcls.errors import RepositoryError
 from mlcls.manifest import EngineRecord, FileRecord, Manifest, add_engine, tool_versions, verify_folder, write_manifest
 

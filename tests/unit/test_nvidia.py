@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlcls.nvidia import Gpu, Machine, read_gpus, read_machine, read_tensorrt_version
+from mlcls.base.machine import Gpu, Machine, read_gpus, read_machine, read_tensorrt_version
 
 
 class FakeCuda:

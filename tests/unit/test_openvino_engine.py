@@ -17,7 +17,7 @@ import pytest
 
 from int8_graphs import make_pixels, make_served, spec_of
 from mlcls import openvino_engine
-from mlcls.cpu_features import find_bf16_units, read_cpu_flags
+from mlcls.base.machine import find_bf16_units, read_cpu_flags
 from mlcls.errors import ConfigError
 from mlcls.openvino_engine import OpenVinoEngine
 

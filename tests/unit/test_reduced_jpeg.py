@@ -11,9 +11,10 @@ from PIL import Image
 
 from mlcls.catalog import official_spec
 from mlcls.errors import ImageError
+from mlcls.image_decoding import decode_image
 from mlcls.image_settings import ImageSettings
 from mlcls.sample_photos import load_photos, sample_photo_paths
-from mlcls.transforms import decode_image, preprocess
+from mlcls.transforms import preprocess
 
 TRANSFORM = official_spec("PP-LCNet_x1_0_ML").transform  # 448x448
 

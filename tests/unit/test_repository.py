@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from mlcls import atomic, publishing, repository
+from mlcls import publishing, repository
+from mlcls.base import files as atomic
 from mlcls.catalog import OFFICIAL_MODELS, coco_labels, official_spec
 from mlcls.errors import MlclsError, RepositoryError, SpecError
 from mlcls.manifest import EngineRecord
 from mlcls.model_spec import ModelSpec
-from mlcls.triton_config import TARGETS, parse_config
+from mlcls.targets import TARGETS
+from mlcls.triton_config import parse_config
 
 FILES = {
     "animals-v2/config.pbtxt",

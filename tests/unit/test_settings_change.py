@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlcls import cli, publishing, repository, settings_change
-from mlcls.atomic import write_bytes
+from mlcls.base.files import write_bytes
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.manifest import EngineRecord
 from mlcls.model_spec import ModelSpec

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import pytest
 
 from mlcls import tensorrt_runner
+from mlcls.base.machine import read_gpus
 from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.half_conversion import Protection, convert_to_half
 from mlcls.half_precision import STATISTICS
 from mlcls.model_spec import ModelSpec
-from mlcls.nvidia import read_gpus
 from mlcls.postprocess import apply_sigmoid
 from mlcls.tensorrt_build import build_engine
 from mlcls.tensorrt_inspection import TensorInfo

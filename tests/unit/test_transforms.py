@@ -22,9 +22,10 @@ from PIL import Image, ImageOps
 from image_samples import encode, oriented, with_cv2, write_samples
 from mlcls import transforms
 from mlcls.errors import ImageError
+from mlcls.image_decoding import decode_image
 from mlcls.image_settings import ImageSettings
 from mlcls.model_spec import INTERPOLATIONS, ImageTransform, ResizeBackend
-from mlcls.transforms import decode_image, normalization_constants, normalize, preprocess, resize_image
+from mlcls.transforms import normalization_constants, normalize, preprocess, resize_image
 
 TRANSFORM = ImageTransform(448, 448, "pil", "BILINEAR", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from mlcls import publishing, repository, rollout, versions
-from mlcls.atomic import STAGING_PREFIX
+from mlcls.base.files import STAGING_PREFIX
+from mlcls.base.processes import free_ports
 from mlcls.cli import main
 from mlcls.errors import ModelControlError, RepositoryError
 from mlcls.manifest import EngineRecord
 from mlcls.model_control import ModelControl
 from mlcls.model_spec import ModelSpec
-from mlcls.ports import free_ports
 from mlcls.rollout import Rollout
 
 NAME = "animals-v2"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlcls.process_state import end_group, read_process
+from mlcls.base.processes import end_group, read_process
 from mlcls.pulse import PULSE_FOLDER_VARIABLE, Pulse, read_pulses
 from mlcls.watchdog import Watchdog
 

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores, fits, shows, and adds a version with the new thresholds."""
-    from mlcls.dataset.histogram import require_matplotlib
+    from mlcls.base.pictures import require_matplotlib
     from mlcls.evaluation.calibration import MIN_IMAGES
     from mlcls.evaluation.calibration_report import calibrate
     from mlcls.evaluation.scoring import score_annotated
@@ -168,8 +168,8 @@ class _Images:
 def _hash_images(annotations: Path, num_labels: int) -> _Images:
     import numpy as np
 
+    from mlcls.base.files import sha256_of
     from mlcls.dataset.annotations import read_annotations
-    from mlcls.digests import sha256_of
 
     samples = read_annotations(annotations, num_labels)
     try:
@@ -228,7 +228,7 @@ def _show(report: CalibrationReport) -> None:
 
 
 def _write_files(folder: Path, report: CalibrationReport, record: dict[str, Any], name: str) -> None:
-    from mlcls.atomic import write_bytes, write_text
+    from mlcls.base.files import write_bytes, write_text
     from mlcls.evaluation.calibration_picture import draw_calibration
 
     document = {"model": name, **record, "labels": report.to_dict()["labels"]}

@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates, writes the report and prints a table."""
-    from mlcls.atomic import write_text
-    from mlcls.dataset.histogram import require_matplotlib
+    from mlcls.base.files import write_text
+    from mlcls.base.pictures import require_matplotlib
     from mlcls.evaluation.evaluate import evaluate
     from mlcls.evaluation.report import RESULT_FILE, format_table, write_report
     from mlcls.repository import read_spec

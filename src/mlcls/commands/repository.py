@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes or checks the configurations."""
     from mlcls import repository
-    from mlcls.atomic import folder_lock
+    from mlcls.base.files import folder_lock
     from mlcls.publishing import remove_leftovers
 
     root: Path = arguments.repository

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlcls.base.processes import sigterm_interrupts
 from mlcls.commands.options import add_repository_option
 from mlcls.errors import ConfigError, MissingExtraError, MlclsError, TuningError
-from mlcls.interruption import sigterm_interrupts
 from mlcls.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _tune(arguments: argparse.Namespace) -> int:
     from mlcls import repository
-    from mlcls.machine_description import describe_machine, read_cores
+    from mlcls.base.machine import describe_machine, read_cores
     from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, DEFAULT_SETTINGS, read_settings
     from mlcls.triton_installation import embedded_installation, system_installation
     from mlcls.tuning.candidate import Goal
@@ -229,7 +229,7 @@ def _render(search: Search, outcome: Outcome | None, circumstances: Circumstance
 
 
 def _save(arguments: argparse.Namespace, files: dict[str, bytes]) -> None:
-    from mlcls.atomic import write_bytes
+    from mlcls.base.files import write_bytes
 
     folder: Path = arguments.output or Path("output") / "tune" / arguments.model
     for name, content in files.items():

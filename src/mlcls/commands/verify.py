@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares, prints a table, and tells by the exit status whether the candidate passed."""
-    from mlcls.atomic import write_text
+    from mlcls.base.files import write_text
     from mlcls.parity import PROBED_IMAGES, run_gate
     from mlcls.repository import read_spec
     from mlcls.runner_selection import ServedModel, open_runner

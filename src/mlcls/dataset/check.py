@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mlcls.atomic import staged_folder
+from mlcls.base.files import staged_folder
 from mlcls.dataset import coco
 from mlcls.dataset.consistency import check_names, check_repetition, report_images, warn_of_empty_classes
 from mlcls.dataset.content import (

@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import math
-import os
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.errors import DatasetError, MissingExtraError
+from mlcls.base.pictures import draw_label_panels
 
-#: Font file for labels, the same variable as the client's.
-FONT_VARIABLE: Final = "MLCLS_FONT"
-
-_ROWS_PER_PANEL: Final = 50
-_MAX_COLUMNS: Final = 6
-_PANEL_WIDTH_IN: Final = 5.0
-_ROW_HEIGHT_IN: Final = 0.24
-_DPI: Final = 120
-_MAX_SIDE_PX: Final = 30_000
-_MAX_LABEL_LENGTH: Final = 28
 _COLORS: Final = {"train": "#2f7d8c", "val": "#e0902f"}
 # Where the longest bar is this many times the middle one, most bars would be too short to see on a linear scale.
 _LONG_TAIL: Final = 20
-
-logger = logging.getLogger("mlcls")
-
-
-def require_matplotlib() -> None:
-    """Raises now what `draw_histogram` would raise after long work.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("train", str(error.name)) from error
 
 
 def draw_histogram(
@@ -76,115 +46,6 @@ def draw_histogram(
     return draw_label_panels(labels, order, draw_panel, f"Images with each label ({len(labels)} labels)")
 
 
-def draw_label_panels(
-    labels: Sequence[str],
-    order: npt.NDArray[np.intp],
-    draw_panel: Callable[[Any, npt.NDArray[np.intp]], None],
-    title: str,
-) -> bytes:
-    """Draws a row for each label, in panels of at most 50 beside and below one another.
-
-    Args:
-        labels: The labels.
-        order: (num_rows,) class ids from top to bottom.
-        draw_panel: Draws what stands beside the labels, given axes and the class ids of their rows 0, 1 and so on.
-            What it gives names to stands in the legend.
-        title: Of the picture.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        DatasetError: The font that MLCLS_FONT names cannot be loaded.
-    """
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panel_count = max(1, math.ceil(len(order) / _ROWS_PER_PANEL))
-    panel_rows = max(1, math.ceil(len(order) / panel_count))
-    columns = min(panel_count, _MAX_COLUMNS)
-    rows = math.ceil(panel_count / columns)
-    height = rows * (_ROW_HEIGHT_IN * panel_rows + 0.7) + 0.6
-    width = max(columns * _PANEL_WIDTH_IN, 8.0)
-    # without pyplot, which would choose a backend and keep the figure
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    families = choose_families("".join(labels))
-    grid: Any = figure.subplots(rows, columns, squeeze=False).reshape(-1)
-    for number, axes in enumerate(grid):
-        panel = order[number * panel_rows : (number + 1) * panel_rows]
-        if number >= panel_count:
-            axes.axis("off")
-            continue
-        draw_panel(axes, panel)
-        _name_rows(axes, [labels[index] for index in panel], families)
-        axes.set_ylim(panel_rows - 0.4, -0.6)
-    handles, names = grid[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper right", ncols=2, frameon=False)
-    figure.suptitle(title, x=0.01, ha="left")
-    return save_figure(figure, min(_DPI, _MAX_SIDE_PX / max(width, height)))
-
-
-def save_figure(figure: Any, dpi: float) -> bytes:
-    """A figure as a PNG file, without a warning for each character that `choose_families` has told of."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-def choose_families(text: str) -> list[str]:
-    """Names of fonts that together have the characters of a text; those that none has are logged.
-
-    The first is the one that MLCLS_FONT names, or else matplotlib's own DejaVu Sans.
-
-    Raises:
-        DatasetError: The named font cannot be loaded.
-    """
-    from matplotlib import font_manager
-
-    families = ["DejaVu Sans"]
-    named = os.environ.get(FONT_VARIABLE)
-    if named:
-        try:
-            font_manager.fontManager.addfont(named)
-            families.insert(0, font_manager.FontProperties(fname=named).get_name())
-        except (OSError, RuntimeError) as error:
-            raise DatasetError(
-                f"{FONT_VARIABLE}: expected a TrueType or OpenType font file, got {named!r}: {error}."
-            ) from None
-    missing = {ord(character) for character in text if not character.isspace()}
-    for family in families:
-        missing -= _characters_of(font_manager.findfont(family))
-    for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: (entry.style != "normal", entry.name)):
-        if not missing:
-            break
-        found = missing & _characters_of(entry.fname) if entry.name not in families else set()
-        if found:
-            families.append(entry.name)
-            missing -= found
-    if missing:
-        shown = "".join(map(chr, sorted(missing)[:40]))
-        logger.warning(
-            "no font on this machine has the characters %r; install one, or name its file with %s", shown, FONT_VARIABLE
-        )
-    return families
-
-
-def _characters_of(path: str) -> set[int]:
-    from matplotlib import font_manager
-
-    if Path(path).name.startswith("LastResort"):  # has a box for every character
-        return set()
-    try:
-        return set(font_manager.get_font(path).get_charmap())
-    except (OSError, RuntimeError):  # a file that has gone, or that FreeType cannot read
-        return set()
-
-
 class _Scale:
     """The scale of the counts, the same in all panels."""
 
@@ -215,20 +76,3 @@ def _draw_panel(axes: Any, counts: dict[str, npt.NDArray[np.int64]]) -> None:
     for (part, values), offset in zip(counts.items(), (-0.21, 0.21), strict=True):
         bars = axes.barh(positions + offset, values, height=0.4, color=_COLORS[part], label=part)
         axes.bar_label(bars, fontsize=6.5, padding=2, color="#3a3a3a")
-
-
-def _name_rows(axes: Any, labels: Sequence[str], families: list[str]) -> None:
-    axes.set_yticks(np.arange(len(labels)), [shorten_label(label) for label in labels], fontsize=8, fontfamily=families)
-    for text in axes.get_yticklabels():
-        text.set_parse_math(False)  # a label may have dollar signs
-    axes.tick_params(axis="x", labelsize=7)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.25)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def shorten_label(label: str) -> str:
-    """A label of at most 28 characters, for a picture."""
-    return label if len(label) <= _MAX_LABEL_LENGTH else label[: _MAX_LABEL_LENGTH - 1] + "…"

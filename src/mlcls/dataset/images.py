@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from mlcls.child_process import end_with_parent
+from mlcls.base.processes import end_with_parent
 from mlcls.errors import DatasetError, ImageError
 from mlcls.image_decoding import decode_image
 from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from mlcls.base.text import has_control
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.text_lines import read_lines
-from mlcls.escaping import has_control
 
 #: Class ids that a file may have: a typing error should not cost gigabytes.
 _MAX_CLASS_ID: Final = 999_999

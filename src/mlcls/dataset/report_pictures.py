@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from mlcls.base.pictures import require_matplotlib
 from mlcls.dataset.content import TRAIN, VAL, DatasetContent
-from mlcls.dataset.histogram import draw_histogram, require_matplotlib
+from mlcls.dataset.histogram import draw_histogram
 from mlcls.errors import DatasetError, MlclsError
 
 SAMPLE_FOLDER: Final = "demo_img"

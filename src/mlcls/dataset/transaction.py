@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from mlcls.atomic import STAGING_PREFIX, folder_lock, write_bytes, write_text
+from mlcls.base.files import STAGING_PREFIX, folder_lock, write_bytes, write_text
 from mlcls.errors import DatasetError
 
 BACKUP_SUFFIX: Final = ".bak"

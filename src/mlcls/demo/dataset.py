@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.atomic import staged_folder, write_text
+from mlcls.base.files import staged_folder, write_text
 from mlcls.dataset.annotations import format_annotations
 from mlcls.demo.colors import COLORS, has_colors
 from mlcls.demo.scenes import draw_scene

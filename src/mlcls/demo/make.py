@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlcls.atomic import staged_folder, write_text
+from mlcls.base.files import staged_folder, write_text
 from mlcls.demo.colors import COLORS
 from mlcls.demo.dataset import write_demo_dataset
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe

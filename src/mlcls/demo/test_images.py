@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from mlcls.atomic import staged_folder, write_text
+from mlcls.base.files import staged_folder, write_text
 from mlcls.dataset.annotations import format_annotations
 from mlcls.demo.colors import has_colors
 from mlcls.demo.dataset import LABEL_TEXT, write_scenes

@@ -6,7 +6,7 @@ import io
 import warnings
 from typing import Any, Final
 
-from mlcls.dataset.histogram import choose_families
+from mlcls.base.pictures import choose_families
 from mlcls.errors import MissingExtraError
 from mlcls.evaluation.calibration_report import CalibrationReport, LabelCalibration
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlcls.dataset.histogram import require_matplotlib
+from mlcls.base.pictures import require_matplotlib
 from mlcls.errors import ConfigError
 from mlcls.evaluation.evaluate import evaluate, require_labels
 from mlcls.evaluation.report import format_table, write_report

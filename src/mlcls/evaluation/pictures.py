@@ -7,13 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.dataset.histogram import (
-    choose_families,
-    draw_label_panels,
-    require_matplotlib,
-    save_figure,
-    shorten_label,
-)
+from mlcls.base.pictures import choose_families, draw_label_panels, require_matplotlib, save_figure, shorten_label
 from mlcls.evaluation.evaluate import Evaluation
 from mlcls.evaluation.figures import Figures, LabelFigures
 from mlcls.metrics import interpolate_precision, ranked_precision

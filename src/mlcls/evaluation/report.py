@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mlcls.atomic import write_bytes, write_text
-from mlcls.escaping import csv_cell
+from mlcls.base.files import write_bytes, write_text
+from mlcls.base.text import csv_cell
 from mlcls.evaluation.evaluate import Evaluation
 from mlcls.evaluation.figures import LABEL_COLUMNS, Figures
 

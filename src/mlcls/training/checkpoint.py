@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from mlcls.atomic import staged_folder
+from mlcls.base.files import staged_folder
 from mlcls.errors import ModelFormatError, TrainingError
 from mlcls.paddle_runtime import import_paddle
 from mlcls.paddle_state import read_state

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.base.files import sha256_of
 from mlcls.dataset.annotations import Sample, read_annotations, target_matrix
 from mlcls.dataset.labels import read_labels
-from mlcls.digests import sha256_of
 from mlcls.errors import DatasetError
 
 LABEL_FILE: Final = "label.txt"

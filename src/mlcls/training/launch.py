@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
 from mlcls.errors import TrainingError, TrainingInterruptedError
 from mlcls.training.interruption import StopRequest
 from mlcls.training.settings import Device, TrainSettings

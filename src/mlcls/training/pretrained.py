@@ -67,7 +67,7 @@ def find_weights(source: str, field: str = "pretrain_weight_path") -> Path:
         DownloadError: The URL could not be fetched.
     """
     if is_url(source):
-        from mlcls.download import fetch
+        from mlcls.base.download import fetch
 
         return fetch(source)
     path = Path(source).expanduser()

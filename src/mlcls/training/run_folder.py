@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from mlcls.atomic import write_bytes, write_text
+from mlcls.base.files import write_bytes, write_text
 from mlcls.training.checkpoint import SUFFIXES
 from mlcls.training.curves import draw_curves
 from mlcls.training.data import LABEL_FILE

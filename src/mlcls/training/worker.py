@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
+from mlcls.base.yaml_file import read_yaml
 from mlcls.errors import MlclsError
 from mlcls.training.launch import FAILURE_FILE
 from mlcls.training.process_group import ProcessGroup, set_device
 from mlcls.training.settings import Device, TrainSettings
 from mlcls.training.train import train_in_process
-from mlcls.yaml_file import read_yaml
 
 
 def main(settings_file: Path) -> int:

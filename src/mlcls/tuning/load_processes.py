@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.child_process import end_with_parent
+from mlcls.base.processes import end_with_parent
 from mlcls.closed_loop import LoopFigures, ensemble_calls, run_closed_loop
 from mlcls.errors import ServerError
 from mlcls.model_spec import ModelSpec

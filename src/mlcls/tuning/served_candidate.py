@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mlcls.atomic import write_text
+from mlcls.base.files import write_text
 from mlcls.closed_loop import LoopFigures
 from mlcls.model_spec import ModelSpec
 from mlcls.repository import render_files, write_files

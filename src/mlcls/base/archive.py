@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, cast
 
-from mlcls.atomic import staged_folder
+from mlcls.base.files import staged_folder
 from mlcls.errors import ModelFormatError
 
 MODEL_FILE: Final = "inference.yml"

@@ -5,8 +5,33 @@ The client has the same for its own part (`mlcls_client.escaping`): the two are 
 
 from __future__ import annotations
 
+import json
 import re
+import reprlib
 from typing import Final
+
+
+def to_ascii_json(content: object) -> str:
+    """JSON text in one line of printable ASCII."""
+    return json.dumps(content, ensure_ascii=True).replace("\x7f", "\\u007f")
+
+
+_SHORT_REPR: Final = reprlib.Repr()
+_SHORT_REPR.maxlevel = 2
+
+
+def clip(value: object, limit: int = 60) -> str:
+    """A value for an error message: escaped, and not longer than a line."""
+    if isinstance(value, (list, tuple, dict, set)):
+        # by reference, a YAML file can hold more than could ever be written out
+        text = ascii(_SHORT_REPR.repr(value))[1:-1]
+    else:
+        try:
+            text = ascii(value)
+        except ValueError:  # an int of more digits than Python writes
+            text = "a huge integer"
+    return text if len(text) <= limit else text[:limit] + "..."
+
 
 #: What a terminal, an editor or a web page obeys instead of showing it: control characters, halves of characters, line
 #: separators, and the marks that turn text round (Unicode's bidirectional embeddings, overrides and isolates).

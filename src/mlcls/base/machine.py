@@ -1,0 +1,214 @@
+"""This machine: its processor, and its GPUs and TensorRT as far as they are installed.
+
+The driver and TensorRT are asked through their C interfaces, so that nothing beside them needs to be installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import dataclasses
+import math
+import os
+import platform
+from collections.abc import Callable, Collection
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+_PACKAGES: Final = (
+    "mlcls",
+    "nvidia-pytriton",
+    "openvino",
+    "onnxruntime",
+    "paddlepaddle",
+    "opencv-python-headless",
+    "pillow",
+)
+
+
+def describe_machine() -> dict[str, str]:
+    """Facts by name: processor, cores, memory, system, Python, packages."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": read_processor(),
+        "cores": str(read_cores()),
+        "memory": f"{memory_bytes / 2**30:.0f} GiB",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: _read_version(name) for name in _PACKAGES},
+    }
+
+
+def format_machine(facts: dict[str, str]) -> str:
+    """The facts in one paragraph."""
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def read_processor() -> str:
+    """The processor's name as Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def read_cores(system: Path = Path("/")) -> int:
+    """Processor cores that this process may use: those it may run on, and no more than its container's share of time.
+
+    Args:
+        system: Root of the file system.
+    """
+    cores = len(os.sched_getaffinity(0))
+    folder = system / "sys/fs/cgroup"
+    try:
+        if (folder / "cpu.max").is_file():  # cgroup 2
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        share = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # not there, or "max"
+        return cores
+    return min(cores, max(math.ceil(share), 1)) if share > 0 else cores  # -1: no limit
+
+
+def _read_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+#: Instruction sets with 8-bit dot products, as Linux names them.
+INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "amx_int8")
+
+#: Instruction sets with bf16 products; OpenVINO takes bf16 by itself where it finds one and nothing forbids it.
+BF16_FLAGS: Final = ("avx512_bf16", "amx_bf16")
+
+_CPU_INFO: Final = Path("/proc/cpuinfo")
+
+
+def read_cpu_flags(path: Path = _CPU_INFO) -> frozenset[str]:
+    """Flags of the first processor; empty where Linux does not tell, as on other architectures than x86."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        name, colon, flags = line.partition(":")
+        if colon and name.strip() == "flags":
+            return frozenset(flags.split())
+    return frozenset()
+
+
+def find_int8_units(flags: Collection[str]) -> tuple[str, ...]:
+    """Those of `INT8_FLAGS` that are there."""
+    return tuple(flag for flag in INT8_FLAGS if flag in flags)
+
+
+def find_bf16_units(flags: Collection[str]) -> tuple[str, ...]:
+    """Those of `BF16_FLAGS` that are there."""
+    return tuple(flag for flag in BF16_FLAGS if flag in flags)
+
+
+def warn_about_int8(flags: Collection[str]) -> str | None:
+    """What to expect of INT8 on a processor without units for it; None where it has them."""
+    if find_int8_units(flags):
+        return None
+    return (
+        f"Note: this processor has none of {', '.join(INT8_FLAGS)}; INT8 may be no faster than FP32 on it. Measure "
+        f"both before you serve it."
+    )
+
+
+#: `CUdevice_attribute` of cuda.h.
+_COMPUTE_CAPABILITY_MAJOR: Final = 75
+_COMPUTE_CAPABILITY_MINOR: Final = 76
+
+_NAME_BYTES: Final = 256
+
+#: Names of TensorRT's library, newest first; Triton's image has one of them.
+_TENSORRT_LIBRARIES: Final = ("libnvinfer.so.12", "libnvinfer.so.11", "libnvinfer.so.10", "libnvinfer.so")
+
+LoadLibrary = Callable[[str], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        name: The driver's name of it, `Tesla T4`.
+        compute_capability: `7.5`.
+    """
+
+    name: str
+    compute_capability: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.compute_capability})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What a machine has to run TensorRT plans.
+
+    Attributes:
+        gpus: Its GPUs in CUDA's order.
+        tensorrt: Version of its TensorRT library, `10.13.2.6`; None where there is none.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    tensorrt: str | None = None
+
+
+def read_machine(load_library: LoadLibrary = ctypes.CDLL) -> Machine:
+    """Asks the driver and TensorRT's library.
+
+    Args:
+        load_library: Opens a shared library by its name, or raises OSError.
+    """
+    return Machine(read_gpus(load_library), read_tensorrt_version(load_library))
+
+
+def read_gpus(load_library: LoadLibrary = ctypes.CDLL) -> tuple[Gpu, ...]:
+    """The GPUs that the driver lets this process see; none where there is no driver or no GPU."""
+    try:
+        cuda = load_library("libcuda.so.1")
+    except OSError:
+        return ()
+    if cuda.cuInit(0) != 0:
+        return ()
+    count = ctypes.c_int()
+    if cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    gpus = []
+    for index in range(count.value):
+        device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        name = ctypes.create_string_buffer(_NAME_BYTES)
+        failed = (
+            cuda.cuDeviceGet(ctypes.byref(device), index)
+            or cuda.cuDeviceGetName(name, _NAME_BYTES, device)
+            or cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
+            or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
+        )
+        if not failed:
+            gpus.append(Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}"))
+    return tuple(gpus)
+
+
+def read_tensorrt_version(load_library: LoadLibrary = ctypes.CDLL) -> str | None:
+    """Version of the TensorRT library that this process would load; None where there is none."""
+    for name in _TENSORRT_LIBRARIES:
+        try:
+            library = load_library(name)
+        except OSError:
+            continue
+        parts = ("Major", "Minor", "Patch", "Build")
+        try:
+            return ".".join(str(getattr(library, f"getInferLib{part}Version")()) for part in parts)
+        except AttributeError:  # an older library: one number, 101200 for 10.12.0 (NvInferVersion.h)
+            number = int(library.getInferLibVersion())
+            return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    return None

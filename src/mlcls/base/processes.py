@@ -1,0 +1,119 @@
+"""Processes of this machine: their state and end, signals, and the ports that they listen on."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from mlcls.errors import ServerError
+
+_PROC: Final = Path("/proc")
+_GROUP_END_TIMEOUT_S: Final = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessState:
+    """A process that runs.
+
+    Attributes:
+        start: When it was started, in ticks since the machine was; another process of the same id has another.
+        is_stopped: Whether a signal has stopped it.
+        group: Its process group.
+    """
+
+    start: int
+    is_stopped: bool
+    group: int
+
+
+def read_process(pid: int) -> ProcessState | None:
+    """The state of a process; None where it is gone, or has ended and waits for its parent to take note."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before it may hold spaces and parentheses
+    state, group, start = fields[0], int(fields[2]), int(fields[19])
+    return None if state in "ZX" else ProcessState(start, state == "T", group)
+
+
+def end_group(pid: int) -> None:
+    """Kills what is left of a process group, and waits until it is gone: it may hold ports.
+
+    Args:
+        pid: The process that the group is named after; it has ended.
+    """
+    deadline = time.monotonic() + _GROUP_END_TIMEOUT_S
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+        while _has_members(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def _has_members(group: int) -> bool:
+    pids = (int(path.name) for path in _PROC.iterdir() if path.name.isdigit())
+    return any(process is not None and process.group == group for process in map(read_process, pids))
+
+
+# of <linux/prctl.h>
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def end_with_parent() -> None:
+    """Has the kernel end this process when the thread that started it ends, however that comes about."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """While the block runs, SIGTERM raises KeyboardInterrupt in it; for the main thread only."""
+
+    def interrupt(_signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def check_ports(host: str, ports: Mapping[str, int]) -> None:
+    """Checks that ports differ and are free.
+
+    Args:
+        host: Address to listen on.
+        ports: Each port by the option that sets it.
+
+    Raises:
+        ServerError: One is taken.
+    """
+    if len(set(ports.values())) != len(ports):
+        raise ServerError(f"Expected different ports, got {', '.join(f'{k} {v}' for k, v in ports.items())}.")
+    for option, port in ports.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise ServerError(
+                    f"Port {port} on {host} cannot be used ({error.strerror}); choose another with {option}."
+                ) from None
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports that are free right now, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind((host, 0))
+        return [probe.getsockname()[1] for probe in sockets]
