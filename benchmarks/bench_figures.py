@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks.matrix_cells import CellResult, steps_of
 from benchmarks.svg_figure import make_figure, set_log_scale, to_svg
-from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.model.catalog import OFFICIAL_MODELS
 
 _COLORS: Final = {"preprocess": "tab:blue", "engine": "tab:orange", "postprocess": "tab:green"}
 _LATENCIES: Final = (("p50_ms", "-", "o"), ("p95_ms", "--", "s"), ("p99_ms", ":", "^"))

@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.bench_figures import draw_loads, draw_plane, draw_steps
 from benchmarks.matrix_cells import CellResult, ResultFolder, steps_of
-from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.targets import TARGETS
 
 REPORT_FILE: Final = "report.html"

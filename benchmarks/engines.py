@@ -18,18 +18,18 @@ from typing import Any
 import onnxruntime
 
 from mlcls import half_engine, repository
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.engine_request import EngineFolder, EngineRequest
 from mlcls.errors import MlclsError
 from mlcls.gate import LIMITS
 from mlcls.half_calibration import calibrate
 from mlcls.half_conversion import Protection, convert_to_half, count_kept
 from mlcls.half_precision import RoundedHalfRunner, calibration_pixels, list_levels
+from mlcls.images.photos import photo_images
 from mlcls.manifest import Manifest
+from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.onnx_file import read_onnx
 from mlcls.parity import PROBED_IMAGES, run_gate
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
-from mlcls.sample_photos import photo_images
 from mlcls.tensorrt_build import build_engine
 from mlcls.triton_config import HALF_FILE, ONNX_FILE
 

@@ -82,13 +82,13 @@ def _prepare(folder: Path, model: GrowthModel) -> None:
 
 def _write_weights(path: Path, model: GrowthModel) -> None:
     """Random weights of a network that has fewer queries than labels; the export finds their number in the file."""
-    from mlcls.catalog import DEFAULT_TRANSFORM
+    from mlcls.images.photos import photo_pixels
+    from mlcls.images.transforms import normalize
+    from mlcls.model.catalog import DEFAULT_TRANSFORM
     from mlcls.paddle_runtime import import_paddle
     from mlcls.paddlex_export import CALIBRATION_PHOTOS
-    from mlcls.sample_photos import photo_pixels
     from mlcls.training.architectures import build_network
     from mlcls.training.initialization import make_input_sensitive
-    from mlcls.transforms import normalize
 
     paddle = import_paddle("train")
     paddle.seed(0)

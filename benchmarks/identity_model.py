@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from mlcls.base.files import sha256_of
 from mlcls.manifest import EngineRecord
+from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.model_control import ModelControl
-from mlcls.model_spec import ImageTransform, ModelSpec
 from mlcls.publishing import add_model
 from mlcls.rollout import publish_version
 from mlcls.triton_config import ONNX_FILE

@@ -32,9 +32,9 @@ from benchmarks.served_cost import CostMeter
 from mlcls import repository
 from mlcls.base.files import write_text
 from mlcls.base.processes import sigterm_interrupts
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MlclsError, RepositoryError
-from mlcls.sample_photos import list_photos
+from mlcls.images.photos import list_photos
+from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.server import ServerOptions, TritonServer
 from mlcls.targets import TARGETS, Target
 

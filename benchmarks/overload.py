@@ -24,8 +24,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.soak_server import SoakServer
 from mlcls.base.files import write_text
 from mlcls.errors import MissingExtraError, MlclsError
+from mlcls.images.photos import photo_images
 from mlcls.paddlex_import import import_model
-from mlcls.sample_photos import photo_images
 
 _ROOT = Path(__file__).resolve().parents[1]
 FLOODED, NEIGHBOUR = "demo_a", "demo_b"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mlcls.sample_photos import photo_crops
+from mlcls.images.photos import photo_crops
 
 #: Height and width of each size class, and how many photos it has.
 _CLASSES: Final = {"small": ((240, 320), 8), "medium": ((480, 640), 8), "large": ((3000, 4000), 2)}

@@ -30,16 +30,16 @@ from mlcls.demo.dataset import write_scenes
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.errors import MlclsError
 from mlcls.gate import LIMITS, GateReport
+from mlcls.images.photos import photo_images
+from mlcls.images.transforms import preprocess
 from mlcls.int8 import build_int8
 from mlcls.int8_quantization import quantize_graph
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.onnx_file import read_onnx
 from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.paddlex_import import import_model
 from mlcls.parity import run_gate
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, OpenVinoRunner, Runner
-from mlcls.sample_photos import photo_images
-from mlcls.transforms import preprocess
 from mlcls.triton_config import ONNX_FILE
 from mlcls.versions import engine_folder
 

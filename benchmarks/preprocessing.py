@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.peers.line_child import LineChild, obey
-from mlcls.model_spec import ModelSpec
-from mlcls.transforms import preprocess
+from mlcls.images.transforms import preprocess
+from mlcls.model.spec import ModelSpec
 from mlcls.triton_installation import ALLOCATOR_VARIABLES
 
 #: Each photo is taken so many times.

@@ -19,8 +19,8 @@ from mlcls import repository
 from mlcls.base.machine import format_machine
 from mlcls.closed_loop import ensemble_calls
 from mlcls.errors import MlclsError
-from mlcls.model_spec import ModelSpec
-from mlcls.sample_photos import sample_photo_paths
+from mlcls.images.photos import sample_photo_paths
+from mlcls.model.spec import ModelSpec
 from mlcls.server import ServerOptions, TritonServer
 
 

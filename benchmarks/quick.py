@@ -27,8 +27,8 @@ from benchmarks.preprocessing import measure_preprocessing
 from benchmarks.process_usage import read_usage, total_pss_bytes
 from benchmarks.quick_report import THOROUGH_MODEL, QuickReport
 from mlcls.base.files import write_text
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MlclsError
+from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.server import ServerOptions, TritonServer
 
 _PHOTO_SIZE: Final = (480, 640)

@@ -16,8 +16,8 @@ from benchmarks.peers.paddlex_predict import PaddlexPredict
 from benchmarks.peers.paddlex_server import PADDLEX_SERVER
 from benchmarks.peers.served import ServedModel
 from benchmarks.turns import Spread
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MlclsError
+from mlcls.model.catalog import OFFICIAL_MODELS
 
 #: The model that is measured thoroughly.
 THOROUGH_MODEL = "PP-LCNet_x1_0_ML"

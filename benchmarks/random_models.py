@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from tqdm import tqdm
 
 from mlcls import repository
-from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.model.catalog import OFFICIAL_MODELS
 
 #: Those that take longest go first.
 _ORDER: Final = ("PP-HGNetV2-B6_ML", "CLIP_vit_base_patch16_448_ML", "PP-HGNetV2-B4_ML", "ResNet50_ML")
@@ -71,9 +71,9 @@ def _is_prepared(folder: Path, name: str) -> bool:
 
 
 def _prepare(folder: Path, name: str) -> None:
+    from mlcls.images.photos import sample_photo_paths
     from mlcls.paddlex_export import export_model
     from mlcls.paddlex_import import import_model
-    from mlcls.sample_photos import sample_photo_paths
 
     export_model(name, folder / name)
     import_model(str(folder / name), repository_of(folder), photos=sample_photo_paths(), batch_sizes=_BATCH_SIZES)

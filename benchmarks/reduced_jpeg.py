@@ -27,12 +27,12 @@ from mlcls.base.machine import format_machine
 from mlcls.demo.dataset import write_scenes
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.errors import MlclsError
-from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
-from mlcls.metrics import mean_average_precision
-from mlcls.model_spec import ModelSpec
+from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
+from mlcls.images.transforms import preprocess
+from mlcls.model.metrics import mean_average_precision
+from mlcls.model.spec import ModelSpec
 from mlcls.paddlex_import import import_model
 from mlcls.runners import OpenVinoRunner
-from mlcls.transforms import preprocess
 from mlcls.triton_config import ONNX_FILE
 from mlcls.versions import engine_folder
 

@@ -28,11 +28,11 @@ from benchmarks.soak_report import FaultRecord, SoakRecord, describe, draw, find
 from benchmarks.soak_server import SoakServer
 from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
+from mlcls.images.photos import photo_images
+from mlcls.model.postprocess import select_labels
 from mlcls.paddlex_import import import_model
-from mlcls.postprocess import select_labels
 from mlcls.repository import read_spec
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
-from mlcls.sample_photos import photo_images
 from mlcls.triton_config import ONNX_FILE
 from mlcls.versions import engine_folder
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.model.spec import ImageTransform, ModelSpec
 from official_models import WORKER_INPUT, OfficialModels, start_preparation
 from served_models import ParityRow
 

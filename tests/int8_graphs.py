@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mlcls import onnx_graph
-from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.model.spec import ImageTransform, ModelSpec
 from onnx_graphs import make_model, run
 
 SIZE = (32, 48)

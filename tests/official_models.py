@@ -21,7 +21,7 @@ from benchmarks.random_models import repository_of
 
 from mlcls.base.files import write_text
 from mlcls.base.processes import end_with_parent
-from mlcls.catalog import OFFICIAL_MODELS
+from mlcls.model.catalog import OFFICIAL_MODELS
 from processes import ROOT
 
 #: Key of the folder in what a worker of pytest-xdist is given.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlcls.catalog import DEFAULT_TRANSFORM
 from mlcls.inference_yml import format_inference_yml
-from mlcls.model_spec import ModelSpec
+from mlcls.model.catalog import DEFAULT_TRANSFORM
+from mlcls.model.spec import ModelSpec
 from mlcls.paddle_runtime import import_paddle
 
 SIZE = 64

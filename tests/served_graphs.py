@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.model.spec import ImageTransform, ModelSpec
 
 HEIGHT, WIDTH = 16, 8
 LABELS = ("cat", "dog", "fox")

@@ -21,7 +21,7 @@ from benchmarks.fuzzing.library_fuzz import PARSERS, fuzz_parser
 from benchmarks.fuzzing.record import Journal, save_request, summarize
 from mlcls import repository
 from mlcls.demo.recipe import DEMO_NAME
-from mlcls.image_settings import ImageSettings
+from mlcls.images.settings import ImageSettings
 from mlcls.paddlex_import import import_model
 from mlcls.server import ServerOptions, TritonServer
 from mlcls.settings_change import change_settings

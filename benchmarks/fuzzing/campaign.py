@@ -18,9 +18,9 @@ from benchmarks.fuzzing.judge import Judge, Verdict
 from benchmarks.fuzzing.processes import ServerProcesses
 from benchmarks.fuzzing.record import Journal, Problem, RequestRecord, save_request
 from benchmarks.fuzzing.requests import Item, plan_request
-from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
-from mlcls.metrics import smallest_spread
-from mlcls.model_spec import ModelSpec
+from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
+from mlcls.model.metrics import smallest_spread
+from mlcls.model.spec import ModelSpec
 
 #: Scores of one image, alone and in a batch, on one engine or the other, differ by less.
 TOLERANCE: Final = 1e-4

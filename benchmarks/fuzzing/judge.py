@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.image_settings import ImageSettings
-from mlcls.model_spec import ModelSpec
+from mlcls.images.settings import ImageSettings
+from mlcls.model.spec import ModelSpec
 
 #: In the process that judges: the spec, the runner and the settings.
 _model: dict[str, Any] = {}
@@ -90,7 +90,7 @@ def _prepare(spec: str, weights: str, settings: ImageSettings) -> None:
 
 def _judge(images: list[bytes]) -> list[Verdict]:
     from mlcls.errors import ImageError
-    from mlcls.transforms import preprocess
+    from mlcls.images.transforms import preprocess
 
     verdicts = []
     for image in images:

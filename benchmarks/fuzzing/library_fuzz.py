@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from benchmarks.fuzzing.mutations import mutate
 from mlcls.base.archive import extract_model
-from mlcls.catalog import official_spec
 from mlcls.errors import MlclsError
-from mlcls.image_settings import ImageSettings
+from mlcls.images.settings import ImageSettings
 from mlcls.inference_yml import FILE_NAME, format_inference_yml, read_inference_yml
-from mlcls.model_spec import ModelSpec
-from mlcls.postprocess import parse_thresholds
+from mlcls.model.catalog import official_spec
+from mlcls.model.postprocess import parse_thresholds
+from mlcls.model.spec import ModelSpec
 from mlcls.serving_settings import ModelSettings, ServingSettings
 
 _LABELS: Final = ("cat", "犬", "fox")

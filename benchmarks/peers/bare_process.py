@@ -17,9 +17,9 @@ from benchmarks.peers.contender import Answer, Figures, Load, answer_of_result
 from benchmarks.peers.engine_settings import ModelFiles, cores, load_openvino
 from benchmarks.peers.line_child import LineChild, obey
 from mlcls.closed_loop import Call, run_closed_loop
-from mlcls.model_spec import ModelSpec
-from mlcls.postprocess import select_labels
-from mlcls.transforms import preprocess
+from mlcls.images.transforms import preprocess
+from mlcls.model.postprocess import select_labels
+from mlcls.model.spec import ModelSpec
 
 
 class BareProcess:

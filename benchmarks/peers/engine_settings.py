@@ -15,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.model_spec import ModelSpec
+from mlcls.images.transforms import normalize
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import ModelSpec
 from mlcls.paddle_graph import PaddleGraph
 from mlcls.paddlex_model import PaddleXModel
-from mlcls.postprocess import apply_sigmoid
-from mlcls.transforms import normalize
 
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]

@@ -15,9 +15,9 @@ import litserve
 import numpy as np
 
 from benchmarks.peers.engine_settings import ModelFiles, load_openvino
-from mlcls.model_spec import ModelSpec
-from mlcls.postprocess import select_labels
-from mlcls.transforms import preprocess
+from mlcls.images.transforms import preprocess
+from mlcls.model.postprocess import select_labels
+from mlcls.model.spec import ModelSpec
 
 
 class LabelApi(litserve.LitAPI):  # type: ignore[misc]  # litserve is untyped

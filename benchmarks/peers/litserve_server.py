@@ -13,7 +13,7 @@ from benchmarks.peers.engine_settings import cores
 from benchmarks.peers.http_server import HttpServer
 from benchmarks.peers.line_child import ROOT, child_environment
 from mlcls.base.processes import free_ports
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 
 #: What tables call it.
 LITSERVE: Final = "LitServe"

@@ -12,7 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from benchmarks.peers.contender import Answer, Figures, Load, PeerError, answer_of_result
 from mlcls.closed_loop import ensemble_calls, run_closed_loop
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 
 
 class ServedModel:

@@ -17,7 +17,7 @@ from mlcls.backend_model import (
     load_spec,
     version_folder,
 )
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.pulse import Pulse
 

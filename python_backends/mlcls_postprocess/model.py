@@ -8,9 +8,10 @@ from mlcls.backend_model import answer_each, decode_texts, encode_texts, load_sp
 from mlcls.errors import ThresholdError
 from mlcls.health_probe import PROBE_REQUEST_ID
 from mlcls.metric_sender import MetricSender
+from mlcls.model.spec import OK
 from mlcls.pulse import Pulse
 from mlcls.refusal_log import RefusalLog
-from mlcls.serving import OK, parse_parameters, postprocess_logits, request_thresholds
+from mlcls.serving import parse_parameters, postprocess_logits, request_thresholds
 from mlcls.serving_tallies import THRESHOLD_REASON, ScoreTally, read_label_limit
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ConfigError, ImageError, RepositoryError, ThresholdError
-from mlcls.image_settings import ImageSettings
+from mlcls.images.settings import ImageSettings
 from mlcls.manifest import require_same_spec, verify_folder
-from mlcls.model_spec import FILE_NAME, ModelSpec
+from mlcls.model.spec import FILE_NAME, ModelSpec
 from mlcls.pulse import Pulse
 from mlcls.serving_settings import PRECISIONS
 from mlcls.triton_config import IMAGES_PARAMETER, PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name

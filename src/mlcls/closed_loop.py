@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import MissingExtraError
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 
 Call = Callable[[], object]
 

@@ -15,10 +15,10 @@ from mlcls.gate import GateReport
 from mlcls.half_calibration import Calibration, calibrate
 from mlcls.half_conversion import MATRIX_PRODUCTS, MAX_HALF, Protection, convert_to_half, count_kept
 from mlcls.half_rounding import round_like_half
-from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.images.photos import list_photos, photo_pixels
+from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.onnx_file import read_onnx
 from mlcls.runners import OnnxRuntimeRunner, Runner
-from mlcls.sample_photos import list_photos, photo_pixels
 
 if TYPE_CHECKING:
     import onnx

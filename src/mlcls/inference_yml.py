@@ -15,8 +15,8 @@ from typing import Any, Final
 from mlcls.base.text import clip
 from mlcls.base.yaml_file import YamlError, read_yaml
 from mlcls.errors import SpecError, ThresholdError
-from mlcls.model_spec import ImageTransform, ModelSpec
-from mlcls.postprocess import resolve_thresholds
+from mlcls.model.postprocess import resolve_thresholds
+from mlcls.model.spec import ImageTransform, ModelSpec
 
 FILE_NAME: Final = "inference.yml"
 

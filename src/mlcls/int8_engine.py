@@ -10,9 +10,9 @@ from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.machine import read_cpu_flags, warn_about_int8
 from mlcls.engine_request import EngineFolder, EngineRequest, describe_report
 from mlcls.gate import LIMITS
+from mlcls.images.photos import PhotoFiles
 from mlcls.int8 import build_int8
 from mlcls.manifest import add_engine
-from mlcls.sample_photos import PhotoFiles
 from mlcls.triton_config import ONNX_FILE
 
 

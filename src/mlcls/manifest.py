@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from mlcls import model_spec
 from mlcls.base.files import STAGING_PREFIX, folder_lock, replace_folder, sha256_of, write_text
 from mlcls.errors import RepositoryError
+from mlcls.model import spec as model_spec
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "manifest.json"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlcls import onnx_graph
 from mlcls.errors import ConversionError, MissingExtraError, ModelFormatError
-from mlcls.model_spec import Activation, ModelSpec
+from mlcls.model.spec import Activation, ModelSpec
 from mlcls.paddle_conversion import convert_paddle_graph
 
 if TYPE_CHECKING:

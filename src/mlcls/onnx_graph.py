@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mlcls.errors import ConversionError, ModelFormatError
-from mlcls.model_spec import Activation, ModelSpec
-from mlcls.transforms import normalization_constants
+from mlcls.images.transforms import normalization_constants
+from mlcls.model.spec import Activation, ModelSpec
 
 if TYPE_CHECKING:
     import onnx

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mlcls.base.machine import BF16_FLAGS, find_bf16_units, read_cpu_flags
 from mlcls.errors import ConfigError, MissingExtraError, ModelFormatError
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.onnx_file import check_onnx_file
 from mlcls.serving_settings import FILE_NAME
 

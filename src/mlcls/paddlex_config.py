@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 
 from mlcls.base.checks import finite_float
 from mlcls.base.yaml_file import YamlError, parse_yaml, read_yaml
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import ConfigError
+from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.paddlex_sections import SOURCE_TYPES, PaddleXConfig
 
 Section = TypeVar("Section")

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.base.files import staged_folder, write_text
-from mlcls.catalog import DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, coco_labels, official_model
 from mlcls.errors import SpecError
 from mlcls.inference_yml import FILE_NAME, format_inference_yml
-from mlcls.model_spec import ModelSpec
+from mlcls.model.catalog import DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, coco_labels, official_model
+from mlcls.model.spec import ModelSpec
 from mlcls.paddle_runtime import import_paddle
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def _make_spec(
 
 
 def _calibration_inputs(spec: ModelSpec, photos: Sequence[Path], seed: int) -> npt.NDArray[np.float32]:
-    from mlcls.sample_photos import photo_pixels
-    from mlcls.transforms import normalize
+    from mlcls.images.photos import photo_pixels
+    from mlcls.images.transforms import normalize
 
     pixels = photo_pixels(photos, spec.transform, CALIBRATION_PHOTOS, seed)
     if len(pixels) < 4:

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.yaml_file import YamlError, read_yaml
-from mlcls.catalog import OFFICIAL_MODELS, coco_labels
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import ConfigError, ModelFormatError, SpecError
 from mlcls.inference_yml import FILE_NAME
+from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels
 from mlcls.paddlex_export import export_model
 from mlcls.paddlex_model import GRAPH_NAMES, PARAMETERS_NAME
 from mlcls.paddlex_sections import PaddleXConfig

@@ -11,17 +11,17 @@ from typing import Final
 
 from mlcls.base.archive import extract_model
 from mlcls.base.files import STAGING_PREFIX, sha256_of
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.gate import GateReport
+from mlcls.images.photos import photo_images
 from mlcls.manifest import EngineRecord, tool_versions
-from mlcls.model_spec import ModelSpec
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.model.spec import ModelSpec
 from mlcls.paddle_parameters import check_parameters
 from mlcls.paddlex_model import PaddleXModel
 from mlcls.parity import BATCH_SIZES, PROBED_IMAGES, run_gate
 from mlcls.publishing import add_model, require_unversioned
 from mlcls.repository import check_name
-from mlcls.sample_photos import photo_images
 from mlcls.triton_config import ONNX_FILE
 
 #: Packages that take part in a conversion.

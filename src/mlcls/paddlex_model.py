@@ -9,7 +9,7 @@ from typing import Final
 from mlcls import inference_yml
 from mlcls.base.files import sha256_of
 from mlcls.errors import ModelFormatError
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 
 #: Names of the graph file, newer (Paddle's PIR) first.
 GRAPH_NAMES: Final = ("inference.json", "inference.pdmodel")

@@ -16,7 +16,7 @@ from mlcls.errors import ConfigError, ImageError, MlclsError, ModelFormatError, 
 from mlcls.paddlex_sections import PaddleXConfig
 
 if TYPE_CHECKING:
-    from mlcls.model_spec import ModelSpec
+    from mlcls.model.spec import ModelSpec
     from mlcls.runners import Runner
     from mlcls_client.inputs import ImageSource
     from mlcls_client.result import MultiLabelResult
@@ -98,7 +98,7 @@ class _Labeler:
             yield source, image if isinstance(image, Exception) else self._result(source, image[0], next(scores))
 
     def _read(self, source: ImageSource) -> tuple[bytes, npt.NDArray[np.uint8]] | Exception:
-        from mlcls.transforms import preprocess
+        from mlcls.images.transforms import preprocess
         from mlcls_client.errors import InputError
 
         try:
@@ -108,7 +108,7 @@ class _Labeler:
             return error
 
     def _result(self, source: ImageSource, encoded: bytes, scores: npt.NDArray[np.float32]) -> MultiLabelResult:
-        from mlcls.postprocess import select_labels
+        from mlcls.model.postprocess import select_labels
         from mlcls_client.contract import STATUS_OK, Answer
         from mlcls_client.result import MultiLabelResult
 

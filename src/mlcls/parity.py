@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mlcls.errors import ParityError
 from mlcls.gate import LIMITS, NEAR_TIE, Figures, GateReport, Limits
-from mlcls.metrics import mean_average_precision, smallest_spread
+from mlcls.model.metrics import mean_average_precision, smallest_spread
 from mlcls.runners import ImageRunner, Scores
 from mlcls.serving_settings import MAX_BATCH_SIZE
 

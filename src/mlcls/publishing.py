@@ -19,7 +19,7 @@ from typing import Any
 from mlcls.base.files import STAGING_PREFIX, folder_lock, replace_folder, write_text
 from mlcls.errors import RepositoryError
 from mlcls.manifest import EngineRecord, verify_folder, write_manifest
-from mlcls.model_spec import FILE_NAME, ModelSpec
+from mlcls.model.spec import FILE_NAME, ModelSpec
 from mlcls.repository import check_name, read_version_spec, render_files, render_version, write_files
 from mlcls.serving_settings import read_settings
 from mlcls.triton_config import ENGINE_SUFFIX, FIRST_VERSION, POSTPROCESS_SUFFIX, STEP_SUFFIXES, step_name

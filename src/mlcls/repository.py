@@ -19,10 +19,10 @@ from typing import Final
 
 from mlcls import triton_config
 from mlcls.base.files import STAGING_PREFIX, write_text
-from mlcls.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.errors import RepositoryError
 from mlcls.manifest import verify_folder
-from mlcls.model_spec import FILE_NAME, ModelSpec
+from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
+from mlcls.model.spec import FILE_NAME, ModelSpec
 from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings, read_settings
 from mlcls.targets import Target
 from mlcls.triton_config import (

@@ -16,8 +16,8 @@ from typing import Any, Final
 from mlcls.base.files import folder_lock, write_text
 from mlcls.errors import MlclsError, ModelControlError, RepositoryError
 from mlcls.manifest import EngineRecord
+from mlcls.model.spec import ModelSpec
 from mlcls.model_control import ModelControl
-from mlcls.model_spec import ModelSpec
 from mlcls.publishing import (
     add_calibrated_version,
     add_version,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mlcls.errors import MlclsError
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
 from mlcls.triton_config import ENGINE_SUFFIX, ONNX_FILE, PLAN_FILE
 from mlcls.versions import engine_folder, step_folders

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import MissingExtraError, ModelFormatError
-from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.images.transforms import normalize, preprocess
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.onnx_file import check_onnx_file
 from mlcls.paddle_graph import PaddleGraph
 from mlcls.paddlex_model import PaddleXModel
-from mlcls.postprocess import apply_sigmoid
-from mlcls.transforms import normalize, preprocess
 
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]

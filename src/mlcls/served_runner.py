@@ -9,10 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from mlcls.errors import MissingExtraError, ServedImageError, ServerError
-from mlcls.model_spec import ModelSpec
-from mlcls.postprocess import select_labels
+from mlcls.model.postprocess import select_labels
+from mlcls.model.spec import OK, ModelSpec
 from mlcls.runners import Scores
-from mlcls.serving import OK
 
 _TIMEOUT_S: Final = 300.0
 

@@ -11,13 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ImageError, ThresholdError
-from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
-from mlcls.model_spec import ModelSpec
-from mlcls.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
-from mlcls.transforms import decode_for, resize_image
-
-#: Status of an image that has a result.
-OK: Final = "OK"
+from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
+from mlcls.images.transforms import decode_for, resize_image
+from mlcls.model.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
+from mlcls.model.spec import OK, ModelSpec
 
 #: Request parameter that sets the thresholds.
 THRESHOLD_PARAMETER: Final = "threshold"

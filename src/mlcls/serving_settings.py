@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.errors import ConfigError
-from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
+from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.targets import TARGETS, Target
 
 SCHEMA_VERSION: Final = 1

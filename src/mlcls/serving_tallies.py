@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from mlcls.errors import IMAGE_REASONS, ConfigError, ImageError
 from mlcls.metric_sender import SEND_INTERVAL_S, CounterGroup
-from mlcls.model_spec import ModelSpec
-from mlcls.serving import OK
+from mlcls.model.spec import OK, ModelSpec
 
 #: Environment variable: `off`, or up to how many labels a model may have whose labels are counted one by one.
 LABEL_METRICS_VARIABLE: Final = "MLCLS_LABEL_METRICS"

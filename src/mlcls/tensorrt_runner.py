@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ConversionError, MissingExtraError, ModelFormatError
-from mlcls.model_spec import ModelSpec
-from mlcls.postprocess import apply_sigmoid
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import ModelSpec
 from mlcls.tensorrt_inspection import TensorInfo, describe_tensors, load_engine
 from mlcls.tensorrt_library import Library, load_library, make_logger, quote_errors
 

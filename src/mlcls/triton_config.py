@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlcls.errors import MissingExtraError
-from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS
-from mlcls.model_spec import ModelSpec
+from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS
+from mlcls.model.spec import ModelSpec
 from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings, QueueSettings
 from mlcls.targets import TARGETS, Target
 

@@ -21,7 +21,7 @@ from benchmarks.photo_set import write_uniform_photos
 
 from mlcls import repository
 from mlcls.errors import MlclsError
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.server import TritonServer
 from served_models import SmallModels
 

@@ -18,14 +18,14 @@ import pytest
 from mlcls import engine_request, half_engine, tensorrt_engine
 from mlcls.base.files import sha256_of
 from mlcls.base.machine import Gpu, Machine
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.engine_request import EngineRequest
 from mlcls.errors import ParityError, RepositoryError
 from mlcls.gate import LIMITS
 from mlcls.half_conversion import Protection, convert_to_half
 from mlcls.half_precision import STATISTICS
 from mlcls.manifest import EngineRecord, Manifest, add_engine
-from mlcls.model_spec import ModelSpec
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.model.spec import ModelSpec
 from mlcls.runners import OnnxRuntimeRunner
 from mlcls.servable_models import check_models
 from mlcls.tensorrt_build import BuiltEngine, build_engine
@@ -137,7 +137,7 @@ def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path
 
 def photos(folder: Path) -> list[Path]:
     """Photos of the user's own."""
-    from mlcls.sample_photos import photo_images
+    from mlcls.images.photos import photo_images
 
     paths = []
     for index, image in enumerate(photo_images((), 3, seed=7)):

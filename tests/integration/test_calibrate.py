@@ -13,9 +13,9 @@ import pytest
 from mlcls.admin_key import ADMIN_KEY_VARIABLE
 from mlcls.cli import main
 from mlcls.evaluation.scoring import score_annotated
+from mlcls.images.photos import photo_crops
 from mlcls.repository import read_spec
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, Scores
-from mlcls.sample_photos import photo_crops
 from mlcls.served_runner import ServedRunner
 from mlcls.versions import active_version, engine_folder, list_versions
 from processes import run_mlcls, start_server

@@ -61,7 +61,8 @@ def run_in(environment: Path, *command: str | Path) -> subprocess.CompletedProce
 
 
 def test_the_image_has_what_the_backends_import(environment: Path) -> None:
-    code = "import mlcls.backend_model, mlcls.postprocess, mlcls.transforms, mlcls.server, numpy; print(numpy.__file__)"
+    modules = "mlcls.backend_model, mlcls.model.postprocess, mlcls.images.transforms, mlcls.server, numpy"
+    code = f"import {modules}; print(numpy.__file__)"
     process = run_in(environment, "python3", "-c", code)
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith(str(environment))
@@ -75,7 +76,7 @@ def test_the_image_has_no_build_tools(environment: Path) -> None:
 
 def test_the_image_decodes(environment: Path, sample_images: list[Path]) -> None:
     code = (
-        "import sys, numpy; from mlcls.transforms import decode_image\n"
+        "import sys, numpy; from mlcls.images.transforms import decode_image\n"
         "print(decode_image(open(sys.argv[1], 'rb').read()).shape)"
     )
     process = run_in(environment, "python3", "-c", code, sample_images[0])

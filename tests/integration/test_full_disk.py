@@ -16,7 +16,7 @@ import pytest
 from mlcls.base.files import LOCK_NAME
 from mlcls.cli import main
 from mlcls.manifest import EngineRecord, Manifest
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.paddlex_import import import_model
 from mlcls.publishing import add_model
 from mlcls.repository import read_spec

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.fuzzing.campaign import Campaign, CampaignOptions
 from benchmarks.fuzzing.record import Journal, summarize
 
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.server import TritonServer
 from served_models import SmallModels
 

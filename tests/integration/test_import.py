@@ -19,12 +19,13 @@ import onnx
 import pytest
 import yaml
 
-from mlcls import catalog, onnx_graph
+from mlcls import onnx_graph
 from mlcls.errors import MlclsError, ParityError
-from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.images.transforms import normalization_constants
+from mlcls.model import catalog
+from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.paddlex_import import import_model
 from mlcls.repository import expected_specs, find_stale, list_models, read_spec
-from mlcls.transforms import normalization_constants
 from processes import ROOT, run_mlcls
 from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 

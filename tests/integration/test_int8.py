@@ -16,15 +16,15 @@ from mlcls import int8_engine
 from mlcls.engine_request import EngineRequest
 from mlcls.errors import ParityError, RepositoryError, ServerError
 from mlcls.gate import Limits
+from mlcls.images.photos import photo_crops
+from mlcls.images.transforms import resize_image
 from mlcls.int8 import MIN_PHOTOS
 from mlcls.manifest import verify_folder
+from mlcls.model.postprocess import apply_sigmoid
 from mlcls.openvino_engine import OpenVinoEngine
-from mlcls.postprocess import apply_sigmoid
 from mlcls.repository import read_spec
 from mlcls.runners import DecodingRunner, OpenVinoRunner
-from mlcls.sample_photos import photo_crops
 from mlcls.server import TritonServer
-from mlcls.transforms import resize_image
 from processes import run_mlcls, start_server
 from served_models import SmallModels
 from triton_request import ask

@@ -17,7 +17,7 @@ import pytest
 from benchmarks import load_test
 from PIL import Image
 
-from mlcls.sample_photos import photo_crops
+from mlcls.images.photos import photo_crops
 from mlcls.server import TritonServer
 from processes import ROOT
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.fuzzing.image_seeds import make_seed_images
 
-from mlcls.image_decoding import decode_image
+from mlcls.images.decoding import decode_image
 from processes import ROOT
 
 #: Kinds that PaddleX 3.7 with its cv2 4.10 cannot read and mlcls can (docs/input.md).

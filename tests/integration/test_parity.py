@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
-from mlcls.catalog import OFFICIAL_MODELS
-from mlcls.metrics import smallest_spread
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.model.metrics import smallest_spread
 from mlcls.server import TritonServer
 from processes import ROOT, start_server
 from served_models import ParityRow

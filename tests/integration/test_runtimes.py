@@ -11,15 +11,15 @@ import numpy as np
 import onnx
 import pytest
 
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.gate import LIMITS
 from mlcls.half_conversion import Protection, convert_to_half
 from mlcls.half_precision import STATISTICS
-from mlcls.metrics import smallest_spread
-from mlcls.model_spec import FILE_NAME, ModelSpec
-from mlcls.postprocess import apply_sigmoid
+from mlcls.images.photos import photo_pixels
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.model.metrics import smallest_spread
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import FILE_NAME, ModelSpec
 from mlcls.runners import OnnxRuntimeRunner, OpenVinoRunner
-from mlcls.sample_photos import photo_pixels
 from processes import ROOT
 
 #: The first test waits until the six are exported and imported, which takes minutes on a busy machine.

@@ -21,9 +21,9 @@ from PIL import Image
 
 from colored_dataset import COLORS, write_colored_dataset
 from mlcls import cli
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
-from mlcls.metrics import mean_average_precision
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.model.metrics import mean_average_precision
 from mlcls.paddle_runtime import import_paddle
 from mlcls.paddlex_config import read_config
 from mlcls.paddlex_import import import_model

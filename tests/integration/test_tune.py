@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from benchmarks.process_usage import read_usage
 
+from mlcls.images.photos import sample_photo_paths
 from mlcls.repository import read_spec, require_fresh
-from mlcls.sample_photos import sample_photo_paths
 from mlcls.serving_settings import DEFAULT_SETTINGS, ServingSettings, read_settings
 from mlcls.triton_config import parse_config
 from processes import run_mlcls, start_server

@@ -14,12 +14,12 @@ import pytest
 
 from mlcls.errors import MlclsError, ParityError
 from mlcls.gate import LIMITS, GateReport
+from mlcls.images.photos import photo_crops, photo_images
+from mlcls.model.postprocess import apply_sigmoid
 from mlcls.parity import PROBED_IMAGES, run_gate
-from mlcls.postprocess import apply_sigmoid
 from mlcls.repository import read_spec
 from mlcls.runner_selection import ServedModel, open_runner
 from mlcls.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, Scores
-from mlcls.sample_photos import photo_crops, photo_images
 from mlcls.served_runner import ServedRunner
 from mlcls.server import TritonServer
 from planted_faults import EditedRunner, SwappingRunner

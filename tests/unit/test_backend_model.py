@@ -25,7 +25,7 @@ from mlcls.backend_model import (
 )
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.manifest import EngineRecord
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.targets import Target
 from mlcls.triton_config import ENGINE_TARGETS, STEP_SUFFIXES, build_engine
 

@@ -15,8 +15,8 @@ from benchmarks.peers.contender import Load, PeerError
 from benchmarks.quick_report import QuickReport
 from benchmarks.turns import Spread, Turns, Window, order_of_turns, take_turns
 
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MlclsError
+from mlcls.model.catalog import OFFICIAL_MODELS
 
 LCNET, RESNET = "PP-LCNet_x1_0_ML", "ResNet50_ML"
 THRESHOLDS = (0.5,) * 4

@@ -14,7 +14,7 @@ from mlcls.base.files import folder_lock
 from mlcls.cli import main
 from mlcls.errors import RepositoryError, SpecError
 from mlcls.manifest import EngineRecord, Manifest, add_engine, verify_folder
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.version_report import describe_versions
 from mlcls.versions import active_version, list_versions, step_folders
 

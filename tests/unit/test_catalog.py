@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from mlcls.catalog import OFFICIAL_MODELS, coco_labels, official_model, official_spec
 from mlcls.errors import ModelFormatError
-from mlcls.model_spec import ImageTransform
+from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels, official_model, official_spec
+from mlcls.model.spec import ImageTransform
 
 #: Name, mAP in percent and size in MB as PaddleX's tutorial lists them.
 PUBLISHED = {

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from mlcls import __version__, cli, commands, repository
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import MissingExtraError, MlclsError, RepositoryError
-from mlcls.model_spec import ModelSpec
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.model.spec import ModelSpec
 from mlcls.paddlex_export import ExportReport
 
 ROOT = Path(__file__).resolve().parents[2]

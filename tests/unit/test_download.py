@@ -664,7 +664,7 @@ def test_two_processes_download_once(site: Site) -> None:
         serve(handler)
 
     site.script = [hold, hold]
-    code = "import sys; from mlcls import download; print('go', flush=True); print(download.fetch(sys.argv[1]))"
+    code = "import sys; from mlcls.base import download; print('go', flush=True); print(download.fetch(sys.argv[1]))"
     environment = {**os.environ, "PYTHONPATH": str(SOURCE_FOLDER)}
     command = [sys.executable, "-c", code, site.url()]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]

@@ -18,7 +18,7 @@ from mlcls.base import text as escaping
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import DatasetError, SpecError
 from mlcls.inference_yml import read_inference_yml
-from mlcls.model_spec import MAX_LABEL_CHARACTERS
+from mlcls.model.spec import MAX_LABEL_CHARACTERS
 from mlcls_client.contract import Answer
 from mlcls_client.drawing import draw_labels, draw_names
 from mlcls_client.errors import InputError
@@ -165,7 +165,7 @@ def write_yml(folder: Path, label: str) -> Path:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_model_with_such_a_label_is_refused(tmp_path: Path, text: str) -> None:
-    from mlcls.model_spec import ModelSpec
+    from mlcls.model.spec import ModelSpec
 
     config = read_inference_yml(write_yml(tmp_path, text))
     with pytest.raises(SpecError, match="expected labels without control characters") as caught:
@@ -174,7 +174,7 @@ def test_a_model_with_such_a_label_is_refused(tmp_path: Path, text: str) -> None
 
 
 def test_a_label_of_a_thousand_characters_is_refused(tmp_path: Path) -> None:
-    from mlcls.model_spec import ModelSpec
+    from mlcls.model.spec import ModelSpec
 
     config = read_inference_yml(write_yml(tmp_path, "x" * (MAX_LABEL_CHARACTERS + 1)))
     with pytest.raises(SpecError, match=f"expected at most {MAX_LABEL_CHARACTERS} characters"):

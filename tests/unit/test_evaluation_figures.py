@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 
 from mlcls.errors import DatasetError
 from mlcls.evaluation.figures import Figures, compute_figures
-from mlcls.metrics import average_precision, mean_average_precision
+from mlcls.model.metrics import average_precision, mean_average_precision
 from mlcls.runners import Scores
 
 LABELS = tuple(f"label {index}" for index in range(6))

@@ -15,9 +15,9 @@ from PIL import Image
 from colored_dataset import COLORS, write_colored_dataset
 from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
 from mlcls.evaluation.scoring import score_annotated
-from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.images.transforms import preprocess
+from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.runners import DecodingRunner, ImageRunner, Pixels, Scores
-from mlcls.transforms import preprocess
 
 LABELS = tuple(COLORS)
 TRANSFORM = ImageTransform(16, 24, "pil", "BILINEAR", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -21,9 +21,9 @@ from benchmarks.fuzzing.processes import ServerProcesses
 from benchmarks.fuzzing.record import Journal, Problem, RequestRecord, save_request, summarize
 from benchmarks.fuzzing.requests import Item, plan_request
 
-from mlcls.image_decoding import decode_image
-from mlcls.image_formats import FORMATS
-from mlcls.image_header import read_image_header
+from mlcls.images.decoding import decode_image
+from mlcls.images.formats import FORMATS
+from mlcls.images.header import read_image_header
 
 SEEDS, GOOD = make_seed_images(), make_good_images()
 

@@ -13,9 +13,9 @@ import pytest
 
 from mlcls.errors import ConversionError, ParityError
 from mlcls.gate import LIMITS, Figures, GateReport, Limits
-from mlcls.metrics import mean_average_precision, smallest_spread
+from mlcls.model.metrics import mean_average_precision, smallest_spread
+from mlcls.model.postprocess import apply_sigmoid
 from mlcls.parity import BATCH_SIZES, run_gate
-from mlcls.postprocess import apply_sigmoid
 from planted_faults import SwappingRunner
 
 Scores = npt.NDArray[np.float32]

@@ -25,9 +25,9 @@ from mlcls.half_precision import (
     make_half,
 )
 from mlcls.half_rounding import element_types
+from mlcls.images.photos import photo_images
 from mlcls.parity import run_gate
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, Runner
-from mlcls.sample_photos import photo_images
 from served_graphs import SPEC, make_attention, make_cancelling, make_overflowing, make_pixels, make_served
 
 

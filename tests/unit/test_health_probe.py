@@ -14,8 +14,8 @@ import pytest
 
 from mlcls.base.processes import free_ports
 from mlcls.health_probe import Health, HealthProbe, make_picture
-from mlcls.model_spec import ImageTransform
-from mlcls.transforms import preprocess
+from mlcls.images.transforms import preprocess
+from mlcls.model.spec import ImageTransform
 from quiet_http import QuietHttpServer
 
 TIMEOUT_S = 0.5

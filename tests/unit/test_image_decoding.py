@@ -15,10 +15,10 @@ import simplejpeg
 from PIL import Image
 
 from image_samples import encode, oriented
-from mlcls import jpeg_decoding
 from mlcls.errors import ImageError
-from mlcls.image_decoding import decode_image
-from mlcls.image_settings import ImageSettings
+from mlcls.images import jpeg_decoding
+from mlcls.images.decoding import decode_image
+from mlcls.images.settings import ImageSettings
 
 NOISE = np.random.default_rng(3).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 #: Smooth, 91 x 123.

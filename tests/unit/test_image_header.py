@@ -10,9 +10,9 @@ from PIL import Image
 
 from image_samples import encode, write_samples
 from mlcls.errors import IMAGE_REASONS, ImageError
-from mlcls.image_formats import FORMATS, sniff_format
-from mlcls.image_header import read_image_header
-from mlcls.png_chunks import strip_png_animation
+from mlcls.images.formats import FORMATS, sniff_format
+from mlcls.images.header import read_image_header
+from mlcls.images.png import strip_png_animation
 
 EXPECTED = "image: expected the bytes of one JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file, got "
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from image_samples import encode
 from mlcls.errors import IMAGE_REASONS, ImageError
-from mlcls.image_decoding import decode_image
-from mlcls.image_header import read_image_header
-from mlcls.image_settings import ImageSettings
+from mlcls.images.decoding import decode_image
+from mlcls.images.header import read_image_header
+from mlcls.images.settings import ImageSettings
 
 PICTURE = Image.effect_noise((40, 30), 60).convert("RGB")
 OTHERS = [PICTURE.rotate(180), Image.new("RGB", PICTURE.size, "red")]

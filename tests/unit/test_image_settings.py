@@ -10,8 +10,8 @@ from google.protobuf import json_format
 
 from mlcls.backend_model import image_settings
 from mlcls.errors import ConfigError, RepositoryError
-from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
-from mlcls.model_spec import ModelSpec
+from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
+from mlcls.model.spec import ModelSpec
 from mlcls.repository import render_files
 from mlcls.serving_settings import ModelSettings
 from mlcls.targets import TARGETS

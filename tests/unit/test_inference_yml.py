@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from mlcls.catalog import DEFAULT_TRANSFORM, OFFICIAL_MODELS, official_spec
 from mlcls.errors import SpecError
 from mlcls.inference_yml import InferenceConfig, format_inference_yml, parse_inference_config, read_inference_yml
-from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.model.catalog import DEFAULT_TRANSFORM, OFFICIAL_MODELS, official_spec
+from mlcls.model.spec import ImageTransform, ModelSpec
 
 #: As PaddleX's export writes it.
 OFFICIAL = """\

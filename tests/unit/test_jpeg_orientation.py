@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-import mlcls.jpeg_decoding
 from image_samples import with_cv2
-from mlcls.image_decoding import decode_image
-from mlcls.jpeg_header import read_jpeg_header
-from mlcls.jpeg_orientation import find_orientation, turn
+from mlcls.images import jpeg_decoding
+from mlcls.images.decoding import decode_image
+from mlcls.images.jpeg_decoding import find_orientation, turn
+from mlcls.images.jpeg_header import read_jpeg_header
 
 #: No two of its eight orientations are alike.
 PICTURE = cv2.resize(np.random.default_rng(0).integers(0, 255, (6, 10, 3), np.uint8), (40, 24))
@@ -74,7 +74,7 @@ def test_each_orientation(value: int, order: str) -> None:
 def test_whatever_stands_there(segments: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """As cv2, and without decoding the picture by cv2 as well."""
     data = insert(segments)
-    monkeypatch.delattr(mlcls.jpeg_decoding, "decode_with_cv2")
+    monkeypatch.delattr(jpeg_decoding, "decode_with_cv2")
     np.testing.assert_array_equal(decode_image(data), with_cv2(data))
 
 

@@ -22,7 +22,7 @@ from benchmarks.photo_set import IMAGE_MIX, write_size_classes
 
 from image_samples import encode
 from mlcls.errors import ImageError
-from mlcls.image_decoding import decode_image
+from mlcls.images.decoding import decode_image
 
 NOISE = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 JPEG = Sample("noise.jpg", encode(NOISE, "JPEG"))

@@ -21,7 +21,7 @@ from mlcls.machine_inspection import (
     parse_version,
     read_available_memory,
 )
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from quiet_http import QuietHttpServer
 
 

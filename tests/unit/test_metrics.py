@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from mlcls.metrics import average_precision, mean_average_precision, smallest_spread
+from mlcls.model.metrics import average_precision, mean_average_precision, smallest_spread
 
 
 def make_scores(seed: int, images: int = 60, labels: int = 7) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mlcls.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.errors import SpecError
-from mlcls.model_spec import ImageTransform, ModelSpec, TensorNames
+from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
+from mlcls.model.spec import ImageTransform, ModelSpec, TensorNames
 
 SPEC = official_spec("ResNet50_ML")
 

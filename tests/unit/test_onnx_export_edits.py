@@ -14,12 +14,12 @@ from onnx import TensorProto, helper
 
 from mlcls import onnx_export
 from mlcls.errors import ConversionError, ModelFormatError
-from mlcls.model_spec import ModelSpec
+from mlcls.images.transforms import normalize
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import ModelSpec
 from mlcls.onnx_export import ExportedGraph
 from mlcls.onnx_graph import describe_interface
-from mlcls.postprocess import apply_sigmoid
 from mlcls.runners import OnnxRuntimeRunner
-from mlcls.transforms import normalize
 from onnx_graphs import list_operations, make_decoder, make_scorer, run
 
 SIZE = (96, 64)

@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 
 from mlcls import onnx_graph
 from mlcls.errors import ConversionError, ModelFormatError
-from mlcls.model_spec import ModelSpec
-from mlcls.postprocess import apply_sigmoid
-from mlcls.transforms import normalize
+from mlcls.images.transforms import normalize
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import ModelSpec
 from onnx_graphs import Array, list_operations, make_decoder, make_model, make_scorer, run
 
 SIZE = (96, 64)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mlcls.catalog import OFFICIAL_MODELS
 from mlcls.errors import ConfigError
+from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.paddlex_config import read_config
 from mlcls.paddlex_sections import TrainSection
 

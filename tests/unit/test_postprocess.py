@@ -12,7 +12,7 @@ import pytest
 from scipy.special import expit  # type: ignore[import-untyped]
 
 from mlcls.errors import ThresholdError
-from mlcls.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
+from mlcls.model.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
 
 LABELS = ("person", "bicycle", "car", "cat", "dog")
 

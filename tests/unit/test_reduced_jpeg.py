@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls.catalog import official_spec
 from mlcls.errors import ImageError
-from mlcls.image_decoding import decode_image
-from mlcls.image_settings import ImageSettings
-from mlcls.sample_photos import load_photos, sample_photo_paths
-from mlcls.transforms import preprocess
+from mlcls.images.decoding import decode_image
+from mlcls.images.photos import load_photos, sample_photo_paths
+from mlcls.images.settings import ImageSettings
+from mlcls.images.transforms import preprocess
+from mlcls.model.catalog import official_spec
 
 TRANSFORM = official_spec("PP-LCNet_x1_0_ML").transform  # 448x448
 

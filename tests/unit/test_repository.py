@@ -15,10 +15,10 @@ import pytest
 
 from mlcls import publishing, repository
 from mlcls.base import files as atomic
-from mlcls.catalog import OFFICIAL_MODELS, coco_labels, official_spec
 from mlcls.errors import MlclsError, RepositoryError, SpecError
 from mlcls.manifest import EngineRecord
-from mlcls.model_spec import ModelSpec
+from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels, official_spec
+from mlcls.model.spec import ModelSpec
 from mlcls.targets import TARGETS
 from mlcls.triton_config import parse_config
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from image_samples import encode
 from mlcls.errors import ImageError, ThresholdError
-from mlcls.model_spec import ModelSpec
-from mlcls.postprocess import apply_sigmoid
+from mlcls.images.transforms import preprocess
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import ModelSpec
 from mlcls.serving import parse_parameters, postprocess_logits, preprocess_images, request_thresholds
-from mlcls.transforms import preprocess
 
 NOISE: npt.NDArray[np.uint8] = np.random.default_rng(3).integers(1, 256, (96, 64, 3), dtype=np.uint8)
 

@@ -13,7 +13,7 @@ import pytest
 from mlcls import publishing, repository
 from mlcls.errors import ConfigError
 from mlcls.manifest import EngineRecord
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.rollout import publish_version, roll_back
 from mlcls.serving_settings import (
     DEFAULT_SETTINGS,

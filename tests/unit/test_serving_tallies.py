@@ -11,8 +11,8 @@ import pytest
 
 from image_samples import encode
 from mlcls.errors import IMAGE_REASONS, ConfigError, ImageError
-from mlcls.model_spec import ModelSpec
-from mlcls.postprocess import apply_sigmoid
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import ModelSpec
 from mlcls.serving import postprocess_logits, preprocess_images
 from mlcls.serving_tallies import SCORE_BOUNDS, DecodeTally, ScoreTally, _Tally, read_label_limit
 

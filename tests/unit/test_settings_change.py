@@ -11,7 +11,7 @@ from mlcls import cli, publishing, repository, settings_change
 from mlcls.base.files import write_bytes
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.manifest import EngineRecord
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.serving_settings import ModelSettings, ServingSettings, TuningRecord, read_settings, settings_path
 from mlcls.settings_change import change_settings
 

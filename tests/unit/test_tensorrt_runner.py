@@ -17,8 +17,8 @@ from mlcls.base.machine import read_gpus
 from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.half_conversion import Protection, convert_to_half
 from mlcls.half_precision import STATISTICS
-from mlcls.model_spec import ModelSpec
-from mlcls.postprocess import apply_sigmoid
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import ModelSpec
 from mlcls.tensorrt_build import build_engine
 from mlcls.tensorrt_inspection import TensorInfo
 from mlcls.tensorrt_runner import CudaDevice, TensorRtRunner

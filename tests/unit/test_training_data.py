@@ -11,13 +11,13 @@ import pytest
 
 from colored_dataset import write_colored_dataset
 from image_samples import encode
-from mlcls.catalog import DEFAULT_TRANSFORM
 from mlcls.errors import DatasetError
+from mlcls.images.transforms import normalize, preprocess
+from mlcls.model.catalog import DEFAULT_TRANSFORM
 from mlcls.training.augmentation import OPERATIONS, Augmentation, cut_out, rand_augment, sample_generator
 from mlcls.training.data import TrainingData
 from mlcls.training.loading import PREFETCHED_BATCHES, BatchLoader, epoch_batches, sequential_batches
 from mlcls.training.settings import TrainSettings
-from mlcls.transforms import normalize, preprocess
 
 TRANSFORM = TrainSettings("PP-LCNet_x1_0_ML", Path("d"), image_size=(32, 48)).transform
 

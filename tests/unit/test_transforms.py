@@ -20,12 +20,12 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from image_samples import encode, oriented, with_cv2, write_samples
-from mlcls import transforms
 from mlcls.errors import ImageError
-from mlcls.image_decoding import decode_image
-from mlcls.image_settings import ImageSettings
-from mlcls.model_spec import INTERPOLATIONS, ImageTransform, ResizeBackend
-from mlcls.transforms import normalization_constants, normalize, preprocess, resize_image
+from mlcls.images import transforms
+from mlcls.images.decoding import decode_image
+from mlcls.images.settings import ImageSettings
+from mlcls.images.transforms import normalization_constants, normalize, preprocess, resize_image
+from mlcls.model.spec import INTERPOLATIONS, ImageTransform, ResizeBackend
 
 TRANSFORM = ImageTransform(448, 448, "pil", "BILINEAR", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -314,7 +314,7 @@ def test_broken_png_takes_no_memory() -> None:
     code = (
         "import resource, sys\n"
         "from mlcls.errors import ImageError\n"
-        "from mlcls.transforms import decode_image\n"
+        "from mlcls.images.transforms import decode_image\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    decode_image(bytes.fromhex(sys.argv[1]))\n"
         "except ImageError:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

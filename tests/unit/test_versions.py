@@ -19,8 +19,8 @@ from mlcls.base.processes import free_ports
 from mlcls.cli import main
 from mlcls.errors import ModelControlError, RepositoryError
 from mlcls.manifest import EngineRecord
+from mlcls.model.spec import ModelSpec
 from mlcls.model_control import ModelControl
-from mlcls.model_spec import ModelSpec
 from mlcls.rollout import Rollout
 
 NAME = "animals-v2"

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> int:
     """Prints the table of the official models."""
-    from mlcls.catalog import OFFICIAL_MODELS
+    from mlcls.model.catalog import OFFICIAL_MODELS
 
     width = max(map(len, OFFICIAL_MODELS))
     print(f"{'model':{width}}  {'mAP (%)':>7}  {'size (MB)':>9}  inference model")

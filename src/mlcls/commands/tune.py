@@ -16,7 +16,7 @@ from mlcls.errors import ConfigError, MissingExtraError, MlclsError, TuningError
 from mlcls.targets import TARGETS
 
 if TYPE_CHECKING:
-    from mlcls.model_spec import ModelSpec
+    from mlcls.model.spec import ModelSpec
     from mlcls.tuning.report import Circumstances
     from mlcls.tuning.search import Outcome, Search
 
@@ -192,8 +192,8 @@ def _check_options(arguments: argparse.Namespace, most_concurrency: int) -> None
 def _read_photos(paths: Sequence[Path], spec: ModelSpec) -> tuple[list[bytes], str]:
     """The photos to send, each of which can be decoded, and what they are, in words."""
     from mlcls.errors import ImageError
-    from mlcls.sample_photos import list_photos, sample_photo_paths
-    from mlcls.transforms import preprocess
+    from mlcls.images.photos import list_photos, sample_photo_paths
+    from mlcls.images.transforms import preprocess
 
     try:
         files = list_photos(paths) if paths else sample_photo_paths()

@@ -46,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compares, prints a table, and tells by the exit status whether the candidate passed."""
     from mlcls.base.files import write_text
+    from mlcls.images.photos import photo_images
     from mlcls.parity import PROBED_IMAGES, run_gate
     from mlcls.repository import read_spec
     from mlcls.runner_selection import ServedModel, open_runner
-    from mlcls.sample_photos import photo_images
 
     model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))
     photos = LabelledPhotos.open(arguments.photos, arguments.annotations, model.spec.num_labels)

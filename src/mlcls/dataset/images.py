@@ -18,8 +18,8 @@ from typing import Final, NamedTuple
 
 from mlcls.base.processes import end_with_parent
 from mlcls.errors import DatasetError, ImageError
-from mlcls.image_decoding import decode_image
-from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS
+from mlcls.images.decoding import decode_image
+from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS
 
 #: Images that are worth a process of their own.
 _IMAGES_PER_PROCESS: Final = 64

@@ -11,9 +11,9 @@ from mlcls.base.files import staged_folder, write_text
 from mlcls.dataset.annotations import format_annotations
 from mlcls.demo.colors import has_colors
 from mlcls.demo.dataset import LABEL_TEXT, write_scenes
-from mlcls.model_spec import ImageTransform
-from mlcls.sample_photos import photo_crops
-from mlcls.transforms import resize_image
+from mlcls.images.photos import photo_crops
+from mlcls.images.transforms import resize_image
+from mlcls.model.spec import ImageTransform
 
 #: Annotation file of each set, by what it is called in reports.
 SETS: Final = {"scenes": "scenes.txt", "photos": "photos.txt"}

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import DatasetError
-from mlcls.metrics import average_precision
+from mlcls.model.metrics import average_precision
 from mlcls.runners import Scores
 
 

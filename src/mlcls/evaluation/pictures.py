@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mlcls.base.pictures import choose_families, draw_label_panels, require_matplotlib, save_figure, shorten_label
 from mlcls.evaluation.evaluate import Evaluation
 from mlcls.evaluation.figures import Figures, LabelFigures
-from mlcls.metrics import interpolate_precision, ranked_precision
+from mlcls.model.metrics import interpolate_precision, ranked_precision
 
 #: Labels that have a colour and a name of their own; where there are more, the worst and the best ones.
 _NAMED: Final = 10

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlcls.catalog import official_model
 from mlcls.errors import MissingExtraError, ModelFormatError
+from mlcls.model.catalog import official_model
 from mlcls.paddle_runtime import import_paddle
 from mlcls.paddle_state import read_state
 

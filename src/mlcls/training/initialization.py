@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ConversionError
-from mlcls.metrics import smallest_spread
+from mlcls.model.metrics import smallest_spread
 from mlcls.training.architectures import find_decoder
 
 if TYPE_CHECKING:

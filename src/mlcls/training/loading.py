@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import DatasetError, ImageError
-from mlcls.model_spec import ImageTransform
+from mlcls.model.spec import ImageTransform
 from mlcls.training.augmentation import Augmentation, sample_generator
 from mlcls.training.data import ImageSet
 
@@ -132,7 +132,7 @@ class BatchLoader:
                     future.cancel()
 
     def _read(self, index: int, epoch: int) -> npt.NDArray[np.float32]:
-        from mlcls.transforms import normalize, preprocess
+        from mlcls.images.transforms import normalize, preprocess
 
         path = self._images.paths[index]
         try:

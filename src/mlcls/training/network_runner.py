@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlcls.model_spec import ImageTransform
-from mlcls.postprocess import apply_sigmoid
+from mlcls.images.transforms import normalize
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import ImageTransform
 from mlcls.runners import Pixels, Scores
-from mlcls.transforms import normalize
 
 if TYPE_CHECKING:
     import paddle

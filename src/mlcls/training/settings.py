@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.base.checks import finite_float
-from mlcls.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, DEFAULT_TRANSFORM
 from mlcls.errors import TrainingError
-from mlcls.model_spec import ImageTransform
+from mlcls.model.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, DEFAULT_TRANSFORM
+from mlcls.model.spec import ImageTransform
 from mlcls.training.architectures import DECODER_WIDTH, NetworkSize
 
 #: AdamW diverges far below this; PaddleX's own files say up to 0.1, which PaddleClas's recipes do not.

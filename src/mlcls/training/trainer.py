@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
-from mlcls.metrics import mean_average_precision
+from mlcls.model.metrics import mean_average_precision
 from mlcls.training.augmentation import Augmentation
 from mlcls.training.checkpoint import Checkpoint, write_checkpoint
 from mlcls.training.data import TrainingData

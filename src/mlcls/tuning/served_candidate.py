@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mlcls.base.files import write_text
 from mlcls.closed_loop import LoopFigures
-from mlcls.model_spec import ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.repository import render_files, write_files
 from mlcls.server import ServerOptions, TritonServer
 from mlcls.serving_settings import ModelSettings, ServingSettings, read_settings, settings_path

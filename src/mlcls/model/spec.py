@@ -17,6 +17,10 @@ from mlcls.base.checks import finite_float
 from mlcls.base.text import has_control
 from mlcls.errors import SpecError
 
+#: Status of an image that has a result.
+OK: Final = "OK"
+
+
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "model_spec.json"
 

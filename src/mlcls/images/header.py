@@ -16,12 +16,11 @@ from typing import Final
 
 from PIL import Image
 
-from mlcls.image_faults import broken, pillow_broken, too_complex
-from mlcls.image_formats import sniff_format
-from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS
-from mlcls.jpeg_header import JpegHeader, read_jpeg_header
-from mlcls.png_chunks import count_png_frames
-from mlcls.tiff_header import read_tiff_header
+from mlcls.images.formats import broken, pillow_broken, sniff_format, too_complex
+from mlcls.images.jpeg_header import JpegHeader, read_jpeg_header
+from mlcls.images.png import count_png_frames
+from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS
+from mlcls.images.tiff import read_tiff_header
 
 _GIF_IMAGE: Final = 0x2C
 _GIF_EXTENSION: Final = 0x21
@@ -37,7 +36,7 @@ class ImageHeader:
     """Format and size of an encoded image.
 
     Attributes:
-        format: One of :data:`mlcls.image_formats.FORMATS`.
+        format: One of :data:`mlcls.images.formats.FORMATS`.
         height: Rows, before any EXIF orientation is applied.
         width: Columns, before any EXIF orientation is applied.
         frames: Frames of an animation, pages of a TIFF file; counted no further than one more than asked for.

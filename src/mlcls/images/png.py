@@ -6,8 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from mlcls.image_faults import broken, too_complex
-from mlcls.image_formats import PNG_SIGNATURE
+from mlcls.images.formats import PNG_SIGNATURE, broken, too_complex
 
 _ANIMATION_CHUNKS: Final = (b"acTL", b"fcTL", b"fdAT")
 _FRAME_CHUNK: Final = b"fcTL"

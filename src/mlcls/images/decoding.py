@@ -3,13 +3,13 @@
 The pixels are those of PaddleX (`paddlex/inference/common/reader`), which decodes with cv2. Rules follow from that:
 
 - What cv2 reads is what cv2 gives: EXIF orientation applied to JPEG, PNG and TIFF but not to WebP, alpha dropped. JPEG
-  files are decoded by :mod:`mlcls.jpeg_decoding`, to the same pixels.
+  files are decoded by :mod:`mlcls.images.jpeg_decoding`, to the same pixels.
 - GIF (first frame) and AVIF, which cv2 does not read, are read by Pillow in the same way. TIFF files whose compression
   cv2 lacks are decompressed by Pillow and then read by cv2.
 - A truncated or damaged file is refused, as far as that can be told: of a JPEG file without its end marker, where a
   scan is not whole; of a PNG file without its IEND chunk. Bytes after the end are no fault.
 
-What an image may have at most is checked before a pixel is decoded: :mod:`mlcls.image_limits`.
+What an image may have at most is checked before a pixel is decoded: :mod:`mlcls.images.settings`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from mlcls.cv2_decoding import decode_with_cv2
 from mlcls.errors import ImageError
-from mlcls.image_faults import pillow_broken
-from mlcls.image_formats import sniff_format
-from mlcls.image_header import ImageHeader, read_image_header
-from mlcls.image_limits import check_bytes, check_format, check_frames, check_size
-from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
-from mlcls.jpeg_decoding import decode_jpeg
-from mlcls.png_chunks import strip_png_animation
+from mlcls.images.cv2_decoding import decode_with_cv2
+from mlcls.images.formats import pillow_broken, sniff_format
+from mlcls.images.header import ImageHeader, read_image_header
+from mlcls.images.jpeg_decoding import decode_jpeg
+from mlcls.images.png import strip_png_animation
+from mlcls.images.settings import (
+    DEFAULT_IMAGE_SETTINGS,
+    ImageSettings,
+    check_bytes,
+    check_format,
+    check_frames,
+    check_size,
+)
 
 _PILLOW_FORMATS: Final = ("GIF", "AVIF")
 #: LZMA, Zstandard and WebP: compressions of TIFF that Pillow's libtiff has and cv2's has not.
@@ -42,10 +47,10 @@ def decode_image(
     """Decodes one image to the pixels that PaddleX computes with.
 
     Args:
-        data: A whole image file of one of :data:`mlcls.image_formats.FORMATS`.
+        data: A whole image file of one of :data:`mlcls.images.formats.FORMATS`.
         settings: What the image may have at most, which formats are accepted, and what becomes of truncated files.
         jpeg_min_side: Lets a JPEG file be decoded at 1/2, 1/4 or 1/8 of its size, the least at which both of its sides
-            have so many pixels; None decodes all of it. :func:`mlcls.transforms.preprocess` has it from the settings.
+            have so many pixels; None decodes all of it. `mlcls.images.transforms.preprocess` has it from the settings.
 
     Returns:
         `(H, W, 3)` uint8 RGB, contiguous, EXIF orientation applied as cv2 does.

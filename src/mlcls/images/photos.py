@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ImageError, MissingExtraError
-from mlcls.model_spec import ImageTransform
+from mlcls.model.spec import ImageTransform
 
 #: Files of a folder that are taken for photos.
 PHOTO_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
@@ -31,7 +31,7 @@ def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
     Raises:
         ImageError: One cannot be read or decoded; the text has its path.
     """
-    from mlcls.image_decoding import decode_image
+    from mlcls.images.decoding import decode_image
 
     photos = []
     for path in list_photos(paths):
@@ -60,7 +60,7 @@ def photo_pixels(
     Raises:
         ImageError: See `load_photos`.
     """
-    from mlcls.transforms import resize_image
+    from mlcls.images.transforms import resize_image
 
     photos = load_photos(paths) or photo_crops(sample_count, seed)
     return np.stack([resize_image(photo, transform) for photo in photos])

@@ -1,6 +1,6 @@
 """From the bytes of an image file to a network's input: the only resize and normalise code.
 
-The pixels are those of PaddleX (`paddlex/inference/models/common/vision`). Decoding is :mod:`mlcls.image_decoding`'s;
+The pixels are those of PaddleX (`paddlex/inference/models/common/vision`). Decoding is :mod:`mlcls.images.decoding`'s;
 where the settings ask for it, a large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, and the pixels are then
 other ones.
 """
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mlcls.image_decoding import decode_image
-from mlcls.image_settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
-from mlcls.model_spec import ImageTransform
+from mlcls.images.decoding import decode_image
+from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
+from mlcls.model.spec import ImageTransform
 
 _PIL_FILTERS: Final = {
     "NEAREST": Image.Resampling.NEAREST,
@@ -68,7 +68,7 @@ def decode_for(
         `(H, W, 3)` uint8 RGB, contiguous, of the image's own or of the reduced size.
 
     Raises:
-        ImageError: See :func:`mlcls.image_decoding.decode_image`.
+        ImageError: See :func:`mlcls.images.decoding.decode_image`.
     """
     longer_side = max(transform.height, transform.width)
     oversampling = settings.jpeg_oversampling
@@ -85,7 +85,7 @@ def preprocess(
         `(height, width, 3)` uint8 RGB, contiguous; it may be read-only.
 
     Raises:
-        ImageError: See :func:`mlcls.image_decoding.decode_image`.
+        ImageError: See :func:`mlcls.images.decoding.decode_image`.
     """
     return resize_image(decode_for(data, transform, settings), transform)
 

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any, Final
 
 from mlcls.errors import ModelFormatError
-from mlcls.model_spec import ImageTransform, ModelSpec
+from mlcls.model.spec import ImageTransform, ModelSpec
 
 _HOST: Final = "https://paddle-model-ecology.bj.bcebos.com/paddlex"
 
@@ -101,7 +101,7 @@ def official_model(name: str) -> OfficialModel:
 
 def coco_labels() -> tuple[str, ...]:
     """COCO's 80 labels by class id, those of the official models."""
-    text = resources.files("mlcls").joinpath("coco_labels.txt").read_text(encoding="utf-8")
+    text = resources.files("mlcls.model").joinpath("coco_labels.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
 

@@ -1,0 +1,1 @@
+"""What a model is: its spec, the catalog, thresholds and labels, metrics."""
