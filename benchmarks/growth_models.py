@@ -85,7 +85,7 @@ def _write_weights(path: Path, model: GrowthModel) -> None:
     from mlcls.images.photos import photo_pixels
     from mlcls.images.transforms import normalize
     from mlcls.model.catalog import DEFAULT_TRANSFORM
-    from mlcls.paddle_runtime import import_paddle
+    from mlcls.paddle.runtime import import_paddle
     from mlcls.paddlex_export import CALIBRATION_PHOTOS
     from mlcls.training.architectures import build_network
     from mlcls.training.initialization import make_input_sensitive

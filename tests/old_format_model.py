@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mlcls.inference_yml import format_inference_yml
 from mlcls.model.catalog import DEFAULT_TRANSFORM
 from mlcls.model.spec import ModelSpec
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle.inference_yml import format_inference_yml
+from mlcls.paddle.runtime import import_paddle
 
 SIZE = 64
 LABELS = ("a", "b", "c")

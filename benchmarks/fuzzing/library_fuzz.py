@@ -17,10 +17,10 @@ from benchmarks.fuzzing.mutations import mutate
 from mlcls.base.archive import extract_model
 from mlcls.errors import MlclsError
 from mlcls.images.settings import ImageSettings
-from mlcls.inference_yml import FILE_NAME, format_inference_yml, read_inference_yml
 from mlcls.model.catalog import official_spec
 from mlcls.model.postprocess import parse_thresholds
 from mlcls.model.spec import ModelSpec
+from mlcls.paddle.inference_yml import FILE_NAME, format_inference_yml, read_inference_yml
 from mlcls.serving_settings import ModelSettings, ServingSettings
 
 _LABELS: Final = ("cat", "犬", "fox")

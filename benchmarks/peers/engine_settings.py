@@ -18,8 +18,8 @@ import numpy.typing as npt
 from mlcls.images.transforms import normalize
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
-from mlcls.paddle_graph import PaddleGraph
-from mlcls.paddlex_model import PaddleXModel
+from mlcls.paddle.model import PaddleXModel
+from mlcls.paddle.predictor import PaddleGraph
 
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]

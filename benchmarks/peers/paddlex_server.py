@@ -16,7 +16,7 @@ from benchmarks.peers.http_server import HttpServer
 from benchmarks.peers.line_child import ROOT
 from mlcls.base.files import write_text
 from mlcls.base.processes import free_ports
-from mlcls.paddlex_model import PaddleXModel
+from mlcls.paddle.model import PaddleXModel
 
 #: What tables call it.
 PADDLEX_SERVER: Final = "paddlex --serve"

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from mlcls.base.files import staged_folder, write_text
 from mlcls.errors import SpecError
-from mlcls.inference_yml import FILE_NAME, format_inference_yml
 from mlcls.model.catalog import DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, coco_labels, official_model
 from mlcls.model.spec import ModelSpec
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle.inference_yml import FILE_NAME, format_inference_yml
+from mlcls.paddle.runtime import import_paddle
 
 if TYPE_CHECKING:
     import paddle

@@ -13,10 +13,10 @@ from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.yaml_file import YamlError, read_yaml
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import ConfigError, ModelFormatError, SpecError
-from mlcls.inference_yml import FILE_NAME
 from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels
+from mlcls.paddle.inference_yml import FILE_NAME
+from mlcls.paddle.model import GRAPH_NAMES, PARAMETERS_NAME
 from mlcls.paddlex_export import export_model
-from mlcls.paddlex_model import GRAPH_NAMES, PARAMETERS_NAME
 from mlcls.paddlex_sections import PaddleXConfig
 from mlcls.training.data import LABEL_FILE
 from mlcls.training.pretrained import find_weights, is_url

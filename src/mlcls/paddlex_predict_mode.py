@@ -42,8 +42,8 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
     """
     _check_client()
     from mlcls.onnx_export import find_activation
-    from mlcls.paddle_parameters import check_parameters
-    from mlcls.paddlex_import import open_source
+    from mlcls.paddle.parameters import check_parameters
+    from mlcls.paddle.sources import open_source
     from mlcls.runners import PaddleRunner
     from mlcls_client.inputs import count_images, iterate_sources
     from mlcls_client.progress import ProgressBar

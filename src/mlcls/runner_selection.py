@@ -50,7 +50,7 @@ class ServedModel:
 
 
 def _open_paddle(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
-    from mlcls.paddlex_import import open_source
+    from mlcls.paddle.sources import open_source
 
     if where is None:
         raise MlclsError("Expected paddle=FOLDER, the PaddleX model that was imported (or its archive, URL or name).")

@@ -15,8 +15,8 @@ from mlcls.images.transforms import normalize, preprocess
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.onnx_file import check_onnx_file
-from mlcls.paddle_graph import PaddleGraph
-from mlcls.paddlex_model import PaddleXModel
+from mlcls.paddle.model import PaddleXModel
+from mlcls.paddle.predictor import PaddleGraph
 
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]

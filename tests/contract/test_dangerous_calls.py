@@ -1,6 +1,6 @@
 """No part of this project unpickles, evaluates or runs what a file or a request says: read from its source.
 
-`mlcls.paddle_pickle` is the one place that touches `pickle`, and it names nothing that a file wants (its own tests).
+`mlcls.paddle.restricted_pickle` is the one place that touches `pickle`, and it names nothing that a file wants (its own tests).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ OPTIONS = {"allow_pickle": False, "shell": False, "verify": True, "load_external
 
 #: What is allowed where, and why.
 ALLOWED = {
-    ("src/mlcls/paddle_pickle.py", "import pickle"): "the restricted reader itself",
+    ("src/mlcls/paddle/restricted_pickle.py", "import pickle"): "the restricted reader itself",
     ("src/mlcls/base/yaml_file.py", "yaml.load"): "with a SafeLoader that has limits",
     ("src/mlcls/onnx_file.py", "onnx.load"): "after the checks, without external data",
     ("benchmarks/peers/paddlex_predict.py", "yaml.safe_load"): "its own file, in PaddleX's environment without mlcls",
@@ -142,7 +142,7 @@ def test_what_is_no_danger(source: str) -> None:
 
 
 def test_the_reader_of_pickles_uses_one_name_of_the_module() -> None:
-    tree = ast.parse((ROOT / "src/mlcls/paddle_pickle.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "src/mlcls/paddle/restricted_pickle.py").read_text(encoding="utf-8"))
     used = {
         node.attr
         for node in ast.walk(tree)

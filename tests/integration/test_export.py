@@ -9,10 +9,10 @@ import pytest
 
 from mlcls.base.files import sha256_of
 from mlcls.errors import ModelFormatError, SpecError
-from mlcls.inference_yml import read_inference_yml
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle.inference_yml import read_inference_yml
+from mlcls.paddle.model import PaddleXModel
+from mlcls.paddle.runtime import import_paddle
 from mlcls.paddlex_export import export_model
-from mlcls.paddlex_model import PaddleXModel
 from mlcls.training.architectures import build_network, load_trained_network
 from processes import run_mlcls
 

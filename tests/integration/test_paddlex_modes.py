@@ -14,9 +14,9 @@ from PIL import Image
 from colored_dataset import write_colored_dataset
 from mlcls import cli
 from mlcls.dataset.labels import format_labels
-from mlcls.inference_yml import read_inference_yml
 from mlcls.model.catalog import coco_labels
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle.inference_yml import read_inference_yml
+from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import build_network
 from processes import ROOT
 from served_models import SMALL_LABELS, SmallModels

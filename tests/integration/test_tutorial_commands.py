@@ -18,8 +18,8 @@ from PIL import Image
 
 from colored_dataset import COLORS, write_colored_dataset
 from dataset_samples import coco_document, write_coco
-from mlcls.inference_yml import read_inference_yml
-from mlcls.paddlex_model import PaddleXModel
+from mlcls.paddle.inference_yml import read_inference_yml
+from mlcls.paddle.model import PaddleXModel
 from processes import ROOT
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,8 @@ from mlcls import cli
 from mlcls.base import text as escaping
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import DatasetError, SpecError
-from mlcls.inference_yml import read_inference_yml
 from mlcls.model.spec import MAX_LABEL_CHARACTERS
+from mlcls.paddle.inference_yml import read_inference_yml
 from mlcls_client.contract import Answer
 from mlcls_client.drawing import draw_labels, draw_names
 from mlcls_client.errors import InputError

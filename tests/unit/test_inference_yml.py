@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from mlcls.errors import SpecError
-from mlcls.inference_yml import InferenceConfig, format_inference_yml, parse_inference_config, read_inference_yml
 from mlcls.model.catalog import DEFAULT_TRANSFORM, OFFICIAL_MODELS, official_spec
 from mlcls.model.spec import ImageTransform, ModelSpec
+from mlcls.paddle.inference_yml import InferenceConfig, format_inference_yml, parse_inference_config, read_inference_yml
 
 #: As PaddleX's export writes it.
 OFFICIAL = """\

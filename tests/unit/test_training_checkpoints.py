@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from mlcls.errors import DownloadError, ModelFormatError, TrainingError
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle.runtime import import_paddle
 from mlcls.training.checkpoint import SUFFIXES, Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
 from mlcls.training.curves import draw_curves
 from mlcls.training.history import EvaluationRow, History, StepRow, format_csv

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from mlcls.errors import TrainingError
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle.runtime import import_paddle
 from mlcls.training.ema import WeightAverage, ema_decay
 from mlcls.training.loss import asymmetric_loss
 from mlcls.training.optimizer import decayed_parameter_names, make_optimizer

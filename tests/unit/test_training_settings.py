@@ -128,7 +128,7 @@ def test_schedule_without_warm_up() -> None:
 
 def test_schedule_is_that_of_paddle() -> None:
     """The cosine part, against `paddle.optimizer.lr.CosineAnnealingDecay` as PaddleClas sets it up."""
-    from mlcls.paddle_runtime import import_paddle
+    from mlcls.paddle.runtime import import_paddle
 
     paddle = import_paddle("train")
     reference = paddle.optimizer.lr.CosineAnnealingDecay(2e-4, T_max=30, eta_min=1e-10)

@@ -11,8 +11,8 @@ from mlcls.base.pictures import require_matplotlib
 from mlcls.errors import ConfigError
 from mlcls.evaluation.evaluate import evaluate, require_labels
 from mlcls.evaluation.report import format_table, write_report
-from mlcls.inference_yml import FILE_NAME, read_inference_yml
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle.inference_yml import FILE_NAME, read_inference_yml
+from mlcls.paddle.runtime import import_paddle
 from mlcls.runners import DecodingRunner
 from mlcls.training.architectures import load_trained_network
 from mlcls.training.data import LABEL_FILE, VAL_FILE, read_dataset_labels

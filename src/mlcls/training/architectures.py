@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.model.catalog import official_model
-from mlcls.paddle_runtime import import_paddle
-from mlcls.paddle_state import read_state
+from mlcls.paddle.runtime import import_paddle
+from mlcls.paddle.states import read_state
 
 if TYPE_CHECKING:
     import paddle

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from mlcls.base.files import staged_folder
 from mlcls.errors import ModelFormatError, TrainingError
-from mlcls.paddle_runtime import import_paddle
-from mlcls.paddle_state import read_state
+from mlcls.paddle.runtime import import_paddle
+from mlcls.paddle.states import read_state
 
 SUFFIXES: Final = ("pdparams", "pdema", "pdopt", "pdstates")
 FORMAT_VERSION: Final = 1

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import TrainingError
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle.runtime import import_paddle
 from mlcls.training.settings import Device
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mlcls.errors import TrainingError
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle.runtime import import_paddle
 from mlcls.paddlex_export import export_model
 from mlcls.training.architectures import build_network
 from mlcls.training.checkpoint import Checkpoint, read_checkpoint

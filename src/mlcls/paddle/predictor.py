@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ModelFormatError
-from mlcls.paddle_runtime import import_paddle
-from mlcls.paddlex_model import PaddleXModel
+from mlcls.paddle.model import PaddleXModel
+from mlcls.paddle.runtime import import_paddle
 
 
 class PaddleGraph:

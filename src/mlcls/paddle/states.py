@@ -14,8 +14,8 @@ import numpy as np
 
 from mlcls.base.text import clip
 from mlcls.errors import ModelFormatError
-from mlcls.paddle_pickle import read_values
-from mlcls.paddle_runtime import import_paddle
+from mlcls.paddle.restricted_pickle import read_values
+from mlcls.paddle.runtime import import_paddle
 
 #: paddle's keys for the names of tensors, and for arrays that were cut because pickle's protocol 2 ends at 4 GiB.
 _NAMES_KEY: Final = "StructuredToParameterName@@"

@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Final
 
-from mlcls import inference_yml
 from mlcls.base.files import sha256_of
 from mlcls.errors import ModelFormatError
 from mlcls.model.spec import ModelSpec
+from mlcls.paddle import inference_yml
 
 #: Names of the graph file, newer (Paddle's PIR) first.
 GRAPH_NAMES: Final = ("inference.json", "inference.pdmodel")

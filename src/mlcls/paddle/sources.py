@@ -1,0 +1,64 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlcls.base.archive import extract_model
+from mlcls.errors import MissingExtraError, ModelFormatError
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.paddle.model import PaddleXModel
+
+
+@contextlib.contextmanager
+def open_source(source: str) -> Iterator[PaddleXModel]:
+    """Opens a PaddleX inference model, wherever it is.
+
+    Args:
+        source: A folder; an archive (`.tar`, compressed or not); an http(s) URL of an archive; or the name of an
+            official model, which is downloaded.
+
+    Yields:
+        The model. What had to be unpacked is gone when the block ends; downloads stay in the cache.
+
+    Raises:
+        DownloadError: The URL or the official model cannot be had.
+        ModelFormatError: The source is none of these, or not a PaddleX model.
+        SpecError: Its `inference.yml` asks for something that mlcls cannot do.
+    """
+    path = Path(source)
+    if path.is_dir():
+        yield PaddleXModel.open(path)
+        return
+    downloaded = True
+    if source.lower().startswith(("http://", "https://")):
+        archive = _fetch(source)
+    elif source in OFFICIAL_MODELS and not path.exists():
+        archive = _fetch(OFFICIAL_MODELS[source].inference_url)
+    elif path.is_file():
+        archive, downloaded = path, False
+    else:
+        raise ModelFormatError(
+            f"Expected a folder, a .tar archive, an http(s) URL or one of {', '.join(OFFICIAL_MODELS)}, got "
+            f"{source!r}, which is none of them."
+        )
+    with tempfile.TemporaryDirectory(prefix="mlcls-") as temporary:
+        try:
+            folder = extract_model(archive, Path(temporary) / "model")
+        except ModelFormatError:
+            if downloaded:  # the next try must fetch it again instead of finding it in the cache
+                archive.unlink(missing_ok=True)
+            raise
+        yield PaddleXModel.open(folder)
+
+
+def _fetch(url: str) -> Path:
+    from mlcls.base.download import fetch
+
+    try:
+        return fetch(url)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("convert", str(error.name)) from error
