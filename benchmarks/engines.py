@@ -18,6 +18,7 @@ from typing import Any
 import onnxruntime
 
 from mlcls import half_engine, repository
+from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engine_request import EngineFolder, EngineRequest
 from mlcls.errors import MlclsError
 from mlcls.gate import LIMITS
@@ -27,7 +28,6 @@ from mlcls.half_precision import RoundedHalfRunner, calibration_pixels, list_lev
 from mlcls.images.photos import photo_images
 from mlcls.manifest import Manifest
 from mlcls.model.catalog import OFFICIAL_MODELS
-from mlcls.onnx_file import read_onnx
 from mlcls.parity import PROBED_IMAGES, run_gate
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.tensorrt_build import build_engine

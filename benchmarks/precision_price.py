@@ -26,6 +26,7 @@ from mlcls import repository
 from mlcls.base.files import write_bytes
 from mlcls.base.machine import find_bf16_units, find_int8_units, format_machine, read_cpu_flags
 from mlcls.closed_loop import run_closed_loop
+from mlcls.conversion.onnx_file import read_onnx
 from mlcls.demo.dataset import write_scenes
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.errors import MlclsError
@@ -35,7 +36,6 @@ from mlcls.images.transforms import preprocess
 from mlcls.int8 import build_int8
 from mlcls.int8_quantization import quantize_graph
 from mlcls.model.spec import ModelSpec
-from mlcls.onnx_file import read_onnx
 from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.paddlex_import import import_model
 from mlcls.parity import run_gate

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from mlcls import onnx_graph
+from mlcls.conversion import onnx_edits as onnx_graph
 from mlcls.model.spec import ImageTransform, ModelSpec
 from onnx_graphs import make_model, run
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from mlcls.conversion.onnx_edits import require_same_interface
 from mlcls.errors import ConversionError, MissingExtraError
-from mlcls.onnx_graph import require_same_interface
 
 if TYPE_CHECKING:
     import onnx

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.conversion.onnx_file import read_onnx
 from mlcls.errors import ConversionError, ParityError
 from mlcls.gate import GateReport
 from mlcls.half_calibration import Calibration, calibrate
@@ -17,7 +18,6 @@ from mlcls.half_conversion import MATRIX_PRODUCTS, MAX_HALF, Protection, convert
 from mlcls.half_rounding import round_like_half
 from mlcls.images.photos import list_photos, photo_pixels
 from mlcls.model.spec import ImageTransform, ModelSpec
-from mlcls.onnx_file import read_onnx
 from mlcls.runners import OnnxRuntimeRunner, Runner
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.base.files import sha256_of
+from mlcls.conversion.onnx_file import read_onnx
 from mlcls.errors import ImageError, MissingExtraError, ParityError
 from mlcls.gate import LIMITS, GateReport, Limits
 from mlcls.images.transforms import preprocess
@@ -23,7 +24,6 @@ from mlcls.int8_parts import GraphPart, count_products, restore_nodes, split_gra
 from mlcls.int8_quantization import check_quantized, quantize_graph
 from mlcls.manifest import EngineRecord, tool_versions
 from mlcls.model.spec import ModelSpec
-from mlcls.onnx_file import read_onnx
 from mlcls.parity import run_gate
 from mlcls.runners import DecodingRunner, OpenVinoRunner
 from mlcls.triton_config import INT8_FILE

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
+from mlcls.conversion.onnx_edits import graph_inputs
 from mlcls.errors import ConversionError
-from mlcls.onnx_graph import graph_inputs
 
 if TYPE_CHECKING:
     import onnx

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.conversion.onnx_edits import graph_inputs, require_same_interface
 from mlcls.errors import ConversionError, MissingExtraError
 from mlcls.int8_parts import find_decoder, find_normalization
-from mlcls.onnx_graph import graph_inputs, require_same_interface
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

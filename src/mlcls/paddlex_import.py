@@ -117,7 +117,7 @@ def convert_model(
     """
     import onnx
 
-    from mlcls.onnx_export import export_onnx
+    from mlcls.conversion.to_onnx import export_onnx
     from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, PaddleRunner
 
     with open_source(source) as model:

@@ -41,7 +41,7 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
         MlclsError: The model cannot be had or run; see `mlcls.paddlex_import.open_source`.
     """
     _check_client()
-    from mlcls.onnx_export import find_activation
+    from mlcls.conversion.to_onnx import find_activation
     from mlcls.paddle.parameters import check_parameters
     from mlcls.paddle.sources import open_source
     from mlcls.runners import PaddleRunner

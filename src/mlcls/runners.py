@@ -10,11 +10,11 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.conversion.onnx_file import check_onnx_file
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.images.transforms import normalize, preprocess
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ImageTransform, ModelSpec
-from mlcls.onnx_file import check_onnx_file
 from mlcls.paddle.model import PaddleXModel
 from mlcls.paddle.predictor import PaddleGraph
 

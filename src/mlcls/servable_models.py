@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mlcls import repository
 from mlcls.base.machine import Machine, read_machine
+from mlcls.conversion.onnx_file import check_onnx_file
 from mlcls.errors import ServerError
 from mlcls.manifest import verify_folder
-from mlcls.onnx_file import check_onnx_file
 from mlcls.targets import Target
 from mlcls.tensorrt_plan import check_plan
 from mlcls.triton_config import ENGINE_TARGETS, PLAN_FILE

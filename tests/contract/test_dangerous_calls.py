@@ -52,7 +52,7 @@ OPTIONS = {"allow_pickle": False, "shell": False, "verify": True, "load_external
 ALLOWED = {
     ("src/mlcls/paddle/restricted_pickle.py", "import pickle"): "the restricted reader itself",
     ("src/mlcls/base/yaml_file.py", "yaml.load"): "with a SafeLoader that has limits",
-    ("src/mlcls/onnx_file.py", "onnx.load"): "after the checks, without external data",
+    ("src/mlcls/conversion/onnx_file.py", "onnx.load"): "after the checks, without external data",
     ("benchmarks/peers/paddlex_predict.py", "yaml.safe_load"): "its own file, in PaddleX's environment without mlcls",
 }
 

@@ -19,7 +19,7 @@ import onnx
 import pytest
 import yaml
 
-from mlcls import onnx_graph
+from mlcls.conversion import onnx_edits as onnx_graph
 from mlcls.errors import MlclsError, ParityError
 from mlcls.images.transforms import normalization_constants
 from mlcls.model import catalog

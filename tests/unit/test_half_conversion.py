@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from mlcls.conversion.onnx_edits import describe_interface
 from mlcls.errors import ConversionError
 from mlcls.half_conversion import Protection, convert_to_half, count_kept
 from mlcls.half_rounding import element_types
-from mlcls.onnx_graph import describe_interface
 from mlcls.runners import OnnxRuntimeRunner
 from served_graphs import SPEC, make_attention, make_overflowing, make_pixels, make_served
 

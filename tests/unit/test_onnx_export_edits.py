@@ -12,13 +12,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mlcls import onnx_export
+from mlcls.conversion import to_onnx as onnx_export
+from mlcls.conversion.onnx_edits import describe_interface
+from mlcls.conversion.to_onnx import ExportedGraph
 from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.images.transforms import normalize
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
-from mlcls.onnx_export import ExportedGraph
-from mlcls.onnx_graph import describe_interface
 from mlcls.runners import OnnxRuntimeRunner
 from onnx_graphs import list_operations, make_decoder, make_scorer, run
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mlcls.conversion.onnx_file import MAX_OPSET, check_onnx_file, read_onnx
 from mlcls.errors import ModelFormatError
-from mlcls.onnx_file import MAX_OPSET, check_onnx_file, read_onnx
 from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.runners import OnnxRuntimeRunner
 from served_graphs import SPEC, make_attention, make_served

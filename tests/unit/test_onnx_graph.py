@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mlcls import onnx_graph
+from mlcls.conversion import onnx_edits as onnx_graph
 from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.images.transforms import normalize
 from mlcls.model.postprocess import apply_sigmoid

@@ -11,10 +11,10 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING, Final
 
-from mlcls import onnx_graph
+from mlcls.conversion import onnx_edits as onnx_graph
+from mlcls.conversion.paddle2onnx_process import convert_paddle_graph
 from mlcls.errors import ConversionError, MissingExtraError, ModelFormatError
 from mlcls.model.spec import Activation, ModelSpec
-from mlcls.paddle_conversion import convert_paddle_graph
 
 if TYPE_CHECKING:
     from pathlib import Path

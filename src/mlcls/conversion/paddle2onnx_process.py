@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mlcls.conversion.onnx_file import read_onnx
 from mlcls.errors import ConversionError, MissingExtraError
-from mlcls.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     import onnx

@@ -1,0 +1,1 @@
+"""From a Paddle graph to the ONNX graph that is served."""
