@@ -9,9 +9,9 @@ from typing import Final
 
 from benchmarks.peers.engine_settings import ModelFiles
 from benchmarks.random_models import prepare_models, repository_of
-from mlcls import repository
 from mlcls.errors import RepositoryError
 from mlcls.paddle.model import PaddleXModel
+from mlcls.repository import models as repository
 
 #: Where models with random weights are made, relative to the root of the checkout.
 RANDOM_MODELS: Final = Path("build/bench")

@@ -10,7 +10,7 @@ from typing import Final
 from benchmarks.bench_figures import draw_loads, draw_plane, draw_steps
 from benchmarks.matrix_cells import CellResult, ResultFolder, steps_of
 from mlcls.model.catalog import OFFICIAL_MODELS
-from mlcls.targets import TARGETS
+from mlcls.repository.settings import TARGETS
 
 REPORT_FILE: Final = "report.html"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import onnxruntime
 
-from mlcls import half_engine, repository
+from mlcls import half_engine
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engine_request import EngineFolder, EngineRequest
 from mlcls.errors import MlclsError
@@ -26,12 +26,13 @@ from mlcls.half_calibration import calibrate
 from mlcls.half_conversion import Protection, convert_to_half, count_kept
 from mlcls.half_precision import RoundedHalfRunner, calibration_pixels, list_levels
 from mlcls.images.photos import photo_images
-from mlcls.manifest import Manifest
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.parity import PROBED_IMAGES, run_gate
+from mlcls.repository import models as repository
+from mlcls.repository.manifest import Manifest
+from mlcls.repository.names import HALF_FILE, ONNX_FILE
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.tensorrt_build import build_engine
-from mlcls.triton_config import HALF_FILE, ONNX_FILE
 
 #: The T4, the A10 and the L4.
 ARCHITECTURES = ("7.5", "8.6", "8.9")

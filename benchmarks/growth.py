@@ -28,8 +28,8 @@ from benchmarks.random_models import repository_of
 from mlcls.base.files import write_text
 from mlcls.base.processes import sigterm_interrupts
 from mlcls.errors import ConfigError, MlclsError
-from mlcls.serving_settings import ModelSettings
-from mlcls.settings_change import change_settings
+from mlcls.repository.publishing import change_settings
+from mlcls.repository.settings import ModelSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

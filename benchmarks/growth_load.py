@@ -14,9 +14,9 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.served_cost import CostMeter
-from mlcls import repository
 from mlcls.closed_loop import run_closed_loop
 from mlcls.errors import ServerError
+from mlcls.repository import models as repository
 from mlcls.server import ServerOptions, TritonServer
 
 #: The load runs for so long before it is measured, and longer where all clients' answers take longer.

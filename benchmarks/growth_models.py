@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.random_models import prepare_each, repository_of
-from mlcls import repository
+from mlcls.repository import models as repository
 
 ARCHITECTURE: Final = "PP-LCNet_x1_0_ML"
 #: Labels of the official models, and the decoder's queries where they are not one for each label.

@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.base.files import sha256_of
-from mlcls.manifest import EngineRecord
 from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.model_control import ModelControl
-from mlcls.publishing import add_model
+from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.publishing import add_model
 from mlcls.rollout import publish_version
-from mlcls.triton_config import ONNX_FILE
 
 MODEL: Final = "numbers"
 NUMBERS: Final = 4096

@@ -29,14 +29,14 @@ from benchmarks.perf_analyzer import PROTOCOLS, Load, PerfAnalyzer, Protocol, Wi
 from benchmarks.photo_set import WEB_PHOTOS, write_web_photos
 from benchmarks.random_models import prepare_models, repository_of
 from benchmarks.served_cost import CostMeter
-from mlcls import repository
 from mlcls.base.files import write_text
 from mlcls.base.processes import sigterm_interrupts
 from mlcls.errors import MlclsError, RepositoryError
 from mlcls.images.photos import list_photos
 from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.repository import models as repository
+from mlcls.repository.settings import TARGETS, Target
 from mlcls.server import ServerOptions, TritonServer
-from mlcls.targets import TARGETS, Target
 
 #: A window is made longer for a slow model, until so many requests end in it.
 _LEAST_REQUESTS: Final = 6

@@ -16,7 +16,7 @@ from benchmarks.perf_output import PerfFigures, StepTimes
 from benchmarks.served_cost import ServedCost
 from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
-from mlcls.targets import Target
+from mlcls.repository.settings import Target
 
 RESULTS_FILE: Final = "results.json"
 TABLE_FILE: Final = "results.csv"

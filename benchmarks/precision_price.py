@@ -22,7 +22,6 @@ import numpy as np
 from benchmarks.bf16_rounding import round_like_bf16
 from benchmarks.machine import describe_machine
 from benchmarks.turns import take_turns
-from mlcls import repository
 from mlcls.base.files import write_bytes
 from mlcls.base.machine import find_bf16_units, find_int8_units, format_machine, read_cpu_flags
 from mlcls.closed_loop import run_closed_loop
@@ -39,9 +38,10 @@ from mlcls.model.spec import ModelSpec
 from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.paddlex_import import import_model
 from mlcls.parity import run_gate
+from mlcls.repository import models as repository
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.versions import engine_folder
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, OpenVinoRunner, Runner
-from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import engine_folder
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from benchmarks.machine import describe_machine
 from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
-from mlcls import repository
 from mlcls.base.machine import format_machine
 from mlcls.closed_loop import ensemble_calls
 from mlcls.errors import MlclsError
 from mlcls.images.photos import sample_photo_paths
 from mlcls.model.spec import ModelSpec
+from mlcls.repository import models as repository
 from mlcls.server import ServerOptions, TritonServer
 
 

@@ -16,8 +16,8 @@ from typing import Final, TypeVar
 
 from tqdm import tqdm
 
-from mlcls import repository
 from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.repository import models as repository
 
 #: Those that take longest go first.
 _ORDER: Final = ("PP-HGNetV2-B6_ML", "CLIP_vit_base_patch16_448_ML", "PP-HGNetV2-B4_ML", "ResNet50_ML")

@@ -32,9 +32,9 @@ from mlcls.images.transforms import preprocess
 from mlcls.model.metrics import mean_average_precision
 from mlcls.model.spec import ModelSpec
 from mlcls.paddlex_import import import_model
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.versions import engine_folder
 from mlcls.runners import OpenVinoRunner
-from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import engine_folder
 
 #: Settings of `jpeg_oversampling`, by how many times the network's input the scenes are: a power of two each above.
 _SETTINGS: Final = {8: (4.0, 2.0, 1.0), 12: (3.0, 1.5)}

@@ -31,10 +31,10 @@ from mlcls.errors import MlclsError
 from mlcls.images.photos import photo_images
 from mlcls.model.postprocess import select_labels
 from mlcls.paddlex_import import import_model
-from mlcls.repository import read_spec
+from mlcls.repository.models import read_spec
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.versions import engine_folder
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
-from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import engine_folder
 
 _ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("demo_a", "demo_b")

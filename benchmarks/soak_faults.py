@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.soak_server import SoakServer
-from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import engine_folder
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.versions import engine_folder
 
 #: How long a file stays damaged after the server that had loaded it was killed.
 DAMAGED_S = 6.0

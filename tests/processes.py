@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mlcls.repository.settings import Target
 from mlcls.server import ServerOptions, TritonServer
-from mlcls.targets import Target
 
 ROOT = Path(__file__).resolve().parents[1]
 

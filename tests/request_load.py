@@ -17,11 +17,11 @@ import numpy.typing as npt
 import tritonclient.grpc
 import tritonclient.http
 
-from mlcls.repository import read_version_spec
+from mlcls.repository.models import read_version_spec
+from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE
+from mlcls.repository.versions import step_folders
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.server import TritonServer
-from mlcls.triton_config import ENGINE_SUFFIX, ONNX_FILE
-from mlcls.versions import step_folders
 
 Protocol = Literal["grpc", "http"]
 

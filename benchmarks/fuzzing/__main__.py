@@ -19,14 +19,14 @@ from tqdm import tqdm
 from benchmarks.fuzzing.campaign import Campaign, CampaignOptions
 from benchmarks.fuzzing.library_fuzz import PARSERS, fuzz_parser
 from benchmarks.fuzzing.record import Journal, save_request, summarize
-from mlcls import repository
 from mlcls.demo.recipe import DEMO_NAME
 from mlcls.images.settings import ImageSettings
 from mlcls.paddlex_import import import_model
+from mlcls.repository import models as repository
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.publishing import change_settings
+from mlcls.repository.versions import engine_folder
 from mlcls.server import ServerOptions, TritonServer
-from mlcls.settings_change import change_settings
-from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import engine_folder
 
 _DEMO_MODEL: Final = Path("demo_model/inference")
 _MODELS: Final = Path("build/fuzz/model_repository")

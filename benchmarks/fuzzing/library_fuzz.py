@@ -21,7 +21,7 @@ from mlcls.model.catalog import official_spec
 from mlcls.model.postprocess import parse_thresholds
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.inference_yml import FILE_NAME, format_inference_yml, read_inference_yml
-from mlcls.serving_settings import ModelSettings, ServingSettings
+from mlcls.repository.settings import ModelSettings, ServingSettings
 
 _LABELS: Final = ("cat", "犬", "fox")
 _SLOW_S: Final = 5.0

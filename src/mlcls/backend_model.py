@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from mlcls.errors import ConfigError, ImageError, RepositoryError, ThresholdError
 from mlcls.images.settings import ImageSettings
-from mlcls.manifest import require_same_spec, verify_folder
 from mlcls.model.spec import FILE_NAME, ModelSpec
 from mlcls.pulse import Pulse
-from mlcls.serving_settings import PRECISIONS
-from mlcls.triton_config import IMAGES_PARAMETER, PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
+from mlcls.repository.manifest import require_same_spec, verify_folder
+from mlcls.repository.names import IMAGES_PARAMETER, PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
+from mlcls.repository.settings import PRECISIONS
 
 
 def version_folder(args: Mapping[str, str]) -> Path:

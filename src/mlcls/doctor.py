@@ -9,8 +9,8 @@ from typing import Final, Literal
 from mlcls.base.machine import BF16_FLAGS, INT8_FLAGS, find_bf16_units, find_int8_units
 from mlcls.machine_facts import MachineFacts, RepositoryFacts, ServedModelFacts, Version
 from mlcls.memory_needs import TYPICAL_IMAGE_BYTES, needed_memory_bytes, needed_shared_memory_bytes
-from mlcls.serving_settings import MAX_BATCH_SIZE
-from mlcls.triton_config import INT8_FILE, PLAN_FILE, STEP_SUFFIXES
+from mlcls.repository.names import INT8_FILE, PLAN_FILE, STEP_SUFFIXES
+from mlcls.repository.settings import MAX_BATCH_SIZE
 
 Level = Literal["ok", "note", "warning", "problem"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mlcls.errors import ParityError
-from mlcls.manifest import Precision
+from mlcls.repository.manifest import Precision
 
 #: The least by which the scores of two images must differ, in limits, for answers exchanged between them to be seen.
 MIN_SPREAD_IN_LIMITS: Final = 5.0

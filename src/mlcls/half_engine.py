@@ -10,8 +10,8 @@ from typing import Final
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.engine_request import EngineFolder, EngineRequest, Fp32Gate, describe_report
 from mlcls.half_precision import make_half
-from mlcls.manifest import EngineRecord, add_engine, tool_versions
-from mlcls.triton_config import HALF_FILE, ONNX_FILE
+from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions
+from mlcls.repository.names import HALF_FILE, ONNX_FILE
 
 _TOOLS: Final = ("onnx", "onnxruntime", "numpy")
 

@@ -22,11 +22,11 @@ from mlcls.gate import LIMITS, GateReport, Limits
 from mlcls.images.transforms import preprocess
 from mlcls.int8_parts import GraphPart, count_products, restore_nodes, split_graph
 from mlcls.int8_quantization import check_quantized, quantize_graph
-from mlcls.manifest import EngineRecord, tool_versions
 from mlcls.model.spec import ModelSpec
 from mlcls.parity import run_gate
+from mlcls.repository.manifest import EngineRecord, tool_versions
+from mlcls.repository.names import INT8_FILE
 from mlcls.runners import DecodingRunner, OpenVinoRunner
-from mlcls.triton_config import INT8_FILE
 
 if TYPE_CHECKING:
     import onnx
@@ -54,7 +54,7 @@ class Int8Build:
     """An INT8 engine that passed the gate.
 
     Attributes:
-        staged: The ONNX file, for `mlcls.manifest.add_engine`.
+        staged: The ONNX file, for `mlcls.repository.manifest.add_engine`.
         record: What the manifest says of it.
         report: The gate's report.
         kept: Names of the parts that stayed in FP32, in the order in which they were found to need it.

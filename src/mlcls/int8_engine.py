@@ -12,8 +12,8 @@ from mlcls.engine_request import EngineFolder, EngineRequest, describe_report
 from mlcls.gate import LIMITS
 from mlcls.images.photos import PhotoFiles
 from mlcls.int8 import build_int8
-from mlcls.manifest import add_engine
-from mlcls.triton_config import ONNX_FILE
+from mlcls.repository.manifest import add_engine
+from mlcls.repository.names import ONNX_FILE
 
 
 def build(request: EngineRequest) -> Iterator[str]:

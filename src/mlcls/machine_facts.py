@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mlcls.base.machine import Gpu
-from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings
 
 Version = tuple[int, ...]
 

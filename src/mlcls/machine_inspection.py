@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from mlcls import repository, versions
 from mlcls.base.machine import Machine, read_cores, read_cpu_flags, read_machine
 from mlcls.errors import MlclsError, ServerError
 from mlcls.machine_facts import (
@@ -31,10 +30,12 @@ from mlcls.machine_facts import (
     TritonFacts,
     Version,
 )
-from mlcls.manifest import Manifest, verify_folder
-from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, read_settings
+from mlcls.repository import models as repository
+from mlcls.repository import versions
+from mlcls.repository.manifest import Manifest, verify_folder
+from mlcls.repository.names import ENGINE_SUFFIX, PLAN_FILE
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, read_settings
 from mlcls.tensorrt_plan import check_plan
-from mlcls.triton_config import ENGINE_SUFFIX, PLAN_FILE
 from mlcls.triton_installation import embedded_installation, system_installation
 
 _TIMEOUT_S: Final = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from mlcls.machine_facts import ServedModelFacts
-from mlcls.targets import TARGETS
+from mlcls.repository.settings import TARGETS
 
 #: An encoded image, as most are; for sizing memory that holds many.
 TYPICAL_IMAGE_BYTES: Final = 1 << 20

@@ -17,7 +17,7 @@ from mlcls.base.machine import BF16_FLAGS, find_bf16_units, read_cpu_flags
 from mlcls.conversion.onnx_file import check_onnx_file
 from mlcls.errors import ConfigError, MissingExtraError, ModelFormatError
 from mlcls.model.spec import ModelSpec
-from mlcls.serving_settings import FILE_NAME
+from mlcls.repository.settings import FILE_NAME
 
 #: Images that wait inside the engine for a stream, so that none idles while the next request is on its way here.
 WAITING_IMAGES: Final = 1

@@ -12,14 +12,14 @@ from typing import Final
 from mlcls.base.files import STAGING_PREFIX, sha256_of
 from mlcls.gate import GateReport
 from mlcls.images.photos import photo_images
-from mlcls.manifest import EngineRecord, tool_versions
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.parameters import check_parameters
 from mlcls.paddle.sources import open_source
 from mlcls.parity import BATCH_SIZES, PROBED_IMAGES, run_gate
-from mlcls.publishing import add_model, require_unversioned
-from mlcls.repository import check_name
-from mlcls.triton_config import ONNX_FILE
+from mlcls.repository.manifest import EngineRecord, tool_versions
+from mlcls.repository.models import check_name
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.publishing import add_model, require_unversioned
 
 #: Packages that take part in a conversion.
 _TOOLS: Final = ("paddlepaddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime", "numpy")

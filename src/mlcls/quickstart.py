@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlcls import repository
 from mlcls.demo.recipe import DEMO_NAME
 from mlcls.errors import DownloadError, MlclsError
 from mlcls.images.photos import sample_photo_paths
 from mlcls.paddle.model import PaddleXModel
 from mlcls.paddlex_import import import_model
+from mlcls.repository import models as repository
 from mlcls.server import ServerOptions, TritonServer
 from mlcls.triton_installation import embedded_installation
 

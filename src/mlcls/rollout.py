@@ -15,10 +15,12 @@ from typing import Any, Final
 
 from mlcls.base.files import folder_lock, write_text
 from mlcls.errors import MlclsError, ModelControlError, RepositoryError
-from mlcls.manifest import EngineRecord
 from mlcls.model.spec import ModelSpec
 from mlcls.model_control import ModelControl
-from mlcls.publishing import (
+from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.models import check_name, read_spec
+from mlcls.repository.names import STEP_SUFFIXES, step_name
+from mlcls.repository.publishing import (
     add_calibrated_version,
     add_version,
     pin_version,
@@ -26,9 +28,7 @@ from mlcls.publishing import (
     remove_leftovers,
     remove_version,
 )
-from mlcls.repository import check_name, read_spec
-from mlcls.triton_config import STEP_SUFFIXES, step_name
-from mlcls.versions import active_version, list_versions, read_replaced, require_version
+from mlcls.repository.versions import active_version, list_versions, read_replaced, require_version
 
 #: Versions that stay in the repository, the active one included.
 DEFAULT_KEEP: Final = 3

@@ -10,9 +10,9 @@ from typing import Final
 
 from mlcls.errors import MlclsError
 from mlcls.model.spec import ModelSpec
+from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE, PLAN_FILE
+from mlcls.repository.versions import engine_folder, step_folders
 from mlcls.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
-from mlcls.triton_config import ENGINE_SUFFIX, ONNX_FILE, PLAN_FILE
-from mlcls.versions import engine_folder, step_folders
 
 #: Where a server listens that is not named.
 DEFAULT_SERVER: Final = "127.0.0.1:8001"

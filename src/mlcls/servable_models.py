@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mlcls import repository
 from mlcls.base.machine import Machine, read_machine
 from mlcls.conversion.onnx_file import check_onnx_file
 from mlcls.errors import ServerError
-from mlcls.manifest import verify_folder
-from mlcls.targets import Target
+from mlcls.repository import models as repository
+from mlcls.repository.manifest import verify_folder
+from mlcls.repository.names import PLAN_FILE
+from mlcls.repository.settings import Target
+from mlcls.repository.triton_config import ENGINE_TARGETS
 from mlcls.tensorrt_plan import check_plan
-from mlcls.triton_config import ENGINE_TARGETS, PLAN_FILE
 from mlcls.triton_installation import TritonInstallation
 
 

@@ -22,11 +22,11 @@ from mlcls.draining import DEFAULT_DRAIN_TIMEOUT_S, drain
 from mlcls.errors import ServerError
 from mlcls.json_log import LogFormat, TritonLogPump
 from mlcls.pulse import PULSE_FOLDER_VARIABLE
+from mlcls.repository.settings import Target
 from mlcls.servable_models import check_models
 from mlcls.server_command import build_command
 from mlcls.server_log import STANDARD_OUTPUT
 from mlcls.server_trace import TraceSettings
-from mlcls.targets import Target
 from mlcls.triton_installation import TritonInstallation, embedded_installation
 
 #: APIs that change the server or read its memory; open ones would let any client unload a model.

@@ -16,7 +16,7 @@ from mlcls.base.files import write_bytes
 from mlcls.base.machine import read_gpus, read_tensorrt_version
 from mlcls.errors import ConversionError
 from mlcls.model.spec import ModelSpec
-from mlcls.serving_settings import MAX_BATCH_SIZE
+from mlcls.repository.settings import MAX_BATCH_SIZE
 from mlcls.tensorrt_inspection import NetworkInfo, describe_network
 from mlcls.tensorrt_library import (
     Library,

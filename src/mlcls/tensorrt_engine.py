@@ -14,11 +14,11 @@ from mlcls.base.machine import Gpu, read_gpus
 from mlcls.engine_request import EngineFolder, EngineRequest, Fp32Gate, describe_report
 from mlcls.errors import ConversionError
 from mlcls.gate import GateReport
-from mlcls.manifest import EngineRecord, add_engine, tool_versions, verify_folder
+from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions, verify_folder
+from mlcls.repository.names import HALF_FILE, ONNX_FILE, PLAN_FILE
 from mlcls.tensorrt_build import BuiltEngine, build_engine
 from mlcls.tensorrt_plan import describe_target
 from mlcls.tensorrt_runner import TensorRtRunner
-from mlcls.triton_config import HALF_FILE, ONNX_FILE, PLAN_FILE
 
 
 def build_plan(request: EngineRequest) -> Iterator[str]:

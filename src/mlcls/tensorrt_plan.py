@@ -13,7 +13,7 @@ from typing import Final
 
 from mlcls.base.machine import Gpu, Machine
 from mlcls.errors import RepositoryError
-from mlcls.manifest import EngineRecord, FileRecord, Manifest
+from mlcls.repository.manifest import EngineRecord, FileRecord, Manifest
 from mlcls.tensorrt_library import parse_version
 
 #: Keys of `EngineRecord.built_for`.

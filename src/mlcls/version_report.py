@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mlcls.manifest import Manifest
-from mlcls.repository import read_spec, read_version_spec
-from mlcls.triton_config import ENGINE_SUFFIX, POSTPROCESS_SUFFIX
-from mlcls.versions import active_version, list_versions, read_replaced, step_folders
+from mlcls.repository.manifest import Manifest
+from mlcls.repository.models import read_spec, read_version_spec
+from mlcls.repository.names import ENGINE_SUFFIX, POSTPROCESS_SUFFIX
+from mlcls.repository.versions import active_version, list_versions, read_replaced, step_folders
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,9 +19,9 @@ from benchmarks.peers.contender import Answer, Load, PeerError
 from benchmarks.peers.served import ServedModel
 from benchmarks.photo_set import write_uniform_photos
 
-from mlcls import repository
 from mlcls.errors import MlclsError
 from mlcls.model.spec import ModelSpec
+from mlcls.repository import models as repository
 from mlcls.server import TritonServer
 from served_models import SmallModels
 

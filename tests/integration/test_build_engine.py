@@ -23,9 +23,9 @@ from mlcls.errors import ParityError, RepositoryError
 from mlcls.gate import LIMITS
 from mlcls.half_conversion import Protection, convert_to_half
 from mlcls.half_precision import STATISTICS
-from mlcls.manifest import EngineRecord, Manifest, add_engine
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
+from mlcls.repository.manifest import EngineRecord, Manifest, add_engine
 from mlcls.runners import OnnxRuntimeRunner
 from mlcls.servable_models import check_models
 from mlcls.tensorrt_build import BuiltEngine, build_engine

@@ -12,9 +12,9 @@ import pytest
 from mlcls.demo.test_images import SETS, write_test_images
 from mlcls.evaluation.evaluate import evaluate
 from mlcls.paddlex_import import import_model
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.versions import engine_folder
 from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
-from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import engine_folder
 from processes import ROOT
 
 pytestmark = pytest.mark.slow

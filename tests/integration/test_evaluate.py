@@ -19,7 +19,7 @@ from mlcls import cli
 from mlcls.errors import DatasetError, ServedImageError, ServerError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
 from mlcls.images.photos import photo_crops
-from mlcls.repository import read_spec
+from mlcls.repository.models import read_spec
 from mlcls.runner_selection import ServedModel, open_runner
 from mlcls.server import TritonServer
 from mlcls.training.settings import TrainSettings

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import engine_folder
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.versions import engine_folder
 from processes import run_mlcls
 from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, own_segments, serving
 from served_models import SmallModels

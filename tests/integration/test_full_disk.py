@@ -15,14 +15,14 @@ import pytest
 
 from mlcls.base.files import LOCK_NAME
 from mlcls.cli import main
-from mlcls.manifest import EngineRecord, Manifest
 from mlcls.model.spec import ModelSpec
 from mlcls.paddlex_import import import_model
-from mlcls.publishing import add_model
-from mlcls.repository import read_spec
+from mlcls.repository.manifest import EngineRecord, Manifest
+from mlcls.repository.models import read_spec
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.publishing import add_model
+from mlcls.repository.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
 from mlcls.rollout import publish_version
-from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
 from processes import ROOT
 
 DEMO = ROOT / "demo_model" / "inference"

@@ -15,9 +15,9 @@ from image_samples import encode
 from mlcls.images.settings import ImageSettings
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import find_stale, read_spec
+from mlcls.repository.models import find_stale, read_spec
+from mlcls.repository.publishing import change_settings
 from mlcls.runners import OpenVinoRunner
-from mlcls.settings_change import change_settings
 from processes import start_server
 from served_models import SmallModels
 from triton_request import ask

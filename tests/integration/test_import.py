@@ -25,7 +25,7 @@ from mlcls.images.transforms import normalization_constants
 from mlcls.model import catalog
 from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.paddlex_import import import_model
-from mlcls.repository import expected_specs, find_stale, list_models, read_spec
+from mlcls.repository.models import expected_specs, find_stale, list_models, read_spec
 from processes import ROOT, run_mlcls
 from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 

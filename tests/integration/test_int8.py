@@ -19,10 +19,10 @@ from mlcls.gate import Limits
 from mlcls.images.photos import photo_crops
 from mlcls.images.transforms import resize_image
 from mlcls.int8 import MIN_PHOTOS
-from mlcls.manifest import verify_folder
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.openvino_engine import OpenVinoEngine
-from mlcls.repository import read_spec
+from mlcls.repository.manifest import verify_folder
+from mlcls.repository.models import read_spec
 from mlcls.runners import DecodingRunner, OpenVinoRunner
 from mlcls.server import TritonServer
 from processes import run_mlcls, start_server

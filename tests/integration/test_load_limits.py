@@ -18,8 +18,8 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from mlcls.openvino_engine import WAITING_IMAGES
-from mlcls.repository import read_spec, write_configs
-from mlcls.serving_settings import ModelSettings, QueueSettings, settings_path
+from mlcls.repository.models import read_spec, write_configs
+from mlcls.repository.settings import ModelSettings, QueueSettings, settings_path
 from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, serving
 from served_models import SmallModels
 from settling import read_settled

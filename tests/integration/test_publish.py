@@ -22,17 +22,17 @@ from tritonclient.utils import InferenceServerException
 from mlcls.admin_key import ADMIN_KEY_VARIABLE
 from mlcls.base.files import LOCK_NAME, sha256_of
 from mlcls.errors import ModelControlError
-from mlcls.manifest import Manifest
 from mlcls.model_control import ModelControl
 from mlcls.paddlex_export import export_model
 from mlcls.paddlex_import import import_model
-from mlcls.publishing import add_model
-from mlcls.repository import is_imported, read_spec
+from mlcls.repository.manifest import Manifest
+from mlcls.repository.models import is_imported, read_spec
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.publishing import add_model
+from mlcls.repository.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
 from mlcls.rollout import Rollout, publish_version, roll_back
 from mlcls.server import ServerOptions, TritonServer
 from mlcls.server_command import build_command
-from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
 from processes import mlcls_command, run_mlcls, start_server
 from request_load import Expected, Protocol, Reply, RequestLoad, find_fault
 from triton_request import ask_outputs
@@ -306,8 +306,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from mlcls import model_control, rollout
-from mlcls.manifest import Manifest
-from mlcls.repository import read_spec
+from mlcls.repository.manifest import Manifest
+from mlcls.repository.models import read_spec
 root, source, staged, url, function, model = sys.argv[1:]
 module = model_control.ModelControl if function in ("load", "unload") else rollout
 real = getattr(module, function)

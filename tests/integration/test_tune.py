@@ -14,9 +14,9 @@ import pytest
 from benchmarks.process_usage import read_usage
 
 from mlcls.images.photos import sample_photo_paths
-from mlcls.repository import read_spec, require_fresh
-from mlcls.serving_settings import DEFAULT_SETTINGS, ServingSettings, read_settings
-from mlcls.triton_config import parse_config
+from mlcls.repository.models import read_spec, require_fresh
+from mlcls.repository.settings import DEFAULT_SETTINGS, ServingSettings, read_settings
+from mlcls.repository.triton_config import parse_config
 from processes import run_mlcls, start_server
 from served_models import SmallModels
 from triton_request import ask

@@ -17,7 +17,7 @@ from mlcls.gate import LIMITS, GateReport
 from mlcls.images.photos import photo_crops, photo_images
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.parity import PROBED_IMAGES, run_gate
-from mlcls.repository import read_spec
+from mlcls.repository.models import read_spec
 from mlcls.runner_selection import ServedModel, open_runner
 from mlcls.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, Scores
 from mlcls.served_runner import ServedRunner

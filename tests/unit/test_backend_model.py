@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from google.protobuf import json_format
 
-from mlcls import publishing
 from mlcls.backend_model import (
     answer_each,
     decode_texts,
@@ -24,10 +23,12 @@ from mlcls.backend_model import (
     load_spec,
 )
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
-from mlcls.manifest import EngineRecord
 from mlcls.model.spec import ModelSpec
-from mlcls.targets import Target
-from mlcls.triton_config import ENGINE_TARGETS, STEP_SUFFIXES, build_engine
+from mlcls.repository import publishing
+from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.names import STEP_SUFFIXES
+from mlcls.repository.settings import Target
+from mlcls.repository.triton_config import ENGINE_TARGETS, build_engine
 
 
 class Error(Exception):

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from mlcls import publishing, repository, rollout
+from mlcls import rollout
 from mlcls.base.files import folder_lock
 from mlcls.cli import main
 from mlcls.errors import RepositoryError, SpecError
-from mlcls.manifest import EngineRecord, Manifest, add_engine, verify_folder
 from mlcls.model.spec import ModelSpec
+from mlcls.repository import models as repository
+from mlcls.repository import publishing
+from mlcls.repository.manifest import EngineRecord, Manifest, add_engine, verify_folder
+from mlcls.repository.versions import active_version, list_versions, step_folders
 from mlcls.version_report import describe_versions
-from mlcls.versions import active_version, list_versions, step_folders
 
 NAME = "animals-v2"
 NOTE = {"objective": "best F1", "annotations": "val.txt", "date": "2026-01-02T03:04:05+00:00"}

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from mlcls import __version__, cli, commands, repository
+from mlcls import __version__, cli, commands
 from mlcls.errors import MissingExtraError, MlclsError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
 from mlcls.paddlex_export import ExportReport
+from mlcls.repository import models as repository
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = tuple(command.NAME for command in commands.COMMANDS)

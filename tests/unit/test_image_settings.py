@@ -12,10 +12,9 @@ from mlcls.backend_model import image_settings
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import render_files
-from mlcls.serving_settings import ModelSettings
-from mlcls.targets import TARGETS
-from mlcls.triton_config import build_preprocess
+from mlcls.repository.models import render_files
+from mlcls.repository.settings import TARGETS, ModelSettings
+from mlcls.repository.triton_config import build_preprocess
 
 STRICT = ImageSettings(
     max_bytes=1_000_000,

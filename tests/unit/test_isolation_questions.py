@@ -25,11 +25,11 @@ from benchmarks.identity_model import (
 from benchmarks.isolation_questions import BAD_IMAGES, ImageAnswer, Question, make_question
 
 from mlcls.images.transforms import preprocess
-from mlcls.repository import read_spec
+from mlcls.repository.models import read_spec
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.versions import engine_folder
 from mlcls.runners import OnnxRuntimeRunner
 from mlcls.serving import postprocess_logits, preprocess_images, request_thresholds
-from mlcls.triton_config import ONNX_FILE
-from mlcls.versions import engine_folder
 
 
 def answer_of(number: int, threshold: Any, version: int = 1) -> ImageAnswer:

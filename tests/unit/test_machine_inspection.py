@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from mlcls import repository
 from mlcls.errors import ServerError
 from mlcls.machine_facts import EMBEDDED_VERSIONS
 from mlcls.machine_inspection import (
@@ -22,6 +21,7 @@ from mlcls.machine_inspection import (
     read_available_memory,
 )
 from mlcls.model.spec import ModelSpec
+from mlcls.repository import models as repository
 from quiet_http import QuietHttpServer
 
 

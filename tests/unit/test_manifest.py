@@ -10,11 +10,19 @@ from typing import Any
 
 import pytest
 
-from mlcls import manifest
 from mlcls.base import files as atomic
 from mlcls.base.files import sha256_of
 from mlcls.errors import RepositoryError
-from mlcls.manifest import EngineRecord, FileRecord, Manifest, add_engine, tool_versions, verify_folder, write_manifest
+from mlcls.repository import manifest
+from mlcls.repository.manifest import (
+    EngineRecord,
+    FileRecord,
+    Manifest,
+    add_engine,
+    tool_versions,
+    verify_folder,
+    write_manifest,
+)
 
 STEP = "animals-v2_engine"
 FP32 = EngineRecord("model.onnx", "fp32", {"inference.json": "1" * 64}, {"mlcls": "0.1.0"}, gate=({"flips": 0},))

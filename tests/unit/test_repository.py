@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from mlcls import publishing, repository
 from mlcls.base import files as atomic
 from mlcls.errors import MlclsError, RepositoryError, SpecError
-from mlcls.manifest import EngineRecord
 from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels, official_spec
 from mlcls.model.spec import ModelSpec
-from mlcls.targets import TARGETS
-from mlcls.triton_config import parse_config
+from mlcls.repository import models as repository
+from mlcls.repository import publishing
+from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.settings import TARGETS
+from mlcls.repository.triton_config import parse_config
 
 FILES = {
     "animals-v2/config.pbtxt",

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from mlcls import publishing, repository
 from mlcls.errors import ConfigError
-from mlcls.manifest import EngineRecord
 from mlcls.model.spec import ModelSpec
-from mlcls.rollout import publish_version, roll_back
-from mlcls.serving_settings import (
+from mlcls.repository import models as repository
+from mlcls.repository import publishing
+from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.settings import (
     DEFAULT_SETTINGS,
+    TARGETS,
     ModelSettings,
     QueueSettings,
     ServingSettings,
@@ -24,8 +25,8 @@ from mlcls.serving_settings import (
     read_settings,
     settings_path,
 )
-from mlcls.targets import TARGETS
-from mlcls.triton_config import parse_config
+from mlcls.repository.triton_config import parse_config
+from mlcls.rollout import publish_version, roll_back
 
 NAME = "animals-v2"
 MANY = ServingSettings(3, 2, 1, 500, 5000)

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from mlcls import cli, publishing, repository, settings_change
+from mlcls import cli
 from mlcls.base.files import write_bytes
 from mlcls.errors import ConfigError, RepositoryError
-from mlcls.manifest import EngineRecord
 from mlcls.model.spec import ModelSpec
-from mlcls.serving_settings import ModelSettings, ServingSettings, TuningRecord, read_settings, settings_path
-from mlcls.settings_change import change_settings
+from mlcls.repository import models as repository
+from mlcls.repository import publishing
+from mlcls.repository import publishing as settings_change
+from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.publishing import change_settings
+from mlcls.repository.settings import ModelSettings, ServingSettings, TuningRecord, read_settings, settings_path
 
 NAME = "animals-v2"
 MANY = ServingSettings(3, 2, 1, 0, 1000)

@@ -18,7 +18,7 @@ from mlcls.base.machine import Gpu, read_gpus
 from mlcls.errors import ConversionError, MissingExtraError
 from mlcls.half_conversion import Protection, convert_to_half
 from mlcls.half_precision import STATISTICS
-from mlcls.serving_settings import MAX_BATCH_SIZE
+from mlcls.repository.settings import MAX_BATCH_SIZE
 from mlcls.tensorrt_build import build_engine, timing_cache_path
 from mlcls.tensorrt_inspection import TensorInfo, inspect_engine
 from mlcls.tensorrt_library import find_compute_capability, is_strongly_typed, load_library, make_network, parse_version

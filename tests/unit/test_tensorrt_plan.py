@@ -10,7 +10,7 @@ import pytest
 
 from mlcls.base.machine import Gpu, Machine
 from mlcls.errors import RepositoryError
-from mlcls.manifest import EngineRecord, Manifest, write_manifest
+from mlcls.repository.manifest import EngineRecord, Manifest, write_manifest
 from mlcls.tensorrt_plan import check_plan, describe_target
 
 T4 = Gpu("Tesla T4", "7.5")

@@ -10,7 +10,7 @@ import pytest
 
 from mlcls.closed_loop import LoopFigures
 from mlcls.errors import ServerError, TuningError
-from mlcls.serving_settings import ServingSettings
+from mlcls.repository.settings import ServingSettings
 from mlcls.tuning.candidate import Candidate, Goal
 from mlcls.tuning.comparison import compare
 from mlcls.tuning.search import Search

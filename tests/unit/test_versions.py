@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
-from mlcls import publishing, repository, rollout, versions
+from mlcls import rollout
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.processes import free_ports
 from mlcls.cli import main
 from mlcls.errors import ModelControlError, RepositoryError
-from mlcls.manifest import EngineRecord
 from mlcls.model.spec import ModelSpec
 from mlcls.model_control import ModelControl
+from mlcls.repository import models as repository
+from mlcls.repository import publishing, versions
+from mlcls.repository.manifest import EngineRecord
 from mlcls.rollout import Rollout
 
 NAME = "animals-v2"

@@ -75,9 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.evaluation.calibration import MIN_IMAGES
     from mlcls.evaluation.calibration_report import calibrate
     from mlcls.evaluation.scoring import score_annotated
-    from mlcls.repository import read_spec, read_version_spec
+    from mlcls.repository.models import read_spec, read_version_spec
+    from mlcls.repository.versions import active_version, require_version
     from mlcls.runner_selection import ServedModel, open_runner
-    from mlcls.versions import active_version, require_version
 
     if arguments.output is not None:
         require_matplotlib()  # now, and not after the scoring
@@ -187,7 +187,7 @@ def _make_record(
     report: CalibrationReport, arguments: argparse.Namespace, images: _Images, base: int
 ) -> dict[str, Any]:
     """What the manifest says of the thresholds."""
-    from mlcls.manifest import tool_versions
+    from mlcls.repository.manifest import tool_versions
 
     overall = report.to_dict()
     return {

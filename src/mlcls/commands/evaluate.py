@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.base.pictures import require_matplotlib
     from mlcls.evaluation.evaluate import evaluate
     from mlcls.evaluation.report import RESULT_FILE, format_table, write_report
-    from mlcls.repository import read_spec
+    from mlcls.repository.models import read_spec
     from mlcls.runner_selection import ServedModel, open_runner
 
     require_matplotlib()  # now, and not after an hour

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from mlcls.errors import ServerError
     from mlcls.health_probe import HealthProbe
-    from mlcls.repository import list_models
+    from mlcls.repository.models import list_models
 
     if not 0.1 <= arguments.timeout <= 3600:
         raise ServerError(f"Expected --timeout 0.1 to 3600, in seconds, got {arguments.timeout}.")

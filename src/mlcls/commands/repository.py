@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes or checks the configurations."""
-    from mlcls import repository
     from mlcls.base.files import folder_lock
-    from mlcls.publishing import remove_leftovers
+    from mlcls.repository import models as repository
+    from mlcls.repository.publishing import remove_leftovers
 
     root: Path = arguments.repository
     specs = repository.expected_specs(root)

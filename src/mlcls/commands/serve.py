@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from mlcls.commands.options import add_repository_option
 from mlcls.errors import MlclsError, ServerError
 from mlcls.json_log import LOG_FORMAT_VARIABLE, LOG_FORMATS, LogFormat, read_log_format
+from mlcls.repository.settings import TARGETS
 from mlcls.server_trace import DEFAULT_TRACE_EVERY
-from mlcls.targets import TARGETS
 
 if TYPE_CHECKING:
     from mlcls.announcements import Announcements
@@ -205,7 +205,7 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
 def _warn_about_cores(options: ServerOptions, announcements: Announcements) -> None:
     """Tells of models whose settings were measured with another number of cores."""
     from mlcls.base.machine import read_cores
-    from mlcls.serving_settings import read_settings
+    from mlcls.repository.settings import read_settings
 
     for name in options.models:
         mismatch = read_settings(options.repository, name).describe_mismatch(options.target, read_cores())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlcls.base.processes import sigterm_interrupts
 from mlcls.commands.options import add_repository_option
 from mlcls.errors import ConfigError, MissingExtraError, MlclsError, TuningError
-from mlcls.targets import TARGETS
+from mlcls.repository.settings import TARGETS
 
 if TYPE_CHECKING:
     from mlcls.model.spec import ModelSpec
@@ -96,9 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    from mlcls import repository
     from mlcls.base.machine import describe_machine, read_cores
-    from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, DEFAULT_SETTINGS, read_settings
+    from mlcls.repository import models as repository
+    from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, DEFAULT_SETTINGS, read_settings
+    from mlcls.repository.versions import active_version
     from mlcls.triton_installation import embedded_installation, system_installation
     from mlcls.tuning.candidate import Goal
     from mlcls.tuning.load_processes import LoadProcesses
@@ -107,7 +108,6 @@ def _tune(arguments: argparse.Namespace) -> int:
     from mlcls.tuning.search import Search
     from mlcls.tuning.search_space import list_concurrencies, list_knobs
     from mlcls.tuning.served_candidate import ServedMeasure
-    from mlcls.versions import active_version
 
     _check_options(arguments, DEFAULT_MODEL_SETTINGS.queue.max_queue_size)
     root, name, target = arguments.repository, arguments.model, arguments.target
@@ -153,7 +153,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 def _apply(
     arguments: argparse.Namespace, outcome: Outcome, circumstances: Circumstances, files: dict[str, bytes]
 ) -> None:
-    from mlcls.settings_change import change_settings
+    from mlcls.repository.publishing import change_settings
 
     root, name, target = arguments.repository, arguments.model, arguments.target
     record = circumstances.to_record()
@@ -165,7 +165,7 @@ def _apply(
 
 
 def _reset(arguments: argparse.Namespace) -> int:
-    from mlcls.settings_change import change_settings, remove_wrong_settings
+    from mlcls.repository.publishing import change_settings, remove_wrong_settings
     from mlcls.tuning.report import report_name
 
     root, name, target = arguments.repository, arguments.model, arguments.target

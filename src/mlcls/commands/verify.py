@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.base.files import write_text
     from mlcls.images.photos import photo_images
     from mlcls.parity import PROBED_IMAGES, run_gate
-    from mlcls.repository import read_spec
+    from mlcls.repository.models import read_spec
     from mlcls.runner_selection import ServedModel, open_runner
 
     model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from mlcls.closed_loop import LoopFigures
-from mlcls.serving_settings import ServingSettings
+from mlcls.repository.settings import ServingSettings
 
 #: What one start of a server measured, by concurrency.
 Turn = Mapping[int, LoopFigures]

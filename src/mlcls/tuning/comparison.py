@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from mlcls.serving_settings import ServingSettings
+from mlcls.repository.settings import ServingSettings
 from mlcls.tuning.candidate import Candidate, Goal, Turn
 
 #: A smaller gain is not worth other settings.

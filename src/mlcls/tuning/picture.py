@@ -6,7 +6,7 @@ import io
 from typing import Any, Final
 
 from mlcls.errors import MissingExtraError
-from mlcls.serving_settings import ServingSettings
+from mlcls.repository.settings import ServingSettings
 from mlcls.tuning.candidate import Candidate
 from mlcls.tuning.search import Outcome, Search
 

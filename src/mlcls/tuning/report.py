@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from mlcls import __version__
 from mlcls.closed_loop import LoopFigures
-from mlcls.serving_settings import TuningRecord
-from mlcls.targets import Target
+from mlcls.repository.settings import Target, TuningRecord
 from mlcls.tuning.candidate import Candidate, Goal
 from mlcls.tuning.comparison import Verdict
 from mlcls.tuning.search import Outcome, Search

@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol
 
 from mlcls.closed_loop import LoopFigures
 from mlcls.errors import ServerError, TuningError
-from mlcls.serving_settings import ServingSettings
+from mlcls.repository.settings import ServingSettings
 from mlcls.tuning.candidate import Candidate, Goal, Turn
 from mlcls.tuning.comparison import LEAST_PAIRS, Pair, Verdict, can_win, compare
 from mlcls.tuning.search_space import Knob

@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final
 
-from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, THREADED_TARGETS, ServingSettings
-from mlcls.targets import Target
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, THREADED_TARGETS, ServingSettings, Target
 
 #: Engine queue delays that are tried, in microseconds.
 QUEUE_DELAYS: Final = (0, 1000, 5000)

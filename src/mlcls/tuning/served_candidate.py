@@ -13,14 +13,13 @@ from pathlib import Path
 from mlcls.base.files import write_text
 from mlcls.closed_loop import LoopFigures
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import render_files, write_files
+from mlcls.repository.models import render_files, write_files
+from mlcls.repository.settings import ModelSettings, ServingSettings, Target, read_settings, settings_path
+from mlcls.repository.versions import RECORD_NAME, active_version, step_folders
 from mlcls.server import ServerOptions, TritonServer
-from mlcls.serving_settings import ModelSettings, ServingSettings, read_settings, settings_path
-from mlcls.targets import Target
 from mlcls.triton_installation import TritonInstallation
 from mlcls.tuning.load_processes import LoadProcesses
 from mlcls.tuning.search import WARMUP_SHARE
-from mlcls.versions import RECORD_NAME, active_version, step_folders
 
 Progress = Callable[[str], None]
 

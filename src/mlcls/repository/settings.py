@@ -11,11 +11,14 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from mlcls.errors import ConfigError
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
-from mlcls.targets import TARGETS, Target
+
+Target = Literal["embedded", "cpu", "int8", "gpu"]
+TARGETS: Final[tuple[Target, ...]] = ("embedded", "cpu", "int8", "gpu")
+
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "serving.json"

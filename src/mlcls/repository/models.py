@@ -17,15 +17,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from mlcls import triton_config
 from mlcls.base.files import STAGING_PREFIX, write_text
 from mlcls.errors import RepositoryError
-from mlcls.manifest import verify_folder
 from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.model.spec import FILE_NAME, ModelSpec
-from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings, read_settings
-from mlcls.targets import Target
-from mlcls.triton_config import (
+from mlcls.repository import triton_config
+from mlcls.repository.manifest import verify_folder
+from mlcls.repository.names import (
     ENGINE_SUFFIX,
     FIRST_VERSION,
     LABELS_FILE,
@@ -34,14 +32,8 @@ from mlcls.triton_config import (
     ensemble_labels_file,
     step_name,
 )
-from mlcls.versions import (
-    active_version,
-    describe,
-    engine_folder,
-    is_step_name,
-    list_versions,
-    step_folders,
-)
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings, Target, read_settings
+from mlcls.repository.versions import active_version, describe, engine_folder, is_step_name, list_versions, step_folders
 
 #: What to do where the model file of a target is missing; by default the model is imported again.
 _REMEDIES: Final[Mapping[Target, str]] = {

@@ -18,9 +18,9 @@ import re
 from pathlib import Path
 from typing import Final
 
-from mlcls import triton_config
 from mlcls.errors import RepositoryError
-from mlcls.triton_config import ENGINE_SUFFIX, FIRST_VERSION, STEP_SUFFIXES, step_name
+from mlcls.repository import triton_config
+from mlcls.repository.names import ENGINE_SUFFIX, FIRST_VERSION, STEP_SUFFIXES, step_name
 
 RECORD_NAME: Final = "version.json"
 LAST_NUMBER_NAME: Final = ".mlcls-last-version"

@@ -17,32 +17,25 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from mlcls.errors import MissingExtraError
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS
 from mlcls.model.spec import ModelSpec
-from mlcls.serving_settings import DEFAULT_MODEL_SETTINGS, ModelSettings, QueueSettings
-from mlcls.targets import TARGETS, Target
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, TARGETS, ModelSettings, QueueSettings, Target
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
-
-PREPROCESS_SUFFIX: Final = "_preprocess"
-ENGINE_SUFFIX: Final = "_engine"
-POSTPROCESS_SUFFIX: Final = "_postprocess"
-STEP_SUFFIXES: Final = (PREPROCESS_SUFFIX, ENGINE_SUFFIX, POSTPROCESS_SUFFIX)
-
-#: Number of the version that an import makes; its folders have no number in their names.
-FIRST_VERSION: Final = 1
-
-LABELS_FILE: Final = "labels.txt"
-ONNX_FILE: Final = "model.onnx"
-HALF_FILE: Final = "model.fp16.onnx"
-INT8_FILE: Final = "model.int8.onnx"
-PLAN_FILE: Final = "model.plan"
-
-#: Parameter of the backend `mlcls_engine` with the threads of one engine.
-THREADS_PARAMETER: Final = "threads"
-PRECISION_PARAMETER: Final = "precision"
-
-#: Parameter of the backend `mlcls_preprocess` with the image settings, as JSON; left out where they are the defaults.
-IMAGES_PARAMETER: Final = "images"
+from mlcls.repository.names import (
+    ENGINE_SUFFIX,
+    FIRST_VERSION,
+    IMAGES_PARAMETER,
+    INT8_FILE,
+    LABELS_FILE,
+    ONNX_FILE,
+    PLAN_FILE,
+    POSTPROCESS_SUFFIX,
+    PRECISION_PARAMETER,
+    PREPROCESS_SUFFIX,
+    THREADS_PARAMETER,
+    ensemble_labels_file,
+    step_name,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +63,6 @@ ENGINE_TARGETS: Final[Mapping[Target, EngineTarget]] = {
     "int8": EngineTarget("mlcls_engine", INT8_FILE, "KIND_CPU", (1, 2)),
     "gpu": EngineTarget("tensorrt", PLAN_FILE, "KIND_GPU", (1, 8)),
 }
-
-
-def step_name(name: str, suffix: str, version: int = FIRST_VERSION) -> str:
-    """Name of the Triton model that is a step of one version: `NAME_engine`, `NAME_engine_2`."""
-    return name + suffix if version == FIRST_VERSION else f"{name}{suffix}_{version}"
-
-
-def ensemble_labels_file(version: int) -> str:
-    """Path of a version's label list in the ensemble's folder."""
-    return LABELS_FILE if version == FIRST_VERSION else f"{version}/{LABELS_FILE}"
 
 
 def build_configs(

@@ -1,0 +1,1 @@
+"""The Triton model repository: folders, names, configurations, manifests, versions, publishing."""
