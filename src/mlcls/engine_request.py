@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlcls.dataset.labelled_photos import LabelledPhotos
+from mlcls.dataset.photos import LabelledPhotos
 from mlcls.gate import LIMITS, GateReport
 from mlcls.images.photos import photo_images
 from mlcls.model.spec import ModelSpec

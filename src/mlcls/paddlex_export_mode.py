@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.yaml_file import YamlError, read_yaml
+from mlcls.dataset.image_set import LABEL_FILE
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import ConfigError, ModelFormatError, SpecError
 from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels
@@ -18,7 +19,6 @@ from mlcls.paddle.inference_yml import FILE_NAME
 from mlcls.paddle.model import GRAPH_NAMES, PARAMETERS_NAME
 from mlcls.paddlex_export import export_model
 from mlcls.paddlex_sections import PaddleXConfig
-from mlcls.training.data import LABEL_FILE
 from mlcls.training.pretrained import find_weights, is_url
 from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE
 

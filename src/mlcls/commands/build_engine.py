@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mlcls.commands.options import add_repository_option
-from mlcls.dataset.labelled_photos import add_photo_options
+from mlcls.dataset.photos import add_photo_options
 
 NAME: Final = "build-engine"
 SUMMARY: Final = "Make another engine of an imported model, and keep it only where it gives the model's answers."

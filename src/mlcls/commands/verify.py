@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlcls.commands.options import add_repository_option
-from mlcls.dataset.labelled_photos import LabelledPhotos, add_photo_options
+from mlcls.dataset.photos import LabelledPhotos, add_photo_options
 
 if TYPE_CHECKING:
     from mlcls.gate import GateReport, Limits

@@ -22,9 +22,9 @@ from mlcls.dataset.content import (
     read_content,
     warn_of_layout,
 )
+from mlcls.dataset.histogram import require_pictures, write_histogram, write_sample_pictures
 from mlcls.dataset.images import inspect_images
 from mlcls.dataset.problems import Place, ProblemLog
-from mlcls.dataset.report_pictures import require_pictures, write_histogram, write_sample_pictures
 from mlcls.dataset.split import split_content
 from mlcls.dataset.transaction import recover, replace_files
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.dataset.image_set import LABEL_FILE
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import DatasetError
 from mlcls.evaluation.figures import Figures, compute_figures
 from mlcls.evaluation.scoring import BATCH_SIZE, NUM_WORKERS, score_annotated
 from mlcls.runners import ImageRunner, Scores
-from mlcls.training.data import LABEL_FILE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.dataset.annotations import parse_annotations
+from mlcls.dataset.image_set import require_files
 from mlcls.dataset.problems import ProblemLog
 from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
 from mlcls.runners import DecodingRunner, ImageRunner, Scores
-from mlcls.training.data import require_files
 
 #: Images of a batch; no served model takes fewer at once.
 BATCH_SIZE: Final = 8

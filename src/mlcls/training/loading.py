@@ -18,10 +18,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.dataset.image_set import ImageSet
 from mlcls.errors import DatasetError, ImageError
 from mlcls.model.spec import ImageTransform
 from mlcls.training.augmentation import Augmentation, sample_generator
-from mlcls.training.data import ImageSet
 
 #: Batches that are read ahead of the one in use; they bound the memory.
 PREFETCHED_BATCHES: Final = 2

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.base.files import write_bytes, write_text
+from mlcls.dataset.image_set import LABEL_FILE
 from mlcls.training.checkpoint import SUFFIXES
 from mlcls.training.curves import draw_curves
-from mlcls.training.data import LABEL_FILE
 from mlcls.training.history import EvaluationRow, History, StepRow, format_csv
 from mlcls.training.settings import TrainSettings
 
