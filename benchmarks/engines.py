@@ -19,19 +19,19 @@ import onnxruntime
 
 from mlcls import half_engine
 from mlcls.conversion.onnx_file import read_onnx
-from mlcls.engine_request import EngineFolder, EngineRequest
+from mlcls.engines.building import EngineFolder, EngineRequest
+from mlcls.engines.comparison import PROBED_IMAGES, run_gate
+from mlcls.engines.gate import LIMITS
+from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.errors import MlclsError
-from mlcls.gate import LIMITS
 from mlcls.half_calibration import calibrate
 from mlcls.half_conversion import Protection, convert_to_half, count_kept
 from mlcls.half_precision import RoundedHalfRunner, calibration_pixels, list_levels
 from mlcls.images.photos import photo_images
 from mlcls.model.catalog import OFFICIAL_MODELS
-from mlcls.parity import PROBED_IMAGES, run_gate
 from mlcls.repository import models as repository
 from mlcls.repository.manifest import Manifest
 from mlcls.repository.names import HALF_FILE, ONNX_FILE
-from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.tensorrt_build import build_engine
 
 #: The T4, the A10 and the L4.

@@ -28,20 +28,20 @@ from mlcls.closed_loop import run_closed_loop
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.demo.dataset import write_scenes
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
+from mlcls.engines.comparison import run_gate
+from mlcls.engines.gate import LIMITS, GateReport
+from mlcls.engines.openvino import OpenVinoEngine
+from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, OpenVinoRunner, Runner
 from mlcls.errors import MlclsError
-from mlcls.gate import LIMITS, GateReport
 from mlcls.images.photos import photo_images
 from mlcls.images.transforms import preprocess
 from mlcls.int8 import build_int8
 from mlcls.int8_quantization import quantize_graph
 from mlcls.model.spec import ModelSpec
-from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.paddlex_import import import_model
-from mlcls.parity import run_gate
 from mlcls.repository import models as repository
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
-from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, OpenVinoRunner, Runner
 
 if TYPE_CHECKING:
     import numpy.typing as npt

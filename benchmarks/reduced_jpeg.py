@@ -26,6 +26,7 @@ from benchmarks.machine import describe_machine
 from mlcls.base.machine import format_machine
 from mlcls.demo.dataset import write_scenes
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
+from mlcls.engines.runners import OpenVinoRunner
 from mlcls.errors import MlclsError
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.images.transforms import preprocess
@@ -34,7 +35,6 @@ from mlcls.model.spec import ModelSpec
 from mlcls.paddlex_import import import_model
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
-from mlcls.runners import OpenVinoRunner
 
 #: Settings of `jpeg_oversampling`, by how many times the network's input the scenes are: a power of two each above.
 _SETTINGS: Final = {8: (4.0, 2.0, 1.0), 12: (3.0, 1.5)}

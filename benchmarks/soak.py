@@ -27,6 +27,7 @@ from benchmarks.soak_load import Photo, SoakLoad
 from benchmarks.soak_report import FaultRecord, SoakRecord, describe, draw, find_failures, summarize
 from benchmarks.soak_server import SoakServer
 from mlcls.base.files import write_text
+from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.errors import MlclsError
 from mlcls.images.photos import photo_images
 from mlcls.model.postprocess import select_labels
@@ -34,7 +35,6 @@ from mlcls.paddlex_import import import_model
 from mlcls.repository.models import read_spec
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
-from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
 
 _ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("demo_a", "demo_b")

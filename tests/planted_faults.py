@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from mlcls.runners import ImageRunner, Scores
+from mlcls.engines.runners import ImageRunner, Scores
 
 Edit = Callable[[Scores], Scores]
 

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import tritonclient.grpc
 import tritonclient.http
 
+from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.repository.models import read_version_spec
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE
 from mlcls.repository.versions import step_folders
-from mlcls.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.server import TritonServer
 
 Protocol = Literal["grpc", "http"]

@@ -79,7 +79,7 @@ class Judge:
 def _prepare(spec: str, weights: str, settings: ImageSettings) -> None:
     import cv2
 
-    from mlcls.runners import OpenVinoRunner
+    from mlcls.engines.runners import OpenVinoRunner
 
     cv2.setNumThreads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where libpng, libjpeg and cv2 tell what is wrong with each image

@@ -76,7 +76,7 @@ def load_openvino(files: ModelFiles, streams: int, threads: int = 0, pin: bool =
     """
     import openvino
 
-    openvino.Type.u8.to_dtype()  # see `mlcls.openvino_engine`: two threads' first calls deadlock
+    openvino.Type.u8.to_dtype()  # see `mlcls.engines.openvino`: two threads' first calls deadlock
     core, transform = openvino.Core(), files.spec.transform
     graph = core.read_model(str(files.onnx))
     graph.reshape([1, transform.height, transform.width, 3])

@@ -17,8 +17,8 @@ from mlcls.backend_model import (
     load_spec,
     version_folder,
 )
+from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.model.spec import ModelSpec
-from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.pulse import Pulse
 
 

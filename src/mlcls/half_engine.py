@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from mlcls.base.files import STAGING_PREFIX
-from mlcls.engine_request import EngineFolder, EngineRequest, Fp32Gate, describe_report
+from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
 from mlcls.half_precision import make_half
 from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions
 from mlcls.repository.names import HALF_FILE, ONNX_FILE

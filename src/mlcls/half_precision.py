@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.conversion.onnx_file import read_onnx
+from mlcls.engines.gate import GateReport
+from mlcls.engines.runners import OnnxRuntimeRunner, Runner
 from mlcls.errors import ConversionError, ParityError
-from mlcls.gate import GateReport
 from mlcls.half_calibration import Calibration, calibrate
 from mlcls.half_conversion import MATRIX_PRODUCTS, MAX_HALF, Protection, convert_to_half, count_kept
 from mlcls.half_rounding import round_like_half
 from mlcls.images.photos import list_photos, photo_pixels
 from mlcls.model.spec import ImageTransform, ModelSpec
-from mlcls.runners import OnnxRuntimeRunner, Runner
 
 if TYPE_CHECKING:
     import onnx

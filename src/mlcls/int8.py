@@ -17,16 +17,16 @@ import numpy.typing as npt
 
 from mlcls.base.files import sha256_of
 from mlcls.conversion.onnx_file import read_onnx
+from mlcls.engines.comparison import run_gate
+from mlcls.engines.gate import LIMITS, GateReport, Limits
+from mlcls.engines.runners import DecodingRunner, OpenVinoRunner
 from mlcls.errors import ImageError, MissingExtraError, ParityError
-from mlcls.gate import LIMITS, GateReport, Limits
 from mlcls.images.transforms import preprocess
 from mlcls.int8_parts import GraphPart, count_products, restore_nodes, split_graph
 from mlcls.int8_quantization import check_quantized, quantize_graph
 from mlcls.model.spec import ModelSpec
-from mlcls.parity import run_gate
 from mlcls.repository.manifest import EngineRecord, tool_versions
 from mlcls.repository.names import INT8_FILE
-from mlcls.runners import DecodingRunner, OpenVinoRunner
 
 if TYPE_CHECKING:
     import onnx

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.machine import read_cpu_flags, warn_about_int8
-from mlcls.engine_request import EngineFolder, EngineRequest, describe_report
-from mlcls.gate import LIMITS
+from mlcls.engines.building import EngineFolder, EngineRequest, describe_report
+from mlcls.engines.gate import LIMITS
 from mlcls.images.photos import PhotoFiles
 from mlcls.int8 import build_int8
 from mlcls.repository.manifest import add_engine

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from mlcls.base.files import STAGING_PREFIX, sha256_of
-from mlcls.gate import GateReport
+from mlcls.engines.comparison import BATCH_SIZES, PROBED_IMAGES, run_gate
+from mlcls.engines.gate import GateReport
 from mlcls.images.photos import photo_images
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.parameters import check_parameters
 from mlcls.paddle.sources import open_source
-from mlcls.parity import BATCH_SIZES, PROBED_IMAGES, run_gate
 from mlcls.repository.manifest import EngineRecord, tool_versions
 from mlcls.repository.models import check_name
 from mlcls.repository.names import ONNX_FILE
@@ -118,7 +118,7 @@ def convert_model(
     import onnx
 
     from mlcls.conversion.to_onnx import export_onnx
-    from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, PaddleRunner
+    from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, PaddleRunner
 
     with open_source(source) as model:
         spec = model.make_spec(name)

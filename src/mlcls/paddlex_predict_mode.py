@@ -16,8 +16,8 @@ from mlcls.errors import ConfigError, ImageError, MlclsError, ModelFormatError, 
 from mlcls.paddlex_sections import PaddleXConfig
 
 if TYPE_CHECKING:
+    from mlcls.engines.runners import Runner
     from mlcls.model.spec import ModelSpec
-    from mlcls.runners import Runner
     from mlcls_client.inputs import ImageSource
     from mlcls_client.result import MultiLabelResult
 
@@ -42,9 +42,9 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
     """
     _check_client()
     from mlcls.conversion.to_onnx import find_activation
+    from mlcls.engines.runners import PaddleRunner
     from mlcls.paddle.parameters import check_parameters
     from mlcls.paddle.sources import open_source
-    from mlcls.runners import PaddleRunner
     from mlcls_client.inputs import count_images, iterate_sources
     from mlcls_client.progress import ProgressBar
 

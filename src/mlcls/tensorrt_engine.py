@@ -11,9 +11,9 @@ from pathlib import Path
 from mlcls import half_engine
 from mlcls.base.files import STAGING_PREFIX, sha256_of, write_bytes, write_text
 from mlcls.base.machine import Gpu, read_gpus
-from mlcls.engine_request import EngineFolder, EngineRequest, Fp32Gate, describe_report
+from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
+from mlcls.engines.gate import GateReport
 from mlcls.errors import ConversionError
-from mlcls.gate import GateReport
 from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions, verify_folder
 from mlcls.repository.names import HALF_FILE, ONNX_FILE, PLAN_FILE
 from mlcls.tensorrt_build import BuiltEngine, build_engine

@@ -15,18 +15,19 @@ import onnx
 import onnxruntime
 import pytest
 
-from mlcls import engine_request, half_engine, tensorrt_engine
+from mlcls import half_engine, tensorrt_engine
 from mlcls.base.files import sha256_of
 from mlcls.base.machine import Gpu, Machine
-from mlcls.engine_request import EngineRequest
+from mlcls.engines import building as engine_request
+from mlcls.engines.building import EngineRequest
+from mlcls.engines.gate import LIMITS
+from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.errors import ParityError, RepositoryError
-from mlcls.gate import LIMITS
 from mlcls.half_conversion import Protection, convert_to_half
 from mlcls.half_precision import STATISTICS
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.manifest import EngineRecord, Manifest, add_engine
-from mlcls.runners import OnnxRuntimeRunner
 from mlcls.servable_models import check_models
 from mlcls.tensorrt_build import BuiltEngine, build_engine
 from mlcls.tensorrt_plan import describe_target

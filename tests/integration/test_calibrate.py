@@ -12,12 +12,12 @@ import pytest
 
 from mlcls.admin_key import ADMIN_KEY_VARIABLE
 from mlcls.cli import main
+from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Scores
+from mlcls.engines.served_runner import ServedRunner
 from mlcls.evaluation.scoring import score_annotated
 from mlcls.images.photos import photo_crops
 from mlcls.repository.models import read_spec
 from mlcls.repository.versions import active_version, engine_folder, list_versions
-from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, Scores
-from mlcls.served_runner import ServedRunner
 from processes import run_mlcls, start_server
 from served_models import SMALL_LABELS, SmallModels
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 from colored_dataset import write_colored_dataset
 from mlcls import cli
+from mlcls.engines.runner_selection import ServedModel, open_runner
 from mlcls.errors import DatasetError, ServedImageError, ServerError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
 from mlcls.images.photos import photo_crops
 from mlcls.repository.models import read_spec
-from mlcls.runner_selection import ServedModel, open_runner
 from mlcls.server import TritonServer
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model

@@ -12,12 +12,12 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from image_samples import encode
+from mlcls.engines.runners import OpenVinoRunner
 from mlcls.images.settings import ImageSettings
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.models import find_stale, read_spec
 from mlcls.repository.publishing import change_settings
-from mlcls.runners import OpenVinoRunner
 from processes import start_server
 from served_models import SmallModels
 from triton_request import ask

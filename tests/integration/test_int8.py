@@ -13,17 +13,17 @@ import onnxruntime
 import pytest
 
 from mlcls import int8_engine
-from mlcls.engine_request import EngineRequest
+from mlcls.engines.building import EngineRequest
+from mlcls.engines.gate import Limits
+from mlcls.engines.openvino import OpenVinoEngine
+from mlcls.engines.runners import DecodingRunner, OpenVinoRunner
 from mlcls.errors import ParityError, RepositoryError, ServerError
-from mlcls.gate import Limits
 from mlcls.images.photos import photo_crops
 from mlcls.images.transforms import resize_image
 from mlcls.int8 import MIN_PHOTOS
 from mlcls.model.postprocess import apply_sigmoid
-from mlcls.openvino_engine import OpenVinoEngine
 from mlcls.repository.manifest import verify_folder
 from mlcls.repository.models import read_spec
-from mlcls.runners import DecodingRunner, OpenVinoRunner
 from mlcls.server import TritonServer
 from processes import run_mlcls, start_server
 from served_models import SmallModels

@@ -17,7 +17,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from mlcls.openvino_engine import WAITING_IMAGES
+from mlcls.engines.openvino import WAITING_IMAGES
 from mlcls.repository.models import read_spec, write_configs
 from mlcls.repository.settings import ModelSettings, QueueSettings, settings_path
 from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, serving

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from mlcls.gate import LIMITS
+from mlcls.engines.gate import LIMITS
+from mlcls.engines.runners import OnnxRuntimeRunner, OpenVinoRunner
 from mlcls.half_conversion import Protection, convert_to_half
 from mlcls.half_precision import STATISTICS
 from mlcls.images.photos import photo_pixels
@@ -19,7 +20,6 @@ from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import FILE_NAME, ModelSpec
-from mlcls.runners import OnnxRuntimeRunner, OpenVinoRunner
 from processes import ROOT
 
 #: The first test waits until the six are exported and imported, which takes minutes on a busy machine.

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from mlcls.engines.runners import OpenVinoRunner
 from mlcls.images.transforms import preprocess
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.spec import ModelSpec
-from mlcls.runners import OpenVinoRunner
 from mlcls.server import TritonServer
 from served_models import SMALL_LABELS, SmallModels
 from triton_request import ask, ask_outputs

@@ -12,15 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
+from mlcls.engines.comparison import PROBED_IMAGES, run_gate
+from mlcls.engines.gate import LIMITS, GateReport
+from mlcls.engines.runner_selection import ServedModel, open_runner
+from mlcls.engines.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, Scores
+from mlcls.engines.served_runner import ServedRunner
 from mlcls.errors import MlclsError, ParityError
-from mlcls.gate import LIMITS, GateReport
 from mlcls.images.photos import photo_crops, photo_images
 from mlcls.model.postprocess import apply_sigmoid
-from mlcls.parity import PROBED_IMAGES, run_gate
 from mlcls.repository.models import read_spec
-from mlcls.runner_selection import ServedModel, open_runner
-from mlcls.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, Scores
-from mlcls.served_runner import ServedRunner
 from mlcls.server import TritonServer
 from planted_faults import EditedRunner, SwappingRunner
 from processes import run_mlcls

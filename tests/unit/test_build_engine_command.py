@@ -11,7 +11,7 @@ import pytest
 from mlcls.base.machine import read_gpus
 from mlcls.cli import main
 from mlcls.commands.build_engine import ENGINES
-from mlcls.engine_request import EngineRequest
+from mlcls.engines.building import EngineRequest
 from mlcls.errors import ConversionError, RepositoryError
 from mlcls.tensorrt_engine import build_plan, build_rtx_engines
 

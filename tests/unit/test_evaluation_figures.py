@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
+from mlcls.engines.runners import Scores
 from mlcls.errors import DatasetError
 from mlcls.evaluation.figures import Figures, compute_figures
 from mlcls.model.metrics import average_precision, mean_average_precision
-from mlcls.runners import Scores
 
 LABELS = tuple(f"label {index}" for index in range(6))
 THRESHOLDS = (0.5, 0.3, 0.6, 0.5, 0.7, 0.999)

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from mlcls.engines.comparison import BATCH_SIZES, run_gate
+from mlcls.engines.gate import LIMITS, Figures, GateReport, Limits
 from mlcls.errors import ConversionError, ParityError
-from mlcls.gate import LIMITS, Figures, GateReport, Limits
 from mlcls.model.metrics import mean_average_precision, smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
-from mlcls.parity import BATCH_SIZES, run_gate
 from planted_faults import SwappingRunner
 
 Scores = npt.NDArray[np.float32]

@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
+from mlcls.engines.comparison import run_gate
+from mlcls.engines.gate import LIMITS, GateReport, Limits
+from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from mlcls.errors import ConversionError, ParityError
-from mlcls.gate import LIMITS, GateReport, Limits
 from mlcls.half_calibration import calibrate
 from mlcls.half_conversion import Protection, convert_to_half
 from mlcls.half_precision import (
@@ -26,8 +28,6 @@ from mlcls.half_precision import (
 )
 from mlcls.half_rounding import element_types
 from mlcls.images.photos import photo_images
-from mlcls.parity import run_gate
-from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from served_graphs import SPEC, make_attention, make_cancelling, make_overflowing, make_pixels, make_served
 
 

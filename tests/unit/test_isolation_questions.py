@@ -24,11 +24,11 @@ from benchmarks.identity_model import (
 )
 from benchmarks.isolation_questions import BAD_IMAGES, ImageAnswer, Question, make_question
 
+from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.images.transforms import preprocess
 from mlcls.repository.models import read_spec
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
-from mlcls.runners import OnnxRuntimeRunner
 from mlcls.serving import postprocess_logits, preprocess_images, request_thresholds
 
 

@@ -15,11 +15,11 @@ from onnx import TensorProto, helper
 from mlcls.conversion import to_onnx as onnx_export
 from mlcls.conversion.onnx_edits import describe_interface
 from mlcls.conversion.to_onnx import ExportedGraph
+from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.images.transforms import normalize
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
-from mlcls.runners import OnnxRuntimeRunner
 from onnx_graphs import list_operations, make_decoder, make_scorer, run
 
 SIZE = (96, 64)

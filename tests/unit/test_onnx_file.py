@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mlcls.conversion.onnx_file import MAX_OPSET, check_onnx_file, read_onnx
+from mlcls.engines.openvino import OpenVinoEngine
+from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.errors import ModelFormatError
-from mlcls.openvino_engine import OpenVinoEngine
-from mlcls.runners import OnnxRuntimeRunner
 from served_graphs import SPEC, make_attention, make_served
 
 

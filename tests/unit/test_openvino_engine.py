@@ -16,16 +16,16 @@ import onnx
 import pytest
 
 from int8_graphs import make_pixels, make_served, spec_of
-from mlcls import openvino_engine
 from mlcls.base.machine import find_bf16_units, read_cpu_flags
+from mlcls.engines import openvino as openvino_engine
+from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.errors import ConfigError
-from mlcls.openvino_engine import OpenVinoEngine
 
 _FIRST_CALLS = """
 import os, sys, threading
 import openvino
 from int8_graphs import spec_of
-from mlcls.openvino_engine import OpenVinoEngine
+from mlcls.engines.openvino import OpenVinoEngine
 from pathlib import Path
 
 OpenVinoEngine(Path(sys.argv[1]), spec_of())

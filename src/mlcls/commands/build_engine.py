@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Builds an engine and says what was found."""
-    from mlcls.engine_request import EngineRequest
+    from mlcls.engines.building import EngineRequest
     from mlcls.errors import ConversionError
 
     if arguments.engine != "tensorrt-rtx" and (arguments.compute_capability or arguments.output):

@@ -72,12 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Scores, fits, shows, and adds a version with the new thresholds."""
     from mlcls.base.pictures import require_matplotlib
+    from mlcls.engines.runner_selection import ServedModel, open_runner
     from mlcls.evaluation.calibration import MIN_IMAGES
     from mlcls.evaluation.calibration_report import calibrate
     from mlcls.evaluation.scoring import score_annotated
     from mlcls.repository.models import read_spec, read_version_spec
     from mlcls.repository.versions import active_version, require_version
-    from mlcls.runner_selection import ServedModel, open_runner
 
     if arguments.output is not None:
         require_matplotlib()  # now, and not after the scoring

@@ -40,10 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluates, writes the report and prints a table."""
     from mlcls.base.files import write_text
     from mlcls.base.pictures import require_matplotlib
+    from mlcls.engines.runner_selection import ServedModel, open_runner
     from mlcls.evaluation.evaluate import evaluate
     from mlcls.evaluation.report import RESULT_FILE, format_table, write_report
     from mlcls.repository.models import read_spec
-    from mlcls.runner_selection import ServedModel, open_runner
 
     require_matplotlib()  # now, and not after an hour
     model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))

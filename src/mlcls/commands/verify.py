@@ -14,7 +14,7 @@ from mlcls.commands.options import add_repository_option
 from mlcls.dataset.photos import LabelledPhotos, add_photo_options
 
 if TYPE_CHECKING:
-    from mlcls.gate import GateReport, Limits
+    from mlcls.engines.gate import GateReport, Limits
 
 NAME: Final = "verify"
 SUMMARY: Final = "Compare two runners of a model on photos: the gate that every engine passes."
@@ -46,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compares, prints a table, and tells by the exit status whether the candidate passed."""
     from mlcls.base.files import write_text
+    from mlcls.engines.comparison import PROBED_IMAGES, run_gate
+    from mlcls.engines.runner_selection import ServedModel, open_runner
     from mlcls.images.photos import photo_images
-    from mlcls.parity import PROBED_IMAGES, run_gate
     from mlcls.repository.models import read_spec
-    from mlcls.runner_selection import ServedModel, open_runner
 
     model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))
     photos = LabelledPhotos.open(arguments.photos, arguments.annotations, model.spec.num_labels)
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _choose_limits(arguments: argparse.Namespace) -> Limits:
-    from mlcls.gate import LIMITS
+    from mlcls.engines.gate import LIMITS
 
     given = {name: getattr(arguments, name) for name in _LIMIT_OPTIONS if getattr(arguments, name) is not None}
     return dataclasses.replace(LIMITS[arguments.precision], **given)

@@ -16,11 +16,11 @@ from mlcls.demo.colors import COLORS
 from mlcls.demo.dataset import write_demo_dataset
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.demo.test_images import SETS, write_test_images
+from mlcls.engines.gate import LIMITS
+from mlcls.engines.runner_selection import ServedModel, open_runner
 from mlcls.errors import ParityError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
-from mlcls.gate import LIMITS
 from mlcls.paddlex_import import import_model
-from mlcls.runner_selection import ServedModel, open_runner
 from mlcls.server import ServerOptions, TritonServer
 from mlcls.training.run_folder import BEST, INFERENCE, LATEST, RESULT_FILE
 from mlcls.training.train import train_model

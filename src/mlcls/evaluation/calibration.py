@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.dataset.stratification import choose_validation
+from mlcls.engines.runners import Scores
 from mlcls.errors import ThresholdError
-from mlcls.runners import Scores
 
 Targets = npt.NDArray[np.bool_]
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.engines.runners import Scores
 from mlcls.evaluation.calibration import (
     MIN_IMAGES,
     Fit,
@@ -21,7 +22,6 @@ from mlcls.evaluation.calibration import (
     thresholds_for_precision,
     thresholds_for_recall,
 )
-from mlcls.runners import Scores
 
 #: A fall in a figure that is no rounding.
 _LEAST_FALL: Final = 1e-9

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from mlcls.dataset.image_set import LABEL_FILE
 from mlcls.dataset.labels import read_labels
+from mlcls.engines.runners import ImageRunner, Scores
 from mlcls.errors import DatasetError
 from mlcls.evaluation.figures import Figures, compute_figures
 from mlcls.evaluation.scoring import BATCH_SIZE, NUM_WORKERS, score_annotated
-from mlcls.runners import ImageRunner, Scores
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.engines.runners import Scores
 from mlcls.errors import DatasetError
 from mlcls.model.metrics import average_precision
-from mlcls.runners import Scores
 
 
 @dataclasses.dataclass(frozen=True)

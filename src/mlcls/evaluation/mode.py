@@ -9,12 +9,12 @@ from typing import Any
 
 from mlcls.base.pictures import require_matplotlib
 from mlcls.dataset.image_set import LABEL_FILE, VAL_FILE, read_dataset_labels
+from mlcls.engines.runners import DecodingRunner
 from mlcls.errors import ConfigError
 from mlcls.evaluation.evaluate import evaluate, require_labels
 from mlcls.evaluation.report import format_table, write_report
 from mlcls.paddle.inference_yml import FILE_NAME, read_inference_yml
 from mlcls.paddle.runtime import import_paddle
-from mlcls.runners import DecodingRunner
 from mlcls.training.architectures import load_trained_network
 from mlcls.training.network_runner import NetworkInput, NetworkRunner
 from mlcls.training.pretrained import find_weights

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from mlcls.dataset.annotations import parse_annotations
 from mlcls.dataset.image_set import require_files
 from mlcls.dataset.problems import ProblemLog
+from mlcls.engines.runners import DecodingRunner, ImageRunner, Scores
 from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
-from mlcls.runners import DecodingRunner, ImageRunner, Scores
 
 #: Images of a batch; no served model takes fewer at once.
 BATCH_SIZE: Final = 8

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlcls.engines.runners import Pixels, Scores
 from mlcls.images.transforms import normalize
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ImageTransform
-from mlcls.runners import Pixels, Scores
 
 if TYPE_CHECKING:
     import paddle

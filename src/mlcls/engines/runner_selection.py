@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from mlcls.engines.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
 from mlcls.errors import MlclsError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE, PLAN_FILE
 from mlcls.repository.versions import engine_folder, step_folders
-from mlcls.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
 
 #: Where a server listens that is not named.
 DEFAULT_SERVER: Final = "127.0.0.1:8001"
@@ -79,7 +79,7 @@ def _open_openvino_bf16(model: ServedModel, where: str | None, _: contextlib.Exi
 
 
 def _open_served(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
-    from mlcls.served_runner import ServedRunner
+    from mlcls.engines.served_runner import ServedRunner
 
     return ServedRunner(where or DEFAULT_SERVER, model.spec)
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlcls.dataset.photos import LabelledPhotos
-from mlcls.gate import LIMITS, GateReport
+from mlcls.engines.comparison import PROBED_IMAGES, run_gate
+from mlcls.engines.gate import LIMITS, GateReport
+from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from mlcls.images.photos import photo_images
 from mlcls.model.spec import ModelSpec
-from mlcls.parity import PROBED_IMAGES, run_gate
 from mlcls.repository import models as repository
 from mlcls.repository.manifest import Manifest, Precision, verify_folder
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE
 from mlcls.repository.versions import engine_folder, require_version, step_folders
-from mlcls.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from mlcls.engines.runners import Scores
 from mlcls.errors import MissingExtraError, ServedImageError, ServerError
 from mlcls.model.postprocess import select_labels
 from mlcls.model.spec import OK, ModelSpec
-from mlcls.runners import Scores
 
 _TIMEOUT_S: Final = 300.0
 

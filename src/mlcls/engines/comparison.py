@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.engines.gate import LIMITS, NEAR_TIE, Figures, GateReport, Limits
+from mlcls.engines.runners import ImageRunner, Scores
 from mlcls.errors import ParityError
-from mlcls.gate import LIMITS, NEAR_TIE, Figures, GateReport, Limits
 from mlcls.model.metrics import mean_average_precision, smallest_spread
 from mlcls.repository.settings import MAX_BATCH_SIZE
-from mlcls.runners import ImageRunner, Scores
 
 #: Batch sizes at which the candidate runs: alone, even, odd, the profile's optimum, the largest.
 BATCH_SIZES: Final = (1, 2, 7, 8, MAX_BATCH_SIZE)

@@ -180,8 +180,8 @@ class OpenVinoRunner:
     name = "openvino"
 
     def __init__(self, model: Path, spec: ModelSpec, threads: int = 0, precision: str = "f32") -> None:
-        """Loads the graph; see `mlcls.openvino_engine.OpenVinoEngine`."""
-        from mlcls.openvino_engine import OpenVinoEngine
+        """Loads the graph; see `mlcls.engines.openvino.OpenVinoEngine`."""
+        from mlcls.engines.openvino import OpenVinoEngine
 
         if precision != "f32":
             self.name = f"openvino-{precision}"
