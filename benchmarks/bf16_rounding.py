@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mlcls.half_rounding import element_types
+from mlcls.engines.fp16.rounding import element_types
 
 _SUFFIX: Final = ".exact"
 

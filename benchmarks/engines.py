@@ -17,16 +17,16 @@ from typing import Any
 
 import onnxruntime
 
-from mlcls import half_engine
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.building import EngineFolder, EngineRequest
 from mlcls.engines.comparison import PROBED_IMAGES, run_gate
+from mlcls.engines.fp16 import build as half_engine
+from mlcls.engines.fp16.build import RoundedHalfRunner, calibration_pixels, list_levels
+from mlcls.engines.fp16.calibration import calibrate
+from mlcls.engines.fp16.conversion import Protection, convert_to_half, count_kept
 from mlcls.engines.gate import LIMITS
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.errors import MlclsError
-from mlcls.half_calibration import calibrate
-from mlcls.half_conversion import Protection, convert_to_half, count_kept
-from mlcls.half_precision import RoundedHalfRunner, calibration_pixels, list_levels
 from mlcls.images.photos import photo_images
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.repository import models as repository

@@ -66,7 +66,7 @@ def build_engine(
     """Builds one engine with one profile: batch 1 to `max_batch_size`, best at `OPTIMAL_BATCH_SIZE`.
 
     Args:
-        onnx_model: An explicitly typed graph, see `mlcls.half_conversion`.
+        onnx_model: An explicitly typed graph, see `mlcls.engines.fp16.conversion`.
         spec: The model's spec.
         library: `tensorrt` builds a plan for the GPU of this machine; `tensorrt_rtx` needs no GPU.
         compute_capabilities: Architectures such as `7.5` or `SM75`, for `tensorrt_rtx` only; by default all that it

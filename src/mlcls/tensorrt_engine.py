@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlcls import half_engine
 from mlcls.base.files import STAGING_PREFIX, sha256_of, write_bytes, write_text
 from mlcls.base.machine import Gpu, read_gpus
 from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
+from mlcls.engines.fp16 import build as half_engine
 from mlcls.engines.gate import GateReport
 from mlcls.errors import ConversionError
 from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions, verify_folder

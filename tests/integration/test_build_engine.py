@@ -15,16 +15,17 @@ import onnx
 import onnxruntime
 import pytest
 
-from mlcls import half_engine, tensorrt_engine
+from mlcls import tensorrt_engine
 from mlcls.base.files import sha256_of
 from mlcls.base.machine import Gpu, Machine
 from mlcls.engines import building as engine_request
 from mlcls.engines.building import EngineRequest
+from mlcls.engines.fp16 import build as half_engine
+from mlcls.engines.fp16.build import STATISTICS
+from mlcls.engines.fp16.conversion import Protection, convert_to_half
 from mlcls.engines.gate import LIMITS
 from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.errors import ParityError, RepositoryError
-from mlcls.half_conversion import Protection, convert_to_half
-from mlcls.half_precision import STATISTICS
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.manifest import EngineRecord, Manifest, add_engine

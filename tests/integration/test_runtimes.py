@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
+from mlcls.engines.fp16.build import STATISTICS
+from mlcls.engines.fp16.conversion import Protection, convert_to_half
 from mlcls.engines.gate import LIMITS
 from mlcls.engines.runners import OnnxRuntimeRunner, OpenVinoRunner
-from mlcls.half_conversion import Protection, convert_to_half
-from mlcls.half_precision import STATISTICS
 from mlcls.images.photos import photo_pixels
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import smallest_spread

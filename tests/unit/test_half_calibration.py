@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from mlcls.half_calibration import Calibration, calibrate
+from mlcls.engines.fp16.calibration import Calibration, calibrate
 from onnx_graphs import run
 from served_graphs import make_attention, make_cancelling, make_overflowing, make_pixels, make_served
 

@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from mlcls.conversion.onnx_edits import describe_interface
+from mlcls.engines.fp16.conversion import Protection, convert_to_half, count_kept
+from mlcls.engines.fp16.rounding import element_types
 from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.errors import ConversionError
-from mlcls.half_conversion import Protection, convert_to_half, count_kept
-from mlcls.half_rounding import element_types
 from served_graphs import SPEC, make_attention, make_overflowing, make_pixels, make_served
 
 NOTHING = Protection("nothing")

@@ -10,12 +10,7 @@ import onnx
 import pytest
 
 from mlcls.engines.comparison import run_gate
-from mlcls.engines.gate import LIMITS, GateReport, Limits
-from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
-from mlcls.errors import ConversionError, ParityError
-from mlcls.half_calibration import calibrate
-from mlcls.half_conversion import Protection, convert_to_half
-from mlcls.half_precision import (
+from mlcls.engines.fp16.build import (
     ARITHMETIC,
     MAX_CALIBRATION_PHOTOS,
     STATISTICS,
@@ -26,7 +21,12 @@ from mlcls.half_precision import (
     list_levels,
     make_half,
 )
-from mlcls.half_rounding import element_types
+from mlcls.engines.fp16.calibration import calibrate
+from mlcls.engines.fp16.conversion import Protection, convert_to_half
+from mlcls.engines.fp16.rounding import element_types
+from mlcls.engines.gate import LIMITS, GateReport, Limits
+from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
+from mlcls.errors import ConversionError, ParityError
 from mlcls.images.photos import photo_images
 from served_graphs import SPEC, make_attention, make_cancelling, make_overflowing, make_pixels, make_served
 

@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from mlcls.half_conversion import Protection, convert_to_half
-from mlcls.half_rounding import element_types, round_like_half
+from mlcls.engines.fp16.conversion import Protection, convert_to_half
+from mlcls.engines.fp16.rounding import element_types, round_like_half
 from onnx_graphs import run
 from served_graphs import make_attention, make_cancelling, make_overflowing, make_pixels, make_served
 

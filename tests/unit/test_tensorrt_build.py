@@ -15,9 +15,9 @@ from onnx import helper
 
 from mlcls import tensorrt_build, tensorrt_progress
 from mlcls.base.machine import Gpu, read_gpus
+from mlcls.engines.fp16.build import STATISTICS
+from mlcls.engines.fp16.conversion import Protection, convert_to_half
 from mlcls.errors import ConversionError, MissingExtraError
-from mlcls.half_conversion import Protection, convert_to_half
-from mlcls.half_precision import STATISTICS
 from mlcls.repository.settings import MAX_BATCH_SIZE
 from mlcls.tensorrt_build import build_engine, timing_cache_path
 from mlcls.tensorrt_inspection import TensorInfo, inspect_engine

@@ -14,9 +14,9 @@ import pytest
 
 from mlcls import tensorrt_runner
 from mlcls.base.machine import read_gpus
+from mlcls.engines.fp16.build import STATISTICS
+from mlcls.engines.fp16.conversion import Protection, convert_to_half
 from mlcls.errors import ConversionError, ModelFormatError
-from mlcls.half_conversion import Protection, convert_to_half
-from mlcls.half_precision import STATISTICS
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
 from mlcls.tensorrt_build import build_engine

@@ -11,17 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.conversion.onnx_file import read_onnx
+from mlcls.engines.fp16.calibration import Calibration, calibrate
+from mlcls.engines.fp16.conversion import MATRIX_PRODUCTS, MAX_HALF, Protection, convert_to_half, count_kept
+from mlcls.engines.fp16.rounding import round_like_half
 from mlcls.engines.gate import GateReport
 from mlcls.engines.runners import OnnxRuntimeRunner, Runner
 from mlcls.errors import ConversionError, ParityError
-from mlcls.half_calibration import Calibration, calibrate
-from mlcls.half_conversion import MATRIX_PRODUCTS, MAX_HALF, Protection, convert_to_half, count_kept
-from mlcls.half_rounding import round_like_half
 from mlcls.images.photos import list_photos, photo_pixels
 from mlcls.model.spec import ImageTransform, ModelSpec
 
 if TYPE_CHECKING:
     import onnx
+import tempfile
+from collections.abc import Iterator
+
+from mlcls.base.files import STAGING_PREFIX
+from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
+from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions
+from mlcls.repository.names import HALF_FILE, ONNX_FILE
 
 #: Crops of the sample photos that the calibration runs on, and the most of the user's photos: it takes several times as
 #: long as an inference.
@@ -94,7 +101,7 @@ Gate = Callable[[Runner], GateReport]
 
 
 class RoundedHalfRunner:
-    """An FP16 graph as a GPU rounds it, on a CPU; see `mlcls.half_rounding`."""
+    """An FP16 graph as a GPU rounds it, on a CPU; see `mlcls.engines.fp16.rounding`."""
 
     name = "fp16 rounded"
 
@@ -102,7 +109,7 @@ class RoundedHalfRunner:
         """Loads the graph.
 
         Args:
-            half: See `mlcls.half_conversion.convert_to_half`.
+            half: See `mlcls.engines.fp16.conversion.convert_to_half`.
             spec: The model's spec.
             threads: Threads within one operation.
         """
@@ -235,3 +242,42 @@ def _sum_up(report: GateReport) -> str:
         f"({report.limits.max_mean_difference:.0e}), {report.flip_rate:.2%} of the decisions flip "
         f"({report.limits.max_flip_rate:.2%})"
     )
+
+
+_TOOLS: Final = ("onnx", "onnxruntime", "numpy")
+
+
+def build(request: EngineRequest) -> Iterator[str]:
+    """Makes the FP16 graph, and puts it into the repository once it has passed the gate.
+
+    Yields:
+        Lines for the user.
+
+    Raises:
+        ConversionError: No FP16 graph passes; what was there stays.
+        RepositoryError: The model is not imported, or its folder is mixed up.
+        ImageError: A photo cannot be read.
+    """
+    import onnx
+
+    folder = EngineFolder.open(request)
+    photos = request.open_photos(folder.spec).paths
+    half = make_half(folder.path / ONNX_FILE, folder.spec, photos, Fp32Gate(folder, request, "fp16"))
+    record = EngineRecord(
+        HALF_FILE,
+        "fp16",
+        folder.digests(ONNX_FILE),
+        tool_versions(*_TOOLS),
+        gate=tuple(report.to_dict() for report in half.reports),
+    )
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
+        staged = Path(temporary) / HALF_FILE
+        onnx.save(half.model, str(staged))
+        size_bytes = staged.stat().st_size
+        add_engine(folder.path, staged, record)
+    yield (
+        f"{folder.path / HALF_FILE}: {size_bytes / 1e6:.1f} MB, {half.kept} operations in FP32 (level "
+        f"{half.protection.name})"
+    )
+    for report in half.reports:
+        yield from describe_report(report)

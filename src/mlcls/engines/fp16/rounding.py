@@ -46,7 +46,7 @@ def round_like_half(half: onnx.ModelProto) -> onnx.ModelProto:
     An engine that fuses operations rounds less often than this.
 
     Args:
-        half: An explicitly typed FP16 graph, see `mlcls.half_precision.convert_to_half`.
+        half: An explicitly typed FP16 graph, see `mlcls.engines.fp16.build.convert_to_half`.
 
     Returns:
         A graph of the same inputs and outputs, without an FP16 operation but its casts.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.engines.fp16.conversion import MATRIX_PRODUCTS, MAX_HALF
+from mlcls.engines.fp16.rounding import element_types
 from mlcls.errors import ConversionError
-from mlcls.half_conversion import MATRIX_PRODUCTS, MAX_HALF
-from mlcls.half_rounding import element_types
 
 if TYPE_CHECKING:
     import onnx
