@@ -30,13 +30,13 @@ from mlcls.demo.dataset import write_scenes
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.engines.comparison import run_gate
 from mlcls.engines.gate import LIMITS, GateReport
+from mlcls.engines.int8.build import build_int8
+from mlcls.engines.int8.quantization import quantize_graph
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, OpenVinoRunner, Runner
 from mlcls.errors import MlclsError
 from mlcls.images.photos import photo_images
 from mlcls.images.transforms import preprocess
-from mlcls.int8 import build_int8
-from mlcls.int8_quantization import quantize_graph
 from mlcls.model.spec import ModelSpec
 from mlcls.paddlex_import import import_model
 from mlcls.repository import models as repository

@@ -12,15 +12,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mlcls import int8_engine
 from mlcls.engines.building import EngineRequest
 from mlcls.engines.gate import Limits
+from mlcls.engines.int8 import build as int8_engine
+from mlcls.engines.int8.build import MIN_PHOTOS
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.engines.runners import DecodingRunner, OpenVinoRunner
 from mlcls.errors import ParityError, RepositoryError, ServerError
 from mlcls.images.photos import photo_crops
 from mlcls.images.transforms import resize_image
-from mlcls.int8 import MIN_PHOTOS
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.repository.manifest import verify_folder
 from mlcls.repository.models import read_spec

@@ -17,7 +17,7 @@ SUMMARY: Final = "Make another engine of an imported model, and keep it only whe
 #: Each engine's builder, `module:function`; it takes an `EngineRequest` and yields lines for the user.
 ENGINES: Final[Mapping[str, str]] = {
     "fp16": "mlcls.engines.fp16.build:build",
-    "int8": "mlcls.int8_engine:build",
+    "int8": "mlcls.engines.int8.build:build",
     "tensorrt": "mlcls.tensorrt_engine:build_plan",
     "tensorrt-rtx": "mlcls.tensorrt_engine:build_rtx_engines",
 }

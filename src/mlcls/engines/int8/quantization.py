@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.conversion.onnx_edits import graph_inputs, require_same_interface
+from mlcls.engines.int8.parts import find_decoder, find_normalization
 from mlcls.errors import ConversionError, MissingExtraError
-from mlcls.int8_parts import find_decoder, find_normalization
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

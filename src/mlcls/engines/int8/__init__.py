@@ -1,0 +1,1 @@
+"""The INT8 engine: post-training quantization for CPUs."""
