@@ -26,13 +26,13 @@ from mlcls.engines.fp16.calibration import calibrate
 from mlcls.engines.fp16.conversion import Protection, convert_to_half, count_kept
 from mlcls.engines.gate import LIMITS
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
+from mlcls.engines.tensorrt.builder import build_engine
 from mlcls.errors import MlclsError
 from mlcls.images.photos import photo_images
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.repository import models as repository
 from mlcls.repository.manifest import Manifest
 from mlcls.repository.names import HALF_FILE, ONNX_FILE
-from mlcls.tensorrt_build import build_engine
 
 #: The T4, the A10 and the L4.
 ARCHITECTURES = ("7.5", "8.6", "8.9")

@@ -7,8 +7,8 @@ import sys
 from importlib.metadata import version
 
 from mlcls.base.machine import read_tensorrt_version
+from mlcls.engines.tensorrt.library import load_library, parse_version
 from mlcls.errors import MlclsError
-from mlcls.tensorrt_library import load_library, parse_version
 
 PACKAGE = "tensorrt-cu13-bindings"
 

@@ -20,6 +20,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mlcls.base.machine import Machine, read_cores, read_cpu_flags, read_machine
+from mlcls.engines.tensorrt.plan import check_plan
 from mlcls.errors import MlclsError, ServerError
 from mlcls.machine_facts import (
     EMBEDDED_VERSIONS,
@@ -35,7 +36,6 @@ from mlcls.repository import versions
 from mlcls.repository.manifest import Manifest, verify_folder
 from mlcls.repository.names import ENGINE_SUFFIX, PLAN_FILE
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, read_settings
-from mlcls.tensorrt_plan import check_plan
 from mlcls.triton_installation import embedded_installation, system_installation
 
 _TIMEOUT_S: Final = 10.0

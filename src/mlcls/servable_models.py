@@ -7,13 +7,13 @@ from pathlib import Path
 
 from mlcls.base.machine import Machine, read_machine
 from mlcls.conversion.onnx_file import check_onnx_file
+from mlcls.engines.tensorrt.plan import check_plan
 from mlcls.errors import ServerError
 from mlcls.repository import models as repository
 from mlcls.repository.manifest import verify_folder
 from mlcls.repository.names import PLAN_FILE
 from mlcls.repository.settings import Target
 from mlcls.repository.triton_config import ENGINE_TARGETS
-from mlcls.tensorrt_plan import check_plan
 from mlcls.triton_installation import TritonInstallation
 
 

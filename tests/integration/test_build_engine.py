@@ -15,7 +15,6 @@ import onnx
 import onnxruntime
 import pytest
 
-from mlcls import tensorrt_engine
 from mlcls.base.files import sha256_of
 from mlcls.base.machine import Gpu, Machine
 from mlcls.engines import building as engine_request
@@ -25,13 +24,14 @@ from mlcls.engines.fp16.build import STATISTICS
 from mlcls.engines.fp16.conversion import Protection, convert_to_half
 from mlcls.engines.gate import LIMITS
 from mlcls.engines.runners import OnnxRuntimeRunner
+from mlcls.engines.tensorrt import build as tensorrt_engine
+from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
+from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.errors import ParityError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.manifest import EngineRecord, Manifest, add_engine
 from mlcls.servable_models import check_models
-from mlcls.tensorrt_build import BuiltEngine, build_engine
-from mlcls.tensorrt_plan import describe_target
 from mlcls.triton_installation import TritonInstallation
 from processes import run_mlcls
 from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels

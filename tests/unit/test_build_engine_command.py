@@ -12,8 +12,8 @@ from mlcls.base.machine import read_gpus
 from mlcls.cli import main
 from mlcls.commands.build_engine import ENGINES
 from mlcls.engines.building import EngineRequest
+from mlcls.engines.tensorrt.build import build_plan, build_rtx_engines
 from mlcls.errors import ConversionError, RepositoryError
-from mlcls.tensorrt_engine import build_plan, build_rtx_engines
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -13,16 +13,22 @@ import onnx
 import pytest
 from onnx import helper
 
-from mlcls import tensorrt_build, tensorrt_progress
 from mlcls.base.machine import Gpu, read_gpus
 from mlcls.engines.fp16.build import STATISTICS
 from mlcls.engines.fp16.conversion import Protection, convert_to_half
+from mlcls.engines.tensorrt import builder as tensorrt_build
+from mlcls.engines.tensorrt import builder as tensorrt_progress
+from mlcls.engines.tensorrt.builder import build_engine, show_progress, timing_cache_path
+from mlcls.engines.tensorrt.inspection import TensorInfo, inspect_engine
+from mlcls.engines.tensorrt.library import (
+    find_compute_capability,
+    is_strongly_typed,
+    load_library,
+    make_network,
+    parse_version,
+)
 from mlcls.errors import ConversionError, MissingExtraError
 from mlcls.repository.settings import MAX_BATCH_SIZE
-from mlcls.tensorrt_build import build_engine, timing_cache_path
-from mlcls.tensorrt_inspection import TensorInfo, inspect_engine
-from mlcls.tensorrt_library import find_compute_capability, is_strongly_typed, load_library, make_network, parse_version
-from mlcls.tensorrt_progress import show_progress
 from served_graphs import SPEC, make_attention, make_served
 
 

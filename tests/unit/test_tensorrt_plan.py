@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mlcls.base.machine import Gpu, Machine
+from mlcls.engines.tensorrt.plan import check_plan, describe_target
 from mlcls.errors import RepositoryError
 from mlcls.repository.manifest import EngineRecord, Manifest, write_manifest
-from mlcls.tensorrt_plan import check_plan, describe_target
 
 T4 = Gpu("Tesla T4", "7.5")
 A10 = Gpu("NVIDIA A10", "8.6")

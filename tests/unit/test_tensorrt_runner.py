@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mlcls import tensorrt_runner
 from mlcls.base.machine import read_gpus
 from mlcls.engines.fp16.build import STATISTICS
 from mlcls.engines.fp16.conversion import Protection, convert_to_half
+from mlcls.engines.tensorrt import runner as tensorrt_runner
+from mlcls.engines.tensorrt.builder import build_engine
+from mlcls.engines.tensorrt.inspection import TensorInfo
+from mlcls.engines.tensorrt.runner import CudaDevice, TensorRtRunner
 from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
-from mlcls.tensorrt_build import build_engine
-from mlcls.tensorrt_inspection import TensorInfo
-from mlcls.tensorrt_runner import CudaDevice, TensorRtRunner
 from served_graphs import HEIGHT, LABELS, SPEC, WIDTH, make_attention, make_pixels
 
 MAX_BATCH = 4

@@ -18,8 +18,8 @@ SUMMARY: Final = "Make another engine of an imported model, and keep it only whe
 ENGINES: Final[Mapping[str, str]] = {
     "fp16": "mlcls.engines.fp16.build:build",
     "int8": "mlcls.engines.int8.build:build",
-    "tensorrt": "mlcls.tensorrt_engine:build_plan",
-    "tensorrt-rtx": "mlcls.tensorrt_engine:build_rtx_engines",
+    "tensorrt": "mlcls.engines.tensorrt.build:build_plan",
+    "tensorrt-rtx": "mlcls.engines.tensorrt.build:build_rtx_engines",
 }
 
 

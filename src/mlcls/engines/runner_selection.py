@@ -85,14 +85,14 @@ def _open_served(model: ServedModel, where: str | None, _: contextlib.ExitStack)
 
 
 def _open_tensorrt(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
-    from mlcls.tensorrt_runner import TensorRtRunner
+    from mlcls.engines.tensorrt.runner import TensorRtRunner
 
     plan = model.engine_file(where, PLAN_FILE)
     return DecodingRunner(stack.enter_context(TensorRtRunner(plan, model.spec, "tensorrt")), model.spec)
 
 
 def _open_tensorrt_rtx(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
-    from mlcls.tensorrt_runner import TensorRtRunner
+    from mlcls.engines.tensorrt.runner import TensorRtRunner
 
     if where is None:
         raise MlclsError("Expected tensorrt-rtx=FILE, an engine that mlcls build-engine --engine tensorrt-rtx wrote.")

@@ -13,12 +13,12 @@ from mlcls.base.machine import Gpu, read_gpus
 from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
 from mlcls.engines.fp16 import build as half_engine
 from mlcls.engines.gate import GateReport
+from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
+from mlcls.engines.tensorrt.plan import describe_target
+from mlcls.engines.tensorrt.runner import TensorRtRunner
 from mlcls.errors import ConversionError
 from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions, verify_folder
 from mlcls.repository.names import HALF_FILE, ONNX_FILE, PLAN_FILE
-from mlcls.tensorrt_build import BuiltEngine, build_engine
-from mlcls.tensorrt_plan import describe_target
-from mlcls.tensorrt_runner import TensorRtRunner
 
 
 def build_plan(request: EngineRequest) -> Iterator[str]:

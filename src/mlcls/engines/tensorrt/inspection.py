@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mlcls.engines.tensorrt.library import Library, is_strongly_typed, load_library, make_logger, quote_errors
 from mlcls.errors import ConversionError
-from mlcls.tensorrt_library import Library, is_strongly_typed, load_library, make_logger, quote_errors
 
 Shape = tuple[int, ...]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from mlcls.base.machine import Gpu, Machine
+from mlcls.engines.tensorrt.library import parse_version
 from mlcls.errors import RepositoryError
 from mlcls.repository.manifest import EngineRecord, FileRecord, Manifest
-from mlcls.tensorrt_library import parse_version
 
 #: Keys of `EngineRecord.built_for`.
 LIBRARY: Final = "library"

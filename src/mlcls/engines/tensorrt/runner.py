@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.engines.tensorrt.inspection import TensorInfo, describe_tensors, load_engine
+from mlcls.engines.tensorrt.library import Library, load_library, make_logger, quote_errors
 from mlcls.errors import ConversionError, MissingExtraError, ModelFormatError
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
-from mlcls.tensorrt_inspection import TensorInfo, describe_tensors, load_engine
-from mlcls.tensorrt_library import Library, load_library, make_logger, quote_errors
 
 
 class CudaDevice:

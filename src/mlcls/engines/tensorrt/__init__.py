@@ -1,0 +1,1 @@
+"""TensorRT plans and TensorRT-RTX engines."""
