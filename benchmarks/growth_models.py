@@ -65,8 +65,8 @@ def prepare_growth_models(folder: Path, models: Sequence[GrowthModel]) -> None:
 
 
 def _prepare(folder: Path, model: GrowthModel) -> None:
-    from mlcls.paddlex_export import export_model
     from mlcls.paddlex_import import import_model
+    from mlcls.training.export import export_model
 
     labels = [f"label {number}" for number in range(model.labels)]
     with tempfile.TemporaryDirectory(prefix="mlcls-growth-") as work:
@@ -86,8 +86,8 @@ def _write_weights(path: Path, model: GrowthModel) -> None:
     from mlcls.images.transforms import normalize
     from mlcls.model.catalog import DEFAULT_TRANSFORM
     from mlcls.paddle.runtime import import_paddle
-    from mlcls.paddlex_export import CALIBRATION_PHOTOS
     from mlcls.training.architectures import build_network
+    from mlcls.training.export import CALIBRATION_PHOTOS
     from mlcls.training.initialization import make_input_sensitive
 
     paddle = import_paddle("train")

@@ -72,8 +72,8 @@ def _is_prepared(folder: Path, name: str) -> bool:
 
 def _prepare(folder: Path, name: str) -> None:
     from mlcls.images.photos import sample_photo_paths
-    from mlcls.paddlex_export import export_model
     from mlcls.paddlex_import import import_model
+    from mlcls.training.export import export_model
 
     export_model(name, folder / name)
     import_model(str(folder / name), repository_of(folder), photos=sample_photo_paths(), batch_sizes=_BATCH_SIZES)

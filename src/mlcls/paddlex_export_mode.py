@@ -17,8 +17,8 @@ from mlcls.errors import ConfigError, ModelFormatError, SpecError
 from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels
 from mlcls.paddle.inference_yml import FILE_NAME
 from mlcls.paddle.model import GRAPH_NAMES, PARAMETERS_NAME
-from mlcls.paddlex_export import export_model
 from mlcls.paddlex_sections import PaddleXConfig
+from mlcls.training.export import export_model
 from mlcls.training.pretrained import find_weights, is_url
 from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE
 
@@ -42,7 +42,7 @@ def export_weights(config: PaddleXConfig) -> dict[str, Any]:
         ConfigError: `Export.weight_path` or `Train.num_classes` does not fit.
         SpecError: No labels can be found, or the dataset's are not those of official weights.
         ModelFormatError: The weights are not of this architecture or of another number of labels.
-        MlclsError: See `find_weights`, `read_labels` and `mlcls.paddlex_export.export_model`.
+        MlclsError: See `find_weights`, `read_labels` and `mlcls.training.export.export_model`.
     """
     source = config.Export.weight_path
     if not source:

@@ -20,8 +20,8 @@ import pytest
 from PIL import Image, ImageFont
 from sklearn.datasets import load_sample_image
 
-from mlcls.paddlex_export import export_model
 from mlcls.paddlex_import import import_model
+from mlcls.training.export import export_model
 from processes import start_server
 
 NAME = "PP-LCNet_x1_0_ML"

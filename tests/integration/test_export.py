@@ -12,8 +12,8 @@ from mlcls.errors import ModelFormatError, SpecError
 from mlcls.paddle.inference_yml import read_inference_yml
 from mlcls.paddle.model import PaddleXModel
 from mlcls.paddle.runtime import import_paddle
-from mlcls.paddlex_export import export_model
 from mlcls.training.architectures import build_network, load_trained_network
+from mlcls.training.export import export_model
 from processes import run_mlcls
 
 LABELS = ("red", "green", "blue")

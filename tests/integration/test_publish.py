@@ -23,7 +23,6 @@ from mlcls.admin_key import ADMIN_KEY_VARIABLE
 from mlcls.base.files import LOCK_NAME, sha256_of
 from mlcls.errors import ModelControlError
 from mlcls.model_control import ModelControl
-from mlcls.paddlex_export import export_model
 from mlcls.paddlex_import import import_model
 from mlcls.repository.manifest import Manifest
 from mlcls.repository.models import is_imported, read_spec
@@ -33,6 +32,7 @@ from mlcls.repository.versions import LAST_NUMBER_NAME, active_version, engine_f
 from mlcls.rollout import Rollout, publish_version, roll_back
 from mlcls.server import ServerOptions, TritonServer
 from mlcls.server_command import build_command
+from mlcls.training.export import export_model
 from processes import mlcls_command, run_mlcls, start_server
 from request_load import Expected, Protocol, Reply, RequestLoad, find_fault
 from triton_request import ask_outputs

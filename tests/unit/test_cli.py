@@ -18,8 +18,8 @@ from mlcls import __version__, cli, commands
 from mlcls.errors import MissingExtraError, MlclsError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
-from mlcls.paddlex_export import ExportReport
 from mlcls.repository import models as repository
+from mlcls.training.export import ExportReport
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = tuple(command.NAME for command in commands.COMMANDS)
@@ -159,7 +159,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"architecture": architecture, "folder": folder, **options})
         return ExportReport(folder, options["weights"], None)
 
-    monkeypatch.setattr("mlcls.paddlex_export.export_model", export_model)
+    monkeypatch.setattr("mlcls.training.export.export_model", export_model)
     return calls
 
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the model's folder."""
-    from mlcls.paddlex_export import export_model
+    from mlcls.training.export import export_model
 
     labels = _read_labels(arguments.labels) if arguments.labels else None
     report = export_model(

@@ -13,10 +13,10 @@ import numpy as np
 
 from mlcls.errors import TrainingError
 from mlcls.paddle.runtime import import_paddle
-from mlcls.paddlex_export import export_model
 from mlcls.training.architectures import build_network
 from mlcls.training.checkpoint import Checkpoint, read_checkpoint
 from mlcls.training.data import TrainingData
+from mlcls.training.export import export_model
 from mlcls.training.interruption import StopRequest
 from mlcls.training.launch import train_in_processes
 from mlcls.training.pretrained import find_weights, load_pretrained
