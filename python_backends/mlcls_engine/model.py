@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from mlcls.backend_model import (
+from mlcls.backends.pulse import Pulse
+from mlcls.backends.triton_stub import (
     cancelled_response,
     engine_file,
     engine_precision,
@@ -19,7 +20,6 @@ from mlcls.backend_model import (
 )
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.model.spec import ModelSpec
-from mlcls.pulse import Pulse
 
 
 class TritonPythonModel:

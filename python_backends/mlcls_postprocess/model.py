@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import triton_python_backend_utils as pb_utils
 
-from mlcls.backend_model import answer_each, decode_texts, encode_texts, load_spec
+from mlcls.backends.metric_sender import MetricSender
+from mlcls.backends.pulse import PROBE_REQUEST_ID, Pulse
+from mlcls.backends.refusal_log import RefusalLog
+from mlcls.backends.steps import parse_parameters, postprocess_logits, request_thresholds
+from mlcls.backends.tallies import THRESHOLD_REASON, ScoreTally, read_label_limit
+from mlcls.backends.triton_stub import answer_each, decode_texts, encode_texts, load_spec
 from mlcls.errors import ThresholdError
-from mlcls.health_probe import PROBE_REQUEST_ID
-from mlcls.metric_sender import MetricSender
 from mlcls.model.spec import OK
-from mlcls.pulse import Pulse
-from mlcls.refusal_log import RefusalLog
-from mlcls.serving import parse_parameters, postprocess_logits, request_thresholds
-from mlcls.serving_tallies import THRESHOLD_REASON, ScoreTally, read_label_limit
 
 
 class TritonPythonModel:

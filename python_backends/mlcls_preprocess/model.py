@@ -6,14 +6,13 @@ import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from mlcls.backend_model import answer_each, encode_texts, image_settings, load_spec
+from mlcls.backends.metric_sender import MetricSender
+from mlcls.backends.pulse import PROBE_REQUEST_ID, Pulse
+from mlcls.backends.refusal_log import RefusalLog
+from mlcls.backends.steps import preprocess_images
+from mlcls.backends.tallies import DecodeTally
+from mlcls.backends.triton_stub import answer_each, encode_texts, image_settings, load_spec
 from mlcls.errors import ImageError
-from mlcls.health_probe import PROBE_REQUEST_ID
-from mlcls.metric_sender import MetricSender
-from mlcls.pulse import Pulse
-from mlcls.refusal_log import RefusalLog
-from mlcls.serving import preprocess_images
-from mlcls.serving_tallies import DecodeTally
 
 
 class TritonPythonModel:

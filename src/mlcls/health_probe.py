@@ -20,11 +20,10 @@ import zlib
 from typing import Final, Literal
 from urllib.parse import quote
 
+from mlcls.backends.pulse import PROBE_REQUEST_ID
+
 DEFAULT_PROBE_TIMEOUT_S: Final = 10.0
 
-#: Id of the requests with which `mlcls serve` and `mlcls health` ask whether a model answers; what the backends count
-#: leaves them out.
-PROBE_REQUEST_ID: Final = "mlcls-probe"
 
 _SIDE: Final = 16
 _POLL_INTERVAL_S: Final = 0.1

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import IO, Any, Final, Literal
 
+from mlcls.backends.refusal_log import REFUSED, REFUSED_SOURCE
 from mlcls.base.text import to_ascii_json
 from mlcls.errors import ConfigError
-from mlcls.refusal_log import REFUSED, REFUSED_SOURCE
 
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: Final[tuple[LogFormat, ...]] = ("text", "json")

@@ -17,11 +17,11 @@ from typing import Final
 
 from mlcls import server_log
 from mlcls.admin_key import read_admin_key
+from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.base.processes import check_ports, end_group, end_with_parent, free_ports
 from mlcls.draining import DEFAULT_DRAIN_TIMEOUT_S, drain
 from mlcls.errors import ServerError
 from mlcls.json_log import LogFormat, TritonLogPump
-from mlcls.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.repository.settings import Target
 from mlcls.servable_models import check_models
 from mlcls.server_command import build_command

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from mlcls.backends.pulse import read_pulses
 from mlcls.base.processes import ProcessState, read_process
-from mlcls.pulse import read_pulses
 
 #: How long one request or batch may take in a Python step; slow models on slow machines take a few seconds.
 DEFAULT_HANG_TIMEOUT_S: Final = 60.0

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlcls.serving_tallies import DEFAULT_LABEL_LIMIT
+from mlcls.backends.tallies import DEFAULT_LABEL_LIMIT
 from processes import ROOT
 
 TOOLS = Path(sys.executable).parent

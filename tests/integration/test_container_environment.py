@@ -61,7 +61,7 @@ def run_in(environment: Path, *command: str | Path) -> subprocess.CompletedProce
 
 
 def test_the_image_has_what_the_backends_import(environment: Path) -> None:
-    modules = "mlcls.backend_model, mlcls.model.postprocess, mlcls.images.transforms, mlcls.server, numpy"
+    modules = "mlcls.backends.triton_stub, mlcls.model.postprocess, mlcls.images.transforms, mlcls.server, numpy"
     code = f"import {modules}; print(numpy.__file__)"
     process = run_in(environment, "python3", "-c", code)
     assert process.returncode == 0, process.stderr

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from google.protobuf import json_format
 
-from mlcls.backend_model import (
+from mlcls.backends.triton_stub import (
     answer_each,
     decode_texts,
     encode_texts,

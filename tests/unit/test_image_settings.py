@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from mlcls.backend_model import image_settings
+from mlcls.backends.triton_stub import image_settings
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.spec import ModelSpec

@@ -24,12 +24,12 @@ from benchmarks.identity_model import (
 )
 from benchmarks.isolation_questions import BAD_IMAGES, ImageAnswer, Question, make_question
 
+from mlcls.backends.steps import postprocess_logits, preprocess_images, request_thresholds
 from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.images.transforms import preprocess
 from mlcls.repository.models import read_spec
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
-from mlcls.serving import postprocess_logits, preprocess_images, request_thresholds
 
 
 def answer_of(number: int, threshold: Any, version: int = 1) -> ImageAnswer:

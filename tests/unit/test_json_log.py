@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from mlcls.backends.refusal_log import RefusalLog
 from mlcls.errors import ConfigError, ImageError
 from mlcls.json_log import JsonLog, TritonLines, TritonLogPump, make_record, read_log_format
-from mlcls.refusal_log import RefusalLog
 from mlcls.server_log import STANDARD_OUTPUT, describe_end
 
 

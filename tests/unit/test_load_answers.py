@@ -17,8 +17,8 @@ from benchmarks.locustfiles.images import Sample, make_bad_files
 from benchmarks.locustfiles.outcomes import Kind
 from benchmarks.locustfiles.reply import ImageReply, Refusal, Reply, assemble_reply
 
+from mlcls.backends.steps import postprocess_logits
 from mlcls.model.spec import OK, ModelSpec
-from mlcls.serving import postprocess_logits
 
 PHOTOS = [Sample(f"{number}.jpg", bytes([number]) * 9) for number in range(6)]
 TEXT, *_ = make_bad_files(PHOTOS[0])

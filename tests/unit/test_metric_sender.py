@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlcls.metric_sender import CounterGroup, MetricSender
+from mlcls.backends.metric_sender import CounterGroup, MetricSender
 
 
 class FakePbUtils:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mlcls.backends.refusal_log import BURST_LINES, LINES_PER_S, REFUSED, RefusalLog
 from mlcls.errors import ImageError
-from mlcls.refusal_log import BURST_LINES, LINES_PER_S, REFUSED, RefusalLog
 
 
 class Log:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE, Pulse, read_pulses
 from mlcls.base.processes import end_group, read_process
-from mlcls.pulse import PULSE_FOLDER_VARIABLE, Pulse, read_pulses
 from mlcls.watchdog import Watchdog
 
 STEP = """
 import sys, time
-from mlcls.pulse import Pulse
+from mlcls.backends.pulse import Pulse
 pulse = Pulse.open({"model_instance_name": "demo_engine_0_0"})
 if "starting" not in sys.argv:
     pulse.begin()

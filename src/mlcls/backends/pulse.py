@@ -17,6 +17,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+#: Id of the requests with which `mlcls serve` and `mlcls health` ask whether a model answers; what the backends count
+#: leaves them out.
+PROBE_REQUEST_ID: Final = "mlcls-probe"
+
+
 #: Environment variable that names the folder of the pulses; `mlcls serve` sets it for the server that it starts.
 PULSE_FOLDER_VARIABLE: Final = "MLCLS_PULSE_FOLDER"
 

@@ -21,7 +21,7 @@ THRESHOLD_PARAMETER: Final = "threshold"
 
 
 class DecodeObserver(Protocol):
-    """Is told what becomes of each image; `mlcls.serving_tallies.DecodeTally` counts it."""
+    """Is told what becomes of each image; `mlcls.backends.tallies.DecodeTally` counts it."""
 
     def decoded(self, height: int, width: int, size_bytes: int, seconds: float) -> None:
         """An image of this size was decoded and resized in this time."""

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.backends.metric_sender import SEND_INTERVAL_S, CounterGroup
 from mlcls.errors import IMAGE_REASONS, ConfigError, ImageError
-from mlcls.metric_sender import SEND_INTERVAL_S, CounterGroup
 from mlcls.model.spec import OK, ModelSpec
 
 #: Environment variable: `off`, or up to how many labels a model may have whose labels are counted one by one.

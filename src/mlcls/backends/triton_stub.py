@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.backends.pulse import Pulse
 from mlcls.errors import ConfigError, ImageError, RepositoryError, ThresholdError
 from mlcls.images.settings import ImageSettings
 from mlcls.model.spec import FILE_NAME, ModelSpec
-from mlcls.pulse import Pulse
 from mlcls.repository.manifest import require_same_spec, verify_folder
 from mlcls.repository.names import IMAGES_PARAMETER, PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
 from mlcls.repository.settings import PRECISIONS
