@@ -23,7 +23,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.perf_analyzer import Load, PerfAnalyzer, write_input_data
 from mlcls.base.machine import format_machine
 from mlcls.errors import MlclsError
-from mlcls.server import ServerOptions, TritonServer
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 from mlcls_client.model import Model, create_model
 
 #: Of the folder's images, so many are what perf_analyzer sends again and again; it keeps them all in memory.

@@ -17,7 +17,8 @@ from benchmarks.served_cost import CostMeter
 from mlcls.closed_loop import run_closed_loop
 from mlcls.errors import ServerError
 from mlcls.repository import models as repository
-from mlcls.server import ServerOptions, TritonServer
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 
 #: The load runs for so long before it is measured, and longer where all clients' answers take longer.
 _WARMUP_S: Final = 1.0

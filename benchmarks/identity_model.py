@@ -21,11 +21,11 @@ import numpy.typing as npt
 
 from mlcls.base.files import sha256_of
 from mlcls.model.spec import ImageTransform, ModelSpec
-from mlcls.model_control import ModelControl
 from mlcls.repository.manifest import EngineRecord
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import add_model
 from mlcls.rollout import publish_version
+from mlcls.server.model_control import ModelControl
 
 MODEL: Final = "numbers"
 NUMBERS: Final = 4096

@@ -33,9 +33,10 @@ from benchmarks.isolation_questions import Question, make_question
 from benchmarks.isolation_ways import WAYS
 from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
-from mlcls.model_control import ModelControl
 from mlcls.rollout import roll_back
-from mlcls.server import ServerOptions, TritonServer
+from mlcls.server.model_control import ModelControl
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 
 BATCH_SIZES: Final = (1, 1, 1, 2, 3, 5, 8, 17, 32)
 DEFAULT_REQUESTS: Final = 20_000

@@ -39,7 +39,8 @@ from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
 from mlcls.base.files import write_bytes, write_text
 from mlcls.base.processes import end_with_parent
 from mlcls.errors import MlclsError
-from mlcls.server import ServerOptions, TritonServer
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _LOCUST: Final = _ROOT / ".venv-bench" / "bin" / "locust"

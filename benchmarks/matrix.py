@@ -36,7 +36,8 @@ from mlcls.images.photos import list_photos
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.repository import models as repository
 from mlcls.repository.settings import TARGETS, Target
-from mlcls.server import ServerOptions, TritonServer
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 
 #: A window is made longer for a slow model, until so many requests end in it.
 _LEAST_REQUESTS: Final = 6

@@ -17,7 +17,7 @@ from typing import Any, Final
 from benchmarks.peers.line_child import LineChild, obey
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ModelSpec
-from mlcls.triton_installation import ALLOCATOR_VARIABLES
+from mlcls.server.installation import ALLOCATOR_VARIABLES
 
 #: Each photo is taken so many times.
 _REPEATS: Final = 20

@@ -21,7 +21,8 @@ from mlcls.errors import MlclsError
 from mlcls.images.photos import sample_photo_paths
 from mlcls.model.spec import ModelSpec
 from mlcls.repository import models as repository
-from mlcls.server import ServerOptions, TritonServer
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 
 
 def main() -> int:

@@ -29,7 +29,8 @@ from benchmarks.quick_report import THOROUGH_MODEL, QuickReport
 from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
 from mlcls.model.catalog import OFFICIAL_MODELS
-from mlcls.server import ServerOptions, TritonServer
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 
 _PHOTO_SIZE: Final = (480, 640)
 _PHOTOS: Final = 16

@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
 from mlcls.errors import ServerError
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 
 #: The steps of an ensemble, by the end of the name of the model that serves them.
 _STEPS: Final = ("preprocess", "engine", "postprocess")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from mlcls.base.processes import free_ports
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from processes import ROOT
 
 START: Final = ROOT / "docker" / "gateway" / "start.sh"

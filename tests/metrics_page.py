@@ -7,7 +7,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from settling import read_settled
 
 _LINE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from mlcls.repository.settings import Target
-from mlcls.server import ServerOptions, TritonServer
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,7 +21,7 @@ from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.repository.models import read_version_spec
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE
 from mlcls.repository.versions import step_folders
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 
 Protocol = Literal["grpc", "http"]
 

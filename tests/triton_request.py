@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tritonclient.grpc
 import tritonclient.http
 
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,8 @@ from mlcls.repository import models as repository
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import change_settings
 from mlcls.repository.versions import engine_folder
-from mlcls.server import ServerOptions, TritonServer
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 
 _DEMO_MODEL: Final = Path("demo_model/inference")
 _MODELS: Final = Path("build/fuzz/model_repository")

@@ -36,7 +36,7 @@ from mlcls.repository import versions
 from mlcls.repository.manifest import Manifest, verify_folder
 from mlcls.repository.names import ENGINE_SUFFIX, PLAN_FILE
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, read_settings
-from mlcls.triton_installation import embedded_installation, system_installation
+from mlcls.server.installation import embedded_installation, system_installation
 
 _TIMEOUT_S: Final = 10.0
 

@@ -12,8 +12,9 @@ from mlcls.images.photos import sample_photo_paths
 from mlcls.paddle.model import PaddleXModel
 from mlcls.paddlex_import import import_model
 from mlcls.repository import models as repository
-from mlcls.server import ServerOptions, TritonServer
-from mlcls.triton_installation import embedded_installation
+from mlcls.server.installation import embedded_installation
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 
 
 def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path, demo_model: Path) -> int:

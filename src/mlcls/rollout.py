@@ -16,7 +16,6 @@ from typing import Any, Final
 from mlcls.base.files import folder_lock, write_text
 from mlcls.errors import MlclsError, ModelControlError, RepositoryError
 from mlcls.model.spec import ModelSpec
-from mlcls.model_control import ModelControl
 from mlcls.repository.manifest import EngineRecord
 from mlcls.repository.models import check_name, read_spec
 from mlcls.repository.names import STEP_SUFFIXES, step_name
@@ -29,6 +28,7 @@ from mlcls.repository.publishing import (
     remove_version,
 )
 from mlcls.repository.versions import active_version, list_versions, read_replaced, require_version
+from mlcls.server.model_control import ModelControl
 
 #: Versions that stay in the repository, the active one included.
 DEFAULT_KEEP: Final = 3

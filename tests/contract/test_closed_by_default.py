@@ -8,10 +8,15 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb2
 
-from mlcls.admin_key import ADMIN_KEY_VARIABLE, read_admin_key
 from mlcls.errors import ServerError
-from mlcls.server import CLOSED_APIS, CLOSED_APIS_IN_PRODUCTION, ServerOptions
-from mlcls.server_command import build_command
+from mlcls.server.options import (
+    ADMIN_KEY_VARIABLE,
+    CLOSED_APIS,
+    CLOSED_APIS_IN_PRODUCTION,
+    ServerOptions,
+    build_command,
+    read_admin_key,
+)
 from processes import ROOT
 
 

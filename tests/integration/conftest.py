@@ -10,7 +10,7 @@ import pytest
 
 from image_samples import write_samples
 from mlcls.paddlex_import import import_model
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from mlcls.training.export import export_model
 from processes import ROOT, start_server
 from served_models import SMALL_LABELS, SMALL_SIZE, ParityRow, SmallModels

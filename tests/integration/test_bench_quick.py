@@ -22,7 +22,7 @@ from benchmarks.photo_set import write_uniform_photos
 from mlcls.errors import MlclsError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository import models as repository
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from served_models import SmallModels
 
 pytestmark = pytest.mark.slow

@@ -31,8 +31,8 @@ from mlcls.errors import ParityError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.manifest import EngineRecord, Manifest, add_engine
-from mlcls.servable_models import check_models
-from mlcls.triton_installation import TritonInstallation
+from mlcls.server.installation import TritonInstallation
+from mlcls.server.preflight import check_models
 from processes import run_mlcls
 from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 

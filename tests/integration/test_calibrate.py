@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from mlcls.admin_key import ADMIN_KEY_VARIABLE
 from mlcls.cli import main
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Scores
 from mlcls.engines.served_runner import ServedRunner
@@ -18,6 +17,7 @@ from mlcls.evaluation.scoring import score_annotated
 from mlcls.images.photos import photo_crops
 from mlcls.repository.models import read_spec
 from mlcls.repository.versions import active_version, engine_folder, list_versions
+from mlcls.server.options import ADMIN_KEY_VARIABLE
 from processes import run_mlcls, start_server
 from served_models import SMALL_LABELS, SmallModels
 

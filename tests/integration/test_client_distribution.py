@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from processes import ROOT
 
 _UV = ROOT / ".tools" / "bin" / "uv"

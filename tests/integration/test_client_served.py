@@ -24,8 +24,8 @@ import pytest
 import tritonclient.grpc
 from PIL import Image
 
-from mlcls.admin_key import ADMIN_KEY_VARIABLE
-from mlcls.server import TritonServer
+from mlcls.server.options import ADMIN_KEY_VARIABLE
+from mlcls.server.process import TritonServer
 from mlcls_client.async_model import create_async_model
 from mlcls_client.cli import main
 from mlcls_client.errors import (

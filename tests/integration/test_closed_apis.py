@@ -15,8 +15,14 @@ import tritonclient.grpc
 from benchmarks.identity_model import MODEL, make_image, make_repository
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from mlcls.admin_key import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
-from mlcls.server import CLOSED_APIS, CLOSED_APIS_IN_PRODUCTION, ServerOptions, TritonServer
+from mlcls.server.options import (
+    ADMIN_KEY_HEADER,
+    ADMIN_KEY_VARIABLE,
+    CLOSED_APIS,
+    CLOSED_APIS_IN_PRODUCTION,
+    ServerOptions,
+)
+from mlcls.server.process import TritonServer
 from mlcls_client.errors import ServerError
 from mlcls_client.model import create_model
 

@@ -17,7 +17,7 @@ import pytest
 
 from mlcls.base.machine import read_gpus, read_tensorrt_version
 from mlcls.base.processes import free_ports
-from mlcls.triton_installation import embedded_installation
+from mlcls.server.installation import embedded_installation
 from mlcls_client.model import create_model
 from processes import ROOT, mlcls_command, run_mlcls
 from served_models import SmallModels
@@ -61,7 +61,9 @@ def run_in(environment: Path, *command: str | Path) -> subprocess.CompletedProce
 
 
 def test_the_image_has_what_the_backends_import(environment: Path) -> None:
-    modules = "mlcls.backends.triton_stub, mlcls.model.postprocess, mlcls.images.transforms, mlcls.server, numpy"
+    modules = (
+        "mlcls.backends.triton_stub, mlcls.model.postprocess, mlcls.images.transforms, mlcls.server.process, numpy"
+    )
     code = f"import {modules}; print(numpy.__file__)"
     process = run_in(environment, "python3", "-c", code)
     assert process.returncode == 0, process.stderr

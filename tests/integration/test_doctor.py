@@ -15,8 +15,9 @@ import pytest
 
 from mlcls.base.processes import free_ports
 from mlcls.machine_inspection import inspect_server
-from mlcls.server import CLOSED_APIS, TritonServer
-from mlcls.triton_installation import embedded_installation
+from mlcls.server.installation import embedded_installation
+from mlcls.server.options import CLOSED_APIS
+from mlcls.server.process import TritonServer
 from processes import run_mlcls
 from served_models import SmallModels
 

@@ -21,7 +21,7 @@ from mlcls.errors import DatasetError, ServedImageError, ServerError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
 from mlcls.images.photos import photo_crops
 from mlcls.repository.models import read_spec
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
 from processes import ROOT, run_mlcls

@@ -8,7 +8,7 @@ from benchmarks.fuzzing.campaign import Campaign, CampaignOptions
 from benchmarks.fuzzing.record import Journal, summarize
 
 from mlcls.model.spec import ModelSpec
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from served_models import SmallModels
 
 MODEL = "small_with_sigmoid"

@@ -9,7 +9,7 @@ from benchmarks.growth_load import GrowthLoad, StartedServer
 from benchmarks.photo_set import write_uniform_photos
 
 from mlcls.errors import ServerError
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from served_models import SmallModels
 
 

@@ -24,7 +24,7 @@ from mlcls.images.transforms import resize_image
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.repository.manifest import verify_folder
 from mlcls.repository.models import read_spec
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from processes import run_mlcls, start_server
 from served_models import SmallModels
 from triton_request import ask

@@ -18,7 +18,7 @@ from benchmarks import load_test
 from PIL import Image
 
 from mlcls.images.photos import photo_crops
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from processes import ROOT
 
 MODEL = "small_with_sigmoid"

@@ -21,7 +21,7 @@ import yaml
 from gateway_process import Gateway, make_key, run_gateway, wait_for
 from metrics_page import wait_for_metrics
 from mlcls.base.processes import free_ports
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from mlcls_client.errors import MlclsClientError
 from mlcls_client.model import create_model
 from processes import ROOT

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from metrics_page import MetricsPage, read_settled_metrics, wait_for_metrics
 from mlcls.base.processes import free_ports
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from mlcls_client.model import create_model
 from otlp_receiver import OtlpReceiver, Span, receive_spans
 from processes import mlcls_command
@@ -189,7 +189,7 @@ def test_the_trace_api_stays_closed(logging_server: LoggingServer) -> None:
 
 
 def test_the_probes_of_mlcls_serve_are_not_counted(small_server: TritonServer) -> None:
-    from mlcls.health_probe import HealthProbe
+    from mlcls.server.health_probe import HealthProbe
 
     before = read_settled_metrics(small_server)
     probe = HealthProbe(small_server.http_url, small_server.metrics_url)

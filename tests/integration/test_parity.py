@@ -14,7 +14,7 @@ import pytest
 
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import smallest_spread
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from processes import ROOT, start_server
 from served_models import ParityRow
 from triton_request import ask

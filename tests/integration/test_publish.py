@@ -19,10 +19,8 @@ import pytest
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from mlcls.admin_key import ADMIN_KEY_VARIABLE
 from mlcls.base.files import LOCK_NAME, sha256_of
 from mlcls.errors import ModelControlError
-from mlcls.model_control import ModelControl
 from mlcls.paddlex_import import import_model
 from mlcls.repository.manifest import Manifest
 from mlcls.repository.models import is_imported, read_spec
@@ -30,8 +28,9 @@ from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import add_model
 from mlcls.repository.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
 from mlcls.rollout import Rollout, publish_version, roll_back
-from mlcls.server import ServerOptions, TritonServer
-from mlcls.server_command import build_command
+from mlcls.server.model_control import ModelControl
+from mlcls.server.options import ADMIN_KEY_VARIABLE, ServerOptions, build_command
+from mlcls.server.process import TritonServer
 from mlcls.training.export import export_model
 from processes import mlcls_command, run_mlcls, start_server
 from request_load import Expected, Protocol, Reply, RequestLoad, find_fault
@@ -478,7 +477,7 @@ def test_a_server_that_polls_by_itself(
             "--repository-poll-secs=1",
         ]
 
-    monkeypatch.setattr("mlcls.server.build_command", polling)
+    monkeypatch.setattr("mlcls.server.process.build_command", polling)
     monkeypatch.setenv(ADMIN_KEY_VARIABLE, KEY)
     before = snapshot(root)
     with start_server(root, MODEL) as server:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mlcls.demo.colors import COLORS
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from processes import ROOT, run_mlcls
 from served_models import SMALL_LABELS
 

@@ -18,8 +18,8 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from mlcls.admin_key import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 from mlcls.base.processes import free_ports
+from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 from processes import mlcls_command, run_mlcls, start_server
 from served_models import SmallModels
 

@@ -17,7 +17,7 @@ from mlcls.engines.runners import OpenVinoRunner
 from mlcls.images.transforms import preprocess
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.spec import ModelSpec
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from served_models import SMALL_LABELS, SmallModels
 from triton_request import ask, ask_outputs
 

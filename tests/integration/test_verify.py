@@ -21,7 +21,7 @@ from mlcls.errors import MlclsError, ParityError
 from mlcls.images.photos import photo_crops, photo_images
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.repository.models import read_spec
-from mlcls.server import TritonServer
+from mlcls.server.process import TritonServer
 from planted_faults import EditedRunner, SwappingRunner
 from processes import run_mlcls
 from served_models import SMALL_LABELS, SmallModels

@@ -365,7 +365,7 @@ def no_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     def embedded_installation() -> None:
         raise MlclsError("looked for the server")
 
-    monkeypatch.setattr("mlcls.triton_installation.embedded_installation", embedded_installation)
+    monkeypatch.setattr("mlcls.server.installation.embedded_installation", embedded_installation)
 
 
 @pytest.mark.usefixtures("no_installation")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from mlcls.base.processes import free_ports
-from mlcls.health_probe import Health, HealthProbe, make_picture
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ImageTransform
+from mlcls.server.health_probe import Health, HealthProbe, make_picture
 from quiet_http import QuietHttpServer
 
 TIMEOUT_S = 0.5

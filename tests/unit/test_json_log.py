@@ -14,8 +14,15 @@ import pytest
 
 from mlcls.backends.refusal_log import RefusalLog
 from mlcls.errors import ConfigError, ImageError
-from mlcls.json_log import JsonLog, TritonLines, TritonLogPump, make_record, read_log_format
-from mlcls.server_log import STANDARD_OUTPUT, describe_end
+from mlcls.server.logs import (
+    STANDARD_OUTPUT,
+    JsonLog,
+    TritonLines,
+    TritonLogPump,
+    describe_end,
+    make_record,
+    read_log_format,
+)
 
 
 def translate(text: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlcls.server_log import STANDARD_OUTPUT, describe_end, find_reason
+from mlcls.server.logs import STANDARD_OUTPUT, describe_end, find_reason
 
 #: At every start on a machine without a GPU; harmless.
 START = """\

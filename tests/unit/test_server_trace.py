@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlcls.errors import ConfigError
-from mlcls.server_trace import TraceSettings
+from mlcls.server.options import TraceSettings
 
 
 def test_arguments() -> None:

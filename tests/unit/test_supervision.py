@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 
 from mlcls.errors import ConfigError, RepositoryError, RestartsExhaustedError, ServerError, UnhealthyServerError
-from mlcls.server import TritonServer
-from mlcls.supervision import Restarts, RestartSettings, WatchSettings, keep_serving
+from mlcls.server.process import TritonServer
+from mlcls.server.supervision import Restarts, RestartSettings, WatchSettings, keep_serving
 
 
 class Clock:

@@ -19,11 +19,11 @@ from mlcls.base.processes import free_ports
 from mlcls.cli import main
 from mlcls.errors import ModelControlError, RepositoryError
 from mlcls.model.spec import ModelSpec
-from mlcls.model_control import ModelControl
 from mlcls.repository import models as repository
 from mlcls.repository import publishing, versions
 from mlcls.repository.manifest import EngineRecord
 from mlcls.rollout import Rollout
+from mlcls.server.model_control import ModelControl
 
 NAME = "animals-v2"
 RECORD = EngineRecord("model.onnx", "fp32", {}, {})

@@ -14,7 +14,7 @@ import pytest
 
 from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE, Pulse, read_pulses
 from mlcls.base.processes import end_group, read_process
-from mlcls.watchdog import Watchdog
+from mlcls.server.watchdog import Watchdog
 
 STEP = """
 import sys, time

@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         ServerError: No model was named, and the server has none of the repository's loaded.
     """
     from mlcls.errors import ServerError
-    from mlcls.health_probe import HealthProbe
     from mlcls.repository.models import list_models
+    from mlcls.server.health_probe import HealthProbe
 
     if not 0.1 <= arguments.timeout <= 3600:
         raise ServerError(f"Expected --timeout 0.1 to 3600, in seconds, got {arguments.timeout}.")

@@ -12,7 +12,7 @@ REPOSITORY_VARIABLE: Final = "MLCLS_MODEL_REPOSITORY"
 
 
 if TYPE_CHECKING:
-    from mlcls.model_control import ModelControl
+    from mlcls.server.model_control import ModelControl
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +47,8 @@ def add_control_options(parser: argparse.ArgumentParser) -> None:
 
 def make_control(arguments: argparse.Namespace) -> ModelControl | None:
     """The server of `--url`."""
-    from mlcls.admin_key import ADMIN_KEY_VARIABLE
-    from mlcls.model_control import ModelControl
+    from mlcls.server.model_control import ModelControl
+    from mlcls.server.options import ADMIN_KEY_VARIABLE
 
     if arguments.url is None:
         return None

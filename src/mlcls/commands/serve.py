@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from mlcls.commands.options import add_repository_option
 from mlcls.errors import MlclsError, ServerError
-from mlcls.json_log import LOG_FORMAT_VARIABLE, LOG_FORMATS, LogFormat, read_log_format
 from mlcls.repository.settings import TARGETS
-from mlcls.server_trace import DEFAULT_TRACE_EVERY
+from mlcls.server.logs import LOG_FORMAT_VARIABLE, LOG_FORMATS, LogFormat, read_log_format
+from mlcls.server.options import DEFAULT_TRACE_EVERY
 
 if TYPE_CHECKING:
-    from mlcls.announcements import Announcements
-    from mlcls.server import ServerOptions, TritonServer
-    from mlcls.supervision import WatchSettings
+    from mlcls.server.logs import Announcements
+    from mlcls.server.options import ServerOptions
+    from mlcls.server.process import TritonServer
+    from mlcls.server.supervision import WatchSettings
 
 NAME: Final = "serve"
 SUMMARY: Final = "Serve models of the repository with a tritonserver."
@@ -123,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         ServerError: The server cannot start; without `--supervise`: it ended by itself, or is not well.
         RestartsExhaustedError: It was started again too often.
     """
-    from mlcls.announcements import Announcements
+    from mlcls.server.logs import Announcements
 
     log_format = read_log_format(arguments.log_format)
     announcements = Announcements(log_format)
@@ -137,10 +138,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: Announcements) -> int:
-    from mlcls.server import CLOSED_APIS, CLOSED_APIS_IN_PRODUCTION, ServerOptions, TritonServer
-    from mlcls.server_trace import TraceSettings
-    from mlcls.supervision import Restarts, RestartSettings, WatchSettings, keep_serving
-    from mlcls.triton_installation import embedded_installation, system_installation
+    from mlcls.server.installation import embedded_installation, system_installation
+    from mlcls.server.options import CLOSED_APIS, CLOSED_APIS_IN_PRODUCTION, ServerOptions, TraceSettings
+    from mlcls.server.process import TritonServer
+    from mlcls.server.supervision import Restarts, RestartSettings, WatchSettings, keep_serving
 
     if arguments.poll is not None and not 0.1 <= arguments.poll <= 3600:
         raise ServerError(f"Expected --poll 0.1 to 3600, in seconds, got {arguments.poll}.")
@@ -216,7 +217,7 @@ def _warn_about_cores(options: ServerOptions, announcements: Announcements) -> N
 
 def _serve(server: TritonServer, watching: WatchSettings, poll_s: float | None, announcements: Announcements) -> None:
     """Serves until something is wrong, the versions that are active in the repository where it is to be followed."""
-    from mlcls.supervision import watch
+    from mlcls.server.supervision import watch
 
     if poll_s is None:
         watch(server, watching)

@@ -100,7 +100,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     from mlcls.repository import models as repository
     from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, DEFAULT_SETTINGS, read_settings
     from mlcls.repository.versions import active_version
-    from mlcls.triton_installation import embedded_installation, system_installation
+    from mlcls.server.installation import embedded_installation, system_installation
     from mlcls.tuning.candidate import Goal
     from mlcls.tuning.load_processes import LoadProcesses
     from mlcls.tuning.progress import show_progress

@@ -21,10 +21,11 @@ from mlcls.engines.runner_selection import ServedModel, open_runner
 from mlcls.errors import ParityError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
 from mlcls.paddlex_import import import_model
-from mlcls.server import ServerOptions, TritonServer
+from mlcls.server.installation import embedded_installation
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 from mlcls.training.run_folder import BEST, INFERENCE, LATEST, RESULT_FILE
 from mlcls.training.train import train_model
-from mlcls.triton_installation import embedded_installation
 
 FIGURES_FILE: Final = "figures.json"
 _RECIPE_FILE: Final = "recipe.json"

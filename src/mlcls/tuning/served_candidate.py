@@ -16,8 +16,9 @@ from mlcls.model.spec import ModelSpec
 from mlcls.repository.models import render_files, write_files
 from mlcls.repository.settings import ModelSettings, ServingSettings, Target, read_settings, settings_path
 from mlcls.repository.versions import RECORD_NAME, active_version, step_folders
-from mlcls.server import ServerOptions, TritonServer
-from mlcls.triton_installation import TritonInstallation
+from mlcls.server.installation import TritonInstallation
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 from mlcls.tuning.load_processes import LoadProcesses
 from mlcls.tuning.search import WARMUP_SHARE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import secrets
 import signal
@@ -15,72 +14,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from mlcls import server_log
-from mlcls.admin_key import read_admin_key
 from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
-from mlcls.base.processes import check_ports, end_group, end_with_parent, free_ports
-from mlcls.draining import DEFAULT_DRAIN_TIMEOUT_S, drain
+from mlcls.base.processes import check_ports, end_group, end_with_parent
 from mlcls.errors import ServerError
-from mlcls.json_log import LogFormat, TritonLogPump
-from mlcls.repository.settings import Target
-from mlcls.servable_models import check_models
-from mlcls.server_command import build_command
-from mlcls.server_log import STANDARD_OUTPUT
-from mlcls.server_trace import TraceSettings
-from mlcls.triton_installation import TritonInstallation, embedded_installation
-
-#: APIs that change the server or read its memory; open ones would let any client unload a model.
-CLOSED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
-
-#: What Triton's deployment guide closes besides on a server that others can reach. The configuration of a model stays
-#: open: the client learns from it how many images a request may hold.
-CLOSED_APIS_IN_PRODUCTION: Final = (*CLOSED_APIS, "statistics")
+from mlcls.server import logs as server_log
+from mlcls.server.installation import TritonInstallation, embedded_installation
+from mlcls.server.logs import STANDARD_OUTPUT, TritonLogPump
+from mlcls.server.model_control import drain
+from mlcls.server.options import ServerOptions, build_command, read_admin_key
+from mlcls.server.preflight import check_models
 
 _STOP_TIMEOUT_S: Final = 40.0
 
 #: How long the last lines of the log may take to be written once the processes have ended.
 _LOG_TIMEOUT_S: Final = 5.0
-
-
-@dataclasses.dataclass(frozen=True)
-class ServerOptions:
-    """How to serve.
-
-    Attributes:
-        repository: The model repository.
-        models: Names of the ensembles.
-        target: Which engine.
-        host: IPv4 address or name to listen on.
-        http_port: Port of the HTTP API.
-        grpc_port: Port of the gRPC API.
-        metrics_port: Port of the Prometheus metrics.
-        ready_timeout_s: How long loading may take.
-        log_path: File for Triton's whole log, or `STANDARD_OUTPUT`; by default it is dropped once the server has ended.
-        closed_apis: Triton's names of the APIs that need the admin key.
-        drain_timeout_s: How long requests in flight may take when the server is stopped.
-        log_format: Triton's own text, or a JSON object for each message.
-        trace: Where spans of requests are sent.
-    """
-
-    repository: Path
-    models: tuple[str, ...]
-    target: Target = "embedded"
-    host: str = "127.0.0.1"
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
-    ready_timeout_s: float = 300.0
-    log_path: Path | None = None
-    closed_apis: tuple[str, ...] = CLOSED_APIS
-    drain_timeout_s: float = DEFAULT_DRAIN_TIMEOUT_S
-    log_format: LogFormat = "text"
-    trace: TraceSettings | None = None
-
-    @classmethod
-    def on_free_ports(cls, repository: Path, *models: str) -> ServerOptions:
-        """Options for a server that only this process will talk to."""
-        http_port, grpc_port, metrics_port = free_ports(3)
-        return cls(repository, models, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
 
 
 class TritonServer:

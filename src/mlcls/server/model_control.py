@@ -1,4 +1,4 @@
-"""A running tritonserver's model control over HTTP: what is loaded, load, unload, and waiting until it is so."""
+"""Model control of a running tritonserver over HTTP: what is loaded, load, unload, and draining."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from mlcls.admin_key import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 from mlcls.errors import ModelControlError
+from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 
-_POLL_INTERVAL_S: Final = 0.05
+_POLL_INTERVAL_S: Final = 0.02
 _QUERY_TIMEOUT_S: Final = 30.0
 
 
@@ -167,3 +167,32 @@ def _read_reason(error: urllib.error.HTTPError) -> str:
 def _shorten(reason: str) -> str:
     """Triton's reason without the traceback of a Python backend."""
     return reason.split("\n\nAt:")[0].strip().replace("\n", " ")[:1000]
+
+
+def drain(url: str, key: str, models: Sequence[str], timeout_s: float) -> bool:
+    """Unloads ensembles and waits until the requests that they had taken are answered.
+
+    SIGTERM alone is not enough: Triton then refuses a request that is between two steps of its ensemble. An ensemble
+    that is unloaded answers what it has taken, and refuses the rest at once, as unavailable.
+
+    Args:
+        url: `host:port` of the HTTP API.
+        key: Of the closed APIs.
+        models: The ensembles.
+        timeout_s: How long to wait for all of it.
+
+    Returns:
+        Whether all were answered in time; False too where the server does not answer, or takes no orders.
+    """
+    deadline = time.monotonic() + timeout_s
+    control = ModelControl(f"http://{url}", key, timeout_s)
+    try:
+        for name in models:
+            control.unload(name)
+        while any(name in models and state.state == "UNLOADING" for (name, _), state in control.states().items()):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_INTERVAL_S)
+    except ModelControlError:
+        return False
+    return True

@@ -14,7 +14,7 @@ from mlcls.repository.manifest import verify_folder
 from mlcls.repository.names import PLAN_FILE
 from mlcls.repository.settings import Target
 from mlcls.repository.triton_config import ENGINE_TARGETS
-from mlcls.triton_installation import TritonInstallation
+from mlcls.server.installation import TritonInstallation
 
 
 def check_models(

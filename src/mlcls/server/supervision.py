@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Final
 
 from mlcls.errors import ConfigError, MlclsError, RestartsExhaustedError, ServerError, UnhealthyServerError
-from mlcls.health_probe import DEFAULT_PROBE_TIMEOUT_S, HealthProbe
-from mlcls.server import TritonServer
-from mlcls.watchdog import DEFAULT_HANG_TIMEOUT_S, Watchdog
+from mlcls.server.health_probe import DEFAULT_PROBE_TIMEOUT_S, HealthProbe
+from mlcls.server.process import TritonServer
+from mlcls.server.watchdog import DEFAULT_HANG_TIMEOUT_S, Watchdog
 
 #: How often the processes are looked at.
 WATCH_INTERVAL_S: Final = 0.25

@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from mlcls.backends.refusal_log import REFUSED, REFUSED_SOURCE
@@ -215,3 +216,76 @@ class TritonLogPump:
                 self._write(record)
             except (OSError, ValueError):  # a full disk, a closed reader: Triton must not wait for a pipe nobody reads
                 continue
+
+
+Level = Literal["INFO", "WARNING", "ERROR"]
+
+
+class Announcements:
+    """Writes lines: as text to standard output, and warnings to standard error; as JSON all to standard output."""
+
+    def __init__(self, log_format: LogFormat) -> None:
+        """Nothing is written yet."""
+        self.log = JsonLog(sys.stdout.buffer) if log_format == "json" else None
+
+    def say(self, message: str, level: Level = "INFO") -> None:
+        """Writes a line."""
+        if self.log is not None:
+            sys.stdout.flush()
+            self.log.write(make_record(level, "mlcls", message))
+        elif level == "INFO":
+            print(message, flush=True)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def warn_now(self, message: str) -> None:
+        """Writes a warning with its time."""
+        self.say(message if self.log is not None else f"{datetime.now():%Y-%m-%d %H:%M:%S} {message}", "WARNING")
+
+
+#: Lines that tell nothing about a machine without a GPU.
+_HARMLESS: Final = re.compile(r"CudaDriverHelper|NVML|DCGM|CUDA driver version is insufficient")
+
+_TAIL_BYTES: Final = 1 << 20
+
+#: As the path of the log: Triton's log goes to standard output, as a container's should.
+STANDARD_OUTPUT: Final = Path("-")
+
+
+def describe_end(log_path: Path, exit_status: int, tail: str | None = None) -> str:
+    """One line for a server that ended: the first reason in its log, else how the process ended.
+
+    Args:
+        log_path: The log.
+        exit_status: Of the process, negative for a signal.
+        tail: The log's last lines, where the file does not have them as Triton wrote them.
+    """
+    how = f"exit status {exit_status}" if exit_status >= 0 else f"signal {-exit_status}"
+    if tail is not None:
+        return f"tritonserver ended with {how}: {find_reason(tail) or 'its log tells no reason'}"
+    if log_path == STANDARD_OUTPUT:
+        return f"tritonserver ended with {how}; its log above tells why"
+    try:
+        with log_path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        text = ""
+    reason = find_reason(text)
+    return f"tritonserver ended with {how}: {reason or 'its log tells no reason'}"
+
+
+def find_reason(log: str) -> str | None:
+    """The reason why a server could not start or run, from its log; None where the log has none."""
+    errors: list[str] = []
+    for line in log.splitlines():
+        match = _LINE.fullmatch(line)
+        if match and match["level"] == "E" and not _HARMLESS.search(match["text"]):
+            errors.append(match["text"].strip().strip('"').split("\\n")[0].strip())
+        elif line.startswith("error: ") and not _HARMLESS.search(line):
+            errors.append(line.removeprefix("error: ").strip())
+    # The first line is the cause, and later ones say that something could not go on because of it; but where a model is
+    # the cause, the line that names it comes second.
+    named = [error for error in errors if error.startswith("failed to load '")]
+    return (named or errors)[0][:600] if errors else None

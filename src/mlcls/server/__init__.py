@@ -1,0 +1,1 @@
+"""The tritonserver process: options, logs, health, supervision, model control."""

@@ -1,0 +1,176 @@
+"""How a tritonserver is served: its options, the key of its closed APIs, spans for OpenTelemetry, its command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Final
+
+from mlcls.base.processes import free_ports
+from mlcls.errors import ConfigError, ServerError
+from mlcls.repository.settings import Target
+from mlcls.server.logs import LogFormat
+
+#: APIs that change the server or read its memory; open ones would let any client unload a model.
+CLOSED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
+
+#: What Triton's deployment guide closes besides on a server that others can reach. The configuration of a model stays
+#: open: the client learns from it how many images a request may hold.
+CLOSED_APIS_IN_PRODUCTION: Final = (*CLOSED_APIS, "statistics")
+
+#: How long requests in flight may take at the end of a server; as long as one may wait in a queue.
+DEFAULT_DRAIN_TIMEOUT_S: Final = 30.0
+
+#: Environment variable with the key of the closed APIs; without it, a random key that nobody knows closes them.
+ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
+#: Header of an HTTP request that carries it.
+ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
+
+#: What goes through a header and through Triton's option alike, spaces within included.
+_KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+
+#: Every so manieth request is traced unless told otherwise.
+DEFAULT_TRACE_EVERY: Final = 100
+
+SERVICE_NAME: Final = "mlcls"
+
+#: Triton's option separates by commas; a name with a password would be seen by everyone who lists the processes.
+_URL: Final = re.compile(
+    r"https?://[\w.-]+(:\d{1,5})?(/[\w./~%+-]*)?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?(/[\w./~%+-]*)?"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceSettings:
+    """Where spans go.
+
+    Attributes:
+        url: Of a collector's OTLP over HTTP, `http://localhost:4318/v1/traces` for example.
+        every: Every so manieth request is traced; 1 for all.
+    """
+
+    url: str
+    every: int = DEFAULT_TRACE_EVERY
+
+    def __post_init__(self) -> None:
+        if not _URL.fullmatch(self.url):
+            raise ConfigError(
+                f"Expected --trace-url to be the http or https address of a collector's OTLP receiver without a name "
+                f"or password, http://localhost:4318/v1/traces for example, got {self.url!r}."
+            )
+        if not 1 <= self.every <= 1_000_000:
+            raise ConfigError(f"Expected --trace-rate 1 (every request) to 1000000 (each millionth), got {self.every}.")
+
+    def arguments(self) -> list[str]:
+        """Options of tritonserver."""
+        return [
+            "--trace-config=mode=opentelemetry",
+            f"--trace-config=opentelemetry,url={self.url}",
+            f"--trace-config=opentelemetry,resource=service.name={SERVICE_NAME}",
+            f"--trace-config=rate={self.every}",
+            "--trace-config=level=TIMESTAMPS",
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerOptions:
+    """How to serve.
+
+    Attributes:
+        repository: The model repository.
+        models: Names of the ensembles.
+        target: Which engine.
+        host: IPv4 address or name to listen on.
+        http_port: Port of the HTTP API.
+        grpc_port: Port of the gRPC API.
+        metrics_port: Port of the Prometheus metrics.
+        ready_timeout_s: How long loading may take.
+        log_path: File for Triton's whole log, or `STANDARD_OUTPUT`; by default it is dropped once the server has ended.
+        closed_apis: Triton's names of the APIs that need the admin key.
+        drain_timeout_s: How long requests in flight may take when the server is stopped.
+        log_format: Triton's own text, or a JSON object for each message.
+        trace: Where spans of requests are sent.
+    """
+
+    repository: Path
+    models: tuple[str, ...]
+    target: Target = "embedded"
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    ready_timeout_s: float = 300.0
+    log_path: Path | None = None
+    closed_apis: tuple[str, ...] = CLOSED_APIS
+    drain_timeout_s: float = DEFAULT_DRAIN_TIMEOUT_S
+    log_format: LogFormat = "text"
+    trace: TraceSettings | None = None
+
+    @classmethod
+    def on_free_ports(cls, repository: Path, *models: str) -> ServerOptions:
+        """Options for a server that only this process will talk to."""
+        http_port, grpc_port, metrics_port = free_ports(3)
+        return cls(repository, models, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
+
+
+def read_admin_key() -> str:
+    """The key of the environment, else a random one.
+
+    Raises:
+        ServerError: The key of the environment has characters that a header cannot carry; it is not shown.
+    """
+    key = os.environ.get(ADMIN_KEY_VARIABLE)
+    if not key:
+        return secrets.token_urlsafe(24)
+    if not _KEY.fullmatch(key):
+        raise ServerError(
+            f"{ADMIN_KEY_VARIABLE}: expected printable ASCII characters without spaces at the ends, got others, which "
+            f"no header carries; make a key: openssl rand -hex 32."
+        )
+    return key
+
+
+def build_command(
+    options: ServerOptions, executable: Path, backends: Path, shared_memory_prefix: str, admin_key: str
+) -> list[str]:
+    """The command line of tritonserver.
+
+    Args:
+        options: How to serve.
+        executable: The program.
+        backends: Folder of all backends.
+        shared_memory_prefix: Of the names of the server's regions in /dev/shm.
+        admin_key: Of the closed APIs.
+    """
+    key = f"{ADMIN_KEY_HEADER}={admin_key}"
+    command = [
+        str(executable),
+        f"--model-repository={options.repository.resolve()}",
+        f"--backend-directory={backends}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in options.models),
+        "--disable-auto-complete-config",
+        # Strict, the server is not ready while any model loads, nor ever again once one was unloaded: a load balancer
+        # would take it out at the first new version. At the start it is ready after its models in any case.
+        "--strict-readiness=false",
+        "--exit-on-error=true",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
+        f"--http-address={options.host}",
+        f"--http-port={options.http_port}",
+        f"--grpc-address={options.host}",
+        f"--grpc-port={options.grpc_port}",
+        f"--metrics-address={options.host}",
+        f"--metrics-port={options.metrics_port}",
+        f"--http-restricted-api={','.join(options.closed_apis)}:{key}",
+        f"--grpc-restricted-protocol={','.join(options.closed_apis)}:{key}",
+        "--metrics-config=summary_latencies=true",
+        "--log-format=ISO8601",
+    ]
+    if options.trace is not None:
+        command += options.trace.arguments()
+    if options.target != "embedded":
+        command.append(f"--model-config-name={options.target}")
+    return command
