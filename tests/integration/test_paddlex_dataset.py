@@ -14,7 +14,7 @@ from matplotlib import font_manager
 
 from dataset_samples import coco_document, write_coco, write_dataset, write_random_dataset
 from mlcls import cli
-from mlcls.paddlex_config import read_config
+from mlcls.paddlex.config import read_config
 from processes import ROOT
 
 CONFIG = ROOT / "configs/PP-LCNet_x1_0_ML.yaml"

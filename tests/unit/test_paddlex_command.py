@@ -11,7 +11,7 @@ import pytest
 
 from dataset_samples import write_dataset
 from mlcls import cli
-from mlcls.paddlex_modes import MODES
+from mlcls.paddlex.main import MODES
 from processes import ROOT
 
 CONFIG = ROOT / "configs/PP-LCNet_x1_0_ML.yaml"

@@ -11,8 +11,7 @@ import yaml
 
 from mlcls.errors import ConfigError
 from mlcls.model.catalog import OFFICIAL_MODELS
-from mlcls.paddlex_config import read_config
-from mlcls.paddlex_sections import TrainSection
+from mlcls.paddlex.config import TrainSection, read_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CONFIG = CONFIGS / "PP-LCNet_x1_0_ML.yaml"

@@ -13,7 +13,7 @@ import yaml
 from mlcls.base.yaml_file import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, YamlError, parse_yaml, read_yaml
 from mlcls.errors import ConfigError, SpecError
 from mlcls.paddle.inference_yml import read_inference_yml
-from mlcls.paddlex_config import read_config
+from mlcls.paddlex.config import read_config
 
 
 def merging_bomb(levels: int = 12) -> str:

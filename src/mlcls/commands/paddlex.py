@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the configuration's mode."""
-    from mlcls.paddlex_config import read_config
-    from mlcls.paddlex_modes import run_mode
+    from mlcls.paddlex.config import read_config
+    from mlcls.paddlex.main import run_mode
 
     return run_mode(read_config(arguments.config, arguments.override))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.errors import ConfigError, DatasetError, MlclsError
-from mlcls.paddlex_sections import PaddleXConfig
+from mlcls.paddlex.config import PaddleXConfig
 
 #: Problems of a dataset that are printed; the result file has them all.
 _PRINTED_PROBLEMS: Final = 20
@@ -98,22 +98,22 @@ def train(config: PaddleXConfig) -> Mapping[str, Any]:
 
 
 def evaluate(config: PaddleXConfig) -> Mapping[str, Any]:
-    """Mode `evaluate`; see `mlcls.evaluation.mode`."""
-    from mlcls.evaluation.mode import evaluate_from_config
+    """Mode `evaluate`; see `mlcls.paddlex.evaluate`."""
+    from mlcls.paddlex.evaluate import evaluate_from_config
 
     return evaluate_from_config(dataclasses.asdict(config))
 
 
 def export(config: PaddleXConfig) -> Mapping[str, Any]:
-    """Mode `export`; see `mlcls.paddlex_export_mode`."""
-    from mlcls.paddlex_export_mode import export_weights
+    """Mode `export`; see `mlcls.paddlex.export`."""
+    from mlcls.paddlex.export import export_weights
 
     return export_weights(config)
 
 
 def predict(config: PaddleXConfig) -> Mapping[str, Any]:
-    """Mode `predict`; see `mlcls.paddlex_predict_mode`."""
-    from mlcls.paddlex_predict_mode import predict_images
+    """Mode `predict`; see `mlcls.paddlex.predict`."""
+    from mlcls.paddlex.predict import predict_images
 
     return predict_images(config)
 

@@ -17,7 +17,7 @@ from mlcls.errors import ConfigError, ModelFormatError, SpecError
 from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels
 from mlcls.paddle.inference_yml import FILE_NAME
 from mlcls.paddle.model import GRAPH_NAMES, PARAMETERS_NAME
-from mlcls.paddlex_sections import PaddleXConfig
+from mlcls.paddlex.config import PaddleXConfig
 from mlcls.training.export import export_model
 from mlcls.training.pretrained import find_weights, is_url
 from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE

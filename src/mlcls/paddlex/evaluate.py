@@ -5,22 +5,67 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mlcls.base.pictures import require_matplotlib
 from mlcls.dataset.image_set import LABEL_FILE, VAL_FILE, read_dataset_labels
-from mlcls.engines.runners import DecodingRunner
+from mlcls.engines.runners import DecodingRunner, Pixels, Scores
 from mlcls.errors import ConfigError
 from mlcls.evaluation.evaluate import evaluate, require_labels
 from mlcls.evaluation.report import format_table, write_report
+from mlcls.images.transforms import normalize
+from mlcls.model.postprocess import apply_sigmoid
+from mlcls.model.spec import ImageTransform
 from mlcls.paddle.inference_yml import FILE_NAME, read_inference_yml
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import load_trained_network
-from mlcls.training.network_runner import NetworkInput, NetworkRunner
 from mlcls.training.pretrained import find_weights
 from mlcls.training.process_group import set_device
 from mlcls.training.run_folder import INFERENCE
 from mlcls.training.settings import Device, TrainSettings
+
+if TYPE_CHECKING:
+    import paddle
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkInput:
+    """What a `DecodingRunner` needs to know where there is no spec yet.
+
+    Attributes:
+        labels: Label of each class id.
+        transform: From an image to `pixels`.
+    """
+
+    labels: tuple[str, ...]
+    transform: ImageTransform
+
+
+class NetworkRunner:
+    """A paddle network, on paddle's present device."""
+
+    name = "weights"
+
+    def __init__(self, network: paddle.nn.Layer, transform: ImageTransform) -> None:
+        """Puts the network into evaluation mode.
+
+        Args:
+            network: (N, 3, H, W) float32 to logits.
+            transform: Normalises.
+        """
+        network.eval()
+        self._network = network
+        self._transform = transform
+
+    def scores(self, pixels: Pixels) -> Scores:
+        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
+        import paddle
+
+        with paddle.no_grad():
+            logits = self._network(paddle.to_tensor(normalize(pixels, self._transform)))
+        return apply_sigmoid(np.asarray(logits.numpy(), np.float32))
 
 
 def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ConfigError, ImageError, MlclsError, ModelFormatError, PredictionError
-from mlcls.paddlex_sections import PaddleXConfig
+from mlcls.paddlex.config import PaddleXConfig
 
 if TYPE_CHECKING:
     from mlcls.engines.runners import Runner

@@ -1,0 +1,1 @@
+"""PaddleX's `main.py`: its configuration files and its five modes."""
