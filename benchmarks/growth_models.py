@@ -65,7 +65,7 @@ def prepare_growth_models(folder: Path, models: Sequence[GrowthModel]) -> None:
 
 
 def _prepare(folder: Path, model: GrowthModel) -> None:
-    from mlcls.paddlex_import import import_model
+    from mlcls.releases.importing import import_model
     from mlcls.training.export import export_model
 
     labels = [f"label {number}" for number in range(model.labels)]

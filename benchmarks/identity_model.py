@@ -21,10 +21,10 @@ import numpy.typing as npt
 
 from mlcls.base.files import sha256_of
 from mlcls.model.spec import ImageTransform, ModelSpec
+from mlcls.releases.rollout import publish_version
 from mlcls.repository.manifest import EngineRecord
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import add_model
-from mlcls.rollout import publish_version
 from mlcls.server.model_control import ModelControl
 
 MODEL: Final = "numbers"

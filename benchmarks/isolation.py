@@ -33,7 +33,7 @@ from benchmarks.isolation_questions import Question, make_question
 from benchmarks.isolation_ways import WAYS
 from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
-from mlcls.rollout import roll_back
+from mlcls.releases.rollout import roll_back
 from mlcls.server.model_control import ModelControl
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer

@@ -25,7 +25,7 @@ from benchmarks.soak_server import SoakServer
 from mlcls.base.files import write_text
 from mlcls.errors import MissingExtraError, MlclsError
 from mlcls.images.photos import photo_images
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 
 _ROOT = Path(__file__).resolve().parents[1]
 FLOODED, NEIGHBOUR = "demo_a", "demo_b"

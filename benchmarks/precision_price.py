@@ -38,7 +38,7 @@ from mlcls.errors import MlclsError
 from mlcls.images.photos import photo_images
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ModelSpec
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.repository import models as repository
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder

@@ -72,7 +72,7 @@ def _is_prepared(folder: Path, name: str) -> bool:
 
 def _prepare(folder: Path, name: str) -> None:
     from mlcls.images.photos import sample_photo_paths
-    from mlcls.paddlex_import import import_model
+    from mlcls.releases.importing import import_model
     from mlcls.training.export import export_model
 
     export_model(name, folder / name)

@@ -32,7 +32,7 @@ from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.images.transforms import preprocess
 from mlcls.model.metrics import mean_average_precision
 from mlcls.model.spec import ModelSpec
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
 

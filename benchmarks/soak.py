@@ -31,7 +31,7 @@ from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.errors import MlclsError
 from mlcls.images.photos import photo_images
 from mlcls.model.postprocess import select_labels
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.repository.models import read_spec
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder

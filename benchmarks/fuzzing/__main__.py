@@ -21,7 +21,7 @@ from benchmarks.fuzzing.library_fuzz import PARSERS, fuzz_parser
 from benchmarks.fuzzing.record import Journal, save_request, summarize
 from mlcls.demo.recipe import DEMO_NAME
 from mlcls.images.settings import ImageSettings
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.repository import models as repository
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import change_settings

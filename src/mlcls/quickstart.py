@@ -10,7 +10,7 @@ from mlcls.demo.recipe import DEMO_NAME
 from mlcls.errors import DownloadError, MlclsError
 from mlcls.images.photos import sample_photo_paths
 from mlcls.paddle.model import PaddleXModel
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.repository import models as repository
 from mlcls.server.installation import embedded_installation
 from mlcls.server.options import ServerOptions

@@ -19,9 +19,9 @@ from tritonclient.grpc import model_config_pb2 as pb2
 
 from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.model.spec import ModelSpec
+from mlcls.releases.rollout import publish_version, roll_back
 from mlcls.repository import models as repository
 from mlcls.repository.manifest import EngineRecord
-from mlcls.rollout import publish_version, roll_back
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "model_repository"

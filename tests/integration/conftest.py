@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from image_samples import write_samples
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.server.process import TritonServer
 from mlcls.training.export import export_model
 from processes import ROOT, start_server

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, ImageFont
 from sklearn.datasets import load_sample_image
 
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.training.export import export_model
 from processes import start_server
 

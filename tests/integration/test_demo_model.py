@@ -12,7 +12,7 @@ import pytest
 from mlcls.demo.test_images import SETS, write_test_images
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.evaluation.evaluate import evaluate
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
 from processes import ROOT

@@ -16,13 +16,13 @@ import pytest
 from mlcls.base.files import LOCK_NAME
 from mlcls.cli import main
 from mlcls.model.spec import ModelSpec
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
+from mlcls.releases.rollout import publish_version
 from mlcls.repository.manifest import EngineRecord, Manifest
 from mlcls.repository.models import read_spec
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import add_model
 from mlcls.repository.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
-from mlcls.rollout import publish_version
 from processes import ROOT
 
 DEMO = ROOT / "demo_model" / "inference"

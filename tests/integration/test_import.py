@@ -24,7 +24,7 @@ from mlcls.errors import MlclsError, ParityError
 from mlcls.images.transforms import normalization_constants
 from mlcls.model import catalog
 from mlcls.model.spec import ImageTransform, ModelSpec
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.repository.models import expected_specs, find_stale, list_models, read_spec
 from processes import ROOT, run_mlcls
 from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels

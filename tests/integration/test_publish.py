@@ -21,13 +21,13 @@ from tritonclient.utils import InferenceServerException
 
 from mlcls.base.files import LOCK_NAME, sha256_of
 from mlcls.errors import ModelControlError
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
+from mlcls.releases.rollout import Rollout, publish_version, roll_back
 from mlcls.repository.manifest import Manifest
 from mlcls.repository.models import is_imported, read_spec
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import add_model
 from mlcls.repository.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
-from mlcls.rollout import Rollout, publish_version, roll_back
 from mlcls.server.model_control import ModelControl
 from mlcls.server.options import ADMIN_KEY_VARIABLE, ServerOptions, build_command
 from mlcls.server.process import TritonServer

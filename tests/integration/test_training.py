@@ -26,7 +26,7 @@ from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import mean_average_precision
 from mlcls.paddle.runtime import import_paddle
 from mlcls.paddlex.config import read_config
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.training.architectures import PPLCNET_SCALES, NetworkSize, build_network, load_trained_network
 from mlcls.training.data import TrainingData
 from mlcls.training.interruption import StopRequest

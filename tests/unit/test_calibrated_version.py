@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from mlcls import rollout
 from mlcls.base.files import folder_lock
 from mlcls.cli import main
 from mlcls.errors import RepositoryError, SpecError
 from mlcls.model.spec import ModelSpec
+from mlcls.releases import rollout
 from mlcls.repository import models as repository
 from mlcls.repository import publishing
 from mlcls.repository.manifest import EngineRecord, Manifest, add_engine, verify_folder

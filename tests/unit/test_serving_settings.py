@@ -12,6 +12,7 @@ import pytest
 
 from mlcls.errors import ConfigError
 from mlcls.model.spec import ModelSpec
+from mlcls.releases.rollout import publish_version, roll_back
 from mlcls.repository import models as repository
 from mlcls.repository import publishing
 from mlcls.repository.manifest import EngineRecord
@@ -26,7 +27,6 @@ from mlcls.repository.settings import (
     settings_path,
 )
 from mlcls.repository.triton_config import parse_config
-from mlcls.rollout import publish_version, roll_back
 
 NAME = "animals-v2"
 MANY = ServingSettings(3, 2, 1, 500, 5000)

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from mlcls import rollout
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.processes import free_ports
 from mlcls.cli import main
 from mlcls.errors import ModelControlError, RepositoryError
 from mlcls.model.spec import ModelSpec
+from mlcls.releases import rollout
+from mlcls.releases.rollout import Rollout
 from mlcls.repository import models as repository
 from mlcls.repository import publishing, versions
 from mlcls.repository.manifest import EngineRecord
-from mlcls.rollout import Rollout
 from mlcls.server.model_control import ModelControl
 
 NAME = "animals-v2"

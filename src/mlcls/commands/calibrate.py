@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mlcls.evaluation.calibration_report import CalibrationReport, Objective
-    from mlcls.rollout import Rollout
+    from mlcls.releases.rollout import Rollout
 
 NAME: Final = "calibrate"
 SUMMARY: Final = (
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"Expected thresholds that are no worse on the held-out images, got: {'; '.join(report.regressions)}. "
             f"Nothing was written. Give more images, or --force."
         )
-    from mlcls.rollout import publish_thresholds
+    from mlcls.releases.rollout import publish_thresholds
 
     rollout = publish_thresholds(
         root,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from mlcls.commands.options import add_repository_option, add_source_arguments
 
 if TYPE_CHECKING:
-    from mlcls.paddlex_import import ImportReport
+    from mlcls.releases.importing import ImportReport
 
 NAME: Final = "import"
 SUMMARY: Final = "Convert a PaddleX inference model, check it against Paddle and put it into the model repository."
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Imports a model and says what was found."""
-    from mlcls.paddlex_import import import_model
+    from mlcls.releases.importing import import_model
 
     print(f"Converting {arguments.source} and comparing it with Paddle ...", flush=True)
     report = import_model(

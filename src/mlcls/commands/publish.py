@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Publishes a version and says what is active now."""
-    from mlcls.paddlex_import import convert_model
-    from mlcls.rollout import publish_version
+    from mlcls.releases.importing import convert_model
+    from mlcls.releases.rollout import publish_version
 
     least = 2 if arguments.keep_loaded else 1
     if arguments.keep < least:

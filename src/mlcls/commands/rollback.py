@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Switches and says what is active now."""
-    from mlcls.rollout import roll_back
+    from mlcls.releases.rollout import roll_back
 
     control = make_control(arguments)
     rollout = roll_back(

@@ -222,7 +222,7 @@ def _serve(server: TritonServer, watching: WatchSettings, poll_s: float | None, 
     if poll_s is None:
         watch(server, watching)
     else:
-        from mlcls.repository_follower import following
+        from mlcls.releases.follower import following
 
         with following(server, poll_s, announcements.say) as check_follower:
             watch(server, watching, check_follower)

@@ -20,7 +20,7 @@ from mlcls.engines.gate import LIMITS
 from mlcls.engines.runner_selection import ServedModel, open_runner
 from mlcls.errors import ParityError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
-from mlcls.paddlex_import import import_model
+from mlcls.releases.importing import import_model
 from mlcls.server.installation import embedded_installation
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer

@@ -29,7 +29,7 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
     """Labels the images of `Predict.input`, prints each result, and saves JSON and annotated picture.
 
     Args:
-        config: The configuration. `Predict.model_dir` is whatever `mlcls.paddlex_import.open_source` takes; null takes
+        config: The configuration. `Predict.model_dir` is whatever `mlcls.releases.importing.open_source` takes; null takes
             the official model.
 
     Returns:
@@ -38,7 +38,7 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
     Raises:
         ConfigError: A field of `Predict` is wrong.
         PredictionError: Some images could not be labelled; all others were, and the details have both.
-        MlclsError: The model cannot be had or run; see `mlcls.paddlex_import.open_source`.
+        MlclsError: The model cannot be had or run; see `mlcls.releases.importing.open_source`.
     """
     _check_client()
     from mlcls.conversion.to_onnx import find_activation

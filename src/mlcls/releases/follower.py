@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mlcls.base.files import is_locked
 from mlcls.errors import MlclsError
+from mlcls.releases.rollout import load_steps, unload_others, unloading_on_failure
 from mlcls.repository.models import read_spec
 from mlcls.repository.versions import active_version
-from mlcls.rollout import load_steps, unload_others, unloading_on_failure
 from mlcls.server.model_control import ModelControl
 from mlcls.server.process import TritonServer
 

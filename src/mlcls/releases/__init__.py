@@ -1,0 +1,1 @@
+"""Releases of models: import, publish, roll out, follow a repository."""
