@@ -14,11 +14,11 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.served_cost import CostMeter
-from mlcls.closed_loop import run_closed_loop
 from mlcls.errors import ServerError
 from mlcls.repository import models as repository
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
+from mlcls.tuning.closed_loop import run_closed_loop
 
 #: The load runs for so long before it is measured, and longer where all clients' answers take longer.
 _WARMUP_S: Final = 1.0

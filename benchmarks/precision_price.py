@@ -24,7 +24,6 @@ from benchmarks.machine import describe_machine
 from benchmarks.turns import take_turns
 from mlcls.base.files import write_bytes
 from mlcls.base.machine import find_bf16_units, find_int8_units, format_machine, read_cpu_flags
-from mlcls.closed_loop import run_closed_loop
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.demo.dataset import write_scenes
 from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
@@ -42,6 +41,7 @@ from mlcls.releases.importing import import_model
 from mlcls.repository import models as repository
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
+from mlcls.tuning.closed_loop import run_closed_loop
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -16,13 +16,13 @@ from pathlib import Path
 from benchmarks.machine import describe_machine
 from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
 from mlcls.base.machine import format_machine
-from mlcls.closed_loop import ensemble_calls
 from mlcls.errors import MlclsError
 from mlcls.images.photos import sample_photo_paths
 from mlcls.model.spec import ModelSpec
 from mlcls.repository import models as repository
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
+from mlcls.tuning.closed_loop import ensemble_calls
 
 
 def main() -> int:

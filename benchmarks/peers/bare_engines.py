@@ -17,10 +17,10 @@ import numpy as np
 from benchmarks.peers.contender import Answer, Figures, Load, answer_of_result
 from benchmarks.peers.engine_settings import ModelFiles, Scores, list_settings
 from benchmarks.peers.line_child import LineChild, obey
-from mlcls.closed_loop import Call, run_closed_loop
 from mlcls.images.transforms import preprocess
 from mlcls.model.postprocess import select_labels
 from mlcls.model.spec import ModelSpec
+from mlcls.tuning.closed_loop import Call, run_closed_loop
 
 #: Told a setting, its answers to the first photos, and how many photos these are; raises where they are wrong.
 Check = Callable[[str, Sequence[Answer], int], object]

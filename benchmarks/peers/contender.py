@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlcls.closed_loop import LoopFigures
 from mlcls.errors import MlclsError
+from mlcls.tuning.closed_loop import LoopFigures
 
 #: Score of each predicted class id.
 Answer = Mapping[int, float]

@@ -17,7 +17,7 @@ from typing import Final
 from benchmarks.peers.contender import Answer, Figures, Load, PeerError
 from benchmarks.peers.line_child import ROOT
 from mlcls.base.processes import end_with_parent
-from mlcls.closed_loop import Call, run_closed_loop
+from mlcls.tuning.closed_loop import Call, run_closed_loop
 
 _HOST: Final = "127.0.0.1"
 #: Several peers load at once.

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.peers.contender import Answer, Figures, Load, answer_of_result
 from benchmarks.peers.line_child import LineChild, obey
-from mlcls.closed_loop import run_closed_loop
+from mlcls.tuning.closed_loop import run_closed_loop
 
 
 class PaddlexPredict:

@@ -11,8 +11,8 @@ import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.peers.contender import Answer, Figures, Load, PeerError, answer_of_result
-from mlcls.closed_loop import ensemble_calls, run_closed_loop
 from mlcls.model.spec import ModelSpec
+from mlcls.tuning.closed_loop import ensemble_calls, run_closed_loop
 
 
 class ServedModel:

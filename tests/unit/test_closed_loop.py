@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from mlcls.closed_loop import LoopFigures, run_closed_loop
+from mlcls.tuning.closed_loop import LoopFigures, run_closed_loop
 
 
 def test_each_caller_has_its_own_call_and_asks_one_after_the_other() -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from mlcls.closed_loop import LoopFigures
 from mlcls.errors import ServerError, TuningError
 from mlcls.repository.settings import ServingSettings
 from mlcls.tuning.candidate import Candidate, Goal
+from mlcls.tuning.closed_loop import LoopFigures
 from mlcls.tuning.comparison import compare
 from mlcls.tuning.search import Search
 from mlcls.tuning.search_space import engine_shapes, list_concurrencies, list_knobs

@@ -103,11 +103,10 @@ def _tune(arguments: argparse.Namespace) -> int:
     from mlcls.server.installation import embedded_installation, system_installation
     from mlcls.tuning.candidate import Goal
     from mlcls.tuning.load_processes import LoadProcesses
-    from mlcls.tuning.progress import show_progress
     from mlcls.tuning.report import Circumstances, describe_outcome, format_candidates
     from mlcls.tuning.search import Search
     from mlcls.tuning.search_space import list_concurrencies, list_knobs
-    from mlcls.tuning.served_candidate import ServedMeasure
+    from mlcls.tuning.served_candidate import ServedMeasure, show_progress
 
     _check_options(arguments, DEFAULT_MODEL_SETTINGS.queue.max_queue_size)
     root, name, target = arguments.repository, arguments.model, arguments.target

@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from mlcls.closed_loop import LoopFigures
 from mlcls.repository.settings import ServingSettings
+from mlcls.tuning.closed_loop import LoopFigures
 
 #: What one start of a server measured, by concurrency.
 Turn = Mapping[int, LoopFigures]

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.base.processes import end_with_parent
-from mlcls.closed_loop import LoopFigures, ensemble_calls, run_closed_loop
 from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
+from mlcls.tuning.closed_loop import LoopFigures, ensemble_calls, run_closed_loop
 
 #: Cores of the machine for each process that makes load: a client needs far less of them than the server that it asks.
 _CORES_PER_PROCESS: Final = 8

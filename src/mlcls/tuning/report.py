@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mlcls import __version__
-from mlcls.closed_loop import LoopFigures
 from mlcls.repository.settings import Target, TuningRecord
 from mlcls.tuning.candidate import Candidate, Goal
+from mlcls.tuning.closed_loop import LoopFigures
 from mlcls.tuning.comparison import Verdict
 from mlcls.tuning.search import Outcome, Search
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, Protocol
 
-from mlcls.closed_loop import LoopFigures
 from mlcls.errors import ServerError, TuningError
 from mlcls.repository.settings import ServingSettings
 from mlcls.tuning.candidate import Candidate, Goal, Turn
+from mlcls.tuning.closed_loop import LoopFigures
 from mlcls.tuning.comparison import LEAST_PAIRS, Pair, Verdict, can_win, compare
 from mlcls.tuning.search_space import Knob
 

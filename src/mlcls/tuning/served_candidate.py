@@ -7,11 +7,11 @@ import dataclasses
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mlcls.base.files import write_text
-from mlcls.closed_loop import LoopFigures
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.models import render_files, write_files
 from mlcls.repository.settings import ModelSettings, ServingSettings, Target, read_settings, settings_path
@@ -19,6 +19,7 @@ from mlcls.repository.versions import RECORD_NAME, active_version, step_folders
 from mlcls.server.installation import TritonInstallation
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
+from mlcls.tuning.closed_loop import LoopFigures
 from mlcls.tuning.load_processes import LoadProcesses
 from mlcls.tuning.search import WARMUP_SHARE
 
@@ -103,3 +104,30 @@ def candidate_repository(root: Path, spec: ModelSpec, settings: ModelSettings) -
         if record.is_file():
             shutil.copyfile(record, folder / name / str(version) / RECORD_NAME)
         yield folder
+
+
+@contextlib.contextmanager
+def show_progress(budget_s: float) -> Iterator[Callable[[str], None]]:
+    """Shows a bar of the time; none where tqdm is not installed, as in the image that serves.
+
+    Args:
+        budget_s: How long the search may take.
+
+    Yields:
+        What is to be told of each step.
+    """
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        yield lambda _text: None
+        return
+    began = time.monotonic()
+    form = "{desc} {percentage:3.0f}%|{bar}| {remaining} left {postfix}"
+    with tqdm(total=budget_s, desc="tune", bar_format=form, leave=False, disable=None) as bar:
+
+        def tell(text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.n = min(time.monotonic() - began, budget_s)
+            bar.refresh()
+
+        yield tell
