@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlcls.base.processes import free_ports
-from mlcls.machine_inspection import inspect_server
+from mlcls.doctor.inspection import inspect_server
 from mlcls.server.installation import embedded_installation
 from mlcls.server.options import CLOSED_APIS
 from mlcls.server.process import TritonServer

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mlcls.base.machine import Gpu
-from mlcls.doctor import Finding, examine
-from mlcls.machine_facts import MachineFacts, RepositoryFacts, ServedModelFacts, ServerFacts, TritonFacts
+from mlcls.doctor.facts import MachineFacts, RepositoryFacts, ServedModelFacts, ServerFacts, TritonFacts
+from mlcls.doctor.findings import Finding, examine
 
 PIXELS_BYTES = 448 * 448 * 3
 MODEL = ServedModelFacts("animals", PIXELS_BYTES, {"model.onnx": 120_000_000})

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from mlcls.errors import ServerError
-from mlcls.machine_facts import EMBEDDED_VERSIONS
-from mlcls.machine_inspection import (
+from mlcls.doctor.facts import EMBEDDED_VERSIONS
+from mlcls.doctor.inspection import (
     inspect_machine,
     inspect_server,
     inspect_triton,
     parse_version,
     read_available_memory,
 )
+from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository import models as repository
 from quiet_http import QuietHttpServer

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the findings, the problems last, and tells by the exit status whether there are any."""
-    from mlcls.doctor import examine
-    from mlcls.machine_inspection import inspect_machine
+    from mlcls.doctor.findings import examine
+    from mlcls.doctor.inspection import inspect_machine
 
     findings = examine(inspect_machine(arguments.repository, arguments.tritonserver, arguments.url))
     problems = sum(finding.level == "problem" for finding in findings)

@@ -20,9 +20,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mlcls.base.machine import Machine, read_cores, read_cpu_flags, read_machine
-from mlcls.engines.tensorrt.plan import check_plan
-from mlcls.errors import MlclsError, ServerError
-from mlcls.machine_facts import (
+from mlcls.doctor.facts import (
     EMBEDDED_VERSIONS,
     MachineFacts,
     RepositoryFacts,
@@ -31,6 +29,8 @@ from mlcls.machine_facts import (
     TritonFacts,
     Version,
 )
+from mlcls.engines.tensorrt.plan import check_plan
+from mlcls.errors import MlclsError, ServerError
 from mlcls.repository import models as repository
 from mlcls.repository import versions
 from mlcls.repository.manifest import Manifest, verify_folder
