@@ -11,6 +11,7 @@ import pytest
 
 from mlcls.base.files import folder_lock
 from mlcls.cli import main
+from mlcls.commands.versions import describe_versions
 from mlcls.errors import RepositoryError, SpecError
 from mlcls.model.spec import ModelSpec
 from mlcls.releases import rollout
@@ -18,7 +19,6 @@ from mlcls.repository import models as repository
 from mlcls.repository import publishing
 from mlcls.repository.manifest import EngineRecord, Manifest, add_engine, verify_folder
 from mlcls.repository.versions import active_version, list_versions, step_folders
-from mlcls.version_report import describe_versions
 
 NAME = "animals-v2"
 NOTE = {"objective": "best F1", "annotations": "val.txt", "date": "2026-01-02T03:04:05+00:00"}
