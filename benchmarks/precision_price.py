@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from demo.dataset import write_scenes
+from demo.recipe import DEMO_NAME, DemoRecipe
 
 from benchmarks.bf16_rounding import round_like_bf16
 from benchmarks.machine import describe_machine
@@ -25,8 +27,6 @@ from benchmarks.turns import take_turns
 from mlcls.base.files import write_bytes
 from mlcls.base.machine import find_bf16_units, find_int8_units, format_machine, read_cpu_flags
 from mlcls.conversion.onnx_file import read_onnx
-from mlcls.demo.dataset import write_scenes
-from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.engines.comparison import run_gate
 from mlcls.engines.gate import LIMITS, GateReport
 from mlcls.engines.int8.build import build_int8

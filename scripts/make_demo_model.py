@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from mlcls.demo.make import format_figures, make_demo_model
-from mlcls.demo.recipe import DemoRecipe
+from demo.make import format_figures, make_demo_model
+from demo.recipe import DemoRecipe
+
 from mlcls.errors import MlclsError
 
 _RECIPE = DemoRecipe()

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlcls.demo.recipe import DEMO_NAME
+from demo.recipe import DEMO_NAME
+
 from mlcls.errors import DownloadError, MlclsError
 from mlcls.images.photos import sample_photo_paths
 from mlcls.paddle.model import PaddleXModel

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from demo.colors import COLORS
 from PIL import Image
 
-from mlcls.demo.colors import COLORS
 from mlcls.server.process import TritonServer
 from processes import ROOT, run_mlcls
 from served_models import SMALL_LABELS

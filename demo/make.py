@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from demo.colors import COLORS
+from demo.dataset import write_demo_dataset
+from demo.evaluation_sets import SETS, write_test_images
+from demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.base.files import staged_folder, write_text
-from mlcls.demo.colors import COLORS
-from mlcls.demo.dataset import write_demo_dataset
-from mlcls.demo.recipe import DEMO_NAME, DemoRecipe
-from mlcls.demo.test_images import SETS, write_test_images
 from mlcls.engines.gate import LIMITS
 from mlcls.engines.runner_selection import ServedModel, open_runner
 from mlcls.errors import ParityError

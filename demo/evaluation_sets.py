@@ -7,10 +7,10 @@ from typing import Final
 
 import numpy as np
 
+from demo.colors import has_colors
+from demo.dataset import LABEL_TEXT, write_scenes
 from mlcls.base.files import staged_folder, write_text
 from mlcls.dataset.annotations import format_annotations
-from mlcls.demo.colors import has_colors
-from mlcls.demo.dataset import LABEL_TEXT, write_scenes
 from mlcls.images.photos import photo_crops
 from mlcls.images.transforms import resize_image
 from mlcls.model.spec import ImageTransform

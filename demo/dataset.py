@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from demo.colors import COLORS, has_colors
+from demo.scenes import draw_scene
 from mlcls.base.files import staged_folder, write_text
 from mlcls.dataset.annotations import format_annotations
-from mlcls.demo.colors import COLORS, has_colors
-from mlcls.demo.scenes import draw_scene
 
 #: Images in a folder.
 _FOLDER_SIZE: Final = 1000

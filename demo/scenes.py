@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.demo.colors import COLORS, name_pixels
+from demo.colors import COLORS, name_pixels
 
 Canvas = npt.NDArray[np.float32]
 
