@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from mlcls.errors import MlclsError
-from mlcls.quickstart import run_quickstart
+from scripts.quickstart_steps import run_quickstart
 
 _DEMO_MODEL = Path(__file__).resolve().parent.parent / "demo_model" / "inference"
 
