@@ -28,7 +28,7 @@ build: .venv/.installed ## Install mlcls and its client into .venv
 
 .PHONY: quickstart
 quickstart: build ## Label photos on a real Triton server: make quickstart [IMAGE=photo.jpg] [MODEL=...]
-	@$(BIN)/python scripts/quickstart.py --model '$(MODEL)' $(if $(IMAGE),'$(IMAGE)')
+	@$(BIN)/python -m scripts.quickstart --model '$(MODEL)' $(if $(IMAGE),'$(IMAGE)')
 
 .PHONY: serve
 serve: build ## Serve an imported model: make serve [MODEL=...]
@@ -58,7 +58,7 @@ parity: build .venv-paddlex/.installed ## Compare all six served models with Pad
 
 .PHONY: demo-model
 demo-model: build ## Train the demo model from scratch, measure it and write demo_model/ anew (up to an hour)
-	@$(BIN)/python scripts/make_demo_model.py
+	@$(BIN)/python -m demo
 
 .PHONY: bench
 bench: build .venv-bench/.installed .tools/libb64/.installed ## Measure all models under many loads with perf_analyzer: make bench [BENCH_OPTIONS='--models ... --concurrency 1 8']

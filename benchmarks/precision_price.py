@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from demo.dataset import write_scenes
-from demo.recipe import DEMO_NAME, DemoRecipe
 
 from benchmarks.bf16_rounding import round_like_bf16
 from benchmarks.machine import describe_machine
 from benchmarks.turns import take_turns
+from demo.dataset import write_scenes
+from demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.base.files import write_bytes
 from mlcls.base.machine import find_bf16_units, find_int8_units, format_machine, read_cpu_flags
 from mlcls.conversion.onnx_file import read_onnx

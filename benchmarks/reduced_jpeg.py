@@ -21,10 +21,10 @@ from typing import Final
 import cv2
 import numpy as np
 import numpy.typing as npt
-from demo.dataset import write_scenes
-from demo.recipe import DEMO_NAME, DemoRecipe
 
 from benchmarks.machine import describe_machine
+from demo.dataset import write_scenes
+from demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.base.machine import format_machine
 from mlcls.engines.runners import OpenVinoRunner
 from mlcls.errors import MlclsError

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks.random_models import repository_of
 
+from benchmarks.random_models import repository_of
 from mlcls.base.files import write_text
 from mlcls.base.processes import end_with_parent
 from mlcls.model.catalog import OFFICIAL_MODELS

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from demo.recipe import DEMO_NAME
 from tqdm import tqdm
 
 from benchmarks.fuzzing.campaign import Campaign, CampaignOptions
 from benchmarks.fuzzing.library_fuzz import PARSERS, fuzz_parser
 from benchmarks.fuzzing.record import Journal, save_request, summarize
+from demo.recipe import DEMO_NAME
 from mlcls.images.settings import ImageSettings
 from mlcls.releases.importing import import_model
 from mlcls.repository import models as repository

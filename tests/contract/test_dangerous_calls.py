@@ -1,6 +1,7 @@
 """No part of this project unpickles, evaluates or runs what a file or a request says: read from its source.
 
-`mlcls.paddle.restricted_pickle` is the one place that touches `pickle`, and it names nothing that a file wants (its own tests).
+`mlcls.paddle.restricted_pickle` is the one place that touches `pickle`, and it names nothing that a file wants (its own
+tests).
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from typing import Any, Final
 import grpc
 import pytest
 import tritonclient.grpc
-from benchmarks.identity_model import MODEL, make_image, make_repository
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from benchmarks.identity_model import MODEL, make_image, make_repository
 from mlcls.server.options import (
     ADMIN_KEY_HEADER,
     ADMIN_KEY_VARIABLE,

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from demo.evaluation_sets import SETS, write_test_images
 
+from demo.evaluation_sets import SETS, write_test_images
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.evaluation.evaluate import evaluate
 from mlcls.releases.importing import import_model
@@ -46,11 +46,11 @@ def test_committed_model_reaches_its_figures(tmp_path: Path) -> None:
 
 def test_making_the_model_in_small_and_again(tmp_path: Path) -> None:
     command: list[str | Path] = [
-        sys.executable, ROOT / "scripts" / "make_demo_model.py", "--work", tmp_path / "work", "--output",
+        sys.executable, "-m", "demo", "--work", tmp_path / "work", "--output",
         tmp_path / "demo", "--train-scenes", "192", "--val-scenes", "64", "--test-scenes", "64", "--test-crops", "16",
         "--epochs", "1", "--side", "32",
     ]  # fmt: skip
-    process = subprocess.run(command, capture_output=True, text=True)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert "served" in process.stdout
     figures = json.loads((tmp_path / "demo" / "figures.json").read_text())
@@ -62,6 +62,6 @@ def test_making_the_model_in_small_and_again(tmp_path: Path) -> None:
     assert (tmp_path / "demo" / "inference" / "inference.yml").is_file()
     weights = tmp_path / "work" / "run" / "best_model" / "best_model.pdparams"
     before = weights.stat().st_mtime_ns
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert weights.stat().st_mtime_ns == before, "what is trained is not trained again"

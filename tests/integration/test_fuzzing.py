@@ -6,7 +6,6 @@ from pathlib import Path
 
 from benchmarks.fuzzing.campaign import Campaign, CampaignOptions
 from benchmarks.fuzzing.record import Journal, summarize
-
 from mlcls.model.spec import ModelSpec
 from mlcls.server.process import TritonServer
 from served_models import SmallModels

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from benchmarks.growth_load import GrowthLoad, StartedServer
 from benchmarks.photo_set import write_uniform_photos
-
 from mlcls.errors import ServerError
 from mlcls.server.process import TritonServer
 from served_models import SmallModels

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from benchmarks.identity_model import MODEL
 from benchmarks.isolation import Run, format_report, run_isolation
 from benchmarks.isolation_ways import WAYS

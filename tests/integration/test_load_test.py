@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import load_test
 from PIL import Image
 
+from benchmarks import load_test
 from mlcls.images.photos import photo_crops
 from mlcls.server.process import TritonServer
 from processes import ROOT

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks import matrix
 from benchmarks.matrix_cells import RESULTS_FILE, TABLE_FILE
 from benchmarks.perf_analyzer import PerfAnalyzer
 from benchmarks.perf_output import PerfAnalyzerError
-
 from processes import ROOT
 from served_models import SmallModels
 

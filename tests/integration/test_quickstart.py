@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from demo.colors import COLORS
 from PIL import Image
 
+from demo.colors import COLORS
 from mlcls.server.process import TritonServer
 from processes import ROOT, run_mlcls
 from served_models import SMALL_LABELS
 
-QUICKSTART = ROOT / "scripts" / "quickstart.py"
+QUICKSTART = (sys.executable, "-m", "scripts.quickstart")
 
 
 def test_quickstart_without_network_names_the_colors_of_a_picture_with_the_demo_model(tmp_path: Path) -> None:
@@ -24,7 +24,8 @@ def test_quickstart_without_network_names_the_colors_of_a_picture_with_the_demo_
     halves = np.concatenate([np.full((120, 80, 3), color, np.uint8) for color in ((30, 150, 40), (250, 250, 250))], 1)
     Image.fromarray(halves).save(photo)
     process = subprocess.run(
-        [sys.executable, QUICKSTART, photo, "--work", tmp_path / "w", "--output", tmp_path / "o"],
+        [*QUICKSTART, photo, "--work", tmp_path / "w", "--output", tmp_path / "o"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         env={**os.environ, "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"},
@@ -41,7 +42,8 @@ def test_quickstart_without_network_names_the_colors_of_a_picture_with_the_demo_
 
 def test_quickstart_names_a_photo_that_does_not_exist(tmp_path: Path) -> None:
     process = subprocess.run(
-        [sys.executable, QUICKSTART, tmp_path / "nothing.jpg", "--work", tmp_path / "w"],
+        [*QUICKSTART, tmp_path / "nothing.jpg", "--work", tmp_path / "w"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

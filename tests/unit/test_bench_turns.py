@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import pytest
+
 from benchmarks import goals
 from benchmarks.comparison import Comparison
 from benchmarks.equality import require_equal, require_telling
@@ -14,7 +15,6 @@ from benchmarks.goals import GOALS, GoalResult, format_goals
 from benchmarks.peers.contender import Load, PeerError
 from benchmarks.quick_report import QuickReport
 from benchmarks.turns import Spread, Turns, Window, order_of_turns, take_turns
-
 from mlcls.errors import MlclsError
 from mlcls.model.catalog import OFFICIAL_MODELS
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks import capacity
 from benchmarks.capacity import ImageCost, Machine, core_hours_per_million, estimate, read_costs
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from demo.colors import COLORS, color_shares, has_colors, name_pixels
 from demo.dataset import write_demo_dataset
 from demo.recipe import DemoRecipe
 from demo.scenes import draw_scene
-
 from mlcls.dataset.annotations import read_annotations, target_matrix
 from mlcls.dataset.check import CheckRequest, check_dataset
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from benchmarks.fuzzing import library_fuzz
 from benchmarks.fuzzing.campaign import Answer, compare
 from benchmarks.fuzzing.image_seeds import SIZE, make_good_images, make_seed_images
@@ -20,7 +21,6 @@ from benchmarks.fuzzing.mutations import MUTATIONS, mutate
 from benchmarks.fuzzing.processes import ServerProcesses
 from benchmarks.fuzzing.record import Journal, Problem, RequestRecord, save_request, summarize
 from benchmarks.fuzzing.requests import Item, plan_request
-
 from mlcls.images.decoding import decode_image
 from mlcls.images.formats import FORMATS
 from mlcls.images.header import read_image_header

@@ -9,6 +9,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
+
 from benchmarks.growth_axes import (
     AXIS_NAMES,
     REDUCED,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from benchmarks.locustfiles.errors import LoadTestError
 from benchmarks.locustfiles.images import (
     ImageMix,
@@ -19,7 +20,6 @@ from benchmarks.locustfiles.images import (
     read_photos,
 )
 from benchmarks.photo_set import IMAGE_MIX, write_size_classes
-
 from image_samples import encode
 from mlcls.errors import ImageError
 from mlcls.images.decoding import decode_image

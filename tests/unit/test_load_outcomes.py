@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from benchmarks.load_figure import draw_load
 from benchmarks.load_report import UsageSample, format_table, is_fit, make_timeline, summarize
 from benchmarks.locustfiles.curves import Ramp, Soak, Spike, choose_curve

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http
+
 from benchmarks.locustfiles import triton_http
 from benchmarks.locustfiles.reply import Refusal
 

@@ -12,11 +12,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
 from benchmarks.bench_report import find_fastest, format_report
 from benchmarks.matrix_cells import RESULTS_FILE, TABLE_FILE, Cell, CellResult, ResultFolder, make_cells, steps_of
 from benchmarks.perf_output import PerfFigures, StepTimes
 from benchmarks.served_cost import ServedCost, count_images
-
 from mlcls.errors import MlclsError
 
 LCNET = "PP-LCNet_x1_0_ML"

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
 from benchmarks.perf_analyzer import Load, PerfAnalyzer, Windows, write_input_data
 from benchmarks.perf_output import PerfAnalyzerError, StepTimes, parse_output
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from benchmarks import soak_load
 from benchmarks.soak_faults import FAULTS, plan_faults
 from benchmarks.soak_load import Outcome, Photo, SoakLoad, ask_once

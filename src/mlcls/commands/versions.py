@@ -27,8 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints a line for each version."""
-    pass
-
     reports = describe_versions(arguments.repository, arguments.model)
     if arguments.json:
         print(json.dumps([report.to_dict() for report in reports], indent=2, ensure_ascii=False))

@@ -3,9 +3,9 @@
 libjpeg-turbo decodes in simplejpeg as in cv2, to the same pixels; simplejpeg needs half the memory, and so 50 to 70% of
 the time, and tells what libjpeg-turbo found wrong, which cv2 keeps to itself.
 
-cv2 itself says which way it turns a file. It reads any APP1 segment from its seventh byte on as a TIFF directory, nearly
-whatever stands there, and photos have XMP and other things in such segments. So cv2 decodes a tiny picture that has the
-file's segments, which takes 20 microseconds, and what it made of that picture tells the orientation.
+cv2 itself says which way it turns a file. It reads any APP1 segment from its seventh byte on as a TIFF directory,
+nearly whatever stands there, and photos have XMP and other things in such segments. So cv2 decodes a tiny picture that
+has the file's segments, which takes 20 microseconds, and what it made of that picture tells the orientation.
 """
 
 from __future__ import annotations

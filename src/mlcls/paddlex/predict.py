@@ -29,8 +29,8 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
     """Labels the images of `Predict.input`, prints each result, and saves JSON and annotated picture.
 
     Args:
-        config: The configuration. `Predict.model_dir` is whatever `mlcls.releases.importing.open_source` takes; null takes
-            the official model.
+        config: The configuration. `Predict.model_dir` is whatever `mlcls.paddle.sources.open_source` takes; null
+            takes the official model.
 
     Returns:
         The result: `model_name`, `model_dir`, and `results` with the labels and files of each image.

@@ -1,4 +1,4 @@
-"""`make demo-model`: trains the demo model from scratch and measures it; an hour or less on two cores."""
+"""Train the demo model from scratch and measure it: what `make demo-model` runs; an hour or less on two cores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from demo.make import format_figures, make_demo_model
 from demo.recipe import DemoRecipe
-
 from mlcls.errors import MlclsError
 
 _RECIPE = DemoRecipe()
@@ -16,7 +15,7 @@ _RECIPE = DemoRecipe()
 
 def main() -> int:
     """Parses the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m demo", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/demo_model"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("demo_model"), help="default: %(default)s")
     for name in ("train_scenes", "val_scenes", "test_scenes", "test_crops", "epochs", "side", "seed"):
@@ -27,7 +26,7 @@ def main() -> int:
     try:
         print(format_figures(make_demo_model(DemoRecipe(**values), work, output)))
     except MlclsError as error:
-        print(f"make_demo_model: {error}", file=sys.stderr)
+        print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
     print(f"Written to {output}.")
     return 0
