@@ -49,6 +49,7 @@ check: build ## Lint, types, and that nothing generated is stale
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/mlcls repository --check
 	@! $(UV) pip check --python $(BIN)/python 2>&1 | grep '^The package' | grep -v '^The package `paddleclas`'
 

@@ -1,4 +1,4 @@
-"""The histogram of a dataset: for each label, how many training and validation images have it."""
+"""Pictures of a checked dataset: its histogram, and some images with their labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The images of a dataset that is read: `label.txt`, `train.txt` and `val.txt` as paths and targets."""
 
 from __future__ import annotations
 

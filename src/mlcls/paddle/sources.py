@@ -1,4 +1,4 @@
-"""TODO."""
+"""Open a PaddleX inference model wherever it is: a folder, an archive, a URL or a catalog name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mode `evaluate` of a PaddleX configuration: trained weights on the dataset's `val.txt`."""
+"""Mode `evaluate` of a PaddleX configuration: trained weights (`.pdparams`) on the dataset's `val.txt`."""
 
 from __future__ import annotations
 

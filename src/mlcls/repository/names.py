@@ -1,4 +1,4 @@
-"""TODO."""
+"""Names in the model repository: steps, files, and parameters of the configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A candidate served for real, without touching the user's repository."""
+"""A candidate served for real, without touching the user's repository, and the progress of the search."""
 
 from __future__ import annotations
 
