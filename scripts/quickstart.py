@@ -58,7 +58,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path,
     Raises:
         MlclsError: The model cannot be had or served.
     """
-    from mlcls_client.cli import main as run_client
+    from mlcls_client.cli.main import main as run_client
 
     photos = list(images) or sample_photo_paths()
     for photo in photos:
@@ -78,7 +78,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path,
     if name == DEMO_NAME:
         _say(
             f"{model} could not be downloaded. The demo model that took its place names the basic colors that cover a "
-            f"tenth of the picture or more; this project trained it on generated scenes (docs/explanation/demo-model.md)."
+            f"tenth of the picture or more; it was trained on generated scenes (docs/explanation/demo-model.md)."
         )
     return status
 

@@ -27,7 +27,7 @@ from PIL import Image
 from mlcls.server.options import ADMIN_KEY_VARIABLE
 from mlcls.server.process import TritonServer
 from mlcls_client.async_model import create_async_model
-from mlcls_client.cli import main
+from mlcls_client.cli.main import main
 from mlcls_client.errors import (
     DeadlineExceededError,
     ImageRejectedError,
@@ -38,7 +38,7 @@ from mlcls_client.errors import (
 )
 from mlcls_client.model import create_model
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.server_state import list_models, read_health
+from mlcls_client.transport.server_state import list_models, read_health
 from processes import start_server
 from quiet_http import QuietHttpServer
 from served_models import SMALL_LABELS, SmallModels

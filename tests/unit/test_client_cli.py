@@ -15,11 +15,11 @@ from threading import Thread
 import pytest
 from PIL import Image
 
-from mlcls_client import server_arguments
-from mlcls_client.cli import main
+from mlcls_client.cli import server_arguments
+from mlcls_client.cli.main import main
+from mlcls_client.cli.predict import add_predict_arguments, run_predict
+from mlcls_client.cli.table import LabelTable
 from mlcls_client.errors import ServerUnavailableError
-from mlcls_client.predict_command import add_predict_arguments, run_predict
-from mlcls_client.table import LabelTable
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"

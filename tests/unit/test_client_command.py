@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client import progress
-from mlcls_client.cli import main
+from mlcls_client.cli import progress
+from mlcls_client.cli.main import main
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"
@@ -229,7 +229,7 @@ def test_without_tqdm_there_is_no_bar(
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("mlcls_client.progress.importlib.import_module", missing)
+    monkeypatch.setattr("mlcls_client.cli.progress.importlib.import_module", missing)
     with pytest.raises(Exception, match=r"needs tqdm, .* pip install 'mlcls-client\[progress\]'"):
         progress.ProgressBar(True, lambda: None)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client.connection import read_connection_options
 from mlcls_client.errors import DeadlineExceededError, InvalidRequestError, ServerUnavailableError
 from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
+from mlcls_client.transport.connection import read_connection_options
 
 NAME = "PP-LCNet_x1_0_ML"
 SECRET = "s3cr3t-k3y"

@@ -22,7 +22,7 @@ from quiet_http import QuietHttpServer
 
 NAMES = [name for name in mlcls_client.__all__ if name != "__version__"]
 # Modules whose examples are about what a program may import from them.
-MODULES = ["mlcls_client", "mlcls_client.inputs", "mlcls_client.loop_thread", "mlcls_client.testing"]
+MODULES = ["mlcls_client", "mlcls_client.inputs.sources", "mlcls_client.loop_thread", "mlcls_client.testing"]
 
 
 class SilentHandler(SimpleHTTPRequestHandler):
@@ -42,7 +42,7 @@ def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     web: Any = QuietHttpServer(("127.0.0.1", 0), partial(SilentHandler, directory=str(tmp_path)))
     Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     names = {name: getattr(mlcls_client, name) for name in NAMES}
-    inputs = importlib.import_module("mlcls_client.inputs")
+    inputs = importlib.import_module("mlcls_client.inputs.sources")
     loop_thread = importlib.import_module("mlcls_client.loop_thread")
     with FakeServer("PP-LCNet_x1_0_ML") as server:
         yield {

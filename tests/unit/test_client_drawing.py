@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client.caption import Box, CaptionLayout, PlacedText, lay_out_caption, lay_out_names, wrap_text
-from mlcls_client.drawing import (
+from mlcls_client.errors import InputError
+from mlcls_client.pictures.caption import Box, CaptionLayout, PlacedText, lay_out_caption, lay_out_names, wrap_text
+from mlcls_client.pictures.drawing import (
     PANEL_COLOUR,
     SURROUND_COLOUR,
     draw_labels,
@@ -19,8 +20,7 @@ from mlcls_client.drawing import (
     open_image,
     picture_width,
 )
-from mlcls_client.errors import InputError
-from mlcls_client.fonts import FontFace, FontStack, _font_files, _fonts_with, choose_fonts, load_font
+from mlcls_client.pictures.fonts import FontFace, FontStack, _font_files, _fonts_with, choose_fonts, load_font
 
 NAMES = ["banana", "orange", "apple", "bowl", "dining table", "knife", "bottle"]
 SCORES = [0.99972, 0.99601, 0.99277, 0.65718, 0.56914, 0.56436, 0.52865]
@@ -189,8 +189,8 @@ def test_characters_without_a_picture_are_found_and_told(
     monkeypatch: pytest.MonkeyPatch, client_log: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     assert plain_font(16).missing("abc 餐") == "餐"
-    monkeypatch.setattr("mlcls_client.fonts._font_files", list)
-    monkeypatch.setattr("mlcls_client.fonts._fonts_with", _fonts_with.__wrapped__)
+    monkeypatch.setattr("mlcls_client.pictures.fonts._font_files", list)
+    monkeypatch.setattr("mlcls_client.pictures.fonts._fonts_with", _fonts_with.__wrapped__)
     monkeypatch.delenv("MLCLS_FONT", raising=False)
     choose_fonts("餐桌", 17)
     assert "MLCLS_FONT" in client_log.text
@@ -250,8 +250,8 @@ def test_a_font_of_the_system_is_found_by_what_it_has(tmp_path: Path, monkeypatc
     (folder / "Broken-Sans-Regular.ttf").write_bytes(b"no font")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path / "none"))
-    monkeypatch.setattr("mlcls_client.fonts._font_files", _font_files.__wrapped__)
-    monkeypatch.setattr("mlcls_client.fonts._fonts_with", _fonts_with.__wrapped__)
+    monkeypatch.setattr("mlcls_client.pictures.fonts._font_files", _font_files.__wrapped__)
+    monkeypatch.setattr("mlcls_client.pictures.fonts._fonts_with", _fonts_with.__wrapped__)
     assert _fonts_with.__wrapped__("©") == ((str(folder / "Some-Regular.ttf"), 0),)
     assert _fonts_with.__wrapped__("餐") == ()
 

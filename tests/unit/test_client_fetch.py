@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from mlcls_client.errors import InputError, InvalidRequestError
-from mlcls_client.fetch import FetchLimits, fetch_url, is_url, url_file_name
-from mlcls_client.inputs import iterate_sources
+from mlcls_client.inputs.fetch import FetchLimits, fetch_url, is_url, url_file_name
+from mlcls_client.inputs.sources import iterate_sources
 from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
 from quiet_http import QuietHttpServer

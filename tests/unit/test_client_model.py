@@ -268,7 +268,7 @@ def test_a_closed_model(server: FakeServer) -> None:
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys, mlcls_client, mlcls_client.cli; "
+        "import sys, mlcls_client, mlcls_client.cli.main; "
         "print([name for name in ('numpy', 'PIL', 'grpc', 'tritonclient', 'cv2', 'mlcls') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client import retry as retry_module
-from mlcls_client.error_mapping import Endpoint, error_from_status
 from mlcls_client.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -20,8 +18,10 @@ from mlcls_client.errors import (
     ServerUnavailableError,
 )
 from mlcls_client.model import create_model
-from mlcls_client.retry import call_with_retries
 from mlcls_client.testing import FakeServer
+from mlcls_client.transport import retry as retry_module
+from mlcls_client.transport.error_mapping import Endpoint, error_from_status
+from mlcls_client.transport.retry import call_with_retries
 
 NAME = "PP-LCNet_x1_0_ML"
 

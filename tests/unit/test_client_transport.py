@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client.error_mapping import Endpoint, error_from_status
 from mlcls_client.errors import (
     DeadlineExceededError,
     ImageRejectedError,
@@ -25,6 +24,7 @@ from mlcls_client.errors import (
 )
 from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
+from mlcls_client.transport.error_mapping import Endpoint, error_from_status
 
 NAME = "ResNet50_ML"
 ENDPOINT = Endpoint("server:8001", "grpc", NAME, 30.0)

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
-from mlcls_client.inputs import ImageSource
+from mlcls_client.inputs.sources import ImageSource
 from mlcls_client.model import create_model
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.testing import FakeServer

@@ -8,16 +8,16 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 
-from mlcls_client.connection import DEFAULT_RETRIES, Ssl, read_connection_options
 from mlcls_client.contract import Threshold
-from mlcls_client.encoding import ArrayFormat
 from mlcls_client.errors import InvalidRequestError, MlclsClientError, ServerUnavailableError
-from mlcls_client.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
-from mlcls_client.inputs import ImageInput, iterate_sources
+from mlcls_client.inputs.encoding import ArrayFormat
+from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
+from mlcls_client.inputs.sources import ImageInput, iterate_sources
 from mlcls_client.prediction import MAX_CONCURRENCY, OnError, Prediction, PredictOptions, read_predict_options
 from mlcls_client.reader_threads import ReaderThreads
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport import DEFAULT_TIMEOUT_S, Transport, open_transport
+from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, Transport, open_transport
+from mlcls_client.transport.connection import DEFAULT_RETRIES, Ssl, read_connection_options
 from mlcls_client.window import Window
 
 _POLL_INTERVAL_S = 0.25

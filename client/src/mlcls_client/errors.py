@@ -1,7 +1,7 @@
 """The exceptions of this package: one tree, so that `except MlclsClientError` catches all that can go wrong.
 
 What tritonclient, gRPC, the HTTP library and the operating system raise is mapped to these classes
-(`mlcls_client.error_mapping`); the original stays reachable as `__cause__`.
+(`mlcls_client.transport.error_mapping`); the original stays reachable as `__cause__`.
 """
 
 

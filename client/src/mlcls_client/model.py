@@ -8,15 +8,15 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from mlcls_client.async_model import AsyncModel, create_async_model
-from mlcls_client.connection import DEFAULT_RETRIES, Ssl
 from mlcls_client.contract import Threshold
-from mlcls_client.encoding import ArrayFormat
-from mlcls_client.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
-from mlcls_client.inputs import ImageInput, ImageSource, iterate_sources
+from mlcls_client.inputs.encoding import ArrayFormat
+from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
+from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
 from mlcls_client.loop_thread import LoopThread, shared_loop, wait_for
 from mlcls_client.prediction import OnError, Prediction, PredictOptions, read_predict_options
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport import DEFAULT_TIMEOUT_S
+from mlcls_client.transport.base import DEFAULT_TIMEOUT_S
+from mlcls_client.transport.connection import DEFAULT_RETRIES, Ssl
 from mlcls_client.window import Window
 
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from mlcls_client.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
-from mlcls_client.encoding import ArrayFormat, check_array_format
 from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
-from mlcls_client.fetch import FetchLimits
-from mlcls_client.inputs import ImageSource
+from mlcls_client.inputs.encoding import ArrayFormat, check_array_format
+from mlcls_client.inputs.fetch import FetchLimits
+from mlcls_client.inputs.sources import ImageSource
 from mlcls_client.reader_threads import ReaderThreads
-from mlcls_client.request_context import RequestContext, begin_context
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport import Transport
+from mlcls_client.transport.base import Transport
+from mlcls_client.transport.request_context import RequestContext, begin_context
 from mlcls_client.window import MemoryGate
 
 OnError = Literal["raise", "yield", "skip"]

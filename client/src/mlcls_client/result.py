@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mlcls_client.contract import Answer
 from mlcls_client.errors import MlclsClientError
 from mlcls_client.escaping import visible_json
-from mlcls_client.fetch import is_url, url_file_name
-from mlcls_client.files import write_file
+from mlcls_client.inputs.fetch import is_url, url_file_name
+from mlcls_client.inputs.files import write_file
 
 if TYPE_CHECKING:
     import os
@@ -128,7 +128,7 @@ class MultiLabelResult(dict[str, Any]):
         """
         if self.error is not None:
             raise self.error
-        from mlcls_client.drawing import draw_labels, open_image
+        from mlcls_client.pictures.drawing import draw_labels, open_image
 
         return {"res": draw_labels(open_image(self._encoded_image), self.label_names, self.scores)}
 

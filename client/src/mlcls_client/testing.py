@@ -22,8 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mlcls_client.connection import ADMIN_KEY_HEADER
 from mlcls_client.contract import IMAGE, RESULT, STATUS, STATUS_OK, THRESHOLD_PARAMETER
+from mlcls_client.transport.connection import ADMIN_KEY_HEADER
 
 LABEL_NAMES = ("red", "green", "blue")
 DEFAULT_THRESHOLD = 0.5

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
-from mlcls_client.inputs import ImageSource
+from mlcls_client.inputs.sources import ImageSource
 
 
 class Pending(Protocol):

@@ -14,7 +14,7 @@ SUMMARY: Final = "Label images with a served model (the same as mlcls-client)."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     try:
-        from mlcls_client.predict_command import add_predict_arguments
+        from mlcls_client.cli.predict import add_predict_arguments
     except ModuleNotFoundError:
         parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see mlcls-client predict --help")
     else:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the client's command."""
     try:
-        from mlcls_client.predict_command import run_predict
+        from mlcls_client.cli.predict import run_predict
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("mlcls_client"):
             raise MlclsError(

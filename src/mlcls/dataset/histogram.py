@@ -103,7 +103,7 @@ def require_pictures() -> None:
     """
     require_matplotlib()
     try:
-        import mlcls_client.drawing  # noqa: F401
+        import mlcls_client.pictures.drawing  # noqa: F401
     except ModuleNotFoundError:
         raise MlclsError(
             "This needs the client, which is not installed: pip install ./client (in a checkout: make build)."
@@ -119,8 +119,8 @@ def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> 
     Raises:
         DatasetError: A picture cannot be drawn.
     """
-    from mlcls_client.drawing import draw_names, open_image
     from mlcls_client.errors import MlclsClientError
+    from mlcls_client.pictures.drawing import draw_names, open_image
 
     (folder / SAMPLE_FOLDER).mkdir()
     written: dict[str, list[str]] = {}

@@ -18,7 +18,7 @@ from mlcls.paddlex.config import PaddleXConfig
 if TYPE_CHECKING:
     from mlcls.engines.runners import Runner
     from mlcls.model.spec import ModelSpec
-    from mlcls_client.inputs import ImageSource
+    from mlcls_client.inputs.sources import ImageSource
     from mlcls_client.result import MultiLabelResult
 
 #: Values of `Predict.kernel_option.run_mode`; PaddleX's others are for TensorRT, oneDNN and half precision.
@@ -45,8 +45,8 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
     from mlcls.engines.runners import PaddleRunner
     from mlcls.paddle.parameters import check_parameters
     from mlcls.paddle.sources import open_source
-    from mlcls_client.inputs import count_images, iterate_sources
-    from mlcls_client.progress import ProgressBar
+    from mlcls_client.cli.progress import ProgressBar
+    from mlcls_client.inputs.sources import count_images, iterate_sources
 
     section = config.Predict
     _check_fields(config)
@@ -123,7 +123,7 @@ class _ResultLog:
     """Prints and saves results, and keeps what the result file says of them."""
 
     def __init__(self, output: Path) -> None:
-        from mlcls_client.saving import ResultSaver
+        from mlcls_client.cli.saving import ResultSaver
 
         self._savers = {"json": ResultSaver(output, "json"), "img": ResultSaver(output, "img")}
         self.results: list[dict[str, Any]] = []

@@ -9,12 +9,12 @@ import os
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from mlcls_client.connection import ConnectionOptions
 from mlcls_client.contract import Answer
-from mlcls_client.error_mapping import Endpoint
 from mlcls_client.errors import InvalidRequestError
-from mlcls_client.request_context import NO_CONTEXT, RequestContext
-from mlcls_client.triton_transport import GrpcTransport, HttpTransport, TritonTransport
+from mlcls_client.transport.connection import ConnectionOptions
+from mlcls_client.transport.error_mapping import Endpoint
+from mlcls_client.transport.request_context import NO_CONTEXT, RequestContext
+from mlcls_client.transport.triton import GrpcTransport, HttpTransport, TritonTransport
 
 ProtocolName = Literal["grpc", "http"]
 

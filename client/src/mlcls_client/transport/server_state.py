@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlcls_client.connection import DEFAULT_RETRIES, ConnectionOptions, Ssl, read_connection_options
 from mlcls_client.errors import ModelNotFoundError, ServerError
 from mlcls_client.loop_thread import shared_loop
-from mlcls_client.transport import DEFAULT_TIMEOUT_S, open_server_transport
-from mlcls_client.triton_transport import TritonTransport
+from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, open_server_transport
+from mlcls_client.transport.connection import DEFAULT_RETRIES, ConnectionOptions, Ssl, read_connection_options
+from mlcls_client.transport.triton import TritonTransport
 
 # An ensemble of the served contract and its steps, by name.
 _STEPS = ("_preprocess", "_engine", "_postprocess")

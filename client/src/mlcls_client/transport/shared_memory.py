@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlcls_client.error_mapping import Endpoint, mapped_errors
 from mlcls_client.errors import InvalidRequestError, MlclsClientError, ProtocolError, ServerError
+from mlcls_client.transport.error_mapping import Endpoint, mapped_errors
 
 REGION_BYTES = 32 * 2**20
 _FOLDER = Path("/dev/shm")

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageOps
 
-from mlcls_client.caption import (
+from mlcls_client.errors import InputError
+from mlcls_client.escaping import visible
+from mlcls_client.pictures.caption import (
     EMPTY_TEXT,
     NAMELESS_TEXT,
     Box,
@@ -16,9 +18,7 @@ from mlcls_client.caption import (
     lay_out_caption,
     lay_out_names,
 )
-from mlcls_client.errors import InputError
-from mlcls_client.escaping import visible
-from mlcls_client.fonts import FontStack, choose_fonts
+from mlcls_client.pictures.fonts import FontStack, choose_fonts
 
 PANEL_COLOUR = (248, 249, 251)
 SURROUND_COLOUR = (233, 236, 241)

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
-from mlcls_client.encoding import ArrayFormat, encode_bgr_array, encode_pil_image
 from mlcls_client.errors import InputError
-from mlcls_client.fetch import DEFAULT_FETCH_LIMITS, FetchLimits, fetch_url, is_url, url_file_name
-from mlcls_client.files import mapped_read_errors
-from mlcls_client.pages import PAGED_SUFFIXES, find_paged_suffix, open_pages
+from mlcls_client.inputs.encoding import ArrayFormat, encode_bgr_array, encode_pil_image
+from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits, fetch_url, is_url, url_file_name
+from mlcls_client.inputs.files import mapped_read_errors
+from mlcls_client.inputs.pages import PAGED_SUFFIXES, find_paged_suffix, open_pages
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from mlcls_client.cli.table import MEMORY_TEXT, LabelTable
 from mlcls_client.escaping import csv_cell, visible_json
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.table import MEMORY_TEXT, LabelTable
 
 
 class ResultWriter(Protocol):

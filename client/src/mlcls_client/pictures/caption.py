@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlcls_client.fonts import FontStack
+from mlcls_client.pictures.fonts import FontStack
 
 EMPTY_TEXT = "no label above the threshold"
 NAMELESS_TEXT = "no label"

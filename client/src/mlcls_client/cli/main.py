@@ -8,17 +8,17 @@ answer in time, or a failure of its own; 130 interrupted.
 import argparse
 from collections.abc import Callable, Sequence
 
-from mlcls_client.connection import DEFAULT_RETRIES
-from mlcls_client.escaping import visible
-from mlcls_client.predict_command import add_predict_arguments, run_predict
-from mlcls_client.server_arguments import (
+from mlcls_client.cli.predict import add_predict_arguments, run_predict
+from mlcls_client.cli.server_arguments import (
     add_request_arguments,
     add_server_arguments,
     open_model,
     read_server_arguments,
 )
-from mlcls_client.server_state import list_models, read_health
-from mlcls_client.terminal import EXIT_OK, EXIT_SERVER, EXIT_USAGE, parse_seconds, print_line, with_exit_code
+from mlcls_client.cli.terminal import EXIT_OK, EXIT_SERVER, EXIT_USAGE, parse_seconds, print_line, with_exit_code
+from mlcls_client.escaping import visible
+from mlcls_client.transport.connection import DEFAULT_RETRIES
+from mlcls_client.transport.server_state import list_models, read_health
 
 __all__ = ["add_predict_arguments", "main", "run_predict"]
 

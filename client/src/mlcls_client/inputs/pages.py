@@ -13,9 +13,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mlcls_client.encoding import ArrayFormat, encode_image
 from mlcls_client.errors import InputError
-from mlcls_client.files import mapped_read_errors
+from mlcls_client.inputs.encoding import ArrayFormat, encode_image
+from mlcls_client.inputs.files import mapped_read_errors
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from mlcls_client.connection import ADMIN_KEY_HEADER, ConnectionOptions, is_loopback, make_ssl_context
 from mlcls_client.contract import IMAGE, RESULT, STATUS, THRESHOLD_PARAMETER, Answer, read_answers
-from mlcls_client.error_mapping import (
+from mlcls_client.errors import ModelNotFoundError, ProtocolError, ServerUnavailableError
+from mlcls_client.transport.connection import ADMIN_KEY_HEADER, ConnectionOptions, is_loopback, make_ssl_context
+from mlcls_client.transport.error_mapping import (
     Endpoint,
     error_from_status,
     is_closed_api,
@@ -17,10 +18,9 @@ from mlcls_client.error_mapping import (
     mapped_errors,
     triton_status,
 )
-from mlcls_client.errors import ModelNotFoundError, ProtocolError, ServerUnavailableError
-from mlcls_client.request_context import NO_CONTEXT, RequestContext
-from mlcls_client.retry import call_with_retries
-from mlcls_client.shared_memory import ServerRegion, SharedBlock
+from mlcls_client.transport.request_context import NO_CONTEXT, RequestContext
+from mlcls_client.transport.retry import call_with_retries
+from mlcls_client.transport.shared_memory import ServerRegion, SharedBlock
 
 Answered = TypeVar("Answered")
 

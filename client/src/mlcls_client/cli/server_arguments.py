@@ -4,10 +4,10 @@ import argparse
 import os
 from typing import Any
 
+from mlcls_client.cli.terminal import parse_seconds
 from mlcls_client.errors import InvalidRequestError
 from mlcls_client.model import Model, create_model
-from mlcls_client.terminal import parse_seconds
-from mlcls_client.transport import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
+from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
 
 API_KEY_VARIABLE = "MLCLS_API_KEY"
 ADMIN_KEY_VARIABLE = "MLCLS_ADMIN_KEY"
