@@ -63,7 +63,7 @@ demo-model: build ## Train the demo model from scratch, measure it and write dem
 
 .PHONY: bench
 bench: build .venv-bench/.installed .tools/libb64/.installed ## Measure all models under many loads with perf_analyzer: make bench [BENCH_OPTIONS='--models ... --concurrency 1 8']
-	@$(BIN)/python -m benchmarks.matrix $(BENCH_OPTIONS)
+	@$(BIN)/python -m benchmarks.speed.matrix $(BENCH_OPTIONS)
 
 .PHONY: bench-growth
 bench-growth: build ## Measure how cost grows with models, clients, photo size, batch and labels (20 minutes)
@@ -71,31 +71,31 @@ bench-growth: build ## Measure how cost grows with models, clients, photo size, 
 
 .PHONY: bench-quick
 bench-quick: build .venv-paddlex/.installed .venv-bench/.installed ## Compare with PaddleX's server, bare engines and LitServe, and print the goals (10 minutes)
-	@$(BIN)/python -m benchmarks.quick $(BENCH_OPTIONS)
+	@$(BIN)/python -m benchmarks.speed.quick $(BENCH_OPTIONS)
 
 .PHONY: bench-engines
 bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported models and print the tables
-	@$(BIN)/python -m benchmarks.engines
+	@$(BIN)/python -m benchmarks.speed.engines
 
 .PHONY: bench-client
 bench-client: build .venv-bench/.installed .tools/libb64/.installed ## Compare the client's throughput with perf_analyzer's, and sample its memory
-	@$(BIN)/python -m benchmarks.client_throughput --model '$(MODEL)'
+	@$(BIN)/python -m benchmarks.speed.client_throughput --model '$(MODEL)'
 
 .PHONY: load-test
 load-test: build .venv-bench/.installed ## Load test of a served model, every answer checked: make load-test [MODEL=...] [LOAD_OPTIONS='--shape soak --users 32']
-	@$(BIN)/python -m benchmarks.load_test --model '$(MODEL)' $(LOAD_OPTIONS)
+	@$(BIN)/python -m benchmarks.load.load_test --model '$(MODEL)' $(LOAD_OPTIONS)
 
 .PHONY: soak
 soak: build ## Serve under load for 35 minutes while faults are done to the server, every answer checked: make soak [SOAK_OPTIONS='--minutes 60 --seed 3']
-	@$(BIN)/python -m benchmarks.soak $(SOAK_OPTIONS)
+	@$(BIN)/python -m benchmarks.endurance.soak $(SOAK_OPTIONS)
 
 .PHONY: overload
 overload: build ## Ask ten times what a server bears, and look at refusals, memory and a neighbour model
-	@$(BIN)/python -m benchmarks.overload $(SOAK_OPTIONS)
+	@$(BIN)/python -m benchmarks.endurance.overload $(SOAK_OPTIONS)
 
 .PHONY: isolation
 isolation: build ## Check that each of 20,000 answers belongs to its image, through rollouts, restarts and kills
-	@$(BIN)/python -m benchmarks.isolation $(ISOLATION_OPTIONS)
+	@$(BIN)/python -m benchmarks.endurance.isolation $(ISOLATION_OPTIONS)
 
 .PHONY: audit
 audit: .venv-audit/.installed ## Hold all locked packages against the known vulnerabilities
@@ -103,7 +103,7 @@ audit: .venv-audit/.installed ## Hold all locked packages against the known vuln
 
 .PHONY: fuzz
 fuzz: build ## Send 20,000 changed images to a real server, every answer checked: make fuzz [FUZZ_OPTIONS='--images 500 --seed 2']
-	@$(BIN)/python -m benchmarks.fuzzing $(FUZZ_OPTIONS)
+	@$(BIN)/python -m benchmarks.endurance.fuzzing $(FUZZ_OPTIONS)
 
 .PHONY: lock
 lock: $(UV) ## Write requirements/*.txt anew

@@ -14,7 +14,7 @@ import pytest
 
 from processes import ROOT
 
-FOLDERS = ("src", "client/src", "python_backends", "benchmarks", "scripts", "docker")
+FOLDERS = ("src", "client/src", "python_backends", "benchmarks", "demo", "scripts", "docker")
 
 #: Modules whose readers run what they read.
 MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle", "imp"}
@@ -54,7 +54,10 @@ ALLOWED = {
     ("src/mlcls/paddle/restricted_pickle.py", "import pickle"): "the restricted reader itself",
     ("src/mlcls/base/yaml_file.py", "yaml.load"): "with a SafeLoader that has limits",
     ("src/mlcls/conversion/onnx_file.py", "onnx.load"): "after the checks, without external data",
-    ("benchmarks/peers/paddlex_predict.py", "yaml.safe_load"): "its own file, in PaddleX's environment without mlcls",
+    (
+        "benchmarks/speed/peers/paddlex_predict.py",
+        "yaml.safe_load",
+    ): "its own file, in PaddleX's environment without mlcls",
 }
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.comparison import Comparison
-from benchmarks.contenders import Bench
-from benchmarks.equality import require_equal, require_telling
-from benchmarks.peers.bare_process import BareProcess
-from benchmarks.peers.contender import Answer, Load, PeerError
-from benchmarks.peers.served import ServedModel
 from benchmarks.photo_set import write_uniform_photos
+from benchmarks.speed.comparison import Comparison
+from benchmarks.speed.contenders import Bench
+from benchmarks.speed.equality import require_equal, require_telling
+from benchmarks.speed.peers.bare_process import BareProcess
+from benchmarks.speed.peers.contender import Answer, Load, PeerError
+from benchmarks.speed.peers.served import ServedModel
 from mlcls.errors import MlclsError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository import models as repository

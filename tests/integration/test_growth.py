@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.growth_load import GrowthLoad, StartedServer
+from benchmarks.growth.load import GrowthLoad, StartedServer
 from benchmarks.photo_set import write_uniform_photos
 from mlcls.errors import ServerError
 from mlcls.server.process import TritonServer

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.identity_model import MODEL
-from benchmarks.isolation import Run, format_report, run_isolation
-from benchmarks.isolation_ways import WAYS
+from benchmarks.endurance.identity_model import MODEL
+from benchmarks.endurance.isolation import Run, format_report, run_isolation
+from benchmarks.endurance.isolation_ways import WAYS
 
 pytestmark = pytest.mark.slow
 

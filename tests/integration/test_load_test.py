@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import load_test
+from benchmarks.load import load_test
 from mlcls.images.photos import photo_crops
 from mlcls.server.process import TritonServer
 from processes import ROOT
@@ -61,9 +61,9 @@ def run(small_server: TritonServer, photos: Path, tmp_path: Path) -> Run:
 @pytest.fixture(scope="module")
 def learnt(small_server: TritonServer, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The expected answers, by photo's digest, as the load test learns them."""
-    from benchmarks.locustfiles import triton_http
-    from benchmarks.locustfiles.answers import learn_answers, write_answers
-    from benchmarks.locustfiles.images import read_photos
+    from benchmarks.load.locustfiles import triton_http
+    from benchmarks.load.locustfiles.answers import learn_answers, write_answers
+    from benchmarks.load.locustfiles.images import read_photos
 
     url, path = f"http://{small_server.http_url}", tmp_path_factory.mktemp("learnt") / "expected.json"
     samples = [sample for group in read_photos(photos).values() for sample in group]
@@ -139,7 +139,17 @@ def test_answers_other_than_the_expected_ones_are_faults(
 def test_an_interrupt_ends_the_test_and_loses_no_answer(
     small_server: TritonServer, photos: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "benchmarks.load_test", "--model", MODEL, "--run-time", "600", "--processes", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.load.load_test",
+        "--model",
+        MODEL,
+        "--run-time",
+        "600",
+        "--processes",
+        "2",
+    ]
     command += ["--url", small_server.grpc_url, "--http-url", small_server.http_url, "--photos", str(photos)]
     process = subprocess.Popen([*command, "--output", str(tmp_path), "--users", "8"], cwd=ROOT)
     try:

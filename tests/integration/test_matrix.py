@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import matrix
-from benchmarks.matrix_cells import RESULTS_FILE, TABLE_FILE
-from benchmarks.perf_analyzer import PerfAnalyzer
-from benchmarks.perf_output import PerfAnalyzerError
+from benchmarks.speed import matrix
+from benchmarks.speed.matrix_cells import RESULTS_FILE, TABLE_FILE
+from benchmarks.speed.perf_analyzer import PerfAnalyzer
+from benchmarks.speed.perf_output import PerfAnalyzerError
 from processes import ROOT
 from served_models import SmallModels
 

@@ -7,7 +7,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from benchmarks.fuzzing.image_seeds import make_seed_images
+from benchmarks.endurance.fuzzing.image_seeds import make_seed_images
 from mlcls.images.decoding import decode_image
 from processes import ROOT
 

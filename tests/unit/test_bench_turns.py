@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from benchmarks import goals
-from benchmarks.comparison import Comparison
-from benchmarks.equality import require_equal, require_telling
-from benchmarks.goals import GOALS, GoalResult, format_goals
-from benchmarks.peers.contender import Load, PeerError
-from benchmarks.quick_report import QuickReport
-from benchmarks.turns import Spread, Turns, Window, order_of_turns, take_turns
+from benchmarks.speed import goals
+from benchmarks.speed.comparison import Comparison
+from benchmarks.speed.equality import require_equal, require_telling
+from benchmarks.speed.goals import GOALS, GoalResult, format_goals
+from benchmarks.speed.peers.contender import Load, PeerError
+from benchmarks.speed.quick_report import QuickReport
+from benchmarks.speed.turns import Spread, Turns, Window, order_of_turns, take_turns
 from mlcls.errors import MlclsError
 from mlcls.model.catalog import OFFICIAL_MODELS
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import capacity
-from benchmarks.capacity import ImageCost, Machine, core_hours_per_million, estimate, read_costs
+from benchmarks.growth import capacity
+from benchmarks.growth.capacity import ImageCost, Machine, core_hours_per_million, estimate, read_costs
 
 COST = ImageCost(0.3, 36.0, 0.8, 100_000, 500.0, 2)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.growth_axes import (
+from benchmarks.growth.axes import (
     AXIS_NAMES,
     REDUCED,
     Axis,
@@ -20,9 +20,9 @@ from benchmarks.growth_axes import (
     median_figures,
     needed_models,
 )
-from benchmarks.growth_load import GrowthFigures, GrowthLoad
-from benchmarks.growth_models import GrowthModel, copies, with_labels
-from benchmarks.growth_report import draw_axis, format_csv, format_json, format_table
+from benchmarks.growth.load import GrowthFigures, GrowthLoad
+from benchmarks.growth.models import GrowthModel, copies, with_labels
+from benchmarks.growth.report import draw_axis, format_csv, format_json, format_table
 
 
 def make_figures(images_per_s: float, **cost: float) -> GrowthFigures:

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.locustfiles.answers import AnswerBook, learn_answers, read_answers, write_answers
-from benchmarks.locustfiles.errors import LoadTestError
-from benchmarks.locustfiles.images import Sample, make_bad_files
-from benchmarks.locustfiles.outcomes import Kind
-from benchmarks.locustfiles.reply import ImageReply, Refusal, Reply, assemble_reply
+from benchmarks.load.locustfiles.answers import AnswerBook, learn_answers, read_answers, write_answers
+from benchmarks.load.locustfiles.errors import LoadTestError
+from benchmarks.load.locustfiles.images import Sample, make_bad_files
+from benchmarks.load.locustfiles.outcomes import Kind
+from benchmarks.load.locustfiles.reply import ImageReply, Refusal, Reply, assemble_reply
 from mlcls.backends.steps import postprocess_logits
 from mlcls.model.spec import OK, ModelSpec
 

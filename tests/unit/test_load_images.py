@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.locustfiles.errors import LoadTestError
-from benchmarks.locustfiles.images import (
+from benchmarks.load.locustfiles.errors import LoadTestError
+from benchmarks.load.locustfiles.images import (
     ImageMix,
     Sample,
     make_bad_files,

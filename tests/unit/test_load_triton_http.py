@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tritonclient.http
 
-from benchmarks.locustfiles import triton_http
-from benchmarks.locustfiles.reply import Refusal
+from benchmarks.load.locustfiles import triton_http
+from benchmarks.load.locustfiles.reply import Refusal
 
 IMAGES = [b"\xff\xd8 one", b"", b"three\0" * 1000]
 SCORES = np.array([[0.1, 0.9], [0.5, np.nan]], np.float32)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench_report import find_fastest, format_report
-from benchmarks.matrix_cells import RESULTS_FILE, TABLE_FILE, Cell, CellResult, ResultFolder, make_cells, steps_of
-from benchmarks.perf_output import PerfFigures, StepTimes
 from benchmarks.served_cost import ServedCost, count_images
+from benchmarks.speed.matrix_cells import RESULTS_FILE, TABLE_FILE, Cell, CellResult, ResultFolder, make_cells, steps_of
+from benchmarks.speed.matrix_report import find_fastest, format_report
+from benchmarks.speed.perf_output import PerfFigures, StepTimes
 from mlcls.errors import MlclsError
 
 LCNET = "PP-LCNet_x1_0_ML"
@@ -145,14 +145,14 @@ def test_the_report_has_everything_in_one_file(tmp_path: Path) -> None:
     folder.add(make_result(60.0, dataclasses.replace(cell, concurrency=8), stable=False))
     folder.add(make_result(200.0, Cell("<own> & model", "embedded", "http", 1, 8)))
     folder.add(CellResult(dataclasses.replace(cell, batch_size=8), "left out", "now", note="an answer > 10 s"))
-    text = format_report(folder, "python -m benchmarks.matrix --seconds 2 '<x>'")
+    text = format_report(folder, "python -m benchmarks.speed.matrix --seconds 2 '<x>'")
     page = _Page(text)
     shown = " ".join(page.words)
     assert page.open == []
     for expected in (
         "A & B <fast>",
         "1234567",
-        "python -m benchmarks.matrix --seconds 2 '<x>'",
+        "python -m benchmarks.speed.matrix --seconds 2 '<x>'",
         "<own> & model",
         "60.0 *",
         "left out: an answer > 10 s",

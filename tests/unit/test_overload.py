@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from benchmarks.overload import FLOODED, NEIGHBOUR, Phase, is_refusal
+from benchmarks.endurance.overload import FLOODED, NEIGHBOUR, Phase, is_refusal
 
 
 def test_figures_of_a_phase() -> None:

@@ -1,0 +1,1 @@
+"""What a server bears over time: soak, overload, isolation, fuzzing."""

@@ -1,0 +1,301 @@
+"""Each answer belongs to its image: `make isolation`, or `python -m benchmarks.endurance.isolation`.
+
+A model whose answers identify their images is asked in all the ways that there are, at once: single images and batches
+of up to 32, good images and bad ones in one request, thresholds of every form, answers that nobody waits for. Meanwhile
+new versions are rolled out, the server is restarted, killed, and loses a step. It ends with status 1 if one answer was
+wrong, or if one did not come while the server was meant to be there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tqdm import tqdm
+
+from benchmarks.endurance.identity_model import MODEL, make_repository, publish
+from benchmarks.endurance.isolation_clients import Asker, Outcome, Place
+from benchmarks.endurance.isolation_questions import Question, make_question
+from benchmarks.endurance.isolation_ways import WAYS
+from mlcls.base.files import write_text
+from mlcls.errors import MlclsError
+from mlcls.releases.rollout import roll_back
+from mlcls.server.model_control import ModelControl
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
+
+BATCH_SIZES: Final = (1, 1, 1, 2, 3, 5, 8, 17, 32)
+DEFAULT_REQUESTS: Final = 20_000
+_SHOWN: Final = 5
+#: After a restart clients may still find the end of their old connection.
+_AFTERMATH_S: Final = 3.0
+#: How long a server lacks a step before it is replaced.
+_CRIPPLED_S: Final = 2.0
+
+
+@dataclasses.dataclass
+class Tally:
+    """What came of all requests, by way and kind.
+
+    Attributes:
+        counts: Requests.
+        images: Images with an answer that was checked.
+        wrong: Faults in words.
+        lost: Errors in words, of requests that failed while the server was meant to be there.
+    """
+
+    counts: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
+    images: int = 0
+    wrong: list[str] = dataclasses.field(default_factory=list)
+    lost: list[str] = dataclasses.field(default_factory=list)
+
+    def total(self, kind: str) -> int:
+        """Requests of a kind, over all ways."""
+        return sum(count for (_, found), count in self.counts.items() if found == kind)
+
+
+class Run:
+    """Workers that ask, and a server that they ask.
+
+    Attributes:
+        tally: What came so far.
+        events: What was done to the server, in order.
+    """
+
+    def __init__(self, server: TritonServer, root: Path, requests: int, seed: int = 1) -> None:
+        self.tally = Tally()
+        self.events: list[str] = []
+        self._server, self._root = server, root
+        self._left = requests
+        self._seed = seed
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._disturbed = self._quiet = False
+        self._disturbed_until_s = 0.0
+        self._versions = itertools.count(2)
+        self._bar = tqdm(total=requests, unit="request", disable=not sys.stderr.isatty() and None)
+
+    @property
+    def server(self) -> TritonServer:
+        """The server that runs now."""
+        return self._server
+
+    def go(self, ways: Mapping[str, Asker], disturbances: Sequence[Callable[[Run], None]]) -> None:
+        """Asks until all is done to the server, one thing after the other at even intervals, and all were sent."""
+        total = self._left
+        threads = [
+            threading.Thread(target=self._work, args=(name, ask, number), daemon=True)
+            for number, (name, ask) in enumerate(ways.items())
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for number, disturb in enumerate(disturbances, 1):
+                self._wait_until_left(total - total * number // (len(disturbances) + 1))
+                disturb(self)
+            self._quiet = True
+            for thread in threads:
+                thread.join()
+        finally:
+            self._stop.set()
+            self._bar.close()
+
+    @contextlib.contextmanager
+    def disturbed(self, name: str) -> Iterator[None]:
+        """While this lasts, and shortly after, a request may be lost."""
+        self.events.append(name)
+        self._disturbed = True
+        try:
+            yield
+        finally:
+            self._disturbed_until_s = time.monotonic() + _AFTERMATH_S
+            self._disturbed = False
+
+    def roll_out(self) -> None:
+        """A new version takes the place of the one that answers; no request may be lost."""
+        version = next(self._versions)
+        self.events.append(f"version {version} published")
+        publish(self._root, version, self._control())
+
+    def roll_back(self) -> None:
+        """The version before takes its place again; no request may be lost."""
+        self.events.append(f"back to version {roll_back(self._root, MODEL, control=self._control()).version}")
+
+    def restart(self) -> None:
+        """The server is stopped and started again, at the same place."""
+        with self.disturbed("server stopped and started"):
+            self._server.stop()
+            self._server = TritonServer(self._server.options)
+
+    def kill(self) -> None:
+        """The server is killed and started again."""
+        with self.disturbed("server killed and started"):
+            os.kill(self._server.pid, signal.SIGKILL)
+            self._server.kill()
+            self._server = TritonServer(self._server.options)
+
+    def kill_step(self) -> None:
+        """A step of the model is killed; Triton goes on without it until the server is replaced."""
+        with self.disturbed("a Python step killed, then the server replaced"):
+            stubs = _find_stubs(self._server.pid)
+            os.kill(random.Random(self._seed).choice(stubs), signal.SIGKILL)
+            time.sleep(_CRIPPLED_S)
+            self._server.kill()
+            self._server = TritonServer(self._server.options)
+
+    def _control(self) -> ModelControl:
+        return ModelControl(f"http://{self._server.http_url}", self._server.admin_key, timeout_s=60)
+
+    def _wait_until_left(self, left: int) -> None:
+        while self._left > left and not self._stop.is_set():
+            time.sleep(0.05)
+
+    def _is_over(self) -> bool:
+        """All that was to be done to the server is done, and there were enough requests."""
+        return self._left <= 0 and self._quiet
+
+    def _questions(self, source: random.Random) -> Iterator[Question]:
+        while not self._stop.is_set():
+            with self._lock:
+                if self._is_over():
+                    return
+                self._left -= 1
+            yield make_question(source, BATCH_SIZES)
+
+    def _work(self, name: str, ask: Asker, number: int) -> None:
+        source = random.Random(self._seed * 1000 + number)
+        while not self._stop.is_set() and not self._is_over():
+            server = self._server
+            place = Place(server.grpc_url, server.http_url, server.admin_key)
+            pause_s = 0.0
+            try:
+                for outcome in ask(place, self._questions(source)):
+                    self._note(name, outcome)
+                    if outcome.error is not None:
+                        pause_s = 0.2  # a new connection, not at once: there may be no server
+                        break
+            except Exception as error:  # outside of a single request: a connection that could not be made
+                self._note(name, Outcome(Question((), (), None), error=error))
+                pause_s = 0.2
+            time.sleep(pause_s)
+
+    def _note(self, name: str, outcome: Outcome) -> None:
+        kind = "right"
+        fault = None
+        if outcome.answers is not None:
+            fault = outcome.question.find_fault(outcome.answers, outcome.version)
+            kind = "right" if fault is None else "WRONG"
+        elif outcome.error is None:
+            kind = "given up"
+        elif self._disturbed or time.monotonic() < self._disturbed_until_s:
+            kind = "lost in a restart"
+        else:
+            kind = "LOST"
+        with self._lock:
+            self.tally.counts[name, kind] += 1
+            self.tally.images += len(outcome.answers or ())
+            if fault is not None:
+                self.tally.wrong.append(f"{name}: {fault}")
+            elif kind == "LOST":
+                self.tally.lost.append(f"{name}: {type(outcome.error).__name__}: {str(outcome.error)[:200]}")
+            self._bar.update()
+
+
+def _find_stubs(pid: int) -> list[int]:
+    """The processes of the Python steps of a server."""
+    stubs = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"triton_python_backend_stub" in (folder / "cmdline").read_bytes():
+                stubs.append(int(folder.name))
+    return sorted(stubs)
+
+
+def format_report(run: Run, seconds: float) -> str:
+    """The counts for people."""
+    tally = run.tally
+    kinds = ("right", "given up", "lost in a restart", "LOST", "WRONG")
+    lines = [f"{'way':24}" + "".join(f"{kind:>19}" for kind in kinds)]
+    for name in sorted({name for name, _ in tally.counts}):
+        lines.append(f"{name:24}" + "".join(f"{tally.counts[name, kind]:19}" for kind in kinds))
+    lines.append(f"{'all':24}" + "".join(f"{tally.total(kind):19}" for kind in kinds))
+    lines.append(f"{tally.images} images answered and checked in {seconds:.0f} s; meanwhile: {'; '.join(run.events)}")
+    lines += [f"  {text}" for text in (*tally.wrong[:_SHOWN], *tally.lost[:_SHOWN])]
+    return "\n".join(lines)
+
+
+def run_isolation(
+    requests: int,
+    folder: Path,
+    disturbances: Sequence[Callable[[Run], None]],
+    ways: Mapping[str, Asker] = WAYS,
+    seed: int = 1,
+) -> Run:
+    """Starts a server with the identity model and runs the whole thing.
+
+    Args:
+        requests: How many, at least.
+        folder: For the repository.
+        disturbances: What is done to the server, at even intervals.
+        ways: How it is asked.
+        seed: Of all that is random.
+
+    Raises:
+        MlclsError: The server cannot start, or a version cannot be published.
+    """
+    root = folder / "model_repository"
+    root.mkdir()
+    make_repository(root)
+    server = TritonServer(ServerOptions.on_free_ports(root, MODEL))
+    run = Run(server, root, requests, seed)
+    try:
+        run.go(ways, disturbances)
+    finally:
+        run.server.kill()
+    return run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the arguments, runs and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=DEFAULT_REQUESTS, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("output") / "isolation.json", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its threads complain where a stream ends with its server
+    disturbances = [Run.roll_out, Run.restart, Run.roll_back, Run.roll_out, Run.kill, Run.roll_out, Run.kill_step]
+    start_s = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="mlcls-isolation-") as folder:
+            run = run_isolation(options.requests, Path(folder), disturbances, seed=options.seed)
+    except MlclsError as error:
+        print(f"isolation: {error}", file=sys.stderr)
+        return 1
+    seconds = time.monotonic() - start_s
+    print(format_report(run, seconds))
+    counts = {f"{name}: {kind}": count for (name, kind), count in sorted(run.tally.counts.items())}
+    report = {"requests": options.requests, "seed": options.seed, "seconds": round(seconds, 1), "counts": counts}
+    report |= {"images": run.tally.images, "events": run.events, "wrong": run.tally.wrong, "lost": run.tally.lost}
+    write_text(options.output, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    return 1 if run.tally.wrong or run.tally.lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

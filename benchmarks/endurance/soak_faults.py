@@ -1,0 +1,109 @@
+"""The faults of a soak run: what is done to a server that serves, by a schedule of chance that a seed repeats."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from benchmarks.endurance.soak_server import SoakServer
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.versions import engine_folder
+
+#: How long a file stays damaged after the server that had loaded it was killed.
+DAMAGED_S = 6.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Victims:
+    """What faults are done to.
+
+    Attributes:
+        server: The server.
+        repository: Its model repository.
+        models: The ensembles that it serves.
+        random: Chooses among them.
+    """
+
+    server: SoakServer
+    repository: Path
+    models: Sequence[str]
+    random: random.Random
+
+    def step(self, suffix: str) -> psutil.Process:
+        """A stub process of a step of one of the models."""
+        name = self.random.choice(self.models)
+        found = [each for each in self.server.descendants() if f"{name}_{suffix}_0_0" in _words(each)]
+        return found[0]
+
+    def tritonserver(self) -> psutil.Process:
+        """The server's process."""
+        return next(each for each in self.server.descendants() if each.name() == "tritonserver")
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        words: list[str] = process.cmdline()
+    except psutil.Error:
+        return []
+    return words
+
+
+def _signal_step(suffix: str, signum: signal.Signals) -> Callable[[Victims], None]:
+    return lambda victims: victims.step(suffix).send_signal(signum)
+
+
+def _damage_weights_and_kill(victims: Victims) -> None:
+    """A bit of a served file turns over, which the running engine must not notice; then the server has to start."""
+    path = engine_folder(victims.repository, victims.models[0]) / ONNX_FILE
+    good = path.read_bytes()
+    bad = bytearray(good)
+    bad[len(bad) // 2] ^= 1
+    with path.open("r+b") as file:  # the very file that the engine was made from, not another one in its place
+        file.write(bad)
+    pause = threading.Event()
+    pause.wait(DAMAGED_S)
+    victims.tritonserver().kill()
+    pause.wait(DAMAGED_S)
+    with path.open("r+b") as file:
+        file.write(good)
+
+
+FAULTS: Mapping[str, Callable[[Victims], None]] = {
+    "killed preprocess": _signal_step("preprocess", signal.SIGKILL),
+    "killed engine": _signal_step("engine", signal.SIGKILL),
+    "killed postprocess": _signal_step("postprocess", signal.SIGKILL),
+    "stopped preprocess": _signal_step("preprocess", signal.SIGSTOP),
+    "stopped engine": _signal_step("engine", signal.SIGSTOP),
+    "stopped postprocess": _signal_step("postprocess", signal.SIGSTOP),
+    "killed tritonserver": lambda victims: victims.tritonserver().kill(),
+    "stopped tritonserver": lambda victims: victims.tritonserver().send_signal(signal.SIGSTOP),
+    "killed mlcls serve": lambda victims: victims.server.kill_and_start(),
+    "damaged weights": _damage_weights_and_kill,
+}
+
+
+def plan_faults(duration_s: float, count: int, seed: int) -> list[tuple[float, str]]:
+    """When which fault is done: each kind as often as the others, and none in the last seventh.
+
+    Args:
+        duration_s: Of the run.
+        count: How many; each kind comes at least once where it is as many as there are.
+        seed: Of the order and of the times.
+
+    Returns:
+        Seconds from the start and the fault's name.
+    """
+    chance = random.Random(seed)
+    names: list[str] = []
+    while len(names) < count:
+        kinds = list(FAULTS)
+        chance.shuffle(kinds)
+        names += kinds[: count - len(names)]
+    step_s = duration_s * 6 / 7 / count
+    return [(step_s * (index + chance.uniform(0.2, 0.5)), name) for index, name in enumerate(names)]

@@ -1,0 +1,1 @@
+"""How cost grows with models, clients, size of photos, batch and labels."""

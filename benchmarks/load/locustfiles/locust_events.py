@@ -1,0 +1,135 @@
+"""Locust's side of a load test: options, one session for each process, and the tallies of all in one file.
+
+Imported once by each locustfile; workers, of this machine or others, send their tallies to the master with locust's
+own reports.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.event import AsyncResult
+from locust import events
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
+
+from benchmarks.load.locustfiles.arguments import add_arguments
+from benchmarks.load.locustfiles.outcomes import Tally
+from benchmarks.load.locustfiles.session import Session, open_session
+
+_log = logging.getLogger(__name__)
+
+#: How long a user waits after a server that is full, or gone, has not answered.
+BACKOFF_S = 0.2
+
+#: Ends a test early and without loss. Locust's own way at an interrupt gives workers half a second.
+END_SIGNAL = signal.SIGUSR1
+
+_session = AsyncResult()
+_tally = Tally()
+_ending = False
+_outcomes: Path | None = None
+_users_over_time: list[tuple[float, int]] = []
+
+
+def current_session() -> Session:
+    """This process's session; waits for it, as a master may ask for users before it is open."""
+    session: Session = _session.get()
+    return session
+
+
+def current_tally() -> Tally:
+    """This process's tally; a master's is that of all its workers."""
+    return _tally
+
+
+def user_generator(environment: Any, protocol: str, number: int) -> random.Random:
+    """What a user draws from: the same in each run, another for each user of each worker."""
+    worker = getattr(environment.runner, "worker_index", 0)
+    return random.Random(f"{environment.parsed_options.seed} {protocol} {worker} {number}")
+
+
+def is_ending() -> bool:
+    """Whether the test is to end before its time."""
+    return _ending
+
+
+def pause_s(options: Any, generator: random.Random) -> float:
+    """The pause of a user between two requests: exponential, as independent clients make them."""
+    return generator.expovariate(1 / options.think_time) if options.think_time > 0 else 0.0
+
+
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
+def _add_options(parser: Any) -> None:
+    add_arguments(parser)
+    parser.add_argument("--grpc-url", default="127.0.0.1:8001", help="host:port (default: %(default)s)")
+    parser.add_argument("--http-url", default="http://127.0.0.1:8000", help="default: %(default)s")
+    parser.add_argument("--outcomes", default="", metavar="FILE", help="where the counts go, as JSON")
+    parser.add_argument("--bin", type=float, default=1.0, metavar="S", help="of the counts over time")
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def _open(environment: Any, runner: Any, **_: Any) -> None:
+    global _outcomes
+    options = environment.parsed_options
+    _tally.bin_s = options.bin
+    if not isinstance(runner, MasterRunner):
+        session = open_session(options, options.http_url, _tally)
+        if session.book.alike:
+            _log.warning("%d pairs of photos have answers too alike to tell them apart", session.book.alike)
+        _session.set(session)
+    if not isinstance(runner, WorkerRunner):
+        _outcomes = Path(options.outcomes) if options.outcomes else None
+        gevent.spawn(_watch_users, runner)
+        gevent.signal_handler(END_SIGNAL, _end_early, runner, options.headless)
+
+
+def _end_early(runner: Any, headless: bool) -> None:
+    """Ends as at the end of the time, with all answers awaited; on the page, where locust goes on, ends locust too."""
+    global _ending
+    _ending = True
+    while not headless:
+        if runner.state not in (STATE_SPAWNING, STATE_RUNNING):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        gevent.sleep(0.2)
+
+
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
+def _start_anew(environment: Any, **_: Any) -> None:
+    """On locust's page, each start is a test of its own, as it is in locust's statistics."""
+    if not isinstance(environment.runner, WorkerRunner):
+        _tally.take()
+        _users_over_time.clear()
+
+
+@events.report_to_master.add_listener  # type: ignore[untyped-decorator]
+def _report(client_id: str, data: dict[str, Any]) -> None:
+    data["tally"] = _tally.take()
+
+
+@events.worker_report.add_listener  # type: ignore[untyped-decorator]
+def _add_report(client_id: str, data: dict[str, Any]) -> None:
+    if "tally" in data:
+        _tally.add(data["tally"])
+
+
+@events.quit.add_listener  # type: ignore[untyped-decorator]
+def _write(**_: Any) -> None:
+    if _outcomes is not None:
+        temporary = _outcomes.with_name(f".{_outcomes.name}.part")
+        temporary.write_text(json.dumps({**_tally.export(), "users": _users_over_time}), encoding="utf-8")
+        temporary.replace(_outcomes)
+
+
+def _watch_users(runner: Any) -> None:
+    while True:
+        _users_over_time.append((time.time(), runner.user_count))
+        gevent.sleep(_tally.bin_s / 2)

@@ -1,0 +1,258 @@
+"""Speed of the served models under many loads, with NVIDIA's perf_analyzer: `make bench`.
+
+Each model is served by itself, on each engine that it has, and asked over gRPC and HTTP with each number of requests in
+flight and of images in a request. What is measured lies in the output folder after each load; the same command goes on
+where an interrupted one ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tqdm import tqdm
+
+from benchmarks.machine import describe_machine
+from benchmarks.photo_set import WEB_PHOTOS, write_web_photos
+from benchmarks.random_models import prepare_models, repository_of
+from benchmarks.served_cost import CostMeter
+from benchmarks.speed.matrix_cells import Cell, CellResult, ResultFolder, Status, make_cells
+from benchmarks.speed.matrix_report import REPORT_FILE, format_report
+from benchmarks.speed.measured_models import RANDOM_MODELS
+from benchmarks.speed.peers.served import ServedModel
+from benchmarks.speed.perf_analyzer import PROTOCOLS, Load, PerfAnalyzer, Protocol, Windows, write_input_data
+from mlcls.base.files import write_text
+from mlcls.base.processes import sigterm_interrupts
+from mlcls.errors import MlclsError, RepositoryError
+from mlcls.images.photos import list_photos
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.repository import models as repository
+from mlcls.repository.settings import TARGETS, Target
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
+
+#: A window is made longer for a slow model, until so many requests end in it.
+_LEAST_REQUESTS: Final = 6
+#: A window must be longer than the longest answer, by this factor.
+_WINDOW_TO_LATENCY: Final = 1.3
+#: So many tell how fast a lone image is answered.
+_TIMED_PHOTOS: Final = 4
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is measured, and how.
+
+    Attributes:
+        repository: The model repository.
+        served: Models and their engines.
+        protocols: gRPC, HTTP or both.
+        batches: Numbers of images in a request.
+        concurrencies: Numbers of requests in flight.
+        windows: When a measurement ends; slow models have longer windows.
+        longest_latency_s: Loads whose answers would take longer are left out.
+        photos: What is sent, in turn.
+    """
+
+    repository: Path
+    served: tuple[tuple[str, Target], ...]
+    protocols: tuple[Protocol, ...]
+    batches: tuple[int, ...]
+    concurrencies: tuple[int, ...]
+    windows: Windows
+    longest_latency_s: float
+    photos: tuple[Path, ...]
+
+    def cells(self, model: str, target: Target) -> list[Cell]:
+        """All loads on one served model."""
+        return list(make_cells(model, target, self.protocols, self.batches, self.concurrencies))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the arguments, measures, writes the report."""
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    if options.seconds < 0.5 or min(options.concurrency + options.batch) < 1:
+        parser.error("expected --seconds of 0.5 or more, --concurrency and --batch of 1 or more")
+    command = shlex.join(
+        ["python", "-m", "benchmarks.speed.matrix", *(sys.argv[1:] if arguments is None else arguments)]
+    )
+    try:
+        perf_analyzer = PerfAnalyzer.find(_ROOT)
+        with tempfile.TemporaryDirectory(prefix="mlcls-bench-") as work, sigterm_interrupts():
+            plan = _make_plan(options, Path(work))
+            folder = ResultFolder(options.output, _describe(options, perf_analyzer), options.restart)
+            interrupted = _measure(plan, perf_analyzer, folder, Path(work))
+        write_text(folder.path / REPORT_FILE, format_report(folder, command))
+    except MlclsError as error:
+        print(f"matrix: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:  # while models are made
+        return 130
+    failed = [result for result in folder.results.values() if result.status == "failed"]
+    for result in failed:
+        print(f"matrix: {result.cell}: {result.note}", file=sys.stderr)
+    print(f"Written to {folder.path}: {', '.join(sorted(path.name for path in folder.path.iterdir()))}")
+    if interrupted:
+        print("Interrupted; the same command goes on.", file=sys.stderr)
+        return 130
+    return 1 if failed else 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add(
+        "--repository",
+        type=Path,
+        help="with imported models; by default models with random weights are made in build/bench and measured",
+    )
+    add("--models", nargs="+", metavar="MODEL", help="default: all in the repository that are imported")
+    add("--targets", nargs="+", choices=TARGETS, help="engines; default: embedded, and int8 for models that have it")
+    add("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="default: both")
+    add("--concurrency", nargs="+", type=int, default=[1, 4, 8, 16], help="requests in flight (default: 1 4 8 16)")
+    add("--batch", nargs="+", type=int, default=[1, 8], help="images in a request (default: 1 8)")
+    add("--seconds", type=float, default=2.0, help="of each window; three or more a load (default: %(default)s)")
+    add("--deviation", type=float, default=10.0, help="of three stable windows, percent (default: %(default)s)")
+    add("--windows", type=int, default=6, help="tried at most, until three are stable (default: %(default)s)")
+    add("--longest-latency", type=float, default=5.0, help="loads with slower answers are left out, s (default: 5)")
+    add("--photos", nargs="+", type=Path, metavar="PATH", help=f"files and folders to send; default: {WEB_PHOTOS}")
+    add("--output", type=Path, default=Path("output") / "bench", metavar="DIR", help="default: %(default)s")
+    add("--restart", action="store_true", help="drop what an earlier run left in the output folder")
+    return parser
+
+
+def _make_plan(options: argparse.Namespace, work: Path) -> Plan:
+    root = options.repository
+    if root is None:
+        prepare_models(RANDOM_MODELS, options.models or tuple(OFFICIAL_MODELS))
+        root = repository_of(RANDOM_MODELS)
+    models = options.models or [name for name in repository.list_models(root) if repository.is_imported(root, name)]
+    served = tuple((name, target) for name in models for target in _find_targets(root, name, options.targets))
+    if not served:
+        raise MlclsError(f"Expected an imported model in {root}, got none; run: mlcls import MODEL --repository {root}")
+    return Plan(
+        root,
+        served,
+        tuple(options.protocols),
+        tuple(options.batch),
+        tuple(options.concurrency),
+        Windows(options.seconds, options.deviation, options.windows),
+        options.longest_latency,
+        tuple(list_photos(options.photos) if options.photos else write_web_photos(work / "photos")),
+    )
+
+
+def _find_targets(root: Path, name: str, asked: Sequence[Target] | None) -> list[Target]:
+    """The engines that were asked for; else those that the embedded server has and the model was built for."""
+    if asked is not None:
+        return list(asked)
+    targets: list[Target] = ["embedded"]
+    try:
+        repository.find_weights(root, name, "int8")
+        targets.append("int8")
+    except RepositoryError:
+        pass
+    return targets
+
+
+def _describe(options: argparse.Namespace, perf_analyzer: PerfAnalyzer) -> dict[str, str]:
+    """The conditions: results are comparable, and a run is continued, where all of them are the same."""
+    return {
+        "weights": "random" if options.repository is None else f"imported, {options.repository}",
+        "photos": " ".join(map(str, options.photos)) if options.photos else WEB_PHOTOS,
+        "windows": f"{options.seconds:g} s, at most {options.windows} until three differ by {options.deviation:g}%",
+        "perf_analyzer": perf_analyzer.read_version(),
+        **describe_machine(),
+    }
+
+
+def _measure(plan: Plan, perf_analyzer: PerfAnalyzer, folder: ResultFolder, work: Path) -> bool:
+    """Measures what is missing; tells whether that was interrupted."""
+    data = write_input_data(work / "photos.json", [photo.read_bytes() for photo in plan.photos])
+    cells = [cell for model, target in plan.served for cell in plan.cells(model, target)]
+    done = [cell for cell in cells if _is_done(folder, cell)]
+    with tqdm(total=len(cells), initial=len(done), unit=" loads", disable=None) as bar:
+        try:
+            for model, target in plan.served:
+                pending = [cell for cell in plan.cells(model, target) if not _is_done(folder, cell)]
+                if pending:
+                    bar.set_description(f"{model} {target}: start")
+                    _measure_served(plan, perf_analyzer, folder, data, pending, bar)
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def _is_done(folder: ResultFolder, cell: Cell) -> bool:
+    return cell in folder.results and folder.results[cell].status != "failed"
+
+
+def _measure_served(
+    plan: Plan, perf_analyzer: PerfAnalyzer, folder: ResultFolder, data: Path, cells: Sequence[Cell], bar: tqdm
+) -> None:
+    """Starts a server for cells of one model and engine, and measures them; what goes wrong is noted."""
+
+    def add(cell: Cell, status: Status, **found: object) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        folder.add(CellResult(cell, status, now, **found))  # type: ignore[arg-type]  # as its fields are
+        bar.update()
+
+    model, target = cells[0].model, cells[0].target
+    pending = list(cells)
+    try:
+        options = dataclasses.replace(ServerOptions.on_free_ports(plan.repository, model), target=target)
+        with TritonServer(options) as server:
+            images_per_s = _answer_once(plan, server, model)
+            urls = {"grpc": server.grpc_url, "http": server.http_url}
+            expected_s: dict[tuple[int, int], float] = {}  # the same for both protocols
+            while pending:
+                cell = pending.pop(0)
+                bar.set_description(str(cell))
+                images = cell.concurrency * cell.batch_size
+                latency_s = expected_s.setdefault((cell.concurrency, cell.batch_size), images / images_per_s)
+                if latency_s > plan.longest_latency_s:
+                    add(cell, "left out", note=f"an answer would take about {latency_s:.0f} s")
+                    continue
+                load = Load(model, cell.protocol, urls[cell.protocol], data, cell.concurrency, cell.batch_size)
+                try:
+                    meter = CostMeter(server, model)
+                    figures = perf_analyzer.measure(load, _choose_windows(plan, cell, images_per_s))
+                    add(cell, "measured", figures=figures, cost=meter.read())
+                    images_per_s = figures.images_per_s
+                except MlclsError as error:
+                    add(cell, "failed", note=str(error))
+    except MlclsError as error:
+        for cell in pending:
+            add(cell, "failed", note=str(error))
+
+
+def _answer_once(plan: Plan, server: TritonServer, model: str) -> float:
+    """Warms up and makes sure that all photos are answered; images per second, one after the other."""
+    served = ServedModel(server.grpc_url, repository.read_spec(plan.repository, model), plan.photos)
+    served.answer(plan.photos)
+    timed = plan.photos[:_TIMED_PHOTOS]
+    began = time.monotonic()
+    served.answer(timed)
+    return len(timed) / (time.monotonic() - began)
+
+
+def _choose_windows(plan: Plan, cell: Cell, images_per_s: float) -> Windows:
+    """Windows in which some requests begin and end."""
+    requests_per_s = images_per_s / cell.batch_size
+    least_s = max(_LEAST_REQUESTS / requests_per_s, _WINDOW_TO_LATENCY * cell.concurrency / requests_per_s)
+    return dataclasses.replace(plan.windows, window_s=max(plan.windows.window_s, least_s))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""The matrix as one HTML file that needs no other: tables, pictures, and where and how it was measured."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Final
+
+from benchmarks.speed.matrix_cells import CellResult, ResultFolder, steps_of
+from benchmarks.speed.matrix_figures import draw_loads, draw_plane, draw_steps
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.repository.settings import TARGETS
+
+REPORT_FILE: Final = "report.html"
+
+_STYLE: Final = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; }
+th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
+th { text-align: right; border-bottom: 2px solid #888; }
+th:first-child, td:first-child { text-align: left; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: 13px; }
+dd { margin: 0; }
+img { max-width: 100%; }
+"""
+
+#: What a reader must know of the figures.
+_NOTES: Final = """\
+A load is one number of requests in flight, each sent as soon as one is answered; the load generator runs on the \
+server's machine and shares its cores.
+Each figure is the mean of three windows of time in a row whose throughput and mean latency differ by no more than the \
+percentage above; what came before them is not counted. A star marks loads for which no three such windows came: \
+something else used the machine, or too few requests end in a window.
+The server's processor time is that of all requests of a load, those before the windows included.
+Figures of one run can be compared with one another, not with those of another machine or another day.
+"""
+
+
+def format_report(folder: ResultFolder, command: str) -> str:
+    """The report.
+
+    Args:
+        folder: The results.
+        command: The command line that made them.
+
+    Returns:
+        An HTML document; pictures are in it.
+    """
+    results = list(folder.results.values())
+    parts = [
+        "<h1>Speed of the served models</h1>",
+        f"<p>{escape(_describe_time(results))}</p>",
+        _format_facts({"command": command, **folder.conditions}),
+        "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in _NOTES.splitlines()) + "</ul>",
+        "<h2>Best of each model</h2>",
+        _format_best(results),
+        _format_plane(results),
+    ]
+    for model in dict.fromkeys(result.cell.model for result in results):
+        parts += _format_model(model, [result for result in results if result.cell.model == model])
+    parts.append(_format_not_run(results))
+    title = "Speed of the served models"
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
+
+
+def find_fastest(results: Iterable[CellResult], target: str | None = None) -> dict[str, CellResult]:
+    """The load with the highest throughput of each model, on one engine or on any."""
+    fastest: dict[str, CellResult] = {}
+    for result in results:
+        if result.figures is None or target not in (None, result.cell.target):
+            continue
+        best = fastest.get(result.cell.model)
+        if best is None or best.figures is None or result.figures.images_per_s > best.figures.images_per_s:
+            fastest[result.cell.model] = result
+    return fastest
+
+
+def _describe_time(results: Sequence[CellResult]) -> str:
+    times = sorted(result.measured_at for result in results)
+    return f"Measured from {times[0]} to {times[-1]}." if times else "Nothing was measured."
+
+
+def _format_facts(facts: Mapping[str, str]) -> str:
+    return (
+        "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()) + "</dl>"
+    )
+
+
+def _format_best(results: Sequence[CellResult]) -> str:
+    """A row for each model and engine: the highest throughput, and the latency of a lone image."""
+    header = (
+        "model",
+        "engine",
+        "highest images/s",
+        "at",
+        "p50 ms",
+        "p99 ms",
+        "lone image, p50 ms",
+        "core-ms an image",
+        "PSS MB",
+    )
+    rows = []
+    for target in dict.fromkeys(result.cell.target for result in results):
+        for model, best in find_fastest(results, target).items():
+            figures, cell = best.figures, best.cell
+            lone = [
+                result.figures.p50_ms
+                for result in results
+                if result.figures
+                and (result.cell.model, result.cell.target) == (model, target)
+                and result.cell.concurrency == result.cell.batch_size == 1
+            ]
+            if figures is None:
+                continue
+            cost = best.cost
+            rows.append(
+                (
+                    model,
+                    target,
+                    _star(f"{figures.images_per_s:.1f}", figures.stable),
+                    f"{cell.protocol}, {cell.concurrency} in flight, of {cell.batch_size}",
+                    f"{figures.p50_ms:.1f}",
+                    f"{figures.p99_ms:.1f}",
+                    f"{min(lone):.1f}" if lone else "-",
+                    f"{cost.total_core_ms:.1f}" if cost else "-",
+                    f"{cost.pss_mb:.0f}" if cost else "-",
+                )
+            )
+    return _format_table(header, rows)
+
+
+def _format_plane(results: Sequence[CellResult]) -> str:
+    fastest = {
+        name: best.figures.images_per_s
+        for name, best in find_fastest(results, "embedded").items()
+        if name in OFFICIAL_MODELS and best.figures
+    }
+    if not fastest:
+        return ""
+    caption = (
+        "Speed as measured here, on the engine `embedded` (FP32), against PaddleX's published mAP on COCO2017. The mAP "
+        "is that of the official weights as PaddleX states it; it was not measured here, and says nothing of a model "
+        "with other weights. Speed does not depend on the weights."
+    )
+    return f"<h2>Speed and accuracy</h2><p>{escape(caption)}</p>{_embed(draw_plane(fastest), 'speed and mAP')}"
+
+
+def _format_model(model: str, results: Sequence[CellResult]) -> list[str]:
+    parts = [f"<h2>{escape(model)}</h2>"]
+    if any(result.figures for result in results):
+        parts.append(_embed(draw_loads(results), f"throughput and latency of {model}"))
+    if any(steps_of(result) for result in results):
+        parts.append("<p>Where the time of a request goes, as the server tells it:</p>")
+        parts.append(_embed(draw_steps(results), f"times of the steps of {model}"))
+    header = ["engine", "protocol", "in flight", "batch", "images/s", "mean ms", "p50", "p95", "p99"]
+    steps = list(dict.fromkeys(name for result in results for name in steps_of(result)))
+    header += [f"{name}: queue, compute ms" for name in steps] + [
+        "images a batch",
+        "cores",
+        "core-ms an image",
+        "PSS MB",
+    ]
+    parts.append(_format_table(header, [_format_row(result, steps) for result in results]))
+    return parts
+
+
+def _format_row(result: CellResult, steps: Sequence[str]) -> list[str]:
+    cell, figures, times, cost = result.cell, result.figures, steps_of(result), result.cost
+    row = [cell.target, cell.protocol, str(cell.concurrency), str(cell.batch_size)]
+    if figures is None:
+        return [*row, f"{result.status}: {result.note}"]
+    row.append(_star(f"{figures.images_per_s:.1f}", figures.stable))
+    row += [f"{value:.1f}" for value in (figures.mean_ms, figures.p50_ms, figures.p95_ms, figures.p99_ms)]
+    row += [f"{times[name].queue_ms:.1f}, {times[name].compute_ms:.1f}" if name in times else "-" for name in steps]
+    row.append(f"{times['engine'].images_per_execution:.1f}" if "engine" in times else "-")
+    if cost is not None:
+        row += [
+            f"{cost.total_core_ms * figures.images_per_s / 1e3:.2f}",
+            f"{cost.total_core_ms:.1f}",
+            f"{cost.pss_mb:.0f}",
+        ]
+    return row
+
+
+def _format_not_run(results: Sequence[CellResult]) -> str:
+    run = {result.cell.target for result in results}
+    missing = [target for target in TARGETS if target not in run]
+    where = {
+        "int8": "no model here has an INT8 engine; mlcls build-engine MODEL --engine int8",
+        "cpu": "Triton's onnxruntime backend, in the container",
+        "gpu": "Triton's tensorrt backend, in the container, on a GPU",
+    }
+    items = "".join(f"<li>{target}: {escape(where.get(target, 'not asked for'))}</li>" for target in missing)
+    return f"<h2>Not run</h2><ul>{items}</ul>" if items else ""
+
+
+def _star(text: str, stable: bool) -> str:
+    return text if stable else f"{text} *"
+
+
+def _format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["<table><tr>" + "".join(f"<th>{escape(name)}</th>" for name in header) + "</tr>"]
+    for row in rows:
+        cells = "".join(f"<td>{escape(text)}</td>" for text in row[:-1])
+        span = f' colspan="{len(header) - len(row) + 1}"' if len(row) < len(header) else ""
+        lines.append(f"<tr>{cells}<td{span}>{escape(row[-1])}</td></tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+def _embed(svg: str, text: str) -> str:
+    data = base64.b64encode(svg.encode()).decode()
+    return f'<p><img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}"></p>'

@@ -1,0 +1,194 @@
+"""NVIDIA's perf_analyzer: found where `make` put it, run with one load, its output read."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from benchmarks.speed.perf_output import PerfAnalyzerError, PerfFigures, parse_output
+from mlcls.base.files import write_text
+from mlcls.base.processes import end_with_parent
+
+Protocol = Literal["grpc", "http"]
+PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http")
+
+#: What the executable links to, beside the folders that it is looked for in; where it is not found there, the system
+#: may have it.
+_LIBRARIES: Final = (("libcudart.so.12", Path(".venv-bench")), ("libb64.so.0d", Path(".tools") / "libb64"))
+_EXECUTABLE: Final = Path(".venv-bench") / "bin" / "perf_analyzer"
+
+#: Its exit status and its words where the windows of a load were not alike.
+_UNSTABLE_STATUS: Final = 2
+_UNSTABLE: Final = "Failed to obtain stable measurement"
+#: Accepts any three windows, in percent.
+_ANY_DEVIATION: Final = 1_000_000
+_COMPARED_WINDOWS: Final = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What the server is asked.
+
+    Attributes:
+        model: Name of the served model.
+        protocol: Over gRPC or HTTP.
+        url: `host:port` of that API.
+        data: File made by `write_input_data`.
+        concurrency: Requests in flight.
+        batch_size: Images in each.
+    """
+
+    model: str
+    protocol: Protocol
+    url: str
+    data: Path
+    concurrency: int
+    batch_size: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """When a measurement ends.
+
+    Attributes:
+        window_s: Length of a window.
+        deviation_percent: By how much throughput and mean latency of three windows in a row may differ.
+        most: So many windows are tried.
+    """
+
+    window_s: float
+    deviation_percent: float = 10.0
+    most: int = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class PerfAnalyzer:
+    """An installed perf_analyzer.
+
+    Attributes:
+        executable: The program.
+        library_folders: Where its libraries are.
+    """
+
+    executable: Path
+    library_folders: tuple[Path, ...]
+
+    @classmethod
+    def find(cls, root: Path = Path()) -> PerfAnalyzer:
+        """The one in a checkout.
+
+        Args:
+            root: The checkout's root.
+
+        Raises:
+            PerfAnalyzerError: It is not installed, or a library is missing.
+        """
+        executable = (root / _EXECUTABLE).absolute()
+        if not executable.exists():
+            raise PerfAnalyzerError(
+                f"Expected perf_analyzer in {executable}, got nothing there; run: make .venv-bench/.installed"
+            )
+        folders = [path.parent.absolute() for name, folder in _LIBRARIES for path in (root / folder).rglob(name)]
+        found = cls(executable, tuple(folders))
+        if (result := found._run(["--version"], 30.0)).returncode != 0:
+            raise PerfAnalyzerError(
+                f"perf_analyzer does not run: {(result.stderr or result.stdout).strip()[-400:]}; for libb64 run: make "
+                f".tools/libb64/.installed, or: apt-get install libb64-0d"
+            )
+        return found
+
+    def read_version(self) -> str:
+        """What it calls its version; `unknown` where it tells none."""
+        words = self._run(["--version"], 30.0).stdout.split()
+        return next((word.rstrip(",") for word in words if word[:1].isdigit()), "unknown")
+
+    def measure(self, load: Load, windows: Windows) -> PerfFigures:
+        """Measures until three windows in a row are alike; else takes three that are not, and says so in the figures.
+
+        Raises:
+            PerfAnalyzerError: It fails, a request fails for example; or prints what is not understood.
+        """
+        options = ["--measurement-interval", str(round(windows.window_s * 1e3)), "--stability-percentage"]
+        # Requests that take longer than a window make windows longer: the first waits for all that are in flight.
+        limit_s = 120 + 4 * windows.window_s * windows.most
+        stable = [*options, str(windows.deviation_percent), "--max-trials", str(windows.most)]
+        figures = self._measure(load, stable, limit_s)
+        if figures is None:
+            figures = self._measure(
+                load, [*options, str(_ANY_DEVIATION), "--max-trials", str(_COMPARED_WINDOWS)], limit_s
+            )
+            if figures is None:
+                raise PerfAnalyzerError(
+                    f"perf_analyzer had no answers from {load.model} in three windows of {windows.window_s:g} s; take "
+                    f"longer ones."
+                )
+            figures = dataclasses.replace(figures, stable=False)
+        return figures
+
+    def measure_requests(self, load: Load, count: int, limit_s: float = 3600.0) -> PerfFigures:
+        """Measures a number of requests.
+
+        Raises:
+            PerfAnalyzerError: See `measure`.
+        """
+        figures = self._measure(load, ["--request-count", str(count)], limit_s)
+        if figures is None:
+            raise PerfAnalyzerError(f"perf_analyzer had no stable measurement of {count} requests to {load.model}.")
+        return figures
+
+    def _measure(self, load: Load, options: Sequence[str], limit_s: float) -> PerfFigures | None:
+        """One run; None where it ends for unstable windows."""
+        with tempfile.TemporaryDirectory(prefix="mlcls-perf-") as work:
+            report = Path(work) / "report.csv"
+            command = [
+                "-m", load.model, "-i", load.protocol, "-u", load.url, "--async", "--input-data", str(load.data),
+                "-b", str(load.batch_size), "--concurrency-range", str(load.concurrency), "-f", str(report),
+                "--verbose-csv", "-v", *options,
+            ]  # fmt: skip
+            done = self._run(command, limit_s)
+            if done.returncode == _UNSTABLE_STATUS and _UNSTABLE in done.stdout + done.stderr:
+                return None
+            if done.returncode != 0 or not report.exists():
+                text = " ".join((done.stderr + done.stdout).split())
+                raise PerfAnalyzerError(f"perf_analyzer failed with {load.model}: {text[-600:] or done.returncode}")
+            return parse_output(report.read_text(encoding="utf-8"), done.stdout)
+
+    def _run(self, options: Sequence[str], limit_s: float) -> subprocess.CompletedProcess[str]:
+        libraries = [*map(str, self.library_folders), os.environ.get("LD_LIBRARY_PATH", "")]
+        try:
+            return subprocess.run(
+                [str(self.executable), *options],
+                env={**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, libraries))},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=limit_s,
+                preexec_fn=end_with_parent,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise PerfAnalyzerError(f"perf_analyzer cannot be run to its end: {error}") from None
+
+
+def write_input_data(path: Path, images: Sequence[bytes], tensor: str = "image") -> Path:
+    """Writes encoded images as perf_analyzer's input data; it sends them in turn, and keeps them all in memory.
+
+    It takes the bytes behind `b64` as they are, so that they need the length before each element of a BYTES tensor.
+
+    Args:
+        path: The JSON file.
+        images: Encoded images, at least one.
+        tensor: Name of the input.
+    """
+    elements = []
+    for image in images:
+        framed = len(image).to_bytes(4, "little") + image
+        elements.append({tensor: {"content": {"b64": base64.b64encode(framed).decode()}, "shape": [1]}})
+    write_text(path, json.dumps({"data": elements}))
+    return path

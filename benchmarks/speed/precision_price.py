@@ -1,0 +1,169 @@
+"""What lower precisions cost and gain on a CPU: `python -m benchmarks.speed.precision_price`.
+
+The price is measured on the demo task, whose truth is known: drift of the scores, label decisions that turn over, mAP.
+INT8 is the engine that `mlcls build-engine` makes. bf16 is computed where the processor has units for it; elsewhere a
+float32 graph that rounds every weight and every result to bf16 stands in for it, as the table says. The gain is that of
+an official architecture, measured in turns with float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from benchmarks.machine import describe_machine
+from benchmarks.speed.bf16_rounding import round_like_bf16
+from benchmarks.speed.turns import take_turns
+from demo.dataset import write_scenes
+from demo.recipe import DEMO_NAME, DemoRecipe
+from mlcls.base.files import write_bytes
+from mlcls.base.machine import find_bf16_units, find_int8_units, format_machine, read_cpu_flags
+from mlcls.conversion.onnx_file import read_onnx
+from mlcls.engines.comparison import run_gate
+from mlcls.engines.gate import LIMITS, GateReport
+from mlcls.engines.int8.build import build_int8
+from mlcls.engines.int8.quantization import quantize_graph
+from mlcls.engines.openvino import OpenVinoEngine
+from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, OpenVinoRunner, Runner
+from mlcls.errors import MlclsError
+from mlcls.images.photos import photo_images
+from mlcls.images.transforms import preprocess
+from mlcls.model.spec import ModelSpec
+from mlcls.releases.importing import import_model
+from mlcls.repository import models as repository
+from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.versions import engine_folder
+from mlcls.tuning.closed_loop import run_closed_loop
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: Scenes that INT8 is calibrated on and checked with; others than those that the price is measured on.
+_CALIBRATION_SCENES: Final = 150
+_CALIBRATION_SEED: Final = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Graph:
+    """A served model's FP32 graph."""
+
+    path: Path
+    spec: ModelSpec
+
+
+def main() -> int:
+    """Parses the arguments and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--demo-model", type=Path, default=Path("demo_model/inference"), help="default: %(default)s")
+    parser.add_argument("--scenes", type=int, default=1000, help="of the demo task (default: %(default)s)")
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
+    parser.add_argument(
+        "--model", default="PP-LCNet_x1_0_ML", help="imported model whose speed is measured (default: %(default)s)"
+    )
+    parser.add_argument("--turns", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each window (default: %(default)s)")
+    arguments = parser.parse_args()
+    try:
+        print(format_machine(describe_machine()))
+        with tempfile.TemporaryDirectory(prefix="mlcls-price-") as folder:
+            print(_measure_price(arguments.demo_model, Path(folder), arguments.scenes), flush=True)
+            spec = repository.read_spec(arguments.repository, arguments.model)
+            graph = _Graph(engine_folder(arguments.repository, arguments.model) / ONNX_FILE, spec)
+            print(_measure_gain(graph, Path(folder), arguments.turns, arguments.seconds))
+    except MlclsError as error:
+        print(f"precision_price: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _measure_price(demo_model: Path, work: Path, count: int) -> str:
+    """The table of drift, flips and mAP on scenes of the demo task."""
+    side = DemoRecipe().side
+    spec = import_model(str(demo_model), work / "repository", name=DEMO_NAME).spec
+    demo = _Graph(engine_folder(work / "repository", DEMO_NAME) / ONNX_FILE, spec)
+    scenes, targets = _read_scenes(work / "scenes", count, side, DemoRecipe().seed)
+    calibration, calibration_targets = _read_scenes(work / "calibration", _CALIBRATION_SCENES, side, _CALIBRATION_SEED)
+    built = build_int8(demo.path, spec, calibration, work, targets=calibration_targets)
+    candidates: Mapping[str, Runner] = {
+        f"INT8, {built.int8_share:.0%} of the products": OpenVinoRunner(built.staged, spec),
+        **_bf16_runner(demo, work),
+    }
+    reference = DecodingRunner(OpenVinoRunner(demo.path, spec), spec)
+    lines = ["", "| demo task | highest difference | mean | flipped decisions | mAP |", "|---|---|---|---|---|"]
+    report: GateReport | None = None
+    for name, runner in candidates.items():
+        report = run_gate(
+            reference, DecodingRunner(runner, spec), scenes, spec.thresholds, LIMITS["int8"], targets, batch_sizes=(1,)
+        )
+        lines.append(
+            f"| {name} | {report.max_difference:.1e} | {report.mean_difference:.1e} | {report.flips} of "
+            f"{len(scenes) * spec.num_labels} ({report.flip_rate:.2%}) | {report.candidate_map:.4f} |"
+        )
+    if report is not None:
+        lines.insert(3, f"| FP32 | | | | {report.reference_map:.4f} |")
+    return "\n".join(lines)
+
+
+def _bf16_runner(graph: _Graph, work: Path) -> dict[str, Runner]:
+    """bf16 as this processor can have it."""
+    if find_bf16_units(read_cpu_flags()):
+        return {"bf16": OpenVinoRunner(graph.path, graph.spec, precision="bf16")}
+    path = work / "bf16.onnx"
+    write_bytes(path, round_like_bf16(read_onnx(graph.path)).SerializeToString())
+    return {"bf16, by rounding": OnnxRuntimeRunner(path, graph.spec)}
+
+
+def _read_scenes(folder: Path, count: int, side: int, seed: int) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
+    names, targets = write_scenes(folder, "test", count, side, seed)
+    return [(folder / name).read_bytes() for name in names], targets
+
+
+def _measure_gain(graph: _Graph, work: Path, turns: int, seconds: float) -> str:
+    """The table of images per second of the bare engine, in turns with float32."""
+    pixels = np.stack([preprocess(photo, graph.spec.transform) for photo in photo_images([], 8)])
+    quantized = work / "int8.onnx"
+    write_bytes(quantized, quantize_graph(read_onnx(graph.path), pixels).SerializeToString())
+    flags = read_cpu_flags()
+    engines = {"FP32": OpenVinoEngine(graph.path, graph.spec), "INT8": OpenVinoEngine(quantized, graph.spec)}
+    if find_bf16_units(flags):
+        engines["bf16"] = OpenVinoEngine(graph.path, graph.spec, precision="bf16")
+    cores = len(os.sched_getaffinity(0))
+    others = [name for name in engines if name != "FP32"]
+    measured = take_turns(lambda name: _images_per_s(engines[name], pixels[:cores], seconds), "FP32", others, turns)
+    units = (*find_int8_units(flags), *find_bf16_units(flags))
+    lines = [
+        "",
+        f"{graph.spec.name} on a processor with {', '.join(units) or 'no units for either'}, pixels in:",
+        "",
+        "| engine | images/s | against FP32 | of single turns |",
+        "|---|---|---|---|",
+        f"| FP32 | {measured.values('FP32').median:.1f} | 1 | |",
+    ]
+    for name in others:
+        ratio = measured.ratio(name, "FP32")
+        lines.append(
+            f"| {name} | {measured.values(name).median:.1f} | {ratio.median:.2f} | {ratio.lowest:.2f} to "
+            f"{ratio.highest:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _images_per_s(engine: OpenVinoEngine, pixels: npt.NDArray[np.uint8], seconds: float) -> float:
+    """Throughput of one caller whose batches have an image for each core."""
+
+    def make_call() -> Callable[[], object]:
+        return lambda: engine.logits(pixels)
+
+    return run_closed_loop(make_call, 1, seconds).images_per_s * len(pixels)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
