@@ -26,7 +26,7 @@ from mlcls.errors import DownloadError
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
 CUT_BYTES = 123_457
-SOURCE_FOLDER = Path(download.__file__).parents[1]
+SOURCE_FOLDER = Path(download.__file__).parents[2]
 
 
 class Site(ThreadingHTTPServer):

@@ -21,7 +21,7 @@ from mlcls.model.spec import ModelSpec
 from mlcls.repository import models as repository
 from mlcls.training.export import ExportReport
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = tuple(command.NAME for command in commands.COMMANDS)
 
 #: Packages that no answer to `--help` needs, and that take long to import.

@@ -146,7 +146,7 @@ def test_a_failed_image_fails_its_request_alone(model: Path, monkeypatch: pytest
 
 def test_the_first_calls_of_threads_do_not_wait_for_one_another(model: Path) -> None:
     """What every inference does first in OpenVINO's Python API; in half of all new processes it hung for ever."""
-    tests = Path(__file__).parents[1]
+    tests = Path(__file__).parents[2]
     for _ in range(4):
         command = [sys.executable, "-c", _FIRST_CALLS, str(model)]
         subprocess.run(command, check=True, timeout=60, env={"PYTHONPATH": str(tests), "PATH": ""})

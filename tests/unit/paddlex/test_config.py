@@ -13,7 +13,7 @@ from mlcls.errors import ConfigError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.paddlex.config import TrainSection, read_config
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 CONFIG = CONFIGS / "PP-LCNet_x1_0_ML.yaml"
 
 

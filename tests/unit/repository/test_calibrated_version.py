@@ -11,13 +11,13 @@ import pytest
 
 from mlcls.base.files import folder_lock
 from mlcls.cli import main
-from mlcls.commands.versions import describe_versions
 from mlcls.errors import RepositoryError, SpecError
 from mlcls.model.spec import ModelSpec
 from mlcls.releases import rollout
 from mlcls.repository import models as repository
 from mlcls.repository import publishing
 from mlcls.repository.manifest import EngineRecord, Manifest, add_engine, verify_folder
+from mlcls.repository.version_report import describe_versions
 from mlcls.repository.versions import active_version, list_versions, step_folders
 
 NAME = "animals-v2"
