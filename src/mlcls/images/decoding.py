@@ -23,7 +23,8 @@ from PIL import Image, ImageOps
 
 from mlcls.errors import ImageError
 from mlcls.images.cv2_decoding import decode_with_cv2
-from mlcls.images.formats import pillow_broken, sniff_format
+from mlcls.images.faults import pillow_broken
+from mlcls.images.formats import sniff_format
 from mlcls.images.header import ImageHeader, read_image_header
 from mlcls.images.jpeg_decoding import decode_jpeg
 from mlcls.images.png import strip_png_animation

@@ -16,7 +16,8 @@ from typing import Final
 
 from PIL import Image
 
-from mlcls.images.formats import broken, pillow_broken, sniff_format, too_complex
+from mlcls.images.faults import broken, pillow_broken, too_complex
+from mlcls.images.formats import sniff_format
 from mlcls.images.jpeg_header import JpegHeader, read_jpeg_header
 from mlcls.images.png import count_png_frames
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS

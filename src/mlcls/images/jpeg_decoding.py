@@ -15,7 +15,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from mlcls.images.cv2_decoding import decode_with_cv2
-from mlcls.images.formats import broken
+from mlcls.images.faults import broken
 from mlcls.images.jpeg_header import JpegHeader
 from mlcls.images.jpeg_orientation import find_orientation, turn
 

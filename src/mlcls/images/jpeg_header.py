@@ -7,7 +7,7 @@ import re
 import struct
 from typing import Final
 
-from mlcls.images.formats import broken, too_complex
+from mlcls.images.faults import broken, too_complex
 
 _MAX_SEGMENTS: Final = 4096  # an ICC profile and extended XMP may each take 255
 #: Progressive files have about ten. Each further one costs as much time as a picture, and may be a few bytes long.

@@ -6,7 +6,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from mlcls.images.formats import PNG_SIGNATURE, broken, too_complex
+from mlcls.images.faults import broken, too_complex
+from mlcls.images.formats import PNG_SIGNATURE
 
 _ANIMATION_CHUNKS: Final = (b"acTL", b"fcTL", b"fdAT")
 _FRAME_CHUNK: Final = b"fcTL"

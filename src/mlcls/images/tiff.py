@@ -6,7 +6,7 @@ import dataclasses
 import struct
 from typing import Final
 
-from mlcls.images.formats import broken
+from mlcls.images.faults import broken
 
 _WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 322, 323
 _LARGE_TILE: Final = 4096
