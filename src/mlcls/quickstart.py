@@ -51,8 +51,8 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path,
         _say(f"Annotated pictures: {', '.join(sorted(str(path) for path in output.iterdir() if path.is_file()))}")
     if name == DEMO_NAME:
         _say(
-            f"{model} could not be downloaded. The demo model that took its place names the basic colours that cover a "
-            f"tenth of the picture or more; this project trained it, on generated scenes (README, The demo model)."
+            f"{model} could not be downloaded. The demo model that took its place names the basic colors that cover a "
+            f"tenth of the picture or more (docs/explanation/demo-model.md)."
         )
     return status
 
