@@ -1,5 +1,6 @@
 # Everything is installed into this folder: .tools (uv), .venv (the project), .venv-paddlex (PaddleX, to compare with),
-# .venv-oldest (the oldest runtimes that a model must load in), .venv-bench (load generators and peers).
+# .venv-oldest (the oldest runtimes that a model must load in), .venv-bench (load generators and peers),
+# .venv-docs (the documentation site).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -51,7 +52,19 @@ check: build ## Lint, types, and that nothing generated is stale
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/mlcls repository --check
+	$(BIN)/python scripts/cli_reference.py --check
 	@! $(UV) pip check --python $(BIN)/python 2>&1 | grep '^The package' | grep -v '^The package `paddleclas`'
+
+.PHONY: cli-reference
+cli-reference: build ## Write docs/reference/cli.md anew from the commands' options
+	$(BIN)/python scripts/cli_reference.py
+
+# The site loads nothing from other places; Material says on each build which versions of MkDocs it will support, which is no
+# warning about these pages.
+.PHONY: docs
+docs: .venv-docs/.installed ## Build the documentation site into build/site and fail on a broken link
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo 'Open build/site/index.html.'
 
 .PHONY: parity
 parity: build .venv-paddlex/.installed ## Compare all six served models with PaddleX and print the table
@@ -118,10 +131,11 @@ lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/oldest.in --output-file requirements/oldest.txt
 	$(LOCK) requirements/audit.in --output-file requirements/audit.txt
 	$(LOCK) requirements/bench.in --output-file requirements/bench.txt
+	$(LOCK) requirements/docs.in --output-file requirements/docs.txt
 
 .PHONY: clean
 clean: ## Remove everything that make installed or produced
-	rm -rf .tools .venv .venv-paddlex .venv-oldest .venv-bench .venv-audit build output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .tools .venv .venv-paddlex .venv-oldest .venv-bench .venv-audit .venv-docs build output .mypy_cache .pytest_cache .ruff_cache
 
 $(UV): requirements/uv.txt
 	@test -n '$(PYTHON)' || { echo 'make: expected Python 3.10, 3.11 or 3.12 with venv on the PATH, got none; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
@@ -155,7 +169,7 @@ APT = apt-get -qq -o Dir::State=$(CURDIR)/.tools/prometheus/apt -o Dir::State::s
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
 	@touch $@
 
-.venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .venv-audit/.installed: .venv-%/.installed: $(UV) requirements/%.txt
+.venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .venv-audit/.installed .venv-docs/.installed: .venv-%/.installed: $(UV) requirements/%.txt
 	$(UV) venv --quiet --allow-existing --python '$(PYTHON)' .venv-$*
 	$(UV) pip sync --quiet --python .venv-$*/bin/python --require-hashes requirements/$*.txt
 	@touch $@

@@ -66,7 +66,7 @@ def cores() -> int:
 def load_openvino(files: ModelFiles, streams: int, threads: int = 0, pin: bool = True) -> Engine:
     """OpenVINO in float32 with threads in so many streams, the graph compiled for one image.
 
-    Compiled for any number of images it was never faster, for none of the six models (docs/performance.md).
+    Compiled for any number of images it was never faster, for none of the six models (docs/explanation/performance.md).
 
     Args:
         files: The model.

@@ -43,7 +43,7 @@ def create_async_model(
 ) -> "AsyncModel":
     """Make a model for one event loop; arguments and errors are those of `create_model`.
 
-    Example:
+    Examples:
         >>> async def main():
         ...     async with create_async_model("PP-LCNet_x1_0_ML", url=server.url) as model:
         ...         return [res.label_names async for res in model.predict(["photo.png", "photos/"])]
@@ -74,7 +74,7 @@ def _note_paddlex_arguments(model_dir: "str | os.PathLike[str] | None", device: 
 class AsyncModel:
     """One model on one server, for one event loop. An async context manager.
 
-    Example:
+    Examples:
         >>> async def main():
         ...     async with create_async_model("PP-LCNet_x1_0_ML", url=server.url) as model:
         ...         await model.wait_until_ready(timeout_s=10)

@@ -12,7 +12,7 @@ class MlclsClientError(Exception):
         server_text: what the server itself said, word for word; None where the error did not come from a server.
         request_id: of the request that failed, which the server's log and its spans have too; None where none was sent.
 
-    Example:
+    Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
         >>> try:
         ...     results = list(model.predict("missing.png"))
@@ -38,7 +38,7 @@ class InputError(MlclsClientError):
 
     A file is missing or unreadable, a URL cannot be fetched, a folder holds no image, a type is not supported.
 
-    Example:
+    Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
         >>> [result.error for result in model.predict("missing.png", on_error="yield")]
         [InputError("expected an image file or a folder at 'missing.png', there is none; check the path")]
@@ -49,7 +49,7 @@ class InputError(MlclsClientError):
 class OutputError(MlclsClientError):
     """A result cannot be written to the file that was asked for.
 
-    Example:
+    Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
         >>> result = next(model.predict("photo.png"))
         >>> result.save_to_json("photo.png/result.json")
@@ -63,7 +63,7 @@ class OutputError(MlclsClientError):
 class ServerUnavailableError(MlclsClientError):
     """No server answers at the address, the connection was lost, or the server or the model is not ready.
 
-    Example:
+    Examples:
         >>> with create_model("PP-LCNet_x1_0_ML", url="127.0.0.1:9", retries=0) as model:
         ...     list(model.predict("photo.png"))
         Traceback (most recent call last):
@@ -75,7 +75,7 @@ class ServerUnavailableError(MlclsClientError):
 class ModelNotFoundError(MlclsClientError):
     """The server answers and has no model of this name.
 
-    Example:
+    Examples:
         >>> with create_model("another", url=server.url) as model:
         ...     list(model.predict("photo.png"))
         Traceback (most recent call last):
@@ -87,7 +87,7 @@ class ModelNotFoundError(MlclsClientError):
 class InvalidRequestError(MlclsClientError):
     """The request itself is wrong (a threshold, an option), found here or by the server (INVALID_ARGUMENT).
 
-    Example:
+    Examples:
         >>> create_model("PP-LCNet_x1_0_ML", url="http://localhost:8000")
         Traceback (most recent call last):
             ...
@@ -102,7 +102,7 @@ class ImageRejectedError(MlclsClientError):
         input_path: path of the image; None for an image that came from memory.
         reason: the server's words (the `status` output, or the error of a request in which no image was good).
 
-    Example:
+    Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
         >>> results = list(model.predict(["photo.png", b"no image"], on_error="yield"))
         >>> results[1].error.reason
@@ -120,7 +120,7 @@ class ImageRejectedError(MlclsClientError):
 class DeadlineExceededError(MlclsClientError):
     """The answer did not come within the time limit.
 
-    Example:
+    Examples:
         >>> server.delay = lambda images: time.sleep(0.5)
         >>> with create_model("PP-LCNet_x1_0_ML", url=server.url, timeout_s=0.1) as model:
         ...     list(model.predict("photo.png"))
@@ -133,7 +133,7 @@ class DeadlineExceededError(MlclsClientError):
 class ServerError(MlclsClientError):
     """The server failed on a request that was in order, or refused it for a reason of its own (access, internal).
 
-    Example:
+    Examples:
         >>> server.admin_key = "secret"
         >>> with create_model("PP-LCNet_x1_0_ML", url=server.url, shared_memory=True) as model:
         ...     list(model.predict("photo.png"))
@@ -146,7 +146,7 @@ class ServerError(MlclsClientError):
 class ProtocolError(MlclsClientError):
     """What answers is not a server of the served contract: a tensor is missing, or its content has another form.
 
-    Example:
+    Examples:
         >>> server.raw_result = b"another model's answer"
         >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
         ...     list(model.predict("photo.png"))

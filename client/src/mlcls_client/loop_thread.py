@@ -19,7 +19,7 @@ Returned = TypeVar("Returned")
 class LoopThread:
     """An event loop that runs in a daemon thread until the process ends.
 
-    Example:
+    Examples:
         >>> loop = shared_loop()
         >>> async def add(one, two):
         ...     return one + two

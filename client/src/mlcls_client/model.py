@@ -62,7 +62,7 @@ def create_model(
     Raises:
         InvalidRequestError: an argument is not as described.
 
-    Example:
+    Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
         >>> for res in model.predict(input="photo.png", batch_size=1):
         ...     res.print()
@@ -93,7 +93,7 @@ def create_model(
 class Model:
     """One model on one server. A context manager; several threads may use it at once.
 
-    Example:
+    Examples:
         >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
         ...     [res.label_names for res in model.predict(["photo.png", "photos/"], batch_size=8)]
         [['red'], ['green'], ['blue']]
@@ -165,7 +165,7 @@ class Model:
             ProtocolError: the answer is not of the served contract.
             ServerError: the server failed.
 
-        Example:
+        Examples:
             >>> array = numpy.full((60, 80, 3), (0, 90, 250), numpy.uint8)  # orange, BGR
             >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
             ...     for res in model.predict([array, "photo.png"], threshold={"default": 0.2}, top_k=1):

@@ -38,7 +38,7 @@ class MultiLabelResult(dict[str, Any]):
     Attributes:
         error: why there is no result (ImageRejectedError, InputError); None for a good result.
 
-    Example:
+    Examples:
         >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
         ...     res = next(model.predict("photo.png"))
         >>> res["label_names"], res.scores

@@ -34,7 +34,7 @@ _MAX_WORKERS = 96
 class FakeServer:
     """A gRPC server on this machine; a context manager. Its fields may be changed while it runs.
 
-    Example:
+    Examples:
         >>> with FakeServer("cats", ready=False) as fake, create_model("cats", url=fake.url) as model:
         ...     model.is_ready()
         False

@@ -1,6 +1,6 @@
 """What the steps of a served model count: images, pixels, decoding times, labels and scores.
 
-Counting is adding to arrays; `MetricSender` carries them to Triton's /metrics. docs/observability.md lists them.
+Counting is adding to arrays; `MetricSender` carries them to Triton's /metrics. docs/how-to/observability.md lists them.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_log_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("observing", "docs/observability.md has the fields, and what is measured.")
+    group = parser.add_argument_group("observing", "docs/how-to/observability.md has the fields, and what is measured.")
     group.add_argument("--log-file", type=Path, metavar="FILE", help="keep Triton's whole log here; - prints it")
     group.add_argument(
         "--log-format",

@@ -25,7 +25,7 @@ class FetchLimits:
         timeout_s: time of the whole fetch, redirects included, seconds.
         max_redirects: how many redirects are followed.
 
-    Example:
+    Examples:
         >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
         ...     results = model.predict(photo_url, fetch_limits=FetchLimits(max_bytes=10))
         ...     next(results)

@@ -92,7 +92,7 @@ def iterate_sources(
     Raises:
         InputError: something in the input is of an unsupported type.
 
-    Example:
+    Examples:
         >>> [source.input_path for source in iterate_sources(["photo.png", "photos/"])]
         ['photo.png', 'photos/img2.png', 'photos/img10.png']
     """

@@ -23,7 +23,7 @@ class ServedModel:
         version: e.g. `1`; empty where none is loaded.
         state: `READY`, or what the server says instead, e.g. `UNAVAILABLE: unloaded`.
 
-    Example:
+    Examples:
         >>> [model.name for model in list_models(url=server.url) if model.state == "READY"]
         ['PP-LCNet_x1_0_ML']
     """
@@ -44,7 +44,7 @@ class ServerHealth:
         version: of the server.
         models: whether each model that was asked about is ready.
 
-    Example:
+    Examples:
         >>> health = read_health(url=server.url)
         >>> health.live, health.ready
         (True, True)
@@ -89,7 +89,7 @@ def list_models(
         ServerError: the server keeps both APIs closed.
         MlclsClientError: as for `Model.predict`.
 
-    Example:
+    Examples:
         >>> list_models(url=server.url)
         [ServedModel(name='PP-LCNet_x1_0_ML', version='1', state='READY')]
     """
@@ -125,7 +125,7 @@ def read_health(
         ServerUnavailableError: no server answers.
         MlclsClientError: as for `Model.predict`.
 
-    Example:
+    Examples:
         >>> read_health(url=server.url, models=["PP-LCNet_x1_0_ML", "other"]).models
         {'PP-LCNet_x1_0_ML': True, 'other': False}
     """
