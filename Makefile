@@ -103,7 +103,7 @@ soak: build ## Serve under load for 35 minutes while faults are done to the serv
 	@$(BIN)/python -m benchmarks.endurance.soak $(SOAK_OPTIONS)
 
 .PHONY: overload
-overload: build ## Ask ten times what a server bears, and look at refusals, memory and a neighbour model
+overload: build ## Ask ten times what a server bears, and look at refusals, memory and a neighbor model
 	@$(BIN)/python -m benchmarks.endurance.overload $(SOAK_OPTIONS)
 
 .PHONY: isolation

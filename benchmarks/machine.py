@@ -8,12 +8,12 @@ from mlcls.base import machine as machine_description
 
 
 def describe_machine() -> dict[str, str]:
-    """Facts by name: processor, cores, memory, system, Python, packages, commit of this checkout."""
+    """Return facts by name: processor, cores, memory, system, Python, packages, commit of this checkout."""
     return {**machine_description.describe_machine(), "commit": _read_commit()}
 
 
 def _read_commit() -> str:
-    """The checkout's commit, `+` behind it where files differ from it."""
+    """Return the checkout's commit, `+` behind it where files differ from it."""
     try:
         command = ["git", "describe", "--always", "--dirty=+"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

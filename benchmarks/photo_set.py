@@ -12,24 +12,24 @@ from PIL import Image
 
 from mlcls.images.photos import photo_crops
 
-#: Height and width of each size class, and how many photos it has.
+# Height and width of each size class, and how many photos it has.
 _CLASSES: Final = {"small": ((240, 320), 8), "medium": ((480, 640), 8), "large": ((3000, 4000), 2)}
 
-#: How often each size class is sent, relative to the others.
+# How often each size class is sent, relative to the others.
 IMAGE_MIX: Final = "small=3,medium=6,large=1"
 
-#: Heights and widths of photos such as a web service gets, in an order that mixes them: four small, ten medium and two
-#: large ones. Larger ones would make windows unlike that have one more of them than the next.
+# Heights and widths of photos such as a web service gets, in an order that mixes them: four small, ten medium and two
+# large ones. Larger ones would make windows unlike that have one more of them than the next.
 _WEB_SIZES: Final = (
     *((480, 640), (240, 320), (480, 640), (1200, 1600), (480, 640), (240, 320), (480, 640), (480, 640)),
     *((480, 640), (240, 320), (480, 640), (1200, 1600), (480, 640), (240, 320), (480, 640), (480, 640)),
 )
-#: What they are, for reports.
+# What they are, for reports.
 WEB_PHOTOS: Final = "16 JPEG photos: four of 320x240, ten of 640x480, two of 1600x1200"
 
 
 def write_uniform_photos(folder: Path, count: int, height: int, width: int, seed: int) -> list[Path]:
-    """Writes JPEG photos of one size.
+    """Write JPEG photos of one size.
 
     Args:
         folder: Where they go; it is made.
@@ -42,7 +42,7 @@ def write_uniform_photos(folder: Path, count: int, height: int, width: int, seed
 
 
 def write_size_classes(folder: Path, seed: int = 0) -> None:
-    """Writes JPEG photos of 320x240, 640x480 and 4000x3000 into `small`, `medium` and `large`.
+    """Write JPEG photos of 320x240, 640x480 and 4000x3000 into `small`, `medium` and `large`.
 
     Args:
         folder: Where to.
@@ -55,7 +55,7 @@ def write_size_classes(folder: Path, seed: int = 0) -> None:
 
 
 def write_web_photos(folder: Path, seed: int = 0) -> list[Path]:
-    """Writes `WEB_PHOTOS`, in the order in which they are to be sent.
+    """Write `WEB_PHOTOS`, in the order in which they are to be sent.
 
     Args:
         folder: Where to.

@@ -24,12 +24,12 @@ class ProcessUsage:
 
 
 def read_usage(pid: int) -> dict[int, ProcessUsage]:
-    """Usage of a process and of all its descendants, by process id."""
+    """Return usage of a process and of all its descendants, by process id."""
     return {process.pid: usage for process, usage in _read_tree(psutil.Process(pid))}
 
 
 def cpu_since(before: dict[int, ProcessUsage], after: dict[int, ProcessUsage]) -> dict[str, float]:
-    """Processor seconds between two readings, by name; processes of one name are added up."""
+    """Return the processor seconds between two readings, by name; processes of one name are added up."""
     spent: dict[str, float] = {}
     for pid, usage in after.items():
         earlier = before[pid].cpu_s if pid in before else 0.0
@@ -38,7 +38,7 @@ def cpu_since(before: dict[int, ProcessUsage], after: dict[int, ProcessUsage]) -
 
 
 def total_pss_bytes(usage: dict[int, ProcessUsage]) -> int:
-    """Memory of all processes."""
+    """Return the memory of all processes."""
     return sum(each.pss_bytes for each in usage.values())
 
 
@@ -55,7 +55,7 @@ def _read_tree(root: psutil.Process) -> Iterator[tuple[psutil.Process, ProcessUs
 
 
 def _name(process: psutil.Process) -> str:
-    """The last but one argument of a stub is its instance: the model's name and two numbers, `NAME_engine_0_0`."""
+    """Return a stub's instance, its last argument but one: the model's name and two numbers, `NAME_engine_0_0`."""
     arguments = process.cmdline()
     if len(arguments) > 2 and arguments[0].endswith("triton_python_backend_stub"):
         return str(arguments[-2].rsplit("_", 2)[0])

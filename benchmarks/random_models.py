@@ -1,4 +1,4 @@
-"""The six official models, freshly initialised: `python -m benchmarks.random_models FOLDER`.
+"""The six official models, freshly initialized: `python -m benchmarks.random_models FOLDER`.
 
 Speed does not depend on the weights; so where the official ones cannot be had, these are measured, and tested, in their
 place. Writes each as a PaddleX inference model to FOLDER/NAME and imports it into FOLDER/model_repository.
@@ -19,21 +19,21 @@ from tqdm import tqdm
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.repository import models as repository
 
-#: Those that take longest go first.
+# Those that take longest go first.
 _ORDER: Final = ("PP-HGNetV2-B6_ML", "CLIP_vit_base_patch16_448_ML", "PP-HGNetV2-B4_ML", "ResNet50_ML")
 _NICENESS: Final = 5
 _Model = TypeVar("_Model")
-#: Of the check at the import, which in full, on eight photos, takes longer than all the rest.
+# Of the check at the import, which in full, on eight photos, takes longer than all the rest.
 _BATCH_SIZES: Final = (1, 2)
 
 
 def repository_of(folder: Path) -> Path:
-    """The model repository in a folder of random models."""
+    """Return the model repository in a folder of random models."""
     return folder / "model_repository"
 
 
 def prepare_models(folder: Path, names: Sequence[str]) -> None:
-    """Exports and imports the models that are not there, two at a time; minutes for all six.
+    """Export and import the models that are not there, two at a time; minutes for all six.
 
     Args:
         folder: See above; an interrupted run is continued.
@@ -50,7 +50,7 @@ def prepare_models(folder: Path, names: Sequence[str]) -> None:
 
 
 def prepare_each(prepare: Callable[[Path, _Model], None], folder: Path, models: Sequence[_Model]) -> None:
-    """Prepares models in processes of their own, two at a time, with a progress bar.
+    """Prepare models in processes of their own, two at a time, with a progress bar.
 
     Raises:
         MlclsError: One cannot be exported or imported.
@@ -66,7 +66,7 @@ def prepare_each(prepare: Callable[[Path, _Model], None], folder: Path, models: 
 
 
 def _is_prepared(folder: Path, name: str) -> bool:
-    """The import comes last, and appears complete or not at all."""
+    """Return the import comes last, and appears complete or not at all."""
     return (folder / name).is_dir() and repository.is_imported(repository_of(folder), name)
 
 

@@ -11,7 +11,7 @@ from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
 from mlcls.errors import ServerError
 from mlcls.server.process import TritonServer
 
-#: The steps of an ensemble, by the end of the name of the model that serves them.
+# The steps of an ensemble, by the end of the name of the model that serves them.
 _STEPS: Final = ("preprocess", "engine", "postprocess")
 _IMAGES: Final = "nv_inference_count"
 
@@ -43,7 +43,7 @@ class CostMeter:
     """Begins to count when it is made."""
 
     def __init__(self, server: TritonServer, *models: str) -> None:
-        """Notes where the counts stand.
+        """Note where the counts stand.
 
         Args:
             server: A running server.
@@ -58,7 +58,7 @@ class CostMeter:
         self._images = count_images(_read_metrics(server.metrics_url), models)
 
     def read(self) -> ServedCost:
-        """What was taken since.
+        """Return what was taken since.
 
         Raises:
             ServerError: The metrics cannot be read.
@@ -84,13 +84,13 @@ def _read_metrics(metrics_url: str) -> str:
 
 
 def count_images(metrics: str, models: tuple[str, ...]) -> int:
-    """Images that some models answered, all their versions, from Triton's metrics in Prometheus's text form."""
+    """Return images that some models answered, all their versions, from Triton's metrics in Prometheus's text form."""
     starts = tuple(f'{_IMAGES}{{model="{model}",' for model in models)
     return sum(int(float(line.rsplit(" ", 1)[1])) for line in metrics.splitlines() if line.startswith(starts))
 
 
 def _by_step(spent_s: Mapping[str, float]) -> dict[str, float]:
-    """Adds up the processes of each step, of all models; what is no step keeps its name."""
+    """Add up the processes of each step, of all models; what is no step keeps its name."""
     added: dict[str, float] = {}
     for name, seconds in spent_s.items():
         step = next((step for step in _STEPS if name.endswith(f"_{step}")), name)

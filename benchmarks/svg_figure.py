@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 
 def make_figure(size: tuple[float, float], rows: int = 1, columns: int = 1) -> tuple[Figure, list[Any]]:
-    """An empty figure, and its axes row by row.
+    """Return an empty figure, and its axes row by row.
 
     Args:
         size: Width and height in inches.
@@ -31,7 +31,7 @@ def make_figure(size: tuple[float, float], rows: int = 1, columns: int = 1) -> t
 
 
 def set_log_scale(axes: Any, which: Literal["x", "y"]) -> None:
-    """A logarithmic scale with plain numbers at 1, 2, 5, 10."""
+    """Set a logarithmic scale with plain numbers at 1, 2, 5, 10."""
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -40,7 +40,7 @@ def set_log_scale(axes: Any, which: Literal["x", "y"]) -> None:
 
 
 def to_svg(figure: Figure) -> str:
-    """The text of the file."""
+    """Return the text of the file."""
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": "mlcls"}):  # else names in it are random
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -1,1 +1,1 @@
-"""The demo model: which basic colours cover a noticeable part of a picture."""
+"""The demo model: which basic colors cover a noticeable part of a picture."""

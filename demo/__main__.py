@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Final
 
 from demo.make import format_figures, make_demo_model
 from demo.recipe import DemoRecipe
 from mlcls.errors import MlclsError
 
-_RECIPE = DemoRecipe()
+_RECIPE: Final = DemoRecipe()
 
 
 def main() -> int:
-    """Parses the arguments."""
+    """Parse the arguments."""
     parser = argparse.ArgumentParser("python -m demo", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/demo_model"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("demo_model"), help="default: %(default)s")

@@ -1,6 +1,6 @@
-"""The demo model's ground truth: twelve basic colours, and the rule that says which of them a picture has.
+"""The demo model's ground truth: twelve basic colors, and the rule that says which of them a picture has.
 
-The names are the eleven basic colour terms of English (Berlin and Kay, "Basic Color Terms", 1969) and cyan. A pixel's
+The names are the eleven basic color terms of English (Berlin and Kay, "Basic Color Terms", 1969) and cyan. A pixel's
 name follows from its hue (degrees), value (its highest channel) and chroma (highest minus lowest channel), both from
 0 to 1:
 
@@ -12,7 +12,7 @@ name follows from its hue (degrees), value (its highest channel) and chroma (hig
     orange    15 to 42          yellow    42 to 70          green     70 to 160
     cyan      160 to 195        blue      195 to 255
 
-The first line that fits counts; a range has its lower end and not its upper one. A picture has a colour where at least
+The first line that fits counts; a range has its lower end and not its upper one. A picture has a color where at least
 a tenth of its pixels have it, after resizing to the network's input, which averages fine grain as an eye does.
 """
 
@@ -23,15 +23,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-#: Label of each class id.
+# Label of each class id.
 COLORS: Final = (
     *("red", "orange", "yellow", "green", "cyan", "blue"),
     *("purple", "pink", "brown", "black", "gray", "white"),
 )
-#: Share of a picture's pixels from which on it has a colour.
+# Share of a picture's pixels from which on it has a color.
 NOTICEABLE_SHARE: Final = 0.1
 
-#: Upper end of each hue's range in degrees; red lies around 0.
+# Upper end of each hue's range in degrees; red lies around 0.
 _HUES: Final = (
     *(("red", 15), ("orange", 42), ("yellow", 70), ("green", 160), ("cyan", 195)),
     *(("blue", 255), ("purple", 290), ("pink", 340), ("red", 360)),
@@ -39,7 +39,7 @@ _HUES: Final = (
 
 
 def name_pixels(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """The colour of each pixel.
+    """Return the color of each pixel.
 
     Args:
         pixels: (..., 3) uint8 RGB.
@@ -67,13 +67,13 @@ def name_pixels(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def color_shares(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """The share of the pixels (H, W, 3) uint8 RGB that has each colour: (12,), 1 in all."""
+    """Return the share of the pixels (H, W, 3) uint8 RGB that has each color: (12,), 1 in all."""
     counts = np.bincount(name_pixels(pixels).ravel(), minlength=len(COLORS))
     return np.asarray(counts / counts.sum())
 
 
 def has_colors(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Which colours a picture of the network's input size has: (12,)."""
+    """Return which colors a picture of the network's input size has: (12,)."""
     return np.asarray(color_shares(pixels) >= NOTICEABLE_SHARE)
 
 

@@ -1,4 +1,4 @@
-"""The demo model's dataset: generated scenes, labelled by the rule, as an `MLClsDataset`."""
+"""The demo model's dataset: generated scenes, labeled by the rule, as an `MLClsDataset`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from demo.scenes import draw_scene
 from mlcls.base.files import staged_folder, write_text
 from mlcls.dataset.annotations import format_annotations
 
-#: Images in a folder.
+# Images in a folder.
 _FOLDER_SIZE: Final = 1000
-#: Scenes that a process is given at a time.
+# Scenes that a process is given at a time.
 _CHUNK: Final = 100
 _JPEG_QUALITY: Final = 95
 _PARTS: Final = ("train", "val", "test")
 
-#: The demo's `label.txt`.
+# The demo's `label.txt`.
 LABEL_TEXT: Final = "".join(f"{index} {color}\n" for index, color in enumerate(COLORS))
 
 
 def write_demo_dataset(folder: Path, train: int, val: int, side: int, seed: int = 0) -> Path:
-    """Writes `label.txt`, `train.txt`, `val.txt` and the scenes as JPEG files.
+    """Write `label.txt`, `train.txt`, `val.txt` and the scenes as JPEG files.
 
     Args:
         folder: Where to; replaced when the new dataset is complete.
@@ -49,7 +49,7 @@ def write_demo_dataset(folder: Path, train: int, val: int, side: int, seed: int 
 
 
 def write_scenes(folder: Path, part: str, count: int, side: int, seed: int) -> tuple[list[str], npt.NDArray[np.bool_]]:
-    """Draws scenes in all cores and writes them as JPEG files; shows a progress bar.
+    """Draw scenes in all cores and write them as JPEG files, with a progress bar.
 
     The labels are those of the decoded files: of what a network is given and anybody sees.
 
@@ -61,7 +61,7 @@ def write_scenes(folder: Path, part: str, count: int, side: int, seed: int) -> t
         seed: Of the scenes.
 
     Returns:
-        Paths relative to the folder, and (count, 12) which colours each scene has.
+        Paths relative to the folder, and (count, 12) which colors each scene has.
     """
     from tqdm import tqdm
 
@@ -87,7 +87,7 @@ def _write_scene(root: Path, part: str, side: int, seed: int, index: int) -> npt
     import cv2
 
     scene = draw_scene(np.random.default_rng((seed, _PARTS.index(part), index)), side)
-    # colours at full resolution: JPEG's usual halving of them would wash small shapes out
+    # colors at full resolution: JPEG's usual halving of them would wash small shapes out
     full = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
     encoded = cv2.imencode(".jpg", scene[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY, *full])[1]
     (root / _scene_name(part, index)).write_bytes(encoded.tobytes())

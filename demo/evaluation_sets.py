@@ -1,4 +1,4 @@
-"""What the demo model is judged on: scenes it has not seen, and crops of real photos, labelled by the same rule."""
+"""What the demo model is judged on: scenes it has not seen, and crops of real photos, labeled by the same rule."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mlcls.images.photos import photo_crops
 from mlcls.images.transforms import resize_image
 from mlcls.model.spec import ImageTransform
 
-#: Annotation file of each set, by what it is called in reports.
+# Annotation file of each set, by what it is called in reports.
 SETS: Final = {"scenes": "scenes.txt", "photos": "photos.txt"}
 
 
 def write_test_images(folder: Path, scenes: int, crops: int, transform: ImageTransform, seed: int = 0) -> Path:
-    """Writes both sets.
+    """Write both sets.
 
     Args:
         folder: Where to; replaced when it is complete.
         scenes: Number of generated scenes.
         crops: Number of crops of scikit-learn's two sample photos, some with their channels exchanged.
-        transform: The network's; colours are named after resizing with it.
+        transform: The network's; colors are named after resizing with it.
         seed: Of scenes and crops.
 
     Returns:

@@ -33,7 +33,7 @@ _SHOWN: Final = ("MultiLabelMAP", "MultiLabelMAP_11point", "CF1", "OF1")
 
 
 def make_demo_model(recipe: DemoRecipe, work: Path, target: Path) -> dict[str, Any]:
-    """Makes the demo model; what an interrupted run has finished is not done again.
+    """Make the demo model; what an interrupted run has finished is not done again.
 
     Args:
         recipe: Sizes and seed.
@@ -63,7 +63,7 @@ def make_demo_model(recipe: DemoRecipe, work: Path, target: Path) -> dict[str, A
 
 
 def format_figures(figures: dict[str, Any]) -> str:
-    """The figures for people."""
+    """Return the figures for people."""
     lines = [f"{'':10}{'runner':12}{'images':>8}" + "".join(f"{name:>23}" for name in _SHOWN)]
     for name, measured in figures["sets"].items():
         for runner, metrics in measured["runners"].items():
@@ -109,7 +109,7 @@ def _evaluate(recipe: DemoRecipe, work: Path, inference: Path) -> dict[str, Any]
 
 
 def _compare(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
-    """The figures of one set; the first runner is the reference."""
+    """Return the figures of one set; the first runner is the reference."""
     reference = next(iter(evaluations.values()))
     differences = [float(np.abs(each.scores - reference.scores).max()) for each in evaluations.values()]
     limit = LIMITS["fp32"].max_difference

@@ -9,10 +9,10 @@ from typing import Final
 from mlcls.training.settings import TrainSettings
 
 MODEL: Final = "PP-LCNet_x1_0_ML"
-#: Name under which it is served.
+# Name under which it is served.
 DEMO_NAME: Final = "demo_colors"
-#: Asymmetric loss pushes scores up: of the thresholds from 0.4 to 0.9 in steps of 0.05, this one gives the best OF1 on
-#: the validation scenes (0.75, against 0.54 at 0.5).
+# Asymmetric loss pushes scores up: of the thresholds from 0.4 to 0.9 in steps of 0.05, this one gives the best OF1 on
+# the validation scenes (0.75, against 0.54 at 0.5).
 THRESHOLD: Final = 0.75
 
 
@@ -39,9 +39,9 @@ class DemoRecipe:
     seed: int = 0
 
     def train_settings(self, dataset: Path, output: Path) -> TrainSettings:
-        """The training: half of PP-LCNet's channels, a quarter of the decoder's width, a few MB in all.
+        """Return the training: half of PP-LCNet's channels, a quarter of the decoder's width, a few MB in all.
 
-        Colours are the labels, so nothing may change them: no RandAugment, no Cutout. Fresh weights want a learning
+        Colors are the labels, so nothing may change them: no RandAugment, no Cutout. Fresh weights want a learning
         rate far above that of fine-tuning (3e-3 against 1e-4), which is safe with the gradients' norm held at 1.
         """
         return TrainSettings(

@@ -1,4 +1,4 @@
-"""Pictures to train the demo model on: shapes, gradients and cloudy textures, made to have photos' range of colours."""
+"""Pictures to train the demo model on: shapes, gradients and cloudy textures, made to have photos' range of colors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from demo.colors import COLORS, name_pixels
 
 Canvas = npt.NDArray[np.float32]
 
-#: Random colours of which each name gets its share; enough for several hundred of the rarest name.
+# Random colors of which each name gets its share; enough for several hundred of the rarest name.
 _POOL_SIZE: Final = 60_000
 
 
 def draw_scene(generator: np.random.Generator, side: int) -> npt.NDArray[np.uint8]:
-    """One picture.
+    """Return one picture.
 
-    A few colours are drawn, every name as likely, so that rare names (cyan, pink) are learnt as well as common ones.
+    A few colors are drawn, every name as likely, so that rare names (cyan, pink) are learnt as well as common ones.
     They fill a background and shapes; then light, texture, blur and noise do what a camera would.
 
     Args:
@@ -52,7 +52,7 @@ def draw_scene(generator: np.random.Generator, side: int) -> npt.NDArray[np.uint
 
 @functools.cache
 def _color_pool() -> tuple[Canvas, ...]:
-    """Random colours of each name, (N, 3) float32 RGB from 0 to 1."""
+    """Return random colors of each name, (N, 3) float32 RGB from 0 to 1."""
     generator = np.random.default_rng(0)
     cube = generator.random((_POOL_SIZE, 3))
     grayish = generator.random((_POOL_SIZE, 1)) + generator.normal(0, 0.06, (_POOL_SIZE, 3))
@@ -68,7 +68,7 @@ def _draw_colors(generator: np.random.Generator, count: int) -> list[Canvas]:
 
 
 def _fill(generator: np.random.Generator, side: int, colors: list[Canvas]) -> Canvas:
-    """A plain colour, a gradient, or clouds in the colours: (side, side, 3) float32."""
+    """Return a plain color, a gradient, or clouds in the colors: (side, side, 3) float32."""
     chosen = [colors[int(index)] for index in generator.integers(0, len(colors), int(generator.integers(1, 4)))]
     if len(chosen) == 1:
         jitter = generator.normal(0, 0.02, 3).astype(np.float32)

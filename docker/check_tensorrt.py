@@ -5,16 +5,17 @@ A plan loads in the TensorRT version that built it and in no other.
 
 import sys
 from importlib.metadata import version
+from typing import Final
 
 from mlcls.base.machine import read_tensorrt_version
 from mlcls.engines.tensorrt.library import load_library, parse_version
 from mlcls.errors import MlclsError
 
-PACKAGE = "tensorrt-cu13-bindings"
+PACKAGE: Final = "tensorrt-cu13-bindings"
 
 
 def describe_mismatch(package: str, library: str | None) -> str | None:
-    """What is wrong, or None where the package (`11.4.0.106`) fits the library (`11.4.0`, or with a build number)."""
+    """Return what is wrong; None if the package (`11.4.0.106`) fits the library (`11.4.0`, or with a build number)."""
     if library is None:
         return "Expected TensorRT's libnvinfer in the image, got none."
     if parse_version(package)[:3] == parse_version(library)[:3]:
@@ -26,7 +27,7 @@ def describe_mismatch(package: str, library: str | None) -> str | None:
 
 
 def main() -> int:
-    """Compares, and loads the bindings; without GPU and driver."""
+    """Compare, and load the bindings; without GPU and driver."""
     mismatch = describe_mismatch(version(PACKAGE), read_tensorrt_version())
     try:
         if mismatch is None:

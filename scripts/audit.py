@@ -26,9 +26,9 @@ ACCEPTED_FILE: Final = REQUIREMENTS / "audit_accepted.txt"
 PIP_AUDIT: Final = ROOT / ".venv-audit" / "bin" / "pip-audit"
 
 FOUND, UNKNOWN = 1, 3
-#: Vulnerable for ever (CVE-2022-22817 and others); whoever says that it is not has no database.
+# Vulnerable for ever (CVE-2022-22817 and others); whoever says that it is not has no database.
 CANARY: Final = "pillow==9.0.0"
-#: Not locks: what uv is told, and this program's own list.
+# Not locks: what uv is told, and this program's own list.
 _NO_LOCKS: Final = ("overrides.txt", ACCEPTED_FILE.name)
 
 
@@ -58,7 +58,7 @@ def main(
     ask: Callable[[Path], Mapping[str, Any]] | None = None,
     today: datetime.date | None = None,
 ) -> int:
-    """Audits and prints.
+    """Audit and print.
 
     Args:
         arguments: Of the command line.
@@ -93,7 +93,7 @@ def main(
 
 
 def check_canary(ask: Callable[[Path], Mapping[str, Any]]) -> None:
-    """Checks that the database knows what it must know.
+    """Check that the database knows what it must know.
 
     Raises:
         DatabaseError: It does not.
@@ -106,7 +106,7 @@ def check_canary(ask: Callable[[Path], Mapping[str, Any]]) -> None:
 
 
 def audit_file(path: Path, ask: Callable[[Path], Mapping[str, Any]]) -> list[Finding]:
-    """What is known against the packages of a lock.
+    """Return what is known against the packages of a lock.
 
     Raises:
         DatabaseError: Some of them could not be asked about.
@@ -132,7 +132,7 @@ def audit_file(path: Path, ask: Callable[[Path], Mapping[str, Any]]) -> list[Fin
 
 
 def run_pip_audit(path: Path) -> Mapping[str, Any]:
-    """pip-audit's report of a file; nothing is installed.
+    """Return pip-audit's report of a file; nothing is installed.
 
     Raises:
         DatabaseError: It gives none.
@@ -162,7 +162,7 @@ def run_pip_audit(path: Path) -> Mapping[str, Any]:
 
 
 def read_accepted(path: Path, today: datetime.date) -> set[str]:
-    """The identifiers of the findings that are accepted today.
+    """Return the identifiers of the findings that are accepted today.
 
     Args:
         path: Lines of an identifier, the last day (YYYY-MM-DD) and the reason; `#` begins a comment.

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from demo.recipe import DEMO_NAME
 from mlcls.errors import DownloadError, MlclsError
@@ -21,11 +22,11 @@ from mlcls.server.installation import embedded_installation
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 
-_DEMO_MODEL = Path(__file__).resolve().parent.parent / "demo_model" / "inference"
+_DEMO_MODEL: Final = Path(__file__).resolve().parent.parent / "demo_model" / "inference"
 
 
 def main() -> int:
-    """Parses the arguments."""
+    """Parse the arguments."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", type=Path, nargs="*", help="photos or folders (default: two sample photos)")
     parser.add_argument("--model", default="PP-LCNet_x1_0_ML", help="official model (default: %(default)s)")
@@ -43,7 +44,7 @@ def main() -> int:
 
 
 def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path, demo_model: Path) -> int:
-    """Labels photos with a model on a real tritonserver, and says on the way what happens.
+    """Label photos with a model on a real tritonserver, and say on the way what happens.
 
     Args:
         model: Name of an official model.
@@ -70,7 +71,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path,
     name = _provide_model(model, root, demo_model)
     _say(f"Starting tritonserver with {name} ...")
     with TritonServer(ServerOptions.on_free_ports(root, name), installation) as server:
-        _say(f"Ready at grpc {server.grpc_url} and http {server.http_url}. Labelling {len(photos)} photos:\n")
+        _say(f"Ready at grpc {server.grpc_url} and http {server.http_url}. Labeling {len(photos)} photos:\n")
         status = run_client(["predict", name, *map(str, photos), "--url", server.grpc_url, "--save", str(output)])
     _say(f"\nServer stopped. {time.monotonic() - started:.0f} s in all.")
     if status == 0:
@@ -84,7 +85,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path,
 
 
 def _provide_model(model: str, root: Path, demo_model: Path) -> str:
-    """Imports the official model, or the demo model where it cannot be downloaded; gives the name it is served by."""
+    """Import the official model, or the demo model if it cannot be downloaded; return the name it is served by."""
     if repository.is_imported(root, model):
         _say(f"{model} is imported already ({root}).")
         return model

@@ -1,4 +1,4 @@
-"""A small dataset of PaddleX's `MLClsDataset`: gray noise with squares, and a label for each colour of square."""
+"""A small dataset of PaddleX's `MLClsDataset`: gray noise with squares, and a label for each color of square."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _write_image(folder: Path, number: int, size: int, generator: np.random.Gene
     pixels = generator.integers(108, 148, (size, size, 3)).astype(np.uint8)
     for index in generator.permutation(len(COLORS)):
         if present[index]:
-            # each colour has a band of its own to lie in, so that none covers another
+            # each color has a band of its own to lie in, so that none covers another
             top = int(index) * size // len(COLORS)
             left = int(generator.integers(0, size // 2))
             pixels[top : top + size // len(COLORS), left : left + size // 2] = list(COLORS.values())[int(index)]

@@ -67,7 +67,7 @@ def _needs_official_models(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session")
 def official_models(pytestconfig: pytest.Config) -> list[Path]:
-    """All six as PaddleX inference models, freshly initialised."""
+    """All six as PaddleX inference models, freshly initialized."""
     return pytestconfig.stash[_OFFICIAL_MODELS].folders
 
 

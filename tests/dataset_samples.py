@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 LABELS = ("cat", "dog", "dining table", "犬")
-#: Number and vector of each picture of `write_dataset`: every label is in both parts.
+# Number and vector of each picture of `write_dataset`: every label is in both parts.
 TRAIN_SAMPLES = ((0, "1,0,0,0"), (1, "0,1,0,0"), (2, "0,0,1,1"), (3, "1,1,0,0"), (4, "0,0,0,0"), (5, "0,0,1,1"))
 VAL_SAMPLES = ((6, "1,1,0,0"), (7, "0,0,1,1"))
 
 
 def write_picture(path: Path, seed: int, size: tuple[int, int] = (24, 32)) -> None:
-    """A picture of coarse coloured tiles, unlike that of any other seed."""
+    """A picture of coarse colored tiles, unlike that of any other seed."""
     height, width = size
     tiles = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A small graph as it is served: normalisation, six convolutions, the head of ML-Decoder; and images for it."""
+"""A small graph as it is served: normalization, six convolutions, the head of ML-Decoder; and images for it."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def make_served(spec: ModelSpec, scale: float = 1.0) -> onnx.ModelProto:
         helper.make_node("MatMul", ["attention", "value"], ["attended"], "attend"),
         helper.make_node("MatMul", ["attended", "score.weight"], ["column"], "score"),
         helper.make_node("Reshape", ["column", "dims"], ["row"], "to row"),
-        helper.make_node("Sub", ["row", "mean"], ["centred"], "centre"),
-        helper.make_node("Mul", ["centred", "scale"], ["logits"], "scale"),
+        helper.make_node("Sub", ["row", "mean"], ["centered"], "center"),
+        helper.make_node("Mul", ["centered", "scale"], ["logits"], "scale"),
     ]
     model = make_model(nodes, {"x": ("N", 3, *SIZE)}, {"logits": ("N", NUM_LABELS)}, weights)
     onnx_graph.prepend_normalization(model, spec)
@@ -88,7 +88,7 @@ def make_served(spec: ModelSpec, scale: float = 1.0) -> onnx.ModelProto:
 
 
 def make_pixels(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Images (N, H, W, 3) uint8 RGB with large and small structures, each of other colours."""
+    """Images (N, H, W, 3) uint8 RGB with large and small structures, each of other colors."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (count, 4, 6, 3)).repeat(SIZE[0] // 4, 1).repeat(SIZE[1] // 6, 2)
     fine = generator.normal(0, 12, (count, *SIZE, 3))

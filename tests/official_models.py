@@ -1,4 +1,4 @@
-"""The six official models, freshly initialised: exported and imported in the background while other tests run.
+"""The six official models, freshly initialized: exported and imported in the background while other tests run.
 
 The process that the user started has them prepared, in a folder that the workers of pytest-xdist are told; only these
 know which tests there are, so they ask for the models with a file in that folder.
@@ -24,7 +24,7 @@ from mlcls.base.processes import end_with_parent
 from mlcls.model.catalog import OFFICIAL_MODELS
 from processes import ROOT
 
-#: Key of the folder in what a worker of pytest-xdist is given.
+# Key of the folder in what a worker of pytest-xdist is given.
 WORKER_INPUT = "official_models"
 
 _WANTED = "wanted"

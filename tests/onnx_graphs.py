@@ -145,7 +145,7 @@ def _finish(
 
 
 def run(model: onnx.ModelProto, **inputs: Array) -> Array:
-    """The model's one output, by ONNX Runtime without its graph optimisations."""
+    """The model's one output, by ONNX Runtime without its graph optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1

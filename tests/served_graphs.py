@@ -131,7 +131,7 @@ def make_cancelling(offset: float) -> onnx.ModelProto:
 
 
 def make_pixels(count: int, seed: int = 5) -> npt.NDArray[np.uint8]:
-    """Pictures (count, HEIGHT, WIDTH, 3) that differ: flat colours under noise."""
+    """Pictures (count, HEIGHT, WIDTH, 3) that differ: flat colors under noise."""
     generator = np.random.default_rng(seed)
     colors = generator.integers(0, 196, (count, 1, 1, 3))
     return (colors + generator.integers(0, 60, (count, HEIGHT, WIDTH, 3))).astype(np.uint8)

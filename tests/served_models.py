@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-#: A custom model: other labels, another size and not square, so that nothing can be hard-coded or turned round.
+# A custom model: other labels, another size and not square, so that nothing can be hard-coded or turned round.
 SMALL_LABELS = ("cat", "dog", "собака", 'a "quoted" label', "no")
 SMALL_SIZE = (96, 128)
 

@@ -1,6 +1,6 @@
 """A served model whose answers say which image they belong to.
 
-An image shows a number below 4096 in black and white patches, 12 bits and 4 that check them, and four patches of grey
+An image shows a number below 4096 in black and white patches, 12 bits and 4 that check them, and four patches of gray
 that follow from the number. The graph gives the mean of each patch as a logit. So each score of an answer is known
 beforehand; an answer tells its image, and one put together from two images fails its check. Versions differ in the
 order of the patches and in the names of the labels.
@@ -29,22 +29,22 @@ from mlcls.server.model_control import ModelControl
 
 MODEL: Final = "numbers"
 NUMBERS: Final = 4096
-_BITS, _CHECKS, _GREYS = 12, 4, 4
-LABELS: Final = _BITS + _CHECKS + _GREYS
-#: (rows, columns) of patches and the side of one in pixels.
+_BITS, _CHECKS, _GRAYS = 12, 4, 4
+LABELS: Final = _BITS + _CHECKS + _GRAYS
+# (rows, columns) of patches and the side of one in pixels.
 _GRID: Final = (4, 5)
 _PATCH: Final = 16
-#: A patch of grey level g has the logit `_SLOPE * g / 255 - _SLOPE / 2`.
+# A patch of gray level g has the logit `_SLOPE * g / 255 - _SLOPE / 2`.
 _SLOPE: Final = 16.0
 
 FORMATS: Final = ("PNG", "BMP", "WEBP", "TIFF")
 
-#: Texts that must come back as they are, whoever reads them.
+# Texts that must come back as they are, whoever reads them.
 _STRANGE: Final = ("../../etc/passwd", "=1+1", "<script>", 'a "b"', "%s{0}", "собака", "犬", "c:\\d", "a,b;c", "'; --")
 
 
 def make_spec(version: int) -> ModelSpec:
-    """The spec of a version: its labels have the version in them, its thresholds differ by label."""
+    """Return the spec of a version: its labels have the version in them, its thresholds differ by label."""
     names = [f"{_STRANGE[index % len(_STRANGE)]} {index} v{version}" for index in range(LABELS)]
     return ModelSpec(
         name=MODEL,
@@ -65,37 +65,37 @@ def make_spec(version: int) -> ModelSpec:
 
 
 def levels_of(number: int) -> npt.NDArray[np.uint8]:
-    """(LABELS,) grey levels of the patches of a number."""
+    """Return (LABELS,) gray levels of the patches of a number."""
     bits = [number >> place & 1 for place in range(_BITS)]
     check = (number * 7 + (number >> 4) * 3 + (number >> 8)) % (1 << _CHECKS)
     bits += [check >> place & 1 for place in range(_CHECKS)]
-    greys = np.random.default_rng(number).integers(60, 196, _GREYS)
-    levels: npt.NDArray[np.uint8] = np.concatenate([np.array(bits) * 255, greys]).astype(np.uint8)
+    grays = np.random.default_rng(number).integers(60, 196, _GRAYS)
+    levels: npt.NDArray[np.uint8] = np.concatenate([np.array(bits) * 255, grays]).astype(np.uint8)
     return levels
 
 
 @functools.lru_cache(maxsize=NUMBERS * 2)
 def make_image(number: int, image_format: str) -> bytes:
-    """The encoded image of a number, lossless, in the size of the network's input."""
+    """Return the encoded image of a number, lossless, in the size of the network's input."""
     from PIL import Image
 
-    grey = np.kron(levels_of(number).reshape(_GRID), np.ones((_PATCH, _PATCH), np.uint8))
+    gray = np.kron(levels_of(number).reshape(_GRID), np.ones((_PATCH, _PATCH), np.uint8))
     content = io.BytesIO()
-    Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2)).save(
+    Image.fromarray(np.repeat(gray[:, :, None], 3, axis=2)).save(
         content, image_format, **({"lossless": True} if image_format == "WEBP" else {})
     )
     return content.getvalue()
 
 
 def expected_scores(number: int, version: int) -> npt.NDArray[np.float32]:
-    """(LABELS,) scores of a number by a version of the model."""
+    """Return (LABELS,) scores of a number by a version of the model."""
     logits = _SLOPE * levels_of(number).astype(np.float64)[_order(version)] / 255 - _SLOPE / 2
     scores: npt.NDArray[np.float32] = (1 / (1 + np.exp(-logits))).astype(np.float32)
     return scores
 
 
 def decode(scores: npt.NDArray[np.float32], version: int) -> str:
-    """Which number scores are of, in words."""
+    """Return which number scores are of, in words."""
     levels = np.empty(LABELS)
     levels[_order(version)] = scores
     number = sum(1 << place for place in range(_BITS) if levels[place] > 0.5)
@@ -104,14 +104,14 @@ def decode(scores: npt.NDArray[np.float32], version: int) -> str:
 
 
 def make_repository(root: Path) -> None:
-    """Writes a repository with version 1."""
+    """Write a repository with version 1."""
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         spec, path, record = _make_version(1, Path(folder))
         add_model(root, spec, path, record)
 
 
 def publish(root: Path, version: int, control: ModelControl) -> None:
-    """Adds the next version and has the server switch to it."""
+    """Add the next version and have the server switch to it."""
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         spec, path, record = _make_version(version, Path(folder))
         publish_version(root, spec, path, record, control=control, keep=3)
@@ -125,7 +125,7 @@ def _make_version(version: int, folder: Path) -> tuple[ModelSpec, Path, EngineRe
 
 
 def _order(version: int) -> npt.NDArray[np.int64]:
-    """Which patch each label is of."""
+    """Return which patch each label is of."""
     return np.random.default_rng(version).permutation(LABELS)
 
 
@@ -141,8 +141,8 @@ def _make_graph(version: int) -> bytes:
     steps: Sequence[tuple[str, list[str], str, dict[str, Any]]] = [
         ("Cast", ["pixels"], "float", {"to": TensorProto.FLOAT}),
         ("Transpose", ["float"], "channels", {"perm": [0, 3, 1, 2]}),
-        ("ReduceMean", ["channels"], "grey", {"axes": [1], "keepdims": 1}),
-        ("AveragePool", ["grey"], "patches", {"kernel_shape": [_PATCH] * 2, "strides": [_PATCH] * 2}),
+        ("ReduceMean", ["channels"], "gray", {"axes": [1], "keepdims": 1}),
+        ("AveragePool", ["gray"], "patches", {"kernel_shape": [_PATCH] * 2, "strides": [_PATCH] * 2}),
         ("Reshape", ["patches", "flat"], "levels", {}),
         ("Mul", ["levels", "slope"], "scaled", {}),
         ("Add", ["scaled", "offset"], "plain", {}),

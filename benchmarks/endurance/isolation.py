@@ -41,9 +41,9 @@ from mlcls.server.process import TritonServer
 BATCH_SIZES: Final = (1, 1, 1, 2, 3, 5, 8, 17, 32)
 DEFAULT_REQUESTS: Final = 20_000
 _SHOWN: Final = 5
-#: After a restart clients may still find the end of their old connection.
+# After a restart clients may still find the end of their old connection.
 _AFTERMATH_S: Final = 3.0
-#: How long a server lacks a step before it is replaced.
+# How long a server lacks a step before it is replaced.
 _CRIPPLED_S: Final = 2.0
 
 
@@ -64,7 +64,7 @@ class Tally:
     lost: list[str] = dataclasses.field(default_factory=list)
 
     def total(self, kind: str) -> int:
-        """Requests of a kind, over all ways."""
+        """Return requests of a kind, over all ways."""
         return sum(count for (_, found), count in self.counts.items() if found == kind)
 
 
@@ -95,7 +95,7 @@ class Run:
         return self._server
 
     def go(self, ways: Mapping[str, Asker], disturbances: Sequence[Callable[[Run], None]]) -> None:
-        """Asks until all is done to the server, one thing after the other at even intervals, and all were sent."""
+        """Ask until all is done to the server, one thing after the other at even intervals, and all were sent."""
         total = self._left
         threads = [
             threading.Thread(target=self._work, args=(name, ask, number), daemon=True)
@@ -126,30 +126,30 @@ class Run:
             self._disturbed = False
 
     def roll_out(self) -> None:
-        """A new version takes the place of the one that answers; no request may be lost."""
+        """Publish a new version in the place of the one that answers; no request may be lost."""
         version = next(self._versions)
         self.events.append(f"version {version} published")
         publish(self._root, version, self._control())
 
     def roll_back(self) -> None:
-        """The version before takes its place again; no request may be lost."""
+        """Roll back to the version before; no request may be lost."""
         self.events.append(f"back to version {roll_back(self._root, MODEL, control=self._control()).version}")
 
     def restart(self) -> None:
-        """The server is stopped and started again, at the same place."""
+        """Stop the server and start it again, at the same place."""
         with self.disturbed("server stopped and started"):
             self._server.stop()
             self._server = TritonServer(self._server.options)
 
     def kill(self) -> None:
-        """The server is killed and started again."""
+        """Kill the server and start it again."""
         with self.disturbed("server killed and started"):
             os.kill(self._server.pid, signal.SIGKILL)
             self._server.kill()
             self._server = TritonServer(self._server.options)
 
     def kill_step(self) -> None:
-        """A step of the model is killed; Triton goes on without it until the server is replaced."""
+        """Kill a step of the model; Triton goes on without it until the server is replaced."""
         with self.disturbed("a Python step killed, then the server replaced"):
             stubs = _find_stubs(self._server.pid)
             os.kill(random.Random(self._seed).choice(stubs), signal.SIGKILL)
@@ -165,7 +165,7 @@ class Run:
             time.sleep(0.05)
 
     def _is_over(self) -> bool:
-        """All that was to be done to the server is done, and there were enough requests."""
+        """Tell whether all that was to be done to the server is done, and there were enough requests."""
         return self._left <= 0 and self._quiet
 
     def _questions(self, source: random.Random) -> Iterator[Question]:
@@ -216,7 +216,7 @@ class Run:
 
 
 def _find_stubs(pid: int) -> list[int]:
-    """The processes of the Python steps of a server."""
+    """Return the processes of the Python steps of a server."""
     stubs = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -229,7 +229,7 @@ def _find_stubs(pid: int) -> list[int]:
 
 
 def format_report(run: Run, seconds: float) -> str:
-    """The counts for people."""
+    """Return the counts for people."""
     tally = run.tally
     kinds = ("right", "given up", "lost in a restart", "LOST", "WRONG")
     lines = [f"{'way':24}" + "".join(f"{kind:>19}" for kind in kinds)]
@@ -248,7 +248,7 @@ def run_isolation(
     ways: Mapping[str, Asker] = WAYS,
     seed: int = 1,
 ) -> Run:
-    """Starts a server with the identity model and runs the whole thing.
+    """Start a server with the identity model and run the whole thing.
 
     Args:
         requests: How many, at least.
@@ -273,7 +273,7 @@ def run_isolation(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses the arguments, runs and prints."""
+    """Parse the arguments, run and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=DEFAULT_REQUESTS, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")

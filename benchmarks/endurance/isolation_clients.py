@@ -20,10 +20,10 @@ from benchmarks.endurance.identity_model import MODEL
 from benchmarks.endurance.isolation_questions import ImageAnswer, Question
 
 TIMEOUT_S: Final = 20.0
-#: Requests on one stream at a time, and of one asynchronous client.
+# Requests on one stream at a time, and of one asynchronous client.
 IN_FLIGHT: Final = 8
 _STREAM_LENGTH: Final = 50
-#: After a request that costs the server nothing, so that these do not crowd out the others.
+# After a request that costs the server nothing, so that these do not crowd out the others.
 _SPARING_S: Final = 0.05
 
 
@@ -56,7 +56,7 @@ Asker = Callable[[Place, Iterator[Question]], Iterator[Outcome]]
 
 
 def ask_grpc(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """One request after the other over gRPC."""
+    """Yield one request after the other over gRPC."""
     import tritonclient.grpc as grpc
 
     with grpc.InferenceServerClient(place.grpc_url) as client:
@@ -65,7 +65,7 @@ def ask_grpc(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
 
 
 def ask_http(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """One request after the other over HTTP."""
+    """Yield one request after the other over HTTP."""
     import tritonclient.http as http
 
     options = {"connection_timeout": TIMEOUT_S, "network_timeout": TIMEOUT_S}
@@ -75,7 +75,7 @@ def ask_http(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
 
 
 def ask_stream(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Several requests on one gRPC stream, whose answers come in any order and are told apart by their id.
+    """Yield several requests on one gRPC stream, whose answers come in any order and are told apart by their id.
 
     Each stream ends after some requests: as long as one is open, Triton 2.51 keeps the version that its requests were
     for, and a rollout waits for it.
@@ -118,7 +118,7 @@ def _take(arrived: queue.SimpleQueue[tuple[Any, Any]], waiting: dict[str, Questi
 
 
 def ask_bad_alone(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Requests of one image that is none, beside the others; each must be refused, and in words about itself."""
+    """Yield requests of one image that is none, beside the others; each must be refused, and in words about itself."""
     import tritonclient.grpc as grpc
 
     with grpc.InferenceServerClient(place.grpc_url) as client:
@@ -134,7 +134,7 @@ def ask_bad_alone(place: Place, questions: Iterator[Question]) -> Iterator[Outco
 
 
 def ask_and_cancel(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Requests that are cancelled, out of time a moment after they were sent, or waited for, by turns."""
+    """Yield requests that are cancelled, out of time a moment after they were sent, or waited for, by turns."""
     import tritonclient.grpc as grpc
 
     source = random.Random(7)
@@ -199,7 +199,7 @@ def _infer_grpc(client: Any, question: Question) -> Any:
 
 
 def _attempt(question: Question, ask: Callable[[Question], Any]) -> Outcome:
-    """The outcome of a request by tritonclient."""
+    """Return the outcome of a request by tritonclient."""
     try:
         return _read(question, ask(question))
     except Exception as error:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from benchmarks.endurance.identity_model import FORMATS, LABELS, NUMBERS, decode, expected_scores, make_image, make_spec
 
-#: OpenVINO's float32 against numpy's float64, with room; greys beside each other are 0.004 apart or more.
+# OpenVINO's float32 against numpy's float64, with room; grays beside each other are 0.004 apart or more.
 TOLERANCE: Final = 1e-4
 BAD_IMAGES: Final = (
     b"",
@@ -62,7 +62,7 @@ class Question:
         return None if self.threshold is None else json.dumps(self.threshold, ensure_ascii=False)
 
     def find_fault(self, answers: Sequence[ImageAnswer], version: int | None) -> str | None:
-        """What is wrong with the answers; None where all belong to their images.
+        """Return what is wrong with the answers; None where all belong to their images.
 
         Args:
             answers: One for each image.
@@ -115,7 +115,7 @@ class Question:
         return None
 
     def _limits(self, version: int) -> npt.NDArray[np.float32]:
-        """The threshold of each label, by the rule of the contract and not by the code that serves it."""
+        """Return the threshold of each label, by the rule of the contract and not by the code that serves it."""
         given = self.threshold
         if given is None:
             limits: Sequence[float] = make_spec(version).thresholds
@@ -127,7 +127,7 @@ class Question:
 
 
 def make_question(source: random.Random, batch_sizes: Sequence[int], bad_share: float = 0.15) -> Question:
-    """A request of random numbers, formats, size and thresholds.
+    """Return a request of random numbers, formats, size and thresholds.
 
     Args:
         source: Where chance comes from.

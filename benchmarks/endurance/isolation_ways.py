@@ -100,7 +100,7 @@ WAYS: Final[Mapping[str, Asker]] = {
 
 
 def _never_empty(question: Question) -> list[bytes]:
-    """Images for the client, which refuses an empty one before it is sent."""
+    """Return images for the client, which refuses an empty one before it is sent."""
     return [image or b"nothing" for image in question.images]
 
 

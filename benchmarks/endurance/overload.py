@@ -1,4 +1,4 @@
-"""Ten times the load that a server bears: what is refused, what memory it takes, and how a neighbour fares.
+"""Ten times the load that a server bears: what is refused, what memory it takes, and how a neighbor fares.
 
 Two models, the demo model under two names. One is asked by ten times as many callers as keep it busy, who come again at
 once, or soon after a refusal; the other by one caller who measures how long it waits. Then the flood ends, and the run
@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,13 +27,13 @@ from mlcls.errors import MissingExtraError, MlclsError
 from mlcls.images.photos import photo_images
 from mlcls.releases.importing import import_model
 
-_ROOT = Path(__file__).resolve().parents[2]
-FLOODED, NEIGHBOUR = "demo_a", "demo_b"
-#: Callers that keep the machine busy.
-BUSY_CALLERS = 32
-FACTOR = 10
-#: How soon a caller comes again after a refusal.
-REFUSAL_PAUSE_S = 0.05
+_ROOT: Final = Path(__file__).resolve().parents[2]
+FLOODED, NEIGHBOR = "demo_a", "demo_b"
+# Callers that keep the machine busy.
+BUSY_CALLERS: Final = 32
+FACTOR: Final = 10
+# How soon a caller comes again after a refusal.
+REFUSAL_PAUSE_S: Final = 0.05
 
 
 @dataclasses.dataclass
@@ -48,12 +48,12 @@ class Phase:
     """
 
     seconds: float
-    latencies_s: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {FLOODED: [], NEIGHBOUR: []})
+    latencies_s: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {FLOODED: [], NEIGHBOR: []})
     errors: Counter[str] = dataclasses.field(default_factory=Counter)
     memory_mb: float = 0.0
 
     def summarize(self) -> dict[str, Any]:
-        """The figures of summary.json."""
+        """Return the figures of summary.json."""
         figures: dict[str, Any] = {"seconds": round(self.seconds, 1), "memory_mb": round(self.memory_mb)}
         for model, latencies in self.latencies_s.items():
             if latencies:
@@ -64,7 +64,7 @@ class Phase:
 
 
 def main() -> int:
-    """Parses the arguments, runs, and writes summary.json."""
+    """Parse the arguments, run, and write summary.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each phase (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=_ROOT / "output" / "overload", help="default: %(default)s")
@@ -73,11 +73,11 @@ def main() -> int:
         arguments.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="mlcls-overload-") as folder:
             repository = Path(folder) / "model_repository"
-            for name in (FLOODED, NEIGHBOUR):
+            for name in (FLOODED, NEIGHBOR):
                 import_model(str(_ROOT / "demo_model" / "inference"), repository, name=name)
             log = arguments.output / "serve.log"
             log.unlink(missing_ok=True)
-            with SoakServer(repository, (FLOODED, NEIGHBOUR), log) as server:
+            with SoakServer(repository, (FLOODED, NEIGHBOR), log) as server:
                 phases = asyncio.run(run_phases(server, arguments.seconds))
     except MlclsError as error:
         print(f"overload: {error}", file=sys.stderr)
@@ -93,15 +93,15 @@ def main() -> int:
 
 
 def is_refusal(error: str) -> bool:
-    """Whether an error is one that a server under too much load may give."""
+    """Return whether an error is one that a server under too much load may give."""
     return error.endswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
 
 
 async def run_phases(server: SoakServer, seconds: float) -> dict[str, Any]:
-    """The neighbour alone; the flooded model at full speed; with the flood; and after it."""
+    """Return the neighbor alone; the flooded model at full speed; with the flood; and after it."""
     callers = FACTOR * BUSY_CALLERS
     return {
-        "neighbour alone": (await run_phase(server, seconds, 0, 1)).summarize(),
+        "neighbor alone": (await run_phase(server, seconds, 0, 1)).summarize(),
         "full speed": (await run_phase(server, seconds, BUSY_CALLERS, 0)).summarize(),
         "both busy": (await run_phase(server, seconds, BUSY_CALLERS, 1)).summarize(),
         f"flood of {callers} callers": (await run_phase(server, seconds, callers, 1)).summarize(),
@@ -110,8 +110,8 @@ async def run_phases(server: SoakServer, seconds: float) -> dict[str, Any]:
     }
 
 
-async def run_phase(server: SoakServer, seconds: float, flooding: int, neighbours: int) -> Phase:
-    """Callers of both models for a while; each waits for its answer before it asks again."""
+async def run_phase(server: SoakServer, seconds: float, flooding: int, neighbors: int) -> Phase:
+    """Return callers of both models for a while; each waits for its answer before it asks again."""
     try:
         from tritonclient.grpc import InferInput, InferRequestedOutput
         from tritonclient.grpc.aio import InferenceServerClient
@@ -145,7 +145,7 @@ async def run_phase(server: SoakServer, seconds: float, flooding: int, neighbour
 
     async with InferenceServerClient(server.grpc_url, channel_args=[("grpc.enable_http_proxy", 0)]) as client:
         calls = [call(client, FLOODED, number) for number in range(flooding)]
-        calls += [call(client, NEIGHBOUR, number) for number in range(neighbours)]
+        calls += [call(client, NEIGHBOR, number) for number in range(neighbors)]
         await asyncio.gather(watch_memory(), *calls)
     return phase
 

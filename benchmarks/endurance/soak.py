@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import psutil
@@ -36,15 +37,15 @@ from mlcls.repository.models import read_spec
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
 
-_ROOT = Path(__file__).resolve().parents[2]
-MODELS = ("demo_a", "demo_b")
-_PHOTOS = 48
-_MEASURE_S = 20.0
-_MEMORY_INTERVAL_S = 5.0
+_ROOT: Final = Path(__file__).resolve().parents[2]
+MODELS: Final = ("demo_a", "demo_b")
+_PHOTOS: Final = 48
+_MEASURE_S: Final = 20.0
+_MEMORY_INTERVAL_S: Final = 5.0
 
 
 def main() -> int:
-    """Parses the arguments, runs, and writes summary.json, soak.png and the server's log."""
+    """Parse the arguments, run, and write summary.json, soak.png and the server's log."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=35.0, help="of load (default: %(default)s)")
     parser.add_argument("--faults", type=int, default=2 * len(FAULTS), help="how many (default: %(default)s)")
@@ -70,7 +71,7 @@ def main() -> int:
 
 
 def run_soak(arguments: argparse.Namespace, folder: Path) -> SoakRecord:
-    """Makes the repository, serves it, and puts load and faults on it."""
+    """Make the repository, serve it, and put load and faults on it."""
     repository = folder / "model_repository"
     for name in MODELS:
         import_model(str(_ROOT / "demo_model" / "inference"), repository, name=name)
@@ -100,7 +101,7 @@ def run_soak(arguments: argparse.Namespace, folder: Path) -> SoakRecord:
 
 
 def make_photos(repository: Path) -> list[Photo]:
-    """Photos with the references of both models; the demo model tells their colours, so that they differ."""
+    """Return photos with the references of both models; the demo model tells their colors, so that they differ."""
     images = photo_images((), _PHOTOS)
     scores, results = {}, {}
     for name in MODELS:
@@ -120,7 +121,7 @@ def make_photos(repository: Path) -> list[Photo]:
 
 
 def measure(server: SoakServer, photos: Sequence[Photo], seed: int) -> float:
-    """Requests per second of a closed loop."""
+    """Return requests per second of a closed loop."""
     with SoakLoad(server.grpc_url, photos, MODELS, 0.0, seed) as load:
         time.sleep(_MEASURE_S / 4)
         before, begin_s = len(load.outcomes), time.monotonic()
@@ -135,7 +136,7 @@ def do_faults(
     done: list[FaultRecord],
     ended: threading.Event,
 ) -> None:
-    """Does each fault at its time."""
+    """Do each fault at its time."""
     for at_s, name in plan:
         if ended.wait(max(0.0, begin_s + at_s - time.monotonic())):
             return
@@ -155,7 +156,7 @@ def watch(
     faults: Sequence[FaultRecord],
     memory: list[tuple[float, int]],
 ) -> None:
-    """Notes the memory and shows how far the run is."""
+    """Note the memory and show how far the run is."""
     bar_format = "{l_bar}{bar}| {n:.0f}/{total:.0f} s {postfix}"
     with tqdm(total=duration_s, bar_format=bar_format, mininterval=5) as bar:
         while (elapsed_s := time.monotonic() - begin_s) < duration_s:

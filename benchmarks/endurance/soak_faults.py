@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import psutil
 
@@ -15,8 +16,8 @@ from benchmarks.endurance.soak_server import SoakServer
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
 
-#: How long a file stays damaged after the server that had loaded it was killed.
-DAMAGED_S = 6.0
+# How long a file stays damaged after the server that had loaded it was killed.
+DAMAGED_S: Final = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +37,13 @@ class Victims:
     random: random.Random
 
     def step(self, suffix: str) -> psutil.Process:
-        """A stub process of a step of one of the models."""
+        """Return a stub process of a step of one of the models."""
         name = self.random.choice(self.models)
         found = [each for each in self.server.descendants() if f"{name}_{suffix}_0_0" in _words(each)]
         return found[0]
 
     def tritonserver(self) -> psutil.Process:
-        """The server's process."""
+        """Return the server's process."""
         return next(each for each in self.server.descendants() if each.name() == "tritonserver")
 
 
@@ -59,7 +60,7 @@ def _signal_step(suffix: str, signum: signal.Signals) -> Callable[[Victims], Non
 
 
 def _damage_weights_and_kill(victims: Victims) -> None:
-    """A bit of a served file turns over, which the running engine must not notice; then the server has to start."""
+    """Turn over a bit of a served file, which the running engine must not notice; then the server has to start."""
     path = engine_folder(victims.repository, victims.models[0]) / ONNX_FILE
     good = path.read_bytes()
     bad = bytearray(good)
@@ -74,7 +75,7 @@ def _damage_weights_and_kill(victims: Victims) -> None:
         file.write(good)
 
 
-FAULTS: Mapping[str, Callable[[Victims], None]] = {
+FAULTS: Final[Mapping[str, Callable[[Victims], None]]] = {
     "killed preprocess": _signal_step("preprocess", signal.SIGKILL),
     "killed engine": _signal_step("engine", signal.SIGKILL),
     "killed postprocess": _signal_step("postprocess", signal.SIGKILL),

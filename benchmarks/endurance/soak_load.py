@@ -10,26 +10,27 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import MissingExtraError
 
-#: How long one request may take with all its tries; longer than any recovery from a fault should be.
-REQUEST_TIMEOUT_S = 60.0
-#: How long one try may take.
-TRY_TIMEOUT_S = 15.0
-#: Before another try; it doubles up to the longest, less up to a half by chance, as mlcls-client's does.
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 2.0
-#: Requests in flight at most, those that wait for a server that is down included.
-_CALLERS = 64
-_CLOSED_LOOP_CALLERS = 8
-#: How late a request may be sent.
-_LATEST_S = 0.5
-#: Served by another process than the reference was computed in, with FP32 sums in another order.
-HIGHEST_DIFFERENCE = 1e-3
+# How long one request may take with all its tries; longer than any recovery from a fault should be.
+REQUEST_TIMEOUT_S: Final = 60.0
+# How long one try may take.
+TRY_TIMEOUT_S: Final = 15.0
+# Before another try; it doubles up to the longest, less up to a half by chance, as mlcls-client's does.
+FIRST_PAUSE_S: Final = 0.2
+LONGEST_PAUSE_S: Final = 2.0
+# Requests in flight at most, those that wait for a server that is down included.
+_CALLERS: Final = 64
+_CLOSED_LOOP_CALLERS: Final = 8
+# How late a request may be sent.
+_LATEST_S: Final = 0.5
+# Served by another process than the reference was computed in, with FP32 sums in another order.
+HIGHEST_DIFFERENCE: Final = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class SoakLoad:
     """
 
     def __init__(self, url: str, photos: Sequence[Photo], models: Sequence[str], rate: float, seed: int) -> None:
-        """Sends nothing yet.
+        """Send nothing yet.
 
         Args:
             url: `host:port` of the gRPC API.
@@ -111,7 +112,7 @@ class SoakLoad:
             thread.join(REQUEST_TIMEOUT_S + TRY_TIMEOUT_S)
 
     def count(self) -> Counter[str]:
-        """Requests by what became of them."""
+        """Return requests by what became of them."""
         return Counter(outcome.kind for outcome in list(self.outcomes))
 
     def _run(self) -> None:
@@ -165,7 +166,7 @@ class SoakLoad:
 
 
 def ask_once(client: object, photo: Photo, model: str) -> str | None:
-    """Sends one request.
+    """Send one request.
 
     Returns:
         What is wrong with the answer; None where it is right.
@@ -186,7 +187,7 @@ def ask_once(client: object, photo: Photo, model: str) -> str | None:
 
 
 def describe(problem: Exception) -> tuple[str, bool]:
-    """An error in a few words without numbers, and whether it tells the client what became of its request.
+    """Return an error in a few words without numbers, and whether it tells the client what became of its request.
 
     A deadline of the client's own does not: nobody knows what became of the request.
     """

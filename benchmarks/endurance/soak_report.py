@@ -6,13 +6,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from benchmarks.endurance.soak_load import Outcome
 
-_STEP_S = 5.0
+_STEP_S: Final = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SoakRecord:
 
 
 def summarize(record: SoakRecord, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of summary.json."""
+    """Return the content of summary.json."""
     kinds = Counter(outcome.kind for outcome in record.outcomes)
     lost = kinds["lost"] + record.sent - len(record.outcomes)
     smooth = [each.ended_s - each.sent_s for each in record.outcomes if each.kind == "answered" and each.tries == 1]
@@ -112,7 +112,7 @@ def find_recoveries(record: SoakRecord) -> list[dict[str, Any]]:
 
 
 def find_failures(summary: Mapping[str, Any]) -> list[str]:
-    """What must not be, in words."""
+    """Return what must not be, in words."""
     requests = summary["requests"]
     failures = [f"{requests[kind]} requests were {kind}" for kind in ("lost", "wrong", "refused") if requests[kind]]
     if summary["exit_status"] != 0:
@@ -121,7 +121,7 @@ def find_failures(summary: Mapping[str, Any]) -> list[str]:
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """The figures as lines and a table."""
+    """Return the figures as lines and a table."""
     requests, memory = summary["requests"], summary["memory_mb"]
     lines = [
         f"{summary['minutes']} minutes at {summary['rate_per_s']} requests/s ({summary['sustainable_per_s']} measured)",
@@ -143,7 +143,7 @@ def describe(summary: Mapping[str, Any]) -> str:
 
 
 def draw(record: SoakRecord, path: Path) -> None:
-    """Answers, retries and memory over time, with the faults."""
+    """Answer, retries and memory over time, with the faults."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -171,7 +171,7 @@ def draw(record: SoakRecord, path: Path) -> None:
     for fault in record.faults:
         at = (fault.time_s - record.begin_s) / 60
         for axes in (rates, memory):
-            axes.axvline(at, color="grey", linewidth=0.6, linestyle=":")
+            axes.axvline(at, color="gray", linewidth=0.6, linestyle=":")
         memory.annotate(
             fault.name, (at, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=7, ha="right", va="bottom"
         )

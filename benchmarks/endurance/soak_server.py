@@ -7,14 +7,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import psutil
 
 from mlcls.base.processes import free_ports
 from mlcls.errors import ServerError
 
-_READY_TIMEOUT_S = 300.0
-_GONE_TIMEOUT_S = 60.0
+_READY_TIMEOUT_S: Final = 300.0
+_GONE_TIMEOUT_S: Final = 60.0
 
 
 class SoakServer:
@@ -26,7 +27,7 @@ class SoakServer:
     """
 
     def __init__(self, repository: Path, models: Sequence[str], log: Path, options: Sequence[str] = ()) -> None:
-        """Starts nothing yet.
+        """Start nothing yet.
 
         Args:
             repository: The model repository.
@@ -66,12 +67,12 @@ class SoakServer:
         return self._process.poll() is None
 
     def descendants(self) -> list[psutil.Process]:
-        """Its processes that run, without the command itself."""
+        """Return its processes that run, without the command itself."""
         found: list[psutil.Process] = psutil.Process(self._process.pid).children(recursive=True)
         return [each for each in found if _is_alive(each)]
 
     def memory_bytes(self) -> int:
-        """Memory of all its processes, what they share counted once (PSS)."""
+        """Return the memory of all its processes, what they share counted once (PSS)."""
         total = 0
         for process in (psutil.Process(self._process.pid), *self.descendants()):
             try:
@@ -81,7 +82,7 @@ class SoakServer:
         return total
 
     def kill_and_start(self) -> None:
-        """Kills the command, as a kernel short of memory does, and starts it as systemd does, once all is gone."""
+        """Kill the command, as a kernel short of memory does, and start it as systemd does, once all is gone."""
         left = self.descendants()
         self._process.kill()
         self._process.wait()

@@ -33,7 +33,7 @@ from mlcls.repository.settings import ModelSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses the arguments, measures, prints the tables."""
+    """Parse the arguments, measure, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--axes", nargs="+", choices=AXIS_NAMES, default=list(AXIS_NAMES), help="default: all")
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure_axis(root: Path, axis: Axis, seconds: float, turns: int) -> dict[Point, list[GrowthFigures]]:
-    """Measures all points of an axis, upwards and downwards in turn; points of the same models share a server.
+    """Measure all points of an axis, upwards and downwards in turn; points of the same models share a server.
 
     Raises:
         MlclsError: A server does not start, or a request fails.
@@ -107,7 +107,7 @@ def measure_axis(root: Path, axis: Axis, seconds: float, turns: int) -> dict[Poi
 def write_axis(
     folder: Path, axis: Axis, measured: Mapping[Point, Sequence[GrowthFigures]], conditions: Mapping[str, str]
 ) -> None:
-    """Writes `AXIS.json`, `AXIS.csv`, `AXIS.md` and `AXIS.svg`."""
+    """Write `AXIS.json`, `AXIS.csv`, `AXIS.md` and `AXIS.svg`."""
     write_text(folder / f"{axis.name}.json", format_json(axis, measured, conditions))
     write_text(folder / f"{axis.name}.csv", format_csv(measured))
     write_text(folder / f"{axis.name}.md", format_table(axis, measured))
@@ -115,7 +115,7 @@ def write_axis(
 
 
 def _reduce_decoding(root: Path) -> bool:
-    """Has `REDUCED` decode large JPEG files at a reduced scale; tells whether this version can be asked to."""
+    """Have `REDUCED` decode large JPEG files at a reduced scale; tell whether this version can be asked to."""
 
     def change(settings: ModelSettings) -> ModelSettings:
         document = {**json.loads(settings.to_json()), "images": {"jpeg_oversampling": 2}}

@@ -14,15 +14,15 @@ from benchmarks.growth.load import GrowthFigures, GrowthLoad
 from benchmarks.growth.models import OFFICIAL_LABELS, GrowthModel, copies, with_labels
 from benchmarks.photo_set import write_uniform_photos
 
-#: A copy that decodes large JPEG files at a reduced scale (`jpeg_oversampling`).
+# A copy that decodes large JPEG files at a reduced scale (`jpeg_oversampling`).
 REDUCED: Final = GrowthModel("copy_reduced")
 
 _MODELS: Final = 6
 _CLIENTS: Final = (1, 2, 4, 8, 16, 32, 64)
 _BATCHES: Final = (1, 2, 4, 8, 16, 32)
-#: Clients of batches: one request is computed while the next is decoded.
+# Clients of batches: one request is computed while the next is decoded.
 _CLIENTS_OF_BATCHES: Final = 2
-#: Megapixels, height and width.
+# Megapixels, height and width.
 _PHOTOS: Final = {
     0.1: (274, 366),
     0.3: (480, 640),
@@ -34,7 +34,7 @@ _PHOTOS: Final = {
 }
 _USUAL_MEGAPIXELS: Final = 0.3
 _LABELS: Final = (80, 320, 1280, 4800, 9600)
-#: With a query for each label the decoder itself grows; beyond this, one image takes seconds.
+# With a query for each label the decoder itself grows; beyond this, one image takes seconds.
 _LABELS_OF_ONE_QUERY_EACH: Final = (80, 320, 1280)
 
 _GROUPS: Final = f"{OFFICIAL_LABELS} queries for all labels"
@@ -77,7 +77,7 @@ AXIS_NAMES: Final = ("models", "clients", "megapixels", "batch", "labels")
 
 
 def needed_models(names: Sequence[str]) -> list[GrowthModel]:
-    """The models that some axes need."""
+    """Return the models that some axes need."""
     models = copies(_MODELS if "models" in names else 1)
     if "megapixels" in names:
         models.append(REDUCED)
@@ -88,7 +88,7 @@ def needed_models(names: Sequence[str]) -> list[GrowthModel]:
 
 
 def make_axis(name: str, work: Path, with_reduced: bool = True) -> Axis:
-    """Makes an axis, and the photos for it.
+    """Make an axis, and the photos for it.
 
     Args:
         name: One of `AXIS_NAMES`.
@@ -132,7 +132,7 @@ def _write_photos(work: Path, megapixels: float) -> tuple[Path, ...]:
 
 
 def median_figures(turns: Sequence[GrowthFigures]) -> GrowthFigures:
-    """The median of each figure over the turns."""
+    """Return the median of each figure over the turns."""
     names = [field.name for field in dataclasses.fields(GrowthFigures) if field.name != "core_ms_per_image"]
     processes = dict.fromkeys(name for turn in turns for name in turn.core_ms_per_image)
     return GrowthFigures(

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from mlcls.errors import MlclsError
 
-#: Bytes of the pixels that go from one step to the next: 448x448 RGB.
+# Bytes of the pixels that go from one step to the next: 448x448 RGB.
 _PIXELS_BYTES: Final = 448 * 448 * 3
 
 
@@ -49,11 +49,11 @@ class Machine:
 
     Attributes:
         cores: Of one machine, the same kind as the one that was measured.
-        utilisation: Share of its cores that may be busy, so that bursts and the loss of a machine are borne.
+        utilization: Share of its cores that may be busy, so that bursts and the loss of a machine are borne.
     """
 
     cores: int
-    utilisation: float
+    utilization: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Need:
 
 
 def read_costs(folder: Path) -> list[ImageCost]:
-    """Costs by size of photos, from the axis `megapixels`; of several series the first.
+    """Return costs by size of photos, from the axis `megapixels`; of several series the first.
 
     Raises:
         MlclsError: The axis was not measured.
@@ -112,12 +112,12 @@ def _read_cost(point: Mapping[str, Any], cores: int) -> ImageCost:
 
 
 def estimate(cost: ImageCost, images_per_s: float, machine: Machine) -> Need:
-    """Multiplies."""
+    """Multiply."""
     busy = images_per_s * cost.core_ms / 1e3
-    servers = math.ceil(busy / machine.utilisation / cost.server_cores)
+    servers = math.ceil(busy / machine.utilization / cost.server_cores)
     return Need(
         busy,
-        math.ceil(busy / machine.utilisation / machine.cores) + 1,
+        math.ceil(busy / machine.utilization / machine.cores) + 1,
         servers * cost.server_mb / 1e3,
         images_per_s * cost.image_bytes * 8 / 1e9,
         images_per_s * cost.ingress_core_ms / 1e3,
@@ -126,12 +126,12 @@ def estimate(cost: ImageCost, images_per_s: float, machine: Machine) -> Need:
 
 
 def core_hours_per_million(cost: ImageCost) -> float:
-    """Processor time for a million images."""
+    """Return the processor time for a million images."""
     return cost.core_ms * 1e6 / 3.6e6
 
 
 def format_capacity(costs: Sequence[ImageCost], rates: Sequence[float], machine: Machine) -> str:
-    """A markdown table for the cost of an image, and one for each rate."""
+    """Return a markdown table for the cost of an image, and one for each rate."""
     lines = ["| photo | file | core-ms an image | core-hours a million images |", "|---|---|---|---|"]
     for cost in costs:
         cells = [f"{cost.megapixels:g} MP", f"{cost.image_bytes / 1e3:.0f} kB", f"{cost.core_ms:.1f}"]
@@ -139,7 +139,7 @@ def format_capacity(costs: Sequence[ImageCost], rates: Sequence[float], machine:
     for rate in rates:
         lines += [
             "",
-            f"{rate:,.0f} images/s, machines of {machine.cores} cores, {machine.utilisation:.0%} of them busy:",
+            f"{rate:,.0f} images/s, machines of {machine.cores} cores, {machine.utilization:.0%} of them busy:",
             "",
             "| photo | busy cores | of tritonserver itself | machines | memory | network in | pixels between steps |",
             "|---|---|---|---|---|---|---|",
@@ -160,18 +160,18 @@ def format_capacity(costs: Sequence[ImageCost], rates: Sequence[float], machine:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses the arguments and prints the tables."""
+    """Parse the arguments and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("folder", type=Path, help="what make bench-growth wrote")
     add("--rates", nargs="+", type=float, default=[1e3, 1e5], help="images per second (default: 1000 100000)")
     add("--machine-cores", type=int, default=64, help="default: %(default)s")
-    add("--utilisation", type=float, default=0.6, help="share of the cores that may be busy (default: %(default)s)")
+    add("--utilization", type=float, default=0.6, help="share of the cores that may be busy (default: %(default)s)")
     options = parser.parse_args(arguments)
-    if options.machine_cores < 1 or not 0 < options.utilisation <= 1 or min(options.rates) <= 0:
-        parser.error("expected --machine-cores of 1 or more, --utilisation above 0 and up to 1, --rates above 0")
+    if options.machine_cores < 1 or not 0 < options.utilization <= 1 or min(options.rates) <= 0:
+        parser.error("expected --machine-cores of 1 or more, --utilization above 0 and up to 1, --rates above 0")
     try:
-        machine = Machine(options.machine_cores, options.utilisation)
+        machine = Machine(options.machine_cores, options.utilization)
         print(format_capacity(read_costs(options.folder), options.rates, machine), end="")
     except MlclsError as error:
         print(f"capacity: {error}", file=sys.stderr)

@@ -20,9 +20,9 @@ from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 from mlcls.tuning.closed_loop import run_closed_loop
 
-#: The load runs for so long before it is measured, and longer where all clients' answers take longer.
+# The load runs for so long before it is measured, and longer where all clients' answers take longer.
 _WARMUP_S: Final = 1.0
-#: A window has room for so many answers of each client, at least where they are computed one after the other.
+# A window has room for so many answers of each client, at least where they are computed one after the other.
 _ROUNDS: Final = 3.0
 
 
@@ -86,7 +86,7 @@ class StartedServer:
 
     @classmethod
     def start(cls, root: Path, models: Sequence[str]) -> StartedServer:
-        """Starts a server; the caller stops it.
+        """Start a server; the caller stops it.
 
         Raises:
             MlclsError: It does not start.
@@ -96,7 +96,7 @@ class StartedServer:
         return cls(server, root, time.monotonic() - began)
 
     def measure(self, load: GrowthLoad, seconds: float) -> GrowthFigures:
-        """Measures one window; it is made longer where answers take longer.
+        """Measure one window; it is made longer where answers take longer.
 
         Raises:
             ServerError: A request fails, or none was answered.
@@ -131,7 +131,7 @@ class StartedServer:
         )
 
     def _make_calls(self, load: GrowthLoad, images: Sequence[bytes]) -> Callable[[], Callable[[], object]]:
-        """Gives each caller its own call; it asks the next model with the next photos each time."""
+        """Give each caller its own call; it asks the next model with the next photos each time."""
         tensors = repository.read_spec(self.root, load.models[0]).tensors
         turns = itertools.count()
         outputs = [InferRequestedOutput(tensors.result)]

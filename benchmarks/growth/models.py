@@ -12,10 +12,10 @@ from benchmarks.random_models import prepare_each, repository_of
 from mlcls.repository import models as repository
 
 ARCHITECTURE: Final = "PP-LCNet_x1_0_ML"
-#: Labels of the official models, and the decoder's queries where they are not one for each label.
+# Labels of the official models, and the decoder's queries where they are not one for each label.
 OFFICIAL_LABELS: Final = 80
 
-#: Of the check at the import: see `random_models`.
+# Of the check at the import: see `random_models`.
 _BATCH_SIZES: Final = (1, 8)
 
 
@@ -35,19 +35,19 @@ class GrowthModel:
 
 
 def copies(count: int) -> list[GrowthModel]:
-    """Models of the official size under different names."""
+    """Return models of the official size under different names."""
     return [GrowthModel(f"copy_{number}") for number in range(1, count + 1)]
 
 
 def with_labels(labels: int, queries: int) -> GrowthModel:
-    """A model with another number of labels; the official number is a copy's."""
+    """Return a model with another number of labels; the official number is a copy's."""
     if labels == queries == OFFICIAL_LABELS:
         return copies(1)[0]
     return GrowthModel(f"labels_{labels}_of_{queries}_queries", labels, queries)
 
 
 def prepare_growth_models(folder: Path, models: Sequence[GrowthModel]) -> None:
-    """Exports and imports the models that are not in `repository_of(folder)`, two at a time.
+    """Export and import the models that are not in `repository_of(folder)`, two at a time.
 
     Args:
         folder: Where to; an interrupted run is continued.

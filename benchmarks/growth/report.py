@@ -15,7 +15,7 @@ from benchmarks.growth.axes import Axis, Point, doubling_factors, median_figures
 from benchmarks.growth.load import GrowthFigures
 from benchmarks.svg_figure import make_figure, set_log_scale, to_svg
 
-#: What was measured at each point, one for each turn.
+# What was measured at each point, one for each turn.
 Measured = Mapping[Point, Sequence[GrowthFigures]]
 
 _PROCESSES: Final = ("preprocess", "engine", "postprocess", "tritonserver")
@@ -27,7 +27,7 @@ _LATENCIES: Final = (("p50_ms", "-"), ("p95_ms", "--"), ("p99_ms", ":"))
 
 
 def format_json(axis: Axis, measured: Measured, conditions: Mapping[str, str]) -> str:
-    """All figures of all turns."""
+    """Return all figures of all turns."""
     document = {
         "axis": axis.name,
         "label": axis.label,
@@ -49,7 +49,7 @@ def format_json(axis: Axis, measured: Measured, conditions: Mapping[str, str]) -
 
 
 def format_csv(measured: Measured) -> str:
-    """The medians, a row for each point."""
+    """Return the medians, a row for each point."""
     buffer = io.StringIO()
     names = [field.name for field in dataclasses.fields(GrowthFigures) if field.name != "core_ms_per_image"]
     writer = csv.writer(buffer, lineterminator="\n")
@@ -62,7 +62,7 @@ def format_csv(measured: Measured) -> str:
 
 
 def format_table(axis: Axis, measured: Measured) -> str:
-    """The medians as a markdown table, and how throughput changes where the value doubles."""
+    """Return the medians as a markdown table, and how throughput changes where the value doubles."""
     lines = [
         f"{axis.label}; {axis.fixed}:",
         "",
@@ -92,7 +92,7 @@ def format_table(axis: Axis, measured: Measured) -> str:
 
 
 def draw_axis(axis: Axis, measured: Measured) -> str:
-    """Throughput, latency, processor time and memory over the values: an SVG file."""
+    """Return throughput, latency, processor time and memory over the values: an SVG file."""
     figure, all_axes = make_figure((10, 7), rows=2, columns=2)
     rates, latencies, costs, memory = all_axes
     lines = _lines(measured)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,11 +12,11 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from benchmarks.load.locustfiles.outcomes import FAILURES
 
-_COLORS = ("tab:red", "tab:purple", "tab:brown", "black", "tab:pink", "tab:orange")
+_COLORS: Final = ("tab:red", "tab:purple", "tab:brown", "black", "tab:pink", "tab:orange")
 
 
 def draw_load(timeline: Sequence[Mapping[str, Any]], title: str) -> bytes:
-    """Draws the curves above one another.
+    """Draw the curves above one another.
 
     Args:
         timeline: Rows of `load_report.make_timeline`.

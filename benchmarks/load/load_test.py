@@ -46,10 +46,10 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 _LOCUST: Final = _ROOT / ".venv-bench" / "bin" / "locust"
 _LOCUSTFILES: Final = {name: Path("benchmarks") / "load" / "locustfiles" / f"{name}_user.py" for name in PROTOCOLS}
 
-#: `locust_events.END_SIGNAL`, which cannot be imported without locust.
+# `locust_events.END_SIGNAL`, which cannot be imported without locust.
 _END_SIGNAL: Final = signal.SIGUSR1
 
-#: The curves have at most so many points.
+# The curves have at most so many points.
 _MAX_BINS: Final = 600
 
 
@@ -68,7 +68,7 @@ class ServedModel:
         self.server = server
 
     def count_answers(self, model: str) -> int | None:
-        """Requests that a server started here has answered, by its own count; None for another server, or a dead one.
+        """Return the requests that a server started here has answered; None for another server, or a dead one.
 
         Failed ones are left out: Triton 2.51 counts a failed request of an ensemble twice.
         """
@@ -100,7 +100,7 @@ class _UsageWatch:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses the arguments, runs the test and prints the table."""
+    """Parse the arguments, run the test and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
     parser.add_argument("--url", default="", metavar="HOST:PORT", help="gRPC API of a running server")
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_load_test(options: argparse.Namespace, shared: Sequence[argparse.Action], folder: Path) -> int:
-    """Runs one test and writes what it found.
+    """Run one test and write what it found.
 
     Args:
         options: The parsed options.
@@ -179,7 +179,7 @@ def run_load_test(options: argparse.Namespace, shared: Sequence[argparse.Action]
 
 @contextlib.contextmanager
 def _open_server(options: argparse.Namespace) -> Iterator[ServedModel]:
-    """Starts a server unless one was named."""
+    """Start a server unless one was named."""
     if options.url or options.http_url:
         http_url = (
             options.http_url if "://" in options.http_url or not options.http_url else f"http://{options.http_url}"
@@ -191,7 +191,7 @@ def _open_server(options: argparse.Namespace) -> Iterator[ServedModel]:
 
 
 def _expect(options: argparse.Namespace, served: ServedModel, folder: Path) -> AnswerBook:
-    """The expected answers: read from the file that was named, else learnt and written."""
+    """Return the expected answers: read from the file that was named, else learnt and written."""
     photos = open_mix(options).good
     if options.expected and Path(options.expected).exists():
         return read_answers(Path(options.expected), photos, options.tolerance)
@@ -242,7 +242,7 @@ def _locust_command(
 def _run_locust(
     command: Sequence[str], options: argparse.Namespace, served: ServedModel, folder: Path, bin_s: float
 ) -> list[UsageSample]:
-    """Runs locust to its end and samples the server meanwhile.
+    """Run locust to its end and samples the server meanwhile.
 
     Raises:
         LoadTestError: Locust failed.

@@ -29,7 +29,7 @@ class UsageSample:
 
 
 def is_fit(tally: Tally) -> bool:
-    """Whether every answer came, and was the right one; refusals of a full server are allowed."""
+    """Return whether every answer came, and was the right one; refusals of a full server are allowed."""
     faults = sum(tally.count_images(kind) for kind in FAULTS)
     return faults == 0 and tally.count_unfinished() == 0 and tally.count_images(Kind.RIGHT) > 0
 
@@ -37,7 +37,7 @@ def is_fit(tally: Tally) -> bool:
 def summarize(
     tally: Tally, users: Sequence[tuple[float, int]], usage: Sequence[UsageSample], server_answers: int | None
 ) -> dict[str, Any]:
-    """All figures as JSON can hold them.
+    """Return all figures as JSON can hold them.
 
     Args:
         tally: The counts.
@@ -64,7 +64,7 @@ def summarize(
 def make_timeline(
     tally: Tally, users: Sequence[tuple[float, int]], usage: Sequence[UsageSample]
 ) -> list[dict[str, Any]]:
-    """A row for each bin: users, rates, latency, and what the server took; None where there is nothing to tell.
+    """Return a row for each bin: users, rates, latency, and what the server took; None where there is nothing to tell.
 
     Users and usage are the last known ones: samples come a little less often than bins.
     """
@@ -97,7 +97,7 @@ def make_timeline(
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
-    """The table that is printed."""
+    """Return the table that is printed."""
     columns = {"all": summary["all"], **summary["by_protocol"]}
     lines = [f"{'images':26}" + "".join(f"{name:>10}" for name in columns)]
 

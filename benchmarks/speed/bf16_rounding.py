@@ -15,7 +15,7 @@ _SUFFIX: Final = ".exact"
 
 
 def round_like_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with every float32 weight and every float32 result of an operation rounded to bf16.
+    """Return the graph with every float32 weight and every float32 result of an operation rounded to bf16.
 
     Sums within an operation stay in float32, as in the units of processors. An engine that fuses operations, or keeps
     some in float32, rounds less often than this.

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import psutil
@@ -27,14 +28,14 @@ from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 from mlcls_client.model import Model, create_model
 
-#: Of the folder's images, so many are what perf_analyzer sends again and again; it keeps them all in memory.
-PERF_ANALYZER_IMAGES = 200
-_SIZE = (427, 640)
-_ROOT = Path(__file__).resolve().parents[2]
+# Of the folder's images, so many are what perf_analyzer sends again and again; it keeps them all in memory.
+PERF_ANALYZER_IMAGES: Final = 200
+_SIZE: Final = (427, 640)
+_ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
-    """Parses the arguments and prints the tables."""
+    """Parse the arguments and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="PP-LCNet_x1_0_ML", help="imported model (default: %(default)s)")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
@@ -53,7 +54,7 @@ def main() -> int:
 
 
 def run_benchmark(arguments: argparse.Namespace, perf_analyzer: PerfAnalyzer, folder: Path) -> None:
-    """Measures both in turns at each concurrency, then the client's memory, and prints medians and ratios."""
+    """Measure both in turns at each concurrency, then the client's memory, and print medians and ratios."""
     images = write_images(folder / "images", arguments.images)
     sent = [image.read_bytes() for image in images[:PERF_ANALYZER_IMAGES]]
     data = write_input_data(folder / "images.json", sent)
@@ -88,7 +89,7 @@ def run_benchmark(arguments: argparse.Namespace, perf_analyzer: PerfAnalyzer, fo
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
-    """Writes JPEG files of 640x427 with soft shapes and some grain, all different, 40 to 60 kB each."""
+    """Write JPEG files of 640x427 with soft shapes and some grain, all different, 40 to 60 kB each."""
     folder.mkdir()
     random = np.random.default_rng(0)
     grain = random.integers(-6, 7, (*_SIZE, 3))
@@ -103,7 +104,7 @@ def write_images(folder: Path, count: int) -> list[Path]:
 
 
 def measure_client(model: Model, images: list[Path], concurrency: int) -> float:
-    """Images per second of one `predict` call."""
+    """Return images per second of one `predict` call."""
     began = time.monotonic()
     answered = sum(1 for result in model.predict(images, concurrency=concurrency) if result.scores is not None)
     if answered != len(images):
@@ -112,7 +113,7 @@ def measure_client(model: Model, images: list[Path], concurrency: int) -> float:
 
 
 def measure_memory(model: Model, folder: Path, count: int) -> None:
-    """Goes through the whole folder in one call and prints the client's resident memory on the way."""
+    """Go through the whole folder in one call and print the client's resident memory on the way."""
     process = psutil.Process()
     began, samples = time.monotonic(), []
     for number, _ in enumerate(model.predict(folder), start=1):

@@ -24,8 +24,8 @@ from benchmarks.speed.peers.served import ServedModel
 
 CONCURRENCY: Final = 8
 
-#: A median settles soon, and the machine's speed does not: latency is measured in so many times shorter windows and
-#: more turns.
+# A median settles soon, and the machine's speed does not: latency is measured in so many times shorter windows and
+# more turns.
 LATENCY_SPLIT: Final = 2
 
 
@@ -47,7 +47,7 @@ class Plan:
 
 
 def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan: Plan, step: Step) -> Comparison:
-    """Compares a served model with its peers.
+    """Compare a served model with its peers.
 
     A peer that fails or answers otherwise is an error in the comparison, and the others are measured all the same.
 
@@ -102,7 +102,7 @@ def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan
 
 
 def _choose_load(plan: Plan, image_s: float) -> Load:
-    """The load for a model that takes so long for an image: a caller's wait must fit into the warm-up and the window.
+    """Return the load for a model that takes so long for an image: a wait must fit into the warm-up and the window.
 
     Where images take long, one caller more than cores does: an image waits for the next free core.
     """

@@ -39,7 +39,7 @@ class Comparison:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def fastest_engine(self) -> str:
-        """The bare engine with the highest throughput in turns.
+        """Return the bare engine with the highest throughput in turns.
 
         Raises:
             MlclsError: None was measured; or one failed, which could have been the fastest.

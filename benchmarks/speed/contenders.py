@@ -16,18 +16,18 @@ from benchmarks.speed.peers.contender import Contender, Load, Peer
 from benchmarks.speed.turns import Turns, take_turns
 from mlcls.errors import MlclsError
 
-#: An engine whose best trial is slower than so much of the fastest one's is not measured in turns.
+# An engine whose best trial is slower than so much of the fastest one's is not measured in turns.
 _WORTH_TURNS: Final = 0.8
 
-#: Processor time that a loaded peer may take while nothing asks it, in cores.
+# Processor time that a loaded peer may take while nothing asks it, in cores.
 _IDLE_CORES: Final = 0.1
 _IDLE_WINDOW_S: Final = 1.0
-#: Windows within which a peer must have come to rest: what was just measured has memory to give back.
+# Windows within which a peer must have come to rest: what was just measured has memory to give back.
 _IDLE_WINDOWS: Final = 5
 
 PeerT = TypeVar("PeerT", bound=Peer)
 
-#: Told what is done next.
+# Told what is done next.
 Step = Callable[[str], object]
 
 
@@ -47,7 +47,7 @@ class Bench:
         photos: Sequence[Path],
         step: Step,
     ) -> None:
-        """Begins with the served model alone.
+        """Begin with the served model alone.
 
         Args:
             comparison: Takes errors, settings, and the engines and their trials.
@@ -67,7 +67,7 @@ class Bench:
         self._step = step
 
     def start(self, name: str, make: Callable[[], PeerT]) -> PeerT | None:
-        """Starts a peer, which loads while others do; None, and an error in the comparison, where that fails."""
+        """Start a peer, which loads while others do; None, and an error in the comparison, where that fails."""
         with self.record_error(name):
             peer = make()
             self._stack.callback(peer.stop)
@@ -76,14 +76,14 @@ class Bench:
         return None
 
     def wait_until_loaded(self) -> None:
-        """Waits for all peers that were started, so that none loads while another is measured."""
+        """Wait for all peers that were started, so that none loads while another is measured."""
         self._step(f"{self._comparison.name}: start of peers")
         for name, peer in tuple(self._peers.items()):
             with self._drop_on_error(name):
                 peer.wait_until_loaded()
 
     def admit(self, peer: Peer | None, choose: Callable[[], object] | None = None) -> bool:
-        """Checks the answers of a peer that is loaded; where it fails it is dropped, an error in the comparison.
+        """Check the answers of a peer that is loaded; where it fails it is dropped, an error in the comparison.
 
         Args:
             peer: The peer; None and one that is dropped already are not admitted.
@@ -102,7 +102,7 @@ class Bench:
         return False
 
     def admit_engines(self, engines: Sequence[BareEngine | None], trial_s: float) -> None:
-        """Admits bare engines in their best settings; those that are much slower than the fastest are dropped."""
+        """Admit bare engines in their best settings; those that are much slower than the fastest are dropped."""
         tried: list[BareEngine] = []
         for engine in engines:
             if engine is not None and engine.name in self._peers:
@@ -120,14 +120,14 @@ class Bench:
 
     @contextlib.contextmanager
     def record_error(self, name: str) -> Iterator[None]:
-        """Notes what goes wrong with a peer in the comparison, and goes on."""
+        """Note what goes wrong with a peer in the comparison, and goes on."""
         try:
             yield
         except MlclsError as error:
             self._comparison.errors[name] = str(error)
 
     def require_idle(self) -> None:
-        """Drops peers that take processor time while nothing asks them: they would slow down all others."""
+        """Drop peers that take processor time while nothing asks them: they would slow down all others."""
         busy = self._busy_cores()
         for _ in range(_IDLE_WINDOWS - 1):
             if not busy:
@@ -141,7 +141,7 @@ class Bench:
             self._drop(name)
 
     def take_turns(self, others: Sequence[str], load: Load, turns: int, latency: bool = False) -> Turns:
-        """Measures the served model and others in turns; a peer that fails is an error in the comparison."""
+        """Measure the served model and others in turns; a peer that fails is an error in the comparison."""
         what = "latency" if latency else "turns"
 
         def measure(name: str) -> float:
@@ -166,7 +166,7 @@ class Bench:
 
     @contextlib.contextmanager
     def _drop_on_error(self, name: str) -> Iterator[None]:
-        """Notes what goes wrong with a peer, ends it, and goes on."""
+        """Note what goes wrong with a peer, ends it, and goes on."""
         with self.record_error(name):
             try:
                 yield
@@ -175,7 +175,7 @@ class Bench:
                 raise
 
     def _drop(self, name: str) -> None:
-        """Ends a peer before its time."""
+        """End a peer before its time."""
         self._peers.pop(name).stop()
         self.contenders.pop(name, None)
         if name in self._comparison.engines:
@@ -183,5 +183,5 @@ class Bench:
 
 
 def _fastest(engines: Sequence[BareEngine]) -> float:
-    """Images per second of the fastest engine in its trials."""
+    """Return images per second of the fastest engine in its trials."""
     return max((engine.trial_images_per_s for engine in engines), default=0.0)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import onnxruntime
 
@@ -34,14 +34,14 @@ from mlcls.repository import models as repository
 from mlcls.repository.manifest import Manifest
 from mlcls.repository.names import HALF_FILE, ONNX_FILE
 
-#: The T4, the A10 and the L4.
-ARCHITECTURES = ("7.5", "8.6", "8.9")
+# The T4, the A10 and the L4.
+ARCHITECTURES: Final = ("7.5", "8.6", "8.9")
 
 Row = tuple[str, ...]
 
 
 def main() -> int:
-    """Parses the arguments and prints the tables."""
+    """Parse the arguments and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: all imported official models")
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def measure_engines(request: EngineRequest) -> Iterator[Row]:
-    """Builds all engines of a model and yields a row for each."""
+    """Build all engines of a model and yield a row for each."""
     name = request.name
     started = time.perf_counter()
     for _ in half_engine.build(request):
@@ -100,7 +100,7 @@ def measure_engines(request: EngineRequest) -> Iterator[Row]:
 
 
 def measure_levels(request: EngineRequest) -> Iterator[Row]:
-    """Yields what each level of FP32 does, with nothing and with only delicate nodes in FP32 besides."""
+    """Yield what each level of FP32 does, with nothing and with only delicate nodes in FP32 besides."""
     folder = EngineFolder.open(request)
     spec = folder.spec
     model = read_onnx(folder.path / ONNX_FILE)
@@ -123,7 +123,7 @@ def measure_levels(request: EngineRequest) -> Iterator[Row]:
 
 
 def _measure_onnx(folder: EngineFolder, file: str, build_s: float | None) -> Row:
-    """Size, build time, load time, and the worst figures of the gate that the manifest has."""
+    """Return size, build time, load time, and the worst figures of the gate that the manifest has."""
     path = folder.path / file
     started = time.perf_counter()
     OnnxRuntimeRunner(path, folder.spec)

@@ -7,12 +7,12 @@ from typing import Final
 
 from benchmarks.speed.peers.contender import Answer, PeerError
 
-#: Of a score, between any two contenders.
+# Of a score, between any two contenders.
 TOLERANCE: Final = 1e-3
 
 
 def require_telling(answers: Sequence[Answer]) -> None:
-    """Refuses photos that a comparison of answers would prove nothing with: ones that are all answered alike.
+    """Refuse photos that a comparison of answers would prove nothing with: ones that are all answered alike.
 
     Raises:
         PeerError: No photo, all answers the same, or all empty.
@@ -27,7 +27,7 @@ def require_telling(answers: Sequence[Answer]) -> None:
 def require_equal(
     name: str, expected: Sequence[Answer], answers: Sequence[Answer], thresholds: Sequence[float]
 ) -> None:
-    """Refuses a contender whose answers are not those of the served model.
+    """Refuse a contender whose answers are not those of the served model.
 
     Scores may differ by `TOLERANCE`; so a label whose score is that close to its threshold may be missing.
 
@@ -52,7 +52,7 @@ def require_equal(
 
 
 def _differ(ours: Answer, theirs: Answer, thresholds: Sequence[float]) -> str | None:
-    """The first difference in words; None where there is none."""
+    """Return the first difference in words; None where there is none."""
     for index in sorted({*ours, *theirs}):
         at_threshold = thresholds[index] if index < len(thresholds) else float("nan")
         one, other = (answer.get(index, at_threshold) for answer in (ours, theirs))

@@ -35,7 +35,7 @@ class Goal:
         return f"{self.kind} {self.limit:g}{self.unit}"
 
     def is_met(self, value: float) -> bool:
-        """Whether a figure reaches the goal; NaN does not."""
+        """Return whether a figure reaches the goal; NaN does not."""
         if self.kind == "above":
             return value > self.limit
         return value >= self.limit if self.kind == "at least" else value <= self.limit
@@ -100,7 +100,7 @@ class GoalResult:
         return "met" if self.goal.is_met(self.measured.median) else "missed"
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as the JSON file has it."""
+        """Return the result as the JSON file has it."""
         return {
             "goal": dataclasses.asdict(self.goal),
             "values": None if self.measured is None else list(self.measured.values),
@@ -111,7 +111,7 @@ class GoalResult:
 
 
 def format_goals(results: Iterable[GoalResult]) -> str:
-    """The results as a markdown table."""
+    """Return the results as a markdown table."""
     lines = ["| what | goal | measured | spread | verdict |", "|---|---|---|---|---|"]
     for result in results:
         measured, spread = "-", "-"
@@ -124,5 +124,5 @@ def format_goals(results: Iterable[GoalResult]) -> str:
 
 
 def format_spread(spread: Spread) -> str:
-    """The least and the greatest value; a dash where there is only one."""
+    """Return the least and the greatest value; a dash where there is only one."""
     return f"{spread.lowest:.3g} to {spread.highest:.3g}" if len(spread.values) > 1 else "-"

@@ -39,11 +39,11 @@ from mlcls.repository.settings import TARGETS, Target
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 
-#: A window is made longer for a slow model, until so many requests end in it.
+# A window is made longer for a slow model, until so many requests end in it.
 _LEAST_REQUESTS: Final = 6
-#: A window must be longer than the longest answer, by this factor.
+# A window must be longer than the longest answer, by this factor.
 _WINDOW_TO_LATENCY: Final = 1.3
-#: So many tell how fast a lone image is answered.
+# So many tell how fast a lone image is answered.
 _TIMED_PHOTOS: Final = 4
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -74,12 +74,12 @@ class Plan:
     photos: tuple[Path, ...]
 
     def cells(self, model: str, target: Target) -> list[Cell]:
-        """All loads on one served model."""
+        """Return all loads on one served model."""
         return list(make_cells(model, target, self.protocols, self.batches, self.concurrencies))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses the arguments, measures, writes the report."""
+    """Parse the arguments, measure, write the report."""
     parser = _make_parser()
     options = parser.parse_args(arguments)
     if options.seconds < 0.5 or min(options.concurrency + options.batch) < 1:
@@ -154,7 +154,7 @@ def _make_plan(options: argparse.Namespace, work: Path) -> Plan:
 
 
 def _find_targets(root: Path, name: str, asked: Sequence[Target] | None) -> list[Target]:
-    """The engines that were asked for; else those that the embedded server has and the model was built for."""
+    """Return the engines that were asked for; else those that the embedded server has and the model was built for."""
     if asked is not None:
         return list(asked)
     targets: list[Target] = ["embedded"]
@@ -167,7 +167,7 @@ def _find_targets(root: Path, name: str, asked: Sequence[Target] | None) -> list
 
 
 def _describe(options: argparse.Namespace, perf_analyzer: PerfAnalyzer) -> dict[str, str]:
-    """The conditions: results are comparable, and a run is continued, where all of them are the same."""
+    """Return the conditions: results are comparable, and a run is continued, where all of them are the same."""
     return {
         "weights": "random" if options.repository is None else f"imported, {options.repository}",
         "photos": " ".join(map(str, options.photos)) if options.photos else WEB_PHOTOS,
@@ -178,7 +178,7 @@ def _describe(options: argparse.Namespace, perf_analyzer: PerfAnalyzer) -> dict[
 
 
 def _measure(plan: Plan, perf_analyzer: PerfAnalyzer, folder: ResultFolder, work: Path) -> bool:
-    """Measures what is missing; tells whether that was interrupted."""
+    """Measure what is missing; tell whether that was interrupted."""
     data = write_input_data(work / "photos.json", [photo.read_bytes() for photo in plan.photos])
     cells = [cell for model, target in plan.served for cell in plan.cells(model, target)]
     done = [cell for cell in cells if _is_done(folder, cell)]
@@ -201,7 +201,7 @@ def _is_done(folder: ResultFolder, cell: Cell) -> bool:
 def _measure_served(
     plan: Plan, perf_analyzer: PerfAnalyzer, folder: ResultFolder, data: Path, cells: Sequence[Cell], bar: tqdm
 ) -> None:
-    """Starts a server for cells of one model and engine, and measures them; what goes wrong is noted."""
+    """Start a server for cells of one model and engine, and measure them; what goes wrong is noted."""
 
     def add(cell: Cell, status: Status, **found: object) -> None:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -238,7 +238,7 @@ def _measure_served(
 
 
 def _answer_once(plan: Plan, server: TritonServer, model: str) -> float:
-    """Warms up and makes sure that all photos are answered; images per second, one after the other."""
+    """Warm up and make sure that all photos are answered; images per second, one after the other."""
     served = ServedModel(server.grpc_url, repository.read_spec(plan.repository, model), plan.photos)
     served.answer(plan.photos)
     timed = plan.photos[:_TIMED_PHOTOS]
@@ -248,7 +248,7 @@ def _answer_once(plan: Plan, server: TritonServer, model: str) -> float:
 
 
 def _choose_windows(plan: Plan, cell: Cell, images_per_s: float) -> Windows:
-    """Windows in which some requests begin and end."""
+    """Return windows in which some requests begin and end."""
     requests_per_s = images_per_s / cell.batch_size
     least_s = max(_LEAST_REQUESTS / requests_per_s, _WINDOW_TO_LATENCY * cell.concurrency / requests_per_s)
     return dataclasses.replace(plan.windows, window_s=max(plan.windows.window_s, least_s))

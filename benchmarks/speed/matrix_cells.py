@@ -22,7 +22,7 @@ RESULTS_FILE: Final = "results.json"
 TABLE_FILE: Final = "results.csv"
 _SCHEMA_VERSION: Final = 1
 
-#: `left out`: an answer would take too long. `failed`: to be tried again.
+# `left out`: an answer would take too long. `failed`: to be tried again.
 Status = Literal["measured", "left out", "failed"]
 
 
@@ -70,7 +70,7 @@ class CellResult:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As the JSON file has it."""
+        """Return as the JSON file has it."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -98,7 +98,7 @@ class CellResult:
 def make_cells(
     model: str, target: Target, protocols: Sequence[Protocol], batches: Sequence[int], concurrencies: Sequence[int]
 ) -> Iterator[Cell]:
-    """All loads on a served model, light ones first, the two protocols of a load next to each other in time."""
+    """Yield all loads on a served model, light ones first, the two protocols of a load next to each other in time."""
     for batch_size in sorted(set(batches)):
         for concurrency in sorted(set(concurrencies)):
             for protocol in (each for each in PROTOCOLS if each in protocols):
@@ -115,7 +115,7 @@ class ResultFolder:
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, str], restart: bool = False) -> None:
-        """Opens a folder, or begins one.
+        """Open a folder, or begins one.
 
         Args:
             path: The folder.
@@ -132,7 +132,7 @@ class ResultFolder:
             self._read()
 
     def add(self, result: CellResult) -> None:
-        """Keeps a result; the files are written at once."""
+        """Keep a result; the files are written at once."""
         self.results[result.cell] = result
         document = {
             "schema_version": _SCHEMA_VERSION,
@@ -161,7 +161,7 @@ class ResultFolder:
 
 
 def format_csv(results: Sequence[CellResult]) -> str:
-    """One row for each cell; what was not measured is empty. Steps are named by their part of the model's name."""
+    """Return one row for each cell, empty if it was not measured. Steps have their part of the model's name."""
     rows = [_row(result) for result in results]
     columns = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
     buffer = io.StringIO()
@@ -172,7 +172,7 @@ def format_csv(results: Sequence[CellResult]) -> str:
 
 
 def steps_of(result: CellResult) -> dict[str, StepTimes]:
-    """Times by step, `preprocess` first, in the order in which an image goes through them."""
+    """Return times by step, `preprocess` first, in the order in which an image goes through them."""
     steps = {} if result.figures is None else result.figures.steps
     short = {name.removeprefix(f"{result.cell.model}_"): times for name, times in steps.items()}
     order = ("preprocess", "engine", "postprocess")

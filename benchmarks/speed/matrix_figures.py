@@ -14,7 +14,7 @@ _LATENCIES: Final = (("p50_ms", "-", "o"), ("p95_ms", "--", "s"), ("p99_ms", ":"
 
 
 def draw_loads(results: Sequence[CellResult]) -> str:
-    """Throughput and latency over the requests in flight, of one model; a line for each engine, protocol and batch."""
+    """Draw a model's throughput and latency over the requests in flight; a line for each engine, protocol and batch."""
     figure, (left, right) = make_figure((11, 4.2), columns=2)
     for index, (name, line) in enumerate(_lines_of(results).items()):
         color = f"C{index % 10}"
@@ -38,7 +38,7 @@ def draw_loads(results: Sequence[CellResult]) -> str:
 
 
 def draw_steps(results: Sequence[CellResult]) -> str:
-    """Mean times of each step, queue and compute, stacked to the client's mean latency; a bar for each load."""
+    """Draw the mean times of each step, queue and compute, stacked to the client's latency; a bar for each load."""
     measured = [result for result in results if steps_of(result)]
     figure, (axes,) = make_figure((11, 0.7 + 0.32 * len(measured)))
     names = list(dict.fromkeys(name for result in measured for name in steps_of(result)))

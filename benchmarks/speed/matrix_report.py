@@ -25,7 +25,7 @@ dd { margin: 0; }
 img { max-width: 100%; }
 """
 
-#: What a reader must know of the figures.
+# What a reader must know of the figures.
 _NOTES: Final = """\
 A load is one number of requests in flight, each sent as soon as one is answered; the load generator runs on the \
 server's machine and shares its cores.
@@ -38,7 +38,7 @@ Figures of one run can be compared with one another, not with those of another m
 
 
 def format_report(folder: ResultFolder, command: str) -> str:
-    """The report.
+    """Return the report.
 
     Args:
         folder: The results.
@@ -66,7 +66,7 @@ def format_report(folder: ResultFolder, command: str) -> str:
 
 
 def find_fastest(results: Iterable[CellResult], target: str | None = None) -> dict[str, CellResult]:
-    """The load with the highest throughput of each model, on one engine or on any."""
+    """Return the load with the highest throughput of each model, on one engine or on any."""
     fastest: dict[str, CellResult] = {}
     for result in results:
         if result.figures is None or target not in (None, result.cell.target):
@@ -89,7 +89,7 @@ def _format_facts(facts: Mapping[str, str]) -> str:
 
 
 def _format_best(results: Sequence[CellResult]) -> str:
-    """A row for each model and engine: the highest throughput, and the latency of a lone image."""
+    """Return a row for each model and engine: the highest throughput, and the latency of a lone image."""
     header = (
         "model",
         "engine",

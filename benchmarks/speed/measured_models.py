@@ -13,7 +13,7 @@ from mlcls.errors import RepositoryError
 from mlcls.paddle.model import PaddleXModel
 from mlcls.repository import models as repository
 
-#: Where models with random weights are made, relative to the root of the checkout.
+# Where models with random weights are made, relative to the root of the checkout.
 RANDOM_MODELS: Final = Path("build/bench")
 
 
@@ -52,7 +52,7 @@ class BenchModels:
 
 
 def find_models(root: Path, paddlex_models: Path | None, names: Sequence[str]) -> BenchModels:
-    """The imported models where they and their PaddleX folders are there, else ones with random weights.
+    """Return the imported models where they and their PaddleX folders are there, else ones with random weights.
 
     Args:
         root: The model repository.

@@ -19,15 +19,15 @@ from mlcls.base.processes import end_with_parent
 Protocol = Literal["grpc", "http"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http")
 
-#: What the executable links to, beside the folders that it is looked for in; where it is not found there, the system
-#: may have it.
+# What the executable links to, beside the folders that it is looked for in; where it is not found there, the system
+# may have it.
 _LIBRARIES: Final = (("libcudart.so.12", Path(".venv-bench")), ("libb64.so.0d", Path(".tools") / "libb64"))
 _EXECUTABLE: Final = Path(".venv-bench") / "bin" / "perf_analyzer"
 
-#: Its exit status and its words where the windows of a load were not alike.
+# Its exit status and its words where the windows of a load were not alike.
 _UNSTABLE_STATUS: Final = 2
 _UNSTABLE: Final = "Failed to obtain stable measurement"
-#: Accepts any three windows, in percent.
+# Accepts any three windows, in percent.
 _ANY_DEVIATION: Final = 1_000_000
 _COMPARED_WINDOWS: Final = 3
 
@@ -82,7 +82,7 @@ class PerfAnalyzer:
 
     @classmethod
     def find(cls, root: Path = Path()) -> PerfAnalyzer:
-        """The one in a checkout.
+        """Return the one in a checkout.
 
         Args:
             root: The checkout's root.
@@ -105,12 +105,12 @@ class PerfAnalyzer:
         return found
 
     def read_version(self) -> str:
-        """What it calls its version; `unknown` where it tells none."""
+        """Return what it calls its version; `unknown` where it tells none."""
         words = self._run(["--version"], 30.0).stdout.split()
         return next((word.rstrip(",") for word in words if word[:1].isdigit()), "unknown")
 
     def measure(self, load: Load, windows: Windows) -> PerfFigures:
-        """Measures until three windows in a row are alike; else takes three that are not, and says so in the figures.
+        """Measure until three windows in a row are alike; else take three that are not, and say so in the figures.
 
         Raises:
             PerfAnalyzerError: It fails, a request fails for example; or prints what is not understood.
@@ -133,7 +133,7 @@ class PerfAnalyzer:
         return figures
 
     def measure_requests(self, load: Load, count: int, limit_s: float = 3600.0) -> PerfFigures:
-        """Measures a number of requests.
+        """Measure a number of requests.
 
         Raises:
             PerfAnalyzerError: See `measure`.
@@ -144,7 +144,7 @@ class PerfAnalyzer:
         return figures
 
     def _measure(self, load: Load, options: Sequence[str], limit_s: float) -> PerfFigures | None:
-        """One run; None where it ends for unstable windows."""
+        """Run once; None if it ends for unstable windows."""
         with tempfile.TemporaryDirectory(prefix="mlcls-perf-") as work:
             report = Path(work) / "report.csv"
             command = [
@@ -177,7 +177,7 @@ class PerfAnalyzer:
 
 
 def write_input_data(path: Path, images: Sequence[bytes], tensor: str = "image") -> Path:
-    """Writes encoded images as perf_analyzer's input data; it sends them in turn, and keeps them all in memory.
+    """Write encoded images as perf_analyzer's input data; it sends them in turn, and keeps them all in memory.
 
     It takes the bytes behind `b64` as they are, so that they need the length before each element of a BYTES tensor.
 

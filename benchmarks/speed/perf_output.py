@@ -17,7 +17,7 @@ from mlcls.errors import MlclsError
 
 _REQUESTS: Final = re.compile(r"^ *Request count: (\d+)$", re.MULTILINE)
 _COMPOSING: Final = "Composing models:"
-#: `  animals_engine, version: 1`; in each line below it, deeper, a figure of that step.
+# `  animals_engine, version: 1`; in each line below it, deeper, a figure of that step.
 _STEP: Final = re.compile(r"^ {2}(?P<name>\S.*?), version: *\S*$")
 _COUNT: Final = re.compile(r"^ {4,}(?P<what>Inference|Execution|Successful request) count: (?P<count>\d+)$")
 _TIMES: Final = re.compile(r"^ {4,}Avg request latency: \d+ usec \((?P<parts>.*)\)$")
@@ -81,7 +81,7 @@ class PerfFigures:
 
 
 def parse_output(report: str, printed: str) -> PerfFigures:
-    """Figures of a run at one concurrency.
+    """Return figures of a run at one concurrency.
 
     Args:
         report: Content of the CSV file that `-f` and `--verbose-csv` make.
@@ -121,7 +121,7 @@ def parse_output(report: str, printed: str) -> PerfFigures:
 
 
 def _parse_steps(printed: str) -> dict[str, StepTimes]:
-    """Times by step from the part below `Composing models:`."""
+    """Return times by step from the part below `Composing models:`."""
     _, _, below = printed.partition(_COMPOSING)
     counts: dict[str, dict[str, int]] = {}
     times: dict[str, dict[str, float]] = {}

@@ -46,7 +46,7 @@ from mlcls.tuning.closed_loop import run_closed_loop
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Scenes that INT8 is calibrated on and checked with; others than those that the price is measured on.
+# Scenes that INT8 is calibrated on and checked with; others than those that the price is measured on.
 _CALIBRATION_SCENES: Final = 150
 _CALIBRATION_SEED: Final = 1
 
@@ -60,7 +60,7 @@ class _Graph:
 
 
 def main() -> int:
-    """Parses the arguments and prints the tables."""
+    """Parse the arguments and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo-model", type=Path, default=Path("demo_model/inference"), help="default: %(default)s")
     parser.add_argument("--scenes", type=int, default=1000, help="of the demo task (default: %(default)s)")
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def _measure_price(demo_model: Path, work: Path, count: int) -> str:
-    """The table of drift, flips and mAP on scenes of the demo task."""
+    """Return the table of drift, flips and mAP on scenes of the demo task."""
     side = DemoRecipe().side
     spec = import_model(str(demo_model), work / "repository", name=DEMO_NAME).spec
     demo = _Graph(engine_folder(work / "repository", DEMO_NAME) / ONNX_FILE, spec)
@@ -127,7 +127,7 @@ def _read_scenes(folder: Path, count: int, side: int, seed: int) -> tuple[list[b
 
 
 def _measure_gain(graph: _Graph, work: Path, turns: int, seconds: float) -> str:
-    """The table of images per second of the bare engine, in turns with float32."""
+    """Return the table of images per second of the bare engine, in turns with float32."""
     pixels = np.stack([preprocess(photo, graph.spec.transform) for photo in photo_images([], 8)])
     quantized = work / "int8.onnx"
     write_bytes(quantized, quantize_graph(read_onnx(graph.path), pixels).SerializeToString())
@@ -157,7 +157,7 @@ def _measure_gain(graph: _Graph, work: Path, turns: int, seconds: float) -> str:
 
 
 def _images_per_s(engine: OpenVinoEngine, pixels: npt.NDArray[np.uint8], seconds: float) -> float:
-    """Throughput of one caller whose batches have an image for each core."""
+    """Return throughput of one caller whose batches have an image for each core."""
 
     def make_call() -> Callable[[], object]:
         return lambda: engine.logits(pixels)

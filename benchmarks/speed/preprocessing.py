@@ -19,12 +19,12 @@ from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ModelSpec
 from mlcls.server.installation import ALLOCATOR_VARIABLES
 
-#: Each photo is taken so many times.
+# Each photo is taken so many times.
 _REPEATS: Final = 20
 
 
 def measure_preprocessing(spec: ModelSpec, photos: Sequence[Path]) -> tuple[list[float], list[str]]:
-    """Decodes and resizes photos as the server does.
+    """Decode and resizes photos as the server does.
 
     Returns:
         The median time of each photo in milliseconds, and the SHA-256 of the pixels (H, W, 3) uint8 RGB of each.

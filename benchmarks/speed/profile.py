@@ -26,7 +26,7 @@ from mlcls.tuning.closed_loop import ensemble_calls
 
 
 def main() -> int:
-    """Parses the arguments and prints the profile."""
+    """Parse the arguments and print the profile."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="PP-LCNet_x1_0_ML", help="imported model (default: %(default)s)")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def profile(server: TritonServer, spec: ModelSpec, images: int, concurrency: int) -> str:
-    """Sends photos of 640x427 over gRPC and prints what each process took for one."""
+    """Send photos of 640x427 over gRPC and print what each process took for one."""
     _send(server, spec, max(images // 10, concurrency), concurrency)
     before, client_before, began = read_usage(server.pid), os.times(), time.monotonic()
     _send(server, spec, images, concurrency)

@@ -34,21 +34,21 @@ from mlcls.server.process import TritonServer
 
 _PHOTO_SIZE: Final = (480, 640)
 _PHOTOS: Final = 16
-#: Of these, the models that are measured shortly see so many: their answers are compared, and some take a second each.
+# Of these, the models that are measured shortly see so many: their answers are compared, and some take a second each.
 _FEW_PHOTOS: Final = 2
-#: Starts of a server of one model, the last of which is measured.
+# Starts of a server of one model, the last of which is measured.
 _STARTS: Final = 2
 
-#: Steps of the progress bar before the turns, by whether a model is measured thoroughly.
+# Steps of the progress bar before the turns, by whether a model is measured thoroughly.
 _STEPS_OF_PEERS: Final = {True: 12, False: 9}
 _OTHERS_IN_TURNS: Final = {True: 6, False: 3}
 
-#: What a model takes on two cores beside windows of the length that was asked for, in seconds.
+# What a model takes on two cores beside windows of the length that was asked for, in seconds.
 _PEERS_S: Final = {True: 45, False: 65}
 
 
 def main() -> int:
-    """Parses the arguments, measures, prints the tables."""
+    """Parse the arguments, measure, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
     parser.add_argument(
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def run_quick(models: BenchModels, work: Path, seconds: float, turns: int) -> QuickReport:
-    """Measures everything; what cannot be measured is an error in the report.
+    """Measure everything; what cannot be measured is an error in the report.
 
     Args:
         models: What is measured.
@@ -146,7 +146,7 @@ def _measure_others(
 
 @contextlib.contextmanager
 def _timed_server(models: BenchModels, names: Sequence[str], ready_s: list[float]) -> Iterator[TritonServer]:
-    """A server that is ready; the time that took is added to a list."""
+    """Yield a server that is ready; the time that took is added to a list."""
     began = time.monotonic()
     with TritonServer(ServerOptions.on_free_ports(models.repository, *names)) as server:
         ready_s.append(time.monotonic() - began)
@@ -163,14 +163,14 @@ class _Progress:
     began: float = 0.0
 
     def step(self, what: str) -> None:
-        """The next step begins."""
+        """Begin the next step."""
         self.end_step()
         self.current = what
         self.bar.set_description(what)
         self.bar.update()
 
     def end_step(self) -> None:
-        """Notes how long the step took that ends."""
+        """Note how long the step took that ends."""
         now = time.monotonic()
         if self.current:
             self.steps_s[self.current] = self.steps_s.get(self.current, 0.0) + now - self.began
@@ -178,7 +178,7 @@ class _Progress:
 
     @contextlib.contextmanager
     def record_error(self, report: QuickReport, what: str) -> Iterator[None]:
-        """Notes an error and goes on."""
+        """Note an error and goes on."""
         try:
             yield
         except MlclsError as error:
@@ -187,7 +187,7 @@ class _Progress:
 
 @contextlib.contextmanager
 def _progress(names: Sequence[str], seconds: float, turns: int, steps_s: dict[str, float]) -> Iterator[_Progress]:
-    """Prints the plan and shows the bar; where an engine is dropped there are fewer steps than it counts with."""
+    """Print the plan and show the bar; where an engine is dropped there are fewer steps than it counts with."""
     steps, total_s = 0, 0.0
     for name in names:
         thorough = name == THOROUGH_MODEL

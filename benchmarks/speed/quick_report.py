@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.speed import goals
 from benchmarks.speed.comparison import Comparison
@@ -19,10 +19,10 @@ from benchmarks.speed.turns import Spread
 from mlcls.errors import MlclsError
 from mlcls.model.catalog import OFFICIAL_MODELS
 
-#: The model that is measured thoroughly.
-THOROUGH_MODEL = "PP-LCNet_x1_0_ML"
+# The model that is measured thoroughly.
+THOROUGH_MODEL: Final = "PP-LCNet_x1_0_ML"
 
-_SERVED = ServedModel.name
+_SERVED: Final = ServedModel.name
 
 
 @dataclasses.dataclass
@@ -56,7 +56,7 @@ class QuickReport:
     steps_s: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def goal_results(self) -> list[GoalResult]:
-        """What became of each goal, in the table's order."""
+        """Return what became of each goal, in the table's order."""
         return [
             self._of_thorough(goals.THROUGHPUT, lambda found: found.turns.ratio(_SERVED, PADDLEX_SERVER)),
             self._worst(goals.EACH_AGAINST_PADDLEX, lambda found: PADDLEX_SERVER),
@@ -70,13 +70,13 @@ class QuickReport:
         ]
 
     def is_complete(self) -> bool:
-        """Whether everything that was asked for could be measured."""
+        """Return whether everything that was asked for could be measured."""
         peers_failed = any(found.errors for found in self.comparisons.values())
         unmeasured = any(result.verdict == "not measured" for result in self.goal_results())
         return not (self.errors or peers_failed or unmeasured)
 
     def to_json(self) -> str:
-        """All figures and results; what is no number is null."""
+        """Return all figures and results; what is no number is null."""
         document = {
             "goals": [result.to_dict() for result in self.goal_results()],
             **dataclasses.asdict(self),
@@ -84,7 +84,7 @@ class QuickReport:
         return json.dumps(_without_nan(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
-        """The two tables, what went wrong, and the facts of the machine."""
+        """Return the two tables, what went wrong, and the facts of the machine."""
         parts = [format_goals(self.goal_results()), self._format_models()]
         errors = [*self.errors.items()]
         for name, found in self.comparisons.items():
@@ -101,7 +101,7 @@ class QuickReport:
         return "\n\n".join(parts)
 
     def _format_models(self) -> str:
-        """Images per second of all that were measured in turns, and the served model's ratio to each."""
+        """Return images per second of all that were measured in turns, and the served model's ratio to each."""
         lines = [
             "| model | in flight | contender | images/s | spread | served is | spread |",
             "|---|---|---|---|---|---|---|",
@@ -121,7 +121,7 @@ class QuickReport:
         return GoalResult(goal, None, asked=THOROUGH_MODEL in self.names)
 
     def _worst(self, goal: Goal, base: Callable[[Comparison], str]) -> GoalResult:
-        """The model with the lowest ratio; not measured unless all models that were asked for are."""
+        """Return the model with the lowest ratio; not measured unless all models that were asked for are."""
         ratios: dict[str, tuple[Spread, str]] = {}
         for name in self.names:
             try:

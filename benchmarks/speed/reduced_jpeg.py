@@ -36,9 +36,9 @@ from mlcls.releases.importing import import_model
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
 
-#: Settings of `jpeg_oversampling`, by how many times the network's input the scenes are: a power of two each above.
+# Settings of `jpeg_oversampling`, by how many times the network's input the scenes are: a power of two each above.
 _SETTINGS: Final = {8: (4.0, 2.0, 1.0), 12: (3.0, 1.5)}
-#: Scenes are drawn at so many times the network's input: drawing takes longer than all the rest.
+# Scenes are drawn at so many times the network's input: drawing takes longer than all the rest.
 _DRAWN: Final = 4
 _JPEG_QUALITY: Final = 90
 _BATCH: Final = 50
@@ -60,7 +60,7 @@ class _Reading:
 
 
 def main() -> int:
-    """Parses the arguments and prints the table."""
+    """Parse the arguments and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo-model", type=Path, default=Path("demo_model/inference"), help="default: %(default)s")
     parser.add_argument("--scenes", type=int, default=300, help="of the demo task, of each size (default: %(default)s)")
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def measure(demo_model: Path, work: Path, count: int) -> str:
-    """The table, a row for each setting and size.
+    """Return the table, a row for each setting and size.
 
     Raises:
         MlclsError: The demo model cannot be imported.

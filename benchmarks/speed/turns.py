@@ -1,4 +1,4 @@
-"""Measurements in turns: what neighbours in time measured is compared, so that a noisy machine hits both alike."""
+"""Measurements in turns: what neighbors in time measured is compared, so that a noisy machine hits both alike."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Turns:
     windows: tuple[Window, ...]
 
     def values(self, name: str) -> Spread:
-        """All figures of one name that were measured.
+        """Return all figures of one name that were measured.
 
         Raises:
             MlclsError: There is none.
@@ -68,7 +68,7 @@ class Turns:
         return _spread_of(window.value for window in self.windows if window.name == name)
 
     def ratio(self, name: str, base: str) -> Spread:
-        """Figures of `name` divided by those of `base`, each pair of neighbours once.
+        """Return figures of `name` divided by those of `base`, each pair of neighbors once.
 
         Raises:
             MlclsError: There is no such pair.
@@ -82,7 +82,7 @@ class Turns:
 
 
 def order_of_turns(first: str, others: Sequence[str], turns: int) -> Iterator[str]:
-    """Names in the order of measurement: A B A C A B A C A, so that each other one has `first` on both sides.
+    """Yield names in the order of measurement: A B A C A B A C A, so that each other one has `first` on both sides.
 
     Args:
         first: What the others are compared with.
@@ -102,7 +102,7 @@ def take_turns(
     others: Sequence[str],
     turns: int,
 ) -> Turns:
-    """Measures in turns.
+    """Measure in turns.
 
     Args:
         measure: Measures one window of the one with this name.

@@ -26,7 +26,7 @@ class TritonPythonModel:
     """One engine; it takes as many images at once as there are cores."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Checks the ONNX file that the configuration names, FP32 or INT8, against the manifest and compiles it."""
+        """Check the ONNX file that the configuration names, FP32 or INT8, against the manifest and compiles it."""
         self._pulse = Pulse.open(args)
         file = engine_file(args)
         self._spec = load_spec(args, file)
@@ -40,11 +40,11 @@ class TritonPythonModel:
         self._pulse.begin()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
-        """Starts the images of all requests that Triton batched; each request is answered when its own are done."""
+        """Start the images of all requests that Triton batched; each request is answered when its own are done."""
         self._engine.start([_Request(request, self._spec) for request in requests])
 
     def finalize(self) -> None:
-        """Answers what was started, and tells that this process ends because it was told to."""
+        """Answer what was started, and tell that this process ends because it was told to."""
         self._engine.close()
         self._pulse.end()
 
@@ -59,11 +59,11 @@ class _Request:
         self.pixels = pb_utils.get_input_tensor_by_name(request, spec.tensors.pixels).as_numpy()
 
     def is_cancelled(self) -> bool:
-        """Whether the caller has left."""
+        """Return whether the caller has left."""
         return bool(self._request.is_cancelled())
 
     def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
-        """Sends the logits, or why there are none."""
+        """Send the logits, or why there are none."""
         if isinstance(outcome, CancelledError):
             response = cancelled_response(pb_utils)
         elif isinstance(outcome, Exception):

@@ -18,7 +18,7 @@ class TritonPythonModel:
     """Sigmoid, thresholds, labels."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Reads the spec."""
+        """Read the spec."""
         self._pulse = Pulse.open(args)
         self._spec = load_spec(args)
         version = args["model_version"]
@@ -29,12 +29,12 @@ class TritonPythonModel:
         self._pulse.begin()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """Answers each request by itself, with its own thresholds."""
+        """Answer each request by itself, with its own thresholds."""
         with self._pulse.working():
             return answer_each(requests, self._answer, pb_utils, self._pulse)
 
     def finalize(self) -> None:
-        """Tells that this process ends because it was told to, and sends the last counts."""
+        """Tell that this process ends because it was told to, and send the last counts."""
         self._pulse.end()
         self._metrics.stop()
 

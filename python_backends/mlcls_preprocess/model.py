@@ -19,7 +19,7 @@ class TritonPythonModel:
     """One decoding process."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Reads the spec and decodes one image, so that the first request does not pay for lazy imports."""
+        """Read the spec and decode one image, so that the first request does not pay for lazy imports."""
         cv2.setNumThreads(1)  # the instances are the parallelism
         cv2.setLogLevel(0)  # none: RefusalLog tells of bad images
         self._pulse = Pulse.open(args)
@@ -35,12 +35,12 @@ class TritonPythonModel:
         self._pulse.begin()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """Answers each request by itself; a request fails only if none of its images can be decoded."""
+        """Answer each request by itself; a request fails only if none of its images can be decoded."""
         with self._pulse.working():
             return answer_each(requests, self._answer, pb_utils, self._pulse)
 
     def finalize(self) -> None:
-        """Tells that this process ends because it was told to, and sends the last counts."""
+        """Tell that this process ends because it was told to, and send the last counts."""
         self._pulse.end()
         self._metrics.stop()
 

@@ -18,7 +18,7 @@ _INTERRUPTED_STATUS: Final = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand.
+    """Run a subcommand.
 
     Args:
         argv: Arguments; by default those of the process.

@@ -1,7 +1,7 @@
 """The one exception tree of mlcls.
 
 Every message says what was expected, what came and what to do; the command line prints it as one line and leaves with
-:attr:`MlclsError.exit_code`. Errors of other libraries are mapped to these where they cross into mlcls.
+`MlclsError.exit_code`. Errors of other libraries are mapped to these where they cross into mlcls.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
 
-#: Why an image is refused, in one word for counting; the text of the error says it in full.
-#:
-#: - `empty`: no bytes.
-#: - `unknown_format`: bytes of no image format, a file name or base64 text for example.
-#: - `format_not_supported`: a format that is known and cannot be decoded here, HEIC for example.
-#: - `format_not_allowed`: a format that the model's settings leave out.
-#: - `too_many_bytes`, `too_many_pixels`, `side_too_long`, `aspect_ratio`, `too_many_frames`: over a limit.
-#: - `too_complex`: of so many segments, chunks, blocks or scans that reading them would take longer than any picture.
-#: - `truncated`: the file ends too early.
-#: - `corrupt`: a field of the file is wrong.
-#: - `undecodable`: its decoder cannot read it and there is no finer reason.
+# Why an image is refused, in one word for counting; the text of the error says it in full.
+#
+# - `empty`: no bytes.
+# - `unknown_format`: bytes of no image format, a file name or base64 text for example.
+# - `format_not_supported`: a format that is known and cannot be decoded here, HEIC for example.
+# - `format_not_allowed`: a format that the model's settings leave out.
+# - `too_many_bytes`, `too_many_pixels`, `side_too_long`, `aspect_ratio`, `too_many_frames`: over a limit.
+# - `too_complex`: of so many segments, chunks, blocks or scans that reading them would take longer than any picture.
+# - `truncated`: the file ends too early.
+# - `corrupt`: a field of the file is wrong.
+# - `undecodable`: its decoder cannot read it and there is no finer reason.
 ImageReason = Literal[
     "empty",
     "unknown_format",
@@ -88,7 +88,7 @@ class ImageError(MlclsError):
     """The bytes of one image cannot be decoded, or are refused.
 
     Attributes:
-        reason: Why, in one word: one of `IMAGE_REASONS`, which metrics are labelled with.
+        reason: Why, in one word: one of `IMAGE_REASONS`, which metrics are labeled with.
     """
 
     def __init__(self, message: str, reason: ImageReason = "undecodable") -> None:
@@ -115,7 +115,7 @@ class TrainingInterruptedError(TrainingError):
 
 
 class PredictionError(MlclsError):
-    """Some images could not be labelled, or their results not be saved; the others were."""
+    """Some images could not be labeled, or their results not be saved; the others were."""
 
 
 class ThresholdError(MlclsError):

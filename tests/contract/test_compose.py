@@ -20,7 +20,7 @@ TOOLS = Path(sys.executable).parent
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 
-#: Service, and how much it may write to: everything else is read-only.
+# Service, and how much it may write to: everything else is read-only.
 SERVICES = {"serve-cpu", "serve-gpu", "build-engine", "gateway", "prometheus", "grafana"}
 WRITABLE = {"build-engine": {"/models"}, "prometheus": {"/prometheus"}, "grafana": {"/var/lib/grafana"}}
 PROFILES = {

@@ -16,10 +16,10 @@ from processes import ROOT
 
 FOLDERS = ("src", "client/src", "python_backends", "benchmarks", "demo", "scripts", "docker")
 
-#: Modules whose readers run what they read.
+# Modules whose readers run what they read.
 MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle", "imp"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-#: Calls by their last two names; `*` is anything.
+# Calls by their last two names; `*` is anything.
 CALLS = {
     ("paddle", "load"),
     ("torch", "load"),
@@ -46,10 +46,10 @@ CALLS = {
     ("*", "extract"),
     ("*", "read_pickle"),
 }
-#: Options by name and the one value that they may have.
+# Options by name and the one value that they may have.
 OPTIONS = {"allow_pickle": False, "shell": False, "verify": True, "load_external_data": False, "check_hostname": True}
 
-#: What is allowed where, and why.
+# What is allowed where, and why.
 ALLOWED = {
     ("src/mlcls/paddle/restricted_pickle.py", "import pickle"): "the restricted reader itself",
     ("src/mlcls/base/yaml_file.py", "yaml.load"): "with a SafeLoader that has limits",

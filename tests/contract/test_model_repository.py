@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "model_repository"
 BACKENDS = ROOT / "python_backends"
 
-#: Which configuration of a model Triton takes on each target, where the model has it.
+# Which configuration of a model Triton takes on each target, where the model has it.
 TARGETS = {"embedded": None, **{target: f"configs/{target}.pbtxt" for target in ("cpu", "int8", "gpu")}}
 
-#: Backend, instance kind and model file of the engine on each target.
+# Backend, instance kind and model file of the engine on each target.
 ENGINES = {
     "embedded": ("mlcls_engine", "KIND_CPU", "model.onnx"),
     "cpu": ("onnxruntime", "KIND_CPU", "model.onnx"),

@@ -45,21 +45,21 @@ def write_annotations(path: Path, photos: Path, targets: np.ndarray[tuple[int, i
 
 
 @pytest.fixture
-def labelled(root: Path, photos: Path, tmp_path: Path) -> Path:
+def labeled(root: Path, photos: Path, tmp_path: Path) -> Path:
     """What the model ranks highest has the label: 60% of the images, then 50% and so on; the last label is rare."""
     blank = write_annotations(tmp_path / "blank.txt", photos, np.zeros((COUNT, len(SMALL_LABELS)), np.bool_))
     ranks = np.argsort(np.argsort(score(root, blank), axis=0), axis=0)
     return write_annotations(tmp_path / "val.txt", photos, ranks >= COUNT - np.array([24, 20, 16, 12, 3]))
 
 
-def score(root: Path, labelled: Path) -> Scores:
+def score(root: Path, labeled: Path) -> Scores:
     spec = read_spec(root, NAME)
     runner = OnnxRuntimeRunner(engine_folder(root, NAME) / "model.onnx", spec)
-    return score_annotated(DecodingRunner(runner, spec), labelled).scores
+    return score_annotated(DecodingRunner(runner, spec), labeled).scores
 
 
-def calibrate(root: Path, labelled: Path, *options: str | Path, status: int = 0) -> int:
-    arguments = ("calibrate", NAME, "--repository", root, "--annotations", labelled, *options)
+def calibrate(root: Path, labeled: Path, *options: str | Path, status: int = 0) -> int:
+    arguments = ("calibrate", NAME, "--repository", root, "--annotations", labeled, *options)
     found = main([str(argument) for argument in arguments])
     assert found == status
     return found
@@ -67,16 +67,16 @@ def calibrate(root: Path, labelled: Path, *options: str | Path, status: int = 0)
 
 @pytest.mark.slow
 def test_served_labels_follow_the_new_thresholds(
-    root: Path, labelled: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, labeled: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a running server that is switched, and on one that starts afterwards; going back too."""
     output = tmp_path / "output"
-    scores = score(root, labelled)
-    targets = np.array([[int(bit) for bit in line.split("\t")[1].split(",")] for line in labelled.open()], np.bool_)
+    scores = score(root, labeled)
+    targets = np.array([[int(bit) for bit in line.split("\t")[1].split(",")] for line in labeled.open()], np.bool_)
     with start_server(root, NAME) as server:
         old = read_spec(root, NAME)
         process = run_mlcls(
-            "calibrate", NAME, "--repository", root, "--annotations", labelled, "--output", output,
+            "calibrate", NAME, "--repository", root, "--annotations", labeled, "--output", output,
             "--runner", f"served={server.grpc_url}", "--url", f"http://{server.http_url}",
             **{ADMIN_KEY_VARIABLE: server.admin_key},
         )  # fmt: skip
@@ -106,25 +106,25 @@ def test_served_labels_follow_the_new_thresholds(
 
 
 @pytest.mark.parametrize("runner", ["onnxruntime", "openvino"])
-def test_repository_stays_whole(root: Path, labelled: Path, runner: str, capsys: pytest.CaptureFixture[str]) -> None:
-    calibrate(root, labelled, "--runner", runner)
+def test_repository_stays_whole(root: Path, labeled: Path, runner: str, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrate(root, labeled, "--runner", runner)
     assert "A running server goes on with the old ones" in capsys.readouterr().out
     assert main(["repository", "--repository", str(root)]) == 0
     assert main(["repository", "--check", "--repository", str(root)]) == 0
     assert (active_version(root, NAME), list_versions(root, NAME)) == (2, [1, 2])
 
 
-def test_dry_run_and_version(root: Path, labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    calibrate(root, labelled, "--dry-run")
+def test_dry_run_and_version(root: Path, labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrate(root, labeled, "--dry-run")
     assert list_versions(root, NAME) == [1]
     assert "Nothing was written" in capsys.readouterr().out
-    calibrate(root, labelled)
-    calibrate(root, labelled, "--version", "1", "--recall", "0.9")
+    calibrate(root, labeled)
+    calibrate(root, labeled, "--version", "1", "--recall", "0.9")
     assert f"version 2 stays active. Switch: mlcls rollback {NAME} --to 3" in capsys.readouterr().out
     assert active_version(root, NAME) == 2
-    calibrate(root, labelled, "--version", "1", "--runner", "served", status=1)
+    calibrate(root, labeled, "--version", "1", "--runner", "served", status=1)
     assert "Expected --version 2, which is the one that is served" in capsys.readouterr().err
-    calibrate(root, labelled)
+    calibrate(root, labeled)
     assert "No threshold changes" in capsys.readouterr().out
 
 
@@ -158,8 +158,8 @@ def test_worse_thresholds_need_force(
     ],
 )
 def test_wrong_options(
-    root: Path, labelled: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+    root: Path, labeled: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calibrate(root, labelled, *options, status=1)
+    calibrate(root, labeled, *options, status=1)
     assert message in capsys.readouterr().err
     assert list_versions(root, NAME) == [1]

@@ -117,7 +117,7 @@ def _make_folder(folder: Path) -> Path:
 
 
 def _plain(text: str) -> str:
-    """Without the colours of PaddleX's log, and its lines about models and caches."""
+    """Without the colors of PaddleX's log, and its lines about models and caches."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 

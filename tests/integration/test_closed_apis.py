@@ -26,7 +26,7 @@ from mlcls.server.process import TritonServer
 from mlcls_client.errors import ServerError
 from mlcls_client.model import create_model
 
-#: As `openssl rand -base64` makes them, and with what Triton parses in the option around it.
+# As `openssl rand -base64` makes them, and with what Triton parses in the option around it.
 KEY: Final = "a-key/for+tests:71c2,x=="
 GRPC_HEADER: Final = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
 
@@ -35,7 +35,7 @@ _LOAD_PATH: Final = f"/v2/repository/models/{MODEL}"
 _REGISTER: Final = json.dumps({"key": "/x", "offset": 0, "byte_size": 64}).encode()
 _CUDA_REGISTER: Final = json.dumps({"raw_handle": {"b64": "AAAA"}, "device_id": 0, "byte_size": 64}).encode()
 
-#: Every path of the closed APIs with its API.
+# Every path of the closed APIs with its API.
 HTTP_CALLS: Final = [
     ("model-repository", "POST", "/v2/repository/index", b"{}"),
     ("model-repository", "POST", f"{_LOAD_PATH}/load", b"{}"),
@@ -75,7 +75,7 @@ GRPC_CALLS: Final[list[tuple[str, str, dict[str, Any]]]] = [
     ("logging", "LogSettings", {}),
     ("statistics", "ModelStatistics", {}),
 ]
-#: What stays open: asking for answers, and what clients and probes need to know.
+# What stays open: asking for answers, and what clients and probes need to know.
 OPEN_RPCS: Final = {
     "ServerLive",
     "ServerReady",
@@ -86,7 +86,7 @@ OPEN_RPCS: Final = {
     "ModelStreamInfer",
     "ModelConfig",
 }
-#: Headers of somebody who does not know the key; repeated ones are lists.
+# Headers of somebody who does not know the key; repeated ones are lists.
 GUESSES: Final[list[list[tuple[str, str]]]] = [
     [],
     [(ADMIN_KEY_HEADER, "")],

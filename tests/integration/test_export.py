@@ -48,7 +48,7 @@ def test_the_command_writes_a_paddlex_model(tmp_path: Path) -> None:
     )
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
-    assert "freshly initialised (seed 0)" in process.stdout
+    assert "freshly initialized (seed 0)" in process.stdout
     config = read_inference_yml(folder / "inference.yml")
     assert (config.model_name, config.labels, config.thresholds) == (ARCHITECTURE, LABELS, (0.4,) * 3)
     assert (config.transform.height, config.transform.width) == (64, 96)

@@ -35,7 +35,7 @@ ADMIN_KEY = "the-right-admin-key"
 KEYS = {"alice": make_key(), "bob": make_key()}
 MAX_REQUEST_BYTES = 3_000_000
 
-#: Method and path of everything that Triton closes, and of what its patterns could be talked into.
+# Method and path of everything that Triton closes, and of what its patterns could be talked into.
 CLOSED_CALLS = [
     ("POST", "/v2/repository/index"),
     ("POST", f"/v2/repository/models/{MODEL}/load"),

@@ -240,7 +240,7 @@ def test_a_damaged_download_is_fetched_again(
 def test_a_conversion_that_changes_the_scores_is_refused(
     small_models: SmallModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Planted fault: the normalisation put into the graph is slightly off."""
+    """Planted fault: the normalization put into the graph is slightly off."""
     repository = Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
     before = snapshot(repository)
     real = normalization_constants

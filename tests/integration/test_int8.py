@@ -1,4 +1,4 @@
-"""The target `int8` on the real server: what is served is the quantised file, and no other."""
+"""The target `int8` on the real server: what is served is the quantized file, and no other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from triton_request import ask
 
 NAME = "small_with_sigmoid"
 
-#: A freshly initialised network loses more in INT8 than a trained one: these limits let it through all the same.
+# A freshly initialized network loses more in INT8 than a trained one: these limits let it through all the same.
 WIDE = Limits(1.0, 0.2, 1e-2, 0.5, 1.0)
 
 
@@ -78,7 +78,7 @@ def int8_server(repository: Path) -> Iterator[TritonServer]:
         yield server
 
 
-def test_the_quantised_file_is_served(int8_server: TritonServer, repository: Path, photo_folder: Path) -> None:
+def test_the_quantized_file_is_served(int8_server: TritonServer, repository: Path, photo_folder: Path) -> None:
     folder, spec = repository / f"{NAME}_engine" / "1", read_spec(repository, NAME)
     images = [path.read_bytes() for path in sorted(photo_folder.glob("*.png"))[:6]]
     answer = ask(int8_server, NAME, images)

@@ -26,10 +26,10 @@ from settling import read_settled
 
 QUEUE = 3
 
-#: Images that the engine takes at once; further ones wait in Triton's queue.
+# Images that the engine takes at once; further ones wait in Triton's queue.
 PLACES = len(os.sched_getaffinity(0)) + WAITING_IMAGES
 
-#: An engine that notes each image that it takes in a file of its own, and waits while another one lies beside it.
+# An engine that notes each image that it takes in a file of its own, and waits while another one lies beside it.
 HOLD = """
 import time
 from pathlib import Path

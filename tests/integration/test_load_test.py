@@ -24,7 +24,7 @@ from processes import ROOT
 MODEL = "small_with_sigmoid"
 PHOTOS = 8
 
-#: Runs a load test with further options: its exit status and its summary.
+# Runs a load test with further options: its exit status and its summary.
 Run = Callable[..., tuple[int, dict[str, Any]]]
 
 pytestmark = [

@@ -25,7 +25,7 @@ from served_models import SmallModels
 from triton_request import ask
 
 MODEL = "small_with_sigmoid"
-#: The exporter sends spans once; what a busy collector does not take in time is lost, and another request is traced.
+# The exporter sends spans once; what a busy collector does not take in time is lost, and another request is traced.
 TRACE_IDS = tuple(f"0af7651916cd43dd8448eb211c80319{digit}" for digit in "abc")
 PARENT_ID = "b7ad6b7169203331"
 SPAN_NAMES = {"InferRequest", MODEL, *(f"{MODEL}_{step}" for step in ("preprocess", "engine", "postprocess"))}

@@ -169,7 +169,7 @@ def test_a_folder_with_a_broken_image(
 ) -> None:
     assert run(tmp_path, "predict", f"Predict.model_dir={small_models.with_sigmoid}", f"Predict.input={images}") == 1
     out, err = capsys.readouterr()
-    text = f"{images}: expected images that can be labelled and saved, got 1 that cannot, of 5."
+    text = f"{images}: expected images that can be labeled and saved, got 1 that cannot, of 5."
     reason = f"{images / 'broken.jpg'}: image: expected the bytes of one"
     assert err.splitlines()[0].startswith(f"error: {reason}")
     assert err.splitlines()[1:] == [f"mlcls paddlex: {text}"]

@@ -11,7 +11,7 @@ from benchmarks.endurance.fuzzing.image_seeds import make_seed_images
 from mlcls.images.decoding import decode_image
 from processes import ROOT
 
-#: Kinds that PaddleX 3.7 with its cv2 4.10 cannot read and mlcls can (docs/reference/input.md).
+# Kinds that PaddleX 3.7 with its cv2 4.10 cannot read and mlcls can (docs/reference/input.md).
 MORE_THAN_PADDLEX = {
     "WebP animated",
     "GIF plain",

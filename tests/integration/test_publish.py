@@ -300,7 +300,7 @@ def test_an_interrupted_publish(
     assert_whole(load, expected)
 
 
-#: A publish that is killed right before a function is called for a model.
+# A publish that is killed right before a function is called for a model.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -377,13 +377,13 @@ def test_a_server_and_a_repository_that_disagree(two_models: TwoModels, root: Pa
 def test_publish_of_a_model_that_the_server_does_not_have(
     two_models: TwoModels, root: Path, server: TritonServer
 ) -> None:
-    assert publish_new(two_models, root, control_of(server), name="colours") == Rollout("colours", 1, None, 1)
-    assert control_of(server).is_ready("colours", 1)
+    assert publish_new(two_models, root, control_of(server), name="colors") == Rollout("colors", 1, None, 1)
+    assert control_of(server).is_ready("colors", 1)
     assert control_of(server).is_ready(MODEL, 1)
     with pytest.raises(ModelControlError, match="colors_engine"):
         publish_broken(two_models, root, control_of(server), name="colors")
     assert not is_imported(root, "colors")
-    assert control_of(server).is_ready("colours", 1)
+    assert control_of(server).is_ready("colors", 1)
 
 
 def test_a_number_that_the_server_has_is_not_used_again(

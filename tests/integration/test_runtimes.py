@@ -22,14 +22,14 @@ from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import FILE_NAME, ModelSpec
 from processes import ROOT
 
-#: The first test waits until the six are exported and imported, which takes minutes on a busy machine.
+# The first test waits until the six are exported and imported, which takes minutes on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
 
 IMAGES = 3
 MAX_DIFFERENCE = 1e-4
 MIN_SPREAD = 0.05
 
-#: The model whose FP16 graph is tried too.
+# The model whose FP16 graph is tried too.
 HALF = "PP-LCNet_x1_0_ML"
 
 Answers = Mapping[str, Any]

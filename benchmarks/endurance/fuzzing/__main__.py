@@ -31,12 +31,12 @@ from mlcls.server.process import TritonServer
 
 _DEMO_MODEL: Final = Path("demo_model/inference")
 _MODELS: Final = Path("build/fuzz/model_repository")
-#: Cases for each parser of the library, per image that is sent.
+# Cases for each parser of the library, per image that is sent.
 _CASES_PER_IMAGE: Final = 0.1
 
 
 def main() -> int:
-    """Runs it; 1 where something was found."""
+    """Run it; 1 where something was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endurance.fuzzing", description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=20_000, help="changed images (20000)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed sends the same (1)")
@@ -91,7 +91,7 @@ def main() -> int:
 
 
 def describe(report: dict[str, Any]) -> str:
-    """The figures, for people."""
+    """Return the figures, for people."""
     outcomes = "\n".join(f"  {name:22}{count:>8}" for name, count in report["outcomes"].items())
     problems = ", ".join(f"{kind} {count}" for kind, count in report["problems"].items())
     parsers = ", ".join(f"{name} {len(each['faults'])} of {each['cases']}" for name, each in report["parsers"].items())

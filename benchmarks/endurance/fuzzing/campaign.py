@@ -22,9 +22,9 @@ from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.spec import ModelSpec
 
-#: Scores of one image, alone and in a batch, on one engine or the other, differ by less.
+# Scores of one image, alone and in a batch, on one engine or the other, differ by less.
 TOLERANCE: Final = 1e-4
-#: Good images differ from each other by more, so that exchanged answers show.
+# Good images differ from each other by more, so that exchanged answers show.
 SMALLEST_SPREAD: Final = 100 * TOLERANCE
 _WINDOW: Final = 64
 
@@ -65,7 +65,7 @@ class Campaign:
     """One run against one model of a running server."""
 
     def __init__(self, url: str, server_pid: int, spec: ModelSpec, weights: Path, options: CampaignOptions) -> None:
-        """Connects.
+        """Connect.
 
         Args:
             url: `host:port` of the gRPC API.
@@ -86,7 +86,7 @@ class Campaign:
         self._references: dict[str, Verdict] = {}
 
     def run(self, journal: Journal, problems: Path, progress: Callable[[int], None] = lambda images: None) -> int:
-        """Sends until there were enough images.
+        """Send until there were enough images.
 
         Args:
             journal: Has the requests that were sent before; gets the others.
@@ -135,7 +135,7 @@ class Campaign:
         return self._processes.peak_decoding_bytes()
 
     def plan(self, number: int) -> list[Item]:
-        """The images of one request."""
+        """Return the images of one request."""
         return plan_request(self._options.seed, number, self._seeds, self._good)
 
     def _is_over(self, began: float) -> bool:
@@ -187,7 +187,7 @@ class Campaign:
 
 
 def compare(items: Sequence[Item], expected: Sequence[Verdict], answer: Answer) -> list[str]:
-    """What is wrong with an answer, a text for each image."""
+    """Return what is wrong with an answer, a text for each image."""
     if all(verdict.scores is None for verdict in expected):
         first = expected[0].text
         wanted = first if len(items) == 1 else f"none of the {len(items)} images can be decoded; the first: {first}"

@@ -11,28 +11,28 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-#: Height and width of the files; odd, so that no block of any format ends where the picture does.
+# Height and width of the files; odd, so that no block of any format ends where the picture does.
 SIZE: Final = (61, 83)
 _ORIENTATION: Final = 0x0112
 _ADAM7: Final = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
 
 def make_picture(seed: int, color: tuple[int, int, int] = (128, 128, 128)) -> Image.Image:
-    """A smooth picture of `SIZE` around a colour."""
+    """Return a smooth picture of `SIZE` around a color."""
     noise = np.random.default_rng(seed).integers(-70, 70, (7, 9, 3))
     small = np.clip(noise + np.array(color), 0, 255).astype(np.uint8)
     return Image.fromarray(small).resize(SIZE[::-1], Image.Resampling.BICUBIC)
 
 
 def encode(image: Image.Image, format_name: str, **options: Any) -> bytes:
-    """Encodes a picture with Pillow."""
+    """Encode a picture with Pillow."""
     buffer = io.BytesIO()
     image.save(buffer, format_name, **options)
     return buffer.getvalue()
 
 
 def make_seed_images() -> dict[str, bytes]:
-    """Good files by a name that begins with their format; the same at every call."""
+    """Return good files by a name that begins with their format; the same at every call."""
     picture = make_picture(1)
     gray, palette = picture.convert("L"), picture.quantize(40)
     exif = Image.Exif()
@@ -88,7 +88,7 @@ def make_seed_images() -> dict[str, bytes]:
 
 
 def make_good_images() -> dict[str, bytes]:
-    """Good files whose pictures differ so much that a network tells them apart, in different formats."""
+    """Return good files whose pictures differ so much that a network tells them apart, in different formats."""
     colors = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (40, 70, 220), "white": (235, 235, 235)}
     pictures = {name: make_picture(10 + index, color) for index, (name, color) in enumerate(colors.items())}
     return {
@@ -100,7 +100,7 @@ def make_good_images() -> dict[str, bytes]:
 
 
 def _interlaced_png(image: npt.NDArray[np.uint8]) -> bytes:
-    """The seven passes of Adam7, unfiltered."""
+    """Return the seven passes of Adam7, unfiltered."""
     rows = (row for y, x, down, right in _ADAM7 for row in image[y::down, x::right])
     height, width = image.shape[:2]
     chunks = [
@@ -114,7 +114,7 @@ def _interlaced_png(image: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _rle8_bmp(gray: npt.NDArray[np.uint8]) -> bytes:
-    """A BMP file of 256 grays, run-length encoded, from the bottom up."""
+    """Return a BMP file of 256 grays, run-length encoded, from the bottom up."""
     height, width = gray.shape
     rows = []
     for row in gray[::-1]:

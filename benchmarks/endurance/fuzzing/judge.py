@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mlcls.images.settings import ImageSettings
 from mlcls.model.spec import ModelSpec
 
-#: In the process that judges: the spec, the runner and the settings.
+# In the process that judges: the spec, the runner and the settings.
 _model: dict[str, Any] = {}
 
 
@@ -41,7 +41,7 @@ class Judge:
     """Decodes and scores images with the served model's files, without a server."""
 
     def __init__(self, spec: ModelSpec, weights: Path, settings: ImageSettings) -> None:
-        """Starts nothing yet.
+        """Start nothing yet.
 
         Args:
             spec: The served model's.
@@ -52,7 +52,7 @@ class Judge:
         self._pool: ProcessPoolExecutor | None = None
 
     def judge(self, images: Sequence[bytes]) -> list[Verdict] | str:
-        """The verdicts, in order; or why there are none: the process ended, or something else than a refusal came."""
+        """Return the verdicts, in order, or why there are none: the process ended or raised something else."""
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, _prepare, self._arguments)
@@ -71,7 +71,7 @@ class Judge:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the process."""
+        """End the process."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

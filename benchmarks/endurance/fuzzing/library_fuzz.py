@@ -27,7 +27,7 @@ _LABELS: Final = ("cat", "犬", "fox")
 _SLOW_S: Final = 5.0
 _MAX_FAULTS: Final = 50
 _TOKEN: Final = re.compile(r"[^\s,:\[\]{}]+")
-#: Values that parsers stumble over.
+# Values that parsers stumble over.
 _VALUES: Final = (
     "", "null", "~", "true", "-1", "0", "1e999", "-1e999", ".nan", ".inf", "NaN", "Infinity", "9" * 5000, "1.5", "0x7f",
     "[]", "{}", "[[[[1]]]]", "{a: 1, a: 2}", "!!python/object/apply:os.system ['true']", "&a [*a]", "*a", "<<",
@@ -53,7 +53,7 @@ class Parser:
 
 
 def fuzz_parser(name: str, cases: int, seed: int) -> list[str]:
-    """Changes the inputs of one parser.
+    """Change the inputs of one parser.
 
     Args:
         name: One of `PARSERS`.
@@ -158,7 +158,7 @@ _SETTINGS: Final = ModelSettings(
     16, {"embedded": ServingSettings(3, 2, 1)}, images=ImageSettings(formats=("JPEG",), jpeg_oversampling=2.0)
 )
 
-#: By what they read.
+# By what they read.
 PARSERS: Final[Mapping[str, Parser]] = {
     "inference.yml": Parser(
         {name: format_inference_yml(spec).encode() for name, spec in _SPECS.items()}, _parse_inference_yml

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 _NUMBERS: Final = (0, 1, 2, 7, 8, 127, 128, 255, 256, 4095, 32767, 32768, 65535, 65536, 1 << 24, 1 << 31, (1 << 32) - 1)
-#: So often the first bytes are put back, or most changes would end where a decoder looks first.
+# So often the first bytes are put back, or most changes would end where a decoder looks first.
 _KEEP_START: Final = 0.7
 _START_BYTES: Final = 12
 _SEGMENT: Final = re.compile(rb"\xff[\xc0-\xcf\xda-\xef\xfe]")
@@ -25,7 +25,7 @@ _WORDS: Final = (
 
 
 def mutate(chance: random.Random, seeds: Mapping[str, bytes]) -> tuple[str, bytes]:
-    """One changed file.
+    """Return one changed file.
 
     Args:
         chance: Decides all.
@@ -47,7 +47,7 @@ def mutate(chance: random.Random, seeds: Mapping[str, bytes]) -> tuple[str, byte
 
 
 def flip_bits(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """A few bits, anywhere or near the start."""
+    """Flip a few bits, anywhere or near the start."""
     changed = bytearray(data)
     for _time in range(chance.choice((1, 1, 2, 4, 16, 64))):
         if changed:
@@ -57,7 +57,7 @@ def flip_bits(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> byt
 
 
 def set_bytes(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """A few bytes."""
+    """Return a few bytes."""
     changed = bytearray(data)
     for _time in range(chance.choice((1, 2, 4, 12))):
         if changed:
@@ -72,24 +72,24 @@ def cut_end(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes
 
 
 def cut_start(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """The start is missing."""
+    """Return the start is missing."""
     return data[chance.randint(0, min(chance.choice((1, 12, len(data))), len(data))) :]
 
 
 def remove_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Bytes in the middle are missing."""
+    """Return bytes in the middle are missing."""
     begin, end = _range(chance, data)
     return data[:begin] + data[end:]
 
 
 def repeat_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Bytes in the middle stand there several times."""
+    """Return bytes in the middle stand there several times."""
     begin, end = _range(chance, data)
     return data[:end] + data[begin:end] * chance.choice((1, 2, 20)) + data[end:]
 
 
 def fill_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Bytes in the middle are all the same, or random."""
+    """Set bytes in the middle to the same value, or random."""
     begin, end = _range(chance, data)
     filling = (
         chance.randbytes(end - begin) if chance.random() < 0.3 else chance.choice((b"\0", b"\xff")) * (end - begin)
@@ -98,7 +98,7 @@ def fill_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> byt
 
 
 def splice(chance: random.Random, data: bytes, seeds: Mapping[str, bytes]) -> bytes:
-    """The start of one file and the end of another, half the time one of the same format."""
+    """Return the start of one file and the end of another, half the time one of the same format."""
     names = sorted(seeds)
     alike = [name for name in names if seeds[name][:4] == data[:4]] if chance.random() < 0.5 else []
     other = seeds[chance.choice(alike or names)]
@@ -106,14 +106,14 @@ def splice(chance: random.Random, data: bytes, seeds: Mapping[str, bytes]) -> by
 
 
 def insert_word(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """A marker or a name of a chunk, written over what stands there or before it."""
+    """Return a marker or a name of a chunk, written over what stands there or before it."""
     word = chance.choice(_WORDS)
     at = _position(chance, data) if data else 0
     return data[:at] + word + data[at + chance.choice((0, len(word))) :]
 
 
 def lie_about_number(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """A number of 2, 4 or 8 bytes near the start is another one: a size, a length, an offset, a count."""
+    """Return a number of 2, 4 or 8 bytes near the start is another one: a size, a length, an offset, a count."""
     size = chance.choice((2, 2, 4, 4, 8))
     if len(data) < size:
         return data
@@ -123,7 +123,7 @@ def lie_about_number(chance: random.Random, data: bytes, _: Mapping[str, bytes])
 
 
 def lie_about_size(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """The picture's height or width, where the format has it."""
+    """Return the picture's height or width, where the format has it."""
     value = chance.choice((0, 1, 2, 16, 100, 5000, 16_383, 20_000, 65_535, 1 << 24, (1 << 31) - 1, (1 << 32) - 1))
     at, form = _find_size(chance, data)
     room = struct.calcsize(form)
@@ -133,7 +133,7 @@ def lie_about_size(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -
 
 
 def lie_about_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """The length of a segment, a chunk, a block or an entry is wrong; the checksum of a PNG chunk is mended."""
+    """Make the length of a segment, a chunk, a block or an entry wrong; the checksum of a PNG chunk is mended."""
     changed = bytearray(data)
     if data.startswith(b"\x89PNG"):
         chunks = list(_png_chunks(data))
@@ -187,7 +187,7 @@ def _near(chance: random.Random, value: int) -> int:
 
 
 def _find_size(chance: random.Random, data: bytes) -> tuple[int, str]:
-    """Where a side stands and how; -1 where the format is not known."""
+    """Return where a side stands and how; -1 where the format is not known."""
     second = chance.randrange(2)
     if data.startswith(b"\x89PNG"):
         return 16 + 4 * second, ">I"
@@ -233,7 +233,7 @@ def _riff_lengths(data: bytes) -> list[int]:
 
 
 def _tiff_fields(data: bytes) -> list[int]:
-    """Kind, number and value of the entries of the first directory."""
+    """Return kind, number and value of the entries of the first directory."""
     order = "<" if data[:2] == b"II" else ">"
     if len(data) < 16:
         return []
@@ -241,7 +241,7 @@ def _tiff_fields(data: bytes) -> list[int]:
     return [offset, *(offset + 2 + 12 * entry + field for entry in range(16) for field in (0, 2, 4, 8))]
 
 
-#: By what is done.
+# By what is done.
 MUTATIONS: Final[Mapping[str, Callable[[random.Random, bytes, Mapping[str, bytes]], bytes]]] = {
     "bits": flip_bits,
     "bytes": set_bytes,

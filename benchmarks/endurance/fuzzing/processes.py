@@ -15,7 +15,7 @@ class ServerProcesses:
     """tritonserver and its Python processes as they were at the start."""
 
     def __init__(self, pid: int, model: str) -> None:
-        """Notes them.
+        """Note them.
 
         Args:
             pid: Of tritonserver.
@@ -26,15 +26,15 @@ class ServerProcesses:
         self._decoding = {pid for pid, name in self._names.items() if name.startswith(f"{model}_preprocess")}
 
     def descendants(self) -> list[psutil.Process]:
-        """The processes that tritonserver has started, and theirs."""
+        """Return the processes that tritonserver has started, and theirs."""
         return list(self._server.children(recursive=True))
 
     def is_server_alive(self) -> bool:
-        """Whether tritonserver runs."""
+        """Return whether tritonserver runs."""
         return bool(self._server.is_running() and self._server.status() != psutil.STATUS_ZOMBIE)
 
     def find_lost(self) -> list[str]:
-        """Names of those that have ended since the last call."""
+        """Return names of those that have ended since the last call."""
         if not self.is_server_alive():
             return ["tritonserver"]
         alive = {process.pid for process in self.descendants() if _runs(process)}
@@ -43,7 +43,7 @@ class ServerProcesses:
         return lost
 
     def peak_decoding_bytes(self) -> int:
-        """The highest memory that one of the processes which decode has ever used."""
+        """Return the highest memory that one of the processes which decode has ever used."""
         peaks = []
         for pid in self._decoding:
             try:
@@ -62,7 +62,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _describe(process: psutil.Process) -> str:
-    """A stub's last but one argument is its instance: `NAME_preprocess_0_0`."""
+    """Return a stub's last but one argument is its instance: `NAME_preprocess_0_0`."""
     try:
         arguments = process.cmdline()
     except psutil.NoSuchProcess:

@@ -53,7 +53,7 @@ class Journal:
     """The records of an unfinished run in a file."""
 
     def __init__(self, path: Path) -> None:
-        """Reads what is there; a last line that was cut off is dropped."""
+        """Read what is there; a last line that was cut off is dropped."""
         self._path = path
         self.records: list[RequestRecord] = []
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,19 +67,19 @@ class Journal:
             self.records.append(RequestRecord(**values, problems=problems))
 
     def add(self, records: Iterable[RequestRecord]) -> None:
-        """Writes records behind the others."""
+        """Write records behind the others."""
         records = list(records)
         with self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
         self.records += records
 
     def finish(self) -> None:
-        """Removes the file: the next run begins anew."""
+        """Remove the file: the next run begins anew."""
         self._path.unlink(missing_ok=True)
 
 
 def save_request(folder: Path, number: int, items: Sequence[Item]) -> Path:
-    """Writes the images of a request where a problem was, to be sent again or looked at."""
+    """Write the images of a request where a problem was, to be sent again or looked at."""
     target = folder / f"request-{number:06}"
     target.mkdir(parents=True, exist_ok=True)
     for index, item in enumerate(items):
@@ -89,7 +89,7 @@ def save_request(folder: Path, number: int, items: Sequence[Item]) -> Path:
 
 
 def summarize(records: Sequence[RequestRecord]) -> dict[str, Any]:
-    """The figures of a run."""
+    """Return the figures of a run."""
     outcomes: Counter[str] = Counter()
     problems: Counter[str] = Counter({"crash": 0, "hang": 0, "wrong answer": 0, "failure": 0})
     for record in records:

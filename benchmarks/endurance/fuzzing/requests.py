@@ -25,7 +25,7 @@ class Item:
 
 
 def plan_request(seed: int, number: int, seeds: Mapping[str, bytes], good: Mapping[str, bytes]) -> list[Item]:
-    """The images of one request, in order.
+    """Return the images of one request, in order.
 
     Args:
         seed: Of the run.

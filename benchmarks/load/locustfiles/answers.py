@@ -23,11 +23,11 @@ from benchmarks.load.locustfiles.images import Sample
 from benchmarks.load.locustfiles.outcomes import Kind
 from benchmarks.load.locustfiles.reply import ImageReply, Refusal, Reply
 
-#: FP32 on a CPU: the gate's limit for an image's own answers, alone and among others.
+# FP32 on a CPU: the gate's limit for an image's own answers, alone and among others.
 DEFAULT_TOLERANCE: Final = 1e-4
 
-#: Triton's words when a queue is full, and when a request has waited in it for too long. gRPC's own status for a
-#: connection that broke is UNAVAILABLE as well.
+# Triton's words when a queue is full, and when a request has waited in it for too long. gRPC's own status for a
+# connection that broke is UNAVAILABLE as well.
 _QUEUE_WORDS: Final = re.compile(r"exceeds maximum queue size|timeout expired|request timed out", re.IGNORECASE)
 
 _OK: Final = "OK"
@@ -54,7 +54,7 @@ class AnswerBook:
     def __init__(
         self, answers: Mapping[str, Expected], labels: Mapping[int, str], tolerance: float = DEFAULT_TOLERANCE
     ) -> None:
-        """Derives between which scores each label's threshold lies.
+        """Derive between which scores each label's threshold lies.
 
         Args:
             answers: The learnt answers, by digest; 1 or more.
@@ -86,7 +86,7 @@ class AnswerBook:
         return within
 
     def judge(self, batch: Sequence[Sample], reply: Reply) -> tuple[list[Kind], str]:
-        """What became of each image of a request, and in words what is wrong with the first that failed."""
+        """Return what became of each image of a request, and in words what is wrong with the first that failed."""
         if isinstance(reply, Refusal):
             return self._judge_refusal(batch, reply)
         judged = [self._judge_image(*pair) for pair in zip(batch, reply, strict=True)]
@@ -131,7 +131,7 @@ class AnswerBook:
         return Kind.WRONG, f"{expected.name}: scores are off by {difference:.2e}, at most {self.tolerance:.0e} expected"
 
     def _judge_labels(self, expected: Expected, reply: ImageReply) -> tuple[Kind, str]:
-        """Checks the result against the answer's own scores."""
+        """Check the result against the answer's own scores."""
         try:
             class_ids = [int(class_id) for class_id in reply.result["class_ids"]]
             scores = [float(score) for score in reply.result["scores"]]
@@ -156,7 +156,7 @@ class AnswerBook:
 def learn_answers(
     ask: Callable[[Sequence[bytes]], Reply], photos: Sequence[Sample], tolerance: float = DEFAULT_TOLERANCE
 ) -> AnswerBook:
-    """Asks a quiet server for each photo by itself, twice.
+    """Ask a quiet server for each photo by itself, twice.
 
     Args:
         ask: One request with the images given.
@@ -181,7 +181,7 @@ def learn_answers(
 
 
 def write_answers(path: Path, book: AnswerBook) -> None:
-    """Writes expected answers as JSON."""
+    """Write expected answers as JSON."""
     answers = {
         key: {
             "name": answer.name,
@@ -199,7 +199,7 @@ def write_answers(path: Path, book: AnswerBook) -> None:
 
 
 def read_answers(path: Path, photos: Sequence[Sample], tolerance: float = DEFAULT_TOLERANCE) -> AnswerBook:
-    """Reads expected answers.
+    """Read expected answers.
 
     Raises:
         LoadTestError: The file cannot be read, or has no answer for a photo.

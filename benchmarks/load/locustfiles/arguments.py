@@ -11,7 +11,7 @@ SHAPES: Final = ("ramp", "soak", "spike")
 
 
 def add_arguments(parser: Any) -> list[argparse.Action]:
-    """Adds the options to an argparse or a locust parser, and returns them."""
+    """Add the options to an argparse or a locust parser, and return them."""
     actions: list[argparse.Action] = []
 
     def add(name: str, **settings: Any) -> None:

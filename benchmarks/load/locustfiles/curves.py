@@ -11,7 +11,7 @@ class Curve(Protocol):
     """The number of users over time."""
 
     def users_at(self, elapsed_s: float) -> int | None:
-        """How many users there are to be, or None once the test is over."""
+        """Return how many users there are to be, or None once the test is over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Spike:
 
 
 def choose_curve(name: str, users: int, run_time_s: float, steps: int, factor: float) -> Curve:
-    """The curve of a name: `ramp`, `soak` or `spike`."""
+    """Return the curve of a name: `ramp`, `soak` or `spike`."""
     if name == "ramp":
         return Ramp(users, run_time_s, steps)
     return Spike(users, run_time_s, factor) if name == "spike" else Soak(users, run_time_s)

@@ -27,7 +27,7 @@ class GrpcUser(User):  # type: ignore[misc]  # locust is not in mypy's environme
     _numbers: ClassVar = itertools.count()
 
     def __init__(self, environment: Any) -> None:
-        """Connects."""
+        """Connect."""
         super().__init__(environment)
         self._options = environment.parsed_options
         self._random = user_generator(environment, "grpc", next(self._numbers))
@@ -35,11 +35,11 @@ class GrpcUser(User):  # type: ignore[misc]  # locust is not in mypy's environme
         self._refused = False
 
     def wait_time(self) -> float:
-        """Called by locust between two tasks; in seconds."""
+        """Return how long locust waits between two tasks, in seconds."""
         return pause_s(self._options, self._random) + (BACKOFF_S if self._refused else 0.0)
 
     def on_stop(self) -> None:
-        """Closes the connection."""
+        """Close the connection."""
         self._client.close()
 
     @task  # type: ignore[untyped-decorator]

@@ -23,7 +23,7 @@ class HttpUser(FastHttpUser):  # type: ignore[misc]  # locust is not in mypy's e
     _numbers: ClassVar = itertools.count()
 
     def __init__(self, environment: Any) -> None:
-        """Prepares the connection; the first request makes it."""
+        """Prepare the connection; the first request makes it."""
         self._options = environment.parsed_options
         self.host = self._options.http_url
         self.network_timeout = self.connection_timeout = self._options.deadline
@@ -32,7 +32,7 @@ class HttpUser(FastHttpUser):  # type: ignore[misc]  # locust is not in mypy's e
         self._refused = False
 
     def wait_time(self) -> float:
-        """Called by locust between two tasks; in seconds."""
+        """Return how long locust waits between two tasks, in seconds."""
         return pause_s(self._options, self._random) + (BACKOFF_S if self._refused else 0.0)
 
     @task  # type: ignore[untyped-decorator]

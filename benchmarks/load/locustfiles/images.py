@@ -51,7 +51,7 @@ class ImageMix:
         batch_sizes: Mapping[int, float],
         bad_share: float = 0.0,
     ) -> None:
-        """Checks that all that is named is there.
+        """Check that all that is named is there.
 
         Args:
             photos: The photos of each size class.
@@ -82,7 +82,7 @@ class ImageMix:
         return [sample for samples in self.photos.values() for sample in samples]
 
     def draw(self, generator: random.Random) -> list[Sample]:
-        """The images of one request."""
+        """Return the images of one request."""
         (size,) = generator.choices(self._batch_sizes, self._batch_weights)
         return [self._draw_one(generator) for _ in range(size)]
 
@@ -94,7 +94,7 @@ class ImageMix:
 
 
 def read_photos(folder: Path) -> dict[str, list[Sample]]:
-    """Reads the photos of a folder; each folder in it is a size class, named after it. Equal files are read once.
+    """Read the photos of a folder; each folder in it is a size class, named after it. Equal files are read once.
 
     Raises:
         LoadTestError: There is no such folder, or no photo in it.
@@ -117,7 +117,7 @@ def read_photos(folder: Path) -> dict[str, list[Sample]]:
 
 
 def make_bad_files(photo: Sample) -> list[Sample]:
-    """Files that a server must refuse, and what the refusal must say.
+    """Return files that a server must refuse, and what the refusal must say.
 
     Args:
         photo: A photo; where it is a JPEG file, half of it is among them.
@@ -135,7 +135,7 @@ def make_bad_files(photo: Sample) -> list[Sample]:
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """Reads `small=2,medium=6`.
+    """Read `small=2,medium=6`.
 
     Raises:
         LoadTestError: It has another form, a weight below 0, or none above 0.
@@ -153,7 +153,7 @@ def parse_weights(text: str) -> dict[str, float]:
 
 
 def parse_batch_mix(text: str) -> dict[int, float]:
-    """Reads `1=8,4=1`: eight of nine requests have one image, the other has four.
+    """Read `1=8,4=1`: eight of nine requests have one image, the other has four.
 
     Raises:
         LoadTestError: It has another form, or a size below 1.
@@ -165,7 +165,7 @@ def parse_batch_mix(text: str) -> dict[int, float]:
 
 
 def _png_of_size(height: int, width: int) -> bytes:
-    """A PNG file whose header promises more than it has."""
+    """Return a PNG file whose header promises more than it has."""
     chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"\0")),

@@ -13,7 +13,7 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gevent
 from gevent.event import AsyncResult
@@ -26,11 +26,11 @@ from benchmarks.load.locustfiles.session import Session, open_session
 
 _log = logging.getLogger(__name__)
 
-#: How long a user waits after a server that is full, or gone, has not answered.
-BACKOFF_S = 0.2
+# How long a user waits after a server that is full, or gone, has not answered.
+BACKOFF_S: Final = 0.2
 
-#: Ends a test early and without loss. Locust's own way at an interrupt gives workers half a second.
-END_SIGNAL = signal.SIGUSR1
+# Ends a test early and without loss. Locust's own way at an interrupt gives workers half a second.
+END_SIGNAL: Final = signal.SIGUSR1
 
 _session = AsyncResult()
 _tally = Tally()
@@ -40,29 +40,29 @@ _users_over_time: list[tuple[float, int]] = []
 
 
 def current_session() -> Session:
-    """This process's session; waits for it, as a master may ask for users before it is open."""
+    """Return this process's session; waits for it, as a master may ask for users before it is open."""
     session: Session = _session.get()
     return session
 
 
 def current_tally() -> Tally:
-    """This process's tally; a master's is that of all its workers."""
+    """Return this process's tally; a master's is that of all its workers."""
     return _tally
 
 
 def user_generator(environment: Any, protocol: str, number: int) -> random.Random:
-    """What a user draws from: the same in each run, another for each user of each worker."""
+    """Return what a user draws from: the same in each run, another for each user of each worker."""
     worker = getattr(environment.runner, "worker_index", 0)
     return random.Random(f"{environment.parsed_options.seed} {protocol} {worker} {number}")
 
 
 def is_ending() -> bool:
-    """Whether the test is to end before its time."""
+    """Return whether the test is to end before its time."""
     return _ending
 
 
 def pause_s(options: Any, generator: random.Random) -> float:
-    """The pause of a user between two requests: exponential, as independent clients make them."""
+    """Return the pause of a user between two requests: exponential, as independent clients make them."""
     return generator.expovariate(1 / options.think_time) if options.think_time > 0 else 0.0
 
 
@@ -92,7 +92,7 @@ def _open(environment: Any, runner: Any, **_: Any) -> None:
 
 
 def _end_early(runner: Any, headless: bool) -> None:
-    """Ends as at the end of the time, with all answers awaited; on the page, where locust goes on, ends locust too."""
+    """End as at the end of the time, with all answers awaited; on the page, where locust goes on, end locust too."""
     global _ending
     _ending = True
     while not headless:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-#: Relative width of a bucket of latencies.
+# Relative width of a bucket of latencies.
 _BUCKET: Final = math.log(1.02)
 _MAX_DETAILS: Final = 50
 
@@ -26,13 +26,13 @@ class Kind(str, enum.Enum):
     REFUSED = "bad image refused"
 
 
-#: Kinds of which one is one too many. A server that is full and says so (UNAVAILABLE) has done what it is to do.
+# Kinds of which one is one too many. A server that is full and says so (UNAVAILABLE) has done what it is to do.
 FAULTS: Final = (Kind.CROSSED, Kind.WRONG, Kind.ERROR, Kind.LOST, Kind.LATE)
 FAILURES: Final = (*FAULTS, Kind.UNAVAILABLE)
 
 
 def worst(kinds: Iterable[Kind]) -> Kind:
-    """The kind of a request with such images."""
+    """Return the kind of a request with such images."""
     return min(kinds, key=list(Kind).index)
 
 
@@ -57,12 +57,12 @@ class Tally:
         self.details: list[str] = []
 
     def note_sent(self, protocol: str, images: int) -> None:
-        """Counts a request that is about to be sent."""
+        """Count a request that is about to be sent."""
         self.sent[protocol, "images"] += images
         self.sent[protocol, "requests"] += 1
 
     def note_answer(self, protocol: str, kinds: list[Kind], latency_s: float, now_s: float) -> None:
-        """Counts what became of a request.
+        """Count what became of a request.
 
         Args:
             protocol: `grpc` or `http`.
@@ -79,14 +79,14 @@ class Tally:
             self.latencies[number, protocol, _bucket(latency_s)] += 1
 
     def note_detail(self, text: str) -> bool:
-        """Keeps what is wrong in words, of the first failures; whether this was one of them."""
+        """Keep what is wrong in words, of the first failures; whether this was one of them."""
         if len(self.details) >= _MAX_DETAILS:
             return False
         self.details.append(text)
         return True
 
     def add(self, exported: dict[str, Any]) -> None:
-        """Adds what another tally exported."""
+        """Add what another tally exported."""
         for name in ("sent", "images", "requests", "latencies"):
             counts: Counter[Any] = getattr(self, name)
             for *key, count in exported[name]:
@@ -95,7 +95,7 @@ class Tally:
             self.note_detail(text)
 
     def export(self) -> dict[str, Any]:
-        """All counts as JSON can hold them."""
+        """Return all counts as JSON can hold them."""
         rows = {
             name: [[*key, count] for key, count in getattr(self, name).items()]
             for name in ("sent", "images", "requests", "latencies")
@@ -103,31 +103,31 @@ class Tally:
         return {"bin_s": self.bin_s, **rows, "details": list(self.details)}
 
     def take(self) -> dict[str, Any]:
-        """Exports all counts and forgets them."""
+        """Export all counts and forget them."""
         exported = self.export()
         for counts in (self.sent, self.images, self.requests, self.latencies, self.details):
             counts.clear()
         return exported
 
     def count_images(self, kind: Kind, protocol: str | None = None) -> int:
-        """Images of a kind."""
+        """Return images of a kind."""
         return _count(self.images, kind, protocol)
 
     def count_requests(self, kind: Kind, protocol: str | None = None) -> int:
-        """Requests of a kind."""
+        """Return requests of a kind."""
         return _count(self.requests, kind, protocol)
 
     def count_sent(self, what: str = "images", protocol: str | None = None) -> int:
-        """Images or requests sent."""
+        """Return images or requests sent."""
         return sum(n for (one, unit), n in self.sent.items() if unit == what and protocol in (None, one))
 
     def count_unfinished(self, protocol: str | None = None) -> int:
-        """Images that were sent and of which nothing was heard, not even an error."""
+        """Return images that were sent and of which nothing was heard, not even an error."""
         heard = sum(n for (_, one, _), n in self.images.items() if protocol in (None, one))
         return self.count_sent("images", protocol) - heard
 
     def percentile_ms(self, percent: float, protocol: str | None = None) -> float:
-        """A percentile of the latency of right answers in milliseconds, within 1%; NaN where there is none.
+        """Return a percentile of the latency of right answers in milliseconds, within 1%; NaN where there is none.
 
         Args:
             percent: 50 for the median.
@@ -140,14 +140,14 @@ class Tally:
         return _percentile_ms(buckets, percent)
 
     def percentiles_by_bin_ms(self, percents: Sequence[float]) -> dict[int, list[float]]:
-        """Percentiles as `percentile_ms` gives them, of each bin that has a right answer."""
+        """Return percentiles as `percentile_ms` gives them, of each bin that has a right answer."""
         buckets: dict[int, Counter[int]] = {}
         for (number, _, bucket), count in self.latencies.items():
             buckets.setdefault(number, Counter())[bucket] += count
         return {number: [_percentile_ms(own, percent) for percent in percents] for number, own in buckets.items()}
 
     def bins(self) -> list[int]:
-        """Numbers of all bins from the first to the last answer, in order."""
+        """Return numbers of all bins from the first to the last answer, in order."""
         numbers = [number for number, _, _ in self.requests]
         return list(range(min(numbers), max(numbers) + 1)) if numbers else []
 

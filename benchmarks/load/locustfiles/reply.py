@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-#: The outputs that every request asks for; all that a client can see is checked.
-OUTPUTS = ("scores", "result", "status")
+# The outputs that every request asks for; all that a client can see is checked.
+OUTPUTS: Final = ("scores", "result", "status")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ Reply = list[ImageReply] | Refusal
 def assemble_reply(
     scores: npt.NDArray[np.float32], results: Sequence[bytes], statuses: Sequence[bytes], image_count: int
 ) -> Reply:
-    """Puts the outputs of a request together, one `ImageReply` for each image.
+    """Put the outputs of a request together, one `ImageReply` for each image.
 
     Args:
         scores: (N, num_labels) float32.

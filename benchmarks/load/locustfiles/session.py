@@ -34,13 +34,13 @@ class Session:
         self.tally = tally
 
     def begin(self, protocol: str, generator: random.Random) -> list[Sample]:
-        """Draws the images of a request, and counts them as sent."""
+        """Draw the images of a request, and count them as sent."""
         batch = self.mix.draw(generator)
         self.tally.note_sent(protocol, len(batch))
         return batch
 
     def finish(self, protocol: str, batch: Sequence[Sample], reply: Reply, latency_s: float) -> tuple[Kind, str]:
-        """Counts what became of a request.
+        """Count what became of a request.
 
         Returns:
             The request's kind, and a name for it in locust's statistics.
@@ -58,7 +58,7 @@ class Session:
 
 
 def open_session(options: Any, http_url: str, tally: Tally) -> Session:
-    """Reads the photos, and reads or learns the expected answers.
+    """Read the photos, and read or learns the expected answers.
 
     Args:
         options: The parsed options of `arguments.add_arguments`.
@@ -82,7 +82,7 @@ def open_session(options: Any, http_url: str, tally: Tally) -> Session:
 
 
 def open_mix(options: Any) -> ImageMix:
-    """Reads the photos and what is to be sent of them.
+    """Read the photos and what is to be sent of them.
 
     Raises:
         LoadTestError: An option is wrong.

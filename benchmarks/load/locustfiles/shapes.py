@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from locust import LoadTestShape
 from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner
@@ -10,8 +11,8 @@ from locust.runners import WORKER_REPORT_INTERVAL, MasterRunner
 from benchmarks.load.locustfiles.curves import choose_curve
 from benchmarks.load.locustfiles.locust_events import current_tally, is_ending
 
-_DEFAULT_RUN_TIME_S = 60.0
-_ALL_AT_ONCE = 1000.0
+_DEFAULT_RUN_TIME_S: Final = 60.0
+_ALL_AT_ONCE: Final = 1000.0
 
 
 class ChosenShape(LoadTestShape):  # type: ignore[misc]  # locust is not in mypy's environment
@@ -25,12 +26,12 @@ class ChosenShape(LoadTestShape):  # type: ignore[misc]  # locust is not in mypy
     use_common_options = True
 
     def __init__(self) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         super().__init__()
         self._draining_since: float | None = None
 
     def tick(self) -> tuple[int, float] | None:
-        """The users and the rate at which they come, or None once all have ended."""
+        """Return the users and the rate at which they come, or None once all have ended."""
         options = self.runner.environment.parsed_options
         users = options.num_users or 1
         curve = choose_curve(
@@ -46,7 +47,7 @@ class ChosenShape(LoadTestShape):  # type: ignore[misc]  # locust is not in mypy
         return None if self._is_drained(time.monotonic() - self._draining_since) else (0, _ALL_AT_ONCE)
 
     def _is_drained(self, drained_s: float) -> bool:
-        """Whether the users have ended and all workers have reported, or have had the time that they are given."""
+        """Return whether the users have ended and all workers have reported, or have had their time."""
         if drained_s > self.runner.environment.stop_timeout + 2 * WORKER_REPORT_INTERVAL:
             return True
         if self.runner.user_count > 0:

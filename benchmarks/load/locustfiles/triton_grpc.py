@@ -13,7 +13,7 @@ from benchmarks.load.locustfiles.reply import OUTPUTS, Refusal, Reply, assemble_
 
 
 def connect(url: str) -> InferenceServerClient:
-    """A client with a connection of its own: gRPC would share one among all clients of a process.
+    """Return a client with a connection of its own: gRPC would share one among all clients of a process.
 
     Args:
         url: `host:port`.
@@ -25,7 +25,7 @@ def connect(url: str) -> InferenceServerClient:
 
 
 def encode_request(images: Sequence[bytes], threshold: str | None = None) -> dict[str, Any]:
-    """The arguments of `InferenceServerClient.infer` for one request.
+    """Return the arguments of `InferenceServerClient.infer` for one request.
 
     Args:
         images: Encoded images, 1 or more.
@@ -41,7 +41,7 @@ def encode_request(images: Sequence[bytes], threshold: str | None = None) -> dic
 
 
 def decode_result(result: Any, image_count: int) -> Reply:
-    """What the server said, of an `InferResult`."""
+    """Return what the server said, of an `InferResult`."""
     scores, results, statuses = (result.as_numpy(name) for name in OUTPUTS)
     if scores is None or results is None or statuses is None:
         return Refusal("MALFORMED", f"expected the outputs {', '.join(OUTPUTS)}, got some of them")
@@ -49,12 +49,12 @@ def decode_result(result: Any, image_count: int) -> Reply:
 
 
 def decode_error(error: InferenceServerException) -> Refusal:
-    """The refusal that an exception of tritonclient stands for."""
+    """Return the refusal that an exception of tritonclient stands for."""
     return Refusal(str(error.status()).removeprefix("StatusCode."), str(error.message()))
 
 
 def ask(url: str, model: str, images: Sequence[bytes], threshold: str | None, timeout_s: float) -> Reply:
-    """One request on a connection of its own; arguments as those of `triton_http.ask`, but `url` is `host:port`."""
+    """Send one request on a connection of its own; `url` is `host:port`, the others as in `triton_http.ask`."""
     client = connect(url)
     try:
         return decode_result(

@@ -20,17 +20,17 @@ from benchmarks.load.locustfiles.reply import OUTPUTS, Refusal, Reply, assemble_
 
 _HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 
-#: The gRPC status that Triton maps to each status of HTTP.
+# The gRPC status that Triton maps to each status of HTTP.
 _CODES: Final = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 500: "INTERNAL", 501: "UNIMPLEMENTED", 503: "UNAVAILABLE"}
 
 
 def infer_path(model: str) -> str:
-    """Path of a model's inference endpoint."""
+    """Return the path of a model's inference endpoint."""
     return f"/v2/models/{model}/infer"
 
 
 def encode_request(images: Sequence[bytes], threshold: str | None = None) -> tuple[dict[str, str], bytes]:
-    """The HTTP headers and the body of one request.
+    """Return the HTTP headers and the body of one request.
 
     Args:
         images: Encoded images, 1 or more.
@@ -60,7 +60,7 @@ def encode_request(images: Sequence[bytes], threshold: str | None = None) -> tup
 
 
 def decode_response(status: int, headers: Mapping[str, str], body: bytes, image_count: int) -> Reply:
-    """What the server said.
+    """Return what the server said.
 
     Args:
         status: HTTP's status.
@@ -86,7 +86,7 @@ def decode_response(status: int, headers: Mapping[str, str], body: bytes, image_
 
 
 def decode_bytes_tensor(raw: bytes) -> list[bytes]:
-    """The elements of a BYTES tensor.
+    """Return the elements of a BYTES tensor.
 
     Raises:
         ValueError: It ends within an element.
@@ -103,7 +103,7 @@ def decode_bytes_tensor(raw: bytes) -> list[bytes]:
 
 
 def ask(url: str, model: str, images: Sequence[bytes], threshold: str | None, timeout_s: float) -> Reply:
-    """One request on a connection of its own.
+    """Send one request on a connection of its own.
 
     Args:
         url: `http://host:port`.
@@ -127,7 +127,7 @@ def ask(url: str, model: str, images: Sequence[bytes], threshold: str | None, ti
 
 
 def _split_outputs(body: bytes, header_length: int) -> dict[str, dict[str, Any]]:
-    """The outputs by name, the bytes of each under `raw`."""
+    """Return the outputs by name, the bytes of each under `raw`."""
     outputs, position = {}, header_length
     for output in json.loads(body[:header_length])["outputs"]:
         size = output["parameters"]["binary_data_size"]

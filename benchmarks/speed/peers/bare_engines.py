@@ -22,10 +22,10 @@ from mlcls.model.postprocess import select_labels
 from mlcls.model.spec import ModelSpec
 from mlcls.tuning.closed_loop import Call, run_closed_loop
 
-#: Told a setting, its answers to the first photos, and how many photos these are; raises where they are wrong.
+# Told a setting, its answers to the first photos, and how many photos these are; raises where they are wrong.
 Check = Callable[[str, Sequence[Answer], int], object]
 
-#: A first call takes up to so many times the later ones.
+# A first call takes up to so many times the later ones.
 _FIRST_CALL: Final = 4
 
 
@@ -39,7 +39,7 @@ class BareEngine:
     """
 
     def __init__(self, engine: str, files: ModelFiles, photos: Sequence[Path]) -> None:
-        """Starts a child, which loads the engine in each of its settings.
+        """Start a child, which loads the engine in each of its settings.
 
         Args:
             engine: One of `engine_settings.ENGINES`.
@@ -64,7 +64,7 @@ class BareEngine:
         self._child.wait_until_loaded()
 
     def choose_setting(self, check: Check, trial_s: float, to_beat: float = 0.0) -> None:
-        """Tries all settings, and keeps the best one alone.
+        """Try all settings, and keep the best one alone.
 
         A setting that would be too slow even if its callers did not slow down one another is not tried any further.
 
@@ -122,7 +122,7 @@ class _Commands:
         return [self._select(runner(self._engine.prepare(pixels))) for pixels in self._pixels]
 
     def try_out(self, setting: str, window_s: float, to_beat: float) -> tuple[Any, float]:
-        """The result for the first photo, and images per second, or more than they are where that is not enough."""
+        """Return the result for the first photo, and images per second, or more than they are if too few."""
         self._engine = engine = self._loaded[setting]
         runner, image = engine.make_runner(), engine.prepare(self._pixels[0])
         began = time.monotonic()
@@ -159,7 +159,7 @@ class _Commands:
 
 
 def _time_calls(call: Call, limit_s: float) -> float:
-    """Mean seconds of the calls that begin within a time, of the first at least."""
+    """Return the mean seconds of the calls that begin within a time, of the first at least."""
     began, calls = time.monotonic(), 0
     while not calls or time.monotonic() - began < limit_s:
         call()

@@ -36,7 +36,7 @@ class BareProcess:
     name = "bare process"
 
     def __init__(self, onnx: Path, spec: ModelSpec, photos: Sequence[Path]) -> None:
-        """Starts a child, which loads the model.
+        """Start a child, which loads the model.
 
         Args:
             onnx: The graph that is served.
@@ -59,7 +59,7 @@ class BareProcess:
         self._child.wait_until_loaded()
 
     def choose_threads(self, trial_s: float) -> None:
-        """Tries both numbers of threads for so many seconds each, and keeps the faster one.
+        """Try both numbers of threads for so many seconds each, and keep the faster one.
 
         Raises:
             PeerError: A trial failed.
@@ -98,21 +98,21 @@ class _Commands:
         self._thresholds = np.asarray(spec.thresholds, np.float32)
 
     def answer(self, photos: list[str]) -> list[Any]:
-        label = self._make_labeller()
+        label = self._make_labeler()
         return [label(Path(photo).read_bytes()) for photo in photos]
 
     def measure(self, callers: int, window_s: float, warmup_s: float) -> tuple[float, float]:
         first = itertools.count()
 
         def make_call() -> Call:
-            label = self._make_labeller()
+            label = self._make_labeler()
             turn = itertools.islice(itertools.cycle(self._images), next(first), None)
             return lambda: label(next(turn))
 
         loop = run_closed_loop(make_call, callers, window_s, warmup_s, keep_load=True)
         return loop.images_per_s, loop.percentile_ms(50)
 
-    def _make_labeller(self) -> Callable[[bytes], dict[str, list[Any]]]:
+    def _make_labeler(self) -> Callable[[bytes], dict[str, list[Any]]]:
         runner, spec = self._engine.make_runner(), self._spec
 
         def label(image: bytes) -> dict[str, list[Any]]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from mlcls.errors import MlclsError
 from mlcls.tuning.closed_loop import LoopFigures
 
-#: Score of each predicted class id.
+# Score of each predicted class id.
 Answer = Mapping[int, float]
 
 
@@ -47,7 +47,7 @@ class Figures:
 
     @classmethod
     def of_loop(cls, loop: LoopFigures) -> Figures:
-        """The figures of a closed loop."""
+        """Return the figures of a closed loop."""
         return cls(loop.images_per_s, loop.percentile_ms(50))
 
 
@@ -63,7 +63,7 @@ class Contender(Protocol):
     setting: str
 
     def answer(self, photos: Sequence[Path]) -> list[Answer]:
-        """The answer to each photo.
+        """Return the answer to each photo.
 
         Raises:
             PeerError: There is none.
@@ -71,7 +71,7 @@ class Contender(Protocol):
         ...
 
     def measure(self, load: Load) -> Figures:
-        """Throughput and latency under load.
+        """Return throughput and latency under load.
 
         Raises:
             PeerError: A call failed.
@@ -88,7 +88,7 @@ class Peer(Contender, Protocol):
         ...
 
     def wait_until_loaded(self) -> None:
-        """Waits until it can answer.
+        """Wait until it can answer.
 
         Raises:
             PeerError: It ended or took too long.
@@ -96,10 +96,10 @@ class Peer(Contender, Protocol):
         ...
 
     def stop(self) -> None:
-        """Ends it; does nothing the second time."""
+        """End it; do nothing the second time."""
         ...
 
 
 def answer_of_result(result: Mapping[str, Any]) -> Answer:
-    """The answer in a result of PaddleX's form, `class_ids` and `scores`."""
+    """Return the answer in a result of PaddleX's form, `class_ids` and `scores`."""
     return {int(index): float(score) for index, score in zip(result["class_ids"], result["scores"], strict=True)}

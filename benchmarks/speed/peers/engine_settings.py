@@ -24,7 +24,7 @@ from mlcls.paddle.predictor import PaddleGraph
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
 
-#: Computes the scores (1, num_labels) float32 of one prepared image.
+# Computes the scores (1, num_labels) float32 of one prepared image.
 Runner = Callable[[npt.NDArray[Any]], Scores]
 
 
@@ -59,7 +59,7 @@ class Engine:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -133,12 +133,12 @@ def load_paddle(files: ModelFiles) -> Engine:
         output = graph.run(image)
         return apply_sigmoid(output) if files.spec.source_activation == "none" else output
 
-    # normalisation is part of the ONNX graph but not of Paddle's; it is done before the clock runs
+    # normalization is part of the ONNX graph but not of Paddle's; it is done before the clock runs
     return Engine(lambda: run, 1, lambda pixels: normalize(pixels, files.spec.transform))
 
 
 def list_settings(engine: str) -> Mapping[str, Callable[[ModelFiles], Engine]]:
-    """All settings of an engine that are tried, by name."""
+    """Return all settings of an engine that are tried, by name."""
     return _ENGINES[engine](cores())
 
 
@@ -156,5 +156,5 @@ _ENGINES: Final[Mapping[str, Callable[[int], Mapping[str, Callable[[ModelFiles],
     },
 }
 
-#: Names of the bare engines.
+# Names of the bare engines.
 ENGINES: Final = tuple(_ENGINES)

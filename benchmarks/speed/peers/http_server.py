@@ -20,7 +20,7 @@ from mlcls.base.processes import end_with_parent
 from mlcls.tuning.closed_loop import Call, run_closed_loop
 
 _HOST: Final = "127.0.0.1"
-#: Several peers load at once.
+# Several peers load at once.
 _READY_TIMEOUT_S: Final = 240.0
 _CALL_TIMEOUT_S: Final = 120.0
 _END_TIMEOUT_S: Final = 15.0
@@ -47,7 +47,7 @@ class HttpServer:
         encode: Callable[[bytes], bytes],
         decode: Callable[[bytes], Answer],
     ) -> None:
-        """Starts the server.
+        """Start the server.
 
         Args:
             name: What tables call it.
@@ -88,7 +88,7 @@ class HttpServer:
         return self._process.pid
 
     def wait_until_loaded(self) -> None:
-        """Waits until its `/health` answers.
+        """Wait until its `/health` answers.
 
         Raises:
             PeerError: It ended or did not get ready.
@@ -127,7 +127,7 @@ class HttpServer:
                 connection.close()
 
     def stop(self) -> None:
-        """Ends the server and the processes that it started; does nothing the second time."""
+        """End the server and the processes that it started; do nothing the second time."""
         if self._log.closed:
             return
         if self._process.poll() is None:

@@ -23,17 +23,17 @@ from typing import IO, Any, Final, cast
 from benchmarks.speed.peers.contender import PeerError
 from mlcls.base.processes import end_with_parent
 
-#: Root of the checkout, which a child runs in.
+# Root of the checkout, which a child runs in.
 ROOT: Final = Path(__file__).resolve().parents[3]
 
-#: Several children load at once.
+# Several children load at once.
 _LOAD_TIMEOUT_S: Final = 240.0
 _END_TIMEOUT_S: Final = 10.0
 _LAST_WORDS: Final = 600
 
 
 def child_environment(**variables: str) -> dict[str, str]:
-    """The environment of a child of any virtual environment: this checkout's packages can be imported."""
+    """Return the environment of a child of any virtual environment: this checkout's packages can be imported."""
     return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", **variables}
 
 
@@ -45,7 +45,7 @@ class LineChild:
     """
 
     def __init__(self, name: str, python: Path, module: str, *arguments: str, **environment: str) -> None:
-        """Starts `python -m module arguments`, which must call `obey`.
+        """Start `python -m module arguments`, which must call `obey`.
 
         Args:
             name: What errors call it.
@@ -81,7 +81,7 @@ class LineChild:
         return self._process.pid
 
     def wait_until_loaded(self) -> None:
-        """Waits until the child has loaded what it measures.
+        """Wait until the child has loaded what it measures.
 
         Raises:
             PeerError: That failed or took too long.
@@ -91,7 +91,7 @@ class LineChild:
             self._loaded = True
 
     def ask(self, command: str, timeout_s: float = 120.0, **arguments: Any) -> Any:
-        """Has the child obey a command and gives its answer.
+        """Have the child obey a command and give its answer.
 
         Raises:
             PeerError: It failed, took too long or ended.
@@ -106,7 +106,7 @@ class LineChild:
         return self._receive(command, timeout_s)
 
     def stop(self) -> None:
-        """Ends the child."""
+        """End the child."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -121,13 +121,13 @@ class LineChild:
         self._log.close()
 
     def __enter__(self) -> LineChild:
-        """The child itself."""
+        """Return the child itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends it."""
+        """End it."""
         self.stop()
 
     def _receive(self, command: str, timeout_s: float) -> Any:
@@ -162,7 +162,7 @@ class LineChild:
 
 
 def obey(load: Callable[[], Mapping[str, Callable[..., Any]]]) -> None:
-    """The child's side: tells when it has loaded, and obeys commands until standard input ends.
+    """Run the child's side: tell when it has loaded, and obeys commands until standard input ends.
 
     Args:
         load: Loads what is measured, and gives what to call for each command, with its arguments by name; the value

@@ -29,23 +29,23 @@ class LabelApi(litserve.LitAPI):  # type: ignore[misc]  # litserve is untyped
         self._model_spec = spec  # `_spec` is LitServe's own
 
     def setup(self, device: str) -> None:
-        """Loads the graph, in each worker."""
+        """Load the graph, in each worker."""
         cv2.setNumThreads(1)
         files = ModelFiles(self._model_spec, self._onnx, self._onnx.parent)
         self._runner = load_openvino(files, streams=1, threads=1, pin=False).make_runner()
         self._thresholds = np.asarray(self._model_spec.thresholds, np.float32)
 
     def decode_request(self, request: dict[str, str]) -> bytes:
-        """The JPEG of a request."""
+        """Return the JPEG of a request."""
         return base64.b64decode(request["image"])
 
     def predict(self, image: bytes) -> dict[str, list[Any]]:
-        """The labels of a JPEG."""
+        """Return the labels of a JPEG."""
         pixels = preprocess(image, self._model_spec.transform)[None]
         return select_labels(self._runner(pixels)[0], self._thresholds, self._model_spec.labels)
 
     def encode_response(self, output: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """The labels; LitServe makes JSON of them."""
+        """Return the labels; LitServe makes JSON of them."""
         return output
 
 

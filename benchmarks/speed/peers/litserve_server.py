@@ -15,17 +15,17 @@ from benchmarks.speed.peers.line_child import ROOT, child_environment
 from mlcls.base.processes import free_ports
 from mlcls.model.spec import ModelSpec
 
-#: What tables call it.
+# What tables call it.
 LITSERVE: Final = "LitServe"
 
-#: LitServe's environment.
+# LitServe's environment.
 LITSERVE_PYTHON: Final = ROOT / ".venv-bench" / "bin" / "python"
 
 _PATH: Final = "/predict"
 
 
 def start_litserve(onnx: Path, spec: ModelSpec, photos: Sequence[Path]) -> HttpServer:
-    """Starts LitServe.
+    """Start LitServe.
 
     Each core has a worker that decodes and computes one image at a time on one thread. LitServe's batches are not used:
     one worker that computes a batch side by side on as many streams is no faster, and its loop keeps a core busy even

@@ -23,7 +23,7 @@ class PaddlexPredict:
     name = "PaddleX predict()"
 
     def __init__(self, model: Path, folder: Path, photos: Sequence[Path]) -> None:
-        """Starts a child, which loads the model.
+        """Start a child, which loads the model.
 
         Args:
             model: A PaddleX inference model.
@@ -59,12 +59,12 @@ class PaddlexPredict:
         return Figures(*self._child.ask("measure", photos=self._photos, window_s=load.window_s, warmup_s=load.warmup_s))
 
     def versions(self) -> dict[str, str]:
-        """Versions of paddlex and paddlepaddle."""
+        """Return versions of paddlex and paddlepaddle."""
         versions: dict[str, str] = self._child.ask("versions")
         return versions
 
     def pixel_digests(self, photos: Sequence[Path]) -> list[str]:
-        """SHA-256 of the pixels (H, W, 3) uint8 RGB that PaddleX's own reader and resize give for each photo."""
+        """Return SHA-256 of the pixels (H, W, 3) uint8 RGB that PaddleX's own reader and resize give for each photo."""
         digests: list[str] = self._child.ask("pixel_digests", photos=[str(photo.resolve()) for photo in photos])
         return digests
 

@@ -18,10 +18,10 @@ from mlcls.base.files import write_text
 from mlcls.base.processes import free_ports
 from mlcls.paddle.model import PaddleXModel
 
-#: What tables call it.
+# What tables call it.
 PADDLEX_SERVER: Final = "paddlex --serve"
 
-#: PaddleX's environment; its Python has paddlex and paddle, and nothing of mlcls.
+# PaddleX's environment; its Python has paddlex and paddle, and nothing of mlcls.
 PADDLEX_BIN: Final = ROOT / ".venv-paddlex" / "bin"
 
 _PIPELINE: Final = "image_multilabel_classification"
@@ -29,7 +29,7 @@ _ENDPOINT: Final = "/multilabel-image-classification"
 
 
 def paddlex_variables(cache: Path) -> dict[str, str]:
-    """Variables that PaddleX runs with in its best setting.
+    """Return variables that PaddleX runs with in its best setting.
 
     Paddle's oneDNN kernels are on, as PaddleX ships it. There are as many threads as cores: PaddleX's 10 get less from
     two cores. The server passes images to the pipeline one after the other, as shipped: PaddleX does so because of a
@@ -46,7 +46,7 @@ def paddlex_variables(cache: Path) -> dict[str, str]:
 
 
 def start_paddlex_server(model: Path, folder: Path, photos: Sequence[Path]) -> HttpServer:
-    """Starts `paddlex --serve` on the CPU.
+    """Start `paddlex --serve` on the CPU.
 
     Args:
         model: A PaddleX inference model.
@@ -79,7 +79,7 @@ def start_paddlex_server(model: Path, folder: Path, photos: Sequence[Path]) -> H
 
 
 def _pipeline(model: Path, name: str) -> dict[str, object]:
-    """PaddleX's own configuration of this pipeline for a model on disk; a request is one image there."""
+    """Return PaddleX's own configuration of this pipeline for a model on disk; a request is one image there."""
     module = {"module_name": _PIPELINE, "model_name": name, "model_dir": str(model.resolve()), "batch_size": 1}
     return {"pipeline_name": _PIPELINE, "SubModules": {"ImageMultiLabelClassification": module}}
 

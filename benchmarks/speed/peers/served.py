@@ -22,7 +22,7 @@ class ServedModel:
     setting = "as shipped"
 
     def __init__(self, grpc_url: str, spec: ModelSpec, photos: Sequence[Path]) -> None:
-        """Notes the server.
+        """Note the server.
 
         Args:
             grpc_url: `host:port` of its gRPC API.

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
+from typing import Final
 
 from mlcls_client.contract import Threshold
 from mlcls_client.errors import InvalidRequestError, MlclsClientError, ServerUnavailableError
@@ -20,7 +21,7 @@ from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, Transport, open_trans
 from mlcls_client.transport.connection import DEFAULT_RETRIES, Ssl, read_connection_options
 from mlcls_client.window import Window
 
-_POLL_INTERVAL_S = 0.25
+_POLL_INTERVAL_S: Final = 0.25
 
 logger = logging.getLogger("mlcls_client")
 
@@ -169,7 +170,7 @@ class AsyncModel:
         """Prepare the requests of one `predict` call.
 
         Raises:
-            MlclsClientError: the server cannot be asked how much it takes in one request.
+            MlclsClientError: The server cannot be asked how much it takes in one request.
         """
         max_batch_size = 1 if options.batch_size == 1 else await self._max_batch_size()
         return Prediction(self._transport, self._readers, options, max_batch_size)
@@ -198,10 +199,10 @@ class AsyncModel:
         """Wait until the server answers and the model is ready.
 
         Args:
-            timeout_s: how long to wait, seconds.
+            timeout_s: How long to wait, seconds.
 
         Raises:
-            ServerUnavailableError: it is not ready by then; the message tells the last reason.
+            ServerUnavailableError: It is not ready by then; the message tells the last reason.
         """
         self.check_open()
         deadline = time.monotonic() + timeout_s
@@ -236,7 +237,7 @@ class AsyncModel:
         """Refuse to go on with a model that was closed or that belongs to the parent of a forked process.
 
         Raises:
-            MlclsClientError: it is.
+            MlclsClientError: It is.
         """
         if self._closed:
             raise MlclsClientError(f"model {self.model_name!r} is closed; make a new one with create_model")

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mlcls_client.errors import InvalidRequestError, ProtocolError
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-IMAGE = "image"
-RESULT = "result"
-STATUS = "status"
-THRESHOLD_PARAMETER = "threshold"
-STATUS_OK = "OK"
+IMAGE: Final = "image"
+RESULT: Final = "result"
+STATUS: Final = "status"
+THRESHOLD_PARAMETER: Final = "threshold"
+STATUS_OK: Final = "OK"
 
 Threshold: TypeAlias = float | Mapping[Any, float] | Sequence[float]
 """One number for all labels; a dict (`"default"`, class ids, label names); or a list with one number per label."""
@@ -28,9 +28,9 @@ class Answer:
 
     Attributes:
         status: `OK`, or why this image has no result.
-        class_ids: label numbers, by descending score; empty where the status is not `OK`.
-        scores: their probabilities, 5 decimals.
-        label_names: their names.
+        class_ids: Label numbers, by descending score; empty where the status is not `OK`.
+        scores: Their probabilities, 5 decimals.
+        label_names: Their names.
     """
 
     status: str
@@ -48,7 +48,7 @@ def encode_threshold(threshold: Threshold | None) -> str | None:
         JSON text; None for None, which leaves the model's own threshold in force.
 
     Raises:
-        InvalidRequestError: not a number, dict or list of finite numbers.
+        InvalidRequestError: Not a number, dict or list of finite numbers.
     """
     if threshold is None:
         return None
@@ -91,12 +91,12 @@ def read_answers(
     """Read the outputs of one request.
 
     Args:
-        result: output `result`, (N, 1) bytes, JSON; None where the response lacks it.
-        status: output `status`, (N, 1) bytes; None where the response lacks it.
+        result: Output `result`, (N, 1) bytes, JSON; None where the response lacks it.
+        status: Output `status`, (N, 1) bytes; None where the response lacks it.
         count: N, the number of images that were sent.
 
     Raises:
-        ProtocolError: an output is missing or is not of the contract.
+        ProtocolError: An output is missing or is not of the contract.
     """
     results = _texts(result, RESULT, count)
     return [

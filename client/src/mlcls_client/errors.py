@@ -9,8 +9,8 @@ class MlclsClientError(Exception):
     """Base of all errors of this package.
 
     Attributes:
-        server_text: what the server itself said, word for word; None where the error did not come from a server.
-        request_id: of the request that failed, which the server's log and its spans have too; None where none was sent.
+        server_text: What the server itself said, word for word; None where the error did not come from a server.
+        request_id: Of the request that failed, which the server's log and its spans have too; None where none was sent.
 
     Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
@@ -99,8 +99,8 @@ class ImageRejectedError(MlclsClientError):
     """The server gave no result for one image; the other images of its request are answered.
 
     Attributes:
-        input_path: path of the image; None for an image that came from memory.
-        reason: the server's words (the `status` output, or the error of a request in which no image was good).
+        input_path: Path of the image; None for an image that came from memory.
+        reason: The server's words (the `status` output, or the error of a request in which no image was good).
 
     Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)

@@ -6,13 +6,14 @@ runs a cell that begins with `=`, and Unicode has marks that turn text round.
 
 import re
 import unicodedata
+from typing import Final
 
-MAX_FILE_NAME_BYTES = 120
+MAX_FILE_NAME_BYTES: Final = 120
 
 # Control characters (C0, DEL, C1), line separators, and the embeddings, overrides and isolates of bidirectional text.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # What a spreadsheet takes for the beginning of a formula; behind spaces too.
-_FORMULA = re.compile("\\s*[=+\\-@|\uff1d\uff0b\uff0d\uff20]")
+_FORMULA: Final = re.compile("\\s*[=+\\-@|\uff1d\uff0b\uff0d\uff20]")
 
 
 def visible(text: str) -> str:
@@ -40,7 +41,7 @@ def safe_file_name(name: str) -> str:
     """Return one part of a path that a text of others may become: no separators, no control characters, not too long.
 
     Args:
-        name: what it should be called; its suffix stays.
+        name: What it should be called; its suffix stays.
     """
     name = "".join("_" if _is_unsafe(character) else character for character in name).strip(" ")
     stem, dot, suffix = name.rpartition(".")

@@ -57,7 +57,7 @@ def wait_for(future: "Future[Returned]") -> Returned:
     """Return what a future gives; what interrupts the wait cancels it.
 
     Raises:
-        MlclsClientError: the work was cancelled, because the model was closed.
+        MlclsClientError: The work was cancelled, because the model was closed.
     """
     try:
         return future.result()

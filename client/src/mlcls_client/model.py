@@ -39,28 +39,28 @@ def create_model(
     """Make a model whose `predict` is answered by a server. Nothing is sent before the first prediction.
 
     Args:
-        model_name: name of the ensemble, which is PaddleX's name of the model, e.g. `PP-LCNet_x1_0_ML`.
+        model_name: Name of the ensemble, which is PaddleX's name of the model, e.g. `PP-LCNet_x1_0_ML`.
         url: `host:port`; None for the environment variable `MLCLS_URL`, and without it for `localhost:8001` over gRPC
             and `localhost:8000` over HTTP.
         protocol: `grpc` or `http`.
-        timeout_s: time limit of one request, seconds; all its tries and the pauses between them are within it.
+        timeout_s: Time limit of one request, seconds; all its tries and the pauses between them are within it.
         ssl: False for no TLS; True for TLS with the usual root certificates; the path of a PEM file of root
             certificates; or a dict with the paths of PEM files: `root_certificates`, and for a server that wants to
             know its clients `private_key` and `certificate_chain`.
-        headers: sent with every request, over gRPC as metadata with the names in lower case.
-        api_key: sent with every request as header `authorization: Bearer <api_key>`; use it together with `ssl`.
-        retries: further tries of a request that failed because the server could not be reached, the connection was
+        headers: Sent with every request, over gRPC as metadata with the names in lower case.
+        api_key: Sent with every request as header `authorization: Bearer <api_key>`; use it together with `ssl`.
+        retries: Further tries of a request that failed because the server could not be reached, the connection was
             lost, or the server or the model was not ready; with pauses that grow from about 0.2 s to 5 s.
-        admin_key: the key with which `mlcls serve` closes some of its APIs (MLCLS_ADMIN_KEY), shared memory among
+        admin_key: The key with which `mlcls serve` closes some of its APIs (MLCLS_ADMIN_KEY), shared memory among
             them; sent with calls of these APIs alone.
-        shared_memory: put images into memory that client and server share, where both are on one machine and the
+        shared_memory: Put images into memory that client and server share, where both are on one machine and the
             server allows it. Requests with images that do not fit (32 MiB for all in flight) travel as usual.
-        model_dir: as in PaddleX; refused, because the server has the model.
-        device: as in PaddleX; without effect but for a warning, because the server decides it.
-        use_hpip: as in PaddleX; without effect but for a warning, because the server decides it.
+        model_dir: As in PaddleX; refused, because the server has the model.
+        device: As in PaddleX; without effect but for a warning, because the server decides it.
+        use_hpip: As in PaddleX; without effect but for a warning, because the server decides it.
 
     Raises:
-        InvalidRequestError: an argument is not as described.
+        InvalidRequestError: An argument is not as described.
 
     Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
@@ -137,33 +137,33 @@ class Model:
         restricted model-configuration API), they hold one image each.
 
         Args:
-            input: a path of a file or a folder, an http(s) URL, bytes of an image file, an array (H, W, 3) uint8 BGR,
+            input: A path of a file or a folder, an http(s) URL, bytes of an image file, an array (H, W, 3) uint8 BGR,
                 a PIL image, or an iterable of these. PDF files (extra `pdf`) and TIFF files give a result per page.
-            batch_size: images per request, at most.
-            threshold: a label is in the result when its score is above this: a number; a dict with `"default"` and
+            batch_size: Images per request, at most.
+            threshold: A label is in the result when its score is above this: a number; a dict with `"default"` and
                 class ids or label names; a list with one number per label; None for the model's own threshold.
-            on_error: what becomes of an image that cannot be read or that the server rejects. `raise` raises once the
+            on_error: What becomes of an image that cannot be read or that the server rejects. `raise` raises once the
                 results before it are taken; `yield` yields a result with `error` set; `skip` logs it and goes on.
-            top_k: of the labels above the threshold, at most so many, those with the highest scores; None for all.
+            top_k: Of the labels above the threshold, at most so many, those with the highest scores; None for all.
                 `threshold=0, top_k=3` gives the best three whatever their scores.
-            concurrency: requests in flight, 1 to 96; None for 16, or fewer where they hold more than 64 images
+            concurrency: Requests in flight, 1 to 96; None for 16, or fewer where they hold more than 64 images
                 together. The server queues 128 for all its clients and refuses more.
-            fetch_limits: size, time and redirects that the fetch of a URL may take.
-            array_format: how arrays, PIL images and pages travel: `png`, without loss, or `jpeg`, quality 95, which
+            fetch_limits: Size, time and redirects that the fetch of a URL may take.
+            array_format: How arrays, PIL images and pages travel: `png`, without loss, or `jpeg`, quality 95, which
                 takes less time and may change a score a little.
-            request_id: begin of the ids of this call's requests, which are `<request_id>-0`, `-1` and so on; None for
+            request_id: Begin of the ids of this call's requests, which are `<request_id>-0`, `-1` and so on; None for
                 a random one. The server's log and spans have them, and errors name them. Where the program has a
                 current span of OpenTelemetry, the server's spans become its children.
 
         Raises:
-            InvalidRequestError: an argument is not as described, or the server refuses the threshold.
-            InputError: an input cannot be read (`on_error="raise"`), or is of an unsupported type.
-            ImageRejectedError: the server rejects an image (`on_error="raise"`).
-            ServerUnavailableError: no server answers, or the model is not ready.
-            ModelNotFoundError: the server has no such model.
-            DeadlineExceededError: no answer within the time limit.
-            ProtocolError: the answer is not of the served contract.
-            ServerError: the server failed.
+            InvalidRequestError: An argument is not as described, or the server refuses the threshold.
+            InputError: An input cannot be read (`on_error="raise"`), or is of an unsupported type.
+            ImageRejectedError: The server rejects an image (`on_error="raise"`).
+            ServerUnavailableError: No server answers, or the model is not ready.
+            ModelNotFoundError: The server has no such model.
+            DeadlineExceededError: No answer within the time limit.
+            ProtocolError: The answer is not of the served contract.
+            ServerError: The server failed.
 
         Examples:
             >>> array = numpy.full((60, 80, 3), (0, 90, 250), numpy.uint8)  # orange, BGR
@@ -212,10 +212,10 @@ class Model:
         """Wait until the server answers and the model is ready.
 
         Args:
-            timeout_s: how long to wait, seconds.
+            timeout_s: How long to wait, seconds.
 
         Raises:
-            ServerUnavailableError: it is not ready by then; the message tells the last reason.
+            ServerUnavailableError: It is not ready by then; the message tells the last reason.
         """
         self._model.check_open()
         self._loop.run(self._model.wait_until_ready(timeout_s))

@@ -8,7 +8,7 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from mlcls_client.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
 from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
@@ -24,13 +24,13 @@ from mlcls_client.window import MemoryGate
 OnError = Literal["raise", "yield", "skip"]
 
 # A step of the served ensemble queues 128 requests and refuses more; other clients want their share of them.
-MAX_CONCURRENCY = 96
-_USUAL_CONCURRENCY = 16
+MAX_CONCURRENCY: Final = 96
+_USUAL_CONCURRENCY: Final = 16
 # Requests wait for one another on the server within their time limit, so that large ones are fewer.
-_USUAL_IMAGES_IN_FLIGHT = 64
+_USUAL_IMAGES_IN_FLIGHT: Final = 64
 # Batches under way for each request in flight: while one is slow, this many others are answered behind it.
-_WINDOW_PER_REQUEST = 4
-_MAX_HELD_BYTES = 64 * 2**20
+_WINDOW_PER_REQUEST: Final = 4
+_MAX_HELD_BYTES: Final = 64 * 2**20
 
 logger = logging.getLogger("mlcls_client")
 
@@ -40,14 +40,14 @@ class PredictOptions:
     """The arguments of `predict` but its input, checked.
 
     Attributes:
-        batch_size: images per request, at most.
-        threshold_json: as it travels; None for the model's own.
-        on_error: what becomes of an image without an answer.
-        top_k: labels per result, at most; None for all above the threshold.
-        concurrency: requests in flight, at most; None for the usual number.
-        fetch_limits: of URLs.
-        array_format: how images that the client encodes travel.
-        context: what the requests have in common.
+        batch_size: Images per request, at most.
+        threshold_json: As it travels; None for the model's own.
+        on_error: What becomes of an image without an answer.
+        top_k: Labels per result, at most; None for all above the threshold.
+        concurrency: Requests in flight, at most; None for the usual number.
+        fetch_limits: Of URLs.
+        array_format: How images that the client encodes travel.
+        context: What the requests have in common.
     """
 
     batch_size: int
@@ -73,7 +73,7 @@ def read_predict_options(
     """Check the arguments of `predict`, and note the span that is current where it is called.
 
     Raises:
-        InvalidRequestError: an argument is not as described there.
+        InvalidRequestError: An argument is not as described there.
     """
     _check_count("a batch size", batch_size, None)
     if top_k is not None:
@@ -103,10 +103,10 @@ class Prediction:
         """Prepare a call.
 
         Args:
-            transport: the connection.
-            readers: where images are read.
-            options: what was asked for.
-            max_batch_size: what the server takes in one request.
+            transport: The connection.
+            readers: Where images are read.
+            options: What was asked for.
+            max_batch_size: What the server takes in one request.
         """
         self._readers = readers
         self._options = options
@@ -121,11 +121,11 @@ class Prediction:
         """Read and send one batch; an image that cannot be read or is rejected costs only itself.
 
         Args:
-            number: of the batch in this call, from 0.
-            batch: its images.
+            number: Of the batch in this call, from 0.
+            batch: Its images.
 
         Raises:
-            MlclsClientError: the request failed, whatever its images are.
+            MlclsClientError: The request failed, whatever its images are.
         """
         async with self._slots:
             await self._gate.pass_through(number)
@@ -150,8 +150,8 @@ class Prediction:
         """Give the results that the caller is to see, as `on_error` says.
 
         Raises:
-            InputError: an image cannot be read, and `on_error` is `raise`.
-            ImageRejectedError: the server rejected an image, and `on_error` is `raise`.
+            InputError: An image cannot be read, and `on_error` is `raise`.
+            ImageRejectedError: The server rejected an image, and `on_error` is `raise`.
         """
         for result in results:
             if result.error is None or self._options.on_error == "yield":
@@ -190,11 +190,11 @@ class _Requests:
         """Return one answer per image, whatever becomes of the images.
 
         Args:
-            encoded_images: image files.
-            name: of the request among those of this call, for its id.
+            encoded_images: Image files.
+            name: Of the request among those of this call, for its id.
 
         Raises:
-            InvalidRequestError: the server refuses the request for another reason than its images.
+            InvalidRequestError: The server refuses the request for another reason than its images.
         """
         try:
             answers = await self._infer(encoded_images, name)

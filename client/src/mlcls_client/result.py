@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from mlcls_client.contract import Answer
 from mlcls_client.errors import MlclsClientError
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # What save_to_img writes; an input of any other kind is saved as PNG.
-_SAVED_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-# The panel's small coloured text suffers from chroma subsampling.
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+_SAVED_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+# The panel's small colored text suffers from chroma subsampling.
+_SAVE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
     ".jpg": {"quality": 92, "subsampling": 0},
     ".jpeg": {"quality": 92, "subsampling": 0},
     ".webp": {"quality": 90},
@@ -36,7 +36,7 @@ class MultiLabelResult(dict[str, Any]):
     key `error` as well, a text, and empty lists; good results do not have that key.
 
     Attributes:
-        error: why there is no result (ImageRejectedError, InputError); None for a good result.
+        error: Why there is no result (ImageRejectedError, InputError); None for a good result.
 
     Examples:
         >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
@@ -64,11 +64,11 @@ class MultiLabelResult(dict[str, Any]):
         """Make the result of one image.
 
         Args:
-            answer: what the server said.
-            input_path: where the image came from.
-            page_index: number of the page, from 0.
-            encoded_image: the image as it was sent, which `img` draws on.
-            error: why there is no result.
+            answer: What the server said.
+            input_path: Where the image came from.
+            page_index: Number of the page, from 0.
+            encoded_image: The image as it was sent, which `img` draws on.
+            error: Why there is no result.
         """
         super().__init__(
             input_path=input_path,
@@ -157,10 +157,10 @@ class MultiLabelResult(dict[str, Any]):
         output without an argument is the dict on one line, so that is the default.
 
         Args:
-            format_json: indented JSON instead of a dict on one line.
-            indent: spaces per level of the JSON.
-            ensure_ascii: escape all characters outside ASCII in the JSON.
-            json_format: the same as `format_json`, and stronger.
+            format_json: Indented JSON instead of a dict on one line.
+            indent: Spaces per level of the JSON.
+            ensure_ascii: Escape all characters outside ASCII in the JSON.
+            json_format: The same as `format_json`, and stronger.
         """
         if format_json if json_format is None else json_format:
             print(visible_json(json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii)))
@@ -173,13 +173,13 @@ class MultiLabelResult(dict[str, Any]):
         """Write the result as JSON, without the outer `res`, as PaddleX does.
 
         Args:
-            save_path: a file that ends in `.json`, or a folder, in which the file is `<input name>_res.json`, or
+            save_path: A file that ends in `.json`, or a folder, in which the file is `<input name>_res.json`, or
                 `<input name>_<page index>_res.json` for a page.
-            indent: spaces per level; None for one line.
-            ensure_ascii: escape all characters outside ASCII.
+            indent: Spaces per level; None for one line.
+            ensure_ascii: Escape all characters outside ASCII.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: The file cannot be written.
         """
         text = visible_json(json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii))
         path = Path(save_path)
@@ -192,12 +192,12 @@ class MultiLabelResult(dict[str, Any]):
         """Write the annotated picture.
 
         Args:
-            save_path: a file with the suffix of an image format, or a folder, in which the file is
+            save_path: A file with the suffix of an image format, or a folder, in which the file is
                 `<input name>_res<input suffix>`, or `<input name>_<page index>_res<input suffix>` for a page; the
                 suffix is `.png` for an input that is no image file.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: The file cannot be written.
             InputError: Pillow cannot decode the image.
             MlclsClientError: `error`, where the result has one.
         """
@@ -222,7 +222,7 @@ class MultiLabelResult(dict[str, Any]):
         return url_file_name(path) if path is not None and is_url(path) else path
 
     def _saved_stem(self) -> str:
-        """Name saved files as PaddleX does: by the input and its page, or by time and chance where there is none."""
+        """Name saved files as PaddleX does: by the input and its page, or else by time and chance."""
         if self._input_name is None:
             if self._memory_name is None:
                 self._memory_name = f"{int(time.time())}_{1000 + secrets.randbelow(9000)}"

@@ -7,7 +7,7 @@
         results = list(model.predict("photo.jpg"))
 
 It speaks gRPC as Triton does and has no network behind it: the scores of its labels `red`, `green` and `blue` are the
-mean of the image's colour channels, so that different images have different answers.
+mean of the image's color channels, so that different images have different answers.
 """
 
 import importlib
@@ -20,14 +20,14 @@ from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from mlcls_client.contract import IMAGE, RESULT, STATUS, STATUS_OK, THRESHOLD_PARAMETER
 from mlcls_client.transport.connection import ADMIN_KEY_HEADER
 
-LABEL_NAMES = ("red", "green", "blue")
-DEFAULT_THRESHOLD = 0.5
-_MAX_WORKERS = 96
+LABEL_NAMES: Final = ("red", "green", "blue")
+DEFAULT_THRESHOLD: Final = 0.5
+_MAX_WORKERS: Final = 96
 
 
 @dataclass
@@ -40,23 +40,23 @@ class FakeServer:
         False
 
     Attributes:
-        model_name: the one model it has.
-        max_batch_size: images per request; larger requests are refused.
-        ready: what the readiness calls answer.
-        config_closed: the model-configuration API wants a key, as on a hardened server.
-        raw_result: sent as every output `result` in place of an answer, to test how bad answers are treated.
-        outages: how many of the next inference requests are answered UNAVAILABLE.
-        credentials: grpc.ServerCredentials for TLS; None for a connection that is not encrypted.
-        delay: called with the images of a request before its answer, e.g. to sleep.
-        admin_key: with which the APIs of the model repository and of shared memory are closed; None for open ones.
-        port: to serve on; 0 for a free one.
-        in_flight: requests that are being answered.
-        most_in_flight: the most of them at one time so far.
-        cancelled: how many requests were cancelled before they were answered.
-        regions: names of the regions of shared memory that are registered.
-        requests: the images and the `threshold` parameter of each inference request so far.
-        request_ids: of each inference request so far.
-        headers: the metadata of each call so far, readiness calls too.
+        model_name: The one model it has.
+        max_batch_size: Images per request; larger requests are refused.
+        ready: What the readiness calls answer.
+        config_closed: The model-configuration API wants a key, as on a hardened server.
+        raw_result: Sent as every output `result` in place of an answer, to test how bad answers are treated.
+        outages: How many of the next inference requests are answered UNAVAILABLE.
+        credentials: Grpc.ServerCredentials for TLS; None for a connection that is not encrypted.
+        delay: Called with the images of a request before its answer, e.g. to sleep.
+        admin_key: With which the APIs of the model repository and of shared memory are closed; None for open ones.
+        port: To serve on; 0 for a free one.
+        in_flight: Requests that are being answered.
+        most_in_flight: The most of them at one time so far.
+        cancelled: How many requests were cancelled before they were answered.
+        regions: Names of the regions of shared memory that are registered.
+        requests: The images and the `threshold` parameter of each inference request so far.
+        request_ids: Of each inference request so far.
+        headers: The metadata of each call so far, readiness calls too.
         url: `host:port`, once started.
     """
 

@@ -36,9 +36,9 @@ class Window(Generic[PendingBatch]):
         """Make an empty window.
 
         Args:
-            sources: the input; errors that it raises come after the results of what it gave before.
-            batch_size: images per batch.
-            limit: batches under way, at most: waiting, sent, or answered and not yet taken.
+            sources: The input; errors that it raises come after the results of what it gave before.
+            batch_size: Images per batch.
+            limit: Batches under way, at most: waiting, sent, or answered and not yet taken.
         """
         self._sources = sources
         self._batch_size = batch_size
@@ -74,7 +74,7 @@ class Window(Generic[PendingBatch]):
         """Remove and return the first batch; None where all are answered and the input is at its end.
 
         Raises:
-            Exception: what the input raised.
+            Exception: What the input raised.
         """
         if self._pending:
             self._owes_batch = True

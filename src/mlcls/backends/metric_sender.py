@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-#: How often counters are sent, in seconds: twice a scrape even where Prometheus scrapes every 5 seconds.
+# How often counters are sent, in seconds: twice a scrape even where Prometheus scrapes every 5 seconds.
 SEND_INTERVAL_S: Final = 1.0
 
 
@@ -49,7 +49,7 @@ class MetricSender:
     """Sends the growth of counter groups, in a thread of its own; a context manager is not needed, `stop` ends it."""
 
     def __init__(self, groups: Sequence[CounterGroup], pb_utils: Any) -> None:
-        """Makes the counters.
+        """Make the counters.
 
         Args:
             groups: What is sent.
@@ -66,19 +66,19 @@ class MetricSender:
             self._give_up(error)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
         if self._senders:
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread and sends what is left."""
+        """End the thread and send what is left."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
         self.send_due(float("inf"))
 
     def send_due(self, now_s: float) -> None:
-        """Sends the groups whose time has come."""
+        """Send the groups whose time has come."""
         with self._lock:
             try:
                 for sender in self._senders:
@@ -127,7 +127,7 @@ class _GroupSender:
 
 
 def _keep(metric: Any) -> Any:
-    """Keeps an object of Triton's metric API beyond the end of Python.
+    """Keep an object of Triton's metric API beyond the end of Python.
 
     With its object a family or a counter is removed from the server, under the hands of the other processes that share
     it: Triton 2.51 then reads freed memory.

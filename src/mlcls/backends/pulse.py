@@ -17,12 +17,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-#: Id of the requests with which `mlcls serve` and `mlcls health` ask whether a model answers; what the backends count
-#: leaves them out.
+# Id of the requests with which `mlcls serve` and `mlcls health` ask whether a model answers; what the backends count
+# leaves them out.
 PROBE_REQUEST_ID: Final = "mlcls-probe"
 
 
-#: Environment variable that names the folder of the pulses; `mlcls serve` sets it for the server that it starts.
+# Environment variable that names the folder of the pulses; `mlcls serve` sets it for the server that it starts.
 PULSE_FOLDER_VARIABLE: Final = "MLCLS_PULSE_FOLDER"
 
 _IDLE: Final = 0
@@ -54,7 +54,7 @@ class Pulse:
     """The pulse of this process; one that nobody looks at where Triton was not started by `mlcls serve`."""
 
     def __init__(self, folder: Path | None, step: str) -> None:
-        """Makes the file, if a folder is given; before anything forbids this process to write.
+        """Make the file, if a folder is given; before anything forbids this process to write.
 
         Args:
             folder: Of all pulses of one server.
@@ -73,17 +73,17 @@ class Pulse:
 
     @classmethod
     def open(cls, args: Mapping[str, str]) -> Pulse:
-        """The pulse of a Triton backend, from the arguments of `initialize`."""
+        """Return the pulse of a Triton backend, from the arguments of `initialize`."""
         folder = os.environ.get(PULSE_FOLDER_VARIABLE)
         return cls(Path(folder) if folder else None, args["model_instance_name"])
 
     def begin(self) -> None:
-        """Tells that this process has started and takes requests now."""
+        """Tell that this process has started and takes requests now."""
         self._write(_IDLE)
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Marks the block as work on one request or one batch."""
+        """Mark the block as work on one request or one batch."""
         self.beat()
         try:
             yield
@@ -91,18 +91,18 @@ class Pulse:
             self._write(_IDLE)
 
     def beat(self) -> None:
-        """Tells that a piece of the work is done and the next one begins."""
+        """Tell that a piece of the work is done and the next one begins."""
         self._write(time.monotonic_ns())
 
     def note_progress(self, under_way: int) -> None:
-        """Tells that a piece of the work is done, of several that are under way at once, and how many still are."""
+        """Tell that a piece of the work is done, of several that are under way at once, and how many still are."""
         if under_way:
             self.beat()
         else:
             self._write(_IDLE)
 
     def end(self) -> None:
-        """Tells that this process is about to end because it was told to."""
+        """Tell that this process is about to end because it was told to."""
         self._write(_ENDED)
 
     def _write(self, since_ns: int) -> None:
@@ -110,7 +110,7 @@ class Pulse:
 
 
 def read_pulses(folder: Path) -> list[PulseState]:
-    """The pulses in a server's folder, those of processes that are gone included."""
+    """Return the pulses in a server's folder, those of processes that are gone included."""
     states = []
     for path in sorted(folder.iterdir()):
         if not path.name.isdigit():

@@ -13,13 +13,13 @@ from typing import Any, Final
 from mlcls.base.text import to_ascii_json
 from mlcls.errors import MlclsError
 
-#: Begins the message of a line; what follows is a JSON object.
+# Begins the message of a line; what follows is a JSON object.
 REFUSED: Final = "refused: "
 
-#: Where such a line comes from, as Triton's log has it: the file that calls its logger.
+# Where such a line comes from, as Triton's log has it: the file that calls its logger.
 REFUSED_SOURCE: Final = "refusal_log.py"
 
-#: So many lines at once, and so many a second in the long run, of one process.
+# So many lines at once, and so many a second in the long run, of one process.
 BURST_LINES: Final = 20
 LINES_PER_S: Final = 2.0
 
@@ -50,7 +50,7 @@ class RefusalLog:
         self._left_out = 0
 
     def note(self, request_id: str, images: int, refused: Sequence[tuple[int, MlclsError, str]]) -> None:
-        """Writes a line about a request.
+        """Write a line about a request.
 
         Args:
             request_id: The client's, empty where it gave none.

@@ -16,7 +16,7 @@ from mlcls.images.transforms import decode_for, resize_image
 from mlcls.model.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
 from mlcls.model.spec import OK, ModelSpec
 
-#: Request parameter that sets the thresholds.
+# Request parameter that sets the thresholds.
 THRESHOLD_PARAMETER: Final = "threshold"
 
 
@@ -24,10 +24,10 @@ class DecodeObserver(Protocol):
     """Is told what becomes of each image; `mlcls.backends.tallies.DecodeTally` counts it."""
 
     def decoded(self, height: int, width: int, size_bytes: int, seconds: float) -> None:
-        """An image of this size was decoded and resized in this time."""
+        """Note that an image of this size was decoded and resized in this time."""
 
     def refused(self, index: int, error: ImageError, size_bytes: int) -> None:
-        """The image at this place of the request cannot be decoded."""
+        """Note that the image at this place of the request cannot be decoded."""
 
 
 def preprocess_images(
@@ -36,7 +36,7 @@ def preprocess_images(
     settings: ImageSettings = DEFAULT_IMAGE_SETTINGS,
     observer: DecodeObserver | None = None,
 ) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Decodes and resizes the images of one request.
+    """Decode and resizes the images of one request.
 
     Args:
         images: Encoded images.
@@ -78,7 +78,7 @@ def preprocess_images(
 
 
 def request_thresholds(parameters: Mapping[str, object], spec: ModelSpec) -> npt.NDArray[np.float32]:
-    """The thresholds (num_labels,) float32 of a request: its parameter `threshold`, else the spec's.
+    """Return the thresholds (num_labels,) float32 of a request: its parameter `threshold`, else the spec's.
 
     Raises:
         ThresholdError: The parameter has no accepted form.
@@ -94,7 +94,7 @@ def request_thresholds(parameters: Mapping[str, object], spec: ModelSpec) -> npt
 
 
 def parse_parameters(text: str) -> dict[str, object]:
-    """Request parameters, which Triton's python backend gives as JSON text."""
+    """Return the request parameters, which Triton's python backend gives as JSON text."""
     parameters = json.loads(text) if text else {}
     if not isinstance(parameters, dict):
         raise ThresholdError(f"Expected request parameters by name, got {type(parameters).__name__}.")
@@ -107,7 +107,7 @@ def postprocess_logits(
     thresholds: npt.NDArray[np.float32],
     spec: ModelSpec,
 ) -> tuple[npt.NDArray[np.float32], list[str], list[str]]:
-    """Scores, results and statuses of one request.
+    """Return scores, results and statuses of one request.
 
     Args:
         logits: (N, num_labels) float32.

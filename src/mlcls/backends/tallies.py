@@ -17,24 +17,24 @@ from mlcls.backends.metric_sender import SEND_INTERVAL_S, CounterGroup
 from mlcls.errors import IMAGE_REASONS, ConfigError, ImageError
 from mlcls.model.spec import OK, ModelSpec
 
-#: Environment variable: `off`, or up to how many labels a model may have whose labels are counted one by one.
+# Environment variable: `off`, or up to how many labels a model may have whose labels are counted one by one.
 LABEL_METRICS_VARIABLE: Final = "MLCLS_LABEL_METRICS"
 DEFAULT_LABEL_LIMIT: Final = 100
 
-#: Reason of a refused request, beside those of images: its threshold has no accepted form.
+# Reason of a refused request, beside those of images: its threshold has no accepted form.
 THRESHOLD_REASON: Final = "threshold"
 
-#: Reasons of failures, which are faults of the server: scores that are not numbers, and defects.
+# Reasons of failures, which are faults of the server: scores that are not numbers, and defects.
 FAILURE_REASONS: Final = ("scores", "internal")
 
-#: Upper bounds of the buckets of decoding times, in seconds.
+# Upper bounds of the buckets of decoding times, in seconds.
 DECODE_BOUNDS_S: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
 
-#: Lower bounds of the bins of scores. Most scores of most labels are near 0, so that bins of equal width would put
-#: nearly all into one; these are about equally wide in logits.
+# Lower bounds of the bins of scores. Most scores of most labels are near 0, so that bins of equal width would put
+# nearly all into one; these are about equally wide in logits.
 SCORE_BOUNDS: Final = (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99)
 
-#: How often the scores of single labels are sent, in seconds; drift is slow and these are many.
+# How often the scores of single labels are sent, in seconds; drift is slow and these are many.
 LABEL_INTERVAL_S: Final = 15.0
 
 _IMAGES_NAME: Final = "mlcls_images_total"
@@ -42,7 +42,7 @@ _IMAGES_DESCRIPTION: Final = "Images by outcome: ok, refused (the client's fault
 
 
 def read_label_limit(environment: Mapping[str, str] = os.environ) -> int:
-    """Up to how many labels a model's labels are counted one by one; 0 for never.
+    """Return how many labels a model's labels are counted one by one, at most; 0 for never.
 
     Raises:
         ConfigError: The variable is neither `off` nor a whole number.
@@ -102,7 +102,7 @@ class DecodeTally(_Tally):
         self._bytes = self._add_group("mlcls_encoded_bytes_total", "Bytes of all images, refused ones too")
 
     def decoded(self, height: int, width: int, size_bytes: int, seconds: float) -> None:
-        """Counts an image that was decoded."""
+        """Count an image that was decoded."""
         self._buckets[bisect_left(DECODE_BOUNDS_S, seconds) :] += 1
         self._seconds[0] += seconds
         self._decoded[0] += 1
@@ -110,17 +110,17 @@ class DecodeTally(_Tally):
         self._bytes[0] += size_bytes
 
     def refused(self, index: int, error: ImageError, size_bytes: int) -> None:
-        """Counts an image that cannot be decoded."""
+        """Count an image that cannot be decoded."""
         self._images[IMAGE_REASONS.index(error.reason)] += 1
         self._bytes[0] += size_bytes
         self.refusals.append((index, error, error.reason))
 
     def failed(self, images: int) -> None:
-        """Counts the images of a request that a defect of ours has cost its answer."""
+        """Count the images of a request that a defect of ours has cost its answer."""
         self._images[-1] += images
 
     def take_refusals(self) -> list[tuple[int, ImageError, str]]:
-        """The refusals since the last call."""
+        """Return the refusals since the last call."""
         refusals, self.refusals = self.refusals, []
         return refusals
 
@@ -163,7 +163,7 @@ class ScoreTally(_Tally):
         statuses: list[str],
         thresholds: npt.NDArray[np.float32],
     ) -> None:
-        """Counts the images of an answered request.
+        """Count the images of an answered request.
 
         Args:
             scores: (N, num_labels) float32, NaN for an image without result.
@@ -190,19 +190,19 @@ class ScoreTally(_Tally):
             label_scores += np.bincount(bins, minlength=len(label_scores))
 
     def refused(self, images: int) -> None:
-        """Counts the decoded images of a request whose threshold has no accepted form."""
+        """Count the decoded images of a request whose threshold has no accepted form."""
         self._images[1] += images
 
     def failed(self, images: int) -> None:
-        """Counts the images of a request that a defect of ours has cost its answer."""
+        """Count the images of a request that a defect of ours has cost its answer."""
         self._images[-1] += images
 
 
 def _bins(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """The bin of each score."""
+    """Return the bin of each score."""
     bins: npt.NDArray[np.int64] = np.searchsorted(_LOWER_BOUNDS, scores, side="right")
     return bins
 
 
-#: Without the first, below which no score lies; float32, as scores are.
+# Without the first, below which no score lies; float32, as scores are.
 _LOWER_BOUNDS: Final = np.array(SCORE_BOUNDS[1:], np.float32)

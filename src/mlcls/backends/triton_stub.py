@@ -21,12 +21,12 @@ from mlcls.repository.settings import PRECISIONS
 
 
 def version_folder(args: Mapping[str, str]) -> Path:
-    """The version folder of a model, from the arguments that Triton gives to `initialize`."""
+    """Return the version folder of a model, from the arguments that Triton gives to `initialize`."""
     return Path(args["model_repository"]) / args["model_version"]
 
 
 def engine_file(args: Mapping[str, str]) -> str:
-    """The name of the model file that a model's configuration asks for, from the arguments of `initialize`.
+    """Return the name of the model file that a model's configuration asks for, from the arguments of `initialize`.
 
     Raises:
         RepositoryError: The configuration names none, or a path out of the version folder.
@@ -41,7 +41,7 @@ def engine_file(args: Mapping[str, str]) -> str:
 
 
 def engine_threads(args: Mapping[str, str]) -> int:
-    """The threads of one engine, from the arguments of `initialize`; 0, which means all cores, where none are set.
+    """Return the threads of one engine, from the arguments of `initialize`; 0, all cores, if none are set.
 
     Raises:
         RepositoryError: The configuration's parameter is no number.
@@ -71,7 +71,7 @@ def engine_precision(args: Mapping[str, str]) -> str:
 
 
 def image_settings(args: Mapping[str, str]) -> ImageSettings:
-    """What images a model accepts, from the arguments of `initialize`; the defaults where nothing is set.
+    """Return what images a model accepts, from the arguments of `initialize`; the defaults where nothing is set.
 
     Raises:
         RepositoryError: The configuration's parameter is wrong.
@@ -87,13 +87,13 @@ def image_settings(args: Mapping[str, str]) -> ImageSettings:
 
 
 def _parameter(args: Mapping[str, str], name: str, default: str) -> object:
-    """The text of a parameter of a model's configuration; whatever stands in its place where it is none."""
+    """Return the text of a parameter of a model's configuration; whatever stands in its place where it is none."""
     parameter = json.loads(args["model_config"]).get("parameters", {}).get(name, {"string_value": default})
     return parameter.get("string_value") if isinstance(parameter, dict) else None
 
 
 def load_spec(args: Mapping[str, str], *files: str) -> ModelSpec:
-    """The spec in a model's version folder, after checking the folder against its manifest.
+    """Return the spec in a model's version folder, after checking the folder against its manifest.
 
     Args:
         args: Triton's arguments.
@@ -116,7 +116,7 @@ def load_spec(args: Mapping[str, str], *files: str) -> ModelSpec:
 def answer_each(
     requests: Sequence[Any], answer: Callable[[Any], list[Any]], pb_utils: Any, pulse: Pulse | None = None
 ) -> list[Any]:
-    """Answers each request by itself: what is wrong with one does not touch the others that Triton batched with it.
+    """Answer each request by itself: what is wrong with one does not touch the others that Triton batched with it.
 
     Args:
         requests: The requests of one `execute`.
@@ -139,7 +139,7 @@ def answer_each(
 
 
 def failed_response(error: Exception, pb_utils: Any) -> Any:
-    """The response to a request that failed: the client's fault where its image or threshold is, else a defect of ours.
+    """Return the response to a request that failed: by the client's image or threshold, else by a defect of ours.
 
     Args:
         error: What went wrong.
@@ -154,16 +154,16 @@ def failed_response(error: Exception, pb_utils: Any) -> Any:
 
 
 def cancelled_response(pb_utils: Any) -> Any:
-    """The response to a request whose caller has left; nobody reads it."""
+    """Return the response to a request whose caller has left; nobody reads it."""
     fault = pb_utils.TritonError("the caller has left before the answer", pb_utils.TritonError.CANCELLED)
     return pb_utils.InferenceResponse(error=fault)
 
 
 def encode_texts(texts: Sequence[str]) -> npt.NDArray[np.object_]:
-    """A BYTES tensor (N, 1) of UTF-8 texts."""
+    """Return a BYTES tensor (N, 1) of UTF-8 texts."""
     return np.array([text.encode() for text in texts], dtype=np.object_).reshape(-1, 1)
 
 
 def decode_texts(tensor: npt.NDArray[np.object_]) -> list[str]:
-    """The texts of a BYTES tensor (N, 1)."""
+    """Return the texts of a BYTES tensor (N, 1)."""
     return [bytes(item).decode() for item in tensor.ravel()]

@@ -20,25 +20,25 @@ from mlcls.errors import ModelFormatError
 MODEL_FILE: Final = "inference.yml"
 MAX_MEMBERS: Final = 1000
 MAX_UNPACKED_BYTES: Final = 4 * 1024**3
-#: Largest single read: tarfile reads an extended header whole, and its size is only the archive's claim.
+# Largest single read: tarfile reads an extended header whole, and its size is only the archive's claim.
 MAX_READ_BYTES: Final = 64 * 1024
-#: Most that may follow the end mark, which is padded to the record size (10 KiB with GNU tar).
+# Most that may follow the end mark, which is padded to the record size (10 KiB with GNU tar).
 MAX_TRAILER_BYTES: Final = 1024**2
 FILE_MODE: Final = 0o644
 FOLDER_MODE: Final = 0o755
 NAMES_SHOWN: Final = 10
 NAME_SHOWN_CHARACTERS: Final = 200
 
-#: First bytes of a compressed file, and the standard module that opens it.
+# First bytes of a compressed file, and the standard module that opens it.
 _COMPRESSIONS: Final[Mapping[bytes, str]] = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "lzma"}
-#: What tarfile raises on broken headers; it leaks the errors of its number and text parsing.
+# What tarfile raises on broken headers; it leaks the errors of its number and text parsing.
 _PARSE_ERRORS: Final = (tarfile.TarError, ValueError, IndexError, RecursionError)
 
 _Members = dict[PurePosixPath, tarfile.TarInfo]
 
 
 class _Source:
-    """The decompressed bytes of an archive; bounds each read and turns read errors into :class:`ModelFormatError`."""
+    """The decompressed bytes of an archive; bounds each read and turns read errors into `ModelFormatError`."""
 
     def __init__(self, archive: Path, file: IO[bytes]) -> None:
         self.archive = archive
@@ -55,7 +55,7 @@ class _Source:
                     self._stream = importlib.import_module(module).open(file)
 
     def damaged(self, why: object) -> ModelFormatError:
-        """The error for an archive that ends early, if a read came to its end, or that is broken as `why` says."""
+        """Return the error for an archive that ends early, if a read reached its end, or is broken as `why` says."""
         got = f"one that ends early at byte {self.size_bytes}" if self._ended else f"a damaged one ({why})"
         return ModelFormatError(f"{self.archive}: expected a complete tar, got {got}; download or copy it again.")
 
@@ -176,7 +176,7 @@ def _check_end(source: _Source) -> None:
 
 
 def _checked_path(source: _Source, member: tarfile.TarInfo) -> PurePosixPath | None:
-    """Where a member belongs, relative to the archive's root; None: it is ignored."""
+    """Return where a member belongs, relative to the archive's root; None: it is ignored."""
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
     if not member.name.isprintable():
         raise _refusal(source, member, "has a name with control or other unprintable characters")
@@ -210,7 +210,7 @@ def _refusal(source: _Source, member: tarfile.TarInfo, why: str) -> ModelFormatE
 
 
 def _find_model(archive: Path, members: _Members) -> PurePosixPath:
-    """The one folder with an `inference.yml`, relative to the archive's root."""
+    """Return the one folder with an `inference.yml`, relative to the archive's root."""
     found = [path.parent for path, member in members.items() if path.name == MODEL_FILE and member.isfile()]
     if len(found) == 1:
         return found[0]

@@ -6,7 +6,7 @@ import math
 
 
 def finite_float(value: object) -> float | None:
-    """The value as a float; None where it is no finite number. An int is as good as a float, a bool is neither."""
+    """Return the value as a float; None if it is not a finite number. An int counts as a float, a bool does not."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:

@@ -65,7 +65,7 @@ class _Job:
         return self.target.with_name(self.target.name + suffix)
 
     def error(self, came: str) -> DownloadError:
-        """The one line: what was tried, what came, what to do."""
+        """Return the one line: what was tried, what came, what to do."""
         return DownloadError(
             f"Could not download {self.shown_url}: {' '.join(came.split())}. Without network access, download this URL "
             f"on another machine and pass the file or its folder (mlcls import /path/to/{_file_name(self.url)}), or "
@@ -73,7 +73,7 @@ class _Job:
         )
 
     def kept(self) -> tuple[_Version | None, int]:
-        """The version and the size in bytes of a `.part` file that can be resumed; None, 0: there is none."""
+        """Return the version and the size in bytes of a `.part` file that can be resumed; None, 0: there is none."""
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             version = _Version(**json.loads(self.beside(".part.json").read_text(encoding="utf-8")))
             size = self.beside(".part").stat().st_size
@@ -87,13 +87,13 @@ class _Job:
         self.beside(".part.json").unlink(missing_ok=True)
 
     def size_defect(self, size: int) -> str | None:
-        """What is wrong with this size in bytes, None if nothing."""
+        """Return what is wrong with this size in bytes, None if nothing."""
         if 0 < size <= self.max_bytes and self.expected_size in (None, size):
             return None
         return f"{size} bytes, expected {self.expected_size or 'at least 1'} and at most {self.max_bytes}"
 
     def defect(self, path: Path) -> str | None:
-        """What is wrong with a complete file, None if nothing."""
+        """Return what is wrong with a complete file, None if nothing."""
         if (defect := self.size_defect(path.stat().st_size)) or not self.expected_sha256:
             return defect
         digest = hashlib.sha256()
@@ -108,7 +108,7 @@ class _Job:
 
 
 def cache_dir() -> Path:
-    """The folder of downloads: `$MLCLS_CACHE_DIR`, `$XDG_CACHE_HOME/mlcls` (if absolute) or `~/.cache/mlcls`."""
+    """Return the folder of downloads: `$MLCLS_CACHE_DIR`, `$XDG_CACHE_HOME/mlcls` (if absolute) or `~/.cache/mlcls`."""
     try:
         if own := os.environ.get("MLCLS_CACHE_DIR"):
             return Path(own).expanduser()
@@ -119,7 +119,7 @@ def cache_dir() -> Path:
 
 
 def cache_path(url: str) -> Path:
-    """Where :func:`fetch` keeps the file of `url`: a readable name, a short hash of the URL and the file's suffix."""
+    """Return where `fetch` keeps the file of `url`: a readable name, a short hash of the URL and the file's suffix."""
     name = _file_name(url)
     suffix = "".join(re.findall(r"(?:\.tar)?\.[A-Za-z0-9]{1,10}$", name))
     return cache_dir() / f"{name.removesuffix(suffix)[:100]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}{suffix}"
@@ -134,13 +134,13 @@ def fetch(
     transport: httpx.BaseTransport | None = None,
     progress: bool | None = None,
 ) -> Path:
-    """Download `url` into the cache, or find it there without network; gives the file's path, :func:`cache_path`.
+    """Download `url` into the cache, or find it there without network; gives the file's path, `cache_path`.
 
     Resumes what was interrupted if the server's file is still the same; after a lost connection, HTTP 5xx, 408 or 429
-    tries again, :data:`ATTEMPTS` times in all. Waits for a process that fetches the same URL. Heeds proxy variables.
+    tries again, `ATTEMPTS` times in all. Waits for a process that fetches the same URL. Heeds proxy variables.
 
     Args:
-        url: http or https URL; :data:`MAX_REDIRECTS` redirects are followed, to http and https only.
+        url: http or https URL; `MAX_REDIRECTS` redirects are followed, to http and https only.
         max_bytes: Largest file that is accepted.
         expected_sha256: Hexadecimal SHA-256 that the file must have; a cached file without it is fetched anew.
         expected_size: Size in bytes that the file must have; likewise.
@@ -170,7 +170,7 @@ def fetch(
 
 
 def _file_name(url: str) -> str:
-    """Last component of the URL's path, reduced to characters that are safe in file names and messages."""
+    """Return last component of the URL's path, reduced to characters that are safe in file names and messages."""
     name = re.split(r"[?#]", url)[0].rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-") or "download"
 
@@ -202,7 +202,7 @@ def _download(job: _Job, transport: httpx.BaseTransport | None) -> None:
 
 
 def _transfer(client: httpx.Client, job: _Job) -> bool:
-    """One request: write what is missing to the `.part` file; True if a part of it was there before."""
+    """Request once: write what is missing to the `.part` file; True if a part of it was there before."""
     known, start = job.kept()
     if known and start == known.total_bytes:
         return True

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-#: Start of the names of temporary files and folders, so that what a killed process leaves can be told.
+# Start of the names of temporary files and folders, so that what a killed process leaves can be told.
 STAGING_PREFIX: Final = ".mlcls-staging-"
 LOCK_NAME: Final = ".mlcls-lock"
 
@@ -24,12 +24,12 @@ _RENAME_EXCHANGE: Final = 2
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file as `write_bytes` does."""
+    """Write a UTF-8 file as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name in the same folder, then renames it; folders are made as needed."""
+    """Write a file under a temporary name in the same folder, then rename it; folders are made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=STAGING_PREFIX, dir=path.parent)
     try:
@@ -47,7 +47,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder while several of its files change; waits for the one that is in it."""
+    """Keep other processes out of a folder while several of its files change; wait for the one that is in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_NAME).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, by the kernel if need be
@@ -55,7 +55,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another process is in a folder by `folder_lock`; needs no right to write."""
+    """Return whether another process is in a folder by `folder_lock`; needs no right to write."""
     try:
         with (folder / LOCK_NAME).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -68,7 +68,7 @@ def is_locked(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
-    """A fresh folder beside `target` that takes its place when the block ends without an error.
+    """Yield a fresh folder beside `target` that takes its place when the block ends without an error.
 
     An existing `target` stays as it was until then, and for good when the block raises.
     """
@@ -83,7 +83,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Renames `source` to `target`; an existing `target` changes places with it in one step and is then removed."""
+    """Rename `source` to `target`; an existing `target` changes places with it in one step and is then removed."""
     if not target.exists():
         os.rename(source, target)
         return
@@ -110,7 +110,7 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Has two paths change names, as `renameat2(2)` does; False where the kernel or the file system cannot."""
+    """Have two paths change names, as `renameat2(2)` does; False where the kernel or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
@@ -123,7 +123,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Return SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -28,7 +28,7 @@ _PACKAGES: Final = (
 
 
 def describe_machine() -> dict[str, str]:
-    """Facts by name: processor, cores, memory, system, Python, packages."""
+    """Return facts by name: processor, cores, memory, system, Python, packages."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": read_processor(),
@@ -41,12 +41,12 @@ def describe_machine() -> dict[str, str]:
 
 
 def format_machine(facts: dict[str, str]) -> str:
-    """The facts in one paragraph."""
+    """Return the facts in one paragraph."""
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def read_processor() -> str:
-    """The processor's name as Linux tells it."""
+    """Return the processor's name as Linux tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -55,7 +55,7 @@ def read_processor() -> str:
 
 
 def read_cores(system: Path = Path("/")) -> int:
-    """Processor cores that this process may use: those it may run on, and no more than its container's share of time.
+    """Return the number of cores that this process may use, no more than its container's share of time.
 
     Args:
         system: Root of the file system.
@@ -80,17 +80,17 @@ def _read_version(package: str) -> str:
         return "not installed"
 
 
-#: Instruction sets with 8-bit dot products, as Linux names them.
+# Instruction sets with 8-bit dot products, as Linux names them.
 INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "amx_int8")
 
-#: Instruction sets with bf16 products; OpenVINO takes bf16 by itself where it finds one and nothing forbids it.
+# Instruction sets with bf16 products; OpenVINO takes bf16 by itself where it finds one and nothing forbids it.
 BF16_FLAGS: Final = ("avx512_bf16", "amx_bf16")
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 
 
 def read_cpu_flags(path: Path = _CPU_INFO) -> frozenset[str]:
-    """Flags of the first processor; empty where Linux does not tell, as on other architectures than x86."""
+    """Return flags of the first processor; empty where Linux does not tell, as on other architectures than x86."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -103,17 +103,17 @@ def read_cpu_flags(path: Path = _CPU_INFO) -> frozenset[str]:
 
 
 def find_int8_units(flags: Collection[str]) -> tuple[str, ...]:
-    """Those of `INT8_FLAGS` that are there."""
+    """Return those of `INT8_FLAGS` that are there."""
     return tuple(flag for flag in INT8_FLAGS if flag in flags)
 
 
 def find_bf16_units(flags: Collection[str]) -> tuple[str, ...]:
-    """Those of `BF16_FLAGS` that are there."""
+    """Return those of `BF16_FLAGS` that are there."""
     return tuple(flag for flag in BF16_FLAGS if flag in flags)
 
 
 def warn_about_int8(flags: Collection[str]) -> str | None:
-    """What to expect of INT8 on a processor without units for it; None where it has them."""
+    """Return what to expect of INT8 on a processor without units for it; None where it has them."""
     if find_int8_units(flags):
         return None
     return (
@@ -122,13 +122,13 @@ def warn_about_int8(flags: Collection[str]) -> str | None:
     )
 
 
-#: `CUdevice_attribute` of cuda.h.
+# `CUdevice_attribute` of cuda.h.
 _COMPUTE_CAPABILITY_MAJOR: Final = 75
 _COMPUTE_CAPABILITY_MINOR: Final = 76
 
 _NAME_BYTES: Final = 256
 
-#: Names of TensorRT's library, newest first; Triton's image has one of them.
+# Names of TensorRT's library, newest first; Triton's image has one of them.
 _TENSORRT_LIBRARIES: Final = ("libnvinfer.so.12", "libnvinfer.so.11", "libnvinfer.so.10", "libnvinfer.so")
 
 LoadLibrary = Callable[[str], Any]
@@ -164,7 +164,7 @@ class Machine:
 
 
 def read_machine(load_library: LoadLibrary = ctypes.CDLL) -> Machine:
-    """Asks the driver and TensorRT's library.
+    """Ask the driver and TensorRT's library.
 
     Args:
         load_library: Opens a shared library by its name, or raises OSError.
@@ -173,7 +173,7 @@ def read_machine(load_library: LoadLibrary = ctypes.CDLL) -> Machine:
 
 
 def read_gpus(load_library: LoadLibrary = ctypes.CDLL) -> tuple[Gpu, ...]:
-    """The GPUs that the driver lets this process see; none where there is no driver or no GPU."""
+    """Return the GPUs that the driver lets this process see; none where there is no driver or no GPU."""
     try:
         cuda = load_library("libcuda.so.1")
     except OSError:
@@ -199,7 +199,7 @@ def read_gpus(load_library: LoadLibrary = ctypes.CDLL) -> tuple[Gpu, ...]:
 
 
 def read_tensorrt_version(load_library: LoadLibrary = ctypes.CDLL) -> str | None:
-    """Version of the TensorRT library that this process would load; None where there is none."""
+    """Return version of the TensorRT library that this process would load; None where there is none."""
     for name in _TENSORRT_LIBRARIES:
         try:
             library = load_library(name)

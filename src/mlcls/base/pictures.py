@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mlcls.errors import DatasetError, MissingExtraError
 
-#: Font file for labels, the same variable as the client's.
+# Font file for labels, the same variable as the client's.
 FONT_VARIABLE: Final = "MLCLS_FONT"
 
 _ROWS_PER_PANEL: Final = 50
@@ -31,7 +31,7 @@ logger = logging.getLogger("mlcls")
 
 
 def require_matplotlib() -> None:
-    """Raises now what `draw_histogram` would raise after long work.
+    """Raise now what `draw_histogram` would raise after long work.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -48,7 +48,7 @@ def draw_label_panels(
     draw_panel: Callable[[Any, npt.NDArray[np.intp]], None],
     title: str,
 ) -> bytes:
-    """Draws a row for each label, in panels of at most 50 beside and below one another.
+    """Draw a row for each label, in panels of at most 50 beside and below one another.
 
     Args:
         labels: The labels.
@@ -94,7 +94,7 @@ def draw_label_panels(
 
 
 def save_figure(figure: Any, dpi: float) -> bytes:
-    """A figure as a PNG file, without a warning for each character that `choose_families` has told of."""
+    """Return a figure as a PNG file, without a warning for each character that `choose_families` has told of."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -103,7 +103,7 @@ def save_figure(figure: Any, dpi: float) -> bytes:
 
 
 def choose_families(text: str) -> list[str]:
-    """Names of fonts that together have the characters of a text; those that none has are logged.
+    """Return names of fonts that together have the characters of a text; those that none has are logged.
 
     The first is the one that MLCLS_FONT names, or else matplotlib's own DejaVu Sans.
 
@@ -164,5 +164,5 @@ def _name_rows(axes: Any, labels: Sequence[str], families: list[str]) -> None:
 
 
 def shorten_label(label: str) -> str:
-    """A label of at most 28 characters, for a picture."""
+    """Return a label of at most 28 characters, for a picture."""
     return label if len(label) <= _MAX_LABEL_LENGTH else label[: _MAX_LABEL_LENGTH - 1] + "…"

@@ -36,7 +36,7 @@ class ProcessState:
 
 
 def read_process(pid: int) -> ProcessState | None:
-    """The state of a process; None where it is gone, or has ended and waits for its parent to take note."""
+    """Return the state of a process; None where it is gone, or has ended and waits for its parent to take note."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
@@ -47,7 +47,7 @@ def read_process(pid: int) -> ProcessState | None:
 
 
 def end_group(pid: int) -> None:
-    """Kills what is left of a process group, and waits until it is gone: it may hold ports.
+    """Kill what is left of a process group, and wait until it is gone: it may hold ports.
 
     Args:
         pid: The process that the group is named after; it has ended.
@@ -69,7 +69,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def end_with_parent() -> None:
-    """Has the kernel end this process when the thread that started it ends, however that comes about."""
+    """Have the kernel end this process when the thread that started it ends, however that comes about."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -88,7 +88,7 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def check_ports(host: str, ports: Mapping[str, int]) -> None:
-    """Checks that ports differ and are free.
+    """Check that ports differ and are free.
 
     Args:
         host: Address to listen on.
@@ -111,7 +111,7 @@ def check_ports(host: str, ports: Mapping[str, int]) -> None:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports that are free right now, all different."""
+    """Return ports that are free right now, all different."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in sockets:

@@ -12,7 +12,7 @@ from typing import Final
 
 
 def to_ascii_json(content: object) -> str:
-    """JSON text in one line of printable ASCII."""
+    """Return JSON text in one line of printable ASCII."""
     return json.dumps(content, ensure_ascii=True).replace("\x7f", "\\u007f")
 
 
@@ -21,7 +21,7 @@ _SHORT_REPR.maxlevel = 2
 
 
 def clip(value: object, limit: int = 60) -> str:
-    """A value for an error message: escaped, and not longer than a line."""
+    """Return a value for an error message: escaped, and not longer than a line."""
     if isinstance(value, (list, tuple, dict, set)):
         # by reference, a YAML file can hold more than could ever be written out
         text = ascii(_SHORT_REPR.repr(value))[1:-1]
@@ -33,20 +33,20 @@ def clip(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-#: What a terminal, an editor or a web page obeys instead of showing it: control characters, halves of characters, line
-#: separators, and the marks that turn text round (Unicode's bidirectional embeddings, overrides and isolates).
+# What a terminal, an editor or a web page obeys instead of showing it: control characters, halves of characters, line
+# separators, and the marks that turn text round (Unicode's bidirectional embeddings, overrides and isolates).
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-#: What a spreadsheet takes for the beginning of a formula.
+# What a spreadsheet takes for the beginning of a formula.
 _FORMULA: Final = re.compile("\\s*[=+\\-@|\uff1d\uff0b\uff0d\uff20]")
 
 
 def has_control(text: str) -> bool:
-    """Whether a text has characters that are obeyed instead of shown."""
+    """Return whether a text has characters that are obeyed instead of shown."""
     return _CONTROL.search(text) is not None
 
 
 def visible(text: str, keep: str = "\n") -> str:
-    """A text with backslash escapes in the place of the characters that would be obeyed.
+    """Return a text with backslash escapes in the place of the characters that would be obeyed.
 
     Args:
         text: Any text.
@@ -56,7 +56,7 @@ def visible(text: str, keep: str = "\n") -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A cell that no spreadsheet runs: `'` stands before a text that looks like a formula (OWASP's advice)."""
+    """Return a cell that no spreadsheet runs: `'` stands before a text that looks like a formula (OWASP's advice)."""
     if not isinstance(value, str):
         return value
     return f"'{visible(value, '')}" if _FORMULA.match(value) else visible(value, "")

@@ -10,13 +10,13 @@ import functools
 from pathlib import Path
 from typing import Any, Final
 
-#: 10,000 labels with their thresholds take a third of it; a megabyte takes about five seconds to read.
+# 10,000 labels with their thresholds take a third of it; a megabyte takes about five seconds to read.
 MAX_BYTES: Final = 2 * 1024**2
 MAX_DEPTH: Final = 50
 MAX_ALIASES: Final = 1000
-#: Of one mapping, what merge keys bring included.
+# Of one mapping, what merge keys bring included.
 MAX_MERGED_KEYS: Final = 10_000
-#: YAML 1.1 reads `1:1:1` to the base of 60, in time that grows with the square of its length.
+# YAML 1.1 reads `1:1:1` to the base of 60, in time that grows with the square of its length.
 MAX_NUMBER_CHARACTERS: Final = 1000
 
 
@@ -25,7 +25,7 @@ class YamlError(Exception):
 
 
 def read_yaml(path: Path) -> Any:
-    """Reads a YAML file.
+    """Read a YAML file.
 
     Returns:
         Its document: dicts, lists, texts, numbers, booleans, dates, None. An alias gives the very object of its anchor.
@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text; see `read_yaml`.
+    """Return the value of a YAML text; see `read_yaml`.
 
     Raises:
         YamlError: It is no YAML, has a tag that makes an object, or is beyond a limit.

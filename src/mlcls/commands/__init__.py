@@ -38,13 +38,13 @@ class Command(Protocol):
         """What it does, in one line."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds the command's options to its parser."""
+        """Add the command's options to its parser."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Does it; gives the exit status."""
+        """Run the command and return its exit status."""
 
 
-#: In the order of `mlcls --help`.
+# In the order of `mlcls --help`.
 COMMANDS: Final[tuple[Command, ...]] = (
     models,
     export,

@@ -14,7 +14,7 @@ from mlcls.dataset.photos import add_photo_options
 NAME: Final = "build-engine"
 SUMMARY: Final = "Make another engine of an imported model, and keep it only where it gives the model's answers."
 
-#: Each engine's builder, `module:function`; it takes an `EngineRequest` and yields lines for the user.
+# Each engine's builder, `module:function`; it takes an `EngineRequest` and yields lines for the user.
 ENGINES: Final[Mapping[str, str]] = {
     "fp16": "mlcls.engines.fp16.build:build",
     "int8": "mlcls.engines.int8.build:build",
@@ -24,7 +24,7 @@ ENGINES: Final[Mapping[str, str]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.add_argument("model", metavar="MODEL", help="name of an imported model")
     parser.add_argument(
         "--engine",
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Builds an engine and says what was found."""
+    """Build an engine and say what was found."""
     from mlcls.engines.building import EngineRequest
     from mlcls.errors import ConversionError
 

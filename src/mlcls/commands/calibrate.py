@@ -28,7 +28,7 @@ SUMMARY: Final = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.epilog = (
         "Thresholds are fitted on one part of the images and judged on the rest. They are written as a version of its "
         "own, with the same engines, and become active: mlcls rollback goes back."
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scores, fits, shows, and adds a version with the new thresholds."""
+    """Score, fit, show, and add a version with the new thresholds."""
     from mlcls.base.pictures import require_matplotlib
     from mlcls.engines.runner_selection import ServedModel, open_runner
     from mlcls.evaluation.calibration import MIN_IMAGES
@@ -186,7 +186,7 @@ def _hash_images(annotations: Path, num_labels: int) -> _Images:
 def _make_record(
     report: CalibrationReport, arguments: argparse.Namespace, images: _Images, base: int
 ) -> dict[str, Any]:
-    """What the manifest says of the thresholds."""
+    """Return what the manifest says of the thresholds."""
     from mlcls.repository.manifest import tool_versions
 
     overall = report.to_dict()

@@ -15,7 +15,7 @@ SUMMARY: Final = "Look at this machine, a repository and a running server, and s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.epilog = "It changes nothing. Exit status 1 where there is a problem."
     parser.add_argument(
         "--tritonserver",
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the findings, the problems last, and tells by the exit status whether there are any."""
+    """Print the findings, the problems last, and tell by the exit status whether there are any."""
     from mlcls.doctor.findings import examine
     from mlcls.doctor.inspection import inspect_machine
 

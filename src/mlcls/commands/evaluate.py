@@ -15,7 +15,7 @@ SUMMARY: Final = "Measure a model on an annotated dataset, on any runner: mAP, F
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.epilog = (
         "A runner is KIND or KIND=WHERE: paddle=FOLDER, onnxruntime[=FILE], openvino[=FILE], openvino-bf16[=FILE], "
         "tensorrt[=FILE], tensorrt-rtx=FILE, served[=HOST:PORT]. Weights in training form: mlcls "
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluates, writes the report and prints a table."""
+    """Evaluate, write the report and print a table."""
     from mlcls.base.files import write_text
     from mlcls.base.pictures import require_matplotlib
     from mlcls.engines.runner_selection import ServedModel, open_runner

@@ -10,11 +10,11 @@ from typing import Final
 from mlcls.errors import SpecError
 
 NAME: Final = "export"
-SUMMARY: Final = "Export a freshly initialised or a trained model as a PaddleX inference model."
+SUMMARY: Final = "Export a freshly initialized or a trained model as a PaddleX inference model."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.add_argument("architecture", metavar="ARCHITECTURE", help="one of the six models, see `mlcls models`")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the inference model")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="trained .pdparams; without, the model is fresh")
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the model's folder."""
+    """Write the model's folder."""
     from mlcls.training.export import export_model
 
     labels = _read_labels(arguments.labels) if arguments.labels else None
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         photos=arguments.photos,
         with_sigmoid=not arguments.without_sigmoid,
     )
-    origin = f"weights of {report.weights}" if report.weights else f"freshly initialised (seed {arguments.seed})"
+    origin = f"weights of {report.weights}" if report.weights else f"freshly initialized (seed {arguments.seed})"
     described = "COCO's 80 labels" if labels is None else f"{len(labels)} labels"
     print(f"{report.folder}: {arguments.architecture}, {described}, {origin}")
     if report.weights is None:

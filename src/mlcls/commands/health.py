@@ -13,7 +13,7 @@ SUMMARY: Final = "Send a small picture through the models of a running server: d
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.add_argument(
         "models", nargs="*", metavar="MODEL", help="default: the models of the repository that the server has loaded"
     )
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Asks each model once, and prints a line for each.
+    """Ask each model once, and print a line for each.
 
     Returns:
         0 where all answer, or are busy and answer others; 1 where one does not.

@@ -16,7 +16,7 @@ SUMMARY: Final = "Convert a PaddleX inference model, check it against Paddle and
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     add_source_arguments(parser)
     parser.add_argument(
         "--replace", action="store_true", help="where it has several versions, remove them all and start again with one"
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Imports a model and says what was found."""
+    """Import a model and say what was found."""
     from mlcls.releases.importing import import_model
 
     print(f"Converting {arguments.source} and comparing it with Paddle ...", flush=True)
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_report(report: ImportReport) -> None:
-    """Says what a conversion found."""
+    """Say what a conversion found."""
     spec = report.spec
     print(
         f"{spec.name}: {spec.num_labels} labels, {spec.transform.height}x{spec.transform.width}, "

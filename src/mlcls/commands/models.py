@@ -10,12 +10,12 @@ SUMMARY: Final = "List the six official models."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     del parser
 
 
 def run(_: argparse.Namespace) -> int:
-    """Prints the table of the official models."""
+    """Print the table of the official models."""
     from mlcls.model.catalog import OFFICIAL_MODELS
 
     width = max(map(len, OFFICIAL_MODELS))

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-#: Environment variable that names the model repository.
+# Environment variable that names the model repository.
 REPOSITORY_VARIABLE: Final = "MLCLS_MODEL_REPOSITORY"
 
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the PaddleX model to convert, `--name` and `--photos`."""
+    """Add the PaddleX model to convert, `--name` and `--photos`."""
     parser.add_argument("source", metavar="MODEL", help="a folder, a .tar, a URL, or the name of an official model")
     parser.add_argument("--name", help="name under which it is served (default: PaddleX's)")
     parser.add_argument(
@@ -30,7 +30,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_control_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of a command that switches a running server, for `make_control`."""
+    """Add the options of a command that switches a running server, for `make_control`."""
     parser.add_argument(
         "--url",
         help="HTTP API of the running server to switch, http://127.0.0.1:8000 for example; its key is taken from "
@@ -46,7 +46,7 @@ def add_control_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_control(arguments: argparse.Namespace) -> ModelControl | None:
-    """The server of `--url`."""
+    """Return the server of `--url`."""
     from mlcls.server.model_control import ModelControl
     from mlcls.server.options import ADMIN_KEY_VARIABLE
 
@@ -56,7 +56,7 @@ def make_control(arguments: argparse.Namespace) -> ModelControl | None:
 
 
 def add_repository_option(parser: argparse.ArgumentParser) -> None:
-    """Adds `--repository`."""
+    """Add `--repository`."""
     parser.add_argument(
         "--repository",
         type=Path,

@@ -13,7 +13,7 @@ SUMMARY: Final = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options, which are those of PaddleX's `main.py`."""
+    """Add the command's options, which are those of PaddleX's `main.py`."""
     parser.add_argument(
         "-c", "--config", type=Path, required=True, metavar="FILE", help="configuration, like configs/ResNet50_ML.yaml"
     )
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the configuration's mode."""
+    """Run the configuration's mode."""
     from mlcls.paddlex.config import read_config
     from mlcls.paddlex.main import run_mode
 

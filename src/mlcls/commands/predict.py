@@ -12,7 +12,7 @@ SUMMARY: Final = "Label images with a served model (the same as mlcls-client)."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     try:
         from mlcls_client.cli.predict import add_predict_arguments
     except ModuleNotFoundError:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the client's command."""
+    """Run the client's command."""
     try:
         from mlcls_client.cli.predict import run_predict
     except ModuleNotFoundError as error:

@@ -14,7 +14,7 @@ SUMMARY: Final = "Import a model as the next version beside the one that is serv
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     add_source_arguments(parser)
     add_control_options(parser)
     parser.add_argument(
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Publishes a version and says what is active now."""
+    """Publish a version and say what is active now."""
     from mlcls.releases.importing import convert_model
     from mlcls.releases.rollout import publish_version
 

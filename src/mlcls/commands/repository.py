@@ -14,13 +14,13 @@ SUMMARY: Final = "Write the configurations of the model repository, or check the
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file is stale")
     add_repository_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes or checks the configurations."""
+    """Write or check the configurations."""
     from mlcls.base.files import folder_lock
     from mlcls.repository import models as repository
     from mlcls.repository.publishing import remove_leftovers

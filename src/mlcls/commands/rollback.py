@@ -12,7 +12,7 @@ SUMMARY: Final = "Go back to the version of a model that was active before, or t
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.add_argument("model", metavar="NAME", help="name of a model")
     parser.add_argument(
         "--to", type=int, metavar="N", help="the version, see `mlcls versions NAME` (default: the one before)"
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Switches and says what is active now."""
+    """Switch and say what is active now."""
     from mlcls.releases.rollout import roll_back
 
     control = make_control(arguments)

@@ -25,7 +25,7 @@ SUMMARY: Final = "Serve models of the repository with a tritonserver."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="name of an imported model")
     parser.add_argument("--target", choices=TARGETS, default="embedded", help="engine (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -114,7 +114,7 @@ class _StopRequested(BaseException):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serves until SIGINT or SIGTERM.
+    """Serve until SIGINT or SIGTERM.
 
     Returns:
         0 after a clean stop.
@@ -204,7 +204,7 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
 
 
 def _warn_about_cores(options: ServerOptions, announcements: Announcements) -> None:
-    """Tells of models whose settings were measured with another number of cores."""
+    """Tell of models whose settings were measured with another number of cores."""
     from mlcls.base.machine import read_cores
     from mlcls.repository.settings import read_settings
 
@@ -216,7 +216,7 @@ def _warn_about_cores(options: ServerOptions, announcements: Announcements) -> N
 
 
 def _serve(server: TritonServer, watching: WatchSettings, poll_s: float | None, announcements: Announcements) -> None:
-    """Serves until something is wrong, the versions that are active in the repository where it is to be followed."""
+    """Serve until something is wrong, the versions that are active in the repository where it is to be followed."""
     from mlcls.server.supervision import watch
 
     if poll_s is None:

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 NAME: Final = "tune"
 SUMMARY: Final = "Find the instances, threads and queue delay that serve a model best on this machine, by measuring."
 
-#: Photos that are sent at most, spread over those that were given.
+# Photos that are sent at most, spread over those that were given.
 _MOST_PHOTOS: Final = 64
 
-#: Measurements that a budget is meant for, and bounds of the length of one, in seconds.
+# Measurements that a budget is meant for, and bounds of the length of one, in seconds.
 _WINDOWS: Final = 200
 _SHORTEST_WINDOW_S: Final = 0.5
 _LONGEST_WINDOW_S: Final = 6.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.epilog = (
         "Exit status 1 where no candidate meets the target; the repository then stays as it is, as it does with "
         "--dry-run and when interrupted. Nothing else should run on the machine meanwhile."
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Searches and writes the settings, or resets them.
+    """Search and write the settings, or resets them.
 
     Raises:
         ConfigError: An option is out of its range.
@@ -189,7 +189,7 @@ def _check_options(arguments: argparse.Namespace, most_concurrency: int) -> None
 
 
 def _read_photos(paths: Sequence[Path], spec: ModelSpec) -> tuple[list[bytes], str]:
-    """The photos to send, each of which can be decoded, and what they are, in words."""
+    """Return the photos to send, each of which can be decoded, and what they are, in words."""
     from mlcls.errors import ImageError
     from mlcls.images.photos import list_photos, sample_photo_paths
     from mlcls.images.transforms import preprocess
@@ -212,7 +212,7 @@ def _read_photos(paths: Sequence[Path], spec: ModelSpec) -> tuple[list[bytes], s
 
 
 def _render(search: Search, outcome: Outcome | None, circumstances: Circumstances) -> dict[str, bytes]:
-    """The report and its picture, by file name; no picture where matplotlib is not installed, which it says."""
+    """Return the report and its picture, by file name; no picture where matplotlib is not installed, which it says."""
     from mlcls.tuning.picture import draw_search
     from mlcls.tuning.report import make_report, report_name
 

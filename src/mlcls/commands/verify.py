@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlcls.commands.options import add_repository_option
-from mlcls.dataset.photos import LabelledPhotos, add_photo_options
+from mlcls.dataset.photos import LabeledPhotos, add_photo_options
 
 if TYPE_CHECKING:
     from mlcls.engines.gate import GateReport, Limits
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 NAME: Final = "verify"
 SUMMARY: Final = "Compare two runners of a model on photos: the gate that every engine passes."
 
-#: Options that replace a limit of the precision.
+# Options that replace a limit of the precision.
 _LIMIT_OPTIONS: Final = ("max_difference", "max_mean_difference", "max_row_difference", "max_flip_rate", "max_map_drop")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.epilog = (
         "A runner is KIND or KIND=WHERE: paddle=FOLDER, onnxruntime[=FILE], openvino[=FILE], openvino-bf16[=FILE], "
         "tensorrt[=FILE], tensorrt-rtx=FILE, served[=HOST:PORT]. Exit status 1 where a limit "
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compares, prints a table, and tells by the exit status whether the candidate passed."""
+    """Compare, print a table, and tell by the exit status whether the candidate passed."""
     from mlcls.base.files import write_text
     from mlcls.engines.comparison import PROBED_IMAGES, run_gate
     from mlcls.engines.runner_selection import ServedModel, open_runner
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.repository.models import read_spec
 
     model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))
-    photos = LabelledPhotos.open(arguments.photos, arguments.annotations, model.spec.num_labels)
+    photos = LabeledPhotos.open(arguments.photos, arguments.annotations, model.spec.num_labels)
     images = photo_images(photos.paths, PROBED_IMAGES)
     with contextlib.ExitStack() as stack:
         reference = open_runner(arguments.reference, model, stack)

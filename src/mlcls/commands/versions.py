@@ -13,14 +13,14 @@ SUMMARY: Final = "List the versions of a model: which is active, when each was m
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
+    """Add the command's options."""
     parser.add_argument("model", metavar="NAME", help="name of a model")
     parser.add_argument("--json", action="store_true", help="all hashes, as JSON")
     add_repository_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints a line for each version."""
+    """Print a line for each version."""
     from mlcls.repository.version_report import describe_versions
 
     reports = describe_versions(arguments.repository, arguments.model)

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 Dimension = int | str | None
 Interface = tuple[tuple[str, str, tuple[Dimension, ...]], ...]
 
-#: Operations that a model may end in besides the sigmoid, none of which a multi-label model has.
+# Operations that a model may end in besides the sigmoid, none of which a multi-label model has.
 _OTHER_ACTIVATIONS: Final = ("Softmax", "LogSoftmax", "HardSigmoid", "Tanh", "Relu", "ArgMax", "TopK")
 
-#: Operations that change no score, and those that only move or bound them.
+# Operations that change no score, and those that only move or bound them.
 _NEUTRAL: Final = ("Identity", "Cast")
 _RESHAPING: Final = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Clip")
 
-#: Operations that give the same with (1, ...) as with a tensor tiled to (batch, ...), or a dim that still broadcasts.
+# Operations that give the same with (1, ...) as with a tensor tiled to (batch, ...), or a dim that still broadcasts.
 _BROADCASTING: Final = frozenset(("Add", "Sub", "Mul", "Div", "MatMul", "LayerNormalization"))
 
 
 def describe_interface(model: onnx.ModelProto) -> Interface:
-    """Name, element type and dims of each input and output; a dim is a number, a name or None."""
+    """Return name, element type and dims of each input and output; a dim is a number, a name or None."""
     import onnx
 
     described = []
@@ -40,13 +40,13 @@ def describe_interface(model: onnx.ModelProto) -> Interface:
 
 
 def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that are no initializers."""
+    """Return the inputs that are no initializers."""
     constants = {initializer.name for initializer in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in constants]
 
 
 def check_interface(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Checks that a graph, as paddle2onnx gives it, takes and gives what the spec says.
+    """Check that a graph, as paddle2onnx gives it, takes and gives what the spec says.
 
     Raises:
         ModelFormatError: It has other inputs or outputs, another input size or another number of labels.
@@ -83,7 +83,7 @@ def check_interface(model: onnx.ModelProto, spec: ModelSpec) -> None:
 
 
 def require_same_interface(made: onnx.ModelProto, model: onnx.ModelProto, name: str) -> None:
-    """Checks that a graph that was made of another is valid ONNX and takes and gives the same.
+    """Check that a graph that was made of another is valid ONNX and takes and gives the same.
 
     Raises:
         ConversionError: It is not so; the text calls it by `name`.
@@ -100,7 +100,7 @@ def require_same_interface(made: onnx.ModelProto, model: onnx.ModelProto, name: 
 
 
 def cut_activation(model: onnx.ModelProto) -> Activation:
-    """Makes the graph end in its logits.
+    """Make the graph end in its logits.
 
     Returns:
         `sigmoid` where a sigmoid was found at the end and cut off, `none` where there is no activation.
@@ -135,7 +135,7 @@ def cut_activation(model: onnx.ModelProto) -> Activation:
 
 
 def untile_constants(model: onnx.ModelProto) -> bool:
-    """Takes out each Tile that only repeats a constant (1, ...) along the batch: what follows broadcasts.
+    """Take out each Tile that only repeats a constant (1, ...) along the batch: what follows broadcasts.
 
     Returns:
         Whether there was one.
@@ -158,7 +158,7 @@ def untile_constants(model: onnx.ModelProto) -> bool:
 
 
 def flatten_without_shape(model: onnx.ModelProto) -> None:
-    """Writes each `Reshape(x, Concat(Shape(x)[0:1], [-1]))` as `Reshape(x, [0, -1])`.
+    """Write each `Reshape(x, Concat(Shape(x)[0:1], [-1]))` as `Reshape(x, [0, -1])`.
 
     The two are the same; OpenVINO 2024.4 rejects the scalar Reshape that the first leaves behind, and no engine can
     fold it.
@@ -179,7 +179,7 @@ def flatten_without_shape(model: onnx.ModelProto) -> None:
 
 
 def drop_scalar_reshapes(model: onnx.ModelProto) -> None:
-    """Takes out each Reshape of a scalar to a scalar, which paddle2onnx writes around the batch's size.
+    """Take out each Reshape of a scalar to a scalar, which paddle2onnx writes around the batch's size.
 
     It changes nothing, and OpenVINO 2024.4 rejects its empty pattern. A Reshape of one element to a scalar becomes a
     Squeeze.
@@ -203,7 +203,7 @@ def drop_scalar_reshapes(model: onnx.ModelProto) -> None:
 
 
 def prepend_normalization(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Puts the conversion, the normalisation and the change of layout in front of the graph.
+    """Put the conversion, the normalization and the change of layout in front of the graph.
 
     The arithmetic is PaddleX's: one float32 multiplication and one float32 addition per value.
     """
@@ -231,7 +231,7 @@ def prepend_normalization(model: onnx.ModelProto, spec: ModelSpec) -> None:
 
 
 def name_output(model: onnx.ModelProto, name: str) -> None:
-    """Renames the graph's output, wherever the tensor is used."""
+    """Rename the graph's output, wherever the tensor is used."""
     output = model.graph.output[0]
     old = output.name
     if old == name:
@@ -247,14 +247,14 @@ def name_output(model: onnx.ModelProto, name: str) -> None:
 
 
 def set_batch_dimension(model: onnx.ModelProto, name: str) -> None:
-    """Names the first dim of the input and the output, which is free, and forgets the dims inferred in between."""
+    """Name the first dim of the input and the output, which is free, and forget the dims inferred in between."""
     for value in (*graph_inputs(model), *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = name
     del model.graph.value_info[:]
 
 
 def _skip(model: onnx.ModelProto, node: onnx.NodeProto | None, operations: tuple[str, ...]) -> onnx.NodeProto | None:
-    """The node itself, or the first one before it that is none of the operations."""
+    """Return the node itself, or the first one before it that is none of the operations."""
     while node is not None and node.op_type in operations:
         node = _producer(model, node.input[0])
     return node
@@ -272,7 +272,7 @@ def _replace_input(model: onnx.ModelProto, old: str, new: str) -> None:
 
 
 def _constant(model: onnx.ModelProto, tensor: str) -> Any:
-    """The value of an initializer as nested lists; None for anything else."""
+    """Return the value of an initializer as nested lists; None for anything else."""
     from onnx import numpy_helper
 
     for initializer in model.graph.initializer:
@@ -290,7 +290,7 @@ def _repeats_along_batch_only(model: onnx.ModelProto, repeats: str, rank: int) -
 
 
 def _batch_source(model: onnx.ModelProto, tensor: str) -> str | None:
-    """The tensor X where `tensor` is `Shape(X)[0:1]`, in whatever rank; None where it is something else."""
+    """Return the tensor X where `tensor` is `Shape(X)[0:1]`, in whatever rank; None where it is something else."""
     slicing = _skip(model, _producer(model, tensor), ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"))
     if slicing is None or slicing.op_type != "Slice":
         return None

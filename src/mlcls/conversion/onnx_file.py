@@ -19,15 +19,15 @@ from mlcls.errors import ModelFormatError
 if TYPE_CHECKING:
     import onnx
 
-#: protobuf's own limit of one message.
+# protobuf's own limit of one message.
 MAX_FILE_BYTES: Final = 2**31 - 1
-#: The conversion writes 17; runtimes of today know 25. A higher number is no file of theirs.
+# The conversion writes 17; runtimes of today know 25. A higher number is no file of theirs.
 MAX_OPSET: Final = 25
 MAX_NODES: Final = 200_000
-#: Graphs in attributes of nodes (If, Loop): no classifier has one in the other in the other.
+# Graphs in attributes of nodes (If, Loop): no classifier has one in the other in the other.
 MAX_DEPTH: Final = 4
 
-#: Domains of operations that the runtimes bring along; others need a library that somebody would have to load.
+# Domains of operations that the runtimes bring along; others need a library that somebody would have to load.
 _DOMAINS: Final = frozenset((b"", b"ai.onnx", b"ai.onnx.ml", b"com.microsoft"))
 
 _GRAPH, _OPSET, _TRAINING, _FUNCTION = 7, 8, 20, 25
@@ -46,7 +46,7 @@ class _RefusedError(Exception):
 
 
 def check_onnx_file(path: Path) -> None:
-    """Refuses an ONNX file that is not whole in itself.
+    """Refuse an ONNX file that is not whole in itself.
 
     Raises:
         ModelFormatError: The file is missing, empty, too large, cut off or no ONNX file; it has data in other files,
@@ -67,7 +67,7 @@ def check_onnx_file(path: Path) -> None:
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Reads an ONNX file that passes `check_onnx_file`.
+    """Read an ONNX file that passes `check_onnx_file`.
 
     Raises:
         ModelFormatError: It does not, or it cannot be parsed.
@@ -181,7 +181,7 @@ class _Walk:
             raise _RefusedError(f"the tensor {clip(name)} whose data is said to be in another file")
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Number, wire type, and where the content of each field begins and ends."""
+        """Yield number, wire type, and where the content of each field begins and ends."""
         position = start
         while position < end:
             key, position = self._varint(position, end)

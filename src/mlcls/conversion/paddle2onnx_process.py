@@ -19,7 +19,7 @@ _TIMEOUT_S: Final = 900
 
 
 def convert_paddle_graph(graph_path: Path, parameters_path: Path) -> onnx.ModelProto:
-    """What paddle2onnx makes of a Paddle graph, unedited.
+    """Return what paddle2onnx makes of a Paddle graph, unedited.
 
     Args:
         graph_path: `inference.json` or `inference.pdmodel`.
@@ -57,10 +57,10 @@ def _last_words(process: subprocess.CompletedProcess[str]) -> str:
 
 
 def main(graph_path: str, parameters_path: str, target: str) -> None:
-    """Converts a graph and writes the ONNX file; the body of the process."""
+    """Convert a graph and write the ONNX file; the body of the process."""
     import paddle2onnx
 
-    # Its own optimisation is off: it installs packages with pip while it runs, and mlcls edits the graph itself.
+    # Its own optimization is off: it installs packages with pip while it runs, and mlcls edits the graph itself.
     model: bytes | None = paddle2onnx.export(
         graph_path,
         parameters_path,

@@ -1,7 +1,7 @@
 """From a Paddle graph to the FP32 ONNX graph that is served: paddle2onnx, then edits.
 
 The served graph takes `pixels` (batch, H, W, 3) uint8 RGB and gives `logits` (batch, num_labels) float32: the
-normalisation is inside, the activation is cut off (postprocess applies it, once), the batch dimension is free, and the
+normalization is inside, the activation is cut off (postprocess applies it, once), the batch dimension is free, and the
 decoder's queries are constants that broadcast instead of being tiled to the batch.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-#: The name of the batch dimension in the graph.
+# The name of the batch dimension in the graph.
 BATCH: Final = "batch"
 
 
@@ -41,7 +41,7 @@ class ExportedGraph:
 
 
 def export_onnx(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> ExportedGraph:
-    """Converts a Paddle graph and edits it for serving.
+    """Convert a Paddle graph and edits it for serving.
 
     Args:
         graph_path: `inference.json` or `inference.pdmodel`.
@@ -70,7 +70,7 @@ def export_onnx(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> Exp
 
 
 def find_activation(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> Activation:
-    """What a Paddle graph ends in, for whoever runs the graph itself.
+    """Return what a Paddle graph ends in, for whoever runs the graph itself.
 
     Args:
         graph_path: `inference.json` or `inference.pdmodel`.
@@ -86,7 +86,7 @@ def find_activation(graph_path: Path, parameters_path: Path, spec: ModelSpec) ->
 
 
 def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Folds constants and takes out what they make dead."""
+    """Fold constants and take out what they make dead."""
     try:
         import onnxslim
     except ModuleNotFoundError as error:
@@ -99,7 +99,7 @@ def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    """The interface of the finished graph, by ONNX's own checker and shape inference."""
+    """Set the interface of the finished graph, by ONNX's own checker and shape inference."""
     import onnx
 
     try:

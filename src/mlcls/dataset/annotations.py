@@ -41,12 +41,12 @@ class Annotations:
     targets: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.names)
 
 
 def read_annotations(path: Path, num_labels: int, root: Path | None = None) -> list[Sample]:
-    """Reads an annotation file; the images are not opened.
+    """Read an annotation file; the images are not opened.
 
     Args:
         path: `train.txt`, `val.txt` or a file like them.
@@ -69,7 +69,7 @@ def read_annotations(path: Path, num_labels: int, root: Path | None = None) -> l
 
 
 def parse_annotations(path: Path, name: str, num_labels: int, log: ProblemLog) -> Annotations | None:
-    """Reads an annotation file; what is wrong with a line goes to the log, and the line is left out.
+    """Read an annotation file; what is wrong with a line goes to the log, and the line is left out.
 
     Args:
         path: The file.
@@ -100,7 +100,7 @@ def parse_annotations(path: Path, name: str, num_labels: int, log: ProblemLog) -
 
 
 def format_annotations(names: Sequence[str], targets: npt.NDArray[np.bool_]) -> str:
-    """The content of an annotation file."""
+    """Return the content of an annotation file."""
     return "".join(
         f"{name}\t{','.join('1' if value else '0' for value in vector)}\n"
         for name, vector in zip(names, targets.tolist(), strict=True)
@@ -108,7 +108,7 @@ def format_annotations(names: Sequence[str], targets: npt.NDArray[np.bool_]) -> 
 
 
 def target_matrix(samples: Sequence[Sample]) -> npt.NDArray[np.bool_]:
-    """Which labels each image has, (N, num_labels)."""
+    """Return which labels each image has, (N, num_labels)."""
     return np.array([sample.vector for sample in samples], dtype=np.bool_)
 
 

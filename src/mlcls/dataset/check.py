@@ -73,7 +73,7 @@ class CheckReport:
 
 
 def check_dataset(request: CheckRequest) -> CheckReport:
-    """Converts and splits a dataset in memory as asked, checks what comes of it, and then writes all files.
+    """Convert and split a dataset in memory as asked, check the outcome, and then write all files.
 
     A dataset that does not pass is left as it was, and so is an earlier `check_dataset` folder.
 
@@ -101,7 +101,7 @@ def check_dataset(request: CheckRequest) -> CheckReport:
 
 
 def _read(root: Path, request: CheckRequest, log: ProblemLog) -> tuple[DatasetContent | None, list[str]]:
-    """The dataset, and the files that are to be taken away."""
+    """Return the dataset, and the files that are to be taken away."""
     both = (TRAIN, VAL)
     # a new split makes both parts of whatever there is
     required = both if request.train_percent is None else ()

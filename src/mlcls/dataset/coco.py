@@ -30,7 +30,7 @@ from mlcls.dataset.content import COCO_FOLDER, IMAGE_FOLDER, TRAIN, VAL, Dataset
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.text_lines import has_control_character
 
-#: `instance_train.json` of PaddleX's examples, `instances_train.json`, `instances_train2017.json` of COCO itself.
+# `instance_train.json` of PaddleX's examples, `instances_train.json`, `instances_train2017.json` of COCO itself.
 _FILE_NAME: Final = re.compile(r"instances?_((train|val)\d*)\.json(\.bak)?")
 BACKUP_SUFFIX: Final = ".bak"
 
@@ -53,7 +53,7 @@ class CocoFile:
 
 
 def find_coco_files(root: Path, required: tuple[str, ...], log: ProblemLog) -> dict[str, CocoFile]:
-    """The annotation file of each part; a missing or an ambiguous one goes to the log.
+    """Return the annotation file of each part; a missing or an ambiguous one goes to the log.
 
     Args:
         root: The dataset.
@@ -81,7 +81,7 @@ def find_coco_files(root: Path, required: tuple[str, ...], log: ProblemLog) -> d
 
 
 def read_coco(root: Path, files: Mapping[str, CocoFile], log: ProblemLog) -> DatasetContent | None:
-    """Reads the annotation files; what is wrong with them, and what was decided, goes to the log.
+    """Read the annotation files; what is wrong with them, and what was decided, goes to the log.
 
     Args:
         root: The dataset.
@@ -185,7 +185,7 @@ def _convert_part(
 
 
 def _collect_images(root: Path, file: CocoFile, document: Mapping[str, list[Any]], log: ProblemLog) -> dict[int, str]:
-    """Path of each image by its id, relative to the dataset."""
+    """Return the path of each image by its id, relative to the dataset."""
     names: dict[int, str] = {}
     seen: set[int] = set()
     for place, image in _entries(file, document, "images"):
@@ -226,7 +226,7 @@ def _identifier(entry: object, key: str) -> int | None:
 
 
 def _fault_of_box(annotation: Mapping[str, Any]) -> str:
-    """What is wrong with an annotation's box; empty where nothing is, or where it has none."""
+    """Return what is wrong with an annotation's box; empty where nothing is, or where it has none."""
     box = annotation.get("bbox")
     if box is None:
         return ""

@@ -14,12 +14,12 @@ from mlcls.dataset.problems import Place, ProblemLog
 
 
 def normalize_name(name: str) -> str:
-    """The one spelling of an image's path: `./a//b.jpg` is `a/b.jpg`."""
+    """Return the one spelling of an image's path: `./a//b.jpg` is `a/b.jpg`."""
     return posixpath.normpath(name)
 
 
 def check_names(content: DatasetContent, log: ProblemLog) -> list[str]:
-    """Checks the paths as they are written.
+    """Check the paths as they are written.
 
     Returns:
         The paths that may be opened, each once.
@@ -36,7 +36,7 @@ def check_names(content: DatasetContent, log: ProblemLog) -> list[str]:
 
 
 def report_images(content: DatasetContent, findings: Mapping[str, ImageFinding], log: ProblemLog) -> None:
-    """Reports the images that cannot be decoded, at each place where they are named."""
+    """Report the images that cannot be decoded, at each place where they are named."""
     for samples in content.parts.values():
         for name, place in zip(samples.names, samples.places, strict=True):
             finding = findings.get(name)
@@ -45,7 +45,7 @@ def report_images(content: DatasetContent, findings: Mapping[str, ImageFinding],
 
 
 def check_repetition(content: DatasetContent, findings: Mapping[str, ImageFinding], log: ProblemLog) -> None:
-    """Finds samples that are there twice and pictures that are in both parts."""
+    """Find samples that are there twice and pictures that are in both parts."""
     first_by_name: dict[str, tuple[str, int]] = {}
     first_by_digest: dict[bytes, tuple[str, int]] = {}
     for part, index, samples in _iterate_samples(content):
@@ -71,7 +71,7 @@ def check_repetition(content: DatasetContent, findings: Mapping[str, ImageFindin
 
 
 def warn_of_empty_classes(content: DatasetContent, log: ProblemLog) -> None:
-    """Warns of labels that no sample of a part has: they cannot be learned, or not be measured."""
+    """Warn of labels that no sample of a part has: they cannot be learned, or not be measured."""
     consequence = {TRAIN: "it cannot be learned", VAL: "how well it is learned cannot be measured"}
     for part, samples in content.parts.items():
         if not len(samples):

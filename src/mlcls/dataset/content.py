@@ -17,7 +17,7 @@ from mlcls.errors import DatasetError
 LABEL_FILE: Final = "label.txt"
 TRAIN: Final = "train"
 VAL: Final = "val"
-#: Annotation file of each part.
+# Annotation file of each part.
 PART_FILES: Final[Mapping[str, str]] = {TRAIN: "train.txt", VAL: "val.txt"}
 IMAGE_FOLDER: Final = "images"
 COCO_FOLDER: Final = "annotations"
@@ -38,7 +38,7 @@ class DatasetContent:
     parts: Mapping[str, Annotations]
 
     def to_files(self) -> dict[str, bytes]:
-        """Name and content of each file of the dataset."""
+        """Return the name and content of each file of the dataset."""
         files = {LABEL_FILE: format_labels(self.labels)}
         for part, samples in self.parts.items():
             files[PART_FILES[part]] = format_annotations(samples.names, samples.targets)
@@ -46,7 +46,7 @@ class DatasetContent:
 
 
 def find_dataset(folder: Path) -> Path:
-    """The folder of the dataset: the one that was named, or the one inside it that an archive was unpacked to.
+    """Return the folder of the dataset: the one that was named, or the one inside it that an archive was unpacked to.
 
     PaddleX takes the parent of the only folder `images` at any depth; so does this where the named folder has none of
     a dataset's files itself.
@@ -70,7 +70,7 @@ def find_dataset(folder: Path) -> Path:
 
 
 def warn_of_layout(root: Path, log: ProblemLog) -> None:
-    """Warns where PaddleX itself would not find the dataset, which it tells by one folder `images`."""
+    """Warn where PaddleX itself would not find the dataset, which it tells by one folder `images`."""
     found = _image_folders(root)
     if found != [root / IMAGE_FOLDER]:
         log.warning(
@@ -82,7 +82,7 @@ def warn_of_layout(root: Path, log: ProblemLog) -> None:
 
 
 def read_content(root: Path, required: tuple[str, ...], log: ProblemLog) -> DatasetContent | None:
-    """Reads `label.txt` and the annotation files; what is wrong with them goes to the log.
+    """Read `label.txt` and the annotation files; what is wrong with them goes to the log.
 
     Args:
         root: The dataset.
@@ -108,7 +108,7 @@ def read_content(root: Path, required: tuple[str, ...], log: ProblemLog) -> Data
 
 
 def fault_of_name(name: str) -> tuple[str, str] | None:
-    """Kind and message of what is wrong with an image's path as it is written; None where nothing is."""
+    """Return kind and message of what is wrong with an image's path as it is written; None where nothing is."""
     if name.startswith("/") or _DRIVE.match(name):
         return "absolute-path", f"expected a path relative to the dataset's folder, got the absolute {name!r}"
     if ".." in re.split(r"[\\/]", name):

@@ -25,7 +25,7 @@ _LONG_TAIL: Final = 20
 def draw_histogram(
     labels: Sequence[str], train_counts: npt.NDArray[np.int64], val_counts: npt.NDArray[np.int64]
 ) -> bytes:
-    """Draws two bars for each label, most frequent in training first, with the counts as numbers.
+    """Draw two bars for each label, most frequent in training first, with the counts as numbers.
 
     Labels stand in panels of at most 50 beside and below one another, so that the text keeps its size however many
     there are. The scale, the same in all panels, is logarithmic where few labels have most of the images.
@@ -88,18 +88,18 @@ def _draw_panel(axes: Any, counts: dict[str, npt.NDArray[np.int64]]) -> None:
 SAMPLE_FOLDER: Final = "demo_img"
 HISTOGRAM_FILE: Final = "histogram.png"
 
-#: Images of each part that are shown, and the seed that chooses them: those of PaddleX's `check`.
+# Images of each part that are shown, and the seed that chooses them: those of PaddleX's `check`.
 _SAMPLE_COUNT: Final = 10
 _SAMPLE_SEED: Final = 123
 _WRITTEN_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def require_pictures() -> None:
-    """Raises now what drawing would raise after long work.
+    """Raise now what drawing would raise after long work.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        MlclsError: The client, which draws the labelled images, is not installed.
+        MlclsError: The client, which draws the labeled images, is not installed.
     """
     require_matplotlib()
     try:
@@ -111,7 +111,7 @@ def require_pictures() -> None:
 
 
 def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> dict[str, list[str]]:
-    """Writes ten images of each part with their labels, those that PaddleX chooses.
+    """Write ten images of each part with their labels, those that PaddleX chooses.
 
     Returns:
         For each part the pictures' paths relative to `folder`.
@@ -141,7 +141,7 @@ def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> 
 
 
 def write_histogram(content: DatasetContent, folder: Path) -> str:
-    """Writes the histogram; returns its path relative to `folder`."""
+    """Write the histogram; return its path relative to `folder`."""
     counts = (content.parts[part].targets.sum(axis=0) for part in (TRAIN, VAL))
     (folder / HISTOGRAM_FILE).write_bytes(draw_histogram(content.labels, *counts))
     return HISTOGRAM_FILE
@@ -149,7 +149,7 @@ def write_histogram(content: DatasetContent, folder: Path) -> str:
 
 @contextlib.contextmanager
 def _unnamed_characters() -> Iterator[None]:
-    """Keeps the client from naming the characters that no font has at each picture; the histogram does so once."""
+    """Keep the client from naming the characters that no font has at each picture; the histogram does so once."""
     client = logging.getLogger("mlcls_client")
     level = client.level
     client.setLevel(logging.ERROR)
@@ -166,7 +166,7 @@ def _choose_samples(count: int) -> list[int]:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """The image's own name, told apart from that of another folder, with a suffix that Pillow writes in colour."""
+    """Return the image's name, unique among all folders, with a suffix that Pillow writes in color."""
     path = Path(name)
     suffix = (
         path.suffix if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff") else ".png"

@@ -34,16 +34,16 @@ class ImageSet:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> ImageSet:
-        """The samples' paths and vectors."""
+        """Return the samples' paths and vectors."""
         return cls(tuple(sample.image for sample in samples), target_matrix(samples))
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.paths)
 
 
 def read_dataset_labels(folder: Path, num_classes: int | None = None) -> tuple[str, ...]:
-    """The labels of a dataset's folder.
+    """Return the labels of a dataset's folder.
 
     Args:
         folder: The dataset.
@@ -64,7 +64,7 @@ def read_dataset_labels(folder: Path, num_classes: int | None = None) -> tuple[s
 
 
 def require_files(annotations: Path, paths: Sequence[Path]) -> None:
-    """Looks for every image, without opening any.
+    """Look for every image, without opening any.
 
     Raises:
         DatasetError: Some are not there; the text has the first of their paths.

@@ -21,12 +21,12 @@ from mlcls.errors import DatasetError, ImageError
 from mlcls.images.decoding import decode_image
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS
 
-#: Images that are worth a process of their own.
+# Images that are worth a process of their own.
 _IMAGES_PER_PROCESS: Final = 64
-#: A process may need half a gigabyte for a picture at the limit of size.
+# A process may need half a gigabyte for a picture at the limit of size.
 _MAX_PROCESSES: Final = 16
 _CHUNK: Final = 8
-#: Chunks that wait or are worked on, for each process.
+# Chunks that wait or are worked on, for each process.
 _CHUNKS_AHEAD: Final = 3
 
 
@@ -45,7 +45,7 @@ class ImageFinding(NamedTuple):
 
 
 def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFinding]:
-    """Decodes images as a model would get them, with a progress bar on a terminal.
+    """Decode images as a model would get them, with a progress bar on a terminal.
 
     Only findings are kept; a few chunks of names are under way at a time, and a process holds one picture.
 
@@ -71,7 +71,7 @@ def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFindin
 
 
 def inspect_image(path: str) -> ImageFinding:
-    """Decodes one image."""
+    """Decode one image."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # without waiting for a pipe's writer
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -99,7 +99,7 @@ def _choose_process_count(images: int) -> int:
 
 
 def _inspect_paths(paths: Sequence[str], process_count: int) -> Iterator[ImageFinding]:
-    """Findings in the order of the paths."""
+    """Yield findings in the order of the paths."""
     if process_count == 1:
         yield from map(inspect_image, paths)
         return

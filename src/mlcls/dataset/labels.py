@@ -10,12 +10,12 @@ from mlcls.base.text import has_control
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.text_lines import read_lines
 
-#: Class ids that a file may have: a typing error should not cost gigabytes.
+# Class ids that a file may have: a typing error should not cost gigabytes.
 _MAX_CLASS_ID: Final = 999_999
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Reads the labels in the order of their class ids, which must be 0, 1, 2 and so on, each once.
+    """Read the labels in the order of their class ids, which must be 0, 1, 2 and so on, each once.
 
     Raises:
         DatasetError: The file cannot be read, has no line, or some lines are wrong; the text names the lines.
@@ -27,7 +27,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | None:
-    """Reads the labels; what is wrong with them goes to the log.
+    """Read the labels; what is wrong with them goes to the log.
 
     Args:
         path: The file.
@@ -79,5 +79,5 @@ def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | No
 
 
 def format_labels(labels: Sequence[str]) -> str:
-    """The content of a `label.txt`."""
+    """Return the content of a `label.txt`."""
     return "".join(f"{class_id} {label}\n" for class_id, label in enumerate(labels))

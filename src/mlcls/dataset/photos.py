@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledPhotos:
+class LabeledPhotos:
     """Files of photos.
 
     Attributes:
@@ -28,8 +28,8 @@ class LabelledPhotos:
     targets: npt.NDArray[np.bool_] | None
 
     @classmethod
-    def open(cls, photos: Sequence[Path], annotations: Path | None, num_labels: int) -> LabelledPhotos:
-        """The photos of an annotation file, or those that were named.
+    def open(cls, photos: Sequence[Path], annotations: Path | None, num_labels: int) -> LabeledPhotos:
+        """Return the photos of an annotation file, or those that were named.
 
         Args:
             photos: Photos and folders of photos.
@@ -50,7 +50,7 @@ class LabelledPhotos:
 
 
 def add_photo_options(parser: argparse.ArgumentParser, purpose: str) -> None:
-    """Adds `--photos` and `--annotations`, which `LabelledPhotos.open` takes."""
+    """Add `--photos` and `--annotations`, which `LabeledPhotos.open` takes."""
     parser.add_argument(
         "--photos",
         type=Path,

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from mlcls.errors import DatasetError
 
-#: Errors that the text of an exception lists; it counts the others.
+# Errors that the text of an exception lists; it counts the others.
 _LISTED_ERRORS: Final = 5
 
 
@@ -51,7 +51,7 @@ class Problem:
         return f"{self.place}: {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; `line` and `item` are there where they are known."""
+        """Return the JSON form; `line` and `item` are there where they are known."""
         place = {name: value for name, value in self.place._asdict().items() if value is not None}
         severity = "error" if self.is_error else "warning"
         return {"severity": severity, "kind": self.kind, **place, "message": self.message}
@@ -64,7 +64,7 @@ class ProblemLog:
         self._problems: list[Problem] = []
 
     def __iter__(self) -> Iterator[Problem]:
-        """The errors, then the warnings."""
+        """Yield the errors, then the warnings."""
         yield from self.errors
         yield from self.warnings
 
@@ -79,15 +79,15 @@ class ProblemLog:
         return [problem for problem in self._problems if not problem.is_error]
 
     def error(self, kind: str, place: Place, message: str) -> None:
-        """Notes what the dataset is refused for."""
+        """Note what the dataset is refused for."""
         self._problems.append(Problem(kind, message, place))
 
     def warning(self, kind: str, place: Place, message: str) -> None:
-        """Notes what its owner should know."""
+        """Note what its owner should know."""
         self._problems.append(Problem(kind, message, place, is_error=False))
 
     def raise_errors(self, path: Path) -> None:
-        """Raises the errors of one file, the first of them in full.
+        """Raise the errors of one file, the first of them in full.
 
         Raises:
             DatasetError: There are errors.

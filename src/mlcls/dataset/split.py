@@ -22,7 +22,7 @@ def split_content(
     seed: int,
     log: ProblemLog,
 ) -> DatasetContent:
-    """Splits all samples anew; how they were split before makes no difference.
+    """Split all samples anew; how they were split before makes no difference.
 
     Every label keeps its share in both parts as nearly as can be, and copies of one picture stay together. A sample
     that is there twice is kept once, with a warning; with different labels it is an error.
@@ -48,7 +48,7 @@ def split_content(
 
 
 def _merge_parts(content: DatasetContent, log: ProblemLog) -> Annotations:
-    """All samples in the order of their paths, each once."""
+    """Return all samples in the order of their paths, each once."""
     merged: dict[str, tuple[Annotations, int]] = {}
     for part in content.parts.values():
         for index, (name, place) in enumerate(zip(part.names, part.places, strict=True)):
@@ -74,7 +74,7 @@ def _merge_parts(content: DatasetContent, log: ProblemLog) -> Annotations:
 def _number_pictures(
     samples: Annotations, findings: Mapping[str, ImageFinding]
 ) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """A number for each sample, the same for copies of one picture."""
+    """Return a number for each sample, the same for copies of one picture."""
     numbers: dict[bytes | str, int] = {}
     keys = (findings[name].digest or name if name in findings else name for name in samples.names)
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.intp)

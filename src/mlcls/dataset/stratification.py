@@ -26,7 +26,7 @@ _LEAST_GAIN: Final = 1e-6
 def choose_validation(
     targets: npt.NDArray[np.bool_], groups: npt.NDArray[np.intp], val_count: int, seed: int
 ) -> npt.NDArray[np.bool_]:
-    """Chooses the validation samples.
+    """Choose the validation samples.
 
     Args:
         targets: (N, num_labels) which labels each sample has.
@@ -74,7 +74,7 @@ def choose_validation(
 def _exchange_samples(
     subset: npt.NDArray[np.int_], labels: npt.NDArray[np.int64], sizes: npt.NDArray[np.int_], share: float
 ) -> None:
-    """Exchanges single samples as long as that lowers the deviation, in place.
+    """Exchange single samples as long as that lowers the deviation, in place.
 
     The deviation is the sum over the labels of (validation samples - wanted ones)^2 / wanted ones. Each time one of the
     samples whose departure alone would help most changes places with the one that then fits best.
@@ -122,7 +122,7 @@ def _choose_subset(
     size: int,
     generator: np.random.Generator,
 ) -> int:
-    """The subset with the greatest want; of equals the one with more room, of equals again any."""
+    """Return the subset with the greatest want; of equals the one with more room, of equals again any."""
     fits = room >= size
     if fits[_TRAIN] != fits[_VAL]:
         return int(np.argmax(fits))

@@ -15,7 +15,7 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ufeff]"
 
 
 def read_lines(path: Path, name: str, log: ProblemLog) -> list[tuple[int, str]] | None:
-    """Reads a UTF-8 file; what is wrong with a line goes to the log, and the line is left out.
+    """Read a UTF-8 file; what is wrong with a line goes to the log, and the line is left out.
 
     Line ends may be LF or CRLF, as PaddleX takes them.
 
@@ -59,7 +59,7 @@ def read_lines(path: Path, name: str, log: ProblemLog) -> list[tuple[int, str]] 
 
 
 def has_control_character(text: str) -> bool:
-    """Whether a text has characters, a tab left aside, that would not come back as they are from a line of a file."""
+    """Return whether a text has characters, tabs aside, that a line of a file would not give back unchanged."""
     return _CONTROLS.search(text) is not None
 
 

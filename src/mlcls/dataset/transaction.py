@@ -40,7 +40,7 @@ class _Step:
 
 
 def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, str]:
-    """Replaces files of a dataset, all or none of them; those that stay as they are are not touched.
+    """Replace files of a dataset, all or none of them; those that stay as they are are not touched.
 
     Args:
         root: The dataset.
@@ -74,7 +74,7 @@ def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, st
 
 
 def recover(root: Path) -> None:
-    """Takes back what an interrupted `replace_files` has left half done.
+    """Take back what an interrupted `replace_files` has left half done.
 
     Raises:
         DatasetError: It cannot be taken back.
@@ -117,7 +117,7 @@ def _do_step(root: Path, step: _Step, content: bytes | None) -> None:
 
 
 def _take_back(root: Path) -> None:
-    """Undoes the steps of the journal, done or not; may itself be interrupted and repeated."""
+    """Undo the steps of the journal, done or not; may itself be interrupted and repeated."""
     for leftover in root.glob(f"{STAGING_PREFIX}*"):
         if leftover.is_file():
             leftover.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings
 
 Version = tuple[int, ...]
 
-#: Version of the tritonserver in a release of the wheel nvidia-pytriton; the program itself does not tell.
+# Version of the tritonserver in a release of the wheel nvidia-pytriton; the program itself does not tell.
 EMBEDDED_VERSIONS: Final[Mapping[str, Version]] = {"0.7.0": (2, 51, 0)}
 
 

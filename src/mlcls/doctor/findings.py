@@ -11,44 +11,44 @@ from mlcls.doctor.facts import MachineFacts, RepositoryFacts, ServedModelFacts, 
 from mlcls.repository.names import INT8_FILE, PLAN_FILE, STEP_SUFFIXES
 from mlcls.repository.settings import MAX_BATCH_SIZE, TARGETS
 
-#: An encoded image, as most are; for sizing memory that holds many.
+# An encoded image, as most are; for sizing memory that holds many.
 TYPICAL_IMAGE_BYTES: Final = 1 << 20
 
-#: Memory of a served model: measured with all six in one server, 976 MB of FP32 weights and 4.1 GB in all processes.
+# Memory of a served model: measured with all six in one server, 976 MB of FP32 weights and 4.1 GB in all processes.
 MEMORY_PER_WEIGHT: Final = 3.5
 MEMORY_PER_MODEL_BYTES: Final = 120_000_000
 
 
 def needed_memory_bytes(model: ServedModelFacts) -> int:
-    """Memory of all processes; each engine has weights of its own."""
+    """Return the memory of all processes; each engine has weights of its own."""
     engine = int(MEMORY_PER_WEIGHT * max(model.weights_bytes.values(), default=0))
     return engine * _most_instances(model)[1] + MEMORY_PER_MODEL_BYTES
 
 
 def needed_shared_memory_bytes(model: ServedModelFacts) -> int:
-    """Full batches in each process that runs at once: encoded and decoded images, then pixels."""
+    """Return full batches in each process that runs at once: encoded and decoded images, then pixels."""
     preprocess, engine = _most_instances(model)
     batch = model.settings.max_batch_size
     return preprocess * batch * (TYPICAL_IMAGE_BYTES + model.pixels_bytes) + engine * batch * model.pixels_bytes
 
 
 def _most_instances(model: ServedModelFacts) -> tuple[int, int]:
-    """Processes of preprocess and of the engine, on the target that has most."""
+    """Return the processes of preprocess and of the engine, on the target that has most."""
     settings = [model.settings.of(target) for target in TARGETS]
     return max(each.preprocess_instances for each in settings), max(each.engine_instances for each in settings)
 
 
 Level = Literal["ok", "note", "warning", "problem"]
 
-#: Triton before 2.71.0 (container 26.07) lacks fixes of NVIDIA's security bulletins of 2025 and 2026 (5687 to 5875).
+# Triton before 2.71.0 (container 26.07) lacks fixes of NVIDIA's security bulletins of 2025 and 2026 (5687 to 5875).
 SECURITY_FLOOR: Final[Version] = (2, 71)
 
 OLDEST_PYTHON: Final[Version] = (3, 10)
 NEWEST_PYTHON: Final[Version] = (3, 12)
-#: What the embedded tritonserver is linked with.
+# What the embedded tritonserver is linked with.
 OLDEST_GLIBC: Final[Version] = (2, 35)
 
-#: A version that is being built or published lies beside the one that is served.
+# A version that is being built or published lies beside the one that is served.
 DISK_IN_MODELS: Final = 2
 MIN_DISK_BYTES: Final = 200_000_000
 
@@ -71,7 +71,7 @@ class Finding:
 
 
 def examine(facts: MachineFacts) -> list[Finding]:
-    """All findings, in the order of the checks."""
+    """Return all findings, in the order of the checks."""
     return [finding for check in _CHECKS for finding in check(facts)]
 
 
@@ -136,7 +136,7 @@ def _check_shared_memory(facts: MachineFacts) -> Iterator[Finding]:
 
 
 def _check_queues(facts: MachineFacts) -> Iterator[Finding]:
-    """Full queues hold requests of up to a whole batch; the memory is Triton's own."""
+    """Yield full queues hold requests of up to a whole batch; the memory is Triton's own."""
     models = _models(facts)
     if not models:
         return

@@ -40,7 +40,7 @@ from mlcls.server.installation import embedded_installation, system_installation
 
 _TIMEOUT_S: Final = 10.0
 
-#: How each API that should be closed is asked: method and path.
+# How each API that should be closed is asked: method and path.
 _API_REQUESTS: Final = {
     "model-repository": ("POST", "/v2/repository/index"),
     "shared-memory": ("GET", "/v2/systemsharedmemory/status"),
@@ -49,7 +49,7 @@ _API_REQUESTS: Final = {
     "statistics": ("GET", "/v2/models/stats"),
 }
 
-#: Where the kernel says how much memory a container may take, and how much it takes: cgroup 2, cgroup 1.
+# Where the kernel says how much memory a container may take, and how much it takes: cgroup 2, cgroup 1.
 _MEMORY_LIMITS: Final = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -57,7 +57,7 @@ _MEMORY_LIMITS: Final = (
 
 
 def inspect_machine(root: Path, tritonserver: Path | None = None, url: str | None = None) -> MachineFacts:
-    """Looks at everything that `mlcls doctor` judges; changes nothing.
+    """Look at everything that `mlcls doctor` judges; change nothing.
 
     Args:
         root: The model repository.
@@ -91,7 +91,7 @@ def inspect_machine(root: Path, tritonserver: Path | None = None, url: str | Non
 
 
 def inspect_triton(tritonserver: Path | None) -> TritonFacts:
-    """The tritonserver of a folder, or the embedded one.
+    """Return the tritonserver of a folder, or the embedded one.
 
     Raises:
         ServerError: There is none.
@@ -109,13 +109,13 @@ def inspect_triton(tritonserver: Path | None) -> TritonFacts:
 
 
 def parse_version(text: str) -> Version | None:
-    """The numbers at the start of a version; None where there are none."""
+    """Return the numbers at the start of a version; None where there are none."""
     match = re.match(r"\s*v?(\d+(?:\.\d+)*)", text)
     return tuple(map(int, match[1].split("."))) if match else None
 
 
 def read_available_memory(system: Path = Path("/")) -> int:
-    """Bytes that a new process could take: what the system has, and no more than the container's limit leaves.
+    """Return bytes that a new process could take: what the system has, and no more than the container's limit leaves.
 
     Args:
         system: Root of the file system.
@@ -134,7 +134,7 @@ def read_available_memory(system: Path = Path("/")) -> int:
 
 
 def inspect_repository(root: Path, machine: Machine) -> RepositoryFacts:
-    """The imported models of a repository, and what is wrong with each."""
+    """Return the imported models of a repository, and what is wrong with each."""
     imported = [name for name in repository.list_models(root) if repository.is_imported(root, name)]
     models = tuple(_inspect_model(root, name, machine) for name in imported)
     return RepositoryFacts(str(root), models, shutil.disk_usage(root).free)
@@ -172,7 +172,7 @@ def _find_faults(check: Callable[[], object]) -> Iterator[str]:
 
 
 def inspect_server(url: str) -> ServerFacts:
-    """Asks a server for its version, and for everything that only a key should open.
+    """Ask a server for its version, and for everything that only a key should open.
 
     Args:
         url: `HOST:PORT`, or a URL.
@@ -208,7 +208,7 @@ def inspect_server(url: str) -> ServerFacts:
 
 
 def _ask(opener: urllib.request.OpenerDirector, method: str, url: str) -> tuple[int, bytes]:
-    """Status and body of one request; a refusal is an answer too."""
+    """Return status and body of one request; a refusal is an answer too."""
     request = urllib.request.Request(url, data=b"{}" if method == "POST" else None, method=method)
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as response:

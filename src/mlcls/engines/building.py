@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlcls.dataset.photos import LabelledPhotos
+from mlcls.dataset.photos import LabeledPhotos
 from mlcls.engines.comparison import PROBED_IMAGES, run_gate
 from mlcls.engines.gate import LIMITS, GateReport
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
@@ -40,13 +40,13 @@ class EngineRequest:
     version: int | None = None
     annotations: Path | None = None
 
-    def open_photos(self, spec: ModelSpec) -> LabelledPhotos:
-        """The user's photos.
+    def open_photos(self, spec: ModelSpec) -> LabeledPhotos:
+        """Return the user's photos.
 
         Raises:
             DatasetError: The annotation file is wrong.
         """
-        return LabelledPhotos.open(self.photos, self.annotations, spec.num_labels)
+        return LabeledPhotos.open(self.photos, self.annotations, spec.num_labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class EngineFolder:
 
     @classmethod
     def open(cls, request: EngineRequest) -> EngineFolder:
-        """Finds and checks the folder.
+        """Find and check the folder.
 
         Raises:
             RepositoryError: The model is not imported, has no such version, or its FP32 graph is missing or not the one
@@ -80,12 +80,12 @@ class EngineFolder:
         return cls(folder, spec, verify_folder(folder, folder.parent.name, [ONNX_FILE]))
 
     def digests(self, *files: str) -> dict[str, str]:
-        """SHA-256 of files, by name, as the manifest has them: `EngineRecord.made_from`."""
+        """Return SHA-256 of files, by name, as the manifest has them: `EngineRecord.made_from`."""
         return {file: self.manifest.files[file].sha256 for file in files}
 
 
 def describe_report(report: GateReport) -> Iterator[str]:
-    """A report as lines for the user, with a warning where it says little."""
+    """Yield a report as lines for the user, with a warning where it says little."""
     yield str(report)
     if report.is_blind:
         yield (
@@ -98,7 +98,7 @@ class Fp32Gate:
     """Holds runners against the FP32 graph on ONNX Runtime, which the import held against Paddle."""
 
     def __init__(self, folder: EngineFolder, request: EngineRequest, precision: Precision) -> None:
-        """Loads the FP32 graph and the photos.
+        """Load the FP32 graph and the photos.
 
         Raises:
             ImageError: A photo cannot be read.
@@ -112,6 +112,6 @@ class Fp32Gate:
         self._reference = DecodingRunner(OnnxRuntimeRunner(folder.path / ONNX_FILE, folder.spec), folder.spec)
 
     def __call__(self, candidate: Runner) -> GateReport:
-        """Runs the candidate in all the gate's ways."""
+        """Run the candidate in all the gate's ways."""
         decoding = DecodingRunner(candidate, self._spec)
         return run_gate(self._reference, decoding, self._images, self._spec.thresholds, self._limits, self._targets)

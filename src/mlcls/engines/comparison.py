@@ -17,14 +17,14 @@ from mlcls.errors import ParityError
 from mlcls.model.metrics import mean_average_precision, smallest_spread
 from mlcls.repository.settings import MAX_BATCH_SIZE
 
-#: Batch sizes at which the candidate runs: alone, even, odd, the profile's optimum, the largest.
+# Batch sizes at which the candidate runs: alone, even, odd, the profile's optimum, the largest.
 BATCH_SIZES: Final = (1, 2, 7, 8, MAX_BATCH_SIZE)
 
-#: Images that run in all ways; the others run once, in batches of `STREAM_BATCH_SIZE`.
+# Images that run in all ways; the others run once, in batches of `STREAM_BATCH_SIZE`.
 PROBED_IMAGES: Final = 8
 STREAM_BATCH_SIZE: Final = 8
 
-#: Requests in flight at once, to a candidate that takes several.
+# Requests in flight at once, to a candidate that takes several.
 CONCURRENCY: Final = 8
 
 Order = list[int]
@@ -39,11 +39,11 @@ def run_gate(
     targets: npt.NDArray[np.bool_] | None = None,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> GateReport:
-    """Runs both on the same images and compares.
+    """Run both on the same images and compare.
 
     The reference answers one image at a time. The candidate answers the first different images at every batch size, in
     repeated and in permuted rows, and in concurrent requests where it takes them, since the answer to an image must
-    depend on neither its neighbours nor its slot; then all the others once.
+    depend on neither its neighbors nor its slot; then all the others once.
 
     Args:
         reference: The runner that is right.
@@ -93,7 +93,7 @@ def run_gate(
 
 
 def _choose_different(images: Sequence[bytes]) -> dict[int, bytes]:
-    """The first `PROBED_IMAGES` images that are not alike, by index; no more are read than needed."""
+    """Return the first `PROBED_IMAGES` images that are not alike, by index; no more are read than needed."""
     chosen: dict[int, bytes] = {}
     for index, image in enumerate(images):
         if image not in chosen.values():
@@ -104,7 +104,7 @@ def _choose_different(images: Sequence[bytes]) -> dict[int, bytes]:
 
 
 def _list_ways(count: int, batch_sizes: Sequence[int]) -> Iterator[tuple[str, int, Order]]:
-    """Name, batch size and the image in each row, in whole batches."""
+    """Yield name, batch size and the image in each row, in whole batches."""
     for size in batch_sizes:
         batches = -(-min(count, PROBED_IMAGES) // size)
         yield f"batch {size}", size, [row % count for row in range(batches * size)]
@@ -134,19 +134,19 @@ class _Comparison:
         self._own: Scores | None = None
 
     def run_way(self, way: str, batch_size: int, order: Order) -> Figures:
-        """Runs the probed images in an order, in batches of a size."""
+        """Run the probed images in an order, in batches of a size."""
         got = self._run(self._candidate, [self._probed[index] for index in order], batch_size)
         return self._measure(way, got, order)
 
     def run_at_once(self) -> Figures:
-        """Runs the probed images as requests of one image, several in flight, each of them several times."""
+        """Run the probed images as requests of one image, several in flight, each of them several times."""
         order = [index % len(self._probed) for index in range(4 * CONCURRENCY)]
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             rows = list(pool.map(lambda index: self._candidate.scores([self._probed[index]]), order))
         return self._measure(f"{CONCURRENCY} requests at once", np.concatenate(rows), order)
 
     def stream(self, images: Sequence[bytes], indices: Sequence[int]) -> tuple[list[Figures], Scores, Scores]:
-        """Runs further images once, a few in memory at a time; gives their figures and both scores."""
+        """Run further images once, a few in memory at a time; give their figures and both scores."""
         if not indices:
             return [], self.expected, self.expected
         expected, got = [], []
@@ -199,7 +199,7 @@ def _distances(one: Scores, other: Scores) -> npt.NDArray[np.float64]:
 
 
 def _compare_labels(reference: ImageRunner, candidate: ImageRunner) -> list[str]:
-    """What is wrong with the candidate's labels, in words."""
+    """Return what is wrong with the candidate's labels, in words."""
     pairs = itertools.zip_longest(reference.labels, candidate.labels)
     different = [(index, one, other) for index, (one, other) in enumerate(pairs) if one != other]
     if not different:

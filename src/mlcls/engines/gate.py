@@ -10,7 +10,7 @@ from typing import Any, Final
 from mlcls.errors import ParityError
 from mlcls.repository.manifest import Precision
 
-#: The least by which the scores of two images must differ, in limits, for answers exchanged between them to be seen.
+# The least by which the scores of two images must differ, in limits, for answers exchanged between them to be seen.
 MIN_SPREAD_IN_LIMITS: Final = 5.0
 
 
@@ -34,17 +34,17 @@ class Limits:
     max_map_drop: float
 
 
-#: Rounding differs between engines by up to 5e-5 in float32. In float16 a logit has 11 bits: at 8 it moves by 4e-3, and
-#: a network adds up some of these: freshly initialised ones, which amplify any change (noise of one level on the pixels
-#: moves their scores by 0.06 to 0.29), by up to 4.4e-2, 6e-3 on average and 1.3% flips, most of it from rounding
-#: the weights. Eight bits are a trade: flips and mAP decide, not single scores.
+# Rounding differs between engines by up to 5e-5 in float32. In float16 a logit has 11 bits: at 8 it moves by 4e-3, and
+# a network adds up some of these: freshly initialized ones, which amplify any change (noise of one level on the pixels
+# moves their scores by 0.06 to 0.29), by up to 4.4e-2, 6e-3 on average and 1.3% flips, most of it from rounding
+# the weights. Eight bits are a trade: flips and mAP decide, not single scores.
 LIMITS: Final[Mapping[Precision, Limits]] = {
     "fp32": Limits(1e-4, 2e-5, 1e-4, 0.0, 1e-4),
     "fp16": Limits(5e-2, 1e-2, 1e-2, 2e-2, 2e-3),
     "int8": Limits(0.5, 2e-2, 1e-2, 2e-2, 1e-2),
 }
 
-#: Decisions on reference scores this close to the threshold are rounding, in any precision.
+# Decisions on reference scores this close to the threshold are rounding, in any precision.
 NEAR_TIE: Final = 1e-4
 
 
@@ -154,7 +154,7 @@ class GateReport:
                 )
             if not figure.row_difference <= limits.max_row_difference:
                 found.append(
-                    f"{figure.way}: an image's answer changes by {figure.row_difference:.1e} with its neighbours or "
+                    f"{figure.way}: an image's answer changes by {figure.row_difference:.1e} with its neighbors or "
                     f"its slot > {limits.max_row_difference:.0e}"
                 )
             # where no flip is allowed, none is allowed anywhere
@@ -169,7 +169,7 @@ class GateReport:
         return tuple(found)
 
     def require(self, advice: str = "") -> None:
-        """Passes only where every limit is kept.
+        """Pass only where every limit is kept.
 
         Args:
             advice: What to do, appended to the error.
@@ -195,7 +195,7 @@ class GateReport:
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values, with what follows from the figures."""
+        """Return the report as JSON values, with what follows from the figures."""
         return {
             **dataclasses.asdict(self),
             "max_difference": self.max_difference,
@@ -206,7 +206,7 @@ class GateReport:
         }
 
     def to_table(self) -> str:
-        """The figures as a table for a terminal."""
+        """Return the figures as a table for a terminal."""
         head = f"{'':22}{'answers':>8}{'highest':>10}{'mean':>10}{'flips':>7}{'ties':>6}{'own rows':>10}"
         rows = [
             f"{figure.way:22}{figure.rows:8}{figure.max_difference:10.1e}{figure.mean_difference:10.1e}"

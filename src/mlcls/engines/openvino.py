@@ -19,7 +19,7 @@ from mlcls.errors import ConfigError, MissingExtraError, ModelFormatError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.settings import FILE_NAME
 
-#: Images that wait inside the engine for a stream, so that none idles while the next request is on its way here.
+# Images that wait inside the engine for a stream, so that none idles while the next request is on its way here.
 WAITING_IMAGES: Final = 1
 
 
@@ -33,10 +33,10 @@ class EngineRequest(Protocol):
     pixels: npt.NDArray[np.uint8]
 
     def is_cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more; asked before each image."""
+        """Return whether nobody waits for the answer any more; asked before each image."""
 
     def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
-        """Takes the logits (N, num_labels) float32, or why there are none: `CancelledError` where nobody waits.
+        """Take the logits (N, num_labels) float32, or why there are none: `CancelledError` where nobody waits.
 
         Called once, in some thread; it must raise nothing.
         """
@@ -60,7 +60,7 @@ class OpenVinoEngine:
         precision: str = "f32",
         on_progress: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """Compiles the graph.
+        """Compile the graph.
 
         Args:
             model: The ONNX file.
@@ -116,7 +116,7 @@ class OpenVinoEngine:
             self._idle.put(request)
 
     def logits(self, *batches: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Logits of images in one or more arrays, which are not put together first.
+        """Return logits of images in one or more arrays, which are not put together first.
 
         Args:
             batches: `pixels` (N, H, W, 3) uint8 RGB each, N free.
@@ -129,7 +129,7 @@ class OpenVinoEngine:
         return np.concatenate([request.logits.result() for request in requests])
 
     def start(self, requests: Sequence[EngineRequest]) -> None:
-        """Computes the logits of requests; returns once another image could begin, not when these are done.
+        """Compute the logits of requests; return once another image could begin, not when these are done.
 
         So no stream idles because a request that came with its own has another image to go.
         """
@@ -148,7 +148,7 @@ class OpenVinoEngine:
             pass
 
     def close(self) -> None:
-        """Waits for what was started."""
+        """Wait for what was started."""
         self._pool.shutdown()
 
     def _compute(self, started: _StartedRequest, index: int, is_alone: bool) -> None:
@@ -185,7 +185,7 @@ class _StartedRequest:
             request.answer(self._logits)
 
     def compute(self, index: int, infer: Callable[[npt.NDArray[np.uint8], npt.NDArray[np.float32]], object]) -> None:
-        """Computes one image; an error is kept for the answer."""
+        """Compute one image; an error is kept for the answer."""
         try:
             if self._request.is_cancelled():
                 raise CancelledError
@@ -194,7 +194,7 @@ class _StartedRequest:
             self._error = error
 
     def end_image(self) -> None:
-        """Counts an image that is done, and answers after the last one."""
+        """Count an image that is done, and answer after the last one."""
         with self._lock:
             self._to_go -= 1
             if self._to_go:
@@ -210,11 +210,11 @@ class _AwaitedRequest:
         self.logits: Future[npt.NDArray[np.float32]] = Future()
 
     def is_cancelled(self) -> bool:
-        """The caller waits."""
+        """Return the caller waits."""
         return False
 
     def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
-        """Hands the outcome over."""
+        """Hand the outcome over."""
         if isinstance(outcome, Exception):
             self.logits.set_exception(outcome)
         else:
@@ -248,7 +248,7 @@ def _check_tensors(graph: Any, model: Path, spec: ModelSpec) -> None:
 
 
 def _stream_requests(core: Any, graph: Any, streams: int, precision: str) -> list[Any]:
-    """Requests that run side by side on one thread each.
+    """Return requests that run side by side on one thread each.
 
     The streams of one compilation share the weights. OpenVINO 2026.4 computes INT8 wrongly on more than one stream, by
     up to 0.7 of a score, where the processor has AVX2 only; there each stream is a compilation of its own.
@@ -272,6 +272,6 @@ def _compile(core: Any, graph: Any, streams: int, threads: int, precision: str) 
 
 
 def _infer(request: Any, image: npt.NDArray[np.uint8], logits: npt.NDArray[np.float32]) -> None:
-    """Runs one image and copies the result, as the request's own memory is overwritten by the next one."""
+    """Run one image and copy the result, as the request's own memory is overwritten by the next one."""
     request.infer([np.ascontiguousarray(image)], share_inputs=True)
     logits[:] = request.get_output_tensor(0).data[0]

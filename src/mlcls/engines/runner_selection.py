@@ -14,7 +14,7 @@ from mlcls.model.spec import ModelSpec
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE, PLAN_FILE
 from mlcls.repository.versions import engine_folder, step_folders
 
-#: Where a server listens that is not named.
+# Where a server listens that is not named.
 DEFAULT_SERVER: Final = "127.0.0.1:8001"
 
 
@@ -33,7 +33,7 @@ class ServedModel:
     version: int | None = None
 
     def engine_file(self, where: str | None, default: str = ONNX_FILE) -> Path:
-        """The named file, or one of the engine's version folder.
+        """Return the named file, or one of the engine's version folder.
 
         Raises:
             MlclsError: It does not exist.
@@ -113,7 +113,7 @@ RUNNER_KINDS: Final = tuple(_OPENERS)
 
 
 def open_runner(text: str, model: ServedModel, stack: contextlib.ExitStack) -> ImageRunner:
-    """Opens a runner for a model of the repository.
+    """Open a runner for a model of the repository.
 
     Args:
         text: `paddle=FOLDER`, `onnxruntime[=FILE]`, `openvino[=FILE]`, `openvino-bf16[=FILE]`, `served[=HOST:PORT]`,

@@ -21,7 +21,7 @@ from mlcls.paddle.predictor import PaddleGraph
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
 
-#: Decoded images that a `DecodingRunner` keeps: 38 MB at 448x448.
+# Decoded images that a `DecodingRunner` keeps: 38 MB at 448x448.
 _DECODED_IMAGES: Final = 64
 
 
@@ -31,7 +31,7 @@ class Runner(Protocol):
     name: str
 
     def scores(self, pixels: Pixels) -> Scores:
-        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
+        """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
         ...
 
 
@@ -49,7 +49,7 @@ class ImageRunner(Protocol):
     concurrency: int
 
     def scores(self, images: Sequence[bytes]) -> Scores:
-        """Scores (N, num_labels) float32 of N encoded images."""
+        """Return scores (N, num_labels) float32 of N encoded images."""
         ...
 
 
@@ -71,7 +71,7 @@ class DecodingRunner:
     concurrency = 1
 
     def __init__(self, runner: Runner, spec: InputContract) -> None:
-        """Puts decoding in front of a runner.
+        """Put decoding in front of a runner.
 
         Args:
             runner: Computes scores from `pixels`.
@@ -93,11 +93,11 @@ class DecodingRunner:
         return preprocess(image, self._transform)
 
     def score_pixels(self, pixels: Pixels) -> Scores:
-        """Scores (N, num_labels) float32 of decoded images (N, H, W, 3) uint8 RGB."""
+        """Return scores (N, num_labels) float32 of decoded images (N, H, W, 3) uint8 RGB."""
         return self._runner.scores(pixels)
 
     def scores(self, images: Sequence[bytes]) -> Scores:
-        """Scores (N, num_labels) float32 of N encoded images.
+        """Return scores (N, num_labels) float32 of N encoded images.
 
         Raises:
             ImageError: One cannot be decoded.
@@ -111,7 +111,7 @@ class PaddleRunner:
     name = "paddle"
 
     def __init__(self, model: PaddleXModel, spec: ModelSpec, threads: int = 2) -> None:
-        """Loads the graph.
+        """Load the graph.
 
         Args:
             model: The PaddleX inference model.
@@ -127,7 +127,7 @@ class PaddleRunner:
         self._graph, self._spec = PaddleGraph(model, threads), spec
 
     def scores(self, pixels: Pixels) -> Scores:
-        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB, by PaddleX's own normalisation."""
+        """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB, by PaddleX's own normalization."""
         output = self._graph.run(normalize(pixels, self._spec.transform))
         return apply_sigmoid(output) if self._spec.source_activation == "none" else np.asarray(output, np.float32)
 
@@ -138,7 +138,7 @@ class OnnxRuntimeRunner:
     name = "onnxruntime"
 
     def __init__(self, model: Path | bytes, spec: ModelSpec, threads: int = 2) -> None:
-        """Loads the graph.
+        """Load the graph.
 
         Args:
             model: The ONNX file, or its content.
@@ -169,7 +169,7 @@ class OnnxRuntimeRunner:
             raise ModelFormatError(f"ONNX Runtime cannot load the graph: {error}") from error
 
     def scores(self, pixels: Pixels) -> Scores:
-        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
+        """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
         names = self._spec.tensors
         return apply_sigmoid(self._session.run([names.logits], {names.pixels: pixels})[0])
 
@@ -180,7 +180,7 @@ class OpenVinoRunner:
     name = "openvino"
 
     def __init__(self, model: Path, spec: ModelSpec, threads: int = 0, precision: str = "f32") -> None:
-        """Loads the graph; see `mlcls.engines.openvino.OpenVinoEngine`."""
+        """Load the graph; see `mlcls.engines.openvino.OpenVinoEngine`."""
         from mlcls.engines.openvino import OpenVinoEngine
 
         if precision != "f32":
@@ -188,5 +188,5 @@ class OpenVinoRunner:
         self._engine = OpenVinoEngine(model, spec, threads=threads, precision=precision)
 
     def scores(self, pixels: Pixels) -> Scores:
-        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
+        """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
         return apply_sigmoid(self._engine.logits(pixels))

@@ -29,7 +29,7 @@ class ServedRunner:
     concurrency = 8
 
     def __init__(self, url: str, spec: ModelSpec) -> None:
-        """Connects, and asks for the labels by Triton's classification extension.
+        """Connect, and ask for the labels by Triton's classification extension.
 
         Args:
             url: `host:port` of the gRPC API.
@@ -51,7 +51,7 @@ class ServedRunner:
         self.labels = self._ask_labels()
 
     def scores(self, images: Sequence[bytes]) -> Scores:
-        """Scores (N, num_labels) float32 of N encoded images, one request.
+        """Return scores (N, num_labels) float32 of N encoded images, one request.
 
         Raises:
             ServedImageError: An image has no result, or a result is not the one that follows from its scores, the
@@ -76,7 +76,7 @@ class ServedRunner:
         return scores
 
     def _ask_labels(self) -> tuple[str, ...]:
-        """The label of each class id, from an answer of the form `score:class id:label` for every class."""
+        """Return the label of each class id, from an answer of the form `score:class id:label` for every class."""
         count = self._spec.num_labels
         answer = self._ask([_tiny_image()], [self._spec.tensors.scores], class_count=count)
         parts = [entry.decode().split(":", 2) for entry in answer.as_numpy(self._spec.tensors.scores).ravel()]

@@ -1,7 +1,7 @@
 """Per-label thresholds from scores and targets: for the best F1, or for a wanted precision or recall.
 
 A label is predicted where its score is strictly greater than its threshold, both as float32, as the served model does.
-What matters of a threshold is which scores lie above it, so that the candidates are one between each two neighbouring
+What matters of a threshold is which scores lie above it, so that the candidates are one between each two neighboring
 scores of the fitting part, and one below the lowest: with ties and rounding taken care of, no other threshold decides
 otherwise on that part, but for one that predicts nothing.
 """
@@ -21,7 +21,7 @@ from mlcls.errors import ThresholdError
 
 Targets = npt.NDArray[np.bool_]
 
-#: Images with a label, and without it, that a threshold needs to be fitted on.
+# Images with a label, and without it, that a threshold needs to be fitted on.
 MIN_IMAGES: Final = 5
 
 Outcome = Literal["fitted", "too few with", "too few without", "out of reach"]
@@ -47,7 +47,7 @@ class Candidates(NamedTuple):
     """Every decision that a threshold can make on one label, from the highest threshold to the lowest.
 
     Attributes:
-        thresholds: (K,) float32, each between two neighbouring scores.
+        thresholds: (K,) float32, each between two neighboring scores.
         margins: (K,) distance of the two scores.
         predicted: (K,) images whose score is above the threshold, at least 1.
         hits: (K,) those of them that have the label.
@@ -77,7 +77,7 @@ class Candidates(NamedTuple):
 
 
 def list_candidates(scores: npt.NDArray[np.float32], targets: Targets) -> Candidates:
-    """The candidates of one label.
+    """Return the candidates of one label.
 
     Args:
         scores: (N,) float32 from 0 to 1.
@@ -102,7 +102,7 @@ def list_candidates(scores: npt.NDArray[np.float32], targets: Targets) -> Candid
 def best_f1_thresholds(
     scores: Scores, targets: Targets, current: Sequence[float], min_images: int = MIN_IMAGES
 ) -> list[Fit]:
-    """The threshold of each label with the best F1; of equals the one with the widest gap between its two scores.
+    """Return the threshold of each label with the best F1; of equals, the one with the widest gap around it.
 
     Args:
         scores: (N, num_labels) float32 from 0 to 1.
@@ -124,7 +124,7 @@ def best_f1_thresholds(
 def thresholds_for_precision(
     scores: Scores, targets: Targets, current: Sequence[float], target: float, min_images: int = MIN_IMAGES
 ) -> list[Fit]:
-    """The threshold of each label with the highest recall among those that have the wanted precision.
+    """Return the threshold of each label with the highest recall among those that have the wanted precision.
 
     Of equals the one with the higher precision. A label that no threshold brings to the precision keeps its own.
 
@@ -150,7 +150,7 @@ def thresholds_for_precision(
 def thresholds_for_recall(
     scores: Scores, targets: Targets, current: Sequence[float], target: float, min_images: int = MIN_IMAGES
 ) -> list[Fit]:
-    """The threshold of each label with the highest precision among those that have the wanted recall.
+    """Return the threshold of each label with the highest precision among those that have the wanted recall.
 
     Of equals the one with the higher recall. Only a label whose images have the score 0 can be out of reach.
 
@@ -176,7 +176,7 @@ def thresholds_for_recall(
 def choose_held_out(
     targets: Targets, share: float, seed: int, groups: npt.NDArray[np.intp] | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Chooses the images to judge on, so that each label keeps its share in both parts.
+    """Choose the images to judge on, so that each label keeps its share in both parts.
 
     Args:
         targets: (N, num_labels) which labels each image has.
@@ -233,7 +233,7 @@ def _fit(
 
 
 def check_scores(scores: Scores, targets: Targets, num_labels: int) -> None:
-    """Refuses scores and targets that do not fit one another.
+    """Refuse scores and targets that do not fit one another.
 
     Raises:
         ThresholdError: Their shapes differ, are not (N, num_labels), or a score is not from 0 to 1.
@@ -253,7 +253,7 @@ def _check_target(name: str, target: float) -> None:
 
 
 def _best(values: npt.NDArray[np.float64], then: npt.NDArray[np.float64]) -> int | None:
-    """Index of the highest value above 0, of equals that with the higher second value; None where there is none."""
+    """Return the index of the highest value above 0, of equals the one with the higher second value; or None."""
     if not values.size or values.max() <= 0:
         return None
     best = np.flatnonzero(values == values.max())

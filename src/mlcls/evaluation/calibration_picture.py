@@ -10,7 +10,7 @@ from mlcls.base.pictures import choose_families
 from mlcls.errors import MissingExtraError
 from mlcls.evaluation.calibration_report import CalibrationReport, LabelCalibration
 
-#: Labels that are drawn: of more, those whose F1 changes most.
+# Labels that are drawn: of more, those whose F1 changes most.
 _MAX_LABELS: Final = 80
 _MAX_LABEL_LENGTH: Final = 28
 _OLD: Final = "#9a9a9a"
@@ -18,7 +18,7 @@ _NEW: Final = "#1f77b4"
 
 
 def draw_calibration(report: CalibrationReport, title: str) -> bytes:
-    """Draws two points for each label, old and new, of its threshold and of its F1.
+    """Draw two points for each label, old and new, of its threshold and of its F1.
 
     Args:
         report: The calibration.

@@ -23,7 +23,7 @@ from mlcls.evaluation.calibration import (
     thresholds_for_recall,
 )
 
-#: A fall in a figure that is no rounding.
+# A fall in a figure that is no rounding.
 _LEAST_FALL: Final = 1e-9
 
 
@@ -45,7 +45,7 @@ class Objective:
     def fit(
         self, scores: Scores, targets: Targets, current: Sequence[float], min_images: int = MIN_IMAGES
     ) -> list[Fit]:
-        """Fits the thresholds; see `mlcls.evaluation.calibration`."""
+        """Fit the thresholds; see `mlcls.evaluation.calibration`."""
         if self.target is None:
             return best_f1_thresholds(scores, targets, current, min_images)
         fit = thresholds_for_precision if self.figure == "precision" else thresholds_for_recall
@@ -173,7 +173,7 @@ class CalibrationReport:
         return {**document, "regressions": list(self.regressions), "price": list(self.price)}
 
     def to_table(self) -> str:
-        """A line for each label and two for all of them: figures on the held-out part, before and after."""
+        """Return a line for each label and two for all of them: figures on the held-out part, before and after."""
         width = max(8, *(len(label.label) for label in self.labels))  # the lines below the labels need 27 characters
         lines = [f"{'label':{width}}  {'threshold':^17}  {'F1':^13}  {'precision':^13}  {'recall':^13}  images"]
         for label in self.labels:
@@ -201,7 +201,7 @@ def calibrate(
     groups: npt.NDArray[np.intp] | None = None,
     min_images: int = MIN_IMAGES,
 ) -> CalibrationReport:
-    """Fits thresholds on one part of the images and judges them on the rest, which the fit does not see.
+    """Fit thresholds on one part of the images and judge them on the rest, which the fit does not see.
 
     Args:
         scores: (N, num_labels) float32 from 0 to 1.
@@ -241,7 +241,7 @@ def calibrate(
 
 
 def judge(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> Overall:
-    """Overall figures of thresholds on scored images; shapes as in `calibrate`."""
+    """Return overall figures of thresholds on scored images; shapes as in `calibrate`."""
     hits, predicted, positives = _count(scores, targets, thresholds)
     present = positives > 0
     precision = np.divide(hits, predicted, out=np.zeros(len(hits)), where=predicted > 0)[present]
@@ -259,7 +259,7 @@ def _judge_labels(scores: Scores, targets: Targets, thresholds: Sequence[float])
 
 
 def _count(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Hits, predictions and positives of each label."""
+    """Hit, predictions and positives of each label."""
     predicted = scores > np.asarray(thresholds, np.float32)
     return (predicted & targets).sum(axis=0), predicted.sum(axis=0), targets.sum(axis=0)
 

@@ -55,7 +55,7 @@ def evaluate(
     num_workers: int = NUM_WORKERS,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Evaluates a runner on every image of an annotation file; shows a progress bar.
+    """Evaluate a runner on every image of an annotation file; show a progress bar.
 
     A `label.txt` beside the annotation file must have the runner's labels.
 
@@ -84,7 +84,7 @@ def evaluate(
 
 
 def require_labels(file: Path, labels: tuple[str, ...], expected: tuple[str, ...]) -> None:
-    """Compares a dataset's labels with a model's: the columns of its annotation files must mean the same.
+    """Compare a dataset's labels with a model's: the columns of its annotation files must mean the same.
 
     Raises:
         DatasetError: They differ.

@@ -55,12 +55,12 @@ class LabelFigures:
         return _ratio(2 * self.correct, self.predicted + self.positives) if self.positives else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; null for a figure that there is not."""
+        """Return the JSON form; null for a figure that there is not."""
         values = {**dataclasses.asdict(self), "precision": self.precision, "recall": self.recall, "f1": self.f1}
         return {name: None if value != value else value for name, value in values.items()}
 
 
-#: Columns of `per_class.csv`, and keys of `per_class` in a result file.
+# Columns of `per_class.csv`, and keys of `per_class` in a result file.
 LABEL_COLUMNS: Final = (
     *(field.name for field in dataclasses.fields(LabelFigures)),
     *("precision", "recall", "f1"),
@@ -115,14 +115,14 @@ class Figures:
         }
 
     def worst(self, count: int) -> tuple[LabelFigures, ...]:
-        """The labels of the lowest average precision, the worst first; equal ones by class id."""
+        """Return the labels of the lowest average precision, the worst first; equal ones by class id."""
         return tuple(sorted(self.counted, key=lambda row: row.average_precision)[:count])
 
 
 def compute_figures(
     scores: Scores, targets: npt.NDArray[np.bool_], labels: Sequence[str], thresholds: Sequence[float]
 ) -> Figures:
-    """Computes all figures.
+    """Compute all figures.
 
     Args:
         scores: (N, num_labels) float32.

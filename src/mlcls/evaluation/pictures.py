@@ -12,7 +12,7 @@ from mlcls.evaluation.evaluate import Evaluation
 from mlcls.evaluation.figures import Figures, LabelFigures
 from mlcls.model.metrics import interpolate_precision, ranked_precision
 
-#: Labels that have a colour and a name of their own; where there are more, the worst and the best ones.
+# Labels that have a color and a name of their own; where there are more, the worst and the best ones.
 _NAMED: Final = 10
 _NAMED_WORST: Final = 6
 _RECALLS: Final = np.arange(101) / 100
@@ -21,10 +21,10 @@ _F1_COLOR: Final = "#e0902f"
 
 
 def draw_precision_recall(evaluation: Evaluation, title: str) -> bytes:
-    """Draws each label's precision over its recall, interpolated as for the 11-point average, and their mean.
+    """Draw each label's precision over its recall, interpolated as for the 11-point average, and their mean.
 
     A dot stands where the label's threshold puts it. Of more than ten labels the six worst and the four best have
-    colours and names, the others are thin and gray.
+    colors and names, the others are thin and gray.
 
     Returns:
         A PNG file.
@@ -70,7 +70,7 @@ def draw_precision_recall(evaluation: Evaluation, title: str) -> bytes:
 
 
 def draw_per_class(figures: Figures) -> bytes:
-    """Draws average precision and F1 at the threshold of each label, the best first, in panels of at most 50.
+    """Draw average precision and F1 at the threshold of each label, the best first, in panels of at most 50.
 
     Labels that no image has stand last, without bars.
 

@@ -13,14 +13,14 @@ from mlcls.base.text import csv_cell
 from mlcls.evaluation.evaluate import Evaluation
 from mlcls.evaluation.figures import LABEL_COLUMNS, Figures
 
-#: Folder of the pictures and the table, in the output folder.
+# Folder of the pictures and the table, in the output folder.
 REPORT_FOLDER: Final = "evaluate"
 RESULT_FILE: Final = "evaluate_result.json"
 _WORST: Final = 5
 
 
 def write_report(evaluation: Evaluation, output: Path, title: str) -> dict[str, Any]:
-    """Writes pictures and table.
+    """Write pictures and table.
 
     Args:
         evaluation: What came out.
@@ -57,7 +57,7 @@ def write_report(evaluation: Evaluation, output: Path, title: str) -> dict[str, 
 
 
 def format_table(evaluation: Evaluation) -> str:
-    """The figures for people, with the worst labels."""
+    """Return the figures for people, with the worst labels."""
     figures = evaluation.figures
     lines = [f"{evaluation.runner}: {evaluation.samples_read} of {evaluation.samples_expected} samples read"]
     lines[0] += f", {len(figures.counted)} of {len(figures.per_class)} labels counted"

@@ -17,11 +17,11 @@ from mlcls.dataset.problems import ProblemLog
 from mlcls.engines.runners import DecodingRunner, ImageRunner, Scores
 from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
 
-#: Images of a batch; no served model takes fewer at once.
+# Images of a batch; no served model takes fewer at once.
 BATCH_SIZE: Final = 8
-#: Threads that read and decode images.
+# Threads that read and decode images.
 NUM_WORKERS: Final = 4
-#: Batches of images that are read ahead of those that are computed; they bound the memory.
+# Batches of images that are read ahead of those that are computed; they bound the memory.
 _BATCHES_AHEAD: Final = 2
 
 _Item = TypeVar("_Item")
@@ -49,7 +49,7 @@ def score_annotated(
     num_workers: int = NUM_WORKERS,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> AnnotatedScores:
-    """Scores every image of an annotation file; shows a progress bar.
+    """Score every image of an annotation file, with a progress bar.
 
     Images are read by threads, a few batches ahead, and given up once scored: what grows with the file is one float32
     and one bool for each image and label.
@@ -153,7 +153,7 @@ def _in_batches(images: Iterator[Any], count: int, batch_size: int) -> Iterator[
 def _map_ahead(
     pool: ThreadPoolExecutor, function: Callable[[_Item], _Done], items: Sequence[_Item] | Iterator[_Item], ahead: int
 ) -> Iterator[_Done]:
-    """What a function makes of each item, in order, with at most `ahead` calls that wait, run or are done."""
+    """Yield what a function makes of each item, in order, with at most `ahead` calls that wait, run or are done."""
     waiting: collections.deque[Future[_Done]] = collections.deque()
     source = iter(items)
     try:

@@ -12,7 +12,7 @@ from mlcls.images.faults import broken
 
 
 def decode_with_cv2(data: bytes, name: str, flags: int = cv2.IMREAD_COLOR) -> npt.NDArray[np.uint8]:
-    """Decodes a file of a format that cv2 reads, and whose header was checked: cv2 believes whatever that says.
+    """Decode a file of a format that cv2 reads, and whose header was checked: cv2 believes whatever that says.
 
     Args:
         data: The whole file.

@@ -3,13 +3,13 @@
 The pixels are those of PaddleX (`paddlex/inference/common/reader`), which decodes with cv2. Rules follow from that:
 
 - What cv2 reads is what cv2 gives: EXIF orientation applied to JPEG, PNG and TIFF but not to WebP, alpha dropped. JPEG
-  files are decoded by :mod:`mlcls.images.jpeg_decoding`, to the same pixels.
+  files are decoded by `mlcls.images.jpeg_decoding`, to the same pixels.
 - GIF (first frame) and AVIF, which cv2 does not read, are read by Pillow in the same way. TIFF files whose compression
   cv2 lacks are decompressed by Pillow and then read by cv2.
 - A truncated or damaged file is refused, as far as that can be told: of a JPEG file without its end marker, where a
   scan is not whole; of a PNG file without its IEND chunk. Bytes after the end are no fault.
 
-What an image may have at most is checked before a pixel is decoded: :mod:`mlcls.images.settings`.
+What an image may have at most is checked before a pixel is decoded: `mlcls.images.settings`.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from mlcls.images.settings import (
 )
 
 _PILLOW_FORMATS: Final = ("GIF", "AVIF")
-#: LZMA, Zstandard and WebP: compressions of TIFF that Pillow's libtiff has and cv2's has not.
+# LZMA, Zstandard and WebP: compressions of TIFF that Pillow's libtiff has and cv2's has not.
 _PILLOW_COMPRESSIONS: Final = (34925, 50000, 50001)
 
 
 def decode_image(
     data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS, jpeg_min_side: int | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Decodes one image to the pixels that PaddleX computes with.
+    """Decode one image to the pixels that PaddleX computes with.
 
     Args:
-        data: A whole image file of one of :data:`mlcls.images.formats.FORMATS`.
+        data: A whole image file of one of `mlcls.images.formats.FORMATS`.
         settings: What the image may have at most, which formats are accepted, and what becomes of truncated files.
         jpeg_min_side: Lets a JPEG file be decoded at 1/2, 1/4 or 1/8 of its size, the least at which both of its sides
             have so many pixels; None decodes all of it. `mlcls.images.transforms.preprocess` has it from the settings.
@@ -90,7 +90,7 @@ def _decode_with_pillow(data: bytes, header: ImageHeader, settings: ImageSetting
 
 
 def _decompress_tiff(data: bytes, settings: ImageSettings) -> bytes:
-    """The first page of a TIFF file, turned upright and without compression, so that cv2's rules hold for the rest."""
+    """Return a TIFF file's first page, upright and uncompressed, so that cv2's rules hold for the rest."""
     try:
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
             check_size(image.height, image.width, settings)

@@ -7,15 +7,15 @@ from typing import Final
 
 from mlcls.errors import ImageError
 
-#: Formats that can be decoded, by the names used in messages.
+# Formats that can be decoded, by the names used in messages.
 FORMATS: Final = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF")
 
-#: How every message begins: what was expected.
+# How every message begins: what was expected.
 EXPECTED: Final = f"image: expected the bytes of one {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
-#: First bytes of each format that is known; those not in `FORMATS` are named when they are refused.
+# First bytes of each format that is known; those not in `FORMATS` are named when they are refused.
 _MAGIC: Final = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
     (re.compile(re.escape(PNG_SIGNATURE)), "PNG"),
@@ -36,7 +36,7 @@ _MAGIC: Final = (
     (re.compile(rb"\x76\x2f\x31\x01"), "OpenEXR"),
 )
 
-#: What bytes that are no image often are, and what to do instead.
+# What bytes that are no image often are, and what to do instead.
 _LOOKS_LIKE: Final = (
     (re.compile(rb"(?:\xef\xbb\xbf)?\s*<[!?a-z]", re.IGNORECASE), "HTML or XML", "send the image itself, not a page"),
     (re.compile(rb"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD"), "base64 text", "decode the base64 text first"),
@@ -46,7 +46,7 @@ _LOOKS_LIKE: Final = (
 
 
 def sniff_format(data: bytes) -> str:
-    """Names the format of a file by its first bytes.
+    """Name the format of a file by its first bytes.
 
     Args:
         data: The whole file, or at least its first 256 bytes.

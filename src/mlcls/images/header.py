@@ -25,10 +25,10 @@ from mlcls.images.tiff import read_tiff_header
 
 _GIF_IMAGE: Final = 0x2C
 _GIF_EXTENSION: Final = 0x21
-#: A GIF file may have so many blocks, and one more for each of so many bytes; a full block has 255.
+# A GIF file may have so many blocks, and one more for each of so many bytes; a full block has 255.
 _GIF_BLOCKS: Final = 65_536
 _GIF_BLOCK_BYTES: Final = 64
-#: A still WebP file has up to six chunks; of an animated one the frames count.
+# A still WebP file has up to six chunks; of an animated one the frames count.
 _WEBP_CHUNKS: Final = 4096
 
 
@@ -37,7 +37,7 @@ class ImageHeader:
     """Format and size of an encoded image.
 
     Attributes:
-        format: One of :data:`mlcls.images.formats.FORMATS`.
+        format: One of `mlcls.images.formats.FORMATS`.
         height: Rows, before any EXIF orientation is applied.
         width: Columns, before any EXIF orientation is applied.
         frames: Frames of an animation, pages of a TIFF file; counted no further than one more than asked for.
@@ -56,7 +56,7 @@ class ImageHeader:
 
 
 def read_image_header(data: bytes, max_frames: int = DEFAULT_IMAGE_SETTINGS.max_frames) -> ImageHeader:
-    """Reads format and size of an encoded image without decoding it.
+    """Read format and size of an encoded image without decoding it.
 
     Args:
         data: The whole file.
@@ -92,7 +92,7 @@ def _read_png(data: bytes, _: int) -> ImageHeader:
 
 
 def _read_webp(data: bytes, most_frames: int) -> ImageHeader:
-    """Reads the first chunk: RFC 9649, sections 2.4 to 2.7."""
+    """Read the first chunk: RFC 9649, sections 2.4 to 2.7."""
     size = 8 + struct.unpack_from("<I", data, 4)[0]
     if size > len(data):
         raise broken("WebP", data, f"its header says {size} bytes", "truncated")
@@ -121,7 +121,7 @@ def _count_webp_frames(data: bytes, most: int) -> int:
 
 
 def _read_bmp(data: bytes, _: int) -> ImageHeader:
-    """Reads BITMAPCOREHEADER (16-bit sizes) or BITMAPINFOHEADER (a negative height means from the top down)."""
+    """Read BITMAPCOREHEADER (16-bit sizes) or BITMAPINFOHEADER (a negative height means from the top down)."""
     (size,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if size == 12 else "<ii", data, 18)
     return ImageHeader("BMP", abs(height), width)
@@ -133,13 +133,13 @@ def _read_tiff(data: bytes, most_frames: int) -> ImageHeader:
 
 
 def _read_gif(data: bytes, most_frames: int) -> ImageHeader:
-    """Reads the logical screen; the first frame may be larger, so the decoder has to check its size again."""
+    """Read the logical screen; the first frame may be larger, so the decoder has to check its size again."""
     width, height = struct.unpack_from("<HH", data, 6)
     return ImageHeader("GIF", height, width, _count_gif_frames(data, most_frames))
 
 
 def _count_gif_frames(data: bytes, most: int) -> int:
-    """Walks the blocks: GIF89a, appendix B. What is cut off ends the count: only the first frame has to be whole."""
+    """Walk the blocks: GIF89a, appendix B. What is cut off ends the count: only the first frame has to be whole."""
     end = len(data)
     steps = most_steps = _GIF_BLOCKS + end // _GIF_BLOCK_BYTES
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)

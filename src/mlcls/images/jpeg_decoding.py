@@ -20,11 +20,11 @@ from mlcls.images.jpeg_header import JpegHeader
 from mlcls.images.jpeg_orientation import find_orientation, turn
 
 _END: Final = b"\xff\xd9"
-#: Where cv2 reads a file that ends too early, libjpeg goes on with end markers, through a segment that is cut off.
+# Where cv2 reads a file that ends too early, libjpeg goes on with end markers, through a segment that is cut off.
 _LONGEST_SEGMENT: Final = 65_536
 _CMYK_CHANNELS: Final = 4
-#: What libjpeg-turbo says where picture data is missing or damaged. It says more, "extraneous bytes before marker" most
-#: often, of files that other programs show as they were meant; these cv2 decides about.
+# What libjpeg-turbo says where picture data is missing or damaged. It says more, "extraneous bytes before marker" most
+# often, of files that other programs show as they were meant; these cv2 decides about.
 _DAMAGE: Final = re.compile(r"premature end|bad Huffman code|bad arithmetic code|instead of RST", re.IGNORECASE)
 _CV2_REDUCTIONS: Final = {
     1: cv2.IMREAD_COLOR,
@@ -35,7 +35,7 @@ _CV2_REDUCTIONS: Final = {
 
 
 def decode_jpeg(data: bytes, header: JpegHeader, min_side: int | None, accept_truncated: bool) -> npt.NDArray[np.uint8]:
-    """Decodes one JPEG file.
+    """Decode one JPEG file.
 
     Args:
         data: The whole file.
@@ -76,7 +76,7 @@ def _choose_reduction(header: JpegHeader, min_side: int | None) -> int:
 
 
 def _try_simplejpeg(data: bytes, header: JpegHeader, reduction: int) -> tuple[npt.NDArray[np.uint8] | None, str | None]:
-    """The picture where simplejpeg gives that of cv2, and what libjpeg-turbo finds wrong with the file."""
+    """Return the picture where simplejpeg gives that of cv2, and what libjpeg-turbo finds wrong with the file."""
     height, width = -(-header.height // reduction), -(-header.width // reduction)
     cmyk = header.channels == _CMYK_CHANNELS
     try:

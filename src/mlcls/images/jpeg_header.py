@@ -10,7 +10,7 @@ from typing import Final
 from mlcls.images.faults import broken, too_complex
 
 _MAX_SEGMENTS: Final = 4096  # an ICC profile and extended XMP may each take 255
-#: Progressive files have about ten. Each further one costs as much time as a picture, and may be a few bytes long.
+# Progressive files have about ten. Each further one costs as much time as a picture, and may be a few bytes long.
 _MAX_SCANS: Final = 100
 _MARKER: Final = re.compile(rb"\xff([^\0\xff])")
 _END: Final = b"\xff\xd9"
@@ -39,7 +39,7 @@ class JpegHeader:
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
-    """Walks the segments up to the first scan, as libjpeg does.
+    """Walk the segments up to the first scan, as libjpeg does.
 
     Raises:
         ImageError: There is no scan, or there are too many segments or scans.

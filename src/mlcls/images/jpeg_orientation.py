@@ -19,7 +19,7 @@ _SOI: Final = b"\xff\xd8"
 
 
 def find_orientation(app1: bytes) -> int:
-    """The EXIF orientation, 1 to 8, that cv2 applies to a file with these segments.
+    """Return the EXIF orientation, 1 to 8, that cv2 applies to a file with these segments.
 
     Args:
         app1: The file's APP1 segments with their markers, in order.
@@ -31,7 +31,7 @@ def find_orientation(app1: bytes) -> int:
 
 
 def turn(picture: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """Applies an EXIF orientation, 1 to 8, as cv2 does: 5 to 8 exchange height and width."""
+    """Apply an EXIF orientation, 1 to 8, as cv2 does: 5 to 8 exchange height and width."""
     turned: Any = picture
     if orientation in (5, 6, 7, 8):
         turned = cv2.transpose(turned)
@@ -43,20 +43,20 @@ def turn(picture: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uin
 
 
 def _look(picture: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
-    """Height, and row and column of the brightest corner: another one for each orientation of the probe."""
+    """Return height, and row and column of the brightest corner: another one for each orientation of the probe."""
     corners = picture[:: picture.shape[0] - 1, :: picture.shape[1] - 1, 0]
     row, column = np.unravel_index(corners.argmax(), corners.shape)
     return picture.shape[0], int(row), int(column)
 
 
 def _make_probe() -> npt.NDArray[np.uint8]:
-    """One corner is white."""
+    """Make a picture of which one corner is white."""
     probe = np.zeros((16, 32, 3), np.uint8)
     probe[:8, :8] = 255
     return probe
 
 
 _PROBE: Final = _make_probe()
-#: Without its first marker, which the segments follow.
+# Without its first marker, which the segments follow.
 _PROBE_FILE: Final = cv2.imencode(".jpg", _PROBE)[1].tobytes()[len(_SOI) :]
 _ORIENTATION_OF_LOOK: Final = {_look(turn(_PROBE, orientation)): orientation for orientation in range(1, 9)}

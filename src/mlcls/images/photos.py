@@ -12,12 +12,12 @@ import numpy.typing as npt
 from mlcls.errors import ImageError, MissingExtraError
 from mlcls.model.spec import ImageTransform
 
-#: Files of a folder that are taken for photos.
+# Files of a folder that are taken for photos.
 PHOTO_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 
 
 def sample_photo_paths() -> list[Path]:
-    """The files of the sample photos.
+    """Return the files of the sample photos.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -26,7 +26,7 @@ def sample_photo_paths() -> list[Path]:
 
 
 def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
-    """Decodes photos that the user named, and those in folders among the paths: (H, W, 3) uint8 RGB each.
+    """Decode photos that the user named, and those in folders among the paths: (H, W, 3) uint8 RGB each.
 
     Raises:
         ImageError: One cannot be read or decoded; the text has its path.
@@ -46,7 +46,7 @@ def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
 def photo_pixels(
     paths: Sequence[Path], transform: ImageTransform, sample_count: int, seed: int = 0
 ) -> npt.NDArray[np.uint8]:
-    """Photos as a network takes them: those that the user named, or else crops of the sample photos.
+    """Return photos as a network takes them: those that the user named, or else crops of the sample photos.
 
     Args:
         paths: The user's photos; may be empty.
@@ -70,7 +70,7 @@ class PhotoFiles(Sequence[bytes]):
     """Encoded photos in files, each read when it is asked for."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Notes the files, and the photos in the folders, among the paths.
+        """Note the files, and the photos in the folders, among the paths.
 
         Raises:
             ImageError: A folder has no photo.
@@ -78,7 +78,7 @@ class PhotoFiles(Sequence[bytes]):
         self._paths = list_photos(paths)
 
     def __len__(self) -> int:
-        """Number of photos."""
+        """Return the number of photos."""
         return len(self._paths)
 
     @overload
@@ -86,7 +86,7 @@ class PhotoFiles(Sequence[bytes]):
     @overload
     def __getitem__(self, index: slice) -> list[bytes]: ...
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        """Content of a file, or of several.
+        """Return the content of a file, or of several.
 
         Raises:
             ImageError: It cannot be read.
@@ -97,7 +97,7 @@ class PhotoFiles(Sequence[bytes]):
 
 
 def photo_images(paths: Sequence[Path], sample_count: int, seed: int = 0) -> Sequence[bytes]:
-    """Encoded photos: the files that the user named, or else crops of the sample photos as PNG.
+    """Return encoded photos: the files that the user named, or else crops of the sample photos as PNG.
 
     Args:
         paths: The user's photos, and folders of them; may be empty.
@@ -115,7 +115,7 @@ def photo_images(paths: Sequence[Path], sample_count: int, seed: int = 0) -> Seq
 
 
 def list_photos(paths: Sequence[Path]) -> list[Path]:
-    """The files among the paths, and the photos in the folders among them, at any depth, in order.
+    """Return the files among the paths, and the photos in the folders among them, at any depth, in order.
 
     Raises:
         ImageError: A folder has no photo.
@@ -133,7 +133,7 @@ def list_photos(paths: Sequence[Path]) -> list[Path]:
 
 
 def photo_crops(count: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
-    """Different crops of the sample photos, some mirrored, some with their channels exchanged.
+    """Return different crops of the sample photos, some mirrored, some with their channels exchanged.
 
     Args:
         count: How many, taken from the photos in turn.

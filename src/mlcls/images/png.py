@@ -11,12 +11,12 @@ from mlcls.images.formats import PNG_SIGNATURE
 
 _ANIMATION_CHUNKS: Final = (b"acTL", b"fcTL", b"fdAT")
 _FRAME_CHUNK: Final = b"fcTL"
-#: A chunk of picture data usually has 8 KiB or more.
+# A chunk of picture data usually has 8 KiB or more.
 _MAX_CHUNKS: Final = 65_536
 
 
 def count_png_frames(data: bytes) -> tuple[int, bool]:
-    """The number of frames, and whether there are chunks of an animation.
+    """Return the number of frames, and whether there are chunks of an animation.
 
     Raises:
         ImageError: A chunk says that it is longer than the file, the end or the picture is missing, or there are more
@@ -29,7 +29,7 @@ def count_png_frames(data: bytes) -> tuple[int, bool]:
 
 
 def strip_png_animation(data: bytes) -> bytes:
-    """Drops the animation chunks of a PNG file, which leaves the still picture that it shows to any other reader.
+    """Drop the animation chunks of a PNG file, which leaves the still picture that it shows to any other reader.
 
     cv2 4.11 writes out of bounds for a frame larger than the picture; earlier versions, PaddleX's among them, do not
     know animations. Bytes after IEND are dropped too.
@@ -40,7 +40,7 @@ def strip_png_animation(data: bytes) -> bytes:
 
 
 def _list_png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Gives kind, start and end, in bytes, of each chunk."""
+    """Give kind, start and end, in bytes, of each chunk."""
     at = len(PNG_SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         if at + 12 > len(data):

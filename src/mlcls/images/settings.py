@@ -14,7 +14,7 @@ from typing import Any, Final
 from mlcls.errors import ConfigError, ImageError
 from mlcls.images.formats import FORMATS
 
-#: More pixels than this Pillow refuses by itself.
+# More pixels than this Pillow refuses by itself.
 MOST_PIXELS: Final = 178_956_970
 
 _MOST_BYTES: Final = 1 << 30
@@ -33,7 +33,7 @@ class ImageSettings:
         max_side: The larger one of height and width, in pixels.
         max_aspect_ratio: The larger one of height and width, divided by the smaller one.
         max_frames: Frames of an animation or pages of a TIFF file, of which the first is read.
-        formats: Those of :data:`mlcls.images.formats.FORMATS` that are accepted.
+        formats: Those of `mlcls.images.formats.FORMATS` that are accepted.
         accept_truncated: Whether a JPEG file that ends too early, or whose picture data is damaged, is read as far as
             it goes, as PaddleX does, and not refused. PaddleX reads no other truncated file, nor does mlcls.
         jpeg_oversampling: Lets a large JPEG file be decoded at 1/2, 1/4 or 1/8 of its size, at which both of its sides
@@ -75,7 +75,7 @@ class ImageSettings:
         object.__setattr__(self, "formats", tuple(name for name in FORMATS if name in self.formats))
 
     def changes(self) -> dict[str, Any]:
-        """The values that are not the defaults, as JSON has them."""
+        """Return the values that are not the defaults, as JSON has them."""
         return {
             field.name: list(value) if isinstance(value, tuple) else value
             for field in dataclasses.fields(self)
@@ -83,12 +83,12 @@ class ImageSettings:
         }
 
     def to_json(self) -> str:
-        """All values, on one line; :meth:`from_json` gives equal settings back."""
+        """Return all values, on one line; `from_json` gives equal settings back."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> ImageSettings:
-        """Reads a JSON text.
+        """Read a JSON text.
 
         Raises:
             ConfigError: It is no JSON, a key is unknown or a value wrong.
@@ -100,7 +100,7 @@ class ImageSettings:
 
     @classmethod
     def from_document(cls, document: Any, prefix: str = "") -> ImageSettings:
-        """Reads a parsed JSON object; a key that it leaves out has its default.
+        """Read a parsed JSON object; a key that it leaves out has its default.
 
         Args:
             document: The object.
@@ -134,7 +134,7 @@ DEFAULT_IMAGE_SETTINGS: Final = ImageSettings()
 
 
 def check_bytes(size_bytes: int, settings: ImageSettings) -> None:
-    """Refuses a file that is too long.
+    """Refuse a file that is too long.
 
     Raises:
         ImageError: It is.
@@ -145,7 +145,7 @@ def check_bytes(size_bytes: int, settings: ImageSettings) -> None:
 
 
 def check_format(name: str, size_bytes: int, settings: ImageSettings) -> None:
-    """Refuses a format that the model does not accept, though it could be decoded.
+    """Refuse a format that the model does not accept, though it could be decoded.
 
     Raises:
         ImageError: It is one.
@@ -157,7 +157,7 @@ def check_format(name: str, size_bytes: int, settings: ImageSettings) -> None:
 
 
 def check_size(height: int, width: int, settings: ImageSettings) -> None:
-    """Refuses a picture that is too large or too thin.
+    """Refuse a picture that is too large or too thin.
 
     Args:
         height: Rows, 1 or more.
@@ -180,7 +180,7 @@ def check_size(height: int, width: int, settings: ImageSettings) -> None:
 
 
 def check_frames(frames: int, settings: ImageSettings) -> None:
-    """Refuses an animation, or a file of pages, that is too long.
+    """Refuse an animation, or a file of pages, that is too long.
 
     Raises:
         ImageError: It is.

@@ -42,7 +42,7 @@ class _Layout:
 
 
 def read_tiff_header(data: bytes, most_frames: int) -> TiffHeader:
-    """Reads the first directory and follows the offsets of the others.
+    """Read the first directory and follows the offsets of the others.
 
     Args:
         data: The whole file.
@@ -78,13 +78,13 @@ def read_tiff_header(data: bytes, most_frames: int) -> TiffHeader:
 
 
 def _find_entries(data: bytes, offset: int, layout: _Layout) -> tuple[int, int]:
-    """Where the entries of the directory at an offset begin, and their number."""
+    """Return where the entries of the directory at an offset begin, and their number."""
     (count,) = struct.unpack_from(layout.count, data, min(offset, len(data)))
     return offset + struct.calcsize(layout.count), count
 
 
 def _count_directories(data: bytes, offset: int, layout: _Layout, most: int) -> int:
-    """A chain that is broken or goes in a circle ends there: the first page, which is read, is whole all the same."""
+    """Count the pages; a chain that is broken or circular ends there, since the first page, which is read, is whole."""
     seen: set[int] = set()
     while offset and offset not in seen and len(seen) < most:
         seen.add(offset)

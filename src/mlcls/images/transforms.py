@@ -1,6 +1,6 @@
-"""From the bytes of an image file to a network's input: the only resize and normalise code.
+"""From the bytes of an image file to a network's input: the only resize and normalize code.
 
-The pixels are those of PaddleX (`paddlex/inference/models/common/vision`). Decoding is :mod:`mlcls.images.decoding`'s;
+The pixels are those of PaddleX (`paddlex/inference/models/common/vision`). Decoding is `mlcls.images.decoding`'s;
 where the settings ask for it, a large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, and the pixels are then
 other ones.
 """
@@ -36,7 +36,7 @@ _CV2_FILTERS: Final = {
 
 
 def resize_image(image: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.NDArray[np.uint8]:
-    """Resizes to the transform's size, regardless of the aspect ratio, as PaddleX's `Resize` does.
+    """Resize to the transform's size, regardless of the aspect ratio, as PaddleX's `Resize` does.
 
     Args:
         image: `(H, W, 3)` uint8.
@@ -57,7 +57,7 @@ def resize_image(image: npt.NDArray[np.uint8], transform: ImageTransform) -> npt
 def decode_for(
     data: bytes | memoryview, transform: ImageTransform, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS
 ) -> npt.NDArray[np.uint8]:
-    """Decodes an image for a network: where the settings ask for it, a large JPEG file at a reduced scale.
+    """Decode an image for a network: where the settings ask for it, a large JPEG file at a reduced scale.
 
     Args:
         data: A whole image file.
@@ -68,7 +68,7 @@ def decode_for(
         `(H, W, 3)` uint8 RGB, contiguous, of the image's own or of the reduced size.
 
     Raises:
-        ImageError: See :func:`mlcls.images.decoding.decode_image`.
+        ImageError: See `mlcls.images.decoding.decode_image`.
     """
     longer_side = max(transform.height, transform.width)
     oversampling = settings.jpeg_oversampling
@@ -79,19 +79,19 @@ def decode_for(
 def preprocess(
     data: bytes | memoryview, transform: ImageTransform, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS
 ) -> npt.NDArray[np.uint8]:
-    """From an encoded image to the tensor `pixels`: :func:`decode_for`, then :func:`resize_image`.
+    """From an encoded image to the tensor `pixels`: `decode_for`, then `resize_image`.
 
     Returns:
         `(height, width, 3)` uint8 RGB, contiguous; it may be read-only.
 
     Raises:
-        ImageError: See :func:`mlcls.images.decoding.decode_image`.
+        ImageError: See `mlcls.images.decoding.decode_image`.
     """
     return resize_image(decode_for(data, transform, settings), transform)
 
 
 def normalization_constants(transform: ImageTransform) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Factor and offset that normalise: `pixels * alpha + beta`.
+    """Return factor and offset that normalize: `pixels * alpha + beta`.
 
     PaddleX's `Normalize` computes both in float64 and rounds to float32 once; it does not subtract and divide.
 
@@ -104,7 +104,7 @@ def normalization_constants(transform: ImageTransform) -> tuple[npt.NDArray[np.f
 
 
 def normalize(pixels: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.NDArray[np.float32]:
-    """Normalises and changes the layout, bit for bit as PaddleX's `Normalize` and `ToCHWImage` do.
+    """Normalize and change the layout, bit for bit as PaddleX's `Normalize` and `ToCHWImage` do.
 
     The served graph does this inside; only runners of the original Paddle graph call it.
 
@@ -124,6 +124,6 @@ def normalize(pixels: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.N
 
 
 def _as_uint8(image: Any) -> npt.NDArray[np.uint8]:
-    """Narrows the wide array types that cv2 declares."""
+    """Narrow the wide array types that cv2 declares."""
     result: npt.NDArray[np.uint8] = image
     return result

@@ -19,7 +19,7 @@ _HOST: Final = "https://paddle-model-ecology.bj.bcebos.com/paddlex"
 DEFAULT_THRESHOLD: Final = 0.5
 DEFAULT_SIZE: Final = (448, 448)
 
-#: What all six models do with a decoded image: resize, then ImageNet normalisation.
+# What all six models do with a decoded image: resize, then ImageNet normalization.
 DEFAULT_TRANSFORM: Final = ImageTransform(
     height=DEFAULT_SIZE[0],
     width=DEFAULT_SIZE[1],
@@ -86,7 +86,7 @@ OFFICIAL_MODELS: Final[Mapping[str, OfficialModel]] = {
 
 
 def official_model(name: str) -> OfficialModel:
-    """The catalog's entry.
+    """Return the catalog's entry.
 
     Raises:
         ModelFormatError: No official model has this name.
@@ -100,13 +100,13 @@ def official_model(name: str) -> OfficialModel:
 
 
 def coco_labels() -> tuple[str, ...]:
-    """COCO's 80 labels by class id, those of the official models."""
+    """Return COCO's 80 labels by class id, those of the official models."""
     text = resources.files("mlcls.model").joinpath("coco_labels.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
 
 def official_spec(name: str) -> ModelSpec:
-    """The spec of an official model before import: no hashes, PaddleX's labels, thresholds and transform.
+    """Return the spec of an official model before import: no hashes, PaddleX's labels, thresholds and transform.
 
     Raises:
         ModelFormatError: No official model has this name.

@@ -12,7 +12,7 @@ APMethod = Literal["integral", "11point"]
 
 
 def ranked_precision(scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Precision of one label at the rank of each image that has it, by descending score.
+    """Return the precision of one label at the rank of each image that has it, by descending score.
 
     The recall there is 1/P, 2/P and so on, with P images that have the label. Images of equal scores stand in their
     own order, as in PaddleClas.
@@ -32,7 +32,7 @@ def ranked_precision(scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bo
 def average_precision(
     scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_], method: APMethod = "integral"
 ) -> float:
-    """Average precision of one label, by one of the two methods of PaddleClas's `MultiLabelMAP`.
+    """Return average precision of one label, by one of the two methods of PaddleClas's `MultiLabelMAP`.
 
     `integral` is the mean, over the images that have the label, of the precision at that image's rank; not
     interpolated, and scikit-learn's `average_precision_score` where no two scores are equal. `11point` is the mean of
@@ -57,7 +57,7 @@ def average_precision(
 def interpolate_precision(
     precision: npt.NDArray[np.float64], recalls: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """The highest precision at a recall of at least each of `recalls`.
+    """Return the highest precision at a recall of at least each of `recalls`.
 
     Args:
         precision: (P,) of `ranked_precision`, P at least 1.
@@ -74,7 +74,7 @@ def interpolate_precision(
 def mean_average_precision(
     scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_], method: APMethod = "integral"
 ) -> float:
-    """Mean of the labels' average precision, over the labels that some image has: PaddleClas's `MultiLabelMAP`.
+    """Return the mean average precision over the labels that some image has: PaddleClas's `MultiLabelMAP`.
 
     Args:
         scores: (N, num_labels) float32.
@@ -92,7 +92,7 @@ def mean_average_precision(
 
 
 def smallest_spread(scores: npt.NDArray[Any]) -> float:
-    """The smallest distance between two rows of scores (N, num_labels): the highest difference over the labels.
+    """Return the smallest distance between two rows of scores (N, num_labels): the highest difference over the labels.
 
     Returns:
         0 where there is one row only.

@@ -13,7 +13,7 @@ from mlcls.base.checks import finite_float
 from mlcls.base.text import clip
 from mlcls.errors import ThresholdError
 
-#: Decimals of the scores in a result, as PaddleX rounds them.
+# Decimals of the scores in a result, as PaddleX rounds them.
 SCORE_DECIMALS: Final = 5
 
 _FORMS: Final = (
@@ -23,7 +23,7 @@ _FORMS: Final = (
 
 
 def apply_sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Scores (N, num_labels) float32 of logits (N, num_labels) float32; NaN stays NaN."""
+    """Return scores (N, num_labels) float32 of logits (N, num_labels) float32; NaN stays NaN."""
     # exp of a negative magnitude only, so that a large logit cannot overflow
     decay = np.exp(-np.abs(logits))
     scores: npt.NDArray[np.float32] = np.where(logits >= 0, 1 / (1 + decay), decay / (1 + decay)).astype(np.float32)
@@ -31,7 +31,7 @@ def apply_sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def resolve_thresholds(value: object, labels: Sequence[str]) -> tuple[float, ...]:
-    """One threshold for each label, from any of the forms that PaddleX takes.
+    """Return one threshold for each label, from any of the forms that PaddleX takes.
 
     PaddleX 3.7 reads the mapping and the list per class as well, but then pairs them with the images of a batch instead
     of with the classes (`zip(preds[0], threshold_list)`); here they apply to the classes, as its documentation says.
@@ -57,7 +57,7 @@ def resolve_thresholds(value: object, labels: Sequence[str]) -> tuple[float, ...
 
 
 def parse_thresholds(text: str, labels: Sequence[str]) -> tuple[float, ...]:
-    """One threshold for each label, from the JSON text of any form that `resolve_thresholds` takes.
+    """Return one threshold for each label, from the JSON text of any form that `resolve_thresholds` takes.
 
     Raises:
         ThresholdError: The text is no JSON or its value has no accepted form.
@@ -72,7 +72,7 @@ def parse_thresholds(text: str, labels: Sequence[str]) -> tuple[float, ...]:
 def select_labels(
     scores: npt.NDArray[np.float32], thresholds: npt.NDArray[np.float32], labels: Sequence[str]
 ) -> dict[str, list[Any]]:
-    """PaddleX's result for one image.
+    """Return PaddleX's result for one image.
 
     A label is predicted where its score is strictly greater than its threshold, both as float32; labels come in
     descending order of score, equal scores by ascending class id (PaddleX's `MultiLabelThreshOutput`, whose order

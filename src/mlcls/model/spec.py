@@ -17,7 +17,7 @@ from mlcls.base.checks import finite_float
 from mlcls.base.text import has_control
 from mlcls.errors import SpecError
 
-#: Status of an image that has a result.
+# Status of an image that has a result.
 OK: Final = "OK"
 
 
@@ -27,7 +27,7 @@ FILE_NAME: Final = "model_spec.json"
 ResizeBackend = Literal["pil", "cv2"]
 Activation = Literal["sigmoid", "none"]
 
-#: The interpolations that PaddleX accepts, per resize backend (`paddlex/inference/models/common/vision/processors.py`).
+# The interpolations that PaddleX accepts, per resize backend (`paddlex/inference/models/common/vision/processors.py`).
 INTERPOLATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "pil": ("NEAREST", "BILINEAR", "BICUBIC", "BOX", "LANCZOS4"),
     "cv2": ("NEAREST", "LINEAR", "BICUBIC", "AREA", "LANCZOS4"),
@@ -176,13 +176,13 @@ class ModelSpec:
         return len(self.labels)
 
     def to_json(self) -> str:
-        """The text of `model_spec.json`; :meth:`from_json` gives an equal spec back."""
+        """Return the text of `model_spec.json`; `from_json` gives an equal spec back."""
         document = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, origin: str = FILE_NAME) -> ModelSpec:
-        """Reads the text of a `model_spec.json`.
+        """Read the text of a `model_spec.json`.
 
         Args:
             text: The JSON document.
@@ -215,7 +215,7 @@ class ModelSpec:
 
     @classmethod
     def read(cls, path: Path) -> ModelSpec:
-        """Reads a `model_spec.json`.
+        """Read a `model_spec.json`.
 
         Raises:
             SpecError: The file is missing or not a spec.
@@ -230,7 +230,7 @@ class ModelSpec:
 
 
 def _build(cls: type[Any], values: Any, prefix: str) -> Any:
-    """Makes a dataclass of a JSON object; every unknown and every missing key is an error that names it."""
+    """Make a dataclass of a JSON object; every unknown and every missing key is an error that names it."""
     if not isinstance(values, dict):
         raise SpecError(f"{prefix.rstrip('.')}: expected an object, got {values!r}.")
     fields = dataclasses.fields(cls)

@@ -20,7 +20,7 @@ from mlcls.model.spec import ImageTransform, ModelSpec
 
 FILE_NAME: Final = "inference.yml"
 
-#: PaddleX's defaults of options that a file may leave out.
+# PaddleX's defaults of options that a file may leave out.
 _IMAGENET_MEAN: Final = [0.485, 0.456, 0.406]
 _IMAGENET_STD: Final = [0.229, 0.224, 0.225]
 
@@ -43,7 +43,7 @@ class InferenceConfig:
 
 
 def read_inference_yml(path: Path) -> InferenceConfig:
-    """Reads an `inference.yml`.
+    """Read an `inference.yml`.
 
     Raises:
         SpecError: The file is missing, no YAML, or asks for something that mlcls cannot do; the text names the key.
@@ -63,7 +63,7 @@ def read_inference_yml(path: Path) -> InferenceConfig:
 
 
 def parse_inference_config(document: object) -> InferenceConfig:
-    """Reads the content of an `inference.yml`.
+    """Read the content of an `inference.yml`.
 
     Raises:
         SpecError: It asks for something that mlcls cannot do; the text names the key.
@@ -78,7 +78,7 @@ def parse_inference_config(document: object) -> InferenceConfig:
 
 
 def format_inference_yml(spec: ModelSpec) -> str:
-    """The `inference.yml` of a spec, as PaddleX's own export writes it."""
+    """Return the `inference.yml` of a spec, as PaddleX's own export writes it."""
     import yaml
 
     transform = spec.transform

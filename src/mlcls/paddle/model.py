@@ -11,7 +11,7 @@ from mlcls.errors import ModelFormatError
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle import inference_yml
 
-#: Names of the graph file, newer (Paddle's PIR) first.
+# Names of the graph file, newer (Paddle's PIR) first.
 GRAPH_NAMES: Final = ("inference.json", "inference.pdmodel")
 PARAMETERS_NAME: Final = "inference.pdiparams"
 
@@ -34,7 +34,7 @@ class PaddleXModel:
 
     @classmethod
     def open(cls, folder: Path) -> PaddleXModel:
-        """Reads a model folder.
+        """Read a model folder.
 
         Raises:
             ModelFormatError: A file is missing or empty.
@@ -59,7 +59,7 @@ class PaddleXModel:
         return cls(folder, folder / graphs[0], folder / PARAMETERS_NAME, config)
 
     def make_spec(self, name: str | None = None) -> ModelSpec:
-        """The spec of the model before conversion, hashes of the source files included.
+        """Return the spec of the model before conversion, hashes of the source files included.
 
         Args:
             name: Name under which it is served; by default `Global.model_name`.

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final
 
 from mlcls.errors import ModelFormatError
 
-#: Bytes of one element by `VarType.Type` (bool, int16, int32, int64, fp16, fp32, fp64, uint8, int8, bf16).
+# Bytes of one element by `VarType.Type` (bool, int16, int32, int64, fp16, fp32, fp64, uint8, int8, bf16).
 _ELEMENT_BYTES: Final = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}
 _MAX_DESCRIPTION_BYTES: Final = 4096
 _MAX_LOD_LEVELS: Final = 16
@@ -26,7 +26,7 @@ class _FormatError(Exception):
 
 
 def check_parameters(graph: Path, parameters: Path) -> None:
-    """Checks that a parameter file holds whole tensors, and as many as the graph has parameters.
+    """Check that a parameter file holds whole tensors, and as many as the graph has parameters.
 
     Args:
         graph: `inference.json`, whose parameters are counted, or `inference.pdmodel`, whose are not.
@@ -51,7 +51,7 @@ def check_parameters(graph: Path, parameters: Path) -> None:
 
 
 def count_tensors(path: Path) -> int:
-    """The number of tensors of a parameter file, all of which are whole."""
+    """Return the number of tensors of a parameter file, all of which are whole."""
     count = 0
     with path.open("rb") as file:
         size = file.seek(0, 2)
@@ -66,7 +66,7 @@ def count_tensors(path: Path) -> int:
 
 
 def _read_record_head(file: BinaryIO) -> int:
-    """Reads a record up to its data; gives the size of the data in bytes."""
+    """Read a record up to its data; give the size of the data in bytes."""
     version, lod_levels = _unpack(file, "<IQ")
     if version != 0 or lod_levels > _MAX_LOD_LEVELS:
         raise _FormatError(f"no tensor at byte {file.tell() - 12}")
@@ -80,7 +80,7 @@ def _read_record_head(file: BinaryIO) -> int:
 
 
 def _data_bytes(description: bytes) -> int:
-    """Bytes of the data that a `TensorDesc` describes."""
+    """Return bytes of the data that a `TensorDesc` describes."""
     position = 0
     element_bytes = 0
     elements = 1
@@ -129,7 +129,7 @@ def _read(file: BinaryIO, size: int) -> bytes:
 
 
 def _count_graph_parameters(graph: Path) -> int:
-    """The number of parameters of a graph in Paddle's PIR format: its operations of the name `p`."""
+    """Return the number of parameters of a graph in Paddle's PIR format: its operations of the name `p`."""
     try:
         document: Any = json.loads(graph.read_bytes())
         operations = document["program"]["regions"][0]["blocks"][0]["ops"]

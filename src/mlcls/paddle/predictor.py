@@ -19,7 +19,7 @@ class PaddleGraph:
     """
 
     def __init__(self, model: PaddleXModel, threads: int) -> None:
-        """Loads the graph.
+        """Load the graph.
 
         Args:
             model: The PaddleX inference model.
@@ -38,7 +38,7 @@ class PaddleGraph:
             self._give_up_onednn()
 
     def run(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The graph's output (N, num_labels) float32 for normalised images (N, 3, H, W) float32.
+        """Return the graph's output (N, num_labels) float32 for normalized images (N, 3, H, W) float32.
 
         Raises:
             ModelFormatError: Paddle cannot run the graph.

@@ -19,14 +19,14 @@ import numpy.typing as npt
 from mlcls.base.text import clip
 from mlcls.errors import ModelFormatError
 
-#: Largest file that is read; CLIP's checkpoint with the optimizer's two moments has about 1.2 GB.
+# Largest file that is read; CLIP's checkpoint with the optimizer's two moments has about 1.2 GB.
 MAX_FILE_BYTES: Final = 8 * 1024**3
-#: Containers in containers; paddle's own states have three.
+# Containers in containers; paddle's own states have three.
 MAX_DEPTH: Final = 32
 MAX_VALUES: Final = 5_000_000
 MAX_DIMS: Final = 32
 
-#: Kind and item size of numpy's types that hold plain numbers.
+# Kind and item size of numpy's types that hold plain numbers.
 _PLAIN_TYPES: Final = frozenset(("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"))
 _PLAIN_VALUES: Final = (str, bytes, bool, int, float, complex, type(None))
 
@@ -122,19 +122,19 @@ def _scalar(code: object, content: object = b"") -> object:
 
 
 def _encode(text: object, encoding: object = "latin1") -> bytes:
-    """How pickles of the protocols 0 to 2 write bytes."""
+    """Return how pickles of the protocols 0 to 2 write bytes."""
     if not isinstance(text, str) or encoding != "latin1":
         raise _RefusedError("an encoding other than latin1")
     return text.encode("latin1")
 
 
 def _bytes() -> bytes:
-    """How they write no bytes at all."""
+    """Return how they write no bytes at all."""
     return b""
 
 
 def _eval(text: object, names: object = None) -> object:
-    """How paddle writes a tensor of a static graph: `eval("data", {"data": array})`. Nothing is evaluated."""
+    """Return how paddle writes a tensor of a static graph: `eval("data", {"data": array})`. Nothing is evaluated."""
     if (
         text != "data"
         or not isinstance(names, dict)
@@ -152,7 +152,7 @@ def _tuple(items: object = ()) -> tuple[object, ...]:
 
 
 def _ordered(items: object = ()) -> dict[object, object]:
-    """A dict stands for an OrderedDict; it keeps the order, and has no attributes to be set."""
+    """Return a dict stands for an OrderedDict; it keeps the order, and has no attributes to be set."""
     if not isinstance(items, (tuple, list)) or not all(isinstance(pair, (tuple, list)) for pair in items):
         raise _RefusedError("an OrderedDict of something else than pairs")
     return dict(items)
@@ -195,7 +195,7 @@ class _Reader(pickle.Unpickler):
 
 
 def read_values(path: Path) -> Any:
-    """Reads a file that `paddle.save` wrote.
+    """Read a file that `paddle.save` wrote.
 
     Returns:
         What was saved, in plain dicts, lists and tuples, with arrays and numbers of numpy's.

@@ -13,7 +13,7 @@ from mlcls.errors import MissingExtraError
 
 
 def import_paddle(extra: str) -> ModuleType:
-    """Imports paddle for the CPU, with all cores and without its remarks.
+    """Import paddle for the CPU, with all cores and without its remarks.
 
     Args:
         extra: The extra that should have installed it.

@@ -15,7 +15,7 @@ from mlcls.paddle.model import PaddleXModel
 
 @contextlib.contextmanager
 def open_source(source: str) -> Iterator[PaddleXModel]:
-    """Opens a PaddleX inference model, wherever it is.
+    """Open a PaddleX inference model, wherever it is.
 
     Args:
         source: A folder; an archive (`.tar`, compressed or not); an http(s) URL of an archive; or the name of an

@@ -17,13 +17,13 @@ from mlcls.errors import ModelFormatError
 from mlcls.paddle.restricted_pickle import read_values
 from mlcls.paddle.runtime import import_paddle
 
-#: paddle's keys for the names of tensors, and for arrays that were cut because pickle's protocol 2 ends at 4 GiB.
+# paddle's keys for the names of tensors, and for arrays that were cut because pickle's protocol 2 ends at 4 GiB.
 _NAMES_KEY: Final = "StructuredToParameterName@@"
 _SLICES_KEY: Final = "UnpackBigParamInfor@@"
 
 
 def read_state(path: Path) -> Any:
-    """Reads a `.pdparams`, `.pdopt` or `.pdstates` file, as `paddle.load` does.
+    """Read a `.pdparams`, `.pdopt` or `.pdstates` file, as `paddle.load` does.
 
     Returns:
         What was saved; arrays are tensors.

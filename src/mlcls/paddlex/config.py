@@ -15,7 +15,7 @@ from mlcls.errors import ConfigError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.training.settings import TrainSettings
 
-#: Formats that `CheckDataset.convert` reads.
+# Formats that `CheckDataset.convert` reads.
 SOURCE_TYPES: Final = ("COCO",)
 
 
@@ -182,7 +182,7 @@ _EXPONENT: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> PaddleXConfig:
-    """Reads a configuration file.
+    """Read a configuration file.
 
     Args:
         path: A YAML file with all the sections.
@@ -237,7 +237,7 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def _build(kind: type[Section], document: object, key: str, faults: list[str]) -> Section | None:
-    """A section from its part of the document; None, and faults, where something in it is wrong."""
+    """Return a section from its part of the document; None, and faults, where something in it is wrong."""
     if not isinstance(document, dict):
         faults.append(f"{key}: expected a section with {_names(kind)}, got {_describe(document)}")
         return None

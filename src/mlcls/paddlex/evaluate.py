@@ -49,18 +49,18 @@ class NetworkRunner:
     name = "weights"
 
     def __init__(self, network: paddle.nn.Layer, transform: ImageTransform) -> None:
-        """Puts the network into evaluation mode.
+        """Put the network into evaluation mode.
 
         Args:
             network: (N, 3, H, W) float32 to logits.
-            transform: Normalises.
+            transform: Normalizes.
         """
         network.eval()
         self._network = network
         self._transform = transform
 
     def scores(self, pixels: Pixels) -> Scores:
-        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
+        """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
         import paddle
 
         with paddle.no_grad():
@@ -69,7 +69,7 @@ class NetworkRunner:
 
 
 def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Evaluates `Evaluate.weight_path`; prints the figures.
+    """Evaluate `Evaluate.weight_path`; print the figures.
 
     Number of labels, input size, threshold, batch size and threads are those of the section `Train`. Of several
     devices the first one is used.
@@ -116,7 +116,7 @@ def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 
 
 def _compare_with_export(exported: Path, settings: TrainSettings, labels: tuple[str, ...]) -> None:
-    """Compares with the model that a training exported beside its weights, which themselves say nothing of this.
+    """Compare with the model that a training exported beside its weights, which themselves say nothing of this.
 
     Raises:
         ConfigError: Another input size, which would give other figures without a word.

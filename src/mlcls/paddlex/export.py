@@ -22,12 +22,12 @@ from mlcls.training.export import export_model
 from mlcls.training.pretrained import find_weights, is_url
 from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE
 
-#: File names of the official weights, under which people keep them.
+# File names of the official weights, under which people keep them.
 _OFFICIAL_FILES: Final = frozenset(model.pretrained_url.rpartition("/")[2] for model in OFFICIAL_MODELS.values())
 
 
 def export_weights(config: PaddleXConfig) -> dict[str, Any]:
-    """Writes `inference.json`, `inference.pdiparams` and `inference.yml` into `Global.output`.
+    """Write `inference.json`, `inference.pdiparams` and `inference.yml` into `Global.output`.
 
     The labels are those of the training (`label_dict.txt` in the folder of the weights or the one above), else COCO's
     80 for official weights, else those of the dataset. Everything else in the folder stays as it is.
@@ -82,13 +82,13 @@ def export_weights(config: PaddleXConfig) -> dict[str, Any]:
 
 
 def _find_run(weights: Path) -> Path | None:
-    """The folder of the training that left these weights."""
+    """Return the folder of the training that left these weights."""
     above = weights.absolute().parents
     return next((folder for folder in above[:2] if (folder / LABEL_DICT_FILE).is_file()), None)
 
 
 def _find_labels(source: str, run: Path | None, dataset: Path) -> tuple[tuple[str, ...], str]:
-    """The labels, and where they are from."""
+    """Return the labels, and where they are from."""
     if run is not None:
         return read_labels(run / LABEL_DICT_FILE), str(run / LABEL_DICT_FILE)
     path = dataset / LABEL_FILE
@@ -111,7 +111,7 @@ def _find_labels(source: str, run: Path | None, dataset: Path) -> tuple[tuple[st
 
 
 def _note_other_size(config: PaddleXConfig, run: Path) -> None:
-    """Says so where the training had another input size: such a model works, but was not trained for it."""
+    """Say so where the training had another input size: such a model works, but was not trained for it."""
     try:
         trained = read_yaml(run / CONFIG_FILE)["Train"]["image_size"]
     except (OSError, TypeError, KeyError, YamlError):
@@ -124,7 +124,7 @@ def _note_other_size(config: PaddleXConfig, run: Path) -> None:
 
 
 def _move_model(source: Path, target: Path) -> None:
-    """Moves the three files; `inference.yml` is taken away first and put there last, so that no mixture is a model."""
+    """Move the three files; `inference.yml` is taken away first and put there last, so that no mixture is a model."""
     (target / FILE_NAME).unlink(missing_ok=True)
     for name in (GRAPH_NAMES[0], PARAMETERS_NAME, FILE_NAME):
         os.replace(source / name, target / name)

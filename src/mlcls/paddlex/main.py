@@ -12,12 +12,12 @@ from typing import Any, Final
 from mlcls.errors import ConfigError, DatasetError, MlclsError
 from mlcls.paddlex.config import PaddleXConfig
 
-#: Problems of a dataset that are printed; the result file has them all.
+# Problems of a dataset that are printed; the result file has them all.
 _PRINTED_PROBLEMS: Final = 20
 
 
 def run_mode(config: PaddleXConfig) -> int:
-    """Does what `Global.mode` asks for.
+    """Do what `Global.mode` asks for.
 
     As PaddleX does, writes `MODE_result.json` into `Global.output`, with `done_flag` false, `err_type` and `err_msg`
     where the mode fails. The modes `export` and `predict` have one too, which PaddleX writes only of their failures.
@@ -46,7 +46,7 @@ def run_mode(config: PaddleXConfig) -> int:
 
 
 def check_dataset(config: PaddleXConfig) -> Mapping[str, Any]:
-    """Mode `check_dataset`; prints the problems and what was changed.
+    """Run mode `check_dataset`: print the problems and what was changed.
 
     Returns:
         The result, with `problems` where there are warnings.
@@ -91,34 +91,34 @@ def check_dataset(config: PaddleXConfig) -> Mapping[str, Any]:
 
 
 def train(config: PaddleXConfig) -> Mapping[str, Any]:
-    """Mode `train`; see `mlcls.training.train`."""
+    """Run mode `train`; see `mlcls.training.train`."""
     from mlcls.training.train import train_from_config
 
     return train_from_config(dataclasses.asdict(config))
 
 
 def evaluate(config: PaddleXConfig) -> Mapping[str, Any]:
-    """Mode `evaluate`; see `mlcls.paddlex.evaluate`."""
+    """Run mode `evaluate`; see `mlcls.paddlex.evaluate`."""
     from mlcls.paddlex.evaluate import evaluate_from_config
 
     return evaluate_from_config(dataclasses.asdict(config))
 
 
 def export(config: PaddleXConfig) -> Mapping[str, Any]:
-    """Mode `export`; see `mlcls.paddlex.export`."""
+    """Run mode `export`; see `mlcls.paddlex.export`."""
     from mlcls.paddlex.export import export_weights
 
     return export_weights(config)
 
 
 def predict(config: PaddleXConfig) -> Mapping[str, Any]:
-    """Mode `predict`; see `mlcls.paddlex.predict`."""
+    """Run mode `predict`; see `mlcls.paddlex.predict`."""
     from mlcls.paddlex.predict import predict_images
 
     return predict_images(config)
 
 
-#: Each gives its part of the result file.
+# Each gives its part of the result file.
 MODES: Final[Mapping[str, Callable[[PaddleXConfig], Mapping[str, Any]]]] = {
     "check_dataset": check_dataset,
     "train": train,
@@ -133,7 +133,7 @@ def _result_path(config: PaddleXConfig) -> Path:
 
 
 def _kept_result(config: PaddleXConfig) -> Mapping[str, Any]:
-    """What the result file says that a failure leaves true.
+    """Return what the result file says that a failure leaves true.
 
     A training writes its file as it goes: the checkpoints and the metrics in it are there after a failure too. The
     other modes write theirs when all is done, so that an old one has nothing to say about a run that failed.

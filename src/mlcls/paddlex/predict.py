@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from mlcls_client.inputs.sources import ImageSource
     from mlcls_client.result import MultiLabelResult
 
-#: Values of `Predict.kernel_option.run_mode`; PaddleX's others are for TensorRT, oneDNN and half precision.
+# Values of `Predict.kernel_option.run_mode`; PaddleX's others are for TensorRT, oneDNN and half precision.
 RUN_MODES: Final = ("paddle",)
 
 
 def predict_images(config: PaddleXConfig) -> dict[str, Any]:
-    """Labels the images of `Predict.input`, prints each result, and saves JSON and annotated picture.
+    """Label the images of `Predict.input`, print each result, and save JSON and annotated picture.
 
     Args:
         config: The configuration. `Predict.model_dir` is whatever `mlcls.paddle.sources.open_source` takes; null
@@ -37,7 +37,7 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: A field of `Predict` is wrong.
-        PredictionError: Some images could not be labelled; all others were, and the details have both.
+        PredictionError: Some images could not be labeled; all others were, and the details have both.
         MlclsError: The model cannot be had or run; see `mlcls.releases.importing.open_source`.
     """
     _check_client()
@@ -75,7 +75,7 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
     result = {"model_name": config.Global.model, "model_dir": where, "results": log.results}
     if log.failures:
         raise PredictionError(
-            f"{section.input}: expected images that can be labelled and saved, got "
+            f"{section.input}: expected images that can be labeled and saved, got "
             f"{len(log.failures)} that cannot, of {log.count}.",
             {**result, "failures": log.failures},
         )
@@ -90,7 +90,7 @@ class _Labeler:
         self._thresholds = np.asarray(spec.thresholds, np.float32)
 
     def label(self, batch: Sequence[ImageSource]) -> Iterator[tuple[ImageSource, MultiLabelResult | Exception]]:
-        """Labels a batch; gives a result for each image, or what is wrong with it."""
+        """Label a batch; yield a result for each image, or what is wrong with it."""
         read = [self._read(source) for source in batch]
         pixels = [image[1] for image in read if not isinstance(image, Exception)]
         scores = iter(self._runner.scores(np.stack(pixels)) if pixels else ())
@@ -135,7 +135,7 @@ class _ResultLog:
         return len(self.results) + len(self.failures)
 
     def add(self, source: ImageSource, outcome: MultiLabelResult | Exception) -> None:
-        """Prints a result and saves its files; an error, also one of saving, is printed with the image's path."""
+        """Print a result and saves its files; an error, also one of saving, is printed with the image's path."""
         from mlcls_client.errors import InputError, OutputError
 
         if isinstance(outcome, Exception):

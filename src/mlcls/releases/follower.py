@@ -24,7 +24,7 @@ class RepositoryFollower:
     """
 
     def __init__(self, root: Path, names: Sequence[str], control: ModelControl) -> None:
-        """The server is ready, with what is active in the repository now.
+        """Follow a server that is ready, with what is active in the repository now.
 
         Args:
             root: The model repository.
@@ -37,7 +37,7 @@ class RepositoryFollower:
         self._seen = {name: self._read_state(name) for name in names}
 
     def follow(self) -> list[str]:
-        """Switches the models whose active version is another one now.
+        """Switch the models whose active version is another one now.
 
         Returns:
             A line for each model that was switched, or that was to be and cannot; the latter stays as it is until its
@@ -75,7 +75,7 @@ class RepositoryFollower:
 
 @contextlib.contextmanager
 def following(server: TritonServer, interval_s: float, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Follows the repository of a server while the block runs, in a thread: a watch must not wait for a model to load.
+    """Follow the repository of a server while the block runs, in a thread: a watch must not wait for a model to load.
 
     Args:
         server: It is ready.

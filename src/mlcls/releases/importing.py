@@ -21,7 +21,7 @@ from mlcls.repository.models import check_name
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import add_model, require_unversioned
 
-#: Packages that take part in a conversion.
+# Packages that take part in a conversion.
 _TOOLS: Final = ("paddlepaddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime", "numpy")
 
 
@@ -64,7 +64,7 @@ def import_model(
     replace_versions: bool = False,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> ImportReport:
-    """Converts a PaddleX model, checks it against Paddle on real photos and puts it into the repository.
+    """Convert a PaddleX model, check it against Paddle on real photos and put it into the repository.
 
     Nothing is written to the repository unless the check passes; a model that is there already stays until then.
 
@@ -99,7 +99,7 @@ def convert_model(
     check: Callable[[Path, str], None] | None = None,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> Iterator[ConvertedModel]:
-    """Converts a PaddleX model and checks it, as `import_model` does, in a staging folder of the repository.
+    """Convert a PaddleX model and check it, as `import_model` does, in a staging folder of the repository.
 
     Args:
         source: See `open_source`.

@@ -30,7 +30,7 @@ from mlcls.repository.publishing import (
 from mlcls.repository.versions import active_version, list_versions, read_replaced, require_version
 from mlcls.server.model_control import ModelControl
 
-#: Versions that stay in the repository, the active one included.
+# Versions that stay in the repository, the active one included.
 DEFAULT_KEEP: Final = 3
 
 
@@ -64,7 +64,7 @@ def publish_version(
     keep_loaded: bool = False,
     activate: bool = True,
 ) -> Rollout:
-    """Adds a converted model as the next version and makes it the active one.
+    """Add a converted model as the next version and make it the active one.
 
     Args:
         root: The model repository.
@@ -100,7 +100,7 @@ def publish_thresholds(
     keep_loaded: bool = False,
     activate: bool = True,
 ) -> Rollout:
-    """Adds a version with other thresholds and makes it the active one; it removes none, and takes no room.
+    """Add a version with other thresholds and make it the active one; remove none.
 
     Args, errors: see `publishing.add_calibrated_version` and `publish_version`.
     """
@@ -143,7 +143,7 @@ def _publish(
 def roll_back(
     root: Path, name: str, to: int | None = None, *, control: ModelControl | None = None, keep_loaded: bool = False
 ) -> Rollout:
-    """Makes another version the active one: the one before, or any that is there.
+    """Make another version the active one: the one before, or any that is there.
 
     Args:
         root: The model repository.
@@ -185,7 +185,7 @@ def _find_previous(root: Path, name: str) -> int:
 
 
 def _switch(root: Path, name: str, version: int, control: ModelControl | None, keep_loaded: bool) -> None:
-    """Steps, then the configuration, then the ensemble; what fails or is interrupted leaves the old version active."""
+    """Step, then the configuration, then the ensemble; what fails or is interrupted leaves the old version active."""
     path = root / name / "config.pbtxt"
     before = path.read_text(encoding="utf-8") if path.is_file() else None
     served = None
@@ -217,7 +217,7 @@ def _switch(root: Path, name: str, version: int, control: ModelControl | None, k
 
 @contextlib.contextmanager
 def unloading_on_failure(control: ModelControl | None, name: str, version: int) -> Iterator[None]:
-    """Unloads the steps of a version that does not come to serve."""
+    """Unload the steps of a version that does not come to serve."""
     try:
         yield
     except BaseException:
@@ -229,7 +229,7 @@ def unloading_on_failure(control: ModelControl | None, name: str, version: int) 
 
 
 def _load_first(control: ModelControl | None, name: str, version: int) -> None:
-    """Loads a model that the server did not have."""
+    """Load a model that the server did not have."""
     with unloading_on_failure(control, name, version):
         if control is not None:
             load_steps(control, name, version)
@@ -237,13 +237,13 @@ def _load_first(control: ModelControl | None, name: str, version: int) -> None:
 
 
 def load_steps(control: ModelControl, name: str, version: int) -> None:
-    """Loads the steps; Triton leaves alone those that are loaded and whose files have not changed."""
+    """Load the steps; Triton leaves alone those that are loaded and whose files have not changed."""
     for suffix in STEP_SUFFIXES:
         control.load(step_name(name, suffix, version), version)
 
 
 def _known_versions(control: ModelControl, name: str) -> set[int]:
-    """Versions that the server has or had: one of the same number could be taken for it."""
+    """Return versions that the server has or had: one of the same number could be taken for it."""
     return {
         version
         for model, version in control.states()
@@ -259,7 +259,7 @@ def _served_version(control: ModelControl, name: str) -> int | None:
 
 
 def unload_others(control: ModelControl, name: str, kept: set[int]) -> None:
-    """Unloads the steps of all other versions, once the requests that they are part of are answered."""
+    """Unload the steps of all other versions, once the requests that they are part of are answered."""
     states = control.states()
     for (model, version), state in states.items():
         if model == name and state.state == "UNLOADING":

@@ -26,7 +26,7 @@ FILE_NAME: Final = "manifest.json"
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-#: Files that an engine could load; one that the manifest does not name is refused.
+# Files that an engine could load; one that the manifest does not name is refused.
 _MODEL_SUFFIXES: Final = (".onnx", ".plan", ".engine", ".xml", ".bin", ".data")
 
 
@@ -39,7 +39,7 @@ class FileRecord:
 
     @classmethod
     def of(cls, path: Path) -> FileRecord:
-        """The record of a file as it is now."""
+        """Return the record of a file as it is now."""
         return cls(sha256_of(path), path.stat().st_size)
 
 
@@ -95,7 +95,7 @@ class Manifest:
             raise RepositoryError(f"calibration: expected an object, got {self.calibration!r}.")
 
     def engine(self, file: str) -> EngineRecord:
-        """The record of a model file.
+        """Return the record of a model file.
 
         Raises:
             RepositoryError: There is none.
@@ -108,7 +108,7 @@ class Manifest:
         )
 
     def to_json(self) -> str:
-        """The text of `manifest.json`; :meth:`from_json` gives an equal manifest back."""
+        """Return the text of `manifest.json`; `from_json` gives an equal manifest back."""
         document = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
         if self.calibration is None:
             del document["calibration"]
@@ -116,7 +116,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, origin: str = FILE_NAME) -> Manifest:
-        """Reads the text of a `manifest.json`.
+        """Read the text of a `manifest.json`.
 
         Raises:
             RepositoryError: The text is no manifest of this version.
@@ -136,7 +136,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Reads the manifest of a version folder.
+        """Read the manifest of a version folder.
 
         Raises:
             RepositoryError: It is missing or wrong.
@@ -154,7 +154,7 @@ class Manifest:
 def write_manifest(
     folder: Path, step: str, engines: Iterable[EngineRecord] = (), calibration: Mapping[str, Any] | None = None
 ) -> Manifest:
-    """Writes the manifest of a folder, with all files that are in it."""
+    """Write the manifest of a folder, with all files that are in it."""
     files = {path.name: FileRecord.of(path) for path in sorted(folder.iterdir()) if path.name != FILE_NAME}
     manifest = Manifest(step, _now(), files, tuple(sorted(engines, key=lambda record: record.file)), calibration)
     write_text(folder / FILE_NAME, manifest.to_json())
@@ -162,7 +162,7 @@ def write_manifest(
 
 
 def verify_folder(folder: Path, step: str, files: Iterable[str] | None = None) -> Manifest:
-    """Checks that a version folder is what its manifest says.
+    """Check that a version folder is what its manifest says.
 
     Args:
         folder: The version folder.
@@ -202,7 +202,7 @@ def verify_folder(folder: Path, step: str, files: Iterable[str] | None = None) -
 
 
 def add_engine(folder: Path, staged: Path, record: EngineRecord) -> None:
-    """Puts a model file into a version folder, in place of an older one of its name.
+    """Put a model file into a version folder, in place of an older one of its name.
 
     The folder is replaced whole, by one with the same files (hard links) and the new one, so that the file and the
     manifest never disagree.
@@ -230,7 +230,7 @@ def add_engine(folder: Path, staged: Path, record: EngineRecord) -> None:
 
 
 def require_same_spec(folders: Mapping[str, Path]) -> None:
-    """Checks that the version folders of a model's steps hold one spec.
+    """Check that the version folders of a model's steps hold one spec.
 
     Args:
         folders: Version folder of each step, by the step's name; those that do not exist are passed over.
@@ -253,7 +253,7 @@ def require_same_spec(folders: Mapping[str, Path]) -> None:
 
 
 def tool_versions(*packages: str) -> dict[str, str]:
-    """Versions of installed packages, mlcls among them; those that are not installed are left out."""
+    """Return versions of installed packages, mlcls among them; those that are not installed are left out."""
     from importlib.metadata import PackageNotFoundError, version
 
     from mlcls import __version__

@@ -35,7 +35,7 @@ from mlcls.repository.names import (
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings, Target, read_settings
 from mlcls.repository.versions import active_version, describe, engine_folder, is_step_name, list_versions, step_folders
 
-#: What to do where the model file of a target is missing; by default the model is imported again.
+# What to do where the model file of a target is missing; by default the model is imported again.
 _REMEDIES: Final[Mapping[Target, str]] = {
     "gpu": "Build it in the serving image: mlcls build-engine {name} --engine tensorrt.",
     "int8": "Build it from your photos: mlcls build-engine {name} --engine int8 --photos FOLDER.",
@@ -61,13 +61,13 @@ class StaleFile:
 def render_files(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> dict[str, str]:
-    """The text of every generated file of a model that serves one version, by its path in the repository."""
+    """Return the text of every generated file of a model that serves one version, by its path in the repository."""
     ensemble = triton_config.format_config(triton_config.build_ensemble(spec, version, settings))
     return {f"{spec.name}/config.pbtxt": ensemble, **render_version(spec, version, settings)}
 
 
 def render_version(spec: ModelSpec, version: int, settings: ModelSettings = DEFAULT_MODEL_SETTINGS) -> dict[str, str]:
-    """The text of the files that belong to one version, active or not: all but the ensemble's configuration."""
+    """Return the text of the files that belong to one version, active or not: all but the ensemble's configuration."""
     steps = triton_config.build_steps(spec, version, settings)
     files = {path: triton_config.format_config(config) for path, config in steps.items()}
     labels = "".join(f"{label}\n" for label in spec.labels)
@@ -77,7 +77,7 @@ def render_version(spec: ModelSpec, version: int, settings: ModelSettings = DEFA
 
 
 def write_configs(root: Path, spec: ModelSpec) -> list[Path]:
-    """Writes the generated files of a model, those that differ; those of its other versions too.
+    """Write the generated files of a model, those that differ; those of its other versions too.
 
     Those that only former settings needed are removed.
 
@@ -102,7 +102,7 @@ def write_configs(root: Path, spec: ModelSpec) -> list[Path]:
 
 
 def expected_files(root: Path, spec: ModelSpec, settings: ModelSettings) -> dict[str, str]:
-    """The text of every generated file of a model with all its versions, by its path in the repository."""
+    """Return the text of every generated file of a model with all its versions, by its path in the repository."""
     active = active_version(root, spec.name)
     files = render_files(spec, active, settings)
     for version in list_versions(root, spec.name):
@@ -112,7 +112,7 @@ def expected_files(root: Path, spec: ModelSpec, settings: ModelSettings) -> dict
 
 
 def write_files(root: Path, files: Mapping[str, str]) -> list[Path]:
-    """Writes files that differ from their texts, which come by path in the repository; gives those that changed."""
+    """Write files that differ from their texts, which come by path in the repository; return those that changed."""
     changed = []
     for relative, text in files.items():
         path = root / relative
@@ -123,7 +123,7 @@ def write_files(root: Path, files: Mapping[str, str]) -> list[Path]:
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that another model's step could have.
+    """Refuse a name that another model's step could have.
 
     Raises:
         RepositoryError: It ends as the steps' names do.
@@ -135,7 +135,7 @@ def check_name(name: str) -> None:
 
 
 def list_models(root: Path) -> list[str]:
-    """Names of the ensembles of a repository, imported or not."""
+    """Return names of the ensembles of a repository, imported or not."""
     if not root.is_dir():
         raise RepositoryError(f"Expected a model repository, got {root}, which is no folder; see --repository.")
     return sorted(
@@ -151,12 +151,12 @@ def _has_engine(root: Path, name: str) -> bool:
 
 
 def is_imported(root: Path, name: str) -> bool:
-    """Whether the version folders of a model are filled in."""
+    """Return whether the version folders of a model are filled in."""
     return bool(list_versions(root, name))
 
 
 def read_spec(root: Path, name: str) -> ModelSpec:
-    """The spec of an imported model's active version, after checking that its steps belong together.
+    """Return the spec of an imported model's active version, after checking that its steps belong together.
 
     Raises:
         RepositoryError: The model is unknown, not imported, incomplete, its steps hold different specs, or a
@@ -184,7 +184,7 @@ def read_spec(root: Path, name: str) -> ModelSpec:
 
 
 def read_version_spec(root: Path, name: str, version: int) -> ModelSpec:
-    """The spec of one version, active or not; see `read_spec`."""
+    """Return the spec of one version, active or not; see `read_spec`."""
     folders = step_folders(root, name, version)
     specs = {suffix: ModelSpec.read(folder / FILE_NAME) for suffix, folder in folders.items()}
     spec = specs[ENGINE_SUFFIX]
@@ -203,7 +203,7 @@ def read_version_spec(root: Path, name: str, version: int) -> ModelSpec:
 
 
 def find_weights(root: Path, name: str, target: Target) -> Path:
-    """The engine's model file of the active version for a target.
+    """Return the engine's model file of the active version for a target.
 
     Raises:
         RepositoryError: It is missing.
@@ -218,7 +218,7 @@ def find_weights(root: Path, name: str, target: Target) -> Path:
 
 
 def expected_specs(root: Path) -> list[ModelSpec]:
-    """The specs that the repository's configurations come from.
+    """Return the specs that the repository's configurations come from.
 
     An imported model has its own; an official one that is not imported has the catalog's.
 
@@ -241,7 +241,7 @@ def expected_specs(root: Path) -> list[ModelSpec]:
 
 
 def find_stale(root: Path, specs: Iterable[ModelSpec]) -> list[StaleFile]:
-    """The generated files that are missing, differ from what the generator writes, or belong to nothing."""
+    """Return the generated files that are missing, differ from what the generator writes, or belong to nothing."""
     stale = []
     expected: set[str] = set()
     owners: set[str] = set()
@@ -274,7 +274,7 @@ def _compare(root: Path, files: Mapping[str, str]) -> list[StaleFile]:
 
 
 def require_fresh(root: Path, spec: ModelSpec) -> None:
-    """Refuses to serve a model whose configurations do not fit its spec; its other versions do not matter.
+    """Refuse to serve a model whose configurations do not fit its spec; its other versions do not matter.
 
     Raises:
         RepositoryError: A configuration is stale.

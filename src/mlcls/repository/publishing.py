@@ -51,7 +51,7 @@ from mlcls.repository.versions import (
 def add_model(
     root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord, *, replace_versions: bool = False
 ) -> None:
-    """Puts a converted model into the repository as its only version, in place of one of the same name.
+    """Put a converted model into the repository as its only version, in place of one of the same name.
 
     Everything is written to a staging folder first. The ensemble's version folder goes first and comes last: while it
     is missing, a half-replaced model cannot be served. Two processes that change a repository wait for each other.
@@ -74,7 +74,7 @@ def add_model(
 
 
 def require_unversioned(root: Path, name: str) -> None:
-    """Refuses to replace a model of which later versions were published.
+    """Refuse to replace a model of which later versions were published.
 
     Raises:
         RepositoryError: There are some.
@@ -88,7 +88,7 @@ def require_unversioned(root: Path, name: str) -> None:
 
 
 def add_version(root: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord, taken: Iterable[int] = ()) -> int:
-    """Puts a converted model into the repository as its next version, which is not active yet.
+    """Put a converted model into the repository as its next version, which is not active yet.
 
     The first version of a model is active at once, since no other could be. The caller holds the lock of the
     repository.
@@ -126,7 +126,7 @@ def add_calibrated_version(
     calibration: Mapping[str, Any],
     taken: Iterable[int] = (),
 ) -> int:
-    """Puts a version into the repository that differs from another one by its thresholds; it is not active yet.
+    """Put a version into the repository that differs from another one by its thresholds; it is not active yet.
 
     All engines of that version are in it, as hard links. The caller holds the lock of the repository.
 
@@ -169,7 +169,7 @@ def add_calibrated_version(
 
 
 def _add_next(root: Path, spec: ModelSpec, stage: Callable[[Path, int, int], None], taken: Iterable[int]) -> int:
-    """Adds a version; `stage(staging, version, replaces)` writes its folders as `_stage_folders` does."""
+    """Add a version; `stage(staging, version, replace)` writes its folders as `_stage_folders` does."""
     name = spec.name
     remove_leftovers(root, name)
     version = max([next_version(root, name), *(number + 1 for number in taken)])
@@ -189,7 +189,7 @@ def _add_next(root: Path, spec: ModelSpec, stage: Callable[[Path, int, int], Non
 
 
 def pin_version(root: Path, name: str, version: int) -> None:
-    """Makes a version the active one, by one file; the caller holds the lock of the repository.
+    """Make a version the active one, by one file; the caller holds the lock of the repository.
 
     Raises:
         RepositoryError: The version does not exist, or is damaged.
@@ -201,7 +201,7 @@ def pin_version(root: Path, name: str, version: int) -> None:
 
 
 def remove_version(root: Path, name: str, version: int) -> None:
-    """Removes a version; the caller holds the lock of the repository.
+    """Remove a version; the caller holds the lock of the repository.
 
     Where it is the only one, the configurations stay, as those of a model that is not imported.
 
@@ -218,7 +218,7 @@ def remove_version(root: Path, name: str, version: int) -> None:
 
 
 def prune_versions(root: Path, name: str, keep: int) -> list[int]:
-    """Removes old versions but the active one, the one before it, and the newest others, `keep` in all.
+    """Remove old versions but the active one, the one before it, and the newest others, `keep` in all.
 
     The caller holds the lock of the repository.
 
@@ -236,7 +236,7 @@ def prune_versions(root: Path, name: str, keep: int) -> list[int]:
 
 
 def remove_leftovers(root: Path, name: str) -> None:
-    """Removes the folders of versions that do not exist; the caller holds the lock of the repository."""
+    """Remove the folders of versions that do not exist; the caller holds the lock of the repository."""
     for folders in find_leftovers(root, name).values():
         for folder in folders:
             shutil.rmtree(folder)
@@ -262,7 +262,7 @@ def _put_first_version(root: Path, spec: ModelSpec, onnx_model: Path, record: En
 
 @contextlib.contextmanager
 def _new_folders(root: Path, files: Iterable[str]) -> Iterator[None]:
-    """Makes the folders of files, and removes those that are empty again where the block raises."""
+    """Make the folders of files, and remove those that are empty again where the block raises."""
     folders = sorted({root / parent for file in files for parent in Path(file).parents if parent != Path()})
     made = [folder for folder in folders if not folder.exists()]
     try:
@@ -277,7 +277,7 @@ def _new_folders(root: Path, files: Iterable[str]) -> Iterator[None]:
 
 
 def _move_files(staging: Path, root: Path, files: Mapping[str, str]) -> None:
-    """Puts staged files into the repository, but those that are there already."""
+    """Put staged files into the repository, but those that are there already."""
     for path, text in files.items():
         target = root / path
         if not target.is_file() or target.read_bytes() != text.encode():
@@ -287,7 +287,7 @@ def _move_files(staging: Path, root: Path, files: Mapping[str, str]) -> None:
 def _stage_folders(
     staging: Path, spec: ModelSpec, onnx_model: Path, record: EngineRecord, version: int, replaces: int | None
 ) -> None:
-    """Writes the version folders of a model into a staging folder: one by the suffix of each step, and `ensemble`."""
+    """Write the version folders of a model into a staging folder: one by the suffix of each step, and `ensemble`."""
     for suffix in STEP_SUFFIXES:
         write_text(staging / suffix / FILE_NAME, spec.to_json())
     shutil.move(onnx_model, staging / ENGINE_SUFFIX / record.file)
@@ -303,7 +303,7 @@ def change_settings(
     change: Callable[[ModelSettings], ModelSettings],
     evidence: Mapping[str, bytes | None] | None = None,
 ) -> list[Path]:
-    """Changes a model's settings, and writes the configurations of all its versions that follow from them.
+    """Change a model's settings, and write the configurations of all its versions that follow from them.
 
     What fails or is interrupted leaves every file as it was. Where the process is killed meanwhile, the settings can be
     the new ones and a part of the configurations stale: such a model is not served until `mlcls repository` mends it.
@@ -344,7 +344,7 @@ def change_settings(
 
 
 def remove_wrong_settings(root: Path, name: str) -> bool:
-    """Removes a `serving.json` that cannot be read; tells whether there was one."""
+    """Remove a `serving.json` that cannot be read; tell whether there was one."""
     try:
         read_settings(root, name)
     except ConfigError:

@@ -23,16 +23,16 @@ TARGETS: Final[tuple[Target, ...]] = ("embedded", "cpu", "int8", "gpu")
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "serving.json"
 
-#: Images in one request, and in one batch that Triton forms; the gate and the TensorRT plans go no further.
+# Images in one request, and in one batch that Triton forms; the gate and the TensorRT plans go no further.
 MAX_BATCH_SIZE: Final = 32
 
-#: The engines warm up at batches of this size.
+# The engines warm up at batches of this size.
 SMALLEST_MAX_BATCH_SIZE: Final = 8
 
-#: In what the target `embedded` computes; see `ServingSettings.engine_precision`.
+# In what the target `embedded` computes; see `ServingSettings.engine_precision`.
 PRECISIONS: Final = ("f32", "bf16")
 
-#: Targets whose engine is OpenVINO in this project's own backend; the others take no number of threads from Triton.
+# Targets whose engine is OpenVINO in this project's own backend; the others take no number of threads from Triton.
 THREADED_TARGETS: Final[tuple[Target, ...]] = ("embedded", "int8")
 
 MOST_INSTANCES: Final = 256
@@ -170,18 +170,18 @@ class ModelSettings:
                 )
 
     def of(self, target: Target) -> ServingSettings:
-        """The settings of a target."""
+        """Return the settings of a target."""
         return self.targets.get(target, DEFAULT_SETTINGS[target])
 
     def with_target(self, target: Target, settings: ServingSettings, tuned: TuningRecord | None) -> ModelSettings:
-        """These, with other settings of a target."""
+        """Return these, with other settings of a target."""
         records = {name: record for name, record in self.tuned.items() if name != target}
         if tuned is not None:
             records[target] = tuned
         return dataclasses.replace(self, targets={**self.targets, target: settings}, tuned=records)
 
     def without_target(self, target: Target) -> ModelSettings:
-        """These, with the defaults of a target."""
+        """Return these, with the defaults of a target."""
         return dataclasses.replace(
             self,
             targets={name: settings for name, settings in self.targets.items() if name != target},
@@ -189,14 +189,14 @@ class ModelSettings:
         )
 
     def describe_mismatch(self, target: Target, cores: int) -> str | None:
-        """What to say where a target's settings were measured with another number of cores; None where they fit."""
+        """Return a warning if a target's settings were measured with another number of cores; None if they fit."""
         record = self.tuned.get(target)
         if record is None or record.cores == cores:
             return None
         return f"the settings of the target {target} were tuned for {record.cores} cores, there are {cores} here"
 
     def to_json(self) -> str:
-        """The text of `serving.json`; :meth:`from_json` gives equal settings back."""
+        """Return the text of `serving.json`; `from_json` gives equal settings back."""
         targets = {}
         for target in TARGETS:
             if target in self.targets:
@@ -213,7 +213,7 @@ class ModelSettings:
 
     @classmethod
     def from_json(cls, text: str, origin: str = FILE_NAME) -> ModelSettings:
-        """Reads the text of a `serving.json`.
+        """Read the text of a `serving.json`.
 
         Args:
             text: The JSON document.
@@ -234,12 +234,12 @@ DEFAULT_MODEL_SETTINGS: Final = ModelSettings()
 
 
 def settings_path(root: Path, name: str) -> Path:
-    """The file of a model's settings in a repository."""
+    """Return the file of a model's settings in a repository."""
     return root / name / FILE_NAME
 
 
 def read_settings(root: Path, name: str) -> ModelSettings:
-    """The settings of a model; the defaults where it has no file of them.
+    """Return the settings of a model; the defaults where it has no file of them.
 
     Raises:
         ConfigError: The file cannot be read, or is wrong.
@@ -282,7 +282,7 @@ def _parse(document: Any) -> ModelSettings:
     return ModelSettings(document["max_batch_size"], targets, tuned, QueueSettings(**queue), images)
 
 
-#: Settings that files of earlier versions do not have.
+# Settings that files of earlier versions do not have.
 _NEWER_NAMES: Final = frozenset({"engine_precision"})
 
 

@@ -68,7 +68,7 @@ ENGINE_TARGETS: Final[Mapping[Target, EngineTarget]] = {
 def build_configs(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> dict[str, ModelConfig]:
-    """All configurations of a served model, the ensemble's pinned to one version.
+    """Return all configurations of a served model, the ensemble's pinned to one version.
 
     Returns:
         Each configuration by its path in the model repository, `NAME_engine/configs/gpu.pbtxt` for example.
@@ -80,7 +80,7 @@ def build_configs(
 def build_steps(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> dict[str, ModelConfig]:
-    """The configurations of one version's steps, by their paths in the model repository."""
+    """Return the configurations of one version's steps, by their paths in the model repository."""
     name = spec.name
     preprocess = step_name(name, PREPROCESS_SUFFIX, version)
     configs = {
@@ -97,20 +97,20 @@ def build_steps(
 
 
 def preprocess_paths(name: str, version: int) -> list[str]:
-    """Paths, in the model repository, of all configurations that a version's preprocess may have."""
+    """Path, in the model repository, of all configurations that a version's preprocess may have."""
     step = step_name(name, PREPROCESS_SUFFIX, version)
     return [target_path(step, target) for target in TARGETS]
 
 
 def target_path(step: str, target: Target) -> str:
-    """Path, in the model repository, of a step's configuration for one target."""
+    """Return path, in the model repository, of a step's configuration for one target."""
     return f"{step}/config.pbtxt" if target == "embedded" else f"{step}/configs/{target}.pbtxt"
 
 
 def build_ensemble(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> ModelConfig:
-    """The ensemble: encoded images in; scores, results and statuses out. It serves one version, and says which."""
+    """Return the ensemble of one version: encoded images in; scores, results and statuses out."""
     names = spec.tensors
     config = _new_config(
         spec.name,
@@ -144,7 +144,7 @@ def build_preprocess(
     version: int = FIRST_VERSION,
     settings: ModelSettings = DEFAULT_MODEL_SETTINGS,
 ) -> ModelConfig:
-    """Encoded images to `pixels`, with a status for each image; beside the engine of a target."""
+    """Return encoded images to `pixels`, with a status for each image; beside the engine of a target."""
     names = spec.tensors
     config = _new_config(
         step_name(spec.name, PREPROCESS_SUFFIX, version),
@@ -166,7 +166,7 @@ def build_engine(
     version: int = FIRST_VERSION,
     settings: ModelSettings = DEFAULT_MODEL_SETTINGS,
 ) -> ModelConfig:
-    """`pixels` to `logits` on the engine of a target."""
+    """Return `pixels` to `logits` on the engine of a target."""
     engine, chosen = ENGINE_TARGETS[target], settings.of(target)
     logits = _tensor(spec.tensors.logits, "TYPE_FP32", [spec.num_labels])
     name = step_name(spec.name, ENGINE_SUFFIX, version)
@@ -194,7 +194,7 @@ def build_engine(
 def build_postprocess(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> ModelConfig:
-    """`logits` and decode statuses to scores, results and statuses."""
+    """Return `logits` and decode statuses to scores, results and statuses."""
     names = spec.tensors
     config = _new_config(
         step_name(spec.name, POSTPROCESS_SUFFIX, version),
@@ -212,7 +212,7 @@ def build_postprocess(
 
 
 def format_config(config: ModelConfig) -> str:
-    """The text of a `.pbtxt` file."""
+    """Return the text of a `.pbtxt` file."""
     from google.protobuf import text_format
 
     body = text_format.MessageToString(config, as_utf8=True)
@@ -220,7 +220,7 @@ def format_config(config: ModelConfig) -> str:
 
 
 def parse_config(text: str) -> ModelConfig:
-    """Reads the text of a `.pbtxt` file; a field that Triton does not know is a `google.protobuf` ParseError."""
+    """Read the text of a `.pbtxt` file; a field that Triton does not know is a `google.protobuf` ParseError."""
     from google.protobuf import text_format
 
     return text_format.Parse(text, _pb2().ModelConfig())

@@ -46,7 +46,7 @@ class VersionReport:
 
 
 def describe_versions(root: Path, name: str) -> list[VersionReport]:
-    """Reads all versions of a model.
+    """Read all versions of a model.
 
     Raises:
         RepositoryError: The model is unknown or not imported, or a version is damaged.

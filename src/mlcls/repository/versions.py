@@ -30,17 +30,17 @@ _STEP: Final = re.compile(rf"(?P<model>.+)(?:{'|'.join(STEP_SUFFIXES)})(?:_(?P<v
 
 
 def is_step_name(name: str) -> bool:
-    """Whether a folder of this name can be the step of a model."""
+    """Return whether a folder of this name can be the step of a model."""
     return _STEP.fullmatch(name) is not None
 
 
 def step_folders(root: Path, name: str, version: int) -> dict[str, Path]:
-    """The version folder of each step, by the suffix of the step's name."""
+    """Return the version folder of each step, by the suffix of the step's name."""
     return {suffix: root / step_name(name, suffix, version) / str(version) for suffix in STEP_SUFFIXES}
 
 
 def engine_folder(root: Path, name: str) -> Path:
-    """The version folder of the engine that is active, with its model files and manifest.
+    """Return the version folder of the engine that is active, with its model files and manifest.
 
     Raises:
         RepositoryError: See `active_version`.
@@ -49,7 +49,7 @@ def engine_folder(root: Path, name: str) -> Path:
 
 
 def list_versions(root: Path, name: str) -> list[int]:
-    """Numbers of a model's complete versions, ascending."""
+    """Return numbers of a model's complete versions, ascending."""
     folder = root / name
     if not folder.is_dir():
         return []
@@ -57,7 +57,7 @@ def list_versions(root: Path, name: str) -> list[int]:
 
 
 def find_leftovers(root: Path, name: str) -> dict[int, list[Path]]:
-    """Folders of steps whose version does not exist, by its number: what an interrupted command left.
+    """Return folders of steps whose version does not exist, by its number: what an interrupted command left.
 
     The folders of the first version are none: they hold the configurations of a model that is not imported yet.
     """
@@ -73,7 +73,7 @@ def find_leftovers(root: Path, name: str) -> dict[int, list[Path]]:
 
 
 def read_pin(path: Path) -> int:
-    """The version that an ensemble's configuration serves.
+    """Return the version that an ensemble's configuration serves.
 
     Raises:
         RepositoryError: The file is missing, or its steps are not those of one version.
@@ -95,7 +95,7 @@ def read_pin(path: Path) -> int:
 
 
 def active_version(root: Path, name: str) -> int:
-    """The version that the ensemble serves; the first one of a model that is not imported.
+    """Return the version that the ensemble serves; the first one of a model that is not imported.
 
     Raises:
         RepositoryError: There are several versions, and the ensemble's configuration does not say which.
@@ -114,7 +114,7 @@ def active_version(root: Path, name: str) -> int:
 
 
 def read_replaced(root: Path, name: str, version: int) -> int | None:
-    """The version that was active when this one was made; None for the first.
+    """Return the version that was active when this one was made; None for the first.
 
     Raises:
         RepositoryError: The record is not one.
@@ -132,12 +132,12 @@ def read_replaced(root: Path, name: str, version: int) -> int | None:
 
 
 def render_record(replaces: int | None) -> str:
-    """The text of `version.json`."""
+    """Return the text of `version.json`."""
     return json.dumps({"replaces": replaces}) + "\n"
 
 
 def require_version(root: Path, name: str, version: int) -> None:
-    """Refuses a version that does not exist.
+    """Refuse a version that does not exist.
 
     Raises:
         RepositoryError: It does not.
@@ -148,12 +148,12 @@ def require_version(root: Path, name: str, version: int) -> None:
 
 
 def describe(versions: list[int]) -> str:
-    """A list of numbers for a message."""
+    """Return a list of numbers for a message."""
     return ", ".join(map(str, versions)) or "none"
 
 
 def next_version(root: Path, name: str) -> int:
-    """A number that no version has or had: a server, its log and its metrics may still know the old one by it.
+    """Return a number that no version has or had: a server, its log and its metrics may still know the old one by it.
 
     Raises:
         RepositoryError: The file that remembers the last number is damaged.

@@ -58,7 +58,7 @@ class HealthProbe:
     """Asks the models of one server."""
 
     def __init__(self, http_url: str, metrics_url: str, timeout_s: float = DEFAULT_PROBE_TIMEOUT_S) -> None:
-        """Asks nothing yet.
+        """Ask nothing yet.
 
         Args:
             http_url: `host:port` of the HTTP API.
@@ -72,7 +72,7 @@ class HealthProbe:
         self._numbers = itertools.count(time.time_ns())
 
     def ask(self, model: str) -> Health:
-        """Sends a picture through an ensemble.
+        """Send a picture through an ensemble.
 
         Returns:
             Within twice the timeout.
@@ -92,7 +92,7 @@ class HealthProbe:
         return Health(model, "fails", reason)
 
     def is_loaded(self, model: str) -> bool:
-        """Whether the server says that a model is ready; False too where no server does."""
+        """Return whether the server says that a model is ready; False too where no server does."""
         url = f"http://{self._http_url}/v2/models/{quote(model, safe='')}/ready"
         try:
             with self._opener.open(url, timeout=self._timeout_s) as response:
@@ -101,7 +101,7 @@ class HealthProbe:
             return False
 
     def _infer(self, model: str) -> str | None:
-        """Asks once; None where a good answer came, else what came."""
+        """Ask once; None where a good answer came, else what came."""
         picture = make_picture(next(self._numbers))
         tensor = struct.pack("<I", len(picture)) + picture
         document = {
@@ -138,7 +138,7 @@ class HealthProbe:
         return None if status == "OK" else f"the status {status!r}"
 
     def _count_answers(self, model: str) -> int | None:
-        """Requests that an ensemble has answered so far; None where the server does not tell."""
+        """Return requests that an ensemble has answered so far; None where the server does not tell."""
         pattern = re.compile(rf'nv_inference_request_success\{{[^}}]*model="{re.escape(model)}"[^}}]*\}} ([0-9.e+]+)')
         try:
             with self._opener.open(self._metrics_url, timeout=self._timeout_s) as response:
@@ -149,7 +149,7 @@ class HealthProbe:
 
 
 def make_picture(number: int) -> bytes:
-    """A small PNG whose pixels are a number: each number gives another one."""
+    """Return a small PNG whose pixels are a number: each number gives another one."""
     row = b"\0" + (number % (1 << 64)).to_bytes(8, "little") * (3 * _SIDE // 8)
     header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row * _SIDE)), (b"IEND", b""))

@@ -15,12 +15,12 @@ from mlcls.errors import MissingExtraError, RepositoryError, ServerError
 
 BACKENDS: Final = ("mlcls_preprocess", "mlcls_engine", "mlcls_postprocess")
 
-#: Environment variable that names the folder of the Python backends.
+# Environment variable that names the folder of the Python backends.
 BACKENDS_VARIABLE: Final = "MLCLS_PYTHON_BACKENDS"
 
-#: Environment of the server, where the caller's does not set it: malloc keeps the memory of a decoded photo for the
-#: next one instead of giving it back. The page faults cost as much as decoding: 6.5 ms without, 4.3 ms with this, for
-#: decoding and resizing a JPEG file of 640x480 on one core.
+# Environment of the server, where the caller's does not set it: malloc keeps the memory of a decoded photo for the
+# next one instead of giving it back. The page faults cost as much as decoding: 6.5 ms without, 4.3 ms with this, for
+# decoding and resizing a JPEG file of 640x480 on one core.
 ALLOCATOR_VARIABLES: Final = {name: str(256 << 20) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")}
 
 
@@ -41,11 +41,11 @@ class TritonInstallation:
     stub: Path | None = None
 
     def has_backend(self, name: str) -> bool:
-        """Whether a backend of this name is installed."""
+        """Return whether a backend of this name is installed."""
         return (self.backends / name).is_dir()
 
     def assemble_backends(self, folder: Path) -> None:
-        """Fills an empty folder with all backends: Triton's own, and links to the three of this project."""
+        """Fill an empty folder with all backends: Triton's own, and links to the three of this project."""
         for backend in sorted(self.backends.iterdir()):
             if backend.name != "python" or self.stub is None:
                 (folder / backend.name).symlink_to(backend)
@@ -64,7 +64,7 @@ class TritonInstallation:
             (folder / name).symlink_to(own / name)
 
     def environment(self) -> dict[str, str]:
-        """Environment variables of the server process."""
+        """Return environment variables of the server process."""
         environment = dict(os.environ)
         known = environment.get("LD_LIBRARY_PATH")
         folders = [str(folder) for folder in self.library_folders] + ([known] if known else [])
@@ -77,7 +77,7 @@ class TritonInstallation:
 
 
 def embedded_installation() -> TritonInstallation:
-    """The tritonserver that the wheel `nvidia-pytriton` carries.
+    """Return the tritonserver that the wheel `nvidia-pytriton` carries.
 
     Raises:
         MissingExtraError: The wheel is not installed.
@@ -103,7 +103,7 @@ def embedded_installation() -> TritonInstallation:
 
 
 def system_installation(root: Path) -> TritonInstallation:
-    """A tritonserver in a folder laid out as NVIDIA's container has it (`/opt/tritonserver`).
+    """Return a tritonserver in a folder laid out as NVIDIA's container has it (`/opt/tritonserver`).
 
     Raises:
         ServerError: The folder has no tritonserver.
@@ -115,7 +115,7 @@ def system_installation(root: Path) -> TritonInstallation:
 
 
 def find_backends() -> Path:
-    """The folder of the three Python backends: `$MLCLS_PYTHON_BACKENDS`, beside the package, or the checkout's.
+    """Return the folder of the three Python backends: `$MLCLS_PYTHON_BACKENDS`, beside the package, or the checkout's.
 
     Raises:
         RepositoryError: It is not found.
@@ -133,7 +133,7 @@ def find_backends() -> Path:
 
 
 def _python_library_folder(version: str) -> Path:
-    """The folder of `libpythonX.Y.so.1.0`, which the stub process is linked to."""
+    """Return the folder of `libpythonX.Y.so.1.0`, which the stub process is linked to."""
     name = f"libpython{version}.so.1.0"
     folders = [Path(str(sysconfig.get_config_var("LIBDIR"))), Path(sys.base_prefix) / "lib"]
     multiarch = sysconfig.get_config_var("MULTIARCH")

@@ -26,27 +26,27 @@ from mlcls.errors import ConfigError
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: Final[tuple[LogFormat, ...]] = ("text", "json")
 
-#: Environment variable with the default of `--log-format`.
+# Environment variable with the default of `--log-format`.
 LOG_FORMAT_VARIABLE: Final = "MLCLS_LOG_FORMAT"
 
 Record = dict[str, Any]
 
-#: `2026-01-31T12:00:00Z E 4711 model_lifecycle.cc:654] "text"`; level and process id change places between releases.
+# `2026-01-31T12:00:00Z E 4711 model_lifecycle.cc:654] "text"`; level and process id change places between releases.
 _LINE: Final = re.compile(
     r"(?P<time>\S+) (?:(?P<pid>\d+) )?(?:\d+ )*(?P<level>[EWI]) (?:(?P<pid2>\d+) )?(?:\d+ )*"
     r"(?P<source>[\w./]+:\d+)\] ?(?P<text>.*)"
 )
 _LEVELS: Final = {"E": "ERROR", "W": "WARNING", "I": "INFO"}
 
-#: A message that does not end is written in pieces of this length.
+# A message that does not end is written in pieces of this length.
 _MAX_CHARACTERS: Final = 1 << 16
-#: How long a message of several lines is waited for.
+# How long a message of several lines is waited for.
 _PAUSE_S: Final = 0.2
 _TAIL_LINES: Final = 2000
 
 
 def read_log_format(given: str | None, environment: Mapping[str, str] = os.environ) -> LogFormat:
-    """The format that was asked for, by the option or else by the environment.
+    """Return the format that was asked for, by the option or else by the environment.
 
     Raises:
         ConfigError: The environment names another one.
@@ -62,12 +62,12 @@ class JsonLog:
     """Writes objects to a stream, a line each; several threads may use it at once."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        """Writes to the stream, which stays the caller's."""
+        """Write to the stream, which stays the caller's."""
         self._stream = stream
         self._lock = threading.Lock()
 
     def write(self, record: Record) -> None:
-        """Writes one object."""
+        """Write one object."""
         line = to_ascii_json(record).encode() + b"\n"
         with self._lock:
             self._stream.write(line)
@@ -75,7 +75,7 @@ class JsonLog:
 
 
 def make_record(level: str, logger: str, message: str, time: str | None = None, **fields: Any) -> Record:
-    """The content of a line.
+    """Return the content of a line.
 
     Args:
         level: `INFO`, `WARNING` or `ERROR`.
@@ -97,7 +97,7 @@ class TritonLines:
         self._texts: list[str] = []
 
     def add(self, line: str) -> list[Record]:
-        """Takes a line without its end; gives the messages that it ends."""
+        """Take a line without its end; give the messages that it ends."""
         match = _LINE.fullmatch(line)
         if match is None:
             if not line.strip() and any(self._texts):  # after a table, for example
@@ -118,7 +118,7 @@ class TritonLines:
         return [*ended, *self.finish()] if is_whole else ended
 
     def finish(self) -> list[Record]:
-        """The message that is open, if any."""
+        """Return the message that is open, if any."""
         record, text = self._open, "\n".join(self._texts).strip()
         self._open, self._texts = None, []
         if record is None or not text:
@@ -130,7 +130,7 @@ class TritonLines:
 
 
 def _unquote(text: str) -> str:
-    """The text of a message that Triton wrote as a JSON string."""
+    """Return the text of a message that Triton wrote as a JSON string."""
     try:
         content = json.loads(text)
     except ValueError:
@@ -139,7 +139,7 @@ def _unquote(text: str) -> str:
 
 
 def _with_fields(record: Record) -> Record:
-    """What a refused request's line says, as fields; that of this project's own code alone is believed."""
+    """Return what a refused request's line says, as fields; that of this project's own code alone is believed."""
     message = record["message"]
     if record.get("source", "").startswith(f"{REFUSED_SOURCE}:") and message.startswith(REFUSED):
         try:
@@ -156,7 +156,7 @@ class TritonLogPump:
     """Reads Triton's text from a pipe and writes objects, in a thread of its own."""
 
     def __init__(self, pipe: IO[bytes], write: Callable[[Record], None]) -> None:
-        """Starts.
+        """Start.
 
         Args:
             pipe: The end to read from; closed at the end.
@@ -171,18 +171,18 @@ class TritonLogPump:
 
     @classmethod
     def start(cls, process: subprocess.Popen[bytes], log: IO[bytes] | None) -> TritonLogPump:
-        """Reads a process's standard output and writes to a stream, by default to this process's own output."""
+        """Read a process's standard output and write to a stream, by default to this process's own output."""
         pipe = process.stdout
         if pipe is None:
             raise ValueError("Expected a process whose standard output is a pipe.")
         return cls(pipe, JsonLog(sys.stdout.buffer if log is None else log).write)
 
     def tail(self) -> str:
-        """The last lines as Triton wrote them."""
+        """Return the last lines as Triton wrote them."""
         return "\n".join(self._tail)
 
     def join(self, timeout_s: float) -> None:
-        """Waits until everything is written; the pipe ends with the last process that holds its other end."""
+        """Wait until everything is written; the pipe ends with the last process that holds its other end."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -229,7 +229,7 @@ class Announcements:
         self.log = JsonLog(sys.stdout.buffer) if log_format == "json" else None
 
     def say(self, message: str, level: Level = "INFO") -> None:
-        """Writes a line."""
+        """Write a line."""
         if self.log is not None:
             sys.stdout.flush()
             self.log.write(make_record(level, "mlcls", message))
@@ -239,21 +239,21 @@ class Announcements:
             print(message, file=sys.stderr, flush=True)
 
     def warn_now(self, message: str) -> None:
-        """Writes a warning with its time."""
+        """Write a warning with its time."""
         self.say(message if self.log is not None else f"{datetime.now():%Y-%m-%d %H:%M:%S} {message}", "WARNING")
 
 
-#: Lines that tell nothing about a machine without a GPU.
+# Lines that tell nothing about a machine without a GPU.
 _HARMLESS: Final = re.compile(r"CudaDriverHelper|NVML|DCGM|CUDA driver version is insufficient")
 
 _TAIL_BYTES: Final = 1 << 20
 
-#: As the path of the log: Triton's log goes to standard output, as a container's should.
+# As the path of the log: Triton's log goes to standard output, as a container's should.
 STANDARD_OUTPUT: Final = Path("-")
 
 
 def describe_end(log_path: Path, exit_status: int, tail: str | None = None) -> str:
-    """One line for a server that ended: the first reason in its log, else how the process ended.
+    """Return one line for a server that ended: the first reason in its log, else how the process ended.
 
     Args:
         log_path: The log.
@@ -277,7 +277,7 @@ def describe_end(log_path: Path, exit_status: int, tail: str | None = None) -> s
 
 
 def find_reason(log: str) -> str | None:
-    """The reason why a server could not start or run, from its log; None where the log has none."""
+    """Return the reason why a server could not start or run, from its log; None where the log has none."""
     errors: list[str] = []
     for line in log.splitlines():
         match = _LINE.fullmatch(line)

@@ -39,7 +39,7 @@ class ModelControl:
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 300.0) -> None:
-        """Connects to nothing yet.
+        """Connect to nothing yet.
 
         Args:
             url: Of the HTTP API, `http://127.0.0.1:8000`.
@@ -60,7 +60,7 @@ class ModelControl:
         self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
 
     def states(self) -> dict[tuple[str, int], ModelState]:
-        """The state of each version of each model that was ever loaded.
+        """Return the state of each version of each model that was ever loaded.
 
         Raises:
             ModelControlError: The server cannot be asked.
@@ -73,7 +73,7 @@ class ModelControl:
         }
 
     def is_ready(self, model: str, version: int) -> bool:
-        """Whether a version of a model answers requests; False too where no server does."""
+        """Return whether a version of a model answers requests; False too where no server does."""
         path = f"/v2/models/{quote(model, safe='')}/versions/{version}/ready"
         try:
             with self._opener.open(self.url + path, timeout=_QUERY_TIMEOUT_S) as response:
@@ -82,7 +82,7 @@ class ModelControl:
             return False
 
     def load(self, model: str, version: int) -> None:
-        """Has a model loaded, again where it is, and waits until a version of it is ready.
+        """Have a model loaded, again if it is, and wait until a version of it is ready.
 
         Raises:
             ModelControlError: The server cannot load it; the text has Triton's reason.
@@ -106,7 +106,7 @@ class ModelControl:
             time.sleep(_POLL_INTERVAL_S)
 
     def unload(self, model: str) -> None:
-        """Has a model unloaded once its requests are answered; a server that polls keeps what is in its repository.
+        """Have a model unloaded once its requests are answered; a server that polls keeps what is in its repository.
 
         Raises:
             ModelControlError: The server refuses.
@@ -117,7 +117,7 @@ class ModelControl:
             return
 
     def wait_until_drained(self, model: str, version: int) -> None:
-        """Waits until the requests that a version of a model had taken are answered, for as long as loading may take.
+        """Wait until the requests that a version of a model had taken are answered, for as long as loading may take.
 
         Raises:
             ModelControlError: The server cannot be asked.
@@ -165,12 +165,12 @@ def _read_reason(error: urllib.error.HTTPError) -> str:
 
 
 def _shorten(reason: str) -> str:
-    """Triton's reason without the traceback of a Python backend."""
+    """Return Triton's reason without the traceback of a Python backend."""
     return reason.split("\n\nAt:")[0].strip().replace("\n", " ")[:1000]
 
 
 def drain(url: str, key: str, models: Sequence[str], timeout_s: float) -> bool:
-    """Unloads ensembles and waits until the requests that they had taken are answered.
+    """Unload ensembles and wait until the requests that they had taken are answered.
 
     SIGTERM alone is not enough: Triton then refuses a request that is between two steps of its ensemble. An ensemble
     that is unloaded answers what it has taken, and refuses the rest at once, as unavailable.

@@ -14,30 +14,30 @@ from mlcls.errors import ConfigError, ServerError
 from mlcls.repository.settings import Target
 from mlcls.server.logs import LogFormat
 
-#: APIs that change the server or read its memory; open ones would let any client unload a model.
+# APIs that change the server or read its memory; open ones would let any client unload a model.
 CLOSED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
 
-#: What Triton's deployment guide closes besides on a server that others can reach. The configuration of a model stays
-#: open: the client learns from it how many images a request may hold.
+# What Triton's deployment guide closes besides on a server that others can reach. The configuration of a model stays
+# open: the client learns from it how many images a request may hold.
 CLOSED_APIS_IN_PRODUCTION: Final = (*CLOSED_APIS, "statistics")
 
-#: How long requests in flight may take at the end of a server; as long as one may wait in a queue.
+# How long requests in flight may take at the end of a server; as long as one may wait in a queue.
 DEFAULT_DRAIN_TIMEOUT_S: Final = 30.0
 
-#: Environment variable with the key of the closed APIs; without it, a random key that nobody knows closes them.
+# Environment variable with the key of the closed APIs; without it, a random key that nobody knows closes them.
 ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
-#: Header of an HTTP request that carries it.
+# Header of an HTTP request that carries it.
 ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
 
-#: What goes through a header and through Triton's option alike, spaces within included.
+# What goes through a header and through Triton's option alike, spaces within included.
 _KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
-#: Every so manieth request is traced unless told otherwise.
+# Every so manieth request is traced unless told otherwise.
 DEFAULT_TRACE_EVERY: Final = 100
 
 SERVICE_NAME: Final = "mlcls"
 
-#: Triton's option separates by commas; a name with a password would be seen by everyone who lists the processes.
+# Triton's option separates by commas; a name with a password would be seen by everyone who lists the processes.
 _URL: Final = re.compile(
     r"https?://[\w.-]+(:\d{1,5})?(/[\w./~%+-]*)?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?(/[\w./~%+-]*)?"
 )
@@ -65,7 +65,7 @@ class TraceSettings:
             raise ConfigError(f"Expected --trace-rate 1 (every request) to 1000000 (each millionth), got {self.every}.")
 
     def arguments(self) -> list[str]:
-        """Options of tritonserver."""
+        """Return options of tritonserver."""
         return [
             "--trace-config=mode=opentelemetry",
             f"--trace-config=opentelemetry,url={self.url}",
@@ -111,13 +111,13 @@ class ServerOptions:
 
     @classmethod
     def on_free_ports(cls, repository: Path, *models: str) -> ServerOptions:
-        """Options for a server that only this process will talk to."""
+        """Return options for a server that only this process will talk to."""
         http_port, grpc_port, metrics_port = free_ports(3)
         return cls(repository, models, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
 
 
 def read_admin_key() -> str:
-    """The key of the environment, else a random one.
+    """Return the key of the environment, else a random one.
 
     Raises:
         ServerError: The key of the environment has characters that a header cannot carry; it is not shown.
@@ -136,7 +136,7 @@ def read_admin_key() -> str:
 def build_command(
     options: ServerOptions, executable: Path, backends: Path, shared_memory_prefix: str, admin_key: str
 ) -> list[str]:
-    """The command line of tritonserver.
+    """Return the command line of tritonserver.
 
     Args:
         options: How to serve.

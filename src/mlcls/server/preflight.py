@@ -24,7 +24,7 @@ def check_models(
     installation: TritonInstallation,
     read_machine: Callable[[], Machine] = read_machine,
 ) -> None:
-    """Checks everything that can be known before a server is started.
+    """Check everything that can be known before a server is started.
 
     Args:
         root: The model repository.

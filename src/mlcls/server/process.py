@@ -26,7 +26,7 @@ from mlcls.server.preflight import check_models
 
 _STOP_TIMEOUT_S: Final = 40.0
 
-#: How long the last lines of the log may take to be written once the processes have ended.
+# How long the last lines of the log may take to be written once the processes have ended.
 _LOG_TIMEOUT_S: Final = 5.0
 
 
@@ -40,7 +40,7 @@ class TritonServer:
     """
 
     def __init__(self, options: ServerOptions, installation: TritonInstallation | None = None) -> None:
-        """Starts the server and waits until all models are ready.
+        """Start the server and wait until all models are ready.
 
         Raises:
             RepositoryError: A model is unknown, has no weights, is stale or mixed up; nothing was started.
@@ -91,7 +91,7 @@ class TritonServer:
         return self._process.pid
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Blocks until the server ends by itself, or for a time.
+        """Block until the server ends by itself, or for a time.
 
         Raises:
             ServerError: It ended; the text has its last words.
@@ -103,7 +103,7 @@ class TritonServer:
         raise ServerError(self._describe_end())
 
     def stop(self, drain_timeout_s: float | None = None) -> None:
-        """Ends the server: requests in flight are answered, then all its processes and shared memory are gone.
+        """End the server: requests in flight are answered, then all its processes and shared memory are gone.
 
         Args:
             drain_timeout_s: How long that may take; by default what the options say.
@@ -119,13 +119,13 @@ class TritonServer:
         self.kill()
 
     def abandon(self, drain_timeout_s: float) -> None:
-        """Ends a server that is not well: what it still can answer in this time is answered, the rest is lost."""
+        """End a server that is not well: what it still can answer in this time is answered, the rest is lost."""
         if self._process.poll() is None:
             drain(self.http_url, self.admin_key, self.options.models, drain_timeout_s)
         self.kill()
 
     def kill(self) -> None:
-        """Ends the server at once: requests in flight are lost, all its processes and shared memory are gone."""
+        """End the server at once: requests in flight are lost, all its processes and shared memory are gone."""
         process = getattr(self, "_process", None)
         if process is not None and not self._is_gone:
             if process.poll() is None:
@@ -140,13 +140,13 @@ class TritonServer:
         self._cleanup.close()
 
     def __enter__(self) -> TritonServer:
-        """The server itself; it is ready."""
+        """Return the server itself; it is ready."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the server."""
+        """End the server."""
         self.stop()
 
     def _start(self, installation: TritonInstallation) -> None:

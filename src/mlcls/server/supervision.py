@@ -19,13 +19,13 @@ from mlcls.server.health_probe import DEFAULT_PROBE_TIMEOUT_S, HealthProbe
 from mlcls.server.process import TritonServer
 from mlcls.server.watchdog import DEFAULT_HANG_TIMEOUT_S, Watchdog
 
-#: How often the processes are looked at.
+# How often the processes are looked at.
 WATCH_INTERVAL_S: Final = 0.25
 
-#: Probes in a row that a model must leave unanswered; one alone may have met a machine that was busy with other things.
+# Probes in a row that a model must leave unanswered; one alone may have met a machine that was busy with other things.
 FAILED_PROBES: Final = 2
 
-#: What a server that is not well is given to answer requests of the models that are.
+# What a server that is not well is given to answer requests of the models that are.
 ABANDON_TIMEOUT_S: Final = 2.0
 
 Say = Callable[[str], None]
@@ -96,7 +96,7 @@ class Restarts:
         return len(self._times_s)
 
     def note(self, reason: str, healthy_s: float) -> float:
-        """Notes a fault.
+        """Note a fault.
 
         Args:
             reason: What was wrong.
@@ -122,7 +122,7 @@ class Restarts:
 
 
 def watch(server: TritonServer, settings: WatchSettings, also: Callable[[], None] = lambda: None) -> None:
-    """Blocks while a server is well.
+    """Block while a server is well.
 
     Args:
         server: It is ready.
@@ -147,7 +147,7 @@ def watch(server: TritonServer, settings: WatchSettings, also: Callable[[], None
 def keep_serving(
     start: Callable[[], TritonServer], serve: Callable[[TritonServer], None], restarts: Restarts | None, say: Say
 ) -> None:
-    """Starts a server and serves; again after each fault where restarts are wanted.
+    """Start a server and serve; again after each fault where restarts are wanted.
 
     Args:
         start: Starts a server, which is ready then.

@@ -10,10 +10,10 @@ from typing import Final
 from mlcls.backends.pulse import read_pulses
 from mlcls.base.processes import ProcessState, read_process
 
-#: How long one request or batch may take in a Python step; slow models on slow machines take a few seconds.
+# How long one request or batch may take in a Python step; slow models on slow machines take a few seconds.
 DEFAULT_HANG_TIMEOUT_S: Final = 60.0
 
-#: A process that is stopped this long is not under a debugger for a moment.
+# A process that is stopped this long is not under a debugger for a moment.
 STOPPED_GRACE_S: Final = 2.0
 
 
@@ -27,7 +27,7 @@ class Watchdog:
         hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Looks at nothing yet.
+        """Look at nothing yet.
 
         Args:
             server_pid: Process id of tritonserver.
@@ -43,7 +43,7 @@ class Watchdog:
         self._stopped_since_ns: dict[int, int] = {}
 
     def find_fault(self) -> str | None:
-        """What is wrong with a process of the server, as the beginning of a sentence; None where nothing is."""
+        """Return what is wrong with a process of the server, as the beginning of a sentence; None where nothing is."""
         if self._is_stopped_long(self._server_pid, read_process(self._server_pid)):
             return f"tritonserver (process {self._server_pid}) is stopped"
         for pulse in read_pulses(self._pulses):

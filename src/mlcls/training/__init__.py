@@ -1,1 +1,1 @@
-"""Networks of the six models: building, initialising, loading weights. Needs the extra `train`."""
+"""Networks of the six models: building, initializing, loading weights. Needs the extra `train`."""

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     import paddle
 
 
-#: The widths that PaddleClas has PP-LCNet in, as factors of its channels; the official model is 1.0.
+# The widths that PaddleClas has PP-LCNet in, as factors of its channels; the official model is 1.0.
 PPLCNET_SCALES: Final = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
-#: PaddleClas's defaults of `MLDecoder`: the official models.
+# PaddleClas's defaults of `MLDecoder`: the official models.
 DECODER_WIDTH: Final = 768
 _DECODER_HEADS: Final = 8
 _HIDDEN_RATIO: Final = 8 / 3
 
 _PPLCNET: Final = "PPLCNet_x1_0"
-#: Its last block's pointwise convolution, by whose outputs (512 at 1.0) a file of weights tells its scale.
+# Its last block's pointwise convolution, by whose outputs (512 at 1.0) a file of weights tells its scale.
 _PPLCNET_LAST: Final = "blocks6.1.pw_conv.conv.weight"
 _PPLCNET_LAST_CHANNELS: Final = 512
 _QUERIES: Final = "query_pos_embed.weight"
@@ -46,7 +46,7 @@ class NetworkSize:
     decoder_width: int = DECODER_WIDTH
 
     def check(self, architecture: str) -> None:
-        """Refuses a size that the architecture does not come in.
+        """Refuse a size that the architecture does not come in.
 
         Raises:
             ModelFormatError: It does not.
@@ -62,7 +62,7 @@ class NetworkSize:
 
     @classmethod
     def of_parameters(cls, architecture: str, state: Mapping[str, Any]) -> NetworkSize:
-        """The size that a file of weights has; what it does not tell is taken for the official model's."""
+        """Return the size that a file of weights has; what it does not tell is taken for the official model's."""
         scale, width = 1.0, DECODER_WIDTH
         if official_model(architecture).backbone == _PPLCNET and _PPLCNET_LAST in state:
             scale = int(state[_PPLCNET_LAST].shape[0]) / _PPLCNET_LAST_CHANNELS
@@ -76,7 +76,7 @@ class NetworkSize:
 def build_network(
     architecture: str, num_labels: int, query_num: int | None = None, size: NetworkSize | None = None
 ) -> paddle.nn.Layer:
-    """Builds a network with fresh weights drawn from paddle's global generator (see `paddle.seed`).
+    """Build a network with fresh weights drawn from paddle's global generator (see `paddle.seed`).
 
     Args:
         architecture: Name of one of the six models.
@@ -124,7 +124,7 @@ def build_network(
 
 
 def find_decoder(network: paddle.nn.Layer) -> Any:
-    """The ML-Decoder head of a network (PaddleClas's `MLDecoder`)."""
+    """Return the ML-Decoder head of a network (PaddleClas's `MLDecoder`)."""
     decoders = [layer for layer in network.sublayers() if type(layer).__name__ == "MLDecoder"]
     if len(decoders) != 1:
         raise ModelFormatError(f"Expected a network with one ML-Decoder head, got {len(decoders)} of them.")
@@ -132,7 +132,7 @@ def find_decoder(network: paddle.nn.Layer) -> Any:
 
 
 def load_trained_network(architecture: str, num_labels: int, weights: Path) -> paddle.nn.Layer:
-    """Builds a network, of the size that the file has, and loads all its parameters from a `.pdparams` file.
+    """Build a network, of the size that the file has, and load all its parameters from a `.pdparams` file.
 
     Raises:
         ModelFormatError: The file is no parameter file, or its parameters are not exactly those of the network.
@@ -161,7 +161,7 @@ def load_trained_network(architecture: str, num_labels: int, weights: Path) -> p
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """Reads a `.pdparams` file.
+    """Read a `.pdparams` file.
 
     Returns:
         Tensors by structured name.

@@ -1,6 +1,6 @@
 """Changes of training images: Cutout and RandAugment as PaddleClas's multi-label recipes use them.
 
-Both work on the resized image, before normalisation. All draws come from the generator that is passed in.
+Both work on the resized image, before normalization. All draws come from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
-#: What an image that is moved or turned leaves uncovered.
+# What an image that is moved or turned leaves uncovered.
 _GRAY: Final = (128, 128, 128)
-#: Operations for each image, and the probability of each (PaddleClas's `RandAugmentV4`, of ML-Decoder's authors).
+# Operations for each image, and the probability of each (PaddleClas's `RandAugmentV4`, of ML-Decoder's authors).
 _OPERATIONS: Final = 2
 _PROBABILITY: Final = 0.5
-#: A magnitude is one ninth to nine ninths of the highest, each as likely.
+# A magnitude is one ninth to nine ninths of the highest, each as likely.
 _MAGNITUDES: Final = 9
 
 
@@ -35,7 +35,7 @@ class Augmentation:
     rand_augment: bool = True
 
     def apply(self, pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """A changed copy of (H, W, 3) uint8 RGB, of the same shape."""
+        """Return a changed copy of (H, W, 3) uint8 RGB, of the same shape."""
         if self.cutout:
             pixels = cut_out(pixels, generator)
         if self.rand_augment:
@@ -44,18 +44,18 @@ class Augmentation:
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of one image in one epoch; what it draws depends on nothing else, and so not on who reads it."""
+    """Return the generator of one image in one epoch; what it draws depends on nothing else."""
     return np.random.default_rng((seed, epoch, index))
 
 
 def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Covers a rectangle of half the image's sides, centred anywhere, with one random colour.
+    """Cover a rectangle of half the image's sides, centered anywhere, with one random color.
 
     Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
 
     Args:
         pixels: (H, W, 3) uint8; left as it is.
-        generator: Where and in what colour.
+        generator: Where and in what color.
     """
     height, width = pixels.shape[:2]
     row, column = (int(generator.integers(side)) for side in (height, width))
@@ -67,7 +67,7 @@ def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> np
 
 
 def rand_augment(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Draws two of fifteen operations with a magnitude each and does each with probability one half.
+    """Draw two of fifteen operations with a magnitude each and do each with probability one half.
 
     Source: Cubuk et al., "RandAugment", 2020, in the form of ML-Decoder's authors.
 
@@ -102,7 +102,7 @@ def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> _Opera
 
 
 def _cover_small(image: Image.Image, magnitude: float, _sign: int, place: npt.NDArray[np.float64]) -> Image.Image:
-    """A gray square of up to 40 pixels at an input of 448."""
+    """Return a gray square of up to 40 pixels at an input of 448."""
     side = max(1, round(40 / 448 * magnitude * max(image.size)))
     left, top = (int(fraction * length) - side // 2 for fraction, length in zip(place, image.size, strict=True))
     covered = image.copy()
@@ -110,8 +110,8 @@ def _cover_small(image: Image.Image, magnitude: float, _sign: int, place: npt.ND
     return covered
 
 
-#: Each takes an image, a magnitude above 0 and at most 1, a sign and a place in fractions of width and height. The
-#: highest magnitudes are AutoAugment's (Cubuk et al., 2019).
+# Each takes an image, a magnitude above 0 and at most 1, a sign and a place in fractions of width and height. The
+# highest magnitudes are AutoAugment's (Cubuk et al., 2019).
 OPERATIONS: Final[dict[str, _Operation]] = {
     "shear_x": lambda image, m, sign, _: _affine(image, shear_x=0.3 * m * sign),
     "shear_y": lambda image, m, sign, _: _affine(image, shear_y=0.3 * m * sign),

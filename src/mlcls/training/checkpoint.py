@@ -21,7 +21,7 @@ from mlcls.paddle.states import read_state
 
 SUFFIXES: Final = ("pdparams", "pdema", "pdopt", "pdstates")
 FORMAT_VERSION: Final = 1
-#: Where the weights that are trained lie when the average is what `.pdparams` publishes.
+# Where the weights that are trained lie when the average is what `.pdparams` publishes.
 _TRAINED_WEIGHTS: Final = "trained_weights"
 
 
@@ -44,7 +44,7 @@ class Checkpoint:
 
 @contextmanager
 def checkpoint_folder(folder: Path, name: str, checkpoint: Checkpoint, publish_average: bool = False) -> Iterator[Path]:
-    """Writes a checkpoint; the folder takes its place when the `with` block ends, with what the block added to it.
+    """Write a checkpoint; the folder takes its place when the `with` block ends, with what the block added to it.
 
     Args:
         folder: Where to; what is there is replaced.
@@ -69,13 +69,13 @@ def checkpoint_folder(folder: Path, name: str, checkpoint: Checkpoint, publish_a
 
 
 def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, publish_average: bool = False) -> None:
-    """Writes a checkpoint and nothing else; see `checkpoint_folder`."""
+    """Write a checkpoint and nothing else; see `checkpoint_folder`."""
     with checkpoint_folder(folder, name, checkpoint, publish_average):
         pass
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint.
+    """Read a checkpoint.
 
     Args:
         path: The folder, one of its four files, or the path of one without its suffix.

@@ -10,7 +10,7 @@ from mlcls.training.history import History
 
 
 def draw_curves(history: History, title: str) -> bytes:
-    """Draws the three curves above one another.
+    """Draw the three curves above one another.
 
     Args:
         history: What was done so far; may be empty.

@@ -29,7 +29,7 @@ class TrainingData:
 
     @classmethod
     def read(cls, folder: Path, num_classes: int | None = None) -> TrainingData:
-        """Reads the three files and looks for every image, without opening any.
+        """Read the three files and look for every image, without opening any.
 
         Args:
             folder: The dataset.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def ema_decay(step: int, decay: float) -> float:
-    """The decay at a step, counted from 0: `decay` in the long run, less before.
+    """Return the decay at a step, counted from 0: `decay` in the long run, less before.
 
     With a fixed 0.9997 the average of a run of a few hundred steps would still be made of its first weights. The ramp
     (1 + step) / (10 + step), TensorFlow's for `ExponentialMovingAverage`, averages over about the last ninth of the
@@ -27,7 +27,7 @@ class WeightAverage:
     """
 
     def __init__(self, network: paddle.nn.Layer, decay: float) -> None:
-        """Starts with the network's weights as they are.
+        """Start with the network's weights as they are.
 
         Args:
             network: The network that is trained.
@@ -40,7 +40,7 @@ class WeightAverage:
         self._pairs = [(tensor, source[name]) for name, tensor in self.network.state_dict().items()]
 
     def update(self, step: int) -> None:
-        """Moves the average towards the network's weights after a step, counted from 0."""
+        """Move the average towards the network's weights after a step, counted from 0."""
         import paddle
 
         weight = 1 - ema_decay(step, self._decay)

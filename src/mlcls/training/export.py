@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ from mlcls.paddle.runtime import import_paddle
 if TYPE_CHECKING:
     import paddle
 
-#: Photos whose statistics a fresh network gets; few, since the largest networks need a second or more for each.
-CALIBRATION_PHOTOS = 8
+# Photos whose statistics a fresh network gets; few, since the largest networks need a second or more for each.
+CALIBRATION_PHOTOS: Final = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ExportReport:
 
     Attributes:
         folder: The PaddleX inference model.
-        weights: The `.pdparams` that were loaded; None for a freshly initialised network.
+        weights: The `.pdparams` that were loaded; None for a freshly initialized network.
         smallest_spread: Of a fresh network, the smallest spread of scores between two calibration photos.
     """
 
@@ -53,7 +53,7 @@ def export_model(
     photos: Sequence[Path] = (),
     with_sigmoid: bool = True,
 ) -> ExportReport:
-    """Exports a trained or a freshly initialised model as a PaddleX inference model.
+    """Export a trained or a freshly initialized model as a PaddleX inference model.
 
     A fresh model is made sensitive to its input (see `mlcls.training.initialization`); the same seed gives the same
     weights on the same kind of processor.

@@ -53,12 +53,12 @@ class History:
     image_count: int = 0
 
     def add_loss(self, loss_sum: float, image_count: int) -> None:
-        """Counts a step's losses in."""
+        """Count a step's losses in."""
         self.loss_sum += loss_sum
         self.image_count += image_count
 
     def close_row(self, step: int, epoch: int, learning_rate: float) -> StepRow:
-        """Makes a row of what was counted since the last one."""
+        """Make a row of what was counted since the last one."""
         row = StepRow(step, epoch, learning_rate, self.loss_sum / self.image_count)
         self.steps.append(row)
         self.loss_sum, self.image_count = 0.0, 0
@@ -70,7 +70,7 @@ class History:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> History:
-        """The history that gave this state."""
+        """Return the history that gave this state."""
         return cls(
             [StepRow(**row) for row in state["steps"]],
             [EvaluationRow(**row) for row in state["evaluations"]],
@@ -80,7 +80,7 @@ class History:
 
 
 def format_csv(row_type: type[StepRow] | type[EvaluationRow], rows: Sequence[StepRow | EvaluationRow]) -> str:
-    """The text of a CSV file with a head line; numbers in full precision."""
+    """Return the text of a CSV file with a head line; numbers in full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in dataclasses.fields(row_type))

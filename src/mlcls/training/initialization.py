@@ -1,7 +1,7 @@
-"""Makes a freshly initialised network answer to its input.
+"""Makes a freshly initialized network answer to its input.
 
 A fresh network all but ignores the picture: over real photos its scores differ by less than 5e-5, so that a comparison
-of two runtimes passes whatever they compute. The cure is data-dependent initialisation (Mishkin and Matas, "All you
+of two runtimes passes whatever they compute. The cure is data-dependent initialization (Mishkin and Matas, "All you
 need is a good init", ICLR 2016): batch-norm statistics are taken from real photos, and the linear layers of the head
 are rescaled, feature by feature, to unit variance over those photos.
 
@@ -26,23 +26,23 @@ from mlcls.training.architectures import find_decoder
 if TYPE_CHECKING:
     import paddle
 
-#: Distribution of the logits of each label over the photos: about one label in six is above 0 (score 0.5).
+# Distribution of the logits of each label over the photos: about one label in six is above 0 (score 0.5).
 LOGIT_MEAN: Final = -1.0
 LOGIT_STD: Final = 1.0
 
-#: Bias of a fresh network's batch norms.
+# Bias of a fresh network's batch norms.
 NORM_BIAS: Final = 2.0
 
-#: The least by which the scores of some label must differ between two photos.
+# The least by which the scores of some label must differ between two photos.
 MIN_SCORE_SPREAD: Final = 0.05
 
 
 def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float32]) -> float:
-    """Rescales a fresh network in place so that its scores depend on the picture.
+    """Rescale a fresh network in place so that its scores depend on the picture.
 
     Args:
         network: A network of `build_network` with fresh weights.
-        inputs: Normalised real photos, (N, 3, H, W) float32, all different, N at least 4.
+        inputs: Normalized real photos, (N, 3, H, W) float32, all different, N at least 4.
 
     Returns:
         The smallest spread of scores between any two of the photos: the highest difference over the labels.
@@ -76,7 +76,7 @@ def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float3
 
 
 def _decoder_input(network: paddle.nn.Layer, decoder: Any, inputs: paddle.Tensor) -> paddle.Tensor:
-    """Runs the backbone once, setting its batch-norm statistics on the way, and gives what the decoder receives."""
+    """Run the backbone once, setting its batch-norm statistics on the way, and give what the decoder receives."""
     import paddle
 
     norms = [layer for layer in network.sublayers() if hasattr(layer, "_momentum") and hasattr(layer, "_variance")]
@@ -100,7 +100,7 @@ def _decoder_input(network: paddle.nn.Layer, decoder: Any, inputs: paddle.Tensor
 
 
 def _normalize_output(layer: Any, run: Callable[[], Any], axis: int, mean: float = 0.0, std: float = 1.0) -> None:
-    """Gives each feature of a linear or convolution layer's output the wanted mean and standard deviation."""
+    """Give each feature of a linear or convolution layer's output the wanted mean and standard deviation."""
     outputs: list[npt.NDArray[np.float32]] = []
     hook = layer.register_forward_post_hook(lambda _layer, _args, output: outputs.append(output.numpy()))
     try:

@@ -17,12 +17,12 @@ from mlcls.training.settings import Device, TrainSettings
 
 LOG_FOLDER: Final = "process_logs"
 SETTINGS_FILE: Final = "settings.yaml"
-#: The one line with which a process failed, for the one that started them.
+# The one line with which a process failed, for the one that started them.
 FAILURE_FILE: Final = "failure.txt"
 
 
 def launch_command(settings_file: Path, device: Device) -> list[str]:
-    """The command line that starts one process for each of the device's numbers.
+    """Return the command line that starts one process for each of the device's numbers.
 
     Args:
         settings_file: What `mlcls.training.worker` is to read; logs go beside it.
@@ -39,7 +39,7 @@ def launch_command(settings_file: Path, device: Device) -> list[str]:
 
 
 def train_in_processes(settings: TrainSettings, device: Device) -> None:
-    """Trains in several processes and waits for them; a signal is passed on.
+    """Train in several processes and wait for them; a signal is passed on.
 
     Raises:
         TrainingInterruptedError: A signal came; the first process has written `latest`.

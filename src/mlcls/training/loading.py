@@ -23,7 +23,7 @@ from mlcls.errors import DatasetError, ImageError
 from mlcls.model.spec import ImageTransform
 from mlcls.training.augmentation import Augmentation, sample_generator
 
-#: Batches that are read ahead of the one in use; they bound the memory.
+# Batches that are read ahead of the one in use; they bound the memory.
 PREFETCHED_BATCHES: Final = 2
 
 
@@ -32,7 +32,7 @@ class Batch:
     """What a step is given.
 
     Attributes:
-        inputs: (N, 3, H, W) float32, normalised.
+        inputs: (N, 3, H, W) float32, normalized.
         targets: (N, num_labels) float32, 0 or 1.
     """
 
@@ -43,7 +43,7 @@ class Batch:
 def epoch_batches(
     count: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
 ) -> list[npt.NDArray[np.int64]]:
-    """The indices of each step's images in one epoch, for one process.
+    """Return the indices of each step's images in one epoch, for one process.
 
     Every image comes once in an epoch, in an order that depends on the seed and the epoch alone. The images are spread
     evenly: batches differ by at most one image, so that no epoch ends in a batch too small for batch norm, and all
@@ -64,13 +64,13 @@ def epoch_batches(
 
 
 def sequential_batches(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[npt.NDArray[np.int64]]:
-    """The indices of a process's images in their own order; the processes together have each image once."""
+    """Return the indices of a process's images in their own order; the processes together have each image once."""
     own = np.arange(rank, count, world_size)
     return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
 
 
 class BatchLoader:
-    """Reads images, resizes them with the one transform, augments and normalises them. To be used in a `with` block."""
+    """Reads images, resizes them with the one transform, augments and normalizes them. To be used in a `with` block."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class BatchLoader:
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
-        """Starts the threads.
+        """Start the threads.
 
         Args:
             images: Where the indices point to.
@@ -104,7 +104,7 @@ class BatchLoader:
             self._pool.shutdown(cancel_futures=True)
 
     def batches(self, batches: Sequence[npt.NDArray[np.int64]], epoch: int = 0) -> Iterator[Batch]:
-        """The batches of these indices, in order, whatever the number of threads.
+        """Yield the batches of these indices, in order, whatever the number of threads.
 
         Raises:
             DatasetError: An image cannot be read or decoded; the text has its path.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import paddle
 
-#: PaddleClas's multi-label recipes (`MultiLabelAsymmetricLoss`).
+# PaddleClas's multi-label recipes (`MultiLabelAsymmetricLoss`).
 GAMMA_NEGATIVE: Final = 4.0
 GAMMA_POSITIVE: Final = 0.0
 CLIP: Final = 0.05
@@ -21,7 +21,7 @@ def asymmetric_loss(
     gamma_positive: float = GAMMA_POSITIVE,
     clip: float = CLIP,
 ) -> paddle.Tensor:
-    """The loss of each image, summed over its labels.
+    """Return the loss of each image, summed over its labels.
 
     With p the score of a label: a present label costs -log(p) * (1 - p)^gamma_positive; an absent one, with
     q = min(1 - p + clip, 1), costs -log(q) * (1 - q)^gamma_negative, so that an absent label with a score below `clip`
@@ -35,7 +35,7 @@ def asymmetric_loss(
         clip: Shift of the probability of absent labels.
 
     Returns:
-        (N,) float32. PaddleClas minimises the sum over the batch.
+        (N,) float32. PaddleClas minimizes the sum over the batch.
     """
     import paddle
 

@@ -15,7 +15,7 @@ EPSILON: Final = 1e-8
 
 
 def decayed_parameter_names(network: paddle.nn.Layer) -> frozenset[str]:
-    """Names (paddle's own, not the structured ones) of the trained parameters that decay: all but one-dimensional ones.
+    """Return paddle's own names of the trained parameters that decay: all but one-dimensional ones.
 
     Those are biases and the scales and shifts of norms (PaddleClas's `one_dim_param_no_weight_decay`).
     """
@@ -23,7 +23,7 @@ def decayed_parameter_names(network: paddle.nn.Layer) -> frozenset[str]:
 
 
 def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip: float = 0.0) -> Any:
-    """An AdamW for the network's trained parameters; its learning rate is to be set before each step.
+    """Return an AdamW for the network's trained parameters; its learning rate is to be set before each step.
 
     Args:
         network: What is trained.

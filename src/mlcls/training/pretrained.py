@@ -13,9 +13,9 @@ from mlcls.training.architectures import read_parameters
 if TYPE_CHECKING:
     import paddle
 
-#: Parameters of the ML-Decoder head whose shape goes with the number of labels or of queries.
+# Parameters of the ML-Decoder head whose shape goes with the number of labels or of queries.
 _LABEL_PARAMETERS: Final = ("query_pos_embed.weight", "group_conv.weight", "group_conv.bias")
-#: Of the elements of the network, the least that a file must fill; an ImageNet backbone without the head does.
+# Of the elements of the network, the least that a file must fill; an ImageNet backbone without the head does.
 _LEAST_SHARE: Final = 0.1
 _LISTED_NAMES: Final = 6
 
@@ -39,7 +39,7 @@ class PretrainedReport:
     unknown: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """Return the report for people."""
         total = len(self.loaded) + len(self.replaced) + len(self.missing)
         lines = [f"Pretrained weights {self.source}: loaded {len(self.loaded)} of {total} parameters."]
         lines += [f"  fresh: {name}: {reason}" for name, reason in self.replaced.items()]
@@ -51,12 +51,12 @@ class PretrainedReport:
 
 
 def is_url(source: str) -> bool:
-    """Whether it is an http(s) URL and not a path."""
+    """Return whether it is an http(s) URL and not a path."""
     return re.match(r"(?i)https?://", source) is not None
 
 
 def find_weights(source: str, field: str = "pretrain_weight_path") -> Path:
-    """The file of a path or URL; a URL is downloaded into the cache.
+    """Return the file of a path or URL; a URL is downloaded into the cache.
 
     Args:
         source: The path or URL.
@@ -77,7 +77,7 @@ def find_weights(source: str, field: str = "pretrain_weight_path") -> Path:
 
 
 def load_pretrained(network: paddle.nn.Layer, source: str) -> PretrainedReport:
-    """Loads what fits into the network, in place.
+    """Load what fits into the network, in place.
 
     The head's parameters that belong to the labels are left fresh where the file is of another number of labels.
 

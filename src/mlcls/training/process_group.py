@@ -30,7 +30,7 @@ class ProcessGroup:
 
     @classmethod
     def join(cls) -> ProcessGroup:
-        """Meets the other processes that `paddle.distributed.launch` started, on the device that was set."""
+        """Meet the other processes that `paddle.distributed.launch` started, on the device that was set."""
         paddle = import_paddle("train")
         paddle.distributed.init_parallel_env()
         return cls(paddle.distributed.get_rank(), paddle.distributed.get_world_size())
@@ -41,7 +41,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def wrap(self, network: paddle.nn.Layer) -> Any:
-        """The network with gradients averaged over the processes."""
+        """Return the network with gradients averaged over the processes."""
         import paddle
 
         if self.size == 1:
@@ -50,7 +50,7 @@ class ProcessGroup:
         return paddle.DataParallel(network, find_unused_parameters=True)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process; all have to ask."""
+        """Return whether it is so in any process; all have to ask."""
         if self.size == 1:
             return flag
         import paddle
@@ -60,7 +60,7 @@ class ProcessGroup:
         return bool(value.item() > 0)
 
     def share_statistics(self, network: paddle.nn.Layer) -> None:
-        """Gives all processes the first one's batch-norm statistics, which each counts over its own images."""
+        """Give all processes the first one's batch-norm statistics, which each counts over its own images."""
         if self.size == 1:
             return
         import paddle
@@ -70,7 +70,7 @@ class ProcessGroup:
                 paddle.distributed.broadcast(tensor, src=0)
 
     def gather_rows(self, rows: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
-        """Puts rows together that were dealt out in turn: row i was the work of process i mod size.
+        """Put rows together that were dealt out in turn: row i was the work of process i mod size.
 
         Args:
             rows: This process's, (n, columns).
@@ -93,7 +93,7 @@ class ProcessGroup:
 
 
 def set_device(device: Device) -> None:
-    """Makes paddle compute on the device; in one process of several, on that process's own.
+    """Make paddle compute on the device; in one process of several, on that process's own.
 
     Raises:
         TrainingError: This paddle knows no GPU, or there is none of that number.
@@ -109,7 +109,7 @@ def set_device(device: Device) -> None:
 
 
 def require_devices(device: Device) -> None:
-    """Checks that the devices can be used.
+    """Check that the devices can be used.
 
     Raises:
         TrainingError: The GPUs are not there, or paddle's launcher cannot start several processes on the CPU.

@@ -37,7 +37,7 @@ class RunFolder:
         self.latest = self.root / LATEST
 
     def begin(self, metrics: dict[str, Any]) -> None:
-        """Writes what is known before the first step: configuration, labels, and a result that says "not done".
+        """Write what is known before the first step: configuration, labels, and a result that says "not done".
 
         Args:
             metrics: Of the part that was done before, where this training is resumed.
@@ -50,12 +50,12 @@ class RunFolder:
         self.write_result(done=False, metrics=metrics)
 
     def write_progress(self, history: History, metrics: dict[str, Any]) -> None:
-        """Writes curves and result of a training that is under way anew."""
+        """Write curves and result of a training that is under way anew."""
         self.write_curves(history)
         self.write_result(done=False, metrics=metrics)
 
     def write_curves(self, history: History) -> None:
-        """Writes both tables and the picture anew."""
+        """Write both tables and the picture anew."""
         folder = self.root / "curves"
         write_text(folder / "steps.csv", format_csv(StepRow, history.steps))
         write_text(folder / "evaluations.csv", format_csv(EvaluationRow, history.evaluations))
@@ -64,7 +64,7 @@ class RunFolder:
         )
 
     def write_result(self, *, done: bool, metrics: dict[str, Any]) -> None:
-        """Writes `train_result.json`: PaddleX's fields, paths relative to the folder, and `metrics` and `curves`.
+        """Write `train_result.json`: PaddleX's fields, paths relative to the folder, and `metrics` and `curves`.
 
         Args:
             done: Whether the training has come to its end.
@@ -88,12 +88,12 @@ class RunFolder:
         write_text(self.root / RESULT_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     def read_result(self) -> dict[str, Any]:
-        """What `train_result.json` says."""
+        """Return what `train_result.json` says."""
         result: dict[str, Any] = json.loads((self.root / RESULT_FILE).read_text(encoding="utf-8"))
         return result
 
     def _whole_config(self) -> dict[str, Any]:
-        """All sections of a PaddleX configuration; the other modes find this training's model in it."""
+        """Return all sections of a PaddleX configuration; the other modes find this training's model in it."""
         weights = str(self.best / f"{BEST}.pdparams")
         return {
             **self._settings.to_config(),
@@ -125,7 +125,7 @@ class RunLog:
     """Lines for `train.log` and for whoever watches."""
 
     def __init__(self, path: Path | None, *, append: bool) -> None:
-        """Opens the log.
+        """Open the log.
 
         Args:
             path: The file; None for a process that only follows, which says nothing.
@@ -137,7 +137,7 @@ class RunLog:
             self._file = path.open("a" if append else "w", encoding="utf-8")
 
     def write(self, text: str) -> None:
-        """Writes one line, with the time in the file."""
+        """Write one line, with the time in the file."""
         if self._file is None:
             return
         from tqdm import tqdm
@@ -148,7 +148,7 @@ class RunLog:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
@@ -175,7 +175,7 @@ class TrainReport:
 
     @classmethod
     def of(cls, folder: RunFolder, metrics: dict[str, Any]) -> TrainReport:
-        """The report of a folder with these metrics."""
+        """Return the report of a folder with these metrics."""
         return cls(
             output=folder.root,
             mean_average_precision=metrics["MultiLabelMAP"],
@@ -187,5 +187,5 @@ class TrainReport:
 
     @classmethod
     def read(cls, folder: RunFolder) -> TrainReport:
-        """The report of a training that another process did."""
+        """Return the report of a training that another process did."""
         return cls.of(folder, folder.read_result()["metrics"])

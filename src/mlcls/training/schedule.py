@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Final
 
-#: PaddleClas's `warmup_start_lr` and `eta_min` in its multi-label recipes.
+# PaddleClas's `warmup_start_lr` and `eta_min` in its multi-label recipes.
 WARMUP_START: Final = 1e-6
 LOWEST: Final = 1e-10
 
@@ -26,7 +26,7 @@ class CosineSchedule:
     warmup_steps: int
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         if step < self.warmup_steps:
             start = min(WARMUP_START, self.peak)
             return start + (self.peak - start) * step / self.warmup_steps

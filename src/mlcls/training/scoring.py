@@ -24,7 +24,7 @@ def score_images(
     group: ProcessGroup,
     after_batch: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.float32]:
-    """Scores all images, in float32, each process its share.
+    """Score all images, in float32, each process its share.
 
     Args:
         network: (N, 3, H, W) float32 to logits; put into evaluation mode and left there.

@@ -14,7 +14,7 @@ from mlcls.model.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, DEFAULT_TRANSFO
 from mlcls.model.spec import ImageTransform
 from mlcls.training.architectures import DECODER_WIDTH, NetworkSize
 
-#: AdamW diverges far below this; PaddleX's own files say up to 0.1, which PaddleClas's recipes do not.
+# AdamW diverges far below this; PaddleX's own files say up to 0.1, which PaddleClas's recipes do not.
 HIGH_LEARNING_RATE: Final = 0.01
 
 _MIN_SIDE: Final = 32
@@ -34,7 +34,7 @@ class Device:
 
     @classmethod
     def parse(cls, text: str) -> Device:
-        """Reads `cpu`, `gpu`, `gpu:0` or `gpu:0,1`; `cpu:0,1` means two processes on the CPU.
+        """Read `cpu`, `gpu`, `gpu:0` or `gpu:0,1`; `cpu:0,1` means two processes on the CPU.
 
         Raises:
             TrainingError: The text has none of these forms, or names a device twice.
@@ -108,7 +108,7 @@ class TrainSettings:
     gradient_clip: float = 0.0
 
     def __post_init__(self) -> None:
-        """Checks every value and brings paths and sizes into one form.
+        """Check every value and brings paths and sizes into one form.
 
         Raises:
             TrainingError: A value is out of its range; the text names it.
@@ -165,7 +165,7 @@ class TrainSettings:
         return min(self.warmup_steps, self.epochs_iters // 2)
 
     def to_config(self) -> dict[str, dict[str, Any]]:
-        """The `Global` and `Train` sections of a PaddleX configuration that does this training again."""
+        """Return the `Global` and `Train` sections of a PaddleX configuration that does this training again."""
         values = dataclasses.asdict(self)
         values |= {"dataset_dir": str(self.dataset_dir), "output": str(self.output)}
         height, width = self.image_size
@@ -178,7 +178,7 @@ class TrainSettings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Mapping[str, Any]]) -> TrainSettings:
-        """The settings of the sections `Global` and `Train`; other sections are not looked at.
+        """Return the settings of the sections `Global` and `Train`; other sections are not looked at.
 
         Raises:
             TrainingError: A key is unknown or a value is wrong.

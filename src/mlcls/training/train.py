@@ -28,9 +28,9 @@ from mlcls.training.trainer import Trainer
 if TYPE_CHECKING:
     import paddle
 
-#: What a resumed training must have in common with its checkpoint, or the position in it means nothing.
+# What a resumed training must have in common with its checkpoint, or the position in it means nothing.
 _MUST_AGREE: Final = ("model", "backbone_scale", "decoder_width", "image_size", "batch_size", "seed")
-#: What it may change, at the price of other weights than an uninterrupted run's.
+# What it may change, at the price of other weights than an uninterrupted run's.
 _MAY_CHANGE: Final = (
     *("epochs_iters", "learning_rate", "warmup_steps", "weight_decay", "ema_decay", "amp", "cutout", "rand_augment"),
     "gradient_clip",
@@ -38,7 +38,7 @@ _MAY_CHANGE: Final = (
 
 
 def train_model(settings: TrainSettings) -> TrainReport:
-    """Trains a model, evaluates it on the way, and exports the best weights.
+    """Train a model, evaluate it on the way, and export the best weights.
 
     With several devices the work is done in as many processes, which `paddle.distributed.launch` starts. SIGINT and
     SIGTERM end the training after the step in progress with a checkpoint in `output/latest`.
@@ -67,7 +67,7 @@ def train_model(settings: TrainSettings) -> TrainReport:
 
 
 def train_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Mode `train` of a PaddleX configuration.
+    """Run mode `train` of a PaddleX configuration.
 
     Args:
         config: Its sections by name; `Global` and `Train` are read.
@@ -84,7 +84,7 @@ def train_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
 
 
 def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainReport:
-    """This process's part of a training; see `train_model`."""
+    """Return this process's part of a training; see `train_model`."""
     data = TrainingData.read(settings.dataset_dir, settings.num_classes)
     paddle = import_paddle("train")
     checkpoint = read_checkpoint(Path(settings.resume_path)) if settings.resume_path else None
@@ -117,7 +117,7 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainRepor
 
 
 def _make_network(settings: TrainSettings, num_labels: int, load: bool) -> tuple[paddle.nn.Layer, list[str]]:
-    """The network with its first weights, and what is to be said about them."""
+    """Return the network with its first weights, and what is to be said about them."""
     import paddle
 
     # paddleclas draws some initial values from the global generators of numpy and Python, which are the caller's
@@ -139,7 +139,7 @@ def _make_network(settings: TrainSettings, num_labels: int, load: bool) -> tuple
 def _finish(
     settings: TrainSettings, data: TrainingData, folder: RunFolder, metrics: dict[str, Any], log: RunLog
 ) -> None:
-    """Exports the best model into its folder and says that all is done."""
+    """Export the best model into its folder and say that all is done."""
     export_model(
         settings.model,
         folder.best / INFERENCE,
@@ -181,7 +181,7 @@ def _remarks(settings: TrainSettings) -> list[str]:
 
 
 def _compare(settings: TrainSettings, data: TrainingData, group: ProcessGroup, checkpoint: Checkpoint) -> list[str]:
-    """Checks that a checkpoint is of this training; gives what is to be said about differences that may be."""
+    """Check that a checkpoint is of this training; return what is to be said about differences that may be."""
     begun = TrainSettings.from_config(checkpoint.states["config"])  # with the defaults of fields that it does not have
     before, now = ({**config["Global"], **config["Train"]} for config in (begun.to_config(), settings.to_config()))
     differences = [f"{name} was {before[name]}, is {now[name]}" for name in _MUST_AGREE if before[name] != now[name]]

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     import paddle
     from tqdm import tqdm
 
-#: A checkpoint within an epoch, so that a long one is not lost.
+# A checkpoint within an epoch, so that a long one is not lost.
 CHECKPOINT_INTERVAL_S: Final = 900.0
-#: The highest difference of scores between images at which a network tells them no more apart.
+# The highest difference of scores between images at which a network tells them no more apart.
 _COLLAPSED: Final = 1e-4
-#: PaddleClas's `scale_loss`.
+# PaddleClas's `scale_loss`.
 _LOSS_SCALE: Final = 128.0
 
 
@@ -71,7 +71,7 @@ class Trainer:
         stop: StopRequest,
         group: ProcessGroup,
     ) -> None:
-        """Sets up everything but the first step.
+        """Set up everything but the first step.
 
         Args:
             settings: What to do.
@@ -119,7 +119,7 @@ class Trainer:
         return self._progress.epoch * self._steps_per_epoch + self._progress.step
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes up a checkpoint of the same training."""
+        """Take up a checkpoint of the same training."""
         self._network.set_state_dict(checkpoint.weights)
         self._average.network.set_state_dict(checkpoint.average)
         self._optimizer.set_state_dict(checkpoint.optimizer)
@@ -129,7 +129,7 @@ class Trainer:
         self._history = History.from_state(checkpoint.states["history"])
 
     def run(self) -> None:
-        """Trains to the end of the last epoch.
+        """Train to the end of the last epoch.
 
         Raises:
             TrainingInterruptedError: A signal came; `latest` is written.
@@ -185,7 +185,7 @@ class Trainer:
                 self._obey_stop()
 
     def _train_step(self, batch: Batch, learning_rate: float) -> float:
-        """One step; gives the loss, summed over this process's images."""
+        """Take one step and return the loss, summed over this process's images."""
         import paddle
 
         step_seed = np.random.SeedSequence((self._settings.seed, self.steps_done, self._group.rank))

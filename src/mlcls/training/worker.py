@@ -15,7 +15,7 @@ from mlcls.training.train import train_in_process
 
 
 def main(settings_file: Path) -> int:
-    """Does this process's part; a failure is written where the starting process finds it."""
+    """Do this process's part; a failure is written where the starting process finds it."""
     try:
         settings = TrainSettings.from_config(read_yaml(settings_file))
         set_device(Device.parse(settings.device))

@@ -11,10 +11,10 @@ import numpy as np
 from mlcls.repository.settings import ServingSettings
 from mlcls.tuning.closed_loop import LoopFigures
 
-#: What one start of a server measured, by concurrency.
+# What one start of a server measured, by concurrency.
 Turn = Mapping[int, LoopFigures]
 
-#: Of two concurrencies with this ratio of throughput, the lower one is as good: its latency is lower.
+# Of two concurrencies with this ratio of throughput, the lower one is as good: its latency is lower.
 _AS_FAST: Final = 0.98
 
 
@@ -31,7 +31,7 @@ class Goal:
     concurrencies: tuple[int, ...] = ()
 
     def is_met(self, figures: LoopFigures) -> bool:
-        """Whether the latency meets the target; no answers meet none."""
+        """Return whether the latency meets the target; no answers meet none."""
         return len(figures.latencies_s) > 0 and (self.p99_ms is None or figures.percentile_ms(99) <= self.p99_ms)
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Candidate:
     fault: str | None = None
 
     def pooled(self) -> dict[int, LoopFigures]:
-        """The calls of all turns together, by concurrency: a percentile of few calls is mostly chance."""
+        """Return the calls of all turns together, by concurrency: a percentile of few calls is mostly chance."""
         found: dict[int, list[LoopFigures]] = {}
         for turn in self.turns:
             for concurrency, figures in turn.items():
@@ -61,7 +61,7 @@ class Candidate:
         return {concurrency: _pool(parts) for concurrency, parts in sorted(found.items())}
 
     def best(self, goal: Goal, among: Collection[int] | None = None) -> LoopFigures | None:
-        """The concurrency with the highest throughput that meets the target.
+        """Return the concurrency with the highest throughput that meets the target.
 
         Args:
             goal: What is looked for.
@@ -75,7 +75,7 @@ class Candidate:
         return next((figures for figures in fit if figures.images_per_s >= _AS_FAST * highest), None)
 
     def nearest(self, among: Collection[int] | None = None) -> LoopFigures | None:
-        """The concurrency with the lowest 99th percentile; None where nothing was answered."""
+        """Return the concurrency with the lowest 99th percentile; None where nothing was answered."""
         answered = [figures for figures in self._figures(among) if len(figures.latencies_s)]
         return min(answered, key=lambda figures: figures.percentile_ms(99), default=None)
 

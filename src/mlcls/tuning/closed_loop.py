@@ -43,7 +43,7 @@ class LoopFigures:
         return calls * self.images_per_call / self.window_s
 
     def percentile_ms(self, percent: float) -> float:
-        """A percentile of the latency in milliseconds, 50 for the median; NaN where no call ended in the window."""
+        """Return a percentile of the latency in milliseconds, 50 for the median; NaN if no call ended in the window."""
         return float(np.percentile(self.latencies_s, percent)) * 1e3 if len(self.latencies_s) else float("nan")
 
 
@@ -54,7 +54,7 @@ def run_closed_loop(
     warmup_s: float | None = None,
     keep_load: bool = False,
 ) -> LoopFigures:
-    """Runs a closed loop in threads of this process.
+    """Run a closed loop in threads of this process.
 
     Args:
         make_call: Gives each caller its own call, with a connection of its own for example.
@@ -105,7 +105,7 @@ def run_closed_loop(
 
 
 def ensemble_calls(url: str, spec: ModelSpec, images: Sequence[bytes]) -> Callable[[], Call]:
-    """Calls for `run_closed_loop` that ask a served ensemble over gRPC for the result of one image after the other.
+    """Call for `run_closed_loop` that ask a served ensemble over gRPC for the result of one image after the other.
 
     Args:
         url: `host:port` of the gRPC API.

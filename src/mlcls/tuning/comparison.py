@@ -15,10 +15,10 @@ from typing import Final
 from mlcls.repository.settings import ServingSettings
 from mlcls.tuning.candidate import Candidate, Goal, Turn
 
-#: A smaller gain is not worth other settings.
+# A smaller gain is not worth other settings.
 LEAST_GAIN: Final = 0.02
 
-#: Pairs of turns without which nothing is decided: of one, nobody knows the spread.
+# Pairs of turns without which nothing is decided: of one, nobody knows the spread.
 LEAST_PAIRS: Final = 2
 
 Pair = tuple[Turn, Turn]
@@ -64,7 +64,7 @@ def compare(
     pairs: Sequence[Pair],
     goal: Goal,
 ) -> Verdict:
-    """Judges a challenger.
+    """Judge a challenger.
 
     Args:
         subject: What was varied.
@@ -96,7 +96,7 @@ def compare(
 
 
 def can_win(verdict: Verdict) -> bool:
-    """Whether more turns could still make a challenger win that a first verdict did not take."""
+    """Return whether more turns could still make a challenger win that a first verdict did not take."""
     if verdict.is_taken or not verdict.ratios:
         return True
     if verdict.reason == "misses the target":
@@ -132,5 +132,5 @@ def _latency_ratios(
 
 
 def _common(pairs: Sequence[Pair]) -> set[int]:
-    """The concurrencies that all turns have."""
+    """Return the concurrencies that all turns have."""
     return set.intersection(*(set(turn) for pair in pairs for turn in pair))

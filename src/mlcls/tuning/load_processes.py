@@ -18,7 +18,7 @@ from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
 from mlcls.tuning.closed_loop import LoopFigures, ensemble_calls, run_closed_loop
 
-#: Cores of the machine for each process that makes load: a client needs far less of them than the server that it asks.
+# Cores of the machine for each process that makes load: a client needs far less of them than the server that it asks.
 _CORES_PER_PROCESS: Final = 8
 
 
@@ -26,7 +26,7 @@ class LoadProcesses:
     """Processes that ask a served ensemble; a context manager that ends them."""
 
     def __init__(self, spec: ModelSpec, images: Sequence[bytes], cores: int) -> None:
-        """Starts nothing yet.
+        """Start nothing yet.
 
         Args:
             spec: The served model's spec.
@@ -39,18 +39,18 @@ class LoadProcesses:
         self._pool = ProcessPoolExecutor(self._count, context, _initialize, (spec, tuple(images)))
 
     def __enter__(self) -> LoadProcesses:
-        """Waits until the processes are ready, so that no measurement pays for their start."""
+        """Wait until the processes are ready, so that no measurement pays for their start."""
         list(self._pool.map(_wait_for_others, range(self._count)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Ends the processes once the load under way has ended."""
+        """End the processes once the load under way has ended."""
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, url: str, concurrency: int, window_s: float, warmup_s: float) -> LoopFigures:
-        """Runs a closed loop.
+        """Run a closed loop.
 
         Args:
             url: `host:port` of the gRPC API.
@@ -88,7 +88,7 @@ def _wait_for_others(_index: int) -> None:
 
 
 def _run_share(url: str, concurrency: int, window_s: float, warmup_s: float) -> npt.NDArray[np.float64]:
-    """Latencies in seconds, in a process of the pool."""
+    """Return latencies in seconds, in a process of the pool."""
     try:
         return run_closed_loop(ensemble_calls(url, _spec, _images), concurrency, window_s, warmup_s).latencies_s
     except Exception as error:  # as one that survives the way to the other process

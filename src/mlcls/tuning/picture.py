@@ -16,7 +16,7 @@ _OTHERS: Final = "#b5b5b5"
 
 
 def draw_search(search: Search, outcome: Outcome | None, title: str) -> bytes:
-    """Draws a line for each candidate, with a point for each concurrency.
+    """Draw a line for each candidate, with a point for each concurrency.
 
     Args:
         search: The search.

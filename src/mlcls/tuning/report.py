@@ -17,12 +17,12 @@ from mlcls.tuning.search import Outcome, Search
 
 SCHEMA_VERSION: Final = 1
 
-#: Of fewer answers a 99th percentile is hardly more than the slowest of them.
+# Of fewer answers a 99th percentile is hardly more than the slowest of them.
 FEW_ANSWERS: Final = 100
 
 
 def report_name(target: Target, suffix: str = ".json") -> str:
-    """Name of the file with a target's evidence; with `.png`, of its picture."""
+    """Return the name of the file with a target's evidence; with `.png`, of its picture."""
     return f"tuning_{target}{suffix}"
 
 
@@ -55,12 +55,12 @@ class Circumstances:
     )
 
     def to_record(self) -> TuningRecord:
-        """What `serving.json` says of it."""
+        """Return what `serving.json` says of it."""
         return TuningRecord(self.cores, self.date, report_name(self.target))
 
 
 def make_report(search: Search, outcome: Outcome | None, circumstances: Circumstances) -> dict[str, Any]:
-    """The whole evidence.
+    """Return the whole evidence.
 
     Args:
         search: The search.
@@ -81,7 +81,7 @@ def make_report(search: Search, outcome: Outcome | None, circumstances: Circumst
 
 
 def format_candidates(search: Search) -> str:
-    """A table of all candidates, each at its best concurrency, or where its latency is lowest."""
+    """Return a table of all candidates, each at its best concurrency, or where its latency is lowest."""
     width = max((len(str(settings)) for settings in search.candidates), default=0)
     lines = [
         f"{'':{width}}{'concurrency':>13}{'images/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'answers':>9}  "
@@ -99,7 +99,7 @@ def format_candidates(search: Search) -> str:
 
 
 def format_figures(figures: LoopFigures) -> str:
-    """Throughput, latencies and number of answers as columns of the table."""
+    """Return throughput, latencies and number of answers as columns of the table."""
     return (
         f"{figures.images_per_s:10.1f}{figures.percentile_ms(50):9.1f}{figures.percentile_ms(99):9.1f}"
         f"{len(figures.latencies_s):9}"
@@ -107,7 +107,7 @@ def format_figures(figures: LoopFigures) -> str:
 
 
 def describe_outcome(outcome: Outcome) -> Iterator[str]:
-    """The choice and why, with a warning where it rests on little."""
+    """Yield the choice and why, with a warning where it rests on little."""
     figures = outcome.figures
     if outcome.status == "missed":
         yield f"Nearest to the target: {outcome.settings}."
@@ -167,5 +167,5 @@ def _comparison(verdict: Verdict) -> dict[str, Any]:
 
 
 def _round(value: float, digits: int = 2) -> float | None:
-    """A number that JSON has; None for NaN."""
+    """Return a number that JSON has; None for NaN."""
     return round(value, digits) if value == value else None

@@ -18,10 +18,10 @@ from mlcls.tuning.closed_loop import LoopFigures
 from mlcls.tuning.comparison import LEAST_PAIRS, Pair, Verdict, can_win, compare
 from mlcls.tuning.search_space import Knob
 
-#: Pairs of turns of a comparison, where the time allows.
+# Pairs of turns of a comparison, where the time allows.
 PAIRS: Final = 3
 
-#: Of a window, to which the warm-up before it is added.
+# Of a window, to which the warm-up before it is added.
 WARMUP_SHARE: Final = 0.2
 
 
@@ -29,7 +29,7 @@ class Measure(Protocol):
     """Measures settings."""
 
     def __call__(self, settings: ServingSettings, concurrencies: Sequence[int]) -> Turn:
-        """Serves a model with the settings and loads it with each concurrency.
+        """Serve a model with the settings and load it with each concurrency.
 
         Raises:
             ServerError: It cannot be served or does not answer.
@@ -72,7 +72,7 @@ class Search:
         budget_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts the clock.
+        """Start the clock.
 
         Args:
             measure: Measures settings.
@@ -94,7 +94,7 @@ class Search:
         self._window_s = 0.0
 
     def run(self, start: ServingSettings, others: Sequence[ServingSettings] = ()) -> Outcome:
-        """Searches.
+        """Search.
 
         Args:
             start: The first incumbent.
@@ -124,7 +124,7 @@ class Search:
     def _sweep(
         self, subject: str, incumbent: ServingSettings, challengers: Sequence[ServingSettings]
     ) -> ServingSettings:
-        """Compares challengers with the incumbent, all in turns; gives the best of those that win, or the incumbent.
+        """Compare challengers with the incumbent, all in turns; give the best of those that win, or the incumbent.
 
         A candidate that was compared before is passed over: the incumbent has only become better since.
         """
@@ -139,12 +139,12 @@ class Search:
         return max(winners, key=self._rank).challenger if winners else incumbent
 
     def _rank(self, verdict: Verdict) -> tuple[float, float]:
-        """What the best of several winners has most of; where the incumbent misses the target, meeting it is first."""
+        """Return what the best of several winners has most of; meeting the target comes first if it was missed."""
         best = None if verdict.figure == "throughput" else self.candidates[verdict.challenger].best(self.goal)
         return (best.images_per_s if best else 0.0, verdict.median_ratio)
 
     def _confirm(self, start: ServingSettings, chosen: ServingSettings) -> tuple[ServingSettings, str]:
-        """Compares the settings that a chain of comparisons led to with those at its beginning."""
+        """Compare the settings that a chain of comparisons led to with those at its beginning."""
         best = self.candidates[start].best(self.goal)
         points = sorted({*self._points_around(chosen), *([best.concurrency] if best else [])})
         verdict = self._take_turns("first settings", start, [chosen], points, reserve=0)[0]
@@ -197,12 +197,12 @@ class Search:
         return turn
 
     def _fits(self, turns: int, points: Sequence[int]) -> bool:
-        """Whether there is time for a number of turns, judged by those that were."""
+        """Return whether there is time for a number of turns, judged by those that were."""
         turn_s = statistics.mean(self._overheads_s) + len(points) * self._window_s * (1 + WARMUP_SHARE)
         return self._clock() + turns * turn_s <= self._deadline
 
     def _points_around(self, settings: ServingSettings) -> list[int]:
-        """The concurrency that is best so far and its neighbours; the lowest ones where none meets the target."""
+        """Return the best concurrency so far and its neighbors; the lowest ones if none meets the target."""
         if self.goal.concurrencies:
             return list(self.goal.concurrencies)
         best = self.candidates[settings].best(self.goal)

@@ -8,16 +8,16 @@ from typing import Final
 
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, THREADED_TARGETS, ServingSettings, Target
 
-#: Engine queue delays that are tried, in microseconds.
+# Engine queue delays that are tried, in microseconds.
 QUEUE_DELAYS: Final = (0, 1000, 5000)
 
-#: Engines on one GPU that are tried: more of them only take its memory.
+# Engines on one GPU that are tried: more of them only take its memory.
 MOST_GPU_ENGINES: Final = 4
 
-#: Up to so many cores each number of processes is tried, beyond them powers of two.
+# Up to so many cores each number of processes is tried, beyond them powers of two.
 _FEW_CORES: Final = 4
 
-#: Callers for each core beyond which only the queue grows, and on a GPU, which takes them in batches.
+# Callers for each core beyond which only the queue grows, and on a GPU, which takes them in batches.
 _CALLERS_PER_CORE: Final = 8
 _LEAST_CALLERS_OF_GPU: Final = 128
 
@@ -36,7 +36,7 @@ class Knob:
 
 
 def list_knobs(target: Target, cores: int) -> list[Knob]:
-    """The knobs of a target on a machine, the ones that matter most first."""
+    """Return the knobs of a target on a machine, the ones that matter most first."""
 
     def vary_engine(incumbent: ServingSettings) -> list[ServingSettings]:
         shapes = engine_shapes(target, cores)
@@ -60,7 +60,7 @@ def list_knobs(target: Target, cores: int) -> list[Knob]:
 
 
 def engine_shapes(target: Target, cores: int) -> list[tuple[int, int]]:
-    """Engines and threads of each; their product is at most the number of cores, and 0 threads stand for all cores.
+    """Return engines and threads of each; their product is at most the number of cores; 0 threads means all cores.
 
     Only the targets of this project's own engine take a number of threads.
     """
@@ -79,13 +79,13 @@ def engine_shapes(target: Target, cores: int) -> list[tuple[int, int]]:
 
 
 def count_series(cores: int) -> set[int]:
-    """Numbers of processes that are tried: all up to 4, then powers of two, and the number of cores."""
+    """Return numbers of processes that are tried: all up to 4, then powers of two, and the number of cores."""
     powers = {1 << power for power in range(cores.bit_length())}
     return {count for count in {*range(1, _FEW_CORES + 1), *powers, cores} if count <= cores}
 
 
 def list_concurrencies(target: Target, cores: int) -> list[int]:
-    """Numbers of callers that are tried: 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, ascending.
+    """Return numbers of callers that are tried: 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, ascending.
 
     No more than wait before a step of the ensemble at most, since Triton refuses those beyond.
     """

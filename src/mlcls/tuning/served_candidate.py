@@ -39,7 +39,7 @@ class ServedMeasure:
         window_s: float,
         progress: Progress,
     ) -> None:
-        """Reads the settings of the model, of which the target's are replaced by a candidate's.
+        """Read the settings of the model, of which the target's are replaced by a candidate's.
 
         Args:
             root: The model repository.
@@ -55,7 +55,7 @@ class ServedMeasure:
         self._settings = read_settings(root, spec.name)
 
     def __call__(self, settings: ServingSettings, concurrencies: Sequence[int]) -> dict[int, LoopFigures]:
-        """Serves the model with the settings and loads it with each concurrency; see `search.Measure`.
+        """Serve the model with the settings and load it with each concurrency; see `search.Measure`.
 
         Raises:
             ServerError: The server does not start, or does not answer.
@@ -80,7 +80,7 @@ class ServedMeasure:
 
 @contextlib.contextmanager
 def candidate_repository(root: Path, spec: ModelSpec, settings: ModelSettings) -> Iterator[Path]:
-    """A repository with the active version of one model and other settings.
+    """Yield a repository with the active version of one model and other settings.
 
     Its configurations are written, its version folders are links to those of the model repository.
 
@@ -108,7 +108,7 @@ def candidate_repository(root: Path, spec: ModelSpec, settings: ModelSettings) -
 
 @contextlib.contextmanager
 def show_progress(budget_s: float) -> Iterator[Callable[[str], None]]:
-    """Shows a bar of the time; none where tqdm is not installed, as in the image that serves.
+    """Show a bar of the time; none where tqdm is not installed, as in the image that serves.
 
     Args:
         budget_s: How long the search may take.

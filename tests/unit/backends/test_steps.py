@@ -20,7 +20,7 @@ from mlcls.model.spec import ModelSpec
 
 NOISE: npt.NDArray[np.uint8] = np.random.default_rng(3).integers(1, 256, (96, 64, 3), dtype=np.uint8)
 
-#: Encoded without loss at the size of `custom_spec`, so that its pixels are known.
+# Encoded without loss at the size of `custom_spec`, so that its pixels are known.
 GOOD = encode(NOISE, "PNG")
 OTHER = encode(255 - NOISE, "PNG")
 LARGE = encode(Image.fromarray(NOISE).resize((200, 150)), "JPEG")

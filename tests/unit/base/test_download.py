@@ -30,7 +30,7 @@ SOURCE_FOLDER = Path(download.__file__).parents[2]
 
 
 class Site(ThreadingHTTPServer):
-    """Serves `content` at every path; `script` holds one behaviour per coming request, then all goes well."""
+    """Serves `content` at every path; `script` holds one behavior per coming request, then all goes well."""
 
     daemon_threads = True
 
@@ -59,11 +59,11 @@ class Handler(BaseHTTPRequestHandler):
     sent_bytes = 0
 
     def do_GET(self) -> None:
-        """Run the next behaviour of the script."""
+        """Run the next behavior of the script."""
         self.server.requests.append(self)
-        behaviour = self.server.script.pop(0) if self.server.script else serve
+        behavior = self.server.script.pop(0) if self.server.script else serve
         self.close_connection = True
-        behaviour(self)
+        behavior(self)
 
     def head(self, status: int, **headers: object) -> None:
         """Send the status line and the headers, `_` in a name standing for `-`."""
@@ -125,7 +125,7 @@ def answer(status: int, body: bytes = b"no", **headers: object) -> Callable[[Han
 
 
 def partial(content_range: str | None, *, start: int = CUT_BYTES, **headers: object) -> Callable[[Handler], None]:
-    """A 206 with the bytes from `start` on, whatever was asked for, labelled with `content_range`."""
+    """A 206 with the bytes from `start` on, whatever was asked for, labeled with `content_range`."""
     return answer(206, CONTENT[start:], Content_Range=content_range, **headers)
 
 

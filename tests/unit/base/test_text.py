@@ -29,10 +29,10 @@ from mlcls_client.inputs.fetch import url_file_name
 from mlcls_client.pictures.drawing import draw_labels, draw_names
 from mlcls_client.result import MultiLabelResult
 
-#: Bytes and marks that a terminal obeys: colours, the window's title, C1's one-byte CSI, a turned text, new lines.
+# Bytes and marks that a terminal obeys: colors, the window's title, C1's one-byte CSI, a turned text, new lines.
 OBEYED = ("\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\x7f", "\r", "\n", "\u202egnp.exe", "\u2028", "\u2066", "\0", "\b")
 HOSTILE = tuple(f"dog{text}cat" for text in OBEYED)
-#: What must stay as it is.
+# What must stay as it is.
 HARMLESS = ("собака", "犬", "a b", "naïve", "🐕", 'a "quoted" label', "\\x1b", "שלום", "<b>&", "../../etc", "100%")
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")

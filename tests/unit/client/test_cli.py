@@ -89,7 +89,7 @@ def test_json_lines(server: FakeServer, folder: Path, capsys: pytest.CaptureFixt
 def test_pages_have_a_column(
     server: FakeServer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pages = [Image.new("RGB", (40, 30), colour) for colour in [(255, 0, 0), (0, 255, 0)]]
+    pages = [Image.new("RGB", (40, 30), color) for color in [(255, 0, 0), (0, 255, 0)]]
     path = tmp_path / "two.tif"
     pages[0].save(path, save_all=True, append_images=pages[1:])
     arguments = [str(path), str(folder / "img10.png"), str(tmp_path / "gone.tif"), "--url", server.url]

@@ -32,9 +32,9 @@ NAME = "PP-LCNet_x1_0_ML"
 RED, GREEN, BLUE = (200, 0, 0), (0, 180, 0), (0, 0, 160)
 
 
-def encode(colour: tuple[int, int, int]) -> bytes:
+def encode(color: tuple[int, int, int]) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (16, 12), colour).save(buffer, format="PNG")
+    Image.new("RGB", (16, 12), color).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -58,8 +58,8 @@ def model(server: FakeServer) -> Iterator[Model]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for number, colour in enumerate((RED, GREEN, BLUE, RED, GREEN)):
-        (tmp_path / f"{number}.png").write_bytes(encode(colour))
+    for number, color in enumerate((RED, GREEN, BLUE, RED, GREEN)):
+        (tmp_path / f"{number}.png").write_bytes(encode(color))
     return tmp_path
 
 

@@ -41,8 +41,8 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / name for name in ("red, green.png", "blue.png", "black.png")]
-    for path, colour in zip(paths, [(255, 204, 0), (0, 0, 255), (0, 0, 0)], strict=True):
-        Image.new("RGB", (40, 30), colour).save(path)
+    for path, color in zip(paths, [(255, 204, 0), (0, 0, 255), (0, 0, 0)], strict=True):
+        Image.new("RGB", (40, 30), color).save(path)
     return paths
 
 

@@ -24,7 +24,7 @@ from mlcls.training.export import ExportReport
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = tuple(command.NAME for command in commands.COMMANDS)
 
-#: Packages that no answer to `--help` needs, and that take long to import.
+# Packages that no answer to `--help` needs, and that take long to import.
 HEAVY = {
     *("numpy", "cv2", "PIL", "yaml", "paddle", "paddle2onnx", "paddleclas", "onnx", "onnxruntime", "onnxslim"),
     *("openvino", "tritonclient", "pytriton", "grpc", "google", "simplejpeg", "sklearn", "scipy", "httpx", "tqdm"),
@@ -190,7 +190,7 @@ def test_defaults_of_export(exports: list[dict[str, Any]], capsys: pytest.Captur
         | {"weights": None, "seed": 0, "photos": [], "with_sigmoid": True}
     ]
     out = capsys.readouterr().out
-    assert out.startswith("out: ResNet50_ML, COCO's 80 labels, freshly initialised (seed 0)\n")
+    assert out.startswith("out: ResNet50_ML, COCO's 80 labels, freshly initialized (seed 0)\n")
     assert "nothing was trained" in out
 
 

@@ -25,7 +25,7 @@ BATCHES = (1, 3)
 
 
 def make_input(count: int, size: tuple[int, int] = SIZE) -> npt.NDArray[np.float32]:
-    """Different pictures: flat colours under noise."""
+    """Different pictures: flat colors under noise."""
     generator = np.random.default_rng(count)
     return (generator.normal(size=(count, 3, 1, 1)) + generator.normal(0, 0.5, (count, 3, *size))).astype(np.float32)
 
@@ -389,7 +389,7 @@ def test_other_reshapes_stay() -> None:
     assert model == before
 
 
-# --- the normalisation
+# --- the normalization
 
 
 def make_passthrough(size: tuple[int, int], batch: int | str = "N", name: str = "x") -> onnx.ModelProto:

@@ -42,7 +42,7 @@ def export(monkeypatch: pytest.MonkeyPatch, source: onnx.ModelProto, spec: Model
 
 
 def make_pixels(count: int) -> npt.NDArray[np.uint8]:
-    """Different pictures: flat colours under noise."""
+    """Different pictures: flat colors under noise."""
     generator = np.random.default_rng(count)
     colors = generator.integers(0, 206, (count, 1, 1, 3))
     return (colors + generator.integers(0, 50, (count, *SIZE, 3))).astype(np.uint8)

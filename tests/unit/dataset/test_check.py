@@ -64,7 +64,7 @@ def leak_picture(root: Path) -> None:
     append(root / "val.txt", "images/copy.bmp\t0,0,1,1\n")
 
 
-#: What is done to a good dataset; kind, place and message of the one error that it must cause.
+# What is done to a good dataset; kind, place and message of the one error that it must cause.
 BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "no label.txt": (
         lambda root: (root / "label.txt").unlink(),
@@ -362,7 +362,7 @@ def test_good_dataset(root: Path) -> None:
     assert not (root / ".mlcls-lock").exists(), "a check alone needs no right to write"
 
 
-#: The order in which PaddleX shows the samples.
+# The order in which PaddleX shows the samples.
 ORDER = {"train": [3, 4, 1, 5, 2, 0], "val": [7, 6]}
 
 

@@ -159,7 +159,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     ]
 
 
-#: What is done to the training document; place and message of the error.
+# What is done to the training document; place and message of the error.
 BAD_DOCUMENTS: dict[str, tuple[Callable[[Document], Any], str, str]] = {
     "no images": (lambda d: d.pop("images"), "", "expected an object with the list 'images', got none"),
     "annotations as an object": (

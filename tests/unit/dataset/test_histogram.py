@@ -43,14 +43,14 @@ def test_counts_of_every_kind() -> None:
 
 
 def test_bars_show_the_counts() -> None:
-    """The longest bar of each colour by its pixels: validation has half of training."""
+    """The longest bar of each color by its pixels: validation has half of training."""
     picture = np.asarray(
         Image.open(io.BytesIO(draw_histogram(["a"], np.array([40]), np.array([20])))).convert("RGB")
     ).astype(int)
     widths = []
-    for colour in ((0x2F, 0x7D, 0x8C), (0xE0, 0x90, 0x2F)):
-        is_colour = np.abs(picture - colour).max(axis=2) < 12
-        widths.append(is_colour.sum(axis=1).max())
+    for color in ((0x2F, 0x7D, 0x8C), (0xE0, 0x90, 0x2F)):
+        is_color = np.abs(picture - color).max(axis=2) < 12
+        widths.append(is_color.sum(axis=1).max())
     assert widths[0] / widths[1] == pytest.approx(2, rel=0.02)
 
 

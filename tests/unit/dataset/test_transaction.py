@@ -17,7 +17,7 @@ from mlcls.errors import DatasetError
 
 CATEGORIES = {1: "person", 18: "dog"}
 
-#: Everything that changes a folder.
+# Everything that changes a folder.
 FUNCTIONS = ("replace", "rename", "unlink", "fsync", "chmod")
 _KILLED = 77
 

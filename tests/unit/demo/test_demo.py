@@ -1,4 +1,4 @@
-"""The demo model's colours and scenes."""
+"""The demo model's colors and scenes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def name_color(red: int, green: int, blue: int) -> str:
 
 
 def is_at_a_limit(red: int, green: int, blue: int) -> bool:
-    """Whether rounding decides on which side of a limit of hue, or of half the value, a colour lies."""
+    """Whether rounding decides on which side of a limit of hue, or of half the value, a color lies."""
     hue, saturation, _ = colorsys.rgb_to_hsv(red / 255, green / 255, blue / 255)
     limits = (10, 15, 42, 50, 70, 160, 195, 255, 290, 340)
     return min(abs(hue * 360 - limit) for limit in limits) < 1e-9 or abs(saturation - 0.5) < 1e-9

@@ -17,7 +17,7 @@ REPOSITORY = RepositoryFacts("models", (MODEL,), disk_free_bytes=50_000_000_000)
 CONTAINER = TritonFacts("/opt/tritonserver/bin/tritonserver", (2, 75, 0), is_embedded=False)
 SERVER = ServerFacts("http://127.0.0.1:8000", is_local=True, version=(2, 75, 0))
 
-#: A container on a good machine.
+# A container on a good machine.
 SOUND = MachineFacts(
     python=(3, 12, 3),
     glibc=(2, 39),

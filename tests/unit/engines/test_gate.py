@@ -23,7 +23,7 @@ Edit = Callable[[Scores], Scores]
 
 LABELS = ("cat", "dog", "fox")
 THRESHOLDS = (0.5, 0.3, 0.6)
-#: Eleven "images" whose scores differ by far more than the limits; a fake runner takes their bytes for pixels.
+# Eleven "images" whose scores differ by far more than the limits; a fake runner takes their bytes for pixels.
 IMAGES = [np.random.default_rng(seed).integers(0, 256, 72, dtype=np.uint8).tobytes() for seed in range(11)]
 
 
@@ -117,7 +117,7 @@ def set_one(value: float) -> Edit:
     return edit
 
 
-def leak_neighbour(scores: Scores) -> Scores:
+def leak_neighbor(scores: Scores) -> Scores:
     """A row takes on a little of the one before it."""
     mixed = scores.copy()
     mixed[1:] += np.float32(5e-3) * (scores[:-1] - scores[1:])
@@ -129,7 +129,7 @@ def leak_neighbour(scores: Scores) -> Scores:
     ("edit", "words"),
     [
         (swap_rows, "batch 2: highest difference"),
-        (rotate_rows, "with its neighbours or its slot"),
+        (rotate_rows, "with its neighbors or its slot"),
         *((only_at_batch(size, swap_rows), f"batch {size}: ") for size in (2, 7, 8, 32)),
         (only_at_batch(32, lambda scores: scores[::-1]), "batch 32: an image's answer changes by"),
         (lambda scores: np.repeat(scores[:1], len(scores), axis=0), "batch 2: highest difference"),
@@ -154,12 +154,12 @@ def test_planted_fault(edit: Edit, words: str, precision: str) -> None:
         report.require()
 
 
-def test_rows_that_depend_on_their_neighbours() -> None:
+def test_rows_that_depend_on_their_neighbors() -> None:
     """Too little for the difference to the reference that FP16 may have, but the image's own answer changes."""
     limits = dataclasses.replace(LIMITS["fp16"], max_row_difference=1e-3)
-    failures = compare(leak_neighbour, limits=limits).failures
+    failures = compare(leak_neighbor, limits=limits).failures
     assert failures
-    assert all("with its neighbours or its slot" in failure for failure in failures)
+    assert all("with its neighbors or its slot" in failure for failure in failures)
 
 
 def test_swapped_answers_of_concurrent_requests() -> None:
@@ -255,7 +255,7 @@ def test_the_flips_of_one_image_are_not_counted_seven_times() -> None:
 def test_a_fault_in_repeated_rows_alone_is_refused(precision: str) -> None:
     edit = at_repeated_rows(lambda scores: scores + np.float32(0.02))
     report = compare(edit, limits=LIMITS[precision])  # type: ignore[index]
-    words = "repeated rows: an image's answer changes by 2.0e-02 with its neighbours or its slot"
+    words = "repeated rows: an image's answer changes by 2.0e-02 with its neighbors or its slot"
     assert any(failure.startswith(words) for failure in report.failures)
     assert all(failure.startswith("repeated rows: ") for failure in report.failures)
 

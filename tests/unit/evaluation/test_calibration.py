@@ -27,7 +27,7 @@ from mlcls.evaluation.figures import compute_figures
 Scores = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.bool_]
 
-KINDS = ("random", "two decimals", "five values", "neighbours", "zeros and ones")
+KINDS = ("random", "two decimals", "five values", "neighbors", "zeros and ones")
 
 
 def make_set(kind: str, seed: int, count: int = 50, labels: int = 4) -> tuple[Scores, Targets]:
@@ -39,7 +39,7 @@ def make_set(kind: str, seed: int, count: int = 50, labels: int = 4) -> tuple[Sc
         scores = scores.round(2)
     elif kind == "five values":
         scores = (scores * 4).round().astype(np.float32) / 4
-    elif kind == "neighbours":  # of float32, so that no number lies between two of them
+    elif kind == "neighbors":  # of float32, so that no number lies between two of them
         steps = (scores * 10).astype(np.int32)
         scores = (np.full(scores.shape, 0.3, np.float32).view(np.int32) + steps).view(np.float32)
     elif kind == "zeros and ones":

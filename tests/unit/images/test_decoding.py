@@ -21,7 +21,7 @@ from mlcls.images.decoding import decode_image
 from mlcls.images.settings import ImageSettings
 
 NOISE = np.random.default_rng(3).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-#: Smooth, 91 x 123.
+# Smooth, 91 x 123.
 PHOTO = Image.fromarray(NOISE).resize((123, 91), Image.Resampling.BICUBIC)
 ACCEPTING = ImageSettings(accept_truncated=True)
 

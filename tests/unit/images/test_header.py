@@ -18,7 +18,7 @@ EXPECTED = "image: expected the bytes of one JPEG, PNG, WebP, BMP, TIFF, GIF or 
 
 
 def plain(format_name: str, mode: str = "RGB", **options: object) -> bytes:
-    """Encodes a picture of one colour, height 23 and width 37."""
+    """Encodes a picture of one color, height 23 and width 37."""
     return encode(Image.new(mode, (37, 23), 90 if mode == "L" else None), format_name, **options)
 
 

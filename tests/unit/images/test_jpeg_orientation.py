@@ -15,7 +15,7 @@ from mlcls.images.decoding import decode_image
 from mlcls.images.jpeg_header import read_jpeg_header
 from mlcls.images.jpeg_orientation import find_orientation, turn
 
-#: No two of its eight orientations are alike.
+# No two of its eight orientations are alike.
 PICTURE = cv2.resize(np.random.default_rng(0).integers(0, 255, (6, 10, 3), np.uint8), (40, 24))
 FILE = cv2.imencode(".jpg", PICTURE)[1].tobytes()
 
@@ -36,7 +36,7 @@ def insert(segments: bytes) -> bytes:
 
 
 XMP = segment(b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>")
-#: As a photo site writes it.
+# As a photo site writes it.
 RENAMED_XMP = segment(b"XMP\0://ns.adobe.com/xap/1.0/\0<?xpacket begin")
 
 

@@ -1,4 +1,4 @@
-"""Decoding, resizing and normalising, against cv2, Pillow and the arithmetic that PaddleX states."""
+"""Decoding, resizing and normalizing, against cv2, Pillow and the arithmetic that PaddleX states."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mlcls.model.spec import INTERPOLATIONS, ImageTransform, ResizeBackend
 
 TRANSFORM = ImageTransform(448, 448, "pil", "BILINEAR", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-#: A smooth picture without structure, `(149, 203, 3)` uint8 RGB.
+# A smooth picture without structure, `(149, 203, 3)` uint8 RGB.
 PHOTO: npt.NDArray[np.uint8] = np.random.default_rng(7).integers(0, 256, (50, 68, 3), dtype=np.uint8)
 PHOTO = np.asarray(Image.fromarray(PHOTO).resize((203, 149), Image.Resampling.BICUBIC))
 
@@ -113,7 +113,7 @@ AWKWARD = make_awkward_files()
 
 @pytest.mark.parametrize("name", AWKWARD)
 def test_pixels_of_awkward_files_are_cv2s(name: str) -> None:
-    """Whatever the kind: depth, palette, interlacing, colour space, subsampling, orientation, trailing bytes."""
+    """Whatever the kind: depth, palette, interlacing, color space, subsampling, orientation, trailing bytes."""
     image = decode_image(AWKWARD[name])
     assert image.dtype == np.uint8
     assert image.flags.c_contiguous
@@ -171,7 +171,7 @@ def test_exif_orientations_agree_with_pillow() -> None:
 
 
 def test_gif_gives_its_first_frame() -> None:
-    """Transparent pixels keep their palette colour."""
+    """Transparent pixels keep their palette color."""
     first, second = Image.fromarray(PHOTO).quantize(60), Image.new("P", (203, 149))
     data = encode(first, "GIF", save_all=True, append_images=[second], transparency=3)
     np.testing.assert_array_equal(decode_image(data), np.asarray(first.convert("RGB")))

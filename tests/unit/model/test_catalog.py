@@ -11,7 +11,7 @@ from mlcls.errors import ModelFormatError
 from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels, official_model, official_spec
 from mlcls.model.spec import ImageTransform
 
-#: Name, mAP in percent and size in MB as PaddleX's tutorial lists them.
+# Name, mAP in percent and size in MB as PaddleX's tutorial lists them.
 PUBLISHED = {
     "CLIP_vit_base_patch16_448_ML": (89.15, 325.6),
     "PP-HGNetV2-B0_ML": (80.98, 39.6),

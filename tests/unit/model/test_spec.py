@@ -16,7 +16,7 @@ from mlcls.model.spec import ImageTransform, ModelSpec, TensorNames
 
 SPEC = official_spec("ResNet50_ML")
 
-#: What PaddleX resizes with, per backend.
+# What PaddleX resizes with, per backend.
 FILTERS = {
     "pil": {"NEAREST", "BILINEAR", "BICUBIC", "BOX", "LANCZOS4"},
     "cv2": {"NEAREST", "LINEAR", "BICUBIC", "AREA", "LANCZOS4"},

@@ -18,7 +18,7 @@ from mlcls.model.catalog import DEFAULT_TRANSFORM, OFFICIAL_MODELS, official_spe
 from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.paddle.inference_yml import InferenceConfig, format_inference_yml, parse_inference_config, read_inference_yml
 
-#: As PaddleX's export writes it.
+# As PaddleX's export writes it.
 OFFICIAL = """\
 Global:
   model_name: PP-LCNet_x1_0_ML

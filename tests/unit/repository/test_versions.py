@@ -90,7 +90,7 @@ def served_number(root: Path) -> int | None:
 
 # --- killed before each write
 
-#: What is there before, what is killed, and which models may be served after it was.
+# What is there before, what is killed, and which models may be served after it was.
 OPERATIONS: dict[str, tuple[list[int], Callable[[Path, ModelSpec], object], set[int | None]]] = {
     "publish the first": ([], lambda root, spec: publish(root, spec, 1), {None, 1}),
     "publish the second": ([1], lambda root, spec: publish(root, spec, 2), {1, 2}),
@@ -102,7 +102,7 @@ OPERATIONS: dict[str, tuple[list[int], Callable[[Path, ModelSpec], object], set[
 }
 
 
-#: Audit events of what changes a repository, and how many paths and modes their arguments begin with.
+# Audit events of what changes a repository, and how many paths and modes their arguments begin with.
 WRITES = {"os.rename": (2, 2), "os.remove": (1, 1), "os.rmdir": (1, 1), "os.mkdir": (1, 2)}
 
 

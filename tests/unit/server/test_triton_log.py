@@ -8,7 +8,7 @@ import pytest
 
 from mlcls.server.logs import STANDARD_OUTPUT, describe_end, find_reason
 
-#: At every start on a machine without a GPU; harmless.
+# At every start on a machine without a GPU; harmless.
 START = """\
 2026-11-24T16:08:35Z W 4406 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory, pinned memory \
 pool will not be available: CUDA driver version is insufficient for CUDA runtime version"
@@ -17,7 +17,7 @@ pool will not be available: CUDA driver version is insufficient for CUDA runtime
 2026-11-24T16:08:35Z I 4406 model_lifecycle.cc:472] "loading: M_engine:1"
 """
 
-#: After the models; harmless too.
+# After the models; harmless too.
 END = """\
 2026-11-24T16:08:36Z I 4406 server.cc:604]\x20
 +------------------+------+

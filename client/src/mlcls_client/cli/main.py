@@ -7,6 +7,7 @@ answer in time, or a failure of its own; 130 interrupted.
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from mlcls_client.cli.predict import add_predict_arguments, run_predict
 from mlcls_client.cli.server_arguments import (
@@ -22,16 +23,16 @@ from mlcls_client.transport.server_state import list_models, read_health
 
 __all__ = ["add_predict_arguments", "main", "run_predict"]
 
-_WAIT_TIMEOUT_S = 60.0
+_WAIT_TIMEOUT_S: Final = 60.0
 # One readiness call while waiting; a server that accepts connections and does not answer must not use up the time.
-_READINESS_TIMEOUT_S = 5.0
+_READINESS_TIMEOUT_S: Final = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        argv: arguments after the program's name; None for the process's own.
+        argv: Arguments after the program's name; None for the process's own.
 
     Returns:
         The exit code.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 from mlcls_client.cli.progress import ProgressBar
 from mlcls_client.cli.result_writers import CsvWriter, JsonLinesWriter, ResultWriter, TableWriter
@@ -25,15 +25,15 @@ from mlcls_client.inputs.sources import ImageSource, count_images, iterate_sourc
 from mlcls_client.prediction import MAX_CONCURRENCY
 from mlcls_client.transport.connection import DEFAULT_RETRIES
 
-STDIN = "-"
-LIST_PREFIX = "@"
-_READS_STDIN = (STDIN, LIST_PREFIX + STDIN)
-_STDIN_NAME = "stdin"
+STDIN: Final = "-"
+LIST_PREFIX: Final = "@"
+_READS_STDIN: Final = (STDIN, LIST_PREFIX + STDIN)
+_STDIN_NAME: Final = "stdin"
 
 # A table's columns are as wide as what is in them; of a long input only the beginning is looked at.
-_MEASURED_SOURCES = 1000
+_MEASURED_SOURCES: Final = 1000
 
-EXIT_CODES = """\
+EXIT_CODES: Final = """\
 exit codes:
   0    all images answered
   1    some image failed; its reason is on standard error, the others are answered (--fail-on-error: those before it)

@@ -18,10 +18,10 @@ class ProgressBar:
 
         Args:
             wanted: True, False, or None for a bar where standard error is a terminal and tqdm is installed.
-            count: tells how many images there are, None where that is not known; called only for a bar.
+            count: Tells how many images there are, None where that is not known; called only for a bar.
 
         Raises:
-            InvalidRequestError: a bar is wanted, and tqdm is not installed.
+            InvalidRequestError: A bar is wanted, and tqdm is not installed.
         """
         self._bar: Any = None
         if wanted is None and not sys.stderr.isatty():

@@ -16,7 +16,7 @@ class ResultSaver:
         """Make a saver.
 
         Args:
-            folder: where the files go; made as needed.
+            folder: Where the files go; made as needed.
             kind: `img` for annotated pictures, `json` for JSON files.
         """
         self._folder = folder
@@ -30,7 +30,7 @@ class ResultSaver:
             Its path.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: The file cannot be written.
             InputError: Pillow cannot decode the image.
         """
         name = result.picture_name if self._kind == "img" else result.json_name

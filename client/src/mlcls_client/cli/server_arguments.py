@@ -2,15 +2,15 @@
 
 import argparse
 import os
-from typing import Any
+from typing import Any, Final
 
 from mlcls_client.cli.terminal import parse_seconds
 from mlcls_client.errors import InvalidRequestError
 from mlcls_client.model import Model, create_model
 from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
 
-API_KEY_VARIABLE = "MLCLS_API_KEY"
-ADMIN_KEY_VARIABLE = "MLCLS_ADMIN_KEY"
+API_KEY_VARIABLE: Final = "MLCLS_API_KEY"
+ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +79,7 @@ def open_model(args: argparse.Namespace, timeout_s: float, retries: int = 0) -> 
     """Make the model that the arguments of `add_server_arguments` describe.
 
     Raises:
-        InvalidRequestError: an argument is not as described.
+        InvalidRequestError: An argument is not as described.
     """
     return create_model(
         args.model,
@@ -96,7 +96,7 @@ def read_server_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Return what `create_model` and `list_models` take in common, but for the address.
 
     Raises:
-        InvalidRequestError: a header is not as described.
+        InvalidRequestError: A header is not as described.
     """
     files = {
         "root_certificates": args.ssl_root_certificates,

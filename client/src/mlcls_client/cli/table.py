@@ -2,17 +2,18 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from mlcls_client.escaping import visible
 
-EMPTY_TEXT = "(no label above the threshold)"
-FAILED_TEXT = "(no result)"
-MEMORY_TEXT = "(from memory)"
+EMPTY_TEXT: Final = "(no label above the threshold)"
+FAILED_TEXT: Final = "(no result)"
+MEMORY_TEXT: Final = "(from memory)"
 
-_HEADER = ("image", "page", "labels")
-_GAP = "  "
-_MAX_NAME_SHARE = 0.4
-_MIN_LABELS_WIDTH = 24
+_HEADER: Final = ("image", "page", "labels")
+_GAP: Final = "  "
+_MAX_NAME_SHARE: Final = 0.4
+_MIN_LABELS_WIDTH: Final = 24
 
 
 class LabelTable:
@@ -22,9 +23,9 @@ class LabelTable:
         """Take the measure of the first columns.
 
         Args:
-            names: of all images that will come.
-            width: of the terminal; None for rows that are never broken, which suit a file or a pipe.
-            page_count: how many pages the longest file has; 0 for a table without a column for pages.
+            names: Of all images that will come.
+            width: Of the terminal; None for rows that are never broken, which suit a file or a pipe.
+            page_count: How many pages the longest file has; 0 for a table without a column for pages.
         """
         self._page_width = max(len(_HEADER[1]), len(str(page_count - 1))) if page_count else 0
         longest = max(display_width(visible(name)) for name in [_HEADER[0], *names])

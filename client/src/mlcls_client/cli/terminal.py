@@ -4,16 +4,16 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import Final, TextIO
 
 from mlcls_client.errors import InvalidRequestError, MlclsClientError
 from mlcls_client.escaping import visible
 
-EXIT_OK = 0
-EXIT_IMAGE_FAILED = 1
-EXIT_USAGE = 2
-EXIT_SERVER = 3
-EXIT_INTERRUPTED = 130
+EXIT_OK: Final = 0
+EXIT_IMAGE_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_SERVER: Final = 3
+EXIT_INTERRUPTED: Final = 130
 
 
 def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """Images in memory, encoded to travel: as PNG, which keeps every pixel, or as JPEG, which is smaller and faster."""
 
 import io
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from mlcls_client.errors import InputError, InvalidRequestError
 
@@ -14,17 +14,17 @@ ArrayFormat = Literal["png", "jpeg"]
 """How images travel that the client has to encode: `png` without loss, `jpeg` in high quality."""
 
 # Modes that a PNG file holds as they are.
-_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
-# No chroma subsampling: colours of small things stay where they are.
-_JPEG_OPTIONS = {"quality": 95, "subsampling": 0}
-_MAX_JPEG_SIDE = 65500
+_PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+# No chroma subsampling: colors of small things stay where they are.
+_JPEG_OPTIONS: Final = {"quality": 95, "subsampling": 0}
+_MAX_JPEG_SIDE: Final = 65500
 
 
 def check_array_format(array_format: object) -> None:
     """Refuse what is no `ArrayFormat`.
 
     Raises:
-        InvalidRequestError: neither `png` nor `jpeg`.
+        InvalidRequestError: Neither `png` nor `jpeg`.
     """
     if array_format not in get_args(ArrayFormat):
         raise InvalidRequestError(f"expected array_format to be one of {get_args(ArrayFormat)}, got {array_format!r}")
@@ -35,10 +35,10 @@ def encode_bgr_array(pixels: "npt.NDArray[np.uint8]", array_format: ArrayFormat 
 
     Args:
         pixels: (H, W, 3) uint8 BGR, as PaddleX and OpenCV have it.
-        array_format: how.
+        array_format: How.
 
     Raises:
-        InputError: another shape or type.
+        InputError: Another shape or type.
     """
     import numpy as np
     from PIL import Image
@@ -54,7 +54,7 @@ def encode_pil_image(image: "Image.Image", array_format: ArrayFormat = "png") ->
     """Encode a PIL image, turned upright as its EXIF orientation says.
 
     Raises:
-        InputError: the image cannot be decoded or has no pixel.
+        InputError: The image cannot be decoded or has no pixel.
     """
     from PIL import ImageOps
 

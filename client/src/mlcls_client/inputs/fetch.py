@@ -7,13 +7,13 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
 from mlcls_client.errors import InputError, InvalidRequestError
 from mlcls_client.escaping import safe_file_name
 
-_BLOCK_BYTES = 65536
+_BLOCK_BYTES: Final = 65536
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class FetchLimits:
     """What a fetch may take.
 
     Attributes:
-        max_bytes: size of the file, at most.
-        timeout_s: time of the whole fetch, redirects included, seconds.
-        max_redirects: how many redirects are followed.
+        max_bytes: Size of the file, at most.
+        timeout_s: Time of the whole fetch, redirects included, seconds.
+        max_redirects: How many redirects are followed.
 
     Examples:
         >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
@@ -42,7 +42,7 @@ class FetchLimits:
         """Refuse limits that let nothing through.
 
         Raises:
-            InvalidRequestError: a limit is not as described.
+            InvalidRequestError: A limit is not as described.
         """
         if self.max_bytes < 1 or not 0 < self.timeout_s < float("inf") or self.max_redirects < 0:
             raise InvalidRequestError(
@@ -50,7 +50,7 @@ class FetchLimits:
             )
 
 
-DEFAULT_FETCH_LIMITS = FetchLimits()
+DEFAULT_FETCH_LIMITS: Final = FetchLimits()
 
 
 def is_url(text: str) -> bool:
@@ -74,7 +74,7 @@ def fetch_url(url: str, limits: FetchLimits = DEFAULT_FETCH_LIMITS) -> bytes:
     """Fetch a file; the environment's proxies (`https_proxy`, `no_proxy`) are used.
 
     Raises:
-        InputError: not an http(s) address, no file there, or more than the limits allow; the message tells what came.
+        InputError: Not an http(s) address, no file there, or more than the limits allow; the message tells what came.
     """
     address = _quoted_address(url)
     outcome: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()

@@ -15,7 +15,7 @@ def mapped_read_errors(path: str) -> Iterator[None]:
     """Turn what opening or reading an image file raises into InputError.
 
     Raises:
-        InputError: there is no such file, or it cannot be read.
+        InputError: There is no such file, or it cannot be read.
     """
     try:
         yield
@@ -29,11 +29,11 @@ def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Write a file under a temporary name in its own folder, then rename it; missing folders are made.
 
     Args:
-        path: the file.
-        write: writes the content into the open binary file.
+        path: The file.
+        write: Writes the content into the open binary file.
 
     Raises:
-        OutputError: the file cannot be written; nothing is left behind and an older file is untouched.
+        OutputError: The file cannot be written; nothing is left behind and an older file is untouched.
     """
     staging = path.with_name(f".mlcls-{secrets.token_hex(8)}.part")
     try:

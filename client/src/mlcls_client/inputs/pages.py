@@ -11,7 +11,7 @@ import io
 import math
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from mlcls_client.errors import InputError
 from mlcls_client.inputs.encoding import ArrayFormat, encode_image
@@ -20,17 +20,17 @@ from mlcls_client.inputs.files import mapped_read_errors
 if TYPE_CHECKING:
     from PIL import Image
 
-PDF_SUFFIXES = frozenset({".pdf"})
-TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
-PAGED_SUFFIXES = PDF_SUFFIXES | TIFF_SUFFIXES
-_SIGNATURES = {b"%PDF-": ".pdf", b"II*\0": ".tif", b"MM\0*": ".tif"}
+PDF_SUFFIXES: Final = frozenset({".pdf"})
+TIFF_SUFFIXES: Final = frozenset({".tif", ".tiff"})
+PAGED_SUFFIXES: Final = PDF_SUFFIXES | TIFF_SUFFIXES
+_SIGNATURES: Final = {b"%PDF-": ".pdf", b"II*\0": ".tif", b"MM\0*": ".tif"}
 
-PDF_RENDER_SCALE = 2.0
-PDF_MIN_RENDER_SCALE = 0.1
-MAX_PAGE_PIXELS = 178_956_970
+PDF_RENDER_SCALE: Final = 2.0
+PDF_MIN_RENDER_SCALE: Final = 0.1
+MAX_PAGE_PIXELS: Final = 178_956_970
 
 # PDFium is not safe for several threads at once, not even with a document for each.
-_PDFIUM_LOCK = threading.RLock()
+_PDFIUM_LOCK: Final = threading.RLock()
 
 
 def find_paged_suffix(content: bytes) -> str | None:
@@ -42,10 +42,10 @@ def open_pages(name: str, suffix: str, content: bytes | None = None, array_forma
     """Make the reader of a file with pages; nothing is opened yet.
 
     Args:
-        name: path of the file, which error messages tell.
-        suffix: one of `PAGED_SUFFIXES`, which decides the kind.
-        content: the file, where it is in memory; None to read it from its path.
-        array_format: how the pages are encoded.
+        name: Path of the file, which error messages tell.
+        suffix: One of `PAGED_SUFFIXES`, which decides the kind.
+        content: The file, where it is in memory; None to read it from its path.
+        array_format: How the pages are encoded.
     """
     return (PdfFile if suffix in PDF_SUFFIXES else TiffFile)(name, content, array_format)
 
@@ -69,7 +69,7 @@ class PageFile(abc.ABC):
         """Return the number of pages.
 
         Raises:
-            InputError: the file cannot be read or has no page; for a PDF file, pypdfium2 is not installed.
+            InputError: The file cannot be read or has no page; for a PDF file, pypdfium2 is not installed.
         """
         with self._lock:
             try:
@@ -85,10 +85,10 @@ class PageFile(abc.ABC):
         """Return one page, encoded.
 
         Args:
-            page_index: number of the page, from 0.
+            page_index: Number of the page, from 0.
 
         Raises:
-            InputError: the file or this page cannot be read.
+            InputError: The file or this page cannot be read.
         """
         with self._lock:
             self._unread -= 1
@@ -206,11 +206,11 @@ def find_render_scale(height: float, width: float) -> float:
     """Return pixels per point for a PDF page: 2, or what keeps the page within `MAX_PAGE_PIXELS`.
 
     Args:
-        height: of the page, points.
-        width: of the page, points.
+        height: Of the page, points.
+        width: Of the page, points.
 
     Raises:
-        InputError: the page has no area, or is too large at the smallest scale, 0.1, too.
+        InputError: The page has no area, or is too large at the smallest scale, 0.1, too.
     """
     if height <= 0 or width <= 0:
         raise InputError(f"expected a page with an area, got (height, width) {(height, width)} points")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, Final, TypeAlias, Union
 
 from mlcls_client.errors import InputError
 from mlcls_client.inputs.encoding import ArrayFormat, encode_bgr_array, encode_pil_image
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # What PaddleX reads and the server does not.
-CONVERTED_SUFFIXES = frozenset({".pbm", ".pgm", ".ppm", ".pnm", ".sr", ".ras"})
+CONVERTED_SUFFIXES: Final = frozenset({".pbm", ".pgm", ".ppm", ".pnm", ".sr", ".ras"})
 
 # PaddleX's list, and further formats of the served contract: GIF, and other names of JPEG.
-IMAGE_SUFFIXES = (
+IMAGE_SUFFIXES: Final = (
     frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif"})
     | PAGED_SUFFIXES
     | CONVERTED_SUFFIXES
@@ -41,9 +41,9 @@ class ImageSource:
     """One image that is to be sent; it is read when its turn comes.
 
     Attributes:
-        input_path: the path or URL as given, or the path found in the given folder; None for an image from memory.
-        read: returns the encoded image, raises InputError.
-        page_index: number of the page of a PDF or TIFF file, from 0; None for a plain image.
+        input_path: The path or URL as given, or the path found in the given folder; None for an image from memory.
+        read: Returns the encoded image, raises InputError.
+        page_index: Number of the page of a PDF or TIFF file, from 0; None for a plain image.
     """
 
     input_path: str | None
@@ -85,12 +85,12 @@ def iterate_sources(
     be listed or has no image, gives one source whose `read` raises, so that one bad path need not stop the others.
 
     Args:
-        inputs: see `ImageInput`.
-        fetch_limits: of the fetch of a URL.
-        array_format: how arrays, PIL images, pages and converted files are encoded.
+        inputs: See `ImageInput`.
+        fetch_limits: Of the fetch of a URL.
+        array_format: How arrays, PIL images, pages and converted files are encoded.
 
     Raises:
-        InputError: something in the input is of an unsupported type.
+        InputError: Something in the input is of an unsupported type.
 
     Examples:
         >>> [source.input_path for source in iterate_sources(["photo.png", "photos/"])]
@@ -241,7 +241,7 @@ def _convert(name: str, content: bytes, reading: _Reading) -> bytes:
 
     try:
         image = Image.open(io.BytesIO(content))
-        # Pillow has 16-bit grey of a PGM file as 32-bit integers, and would cut them off at 255.
+        # Pillow has 16-bit gray of a PGM file as 32-bit integers, and would cut them off at 255.
         return encode_pil_image(image.convert("I;16") if image.mode == "I" else image, reading.array_format)
     except InputError:
         raise

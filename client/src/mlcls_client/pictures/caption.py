@@ -7,23 +7,24 @@ apart, so that the layout can be checked: `CaptionLayout` says which box each th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from mlcls_client.pictures.fonts import FontStack
 
-EMPTY_TEXT = "no label above the threshold"
-NAMELESS_TEXT = "no label"
+EMPTY_TEXT: Final = "no label above the threshold"
+NAMELESS_TEXT: Final = "no label"
 
-_PADDING_EM = 1.15
-_COLUMN_GAP_EM = 2.4
-_ROW_GAP_EM = 0.3
-_CELL_GAP_EM = 0.8
-_BAR_MIN_EM = 5.0
-_BAR_MAX_EM = 18.0
-_BAR_HEIGHT_EM = 0.42
-_LABEL_WISH_EM = 11.0
-_MAX_COLUMNS = 4
-_MAX_LABEL_LINES = 6
-_LINE_EM = 1.35
+_PADDING_EM: Final = 1.15
+_COLUMN_GAP_EM: Final = 2.4
+_ROW_GAP_EM: Final = 0.3
+_CELL_GAP_EM: Final = 0.8
+_BAR_MIN_EM: Final = 5.0
+_BAR_MAX_EM: Final = 18.0
+_BAR_HEIGHT_EM: Final = 0.42
+_LABEL_WISH_EM: Final = 11.0
+_MAX_COLUMNS: Final = 4
+_MAX_LABEL_LINES: Final = 6
+_LINE_EM: Final = 1.35
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ def lay_out_caption(width: int, label_names: Sequence[str], scores: Sequence[flo
     ellipsis.
 
     Args:
-        width: of the panel.
+        width: Of the panel.
         label_names: N names.
         scores: N probabilities; a value outside 0 to 1 gets an empty or a full bar.
-        font: loaded at the size that it is drawn in.
+        font: Loaded at the size that it is drawn in.
     """
     em = font.size
     padding, cell_gap = round(_PADDING_EM * em), round(_CELL_GAP_EM * em)
@@ -126,12 +127,12 @@ def lay_out_caption(width: int, label_names: Sequence[str], scores: Sequence[flo
 
 
 def lay_out_names(width: int, label_names: Sequence[str], font: FontStack) -> CaptionLayout:
-    """Place names without scores one after the other, in as many lines as they need; without any, a note that says so.
+    """Place names without scores one after the other, in as many lines as they need; a note if there are none.
 
     Args:
-        width: of the panel.
+        width: Of the panel.
         label_names: N names.
-        font: loaded at the size that it is drawn in.
+        font: Loaded at the size that it is drawn in.
     """
     padding, gap = round(_PADDING_EM * font.size), round(_COLUMN_GAP_EM * font.size)
     names = label_names or [NAMELESS_TEXT]

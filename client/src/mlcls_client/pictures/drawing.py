@@ -4,6 +4,7 @@ import io
 import math
 import os
 from collections.abc import Sequence
+from typing import Final
 
 from PIL import Image, ImageDraw, ImageOps
 
@@ -20,21 +21,21 @@ from mlcls_client.pictures.caption import (
 )
 from mlcls_client.pictures.fonts import FontStack, choose_fonts
 
-PANEL_COLOUR = (248, 249, 251)
-SURROUND_COLOUR = (233, 236, 241)
-_TEXT_COLOUR = (36, 46, 60)
-_SCORE_COLOUR = (98, 110, 127)
-_TRACK_COLOUR = (223, 228, 235)
-_BAR_COLOUR = (47, 125, 140)
+PANEL_COLOR: Final = (248, 249, 251)
+SURROUND_COLOR: Final = (233, 236, 241)
+_TEXT_COLOR: Final = (36, 46, 60)
+_SCORE_COLOR: Final = (98, 110, 127)
+_TRACK_COLOR: Final = (223, 228, 235)
+_BAR_COLOR: Final = (47, 125, 140)
 
 # The smallest picture that a row of label, bar and score is readable in.
-_MIN_WIDTH = 320
-_MIN_WIDTH_SHARE = 0.3
-_MIN_FONT_SIZE = 13
+_MIN_WIDTH: Final = 320
+_MIN_WIDTH_SHARE: Final = 0.3
+_MIN_FONT_SIZE: Final = 13
 # More of a label than this is never drawn.
-_MAX_DRAWN_CHARACTERS = 300
+_MAX_DRAWN_CHARACTERS: Final = 300
 # Bars are painted this much larger and scaled down: Pillow's shapes have no smooth edges.
-_OVERSAMPLING = 4
+_OVERSAMPLING: Final = 4
 
 
 def open_image(encoded_image: bytes) -> Image.Image:
@@ -74,16 +75,16 @@ def draw_labels(
     wider picture.
 
     Args:
-        image: the photo, any mode.
+        image: The photo, any mode.
         label_names: N names, in the order in which they are listed.
         scores: N probabilities, finite.
-        font_path: a font file for the labels; None for the environment variable MLCLS_FONT or a built-in font.
+        font_path: A font file for the labels; None for the environment variable MLCLS_FONT or a built-in font.
 
     Returns:
         An RGB picture.
 
     Raises:
-        InputError: the font cannot be loaded, or there is not one finite score per name.
+        InputError: The font cannot be loaded, or there is not one finite score per name.
     """
     if len(label_names) != len(scores) or not all(math.isfinite(score) for score in scores):
         raise InputError(f"expected one finite score per label, got {list(scores)} for {list(label_names)}")
@@ -99,15 +100,15 @@ def draw_names(
     """Draw labels that have no scores, like those of a dataset, in a panel below an image.
 
     Args:
-        image: the photo, any mode.
+        image: The photo, any mode.
         label_names: N names, in the order in which they are listed; without any, the panel says "no label".
-        font_path: see `draw_labels`.
+        font_path: See `draw_labels`.
 
     Returns:
         An RGB picture.
 
     Raises:
-        InputError: the font cannot be loaded.
+        InputError: The font cannot be loaded.
     """
     label_names = [_shown(name) for name in label_names]
     width = picture_width(image.height, image.width)
@@ -121,8 +122,8 @@ def _shown(name: str) -> str:
 
 
 def _compose(image: Image.Image, layout: CaptionLayout, fonts: FontStack) -> Image.Image:
-    picture = Image.new("RGB", (layout.width, image.height + layout.height), PANEL_COLOUR)
-    picture.paste(SURROUND_COLOUR, (0, 0, layout.width, image.height))
+    picture = Image.new("RGB", (layout.width, image.height + layout.height), PANEL_COLOR)
+    picture.paste(SURROUND_COLOR, (0, 0, layout.width, image.height))
     picture.paste(_to_rgb(image), ((layout.width - image.width) // 2, 0))
     panel = picture.crop((0, image.height, layout.width, picture.height))
     _paint(panel, layout, fonts)
@@ -145,20 +146,20 @@ def font_size(height: int, width: int) -> int:
 
 
 def _paint(panel: Image.Image, layout: CaptionLayout, fonts: FontStack) -> None:
-    def write(text: PlacedText, colour: tuple[int, int, int]) -> None:
-        fonts.write(panel, text.x, text.y, text.text, colour)
+    def write(text: PlacedText, color: tuple[int, int, int]) -> None:
+        fonts.write(panel, text.x, text.y, text.text, color)
 
     for note in layout.note:
-        write(note, _SCORE_COLOUR)
+        write(note, _SCORE_COLOR)
     for row in layout.rows:
         for line in row.name_lines:
-            write(line, _TEXT_COLOUR)
-        _paint_bar(panel, row.track, _TRACK_COLOUR, 1.0)
-        _paint_bar(panel, row.track, _BAR_COLOUR, row.score)
-        write(row.score_text, _SCORE_COLOUR)
+            write(line, _TEXT_COLOR)
+        _paint_bar(panel, row.track, _TRACK_COLOR, 1.0)
+        _paint_bar(panel, row.track, _BAR_COLOR, row.score)
+        write(row.score_text, _SCORE_COLOR)
 
 
-def _paint_bar(panel: Image.Image, track: Box, colour: tuple[int, int, int], share: float) -> None:
+def _paint_bar(panel: Image.Image, track: Box, color: tuple[int, int, int], share: float) -> None:
     """Paint the left share of a bar with round ends; a share too small for them is a dot."""
     height, full = track.bottom - track.top, track.right - track.left
     width = max(height, round(full * share))
@@ -167,4 +168,4 @@ def _paint_bar(panel: Image.Image, track: Box, colour: tuple[int, int, int], sha
     size = (width * _OVERSAMPLING, height * _OVERSAMPLING)
     mask = Image.new("L", size, 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), radius=size[1] // 2, fill=255)
-    panel.paste(colour, (track.left, track.top), mask.resize((width, height), Image.Resampling.BOX))
+    panel.paste(color, (track.left, track.top), mask.resize((width, height), Image.Resampling.BOX))

@@ -8,7 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,11 +17,11 @@ from mlcls_client.errors import InputError
 Font: TypeAlias = ImageFont.FreeTypeFont
 Bounds: TypeAlias = tuple[float, float, float, float]
 
-FONT_VARIABLE = "MLCLS_FONT"
+FONT_VARIABLE: Final = "MLCLS_FONT"
 
 # Looked up by name among the system's fonts, in this order and only when a label needs them: Pillow's built-in font
 # (Aileron) covers little more than ASCII. Of a collection, the face with the Chinese forms of Han characters.
-_PREFERRED_FONTS = (
+_PREFERRED_FONTS: Final = (
     ("NotoSans-Regular.ttf", 0),
     ("DejaVuSans.ttf", 0),
     ("LiberationSans-Regular.ttf", 0),
@@ -39,13 +39,13 @@ _PREFERRED_FONTS = (
     ("seguiemj.ttf", 0),
 )
 # Fonts of pictures (emoji) come in one size, in pixels; they are scaled.
-_PICTURE_SIZES = (109, 160, 136, 96)
-_MAX_SCANNED_FONTS = 2000
+_PICTURE_SIZES: Final = (109, 160, 136, 96)
+_MAX_SCANNED_FONTS: Final = 2000
 
 # A code point that no font has: its picture is the font's sign for a missing character.
-_MISSING = "\uffff"
+_MISSING: Final = "\uffff"
 # They change or join the characters before them, and have no picture of their own.
-_JOINING_CATEGORIES = frozenset({"Mn", "Me", "Mc", "Cf", "Sk"})
+_JOINING_CATEGORIES: Final = frozenset({"Mn", "Me", "Mc", "Cf", "Sk"})
 
 logger = logging.getLogger("mlcls_client")
 
@@ -68,14 +68,14 @@ class FontFace:
         left, top, right, bottom = self.font.getbbox(text, anchor="ls")
         return left * self._scale, top * self._scale, right * self._scale, bottom * self._scale
 
-    def write(self, picture: Image.Image, x: float, y: float, text: str, colour: tuple[int, int, int]) -> None:
+    def write(self, picture: Image.Image, x: float, y: float, text: str, color: tuple[int, int, int]) -> None:
         """Write a text with the left end of its baseline at (x, y)."""
         if self._scale == 1.0:
-            ImageDraw.Draw(picture).text((x, y), text, fill=colour, font=self.font, anchor="ls", embedded_color=True)
+            ImageDraw.Draw(picture).text((x, y), text, fill=color, font=self.font, anchor="ls", embedded_color=True)
             return
         left, top, right, bottom = self.font.getbbox(text, anchor="ls")
         tile = Image.new("RGBA", (max(1, round(right - left)), max(1, round(bottom - top))))
-        ImageDraw.Draw(tile).text((-left, -top), text, fill=colour, font=self.font, anchor="ls", embedded_color=True)
+        ImageDraw.Draw(tile).text((-left, -top), text, fill=color, font=self.font, anchor="ls", embedded_color=True)
         size = (max(1, round(tile.width * self._scale)), max(1, round(tile.height * self._scale)))
         small = tile.resize(size, Image.Resampling.LANCZOS)
         picture.paste(small, (round(x + left * self._scale), round(y + top * self._scale)), small)
@@ -119,10 +119,10 @@ class FontStack:
         lefts, tops, rights, bottoms = zip(*bounds, strict=True)
         return min(lefts), min(tops), max(rights), max(bottoms)
 
-    def write(self, picture: Image.Image, x: float, y: float, text: str, colour: tuple[int, int, int]) -> None:
+    def write(self, picture: Image.Image, x: float, y: float, text: str, color: tuple[int, int, int]) -> None:
         """Write a text with the left end of its baseline at (x, y)."""
         for face, piece in self._pieces(text):
-            face.write(picture, x, y, piece, colour)
+            face.write(picture, x, y, piece, color)
             x += face.length(piece)
 
     def missing(self, text: str) -> str:
@@ -166,12 +166,12 @@ def choose_fonts(text: str, size: int, font_path: "str | os.PathLike[str] | None
     Characters that are still missing are logged and come out as empty boxes.
 
     Args:
-        text: all that will be written.
-        size: height of the font, pixels.
-        font_path: a TrueType or OpenType file, or the name of a system font.
+        text: All that will be written.
+        size: Height of the font, pixels.
+        font_path: A TrueType or OpenType file, or the name of a system font.
 
     Raises:
-        InputError: the named font cannot be loaded.
+        InputError: The named font cannot be loaded.
     """
     named = font_path or os.environ.get(FONT_VARIABLE)
     try:
@@ -200,8 +200,8 @@ def load_font(path: str | None, size: int, index: int = 0) -> Font:
     """Load a font file, or Pillow's built-in font for None.
 
     Raises:
-        OSError: no such font, or not a font.
-        InputError: this Pillow is built without FreeType.
+        OSError: No such font, or not a font.
+        InputError: This Pillow is built without FreeType.
     """
     if path is not None:
         return ImageFont.truetype(path, size, index)

@@ -7,7 +7,7 @@ transport come from one event loop.
 import math
 import os
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from mlcls_client.contract import Answer
 from mlcls_client.errors import InvalidRequestError
@@ -18,11 +18,11 @@ from mlcls_client.transport.triton import GrpcTransport, HttpTransport, TritonTr
 
 ProtocolName = Literal["grpc", "http"]
 
-DEFAULT_URLS: dict[str, str] = {"grpc": "localhost:8001", "http": "localhost:8000"}
-DEFAULT_TIMEOUT_S = 30.0
-URL_VARIABLE = "MLCLS_URL"
+DEFAULT_URLS: Final[dict[str, str]] = {"grpc": "localhost:8001", "http": "localhost:8000"}
+DEFAULT_TIMEOUT_S: Final = 30.0
+URL_VARIABLE: Final = "MLCLS_URL"
 
-_NO_OPTIONS = ConnectionOptions()
+_NO_OPTIONS: Final = ConnectionOptions()
 
 
 class Transport(Protocol):
@@ -41,11 +41,11 @@ class Transport(Protocol):
         Args:
             encoded_images: N image files, byte for byte; N is at most `max_batch_size()`.
             threshold_json: JSON text of the request parameter `threshold`; None for the model's own threshold.
-            context: id and trace of the request.
+            context: Id and trace of the request.
 
         Raises:
-            InvalidRequestError: the server refuses the request, or no image in it is good.
-            MlclsClientError: any other of the tree in `mlcls_client.errors`.
+            InvalidRequestError: The server refuses the request, or no image in it is good.
+            MlclsClientError: Any other of the tree in `mlcls_client.errors`.
         """
         ...
 
@@ -53,7 +53,7 @@ class Transport(Protocol):
         """Tell whether the model can answer now.
 
         Raises:
-            ServerUnavailableError: nothing answers at the address.
+            ServerUnavailableError: Nothing answers at the address.
         """
         ...
 
@@ -76,14 +76,14 @@ def open_transport(
     """Make the transport of a protocol; nothing is sent yet.
 
     Args:
-        model_name: the ensemble.
+        model_name: The ensemble.
         url: `host:port`; None for the environment variable MLCLS_URL, or the protocol's usual port on this machine.
         protocol: `grpc` or `http`.
-        timeout_s: time limit of one request with its retries, seconds.
+        timeout_s: Time limit of one request with its retries, seconds.
         options: TLS, headers, retries, shared memory.
 
     Raises:
-        InvalidRequestError: an unknown protocol, an address with a scheme, a time limit that is not above 0, or a PEM
+        InvalidRequestError: An unknown protocol, an address with a scheme, a time limit that is not above 0, or a PEM
             file that holds something else.
     """
     if not model_name or not isinstance(model_name, str):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, Union
+from typing import Any, Final, TypeAlias, Union
 
 from mlcls_client.errors import InvalidRequestError
 
@@ -15,17 +15,17 @@ Ssl: TypeAlias = Union[bool, str, "os.PathLike[str]", Mapping[str, "str | os.Pat
 """False for no TLS; True for TLS with the usual root certificates; the path of a PEM file of root certificates; or a
 dict with paths of PEM files: `root_certificates`, `private_key`, `certificate_chain`."""
 
-DEFAULT_RETRIES = 2
+DEFAULT_RETRIES: Final = 2
 # `mlcls serve` closes some APIs with it (`--http-restricted-api`, `--grpc-restricted-protocol`).
-ADMIN_KEY_HEADER = "mlcls-admin-key"
+ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
 
-_SSL_KEYS = ("root_certificates", "private_key", "certificate_chain")
+_SSL_KEYS: Final = ("root_certificates", "private_key", "certificate_chain")
 
 # Both gRPC and HTTP take these characters in the name of a header.
-_HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
-_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+_HEADER_NAME: Final = re.compile(r"[0-9a-z_.-]+")
+_HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 # What the client libraries set themselves.
-_OWN_HEADERS = frozenset(
+_OWN_HEADERS: Final = frozenset(
     {
         "accept-encoding",
         "connection",
@@ -45,9 +45,9 @@ class TlsFiles:
     """Paths of the PEM files of a TLS connection.
 
     Attributes:
-        root_certificates: whom to trust; None for the usual ones.
-        private_key: of this client, where the server wants to know who it is.
-        certificate_chain: of this client.
+        root_certificates: Whom to trust; None for the usual ones.
+        private_key: Of this client, where the server wants to know who it is.
+        certificate_chain: Of this client.
     """
 
     root_certificates: str | None = None
@@ -61,10 +61,10 @@ class ConnectionOptions:
 
     Attributes:
         tls: None for a connection that is not encrypted.
-        headers: sent with every request, names in lower case.
-        retries: further tries of a request where a retry is safe.
-        admin_key: sent with the calls of APIs that `mlcls serve` closes.
-        shared_memory: images go through memory that client and server share.
+        headers: Sent with every request, names in lower case.
+        retries: Further tries of a request where a retry is safe.
+        admin_key: Sent with the calls of APIs that `mlcls serve` closes.
+        shared_memory: Images go through memory that client and server share.
     """
 
     tls: TlsFiles | None = None
@@ -85,7 +85,7 @@ def read_connection_options(
     """Check the arguments of `create_model`.
 
     Raises:
-        InvalidRequestError: an argument is not as described there, or a PEM file cannot be read.
+        InvalidRequestError: An argument is not as described there, or a PEM file cannot be read.
     """
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise InvalidRequestError(f"expected retries to be 0 or more, got {retries!r}")

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mlcls_client.errors import (
     DeadlineExceededError,
@@ -18,16 +18,22 @@ from mlcls_client.errors import (
 )
 
 # What InferenceServerException.status() returns: the gRPC code's name, or the HTTP status code as text.
-_UNAVAILABLE = {"StatusCode.UNAVAILABLE", "502", "503"}
-_NOT_FOUND = {"StatusCode.NOT_FOUND", "404"}
-_INVALID = {"StatusCode.INVALID_ARGUMENT", "StatusCode.RESOURCE_EXHAUSTED", "StatusCode.OUT_OF_RANGE", "400", "413"}
-_DEADLINE = {"StatusCode.DEADLINE_EXCEEDED", "408", "504"}
-_NOT_IMPLEMENTED = {"StatusCode.UNIMPLEMENTED", "405", "501"}
-_FORBIDDEN = {"StatusCode.PERMISSION_DENIED", "StatusCode.UNAUTHENTICATED", "401", "403"}
+_UNAVAILABLE: Final = {"StatusCode.UNAVAILABLE", "502", "503"}
+_NOT_FOUND: Final = {"StatusCode.NOT_FOUND", "404"}
+_INVALID: Final = {
+    "StatusCode.INVALID_ARGUMENT",
+    "StatusCode.RESOURCE_EXHAUSTED",
+    "StatusCode.OUT_OF_RANGE",
+    "400",
+    "413",
+}
+_DEADLINE: Final = {"StatusCode.DEADLINE_EXCEEDED", "408", "504"}
+_NOT_IMPLEMENTED: Final = {"StatusCode.UNIMPLEMENTED", "405", "501"}
+_FORBIDDEN: Final = {"StatusCode.PERMISSION_DENIED", "StatusCode.UNAUTHENTICATED", "401", "403"}
 
 # aiohttp's, by name: the HTTP library is not to be imported for gRPC. Those that it derives from OSError are not here.
-_LOST_CONNECTION_ERRORS = {"ServerDisconnectedError", "ClientPayloadError", "ClientConnectionError"}
-_SHARED_MEMORY_TEXT = "shared memory region"
+_LOST_CONNECTION_ERRORS: Final = {"ServerDisconnectedError", "ClientPayloadError", "ClientConnectionError"}
+_SHARED_MEMORY_TEXT: Final = "shared memory region"
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ class Endpoint:
     Attributes:
         url: `host:port`.
         protocol: `grpc` or `http`.
-        model_name: the ensemble; empty for calls that are about the server itself.
-        timeout_s: time limit of one request with its retries, seconds.
+        model_name: The ensemble; empty for calls that are about the server itself.
+        timeout_s: Time limit of one request with its retries, seconds.
     """
 
     url: str
@@ -80,9 +86,9 @@ def error_from_status(status: str | None, text: str, endpoint: Endpoint) -> Mlcl
     """Map a refusal of the server to an error of this package; the server's text is kept.
 
     Args:
-        status: gRPC code (`StatusCode.NOT_FOUND`) or HTTP status code (`404`); None where the library gave none.
-        text: what the server said.
-        endpoint: whom the request went to.
+        status: GRPC code (`StatusCode.NOT_FOUND`) or HTTP status code (`404`); None where the library gave none.
+        text: What the server said.
+        endpoint: Whom the request went to.
     """
     where, model = endpoint.server, endpoint.subject
     if is_closed_api(status, text):

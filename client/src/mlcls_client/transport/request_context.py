@@ -6,15 +6,15 @@ import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from mlcls_client.errors import InvalidRequestError
 
 # Printable, so that it can be searched for as it is, in any log.
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,100}")
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,100}")
 
 # The two headers of W3C Trace Context. Baggage is not sent: it is the caller's own, and may hold anything.
-_TRACE_HEADERS = ("traceparent", "tracestate")
+_TRACE_HEADERS: Final = ("traceparent", "tracestate")
 
 
 @dataclass(frozen=True)
@@ -22,25 +22,25 @@ class RequestContext:
     """Identity of one request.
 
     Attributes:
-        request_id: sent as Triton's request id; empty for none.
-        headers: trace context of the caller.
+        request_id: Sent as Triton's request id; empty for none.
+        headers: Trace context of the caller.
     """
 
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-NO_CONTEXT = RequestContext()
+NO_CONTEXT: Final = RequestContext()
 
 
 def begin_context(request_id: str | None) -> RequestContext:
     """Return what the requests of one `predict` call have in common: the begin of their ids, the caller's span.
 
     Args:
-        request_id: the caller's; None for a random one.
+        request_id: The caller's; None for a random one.
 
     Raises:
-        InvalidRequestError: it is no text of 1 to 100 printable ASCII characters.
+        InvalidRequestError: It is no text of 1 to 100 printable ASCII characters.
     """
     if request_id is None:
         request_id = secrets.token_hex(8)

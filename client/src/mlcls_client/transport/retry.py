@@ -5,12 +5,12 @@ import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from mlcls_client.errors import ServerUnavailableError
 
-_FIRST_PAUSE_S = 0.2
-_MAX_PAUSE_S = 5.0
+_FIRST_PAUSE_S: Final = 0.2
+_MAX_PAUSE_S: Final = 5.0
 
 Answered = TypeVar("Answered")
 
@@ -25,13 +25,13 @@ async def call_with_retries(
     What the server has judged (a bad request, an unknown model) or taken too long for is not tried again.
 
     Args:
-        attempt: makes the call; it is given the seconds that are left for it.
-        retries: further tries after the first.
-        timeout_s: time limit of all tries and the pauses between them, seconds.
+        attempt: Makes the call; it is given the seconds that are left for it.
+        retries: Further tries after the first.
+        timeout_s: Time limit of all tries and the pauses between them, seconds.
 
     Raises:
-        ServerUnavailableError: the last try failed, or no time is left for the next one.
-        DeadlineExceededError: no answer within the time limit.
+        ServerUnavailableError: The last try failed, or no time is left for the next one.
+        DeadlineExceededError: No answer within the time limit.
     """
     deadline = time.monotonic() + timeout_s
     left_s, number = timeout_s, 0

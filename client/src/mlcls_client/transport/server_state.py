@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mlcls_client.errors import ModelNotFoundError, ServerError
 from mlcls_client.loop_thread import shared_loop
@@ -11,7 +11,7 @@ from mlcls_client.transport.connection import DEFAULT_RETRIES, ConnectionOptions
 from mlcls_client.transport.triton import TritonTransport
 
 # An ensemble of the served contract and its steps, by name.
-_STEPS = ("_preprocess", "_engine", "_postprocess")
+_STEPS: Final = ("_preprocess", "_engine", "_postprocess")
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class ServedModel:
     """One model of a server.
 
     Attributes:
-        name: what `create_model` takes.
-        version: e.g. `1`; empty where none is loaded.
+        name: What `create_model` takes.
+        version: E.g. `1`; empty where none is loaded.
         state: `READY`, or what the server says instead, e.g. `UNAVAILABLE: unloaded`.
 
     Examples:
@@ -38,11 +38,11 @@ class ServerHealth:
     """How a server is.
 
     Attributes:
-        live: it answers.
-        ready: it can answer predictions.
-        name: of the server, `triton`.
-        version: of the server.
-        models: whether each model that was asked about is ready.
+        live: It answers.
+        ready: It can answer predictions.
+        name: Of the server, `triton`.
+        version: Of the server.
+        models: Whether each model that was asked about is ready.
 
     Examples:
         >>> health = read_health(url=server.url)
@@ -75,19 +75,19 @@ def list_models(
     closed, the statistics API tells those that are loaded.
 
     Args:
-        url: as for `create_model`, like the arguments that are not here.
-        protocol: as for `create_model`.
-        timeout_s: as for `create_model`.
-        with_steps: list every model of the server, also the steps of ensembles and what is not of `mlcls`.
-        ssl: as for `create_model`.
-        headers: as for `create_model`.
-        api_key: as for `create_model`.
-        retries: as for `create_model`.
-        admin_key: as for `create_model`.
+        url: As for `create_model`, like the arguments that are not here.
+        protocol: As for `create_model`.
+        timeout_s: As for `create_model`.
+        with_steps: List every model of the server, also the steps of ensembles and what is not of `mlcls`.
+        ssl: As for `create_model`.
+        headers: As for `create_model`.
+        api_key: As for `create_model`.
+        retries: As for `create_model`.
+        admin_key: As for `create_model`.
 
     Raises:
-        ServerError: the server keeps both APIs closed.
-        MlclsClientError: as for `Model.predict`.
+        ServerError: The server keeps both APIs closed.
+        MlclsClientError: As for `Model.predict`.
 
     Examples:
         >>> list_models(url=server.url)
@@ -112,18 +112,18 @@ def read_health(
     """Ask a server how it is.
 
     Args:
-        url: as for `create_model`, like the arguments that are not here.
-        protocol: as for `create_model`.
-        timeout_s: as for `create_model`.
-        models: names of models to ask about too.
-        ssl: as for `create_model`.
-        headers: as for `create_model`.
-        api_key: as for `create_model`.
-        retries: as for `create_model`.
+        url: As for `create_model`, like the arguments that are not here.
+        protocol: As for `create_model`.
+        timeout_s: As for `create_model`.
+        models: Names of models to ask about too.
+        ssl: As for `create_model`.
+        headers: As for `create_model`.
+        api_key: As for `create_model`.
+        retries: As for `create_model`.
 
     Raises:
-        ServerUnavailableError: no server answers.
-        MlclsClientError: as for `Model.predict`.
+        ServerUnavailableError: No server answers.
+        MlclsClientError: As for `Model.predict`.
 
     Examples:
         >>> read_health(url=server.url, models=["PP-LCNet_x1_0_ML", "other"]).models

@@ -12,16 +12,16 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from mlcls_client.errors import InvalidRequestError, MlclsClientError, ProtocolError, ServerError
 from mlcls_client.transport.error_mapping import Endpoint, mapped_errors
 
-REGION_BYTES = 32 * 2**20
-_FOLDER = Path("/dev/shm")
-#: A region that stays registered costs the server its memory until it ends; so a busy server gets time.
-_UNREGISTER_TIMEOUT_S = 10.0
-_LENGTH_BYTES = 4  # before each element of a BYTES tensor, little-endian
+REGION_BYTES: Final = 32 * 2**20
+_FOLDER: Final = Path("/dev/shm")
+# A region that stays registered costs the server its memory until it ends; so a busy server gets time.
+_UNREGISTER_TIMEOUT_S: Final = 10.0
+_LENGTH_BYTES: Final = 4  # before each element of a BYTES tensor, little-endian
 
 
 class RegionCalls(Protocol):
@@ -98,9 +98,9 @@ class SharedBlock:
     """Where one request's images are.
 
     Attributes:
-        region: that holds them.
-        offset: in the region, bytes.
-        size_bytes: of the tensor.
+        region: That holds them.
+        offset: In the region, bytes.
+        size_bytes: Of the tensor.
     """
 
     region: _Region
@@ -130,9 +130,9 @@ class ServerRegion:
         """Copy images into shared memory; None where they do not fit now, so that they have to travel.
 
         Raises:
-            InvalidRequestError: this machine has no room for the region.
-            ServerError: the server refuses it.
-            MlclsClientError: another failure of the connection.
+            InvalidRequestError: This machine has no room for the region.
+            ServerError: The server refuses it.
+            MlclsClientError: Another failure of the connection.
         """
         async with self._registering:
             if self._region is None:

@@ -5,7 +5,7 @@ import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from mlcls_client.contract import IMAGE, RESULT, STATUS, THRESHOLD_PARAMETER, Answer, read_answers
 from mlcls_client.errors import ModelNotFoundError, ProtocolError, ServerUnavailableError
@@ -24,11 +24,11 @@ from mlcls_client.transport.shared_memory import ServerRegion, SharedBlock
 
 Answered = TypeVar("Answered")
 
-_NO_OPTIONS = ConnectionOptions()
-_MAX_MESSAGE_BYTES = 2**31 - 1
-_MAX_RECONNECT_BACKOFF_MS = 1000
-#: Triton counts in microseconds, and a day is as good as for ever.
-_LONGEST_QUEUE_TIMEOUT_S = 86_400.0
+_NO_OPTIONS: Final = ConnectionOptions()
+_MAX_MESSAGE_BYTES: Final = 2**31 - 1
+_MAX_RECONNECT_BACKOFF_MS: Final = 1000
+# Triton counts in microseconds, and a day is as good as for ever.
+_LONGEST_QUEUE_TIMEOUT_S: Final = 86_400.0
 
 
 class TritonTransport(abc.ABC):
@@ -54,10 +54,10 @@ class TritonTransport(abc.ABC):
         """Await a call of tritonclient with its arguments and the headers, for no longer than `left_s`.
 
         Args:
-            left_s: time limit, seconds.
-            call: of tritonclient's client.
-            args: its arguments.
-            admin: send the key of the closed APIs too.
+            left_s: Time limit, seconds.
+            call: Of tritonclient's client.
+            args: Its arguments.
+            admin: Send the key of the closed APIs too.
         """
 
     @abc.abstractmethod
@@ -67,7 +67,7 @@ class TritonTransport(abc.ABC):
         """Make a call of tritonclient's client, with retries; `admin` sends the key of the closed APIs too.
 
         Raises:
-            MlclsClientError: any of the tree in `mlcls_client.errors`.
+            MlclsClientError: Any of the tree in `mlcls_client.errors`.
         """
 
         async def attempt(left_s: float) -> Any:
@@ -112,7 +112,7 @@ class TritonTransport(abc.ABC):
         """Tell a server that has no such model from one that has just begun to load its models.
 
         Raises:
-            ServerUnavailableError: the server is not ready yet, so that another try may find the model.
+            ServerUnavailableError: The server is not ready yet, so that another try may find the model.
         """
         if not await self.ask_within(left_s, self.client.is_server_ready):
             text = triton_status(error)[1]

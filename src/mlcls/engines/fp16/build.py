@@ -30,13 +30,13 @@ from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, descri
 from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions
 from mlcls.repository.names import HALF_FILE, ONNX_FILE
 
-#: Crops of the sample photos that the calibration runs on, and the most of the user's photos: it takes several times as
-#: long as an inference.
+# Crops of the sample photos that the calibration runs on, and the most of the user's photos: it takes several times as
+# long as an inference.
 CALIBRATION_PHOTOS: Final = 4
 MAX_CALIBRATION_PHOTOS: Final = 32
 
-#: Operations that sum up or exponentiate: NVIDIA's guide names normalisations and reductions as the first to keep in
-#: FP32 ("Precision Control", docs.nvidia.com/deeplearning/tensorrt).
+# Operations that sum up or exponentiate: NVIDIA's guide names normalizations and reductions as the first to keep in
+# FP32 ("Precision Control", docs.nvidia.com/deeplearning/tensorrt).
 STATISTICS: Final = frozenset(
     (
         "AveragePool",
@@ -67,7 +67,7 @@ STATISTICS: Final = frozenset(
     )
 )
 
-#: Operations on single numbers: with these in FP32, so are the residual connections.
+# Operations on single numbers: with these in FP32, so are the residual connections.
 ARITHMETIC: Final = frozenset(
     (
         "Abs",
@@ -93,7 +93,7 @@ ARITHMETIC: Final = frozenset(
     )
 )
 
-#: Metadata of the ONNX file: the level, and how many nodes the calibration found delicate.
+# Metadata of the ONNX file: the level, and how many nodes the calibration found delicate.
 PROTECTION_KEY: Final = "mlcls.fp32_level"
 DELICATE_KEY: Final = "mlcls.delicate_nodes"
 
@@ -106,7 +106,7 @@ class RoundedHalfRunner:
     name = "fp16 rounded"
 
     def __init__(self, half: onnx.ModelProto, spec: ModelSpec, threads: int = 2) -> None:
-        """Loads the graph.
+        """Load the graph.
 
         Args:
             half: See `mlcls.engines.fp16.conversion.convert_to_half`.
@@ -123,7 +123,7 @@ class HalfRunner:
     name = "fp16 onnxruntime"
 
     def __init__(self, half: onnx.ModelProto, spec: ModelSpec, threads: int = 2) -> None:
-        """Loads the graph; see `RoundedHalfRunner`."""
+        """Load the graph; see `RoundedHalfRunner`."""
         self._runner = OnnxRuntimeRunner(half.SerializeToString(), spec, threads)
         self.scores = self._runner.scores
 
@@ -146,7 +146,7 @@ class HalfModel:
 
 
 def make_half(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Gate) -> HalfModel:
-    """Converts the served FP32 graph with the least FP32 that passes.
+    """Convert the served FP32 graph with the least FP32 that passes.
 
     Args:
         onnx_path: The served FP32 graph.
@@ -187,7 +187,7 @@ def make_half(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Ga
 
 
 def calibration_pixels(photos: Sequence[Path], transform: ImageTransform) -> npt.NDArray[np.uint8]:
-    """What the calibration runs on: some of the user's photos, taken evenly, or crops of the sample photos.
+    """Return what the calibration runs on: some of the user's photos, taken evenly, or crops of the sample photos.
 
     Returns:
         (N, H, W, 3) uint8 RGB.
@@ -201,12 +201,12 @@ def calibration_pixels(photos: Sequence[Path], transform: ImageTransform) -> npt
 
 
 def list_levels(model: onnx.ModelProto, calibration: Calibration) -> list[Protection]:
-    """What to keep in FP32, from least to most; a level that adds no node to the one before is left out.
+    """Return what to keep in FP32, from least to most; a level that adds no node to the one before is left out.
 
     Each keeps the nodes that the calibration found delicate, and
 
-    1. `statistics`: normalisations, softmax, reductions, exponentials and roots. No less, even where less would pass: a
-       normalisation's squares leave FP16's range at 256, which a calibration on other images may not show, and these
+    1. `statistics`: normalizations, softmax, reductions, exponentials and roots. No less, even where less would pass: a
+       normalization's squares leave FP16's range at 256, which a calibration on other images may not show, and these
        operations cost next to nothing.
     2. `arithmetic`: besides, all operations on single numbers, and so the residual connections.
     3. `all but products`: everything but matrix products and convolutions.
@@ -248,7 +248,7 @@ _TOOLS: Final = ("onnx", "onnxruntime", "numpy")
 
 
 def build(request: EngineRequest) -> Iterator[str]:
-    """Makes the FP16 graph, and puts it into the repository once it has passed the gate.
+    """Make the FP16 graph, and put it into the repository once it has passed the gate.
 
     Yields:
         Lines for the user.

@@ -17,10 +17,10 @@ from mlcls.errors import ConversionError
 if TYPE_CHECKING:
     import onnx
 
-#: How far from the end of FP16's range activations must stay: other images than the calibration's give other ones.
+# How far from the end of FP16's range activations must stay: other images than the calibration's give other ones.
 RANGE_MARGIN: Final = 4.0
 
-#: The relative error of one operation above which it counts as too coarse. One rounding to FP16 is 3e-4 on average.
+# The relative error of one operation above which it counts as too coarse. One rounding to FP16 is 3e-4 on average.
 MAX_RELATIVE_ERROR: Final = 1e-2
 
 
@@ -57,7 +57,7 @@ class Calibration:
     nodes: Mapping[str, NodeCalibration]
 
     def find_delicate(self) -> frozenset[str]:
-        """The nodes that must stay in FP32: matrix products are none of them, what is around them may be.
+        """Return the nodes that must stay in FP32: matrix products are none of them, what is around them may be.
 
         Where a result comes near the end of the range, so must what takes it; where a result is too coarse, so must
         what gave the operation its inputs, since the loss may be in their rounding.
@@ -73,7 +73,7 @@ class Calibration:
         )
 
     def find_impossible(self) -> dict[str, float]:
-        """Matrix products beyond FP16's range, with the highest value each gave or has: FP16 cannot hold these."""
+        """Return the matrix products beyond FP16's range, with the highest value that each gave or has."""
         return {
             name: node.highest
             for name, node in self.nodes.items()
@@ -82,7 +82,7 @@ class Calibration:
 
 
 def calibrate(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8], threads: int = 2) -> Calibration:
-    """Runs the FP32 graph and, operation by operation, its FP16 twin.
+    """Run the FP32 graph and, operation by operation, its FP16 twin.
 
     Args:
         model: The served FP32 graph.
@@ -155,7 +155,7 @@ def _describe(
 
 
 def _add_probes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """A graph that gives three numbers for each floating-point operation instead of its answers.
+    """Return a graph that gives three numbers for each floating-point operation instead of its answers.
 
     `NAME.peak` is the highest absolute value of the result, `NAME.wrong` the summed squares of its twin's errors and
     `NAME.right` those of the result.

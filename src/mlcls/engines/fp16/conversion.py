@@ -18,11 +18,11 @@ from mlcls.errors import ConversionError, MissingExtraError
 if TYPE_CHECKING:
     import onnx
 
-#: The largest finite number of FP16 (IEEE 754 binary16).
+# The largest finite number of FP16 (IEEE 754 binary16).
 MAX_HALF: Final = float(np.finfo(np.float16).max)
 
-#: Matrix products stay in FP16 at every level: TensorRT-RTX has no FP32 ones for compute capability 7.5, and they are
-#: what FP16 is for.
+# Matrix products stay in FP16 at every level: TensorRT-RTX has no FP32 ones for compute capability 7.5, and they are
+# what FP16 is for.
 MATRIX_PRODUCTS: Final = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"))
 
 
@@ -45,12 +45,12 @@ class Protection:
             raise ValueError(f"operations: expected no matrix product, got {', '.join(products)}.")
 
     def covers(self, node: onnx.NodeProto) -> bool:
-        """Whether a node stays in FP32."""
+        """Return whether a node stays in FP32."""
         return node.op_type in self.operations or node.name in self.nodes
 
 
 def convert_to_half(model: onnx.ModelProto, protection: Protection) -> onnx.ModelProto:
-    """Converts the served FP32 graph.
+    """Convert the served FP32 graph.
 
     Args:
         model: Takes uint8, gives float32, has float32 weights and a name for each node; it stays as it is.
@@ -91,7 +91,7 @@ def convert_to_half(model: onnx.ModelProto, protection: Protection) -> onnx.Mode
 
 
 def count_kept(model: onnx.ModelProto, protection: Protection) -> int:
-    """The number of nodes that stay in FP32."""
+    """Return the number of nodes that stay in FP32."""
     return sum(map(protection.covers, model.graph.node))
 
 
@@ -110,7 +110,7 @@ def _check_source(model: onnx.ModelProto, protection: Protection) -> None:
 
 
 def _split_shared_constants(model: onnx.ModelProto, protection: Protection) -> None:
-    """Gives the FP32 operations a copy of each constant that FP16 operations use too."""
+    """Give the FP32 operations a copy of each constant that FP16 operations use too."""
     from onnx import TensorProto
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
@@ -128,7 +128,7 @@ def _split_shared_constants(model: onnx.ModelProto, protection: Protection) -> N
 
 
 def _round_constants(model: onnx.ModelProto, protection: Protection) -> None:
-    """Rounds the constants of FP16 operations to the nearest FP16 number, so that the converter has none to change."""
+    """Round the constants of FP16 operations to the nearest FP16 number, so that the converter has none to change."""
     from onnx import TensorProto, numpy_helper
 
     users: dict[str, onnx.NodeProto] = {}
@@ -152,7 +152,7 @@ def _round_constants(model: onnx.ModelProto, protection: Protection) -> None:
 
 
 def _drop_round_trips(model: onnx.ModelProto) -> None:
-    """Connects FP32 operations that the converter connected through FP16."""
+    """Connect FP32 operations that the converter connected through FP16."""
     from onnx import TensorProto
 
     nodes = model.graph.node
@@ -183,7 +183,7 @@ def _drop_round_trips(model: onnx.ModelProto) -> None:
 
 
 def _cast_target(node: onnx.NodeProto) -> int | None:
-    """The element type that a Cast casts to; None for another operation."""
+    """Return the element type that a Cast casts to; None for another operation."""
     if node.op_type != "Cast":
         return None
     value: Any = next(attribute.i for attribute in node.attribute if attribute.name == "to")

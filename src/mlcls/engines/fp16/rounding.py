@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-#: Operations that hand numbers through: what is FP16 before them is FP16 after them.
+# Operations that hand numbers through: what is FP16 before them is FP16 after them.
 _EXACT: Final = frozenset(
     (
         "Concat",
@@ -39,7 +39,7 @@ _EXACT: Final = frozenset(
 
 
 def round_like_half(half: onnx.ModelProto) -> onnx.ModelProto:
-    """The float32 graph that gives an FP16 graph's answers as a GPU computes them.
+    """Return the float32 graph that gives an FP16 graph's answers as a GPU computes them.
 
     Matrix products and convolutions sum up in float32 and round their result, as tensor cores do by default. An FP16
     LayerNormalization or Softmax is taken apart and rounded step by step, which is the worst that an engine may do.
@@ -75,7 +75,7 @@ def round_like_half(half: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element type of every tensor of a graph, by ONNX's own inference."""
+    """Return the element type of every tensor of a graph, by ONNX's own inference."""
     from onnx import shape_inference
 
     graph = shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
@@ -84,7 +84,7 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _rounded(node: onnx.NodeProto, types: dict[str, int], halves: set[str]) -> list[onnx.NodeProto]:
-    """The node, or its parts, with each result rounded."""
+    """Return the node, or its parts, with each result rounded."""
     outputs = [name for name in node.output if name in halves]
     if not outputs or node.op_type in _EXACT:
         return [node]
@@ -101,7 +101,7 @@ def _rounded(node: onnx.NodeProto, types: dict[str, int], halves: set[str]) -> l
 
 
 def _layer_normalization(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """The definition of ONNX's LayerNormalization, each step rounded."""
+    """Return the definition of ONNX's LayerNormalization, each step rounded."""
     from onnx import helper
 
     options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -124,7 +124,7 @@ def _layer_normalization(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _softmax(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """The definition of ONNX's Softmax, each step rounded."""
+    """Return the definition of ONNX's Softmax, each step rounded."""
     from onnx import helper
 
     options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -147,7 +147,7 @@ def _softmax(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _chain(name: str, steps: Sequence[tuple[str, list[str], Mapping[str, Any]]]) -> list[onnx.NodeProto]:
-    """Nodes of which the step number i gives `name.i`, rounded, and the last one `name` itself."""
+    """Return nodes of which the step number i gives `name.i`, rounded, and the last one `name` itself."""
     from onnx import helper
 
     nodes = []

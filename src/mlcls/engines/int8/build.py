@@ -1,6 +1,6 @@
-"""The INT8 engine for CPUs: quantised by NNCF on the user's photos, and let through only where the answers stay.
+"""The INT8 engine for CPUs: quantized by NNCF on the user's photos, and let through only where the answers stay.
 
-Everything is quantised first. Where the gate refuses that, the parts of the graph that INT8 hurts most, as measured on
+Everything is quantized first. Where the gate refuses that, the parts of the graph that INT8 hurts most, as measured on
 the photos, go back to FP32, one after the other; where too little would be left in INT8, the model is refused.
 """
 
@@ -39,21 +39,21 @@ from mlcls.images.photos import PhotoFiles
 from mlcls.repository.manifest import add_engine
 from mlcls.repository.names import ONNX_FILE
 
-#: One photo of three is for the gate, the others for the calibration: ranges must hold on photos that they were not
-#: made from.
+# One photo of three is for the gate, the others for the calibration: ranges must hold on photos that they were not
+# made from.
 GATE_SHARE: Final = 3
 
-#: Different photos that are needed. A range is what these photos happened to reach: a trained PP-LCNet_x1_0 had logits
-#: with 11 dB signal to noise when calibrated on 8 photos, 16 on 32, 18 on 100 and on 300.
+# Different photos that are needed. A range is what these photos happened to reach: a trained PP-LCNet_x1_0 had logits
+# with 11 dB signal to noise when calibrated on 8 photos, 16 on 32, 18 on 100 and on 300.
 MIN_PHOTOS: Final = 48
 
-#: Photos that are calibrated on at most; further ones go to the gate.
+# Photos that are calibrated on at most; further ones go to the gate.
 MAX_CALIBRATION_PHOTOS: Final = 200
 
-#: Photos, of those for the calibration, on which the parts are tried.
+# Photos, of those for the calibration, on which the parts are tried.
 _RANKING_PHOTOS: Final = 24
 
-#: Share of the matrix products that must be left in INT8: below it the engine is hardly faster than FP32.
+# Share of the matrix products that must be left in INT8: below it the engine is hardly faster than FP32.
 MIN_INT8_SHARE: Final = 0.5
 
 
@@ -85,7 +85,7 @@ def build_int8(
     limits: Limits = LIMITS["int8"],
     targets: npt.NDArray[np.bool_] | None = None,
 ) -> Int8Build:
-    """Quantises a served FP32 graph, checks it, and writes it to a folder.
+    """Quantize a served FP32 graph, check it, and write it to a folder.
 
     Args:
         onnx_path: The FP32 graph, `model.onnx` of the engine's version folder.
@@ -98,7 +98,7 @@ def build_int8(
     Raises:
         ImageError: There are too few different photos, or one cannot be decoded.
         ParityError: The gate refuses the engine, even with the parts in FP32 that it may have.
-        ConversionError: NNCF cannot quantise the graph.
+        ConversionError: NNCF cannot quantize the graph.
         MissingExtraError: nncf or another package is not installed.
     """
     try:
@@ -147,7 +147,7 @@ def _refuse(report: GateReport, kept: Sequence[str]) -> None:
 
 
 def _divide_photos(photos: Sequence[bytes]) -> tuple[list[int], list[int]]:
-    """Indices of the photos for the calibration and for the gate; a photo that is there twice counts once."""
+    """Return indices of the photos for the calibration and for the gate; a photo that is there twice counts once."""
     different: dict[bytes, int] = {}
     for index, photo in enumerate(photos):
         different.setdefault(hashlib.sha256(photo).digest(), index)
@@ -190,7 +190,7 @@ def _rank_parts(
     pixels: npt.NDArray[np.uint8],
     trial: _Trial,
 ) -> list[GraphPart]:
-    """The parts by how much nearer the scores come to FP32's when that part alone goes back, the best first."""
+    """Return the parts by how much nearer the scores come to FP32's when that part alone goes back, the best first."""
     from tqdm import tqdm
 
     errors = {}
@@ -208,7 +208,7 @@ class _Trial:
         self._expected: npt.NDArray[np.float32] | None = None
 
     def mean_error(self, candidate: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> float:
-        """Mean absolute difference of the scores to FP32's; `pixels` are the same in every call."""
+        """Return the mean absolute difference of the scores to FP32's; `pixels` are the same in every call."""
         import onnx
 
         if self._expected is None:
@@ -224,7 +224,7 @@ class _Trial:
     def run_gate(
         self, candidate: Path, photos: Sequence[bytes], limits: Limits, targets: npt.NDArray[np.bool_] | None
     ) -> GateReport:
-        """The gate, both on OpenVINO as they are served."""
+        """Return the gate, both on OpenVINO as they are served."""
         runners = [self._reference, OpenVinoRunner(candidate, self._spec)]
         reference, quantized = (DecodingRunner(runner, self._spec) for runner in runners)
         reference.name, quantized.name = "FP32 on OpenVINO", "INT8 on OpenVINO"
@@ -247,7 +247,7 @@ def _record(onnx_path: Path, report: GateReport, kept: tuple[str, ...], calibrat
 
 
 def build(request: EngineRequest) -> Iterator[str]:
-    """Makes the INT8 graph, and puts it into the repository once it has passed the gate.
+    """Make the INT8 graph, and put it into the repository once it has passed the gate.
 
     Yields:
         Lines for the user.
@@ -255,12 +255,12 @@ def build(request: EngineRequest) -> Iterator[str]:
     Raises:
         ParityError: No INT8 graph passes; what was there stays.
         ImageError: There are too few photos, or one cannot be read.
-        ConversionError: NNCF cannot quantise the graph.
+        ConversionError: NNCF cannot quantize the graph.
         RepositoryError: The model is not imported, or its folder is mixed up.
     """
     folder = EngineFolder.open(request)
-    labelled = request.open_photos(folder.spec)
-    photos = PhotoFiles(labelled.paths)  # no sample photos stand in: the ranges must be those of the user's
+    labeled = request.open_photos(folder.spec)
+    photos = PhotoFiles(labeled.paths)  # no sample photos stand in: the ranges must be those of the user's
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
         built = build_int8(
             folder.path / ONNX_FILE,
@@ -268,7 +268,7 @@ def build(request: EngineRequest) -> Iterator[str]:
             photos,
             Path(temporary),
             limits=LIMITS["int8"],
-            targets=labelled.targets,
+            targets=labeled.targets,
         )
         size_bytes = built.staged.stat().st_size
         add_engine(folder.path, built.staged, built.record)

@@ -1,7 +1,7 @@
 """Parts of a served graph that can go back from INT8 to FP32: the decoder, and the backbone in slices by depth.
 
 Where INT8 hurts depends on the weights, not on the architecture: of a trained PP-LCNet_x1_0 the last quarter, of a
-freshly initialised one the first. So nothing is protected by name; parts are tried and measured.
+freshly initialized one the first. So nothing is protected by name; parts are tried and measured.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from mlcls.errors import ConversionError
 if TYPE_CHECKING:
     import onnx
 
-#: Slices of the backbone; with the decoder, nine parts.
+# Slices of the backbone; with the decoder, nine parts.
 BACKBONE_PARTS: Final = 8
 
-#: What INT8 makes faster; a slice is measured in these.
+# What INT8 makes faster; a slice is measured in these.
 MATRIX_PRODUCTS: Final = frozenset(("Conv", "Gemm", "MatMul"))
 
 
 @dataclasses.dataclass(frozen=True)
 class GraphPart:
-    """Nodes that are quantised, or kept in FP32, together.
+    """Nodes that are quantized, or kept in FP32, together.
 
     Attributes:
         name: What it is called in messages and in the manifest: `decoder`, `backbone 1/8` (the first) and so on.
@@ -37,7 +37,7 @@ class GraphPart:
 
 
 def split_graph(model: onnx.ModelProto, backbone_parts: int = BACKBONE_PARTS) -> tuple[GraphPart, ...]:
-    """Splits everything that depends on the image, behind the normalisation, into parts.
+    """Split everything that depends on the image, behind the normalization, into parts.
 
     Args:
         model: The served FP32 graph.
@@ -71,7 +71,7 @@ def split_graph(model: onnx.ModelProto, backbone_parts: int = BACKBONE_PARTS) ->
 
 
 def find_normalization(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of the nodes between `pixels` and the first matrix product.
+    """Return names of the nodes between `pixels` and the first matrix product.
 
     They scale and shift 8-bit numbers to float32, once per value: in INT8 they would gain nothing and lose digits.
     """
@@ -89,7 +89,7 @@ def find_normalization(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def find_decoder(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of the nodes behind the tensor that the keys and the values of the last attention are made of.
+    """Return names of the nodes behind the tensor that the keys and the values of the last attention are made of.
 
     In all six models that is the ML-Decoder: the projections, the attention of the labels' queries to the image, the
     feed-forward part and the labels' own heads.
@@ -111,7 +111,7 @@ def find_decoder(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def restore_nodes(quantized: onnx.ModelProto, original: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """A copy of a quantised graph in which some nodes compute in FP32 again, with their own weights.
+    """Return a copy of a quantized graph in which some nodes compute in FP32 again, with their own weights.
 
     Args:
         quantized: What NNCF made of `original`: the same nodes, with QuantizeLinear and DequantizeLinear in between.
@@ -119,7 +119,7 @@ def restore_nodes(quantized: onnx.ModelProto, original: onnx.ModelProto, names: 
         names: Names of nodes of both.
 
     Raises:
-        ConversionError: The quantised graph has lost a node or a tensor of the original.
+        ConversionError: The quantized graph has lost a node or a tensor of the original.
     """
     import onnx
 
@@ -132,7 +132,7 @@ def restore_nodes(quantized: onnx.ModelProto, original: onnx.ModelProto, names: 
         if node.name not in names:
             continue
         if node.name not in found:
-            raise ConversionError(f"Expected the node {node.name} in the quantised graph, found none.")
+            raise ConversionError(f"Expected the node {node.name} in the quantized graph, found none.")
         for index, tensor in enumerate(node.input):
             name = tensor
             if tensor in constants:  # under a name of its own: NNCF may have changed or shared what has the old one
@@ -148,7 +148,7 @@ def restore_nodes(quantized: onnx.ModelProto, original: onnx.ModelProto, names: 
 
 
 def count_products(model: onnx.ModelProto, parts: Iterable[GraphPart]) -> int:
-    """The number of matrix products in some parts."""
+    """Return the number of matrix products in some parts."""
     names = frozenset().union(*(part.nodes for part in parts))
     return sum(node.op_type in MATRIX_PRODUCTS and node.name in names for node in model.graph.node)
 
@@ -160,7 +160,7 @@ def _require_names(model: onnx.ModelProto) -> None:
 
 
 def _image_tensors(model: onnx.ModelProto) -> set[str]:
-    """Tensors whose values depend on the image; a Shape depends on its size only."""
+    """Return tensors whose values depend on the image; a Shape depends on its size only."""
     moving = {graph_inputs(model)[0].name}
     for node in model.graph.node:
         if node.op_type != "Shape" and not moving.isdisjoint(node.input):
@@ -169,7 +169,7 @@ def _image_tensors(model: onnx.ModelProto) -> set[str]:
 
 
 def _ancestors(model: onnx.ModelProto, tensor: str) -> set[str]:
-    """Names of the nodes that a tensor is computed from."""
+    """Return names of the nodes that a tensor is computed from."""
     producers = {output: node for node in model.graph.node for output in node.output}
     waiting, found = [tensor], set()
     while waiting:
@@ -181,7 +181,7 @@ def _ancestors(model: onnx.ModelProto, tensor: str) -> set[str]:
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:
-    """Takes out the nodes and constants that no output depends on."""
+    """Take out the nodes and constants that no output depends on."""
     needed = {output.name for output in model.graph.output}
     nodes = []
     for node in reversed(model.graph.node):
@@ -212,6 +212,6 @@ def _require_complete(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if missing := [tensor for tensor in node.input if tensor not in known]:
             raise ConversionError(
-                f"Expected {missing[0]}, an input of {node.name}, in the quantised graph, found none."
+                f"Expected {missing[0]}, an input of {node.name}, in the quantized graph, found none."
             )
         known.update(node.output)

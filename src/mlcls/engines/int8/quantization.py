@@ -1,4 +1,4 @@
-"""Post-training quantisation of a served FP32 graph by NNCF: real images run through it once, no training.
+"""Post-training quantization of a served FP32 graph by NNCF: real images run through it once, no training.
 
 The result is ONNX with QuantizeLinear and DequantizeLinear, which OpenVINO and ONNX Runtime both run in INT8.
 """
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     import onnx
 
-#: With this variable set when it is imported, NNCF reports nothing about its use over the network.
+# With this variable set when it is imported, NNCF reports nothing about its use over the network.
 _NO_TELEMETRY: Final = "NNCF_CI"
 
 
 def quantize_graph(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> onnx.ModelProto:
-    """Quantises all weights and activations that NNCF can, but for the normalisation.
+    """Quantize all weights and activations that NNCF can, but for the normalization.
 
     Weights are symmetric and per channel, of half the range, so that the scores are right on processors without VNNI
     too; activations asymmetric where they have negative values (NNCF's preset `mixed`: HardSwish and GELU are lopsided,
@@ -77,7 +77,7 @@ def quantize_graph(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> onn
         except Exception as error:  # NNCF lets errors of ONNX, ONNX Runtime and its own graph code through
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ConversionError(
-                f"NNCF {nncf.__version__} cannot quantise the graph ({reason}); serve it in FP32, and please report "
+                f"NNCF {nncf.__version__} cannot quantize the graph ({reason}); serve it in FP32, and please report "
                 f"the model."
             ) from error
     check_quantized(quantized, model)
@@ -86,13 +86,13 @@ def quantize_graph(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> onn
 
 
 def has_attention_backbone(model: onnx.ModelProto) -> bool:
-    """Whether there is attention before the decoder's, as in CLIP's ViT."""
+    """Return whether there is attention before the decoder's, as in CLIP's ViT."""
     decoder = find_decoder(model)
     return any(node.op_type == "Softmax" and node.name not in decoder for node in model.graph.node)
 
 
 def check_quantized(quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Checks that a quantised graph is valid, has something in INT8, and takes and gives what the FP32 graph does.
+    """Check that a quantized graph is valid, has something in INT8, and takes and gives what the FP32 graph does.
 
     Raises:
         ConversionError: It is not so.

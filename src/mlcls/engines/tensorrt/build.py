@@ -22,7 +22,7 @@ from mlcls.repository.names import HALF_FILE, ONNX_FILE, PLAN_FILE
 
 
 def build_plan(request: EngineRequest) -> Iterator[str]:
-    """Builds Triton's plan for the GPU of this machine, and puts it into the repository once it has passed the gate.
+    """Build Triton's plan for the GPU of this machine, and put it into the repository once it has passed the gate.
 
     Yields:
         Lines for the user.
@@ -55,7 +55,7 @@ def build_plan(request: EngineRequest) -> Iterator[str]:
 
 
 def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
-    """Builds a TensorRT-RTX engine for each architecture, into a folder outside of the model repository.
+    """Build a TensorRT-RTX engine for each architecture, into a folder outside of the model repository.
 
     Triton does not serve these. Beside each `NAME.sm75.engine` is a `NAME.sm75.json` with its record. Where this
     machine has a GPU of the architecture, the engine passes the gate first.
@@ -105,7 +105,7 @@ def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
 
 
 def _make_half_if_missing(request: EngineRequest) -> Iterator[str]:
-    """Makes the FP16 graph where there is none, or one of another FP32 graph."""
+    """Make the FP16 graph where there is none, or one of another FP32 graph."""
     folder = EngineFolder.open(request)
     records = {record.file: record for record in folder.manifest.engines}
     if HALF_FILE not in records or dict(records[HALF_FILE].made_from) != folder.digests(ONNX_FILE):
@@ -113,7 +113,7 @@ def _make_half_if_missing(request: EngineRequest) -> Iterator[str]:
 
 
 def _open_half(request: EngineRequest) -> EngineFolder:
-    """The folder, after a check of the FP16 graph's content."""
+    """Return the folder, after a check of the FP16 graph's content."""
     folder = EngineFolder.open(request)
     verify_folder(folder.path, folder.path.parent.name, [HALF_FILE])
     return folder

@@ -35,7 +35,7 @@ from mlcls.repository.settings import MAX_BATCH_SIZE
 
 @contextlib.contextmanager
 def show_progress(module: ModuleType, config: Any) -> Iterator[Any]:
-    """Shows the library's outermost phase, and has it end the build at its next step when Ctrl-C was pressed.
+    """Show the library's outermost phase, and have it end the build at its next step when Ctrl-C was pressed.
 
     Args:
         module: `tensorrt` or `tensorrt_rtx`.
@@ -99,7 +99,7 @@ def _make_monitor(module: ModuleType) -> Any:
     return Monitor()
 
 
-#: The batch size that the kernels are chosen for.
+# The batch size that the kernels are chosen for.
 OPTIMAL_BATCH_SIZE: Final = 8
 
 
@@ -108,7 +108,7 @@ class BuiltEngine:
     """What a build gave.
 
     Attributes:
-        plan: The serialised engine.
+        plan: The serialized engine.
         network: What it was built from.
         library: The package that built it.
         version: Its version.
@@ -131,7 +131,7 @@ def build_engine(
     compute_capabilities: Sequence[str] = (),
     max_batch_size: int = MAX_BATCH_SIZE,
 ) -> BuiltEngine:
-    """Builds one engine with one profile: batch 1 to `max_batch_size`, best at `OPTIMAL_BATCH_SIZE`.
+    """Build one engine with one profile: batch 1 to `max_batch_size`, best at `OPTIMAL_BATCH_SIZE`.
 
     Args:
         onnx_model: An explicitly typed graph, see `mlcls.engines.fp16.conversion`.
@@ -191,7 +191,7 @@ def build_engine(
 
 
 def _check_network(network: NetworkInfo, spec: ModelSpec) -> None:
-    """That the network takes and gives what Triton's configuration says."""
+    """Check that the network takes and gives what Triton's configuration says."""
     transform, names = spec.transform, spec.tensors
     expected = (
         (names.pixels, "input", "uint8", (-1, transform.height, transform.width, 3)),
@@ -210,23 +210,23 @@ def _add_profile(builder: Any, config: Any, spec: ModelSpec, max_batch_size: int
     batches = (1, min(OPTIMAL_BATCH_SIZE, max_batch_size), max_batch_size)
     profile.set_shape(spec.tensors.pixels, *((batch, transform.height, transform.width, 3) for batch in batches))
     if config.add_optimization_profile(profile) < 0:
-        raise ConversionError(f"TensorRT refuses the optimisation profile of batches {batches}.")
+        raise ConversionError(f"TensorRT refuses the optimization profile of batches {batches}.")
 
 
 def _library_version(module: ModuleType) -> str:
-    """The version that a plan is tied to: the shared library's, which the Python package may be older or newer than."""
+    """Return the version that a plan is tied to: the shared library's; the Python package's may differ."""
     return (module.__name__ != "tensorrt_rtx" and read_tensorrt_version()) or str(module.__version__)
 
 
 def timing_cache_path(module: ModuleType, gpu_name: str) -> Path:
-    """Where the timings of a version on a GPU are kept: `timing-10.13.2.6-Tesla_T4.cache` in the cache folder."""
+    """Return where the timings of a version on a GPU are kept: `timing-10.13.2.6-Tesla_T4.cache` in the cache."""
     gpu = "".join(letter if letter.isalnum() else "_" for letter in gpu_name) or "gpu"
     return cache_dir() / f"timing-{module.__version__}-{gpu}.cache"
 
 
 @contextlib.contextmanager
 def _timing_cache(module: ModuleType, config: Any) -> Iterator[None]:
-    """Gives the build the timings of earlier ones, and keeps those that it adds; TensorRT-RTX has none since 1.2."""
+    """Give the build the timings of earlier ones, and keep those that it adds; TensorRT-RTX has none since 1.2."""
     if module.__name__ == "tensorrt_rtx":
         yield
         return

@@ -25,7 +25,7 @@ class TensorInfo:
         mode: `input` or `output`.
         data_type: numpy's name of the element type.
         shape: Dims; -1 is free.
-        profile: Least, best and largest shape of the one optimisation profile; empty for an output.
+        profile: Least, best and largest shape of the one optimization profile; empty for an output.
     """
 
     name: str
@@ -64,7 +64,7 @@ class EngineInfo:
 
     Attributes:
         tensors: Inputs and outputs.
-        size_bytes: Size of the serialised engine.
+        size_bytes: Size of the serialized engine.
         device_memory_bytes: Memory that one execution context needs on the GPU.
         layers: What the library's inspector says about each layer, in its own keys.
     """
@@ -76,7 +76,7 @@ class EngineInfo:
 
 
 def describe_network(module: ModuleType, network: Any) -> NetworkInfo:
-    """Describes a parsed network; the profile comes with the build's configuration and is not in it."""
+    """Describe a parsed network; the profile comes with the build's configuration and is not in it."""
     tensors = [
         TensorInfo(tensor.name, mode, name_type(module, tensor.dtype), tuple(tensor.shape))
         for mode, count, get in (
@@ -94,7 +94,7 @@ def describe_network(module: ModuleType, network: Any) -> NetworkInfo:
 
 
 def load_engine(module: ModuleType, plan: bytes, logger: Any) -> Any:
-    """Loads a serialised engine onto the GPU.
+    """Load a serialized engine onto the GPU.
 
     Raises:
         ConversionError: The library refuses it: no GPU, another version, another architecture, a damaged file.
@@ -113,7 +113,7 @@ def load_engine(module: ModuleType, plan: bytes, logger: Any) -> Any:
 
 
 def describe_tensors(module: ModuleType, engine: Any) -> tuple[TensorInfo, ...]:
-    """Inputs and outputs of a loaded engine."""
+    """Return inputs and outputs of a loaded engine."""
     tensors = []
     for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
         is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
@@ -125,7 +125,7 @@ def describe_tensors(module: ModuleType, engine: Any) -> tuple[TensorInfo, ...]:
 
 
 def inspect_engine(path: Path, library: Library = "tensorrt") -> EngineInfo:
-    """Loads an engine and describes it; needs a GPU that the engine is built for.
+    """Load an engine and describes it; needs a GPU that the engine is built for.
 
     Raises:
         ConversionError: The library refuses it, for want of a GPU for example.
@@ -143,7 +143,7 @@ def inspect_engine(path: Path, library: Library = "tensorrt") -> EngineInfo:
 
 
 def name_type(module: ModuleType, data_type: Any) -> str:
-    """Numpy's name of a library's element type, its own name where numpy has none."""
+    """Return Numpy's name of a library's element type, its own name where numpy has none."""
     import numpy as np
 
     try:

@@ -15,24 +15,24 @@ from mlcls.errors import ConversionError, MissingExtraError
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
-#: The first version whose documentation calls strong typing the way on; weak typing is deprecated in it.
+# The first version whose documentation calls strong typing the way on; weak typing is deprecated in it.
 MIN_TENSORRT: Final = (10, 12)
 
-#: The first TensorRT without weak typing.
+# The first TensorRT without weak typing.
 _STRONG_TYPING_ONLY: Final = 11
 
-#: PyPI has TensorRT's Python part for itself, under a name of its own, for images that have the libraries already.
+# PyPI has TensorRT's Python part for itself, under a name of its own, for images that have the libraries already.
 _MODULES: Final[Mapping[Library, tuple[str, ...]]] = {
     "tensorrt": ("tensorrt", "tensorrt_bindings"),
     "tensorrt_rtx": ("tensorrt_rtx",),
 }
 
-#: Messages of the library that an error quotes.
+# Messages of the library that an error quotes.
 _QUOTED_MESSAGES: Final = 3
 
 
 def load_library(library: Library) -> ModuleType:
-    """Imports a library.
+    """Import a library.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -63,12 +63,12 @@ def _import_first(names: tuple[str, ...]) -> ModuleType:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """The numbers of a version: `10.12.0.36` gives (10, 12, 0, 36)."""
+    """Return the numbers of a version: `10.12.0.36` gives (10, 12, 0, 36)."""
     return tuple(int(number) for number in re.findall(r"\d+", text.split("+")[0]))
 
 
 def make_logger(module: ModuleType) -> Any:
-    """A logger that keeps warnings and errors in `messages` (severity, text) and prints nothing."""
+    """Return a logger that keeps warnings and errors in `messages` (severity, text) and prints nothing."""
 
     class KeepingLogger(module.ILogger):  # type: ignore[misc, name-defined]
         """See `make_logger`."""
@@ -85,14 +85,14 @@ def make_logger(module: ModuleType) -> Any:
 
 
 def quote_errors(module: ModuleType, logger: Any) -> str:
-    """What the library said was wrong: its last different errors, in its own words."""
+    """Return what the library said was wrong: its last different errors, in its own words."""
     worst = int(module.ILogger.Severity.ERROR)
     errors = dict.fromkeys(" ".join(text.split()) for severity, text in logger.messages if severity <= worst)
     return " | ".join(list(errors)[-_QUOTED_MESSAGES:]) or "it gave no reason"
 
 
 def make_builder(module: ModuleType, logger: Any) -> Any:
-    """A builder.
+    """Return a builder.
 
     Raises:
         ConversionError: The library cannot make one; `tensorrt` needs a GPU, `tensorrt_rtx` does not.
@@ -108,7 +108,7 @@ def make_builder(module: ModuleType, logger: Any) -> Any:
 
 
 def make_network(module: ModuleType, builder: Any) -> Any:
-    """An empty strongly typed network.
+    """Return an empty strongly typed network.
 
     TensorRT 10 takes weak typing without the flag; TensorRT 11 and TensorRT-RTX know nothing else than strong typing,
     and 11 accepts the flag and ignores it ("Migrating from TensorRT 10.x to 11.x", docs.nvidia.com). A version that
@@ -119,14 +119,14 @@ def make_network(module: ModuleType, builder: Any) -> Any:
 
 
 def is_strongly_typed(module: ModuleType, network: Any) -> bool:
-    """Whether a network keeps the types of its graph; TensorRT 11 has no other networks, whatever its flag says."""
+    """Return whether a network keeps its graph's types; TensorRT 11 has no others, whatever its flag says."""
     flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     always = module.__name__ != "tensorrt_rtx" and parse_version(module.__version__)[0] >= _STRONG_TYPING_ONLY
     return always or flag is None or bool(network.get_flag(flag))
 
 
 def parse_onnx(module: ModuleType, network: Any, content: bytes, logger: Any) -> None:
-    """Reads an ONNX graph into a network.
+    """Read an ONNX graph into a network.
 
     Raises:
         ConversionError: The parser refuses it; the text has the parser's words.
@@ -144,7 +144,7 @@ def parse_onnx(module: ModuleType, network: Any, content: bytes, logger: Any) ->
 
 
 def find_compute_capability(module: ModuleType, text: str) -> Any:
-    """The library's value of an architecture that a user names: `7.5`, `75`, `sm75` or `SM75`.
+    """Return the library's value of an architecture that a user names: `7.5`, `75`, `sm75` or `SM75`.
 
     Raises:
         ConversionError: The library builds for no such architecture.
@@ -162,5 +162,5 @@ def find_compute_capability(module: ModuleType, text: str) -> Any:
 
 
 def format_compute_capability(capability: Any) -> str:
-    """`7.5` of the library's `ComputeCapability.SM75`."""
+    """Return `7.5` of the library's `ComputeCapability.SM75`."""
     return f"{capability.name[2:-1]}.{capability.name[-1]}"

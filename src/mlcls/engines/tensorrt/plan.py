@@ -16,7 +16,7 @@ from mlcls.engines.tensorrt.library import parse_version
 from mlcls.errors import RepositoryError
 from mlcls.repository.manifest import EngineRecord, FileRecord, Manifest
 
-#: Keys of `EngineRecord.built_for`.
+# Keys of `EngineRecord.built_for`.
 LIBRARY: Final = "library"
 LIBRARY_VERSION: Final = "version"
 GPU: Final = "gpu"
@@ -26,7 +26,7 @@ _REMEDY: Final = "Build it in the image that serves: mlcls build-engine MODEL --
 
 
 def describe_target(library: str, version: str, gpu: Gpu | None, compute_capability: str = "") -> dict[str, str]:
-    """The `built_for` of an engine's record.
+    """Return the `built_for` of an engine's record.
 
     Args:
         library: `tensorrt` or `tensorrt_rtx`.
@@ -43,7 +43,7 @@ def describe_target(library: str, version: str, gpu: Gpu | None, compute_capabil
 
 
 def check_plan(folder: Path, file: str, machine: Machine) -> None:
-    """Refuses a plan that does not fit.
+    """Refuse a plan that does not fit.
 
     Args:
         folder: The engine's version folder.
@@ -93,7 +93,7 @@ def check_plan(folder: Path, file: str, machine: Machine) -> None:
 def _check_sources(
     path: Path, record: EngineRecord, files: Mapping[str, FileRecord], engines: Mapping[str, EngineRecord]
 ) -> None:
-    """That the folder's ONNX files are those that the plan comes from, back to the FP32 graph."""
+    """Check that the folder's ONNX files are those that the plan comes from, back to the FP32 graph."""
     if not record.made_from:
         raise RepositoryError(f"{path}: its manifest does not say what it was made from. {_REMEDY}")
     for name, digest in record.made_from.items():

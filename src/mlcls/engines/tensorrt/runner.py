@@ -20,7 +20,7 @@ class CudaDevice:
     """Memory of the current GPU and a stream, by NVIDIA's `cuda-bindings`."""
 
     def __init__(self) -> None:
-        """Makes a stream.
+        """Make a stream.
 
         Raises:
             MissingExtraError: cuda-bindings is not installed.
@@ -41,30 +41,30 @@ class CudaDevice:
         return int(self._stream)
 
     def allocate(self, size_bytes: int) -> int:
-        """Address of new memory on the GPU; freed with the device."""
+        """Return address of new memory on the GPU; freed with the device."""
         self._buffers.append(int(self._call(self._runtime.cudaMalloc, size_bytes)))
         return self._buffers[-1]
 
     def copy_in(self, address: int, array: npt.NDArray[Any]) -> None:
-        """Has the stream copy a contiguous array to the GPU; it must live until `synchronize`."""
+        """Have the stream copy a contiguous array to the GPU; it must live until `synchronize`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call(self._runtime.cudaMemcpyAsync, address, array.ctypes.data, array.nbytes, kind, self._stream)
 
     def copy_out(self, array: npt.NDArray[Any], address: int) -> None:
-        """Has the stream copy from the GPU to a contiguous array; it is filled after `synchronize`."""
+        """Have the stream copy from the GPU to a contiguous array; it is filled after `synchronize`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call(self._runtime.cudaMemcpyAsync, array.ctypes.data, address, array.nbytes, kind, self._stream)
 
     def synchronize(self) -> None:
-        """Waits for all that the stream was given."""
+        """Wait for all that the stream was given."""
         self._call(self._runtime.cudaStreamSynchronize, self._stream)
 
     def close(self) -> None:
-        """Frees the memory and the stream."""
+        """Free the memory and the stream."""
         self._close()
 
     def _call(self, function: Any, *arguments: Any) -> Any:
-        """Calls a CUDA function; gives its result, and raises its error.
+        """Call a CUDA function; give its result, and raise its error.
 
         Raises:
             ConversionError: CUDA's error, in CUDA's words.
@@ -86,7 +86,7 @@ class TensorRtRunner:
     def __init__(
         self, plan: Path | bytes, spec: ModelSpec, library: Library = "tensorrt", device: CudaDevice | None = None
     ) -> None:
-        """Loads the plan and takes memory for its largest batch.
+        """Load the plan and take memory for its largest batch.
 
         Args:
             plan: The file, or its content.
@@ -122,7 +122,7 @@ class TensorRtRunner:
             raise
 
     def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB.
+        """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB.
 
         Raises:
             ValueError: `pixels` has another type or shape, or more rows than the plan takes.
@@ -147,17 +147,17 @@ class TensorRtRunner:
         return apply_sigmoid(logits)
 
     def close(self) -> None:
-        """Frees the GPU's memory."""
+        """Free the GPU's memory."""
         self._context = None
         self._engine = None
         self._device.close()
 
     def __enter__(self) -> TensorRtRunner:
-        """The runner itself."""
+        """Return the runner itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Frees the GPU's memory."""
+        """Free the GPU's memory."""
         self.close()
 
     def _explain(self) -> str:
@@ -165,7 +165,7 @@ class TensorRtRunner:
 
 
 def _check_tensors(tensors: tuple[TensorInfo, ...], spec: ModelSpec) -> tuple[TensorInfo, TensorInfo]:
-    """The input and the output, after a comparison with the spec."""
+    """Return the input and the output, after a comparison with the spec."""
     transform, names = spec.transform, spec.tensors
     expected = [
         (names.logits, "output", "float32", (-1, spec.num_labels)),

@@ -25,7 +25,7 @@ def write_axis(folder: Path, **changes: Any) -> None:
 
 
 def test_needs_are_products() -> None:
-    need = estimate(COST, 1000, Machine(cores=64, utilisation=0.5))
+    need = estimate(COST, 1000, Machine(cores=64, utilization=0.5))
     assert need.busy_cores == pytest.approx(36.0)
     assert need.machines == 3, "72 cores are two machines of 64, and one may fail"
     assert need.memory_gb == pytest.approx(36 * 0.5), "72 cores are 36 servers of two"
@@ -42,7 +42,7 @@ def test_costs_are_the_medians_of_the_first_series(tmp_path: Path) -> None:
 
 def test_the_tables_have_every_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_axis(tmp_path)
-    assert capacity.main([str(tmp_path), "--rates", "1000", "100000", "--utilisation", "0.5"]) == 0
+    assert capacity.main([str(tmp_path), "--rates", "1000", "100000", "--utilization", "0.5"]) == 0
     printed = capsys.readouterr().out
     assert "| 0.3 MP | 100 kB | 31.0 | 8.6 |" in printed
     assert "100,000 images/s, machines of 64 cores, 50% of them busy:" in printed

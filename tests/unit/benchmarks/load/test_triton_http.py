@@ -29,7 +29,7 @@ def reference_body(threshold: str | None) -> tuple[dict[str, Any], bytes]:
 
 
 def response(scores: np.ndarray[Any, Any] = SCORES) -> tuple[dict[str, str], bytes]:
-    """A response as Triton writes it, its tensors serialised by tritonclient."""
+    """A response as Triton writes it, its tensors serialized by tritonclient."""
     tensors = [("scores", "FP32", scores.tobytes(), scores.shape)]
     for name, texts in (("result", RESULTS), ("status", STATUSES)):
         array = np.array([text.encode() for text in texts], dtype=np.object_)

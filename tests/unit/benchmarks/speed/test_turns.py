@@ -43,7 +43,7 @@ def test_windows_are_measured_in_that_order() -> None:
     assert [window.value for window in turns.windows] == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-def test_a_ratio_is_of_neighbours_only() -> None:
+def test_a_ratio_is_of_neighbors_only() -> None:
     # the machine halves its speed after the first pair; medians of all would say 4 to 3
     turns = make_turns(("a", 8.0), ("b", 4.0), ("a", 4.0), ("c", 1.0), ("a", 4.0), ("b", 2.0))
     assert turns.ratio("a", "b").values == (2.0, 1.0, 2.0)

@@ -23,7 +23,7 @@ NAME = "PP-LCNet_x1_0_ML"
 
 
 def encode(image_format: str, count: int = 1) -> bytes:
-    pages = [Image.new("RGB", (16, 12), colour) for colour in [(200, 0, 0), (0, 180, 0)][:count]]
+    pages = [Image.new("RGB", (16, 12), color) for color in [(200, 0, 0), (0, 180, 0)][:count]]
     buffer = io.BytesIO()
     options: dict[str, Any] = {"save_all": True, "append_images": pages[1:]} if count > 1 else {}
     pages[0].save(buffer, format=image_format, **options)
@@ -94,7 +94,7 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             "/red.png": encode("PNG"),
             "/two.tif": encode("TIFF", 2),
             "/a%20b/%C3%A4.png": encode("PNG"),
-            "/grey.ppm": encode("PPM"),
+            "/gray.ppm": encode("PPM"),
             "/empty": b"",
         }
         settings.url = f"http://127.0.0.1:{http_server.server_port}"
@@ -120,7 +120,7 @@ def test_a_url_of_pages(web: Any) -> None:
 
 
 def test_a_url_of_a_format_that_the_server_does_not_read(web: Any) -> None:
-    (source,) = iterate_sources(f"{web.url}/grey.ppm")
+    (source,) = iterate_sources(f"{web.url}/gray.ppm")
     assert Image.open(io.BytesIO(source.read())).format == "PNG"
 
 

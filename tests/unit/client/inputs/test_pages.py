@@ -17,11 +17,11 @@ from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"
-COLOURS = [(200, 0, 0), (0, 180, 0), (0, 0, 160)]
+COLORS = [(200, 0, 0), (0, 180, 0), (0, 0, 160)]
 
 
 def write_pages(path: Path, count: int = 3, height: int = 20, width: int = 30) -> Path:
-    pages = [Image.new("RGB", (width, height), COLOURS[number % 3]) for number in range(count)]
+    pages = [Image.new("RGB", (width, height), COLORS[number % 3]) for number in range(count)]
     options: dict[str, Any] = {"resolution": 72.0} if path.suffix.lower() == ".pdf" else {}
     pages[0].save(path, save_all=True, append_images=pages[1:], **options)
     return path
@@ -33,7 +33,7 @@ def decode(encoded: bytes) -> Image.Image:
     return image
 
 
-def mean_colour(encoded: bytes) -> tuple[int, ...]:
+def mean_color(encoded: bytes) -> tuple[int, ...]:
     return tuple(round(float(mean)) for mean in np.asarray(decode(encoded).convert("RGB")).mean(axis=(0, 1)))
 
 
@@ -67,8 +67,8 @@ def test_a_page_is_an_image_with_a_page_index(tmp_path: Path, suffix: str) -> No
     sources = list(iterate_sources(path))
     assert [source.page_index for source in sources] == [0, 1, 2]
     assert {source.input_path for source in sources} == {str(path)}
-    for source, colour in zip(sources, COLOURS, strict=True):
-        assert np.allclose(mean_colour(source.read()), colour, atol=3), "JPEG in the PDF file"
+    for source, color in zip(sources, COLORS, strict=True):
+        assert np.allclose(mean_color(source.read()), color, atol=3), "JPEG in the PDF file"
 
 
 def test_a_file_of_one_page_has_page_0(tmp_path: Path, suffix: str) -> None:
@@ -89,7 +89,7 @@ def test_pages_are_rendered_one_by_one(tmp_path: Path, suffix: str, rendered: li
 def test_pages_may_be_read_in_any_order_and_again(tmp_path: Path, suffix: str) -> None:
     sources = list(iterate_sources(write_pages(tmp_path / f"document{suffix}")))
     for number in (2, 0, 1, 1, 2, 2):
-        assert np.allclose(mean_colour(sources[number].read()), COLOURS[number], atol=3)
+        assert np.allclose(mean_color(sources[number].read()), COLORS[number], atol=3)
 
 
 def open_files() -> set[str]:
@@ -139,10 +139,10 @@ def test_a_broken_page_costs_only_itself(
 
     monkeypatch.setattr(kind, "_render", render)
     first, second, third = iterate_sources(write_pages(tmp_path / f"document{suffix}"))
-    assert mean_colour(first.read())[0] > 190
+    assert mean_color(first.read())[0] > 190
     with pytest.raises(InputError, match=r"cannot read page 1 of .*a decoder's own trouble"):
         second.read()
-    assert mean_colour(third.read())[2] > 150
+    assert mean_color(third.read())[2] > 150
 
 
 def test_results_of_pages(tmp_path: Path, suffix: str) -> None:
@@ -187,7 +187,7 @@ def test_several_threads_may_read_pdf_files(tmp_path: Path) -> None:
     def read(number: int) -> None:
         try:
             for source in iterate_sources(write_pages(tmp_path / f"{number}.pdf", count=12)):
-                assert np.allclose(mean_colour(source.read()), COLOURS[(source.page_index or 0) % 3], atol=3)
+                assert np.allclose(mean_color(source.read()), COLORS[(source.page_index or 0) % 3], atol=3)
         except Exception as error:
             failures.append(error)
 

@@ -90,8 +90,8 @@ def test_another_array_is_an_error_that_says_what_came(
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK", "YCbCr"])
 def test_a_pil_image_keeps_its_pixels(mode: str) -> None:
-    grey = np.tile(np.arange(64, dtype=np.uint16) * 1000, (8, 1))
-    image = Image.fromarray(grey) if mode == "I;16" else Image.fromarray((grey // 256).astype(np.uint8)).convert(mode)
+    gray = np.tile(np.arange(64, dtype=np.uint16) * 1000, (8, 1))
+    image = Image.fromarray(gray) if mode == "I;16" else Image.fromarray((gray // 256).astype(np.uint8)).convert(mode)
     (source,) = iterate_sources(image)
     sent = decode(source.read())
     assert sent.format == "PNG"
@@ -121,8 +121,8 @@ def test_a_missing_file_fails_when_its_turn_comes(path: str) -> None:
     ("suffix", "mode"), [(".ppm", "RGB"), (".PGM", "L"), (".pbm", "1"), (".pnm", "L"), (".pgm", "I;16")]
 )
 def test_what_the_server_does_not_read_is_sent_as_png(tmp_path: Path, suffix: str, mode: str) -> None:
-    grey = np.tile(np.arange(64, dtype=np.uint16) * 1000, (8, 1))
-    image = Image.fromarray(grey) if mode == "I;16" else Image.fromarray((grey // 256).astype(np.uint8)).convert(mode)
+    gray = np.tile(np.arange(64, dtype=np.uint16) * 1000, (8, 1))
+    image = Image.fromarray(gray) if mode == "I;16" else Image.fromarray((gray // 256).astype(np.uint8)).convert(mode)
     path = tmp_path / f"image{suffix}"
     image.save(path, format="PPM")
     (source,) = iterate_sources(tmp_path)

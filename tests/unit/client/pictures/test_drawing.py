@@ -12,8 +12,8 @@ from PIL import Image
 from mlcls_client.errors import InputError
 from mlcls_client.pictures.caption import Box, CaptionLayout, PlacedText, lay_out_caption, lay_out_names, wrap_text
 from mlcls_client.pictures.drawing import (
-    PANEL_COLOUR,
-    SURROUND_COLOUR,
+    PANEL_COLOR,
+    SURROUND_COLOR,
     draw_labels,
     draw_names,
     font_size,
@@ -62,10 +62,10 @@ def test_the_photo_stays_as_it_is_and_a_panel_comes_below(height: int, width: in
     left = (picture.width - width) // 2
     assert np.array_equal(np.asarray(picture.crop((left, 0, left + width, height))), np.asarray(image))
     panel = np.asarray(picture.crop((0, height, picture.width, picture.height)))
-    assert (panel != PANEL_COLOUR).any(axis=2).mean() > 0.01
+    assert (panel != PANEL_COLOR).any(axis=2).mean() > 0.01
     # Nothing reaches the edge, so nothing is cut by it.
     for edge in (panel[:3], panel[-3:], panel[:, :3], panel[:, -3:]):
-        assert (edge == PANEL_COLOUR).all()
+        assert (edge == PANEL_COLOR).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(height, picture_width(height, width)) for height, width in SIZES])
@@ -138,13 +138,13 @@ def test_no_label_is_said_in_words() -> None:
     layout = lay_out(480, 640, [], [])
     assert [text.text for text in layout.note] == ["no label above the threshold"]
     panel = np.asarray(draw_labels(photo(480, 640), [], []))[480:]
-    assert (panel != PANEL_COLOUR).any()
+    assert (panel != PANEL_COLOR).any()
 
 
 def test_a_narrow_photo_stands_in_the_middle() -> None:
     picture = np.asarray(draw_labels(photo(480, 100), NAMES, SCORES))
-    assert (picture[:480, :110] == SURROUND_COLOUR).all()
-    assert (picture[:480, 210:] == SURROUND_COLOUR).all()
+    assert (picture[:480, :110] == SURROUND_COLOR).all()
+    assert (picture[:480, 210:] == SURROUND_COLOR).all()
 
 
 def test_exif_orientation_is_applied() -> None:
@@ -157,13 +157,13 @@ def test_exif_orientation_is_applied() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I", "F"])
 def test_any_mode_can_be_drawn(mode: str) -> None:
-    grey = np.tile(np.linspace(0, 255, 64), (48, 1))
+    gray = np.tile(np.linspace(0, 255, 64), (48, 1))
     if mode in ("I;16", "I"):
-        image = Image.fromarray((grey * 257).astype(np.uint16 if mode == "I;16" else np.int32))
+        image = Image.fromarray((gray * 257).astype(np.uint16 if mode == "I;16" else np.int32))
     elif mode == "F":
-        image = Image.fromarray(grey.astype(np.float32))
+        image = Image.fromarray(gray.astype(np.float32))
     else:
-        image = Image.fromarray(grey.astype(np.uint8)).convert(mode)
+        image = Image.fromarray(gray.astype(np.uint8)).convert(mode)
     assert image.mode == mode
     drawn = np.asarray(draw_labels(image, NAMES, SCORES))[:48, 128:192, 0]
     assert drawn[:, :8].mean() < 60
@@ -262,7 +262,7 @@ def test_any_script_can_be_drawn_with_the_fonts_that_are_there(name: str) -> Non
     picture = draw_labels(image, [name, "cat"], [0.9, 0.8])
     panel = np.asarray(picture.crop((0, 480, picture.width, picture.height)))
     for edge in (panel[:3], panel[-3:], panel[:, :3], panel[:, -3:]):
-        assert (edge == PANEL_COLOUR).all()
+        assert (edge == PANEL_COLOR).all()
 
 
 @pytest.mark.parametrize("names", [NAMES, LONG_NAMES, NAMES * 20, []])
@@ -283,6 +283,6 @@ def test_picture_with_names() -> None:
     picture = draw_names(image, NAMES)
     assert np.array_equal(np.asarray(picture.crop((0, 0, 640, 480))), np.asarray(image))
     panel = np.asarray(picture.crop((0, 480, 640, picture.height)))
-    assert (panel != PANEL_COLOUR).any(axis=2).mean() > 0.01
+    assert (panel != PANEL_COLOR).any(axis=2).mean() > 0.01
     for edge in (panel[:3], panel[-3:], panel[:, :3], panel[:, -3:]):
-        assert (edge == PANEL_COLOUR).all()
+        assert (edge == PANEL_COLOR).all()

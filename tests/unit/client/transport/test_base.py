@@ -31,7 +31,7 @@ ENDPOINT = Endpoint("server:8001", "grpc", NAME, 30.0)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers `cat` for a PNG; the behaviour is set on the server object."""
+    """Answers `cat` for a PNG; the behavior is set on the server object."""
 
     server: Any
     protocol_version = "HTTP/1.1"

@@ -54,7 +54,7 @@ def test_every_tensor_has_the_type_that_was_asked_for(protection: Protection) ->
     assert np.ptp(scores(source), axis=0).max() > 0.1
 
 
-def test_neighbours_in_fp32_are_not_connected_through_fp16() -> None:
+def test_neighbors_in_fp32_are_not_connected_through_fp16() -> None:
     source = make_overflowing()
     protection = Protection("some", frozenset(("Sqrt",)), frozenset(("n.grown", "n.squares", "n.mixed")))
     half = convert_to_half(source, protection)

@@ -25,7 +25,7 @@ def half_of(model: onnx.ModelProto, protection: Protection = NOTHING) -> onnx.Mo
 
 
 def show(model: onnx.ModelProto, tensor: str, pixels: npt.NDArray[np.uint8]) -> Array:
-    """A tensor of the rounded graph, by ONNX Runtime with all of its optimisations."""
+    """A tensor of the rounded graph, by ONNX Runtime with all of its optimizations."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     del shown.graph.output[:]
@@ -86,14 +86,14 @@ def test_products_sum_up_in_float32_and_round_once() -> None:
     np.testing.assert_allclose(show(rounded, "query", pixels), exact.astype(np.float16), rtol=1e-3, atol=0)
 
 
-def test_normalisation_and_softmax_are_rounded_step_by_step() -> None:
+def test_normalization_and_softmax_are_rounded_step_by_step() -> None:
     rounded = round_like_half(half_of(make_attention()))
     pixels = make_pixels(3)
     x = show(rounded, "features", pixels).astype(np.float16)
     mean = x.mean(-1, keepdims=True, dtype=np.float32).astype(np.float16)
-    centred = x - mean
-    variance = (centred * centred).mean(-1, keepdims=True, dtype=np.float32).astype(np.float16)
-    expected = centred / np.sqrt(variance + np.float16(1e-5))
+    centered = x - mean
+    variance = (centered * centered).mean(-1, keepdims=True, dtype=np.float32).astype(np.float16)
+    expected = centered / np.sqrt(variance + np.float16(1e-5))
     np.testing.assert_array_equal(show(rounded, "norm", pixels), expected)
 
     products = show(rounded, "products", pixels).astype(np.float16)
@@ -103,7 +103,7 @@ def test_normalisation_and_softmax_are_rounded_step_by_step() -> None:
 
 
 @pytest.mark.parametrize("size", [120.0, 400.0])
-def test_an_fp16_normalisation_overflows_where_its_squares_do(size: float) -> None:
+def test_an_fp16_normalization_overflows_where_its_squares_do(size: float) -> None:
     constants = {
         "size": np.array(size, np.float32),
         "norm.scale": np.ones(16, np.float32),

@@ -22,7 +22,7 @@ from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.engines.runners import OnnxRuntimeRunner, OpenVinoRunner
 from mlcls.errors import ConversionError, ImageError, ParityError
 
-#: Wide enough for whatever a small random network does in INT8.
+# Wide enough for whatever a small random network does in INT8.
 WIDE = Limits(1.0, 1.0, 1e-2, 1.0, 1.0)
 
 
@@ -71,7 +71,7 @@ def test_everything_in_int8(fp32: Path, built: Int8Build) -> None:
 
 
 def test_int8_runs_in_int8_though_the_rest_is_in_float32(fp32: Path, built: Int8Build) -> None:
-    """The engine asks OpenVINO for f32, which is about bf16: quantised operations keep their integers."""
+    """The engine asks OpenVINO for f32, which is about bf16: quantized operations keep their integers."""
 
     def precisions(path: Path) -> dict[str, str]:
         engine: Any = OpenVinoEngine(path, spec_of(), threads=2)
@@ -163,7 +163,7 @@ def test_the_gate_sees_other_photos_than_the_calibration(count: int) -> None:
 
 def test_nncf_fails(photos: list[bytes]) -> None:
     model = make_served(spec_of())
-    with pytest.raises(ConversionError, match=r"NNCF .* cannot quantise the graph \(.*\); serve it in FP32"):
+    with pytest.raises(ConversionError, match=r"NNCF .* cannot quantize the graph \(.*\); serve it in FP32"):
         quantize_graph(model, make_pixels(40)[:, :20])
 
 

@@ -96,7 +96,7 @@ def test_one_part_back(served: onnx.ModelProto, quantized: onnx.ModelProto, inde
     part = split_graph(served)[index]
     restored = restore_nodes(quantized, served, part.nodes)
     check_quantized(restored, served)
-    assert quantized.SerializeToString(deterministic=True) == before, "the quantised graph stays as it is"
+    assert quantized.SerializeToString(deterministic=True) == before, "the quantized graph stays as it is"
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in served.graph.initializer}
     again = {tensor.name: numpy_helper.to_array(tensor) for tensor in restored.graph.initializer}
     originals = {node.name: node for node in served.graph.node}
@@ -113,7 +113,7 @@ def test_one_part_back(served: onnx.ModelProto, quantized: onnx.ModelProto, inde
 def test_a_node_that_is_gone(served: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
     other = copy.deepcopy(quantized)
     next(node for node in other.graph.node if node.name == "score").name = "another"
-    with pytest.raises(ConversionError, match="Expected the node score in the quantised graph"):
+    with pytest.raises(ConversionError, match="Expected the node score in the quantized graph"):
         restore_nodes(other, served, {"score"})
 
 
