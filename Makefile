@@ -59,8 +59,8 @@ check: build ## Lint, types, and that nothing generated is stale
 cli-reference: build ## Write docs/reference/cli.md anew from the commands' options
 	$(BIN)/python scripts/cli_reference.py
 
-# The site loads nothing from other places; Material says on each build which versions of MkDocs it will support, which is no
-# warning about these pages.
+# The site loads nothing from other places. On each build Material prints a notice about its own end of life; the variable
+# silences that, and no warning about the pages.
 .PHONY: docs
 docs: .venv-docs/.installed ## Build the documentation site into build/site and fail on a broken link
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
