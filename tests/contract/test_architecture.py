@@ -47,7 +47,7 @@ def layers_of_contract() -> list[set[str]]:
     settings: dict[str, Any] = TOML.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = settings["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
-    return [{name.strip(" ()").removeprefix("mlcls.") for name in re.split(r"[|:]", layer)} for layer in layers]
+    return [{name.strip(" ()") for name in re.split(r"[|:]", layer)} for layer in layers]
 
 
 @pytest.mark.parametrize("path", named_paths())
