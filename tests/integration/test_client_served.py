@@ -38,7 +38,7 @@ from mlcls_client.errors import (
 )
 from mlcls_client.model import create_model
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.server_state import list_models, read_health
+from mlcls_client.server_state import list_models, read_health
 from processes import start_server
 from quiet_http import QuietHttpServer
 from served_models import SMALL_LABELS, SmallModels

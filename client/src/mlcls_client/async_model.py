@@ -1,5 +1,7 @@
 """`create_async_model` and `AsyncModel`: the model for programs that run on asyncio."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
@@ -9,17 +11,17 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Final
 
-from mlcls_client.contract import Threshold
+from mlcls_client.base.threads import ReaderThreads
 from mlcls_client.errors import InvalidRequestError, MlclsClientError, ServerUnavailableError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, iterate_sources
-from mlcls_client.prediction import MAX_CONCURRENCY, OnError, Prediction, PredictOptions, read_predict_options
-from mlcls_client.reader_threads import ReaderThreads
+from mlcls_client.prediction.call import MAX_CONCURRENCY, OnError, Prediction, PredictOptions, read_predict_options
+from mlcls_client.prediction.window import Window
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, Transport, open_transport
 from mlcls_client.transport.connection import DEFAULT_RETRIES, Ssl, read_connection_options
-from mlcls_client.window import Window
+from mlcls_client.transport.contract import Threshold
+from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S, Transport, open_transport
 
 _POLL_INTERVAL_S: Final = 0.25
 
@@ -38,10 +40,10 @@ def create_async_model(
     retries: int = DEFAULT_RETRIES,
     admin_key: str | None = None,
     shared_memory: bool = False,
-    model_dir: "str | os.PathLike[str] | None" = None,
+    model_dir: str | os.PathLike[str] | None = None,
     device: str | None = None,
     use_hpip: bool = False,
-) -> "AsyncModel":
+) -> AsyncModel:
     """Make a model for one event loop; arguments and errors are those of `create_model`.
 
     Examples:
@@ -56,7 +58,7 @@ def create_async_model(
     return AsyncModel(open_transport(model_name, url, protocol, timeout_s, options))
 
 
-def _note_paddlex_arguments(model_dir: "str | os.PathLike[str] | None", device: str | None, use_hpip: bool) -> None:
+def _note_paddlex_arguments(model_dir: str | os.PathLike[str] | None, device: str | None, use_hpip: bool) -> None:
     """Answer to the arguments of PaddleX that say how a model runs, which is the server's affair here.
 
     Raises:
@@ -156,12 +158,12 @@ class AsyncModel:
         finally:
             window.cancel()
 
-    def watch(self, task: "asyncio.Task[list[MultiLabelResult]]") -> None:
+    def watch(self, task: asyncio.Task[list[MultiLabelResult]]) -> None:
         """Have `close` cancel a task; a failure that nobody waits for any more is not reported."""
         self._under_way.add(task)
         task.add_done_callback(self._forget)
 
-    def _forget(self, task: "asyncio.Task[list[MultiLabelResult]]") -> None:
+    def _forget(self, task: asyncio.Task[list[MultiLabelResult]]) -> None:
         self._under_way.discard(task)
         if not task.cancelled():
             task.exception()
@@ -247,7 +249,7 @@ class AsyncModel:
                 "parent's; make a new one with create_model"
             )
 
-    async def __aenter__(self) -> "AsyncModel":
+    async def __aenter__(self) -> AsyncModel:
         """Return the model itself."""
         return self
 

@@ -4,6 +4,8 @@ What tritonclient, gRPC, the HTTP library and the operating system raise is mapp
 (`mlcls_client.transport.error_mapping`); the original stays reachable as `__cause__`.
 """
 
+from __future__ import annotations
+
 
 class MlclsClientError(Exception):
     """Base of all errors of this package.

@@ -1,5 +1,7 @@
 """`create_model` and `Model`: PaddleX's way to predict, answered by a server."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import weakref
@@ -8,16 +10,16 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from mlcls_client.async_model import AsyncModel, create_async_model
-from mlcls_client.contract import Threshold
+from mlcls_client.base.threads import LoopThread, shared_loop, wait_for
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
-from mlcls_client.loop_thread import LoopThread, shared_loop, wait_for
-from mlcls_client.prediction import OnError, Prediction, PredictOptions, read_predict_options
+from mlcls_client.prediction.call import OnError, Prediction, PredictOptions, read_predict_options
+from mlcls_client.prediction.window import Window
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.base import DEFAULT_TIMEOUT_S
 from mlcls_client.transport.connection import DEFAULT_RETRIES, Ssl
-from mlcls_client.window import Window
+from mlcls_client.transport.contract import Threshold
+from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S
 
 
 def create_model(
@@ -32,10 +34,10 @@ def create_model(
     retries: int = DEFAULT_RETRIES,
     admin_key: str | None = None,
     shared_memory: bool = False,
-    model_dir: "str | os.PathLike[str] | None" = None,
+    model_dir: str | os.PathLike[str] | None = None,
     device: str | None = None,
     use_hpip: bool = False,
-) -> "Model":
+) -> Model:
     """Make a model whose `predict` is answered by a server. Nothing is sent before the first prediction.
 
     Args:
@@ -225,7 +227,7 @@ class Model:
         if self._finalizer.detach() is not None and self._loop.is_running():
             self._loop.run(self._model.close())
 
-    def __enter__(self) -> "Model":
+    def __enter__(self) -> Model:
         """Return the model itself."""
         return self
 

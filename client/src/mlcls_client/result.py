@@ -1,16 +1,18 @@
 """The result of one image, with the methods and the file names of PaddleX's results."""
 
+from __future__ import annotations
+
 import json
 import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from mlcls_client.contract import Answer
+from mlcls_client.base.files import write_file
+from mlcls_client.base.text import visible_json
 from mlcls_client.errors import MlclsClientError
-from mlcls_client.escaping import visible_json
 from mlcls_client.inputs.fetch import is_url, url_file_name
-from mlcls_client.inputs.files import write_file
+from mlcls_client.transport.contract import Answer
 
 if TYPE_CHECKING:
     import os
@@ -119,7 +121,7 @@ class MultiLabelResult(dict[str, Any]):
         return {"res": json.loads(json.dumps(self))}
 
     @property
-    def img(self) -> "dict[str, Image.Image]":
+    def img(self) -> dict[str, Image.Image]:
         """The annotated picture: `{"res": PIL image}`, the photo with its labels in a panel below it.
 
         Raises:
@@ -168,7 +170,7 @@ class MultiLabelResult(dict[str, Any]):
             print(self.json)
 
     def save_to_json(
-        self, save_path: "str | os.PathLike[str]", indent: int | None = 4, ensure_ascii: bool = False
+        self, save_path: str | os.PathLike[str], indent: int | None = 4, ensure_ascii: bool = False
     ) -> None:
         """Write the result as JSON, without the outer `res`, as PaddleX does.
 
@@ -188,7 +190,7 @@ class MultiLabelResult(dict[str, Any]):
         # A file name that is not UTF-8 is a lone surrogate here; its \udcxx form is a valid escape of JSON.
         write_file(path, lambda file: _write_bytes(file, text.encode("utf-8", "backslashreplace")))
 
-    def save_to_img(self, save_path: "str | os.PathLike[str]") -> None:
+    def save_to_img(self, save_path: str | os.PathLike[str]) -> None:
         """Write the annotated picture.
 
         Args:
@@ -211,7 +213,7 @@ class MultiLabelResult(dict[str, Any]):
         file_format = Image.registered_extensions()[suffix]
         write_file(path, lambda file: picture.save(file, format=file_format, **_SAVE_OPTIONS.get(suffix, {})))
 
-    def save_all(self, save_path: "str | os.PathLike[str]") -> None:
+    def save_all(self, save_path: str | os.PathLike[str]) -> None:
         """Write the JSON file and the annotated picture into a folder, as PaddleX does."""
         self.save_to_json(save_path)
         self.save_to_img(save_path)

@@ -10,6 +10,8 @@ It speaks gRPC as Triton does and has no network behind it: the scores of its la
 mean of the image's color channels, so that different images have different answers.
 """
 
+from __future__ import annotations
+
 import importlib
 import io
 import json
@@ -22,8 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from mlcls_client.contract import IMAGE, RESULT, STATUS, STATUS_OK, THRESHOLD_PARAMETER
 from mlcls_client.transport.connection import ADMIN_KEY_HEADER
+from mlcls_client.transport.contract import IMAGE, RESULT, STATUS, STATUS_OK, THRESHOLD_PARAMETER
 
 LABEL_NAMES: Final = ("red", "green", "blue")
 DEFAULT_THRESHOLD: Final = 0.5
@@ -73,14 +75,14 @@ class FakeServer:
     in_flight: int = 0
     most_in_flight: int = 0
     cancelled: int = 0
-    regions: "dict[str, mmap.mmap]" = field(default_factory=dict, repr=False)
+    regions: dict[str, mmap.mmap] = field(default_factory=dict, repr=False)
     requests: list[tuple[list[bytes], str | None]] = field(default_factory=list, repr=False)
     request_ids: list[str] = field(default_factory=list, repr=False)
     headers: list[dict[str, str]] = field(default_factory=list, repr=False)
     url: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def __enter__(self) -> "FakeServer":
+    def __enter__(self) -> FakeServer:
         """Start to serve."""
         grpc: Any = importlib.import_module("grpc")
         stubs: Any = importlib.import_module("tritonclient.grpc.service_pb2_grpc")

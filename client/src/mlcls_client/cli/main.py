@@ -5,23 +5,24 @@ Exit codes: 0 all images answered; 1 some image failed, its reason is on standar
 answer in time, or a failure of its own; 130 interrupted.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from mlcls_client.cli.predict import add_predict_arguments, run_predict
-from mlcls_client.cli.server_arguments import (
+from mlcls_client.base.text import visible
+from mlcls_client.cli.arguments import (
     add_request_arguments,
     add_server_arguments,
     open_model,
+    parse_seconds,
     read_server_arguments,
 )
-from mlcls_client.cli.terminal import EXIT_OK, EXIT_SERVER, EXIT_USAGE, parse_seconds, print_line, with_exit_code
-from mlcls_client.escaping import visible
+from mlcls_client.cli.predict import add_predict_arguments, run_predict
+from mlcls_client.cli.terminal import EXIT_OK, EXIT_SERVER, EXIT_USAGE, print_line, with_exit_code
+from mlcls_client.server_state import list_models, read_health
 from mlcls_client.transport.connection import DEFAULT_RETRIES
-from mlcls_client.transport.server_state import list_models, read_health
-
-__all__ = ["add_predict_arguments", "main", "run_predict"]
 
 _WAIT_TIMEOUT_S: Final = 60.0
 # One readiness call while waiting; a server that accepts connections and does not answer must not use up the time.

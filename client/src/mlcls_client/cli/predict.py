@@ -1,5 +1,7 @@
 """`mlcls-client predict`: labels of files, folders, URLs and standard input, printed and saved."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json
@@ -12,18 +14,31 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final, get_args
 
-from mlcls_client.cli.progress import ProgressBar
-from mlcls_client.cli.result_writers import CsvWriter, JsonLinesWriter, ResultWriter, TableWriter
-from mlcls_client.cli.saving import ResultSaver, SavedKind
-from mlcls_client.cli.server_arguments import add_request_arguments, add_server_arguments, open_model
-from mlcls_client.cli.table import MEMORY_TEXT, LabelTable
-from mlcls_client.cli.terminal import EXIT_IMAGE_FAILED, EXIT_OK, complain, parse_count, print_line, with_exit_code
-from mlcls_client.contract import Threshold, encode_threshold
+from mlcls_client.cli.arguments import add_request_arguments, add_server_arguments, open_model, parse_count
+from mlcls_client.cli.output import (
+    MEMORY_TEXT,
+    CsvWriter,
+    JsonLinesWriter,
+    LabelTable,
+    ResultSaver,
+    ResultWriter,
+    SavedKind,
+    TableWriter,
+)
+from mlcls_client.cli.terminal import (
+    EXIT_IMAGE_FAILED,
+    EXIT_OK,
+    ProgressBar,
+    complain,
+    print_line,
+    with_exit_code,
+)
 from mlcls_client.errors import InputError, InvalidRequestError, OutputError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.sources import ImageSource, count_images, iterate_sources
-from mlcls_client.prediction import MAX_CONCURRENCY
+from mlcls_client.prediction.call import MAX_CONCURRENCY
 from mlcls_client.transport.connection import DEFAULT_RETRIES
+from mlcls_client.transport.contract import Threshold, encode_threshold
 
 STDIN: Final = "-"
 LIST_PREFIX: Final = "@"

@@ -1,13 +1,18 @@
-"""What the commands have in common: exit codes, lines on standard output and error, numbers among the arguments."""
+"""What the commands show in a terminal: results, errors, exit codes and the progress bar."""
+
+from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Final, TextIO
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Final, TextIO
 
+from mlcls_client.base.text import visible
 from mlcls_client.errors import InvalidRequestError, MlclsClientError
-from mlcls_client.escaping import visible
 
 EXIT_OK: Final = 0
 EXIT_IMAGE_FAILED: Final = 1
@@ -58,17 +63,55 @@ def _write(stream: TextIO, text: str) -> None:
     stream.flush()
 
 
-def parse_count(text: str) -> int:
-    """Read a number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return number
+class ProgressBar:
+    """A bar of the images that are done; nothing at all where it is not wanted. A context manager."""
 
+    def __init__(self, wanted: bool | None, count: Callable[[], int | None]) -> None:
+        """Prepare a bar.
 
-def parse_seconds(text: str) -> float:
-    """Read a time above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
-    return number
+        Args:
+            wanted: True, False, or None for a bar where standard error is a terminal and tqdm is installed.
+            count: Tells how many images there are, None where that is not known; called only for a bar.
+
+        Raises:
+            InvalidRequestError: A bar is wanted, and tqdm is not installed.
+        """
+        self._bar: Any = None
+        if wanted is None and not sys.stderr.isatty():
+            wanted = False
+        if wanted is False:
+            return
+        try:
+            self._tqdm: Any = importlib.import_module("tqdm").tqdm
+        except ModuleNotFoundError as error:
+            if wanted:
+                raise InvalidRequestError(
+                    "a progress bar needs tqdm, which is not installed: pip install 'mlcls-client[progress]'"
+                ) from error
+            return
+        self._bar = self._tqdm(total=count(), unit=" images", file=sys.stderr, dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """Note one image more."""
+        if self._bar is not None:
+            self._bar.update()
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Take the bar off the terminal while something else is written there."""
+        if self._bar is None:
+            yield
+            return
+        with self._tqdm.external_write_mode(file=sys.stderr):
+            yield
+
+    def __enter__(self) -> ProgressBar:
+        """Return the bar itself."""
+        return self
+
+    def __exit__(
+        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,5 +1,7 @@
 """Images in memory, encoded to travel: as PNG, which keeps every pixel, or as JPEG, which is smaller and faster."""
 
+from __future__ import annotations
+
 import io
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -30,7 +32,7 @@ def check_array_format(array_format: object) -> None:
         raise InvalidRequestError(f"expected array_format to be one of {get_args(ArrayFormat)}, got {array_format!r}")
 
 
-def encode_bgr_array(pixels: "npt.NDArray[np.uint8]", array_format: ArrayFormat = "png") -> bytes:
+def encode_bgr_array(pixels: npt.NDArray[np.uint8], array_format: ArrayFormat = "png") -> bytes:
     """Encode an array.
 
     Args:
@@ -50,7 +52,7 @@ def encode_bgr_array(pixels: "npt.NDArray[np.uint8]", array_format: ArrayFormat 
     return encode_image(Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1])), array_format)
 
 
-def encode_pil_image(image: "Image.Image", array_format: ArrayFormat = "png") -> bytes:
+def encode_pil_image(image: Image.Image, array_format: ArrayFormat = "png") -> bytes:
     """Encode a PIL image, turned upright as its EXIF orientation says.
 
     Raises:
@@ -67,7 +69,7 @@ def encode_pil_image(image: "Image.Image", array_format: ArrayFormat = "png") ->
         raise InputError(f"a PIL image of mode {image.mode} cannot be encoded: {error}") from error
 
 
-def encode_image(image: "Image.Image", array_format: ArrayFormat = "png") -> bytes:
+def encode_image(image: Image.Image, array_format: ArrayFormat = "png") -> bytes:
     """Encode an image of a mode that PNG has.
 
     What JPEG has no form for (16 bits per channel, sides above 65,500 pixels) becomes PNG in any case; alpha is

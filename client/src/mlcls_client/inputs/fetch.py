@@ -1,5 +1,7 @@
 """Images at http(s) addresses, fetched into memory within limits of size, time and redirects."""
 
+from __future__ import annotations
+
 import http.client
 import queue
 import threading
@@ -10,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
+from mlcls_client.base.text import safe_file_name
 from mlcls_client.errors import InputError, InvalidRequestError
-from mlcls_client.escaping import safe_file_name
 
 _BLOCK_BYTES: Final = 65536
 
@@ -107,7 +109,7 @@ def _quoted_address(url: str) -> str:
     ).geturl()
 
 
-def _fetch(url: str, address: str, limits: FetchLimits, outcome: "queue.SimpleQueue[bytes | Exception]") -> None:
+def _fetch(url: str, address: str, limits: FetchLimits, outcome: queue.SimpleQueue[bytes | Exception]) -> None:
     try:
         outcome.put(_download(url, address, limits))
     except InputError as error:

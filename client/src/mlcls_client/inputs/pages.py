@@ -5,6 +5,8 @@ is drawn at twice its size in points, smaller where it would have too many pixel
 conversion to RGB gives; pages count from 0, in a file of one page too.
 """
 
+from __future__ import annotations
+
 import abc
 import importlib
 import io
@@ -13,9 +15,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from mlcls_client.base.files import mapped_read_errors
 from mlcls_client.errors import InputError
 from mlcls_client.inputs.encoding import ArrayFormat, encode_image
-from mlcls_client.inputs.files import mapped_read_errors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,7 +40,7 @@ def find_paged_suffix(content: bytes) -> str | None:
     return next((suffix for start, suffix in _SIGNATURES.items() if content.startswith(start)), None)
 
 
-def open_pages(name: str, suffix: str, content: bytes | None = None, array_format: ArrayFormat = "png") -> "PageFile":
+def open_pages(name: str, suffix: str, content: bytes | None = None, array_format: ArrayFormat = "png") -> PageFile:
     """Make the reader of a file with pages; nothing is opened yet.
 
     Args:
@@ -138,7 +140,7 @@ class PageFile(abc.ABC):
     def _close_document(self, document: Any) -> None: ...
 
     @abc.abstractmethod
-    def _render(self, page_index: int) -> "Image.Image": ...
+    def _render(self, page_index: int) -> Image.Image: ...
 
 
 class PdfFile(PageFile):
@@ -163,7 +165,7 @@ class PdfFile(PageFile):
         with _PDFIUM_LOCK:
             document.close()
 
-    def _render(self, page_index: int) -> "Image.Image":
+    def _render(self, page_index: int) -> Image.Image:
         with _PDFIUM_LOCK:
             page = self._document[page_index]
             try:
@@ -195,7 +197,7 @@ class TiffFile(PageFile):
         image.close()
         file.close()
 
-    def _render(self, page_index: int) -> "Image.Image":
+    def _render(self, page_index: int) -> Image.Image:
         image, _ = self._document
         image.seek(page_index)
         page: Image.Image = image.convert("RGB")

@@ -5,6 +5,8 @@ the formats of PaddleX that the server does not read (PBM, PGM, PPM, Sun raster)
 pixel, or as JPEG.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import re
@@ -14,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, Union
 
+from mlcls_client.base.files import mapped_read_errors
 from mlcls_client.errors import InputError
 from mlcls_client.inputs.encoding import ArrayFormat, encode_bgr_array, encode_pil_image
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits, fetch_url, is_url, url_file_name
-from mlcls_client.inputs.files import mapped_read_errors
 from mlcls_client.inputs.pages import PAGED_SUFFIXES, find_paged_suffix, open_pages
 
 if TYPE_CHECKING:
@@ -177,7 +179,7 @@ def _folder_sources(folder: str, reading: _Reading) -> Iterator[ImageSource]:
         yield from _folder_sources(path, reading) if is_folder else _file_sources(path, reading)
 
 
-def _is_searched(entry: "os.DirEntry[str]") -> bool:
+def _is_searched(entry: os.DirEntry[str]) -> bool:
     """Tell whether an entry is a folder to search; links to folders are not, they may lead in a circle."""
     try:
         return entry.is_dir(follow_symlinks=False)

@@ -4,6 +4,8 @@ Lengths are in pixels; `em` is the height of the font, in which all distances ar
 apart, so that the layout can be checked: `CaptionLayout` says which box each thing gets.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -163,7 +165,7 @@ class _LineBox:
     baseline: int
 
     @staticmethod
-    def of(font: FontStack, texts: Sequence[str]) -> "_LineBox":
+    def of(font: FontStack, texts: Sequence[str]) -> _LineBox:
         # The ink, not the fonts' own measures: those of fonts that stand in for others are far apart.
         _, capital_top, _, capital_bottom = font.getbbox("H", anchor="ls")
         bounds = [font.getbbox(text, anchor="ls") for text in (*texts, "Hgj")]

@@ -1,5 +1,7 @@
 """The annotated picture: the photo, untouched, and below it a panel with a row per label."""
 
+from __future__ import annotations
+
 import io
 import math
 import os
@@ -8,8 +10,8 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageOps
 
+from mlcls_client.base.text import visible
 from mlcls_client.errors import InputError
-from mlcls_client.escaping import visible
 from mlcls_client.pictures.caption import (
     EMPTY_TEXT,
     NAMELESS_TEXT,
@@ -67,7 +69,7 @@ def draw_labels(
     image: Image.Image,
     label_names: Sequence[str],
     scores: Sequence[float],
-    font_path: "str | os.PathLike[str] | None" = None,
+    font_path: str | os.PathLike[str] | None = None,
 ) -> Image.Image:
     """Draw labels and scores in a panel below an image.
 
@@ -95,7 +97,7 @@ def draw_labels(
 
 
 def draw_names(
-    image: Image.Image, label_names: Sequence[str], font_path: "str | os.PathLike[str] | None" = None
+    image: Image.Image, label_names: Sequence[str], font_path: str | os.PathLike[str] | None = None
 ) -> Image.Image:
     """Draw labels that have no scores, like those of a dataset, in a panel below an image.
 

@@ -1,5 +1,7 @@
 """Which fonts the annotated pictures are written in: one for most labels, others for the characters that it lacks."""
 
+from __future__ import annotations
+
 import functools
 import logging
 import os
@@ -158,7 +160,7 @@ def _runs_right_to_left(text: str) -> bool:
     return next((direction for direction in directions if direction in ("L", "R", "AL")), "L") != "L"
 
 
-def choose_fonts(text: str, size: int, font_path: "str | os.PathLike[str] | None" = None) -> FontStack:
+def choose_fonts(text: str, size: int, font_path: str | os.PathLike[str] | None = None) -> FontStack:
     """Load fonts that can write a text.
 
     The first is the named font (`font_path`, else the environment variable MLCLS_FONT), or else Pillow's built-in one.

@@ -1,5 +1,7 @@
 """How to connect: TLS, headers, keys, retries. What is secret is in no `repr` and no error message."""
 
+from __future__ import annotations
+
 import importlib
 import ipaddress
 import os
@@ -38,6 +40,33 @@ _OWN_HEADERS: Final = frozenset(
         "transfer-encoding",
     }
 )
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Whom a request goes to; the names that its error messages carry.
+
+    Attributes:
+        url: `host:port`.
+        protocol: `grpc` or `http`.
+        model_name: The ensemble; empty for calls that are about the server itself.
+        timeout_s: Time limit of one request with its retries, seconds.
+    """
+
+    url: str
+    protocol: str
+    model_name: str
+    timeout_s: float
+
+    @property
+    def server(self) -> str:
+        """The server, in the words of an error message."""
+        return f"the server at {self.url} ({self.protocol})"
+
+    @property
+    def subject(self) -> str:
+        """What is asked for, in the words of an error message."""
+        return f"model {self.model_name!r}" if self.model_name else "the server's state"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Every error of tritonclient, gRPC, HTTP and the operating system, mapped to `mlcls_client.errors`."""
 
+from __future__ import annotations
+
 import asyncio
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from mlcls_client.errors import (
@@ -16,6 +17,7 @@ from mlcls_client.errors import (
     ServerError,
     ServerUnavailableError,
 )
+from mlcls_client.transport.connection import Endpoint
 
 # What InferenceServerException.status() returns: the gRPC code's name, or the HTTP status code as text.
 _UNAVAILABLE: Final = {"StatusCode.UNAVAILABLE", "502", "503"}
@@ -34,33 +36,6 @@ _FORBIDDEN: Final = {"StatusCode.PERMISSION_DENIED", "StatusCode.UNAUTHENTICATED
 # aiohttp's, by name: the HTTP library is not to be imported for gRPC. Those that it derives from OSError are not here.
 _LOST_CONNECTION_ERRORS: Final = {"ServerDisconnectedError", "ClientPayloadError", "ClientConnectionError"}
 _SHARED_MEMORY_TEXT: Final = "shared memory region"
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Whom a request goes to; the names that its error messages carry.
-
-    Attributes:
-        url: `host:port`.
-        protocol: `grpc` or `http`.
-        model_name: The ensemble; empty for calls that are about the server itself.
-        timeout_s: Time limit of one request with its retries, seconds.
-    """
-
-    url: str
-    protocol: str
-    model_name: str
-    timeout_s: float
-
-    @property
-    def server(self) -> str:
-        """The server, in the words of an error message."""
-        return f"the server at {self.url} ({self.protocol})"
-
-    @property
-    def subject(self) -> str:
-        """What is asked for, in the words of an error message."""
-        return f"model {self.model_name!r}" if self.model_name else "the server's state"
 
 
 def is_closed_api(status: str | None, text: str) -> bool:

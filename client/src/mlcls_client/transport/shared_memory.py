@@ -4,6 +4,8 @@ A region is made, registered with the server and then loses its name at once: th
 that have mapped it, and nothing is left behind however they end.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import mmap
@@ -15,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from mlcls_client.errors import InvalidRequestError, MlclsClientError, ProtocolError, ServerError
-from mlcls_client.transport.error_mapping import Endpoint, mapped_errors
+from mlcls_client.transport.connection import Endpoint
+from mlcls_client.transport.error_mapping import mapped_errors
 
 REGION_BYTES: Final = 32 * 2**20
 _FOLDER: Final = Path("/dev/shm")

@@ -1,13 +1,14 @@
 """The arguments of the `mlcls-client` command that say which server to ask, and how."""
 
+from __future__ import annotations
+
 import argparse
 import os
 from typing import Any, Final
 
-from mlcls_client.cli.terminal import parse_seconds
 from mlcls_client.errors import InvalidRequestError
 from mlcls_client.model import Model, create_model
-from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
+from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
 
 API_KEY_VARIABLE: Final = "MLCLS_API_KEY"
 ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
@@ -128,3 +129,19 @@ def _read_headers(texts: list[str]) -> dict[str, str]:
             raise InvalidRequestError(f"expected each --header once, got {name!r} twice")
         headers[name] = value.strip()
     return headers
+
+
+def parse_count(text: str) -> int:
+    """Read a number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return number
+
+
+def parse_seconds(text: str) -> float:
+    """Read a time above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
+    return number

@@ -15,10 +15,9 @@ from threading import Thread
 import pytest
 from PIL import Image
 
-from mlcls_client.cli import server_arguments
 from mlcls_client.cli.main import main
+from mlcls_client.cli.output import LabelTable
 from mlcls_client.cli.predict import add_predict_arguments, run_predict
-from mlcls_client.cli.table import LabelTable
 from mlcls_client.errors import ServerUnavailableError
 from mlcls_client.testing import FakeServer
 
@@ -164,7 +163,7 @@ def test_ssl(monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: ob
         given.update(options)
         raise ServerUnavailableError("no connection is made here")
 
-    monkeypatch.setattr(server_arguments, "create_model", create)
+    monkeypatch.setattr("mlcls_client.cli.arguments.create_model", create)
     assert main(["predict", NAME, "a.png", *arguments]) == 3
     assert given["ssl"] == expected
 

@@ -201,7 +201,7 @@ def test_closing_during_the_wait_for_an_answer_ends_the_wait(server: FakeServer)
 
 
 def test_images_that_are_read_ahead_are_bounded_in_bytes(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlcls_client.prediction._MAX_HELD_BYTES", 3_000_000)
+    monkeypatch.setattr("mlcls_client.prediction.call._MAX_HELD_BYTES", 3_000_000)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8))
     buffer = io.BytesIO()
     image.save(buffer, format="BMP")

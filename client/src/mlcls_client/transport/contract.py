@@ -1,5 +1,7 @@
 """The served contract, as far as a client sees it: names of tensors, the threshold parameter, form of an answer."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -86,7 +88,7 @@ def _threshold_number(value: object) -> float:
 
 
 def read_answers(
-    result: "npt.NDArray[np.object_] | None", status: "npt.NDArray[np.object_] | None", count: int
+    result: npt.NDArray[np.object_] | None, status: npt.NDArray[np.object_] | None, count: int
 ) -> list[Answer]:
     """Read the outputs of one request.
 
@@ -112,7 +114,7 @@ def keep_top(answer: Answer, top_k: int | None) -> Answer:
     return Answer(answer.status, answer.class_ids[:top_k], answer.scores[:top_k], answer.label_names[:top_k])
 
 
-def _texts(tensor: "npt.NDArray[np.object_] | None", name: str, count: int) -> list[str]:
+def _texts(tensor: npt.NDArray[np.object_] | None, name: str, count: int) -> list[str]:
     if tensor is None:
         raise ProtocolError(f"expected output {name!r} in the response, it is not there; is this a model of `mlcls`?")
     if tensor.shape != (count, 1):

@@ -1,5 +1,7 @@
 """Files: reading with errors in words of the client, writing so that a reader sees the old or the whole new file."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import secrets

@@ -1,14 +1,15 @@
 """What a server says about itself: which models it has, and whether it is live and ready."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mlcls_client.base.threads import shared_loop
 from mlcls_client.errors import ModelNotFoundError, ServerError
-from mlcls_client.loop_thread import shared_loop
-from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, open_server_transport
 from mlcls_client.transport.connection import DEFAULT_RETRIES, ConnectionOptions, Ssl, read_connection_options
-from mlcls_client.transport.triton import TritonTransport
+from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S, TritonTransport, open_server_transport
 
 # An ensemble of the served contract and its steps, by name.
 _STEPS: Final = ("_preprocess", "_engine", "_postprocess")

@@ -1,5 +1,7 @@
 """Which batches of a prediction are under way: a bounded stretch of the input, answered in its order."""
 
+from __future__ import annotations
+
 import asyncio
 from collections import deque
 from collections.abc import Iterator

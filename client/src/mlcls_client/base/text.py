@@ -4,6 +4,8 @@ A terminal obeys control characters (a label could move the cursor, rename the w
 runs a cell that begins with `=`, and Unicode has marks that turn text round.
 """
 
+from __future__ import annotations
+
 import re
 import unicodedata
 from typing import Final
@@ -57,5 +59,5 @@ def _is_unsafe(character: str) -> bool:
     )
 
 
-def _escape(match: "re.Match[str]") -> str:
+def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")

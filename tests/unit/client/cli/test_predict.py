@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client.cli import progress
+from mlcls_client.cli import terminal
 from mlcls_client.cli.main import main
 from mlcls_client.testing import FakeServer
 
@@ -229,11 +229,11 @@ def test_without_tqdm_there_is_no_bar(
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("mlcls_client.cli.progress.importlib.import_module", missing)
+    monkeypatch.setattr("mlcls_client.cli.terminal.importlib.import_module", missing)
     with pytest.raises(Exception, match=r"needs tqdm, .* pip install 'mlcls-client\[progress\]'"):
-        progress.ProgressBar(True, lambda: None)
+        terminal.ProgressBar(True, lambda: None)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress.ProgressBar(None, lambda: None) as bar, bar.pause():
+    with terminal.ProgressBar(None, lambda: None) as bar, bar.pause():
         bar.advance()
 
 

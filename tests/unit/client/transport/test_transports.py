@@ -24,7 +24,8 @@ from mlcls_client.errors import (
 )
 from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
-from mlcls_client.transport.error_mapping import Endpoint, error_from_status
+from mlcls_client.transport.connection import Endpoint
+from mlcls_client.transport.error_mapping import error_from_status
 
 NAME = "ResNet50_ML"
 ENDPOINT = Endpoint("server:8001", "grpc", NAME, 30.0)

@@ -3,6 +3,8 @@
 `Model` and `AsyncModel` differ in how they wait; what they wait for is here.
 """
 
+from __future__ import annotations
+
 import asyncio
 import io
 import logging
@@ -10,16 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
-from mlcls_client.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
+from mlcls_client.base.threads import ReaderThreads
 from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
 from mlcls_client.inputs.encoding import ArrayFormat, check_array_format
 from mlcls_client.inputs.fetch import FetchLimits
 from mlcls_client.inputs.sources import ImageSource
-from mlcls_client.reader_threads import ReaderThreads
+from mlcls_client.prediction.window import MemoryGate
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.base import Transport
-from mlcls_client.transport.request_context import RequestContext, begin_context
-from mlcls_client.window import MemoryGate
+from mlcls_client.transport.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
+from mlcls_client.transport.request import RequestContext, begin_context
+from mlcls_client.transport.transports import Transport
 
 OnError = Literal["raise", "yield", "skip"]
 

@@ -1,0 +1,1 @@
+"""One `predict` call, which `Model` and `AsyncModel` wait for in their own ways."""
