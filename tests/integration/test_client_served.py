@@ -220,7 +220,7 @@ def test_errors(small_server: TritonServer, sample_images: list[Path], protocol:
         predict(small_server, protocol, way, jpeg, threshold={"default": 0.5, "horse": 0.1})
     with pytest.raises(DeadlineExceededError):
         predict(small_server, protocol, way, [jpeg] * 40, options={"timeout_s": 0.002})
-    with pytest.raises(ServerError, match="takes no shared memory"):
+    with pytest.raises(ServerError, match="accepts no shared memory"):
         predict(small_server, protocol, way, jpeg, options={"shared_memory": True, "admin_key": "wrong"})
 
 

@@ -143,7 +143,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(
 
 def test_a_path_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="Cannot write"):
         make_result().save_to_json(tmp_path / "file" / "res.json")
 
 

@@ -1,7 +1,7 @@
-"""The event loop behind `Model`: one thread for all models of a process, so that blocking calls can overlap requests.
+"""Threads: the event loop behind `Model`, and the readers of files, URLs, pages and arrays.
 
-The caller's own thread would not do: it may run an event loop already (a notebook does), and between two results it
-belongs to the caller, while requests have to go on.
+All models of a process share one loop, so that blocking calls can overlap requests. The caller's own thread would not
+do: it may already run an event loop (a notebook does), and requests must go on between two results.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LoopThread:
         self._thread.start()
 
     def is_running(self) -> bool:
-        """Tell whether the thread is there; in a forked child it is not."""
+        """Return whether the thread is there; in a forked child it is not."""
         return self._thread.is_alive()
 
     def submit(self, work: Coroutine[Any, Any, Returned]) -> Future[Returned]:
@@ -48,19 +48,19 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Call a function in the loop's thread, soon."""
+        """Schedule a call of a function in the loop's thread."""
         self._loop.call_soon_threadsafe(function, *args)
 
     def run(self, work: Coroutine[Any, Any, Returned]) -> Returned:
-        """Run a coroutine to its end; what interrupts the wait (Ctrl-C) cancels it."""
+        """Run a coroutine to its end; an interrupt of the wait (Ctrl-C) cancels it."""
         if threading.current_thread() is self._thread:
             work.close()
-            raise MlclsClientError("a Model cannot be called from a callback of its own loop; use AsyncModel there")
+            raise MlclsClientError("A Model cannot be called from a callback of its own loop; use AsyncModel there.")
         return wait_for(self.submit(work))
 
 
 def wait_for(future: Future[Returned]) -> Returned:
-    """Return what a future gives; what interrupts the wait cancels it.
+    """Return the result of a future; an interrupt of the wait cancels it.
 
     Raises:
         MlclsClientError: The work was cancelled, because the model was closed.
@@ -68,7 +68,7 @@ def wait_for(future: Future[Returned]) -> Returned:
     try:
         return future.result()
     except CancelledError:
-        raise MlclsClientError("the model was closed while its requests were under way") from None
+        raise MlclsClientError("The model was closed while its requests were in flight.") from None
     except BaseException:
         future.cancel()
         raise
@@ -97,10 +97,10 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 class ReaderThreads:
-    """Up to so many threads, started when all others are busy.
+    """A pool of threads for blocking calls. A thread is started if all others are busy.
 
-    Not `ThreadPoolExecutor`: the interpreter waits for its threads at exit, so that Ctrl-C during the fetch of a URL
-    would take effect when the fetch is over.
+    Not `ThreadPoolExecutor`: the interpreter waits for its threads at exit, so Ctrl-C during the fetch of a URL would
+    take effect only after the fetch.
     """
 
     def __init__(self, limit: int) -> None:
@@ -113,7 +113,7 @@ class ReaderThreads:
         self._closed = False
 
     async def run(self, call: Callable[[], Returned]) -> Returned:
-        """Return what a call returns or raise what it raises; cancelling leaves the call to itself."""
+        """Return what a call returns or raise what it raises. Cancelling does not stop the call."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Returned] = loop.create_future()
         with self._lock:
@@ -126,7 +126,7 @@ class ReaderThreads:
         return await outcome
 
     def close(self) -> None:
-        """Let the threads end once they have done what they are doing."""
+        """Let the threads end after their current call."""
         with self._lock:
             if not self._closed:
                 self._closed = True

@@ -1,4 +1,4 @@
-"""Where the results of `mlcls-client predict` go: printed as a table, JSON Lines or CSV, and saved in a folder."""
+"""The output of `mlcls-client predict`: a table, JSON Lines or CSV, and files in a folder."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _MIN_LABELS_WIDTH: Final = 24
 
 
 class ResultWriter(Protocol):
-    """Turns results into lines of text."""
+    """A format of printed results."""
 
     def lines(self, result: MultiLabelResult) -> Iterator[str]:
-        """Give the lines of one result, before the first one the header."""
+        """Yield the lines of one result; before those of the first, the header."""
         ...
 
 
@@ -63,12 +63,12 @@ class JsonLinesWriter:
 
 
 class CsvWriter:
-    """A row per label; an image without a label, or without a result, has one row too; no cell is a formula."""
+    """A row per label. An image without a label or result has one row, too. No cell is a formula."""
 
     _HEADER = ("input_path", "page_index", "class_id", "label_name", "score", "error")
 
     def __init__(self) -> None:
-        """Begin a file."""
+        """Start without a header."""
         self._begun = False
 
     def lines(self, result: MultiLabelResult) -> Iterator[str]:
@@ -89,15 +89,15 @@ def _csv_row(values: Sequence[object]) -> str:
 
 
 class LabelTable:
-    """Formats rows whose columns are aligned; widths are in terminal cells."""
+    """Rows with aligned columns; widths are in terminal cells."""
 
     def __init__(self, names: Iterable[str], width: int | None, page_count: int = 0) -> None:
-        """Take the measure of the first columns.
+        """Measure the first columns.
 
         Args:
-            names: Of all images that will come.
-            width: Of the terminal; None for rows that are never broken, which suit a file or a pipe.
-            page_count: How many pages the longest file has; 0 for a table without a column for pages.
+            names: Names of the images.
+            width: Width of the terminal; None for rows that are never wrapped, which suit a file or pipe.
+            page_count: Pages of the longest file; 0 for a table without a page column.
         """
         self._page_width = max(len(_TABLE_HEADER[1]), len(str(page_count - 1))) if page_count else 0
         longest = max(display_width(visible(name)) for name in [_TABLE_HEADER[0], *names])
@@ -110,7 +110,7 @@ class LabelTable:
         return self._join(*_TABLE_HEADER)
 
     def row(self, name: str, label_names: Sequence[str], scores: Sequence[float], page_index: int | None = None) -> str:
-        """Return the row of one image or page, of several lines where the labels need them."""
+        """Return the row of one image or page, wrapped into several lines if the labels need them."""
         items = [f"{visible(label)} {score:.3f}" for label, score in zip(label_names, scores, strict=True)]
         lines = _fill(items, self._labels_width) or [EMPTY_TEXT]
         page = _page_text(page_index)
@@ -124,7 +124,7 @@ class LabelTable:
         return self._join(self._name_with_page(visible(name), page_index), _page_text(page_index), FAILED_TEXT)
 
     def _name_with_page(self, name: str, page_index: int | None) -> str:
-        """Name a page that the table has no column for: its file came after those that were measured."""
+        """Add a page to a name if the table has no page column, because its file came after the measured ones."""
         return name if self._page_width or page_index is None else f"{name}[{page_index}]"
 
     def _join(self, name: str, page: str, labels: str) -> str:
@@ -146,7 +146,7 @@ def display_width(text: str) -> int:
 
 
 def _keep_end(text: str, width: int) -> str:
-    """Shorten a path at its beginning, where paths are alike."""
+    """Shorten a path at its beginning, which paths often share."""
     if display_width(text) <= width:
         return text
     while text and display_width(text) > width - 1:
@@ -169,13 +169,13 @@ def _fill(items: Sequence[str], width: int | None) -> list[str]:
 
 
 class ResultSaver:
-    """Saves under PaddleX's names; a name that this saver has used already gets a number."""
+    """A folder of results under PaddleX's names; a name that was already used gets a number."""
 
     def __init__(self, folder: Path, kind: SavedKind) -> None:
         """Make a saver.
 
         Args:
-            folder: Where the files go; made as needed.
+            folder: Folder of the files; made as needed.
             kind: `img` for annotated pictures, `json` for JSON files.
         """
         self._folder = folder

@@ -1,4 +1,4 @@
-"""What the commands show in a terminal: results, errors, exit codes and the progress bar."""
+"""What the commands show in a terminal: lines, errors, exit codes and the progress bar."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXIT_INTERRUPTED: Final = 130
 
 
 def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Run a command, and tell its errors on standard error.
+    """Run a command; write its errors to standard error.
 
     Returns:
         The exit code.
@@ -41,7 +41,7 @@ def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Name
         _write(sys.stderr, "mlcls-client: interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has gone; keep the interpreter from complaining when it flushes at exit.
+        # The reader (head, less) has quit; keep the interpreter from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_IMAGE_FAILED
 
@@ -57,21 +57,21 @@ def complain(error: Exception) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Write a line; what the stream's encoding lacks (a file name that is not UTF-8) is escaped, not an error."""
+    """Write a line. Characters that the stream cannot encode (a file name that is not UTF-8) are escaped."""
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
 
 
 class ProgressBar:
-    """A bar of the images that are done; nothing at all where it is not wanted. A context manager."""
+    """A progress bar that counts images (tqdm, extra `progress`), or nothing. A context manager."""
 
     def __init__(self, wanted: bool | None, count: Callable[[], int | None]) -> None:
         """Prepare a bar.
 
         Args:
-            wanted: True, False, or None for a bar where standard error is a terminal and tqdm is installed.
-            count: Tells how many images there are, None where that is not known; called only for a bar.
+            wanted: True, False, or None for a bar if standard error is a terminal and tqdm is installed.
+            count: Returns the number of images, None if it is unknown; called only for a bar.
 
         Raises:
             InvalidRequestError: A bar is wanted, and tqdm is not installed.
@@ -86,19 +86,19 @@ class ProgressBar:
         except ModuleNotFoundError as error:
             if wanted:
                 raise InvalidRequestError(
-                    "a progress bar needs tqdm, which is not installed: pip install 'mlcls-client[progress]'"
+                    "A progress bar needs tqdm, which is not installed: pip install 'mlcls-client[progress]'."
                 ) from error
             return
         self._bar = self._tqdm(total=count(), unit=" images", file=sys.stderr, dynamic_ncols=True)
 
     def advance(self) -> None:
-        """Note one image more."""
+        """Count one more image."""
         if self._bar is not None:
             self._bar.update()
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Take the bar off the terminal while something else is written there."""
+        """Hide the bar while something else is written to the terminal."""
         if self._bar is None:
             yield
             return
@@ -112,6 +112,6 @@ class ProgressBar:
     def __exit__(
         self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the bar as it is."""
+        """Close the bar; it stays visible."""
         if self._bar is not None:
             self._bar.close()

@@ -1,1 +1,1 @@
-"""One `predict` call, which `Model` and `AsyncModel` wait for in their own ways."""
+"""One `predict` call: its options, requests and results, shared by `Model` and `AsyncModel`."""

@@ -1,4 +1,4 @@
-"""One request: its id and trace, and its tries."""
+"""One request: its id and trace context, and its retries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any, Final, TypeVar
 
 from mlcls_client.errors import InvalidRequestError, ServerUnavailableError
 
-# Printable, so that it can be searched for as it is, in any log.
+# Printable, so that any log shows it unchanged.
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,100}")
 
-# The two headers of W3C Trace Context. Baggage is not sent: it is the caller's own, and may hold anything.
+# The two headers of W3C Trace Context. Baggage is not sent: it is private to the caller and may hold anything.
 _TRACE_HEADERS: Final = ("traceparent", "tracestate")
 
 
@@ -40,32 +40,32 @@ NO_CONTEXT: Final = RequestContext()
 
 
 def begin_context(request_id: str | None) -> RequestContext:
-    """Return what the requests of one `predict` call have in common: the begin of their ids, the caller's span.
+    """Return what the requests of one `predict` call share: the prefix of their ids, and the caller's span.
 
     Args:
-        request_id: The caller's; None for a random one.
+        request_id: The prefix; None for a random one.
 
     Raises:
-        InvalidRequestError: It is no text of 1 to 100 printable ASCII characters.
+        InvalidRequestError: It is not a text of 1 to 100 printable ASCII characters.
     """
     if request_id is None:
         request_id = secrets.token_hex(8)
     elif not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
         raise InvalidRequestError(
-            f"expected request_id to be 1 to 100 printable ASCII characters without a space, got {request_id!r}"
+            f"Expected request_id to be 1 to 100 printable ASCII characters without a space, got {request_id!r}."
         )
     return RequestContext(request_id, _current_trace_headers())
 
 
 def _current_trace_headers() -> dict[str, str]:
-    """Return the span that is current in the caller's program, where that uses OpenTelemetry."""
-    if "opentelemetry.trace" not in sys.modules:  # a program without a span need not pay for the import
+    """Return the headers of the caller's current span; empty if its program does not use OpenTelemetry."""
+    if "opentelemetry.trace" not in sys.modules:  # no span, so do not import it
         return {}
     carrier: dict[str, str] = {}
     try:
         propagate: Any = importlib.import_module("opentelemetry.propagate")
         propagate.inject(carrier)
-    except Exception:  # a tracer that is set up wrongly must not cost a prediction
+    except Exception:  # a misconfigured tracer must not fail a prediction
         return {}
     return {name: carrier[name] for name in _TRACE_HEADERS if name in carrier}
 
@@ -79,19 +79,19 @@ Answered = TypeVar("Answered")
 async def call_with_retries(
     attempt: Callable[[float], Awaitable[Answered]], retries: int, timeout_s: float
 ) -> Answered:
-    """Make a call, and make it again where that is safe.
+    """Make a call, and retry it if that is safe.
 
-    Only a `ServerUnavailableError` is tried again: the connection was refused or lost, or the server or the model is
-    not ready. A prediction changes nothing on the server, so that one whose answer was lost may be asked for again.
-    What the server has judged (a bad request, an unknown model) or taken too long for is not tried again.
+    Only a `ServerUnavailableError` is retried: the connection was refused or lost, or the server or the model is not
+    ready. A prediction changes nothing on the server, so it can be repeated if its answer was lost. A request that the
+    server rejected (a bad request, an unknown model) or did not answer in time is not retried.
 
     Args:
-        attempt: Makes the call; it is given the seconds that are left for it.
-        retries: Further tries after the first.
-        timeout_s: Time limit of all tries and the pauses between them, seconds.
+        attempt: Makes the call, within the given number of seconds.
+        retries: Retries after the first attempt.
+        timeout_s: Time limit of all attempts and the pauses between them, in seconds.
 
     Raises:
-        ServerUnavailableError: The last try failed, or no time is left for the next one.
+        ServerUnavailableError: The last attempt failed, or no time is left for the next one.
         DeadlineExceededError: No answer within the time limit.
     """
     deadline = time.monotonic() + timeout_s
@@ -110,9 +110,9 @@ async def call_with_retries(
 
 
 def _pause_s(number: int) -> float:
-    """Return the pause after a failed try: twice as long each time, and by chance up to half shorter.
+    """Return the pause after a failed attempt: twice as long each time, and randomly up to half shorter.
 
-    Clients that lost the same server must not come back all at once.
+    Clients that lost the same server must not all come back at once.
     """
     longest: float = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(number, 16))
     return longest * random.uniform(0.5, 1.0)

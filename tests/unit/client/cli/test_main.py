@@ -81,7 +81,7 @@ def test_json_lines(server: FakeServer, folder: Path, capsys: pytest.CaptureFixt
         "scores": [1.0],
         "label_names": ["red"],
     }
-    assert "there is none" in failed["error"]
+    assert "does not exist" in failed["error"]
     assert server.requests[-1][1] == '{"default": 0.9}'
 
 
@@ -176,7 +176,7 @@ def test_a_bad_image_has_its_reason_on_standard_error(
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 5
     assert captured.out.count("(no result)") == 1
-    assert captured.err.startswith("mlcls-client: the server has no result for ")
+    assert captured.err.startswith("mlcls-client: The server has no result for ")
     assert "img3.png" in captured.err
 
 
@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be_written_fails_the_images(
     server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["predict", NAME, str(folder), "--url", server.url, "--save", str(folder / "img2.png")]) == 1
-    assert capsys.readouterr().err.count("cannot write") == 3
+    assert capsys.readouterr().err.count("Cannot write") == 3
 
 
 @pytest.mark.parametrize(
