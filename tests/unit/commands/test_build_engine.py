@@ -13,7 +13,7 @@ from mlcls.cli import main
 from mlcls.commands.build_engine import ENGINES
 from mlcls.engines.building import EngineRequest
 from mlcls.engines.tensorrt.build import build_plan, build_rtx_engines
-from mlcls.errors import ConversionError, RepositoryError
+from mlcls.errors import ConversionError, SpecError
 from mlcls.repository.models import ModelVersion, Repository
 
 
@@ -23,7 +23,7 @@ def test_each_engine_has_a_builder(engine: str, tmp_path: Path) -> None:
     build = getattr(importlib.import_module(module), function)
     assert list(inspect.signature(build).parameters) == ["request"]
     if engine != "tensorrt":  # which first of all needs a GPU
-        with pytest.raises((RepositoryError, ConversionError)):
+        with pytest.raises((SpecError, ConversionError)):
             list(
                 build(
                     EngineRequest(
@@ -41,16 +41,13 @@ def test_options_of_another_engine(extra: list[str], capsys: pytest.CaptureFixtu
 
 def test_rtx_engines_need_a_place_and_an_architecture(tmp_path: Path) -> None:
     root = tmp_path / "model_repository"
+    tiny = ModelVersion(Repository(root), "tiny", 1)
     with pytest.raises(ConversionError, match="Expected --output DIR"):
-        list(build_rtx_engines(EngineRequest(ModelVersion(Repository(root), "tiny", 1), compute_capabilities=("7.5",))))
+        list(build_rtx_engines(EngineRequest(tiny, compute_capabilities=("7.5",))))
     with pytest.raises(ConversionError, match="Expected the architectures to build for"):
-        list(build_rtx_engines(EngineRequest(ModelVersion(Repository(root), "tiny", 1), output=tmp_path)))
+        list(build_rtx_engines(EngineRequest(tiny, output=tmp_path)))
     with pytest.raises(ConversionError, match="Expected a folder outside of the model repository"):
-        list(
-            build_rtx_engines(
-                EngineRequest(ModelVersion(Repository(root), "tiny", 1), (), ("7.5",), root / "tiny_engine" / "1")
-            )
-        )
+        list(build_rtx_engines(EngineRequest(tiny, (), ("7.5",), root / "tiny_engine" / "1")))
 
 
 @pytest.mark.skipif(bool(read_gpus()), reason="this machine has a GPU")
