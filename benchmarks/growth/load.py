@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from benchmarks.served_cost import CostMeter
 from mlcls.errors import ServerError
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 from mlcls.tuning.closed_loop import run_closed_loop
@@ -132,7 +132,7 @@ class StartedServer:
 
     def _make_calls(self, load: GrowthLoad, images: Sequence[bytes]) -> Callable[[], Callable[[], object]]:
         """Give each caller its own call; it asks the next model with the next photos each time."""
-        tensors = repository.read_spec(self.root, load.models[0]).tensors
+        tensors = Repository(self.root).active(load.models[0]).spec.tensors
         turns = itertools.count()
         outputs = [InferRequestedOutput(tensors.result)]
 

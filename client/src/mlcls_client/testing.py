@@ -48,13 +48,14 @@ class FakeServer:
         config_closed: Whether the model-configuration API requires a key, as on a hardened server.
         raw_result: Sent as every output `result` instead of an answer, to test how bad answers are handled.
         outages: How many of the next inference requests are answered UNAVAILABLE.
+        busy_regions: How many of the next calls to unregister a region are refused, as if a request used it.
         credentials: A `grpc.ServerCredentials` for TLS; None for a connection that is not encrypted.
         delay: Called with the images of a request before it is answered, e.g. to sleep.
         admin_key: The key that closes the APIs of the model repository and of shared memory; None for open APIs.
         port: Port to serve on; 0 for a free one.
         in_flight: Requests that are being answered.
         most_in_flight: Maximum of `in_flight` so far.
-        cancelled: How many requests were cancelled before they were answered.
+        cancelled: How many requests were canceled before they were answered.
         regions: The registered regions of shared memory, by name.
         requests: The images and the `threshold` parameter of each inference request so far.
         request_ids: The id of each inference request so far.
@@ -68,6 +69,7 @@ class FakeServer:
     config_closed: bool = False
     raw_result: bytes | None = None
     outages: int = 0
+    busy_regions: int = 0
     credentials: Any = field(default=None, repr=False)
     delay: Callable[[list[bytes]], None] | None = None
     admin_key: str | None = field(default=None, repr=False)
@@ -149,6 +151,10 @@ class _Methods:
 
     def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
         self._check_key(context)
+        if self._fake.busy_regions > 0:
+            self._fake.busy_regions -= 1
+            text = f"Cannot unregister shared memory region '{request.name}', it is currently in use."
+            context.abort(self._codes.INTERNAL, text)
         self._fake.regions.pop(request.name).close()
         return self._messages.SystemSharedMemoryUnregisterResponse()
 

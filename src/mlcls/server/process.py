@@ -17,6 +17,7 @@ from typing import Final
 from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.base.processes import check_ports, end_group, end_with_parent
 from mlcls.errors import ServerError
+from mlcls.repository.models import Repository
 from mlcls.server import logs as server_log
 from mlcls.server.installation import TritonInstallation, embedded_installation
 from mlcls.server.logs import STANDARD_OUTPUT, TritonLogPump
@@ -39,8 +40,18 @@ class TritonServer:
         pulses: Folder of the pulses of its Python steps.
     """
 
-    def __init__(self, options: ServerOptions, installation: TritonInstallation | None = None) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        installation: TritonInstallation | None = None,
+        owner: contextlib.ExitStack | None = None,
+    ) -> None:
         """Start the server and wait until all models are ready.
+
+        Args:
+            options: How to serve.
+            installation: Which Triton; by default the embedded one.
+            owner: Stops the server when it closes, even if a signal interrupts the caller before it has the server.
 
         Raises:
             RepositoryError: A model is unknown, has no weights, is stale or mixed up; nothing was started.
@@ -50,7 +61,7 @@ class TritonServer:
         self.options = options
         self.admin_key = read_admin_key()
         installation = installation or embedded_installation()
-        check_models(options.repository, options.models, options.target, installation)
+        check_models(Repository(options.repository), options.models, options.target, installation)
         check_ports(
             options.host,
             {
@@ -62,6 +73,8 @@ class TritonServer:
         self._cleanup = contextlib.ExitStack()
         self._was_ready = self._is_gone = False
         self._pump: TritonLogPump | None = None
+        if owner is not None:
+            owner.callback(self.stop)
         try:
             self._start(installation)
             self._wait_until_ready()
