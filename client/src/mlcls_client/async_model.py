@@ -148,7 +148,7 @@ class AsyncModel:
                 try:
                     results = await first
                 except asyncio.CancelledError:
-                    self.check_open()  # closing the model cancels only the task; otherwise the caller was cancelled
+                    self.check_open()  # closing the model cancels only the task; otherwise the caller was canceled
                     first.cancel()
                     raise
                 prediction.release(taken)

@@ -32,7 +32,7 @@ class SilentHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What the examples take for granted: a server, and three pictures in the working directory."""
+    """What the examples need: a server, and three pictures in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("no_proxy", "*")
     Path("photos").mkdir()

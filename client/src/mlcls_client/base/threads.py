@@ -63,7 +63,7 @@ def wait_for(future: Future[Returned]) -> Returned:
     """Return the result of a future; an interrupt of the wait cancels it.
 
     Raises:
-        MlclsClientError: The work was cancelled, because the model was closed.
+        MlclsClientError: The work was canceled, because the model was closed.
     """
     try:
         return future.result()

@@ -1,4 +1,4 @@
-"""The `mlcls-client` command: what it prints where, and its exit codes."""
+"""The `mlcls-client` command: its output and exit codes."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Retries, where they are safe, and the deadline of all tries of a request, over both protocols."""
+"""Retries if they are safe, and one deadline for all attempts of a request, over both protocols."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""Images in shared memory: the same answers, nothing left behind, and plain words where the server refuses."""
+"""Images in shared memory: the same answers, nothing left behind, and a clear error if the server refuses."""
 
 import io
 import os
