@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_image
 
@@ -50,6 +51,17 @@ def encode(image: npt.NDArray[Any] | Image.Image, format_name: str, **options: A
 def with_cv2(data: bytes) -> npt.NDArray[Any]:
     """The reference: what PaddleX's reader does."""
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def forbid_cv2(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if cv2 decodes this file, whole or continued; it may still decode the probe of an orientation."""
+    decode = cv2.imdecode
+
+    def watch(content: npt.NDArray[np.uint8], flags: int) -> Any:
+        assert not content.tobytes().startswith(data)
+        return decode(content, flags)
+
+    monkeypatch.setattr(cv2, "imdecode", watch)
 
 
 def oriented(value: int) -> bytes:

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ImageError, ThresholdError
+from mlcls.images.decoding import decode_image
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
-from mlcls.images.transforms import decode_for, resize_image
+from mlcls.images.transforms import resize_image
 from mlcls.model.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
 from mlcls.model.spec import OK, ModelSpec
 
@@ -58,7 +59,7 @@ def preprocess_images(
     for index, image in enumerate(images):
         began_s = time.perf_counter()
         try:
-            decoded = decode_for(image, transform, settings)
+            decoded = decode_image(image, settings, transform)
             pixels[index] = resize_image(decoded, transform)
             statuses.append(OK)
         except ImageError as error:

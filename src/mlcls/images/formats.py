@@ -1,11 +1,11 @@
-"""Which format the first bytes of a file are, and what they are where they are no image."""
+"""Which format the first bytes of a file are, what else they may be, and the errors for files that are not whole."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-from mlcls.errors import ImageError
+from mlcls.errors import ImageError, ImageReason
 
 # Formats that can be decoded, by the names used in messages.
 FORMATS: Final = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF")
@@ -69,3 +69,19 @@ def sniff_format(data: bytes) -> str:
         text = f"{EXPECTED}, got {name} ({len(data)} bytes); convert it to JPEG or PNG."
         raise ImageError(text, "format_not_supported")
     return name
+
+
+def broken(name: str, data: bytes, why: str, reason: ImageReason = "corrupt") -> ImageError:
+    """Return the error for a file of a supported format whose content is not whole."""
+    return ImageError(
+        f"image: expected a whole {name} file, got {len(data)} bytes that are truncated or corrupt: {why}; "
+        f"send the file again, or save it anew.",
+        reason,
+    )
+
+
+def too_complex(name: str, what: str, most: int) -> ImageError:
+    """Return the error for a file of so many parts that reading them would take longer than any picture does."""
+    return ImageError(
+        f"image: expected a {name} file of at most {most} {what}, got one with more; save it anew.", "too_complex"
+    )
