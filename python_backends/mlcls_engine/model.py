@@ -9,15 +9,7 @@ import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from mlcls.backends.pulse import Pulse
-from mlcls.backends.triton_stub import (
-    cancelled_response,
-    engine_file,
-    engine_precision,
-    engine_threads,
-    failed_response,
-    load_spec,
-    version_folder,
-)
+from mlcls.backends.triton_stub import StepArguments, cancelled_response, failed_response
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.model.spec import ModelSpec
 
@@ -26,15 +18,16 @@ class TritonPythonModel:
     """One engine; it takes as many images at once as there are cores."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Check the ONNX file that the configuration names, FP32 or INT8, against the manifest and compiles it."""
+        """Check the ONNX file that the configuration names, FP32 or INT8, against the manifest, and compile it."""
         self._pulse = Pulse.open(args)
-        file = engine_file(args)
-        self._spec = load_spec(args, file)
+        arguments = StepArguments.read(args)
+        file = arguments.engine_file()
+        self._spec = arguments.load_spec(file)
         self._engine = OpenVinoEngine(
-            version_folder(args) / file,
+            arguments.version_folder / file,
             self._spec,
-            engine_threads(args),
-            precision=engine_precision(args),
+            arguments.engine_threads(),
+            precision=arguments.engine_precision(),
             on_progress=self._pulse.note_progress,
         )
         self._pulse.begin()
