@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 from mlcls.backends.pulse import Pulse
 from mlcls.backends.triton_stub import StepArguments, cancelled_response, failed_response
 from mlcls.engines.openvino import OpenVinoEngine
+from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
 
 
@@ -48,8 +49,8 @@ class _Request:
     def __init__(self, request: pb_utils.InferenceRequest, spec: ModelSpec) -> None:
         self._request = request
         self._sender = request.get_response_sender()
-        self._logits = spec.tensors.logits
-        self.pixels = pb_utils.get_input_tensor_by_name(request, spec.tensors.pixels).as_numpy()
+        self._logits = TENSORS.logits
+        self.pixels = pb_utils.get_input_tensor_by_name(request, TENSORS.pixels).as_numpy()
 
     def is_cancelled(self) -> bool:
         """Return whether the caller has left."""

@@ -10,7 +10,7 @@ from mlcls.backends.steps import parse_parameters, postprocess_logits, request_t
 from mlcls.backends.tallies import THRESHOLD_REASON, ScoreTally, read_label_limit
 from mlcls.backends.triton_stub import RequestStep, StepArguments, decode_texts, encode_texts
 from mlcls.errors import ThresholdError
-from mlcls.model.spec import OK
+from mlcls.model.contract import OK, TENSORS
 
 
 class TritonPythonModel(RequestStep):
@@ -23,15 +23,14 @@ class TritonPythonModel(RequestStep):
 
     def answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         """Select the labels of each image of a request, with the request's own thresholds."""
-        names = self.spec.tensors
-        decode_statuses = decode_texts(pb_utils.get_input_tensor_by_name(request, names.decode_status).as_numpy())
+        decode_statuses = decode_texts(pb_utils.get_input_tensor_by_name(request, TENSORS.decode_status).as_numpy())
         try:
             thresholds = request_thresholds(parse_parameters(request.parameters()), self.spec)
         except ThresholdError as error:
             self._tally.refused(decode_statuses.count(OK))
             self.refusal_log.note(request.request_id(), len(decode_statuses), [(0, error, THRESHOLD_REASON)])
             raise
-        logits = pb_utils.get_input_tensor_by_name(request, names.logits).as_numpy()
+        logits = pb_utils.get_input_tensor_by_name(request, TENSORS.logits).as_numpy()
         try:
             scores, results, statuses = postprocess_logits(logits, decode_statuses, thresholds, self.spec)
         except Exception:
@@ -40,7 +39,7 @@ class TritonPythonModel(RequestStep):
         if request.request_id() != PROBE_REQUEST_ID:
             self._tally.answered(scores, decode_statuses, statuses, thresholds)
         return [
-            pb_utils.Tensor(names.scores, scores),
-            pb_utils.Tensor(names.result, encode_texts(results)),
-            pb_utils.Tensor(names.status, encode_texts(statuses)),
+            pb_utils.Tensor(TENSORS.scores, scores),
+            pb_utils.Tensor(TENSORS.result, encode_texts(results)),
+            pb_utils.Tensor(TENSORS.status, encode_texts(statuses)),
         ]

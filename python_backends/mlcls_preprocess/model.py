@@ -12,6 +12,7 @@ from mlcls.backends.steps import preprocess_images
 from mlcls.backends.tallies import DecodeTally
 from mlcls.backends.triton_stub import RequestStep, StepArguments, encode_texts
 from mlcls.errors import ImageError
+from mlcls.model.contract import TENSORS
 
 
 class TritonPythonModel(RequestStep):
@@ -29,8 +30,7 @@ class TritonPythonModel(RequestStep):
 
     def answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         """Decode the images of a request; it fails only if none of them can be decoded."""
-        names = self.spec.tensors
-        images = pb_utils.get_input_tensor_by_name(request, names.image).as_numpy()
+        images = pb_utils.get_input_tensor_by_name(request, TENSORS.image).as_numpy()
         is_probe = request.request_id() == PROBE_REQUEST_ID
         try:
             observer = None if is_probe else self._tally
@@ -44,6 +44,6 @@ class TritonPythonModel(RequestStep):
             if refusals := self._tally.take_refusals():
                 self.refusal_log.note(request.request_id(), images.size, refusals)
         return [
-            pb_utils.Tensor(names.pixels, pixels),
-            pb_utils.Tensor(names.decode_status, encode_texts(statuses)),
+            pb_utils.Tensor(TENSORS.pixels, pixels),
+            pb_utils.Tensor(TENSORS.decode_status, encode_texts(statuses)),
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,9 @@ from mlcls.errors import ImageError, ThresholdError
 from mlcls.images.decoding import decode_image
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.images.transforms import resize_image
+from mlcls.model.contract import OK, THRESHOLD_PARAMETER
 from mlcls.model.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
-from mlcls.model.spec import OK, ModelSpec
-
-# Request parameter that sets the thresholds.
-THRESHOLD_PARAMETER: Final = "threshold"
+from mlcls.model.spec import ModelSpec
 
 
 class DecodeObserver(Protocol):

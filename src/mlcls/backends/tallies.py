@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from mlcls.backends.metric_sender import SEND_INTERVAL_S, CounterGroup
 from mlcls.errors import IMAGE_REASONS, ConfigError, ImageError
-from mlcls.model.spec import OK, ModelSpec
+from mlcls.model.contract import OK
+from mlcls.model.spec import ModelSpec
 
 # Environment variable: `off`, or up to how many labels a model may have whose labels are counted one by one.
 LABEL_METRICS_VARIABLE: Final = "MLCLS_LABEL_METRICS"
