@@ -21,7 +21,7 @@ from benchmarks.speed.peers.contender import Answer, Load, PeerError
 from benchmarks.speed.peers.served import ServedModel
 from mlcls.errors import MlclsError
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
 from served_models import SmallModels
 
@@ -58,8 +58,8 @@ def test_peers_that_answer_alike_are_compared_and_others_are_errors(
     small_models: SmallModels, small_server: TritonServer, photos: list[Path]
 ) -> None:
     name = "small_with_sigmoid"
-    spec = repository.read_spec(small_models.repository, name)
-    onnx = repository.find_weights(small_models.repository, name, "embedded")
+    spec = Repository(small_models.repository).active(name).spec
+    onnx = Repository(small_models.repository).active(name).weights("embedded")
     served = ServedModel(small_server.grpc_url, spec, photos)
     expected = served.answer(photos)
     require_telling(expected)

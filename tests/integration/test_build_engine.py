@@ -30,7 +30,8 @@ from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.errors import ParityError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
-from mlcls.repository.manifest import EngineRecord, Manifest, add_engine
+from mlcls.repository.manifest import EngineRecord, Manifest
+from mlcls.repository.models import Repository
 from mlcls.server.installation import TritonInstallation
 from mlcls.server.preflight import check_models
 from processes import run_mlcls
@@ -86,7 +87,7 @@ def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, s
     staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", root)
     assert staged.returncode == 0, staged.stderr
     first = snapshot(engine_folder(root))
-    assert len(list(half_engine.build(EngineRequest(root, NAME, version=2)))) == 3
+    assert len(list(half_engine.build(EngineRequest(Repository(root).version(NAME, 2))))) == 3
     assert (root / f"{NAME}_engine_2" / "2" / "model.fp16.onnx").is_file()
     assert snapshot(engine_folder(root)) == first
     missing = run_mlcls("build-engine", NAME, "--engine", "fp16", "--version", "3", "--repository", root)
@@ -99,7 +100,7 @@ def test_what_does_not_pass_changes_nothing(root: Path, monkeypatch: pytest.Monk
     strict = dataclasses.replace(LIMITS["fp16"], max_difference=1e-9)
     monkeypatch.setattr(engine_request, "LIMITS", {"fp16": strict})
     with pytest.raises(ParityError, match=rf"^Expected an FP16 graph of {NAME} .*serve this model in FP32"):
-        list(half_engine.build(EngineRequest(root, NAME)))
+        list(half_engine.build(EngineRequest(Repository(root).active(NAME))))
     assert snapshot(root) == before
 
 
@@ -109,7 +110,7 @@ def test_a_mixed_up_folder_is_refused(root: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     before = snapshot(root)
     with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
-        list(half_engine.build(EngineRequest(root, NAME)))
+        list(half_engine.build(EngineRequest(Repository(root).active(NAME))))
     assert snapshot(root) == before
 
 
@@ -161,12 +162,14 @@ def add_plan(root: Path, tmp_path: Path, library: str = "tensorrt", source: str 
     staged.write_bytes(b"a plan")
     digest = sha256_of(folder / "model.onnx") if source == "model.onnx" else source
     built_for = describe_target(library, "10.13.2.6", T4)
-    add_engine(folder, staged, EngineRecord("model.plan", "fp16", {"model.onnx": digest}, {}, built_for))
+    Repository(root).active(NAME).add_engine(
+        staged, EngineRecord("model.plan", "fp16", {"model.onnx": digest}, {}, built_for)
+    )
     return folder / "model.plan"
 
 
 def check(root: Path, installation: TritonInstallation, machine: Machine = HERE) -> None:
-    check_models(root, (NAME,), "gpu", installation, lambda: machine)
+    check_models(Repository(root), (NAME,), "gpu", installation, lambda: machine)
 
 
 def test_serving_a_plan_that_fits(root: Path, installation: TritonInstallation, tmp_path: Path) -> None:
@@ -236,7 +239,7 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     root: Path, installation: TritonInstallation, monkeypatch: pytest.MonkeyPatch, fault: float
 ) -> None:
     """All of `--engine tensorrt` but the builder and the GPU: TensorRT-RTX builds, a CPU runs."""
-    half_made = list(half_engine.build(EngineRequest(root, NAME)))
+    half_made = list(half_engine.build(EngineRequest(Repository(root).active(NAME))))
     assert half_made
     HALF_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
 
@@ -252,10 +255,10 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     before = snapshot(root)
     if fault:
         with pytest.raises(ParityError, match=r"batch 2: .*The plan was not kept\.$"):
-            list(tensorrt_engine.build_plan(EngineRequest(root, NAME)))
+            list(tensorrt_engine.build_plan(EngineRequest(Repository(root).active(NAME))))
         assert snapshot(root) == before
         return
-    lines = list(tensorrt_engine.build_plan(EngineRequest(root, NAME)))
+    lines = list(tensorrt_engine.build_plan(EngineRequest(Repository(root).active(NAME))))
     assert lines[0] == f"Building the plan of {NAME} for Tesla T4 (compute capability 7.5) ..."
     assert (engine_folder(root) / "model.plan").read_bytes() == PlayedRunner.opened[-1]
     record = Manifest.read(engine_folder(root)).engine("model.plan")

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from mlcls.repository.versions import engine_folder
 from processes import run_mlcls
 from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, own_segments, serving
 from served_models import SmallModels
@@ -60,7 +60,7 @@ def test_a_supervised_server_comes_back_after_each_fault_until_there_are_too_man
             assert served.label(image) == expected, name
             _, alive = psutil.wait_procs(old, timeout=5)
             assert not alive, "nothing of the old server is left"
-        turn_a_bit(engine_folder(repository, MODEL) / ONNX_FILE)
+        turn_a_bit(Repository(repository).active(MODEL).engine_folder / ONNX_FILE)
         assert served.label(image) == expected, "what is loaded is loaded"
         served.tritonserver().kill()
         assert served.process.wait(RECOVERY_TIMEOUT_S) == 3

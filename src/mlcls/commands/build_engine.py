@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Build an engine and say what was found."""
     from mlcls.engines.building import EngineRequest
     from mlcls.errors import ConversionError
+    from mlcls.repository.models import Repository
 
     if arguments.engine != "tensorrt-rtx" and (arguments.compute_capability or arguments.output):
         raise ConversionError(
@@ -61,13 +62,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
     module, function = ENGINES[arguments.engine].split(":")
     build = getattr(importlib.import_module(module), function)
+    repository = Repository(arguments.repository)
+    version = repository.active(arguments.model)
+    if arguments.version is not None:
+        version = repository.version(arguments.model, arguments.version)
     request = EngineRequest(
-        arguments.repository,
-        arguments.model,
+        version,
         tuple(arguments.photos),
         tuple(arguments.compute_capability),
         arguments.output,
-        arguments.version,
         arguments.annotations,
     )
     for line in build(request):

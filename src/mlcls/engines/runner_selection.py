@@ -10,46 +10,26 @@ from typing import Final
 
 from mlcls.engines.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
 from mlcls.errors import MlclsError
-from mlcls.model.spec import ModelSpec
-from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE, PLAN_FILE
-from mlcls.repository.versions import engine_folder, step_folders
+from mlcls.repository.models import ModelVersion
+from mlcls.repository.names import ONNX_FILE, PLAN_FILE
 
 # Where a server listens that is not named.
 DEFAULT_SERVER: Final = "127.0.0.1:8001"
 
 
-@dataclasses.dataclass(frozen=True)
-class ServedModel:
-    """A model of the repository, which runners are opened for.
+def _engine_file(version: ModelVersion, where: str | None, default: str = ONNX_FILE) -> Path:
+    """Return the named file, or one of the engine's version folder.
 
-    Attributes:
-        root: The model repository.
-        spec: The spec of the version.
-        version: Its number; None for the active one.
+    Raises:
+        MlclsError: It does not exist.
     """
-
-    root: Path
-    spec: ModelSpec
-    version: int | None = None
-
-    def engine_file(self, where: str | None, default: str = ONNX_FILE) -> Path:
-        """Return the named file, or one of the engine's version folder.
-
-        Raises:
-            MlclsError: It does not exist.
-        """
-        if where is not None:
-            path = Path(where)
-        elif self.version is None:
-            path = engine_folder(self.root, self.spec.name) / default
-        else:
-            path = step_folders(self.root, self.spec.name, self.version)[ENGINE_SUFFIX] / default
-        if not path.is_file():
-            raise MlclsError(f"Expected an engine's file, got {path}, which does not exist.")
-        return path
+    path = version.engine_folder / default if where is None else Path(where)
+    if not path.is_file():
+        raise MlclsError(f"Expected an engine's file, got {path}, which does not exist.")
+    return path
 
 
-def _open_paddle(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+def _open_paddle(model: ModelVersion, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
     from mlcls.paddle.sources import open_source
 
     if where is None:
@@ -66,41 +46,41 @@ def _open_paddle(model: ServedModel, where: str | None, stack: contextlib.ExitSt
     return DecodingRunner(PaddleRunner(source, spec), spec)
 
 
-def _open_onnxruntime(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
-    return DecodingRunner(OnnxRuntimeRunner(model.engine_file(where), model.spec), model.spec)
+def _open_onnxruntime(model: ModelVersion, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+    return DecodingRunner(OnnxRuntimeRunner(_engine_file(model, where), model.spec), model.spec)
 
 
-def _open_openvino(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
-    return DecodingRunner(OpenVinoRunner(model.engine_file(where), model.spec), model.spec)
+def _open_openvino(model: ModelVersion, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+    return DecodingRunner(OpenVinoRunner(_engine_file(model, where), model.spec), model.spec)
 
 
-def _open_openvino_bf16(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
-    return DecodingRunner(OpenVinoRunner(model.engine_file(where), model.spec, precision="bf16"), model.spec)
+def _open_openvino_bf16(model: ModelVersion, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+    return DecodingRunner(OpenVinoRunner(_engine_file(model, where), model.spec, precision="bf16"), model.spec)
 
 
-def _open_served(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+def _open_served(model: ModelVersion, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
     from mlcls.engines.served_runner import ServedRunner
 
     return ServedRunner(where or DEFAULT_SERVER, model.spec)
 
 
-def _open_tensorrt(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+def _open_tensorrt(model: ModelVersion, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
     from mlcls.engines.tensorrt.runner import TensorRtRunner
 
-    plan = model.engine_file(where, PLAN_FILE)
+    plan = _engine_file(model, where, PLAN_FILE)
     return DecodingRunner(stack.enter_context(TensorRtRunner(plan, model.spec, "tensorrt")), model.spec)
 
 
-def _open_tensorrt_rtx(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+def _open_tensorrt_rtx(model: ModelVersion, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
     from mlcls.engines.tensorrt.runner import TensorRtRunner
 
     if where is None:
         raise MlclsError("Expected tensorrt-rtx=FILE, an engine that mlcls build-engine --engine tensorrt-rtx wrote.")
-    engine = TensorRtRunner(model.engine_file(where), model.spec, "tensorrt_rtx")
+    engine = TensorRtRunner(_engine_file(model, where), model.spec, "tensorrt_rtx")
     return DecodingRunner(stack.enter_context(engine), model.spec)
 
 
-_OPENERS: Final[Mapping[str, Callable[[ServedModel, str | None, contextlib.ExitStack], ImageRunner]]] = {
+_OPENERS: Final[Mapping[str, Callable[[ModelVersion, str | None, contextlib.ExitStack], ImageRunner]]] = {
     "paddle": _open_paddle,
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
@@ -112,7 +92,7 @@ _OPENERS: Final[Mapping[str, Callable[[ServedModel, str | None, contextlib.ExitS
 RUNNER_KINDS: Final = tuple(_OPENERS)
 
 
-def open_runner(text: str, model: ServedModel, stack: contextlib.ExitStack) -> ImageRunner:
+def open_runner(text: str, model: ModelVersion, stack: contextlib.ExitStack) -> ImageRunner:
     """Open a runner for a model of the repository.
 
     Args:

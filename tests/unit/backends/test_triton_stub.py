@@ -19,10 +19,12 @@ from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.backends.triton_stub import RequestStep, StepArguments, decode_texts, encode_texts
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import publishing
 from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.models import Repository
 from mlcls.repository.names import STEP_SUFFIXES
+from mlcls.repository.publishing import add_model
 from mlcls.repository.settings import Target
+from mlcls.repository.staging import ConvertedVersion
 from mlcls.repository.triton_config import ENGINE_TARGETS, build_engine
 
 
@@ -164,7 +166,7 @@ def imported(tmp_path: Path, custom_spec: ModelSpec) -> Path:
     root = tmp_path / "models"
     model = tmp_path / "given.onnx"
     model.write_bytes(b"weights")
-    publishing.add_model(root, custom_spec, model, EngineRecord("model.onnx", "fp32", {}, {}))
+    add_model(Repository(root), ConvertedVersion(custom_spec, model, EngineRecord("model.onnx", "fp32", {}, {})))
     return root
 
 
@@ -209,7 +211,9 @@ def test_steps_of_different_imports_are_refused(imported: Path, tmp_path: Path, 
     other = dataclasses.replace(custom_spec, labels=("a", "b", "c"))
     model = tmp_path / "other.onnx"
     model.write_bytes(b"others")
-    publishing.add_model(tmp_path / "other", other, model, EngineRecord("model.onnx", "fp32", {}, {}))
+    add_model(
+        Repository(tmp_path / "other"), ConvertedVersion(other, model, EngineRecord("model.onnx", "fp32", {}, {}))
+    )
     shutil.rmtree(imported / "animals-v2_postprocess" / "1")
     shutil.copytree(tmp_path / "other" / "animals-v2_postprocess" / "1", imported / "animals-v2_postprocess" / "1")
     for suffix in STEP_SUFFIXES:

@@ -13,7 +13,7 @@ from mlcls.backends.triton_stub import StepArguments
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.spec import ModelSpec
-from mlcls.repository.models import render_files
+from mlcls.repository.configurations import render_files
 from mlcls.repository.settings import TARGETS, ModelSettings
 from mlcls.repository.triton_config import build_preprocess
 

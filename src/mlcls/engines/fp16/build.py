@@ -26,8 +26,8 @@ import tempfile
 from collections.abc import Iterator
 
 from mlcls.base.files import STAGING_PREFIX
-from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
-from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions
+from mlcls.engines.building import EngineRequest, Fp32Gate, describe_report
+from mlcls.repository.manifest import EngineRecord, tool_versions
 from mlcls.repository.names import HALF_FILE, ONNX_FILE
 
 # Crops of the sample photos that the calibration runs on, and the most of the user's photos: it takes several times as
@@ -260,23 +260,24 @@ def build(request: EngineRequest) -> Iterator[str]:
     """
     import onnx
 
-    folder = EngineFolder.open(request)
-    photos = request.open_photos(folder.spec).paths
-    half = make_half(folder.path / ONNX_FILE, folder.spec, photos, Fp32Gate(folder, request, "fp16"))
+    version = request.version
+    manifest = request.check_fp32()
+    photos = request.open_photos().paths
+    half = make_half(version.engine_folder / ONNX_FILE, version.spec, photos, Fp32Gate(request, "fp16"))
     record = EngineRecord(
         HALF_FILE,
         "fp16",
-        folder.digests(ONNX_FILE),
+        manifest.digests(ONNX_FILE),
         tool_versions(*_TOOLS),
         gate=tuple(report.to_dict() for report in half.reports),
     )
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=version.repository.root) as temporary:
         staged = Path(temporary) / HALF_FILE
         onnx.save(half.model, str(staged))
         size_bytes = staged.stat().st_size
-        add_engine(folder.path, staged, record)
+        version.add_engine(staged, record)
     yield (
-        f"{folder.path / HALF_FILE}: {size_bytes / 1e6:.1f} MB, {half.kept} operations in FP32 (level "
+        f"{version.engine_folder / HALF_FILE}: {size_bytes / 1e6:.1f} MB, {half.kept} operations in FP32 (level "
         f"{half.protection.name})"
     )
     for report in half.reports:

@@ -34,9 +34,8 @@ import tempfile
 
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.machine import read_cpu_flags, warn_about_int8
-from mlcls.engines.building import EngineFolder, EngineRequest, describe_report
+from mlcls.engines.building import EngineRequest, describe_report
 from mlcls.images.photos import PhotoFiles
-from mlcls.repository.manifest import add_engine
 from mlcls.repository.names import ONNX_FILE
 
 # One photo of three is for the gate, the others for the calibration: ranges must hold on photos that they were not
@@ -62,7 +61,7 @@ class Int8Build:
     """An INT8 engine that passed the gate.
 
     Attributes:
-        staged: The ONNX file, for `mlcls.repository.manifest.add_engine`.
+        staged: The ONNX file, for `ModelVersion.add_engine`.
         record: What the manifest says of it.
         report: The gate's report.
         kept: Names of the parts that stayed in FP32, in the order in which they were found to need it.
@@ -258,25 +257,26 @@ def build(request: EngineRequest) -> Iterator[str]:
         ConversionError: NNCF cannot quantize the graph.
         RepositoryError: The model is not imported, or its folder is mixed up.
     """
-    folder = EngineFolder.open(request)
-    labeled = request.open_photos(folder.spec)
+    version = request.version
+    request.check_fp32()
+    labeled = request.open_photos()
     photos = PhotoFiles(labeled.paths)  # no sample photos stand in: the ranges must be those of the user's
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=version.repository.root) as temporary:
         built = build_int8(
-            folder.path / ONNX_FILE,
-            folder.spec,
+            version.engine_folder / ONNX_FILE,
+            version.spec,
             photos,
             Path(temporary),
             limits=LIMITS["int8"],
             targets=labeled.targets,
         )
         size_bytes = built.staged.stat().st_size
-        add_engine(folder.path, built.staged, built.record)
+        version.add_engine(built.staged, built.record)
     yield (
-        f"{folder.path / built.record.file}: {size_bytes / 1e6:.1f} MB, {built.int8_share:.0%} of the matrix products "
-        f"in INT8, in FP32: {', '.join(built.kept) or 'none'}"
+        f"{version.engine_folder / built.record.file}: {size_bytes / 1e6:.1f} MB, {built.int8_share:.0%} of the "
+        f"matrix products in INT8, in FP32: {', '.join(built.kept) or 'none'}"
     )
     yield from describe_report(built.report)
-    yield f"Serve it: mlcls serve {request.name} --target int8"
+    yield f"Serve it: mlcls serve {version.name} --target int8"
     if warning := warn_about_int8(read_cpu_flags()):
         yield warning

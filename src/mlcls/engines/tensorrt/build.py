@@ -10,15 +10,15 @@ from pathlib import Path
 
 from mlcls.base.files import STAGING_PREFIX, sha256_of, write_bytes, write_text
 from mlcls.base.machine import Gpu, read_gpus
-from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
+from mlcls.engines.building import EngineRequest, Fp32Gate, describe_report
 from mlcls.engines.fp16 import build as half_engine
 from mlcls.engines.gate import GateReport
 from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
 from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.engines.tensorrt.runner import TensorRtRunner
 from mlcls.errors import ConversionError
-from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions, verify_folder
-from mlcls.repository.names import HALF_FILE, ONNX_FILE, PLAN_FILE
+from mlcls.repository.manifest import EngineRecord, Manifest, tool_versions
+from mlcls.repository.names import ENGINE_SUFFIX, HALF_FILE, ONNX_FILE, PLAN_FILE
 
 
 def build_plan(request: EngineRequest) -> Iterator[str]:
@@ -39,18 +39,21 @@ def build_plan(request: EngineRequest) -> Iterator[str]:
             "serves, with its GPU; --engine tensorrt-rtx builds engines for RTX GPUs without one."
         )
     yield from _make_half_if_missing(request)
-    folder = _open_half(request)
-    yield f"Building the plan of {folder.spec.name} for {gpus[0]} ..."
-    built = build_engine((folder.path / HALF_FILE).read_bytes(), folder.spec, "tensorrt", request.compute_capabilities)
-    with TensorRtRunner(built.plan, folder.spec, "tensorrt") as runner:
-        report = Fp32Gate(folder, request, "fp16")(runner)
+    version, spec = request.version, request.version.spec
+    manifest = version.verify(ENGINE_SUFFIX, HALF_FILE)
+    yield f"Building the plan of {spec.name} for {gpus[0]} ..."
+    built = build_engine(
+        (version.engine_folder / HALF_FILE).read_bytes(), spec, "tensorrt", request.compute_capabilities
+    )
+    with TensorRtRunner(built.plan, spec, "tensorrt") as runner:
+        report = Fp32Gate(request, "fp16")(runner)
     report.require("The plan was not kept.")
-    record = _record(PLAN_FILE, folder, built, gpus[0], "", report)
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
+    record = _record(PLAN_FILE, manifest, built, gpus[0], "", report)
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=version.repository.root) as temporary:
         staged = Path(temporary) / PLAN_FILE
         staged.write_bytes(built.plan)
-        add_engine(folder.path, staged, record)
-    yield _sum_up(folder.path / PLAN_FILE, built)
+        version.add_engine(staged, record)
+    yield _sum_up(version.engine_folder / PLAN_FILE, built)
     yield from describe_report(report)
 
 
@@ -70,7 +73,7 @@ def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
     """
     if request.output is None:
         raise ConversionError("Expected --output DIR for TensorRT-RTX engines, which Triton does not serve, got none.")
-    if request.root.resolve() in (request.output.resolve(), *request.output.resolve().parents):
+    if request.version.repository.root.resolve() in (request.output.resolve(), *request.output.resolve().parents):
         raise ConversionError(
             f"Expected a folder outside of the model repository for TensorRT-RTX engines, which Triton does not serve, "
             f"got {request.output}."
@@ -80,19 +83,20 @@ def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
             "Expected the architectures to build for, got none: --compute-capability 7.5 8.6 8.9, for example."
         )
     yield from _make_half_if_missing(request)
-    folder = _open_half(request)
-    content = (folder.path / HALF_FILE).read_bytes()
+    version, spec = request.version, request.version.spec
+    manifest = version.verify(ENGINE_SUFFIX, HALF_FILE)
+    content = (version.engine_folder / HALF_FILE).read_bytes()
     for text in dict.fromkeys(request.compute_capabilities):
-        built = build_engine(content, folder.spec, "tensorrt_rtx", [text])
+        built = build_engine(content, spec, "tensorrt_rtx", [text])
         (capability,) = built.compute_capabilities
         gpu = next((gpu for gpu in read_gpus()[:1] if gpu.compute_capability == capability), None)
         report = None
         if gpu is not None:
-            with TensorRtRunner(built.plan, folder.spec, "tensorrt_rtx") as runner:
-                report = Fp32Gate(folder, request, "fp16")(runner)
+            with TensorRtRunner(built.plan, spec, "tensorrt_rtx") as runner:
+                report = Fp32Gate(request, "fp16")(runner)
             report.require("The engine was not kept.")
-        path = request.output / f"{folder.spec.name}.sm{capability.replace('.', '')}.engine"
-        record = _record(path.name, folder, built, gpu, capability, report)
+        path = request.output / f"{spec.name}.sm{capability.replace('.', '')}.engine"
+        record = _record(path.name, manifest, built, gpu, capability, report)
         path.with_suffix(".json").unlink(missing_ok=True)  # an engine without a record is no lie, a wrong record is
         write_bytes(path, built.plan)
         document = {**dataclasses.asdict(record), "sha256": sha256_of(path)}
@@ -106,26 +110,19 @@ def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
 
 def _make_half_if_missing(request: EngineRequest) -> Iterator[str]:
     """Make the FP16 graph where there is none, or one of another FP32 graph."""
-    folder = EngineFolder.open(request)
-    records = {record.file: record for record in folder.manifest.engines}
-    if HALF_FILE not in records or dict(records[HALF_FILE].made_from) != folder.digests(ONNX_FILE):
+    manifest = request.check_fp32()
+    records = {record.file: record for record in manifest.engines}
+    if HALF_FILE not in records or dict(records[HALF_FILE].made_from) != manifest.digests(ONNX_FILE):
         yield from half_engine.build(request)
 
 
-def _open_half(request: EngineRequest) -> EngineFolder:
-    """Return the folder, after a check of the FP16 graph's content."""
-    folder = EngineFolder.open(request)
-    verify_folder(folder.path, folder.path.parent.name, [HALF_FILE])
-    return folder
-
-
 def _record(
-    file: str, folder: EngineFolder, built: BuiltEngine, gpu: Gpu | None, capability: str, report: GateReport | None
+    file: str, manifest: Manifest, built: BuiltEngine, gpu: Gpu | None, capability: str, report: GateReport | None
 ) -> EngineRecord:
     return EngineRecord(
         file,
         "fp16",
-        folder.digests(HALF_FILE),
+        manifest.digests(HALF_FILE),
         {**tool_versions("cuda-bindings"), built.library: built.version},
         describe_target(built.library, built.version, gpu, capability),
         (report.to_dict(),) if report else (),
