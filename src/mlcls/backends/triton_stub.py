@@ -18,7 +18,7 @@ from mlcls.backends.pulse import Pulse
 from mlcls.backends.refusal_log import RefusalLog
 from mlcls.errors import ConfigError, ImageError, RepositoryError, ThresholdError
 from mlcls.images.settings import ImageSettings
-from mlcls.model.spec import FILE_NAME, ModelSpec
+from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository.manifest import require_same_spec, verify_folder
 from mlcls.repository.names import IMAGES_PARAMETER, PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
 from mlcls.repository.settings import PRECISIONS
@@ -109,8 +109,8 @@ class StepArguments:
                 spec.
         """
         folder = self.version_folder
-        verify_folder(folder, self.step, (FILE_NAME, *files))
-        spec = ModelSpec.read(folder / FILE_NAME)
+        verify_folder(folder, self.step, (SPEC_FILE, *files))
+        spec = ModelSpec.read(folder / SPEC_FILE)
         # Beside it if the repository is a local folder; from an object store Triton copies each model by itself.
         root = folder.parent.parent
         steps = [step_name(spec.name, suffix, int(folder.name)) for suffix in STEP_SUFFIXES]

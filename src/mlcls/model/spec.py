@@ -20,7 +20,7 @@ from mlcls.errors import SpecError
 from mlcls.model.contract import ACTIVATION, TENSORS
 
 SCHEMA_VERSION: Final = 1
-FILE_NAME: Final = "model_spec.json"
+SPEC_FILE: Final = "model_spec.json"
 
 ResizeBackend = Literal["pil", "cv2"]
 Activation = Literal["sigmoid", "none"]
@@ -158,7 +158,7 @@ class ModelSpec:
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, origin: str = FILE_NAME) -> ModelSpec:
+    def from_json(cls, text: str, origin: str = SPEC_FILE) -> ModelSpec:
         """Read the text of a `model_spec.json`.
 
         Args:
