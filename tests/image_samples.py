@@ -24,7 +24,7 @@ _ORIENTATION = 0x0112
 
 
 def write_samples(folder: Path) -> list[Path]:
-    """Writes the samples.
+    """Write the samples.
 
     Args:
         folder: Where to; made if missing.
@@ -42,7 +42,7 @@ def write_samples(folder: Path) -> list[Path]:
 
 
 def encode(image: npt.NDArray[Any] | Image.Image, format_name: str, **options: Any) -> bytes:
-    """Encodes an image, or an `(H, W, 3)` or `(H, W)` uint8 array, with Pillow."""
+    """Encode an image, or an `(H, W, 3)` or `(H, W)` uint8 array, with Pillow."""
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format_name, **options)
     return buffer.getvalue()
@@ -105,7 +105,7 @@ def _make_samples() -> dict[str, tuple[Image.Image, dict[str, Any]]]:
 
 
 def _crop(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """Cuts out a box given in fractions of the width and the height."""
+    """Cut out a box given in fractions of the width and the height."""
     width, height = image.size
     return image.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
 
@@ -138,7 +138,7 @@ def _tint(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
-    """Adds an alpha channel that rises from transparent at the top to opaque at the bottom."""
+    """Add an alpha channel that rises from transparent at the top to opaque at the bottom."""
     width, height = image.size
     ramp = np.repeat(np.linspace(0, 255, height).astype(np.uint8)[:, None], width, axis=1)
     image = image.copy()

@@ -21,7 +21,7 @@ class TritonPythonModel(RequestStep):
     def prepare(self, arguments: StepArguments) -> list[CounterGroup]:
         """Decode one image, so that the first request does not pay for lazy imports."""
         cv2.setNumThreads(1)  # the instances are the parallelism
-        cv2.setLogLevel(0)  # none: RefusalLog tells of bad images
+        cv2.setLogLevel(0)  # silent: RefusalLog reports bad images
         self._settings = arguments.image_settings()
         _, encoded = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))
         preprocess_images([encoded.tobytes()], self.spec)

@@ -101,7 +101,7 @@ class StepArguments:
         """Return the spec in the version folder, after checking the folder against its manifest.
 
         Args:
-            files: Names of the model files that will be loaded; their content is checked as well.
+            files: Names of the model files to be loaded, whose content is checked as well.
 
         Raises:
             SpecError: The spec is wrong.
@@ -111,7 +111,7 @@ class StepArguments:
         folder = self.version_folder
         verify_folder(folder, self.step, (SPEC_FILE, *files))
         spec = ModelSpec.read(folder / SPEC_FILE)
-        # Beside it if the repository is a local folder; from an object store Triton copies each model by itself.
+        # The others are beside it in a local repository; from an object store Triton copies each model by itself.
         root = folder.parent.parent
         steps = [step_name(spec.name, suffix, int(folder.name)) for suffix in STEP_SUFFIXES]
         require_same_spec({step: root / step / folder.name for step in steps})
@@ -174,7 +174,7 @@ class RequestStep(abc.ABC):
 
 
 def failed_response(error: Exception, pb_utils: Any) -> Any:
-    """Return the response to a request that failed: by the client's image or threshold, else by a defect of ours.
+    """Return the response to a request that failed, because of the client's image or threshold, or of a defect.
 
     Args:
         error: What went wrong.
@@ -189,7 +189,7 @@ def failed_response(error: Exception, pb_utils: Any) -> Any:
 
 
 def cancelled_response(pb_utils: Any) -> Any:
-    """Return the response to a request whose caller has left; nobody reads it."""
+    """Return the response to a request that its caller canceled; nobody reads it."""
     fault = pb_utils.TritonError("the caller has left before the answer", pb_utils.TritonError.CANCELLED)
     return pb_utils.InferenceResponse(error=fault)
 

@@ -4,11 +4,11 @@ The pixels are those of PaddleX (`paddlex/inference/common/reader`), which decod
 
 - What cv2 reads is what cv2 gives: EXIF orientation applied to JPEG, PNG and TIFF but not to WebP, alpha dropped.
 - JPEG files are decoded by simplejpeg, to the same pixels: libjpeg-turbo decodes in both. simplejpeg needs half the
-  memory, and so 50 to 70% of the time, and tells what libjpeg-turbo found wrong, which cv2 keeps to itself.
+  memory, and so 50 to 70% of the time, and reports what libjpeg-turbo found wrong, which cv2 hides.
 - GIF (first frame) and AVIF, which cv2 does not read, are read by Pillow in the same way. TIFF files whose compression
   cv2 lacks are decompressed by Pillow and then read by cv2.
-- A truncated or damaged file is refused, as far as that can be told: of a JPEG file without its end marker, where a
-  scan is not whole; of a PNG file without its IEND chunk. Bytes after the end are no fault.
+- A truncated or damaged file is refused, as far as the damage shows: a JPEG file without its end marker if a scan is
+  not whole, a PNG file without its IEND chunk. Bytes after the end are ignored.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.spec import ImageTransform
 
 _PILLOW_FORMATS: Final = ("GIF", "AVIF")
-# LZMA, Zstandard and WebP: compressions of TIFF that Pillow's libtiff has and cv2's has not.
+# LZMA, Zstandard and WebP: TIFF compressions that Pillow's libtiff has and cv2's lacks.
 _PILLOW_COMPRESSIONS: Final = (34925, 50000, 50001)
 
 _JPEG_START: Final = b"\xff\xd8"
 _JPEG_END: Final = b"\xff\xd9"
-# Where cv2 reads a file that ends too early, libjpeg goes on with end markers, through a segment that is cut off.
+# When cv2 reads a file that ends too early, libjpeg goes on with end markers, through the segment that is cut off.
 _LONGEST_SEGMENT: Final = 65_536
 _CMYK_CHANNELS: Final = 4
-# What libjpeg-turbo says where picture data is missing or damaged. It says more, "extraneous bytes before marker" most
-# often, of files that other programs show as they were meant; these cv2 decides about.
+# What libjpeg-turbo says if picture data is missing or damaged. Its other warnings, most often "extraneous bytes before
+# marker", are about files that other programs show correctly; for these cv2 decides.
 _DAMAGE: Final = re.compile(r"premature end|bad Huffman code|bad arithmetic code|instead of RST", re.IGNORECASE)
 _CV2_REDUCTIONS: Final = {
     1: cv2.IMREAD_COLOR,
@@ -66,15 +66,15 @@ def decode_image(
 
     Args:
         data: A whole image file of one of `mlcls.images.formats.FORMATS`.
-        settings: What the image may have at most, which formats are accepted, and what becomes of truncated files.
-        transform: Of the network that the image is for. With it, and if the settings have `jpeg_oversampling`, a large
-            JPEG file is decoded at 1/2, 1/4 or 1/8 of its size.
+        settings: What images are accepted and how they are read.
+        transform: The network's transform. With it, and if the settings have `jpeg_oversampling`, a large JPEG file is
+            decoded at 1/2, 1/4 or 1/8 of its size.
 
     Returns:
         `(H, W, 3)` uint8 RGB, contiguous, EXIF orientation applied as cv2 does.
 
     Raises:
-        ImageError: No image, an unsupported format, truncated or corrupt, or over a limit; `reason` says which.
+        ImageError: Not an image, an unsupported format, truncated or corrupt, or over a limit; `reason` says which.
     """
     image = open_image(data, settings)
     check_image(image, settings)
@@ -95,7 +95,7 @@ def _decode(image: EncodedImage, settings: ImageSettings, transform: ImageTransf
 
 
 def _decode_with_cv2(data: bytes, name: str, flags: int = cv2.IMREAD_COLOR) -> npt.NDArray[np.uint8]:
-    """Decode a file whose header was checked, since cv2 believes whatever that says; the flags give 3 x 8 bits."""
+    """Decode a file whose header was checked, because cv2 trusts it; the flags must give 3 channels of 8 bits."""
     try:
         picture: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -118,7 +118,7 @@ def _decode_with_pillow(image: EncodedImage, settings: ImageSettings) -> npt.NDA
 
 
 def _decompress_tiff(image: EncodedImage, settings: ImageSettings) -> bytes:
-    """Return a TIFF file's first page, upright and uncompressed, so that cv2's rules hold for the rest."""
+    """Return a TIFF file's first page, upright and uncompressed, so that cv2's rules apply to the rest."""
     try:
         with Image.open(io.BytesIO(image.data), formats=("TIFF",)) as opened:
             check_size(opened.height, opened.width, settings)
@@ -142,7 +142,7 @@ def strip_png_animation(image: EncodedImage) -> bytes:
 
 
 def _choose_reduction(image: EncodedImage, settings: ImageSettings, transform: ImageTransform | None) -> int:
-    """Return the largest divisor of a file's sides that leaves as many pixels as the settings ask for."""
+    """Return the largest divisor of a file's sides that leaves the pixels that the settings ask for."""
     if transform is None or settings.jpeg_oversampling is None:
         return 1
     least = math.ceil(settings.jpeg_oversampling * max(transform.height, transform.width))
@@ -190,11 +190,11 @@ def _try_simplejpeg(
 
 
 def find_orientation(app1: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8, that cv2 applies to a JPEG file: asked of cv2 itself.
+    """Return the EXIF orientation, 1 to 8, that cv2 applies to a JPEG file, by asking cv2.
 
-    cv2 reads any APP1 segment from its seventh byte on as a TIFF directory, nearly whatever stands there, and photos
-    have XMP and other things in such segments. So cv2 decodes a tiny picture that has the file's segments, which takes
-    20 microseconds, and what it made of that picture tells the orientation.
+    cv2 reads any APP1 segment from its seventh byte on as a TIFF directory, almost whatever is there, and photos have
+    XMP and other data in such segments. So cv2 decodes a tiny picture with the file's segments, which takes 20
+    microseconds, and the result shows the orientation.
 
     Args:
         app1: The file's APP1 segments with their markers, in order.
@@ -218,20 +218,20 @@ def turn(picture: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uin
 
 
 def _look(picture: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
-    """Return height, and row and column of the brightest corner: another one for each orientation of the probe."""
+    """Return height, and row and column of the brightest corner: different for each orientation of the probe."""
     corners = picture[:: picture.shape[0] - 1, :: picture.shape[1] - 1, 0]
     row, column = np.unravel_index(corners.argmax(), corners.shape)
     return picture.shape[0], int(row), int(column)
 
 
 def _make_probe() -> npt.NDArray[np.uint8]:
-    """Make a picture of which one corner is white."""
+    """Make a picture with one white corner."""
     probe = np.zeros((16, 32, 3), np.uint8)
     probe[:8, :8] = 255
     return probe
 
 
 _PROBE: Final = _make_probe()
-# Without its first marker, which the segments follow.
+# Without its first marker; the segments go between.
 _PROBE_FILE: Final = cv2.imencode(".jpg", _PROBE)[1].tobytes()[len(_JPEG_START) :]
 _ORIENTATION_OF_LOOK: Final = {_look(turn(_PROBE, orientation)): orientation for orientation in range(1, 9)}

@@ -3,8 +3,8 @@
 cv2 trusts a file's header: 59 bytes of a broken PNG cost it up to 2 GB, 138 bytes of a TIFF with a huge tile 1 GB, and
 167 bytes of an animated PNG crash cv2 4.11. So the header is read here first, in 2 to 10 microseconds. Own code,
 because Pillow's `Image.open` takes up to 160, looks at neither PNG chunks nor TIFF tiles, cannot open all that cv2 can
-(float TIFF), and decodes ICO while opening it, which is why ICO is refused. It serves for AVIF, which Pillow decodes
-anyway.
+(float TIFF), and decodes ICO files while opening them, which is why ICO is refused. AVIF files are opened by Pillow,
+which decodes them anyway.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _JPEG_SCAN: Final = b"\xff\xda"
 _PNG_ANIMATION_CHUNKS: Final = (b"acTL", b"fcTL", b"fdAT")
 # A chunk of picture data usually has 8 KiB or more.
 _MAX_PNG_CHUNKS: Final = 65_536
-# A still WebP file has up to six chunks; of an animated one the frames count.
+# A still WebP file has up to six chunks; an animated one may have one more for each frame.
 _WEBP_CHUNKS: Final = 4096
 _GIF_IMAGE: Final = 0x2C
 _GIF_EXTENSION: Final = 0x21
-# A GIF file may have so many blocks, and one more for each of so many bytes; a full block has 255.
+# A GIF file may have this many blocks, plus one for each this many bytes; a full block has 255.
 _GIF_BLOCKS: Final = 65_536
 _GIF_BLOCK_BYTES: Final = 64
 # Tags of a TIFF directory.
@@ -52,7 +52,7 @@ class JpegSegments:
         channels: Components.
         app1: The APP1 segments, EXIF among them, with their markers, in order.
         scan_offset: Where the first scan begins, in bytes.
-        single_scan: Sequential with all components in one scan, so the picture is whole if that scan is.
+        single_scan: Whether the file is sequential with one scan for all components; the picture is whole if that is.
     """
 
     channels: int
@@ -70,7 +70,7 @@ class EncodedImage:
         format: One of `mlcls.images.formats.FORMATS`.
         height: Rows, before any EXIF orientation is applied.
         width: Columns, before any EXIF orientation is applied.
-        frames: Frames of an animation, pages of a TIFF file; counted no further than one more than the settings allow.
+        frames: Frames of an animation, pages of a TIFF file; counted up to one more than the settings allow.
         jpeg: JPEG only: the segments before its picture data.
         still_chunks: Animated PNG only: start and end, in bytes, of the chunks that do not belong to the animation.
         compression: TIFF only: the number of the compression scheme.
@@ -99,8 +99,8 @@ def open_image(data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE
         The opened file; height and width are 1 or more and not checked yet.
 
     Raises:
-        ImageError: Too many bytes, no image, a format that is unsupported or not accepted, or a file that is certainly
-            truncated or corrupt.
+        ImageError: Too many bytes, not an image, a format that is unsupported or not accepted, or a file that is
+            certainly truncated or corrupt.
     """
     size_bytes = memoryview(data).nbytes
     if size_bytes > settings.max_bytes:
@@ -125,7 +125,7 @@ def check_image(image: EncodedImage, settings: ImageSettings) -> None:
     """Check the size and the number of frames of an opened image.
 
     Raises:
-        ImageError: One is over a limit.
+        ImageError: It is over a limit.
     """
     check_size(image.height, image.width, settings)
     if image.frames > settings.max_frames:
@@ -134,7 +134,7 @@ def check_image(image: EncodedImage, settings: ImageSettings) -> None:
 
 
 def check_size(height: int, width: int, settings: ImageSettings) -> None:
-    """Refuse a picture that is too large or too thin.
+    """Check the size of a picture.
 
     Args:
         height: Rows, 1 or more.
@@ -157,7 +157,7 @@ def check_size(height: int, width: int, settings: ImageSettings) -> None:
 
 
 def pillow_broken(name: str, data: bytes, error: Exception) -> ImageError:
-    """Return the same for what Pillow raised, in its words unless they show an address in memory."""
+    """Return the error for what Pillow raised, with its text unless that shows an address in memory."""
     known = not isinstance(error, UnidentifiedImageError)
     reason: ImageReason = "truncated" if "truncated" in str(error) else "undecodable"
     return broken(name, data, f"Pillow says {error}" if known else "Pillow cannot read it", reason)
@@ -192,7 +192,7 @@ def _read_jpeg(data: bytes, _: int) -> EncodedImage:
 
 
 def _check_jpeg_scans(data: bytes, at: int) -> None:
-    """Stuffing keeps the two bytes of a marker out of picture data."""
+    """Count the scans; stuffing keeps the two bytes of a marker out of picture data."""
     end = data.find(_JPEG_END, at)
     if 1 + data.count(_JPEG_SCAN, at, end if end >= 0 else len(data)) > _MAX_JPEG_SCANS:
         raise too_complex("JPEG", "scans", _MAX_JPEG_SCANS)
@@ -261,7 +261,7 @@ def _count_webp_frames(data: bytes, most: int) -> int:
 
 
 def _read_bmp(data: bytes, _: int) -> EncodedImage:
-    """Read BITMAPCOREHEADER (16-bit sizes) or BITMAPINFOHEADER (a negative height means from the top down)."""
+    """Read BITMAPCOREHEADER (16-bit sizes) or BITMAPINFOHEADER (a negative height means rows from the top down)."""
     (size,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if size == 12 else "<ii", data, 18)
     return EncodedImage(data, "BMP", abs(height), width)
@@ -269,7 +269,7 @@ def _read_bmp(data: bytes, _: int) -> EncodedImage:
 
 @dataclasses.dataclass(frozen=True)
 class _TiffLayout:
-    """How directories are written: byte order, and the wider fields of BigTIFF."""
+    """The layout of directories: byte order, and the wider fields of BigTIFF."""
 
     order: str
     offset_at: int
@@ -314,7 +314,7 @@ def _find_tiff_entries(data: bytes, offset: int, layout: _TiffLayout) -> tuple[i
 
 
 def _count_tiff_pages(data: bytes, offset: int, layout: _TiffLayout, most: int) -> int:
-    """Count the pages; a chain that is broken or circular ends there, since the first page, which is read, is whole."""
+    """Count the pages up to where the chain is broken or circular; only the first one is decoded, and it is whole."""
     seen: set[int] = set()
     while offset and offset not in seen and len(seen) < most:
         seen.add(offset)
@@ -328,13 +328,13 @@ def _count_tiff_pages(data: bytes, offset: int, layout: _TiffLayout, most: int) 
 
 
 def _read_gif(data: bytes, most_frames: int) -> EncodedImage:
-    """Read the logical screen; the first frame may be larger, so the decoder has to check its size again."""
+    """Read the logical screen; the first frame may be larger, so the decoder checks the size again."""
     width, height = struct.unpack_from("<HH", data, 6)
     return EncodedImage(data, "GIF", height, width, _count_gif_frames(data, most_frames))
 
 
 def _count_gif_frames(data: bytes, most: int) -> int:
-    """Walk the blocks: GIF89a, appendix B. What is cut off ends the count: only the first frame has to be whole."""
+    """Walk the blocks: GIF89a, appendix B. The count ends where the file does: only the first frame has to be whole."""
     end = len(data)
     steps = most_steps = _GIF_BLOCKS + end // _GIF_BLOCK_BYTES
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
@@ -349,7 +349,7 @@ def _count_gif_frames(data: bytes, most: int) -> int:
             at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
         elif kind == _GIF_EXTENSION:
             at += 2
-        else:  # the trailer, or no block at all
+        else:  # the trailer, or not a block
             break
         while steps > 0 and at < end and (size := data[at]):
             at += size + 1

@@ -1,7 +1,7 @@
 """From the bytes of an image file to a network's input: the only resize and normalize code.
 
 The pixels are those of PaddleX (`paddlex/inference/models/common/vision`), unless the settings have a large JPEG file
-decoded at a reduced size. Decoding is `mlcls.images.decoding`'s.
+decoded at a reduced size. `mlcls.images.decoding` decodes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def resize_image(image: npt.NDArray[np.uint8], transform: ImageTransform) -> npt
         transform: Size, backend and interpolation.
 
     Returns:
-        `(height, width, 3)` uint8, contiguous; `image` itself where it has that size already; else it may be read-only.
+        `(height, width, 3)` uint8, contiguous; `image` itself if it already has that size; else it may be read-only.
     """
     height, width = transform.height, transform.width
     if image.shape[:2] == (height, width):
@@ -55,7 +55,7 @@ def resize_image(image: npt.NDArray[np.uint8], transform: ImageTransform) -> npt
 def preprocess(
     data: bytes | memoryview, transform: ImageTransform, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS
 ) -> npt.NDArray[np.uint8]:
-    """From an encoded image to the tensor `pixels`: `decode_image`, then `resize_image`.
+    """Return the tensor `pixels` of an encoded image: `decode_image`, then `resize_image`.
 
     Returns:
         `(height, width, 3)` uint8 RGB, contiguous; it may be read-only.
@@ -82,7 +82,7 @@ def normalization_constants(transform: ImageTransform) -> tuple[npt.NDArray[np.f
 def normalize(pixels: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.NDArray[np.float32]:
     """Normalize and change the layout, bit for bit as PaddleX's `Normalize` and `ToCHWImage` do.
 
-    The served graph does this inside; only runners of the original Paddle graph call it.
+    The served graph does this itself; this function is for the original Paddle graph and for training.
 
     Args:
         pixels: `(N, H, W, 3)` uint8 RGB.
@@ -100,6 +100,6 @@ def normalize(pixels: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.N
 
 
 def _as_uint8(image: Any) -> npt.NDArray[np.uint8]:
-    """Narrow the wide array types that cv2 declares."""
+    """Narrow the types that cv2 declares."""
     result: npt.NDArray[np.uint8] = image
     return result

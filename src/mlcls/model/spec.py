@@ -1,8 +1,8 @@
 """`ModelSpec`: the one description of a served model that every other part reads.
 
-It is written once, by the import of a PaddleX inference model, as `model_spec.json`, and read by the Triton backends,
-the conversion and the gate. Nothing else states labels, thresholds or the transform. What is the same for every model
-is in `mlcls.model.contract`.
+The import of a PaddleX inference model writes it once, as `model_spec.json`; the Triton backends, the conversion and
+the gate read it. Nothing else states labels, thresholds or the transform. What is the same for every model is in
+`mlcls.model.contract`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ImageTransform:
     Attributes:
         height: Rows of `pixels`.
         width: Columns of `pixels`.
-        resize_backend: Library that resizes; the two give different pixels (PIL antialiases, cv2 does not).
+        resize_backend: Library that resizes; the two give different pixels (Pillow antialiases, cv2 does not).
         interpolation: Name of the filter as PaddleX spells it, upper case.
         scale: Factor applied to the uint8 values before `mean` and `std`.
         mean: Mean per channel, RGB.
@@ -93,8 +93,8 @@ class ModelSpec:
     Attributes:
         name: Name of the Triton ensemble.
         architecture: `Global.model_name` of the PaddleX model: one of the six, whatever `name` is.
-        labels: Label of each class id, in order, no two alike.
-        thresholds: Threshold of each label; a label is predicted where its score is strictly greater.
+        labels: Label of each class id, in order, each once.
+        thresholds: Threshold of each label; a label is predicted if its score is strictly greater.
         transform: From a decoded image to the network's input.
         source_activation: What the Paddle graph ended in before the conversion cut it off; None before conversion.
         source_sha256: Digest of each file of the PaddleX model, by file name; empty before import.
@@ -148,11 +148,11 @@ class ModelSpec:
 
     @property
     def num_labels(self) -> int:
-        """Number of labels, which is the length of `logits` and `scores`."""
+        """The number of labels, which is the length of `logits` and `scores`."""
         return len(self.labels)
 
     def to_json(self) -> str:
-        """Return the text of `model_spec.json`; `from_json` gives an equal spec back."""
+        """Return the text of `model_spec.json`, for `from_json`."""
         values = dataclasses.asdict(self) | {"activation": ACTIVATION, "tensors": TENSORS._asdict()}
         document = {"schema_version": SCHEMA_VERSION} | {key: values[key] for key in _KEYS}
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -166,12 +166,12 @@ class ModelSpec:
             origin: What to call it in errors, usually its path.
 
         Raises:
-            SpecError: The text is no JSON, of another schema version, or a key is unknown, missing or wrong.
+            SpecError: The text is not JSON or has another schema version, or a key is unknown, missing or wrong.
         """
         try:
             document = json.loads(text)
-        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of too many digits
-            raise SpecError(f"{origin}: expected a JSON document, got text that is none ({error}).") from None
+        except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number with too many digits
+            raise SpecError(f"{origin}: expected a JSON document, got invalid JSON ({error}).") from None
         try:
             if not isinstance(document, dict):
                 raise SpecError(f"expected a JSON object, got {type(document).__name__}.")
@@ -194,7 +194,7 @@ class ModelSpec:
         """Read a `model_spec.json`.
 
         Raises:
-            SpecError: The file is missing or not a spec.
+            SpecError: The file does not exist, or is not a spec.
         """
         try:
             text = path.read_text(encoding="utf-8")

@@ -18,12 +18,12 @@ EXPECTED = "image: expected the bytes of one JPEG, PNG, WebP, BMP, TIFF, GIF or 
 
 
 def plain(format_name: str, mode: str = "RGB", **options: object) -> bytes:
-    """Encodes a picture of one color, height 23 and width 37."""
+    """Encode a picture of one color, height 23 and width 37."""
     return encode(Image.new(mode, (37, 23), 90 if mode == "L" else None), format_name, **options)
 
 
 def tiff(height: int, width: int, tile: int = 0, big: bool = False) -> bytes:
-    """A TIFF file of a directory alone."""
+    """Return a TIFF file that has only a directory."""
     tags = [(256, width), (257, height)] + ([(322, tile), (323, tile)] if tile else [])
     if big:
         entries = b"".join(struct.pack(">HHQQ", tag, 16, 1, value) for tag, value in tags)
@@ -108,7 +108,7 @@ def test_bmp_kinds() -> None:
         (b"P6\n1 1\n255\n...", "PNM (14 bytes)"),
     ],
 )
-def test_what_is_no_image_is_named(data: bytes, text: str) -> None:
+def test_what_is_not_an_image_is_named(data: bytes, text: str) -> None:
     """With what it looks like and what to do."""
     with pytest.raises(ImageError) as raised:
         sniff_format(data)
@@ -145,10 +145,10 @@ PNG_START = plain("PNG")[:33]
         (tiff(10, 10, tile=16000), "its tiles of 16000 x 16000 are larger than the picture"),
         (b"MM\0+" + b"\xff" * 20, "its header is cut off"),
         (plain("GIF", mode="P")[:8], "its header is cut off"),
-        (plain("AVIF")[:60], "Pillow cannot read it; send the file again, or save it anew."),
+        (plain("AVIF")[:60], "Pillow cannot read it; send the file again, or save it again."),
     ],
 )
-def test_what_is_broken_is_told(data: bytes, text: str) -> None:
+def test_broken_files_are_described(data: bytes, text: str) -> None:
     """With what is wrong."""
     with pytest.raises(ImageError, match=r"image: expected a whole [A-Za-z]+ file, got") as raised:
         open_image(data)

@@ -128,7 +128,7 @@ REFUSED |= {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_with_its_own_words(name: str) -> None:
+def test_each_limit_has_its_own_error(name: str) -> None:
     data, limits, reason, words = REFUSED[name]
     with pytest.raises(ImageError) as raised:
         decode_image(data, ImageSettings(**limits))

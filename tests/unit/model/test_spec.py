@@ -232,7 +232,7 @@ def test_no_schema_version() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "name: ResNet50_ML", "{'a': 1}", '{"a": 1} {}'])
 def test_not_json(text: str) -> None:
-    with pytest.raises(SpecError, match=r"^here: expected a JSON document, got text that is none"):
+    with pytest.raises(SpecError, match=r"^here: expected a JSON document, got invalid JSON"):
         ModelSpec.from_json(text, "here")
 
 
