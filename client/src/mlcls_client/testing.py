@@ -46,7 +46,8 @@ class FakeServer:
         config_closed: The model-configuration API wants a key, as on a hardened server.
         raw_result: Sent as every output `result` in place of an answer, to test how bad answers are treated.
         outages: How many of the next inference requests are answered UNAVAILABLE.
-        credentials: Grpc.ServerCredentials for TLS; None for a connection that is not encrypted.
+        busy_regions: How many of the next calls to unregister a region are refused, as while a request uses it.
+        credentials: grpc.ServerCredentials for TLS; None for a connection that is not encrypted.
         delay: Called with the images of a request before its answer, e.g. to sleep.
         admin_key: With which the APIs of the model repository and of shared memory are closed; None for open ones.
         port: To serve on; 0 for a free one.
@@ -66,6 +67,7 @@ class FakeServer:
     config_closed: bool = False
     raw_result: bytes | None = None
     outages: int = 0
+    busy_regions: int = 0
     credentials: Any = field(default=None, repr=False)
     delay: Callable[[list[bytes]], None] | None = None
     admin_key: str | None = field(default=None, repr=False)
@@ -147,6 +149,10 @@ class _Methods:
 
     def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
         self._check_key(context)
+        if self._fake.busy_regions > 0:
+            self._fake.busy_regions -= 1
+            text = f"Cannot unregister shared memory region '{request.name}', it is currently in use."
+            context.abort(self._codes.INTERNAL, text)
         self._fake.regions.pop(request.name).close()
         return self._messages.SystemSharedMemoryUnregisterResponse()
 

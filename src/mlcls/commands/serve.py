@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 from pathlib import Path
 from types import FrameType
@@ -174,8 +175,8 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
         trace=None if arguments.trace_url is None else TraceSettings(arguments.trace_url, arguments.trace_rate),
     )
 
-    def start() -> TritonServer:
-        server = TritonServer(options, installation)
+    def start(owner: contextlib.ExitStack) -> TritonServer:
+        server = TritonServer(options, installation, owner)
         announcements.say(
             f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
             f"{server.metrics_url}. Stop with Ctrl-C."
@@ -192,12 +193,13 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
             signal.signal(signum, request_stop)
         announcements.say(f"Loading {', '.join(options.models)} ...")
         _warn_about_cores(options, announcements)
-        keep_serving(
-            start,
-            lambda server: _serve(server, watching, arguments.poll, announcements),
-            Restarts(restarting) if arguments.supervise else None,
-            announcements.warn_now,
-        )
+        with contextlib.ExitStack() as owner:
+            keep_serving(
+                lambda: start(owner),
+                lambda server: _serve(server, watching, arguments.poll, announcements),
+                Restarts(restarting) if arguments.supervise else None,
+                announcements.warn_now,
+            )
     except _StopRequested:
         announcements.say("Stopped.")
     return 0

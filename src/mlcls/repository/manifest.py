@@ -7,6 +7,7 @@ gate. The Triton backends and `mlcls serve` check it before they use a file: a f
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -229,14 +230,10 @@ def tool_versions(*packages: str) -> dict[str, str]:
     """Return versions of installed packages, mlcls among them; those that are not installed are left out."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from mlcls import __version__
-
-    versions = {"mlcls": __version__}
-    for package in packages:
-        try:
+    versions = {}
+    for package in ("mlcls", *packages):
+        with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return versions
 
 

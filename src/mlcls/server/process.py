@@ -40,8 +40,18 @@ class TritonServer:
         pulses: Folder of the pulses of its Python steps.
     """
 
-    def __init__(self, options: ServerOptions, installation: TritonInstallation | None = None) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        installation: TritonInstallation | None = None,
+        owner: contextlib.ExitStack | None = None,
+    ) -> None:
         """Start the server and wait until all models are ready.
+
+        Args:
+            options: How to serve.
+            installation: Which Triton; by default the embedded one.
+            owner: Stops the server when it closes, even if a signal interrupts the caller before it has the server.
 
         Raises:
             RepositoryError: A model is unknown, has no weights, is stale or mixed up; nothing was started.
@@ -63,6 +73,8 @@ class TritonServer:
         self._cleanup = contextlib.ExitStack()
         self._was_ready = self._is_gone = False
         self._pump: TritonLogPump | None = None
+        if owner is not None:
+            owner.callback(self.stop)
         try:
             self._start(installation)
             self._wait_until_ready()

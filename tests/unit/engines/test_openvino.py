@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
+from bf16_error import assert_computed_in_bf16
 from int8_graphs import make_pixels, make_served, spec_of
 from mlcls.base.machine import find_bf16_units, read_cpu_flags
 from mlcls.engines import openvino as openvino_engine
@@ -164,4 +165,4 @@ def test_bf16_is_near_and_another_arithmetic(model: Path) -> None:
     exact, rounded = (
         OpenVinoEngine(model, spec_of(), precision=precision).logits(pixels) for precision in ("f32", "bf16")
     )
-    assert 0 < np.abs(exact - rounded).max() < 0.3
+    assert_computed_in_bf16(rounded, exact)

@@ -77,6 +77,11 @@ def is_lost_shared_memory(text: str) -> bool:
     return "unable to find" in text.lower() and _SHARED_MEMORY_TEXT in text.lower()
 
 
+def is_shared_memory_in_use(text: str) -> bool:
+    """Tell whether the server keeps a region of shared memory because a request still uses it."""
+    return "cannot unregister" in text.lower() and _SHARED_MEMORY_TEXT in text.lower()
+
+
 def triton_status(error: Any) -> tuple[str | None, str]:
     """Return the status and the text of tritonclient's InferenceServerException."""
     return error.status(), error.message() or "no text"

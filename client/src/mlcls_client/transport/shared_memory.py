@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from mlcls_client.errors import InvalidRequestError, MlclsClientError, ProtocolError, ServerError
-from mlcls_client.transport.error_mapping import Endpoint, mapped_errors
+from mlcls_client.transport.error_mapping import Endpoint, is_shared_memory_in_use, mapped_errors
 
 REGION_BYTES: Final = 32 * 2**20
 _FOLDER: Final = Path("/dev/shm")
 # A region that stays registered costs the server its memory until it ends; so a busy server gets time.
 _UNREGISTER_TIMEOUT_S: Final = 10.0
+_UNREGISTER_PAUSE_S: Final = 0.02
 _LENGTH_BYTES: Final = 4  # before each element of a BYTES tensor, little-endian
 
 
@@ -151,13 +152,24 @@ class ServerRegion:
         """Let the server unmap the region, if it still can."""
         region, self._region = self._region, None
         if region is not None:
-            with contextlib.suppress(MlclsClientError), mapped_errors(self._transport.endpoint):
-                await self._transport.ask_within(
-                    _UNREGISTER_TIMEOUT_S,
-                    self._transport.client.unregister_system_shared_memory,
-                    region.name,
-                    admin=True,
-                )
+            with contextlib.suppress(MlclsClientError):
+                await self._unregister(region)
+
+    async def _unregister(self, region: _Region) -> None:
+        """Ask again while the server refuses because it still works on requests that were canceled."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + _UNREGISTER_TIMEOUT_S
+        while (left_s := deadline - clock()) > 0:
+            try:
+                with mapped_errors(self._transport.endpoint):
+                    await self._transport.ask_within(
+                        left_s, self._transport.client.unregister_system_shared_memory, region.name, admin=True
+                    )
+                return
+            except ServerError as error:
+                if not is_shared_memory_in_use(error.server_text or ""):
+                    raise
+            await asyncio.sleep(_UNREGISTER_PAUSE_S)
 
     async def _register(self, left_s: float) -> _Region:
         region = _Region()

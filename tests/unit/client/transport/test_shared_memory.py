@@ -98,6 +98,23 @@ def test_a_server_that_was_restarted_gets_a_new_region(server: FakeServer) -> No
     assert numbers == list(range(100))
 
 
+def test_a_region_is_unregistered_once_no_request_uses_it_any_more(server: FakeServer) -> None:
+    with create_model(NAME, url=server.url, shared_memory=True, admin_key=KEY) as model:
+        assert len(list(model.predict(shade(0)))) == 1
+        server.busy_regions = 3
+    assert (server.regions, server.busy_regions) == ({}, 0)
+
+
+def test_a_region_that_stays_in_use_does_not_hold_up_the_client(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory, "_UNREGISTER_TIMEOUT_S", 0.2)
+    with create_model(NAME, url=server.url, shared_memory=True, admin_key=KEY) as model:
+        assert len(list(model.predict(shade(0)))) == 1
+        server.busy_regions = 10**6
+    assert len(server.regions) == 1
+
+
 def test_no_room_is_told_in_plain_words(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_room(*arguments: int) -> None:
         raise OSError(28, "No space left on device")
