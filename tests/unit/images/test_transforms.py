@@ -314,7 +314,7 @@ def test_broken_png_takes_no_memory() -> None:
     code = (
         "import resource, sys\n"
         "from mlcls.errors import ImageError\n"
-        "from mlcls.images.transforms import decode_image\n"
+        "from mlcls.images.decoding import decode_image\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    decode_image(bytes.fromhex(sys.argv[1]))\n"
         "except ImageError:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
