@@ -19,7 +19,7 @@ from mlcls.images.photos import photo_pixels
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
-from mlcls.model.spec import FILE_NAME, ModelSpec
+from mlcls.model.spec import SPEC_FILE, ModelSpec
 from processes import ROOT
 
 # The first test waits until the six are exported and imported, which takes minutes on a busy machine.
@@ -42,7 +42,7 @@ def version_folder(repository: Path, name: str) -> Path:
 @pytest.fixture(scope="module")
 def pixels(official_repository: Path) -> Any:
     """Crops of real photos as all six take them."""
-    spec = ModelSpec.read(version_folder(official_repository, "PP-LCNet_x1_0_ML") / FILE_NAME)
+    spec = ModelSpec.read(version_folder(official_repository, "PP-LCNet_x1_0_ML") / SPEC_FILE)
     return photo_pixels([], spec.transform, IMAGES)
 
 
@@ -81,7 +81,7 @@ def test_the_oldest_runtimes_answer_what_the_newest_do(
     name: str, official_repository: Path, oldest_answers: Answers, pixels: Any
 ) -> None:
     folder = version_folder(official_repository, name)
-    spec = ModelSpec.read(folder / FILE_NAME)
+    spec = ModelSpec.read(folder / SPEC_FILE)
     assert pixels.shape[1:] == (spec.transform.height, spec.transform.width, 3)
     index = list(OFFICIAL_MODELS).index(name)
     for runtime, runner in (
@@ -103,7 +103,7 @@ def test_an_fp16_graph_loads_in_the_oldest_runtimes(
     official_repository: Path, oldest_answers: Answers, pixels: Any, tmp_path: Path
 ) -> None:
     """The runtimes may compute it in other precisions: it is held to the gate's limit for FP16."""
-    spec = ModelSpec.read(version_folder(official_repository, HALF) / FILE_NAME)
+    spec = ModelSpec.read(version_folder(official_repository, HALF) / SPEC_FILE)
     path = tmp_path / "half.onnx"
     onnx.save(make_half(official_repository), str(path))
     limit = LIMITS["fp16"].max_difference

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mlcls.base.machine import BF16_FLAGS, find_bf16_units, read_cpu_flags
 from mlcls.conversion.onnx_file import check_onnx_file
 from mlcls.errors import ConfigError, MissingExtraError, ModelFormatError
+from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.settings import FILE_NAME
 
@@ -230,7 +231,7 @@ def _require_bf16(flags: Collection[str]) -> None:
 
 
 def _check_tensors(graph: Any, model: Path, spec: ModelSpec) -> None:
-    names = spec.tensors
+    names = TENSORS
     # a tensor has several names where an operation between them does nothing, as the last cast of an FP16 graph
     inputs = [sorted(port.names) for port in graph.inputs]
     outputs = [sorted(port.names) for port in graph.outputs]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mlcls.conversion.onnx_file import check_onnx_file
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.images.transforms import normalize, preprocess
+from mlcls.model.contract import TENSORS
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.paddle.model import PaddleXModel
@@ -170,7 +171,7 @@ class OnnxRuntimeRunner:
 
     def scores(self, pixels: Pixels) -> Scores:
         """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
-        names = self._spec.tensors
+        names = TENSORS
         return apply_sigmoid(self._session.run([names.logits], {names.pixels: pixels})[0])
 
 

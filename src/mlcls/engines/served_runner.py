@@ -10,8 +10,9 @@ import numpy as np
 
 from mlcls.engines.runners import Scores
 from mlcls.errors import MissingExtraError, ServedImageError, ServerError
+from mlcls.model.contract import OK, TENSORS
 from mlcls.model.postprocess import select_labels
-from mlcls.model.spec import OK, ModelSpec
+from mlcls.model.spec import ModelSpec
 
 _TIMEOUT_S: Final = 300.0
 
@@ -58,7 +59,7 @@ class ServedRunner:
                 spec's thresholds and the spec's labels.
             ServerError: The server does not answer, or refuses.
         """
-        names = self._spec.tensors
+        names = TENSORS
         answer = self._ask(images, [names.scores, names.result, names.status])
         scores: Scores = answer.as_numpy(names.scores)
         results, statuses = (answer.as_numpy(name).ravel() for name in (names.result, names.status))
@@ -78,13 +79,13 @@ class ServedRunner:
     def _ask_labels(self) -> tuple[str, ...]:
         """Return the label of each class id, from an answer of the form `score:class id:label` for every class."""
         count = self._spec.num_labels
-        answer = self._ask([_tiny_image()], [self._spec.tensors.scores], class_count=count)
-        parts = [entry.decode().split(":", 2) for entry in answer.as_numpy(self._spec.tensors.scores).ravel()]
+        answer = self._ask([_tiny_image()], [TENSORS.scores], class_count=count)
+        parts = [entry.decode().split(":", 2) for entry in answer.as_numpy(TENSORS.scores).ravel()]
         return tuple(label for _, _, label in sorted(parts, key=lambda part: int(part[1])))
 
     def _ask(self, images: Sequence[bytes], outputs: Sequence[str], class_count: int = 0) -> Any:
         triton = self._triton
-        tensor = triton.InferInput(self._spec.tensors.image, [len(images), 1], "BYTES")
+        tensor = triton.InferInput(TENSORS.image, [len(images), 1], "BYTES")
         tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
         wanted = [triton.InferRequestedOutput(name, class_count=class_count) for name in outputs]
         try:

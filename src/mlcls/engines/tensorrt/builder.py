@@ -29,6 +29,7 @@ from mlcls.engines.tensorrt.library import (
     quote_errors,
 )
 from mlcls.errors import ConversionError
+from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.settings import MAX_BATCH_SIZE
 
@@ -192,7 +193,7 @@ def build_engine(
 
 def _check_network(network: NetworkInfo, spec: ModelSpec) -> None:
     """Check that the network takes and gives what Triton's configuration says."""
-    transform, names = spec.transform, spec.tensors
+    transform, names = spec.transform, TENSORS
     expected = (
         (names.pixels, "input", "uint8", (-1, transform.height, transform.width, 3)),
         (names.logits, "output", "float32", (-1, spec.num_labels)),
@@ -208,7 +209,7 @@ def _add_profile(builder: Any, config: Any, spec: ModelSpec, max_batch_size: int
     transform = spec.transform
     profile = builder.create_optimization_profile()
     batches = (1, min(OPTIMAL_BATCH_SIZE, max_batch_size), max_batch_size)
-    profile.set_shape(spec.tensors.pixels, *((batch, transform.height, transform.width, 3) for batch in batches))
+    profile.set_shape(TENSORS.pixels, *((batch, transform.height, transform.width, 3) for batch in batches))
     if config.add_optimization_profile(profile) < 0:
         raise ConversionError(f"TensorRT refuses the optimization profile of batches {batches}.")
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mlcls.engines.tensorrt.inspection import TensorInfo, describe_tensors, load_engine
 from mlcls.engines.tensorrt.library import Library, load_library, make_logger, quote_errors
 from mlcls.errors import ConversionError, MissingExtraError, ModelFormatError
+from mlcls.model.contract import TENSORS
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
 
@@ -166,7 +167,7 @@ class TensorRtRunner:
 
 def _check_tensors(tensors: tuple[TensorInfo, ...], spec: ModelSpec) -> tuple[TensorInfo, TensorInfo]:
     """Return the input and the output, after a comparison with the spec."""
-    transform, names = spec.transform, spec.tensors
+    transform, names = spec.transform, TENSORS
     expected = [
         (names.logits, "output", "float32", (-1, spec.num_labels)),
         (names.pixels, "input", "uint8", (-1, transform.height, transform.width, 3)),
