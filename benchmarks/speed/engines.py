@@ -20,10 +20,10 @@ import onnxruntime
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.building import EngineFolder, EngineRequest
 from mlcls.engines.comparison import PROBED_IMAGES, run_gate
-from mlcls.engines.fp16 import build as half_engine
-from mlcls.engines.fp16.build import RoundedHalfRunner, calibration_pixels, list_levels
+from mlcls.engines.fp16 import build as fp16_engine
+from mlcls.engines.fp16.build import RoundedFp16Runner, calibration_pixels, list_levels
 from mlcls.engines.fp16.calibration import calibrate
-from mlcls.engines.fp16.conversion import Protection, convert_to_half, count_kept
+from mlcls.engines.fp16.conversion import Protection, convert_to_fp16, count_kept
 from mlcls.engines.gate import LIMITS
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.engines.tensorrt.builder import build_engine
@@ -32,7 +32,7 @@ from mlcls.images.photos import photo_images
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.repository import models as repository
 from mlcls.repository.manifest import Manifest
-from mlcls.repository.names import HALF_FILE, ONNX_FILE
+from mlcls.repository.names import FP16_FILE, ONNX_FILE
 
 # The T4, the A10 and the L4.
 ARCHITECTURES: Final = ("7.5", "8.6", "8.9")
@@ -82,13 +82,13 @@ def measure_engines(request: EngineRequest) -> Iterator[Row]:
     """Build all engines of a model and yield a row for each."""
     name = request.name
     started = time.perf_counter()
-    for _ in half_engine.build(request):
+    for _ in fp16_engine.build(request):
         pass
     build_s = time.perf_counter() - started
     folder = EngineFolder.open(request)
     yield (name, "FP32 ONNX", *_measure_onnx(folder, ONNX_FILE, None), "Paddle")
-    yield (name, "FP16 ONNX", *_measure_onnx(folder, HALF_FILE, build_s), "FP32 ONNX")
-    content = (folder.path / HALF_FILE).read_bytes()
+    yield (name, "FP16 ONNX", *_measure_onnx(folder, FP16_FILE, build_s), "FP32 ONNX")
+    content = (folder.path / FP16_FILE).read_bytes()
     for architecture in ARCHITECTURES:
         built = build_engine(content, folder.spec, "tensorrt_rtx", [architecture])
         size_mb = len(built.plan) / 1e6
@@ -109,7 +109,7 @@ def measure_levels(request: EngineRequest) -> Iterator[Row]:
     reference = DecodingRunner(OnnxRuntimeRunner(folder.path / ONNX_FILE, spec), spec)
     images = photo_images(request.photos, PROBED_IMAGES)
     for level in (Protection("nothing"), delicate, *list_levels(model, calibration)):
-        candidate = DecodingRunner(RoundedHalfRunner(convert_to_half(model, level), spec), spec)
+        candidate = DecodingRunner(RoundedFp16Runner(convert_to_fp16(model, level), spec), spec)
         report = run_gate(reference, candidate, images, spec.thresholds, LIMITS["fp16"], batch_sizes=(8,))
         yield (
             request.name,

@@ -14,7 +14,7 @@ FIRST_VERSION: Final = 1
 
 LABELS_FILE: Final = "labels.txt"
 ONNX_FILE: Final = "model.onnx"
-HALF_FILE: Final = "model.fp16.onnx"
+FP16_FILE: Final = "model.fp16.onnx"
 INT8_FILE: Final = "model.int8.onnx"
 PLAN_FILE: Final = "model.plan"
 

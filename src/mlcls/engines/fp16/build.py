@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.fp16.calibration import Calibration, calibrate
-from mlcls.engines.fp16.conversion import MATRIX_PRODUCTS, MAX_HALF, Protection, convert_to_half, count_kept
-from mlcls.engines.fp16.rounding import round_like_half
+from mlcls.engines.fp16.conversion import MATRIX_PRODUCTS, MAX_FP16, Protection, convert_to_fp16, count_kept
+from mlcls.engines.fp16.rounding import round_like_fp16
 from mlcls.engines.gate import GateReport
 from mlcls.engines.runners import OnnxRuntimeRunner, Runner
 from mlcls.errors import ConversionError, ParityError
@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
 from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions
-from mlcls.repository.names import HALF_FILE, ONNX_FILE
+from mlcls.repository.names import FP16_FILE, ONNX_FILE
 
 # Crops of the sample photos that the calibration runs on, and the most of the user's photos: it takes several times as
 # long as an inference.
@@ -100,36 +100,36 @@ DELICATE_KEY: Final = "mlcls.delicate_nodes"
 Gate = Callable[[Runner], GateReport]
 
 
-class RoundedHalfRunner:
+class RoundedFp16Runner:
     """An FP16 graph as a GPU rounds it, on a CPU; see `mlcls.engines.fp16.rounding`."""
 
     name = "fp16 rounded"
 
-    def __init__(self, half: onnx.ModelProto, spec: ModelSpec, threads: int = 2) -> None:
+    def __init__(self, fp16: onnx.ModelProto, spec: ModelSpec, threads: int = 2) -> None:
         """Load the graph.
 
         Args:
-            half: See `mlcls.engines.fp16.conversion.convert_to_half`.
+            fp16: See `mlcls.engines.fp16.conversion.convert_to_fp16`.
             spec: The model's spec.
             threads: Threads within one operation.
         """
-        self._runner = OnnxRuntimeRunner(round_like_half(half).SerializeToString(), spec, threads)
+        self._runner = OnnxRuntimeRunner(round_like_fp16(fp16).SerializeToString(), spec, threads)
         self.scores = self._runner.scores
 
 
-class HalfRunner:
+class Fp16Runner:
     """An FP16 graph on ONNX Runtime's CPU provider, in float32 arithmetic: that it loads, and what its weights give."""
 
     name = "fp16 onnxruntime"
 
-    def __init__(self, half: onnx.ModelProto, spec: ModelSpec, threads: int = 2) -> None:
-        """Load the graph; see `RoundedHalfRunner`."""
-        self._runner = OnnxRuntimeRunner(half.SerializeToString(), spec, threads)
+    def __init__(self, fp16: onnx.ModelProto, spec: ModelSpec, threads: int = 2) -> None:
+        """Load the graph; see `RoundedFp16Runner`."""
+        self._runner = OnnxRuntimeRunner(fp16.SerializeToString(), spec, threads)
         self.scores = self._runner.scores
 
 
 @dataclasses.dataclass(frozen=True)
-class HalfModel:
+class Fp16Build:
     """An FP16 graph that passed.
 
     Attributes:
@@ -145,7 +145,7 @@ class HalfModel:
     reports: tuple[GateReport, ...]
 
 
-def make_half(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Gate) -> HalfModel:
+def build_fp16(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Gate) -> Fp16Build:
     """Convert the served FP32 graph with the least FP32 that passes.
 
     Args:
@@ -165,17 +165,17 @@ def make_half(onnx_path: Path, spec: ModelSpec, photos: Sequence[Path], gate: Ga
     _require_possible(spec, calibration)
     tried = []
     for protection in list_levels(model, calibration):
-        half = convert_to_half(model, protection)
+        fp16 = convert_to_fp16(model, protection)
         # the file itself says what it is
-        onnx.helper.set_model_props(half, {PROTECTION_KEY: protection.name, DELICATE_KEY: str(len(protection.nodes))})
+        onnx.helper.set_model_props(fp16, {PROTECTION_KEY: protection.name, DELICATE_KEY: str(len(protection.nodes))})
         reports = []
-        for make_runner in (RoundedHalfRunner, HalfRunner):
-            reports.append(gate(make_runner(half, spec)))
+        for make_runner in (RoundedFp16Runner, Fp16Runner):
+            reports.append(gate(make_runner(fp16, spec)))
             if reports[-1].failures:
                 break
         kept = count_kept(model, protection)
         if not reports[-1].failures:
-            return HalfModel(half, protection, kept, tuple(reports))
+            return Fp16Build(fp16, protection, kept, tuple(reports))
         tried.append(
             f"{protection.name} ({kept} of {len(model.graph.node)} operations in FP32): {_sum_up(reports[-1])}"
         )
@@ -228,7 +228,7 @@ def _require_possible(spec: ModelSpec, calibration: Calibration) -> None:
         worst = sorted(impossible.items(), key=lambda item: -item[1])[:3]
         raise ConversionError(
             f"{spec.name} cannot be served in FP16: {len(impossible)} matrix products go beyond its range of "
-            f"{MAX_HALF:.0f} on the calibration's images "
+            f"{MAX_FP16:.0f} on the calibration's images "
             f"({', '.join(f'{name}: {value:.3g}' for name, value in worst)}). "
             f"Only FP32 matrix products would hold these, and TensorRT-RTX has none for compute capability 7.5; serve "
             f"this model in FP32 (model.onnx)."
@@ -262,22 +262,22 @@ def build(request: EngineRequest) -> Iterator[str]:
 
     folder = EngineFolder.open(request)
     photos = request.open_photos(folder.spec).paths
-    half = make_half(folder.path / ONNX_FILE, folder.spec, photos, Fp32Gate(folder, request, "fp16"))
+    built = build_fp16(folder.path / ONNX_FILE, folder.spec, photos, Fp32Gate(folder, request, "fp16"))
     record = EngineRecord(
-        HALF_FILE,
+        FP16_FILE,
         "fp16",
         folder.digests(ONNX_FILE),
         tool_versions(*_TOOLS),
-        gate=tuple(report.to_dict() for report in half.reports),
+        gate=tuple(report.to_dict() for report in built.reports),
     )
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
-        staged = Path(temporary) / HALF_FILE
-        onnx.save(half.model, str(staged))
+        staged = Path(temporary) / FP16_FILE
+        onnx.save(built.model, str(staged))
         size_bytes = staged.stat().st_size
         add_engine(folder.path, staged, record)
     yield (
-        f"{folder.path / HALF_FILE}: {size_bytes / 1e6:.1f} MB, {half.kept} operations in FP32 (level "
-        f"{half.protection.name})"
+        f"{folder.path / FP16_FILE}: {size_bytes / 1e6:.1f} MB, {built.kept} operations in FP32 (level "
+        f"{built.protection.name})"
     )
-    for report in half.reports:
+    for report in built.reports:
         yield from describe_report(report)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.engines.fp16.conversion import MATRIX_PRODUCTS, MAX_HALF
+from mlcls.engines.fp16.conversion import MATRIX_PRODUCTS, MAX_FP16
 from mlcls.engines.fp16.rounding import element_types
 from mlcls.errors import ConversionError
 
@@ -64,7 +64,7 @@ class Calibration:
         """
         delicate: set[str] = set()
         for name, node in self.nodes.items():
-            if node.highest > MAX_HALF / RANGE_MARGIN:
+            if node.highest > MAX_FP16 / RANGE_MARGIN:
                 delicate |= {name} | node.after
             if node.relative_error > MAX_RELATIVE_ERROR:
                 delicate |= {name} | node.before
@@ -77,7 +77,7 @@ class Calibration:
         return {
             name: node.highest
             for name, node in self.nodes.items()
-            if node.operation in MATRIX_PRODUCTS and not node.highest <= MAX_HALF
+            if node.operation in MATRIX_PRODUCTS and not node.highest <= MAX_FP16
         }
 
 
@@ -186,8 +186,8 @@ def _add_probes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
                     values = numpy_helper.to_array(constants[tensor]).astype(np.float16).astype(np.float32)
                 probed.graph.initializer.append(numpy_helper.from_array(values, rounded[tensor]))
             else:
-                add("Cast", [tensor], f"{tensor}.half", to=TensorProto.FLOAT16)
-                add("Cast", [f"{tensor}.half"], rounded[tensor], to=TensorProto.FLOAT)
+                add("Cast", [tensor], f"{tensor}.fp16", to=TensorProto.FLOAT16)
+                add("Cast", [f"{tensor}.fp16"], rounded[tensor], to=TensorProto.FLOAT)
         return rounded[tensor]
 
     for node in model.graph.node:

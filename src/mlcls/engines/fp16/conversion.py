@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 # The largest finite number of FP16 (IEEE 754 binary16).
-MAX_HALF: Final = float(np.finfo(np.float16).max)
+MAX_FP16: Final = float(np.finfo(np.float16).max)
 
 # Matrix products stay in FP16 at every level: TensorRT-RTX has no FP32 ones for compute capability 7.5, and they are
 # what FP16 is for.
@@ -49,7 +49,7 @@ class Protection:
         return node.op_type in self.operations or node.name in self.nodes
 
 
-def convert_to_half(model: onnx.ModelProto, protection: Protection) -> onnx.ModelProto:
+def convert_to_fp16(model: onnx.ModelProto, protection: Protection) -> onnx.ModelProto:
     """Convert the served FP32 graph.
 
     Args:
@@ -71,23 +71,23 @@ def convert_to_half(model: onnx.ModelProto, protection: Protection) -> onnx.Mode
         from onnxruntime.transformers.onnx_model import OnnxModel
     except ModuleNotFoundError as error:
         raise MissingExtraError("convert", str(error.name)) from error
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    _check_source(half, protection)
-    _split_shared_constants(half, protection)
-    _round_constants(half, protection)
-    half = convert_float_to_float16(
-        half,
+    fp16 = onnx.ModelProto()
+    fp16.CopyFrom(model)
+    _check_source(fp16, protection)
+    _split_shared_constants(fp16, protection)
+    _round_constants(fp16, protection)
+    fp16 = convert_float_to_float16(
+        fp16,
         keep_io_types=True,
         op_block_list=sorted(protection.operations),
         node_block_list=sorted(protection.nodes),
     )
-    _drop_round_trips(half)
-    OnnxModel.graph_topological_sort(half.graph)
-    del half.graph.value_info[:]  # the converter's own, partly of tensors that are gone
-    require_same_interface(half, model, "FP16")
-    half.producer_name = model.producer_name
-    return half
+    _drop_round_trips(fp16)
+    OnnxModel.graph_topological_sort(fp16.graph)
+    del fp16.graph.value_info[:]  # the converter's own, partly of tensors that are gone
+    require_same_interface(fp16, model, "FP16")
+    fp16.producer_name = model.producer_name
+    return fp16
 
 
 def count_kept(model: onnx.ModelProto, protection: Protection) -> int:
@@ -114,11 +114,11 @@ def _split_shared_constants(model: onnx.ModelProto, protection: Protection) -> N
     from onnx import TensorProto
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    in_half = {name for node in model.graph.node if not protection.covers(node) for name in node.input}
+    in_fp16 = {name for node in model.graph.node if not protection.covers(node) for name in node.input}
     copies: set[str] = set()
     for node in filter(protection.covers, model.graph.node):
         for index, name in enumerate(node.input):
-            if name not in constants or name not in in_half:
+            if name not in constants or name not in in_fp16:
                 continue
             node.input[index] = f"{name}.fp32"
             if name not in copies:
@@ -145,7 +145,7 @@ def _round_constants(model: onnx.ModelProto, protection: Protection) -> None:
             node = users[tensor.name]
             raise ConversionError(
                 f"The constant {tensor.name} of {node.op_type} {node.name} reaches {np.abs(values).max():.3g}, but "
-                f"FP16 ends at {MAX_HALF:.0f}; "
+                f"FP16 ends at {MAX_FP16:.0f}; "
                 + ("a matrix product cannot stay in FP32." if node.op_type in MATRIX_PRODUCTS else "keep it in FP32.")
             )
         tensor.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), tensor.name))

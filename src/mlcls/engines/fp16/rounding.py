@@ -38,7 +38,7 @@ _EXACT: Final = frozenset(
 )
 
 
-def round_like_half(half: onnx.ModelProto) -> onnx.ModelProto:
+def round_like_fp16(fp16: onnx.ModelProto) -> onnx.ModelProto:
     """Return the float32 graph that gives an FP16 graph's answers as a GPU computes them.
 
     Matrix products and convolutions sum up in float32 and round their result, as tensor cores do by default. An FP16
@@ -46,7 +46,7 @@ def round_like_half(half: onnx.ModelProto) -> onnx.ModelProto:
     An engine that fuses operations rounds less often than this.
 
     Args:
-        half: An explicitly typed FP16 graph, see `mlcls.engines.fp16.build.convert_to_half`.
+        fp16: An explicitly typed FP16 graph, see `mlcls.engines.fp16.build.convert_to_fp16`.
 
     Returns:
         A graph of the same inputs and outputs, without an FP16 operation but its casts.
@@ -55,9 +55,9 @@ def round_like_half(half: onnx.ModelProto) -> onnx.ModelProto:
     from onnx import TensorProto
 
     model = onnx.ModelProto()
-    model.CopyFrom(half)
+    model.CopyFrom(fp16)
     types = element_types(model)
-    halves = {name for name, element_type in types.items() if element_type == TensorProto.FLOAT16}
+    fp16_tensors = {name for name, element_type in types.items() if element_type == TensorProto.FLOAT16}
     for initializer in model.graph.initializer:
         if initializer.data_type == TensorProto.FLOAT16:
             _widen(initializer)
@@ -69,7 +69,7 @@ def round_like_half(half: onnx.ModelProto) -> onnx.ModelProto:
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT16:
                 _widen(attribute.t)
-        model.graph.node.extend(_rounded(node, types, halves))
+        model.graph.node.extend(_rounded(node, types, fp16_tensors))
     del model.graph.value_info[:]
     return model
 
@@ -83,9 +83,9 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
     return types | {initializer.name: initializer.data_type for initializer in graph.initializer}
 
 
-def _rounded(node: onnx.NodeProto, types: dict[str, int], halves: set[str]) -> list[onnx.NodeProto]:
+def _rounded(node: onnx.NodeProto, types: dict[str, int], fp16_tensors: set[str]) -> list[onnx.NodeProto]:
     """Return the node, or its parts, with each result rounded."""
-    outputs = [name for name in node.output if name in halves]
+    outputs = [name for name in node.output if name in fp16_tensors]
     if not outputs or node.op_type in _EXACT:
         return [node]
     if node.op_type == "LayerNormalization":
@@ -94,7 +94,7 @@ def _rounded(node: onnx.NodeProto, types: dict[str, int], halves: set[str]) -> l
         return _softmax(node)
     result = [node]
     for index, name in enumerate(node.output):
-        if name in halves:
+        if name in fp16_tensors:
             node.output[index] = f"{name}.wide"
             result += _round(f"{name}.wide", name)
     return result
@@ -162,8 +162,8 @@ def _round(source: str, target: str) -> list[onnx.NodeProto]:
     from onnx import TensorProto, helper
 
     return [
-        helper.make_node("Cast", [source], [f"{target}.half"], to=TensorProto.FLOAT16),
-        helper.make_node("Cast", [f"{target}.half"], [target], to=TensorProto.FLOAT),
+        helper.make_node("Cast", [source], [f"{target}.fp16"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", [f"{target}.fp16"], [target], to=TensorProto.FLOAT),
     ]
 
 

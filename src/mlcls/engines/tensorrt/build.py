@@ -11,14 +11,14 @@ from pathlib import Path
 from mlcls.base.files import STAGING_PREFIX, sha256_of, write_bytes, write_text
 from mlcls.base.machine import Gpu, read_gpus
 from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
-from mlcls.engines.fp16 import build as half_engine
+from mlcls.engines.fp16 import build as fp16_engine
 from mlcls.engines.gate import GateReport
 from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
 from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.engines.tensorrt.runner import TensorRtRunner
 from mlcls.errors import ConversionError
 from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions, verify_folder
-from mlcls.repository.names import HALF_FILE, ONNX_FILE, PLAN_FILE
+from mlcls.repository.names import FP16_FILE, ONNX_FILE, PLAN_FILE
 
 
 def build_plan(request: EngineRequest) -> Iterator[str]:
@@ -38,10 +38,10 @@ def build_plan(request: EngineRequest) -> Iterator[str]:
             "A TensorRT plan is built on the GPU that runs it, but the driver shows none here. Build in the image that "
             "serves, with its GPU; --engine tensorrt-rtx builds engines for RTX GPUs without one."
         )
-    yield from _make_half_if_missing(request)
-    folder = _open_half(request)
+    yield from _make_fp16_if_missing(request)
+    folder = _open_fp16(request)
     yield f"Building the plan of {folder.spec.name} for {gpus[0]} ..."
-    built = build_engine((folder.path / HALF_FILE).read_bytes(), folder.spec, "tensorrt", request.compute_capabilities)
+    built = build_engine((folder.path / FP16_FILE).read_bytes(), folder.spec, "tensorrt", request.compute_capabilities)
     with TensorRtRunner(built.plan, folder.spec, "tensorrt") as runner:
         report = Fp32Gate(folder, request, "fp16")(runner)
     report.require("The plan was not kept.")
@@ -79,9 +79,9 @@ def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
         raise ConversionError(
             "Expected the architectures to build for, got none: --compute-capability 7.5 8.6 8.9, for example."
         )
-    yield from _make_half_if_missing(request)
-    folder = _open_half(request)
-    content = (folder.path / HALF_FILE).read_bytes()
+    yield from _make_fp16_if_missing(request)
+    folder = _open_fp16(request)
+    content = (folder.path / FP16_FILE).read_bytes()
     for text in dict.fromkeys(request.compute_capabilities):
         built = build_engine(content, folder.spec, "tensorrt_rtx", [text])
         (capability,) = built.compute_capabilities
@@ -104,18 +104,18 @@ def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
             yield from describe_report(report)
 
 
-def _make_half_if_missing(request: EngineRequest) -> Iterator[str]:
+def _make_fp16_if_missing(request: EngineRequest) -> Iterator[str]:
     """Make the FP16 graph where there is none, or one of another FP32 graph."""
     folder = EngineFolder.open(request)
     records = {record.file: record for record in folder.manifest.engines}
-    if HALF_FILE not in records or dict(records[HALF_FILE].made_from) != folder.digests(ONNX_FILE):
-        yield from half_engine.build(request)
+    if FP16_FILE not in records or dict(records[FP16_FILE].made_from) != folder.digests(ONNX_FILE):
+        yield from fp16_engine.build(request)
 
 
-def _open_half(request: EngineRequest) -> EngineFolder:
+def _open_fp16(request: EngineRequest) -> EngineFolder:
     """Return the folder, after a check of the FP16 graph's content."""
     folder = EngineFolder.open(request)
-    verify_folder(folder.path, folder.path.parent.name, [HALF_FILE])
+    verify_folder(folder.path, folder.path.parent.name, [FP16_FILE])
     return folder
 
 
@@ -125,7 +125,7 @@ def _record(
     return EngineRecord(
         file,
         "fp16",
-        folder.digests(HALF_FILE),
+        folder.digests(FP16_FILE),
         {**tool_versions("cuda-bindings"), built.library: built.version},
         describe_target(built.library, built.version, gpu, capability),
         (report.to_dict(),) if report else (),

@@ -14,15 +14,15 @@ from mlcls.engines.fp16.build import (
     ARITHMETIC,
     MAX_CALIBRATION_PHOTOS,
     STATISTICS,
+    Fp16Build,
     Gate,
-    HalfModel,
-    RoundedHalfRunner,
+    RoundedFp16Runner,
+    build_fp16,
     calibration_pixels,
     list_levels,
-    make_half,
 )
 from mlcls.engines.fp16.calibration import calibrate
-from mlcls.engines.fp16.conversion import Protection, convert_to_half
+from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
 from mlcls.engines.fp16.rounding import element_types
 from mlcls.engines.gate import LIMITS, GateReport, Limits
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
@@ -44,10 +44,10 @@ def make_gate(path: Path, limits: Limits, seen: list[str] | None = None) -> Gate
     return gate
 
 
-def make(folder: Path, source: onnx.ModelProto, limits: Limits = LIMITS["fp16"]) -> HalfModel:
+def make(folder: Path, source: onnx.ModelProto, limits: Limits = LIMITS["fp16"]) -> Fp16Build:
     path = folder / "model.onnx"
     onnx.save(source, str(path))
-    return make_half(path, SPEC, (), make_gate(path, limits))
+    return build_fp16(path, SPEC, (), make_gate(path, limits))
 
 
 def strict(max_difference: float) -> Limits:
@@ -55,21 +55,21 @@ def strict(max_difference: float) -> Limits:
 
 
 def test_the_least_level_is_enough_for_a_good_model(tmp_path: Path) -> None:
-    half = make(tmp_path, make_attention())
-    assert half.protection.name == "statistics"
-    assert half.kept == 3  # LayerNormalization, Softmax, ReduceMean
-    metadata = {entry.key: entry.value for entry in half.model.metadata_props}
+    built = make(tmp_path, make_attention())
+    assert built.protection.name == "statistics"
+    assert built.kept == 3  # LayerNormalization, Softmax, ReduceMean
+    metadata = {entry.key: entry.value for entry in built.model.metadata_props}
     assert metadata == {"mlcls.fp32_level": "statistics", "mlcls.delicate_nodes": "0"}
-    assert [report.candidate for report in half.reports] == ["fp16 rounded", "fp16 onnxruntime"]
-    assert not any(report.failures or report.is_blind for report in half.reports)
+    assert [report.candidate for report in built.reports] == ["fp16 rounded", "fp16 onnxruntime"]
+    assert not any(report.failures or report.is_blind for report in built.reports)
 
 
 def test_the_calibration_protects_what_would_overflow(tmp_path: Path) -> None:
     source = make_overflowing()
-    half = make(tmp_path, source)
-    assert "n.squares" in half.protection.nodes
+    built = make(tmp_path, source)
+    assert "n.squares" in built.protection.nodes
     onnx.save(source, str(tmp_path / "model.onnx"))
-    unprotected = RoundedHalfRunner(convert_to_half(source, Protection("norms", STATISTICS)), SPEC)
+    unprotected = RoundedFp16Runner(convert_to_fp16(source, Protection("norms", STATISTICS)), SPEC)
     with pytest.raises(ParityError, match="are no finite numbers"):
         make_gate(tmp_path / "model.onnx", LIMITS["fp16"])(unprotected).require()
 
@@ -78,13 +78,13 @@ def test_a_level_that_fails_falls_back_to_more_fp32(tmp_path: Path) -> None:
     # an offset of 24 loses up to 8e-3, too little for the calibration to name it
     source = make_cancelling(24.0)
     assert make(tmp_path, source).protection.name == "statistics"
-    half = make(tmp_path, source, strict(3e-4))
-    assert half.protection.name == "arithmetic"
-    types = element_types(half.model)
-    sums = [node for node in half.model.graph.node if node.op_type in ("Add", "Sub", "Mul")]
+    built = make(tmp_path, source, strict(3e-4))
+    assert built.protection.name == "arithmetic"
+    types = element_types(built.model)
+    sums = [node for node in built.model.graph.node if node.op_type in ("Add", "Sub", "Mul")]
     assert len(sums) == 5
     assert {types[node.output[0]] for node in sums} == {onnx.TensorProto.FLOAT}
-    assert half.reports[0].max_difference < 3e-4
+    assert built.reports[0].max_difference < 3e-4
 
 
 def test_refusal_tells_every_level_and_how_far_off_it_was(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_both_runs_must_pass(tmp_path: Path) -> None:
         return dataclasses.replace(report, faults=("planted",)) if candidate.name == "fp16 onnxruntime" else report
 
     with pytest.raises(ParityError, match="got none"):
-        make_half(path, SPEC, (), gate)
+        build_fp16(path, SPEC, (), gate)
     assert seen == ["fp16 rounded", "fp16 onnxruntime"] * 3
 
 
