@@ -17,7 +17,7 @@ from mlcls.images.settings import ImageSettings
 from mlcls.model.spec import FILE_NAME, ModelSpec
 from mlcls.repository.manifest import require_same_spec, verify_folder
 from mlcls.repository.names import IMAGES_PARAMETER, PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
-from mlcls.repository.settings import PRECISIONS
+from mlcls.repository.settings import ENGINE_PRECISIONS
 
 
 def version_folder(args: Mapping[str, str]) -> Path:
@@ -59,13 +59,13 @@ def engine_precision(args: Mapping[str, str]) -> str:
     """In what the engine computes, from the arguments of `initialize`; `f32` where nothing is set.
 
     Raises:
-        RepositoryError: The configuration's parameter is none of `PRECISIONS`.
+        RepositoryError: The configuration's parameter is none of `ENGINE_PRECISIONS`.
     """
     text = _parameter(args, PRECISION_PARAMETER, "f32")
-    if text not in PRECISIONS:
+    if text not in ENGINE_PRECISIONS:
         raise RepositoryError(
             f"The configuration of {args['model_name']}: expected the parameter {PRECISION_PARAMETER} to be one of "
-            f"{', '.join(PRECISIONS)}, got {text!r}. Run: mlcls repository."
+            f"{', '.join(ENGINE_PRECISIONS)}, got {text!r}. Run: mlcls repository."
         )
     return str(text)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.fp16.calibration import Calibration, calibrate
-from mlcls.engines.fp16.conversion import MATRIX_PRODUCTS, MAX_FP16, Protection, convert_to_fp16, count_kept
+from mlcls.engines.fp16.conversion import FP16_PRODUCTS, MAX_FP16, Protection, convert_to_fp16, count_kept
 from mlcls.engines.fp16.rounding import round_like_fp16
 from mlcls.engines.gate import GateReport
 from mlcls.engines.runners import OnnxRuntimeRunner, Runner
@@ -212,7 +212,7 @@ def list_levels(model: onnx.ModelProto, calibration: Calibration) -> list[Protec
     3. `all but products`: everything but matrix products and convolutions.
     """
     delicate = calibration.find_delicate()
-    rest = frozenset(node.op_type for node in model.graph.node) - MATRIX_PRODUCTS
+    rest = frozenset(node.op_type for node in model.graph.node) - FP16_PRODUCTS
     levels = [
         Protection("statistics", STATISTICS, delicate),
         Protection("arithmetic", STATISTICS | ARITHMETIC, delicate),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.engines.fp16.conversion import MATRIX_PRODUCTS, MAX_FP16
+from mlcls.engines.fp16.conversion import FP16_PRODUCTS, MAX_FP16
 from mlcls.engines.fp16.rounding import element_types
 from mlcls.errors import ConversionError
 
@@ -69,7 +69,7 @@ class Calibration:
             if node.relative_error > MAX_RELATIVE_ERROR:
                 delicate |= {name} | node.before
         return frozenset(
-            name for name in delicate if name in self.nodes and self.nodes[name].operation not in MATRIX_PRODUCTS
+            name for name in delicate if name in self.nodes and self.nodes[name].operation not in FP16_PRODUCTS
         )
 
     def find_impossible(self) -> dict[str, float]:
@@ -77,7 +77,7 @@ class Calibration:
         return {
             name: node.highest
             for name, node in self.nodes.items()
-            if node.operation in MATRIX_PRODUCTS and not node.highest <= MAX_FP16
+            if node.operation in FP16_PRODUCTS and not node.highest <= MAX_FP16
         }
 
 

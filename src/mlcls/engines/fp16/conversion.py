@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 # The largest finite number of FP16 (IEEE 754 binary16).
 MAX_FP16: Final = float(np.finfo(np.float16).max)
 
-# Matrix products stay in FP16 at every level: TensorRT-RTX has no FP32 ones for compute capability 7.5, and they are
-# what FP16 is for.
-MATRIX_PRODUCTS: Final = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"))
+# Matrix products, which stay in FP16 at every level: TensorRT-RTX has no FP32 ones for compute capability 7.5, and they
+# are what FP16 is for.
+FP16_PRODUCTS: Final = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Protection:
     nodes: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if products := sorted(self.operations & MATRIX_PRODUCTS):
+        if products := sorted(self.operations & FP16_PRODUCTS):
             raise ValueError(f"operations: expected no matrix product, got {', '.join(products)}.")
 
     def covers(self, node: onnx.NodeProto) -> bool:
@@ -105,7 +105,7 @@ def _check_source(model: onnx.ModelProto, protection: Protection) -> None:
         raise ConversionError("Expected a graph whose nodes have different names; import the model again.")
     if unknown := sorted(protection.nodes - nodes.keys()):
         raise ConversionError(f"Expected names of the graph's nodes to keep in FP32, got {', '.join(unknown)}.")
-    if products := [name for name in sorted(protection.nodes) if nodes[name].op_type in MATRIX_PRODUCTS]:
+    if products := [name for name in sorted(protection.nodes) if nodes[name].op_type in FP16_PRODUCTS]:
         raise ConversionError(f"Matrix products cannot stay in FP32, but these are to: {', '.join(products)}.")
 
 
@@ -146,7 +146,7 @@ def _round_constants(model: onnx.ModelProto, protection: Protection) -> None:
             raise ConversionError(
                 f"The constant {tensor.name} of {node.op_type} {node.name} reaches {np.abs(values).max():.3g}, but "
                 f"FP16 ends at {MAX_FP16:.0f}; "
-                + ("a matrix product cannot stay in FP32." if node.op_type in MATRIX_PRODUCTS else "keep it in FP32.")
+                + ("a matrix product cannot stay in FP32." if node.op_type in FP16_PRODUCTS else "keep it in FP32.")
             )
         tensor.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), tensor.name))
 

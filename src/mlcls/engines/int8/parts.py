@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # Slices of the backbone; with the decoder, nine parts.
 BACKBONE_PARTS: Final = 8
 
-# What INT8 makes faster; a slice is measured in these.
-MATRIX_PRODUCTS: Final = frozenset(("Conv", "Gemm", "MatMul"))
+# Matrix products that INT8 makes faster; a slice is measured in these.
+INT8_PRODUCTS: Final = frozenset(("Conv", "Gemm", "MatMul"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +55,14 @@ def split_graph(model: onnx.ModelProto, backbone_parts: int = BACKBONE_PARTS) ->
     nodes = [node for node in model.graph.node if not moving.isdisjoint(node.input) and node.name not in front]
     decoder = find_decoder(model)
     backbone = [node for node in nodes if node.name not in decoder]
-    total = sum(node.op_type in MATRIX_PRODUCTS for node in backbone)
+    total = sum(node.op_type in INT8_PRODUCTS for node in backbone)
     if not total:
         raise ConversionError("Expected a graph with convolutions or matrix products, got one without.")
     count = min(backbone_parts, total)
     slices: list[set[str]] = [set() for _ in range(count)]
     seen = 0
     for node in backbone:
-        seen += node.op_type in MATRIX_PRODUCTS
+        seen += node.op_type in INT8_PRODUCTS
         slices[(max(seen, 1) - 1) * count // total].add(node.name)
     parts = [GraphPart(f"backbone {index + 1}/{count}", frozenset(names)) for index, names in enumerate(slices)]
     if decoder:
@@ -80,7 +80,7 @@ def find_normalization(model: onnx.ModelProto) -> frozenset[str]:
     for node in model.graph.node:
         if reached.isdisjoint(node.input):
             continue
-        if node.op_type in MATRIX_PRODUCTS or node.op_type == "Shape":
+        if node.op_type in INT8_PRODUCTS or node.op_type == "Shape":
             continue
         if set(node.input) & _image_tensors(model) <= reached:
             front.add(node.name)
@@ -150,7 +150,7 @@ def restore_nodes(quantized: onnx.ModelProto, original: onnx.ModelProto, names: 
 def count_products(model: onnx.ModelProto, parts: Iterable[GraphPart]) -> int:
     """Return the number of matrix products in some parts."""
     names = frozenset().union(*(part.nodes for part in parts))
-    return sum(node.op_type in MATRIX_PRODUCTS and node.name in names for node in model.graph.node)
+    return sum(node.op_type in INT8_PRODUCTS and node.name in names for node in model.graph.node)
 
 
 def _require_names(model: onnx.ModelProto) -> None:
