@@ -17,7 +17,7 @@ from demo.evaluation_sets import SETS, write_test_images
 from demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.base.files import staged_folder, write_text
 from mlcls.engines.gate import LIMITS
-from mlcls.engines.runner_selection import ServedModel, open_runner
+from mlcls.engines.runner_selection import RepositoryModel, open_runner
 from mlcls.errors import ParityError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
 from mlcls.releases.importing import import_model
@@ -98,7 +98,7 @@ def _evaluate(recipe: DemoRecipe, work: Path, inference: Path) -> dict[str, Any]
     sets = {}
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(TritonServer(options, embedded_installation()))
-        model = ServedModel(root, spec)
+        model = RepositoryModel(root, spec)
         words = {"paddle": f"paddle={inference}", "onnx": "onnxruntime", "served": f"served={server.grpc_url}"}
         runners = {name: open_runner(word, model, stack) for name, word in words.items()}
         for name, file in SETS.items():

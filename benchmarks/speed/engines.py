@@ -18,7 +18,7 @@ from typing import Any, Final
 import onnxruntime
 
 from mlcls.conversion.onnx_file import read_onnx
-from mlcls.engines.building import EngineFolder, EngineRequest
+from mlcls.engines.building import BuildRequest, EngineFolder
 from mlcls.engines.comparison import PROBED_IMAGES, run_gate
 from mlcls.engines.fp16 import build as fp16_engine
 from mlcls.engines.fp16.build import RoundedFp16Runner, calibration_pixels, list_levels
@@ -53,7 +53,7 @@ def main() -> int:
     if not names:
         print(f"engines: {root} has no imported model; import one: mlcls import MODEL", file=sys.stderr)
         return 1
-    requests = [EngineRequest(root, name, tuple(arguments.photos)) for name in names]
+    requests = [BuildRequest(root, name, tuple(arguments.photos)) for name in names]
     try:
         print(f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}\n", flush=True)
         head: Row = (
@@ -78,7 +78,7 @@ def main() -> int:
     return 0
 
 
-def measure_engines(request: EngineRequest) -> Iterator[Row]:
+def measure_engines(request: BuildRequest) -> Iterator[Row]:
     """Build all engines of a model and yield a row for each."""
     name = request.name
     started = time.perf_counter()
@@ -99,7 +99,7 @@ def measure_engines(request: EngineRequest) -> Iterator[Row]:
         )
 
 
-def measure_levels(request: EngineRequest) -> Iterator[Row]:
+def measure_levels(request: BuildRequest) -> Iterator[Row]:
     """Yield what each level of FP32 does, with nothing and with only delicate nodes in FP32 besides."""
     folder = EngineFolder.open(request)
     spec = folder.spec

@@ -18,7 +18,7 @@ import pytest
 from mlcls.base.files import sha256_of
 from mlcls.base.machine import Gpu, Machine
 from mlcls.engines import building as engine_request
-from mlcls.engines.building import EngineRequest
+from mlcls.engines.building import BuildRequest
 from mlcls.engines.fp16 import build as fp16_engine
 from mlcls.engines.fp16.build import STATISTICS
 from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
@@ -86,7 +86,7 @@ def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, s
     staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", root)
     assert staged.returncode == 0, staged.stderr
     first = snapshot(engine_folder(root))
-    assert len(list(fp16_engine.build(EngineRequest(root, NAME, version=2)))) == 3
+    assert len(list(fp16_engine.build(BuildRequest(root, NAME, version=2)))) == 3
     assert (root / f"{NAME}_engine_2" / "2" / "model.fp16.onnx").is_file()
     assert snapshot(engine_folder(root)) == first
     missing = run_mlcls("build-engine", NAME, "--engine", "fp16", "--version", "3", "--repository", root)
@@ -99,7 +99,7 @@ def test_what_does_not_pass_changes_nothing(root: Path, monkeypatch: pytest.Monk
     strict = dataclasses.replace(LIMITS["fp16"], max_difference=1e-9)
     monkeypatch.setattr(engine_request, "LIMITS", {"fp16": strict})
     with pytest.raises(ParityError, match=rf"^Expected an FP16 graph of {NAME} .*serve this model in FP32"):
-        list(fp16_engine.build(EngineRequest(root, NAME)))
+        list(fp16_engine.build(BuildRequest(root, NAME)))
     assert snapshot(root) == before
 
 
@@ -109,7 +109,7 @@ def test_a_mixed_up_folder_is_refused(root: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     before = snapshot(root)
     with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
-        list(fp16_engine.build(EngineRequest(root, NAME)))
+        list(fp16_engine.build(BuildRequest(root, NAME)))
     assert snapshot(root) == before
 
 
@@ -236,7 +236,7 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     root: Path, installation: TritonInstallation, monkeypatch: pytest.MonkeyPatch, fault: float
 ) -> None:
     """All of `--engine tensorrt` but the builder and the GPU: TensorRT-RTX builds, a CPU runs."""
-    fp16_lines = list(fp16_engine.build(EngineRequest(root, NAME)))
+    fp16_lines = list(fp16_engine.build(BuildRequest(root, NAME)))
     assert fp16_lines
     FP16_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
 
@@ -252,10 +252,10 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     before = snapshot(root)
     if fault:
         with pytest.raises(ParityError, match=r"batch 2: .*The plan was not kept\.$"):
-            list(tensorrt_engine.build_plan(EngineRequest(root, NAME)))
+            list(tensorrt_engine.build_plan(BuildRequest(root, NAME)))
         assert snapshot(root) == before
         return
-    lines = list(tensorrt_engine.build_plan(EngineRequest(root, NAME)))
+    lines = list(tensorrt_engine.build_plan(BuildRequest(root, NAME)))
     assert lines[0] == f"Building the plan of {NAME} for Tesla T4 (compute capability 7.5) ..."
     assert (engine_folder(root) / "model.plan").read_bytes() == PlayedRunner.opened[-1]
     record = Manifest.read(engine_folder(root)).engine("model.plan")

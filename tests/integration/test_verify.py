@@ -14,7 +14,7 @@ import pytest
 
 from mlcls.engines.comparison import PROBED_IMAGES, run_gate
 from mlcls.engines.gate import LIMITS, GateReport
-from mlcls.engines.runner_selection import ServedModel, open_runner
+from mlcls.engines.runner_selection import RepositoryModel, open_runner
 from mlcls.engines.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, Scores
 from mlcls.engines.served_runner import ServedRunner
 from mlcls.errors import MlclsError, ParityError
@@ -30,23 +30,23 @@ NAME = "small_with_sigmoid"
 
 
 @pytest.fixture(scope="module")
-def model(small_models: SmallModels) -> ServedModel:
-    return ServedModel(small_models.repository, read_spec(small_models.repository, NAME))
+def model(small_models: SmallModels) -> RepositoryModel:
+    return RepositoryModel(small_models.repository, read_spec(small_models.repository, NAME))
 
 
 @pytest.fixture(scope="module")
-def paddle(model: ServedModel, small_models: SmallModels) -> Iterator[ImageRunner]:
+def paddle(model: RepositoryModel, small_models: SmallModels) -> Iterator[ImageRunner]:
     with contextlib.ExitStack() as stack:
         yield open_runner(f"paddle={small_models.with_sigmoid}", model, stack)
 
 
 @pytest.fixture(scope="module")
-def onnxruntime(model: ServedModel) -> ImageRunner:
+def onnxruntime(model: RepositoryModel) -> ImageRunner:
     return open_runner("onnxruntime", model, contextlib.ExitStack())
 
 
 @pytest.fixture
-def served(model: ServedModel, small_server: TritonServer) -> ServedRunner:
+def served(model: RepositoryModel, small_server: TritonServer) -> ServedRunner:
     return ServedRunner(small_server.grpc_url, model.spec)
 
 
@@ -126,7 +126,7 @@ def test_wrong_arguments(small_models: SmallModels, arguments: list[str], messag
     assert message in line
 
 
-def test_a_paddle_model_that_is_not_the_imported_one(model: ServedModel, small_models: SmallModels) -> None:
+def test_a_paddle_model_that_is_not_the_imported_one(model: RepositoryModel, small_models: SmallModels) -> None:
     with pytest.raises(MlclsError, match="Expected the PaddleX model that small_with_sigmoid was imported from"):
         open_runner(f"paddle={small_models.with_logits}", model, contextlib.ExitStack())
 
@@ -156,7 +156,7 @@ def test_a_second_sigmoid(paddle: ImageRunner, onnxruntime: ImageRunner) -> None
     assert any("label decisions flip" in failure for failure in failures)
 
 
-def test_cv2_instead_of_pil(paddle: ImageRunner, model: ServedModel) -> None:
+def test_cv2_instead_of_pil(paddle: ImageRunner, model: RepositoryModel) -> None:
     """It does not antialias: other pixels, other scores."""
     transform = dataclasses.replace(model.spec.transform, resize_backend="cv2", interpolation="LINEAR")
     runner = OnnxRuntimeRunner(model.engine_file(None), model.spec)
@@ -165,7 +165,7 @@ def test_cv2_instead_of_pil(paddle: ImageRunner, model: ServedModel) -> None:
         compare(paddle, candidate).require()
 
 
-def test_exchanged_labels(paddle: ImageRunner, model: ServedModel, small_server: TritonServer) -> None:
+def test_exchanged_labels(paddle: ImageRunner, model: RepositoryModel, small_server: TritonServer) -> None:
     labels = (SMALL_LABELS[1], SMALL_LABELS[0], *SMALL_LABELS[2:])
     spec = dataclasses.replace(model.spec, labels=labels)
     exchanged = DecodingRunner(OnnxRuntimeRunner(model.engine_file(None), spec), spec)

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score, fit, show, and add a version with the new thresholds."""
     from mlcls.base.pictures import require_matplotlib
-    from mlcls.engines.runner_selection import ServedModel, open_runner
+    from mlcls.engines.runner_selection import RepositoryModel, open_runner
     from mlcls.evaluation.calibration import MIN_IMAGES
     from mlcls.evaluation.calibration_report import calibrate
     from mlcls.evaluation.scoring import score_annotated
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         control.states()  # is there a server, and does it know the key? Asked before the scoring, which takes long
     images = _hash_images(arguments.annotations, spec.num_labels)
     with contextlib.ExitStack() as stack:
-        runner = open_runner(arguments.runner, ServedModel(root, spec, base), stack)
+        runner = open_runner(arguments.runner, RepositoryModel(root, spec, base), stack)
         scores, targets = score_annotated(runner, arguments.annotations)
     report = calibrate(
         scores,

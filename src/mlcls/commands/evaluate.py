@@ -40,13 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write the report and print a table."""
     from mlcls.base.files import write_text
     from mlcls.base.pictures import require_matplotlib
-    from mlcls.engines.runner_selection import ServedModel, open_runner
+    from mlcls.engines.runner_selection import RepositoryModel, open_runner
     from mlcls.evaluation.evaluate import evaluate
     from mlcls.evaluation.report import RESULT_FILE, format_table, write_report
     from mlcls.repository.models import read_spec
 
     require_matplotlib()  # now, and not after an hour
-    model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))
+    model = RepositoryModel(arguments.repository, read_spec(arguments.repository, arguments.model))
     with contextlib.ExitStack() as stack:
         runner = open_runner(arguments.runner, model, stack)
         evaluation = evaluate(runner, arguments.annotations, model.spec.thresholds)

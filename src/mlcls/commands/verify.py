@@ -47,11 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare, print a table, and tell by the exit status whether the candidate passed."""
     from mlcls.base.files import write_text
     from mlcls.engines.comparison import PROBED_IMAGES, run_gate
-    from mlcls.engines.runner_selection import ServedModel, open_runner
+    from mlcls.engines.runner_selection import RepositoryModel, open_runner
     from mlcls.images.photos import photo_images
     from mlcls.repository.models import read_spec
 
-    model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))
+    model = RepositoryModel(arguments.repository, read_spec(arguments.repository, arguments.model))
     photos = LabeledPhotos.open(arguments.photos, arguments.annotations, model.spec.num_labels)
     images = photo_images(photos.paths, PROBED_IMAGES)
     with contextlib.ExitStack() as stack:

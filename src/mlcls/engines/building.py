@@ -19,7 +19,7 @@ from mlcls.repository.versions import engine_folder, require_version, step_folde
 
 
 @dataclasses.dataclass(frozen=True)
-class EngineRequest:
+class BuildRequest:
     """What to build.
 
     Attributes:
@@ -64,7 +64,7 @@ class EngineFolder:
     manifest: Manifest
 
     @classmethod
-    def open(cls, request: EngineRequest) -> EngineFolder:
+    def open(cls, request: BuildRequest) -> EngineFolder:
         """Find and check the folder.
 
         Raises:
@@ -97,7 +97,7 @@ def describe_report(report: GateReport) -> Iterator[str]:
 class Fp32Gate:
     """Holds runners against the FP32 graph on ONNX Runtime, which the import held against Paddle."""
 
-    def __init__(self, folder: EngineFolder, request: EngineRequest, precision: Precision) -> None:
+    def __init__(self, folder: EngineFolder, request: BuildRequest, precision: Precision) -> None:
         """Load the FP32 graph and the photos.
 
         Raises:

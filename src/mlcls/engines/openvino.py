@@ -23,7 +23,7 @@ from mlcls.repository.settings import FILE_NAME
 WAITING_IMAGES: Final = 1
 
 
-class EngineRequest(Protocol):
+class LogitsRequest(Protocol):
     """Images that are answered together.
 
     Attributes:
@@ -128,7 +128,7 @@ class OpenVinoEngine:
         self.start(requests)
         return np.concatenate([request.logits.result() for request in requests])
 
-    def start(self, requests: Sequence[EngineRequest]) -> None:
+    def start(self, requests: Sequence[LogitsRequest]) -> None:
         """Compute the logits of requests; return once another image could begin, not when these are done.
 
         So no stream idles because a request that came with its own has another image to go.
@@ -175,7 +175,7 @@ class OpenVinoEngine:
 class _StartedRequest:
     """A request whose images end in any order."""
 
-    def __init__(self, request: EngineRequest, num_labels: int) -> None:
+    def __init__(self, request: LogitsRequest, num_labels: int) -> None:
         self._request = request
         self._logits = np.empty((len(request.pixels), num_labels), np.float32)
         self._error: Exception | None = None

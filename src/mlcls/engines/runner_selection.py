@@ -19,7 +19,7 @@ DEFAULT_SERVER: Final = "127.0.0.1:8001"
 
 
 @dataclasses.dataclass(frozen=True)
-class ServedModel:
+class RepositoryModel:
     """A model of the repository, which runners are opened for.
 
     Attributes:
@@ -49,7 +49,7 @@ class ServedModel:
         return path
 
 
-def _open_paddle(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+def _open_paddle(model: RepositoryModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
     from mlcls.paddle.sources import open_source
 
     if where is None:
@@ -66,32 +66,32 @@ def _open_paddle(model: ServedModel, where: str | None, stack: contextlib.ExitSt
     return DecodingRunner(PaddleRunner(source, spec), spec)
 
 
-def _open_onnxruntime(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+def _open_onnxruntime(model: RepositoryModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
     return DecodingRunner(OnnxRuntimeRunner(model.engine_file(where), model.spec), model.spec)
 
 
-def _open_openvino(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+def _open_openvino(model: RepositoryModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
     return DecodingRunner(OpenVinoRunner(model.engine_file(where), model.spec), model.spec)
 
 
-def _open_openvino_bf16(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+def _open_openvino_bf16(model: RepositoryModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
     return DecodingRunner(OpenVinoRunner(model.engine_file(where), model.spec, precision="bf16"), model.spec)
 
 
-def _open_served(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+def _open_served(model: RepositoryModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
     from mlcls.engines.served_runner import ServedRunner
 
     return ServedRunner(where or DEFAULT_SERVER, model.spec)
 
 
-def _open_tensorrt(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+def _open_tensorrt(model: RepositoryModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
     from mlcls.engines.tensorrt.runner import TensorRtRunner
 
     plan = model.engine_file(where, PLAN_FILE)
     return DecodingRunner(stack.enter_context(TensorRtRunner(plan, model.spec, "tensorrt")), model.spec)
 
 
-def _open_tensorrt_rtx(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+def _open_tensorrt_rtx(model: RepositoryModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
     from mlcls.engines.tensorrt.runner import TensorRtRunner
 
     if where is None:
@@ -100,7 +100,7 @@ def _open_tensorrt_rtx(model: ServedModel, where: str | None, stack: contextlib.
     return DecodingRunner(stack.enter_context(engine), model.spec)
 
 
-_OPENERS: Final[Mapping[str, Callable[[ServedModel, str | None, contextlib.ExitStack], ImageRunner]]] = {
+_OPENERS: Final[Mapping[str, Callable[[RepositoryModel, str | None, contextlib.ExitStack], ImageRunner]]] = {
     "paddle": _open_paddle,
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
@@ -112,7 +112,7 @@ _OPENERS: Final[Mapping[str, Callable[[ServedModel, str | None, contextlib.ExitS
 RUNNER_KINDS: Final = tuple(_OPENERS)
 
 
-def open_runner(text: str, model: ServedModel, stack: contextlib.ExitStack) -> ImageRunner:
+def open_runner(text: str, model: RepositoryModel, stack: contextlib.ExitStack) -> ImageRunner:
     """Open a runner for a model of the repository.
 
     Args:

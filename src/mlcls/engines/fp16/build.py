@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Iterator
 
 from mlcls.base.files import STAGING_PREFIX
-from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
+from mlcls.engines.building import BuildRequest, EngineFolder, Fp32Gate, describe_report
 from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions
 from mlcls.repository.names import FP16_FILE, ONNX_FILE
 
@@ -247,7 +247,7 @@ def _sum_up(report: GateReport) -> str:
 _TOOLS: Final = ("onnx", "onnxruntime", "numpy")
 
 
-def build(request: EngineRequest) -> Iterator[str]:
+def build(request: BuildRequest) -> Iterator[str]:
     """Make the FP16 graph, and put it into the repository once it has passed the gate.
 
     Yields:

@@ -34,7 +34,7 @@ import tempfile
 
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.machine import read_cpu_flags, warn_about_int8
-from mlcls.engines.building import EngineFolder, EngineRequest, describe_report
+from mlcls.engines.building import BuildRequest, EngineFolder, describe_report
 from mlcls.images.photos import PhotoFiles
 from mlcls.repository.manifest import add_engine
 from mlcls.repository.names import ONNX_FILE
@@ -246,7 +246,7 @@ def _record(onnx_path: Path, report: GateReport, kept: tuple[str, ...], calibrat
     )
 
 
-def build(request: EngineRequest) -> Iterator[str]:
+def build(request: BuildRequest) -> Iterator[str]:
     """Make the INT8 graph, and put it into the repository once it has passed the gate.
 
     Yields:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlcls.base.files import STAGING_PREFIX, sha256_of, write_bytes, write_text
 from mlcls.base.machine import Gpu, read_gpus
-from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
+from mlcls.engines.building import BuildRequest, EngineFolder, Fp32Gate, describe_report
 from mlcls.engines.fp16 import build as fp16_engine
 from mlcls.engines.gate import GateReport
 from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
@@ -21,7 +21,7 @@ from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions, v
 from mlcls.repository.names import FP16_FILE, ONNX_FILE, PLAN_FILE
 
 
-def build_plan(request: EngineRequest) -> Iterator[str]:
+def build_plan(request: BuildRequest) -> Iterator[str]:
     """Build Triton's plan for the GPU of this machine, and put it into the repository once it has passed the gate.
 
     Yields:
@@ -54,7 +54,7 @@ def build_plan(request: EngineRequest) -> Iterator[str]:
     yield from describe_report(report)
 
 
-def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
+def build_rtx_engines(request: BuildRequest) -> Iterator[str]:
     """Build a TensorRT-RTX engine for each architecture, into a folder outside of the model repository.
 
     Triton does not serve these. Beside each `NAME.sm75.engine` is a `NAME.sm75.json` with its record. Where this
@@ -104,7 +104,7 @@ def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
             yield from describe_report(report)
 
 
-def _make_fp16_if_missing(request: EngineRequest) -> Iterator[str]:
+def _make_fp16_if_missing(request: BuildRequest) -> Iterator[str]:
     """Make the FP16 graph where there is none, or one of another FP32 graph."""
     folder = EngineFolder.open(request)
     records = {record.file: record for record in folder.manifest.engines}
@@ -112,7 +112,7 @@ def _make_fp16_if_missing(request: EngineRequest) -> Iterator[str]:
         yield from fp16_engine.build(request)
 
 
-def _open_fp16(request: EngineRequest) -> EngineFolder:
+def _open_fp16(request: BuildRequest) -> EngineFolder:
     """Return the folder, after a check of the FP16 graph's content."""
     folder = EngineFolder.open(request)
     verify_folder(folder.path, folder.path.parent.name, [FP16_FILE])
