@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.engines.gate import LIMITS, NEAR_TIE, Figures, GateReport, Limits
+from mlcls.engines.gate import LIMITS, NEAR_TIE, Differences, GateReport, Limits
 from mlcls.engines.runners import ImageRunner, Scores
 from mlcls.errors import ParityError
 from mlcls.model.metrics import mean_average_precision, smallest_spread
@@ -133,19 +133,19 @@ class _Comparison:
         self.expected = self._run(reference, probed, 1)
         self._own: Scores | None = None
 
-    def run_way(self, way: str, batch_size: int, order: Order) -> Figures:
+    def run_way(self, way: str, batch_size: int, order: Order) -> Differences:
         """Run the probed images in an order, in batches of a size."""
         got = self._run(self._candidate, [self._probed[index] for index in order], batch_size)
         return self._measure(way, got, order)
 
-    def run_at_once(self) -> Figures:
+    def run_at_once(self) -> Differences:
         """Run the probed images as requests of one image, several in flight, each of them several times."""
         order = [index % len(self._probed) for index in range(4 * CONCURRENCY)]
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             rows = list(pool.map(lambda index: self._candidate.scores([self._probed[index]]), order))
         return self._measure(f"{CONCURRENCY} requests at once", np.concatenate(rows), order)
 
-    def stream(self, images: Sequence[bytes], indices: Sequence[int]) -> tuple[list[Figures], Scores, Scores]:
+    def stream(self, images: Sequence[bytes], indices: Sequence[int]) -> tuple[list[Differences], Scores, Scores]:
         """Run further images once, a few in memory at a time; give their figures and both scores."""
         if not indices:
             return [], self.expected, self.expected
@@ -169,19 +169,19 @@ class _Comparison:
             self._advance(len(batch))
         return np.concatenate(rows)
 
-    def _measure(self, way: str, got: Scores, order: Order) -> Figures:
+    def _measure(self, way: str, got: Scores, order: Order) -> Differences:
         if self._own is None:  # the first way is batch 1, in order
             self._own = got
         figures = self._compare(way, got, self.expected[order], float(_distances(got, self._own[order]).max()))
         return dataclasses.replace(figures, is_partial=len(set(order)) < len(self._probed))
 
-    def _compare(self, way: str, got: Scores, expected: Scores, row_difference: float) -> Figures:
+    def _compare(self, way: str, got: Scores, expected: Scores, row_difference: float) -> Differences:
         if not np.isfinite(got).all():
             self.faults.append(f"{way}: {int((~np.isfinite(got)).sum())} scores of {got.size} are no finite numbers")
         differences = _distances(got, expected)
         flips = (got > self._thresholds) != (expected > self._thresholds)
         near = np.abs(expected.astype(np.float64) - self._thresholds) <= NEAR_TIE
-        return Figures(
+        return Differences(
             way,
             len(got),
             float(differences.max()),

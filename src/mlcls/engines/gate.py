@@ -49,7 +49,7 @@ NEAR_TIE: Final = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
+class Differences:
     """One way of running the candidate, against the reference's answers to single images.
 
     Attributes:
@@ -96,7 +96,7 @@ class GateReport:
     images: int
     labels: int
     limits: Limits
-    figures: tuple[Figures, ...]
+    figures: tuple[Differences, ...]
     spread: float
     reference_map: float | None = None
     candidate_map: float | None = None

@@ -53,7 +53,7 @@ class Objective:
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
+class PrecisionRecallF1:
     """Precision, recall and F1, each from 0 to 1; NaN where it is a quotient of nothing."""
 
     precision: float
@@ -72,8 +72,8 @@ class Overall:
         mean_f1: Mean F1 of the labels that some image has, which is not CF1: that can fall while each label's F1 rises.
     """
 
-    per_class: Figures
-    pooled: Figures
+    per_class: PrecisionRecallF1
+    pooled: PrecisionRecallF1
     mean_f1: float
 
 
@@ -98,8 +98,8 @@ class LabelCalibration:
     outcome: Outcome
     fit_positives: int
     held_out_positives: int
-    before: Figures
-    after: Figures
+    before: PrecisionRecallF1
+    after: PrecisionRecallF1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,14 +248,14 @@ def judge(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> Over
     recall = hits[present] / positives[present]
     mean_precision, mean_recall = (float(v.mean()) if v.size else math.nan for v in (precision, recall))
     both = mean_precision + mean_recall
-    per_class = Figures(mean_precision, mean_recall, 2 * mean_precision * mean_recall / both if both else 0.0)
+    per_class = PrecisionRecallF1(mean_precision, mean_recall, 2 * mean_precision * mean_recall / both if both else 0.0)
     f1s = 2 * hits[present] / (predicted + positives)[present]
-    pooled = _figures(int(hits.sum()), int(predicted.sum()), int(positives.sum()))
+    pooled = _measure(int(hits.sum()), int(predicted.sum()), int(positives.sum()))
     return Overall(per_class, pooled, float(f1s.mean()) if f1s.size else math.nan)
 
 
-def _judge_labels(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> list[Figures]:
-    return [_figures(*map(int, counts)) for counts in zip(*_count(scores, targets, thresholds), strict=True)]
+def _judge_labels(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> list[PrecisionRecallF1]:
+    return [_measure(*map(int, counts)) for counts in zip(*_count(scores, targets, thresholds), strict=True)]
 
 
 def _count(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> tuple[npt.NDArray[np.int64], ...]:
@@ -264,8 +264,10 @@ def _count(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> tup
     return (predicted & targets).sum(axis=0), predicted.sum(axis=0), targets.sum(axis=0)
 
 
-def _figures(hits: int, predicted: int, positives: int) -> Figures:
-    return Figures(_quotient(hits, predicted), _quotient(hits, positives), _quotient(2 * hits, predicted + positives))
+def _measure(hits: int, predicted: int, positives: int) -> PrecisionRecallF1:
+    return PrecisionRecallF1(
+        _quotient(hits, predicted), _quotient(hits, positives), _quotient(2 * hits, predicted + positives)
+    )
 
 
 def _quotient(dividend: float, divisor: float) -> float:
@@ -282,7 +284,7 @@ def _explain(label: LabelCalibration) -> str:
     return f"{label.outcome} it to fit on" if label.outcome == "too few without" else f"{label.fit_positives} to fit on"
 
 
-def _pairs(before: Figures, after: Figures) -> str:
+def _pairs(before: PrecisionRecallF1, after: PrecisionRecallF1) -> str:
     names = ("f1", "precision", "recall")
     return "  ".join(f"{_show(getattr(before, name))} > {_show(getattr(after, name))}" for name in names)
 

@@ -1,4 +1,4 @@
-"""`evaluate`: the figures of a runner on an annotation file."""
+"""`evaluate`: the metrics of a runner on an annotation file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlcls.dataset.image_set import LABEL_FILE
 from mlcls.dataset.labels import read_labels
 from mlcls.engines.runners import ImageRunner, Scores
 from mlcls.errors import DatasetError
-from mlcls.evaluation.figures import Figures, compute_figures
+from mlcls.evaluation.metrics import Metrics, compute_metrics
 from mlcls.evaluation.scoring import BATCH_SIZE, NUM_WORKERS, score_annotated
 
 
@@ -26,14 +26,14 @@ class Evaluation:
         annotations: The annotation file.
         scores: (N, num_labels) float32.
         targets: (N, num_labels) which labels each image has.
-        figures: All figures.
+        metrics: All metrics.
     """
 
     runner: str
     annotations: Path
     scores: Scores
     targets: npt.NDArray[np.bool_]
-    figures: Figures
+    metrics: Metrics
 
     @property
     def samples_expected(self) -> int:
@@ -79,8 +79,8 @@ def evaluate(
     scores, targets = score_annotated(
         runner, annotations, batch_size=batch_size, num_workers=num_workers, after_batch=after_batch
     )
-    figures = compute_figures(scores, targets, runner.labels, thresholds)
-    return Evaluation(runner.name, annotations, scores, targets, figures)
+    metrics = compute_metrics(scores, targets, runner.labels, thresholds)
+    return Evaluation(runner.name, annotations, scores, targets, metrics)
 
 
 def require_labels(file: Path, labels: tuple[str, ...], expected: tuple[str, ...]) -> None:

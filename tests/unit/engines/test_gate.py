@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from mlcls.engines.comparison import BATCH_SIZES, run_gate
-from mlcls.engines.gate import LIMITS, Figures, GateReport, Limits
+from mlcls.engines.gate import LIMITS, Differences, GateReport, Limits
 from mlcls.errors import ConversionError, ParityError
 from mlcls.model.metrics import mean_average_precision, smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
@@ -294,14 +294,14 @@ def test_rows_missing(count: int) -> None:
 
 
 def make_report(**changes: object) -> GateReport:
-    figures = (Figures("batch 1", 8, 1.2e-5, 3e-7, 0, 1, 0.0), Figures("batch 8", 8, 9e-6, 1e-7, 2, 0, 1e-6))
+    figures = (Differences("batch 1", 8, 1.2e-5, 3e-7, 0, 1, 0.0), Differences("batch 8", 8, 9e-6, 1e-7, 2, 0, 1e-6))
     report = GateReport("paddle", "onnxruntime", 8, 80, LIMITS["fp32"], figures, 0.5)
     return dataclasses.replace(report, **changes)  # type: ignore[arg-type]
 
 
 def test_nan_alone_is_a_failure() -> None:
     """Where no label flips: NaN is above no threshold."""
-    figures = (Figures("batch 1", 8, math.nan, math.nan, 0, 0, math.nan), make_report().figures[0])
+    figures = (Differences("batch 1", 8, math.nan, math.nan, 0, 0, math.nan), make_report().figures[0])
     report = make_report(figures=figures)
     assert len(report.failures) == 3
     assert math.isnan(report.max_difference)

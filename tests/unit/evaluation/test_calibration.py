@@ -22,7 +22,7 @@ from mlcls.evaluation.calibration import (
     thresholds_for_recall,
 )
 from mlcls.evaluation.calibration_report import Objective, calibrate, judge
-from mlcls.evaluation.figures import compute_figures
+from mlcls.evaluation.metrics import compute_metrics
 
 Scores = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.bool_]
@@ -198,8 +198,8 @@ def test_calibration_gains_on_the_held_out_part() -> None:
     for thresholds, overall, name in ((3 * [0.5], report.before, "before"), (report.thresholds, report.after, "after")):
         predicted = scores[held_out] > np.asarray(thresholds, np.float32)
         truth = targets[held_out]
-        figures = compute_figures(scores[held_out], truth, ["low", "high", "rare"], thresholds)
-        metrics = [figures.metrics[key] for key in ("CP", "CR", "CF1", "OP", "OR", "OF1")]
+        measured = compute_metrics(scores[held_out], truth, ["low", "high", "rare"], thresholds)
+        metrics = [measured.overall[key] for key in ("CP", "CR", "CF1", "OP", "OR", "OF1")]
         both = dataclasses.astuple(overall.per_class) + dataclasses.astuple(overall.pooled)
         assert both == pytest.approx(metrics)  # as `mlcls evaluate` tells them
         means = [

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, of all labels together and of each."""
+"""The metrics of an evaluation, of all labels together and of each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mlcls.model.metrics import average_precision
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelFigures:
-    """One label's figures, 0 to 1.
+class LabelMetrics:
+    """One label's metrics, 0 to 1.
 
     Attributes:
         class_id: Its class id.
@@ -62,14 +62,14 @@ class LabelFigures:
 
 # Columns of `per_class.csv`, and keys of `per_class` in a result file.
 LABEL_COLUMNS: Final = (
-    *(field.name for field in dataclasses.fields(LabelFigures)),
+    *(field.name for field in dataclasses.fields(LabelMetrics)),
     *("precision", "recall", "f1"),
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
-    """The figures of a model on a dataset.
+class Metrics:
+    """The metrics of a model on a dataset.
 
     Means over labels (mAP, CP, CR) count the labels that some image has. Sums over images and labels (OP, OR) count
     all: a label that no image has can still be predicted, and then wrongly.
@@ -78,10 +78,10 @@ class Figures:
         per_class: By class id.
     """
 
-    per_class: tuple[LabelFigures, ...]
+    per_class: tuple[LabelMetrics, ...]
 
     @property
-    def counted(self) -> tuple[LabelFigures, ...]:
+    def counted(self) -> tuple[LabelMetrics, ...]:
         """The labels that some image has."""
         return tuple(row for row in self.per_class if row.positives)
 
@@ -91,8 +91,8 @@ class Figures:
         return tuple(row.label for row in self.per_class if not row.positives)
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """All figures by the names that result files give them.
+    def overall(self) -> dict[str, float]:
+        """All metrics by the names that result files give them.
 
         `MultiLabelMAP` and `MultiLabelMAP_11point` as PaddleClas defines them, but from 0 to 1; precision, recall and
         F1, the mean over labels (`CP`, `CR`, `CF1`, the last one of the two means) and over all decisions (`OP`, `OR`,
@@ -114,15 +114,15 @@ class Figures:
             "OF1": _ratio(2 * correct, predicted + positives),
         }
 
-    def worst(self, count: int) -> tuple[LabelFigures, ...]:
+    def worst(self, count: int) -> tuple[LabelMetrics, ...]:
         """Return the labels of the lowest average precision, the worst first; equal ones by class id."""
         return tuple(sorted(self.counted, key=lambda row: row.average_precision)[:count])
 
 
-def compute_figures(
+def compute_metrics(
     scores: Scores, targets: npt.NDArray[np.bool_], labels: Sequence[str], thresholds: Sequence[float]
-) -> Figures:
-    """Compute all figures.
+) -> Metrics:
+    """Compute all metrics.
 
     Args:
         scores: (N, num_labels) float32.
@@ -141,7 +141,7 @@ def compute_figures(
         column, target = scores[:, index], targets[:, index]
         is_predicted = column > limit
         rows.append(
-            LabelFigures(
+            LabelMetrics(
                 class_id=index,
                 label=label,
                 threshold=float(thresholds[index]),
@@ -152,7 +152,7 @@ def compute_figures(
                 average_precision_11point=average_precision(column, target, "11point"),
             )
         )
-    return Figures(tuple(rows))
+    return Metrics(tuple(rows))
 
 
 def _ratio(part: float, whole: float) -> float:
