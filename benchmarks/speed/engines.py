@@ -19,12 +19,11 @@ import onnxruntime
 
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.building import BuildRequest, EngineFolder
-from mlcls.engines.comparison import PROBED_IMAGES, run_gate
 from mlcls.engines.fp16 import build as fp16_engine
 from mlcls.engines.fp16.build import RoundedFp16Runner, calibration_pixels, list_levels
 from mlcls.engines.fp16.calibration import calibrate
 from mlcls.engines.fp16.conversion import Protection, convert_to_fp16, count_kept
-from mlcls.engines.gate import LIMITS
+from mlcls.engines.gate import LIMITS, PROBED_IMAGES, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.engines.tensorrt.builder import build_engine
 from mlcls.errors import MlclsError

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlcls.dataset.photos import LabeledPhotos
-from mlcls.engines.comparison import PROBED_IMAGES, run_gate
-from mlcls.engines.gate import LIMITS, GateReport
+from mlcls.engines.gate import LIMITS, PROBED_IMAGES, GateReport, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from mlcls.images.photos import photo_images
 from mlcls.model.spec import ModelSpec

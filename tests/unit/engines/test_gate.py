@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mlcls.engines.comparison import BATCH_SIZES, run_gate
-from mlcls.engines.gate import LIMITS, Differences, GateReport, Limits
+from mlcls.engines.gate import BATCH_SIZES, LIMITS, Differences, GateReport, Limits, run_gate
 from mlcls.errors import ConversionError, ParityError
 from mlcls.model.metrics import mean_average_precision, smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
@@ -138,12 +137,12 @@ def leak_neighbor(scores: Scores) -> Scores:
         (lambda scores: scores - np.float32(6e-2), "batch 1: mean difference"),
         (only_at_batch(1, lambda scores: scores + np.float32(6e-2)), "batch 1: highest difference"),
         (only_at_batch(3, lambda scores: scores + np.float32(6e-2)), "all images: highest difference"),
-        (set_one(float("nan")), "batch 1: 8 scores of 24 are no finite numbers"),
-        (only_at_batch(32, set_one(float("nan"))), "batch 32: 1 scores of 96 are no finite numbers"),
-        (set_one(float("inf")), "batch 1: 8 scores of 24 are no finite numbers"),
+        (set_one(float("nan")), "batch 1: 8 of 24 scores are not finite"),
+        (only_at_batch(32, set_one(float("nan"))), "batch 32: 1 of 96 scores are not finite"),
+        (set_one(float("inf")), "batch 1: 8 of 24 scores are not finite"),
         (lambda scores: scores[:, ::-1], "batch 1: highest difference"),
         (lambda scores: np.zeros_like(scores), "label decisions flip"),
-        (lambda scores: np.full_like(scores, np.nan), "are no finite numbers"),
+        (lambda scores: np.full_like(scores, np.nan), "are not finite"),
         (lambda scores: 1 - scores, "label decisions flip"),
     ],
 )

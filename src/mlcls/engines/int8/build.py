@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from mlcls.base.files import sha256_of
 from mlcls.conversion.onnx_file import read_onnx
-from mlcls.engines.comparison import run_gate
-from mlcls.engines.gate import LIMITS, GateReport, Limits
+from mlcls.engines.gate import LIMITS, GateReport, Limits, run_gate
 from mlcls.engines.int8.parts import GraphPart, count_products, restore_nodes, split_graph
 from mlcls.engines.int8.quantization import check_quantized, quantize_graph
 from mlcls.engines.runners import DecodingRunner, OpenVinoRunner
