@@ -20,9 +20,9 @@ import onnxruntime
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.building import BuildRequest, EngineFolder
 from mlcls.engines.fp16 import build as fp16_engine
-from mlcls.engines.fp16.build import RoundedFp16Runner, calibration_pixels, list_levels
-from mlcls.engines.fp16.calibration import calibrate
+from mlcls.engines.fp16.build import RoundedFp16Runner, list_levels, sample_pixels
 from mlcls.engines.fp16.conversion import Protection, convert_to_fp16, count_kept
+from mlcls.engines.fp16.sensitivity import measure_sensitivity
 from mlcls.engines.gate import LIMITS, PROBED_IMAGES, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.engines.tensorrt.builder import build_engine
@@ -99,15 +99,15 @@ def measure_engines(request: BuildRequest) -> Iterator[Row]:
 
 
 def measure_levels(request: BuildRequest) -> Iterator[Row]:
-    """Yield what each level of FP32 does, with nothing and with only delicate nodes in FP32 besides."""
+    """Yield what each level of FP32 does, and what nothing or only the sensitive nodes in FP32 do."""
     folder = EngineFolder.open(request)
     spec = folder.spec
     model = read_onnx(folder.path / ONNX_FILE)
-    calibration = calibrate(model, calibration_pixels(request.photos, spec.transform))
-    delicate = Protection("calibrated", nodes=calibration.find_delicate())
+    sensitivity = measure_sensitivity(model, sample_pixels(request.photos, spec.transform))
+    sensitive = Protection("sensitive", nodes=sensitivity.find_sensitive())
     reference = DecodingRunner(OnnxRuntimeRunner(folder.path / ONNX_FILE, spec), spec)
     images = photo_images(request.photos, PROBED_IMAGES)
-    for level in (Protection("nothing"), delicate, *list_levels(model, calibration)):
+    for level in (Protection("nothing"), sensitive, *list_levels(model, sensitivity)):
         candidate = DecodingRunner(RoundedFp16Runner(convert_to_fp16(model, level), spec), spec)
         report = run_gate(reference, candidate, images, spec.thresholds, LIMITS["fp16"], batch_sizes=(8,))
         yield (

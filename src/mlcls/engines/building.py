@@ -1,18 +1,20 @@
-"""What the builders of `mlcls build-engine` have in common: the request, the folder that it is about, and the gate."""
+"""What the builders of `mlcls build-engine` share: the request, the engine's folder, and the gate."""
 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlcls.base.files import STAGING_PREFIX
 from mlcls.dataset.photos import LabeledPhotos
 from mlcls.engines.gate import LIMITS, PROBED_IMAGES, GateReport, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from mlcls.images.photos import photo_images
 from mlcls.model.spec import ModelSpec
 from mlcls.repository import models as repository
-from mlcls.repository.manifest import Manifest, Precision, verify_folder
+from mlcls.repository.manifest import EngineRecord, Manifest, Precision, add_engine, verify_folder
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE
 from mlcls.repository.versions import engine_folder, require_version, step_folders
 
@@ -26,9 +28,9 @@ class BuildRequest:
         name: The imported model.
         photos: The user's photos and folders of photos; by default crops of the sample photos.
         compute_capabilities: GPU architectures, for builders that need no GPU.
-        output: Folder for what Triton does not serve.
+        output: Folder for engines that Triton does not serve.
         version: Version of the model; by default the active one.
-        annotations: Annotation file in place of `photos`, whose labels the gate compares by mAP.
+        annotations: Annotation file in place of `photos`; the gate then compares mAP too.
     """
 
     root: Path
@@ -55,7 +57,7 @@ class EngineFolder:
     Attributes:
         path: The folder.
         spec: The model's spec.
-        manifest: What is in it; the FP32 graph was compared with it.
+        manifest: What is in it; the FP32 graph matches it.
     """
 
     path: Path
@@ -79,22 +81,30 @@ class EngineFolder:
         return cls(folder, spec, verify_folder(folder, folder.parent.name, [ONNX_FILE]))
 
     def digests(self, *files: str) -> dict[str, str]:
-        """Return SHA-256 of files, by name, as the manifest has them: `EngineRecord.made_from`."""
+        """Return the SHA-256 that the manifest has for files, by name, for `EngineRecord.made_from`."""
         return {file: self.manifest.files[file].sha256 for file in files}
 
 
+def add_to_repository(request: BuildRequest, folder: EngineFolder, record: EngineRecord, content: bytes) -> None:
+    """Put an engine and its record into the repository."""
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
+        staged = Path(temporary) / record.file
+        staged.write_bytes(content)
+        add_engine(folder.path, staged, record)
+
+
 def describe_report(report: GateReport) -> Iterator[str]:
-    """Yield a report as lines for the user, with a warning where it says little."""
+    """Yield a report as lines for the user, with a warning if it says little."""
     yield str(report)
     if report.is_blind:
         yield (
-            f"Warning: the scores of two photos differ by {report.spread:.1e} only, so that answers exchanged between "
-            f"them would pass; give photos of the model's labels with --photos."
+            f"Warning: the scores of two photos differ by only {report.spread:.1e}: answers swapped between them would "
+            f"pass; give photos of the model's labels with --photos."
         )
 
 
 class Fp32Gate:
-    """Holds runners against the FP32 graph on ONNX Runtime, which the import held against Paddle."""
+    """Compares runners with the FP32 graph on ONNX Runtime, which the import compared with Paddle."""
 
     def __init__(self, folder: EngineFolder, request: BuildRequest, precision: Precision) -> None:
         """Load the FP32 graph and the photos.
@@ -111,6 +121,6 @@ class Fp32Gate:
         self._reference = DecodingRunner(OnnxRuntimeRunner(folder.path / ONNX_FILE, folder.spec), folder.spec)
 
     def __call__(self, candidate: Runner) -> GateReport:
-        """Run the candidate in all the gate's ways."""
+        """Run the candidate through the gate."""
         decoding = DecodingRunner(candidate, self._spec)
         return run_gate(self._reference, decoding, self._images, self._spec.thresholds, self._limits, self._targets)

@@ -1,23 +1,22 @@
-"""`mlcls build-engine --engine tensorrt` and `--engine tensorrt-rtx`: from the FP16 graph to what runs on a GPU."""
+"""Build TensorRT plans and TensorRT-RTX engines from the FP16 graph: `mlcls build-engine --engine tensorrt[-rtx]`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlcls.base.files import STAGING_PREFIX, sha256_of, write_bytes, write_text
+from mlcls.base.files import sha256_of, write_bytes, write_text
 from mlcls.base.machine import Gpu, read_gpus
-from mlcls.engines.building import BuildRequest, EngineFolder, Fp32Gate, describe_report
+from mlcls.engines.building import BuildRequest, EngineFolder, Fp32Gate, add_to_repository, describe_report
 from mlcls.engines.fp16 import build as fp16_engine
 from mlcls.engines.gate import GateReport
 from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
 from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.engines.tensorrt.runner import TensorRtRunner
 from mlcls.errors import ConversionError
-from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions, verify_folder
+from mlcls.repository.manifest import EngineRecord, tool_versions, verify_folder
 from mlcls.repository.names import FP16_FILE, ONNX_FILE, PLAN_FILE
 
 
@@ -28,7 +27,7 @@ def build_plan(request: BuildRequest) -> Iterator[str]:
         Lines for the user.
 
     Raises:
-        ConversionError: There is no GPU, the builder refuses, or the plan does not pass; what was there stays.
+        ConversionError: There is no GPU, the builder fails, or the plan does not pass; the repository is unchanged.
         RepositoryError: The model is not imported, or its folder is mixed up.
         MissingExtraError: tensorrt or cuda-bindings is not installed.
     """
@@ -45,26 +44,22 @@ def build_plan(request: BuildRequest) -> Iterator[str]:
     with TensorRtRunner(built.plan, folder.spec, "tensorrt") as runner:
         report = Fp32Gate(folder, request, "fp16")(runner)
     report.require("The plan was not kept.")
-    record = _record(PLAN_FILE, folder, built, gpus[0], "", report)
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
-        staged = Path(temporary) / PLAN_FILE
-        staged.write_bytes(built.plan)
-        add_engine(folder.path, staged, record)
+    add_to_repository(request, folder, _record(PLAN_FILE, folder, built, gpus[0], "", report), built.plan)
     yield _sum_up(folder.path / PLAN_FILE, built)
     yield from describe_report(report)
 
 
 def build_rtx_engines(request: BuildRequest) -> Iterator[str]:
-    """Build a TensorRT-RTX engine for each architecture, into a folder outside of the model repository.
+    """Build a TensorRT-RTX engine for each architecture, into a folder outside the model repository.
 
-    Triton does not serve these. Beside each `NAME.sm75.engine` is a `NAME.sm75.json` with its record. Where this
-    machine has a GPU of the architecture, the engine passes the gate first.
+    Triton does not serve these. Each `NAME.sm75.engine` gets a `NAME.sm75.json` with its record. If this machine has a
+    GPU of the architecture, the engine must pass the gate first.
 
     Yields:
         Lines for the user.
 
     Raises:
-        ConversionError: No output folder or no architecture is named, the builder refuses, or an engine does not pass.
+        ConversionError: No output folder or architecture is named, the builder fails, or an engine does not pass.
         RepositoryError: The model is not imported, or its folder is mixed up.
         MissingExtraError: tensorrt-rtx is not installed.
     """
@@ -93,7 +88,7 @@ def build_rtx_engines(request: BuildRequest) -> Iterator[str]:
             report.require("The engine was not kept.")
         path = request.output / f"{folder.spec.name}.sm{capability.replace('.', '')}.engine"
         record = _record(path.name, folder, built, gpu, capability, report)
-        path.with_suffix(".json").unlink(missing_ok=True)  # an engine without a record is no lie, a wrong record is
+        path.with_suffix(".json").unlink(missing_ok=True)  # better no record than a wrong one
         write_bytes(path, built.plan)
         document = {**dataclasses.asdict(record), "sha256": sha256_of(path)}
         write_text(path.with_suffix(".json"), json.dumps(document, indent=2) + "\n")
@@ -105,7 +100,7 @@ def build_rtx_engines(request: BuildRequest) -> Iterator[str]:
 
 
 def _make_fp16_if_missing(request: BuildRequest) -> Iterator[str]:
-    """Make the FP16 graph where there is none, or one of another FP32 graph."""
+    """Build the FP16 graph if there is none, or if it was made from another FP32 graph."""
     folder = EngineFolder.open(request)
     records = {record.file: record for record in folder.manifest.engines}
     if FP16_FILE not in records or dict(records[FP16_FILE].made_from) != folder.digests(ONNX_FILE):
@@ -113,7 +108,7 @@ def _make_fp16_if_missing(request: BuildRequest) -> Iterator[str]:
 
 
 def _open_fp16(request: BuildRequest) -> EngineFolder:
-    """Return the folder, after a check of the FP16 graph's content."""
+    """Check the FP16 graph's content and return its folder."""
     folder = EngineFolder.open(request)
     verify_folder(folder.path, folder.path.parent.name, [FP16_FILE])
     return folder

@@ -11,18 +11,18 @@ import pytest
 
 from mlcls.engines.fp16.build import (
     ARITHMETIC,
-    MAX_CALIBRATION_PHOTOS,
+    MAX_PHOTOS,
     STATISTICS,
     Fp16Build,
     Gate,
     RoundedFp16Runner,
     build_fp16,
-    calibration_pixels,
     list_levels,
+    sample_pixels,
 )
-from mlcls.engines.fp16.calibration import calibrate
 from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
 from mlcls.engines.fp16.rounding import element_types
+from mlcls.engines.fp16.sensitivity import measure_sensitivity
 from mlcls.engines.gate import LIMITS, GateReport, Limits, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from mlcls.errors import ConversionError, ParityError
@@ -63,7 +63,7 @@ def test_the_least_level_is_enough_for_a_good_model(tmp_path: Path) -> None:
     assert not any(report.failures or report.is_blind for report in built.reports)
 
 
-def test_the_calibration_protects_what_would_overflow(tmp_path: Path) -> None:
+def test_what_would_overflow_is_protected(tmp_path: Path) -> None:
     source = make_overflowing()
     built = make(tmp_path, source)
     assert "n.squares" in built.protection.nodes
@@ -74,7 +74,7 @@ def test_the_calibration_protects_what_would_overflow(tmp_path: Path) -> None:
 
 
 def test_a_level_that_fails_falls_back_to_more_fp32(tmp_path: Path) -> None:
-    # an offset of 24 loses up to 8e-3, too little for the calibration to name it
+    # an offset of 24 loses up to 8e-3, too little to count as sensitive
     source = make_cancelling(24.0)
     assert make(tmp_path, source).protection.name == "statistics"
     built = make(tmp_path, source, strict(3e-4))
@@ -125,20 +125,20 @@ def test_both_runs_must_pass(tmp_path: Path) -> None:
     assert seen == ["fp16 rounded", "fp16 onnxruntime"] * 3
 
 
-def test_a_part_of_many_photos_is_calibrated_on(tmp_path: Path) -> None:
+def test_sensitivity_is_measured_on_a_part_of_many_photos(tmp_path: Path) -> None:
     image = photo_images((), 1)[0]
-    for index in range(2 * MAX_CALIBRATION_PHOTOS + 1):
+    for index in range(2 * MAX_PHOTOS + 1):
         (tmp_path / f"{index:03}.png").write_bytes(image)
-    assert len(calibration_pixels([tmp_path], SPEC.transform)) == 22
-    assert len(calibration_pixels([tmp_path / "000.png"], SPEC.transform)) == 1
-    pixels = calibration_pixels([], SPEC.transform)
+    assert len(sample_pixels([tmp_path], SPEC.transform)) == 22
+    assert len(sample_pixels([tmp_path / "000.png"], SPEC.transform)) == 1
+    pixels = sample_pixels([], SPEC.transform)
     assert pixels.shape == (4, 16, 8, 3)
     assert pixels.dtype == np.uint8
 
 
 def test_levels_grow_and_never_name_a_product() -> None:
     source = make_attention()
-    levels = list_levels(source, calibrate(source, make_pixels(2), threads=1))
+    levels = list_levels(source, measure_sensitivity(source, make_pixels(2), threads=1))
     assert [level.name for level in levels] == ["statistics", "arithmetic", "all but products"]
     sizes = [sum(map(level.covers, source.graph.node)) for level in levels]
     assert sizes == sorted(set(sizes))

@@ -124,7 +124,7 @@ def test_the_usual_limits_hold(fp32: Path, photos: list[bytes], folder: Path) ->
 def test_photos_that_the_model_cannot_tell_apart(tmp_path: Path, photos: list[bytes], folder: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(make_served(spec_of(), scale=1e-4), str(path))
-    with pytest.raises(ParityError, match="answers exchanged between them would pass"):
+    with pytest.raises(ParityError, match="answers swapped between them would pass"):
         build_int8(path, spec_of(), photos, folder)
     assert list(folder.iterdir()) == []
 
