@@ -1,4 +1,4 @@
-"""Runners by the words of a command line: `KIND`, or `KIND=WHERE`."""
+"""Open the runners that a command line names: `KIND` or `KIND=WHERE`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mlcls.model.spec import ModelSpec
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE, PLAN_FILE
 from mlcls.repository.versions import engine_folder, step_folders
 
-# Where a server listens that is not named.
+# Where `served` looks for a server by default.
 DEFAULT_SERVER: Final = "127.0.0.1:8001"
 
 
 @dataclasses.dataclass(frozen=True)
 class RepositoryModel:
-    """A model of the repository, which runners are opened for.
+    """A model of the repository to open runners for.
 
     Attributes:
         root: The model repository.
@@ -33,7 +33,7 @@ class RepositoryModel:
     version: int | None = None
 
     def engine_file(self, where: str | None, default: str = ONNX_FILE) -> Path:
-        """Return the named file, or one of the engine's version folder.
+        """Return the named file, or a default one from the engine's version folder.
 
         Raises:
             MlclsError: It does not exist.
@@ -61,7 +61,7 @@ def _open_paddle(model: RepositoryModel, where: str | None, stack: contextlib.Ex
             f"Expected the PaddleX model that {model.spec.name} was imported from, got {where}, whose files differ "
             f"(SHA-256); import it under a name of its own."
         )
-    # labels and the transform come from inference.yml, not from what is held against it
+    # labels and transform come from inference.yml, not from the model that is compared with it
     spec = dataclasses.replace(spec, source_activation=model.spec.source_activation)
     return DecodingRunner(PaddleRunner(source, spec), spec)
 
@@ -119,10 +119,10 @@ def open_runner(text: str, model: RepositoryModel, stack: contextlib.ExitStack) 
         text: `paddle=FOLDER`, `onnxruntime[=FILE]`, `openvino[=FILE]`, `openvino-bf16[=FILE]`, `served[=HOST:PORT]`,
             `tensorrt[=FILE]` or `tensorrt-rtx=FILE`.
         model: The model.
-        stack: Closes what the runner needs.
+        stack: Closes the runner's resources.
 
     Raises:
-        MlclsError: The text has none of these forms, or the runner cannot be opened.
+        MlclsError: The text has another form, or the runner cannot be opened.
     """
     kind, equals, where = text.partition("=")
     if kind not in _OPENERS or (equals and not where):

@@ -1,8 +1,8 @@
 """From the served FP32 graph to an explicitly typed FP16 graph, with chosen operations kept in FP32.
 
-The converter is ONNX Runtime's own (`onnxruntime.transformers.float16`). What it leaves undone is done here: it raises
-and clips constants outside of FP16's range without a word, gives a constant that FP32 and FP16 operations share to both
-in FP16, sends a tensor between two FP32 operations through FP16, and appends its casts unsorted.
+The converter is ONNX Runtime's own (`onnxruntime.transformers.float16`). This module mends what it does wrong: it
+silently raises or clips constants outside FP16's range, rounds a constant that FP32 and FP16 operations share for both,
+sends a tensor between two FP32 operations through FP16, and appends its casts unsorted.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ def convert_to_fp16(model: onnx.ModelProto, protection: Protection) -> onnx.Mode
     """Convert the served FP32 graph.
 
     Args:
-        model: Takes uint8, gives float32, has float32 weights and a name for each node; it stays as it is.
+        model: The graph, from uint8 to float32, with float32 weights and named nodes; not modified.
         protection: What stays in FP32.
 
     Returns:
-        A checked graph of the same inputs and outputs, whose every tensor has one type that the graph says.
+        A checked graph with the same inputs and outputs, in which every tensor is explicitly typed.
 
     Raises:
-        ConversionError: The graph is not FP32, a constant does not fit into FP16, or the protection names a node that
-            is a matrix product or does not exist.
+        ConversionError: The graph is not FP32, a constant exceeds FP16's range, or the protection names a node that is
+            a matrix product or does not exist.
         MissingExtraError: onnxruntime or one of its converter's packages is not installed.
     """
     import onnx
@@ -84,7 +84,7 @@ def convert_to_fp16(model: onnx.ModelProto, protection: Protection) -> onnx.Mode
     )
     _drop_round_trips(fp16)
     OnnxModel.graph_topological_sort(fp16.graph)
-    del fp16.graph.value_info[:]  # the converter's own, partly of tensors that are gone
+    del fp16.graph.value_info[:]  # the converter's; some of its tensors are gone
     require_same_interface(fp16, model, "FP16")
     fp16.producer_name = model.producer_name
     return fp16
@@ -106,11 +106,11 @@ def _check_source(model: onnx.ModelProto, protection: Protection) -> None:
     if unknown := sorted(protection.nodes - nodes.keys()):
         raise ConversionError(f"Expected names of the graph's nodes to keep in FP32, got {', '.join(unknown)}.")
     if products := [name for name in sorted(protection.nodes) if nodes[name].op_type in FP16_PRODUCTS]:
-        raise ConversionError(f"Matrix products cannot stay in FP32, but these are to: {', '.join(products)}.")
+        raise ConversionError(f"Expected no matrix products to keep in FP32, got {', '.join(products)}.")
 
 
 def _split_shared_constants(model: onnx.ModelProto, protection: Protection) -> None:
-    """Give the FP32 operations a copy of each constant that FP16 operations use too."""
+    """Give the FP32 operations their own copy of each constant that FP16 operations use too."""
     from onnx import TensorProto
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
@@ -128,7 +128,7 @@ def _split_shared_constants(model: onnx.ModelProto, protection: Protection) -> N
 
 
 def _round_constants(model: onnx.ModelProto, protection: Protection) -> None:
-    """Round the constants of FP16 operations to the nearest FP16 number, so that the converter has none to change."""
+    """Round the constants of FP16 operations to the nearest FP16 number, so the converter changes none."""
     from onnx import TensorProto, numpy_helper
 
     users: dict[str, onnx.NodeProto] = {}

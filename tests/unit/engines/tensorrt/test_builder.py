@@ -103,10 +103,10 @@ def test_the_parser_is_quoted() -> None:
     model = make_served([("Mod", ["features", "features"], "mixed", {"fmod": 1})])
     model.graph.node[-4].op_type, model.graph.node[-4].domain = "NoSuchOperation", "nowhere"
     model.opset_import.append(helper.make_opsetid("nowhere", 1))
-    with pytest.raises(ConversionError, match=r"^The ONNX parser of tensorrt_rtx .* refuses the graph: ") as caught:
+    with pytest.raises(ConversionError, match=r"^The ONNX parser of tensorrt_rtx .* rejects the graph: ") as caught:
         build_engine(model.SerializeToString(), SPEC, "tensorrt_rtx", ["7.5"])
     assert "NoSuchOperation" in str(caught.value)
-    with pytest.raises(ConversionError, match=r"refuses the graph: |got \(\)"):  # the parser takes it for an empty one
+    with pytest.raises(ConversionError, match=r"rejects the graph: |got \(\)"):  # the parser takes it for an empty one
         build_engine(b"this is no ONNX file", SPEC, "tensorrt_rtx", ["7.5"])
 
 

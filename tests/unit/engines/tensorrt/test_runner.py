@@ -149,7 +149,7 @@ def test_other_pixels_are_refused(played: tuple[TensorRtRunner, PlayedDevice, Pl
     assert not device.queue
 
 
-@pytest.mark.parametrize(("fault", "text"), [("accepts", "refuses a batch of 2"), ("runs", "fails at a batch of 2")])
+@pytest.mark.parametrize(("fault", "text"), [("accepts", "rejects a batch of 2"), ("runs", "fails at a batch of 2")])
 def test_a_gpu_that_fails(played: tuple[TensorRtRunner, PlayedDevice, PlayedContext], fault: str, text: str) -> None:
     runner, _, context = played
     setattr(context, fault, False)
