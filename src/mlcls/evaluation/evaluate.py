@@ -1,4 +1,4 @@
-"""`evaluate`: the metrics of a runner on an annotation file."""
+"""Evaluate a runner on an annotation file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mlcls.evaluation.scoring import BATCH_SIZE, NUM_WORKERS, score_annotated
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """The result of an evaluation.
 
     Attributes:
-        runner: What computed the scores.
+        runner: Name of the runner that computed the scores.
         annotations: The annotation file.
         scores: (N, num_labels) float32.
         targets: (N, num_labels) which labels each image has.
@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def samples_read(self) -> int:
-        """Images that the runner gave all scores of."""
+        """Images for which the runner gave all scores."""
         return int(np.isfinite(self.scores).all(axis=1).sum())
 
 
@@ -55,7 +55,7 @@ def evaluate(
     num_workers: int = NUM_WORKERS,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Evaluate a runner on every image of an annotation file; show a progress bar.
+    """Evaluate a runner on every image of an annotation file, with a progress bar.
 
     A `label.txt` beside the annotation file must have the runner's labels.
 
@@ -63,7 +63,7 @@ def evaluate(
         runner: Computes the scores.
         annotations: `val.txt` of an `MLClsDataset`, or a file like it.
         thresholds: Threshold of each label.
-        batch_size: Images of a batch.
+        batch_size: Images in a batch.
         num_workers: Threads that read images.
         after_batch: See `score_annotated`.
 
@@ -84,7 +84,7 @@ def evaluate(
 
 
 def require_labels(file: Path, labels: tuple[str, ...], expected: tuple[str, ...]) -> None:
-    """Compare a dataset's labels with a model's: the columns of its annotation files must mean the same.
+    """Check that a dataset has a model's labels, so that the columns of its annotation files mean the same.
 
     Raises:
         DatasetError: They differ.

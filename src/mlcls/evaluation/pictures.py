@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: precision over recall, and a bar for each label."""
+"""Draw an evaluation: precision over recall, and bars for each label."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlcls.evaluation.evaluate import Evaluation
 from mlcls.evaluation.metrics import LabelMetrics, Metrics
 from mlcls.model.metrics import interpolate_precision, ranked_precision
 
-# Labels that have a color and a name of their own; where there are more, the worst and the best ones.
+# Labels with a color and a name of their own; of more, the worst and the best.
 _NAMED: Final = 10
 _NAMED_WORST: Final = 6
 _RECALLS: Final = np.arange(101) / 100
@@ -23,8 +23,8 @@ _F1_COLOR: Final = "#e0902f"
 def draw_precision_recall(evaluation: Evaluation, title: str) -> bytes:
     """Draw each label's precision over its recall, interpolated as for the 11-point average, and their mean.
 
-    A dot stands where the label's threshold puts it. Of more than ten labels the six worst and the four best have
-    colors and names, the others are thin and gray.
+    A dot marks the label's threshold. Of more than ten labels, the six worst and the four best have colors and names;
+    the others are thin and gray.
 
     Returns:
         A PNG file.
@@ -70,9 +70,9 @@ def draw_precision_recall(evaluation: Evaluation, title: str) -> bytes:
 
 
 def draw_per_class(metrics: Metrics) -> bytes:
-    """Draw average precision and F1 at the threshold of each label, the best first, in panels of at most 50.
+    """Draw each label's average precision and F1 at the threshold, the best first, in panels of at most 50.
 
-    Labels that no image has stand last, without bars.
+    Labels that no image has come last, without bars.
 
     Returns:
         A PNG file.

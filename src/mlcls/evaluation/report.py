@@ -1,4 +1,4 @@
-"""What an evaluation leaves: two pictures, a table of the labels, and its part of the result file."""
+"""Write an evaluation: two pictures, a table of the labels, and its part of the result file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _WORST: Final = 5
 
 
 def write_report(evaluation: Evaluation, output: Path, title: str) -> dict[str, Any]:
-    """Write pictures and table.
+    """Write the pictures and the table.
 
     Args:
-        evaluation: What came out.
+        evaluation: The evaluation.
         output: The output folder.
-        title: Of the picture of the curves.
+        title: Title of the picture of the curves.
 
     Returns:
-        What the result file says beside `done_flag`; `MultiLabelMAP` stands where PaddleX has it.
+        The content of the result file except `done_flag`; `MultiLabelMAP` is where PaddleX has it.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -57,7 +57,7 @@ def write_report(evaluation: Evaluation, output: Path, title: str) -> dict[str, 
 
 
 def format_table(evaluation: Evaluation) -> str:
-    """Return the metrics for people, with the worst labels."""
+    """Return the metrics as text, with the worst labels."""
     metrics = evaluation.metrics
     lines = [f"{evaluation.runner}: {evaluation.samples_read} of {evaluation.samples_expected} samples read"]
     lines[0] += f", {len(metrics.counted)} of {len(metrics.per_class)} labels counted"

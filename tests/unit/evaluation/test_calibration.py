@@ -219,7 +219,7 @@ def test_calibration_gains_on_the_held_out_part() -> None:
     assert document["after"]["pooled"]["f1"] == report.after.pooled.f1
     table = report.to_table()
     assert "rare" in table
-    assert f"kept: {rare.fit_positives} to fit on" in table
+    assert f"kept: only {rare.fit_positives} images to fit on" in table
 
 
 def test_wanted_precision_has_its_price() -> None:
