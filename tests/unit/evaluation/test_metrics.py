@@ -1,4 +1,4 @@
-"""Every figure against scikit-learn and against a straightforward implementation."""
+"""Every metric compared with scikit-learn and with a straightforward implementation."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_against_scikit_learn(seed: int, ties: bool) -> None:
 
 
 def test_label_that_no_image_has() -> None:
-    """It counts for no mean over labels; what is predicted of it is wrong."""
+    """It counts for no mean over labels, and every prediction of it is wrong."""
     scores, targets = make_data(7)
     targets[:, 2] = False
     others = [0, 1, 3, 4, 5]
@@ -118,7 +118,7 @@ def test_label_that_no_image_has() -> None:
 
 
 def test_threshold_is_strict() -> None:
-    """In float32, as where labels are selected."""
+    """In float32, as when labels are selected."""
     scores = np.array([[0.3], [0.30000004]], np.float32)
     metrics = compute_metrics(scores, np.array([[True], [True]]), ["one"], [0.3])
     assert (metrics.per_class[0].predicted, metrics.per_class[0].correct) == (1, 1)

@@ -1,4 +1,4 @@
-"""What an evaluation leaves, with few labels and with many."""
+"""What an evaluation writes, with few labels and with many."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def check_plan(folder: Path, file: str, machine: Machine) -> None:
     if library != "tensorrt":
         raise RepositoryError(
             f"{path}: expected a plan of tensorrt, which Triton's tensorrt backend runs, got an engine of "
-            f"{library or 'nothing that its manifest names'}. {_REMEDY}"
+            f"{library or 'an unnamed library'}. {_REMEDY}"
         )
     _check_sources(path, record, manifest.files, {engine.file: engine for engine in manifest.engines})
     if not machine.gpus:

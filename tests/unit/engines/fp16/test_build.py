@@ -1,4 +1,4 @@
-"""The least FP32 that passes the gate; more where less does not; a refusal that says what was tried."""
+"""The least FP32 that passes the gate; more if less does not pass; an error that says what was tried."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_level_that_fails_falls_back_to_more_fp32(tmp_path: Path) -> None:
     assert built.reports[0].max_difference < 3e-4
 
 
-def test_refusal_tells_every_level_and_how_far_off_it_was(tmp_path: Path) -> None:
+def test_the_error_names_every_level_and_how_far_off_it_was(tmp_path: Path) -> None:
     with pytest.raises(ParityError) as caught:
         make(tmp_path, make_cancelling(24.0), strict(1e-7))
     text = str(caught.value)

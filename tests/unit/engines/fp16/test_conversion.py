@@ -1,4 +1,4 @@
-"""An FP16 graph: what is FP16, what is not, and the converter's ways that are set right."""
+"""An FP16 graph: what is FP16, what is not, and the converter's faults that are mended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rounded graph gives what FP16 arithmetic gives, where ONNX Runtime's own run of the FP16 graph hides it."""
+"""The rounded graph shows what FP16 arithmetic does, which ONNX Runtime's own run of the FP16 graph hides."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_tensorrt_takes_no_architecture_and_must_be_installed_and_new(
 
 
 def test_typing_is_strong_with_and_without_the_flag() -> None:
-    """TensorRT 10 needs the flag; a version that has none is strongly typed by itself."""
+    """TensorRT 10 needs the flag; a version without it is always strongly typed."""
 
     class Flags:
         STRONGLY_TYPED = 1
@@ -209,7 +209,7 @@ def test_an_interrupted_build_ends_and_gives_nothing(
 
 
 def test_timings_are_kept_apart_by_version_and_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """TensorRT-RTX has no timings, so that TensorRT's configuration is played here."""
+    """TensorRT-RTX has no timings, so this fakes TensorRT's configuration."""
     monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(tensorrt_build, "read_gpus", lambda: (Gpu("Tesla T4", "7.5"),))
 

@@ -1,4 +1,4 @@
-"""The runner of TensorRT engines: as far as it goes without a GPU for real, and its dealings with a played one."""
+"""The runner of TensorRT engines: for real as far as it goes without a GPU, then with a fake one."""
 
 from __future__ import annotations
 
