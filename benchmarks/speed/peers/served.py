@@ -16,7 +16,7 @@ from mlcls.model.spec import ModelSpec
 from mlcls.tuning.closed_loop import ensemble_calls, run_closed_loop
 
 
-class ServedModel:
+class ServedEnsemble:
     """One model of a running server."""
 
     name = "served"

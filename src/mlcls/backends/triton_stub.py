@@ -21,7 +21,7 @@ from mlcls.images.settings import ImageSettings
 from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository.manifest import require_same_spec, verify_folder
 from mlcls.repository.names import IMAGES_PARAMETER, PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
-from mlcls.repository.settings import PRECISIONS
+from mlcls.repository.settings import ENGINE_PRECISIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +77,11 @@ class StepArguments:
         """Return the precision that the engine computes in; `f32` if none is set.
 
         Raises:
-            RepositoryError: The parameter is not one of `PRECISIONS`.
+            RepositoryError: The parameter is not one of `ENGINE_PRECISIONS`.
         """
         text = self._parameter(PRECISION_PARAMETER, "f32")
-        if text not in PRECISIONS:
-            expected = f"expected the parameter {PRECISION_PARAMETER} to be one of {', '.join(PRECISIONS)}"
+        if text not in ENGINE_PRECISIONS:
+            expected = f"expected the parameter {PRECISION_PARAMETER} to be one of {', '.join(ENGINE_PRECISIONS)}"
             raise self._wrong(f"{expected}, got {text!r}.")
         return str(text)
 

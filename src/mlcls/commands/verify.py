@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare, print a table, and tell by the exit status whether the candidate passed."""
     from mlcls.base.files import write_text
-    from mlcls.engines.comparison import PROBED_IMAGES, run_gate
+    from mlcls.engines.gate import PROBED_IMAGES, run_gate
     from mlcls.engines.runner_selection import open_runner
     from mlcls.images.photos import photo_images
     from mlcls.repository.models import Repository
