@@ -102,7 +102,7 @@ def refused_member(path: Path, **options: Any) -> str:
     """What is said about the member that is refused."""
     start = f"{path}: expected plain files and folders inside one folder, but member "
     end = (
-        "; nothing was unpacked. Take the archive from its official place, or pack the model folder anew with tar."
+        "; nothing was unpacked. Get the archive from its official source, or pack the model folder again with tar."
     )  # fmt: skip
     message = refusal(path, **options)
     assert message.startswith(start)

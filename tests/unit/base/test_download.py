@@ -398,7 +398,7 @@ def test_size_that_was_not_told_and_nothing_is_missing(site: Site) -> None:
 def test_answer_without_any_size(site: Site) -> None:
     """The end of the connection says nothing, unless the caller knows what must come."""
     site.script = [answer(200, CONTENT, Content_Length=None)] * 2
-    assert "the server tells no size, so a complete file cannot be told from a cut one" in failure(site.url())
+    assert "the server reports no size, so a complete file cannot be told from a truncated one" in failure(site.url())
     assert download.fetch(site.url(), expected_size=len(CONTENT)).read_bytes() == CONTENT
 
 
@@ -597,7 +597,7 @@ def test_body_of_a_redirect_is_not_read(site: Site) -> None:
 def test_html_instead_of_a_file(site: Site) -> None:
     """The login page of a network must not get into the cache."""
     site.script = [answer(200, b"<html>log in</html>", Content_Type="text/html; charset=utf-8")]
-    assert "an HTML page came instead of a file" in failure(site.url())
+    assert "the server sent an HTML page instead of a file" in failure(site.url())
 
 
 def test_encoded_body_is_stored_as_it_travels(site: Site) -> None:
