@@ -1,1 +1,1 @@
-"""What knows nothing about models: files, downloads, archives, YAML, text, processes, the machine, charts."""
+"""What knows nothing about models: files, downloads, YAML, text, processes, the machine, charts."""

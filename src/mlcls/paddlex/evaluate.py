@@ -18,7 +18,7 @@ from mlcls.evaluation.report import format_table, write_report
 from mlcls.images.transforms import normalize
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ImageTransform
-from mlcls.paddle.inference_yml import FILE_NAME, read_inference_yml
+from mlcls.paddle.inference_yml import INFERENCE_YML, read_inference_yml
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import load_trained_network
 from mlcls.training.pretrained import find_weights
@@ -96,7 +96,7 @@ def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, A
         raise ConfigError(f"Evaluate.log_interval: expected an integer of at least 1, got {interval}.")
     labels = read_dataset_labels(settings.dataset_dir, settings.num_classes)
     weights = find_weights(source, "Evaluate.weight_path")
-    _compare_with_export(weights.parent / INFERENCE / FILE_NAME, settings, labels)
+    _compare_with_export(weights.parent / INFERENCE / INFERENCE_YML, settings, labels)
     import_paddle("train")
     device = Device.parse(settings.device)
     set_device(dataclasses.replace(device, ids=device.ids[:1]))

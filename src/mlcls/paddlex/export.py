@@ -15,7 +15,7 @@ from mlcls.dataset.image_set import LABEL_FILE
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import ConfigError, ModelFormatError, SpecError
 from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels
-from mlcls.paddle.inference_yml import FILE_NAME
+from mlcls.paddle.inference_yml import INFERENCE_YML
 from mlcls.paddle.model import GRAPH_NAMES, PARAMETERS_NAME
 from mlcls.paddlex.config import PaddleXConfig
 from mlcls.training.export import export_model
@@ -73,7 +73,7 @@ def export_weights(config: PaddleXConfig) -> dict[str, Any]:
     print(f"{output}: {config.Global.model}, {len(labels)} labels of {label_source}, weights of {source}")
     return {
         "model_name": config.Global.model,
-        "inference_config": FILE_NAME,
+        "inference_config": INFERENCE_YML,
         "pdmodel": GRAPH_NAMES[0],  # PaddleX's name of the field; its graphs are JSON files by now
         "pdiparams": PARAMETERS_NAME,
         "num_classes": len(labels),
@@ -125,6 +125,6 @@ def _note_other_size(config: PaddleXConfig, run: Path) -> None:
 
 def _move_model(source: Path, target: Path) -> None:
     """Move the three files; `inference.yml` is taken away first and put there last, so that no mixture is a model."""
-    (target / FILE_NAME).unlink(missing_ok=True)
-    for name in (GRAPH_NAMES[0], PARAMETERS_NAME, FILE_NAME):
+    (target / INFERENCE_YML).unlink(missing_ok=True)
+    for name in (GRAPH_NAMES[0], PARAMETERS_NAME, INFERENCE_YML):
         os.replace(source / name, target / name)

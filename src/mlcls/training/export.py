@@ -16,7 +16,7 @@ from mlcls.base.files import staged_folder, write_text
 from mlcls.errors import SpecError
 from mlcls.model.catalog import DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, coco_labels, official_model
 from mlcls.model.spec import ModelSpec
-from mlcls.paddle.inference_yml import FILE_NAME, format_inference_yml
+from mlcls.paddle.inference_yml import INFERENCE_YML, format_inference_yml
 from mlcls.paddle.runtime import import_paddle
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def export_model(
             spread = make_input_sensitive(network, _calibration_inputs(spec, photos, seed))
         with staged_folder(folder) as staging:
             _save_graph(network, spec, staging, with_sigmoid)
-            write_text(staging / FILE_NAME, format_inference_yml(spec))
+            write_text(staging / INFERENCE_YML, format_inference_yml(spec))
     return ExportReport(folder, weights, spread)
 
 

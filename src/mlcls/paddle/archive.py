@@ -16,8 +16,8 @@ from typing import IO, Final, cast
 
 from mlcls.base.files import staged_folder
 from mlcls.errors import ModelFormatError
+from mlcls.paddle.inference_yml import INFERENCE_YML
 
-MODEL_FILE: Final = "inference.yml"
 MAX_MEMBERS: Final = 1000
 MAX_UNPACKED_BYTES: Final = 4 * 1024**3
 # Largest single read: tarfile reads an extended header whole, and its size is only the archive's claim.
@@ -211,7 +211,7 @@ def _refusal(source: _Source, member: tarfile.TarInfo, why: str) -> ModelFormatE
 
 def _find_model(archive: Path, members: _Members) -> PurePosixPath:
     """Return the one folder with an `inference.yml`, relative to the archive's root."""
-    found = [path.parent for path, member in members.items() if path.name == MODEL_FILE and member.isfile()]
+    found = [path.parent for path, member in members.items() if path.name == INFERENCE_YML and member.isfile()]
     if len(found) == 1:
         return found[0]
     names = [str(path)[:NAME_SHOWN_CHARACTERS] for path in (found or members)]
@@ -219,12 +219,12 @@ def _find_model(archive: Path, members: _Members) -> PurePosixPath:
     listed = (", ".join(names[:NAMES_SHOWN]) or "nothing") + more
     if found:
         raise ModelFormatError(
-            f"{archive}: expected one folder with {MODEL_FILE}, got {len(found)}: {listed}; unpack it and pass the "
-            "folder of one model."
+            f"{archive}: expected one folder with {INFERENCE_YML}, got {len(found)}: {listed}; unpack it and pass the "
+            f"folder of one model."
         )
     raise ModelFormatError(
-        f"{archive}: expected a PaddleX inference model with {MODEL_FILE}, got an archive with: {listed}; export the "
-        "model with PaddleX, or take the official inference model (not the pretrained one)."
+        f"{archive}: expected a PaddleX inference model with {INFERENCE_YML}, got an archive with: {listed}; export "
+        f"the model with PaddleX, or use the official inference model (not the pretrained one)."
     )
 
 

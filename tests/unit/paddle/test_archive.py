@@ -1,4 +1,4 @@
-"""`mlcls.base.archive` on archives that are as they should be, damaged, or evil."""
+"""`mlcls.paddle.archive` on archives that are as they should be, damaged, or evil."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import pytest
 
-from mlcls.base import archive
-from mlcls.base.archive import extract_model
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.errors import ModelFormatError
+from mlcls.paddle import archive
+from mlcls.paddle.archive import extract_model
 
 NOISE = random.Random(0).randbytes(200_000)
 MODEL = {"inference.yml": b"Global: {}\n", "inference.json": b"{}", "inference.pdiparams": NOISE}
