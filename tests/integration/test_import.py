@@ -19,7 +19,7 @@ import onnx
 import pytest
 import yaml
 
-from mlcls.conversion import onnx_edits as onnx_graph
+from mlcls.conversion import onnx_edits
 from mlcls.errors import MlclsError, ParityError
 from mlcls.images.transforms import normalization_constants
 from mlcls.model import catalog
@@ -80,7 +80,7 @@ def test_the_served_graph_is_what_the_design_says(small_models: SmallModels) -> 
     version = small_models.repository / "small_with_sigmoid_engine" / "1"
     model = onnx.load(str(version / "model.onnx"))
     height, width = SMALL_SIZE
-    assert onnx_graph.describe_interface(model) == (
+    assert onnx_edits.describe_interface(model) == (
         ("pixels", "UINT8", ("batch", height, width, 3)),
         ("logits", "FLOAT", ("batch", len(SMALL_LABELS))),
     )
@@ -249,7 +249,7 @@ def test_a_conversion_that_changes_the_scores_is_refused(
         alpha, beta = real(transform)
         return alpha * np.float32(1.01), beta
 
-    monkeypatch.setattr(onnx_graph, "normalization_constants", slightly_off)
+    monkeypatch.setattr(onnx_edits, "normalization_constants", slightly_off)
     with pytest.raises(ParityError, match=r"onnxruntime to give the answers of paddle, got: .* Nothing was written"):
         import_model(str(small_models.with_sigmoid), repository, name="small_with_sigmoid")
     assert snapshot(repository) == before
