@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlcls.base.pictures import require_matplotlib
-from mlcls.dataset.image_set import LABEL_FILE, VAL_FILE, read_dataset_labels
+from mlcls.dataset.annotations import VAL_FILE
+from mlcls.dataset.labels import DATASET_LABELS_FILE, read_dataset_labels
 from mlcls.engines.runners import DecodingRunner, Pixels, Scores
 from mlcls.errors import ConfigError
 from mlcls.evaluation.evaluate import evaluate, require_labels
@@ -131,7 +132,7 @@ def _compare_with_export(exported: Path, settings: TrainSettings, labels: tuple[
             f"Train.image_size: expected {trained}, height and width that these weights were exported with "
             f"({exported}), got {asked}."
         )
-    require_labels(settings.dataset_dir / LABEL_FILE, labels, config.labels)
+    require_labels(settings.dataset_dir / DATASET_LABELS_FILE, labels, config.labels)
 
 
 class _Log:

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.yaml_file import YamlError, read_yaml
-from mlcls.dataset.image_set import LABEL_FILE
-from mlcls.dataset.labels import read_labels
+from mlcls.dataset.labels import DATASET_LABELS_FILE, read_labels
 from mlcls.errors import ConfigError, ModelFormatError, SpecError
 from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels
 from mlcls.paddle.inference_yml import INFERENCE_YML
@@ -91,7 +90,7 @@ def _find_labels(source: str, run: Path | None, dataset: Path) -> tuple[tuple[st
     """Return the labels, and where they are from."""
     if run is not None:
         return read_labels(run / LABEL_DICT_FILE), str(run / LABEL_DICT_FILE)
-    path = dataset / LABEL_FILE
+    path = dataset / DATASET_LABELS_FILE
     name = urlsplit(source).path if is_url(source) else source
     if Path(name).name in _OFFICIAL_FILES:
         labels = coco_labels()
@@ -99,13 +98,13 @@ def _find_labels(source: str, run: Path | None, dataset: Path) -> tuple[tuple[st
             raise SpecError(
                 f"Export.weight_path: expected weights that were trained on {path} ({len(own)} labels), got official "
                 f"ones, whose labels are COCO's {len(labels)}. Give the weights of your training, or a "
-                f"Global.dataset_dir without {LABEL_FILE}."
+                f"Global.dataset_dir without {DATASET_LABELS_FILE}."
             )
         return labels, "COCO"
     if not path.is_file():
         raise SpecError(
             f"Export.weight_path: expected {LABEL_DICT_FILE} in the folder of {source} or the one above, or "
-            f"{LABEL_FILE} in Global.dataset_dir ({dataset}), found neither; put one there."
+            f"{DATASET_LABELS_FILE} in Global.dataset_dir ({dataset}), found neither; put one there."
         )
     return read_labels(path), str(path)
 

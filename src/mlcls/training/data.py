@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from mlcls.base.files import sha256_of
-from mlcls.dataset.annotations import read_annotations
-from mlcls.dataset.image_set import LABEL_FILE, TRAIN_FILE, VAL_FILE, ImageSet, read_dataset_labels, require_files
+from mlcls.dataset.annotations import TRAIN_FILE, VAL_FILE, ImageSet, read_annotations, require_files
+from mlcls.dataset.labels import DATASET_LABELS_FILE, read_dataset_labels
 from mlcls.errors import DatasetError
 
 
@@ -39,11 +39,12 @@ class TrainingData:
             DatasetError: A file is missing or wrong, images are missing, or nothing could be measured on `val.txt`.
         """
         labels = read_dataset_labels(folder, num_classes)
-        train, val = (ImageSet.of(read_annotations(folder / name, len(labels))) for name in (TRAIN_FILE, VAL_FILE))
+        train, val = (read_annotations(folder / name, len(labels)) for name in (TRAIN_FILE, VAL_FILE))
         for name, images in ((TRAIN_FILE, train), (VAL_FILE, val)):
             require_files(folder / name, images.paths)
         if not val.targets.any():
             raise DatasetError(
                 f"{folder / VAL_FILE}: expected images with labels, got none with any; mAP cannot be computed on them."
             )
-        return cls(labels, train, val, {name: sha256_of(folder / name) for name in (LABEL_FILE, TRAIN_FILE, VAL_FILE)})
+        files = (DATASET_LABELS_FILE, TRAIN_FILE, VAL_FILE)
+        return cls(labels, train, val, {name: sha256_of(folder / name) for name in files})

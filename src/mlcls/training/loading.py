@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.dataset.image_set import ImageSet
+from mlcls.dataset.annotations import ImageSet
 from mlcls.errors import DatasetError, ImageError
 from mlcls.model.spec import ImageTransform
 from mlcls.training.augmentation import Augmentation, sample_generator

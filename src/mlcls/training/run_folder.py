@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.base.files import write_bytes, write_text
-from mlcls.dataset.image_set import LABEL_FILE
+from mlcls.dataset.labels import DATASET_LABELS_FILE
 from mlcls.training.checkpoint import SUFFIXES
 from mlcls.training.curves import draw_curves
 from mlcls.training.history import EvaluationRow, History, StepRow, format_csv
@@ -46,7 +46,7 @@ class RunFolder:
 
         config = yaml.safe_dump(self._whole_config(), sort_keys=False, allow_unicode=True)
         write_text(self.root / CONFIG_FILE, config)
-        shutil.copyfile(self._settings.dataset_dir / LABEL_FILE, self.root / LABEL_DICT_FILE)
+        shutil.copyfile(self._settings.dataset_dir / DATASET_LABELS_FILE, self.root / LABEL_DICT_FILE)
         self.write_result(done=False, metrics=metrics)
 
     def write_progress(self, history: History, metrics: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.dataset.image_set import ImageSet
+from mlcls.dataset.annotations import ImageSet
 from mlcls.training.loading import BatchLoader, sequential_batches
 from mlcls.training.process_group import ProcessGroup
 from mlcls.training.settings import TrainSettings

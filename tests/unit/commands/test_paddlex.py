@@ -104,9 +104,8 @@ def test_bad_dataset_is_not_split(root: Path, capsys: pytest.CaptureFixture[str]
 
 def test_no_dataset(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root.parent / "none/x", "Global.output=" + str(root.parent / "output")) == 1
-    text = (
-        f"{root.parent / 'none/x'}: expected the folder of a dataset, got a path without one; see Global.dataset_dir."
-    )
+    expected = "expected the folder of a dataset, got a path that does not exist; see Global.dataset_dir."
+    text = f"{root.parent / 'none/x'}: {expected}"
     assert capsys.readouterr().err == f"mlcls paddlex: {text}\n"
     assert result_of(root) == {"done_flag": False, "err_type": "DatasetError", "err_msg": text}
 
