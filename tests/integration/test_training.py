@@ -28,16 +28,13 @@ from mlcls.paddle.runtime import import_paddle
 from mlcls.paddlex.config import read_config
 from mlcls.releases.importing import import_model
 from mlcls.training.architectures import PPLCNET_SCALES, NetworkSize, build_network, load_trained_network
-from mlcls.training.data import TrainingData
-from mlcls.training.interruption import StopRequest
-from mlcls.training.loading import Batch, BatchLoader
-from mlcls.training.optimizer import make_optimizer
-from mlcls.training.process_group import ProcessGroup
+from mlcls.training.data import Batch, BatchLoader, TrainingData
+from mlcls.training.optimization import make_optimizer
+from mlcls.training.processes import ProcessGroup, StopRequest
 from mlcls.training.run_folder import RunFolder, RunLog, TrainReport
-from mlcls.training.scoring import score_images
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
-from mlcls.training.trainer import Trainer
+from mlcls.training.trainer import Trainer, score_images
 from processes import ROOT
 
 MODEL = "PP-LCNet_x1_0_ML"

@@ -23,7 +23,7 @@ from mlcls.paddle.inference_yml import INFERENCE_YML, read_inference_yml
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import load_trained_network
 from mlcls.training.pretrained import find_weights
-from mlcls.training.process_group import set_device
+from mlcls.training.processes import set_device
 from mlcls.training.run_folder import INFERENCE
 from mlcls.training.settings import Device, TrainSettings
 

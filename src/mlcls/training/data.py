@@ -1,14 +1,32 @@
-"""The dataset that a training reads, checked before anything is trained."""
+"""The dataset of a training, checked before the first step, and its batches, read by threads.
+
+Threads rather than processes: decoding, resizing and Pillow's operations release Python's lock, so that on two cores
+both reach the same rate (61 to 84 images/s with two threads, 67 to 71 with two spawned processes, 640x427 JPEG to
+448x448 and two operations, on a machine that others used too). Threads start at once, share memory instead of copying
+through pipes, and leave nothing behind when the training is killed; a process forked after importing paddle can hang.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 from mlcls.base.files import sha256_of
 from mlcls.dataset.annotations import TRAIN_FILE, VAL_FILE, ImageSet, read_annotations, require_files
 from mlcls.dataset.labels import DATASET_LABELS_FILE, read_dataset_labels
-from mlcls.errors import DatasetError
+from mlcls.errors import DatasetError, ImageError
+from mlcls.model.spec import ImageTransform
+from mlcls.training.augmentation import Augmentation, sample_generator
+
+# Batches that are read ahead of the one in use; they bound the memory.
+PREFETCHED_BATCHES: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,3 +66,128 @@ class TrainingData:
             )
         files = (DATASET_LABELS_FILE, TRAIN_FILE, VAL_FILE)
         return cls(labels, train, val, {name: sha256_of(folder / name) for name in files})
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What a step is given.
+
+    Attributes:
+        inputs: (N, 3, H, W) float32, normalized.
+        targets: (N, num_labels) float32, 0 or 1.
+    """
+
+    inputs: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.float32]
+
+
+def epoch_batches(
+    count: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+) -> list[npt.NDArray[np.int64]]:
+    """Return the indices of each step's images in one epoch, for one process.
+
+    Every image comes once in an epoch, in an order that depends on the seed and the epoch alone. The images are spread
+    evenly: batches differ by at most one image, so that no epoch ends in a batch too small for batch norm, and all
+    processes do the same number of steps.
+
+    Args:
+        count: Number of images.
+        batch_size: The most images of a batch.
+        seed: Of the order.
+        epoch: Counted from 0.
+        rank: Number of this process.
+        world_size: How many there are.
+    """
+    steps = -(-count // (batch_size * world_size))
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    chunks = np.array_split(order, steps * world_size)
+    return chunks[rank::world_size]
+
+
+def sequential_batches(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[npt.NDArray[np.int64]]:
+    """Return the indices of a process's images in their own order; the processes together have each image once."""
+    own = np.arange(rank, count, world_size)
+    return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+
+
+class BatchLoader:
+    """Reads images, resizes them with the one transform, augments and normalizes them. To be used in a `with` block."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: ImageTransform,
+        *,
+        num_workers: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Start the threads.
+
+        Args:
+            images: Where the indices point to.
+            transform: The network's input.
+            num_workers: Number of threads; 0 reads each batch when it is asked for.
+            augmentation: Changes of the images; None leaves them as they are.
+            seed: Of the augmentation.
+        """
+        self._images = images
+        self._transform = transform
+        self._augmentation = augmentation
+        self._seed = seed
+        self._pool = ThreadPoolExecutor(num_workers, "mlcls-images") if num_workers else None
+
+    def __enter__(self) -> BatchLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def batches(self, batches: Sequence[npt.NDArray[np.int64]], epoch: int = 0) -> Iterator[Batch]:
+        """Yield the batches of these indices, in order, whatever the number of threads.
+
+        Raises:
+            DatasetError: An image cannot be read or decoded; the text has its path.
+        """
+        waiting: collections.deque[tuple[npt.NDArray[np.int64], list[Future[npt.NDArray[np.float32]]]]]
+        waiting = collections.deque()
+        ahead = iter(batches)
+        try:
+            while True:
+                while self._pool and len(waiting) <= PREFETCHED_BATCHES and (indices := next(ahead, None)) is not None:
+                    waiting.append((indices, [self._pool.submit(self._read, int(i), epoch) for i in indices]))
+                if self._pool:
+                    if not waiting:
+                        return
+                    indices, futures = waiting.popleft()
+                    inputs = [future.result() for future in futures]
+                else:
+                    if (indices := next(ahead, None)) is None:
+                        return
+                    inputs = [self._read(int(index), epoch) for index in indices]
+                yield Batch(np.stack(inputs), self._images.targets[indices].astype(np.float32))
+        finally:
+            for _, futures in waiting:
+                for future in futures:
+                    future.cancel()
+
+    def _read(self, index: int, epoch: int) -> npt.NDArray[np.float32]:
+        from mlcls.images.transforms import normalize, preprocess
+
+        path = self._images.paths[index]
+        try:
+            pixels = preprocess(_read_bytes(path), self._transform)
+        except ImageError as error:
+            raise DatasetError(f"{path}: expected an image, got one that cannot be used: {error}") from None
+        if self._augmentation:
+            pixels = self._augmentation.apply(pixels, sample_generator(self._seed, epoch, index))
+        inputs: npt.NDArray[np.float32] = normalize(pixels[None], self._transform)[0]
+        return inputs
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: expected an image, got a file that cannot be read: {error.strerror}.") from None

@@ -14,8 +14,7 @@ from typing import Any, Final
 from mlcls.base.files import write_bytes, write_text
 from mlcls.dataset.labels import DATASET_LABELS_FILE
 from mlcls.training.checkpoint import SUFFIXES
-from mlcls.training.curves import draw_curves
-from mlcls.training.history import EvaluationRow, History, StepRow, format_csv
+from mlcls.training.history import EvaluationRow, History, StepRow, draw_curves, format_csv
 from mlcls.training.settings import TrainSettings
 
 BEST: Final = "best_model"

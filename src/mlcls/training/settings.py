@@ -70,7 +70,7 @@ class TrainSettings:
         image_size: Height and width of the network's input; one number makes a square.
         threshold: Threshold of every label in the exported model.
         weight_decay: Decoupled weight decay of all parameters that are not one-dimensional.
-        ema_decay: Decay of the averaged weights in a long run; see `mlcls.training.ema`.
+        ema_decay: Decay of the averaged weights in a long run; see `mlcls.training.optimization`.
         cutout: Whether a rectangle is cut out of each training image.
         rand_augment: Whether training images are changed by RandAugment.
         num_workers: Threads that read and augment images, for each process; 0 does it between the steps.

@@ -17,10 +17,8 @@ from mlcls.training.architectures import build_network
 from mlcls.training.checkpoint import Checkpoint, read_checkpoint
 from mlcls.training.data import TrainingData
 from mlcls.training.export import export_model
-from mlcls.training.interruption import StopRequest
-from mlcls.training.launch import train_in_processes
 from mlcls.training.pretrained import find_weights, load_pretrained
-from mlcls.training.process_group import ProcessGroup, require_devices, set_device
+from mlcls.training.processes import ProcessGroup, StopRequest, require_devices, set_device, train_in_processes
 from mlcls.training.run_folder import BEST, INFERENCE, LOG_FILE, RunFolder, RunLog, TrainReport
 from mlcls.training.settings import HIGH_LEARNING_RATE, Device, TrainSettings
 from mlcls.training.trainer import Trainer

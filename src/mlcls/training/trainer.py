@@ -10,25 +10,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
+from mlcls.dataset.annotations import ImageSet
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
 from mlcls.model.metrics import mean_average_precision
 from mlcls.training.augmentation import Augmentation
 from mlcls.training.checkpoint import Checkpoint, write_checkpoint
-from mlcls.training.data import TrainingData
-from mlcls.training.ema import WeightAverage
+from mlcls.training.data import Batch, BatchLoader, TrainingData, epoch_batches, sequential_batches
 from mlcls.training.history import EvaluationRow, History
-from mlcls.training.interruption import StopRequest
-from mlcls.training.loading import Batch, BatchLoader, epoch_batches
-from mlcls.training.loss import asymmetric_loss
-from mlcls.training.optimizer import make_optimizer
-from mlcls.training.process_group import ProcessGroup
+from mlcls.training.optimization import CosineSchedule, WeightAverage, asymmetric_loss, make_optimizer
+from mlcls.training.processes import ProcessGroup, StopRequest
 from mlcls.training.run_folder import BEST, LATEST, RunFolder, RunLog
-from mlcls.training.schedule import CosineSchedule
-from mlcls.training.scoring import score_images
 from mlcls.training.settings import Device, TrainSettings
 
 if TYPE_CHECKING:
@@ -297,3 +294,42 @@ class Trainer:
             unit="step",
             disable=None if self._group.is_first else True,
         )
+
+
+def score_images(
+    network: paddle.nn.Layer,
+    images: ImageSet,
+    settings: TrainSettings,
+    group: ProcessGroup,
+    after_batch: Callable[[], None] = lambda: None,
+) -> npt.NDArray[np.float32]:
+    """Score all images, in float32, each process its share.
+
+    Args:
+        network: (N, 3, H, W) float32 to logits; put into evaluation mode and left there.
+        images: What to score.
+        settings: Image size, batch size and threads.
+        group: The processes that share the work.
+        after_batch: Called after each batch; what it raises ends the scoring.
+
+    Returns:
+        (N, num_labels) float32 in the images' order, in every process.
+
+    Raises:
+        DatasetError: An image cannot be used.
+    """
+    import paddle
+    from tqdm import tqdm
+
+    network.eval()
+    own = sequential_batches(len(images), settings.batch_size, group.rank, group.size)
+    rows = [np.empty((0, images.targets.shape[1]), np.float32)]
+    loader = BatchLoader(images, settings.transform, num_workers=settings.num_workers)
+    hidden = None if group.is_first else True
+    bar = tqdm(total=len(own), desc="evaluation", unit="batch", leave=False, disable=hidden)
+    with loader, bar, paddle.no_grad():
+        for batch in loader.batches(own):
+            rows.append(paddle.nn.functional.sigmoid(network(paddle.to_tensor(batch.inputs))).numpy())
+            bar.update()
+            after_batch()
+    return group.gather_rows(np.concatenate(rows), len(images))

@@ -1,4 +1,4 @@
-"""One of the processes of a training; `paddle.distributed.launch` runs this file (see `mlcls.training.launch`)."""
+"""One of the processes of a training; `paddle.distributed.launch` runs this file (see `mlcls.training.processes`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from mlcls.base.files import write_text
 from mlcls.base.yaml_file import read_yaml
 from mlcls.errors import MlclsError
-from mlcls.training.launch import FAILURE_FILE
-from mlcls.training.process_group import ProcessGroup, set_device
+from mlcls.training.processes import FAILURE_FILE, ProcessGroup, set_device
 from mlcls.training.settings import Device, TrainSettings
 from mlcls.training.train import train_in_process
 

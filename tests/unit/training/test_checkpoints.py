@@ -20,11 +20,9 @@ from PIL import Image
 from mlcls.errors import DownloadError, ModelFormatError, TrainingError
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.checkpoint import SUFFIXES, Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
-from mlcls.training.curves import draw_curves
-from mlcls.training.history import EvaluationRow, History, StepRow, format_csv
-from mlcls.training.interruption import StopRequest
-from mlcls.training.launch import launch_command
+from mlcls.training.history import EvaluationRow, History, StepRow, draw_curves, format_csv
 from mlcls.training.pretrained import find_weights, load_pretrained
+from mlcls.training.processes import StopRequest, launch_command
 from mlcls.training.settings import Device
 from quiet_http import QuietHttpServer
 

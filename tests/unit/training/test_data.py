@@ -15,8 +15,7 @@ from mlcls.errors import DatasetError
 from mlcls.images.transforms import normalize, preprocess
 from mlcls.model.catalog import DEFAULT_TRANSFORM
 from mlcls.training.augmentation import OPERATIONS, Augmentation, cut_out, rand_augment, sample_generator
-from mlcls.training.data import TrainingData
-from mlcls.training.loading import PREFETCHED_BATCHES, BatchLoader, epoch_batches, sequential_batches
+from mlcls.training.data import PREFETCHED_BATCHES, BatchLoader, TrainingData, epoch_batches, sequential_batches
 from mlcls.training.settings import TrainSettings
 
 TRANSFORM = TrainSettings("PP-LCNet_x1_0_ML", Path("d"), image_size=(32, 48)).transform
