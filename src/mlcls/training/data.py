@@ -25,7 +25,7 @@ from mlcls.errors import DatasetError, ImageError
 from mlcls.model.spec import ImageTransform
 from mlcls.training.augmentation import Augmentation, sample_generator
 
-# Batches that are read ahead of the one in use; they bound the memory.
+# Batches that are read ahead of the one in use; the number bounds the memory.
 PREFETCHED_BATCHES: Final = 2
 
 
@@ -47,14 +47,14 @@ class TrainingData:
 
     @classmethod
     def read(cls, folder: Path, num_classes: int | None = None) -> TrainingData:
-        """Read the three files and look for every image, without opening any.
+        """Read the three files and check that every image exists, without opening any.
 
         Args:
             folder: The dataset.
-            num_classes: How many labels there must be; None for any number.
+            num_classes: Expected number of labels; None for any number.
 
         Raises:
-            DatasetError: A file is missing or wrong, images are missing, or nothing could be measured on `val.txt`.
+            DatasetError: A file is missing or wrong, images are missing, or no image of `val.txt` has a label.
         """
         labels = read_dataset_labels(folder, num_classes)
         train, val = (read_annotations(folder / name, len(labels)) for name in (TRAIN_FILE, VAL_FILE))
@@ -62,7 +62,7 @@ class TrainingData:
             require_files(folder / name, images.paths)
         if not val.targets.any():
             raise DatasetError(
-                f"{folder / VAL_FILE}: expected images with labels, got none with any; mAP cannot be computed on them."
+                f"{folder / VAL_FILE}: expected images with labels, got none with any; mAP cannot be computed."
             )
         files = (DATASET_LABELS_FILE, TRAIN_FILE, VAL_FILE)
         return cls(labels, train, val, {name: sha256_of(folder / name) for name in files})
@@ -70,7 +70,7 @@ class TrainingData:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What a step is given.
+    """The input of a step.
 
     Attributes:
         inputs: (N, 3, H, W) float32, normalized.
@@ -86,17 +86,17 @@ def epoch_batches(
 ) -> list[npt.NDArray[np.int64]]:
     """Return the indices of each step's images in one epoch, for one process.
 
-    Every image comes once in an epoch, in an order that depends on the seed and the epoch alone. The images are spread
-    evenly: batches differ by at most one image, so that no epoch ends in a batch too small for batch norm, and all
+    Every image occurs once in an epoch, in an order that depends only on the seed and the epoch. The images are spread
+    evenly: batch sizes differ by at most one, so that no epoch ends in a batch too small for batch norm, and all
     processes do the same number of steps.
 
     Args:
         count: Number of images.
-        batch_size: The most images of a batch.
-        seed: Of the order.
-        epoch: Counted from 0.
+        batch_size: Largest number of images in a batch.
+        seed: Seed of the order.
+        epoch: Number of the epoch, from 0.
         rank: Number of this process.
-        world_size: How many there are.
+        world_size: Number of processes.
     """
     steps = -(-count // (batch_size * world_size))
     order = np.random.default_rng((seed, epoch)).permutation(count)
@@ -105,13 +105,13 @@ def epoch_batches(
 
 
 def sequential_batches(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[npt.NDArray[np.int64]]:
-    """Return the indices of a process's images in their own order; the processes together have each image once."""
+    """Return the indices of a process's images, in order; the processes together have each image once."""
     own = np.arange(rank, count, world_size)
     return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
 
 
 class BatchLoader:
-    """Reads images, resizes them with the one transform, augments and normalizes them. To be used in a `with` block."""
+    """Reads images, resizes them with the one transform, augments and normalizes them; for use in a `with` block."""
 
     def __init__(
         self,
@@ -125,11 +125,11 @@ class BatchLoader:
         """Start the threads.
 
         Args:
-            images: Where the indices point to.
-            transform: The network's input.
-            num_workers: Number of threads; 0 reads each batch when it is asked for.
-            augmentation: Changes of the images; None leaves them as they are.
-            seed: Of the augmentation.
+            images: The images that the indices refer to.
+            transform: From an image to the network's input.
+            num_workers: Number of threads; 0 reads each batch on demand.
+            augmentation: Augmentation of the images; None for none.
+            seed: Seed of the augmentation.
         """
         self._images = images
         self._transform = transform
@@ -145,7 +145,7 @@ class BatchLoader:
             self._pool.shutdown(cancel_futures=True)
 
     def batches(self, batches: Sequence[npt.NDArray[np.int64]], epoch: int = 0) -> Iterator[Batch]:
-        """Yield the batches of these indices, in order, whatever the number of threads.
+        """Yield the batches with these indices, in order, whatever the number of threads.
 
         Raises:
             DatasetError: An image cannot be read or decoded; the text has its path.

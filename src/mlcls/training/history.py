@@ -1,4 +1,4 @@
-"""What a training did, as numbers: two tables, kept in the checkpoint and written as CSV files."""
+"""What a training did: two tables, kept in the checkpoint and written as CSV files, and a chart of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _DPI: Final = 110
 
 @dataclasses.dataclass(frozen=True)
 class StepRow:
-    """The steps since the row before.
+    """The steps since the previous row.
 
     Attributes:
         step: Steps done in all.
-        epoch: Epoch of the last of them, counted from 1.
-        learning_rate: Of the last of them.
-        loss: Mean loss of an image, summed over the labels; in several processes, of the first one's images.
+        epoch: Epoch of the last step, from 1.
+        learning_rate: Learning rate of the last step.
+        loss: Mean loss per image, summed over the labels; with several processes, over the first one's images.
     """
 
     step: int
@@ -49,7 +49,7 @@ class EvaluationRow:
 
 @dataclasses.dataclass
 class History:
-    """Both tables, and the sums that the next step row is made of."""
+    """Both tables, and the sums for the next row of steps."""
 
     steps: list[StepRow] = dataclasses.field(default_factory=list)
     evaluations: list[EvaluationRow] = dataclasses.field(default_factory=list)
@@ -57,24 +57,24 @@ class History:
     image_count: int = 0
 
     def add_loss(self, loss_sum: float, image_count: int) -> None:
-        """Count a step's losses in."""
+        """Add the losses of a step."""
         self.loss_sum += loss_sum
         self.image_count += image_count
 
     def close_row(self, step: int, epoch: int, learning_rate: float) -> StepRow:
-        """Make a row of what was counted since the last one."""
+        """Add a row for the steps since the last one and return it."""
         row = StepRow(step, epoch, learning_rate, self.loss_sum / self.image_count)
         self.steps.append(row)
         self.loss_sum, self.image_count = 0.0, 0
         return row
 
     def to_state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> History:
-        """Return the history that gave this state."""
+        """Return the history with this state."""
         return cls(
             [StepRow(**row) for row in state["steps"]],
             [EvaluationRow(**row) for row in state["evaluations"]],
@@ -84,7 +84,7 @@ class History:
 
 
 def format_csv(row_type: type[StepRow] | type[EvaluationRow], rows: Sequence[StepRow | EvaluationRow]) -> str:
-    """Return the text of a CSV file with a head line; numbers in full precision."""
+    """Return the text of a CSV file with a header line and numbers in full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in dataclasses.fields(row_type))
@@ -93,11 +93,11 @@ def format_csv(row_type: type[StepRow] | type[EvaluationRow], rows: Sequence[Ste
 
 
 def draw_curves(history: History, title: str) -> bytes:
-    """Draw the three curves above one another.
+    """Draw loss, learning rate and mAP over the steps, one above the other.
 
     Args:
         history: What was done so far; may be empty.
-        title: Of the picture.
+        title: Title of the chart.
 
     Returns:
         A PNG file.

@@ -42,10 +42,10 @@ def asymmetric_loss(
 
     With p the score of a label: a present label costs -log(p) * (1 - p)^gamma_positive; an absent one, with
     q = min(1 - p + clip, 1), costs -log(q) * (1 - q)^gamma_negative, so that an absent label with a score below `clip`
-    costs nothing. No gradient flows through the two powers, which only weigh.
+    costs nothing. No gradient flows through the two powers, which are only weights.
 
     Args:
-        logits: (N, num_labels); computed in float32 whatever the type.
+        logits: (N, num_labels) of any float type; the loss is computed in float32.
         targets: (N, num_labels), 0 or 1.
         gamma_negative: Exponent for absent labels.
         gamma_positive: Exponent for present labels.
@@ -68,21 +68,21 @@ def asymmetric_loss(
 def decayed_parameter_names(network: paddle.nn.Layer) -> frozenset[str]:
     """Return paddle's own names of the trained parameters that decay: all but one-dimensional ones.
 
-    Those are biases and the scales and shifts of norms (PaddleClas's `one_dim_param_no_weight_decay`).
+    One-dimensional are biases and the scales and shifts of norms (PaddleClas's `one_dim_param_no_weight_decay`).
     """
     return frozenset(parameter.name for parameter in _trained(network) if len(parameter.shape) > 1)
 
 
 def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip: float = 0.0) -> Any:
-    """Return an AdamW for the network's trained parameters; its learning rate is to be set before each step.
+    """Return an AdamW for the network's trained parameters; set its learning rate before each step.
 
     Args:
-        network: What is trained.
+        network: The network that is trained.
         weight_decay: See `TrainSettings`.
         gradient_clip: See `TrainSettings`.
 
     Raises:
-        TrainingError: The network has nothing to train.
+        TrainingError: The network has no parameters to train.
     """
     import paddle
 
@@ -104,10 +104,12 @@ def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip:
 
 @dataclasses.dataclass(frozen=True)
 class CosineSchedule:
-    """A function of the step alone, so that nothing of it has to be kept in a checkpoint but the step.
+    """The learning rate: linear warm-up, then a cosine to almost zero (PaddleClas's `Cosine`).
+
+    It depends only on the step, so that a checkpoint needs nothing but the step.
 
     Attributes:
-        peak: Learning rate where the warm-up ends.
+        peak: Learning rate at the end of the warm-up.
         total_steps: Steps of the whole training.
         warmup_steps: Steps of the warm-up, below `total_steps`.
     """
@@ -117,7 +119,7 @@ class CosineSchedule:
     warmup_steps: int
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, from 0."""
         if step < self.warmup_steps:
             start = min(WARMUP_START, self.peak)
             return start + (self.peak - start) * step / self.warmup_steps
@@ -127,11 +129,11 @@ class CosineSchedule:
 
 
 def ema_decay(step: int, decay: float) -> float:
-    """Return the decay at a step, counted from 0: `decay` in the long run, less before.
+    """Return the decay at a step, from 0: `decay` in the long run, less before.
 
-    With a fixed 0.9997 the average of a run of a few hundred steps would still be made of its first weights. The ramp
-    (1 + step) / (10 + step), TensorFlow's for `ExponentialMovingAverage`, averages over about the last ninth of the
-    steps so far; it meets 0.9997 after 30,000 steps.
+    With a fixed 0.9997 the average of a run of a few hundred steps would still consist of its first weights. The ramp
+    (1 + step) / (10 + step), that of TensorFlow's `ExponentialMovingAverage`, averages over about the last ninth of the
+    steps so far; it reaches 0.9997 after 30,000 steps.
     """
     return min(decay, (1 + step) / (10 + step))
 
@@ -144,7 +146,7 @@ class WeightAverage:
     """
 
     def __init__(self, network: paddle.nn.Layer, decay: float) -> None:
-        """Start with the network's weights as they are.
+        """Start with the network's present weights.
 
         Args:
             network: The network that is trained.
@@ -157,7 +159,7 @@ class WeightAverage:
         self._pairs = [(tensor, source[name]) for name, tensor in self.network.state_dict().items()]
 
     def update(self, step: int) -> None:
-        """Move the average towards the network's weights after a step, counted from 0."""
+        """Move the average towards the network's weights after a step, from 0."""
         import paddle
 
         weight = 1 - ema_decay(step, self._decay)
@@ -167,5 +169,5 @@ class WeightAverage:
 
 
 def _trained(network: paddle.nn.Layer) -> list[Any]:
-    # batch-norm statistics and the decoder's frozen queries are parameters to paddle, without gradient
+    # batch-norm statistics and the decoder's frozen queries are parameters for paddle, but have no gradient
     return [parameter for parameter in network.parameters() if not parameter.stop_gradient]

@@ -30,17 +30,19 @@ if TYPE_CHECKING:
 
 LOG_FOLDER: Final = "process_logs"
 SETTINGS_FILE: Final = "settings.yaml"
-# The one line with which a process failed, for the one that started them.
+# One line with the failure of a process, for the process that started it.
 FAILURE_FILE: Final = "failure.txt"
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Notes signals while its `with` block runs; outside the main thread it notes none.
+    """Records SIGINT and SIGTERM while its `with` block runs, so that a training can stop after the step in progress.
+
+    Outside the main thread it records none.
 
     Attributes:
-        signal_number: The first signal that came; None while there was none.
+        signal_number: The first signal that came; None if none did.
     """
 
     def __init__(self) -> None:
@@ -64,18 +66,18 @@ class StopRequest:
         return self.signal_number is not None
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        # a second Ctrl-C is meant; SIGTERM is sent several times by paddle's launcher
+        # a second Ctrl-C means to stop at once; paddle's launcher sends SIGTERM several times
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_number = number
 
 
 class ProcessGroup:
-    """This process among those of the training.
+    """This process and the others of the training.
 
     Attributes:
-        rank: Its number, from 0.
-        size: How many there are.
+        rank: Number of this process, from 0.
+        size: Number of processes.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -84,14 +86,14 @@ class ProcessGroup:
 
     @classmethod
     def join(cls) -> ProcessGroup:
-        """Meet the other processes that `paddle.distributed.launch` started, on the device that was set."""
+        """Join the other processes that `paddle.distributed.launch` started, on the device that was set."""
         paddle = import_paddle("train")
         paddle.distributed.init_parallel_env()
         return cls(paddle.distributed.get_rank(), paddle.distributed.get_world_size())
 
     @property
     def is_first(self) -> bool:
-        """Whether it is this process that writes files."""
+        """Whether this process is the one that writes files."""
         return self.rank == 0
 
     def wrap(self, network: paddle.nn.Layer) -> Any:
@@ -104,7 +106,7 @@ class ProcessGroup:
         return paddle.DataParallel(network, find_unused_parameters=True)
 
     def any(self, flag: bool) -> bool:
-        """Return whether it is so in any process; all have to ask."""
+        """Return whether the flag is set in any process; all processes must call this."""
         if self.size == 1:
             return flag
         import paddle
@@ -114,7 +116,7 @@ class ProcessGroup:
         return bool(value.item() > 0)
 
     def share_statistics(self, network: paddle.nn.Layer) -> None:
-        """Give all processes the first one's batch-norm statistics, which each counts over its own images."""
+        """Give all processes the first one's batch-norm statistics, which each computes over its own images."""
         if self.size == 1:
             return
         import paddle
@@ -124,11 +126,11 @@ class ProcessGroup:
                 paddle.distributed.broadcast(tensor, src=0)
 
     def gather_rows(self, rows: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
-        """Put rows together that were dealt out in turn: row i was the work of process i mod size.
+        """Gather rows that are spread over the processes: process i mod size has row i.
 
         Args:
-            rows: This process's, (n, columns).
-            count: How many there are in all processes.
+            rows: This process's rows, (n, columns).
+            count: Number of rows in all processes.
 
         Returns:
             (count, columns), in every process.
@@ -147,16 +149,16 @@ class ProcessGroup:
 
 
 def set_device(device: Device) -> None:
-    """Make paddle compute on the device; in one process of several, on that process's own.
+    """Make paddle compute on the device; with several processes, each on its own.
 
     Raises:
-        TrainingError: This paddle knows no GPU, or there is none of that number.
+        TrainingError: paddle has no CUDA, or there is no GPU with that number.
     """
     paddle = import_paddle("train")
     require_devices(device)
     if device.kind == "cpu":
         paddle.set_device("cpu")
-        # an inference in this process may have left another number, and with it sums that differ in the last bit
+        # an inference in this process may have set another number, with which sums differ in the last bit
         paddle.base.core.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
         return
     paddle.set_device("gpu" if len(device.ids) > 1 else f"gpu:{device.ids[0]}")
@@ -166,20 +168,20 @@ def require_devices(device: Device) -> None:
     """Check that the devices can be used.
 
     Raises:
-        TrainingError: The GPUs are not there, or paddle's launcher cannot start several processes on the CPU.
+        TrainingError: The GPUs do not exist, or paddle's launcher cannot start several processes on the CPU.
     """
     paddle = import_paddle("train")
     if device.kind == "cpu":
         if len(device.ids) > 1 and paddle.device.is_compiled_with_cuda():
             raise TrainingError(
-                "device: expected a paddle for the CPU for several processes on it, got one with CUDA, whose launcher "
-                "deals out GPUs; train with device cpu, or with GPUs."
+                "device: expected paddle without CUDA for several processes on the CPU, got paddle with CUDA, whose "
+                "launcher assigns GPUs; train with device cpu, or with GPUs."
             )
         return
     if not paddle.device.is_compiled_with_cuda():
         raise TrainingError(
-            "device: expected a paddle with CUDA for a GPU, got one for the CPU; install paddlepaddle-gpu, or train "
-            "with device cpu."
+            "device: expected paddle with CUDA for a GPU, got paddle without; install paddlepaddle-gpu, or train with "
+            "device cpu."
         )
     count = paddle.device.cuda.device_count()
     if max(device.ids) >= count:
@@ -187,10 +189,10 @@ def require_devices(device: Device) -> None:
 
 
 def launch_command(settings_file: Path, device: Device) -> list[str]:
-    """Return the command line that starts one process for each of the device's numbers.
+    """Return the command line that starts one process for each number of the device.
 
     Args:
-        settings_file: What `mlcls.training.worker` is to read; logs go beside it.
+        settings_file: Settings for `mlcls.training.worker`; logs go to its folder.
         device: Several GPUs, or several processes on the CPU.
     """
     numbers = ",".join(map(str, device.ids))
@@ -204,7 +206,7 @@ def launch_command(settings_file: Path, device: Device) -> list[str]:
 
 
 def train_in_processes(settings: TrainSettings, device: Device) -> None:
-    """Train in several processes and wait for them; a signal is passed on.
+    """Train in several processes and wait for them; forward a signal to them.
 
     Raises:
         TrainingInterruptedError: A signal came; the first process has written `latest`.
@@ -222,14 +224,14 @@ def train_in_processes(settings: TrainSettings, device: Device) -> None:
         return
     failure = _first_line(folder / FAILURE_FILE)
     if stop.requested:
-        error = TrainingInterruptedError(failure or f"Stopped; go on with resume_path {settings.output / 'latest'}.")
+        error = TrainingInterruptedError(failure or f"Stopped; resume with resume_path {settings.output / 'latest'}.")
         error.exit_code = 128 + (stop.signal_number or 2)
         raise error
     raise TrainingError(failure or f"A process failed with status {status}; see {folder}/workerlog.*.")
 
 
 def _run(command: Sequence[str], environment: dict[str, str], stop: StopRequest) -> int:
-    # in a session of its own: a terminal's Ctrl-C would reach the launcher twice, and the second time means "at once"
+    # in a session of its own: a terminal's Ctrl-C would reach the launcher twice, and the second means "at once"
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     passed_on = False
     try:
@@ -248,10 +250,10 @@ def _run(command: Sequence[str], environment: dict[str, str], stop: StopRequest)
 def _environment(device: Device) -> dict[str, str]:
     environment = dict(os.environ)
     environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // len(device.ids)))
-    environment.setdefault("PYTHONWARNINGS", "ignore")  # the launcher's own, about tools that it does not need here
+    environment.setdefault("PYTHONWARNINGS", "ignore")  # the launcher warns about tools that it does not need here
     environment.setdefault("GLOG_minloglevel", "2")
     if device.kind == "cpu":
-        environment.pop("CUDA_VISIBLE_DEVICES", None)  # or the launcher deals out what it names
+        environment.pop("CUDA_VISIBLE_DEVICES", None)  # or the launcher would assign its GPUs
     return environment
 
 

@@ -1,4 +1,4 @@
-"""One of the processes of a training; `paddle.distributed.launch` runs this file (see `mlcls.training.processes`)."""
+"""One of several processes of a training: the file that `paddle.distributed.launch` runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlcls.training.train import train_in_process
 
 
 def main(settings_file: Path) -> int:
-    """Do this process's part; a failure is written where the starting process finds it."""
+    """Do this process's part of the training; write a failure where the starting process finds it."""
     try:
         settings = TrainSettings.from_config(read_yaml(settings_file))
         set_device(Device.parse(settings.device))

@@ -166,7 +166,7 @@ def test_weights_that_cannot_be_used(paddle: Any, tmp_path: Path) -> None:
         load_pretrained(network, save(paddle, state, tmp_path / "a.pdparams"))
     with pytest.raises(TrainingError, match="expected weights of this architecture, got a file with 0 of its 7"):
         load_pretrained(network, save(paddle, {"other": paddle.zeros([2])}, tmp_path / "b.pdparams"))
-    with pytest.raises(TrainingError, match="no such file"):
+    with pytest.raises(TrainingError, match=r"got .*no\.pdparams', which does not exist"):
         load_pretrained(network, str(tmp_path / "no.pdparams"))
     (tmp_path / "c.pdparams").write_bytes(b"nothing")
     with pytest.raises(ModelFormatError, match="expected a file that paddle"):
