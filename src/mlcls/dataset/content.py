@@ -93,7 +93,7 @@ def read_content(root: Path, required: tuple[str, ...], log: ProblemLog) -> Data
     if labels is None:
         for name in PART_FILES.values():
             if not (root / name).is_file():
-                log.error("missing-file", Place(name), "expected this file, there is none")
+                log.error("missing-file", Place(name), "expected this file, but it does not exist")
         return None
     parts = {}
     for part, name in PART_FILES.items():

@@ -79,7 +79,7 @@ def inspect_image(path: str) -> ImageFinding:
             data = file.read(DEFAULT_IMAGE_SETTINGS.max_bytes + 1)
     except FileNotFoundError:
         hint = "; write paths with /" if "\\" in path else ""
-        return ImageFinding(b"", "missing-image", f"expected an image file, there is none{hint}")
+        return ImageFinding(b"", "missing-image", f"expected an image file, but it does not exist{hint}")
     except IsADirectoryError:
         return ImageFinding(b"", "unreadable-image", "expected an image file, got a folder")
     except (OSError, ValueError) as error:

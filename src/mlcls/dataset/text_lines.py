@@ -30,7 +30,7 @@ def read_lines(path: Path, name: str, log: ProblemLog) -> list[tuple[int, str]] 
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        log.error("missing-file", Place(name), "expected this file, there is none")
+        log.error("missing-file", Place(name), "expected this file, but it does not exist")
         return None
     except OSError as error:
         log.error(

@@ -51,7 +51,7 @@ def test_all_wrong_lines_are_named(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no\.txt: expected this file, there is none"):
+    with pytest.raises(DatasetError, match=r"no\.txt: expected this file, but it does not exist"):
         read_annotations(tmp_path / "no.txt", 3)
     (tmp_path / "val.txt").write_bytes(b"\xff\t0,1,0\n")
     with pytest.raises(DatasetError, match="line 1: expected UTF-8, got the bytes"):

@@ -70,13 +70,13 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda root: (root / "label.txt").unlink(),
         "missing-file",
         "label.txt",
-        "expected this file, there is none",
+        "expected this file, but it does not exist",
     ),
     "no val.txt": (
         lambda root: (root / "val.txt").unlink(),
         "missing-file",
         "val.txt",
-        "expected this file, there is none",
+        "expected this file, but it does not exist",
     ),
     "train.txt is a folder": (
         lambda root: put_folder(root / "train.txt"),
@@ -229,13 +229,13 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda root: (root / "images/001.png").unlink(),
         "missing-image",
         "train.txt:2",
-        "images/001.png: expected an image file, there is none",
+        "images/001.png: expected an image file, but it does not exist",
     ),
     "path of Windows": (
         lambda root: replace(root / "train.txt", "images/001.png", r"images\001.png"),
         "missing-image",
         "train.txt:2",
-        r"images\001.png: expected an image file, there is none; write paths with /",
+        r"images\001.png: expected an image file, but it does not exist; write paths with /",
     ),
     "folder as an image": (
         lambda root: put_folder(root / "images/001.png"),

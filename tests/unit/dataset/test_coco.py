@@ -349,4 +349,4 @@ def test_check_without_conversion(tmp_path: Path) -> None:
         "annotations: this looks like a COCO dataset; convert it with -o CheckDataset.convert.enable=True "
         "-o CheckDataset.convert.src_dataset_type=COCO"
     )
-    assert problems[1:] == [f"{name}: expected this file, there is none" for name in EXPECTED]
+    assert problems[1:] == [f"{name}: expected this file, but it does not exist" for name in EXPECTED]
