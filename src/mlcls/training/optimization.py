@@ -119,7 +119,7 @@ class CosineSchedule:
     warmup_steps: int
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, from 0."""
+        """Return the learning rate of a step, counted from 0."""
         if step < self.warmup_steps:
             start = min(WARMUP_START, self.peak)
             return start + (self.peak - start) * step / self.warmup_steps
@@ -129,7 +129,7 @@ class CosineSchedule:
 
 
 def ema_decay(step: int, decay: float) -> float:
-    """Return the decay at a step, from 0: `decay` in the long run, less before.
+    """Return the decay at a step, counted from 0: `decay` in the long run, less before.
 
     With a fixed 0.9997 the average of a run of a few hundred steps would still consist of its first weights. The ramp
     (1 + step) / (10 + step), that of TensorFlow's `ExponentialMovingAverage`, averages over about the last ninth of the
@@ -159,7 +159,7 @@ class WeightAverage:
         self._pairs = [(tensor, source[name]) for name, tensor in self.network.state_dict().items()]
 
     def update(self, step: int) -> None:
-        """Move the average towards the network's weights after a step, from 0."""
+        """Move the average towards the network's weights after a step, counted from 0."""
         import paddle
 
         weight = 1 - ema_decay(step, self._decay)
