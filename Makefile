@@ -96,7 +96,7 @@ bench-client: build .venv-bench/.installed .tools/libb64/.installed ## Compare t
 
 .PHONY: load-test
 load-test: build .venv-bench/.installed ## Load test of a served model, every answer checked: make load-test [MODEL=...] [LOAD_OPTIONS='--shape soak --users 32']
-	@$(BIN)/python -m benchmarks.load.load_test --model '$(MODEL)' $(LOAD_OPTIONS)
+	@$(BIN)/python -m benchmarks.load --model '$(MODEL)' $(LOAD_OPTIONS)
 
 .PHONY: soak
 soak: build ## Serve under load for 35 minutes while faults are done to the server, every answer checked: make soak [SOAK_OPTIONS='--minutes 60 --seed 3']

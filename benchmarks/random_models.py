@@ -19,6 +19,9 @@ from tqdm import tqdm
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.repository import models as repository
 
+# Where models with random weights are made, relative to the root of the checkout.
+RANDOM_MODELS: Final = Path("build/bench")
+
 # Those that take longest go first.
 _ORDER: Final = ("PP-HGNetV2-B6_ML", "CLIP_vit_base_patch16_448_ML", "PP-HGNetV2-B4_ML", "ResNet50_ML")
 _NICENESS: Final = 5

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.endurance.soak_server import SoakServer
+from benchmarks.endurance.supervised_server import SupervisedServer
 from benchmarks.machine import describe_machine
 from mlcls.base.files import write_text
 from mlcls.errors import MissingExtraError, MlclsError
@@ -77,7 +77,7 @@ def main() -> int:
                 import_model(str(_ROOT / "demo_model" / "inference"), repository, name=name)
             log = arguments.output / "serve.log"
             log.unlink(missing_ok=True)
-            with SoakServer(repository, (FLOODED, NEIGHBOR), log) as server:
+            with SupervisedServer(repository, (FLOODED, NEIGHBOR), log) as server:
                 phases = asyncio.run(run_phases(server, arguments.seconds))
     except MlclsError as error:
         print(f"overload: {error}", file=sys.stderr)
@@ -97,7 +97,7 @@ def is_refusal(error: str) -> bool:
     return error.endswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
 
 
-async def run_phases(server: SoakServer, seconds: float) -> dict[str, Any]:
+async def run_phases(server: SupervisedServer, seconds: float) -> dict[str, Any]:
     """Return the neighbor alone; the flooded model at full speed; with the flood; and after it."""
     callers = FACTOR * BUSY_CALLERS
     return {
@@ -110,7 +110,7 @@ async def run_phases(server: SoakServer, seconds: float) -> dict[str, Any]:
     }
 
 
-async def run_phase(server: SoakServer, seconds: float, flooding: int, neighbors: int) -> Phase:
+async def run_phase(server: SupervisedServer, seconds: float, flooding: int, neighbors: int) -> Phase:
     """Return callers of both models for a while; each waits for its answer before it asks again."""
     try:
         from tritonclient.grpc import InferInput, InferRequestedOutput

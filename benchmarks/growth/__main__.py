@@ -34,7 +34,7 @@ from mlcls.repository.settings import ModelSettings
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments, measure, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--axes", nargs="+", choices=AXIS_NAMES, default=list(AXIS_NAMES), help="default: all")
     add("--seconds", type=float, default=5.0, help="of each window (default: %(default)s)")

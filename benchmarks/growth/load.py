@@ -13,7 +13,7 @@ import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.served_cost import CostMeter
+from benchmarks.usage import CostMeter
 from mlcls.errors import ServerError
 from mlcls.repository import models as repository
 from mlcls.server.options import ServerOptions

@@ -22,13 +22,12 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.photo_set import WEB_PHOTOS, write_web_photos
-from benchmarks.random_models import prepare_models, repository_of
-from benchmarks.served_cost import CostMeter
+from benchmarks.random_models import RANDOM_MODELS, prepare_models, repository_of
 from benchmarks.speed.matrix_cells import Cell, CellResult, ResultFolder, Status, make_cells
 from benchmarks.speed.matrix_report import REPORT_FILE, format_report
-from benchmarks.speed.measured_models import RANDOM_MODELS
 from benchmarks.speed.peers.served import ServedModel
 from benchmarks.speed.perf_analyzer import PROTOCOLS, Load, PerfAnalyzer, Protocol, Windows, write_input_data
+from benchmarks.usage import CostMeter
 from mlcls.base.files import write_text
 from mlcls.base.processes import sigterm_interrupts
 from mlcls.errors import MlclsError, RepositoryError

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from benchmarks.served_cost import ServedCost
-from benchmarks.speed.perf_analyzer import PROTOCOLS, Protocol
-from benchmarks.speed.perf_output import PerfFigures, StepTimes
+from benchmarks.speed.perf_analyzer import PROTOCOLS, PerfFigures, Protocol, StepTimes
+from benchmarks.usage import ServedCost
 from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
 from mlcls.repository.settings import Target

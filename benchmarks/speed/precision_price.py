@@ -15,12 +15,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.machine import describe_machine
-from benchmarks.speed.bf16_rounding import round_like_bf16
 from benchmarks.speed.turns import take_turns
 from demo.dataset import write_scenes
 from demo.recipe import DEMO_NAME, DemoRecipe
@@ -28,6 +30,7 @@ from mlcls.base.files import write_bytes
 from mlcls.base.machine import find_bf16_units, find_int8_units, format_machine, read_cpu_flags
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.comparison import run_gate
+from mlcls.engines.fp16.rounding import element_types
 from mlcls.engines.gate import LIMITS, GateReport
 from mlcls.engines.int8.build import build_int8
 from mlcls.engines.int8.quantization import quantize_graph
@@ -43,8 +46,48 @@ from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
 from mlcls.tuning.closed_loop import run_closed_loop
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+_SUFFIX: Final = ".exact"
+
+
+def round_like_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with every float32 weight and every float32 result of an operation rounded to bf16.
+
+    Sums within an operation stay in float32, as in the units of processors. An engine that fuses operations, or keeps
+    some in float32, rounds less often than this.
+
+    Args:
+        model: A served FP32 graph: `pixels` in and `logits` out, which both keep their names and types.
+
+    Returns:
+        A graph of float32 operations and casts.
+    """
+    rounded = onnx.ModelProto()
+    rounded.CopyFrom(model)
+    floats = {name for name, element_type in element_types(model).items() if element_type == TensorProto.FLOAT}
+    for initializer in rounded.graph.initializer:
+        if initializer.data_type == TensorProto.FLOAT:
+            values = round_to_bf16(numpy_helper.to_array(initializer))
+            initializer.CopyFrom(numpy_helper.from_array(values, initializer.name))
+    nodes = list(rounded.graph.node)
+    del rounded.graph.node[:]
+    for node in nodes:
+        casts = []
+        for index, name in enumerate(node.output):
+            if name in floats:
+                node.output[index] = name + _SUFFIX
+                casts.append(helper.make_node("Cast", [name + _SUFFIX], [f"{name}.bf16"], to=TensorProto.BFLOAT16))
+                casts.append(helper.make_node("Cast", [f"{name}.bf16"], [name], to=TensorProto.FLOAT))
+        rounded.graph.node.extend([node, *casts])
+    del rounded.graph.value_info[:]
+    return rounded
+
+
+def round_to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """float32 numbers rounded to the nearest bf16, ties to even, in float32 of the same shape; none may be NaN."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    return rounded.view(np.float32).reshape(values.shape)
+
 
 # Scenes that INT8 is calibrated on and checked with; others than those that the price is measured on.
 _CALIBRATION_SCENES: Final = 150

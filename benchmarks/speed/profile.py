@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
-from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
+from benchmarks.usage import cpu_since, read_usage, total_pss_bytes
 from mlcls.base.machine import format_machine
 from mlcls.errors import MlclsError
 from mlcls.images.photos import sample_photo_paths

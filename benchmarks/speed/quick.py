@@ -21,16 +21,71 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.photo_set import write_uniform_photos
-from benchmarks.process_usage import read_usage, total_pss_bytes
+from benchmarks.random_models import RANDOM_MODELS, prepare_models, repository_of
 from benchmarks.speed.compare import LATENCY_SPLIT, Plan, compare_model
-from benchmarks.speed.measured_models import BenchModels, find_models
+from benchmarks.speed.peers.engine_settings import ModelFiles
 from benchmarks.speed.preprocessing import measure_preprocessing
 from benchmarks.speed.quick_report import THOROUGH_MODEL, QuickReport
+from benchmarks.usage import read_usage, total_pss_bytes
 from mlcls.base.files import write_text
-from mlcls.errors import MlclsError
+from mlcls.errors import MlclsError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.paddle.model import PaddleXModel
+from mlcls.repository import models as repository
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchModels:
+    """Imported models together with the PaddleX inference models that they come from.
+
+    Attributes:
+        repository: The model repository.
+        paddlex_models: The folder that has each PaddleX model in a folder of its name.
+        names: The models.
+        random_weights: Whether they were made here.
+    """
+
+    repository: Path
+    paddlex_models: Path
+    names: tuple[str, ...]
+    random_weights: bool = False
+
+    def files(self, name: str) -> ModelFiles:
+        """Spec, served graph and PaddleX model of one.
+
+        Raises:
+            RepositoryError: It is not imported, or from another PaddleX model than the folder's.
+            ModelFormatError: The folder has no PaddleX model.
+        """
+        spec = repository.read_spec(self.repository, name)
+        folder = self.paddlex_models / name
+        found = PaddleXModel.open(folder).make_spec(name).source_sha256
+        if found != spec.source_sha256:
+            raise RepositoryError(
+                f"Expected in {folder} the PaddleX model that {name} in {self.repository} was imported from, got other "
+                f"files; import it again: mlcls import {folder}."
+            )
+        return ModelFiles(spec, repository.find_weights(self.repository, name, "embedded"), folder)
+
+
+def find_models(root: Path, paddlex_models: Path | None, names: Sequence[str]) -> BenchModels:
+    """Return the imported models where they and their PaddleX folders are there, else ones with random weights.
+
+    Args:
+        root: The model repository.
+        paddlex_models: The folder of the PaddleX models; None makes models with random weights.
+        names: The models.
+
+    Raises:
+        MlclsError: A model that is there is not as it should be; or one cannot be made.
+    """
+    if paddlex_models is not None:
+        return BenchModels(root, paddlex_models, tuple(names))
+    prepare_models(RANDOM_MODELS, names)
+    return BenchModels(repository_of(RANDOM_MODELS), RANDOM_MODELS, tuple(names), random_weights=True)
+
 
 _PHOTO_SIZE: Final = (480, 640)
 _PHOTOS: Final = 16

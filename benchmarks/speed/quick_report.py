@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from benchmarks.speed import goals
-from benchmarks.speed.comparison import Comparison
+from benchmarks.speed.contenders import Comparison
 from benchmarks.speed.goals import Goal, GoalResult, format_goals, format_spread
 from benchmarks.speed.peers.bare_process import BareProcess
 from benchmarks.speed.peers.paddlex_predict import PaddlexPredict

@@ -13,9 +13,8 @@ import psutil
 import pytest
 
 from benchmarks.photo_set import write_uniform_photos
-from benchmarks.speed.comparison import Comparison
-from benchmarks.speed.contenders import Bench
-from benchmarks.speed.equality import require_equal, require_telling
+from benchmarks.speed.compare import require_equal, require_telling
+from benchmarks.speed.contenders import Bench, Comparison
 from benchmarks.speed.peers.bare_process import BareProcess
 from benchmarks.speed.peers.contender import Answer, Load, PeerError
 from benchmarks.speed.peers.served import ServedModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.endurance.fuzzing.campaign import Campaign, CampaignOptions
-from benchmarks.endurance.fuzzing.record import Journal, summarize
+from benchmarks.endurance.fuzzing.requests import Journal, summarize
 from mlcls.model.spec import ModelSpec
 from mlcls.server.process import TritonServer
 from served_models import SmallModels

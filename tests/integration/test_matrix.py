@@ -11,8 +11,7 @@ import pytest
 
 from benchmarks.speed import matrix
 from benchmarks.speed.matrix_cells import RESULTS_FILE, TABLE_FILE
-from benchmarks.speed.perf_analyzer import PerfAnalyzer
-from benchmarks.speed.perf_output import PerfAnalyzerError
+from benchmarks.speed.perf_analyzer import PerfAnalyzer, PerfAnalyzerError
 from processes import ROOT
 from served_models import SmallModels
 

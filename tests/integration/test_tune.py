@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.process_usage import read_usage
+from benchmarks.usage import read_usage
 from mlcls.images.photos import sample_photo_paths
 from mlcls.repository.models import read_spec, require_fresh
 from mlcls.repository.settings import DEFAULT_SETTINGS, ServingSettings, read_settings

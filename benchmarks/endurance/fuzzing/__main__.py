@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.endurance.fuzzing.campaign import Campaign, CampaignOptions
 from benchmarks.endurance.fuzzing.library_fuzz import PARSERS, fuzz_parser
-from benchmarks.endurance.fuzzing.record import Journal, save_request, summarize
+from benchmarks.endurance.fuzzing.requests import Journal, save_request, summarize
 from demo.recipe import DEMO_NAME
 from mlcls.images.settings import ImageSettings
 from mlcls.releases.importing import import_model

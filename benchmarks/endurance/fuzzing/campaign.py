@@ -1,8 +1,9 @@
-"""Sends changed and good images to a real server and holds every answer against what it has to be."""
+"""Send changed and good images to a real server and check every answer."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,15 +13,77 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from benchmarks.endurance.fuzzing.image_seeds import make_good_images, make_seed_images
 from benchmarks.endurance.fuzzing.judge import Judge, Verdict
-from benchmarks.endurance.fuzzing.processes import ServerProcesses
-from benchmarks.endurance.fuzzing.record import Journal, Problem, RequestRecord, save_request
-from benchmarks.endurance.fuzzing.requests import Item, plan_request
+from benchmarks.endurance.fuzzing.requests import Item, Journal, Problem, RequestRecord, plan_request, save_request
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.spec import ModelSpec
+
+_PEAK: Final = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
+
+
+class ServerProcesses:
+    """tritonserver and its Python processes as they were at the start."""
+
+    def __init__(self, pid: int, model: str) -> None:
+        """Note them.
+
+        Args:
+            pid: Of tritonserver.
+            model: The ensemble's name.
+        """
+        self._server = psutil.Process(pid)
+        self._names = {process.pid: _describe(process) for process in self.descendants()}
+        self._decoding = {pid for pid, name in self._names.items() if name.startswith(f"{model}_preprocess")}
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return the processes that tritonserver has started, and theirs."""
+        return list(self._server.children(recursive=True))
+
+    def is_server_alive(self) -> bool:
+        """Return whether tritonserver runs."""
+        return bool(self._server.is_running() and self._server.status() != psutil.STATUS_ZOMBIE)
+
+    def find_lost(self) -> list[str]:
+        """Return names of those that have ended since the last call."""
+        if not self.is_server_alive():
+            return ["tritonserver"]
+        alive = {process.pid for process in self.descendants() if _runs(process)}
+        lost = [self._names.pop(pid) for pid in sorted(set(self._names) - alive)]
+        self._names |= {pid: _describe(psutil.Process(pid)) for pid in alive - set(self._names)}
+        return lost
+
+    def peak_decoding_bytes(self) -> int:
+        """Return the highest memory that one of the processes which decode has ever used."""
+        peaks = []
+        for pid in self._decoding:
+            try:
+                found = _PEAK.search(Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
+            except FileNotFoundError:
+                continue
+            peaks.append(int(found[1]) * 1024 if found else 0)
+        return max(peaks, default=0)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _describe(process: psutil.Process) -> str:
+    """Return a stub's last but one argument is its instance: `NAME_preprocess_0_0`."""
+    try:
+        arguments = process.cmdline()
+    except psutil.NoSuchProcess:
+        return "a process"
+    is_stub = len(arguments) > 2 and arguments[0].endswith("triton_python_backend_stub")
+    return str(arguments[-2] if is_stub else process.pid)
+
 
 # Scores of one image, alone and in a batch, on one engine or the other, differ by less.
 TOLERANCE: Final = 1e-4

@@ -11,10 +11,9 @@ from locust import User, task
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.load.locustfiles import triton_grpc
-from benchmarks.load.locustfiles.locust_events import BACKOFF_S, current_session, pause_s, user_generator
+from benchmarks.load.locustfiles.locust_events import BACKOFF_S, ChosenShape, current_session, pause_s, user_generator
 from benchmarks.load.locustfiles.outcomes import FAILURES, Kind
 from benchmarks.load.locustfiles.reply import Reply
-from benchmarks.load.locustfiles.shapes import ChosenShape
 
 grpc.experimental.gevent.init_gevent()
 

@@ -9,10 +9,9 @@ import gevent
 from locust import FastHttpUser, task
 
 from benchmarks.load.locustfiles import triton_http
-from benchmarks.load.locustfiles.locust_events import BACKOFF_S, current_session, pause_s, user_generator
+from benchmarks.load.locustfiles.locust_events import BACKOFF_S, ChosenShape, current_session, pause_s, user_generator
 from benchmarks.load.locustfiles.outcomes import FAILURES, Kind
 from benchmarks.load.locustfiles.reply import Refusal, Reply
-from benchmarks.load.locustfiles.shapes import ChosenShape
 
 __all__ = ["ChosenShape", "HttpUser"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.endurance import soak_load
-from benchmarks.endurance.soak_faults import FAULTS, plan_faults
-from benchmarks.endurance.soak_load import Outcome, Photo, SoakLoad, ask_once
-from benchmarks.endurance.soak_report import FaultRecord, SoakRecord, describe, draw, find_failures, summarize
+from benchmarks.endurance.soak import load as soak_load
+from benchmarks.endurance.soak.faults import FAULTS, plan_faults
+from benchmarks.endurance.soak.load import Outcome, Photo, SoakLoad, ask_once
+from benchmarks.endurance.soak.report import FaultRecord, SoakRecord, describe, draw, find_failures, summarize
 
 PHOTO = Photo(b"photo", {"cat": np.array([0.9, 0.1], np.float32)}, {"cat": ["fur"]})
 

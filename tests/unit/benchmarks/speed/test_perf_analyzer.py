@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed.perf_analyzer import Load, PerfAnalyzer, Windows, write_input_data
-from benchmarks.speed.perf_output import PerfAnalyzerError, StepTimes, parse_output
+from benchmarks.speed.perf_analyzer import (
+    Load,
+    PerfAnalyzer,
+    PerfAnalyzerError,
+    StepTimes,
+    Windows,
+    parse_output,
+    write_input_data,
+)
 
 REPORT = (
     "Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,Server Compute Input,"

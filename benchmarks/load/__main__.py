@@ -1,4 +1,4 @@
-"""A load test of a served model that checks every answer: `make load-test`, or `python -m benchmarks.load.load_test`.
+"""A load test of a served model that checks every answer: `make load-test`, or `python -m benchmarks.load`.
 
 It starts a server, or takes a running one, learns the answers from single requests, has locust's users ask over gRPC
 and HTTP, and writes locust's report, a summary and curves to `output/load-test/TIME/`. It ends with status 1 if an
@@ -24,18 +24,16 @@ from typing import Final
 
 from tqdm import tqdm
 
-from benchmarks.load.figure import draw_load
 from benchmarks.load.locustfiles import triton_grpc, triton_http
 from benchmarks.load.locustfiles.answers import AnswerBook, learn_answers, read_answers, write_answers
-from benchmarks.load.locustfiles.arguments import add_arguments
 from benchmarks.load.locustfiles.errors import LoadTestError
 from benchmarks.load.locustfiles.outcomes import Tally
 from benchmarks.load.locustfiles.reply import Reply
-from benchmarks.load.locustfiles.session import open_mix
-from benchmarks.load.report import PROTOCOLS, UsageSample, format_table, summarize
+from benchmarks.load.locustfiles.session import add_arguments, open_mix
+from benchmarks.load.report import PROTOCOLS, UsageSample, draw_load, format_table, summarize
 from benchmarks.machine import describe_machine
 from benchmarks.photo_set import IMAGE_MIX, write_size_classes
-from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
+from benchmarks.usage import cpu_since, read_usage, total_pss_bytes
 from mlcls.base.files import write_bytes, write_text
 from mlcls.base.processes import end_with_parent
 from mlcls.errors import MlclsError
@@ -101,7 +99,7 @@ class _UsageWatch:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the test and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__.splitlines()[0])
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
     parser.add_argument("--url", default="", metavar="HOST:PORT", help="gRPC API of a running server")
     parser.add_argument("--http-url", default="", metavar="URL", help="HTTP API of a running server")

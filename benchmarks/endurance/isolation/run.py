@@ -1,24 +1,15 @@
-"""Each answer belongs to its image: `make isolation`, or `python -m benchmarks.endurance.isolation`.
-
-A model whose answers identify their images is asked in all the ways that there are, at once: single images and batches
-of up to 32, good images and bad ones in one request, thresholds of every form, answers that nobody waits for. Meanwhile
-new versions are rolled out, the server is restarted, killed, and loses a step. It ends with status 1 if one answer was
-wrong, or if one did not come while the server was meant to be there.
-"""
+"""A run of `make isolation`: workers that ask in all ways, and a server that is disturbed meanwhile."""
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,12 +18,9 @@ from typing import Final
 
 from tqdm import tqdm
 
-from benchmarks.endurance.identity_model import MODEL, make_repository, publish
-from benchmarks.endurance.isolation_clients import Asker, Outcome, Place
-from benchmarks.endurance.isolation_questions import Question, make_question
-from benchmarks.endurance.isolation_ways import WAYS
-from mlcls.base.files import write_text
-from mlcls.errors import MlclsError
+from benchmarks.endurance.isolation.identity_model import MODEL, make_repository, publish
+from benchmarks.endurance.isolation.questions import Question, make_question
+from benchmarks.endurance.isolation.ways import WAYS, Asker, Outcome, Place
 from mlcls.releases.rollout import roll_back
 from mlcls.server.model_control import ModelControl
 from mlcls.server.options import ServerOptions
@@ -270,32 +258,3 @@ def run_isolation(
     finally:
         run.server.kill()
     return run
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the arguments, run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=DEFAULT_REQUESTS, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=Path("output") / "isolation.json", help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its threads complain where a stream ends with its server
-    disturbances = [Run.roll_out, Run.restart, Run.roll_back, Run.roll_out, Run.kill, Run.roll_out, Run.kill_step]
-    start_s = time.monotonic()
-    try:
-        with tempfile.TemporaryDirectory(prefix="mlcls-isolation-") as folder:
-            run = run_isolation(options.requests, Path(folder), disturbances, seed=options.seed)
-    except MlclsError as error:
-        print(f"isolation: {error}", file=sys.stderr)
-        return 1
-    seconds = time.monotonic() - start_s
-    print(format_report(run, seconds))
-    counts = {f"{name}: {kind}": count for (name, kind), count in sorted(run.tally.counts.items())}
-    report = {"requests": options.requests, "seed": options.seed, "seconds": round(seconds, 1), "counts": counts}
-    report |= {"images": run.tally.images, "events": run.events, "wrong": run.tally.wrong, "lost": run.tally.lost}
-    write_text(options.output, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
-    return 1 if run.tally.wrong or run.tally.lost else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

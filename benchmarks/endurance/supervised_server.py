@@ -18,7 +18,7 @@ _READY_TIMEOUT_S: Final = 300.0
 _GONE_TIMEOUT_S: Final = 60.0
 
 
-class SoakServer:
+class SupervisedServer:
     """The command and all its processes; a context manager that ends them.
 
     Attributes:
@@ -44,7 +44,7 @@ class SoakServer:
             *options,
         ]
 
-    def __enter__(self) -> SoakServer:
+    def __enter__(self) -> SupervisedServer:
         self._start()
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while "Ready: " not in self.log.read_text(errors="replace"):

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from benchmarks.speed.bf16_rounding import round_like_bf16, round_to_bf16
+from benchmarks.speed.precision_price import round_like_bf16, round_to_bf16
 from int8_graphs import make_pixels, make_served, spec_of
 from onnx_graphs import run
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-from benchmarks.endurance.soak_server import SoakServer
+from benchmarks.endurance.supervised_server import SupervisedServer
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
 
@@ -31,7 +31,7 @@ class Victims:
         random: Chooses among them.
     """
 
-    server: SoakServer
+    server: SupervisedServer
     repository: Path
     models: Sequence[str]
     random: random.Random

@@ -11,7 +11,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.endurance.identity_model import FORMATS, LABELS, NUMBERS, decode, expected_scores, make_image, make_spec
+from benchmarks.endurance.isolation.identity_model import (
+    FORMATS,
+    LABELS,
+    NUMBERS,
+    decode,
+    expected_scores,
+    make_image,
+    make_spec,
+)
 
 # OpenVINO's float32 against numpy's float64, with room; grays beside each other are 0.004 apart or more.
 TOLERANCE: Final = 1e-4

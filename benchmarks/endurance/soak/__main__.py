@@ -22,10 +22,10 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from benchmarks.endurance.soak_faults import FAULTS, Victims, plan_faults
-from benchmarks.endurance.soak_load import Photo, SoakLoad
-from benchmarks.endurance.soak_report import FaultRecord, SoakRecord, describe, draw, find_failures, summarize
-from benchmarks.endurance.soak_server import SoakServer
+from benchmarks.endurance.soak.faults import FAULTS, Victims, plan_faults
+from benchmarks.endurance.soak.load import Photo, SoakLoad
+from benchmarks.endurance.soak.report import FaultRecord, SoakRecord, describe, draw, find_failures, summarize
+from benchmarks.endurance.supervised_server import SupervisedServer
 from benchmarks.machine import describe_machine
 from mlcls.base.files import write_text
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
@@ -37,7 +37,7 @@ from mlcls.repository.models import read_spec
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
 
-_ROOT: Final = Path(__file__).resolve().parents[2]
+_ROOT: Final = Path(__file__).resolve().parents[3]
 MODELS: Final = ("demo_a", "demo_b")
 _PHOTOS: Final = 48
 _MEASURE_S: Final = 20.0
@@ -46,7 +46,7 @@ _MEMORY_INTERVAL_S: Final = 5.0
 
 def main() -> int:
     """Parse the arguments, run, and write summary.json, soak.png and the server's log."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.endurance.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=35.0, help="of load (default: %(default)s)")
     parser.add_argument("--faults", type=int, default=2 * len(FAULTS), help="how many (default: %(default)s)")
     parser.add_argument("--share", type=float, default=0.65, help="of what was measured (default: %(default)s)")
@@ -81,7 +81,7 @@ def run_soak(arguments: argparse.Namespace, folder: Path) -> SoakRecord:
     restarts = ("--max-restarts", "1000000")
     memory: list[tuple[float, int]] = []
     faults: list[FaultRecord] = []
-    with SoakServer(repository, MODELS, log, restarts) as server:
+    with SupervisedServer(repository, MODELS, log, restarts) as server:
         sustainable = measure(server, photos, arguments.seed)
         rate = arguments.share * sustainable
         plan = plan_faults(arguments.minutes * 60, arguments.faults, arguments.seed)
@@ -120,7 +120,7 @@ def make_photos(repository: Path) -> list[Photo]:
     ]
 
 
-def measure(server: SoakServer, photos: Sequence[Photo], seed: int) -> float:
+def measure(server: SupervisedServer, photos: Sequence[Photo], seed: int) -> float:
     """Return requests per second of a closed loop."""
     with SoakLoad(server.grpc_url, photos, MODELS, 0.0, seed) as load:
         time.sleep(_MEASURE_S / 4)
@@ -151,7 +151,7 @@ def do_faults(
 def watch(
     duration_s: float,
     begin_s: float,
-    server: SoakServer,
+    server: SupervisedServer,
     load: SoakLoad,
     faults: Sequence[FaultRecord],
     memory: list[tuple[float, int]],

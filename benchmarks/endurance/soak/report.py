@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.endurance.soak_load import Outcome
+from benchmarks.endurance.soak.load import Outcome
 
 _STEP_S: Final = 5.0
 
