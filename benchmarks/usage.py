@@ -18,9 +18,9 @@ class ProcessUsage:
     """Usage of one process since it started.
 
     Attributes:
-        name: What it does: the program's name, or the Triton model that a Python stub serves.
-        cpu_s: Processor time in user and kernel mode.
-        pss_bytes: Memory, shared pages divided among those that share them.
+        name: The program's name, or the Triton model that a Python stub serves.
+        cpu_s: CPU time in user and kernel mode.
+        pss_bytes: Memory (PSS: shared pages are divided among the processes that share them).
     """
 
     name: str
@@ -29,12 +29,12 @@ class ProcessUsage:
 
 
 def read_usage(pid: int) -> dict[int, ProcessUsage]:
-    """Return usage of a process and of all its descendants, by process id."""
+    """Return the usage of a process and all its descendants, by process id."""
     return {process.pid: usage for process, usage in _read_tree(psutil.Process(pid))}
 
 
 def cpu_since(before: dict[int, ProcessUsage], after: dict[int, ProcessUsage]) -> dict[str, float]:
-    """Return the processor seconds between two readings, by name; processes of one name are added up."""
+    """Return the CPU seconds between two readings, by name; processes with the same name are added up."""
     spent: dict[str, float] = {}
     for pid, usage in after.items():
         earlier = before[pid].cpu_s if pid in before else 0.0
@@ -60,28 +60,28 @@ def _read_tree(root: psutil.Process) -> Iterator[tuple[psutil.Process, ProcessUs
 
 
 def _name(process: psutil.Process) -> str:
-    """Return a stub's instance, its last argument but one: the model's name and two numbers, `NAME_engine_0_0`."""
+    """Return the model of a Python stub, from its last argument but one (`NAME_engine_0_0`), or the program's name."""
     arguments = process.cmdline()
     if len(arguments) > 2 and arguments[0].endswith("triton_python_backend_stub"):
         return str(arguments[-2].rsplit("_", 2)[0])
     return str(process.name())
 
 
-# The steps of an ensemble, by the end of the name of the model that serves them.
+# The steps of an ensemble; the name of the model that serves a step ends with it.
 _STEPS: Final = ("preprocess", "engine", "postprocess")
 _IMAGES: Final = "nv_inference_count"
 
 
 @dataclasses.dataclass(frozen=True)
 class ServedCost:
-    """What was taken.
+    """What a server used between two moments.
 
     Attributes:
-        images: Images that the server answered by its own count.
-        core_ms_per_image: Processor time for one of them, by process: `preprocess`, `engine`, `postprocess`,
-            `tritonserver`; empty where no image was answered.
+        images: Images that the server answered, by its own count.
+        core_ms_per_image: CPU time per image, by process: `preprocess`, `engine`, `postprocess`, `tritonserver`; empty
+            if no image was answered.
         pss_mb: Memory of all processes at the end (PSS).
-        metric_series: Series that the server's metrics have.
+        metric_series: Number of series in the server's metrics.
     """
 
     images: int
@@ -91,22 +91,22 @@ class ServedCost:
 
     @property
     def total_core_ms(self) -> float:
-        """Processor time for one image, all processes together; 0 where no image was answered."""
+        """CPU time per image of all processes together; 0 if no image was answered."""
         return sum(self.core_ms_per_image.values())
 
 
 class CostMeter:
-    """Begins to count when it is made."""
+    """Measures a server's cost from the moment it is created."""
 
     def __init__(self, server: TritonServer, *models: str) -> None:
-        """Note where the counts stand.
+        """Read the counts at the start.
 
         Args:
             server: A running server.
             models: The ensembles whose images count.
 
         Raises:
-            ServerError: Its metrics cannot be read.
+            ServerError: The metrics cannot be read.
         """
         self._server = server
         self._models = models
@@ -114,7 +114,7 @@ class CostMeter:
         self._images = count_images(_read_metrics(server.metrics_url), models)
 
     def read(self) -> ServedCost:
-        """Return what was taken since.
+        """Return the cost since then.
 
         Raises:
             ServerError: The metrics cannot be read.
@@ -131,7 +131,7 @@ class CostMeter:
 
 
 def _read_metrics(metrics_url: str) -> str:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to this machine
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine
     try:
         with opener.open(metrics_url, timeout=10) as response:
             return bytes(response.read()).decode()
@@ -140,13 +140,13 @@ def _read_metrics(metrics_url: str) -> str:
 
 
 def count_images(metrics: str, models: tuple[str, ...]) -> int:
-    """Return images that some models answered, all their versions, from Triton's metrics in Prometheus's text form."""
+    """Return how many images some models answered, in all versions, from Triton's metrics in Prometheus text."""
     starts = tuple(f'{_IMAGES}{{model="{model}",' for model in models)
     return sum(int(float(line.rsplit(" ", 1)[1])) for line in metrics.splitlines() if line.startswith(starts))
 
 
 def _by_step(spent_s: Mapping[str, float]) -> dict[str, float]:
-    """Add up the processes of each step, of all models; what is no step keeps its name."""
+    """Add up the processes of each step over all models; other processes keep their names."""
     added: dict[str, float] = {}
     for name, seconds in spent_s.items():
         step = next((step for step in _STEPS if name.endswith(f"_{step}")), name)

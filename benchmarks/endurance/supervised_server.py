@@ -1,4 +1,4 @@
-"""`mlcls serve --supervise` as an operator runs it: a process of its own, started again where it was killed."""
+"""`mlcls serve --supervise` as an operator runs it: a separate process that is started again after a kill."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class SupervisedServer:
 
     Attributes:
         grpc_url: `host:port` of the gRPC API.
-        log: What the command printed, all its lives together.
+        log: File of the command's output, restarts included.
     """
 
     def __init__(self, repository: Path, models: Sequence[str], log: Path, options: Sequence[str] = ()) -> None:
-        """Start nothing yet.
+        """Choose ports; entering the context starts the command.
 
         Args:
             repository: The model repository.
             models: Its ensembles.
-            log: File for what it prints.
+            log: File for the command's output.
             options: More options of `mlcls serve`.
         """
         http_port, grpc_port, metrics_port = free_ports(3)
@@ -49,7 +49,7 @@ class SupervisedServer:
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while "Ready: " not in self.log.read_text(errors="replace"):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise ServerError(f"mlcls serve did not become ready; it said: {self.log.read_text()[-500:]}")
+                raise ServerError(f"Expected mlcls serve to become ready, got: {self.log.read_text()[-500:]}")
             time.sleep(0.1)
         return self
 
@@ -63,16 +63,16 @@ class SupervisedServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether the command runs."""
+        """Whether the command is running."""
         return self._process.poll() is None
 
     def descendants(self) -> list[psutil.Process]:
-        """Return its processes that run, without the command itself."""
+        """Return its running descendants."""
         found: list[psutil.Process] = psutil.Process(self._process.pid).children(recursive=True)
         return [each for each in found if _is_alive(each)]
 
     def memory_bytes(self) -> int:
-        """Return the memory of all its processes, what they share counted once (PSS)."""
+        """Return the memory of all its processes (PSS: shared memory counts once)."""
         total = 0
         for process in (psutil.Process(self._process.pid), *self.descendants()):
             try:
@@ -82,7 +82,7 @@ class SupervisedServer:
         return total
 
     def kill_and_start(self) -> None:
-        """Kill the command, as a kernel short of memory does, and start it as systemd does, once all is gone."""
+        """Kill the command like the OOM killer, wait until its processes have ended, and start it like systemd."""
         left = self.descendants()
         self._process.kill()
         self._process.wait()

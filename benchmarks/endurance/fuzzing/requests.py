@@ -18,9 +18,9 @@ class Item:
     """One image of a request.
 
     Attributes:
-        label: What it is: a good image's name, or which file was changed and how.
+        label: A good image's name, or which file was changed and how.
         data: The file.
-        is_good: Whether it is a good one, whose answer is known.
+        is_good: Whether it is a good image, whose answer is known.
     """
 
     label: str
@@ -32,10 +32,10 @@ def plan_request(seed: int, number: int, seeds: Mapping[str, bytes], good: Mappi
     """Return the images of one request, in order.
 
     Args:
-        seed: Of the run.
-        number: Of the request.
+        seed: Seed of the run.
+        number: Number of the request.
         seeds: Files to change, by name.
-        good: Files that are mixed in, by name.
+        good: Files to mix in, by name.
     """
     chance = random.Random(f"{seed}:{number}")
     items = [Item(*mutate(chance, seeds), is_good=False) for _ in range(chance.choice((1, 1, 2, 4, 8)))]
@@ -47,11 +47,11 @@ def plan_request(seed: int, number: int, seeds: Mapping[str, bytes], good: Mappi
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something that must not be.
+    """Something that must not happen.
 
     Attributes:
         kind: `crash`, `hang`, `wrong answer` or `failure`.
-        text: What was expected and what came.
+        text: What was expected and what was received.
     """
 
     kind: str
@@ -60,13 +60,13 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class RequestRecord:
-    """What became of one request.
+    """The outcome of one request.
 
     Attributes:
-        number: Its number; with the seed of the run it gives the request again.
-        outcomes: Of its changed images: `OK` or a reason, and how many.
-        good: Good images in it.
-        seconds: How long its answer took.
+        number: Its number; together with the seed of the run, it reproduces the request.
+        outcomes: How many of its changed images had each outcome: `OK` or a reason.
+        good: Number of good images in it.
+        seconds: How long the answer took.
         problems: What was wrong.
     """
 
@@ -78,15 +78,15 @@ class RequestRecord:
 
     @property
     def images(self) -> int:
-        """The changed images."""
+        """Number of changed images."""
         return sum(self.outcomes.values())
 
 
 class Journal:
-    """The records of an unfinished run in a file."""
+    """The records of an unfinished run in a file, so that it can continue after an interruption."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there; a last line that was cut off is dropped."""
+        """Read the existing records; an incomplete last line is dropped."""
         self._path = path
         self.records: list[RequestRecord] = []
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,19 +100,19 @@ class Journal:
             self.records.append(RequestRecord(**values, problems=problems))
 
     def add(self, records: Iterable[RequestRecord]) -> None:
-        """Write records behind the others."""
+        """Append records."""
         records = list(records)
         with self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
         self.records += records
 
     def finish(self) -> None:
-        """Remove the file: the next run begins anew."""
+        """Remove the file, so that the next run starts over."""
         self._path.unlink(missing_ok=True)
 
 
 def save_request(folder: Path, number: int, items: Sequence[Item]) -> Path:
-    """Write the images of a request where a problem was, to be sent again or looked at."""
+    """Write the images of a request, to send them again or look at them."""
     target = folder / f"request-{number:06}"
     target.mkdir(parents=True, exist_ok=True)
     for index, item in enumerate(items):

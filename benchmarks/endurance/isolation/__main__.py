@@ -1,9 +1,9 @@
-"""Each answer belongs to its image: `make isolation`, or `python -m benchmarks.endurance.isolation`.
+"""Check that each answer belongs to its image: `make isolation`, or `python -m benchmarks.endurance.isolation`.
 
-A model whose answers identify their images is asked in all the ways that there are, at once: single images and batches
-of up to 32, good images and bad ones in one request, thresholds of every form, answers that nobody waits for. Meanwhile
-new versions are rolled out, the server is restarted, killed, and loses a step. It ends with status 1 if one answer was
-wrong, or if one did not come while the server was meant to be there.
+Clients of all kinds ask a model whose answers identify their images, all at once: single images and batches of up to
+32, good and bad images in one request, thresholds of every form, answers that nobody waits for. Meanwhile, new versions
+are rolled out, and the server is restarted, is killed, and loses a step. The exit status is 1 if an answer was wrong,
+or missing while the server was meant to be up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mlcls.errors import MlclsError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the arguments, run and print."""
+    """Parse the arguments, run and print the report."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.endurance.isolation", description=__doc__.splitlines()[0]
     )
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output") / "isolation.json", help="default: %(default)s")
     options = parser.parse_args(arguments)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its threads complain where a stream ends with its server
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its threads complain if a stream ends with its server
     disturbances = [Run.roll_out, Run.restart, Run.roll_back, Run.roll_out, Run.kill, Run.roll_out, Run.kill_step]
     start_s = time.monotonic()
     try:

@@ -1,9 +1,9 @@
-"""A served model whose answers say which image they belong to.
+"""A model whose answers identify their image.
 
-An image shows a number below 4096 in black and white patches, 12 bits and 4 that check them, and four patches of gray
-that follow from the number. The graph gives the mean of each patch as a logit. So each score of an answer is known
-beforehand; an answer tells its image, and one put together from two images fails its check. Versions differ in the
-order of the patches and in the names of the labels.
+An image shows a number below 4096 as black and white patches (12 bits and 4 check bits), and four gray patches that
+follow from the number. The graph returns the mean of each patch as a logit. So every score is known in advance, an
+answer identifies its image, and an answer mixed from two images fails the check. Versions differ in the order of the
+patches and in the names of the labels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MODEL: Final = "numbers"
 NUMBERS: Final = 4096
 _BITS, _CHECKS, _GRAYS = 12, 4, 4
 LABELS: Final = _BITS + _CHECKS + _GRAYS
-# (rows, columns) of patches and the side of one in pixels.
+# (rows, columns) of patches, and the side of one in pixels.
 _GRID: Final = (4, 5)
 _PATCH: Final = 16
 # A patch of gray level g has the logit `_SLOPE * g / 255 - _SLOPE / 2`.
@@ -39,12 +39,12 @@ _SLOPE: Final = 16.0
 
 FORMATS: Final = ("PNG", "BMP", "WEBP", "TIFF")
 
-# Texts that must come back as they are, whoever reads them.
+# Texts that must come back unchanged, whatever reads them.
 _STRANGE: Final = ("../../etc/passwd", "=1+1", "<script>", 'a "b"', "%s{0}", "собака", "犬", "c:\\d", "a,b;c", "'; --")
 
 
 def make_spec(version: int) -> ModelSpec:
-    """Return the spec of a version: its labels have the version in them, its thresholds differ by label."""
+    """Return the spec of a version: labels contain the version, thresholds differ by label."""
     names = [f"{_STRANGE[index % len(_STRANGE)]} {index} v{version}" for index in range(LABELS)]
     return ModelSpec(
         name=MODEL,
@@ -65,7 +65,7 @@ def make_spec(version: int) -> ModelSpec:
 
 
 def levels_of(number: int) -> npt.NDArray[np.uint8]:
-    """Return (LABELS,) gray levels of the patches of a number."""
+    """Return the gray levels (LABELS,) of the patches of a number."""
     bits = [number >> place & 1 for place in range(_BITS)]
     check = (number * 7 + (number >> 4) * 3 + (number >> 8)) % (1 << _CHECKS)
     bits += [check >> place & 1 for place in range(_CHECKS)]
@@ -76,7 +76,7 @@ def levels_of(number: int) -> npt.NDArray[np.uint8]:
 
 @functools.lru_cache(maxsize=NUMBERS * 2)
 def make_image(number: int, image_format: str) -> bytes:
-    """Return the encoded image of a number, lossless, in the size of the network's input."""
+    """Return the losslessly encoded image of a number, in the size of the network's input."""
     from PIL import Image
 
     gray = np.kron(levels_of(number).reshape(_GRID), np.ones((_PATCH, _PATCH), np.uint8))
@@ -88,14 +88,14 @@ def make_image(number: int, image_format: str) -> bytes:
 
 
 def expected_scores(number: int, version: int) -> npt.NDArray[np.float32]:
-    """Return (LABELS,) scores of a number by a version of the model."""
+    """Return the scores (LABELS,) of a number by a version of the model."""
     logits = _SLOPE * levels_of(number).astype(np.float64)[_order(version)] / 255 - _SLOPE / 2
     scores: npt.NDArray[np.float32] = (1 / (1 + np.exp(-logits))).astype(np.float32)
     return scores
 
 
 def decode(scores: npt.NDArray[np.float32], version: int) -> str:
-    """Return which number scores are of, in words."""
+    """Describe which number scores belong to."""
     levels = np.empty(LABELS)
     levels[_order(version)] = scores
     number = sum(1 << place for place in range(_BITS) if levels[place] > 0.5)
@@ -125,7 +125,7 @@ def _make_version(version: int, folder: Path) -> tuple[ModelSpec, Path, EngineRe
 
 
 def _order(version: int) -> npt.NDArray[np.int64]:
-    """Return which patch each label is of."""
+    """Return the patch of each label."""
     return np.random.default_rng(version).permutation(LABELS)
 
 

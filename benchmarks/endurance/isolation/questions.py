@@ -1,4 +1,4 @@
-"""Requests of images that identify themselves, and whether an answer belongs to its image and its thresholds."""
+"""Requests of images that identify themselves, and the check that an answer fits its image and thresholds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.endurance.isolation.identity_model import (
     make_spec,
 )
 
-# OpenVINO's float32 against numpy's float64, with room; grays beside each other are 0.004 apart or more.
+# OpenVINO's float32 against numpy's float64, with a margin; neighboring grays are at least 0.004 apart.
 TOLERANCE: Final = 1e-4
 BAD_IMAGES: Final = (
     b"",
@@ -37,12 +37,12 @@ Threshold = float | dict[str, float] | list[float]
 
 @dataclasses.dataclass(frozen=True)
 class ImageAnswer:
-    """What came for one image.
+    """The answer to one image.
 
     Attributes:
-        result: The JSON object; `error` in it where there is none.
+        result: The JSON object; it has `error` if there is no result.
         status: `OK`, or why there is no result.
-        scores: (LABELS,) float32; None where they were not asked for.
+        scores: (LABELS,) float32; None if they were not requested.
     """
 
     result: Mapping[str, Any]
@@ -55,9 +55,9 @@ class Question:
     """One request.
 
     Attributes:
-        numbers: What each image shows; None for bytes that are no image.
+        numbers: The number in each image; None for bytes that are not an image.
         images: The images.
-        threshold: The request's; None for the model's own.
+        threshold: The request's threshold; None for the model's own.
     """
 
     numbers: tuple[int | None, ...]
@@ -66,21 +66,21 @@ class Question:
 
     @property
     def threshold_text(self) -> str | None:
-        """The parameter of the request."""
+        """The request parameter."""
         return None if self.threshold is None else json.dumps(self.threshold, ensure_ascii=False)
 
     def find_fault(self, answers: Sequence[ImageAnswer], version: int | None) -> str | None:
-        """Return what is wrong with the answers; None where all belong to their images.
+        """Return what is wrong with the answers; None if all belong to their images.
 
         Args:
             answers: One for each image.
-            version: The version that the response says it is of; None where that is not told, and where the answers are
-                of several responses: each image must then be of one version, and different ones may be of others.
+            version: The version that the response states; None if it states none, or if the answers come from several
+                responses. Then each answer must be from one version, but different answers may be from different ones.
         """
         if len(answers) != len(self.images):
             return f"{len(answers)} answers for {len(self.images)} images"
         for number, answer in zip(self.numbers, answers, strict=True):
-            # without a version these are several requests, as the client divides them: a rollout may come between two
+            # without a version, the client has split the images into requests, and a rollout may come between two
             versions = {version} if version is not None else set()
             versions |= {int(name.rpartition(" v")[2]) for name in answer.result.get("label_names", ())}
             if len(versions) > 1:
@@ -123,7 +123,7 @@ class Question:
         return None
 
     def _limits(self, version: int) -> npt.NDArray[np.float32]:
-        """Return the threshold of each label, by the rule of the contract and not by the code that serves it."""
+        """Return the threshold of each label by the rule of the contract, without the code that serves it."""
         given = self.threshold
         if given is None:
             limits: Sequence[float] = make_spec(version).thresholds
@@ -135,12 +135,12 @@ class Question:
 
 
 def make_question(source: random.Random, batch_sizes: Sequence[int], bad_share: float = 0.15) -> Question:
-    """Return a request of random numbers, formats, size and thresholds.
+    """Return a request with random numbers, formats, size and thresholds.
 
     Args:
-        source: Where chance comes from.
+        source: Source of randomness.
         batch_sizes: Sizes to choose from.
-        bad_share: Share of the requests that have images that are none among the others.
+        bad_share: Share of requests that contain bytes that are not an image.
     """
     count = source.choice(batch_sizes)
     numbers: list[int | None] = [source.randrange(NUMBERS) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""A run of `make isolation`: workers that ask in all ways, and a server that is disturbed meanwhile."""
+"""A run of `make isolation`: workers ask in all ways while the server is disturbed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mlcls.server.process import TritonServer
 BATCH_SIZES: Final = (1, 1, 1, 2, 3, 5, 8, 17, 32)
 DEFAULT_REQUESTS: Final = 20_000
 _SHOWN: Final = 5
-# After a restart clients may still find the end of their old connection.
+# After a restart, clients may still run into the end of their old connection.
 _AFTERMATH_S: Final = 3.0
 # How long a server lacks a step before it is replaced.
 _CRIPPLED_S: Final = 2.0
@@ -37,13 +37,13 @@ _CRIPPLED_S: Final = 2.0
 
 @dataclasses.dataclass
 class Tally:
-    """What came of all requests, by way and kind.
+    """The outcomes of all requests, by way and kind.
 
     Attributes:
-        counts: Requests.
-        images: Images with an answer that was checked.
-        wrong: Faults in words.
-        lost: Errors in words, of requests that failed while the server was meant to be there.
+        counts: Number of requests.
+        images: Images whose answers were checked.
+        wrong: Descriptions of wrong answers.
+        lost: Descriptions of requests that failed while the server was meant to be up.
     """
 
     counts: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
@@ -52,15 +52,15 @@ class Tally:
     lost: list[str] = dataclasses.field(default_factory=list)
 
     def total(self, kind: str) -> int:
-        """Return requests of a kind, over all ways."""
+        """Return the number of requests of a kind, over all ways."""
         return sum(count for (_, found), count in self.counts.items() if found == kind)
 
 
 class Run:
-    """Workers that ask, and a server that they ask.
+    """Workers and the server that they ask.
 
     Attributes:
-        tally: What came so far.
+        tally: The outcomes so far.
         events: What was done to the server, in order.
     """
 
@@ -79,11 +79,11 @@ class Run:
 
     @property
     def server(self) -> TritonServer:
-        """The server that runs now."""
+        """The server that is running now."""
         return self._server
 
     def go(self, ways: Mapping[str, Asker], disturbances: Sequence[Callable[[Run], None]]) -> None:
-        """Ask until all is done to the server, one thing after the other at even intervals, and all were sent."""
+        """Ask until all requests are sent and all disturbances are done, one after the other at even intervals."""
         total = self._left
         threads = [
             threading.Thread(target=self._work, args=(name, ask, number), daemon=True)
@@ -104,7 +104,7 @@ class Run:
 
     @contextlib.contextmanager
     def disturbed(self, name: str) -> Iterator[None]:
-        """While this lasts, and shortly after, a request may be lost."""
+        """Allow requests to be lost while the block runs, and shortly after."""
         self.events.append(name)
         self._disturbed = True
         try:
@@ -114,17 +114,17 @@ class Run:
             self._disturbed = False
 
     def roll_out(self) -> None:
-        """Publish a new version in the place of the one that answers; no request may be lost."""
+        """Publish a new version in place of the current one; no request may be lost."""
         version = next(self._versions)
         self.events.append(f"version {version} published")
         publish(self._root, version, self._control())
 
     def roll_back(self) -> None:
-        """Roll back to the version before; no request may be lost."""
+        """Roll back to the previous version; no request may be lost."""
         self.events.append(f"back to version {roll_back(self._root, MODEL, control=self._control()).version}")
 
     def restart(self) -> None:
-        """Stop the server and start it again, at the same place."""
+        """Stop the server and start it again on the same ports."""
         with self.disturbed("server stopped and started"):
             self._server.stop()
             self._server = TritonServer(self._server.options)
@@ -137,7 +137,7 @@ class Run:
             self._server = TritonServer(self._server.options)
 
     def kill_step(self) -> None:
-        """Kill a step of the model; Triton goes on without it until the server is replaced."""
+        """Kill a step of the model; Triton continues without it until the server is replaced."""
         with self.disturbed("a Python step killed, then the server replaced"):
             stubs = _find_stubs(self._server.pid)
             os.kill(random.Random(self._seed).choice(stubs), signal.SIGKILL)
@@ -153,7 +153,7 @@ class Run:
             time.sleep(0.05)
 
     def _is_over(self) -> bool:
-        """Tell whether all that was to be done to the server is done, and there were enough requests."""
+        """Return whether all disturbances are done and enough requests were sent."""
         return self._left <= 0 and self._quiet
 
     def _questions(self, source: random.Random) -> Iterator[Question]:
@@ -174,9 +174,9 @@ class Run:
                 for outcome in ask(place, self._questions(source)):
                     self._note(name, outcome)
                     if outcome.error is not None:
-                        pause_s = 0.2  # a new connection, not at once: there may be no server
+                        pause_s = 0.2  # a new connection, but not at once: there may be no server
                         break
-            except Exception as error:  # outside of a single request: a connection that could not be made
+            except Exception as error:  # outside of a request: no connection could be made
                 self._note(name, Outcome(Question((), (), None), error=error))
                 pause_s = 0.2
             time.sleep(pause_s)
@@ -204,7 +204,7 @@ class Run:
 
 
 def _find_stubs(pid: int) -> list[int]:
-    """Return the processes of the Python steps of a server."""
+    """Return the process ids of a server's Python steps."""
     stubs = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -217,7 +217,7 @@ def _find_stubs(pid: int) -> list[int]:
 
 
 def format_report(run: Run, seconds: float) -> str:
-    """Return the counts for people."""
+    """Return the counts as a table."""
     tally = run.tally
     kinds = ("right", "given up", "lost in a restart", "LOST", "WRONG")
     lines = [f"{'way':24}" + "".join(f"{kind:>19}" for kind in kinds)]
@@ -236,14 +236,14 @@ def run_isolation(
     ways: Mapping[str, Asker] = WAYS,
     seed: int = 1,
 ) -> Run:
-    """Start a server with the identity model and run the whole thing.
+    """Start a server with the identity model and run against it.
 
     Args:
         requests: How many, at least.
-        folder: For the repository.
-        disturbances: What is done to the server, at even intervals.
-        ways: How it is asked.
-        seed: Of all that is random.
+        folder: Where the repository goes.
+        disturbances: What to do to the server, at even intervals.
+        ways: How to ask it.
+        seed: Seed of everything random.
 
     Raises:
         MlclsError: The server cannot start, or a version cannot be published.

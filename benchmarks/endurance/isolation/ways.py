@@ -20,10 +20,10 @@ from benchmarks.endurance.isolation.identity_model import MODEL
 from benchmarks.endurance.isolation.questions import ImageAnswer, Question
 
 TIMEOUT_S: Final = 20.0
-# Requests on one stream at a time, and of one asynchronous client.
+# Requests in flight on one stream, and of one asynchronous client.
 IN_FLIGHT: Final = 8
 _STREAM_LENGTH: Final = 50
-# After a request that costs the server nothing, so that these do not crowd out the others.
+# Pause after a request that costs the server nothing, so that these do not crowd out the others.
 _SPARING_S: Final = 0.05
 
 
@@ -34,7 +34,7 @@ class Place:
     Attributes:
         grpc_url: `host:port`.
         http_url: `host:port`.
-        admin_key: For shared memory.
+        admin_key: Key for shared memory.
     """
 
     grpc_url: str
@@ -44,7 +44,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a question: answers, or an error; and neither where it was given up on purpose."""
+    """The outcome of a question: answers or an error; neither if it was given up on purpose."""
 
     question: Question
     answers: tuple[ImageAnswer, ...] | None = None
@@ -56,7 +56,7 @@ Asker = Callable[[Place, Iterator[Question]], Iterator[Outcome]]
 
 
 def ask_grpc(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Yield one request after the other over gRPC."""
+    """Ask over gRPC, one request after the other."""
     import tritonclient.grpc as grpc
 
     with grpc.InferenceServerClient(place.grpc_url) as client:
@@ -65,7 +65,7 @@ def ask_grpc(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
 
 
 def ask_http(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Yield one request after the other over HTTP."""
+    """Ask over HTTP, one request after the other."""
     import tritonclient.http as http
 
     options = {"connection_timeout": TIMEOUT_S, "network_timeout": TIMEOUT_S}
@@ -75,10 +75,10 @@ def ask_http(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
 
 
 def ask_stream(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Yield several requests on one gRPC stream, whose answers come in any order and are told apart by their id.
+    """Ask on gRPC streams, several requests at once; answers arrive in any order and are matched by id.
 
-    Each stream ends after some requests: as long as one is open, Triton 2.51 keeps the version that its requests were
-    for, and a rollout waits for it.
+    Each stream ends after some requests: while one is open, Triton 2.51 keeps the version that its requests were for,
+    and a rollout waits for it.
     """
     for question in questions:
         yield from _ask_on_stream(place, itertools.chain([question], itertools.islice(questions, _STREAM_LENGTH)))
@@ -112,13 +112,13 @@ def _take(arrived: queue.SimpleQueue[tuple[Any, Any]], waiting: dict[str, Questi
     if result is not None and (question := waiting.pop(result.get_response().id, None)) is not None:
         yield _read(question, result)
         return
-    # Triton's error on a stream does not say of which request it is: none of these can be told apart any more
+    # Triton's error on a stream does not say which request it is for: all in flight count as failed
     yield from [Outcome(question, error=error) for question in waiting.values()]
     waiting.clear()
 
 
 def ask_bad_alone(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Yield requests of one image that is none, beside the others; each must be refused, and in words about itself."""
+    """Send single images that are not images, next to the other ways; each refusal must be about its own request."""
     import tritonclient.grpc as grpc
 
     with grpc.InferenceServerClient(place.grpc_url) as client:
@@ -134,7 +134,7 @@ def ask_bad_alone(place: Place, questions: Iterator[Question]) -> Iterator[Outco
 
 
 def ask_and_cancel(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Yield requests that are cancelled, out of time a moment after they were sent, or waited for, by turns."""
+    """Send requests that are in turn answered, timed out right after sending, or canceled."""
     import tritonclient.grpc as grpc
 
     source = random.Random(7)
@@ -162,7 +162,7 @@ def ask_and_cancel(place: Place, questions: Iterator[Question]) -> Iterator[Outc
 
 
 def ask_and_hang_up(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """HTTP requests whose connection is closed before the answer came, or before all was sent."""
+    """Close the HTTP connection before the answer arrives, or before the request is complete."""
     host, port = place.http_url.rsplit(":", 1)
     for number, question in enumerate(questions):
         image = next((image for image in question.images if image), b"x")
@@ -199,7 +199,7 @@ def _infer_grpc(client: Any, question: Question) -> Any:
 
 
 def _attempt(question: Question, ask: Callable[[Question], Any]) -> Outcome:
-    """Return the outcome of a request by tritonclient."""
+    """Return the outcome of a request with tritonclient."""
     try:
         return _read(question, ask(question))
     except Exception as error:
@@ -219,9 +219,9 @@ def _read(question: Question, answer: Any) -> Outcome:
 
 
 def ask_client(place: Place, questions: Iterator[Question], **options: Any) -> Iterator[Outcome]:
-    """Through `mlcls_client`, which keeps several requests in flight and puts the answers in order.
+    """Ask through `mlcls_client`, which keeps several requests in flight and returns the answers in order.
 
-    Each call of `predict` takes the images of a question in requests of random size.
+    Each call of `predict` sends the images of a question in requests of random size.
     """
     from mlcls_client.model import create_model
 
@@ -245,17 +245,17 @@ def ask_client(place: Place, questions: Iterator[Question], **options: Any) -> I
 
 
 def ask_client_shared_memory(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Through `mlcls_client`, with images in memory that it shares with the server."""
+    """Ask through `mlcls_client`, with images in shared memory."""
     yield from ask_client(place, questions, shared_memory=True, admin_key=place.admin_key)
 
 
 def ask_client_http(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Through `mlcls_client` over HTTP."""
+    """Ask through `mlcls_client` over HTTP."""
     yield from ask_client(place, questions, http=True)
 
 
 def ask_client_async(place: Place, questions: Iterator[Question]) -> Iterator[Outcome]:
-    """Through `mlcls_client` on asyncio, several questions at once."""
+    """Ask through `mlcls_client` on asyncio, several questions at once."""
     import asyncio
 
     from mlcls_client.async_model import create_async_model
@@ -295,7 +295,7 @@ WAYS: Final[Mapping[str, Asker]] = {
 
 
 def _never_empty(question: Question) -> list[bytes]:
-    """Return images for the client, which refuses an empty one before it is sent."""
+    """Return the images without empty ones, which the client would refuse to send."""
     return [image or b"nothing" for image in question.images]
 
 

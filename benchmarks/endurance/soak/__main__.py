@@ -1,8 +1,8 @@
-"""Soak run: `mlcls serve --supervise` under steady load while faults are done to it: `make soak`.
+"""Soak run: `mlcls serve --supervise` under steady load while faults are injected: `make soak`.
 
-Two models, the demo model under two names, are asked at a steady rate of what the machine was measured to bear. Each
-answer is held against its image's reference, which ONNX Runtime gave outside of the server. The run fails where an
-answer is wrong, a request is lost (neither answer nor error), or one was refused for a whole minute of tries.
+The server has the demo model under two names and gets requests at a steady share of the rate that it was measured to
+sustain. Each answer is compared with a reference that ONNX Runtime computed outside the server. The run fails if an
+answer is wrong, if a request is lost (neither answer nor error), or if one is refused for a whole minute of tries.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _MEMORY_INTERVAL_S: Final = 5.0
 def main() -> int:
     """Parse the arguments, run, and write summary.json, soak.png and the server's log."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endurance.soak", description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=35.0, help="of load (default: %(default)s)")
-    parser.add_argument("--faults", type=int, default=2 * len(FAULTS), help="how many (default: %(default)s)")
-    parser.add_argument("--share", type=float, default=0.65, help="of what was measured (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=7, help="of faults and load (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=35.0, help="length of the load (default: %(default)s)")
+    parser.add_argument("--faults", type=int, default=2 * len(FAULTS), help="number of faults (default: %(default)s)")
+    parser.add_argument("--share", type=float, default=0.65, help="share of the measured rate (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="seed of faults and load (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=_ROOT / "output" / "soak", help="default: %(default)s")
     arguments = parser.parse_args()
     try:
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def run_soak(arguments: argparse.Namespace, folder: Path) -> SoakRecord:
-    """Make the repository, serve it, and put load and faults on it."""
+    """Create the repository, serve it, send the load and inject the faults."""
     repository = folder / "model_repository"
     for name in MODELS:
         import_model(str(_ROOT / "demo_model" / "inference"), repository, name=name)
@@ -101,7 +101,7 @@ def run_soak(arguments: argparse.Namespace, folder: Path) -> SoakRecord:
 
 
 def make_photos(repository: Path) -> list[Photo]:
-    """Return photos with the references of both models; the demo model tells their colors, so that they differ."""
+    """Return photos with the references of both models; the demo model names colors, so the answers differ."""
     images = photo_images((), _PHOTOS)
     scores, results = {}, {}
     for name in MODELS:
@@ -121,7 +121,7 @@ def make_photos(repository: Path) -> list[Photo]:
 
 
 def measure(server: SupervisedServer, photos: Sequence[Photo], seed: int) -> float:
-    """Return requests per second of a closed loop."""
+    """Return the requests per second of a closed loop."""
     with SoakLoad(server.grpc_url, photos, MODELS, 0.0, seed) as load:
         time.sleep(_MEASURE_S / 4)
         before, begin_s = len(load.outcomes), time.monotonic()
@@ -136,15 +136,15 @@ def do_faults(
     done: list[FaultRecord],
     ended: threading.Event,
 ) -> None:
-    """Do each fault at its time."""
+    """Inject each fault at its time."""
     for at_s, name in plan:
         if ended.wait(max(0.0, begin_s + at_s - time.monotonic())):
             return
         done.append(FaultRecord(name, time.monotonic()))
         try:
             FAULTS[name](victims)
-        except (IndexError, StopIteration, psutil.Error) as error:  # nobody to do it to: the last fault is not over
-            tqdm.write(f"{name}: nothing was done: {error!r}")
+        except (IndexError, StopIteration, psutil.Error) as error:  # no process to hit: the last fault is not over
+            tqdm.write(f"{name}: skipped: {error!r}")
             done.pop()
 
 
@@ -156,7 +156,7 @@ def watch(
     faults: Sequence[FaultRecord],
     memory: list[tuple[float, int]],
 ) -> None:
-    """Note the memory and show how far the run is."""
+    """Record the memory and show the progress."""
     bar_format = "{l_bar}{bar}| {n:.0f}/{total:.0f} s {postfix}"
     with tqdm(total=duration_s, bar_format=bar_format, mininterval=5) as bar:
         while (elapsed_s := time.monotonic() - begin_s) < duration_s:

@@ -1,4 +1,4 @@
-"""The faults of a soak run: what is done to a server that serves, by a schedule of chance that a seed repeats."""
+"""The faults of a soak run, and their random schedule, which a seed reproduces."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from benchmarks.endurance.supervised_server import SupervisedServer
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.versions import engine_folder
 
-# How long a file stays damaged after the server that had loaded it was killed.
+# How long a file stays damaged before and after the server that has loaded it is killed.
 DAMAGED_S: Final = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Victims:
-    """What faults are done to.
+    """What faults are injected into.
 
     Attributes:
         server: The server.
         repository: Its model repository.
         models: The ensembles that it serves.
-        random: Chooses among them.
+        random: Chooses among the models.
     """
 
     server: SupervisedServer
@@ -37,13 +37,13 @@ class Victims:
     random: random.Random
 
     def step(self, suffix: str) -> psutil.Process:
-        """Return a stub process of a step of one of the models."""
+        """Return the stub process of a step of one of the models."""
         name = self.random.choice(self.models)
         found = [each for each in self.server.descendants() if f"{name}_{suffix}_0_0" in _words(each)]
         return found[0]
 
     def tritonserver(self) -> psutil.Process:
-        """Return the server's process."""
+        """Return the process of tritonserver."""
         return next(each for each in self.server.descendants() if each.name() == "tritonserver")
 
 
@@ -60,12 +60,12 @@ def _signal_step(suffix: str, signum: signal.Signals) -> Callable[[Victims], Non
 
 
 def _damage_weights_and_kill(victims: Victims) -> None:
-    """Turn over a bit of a served file, which the running engine must not notice; then the server has to start."""
+    """Flip a bit of a served file, which the running engine must not notice; then the server must restart."""
     path = engine_folder(victims.repository, victims.models[0]) / ONNX_FILE
     good = path.read_bytes()
     bad = bytearray(good)
     bad[len(bad) // 2] ^= 1
-    with path.open("r+b") as file:  # the very file that the engine was made from, not another one in its place
+    with path.open("r+b") as file:  # the very file that the engine was made from, not a replacement
         file.write(bad)
     pause = threading.Event()
     pause.wait(DAMAGED_S)
@@ -90,15 +90,15 @@ FAULTS: Final[Mapping[str, Callable[[Victims], None]]] = {
 
 
 def plan_faults(duration_s: float, count: int, seed: int) -> list[tuple[float, str]]:
-    """When which fault is done: each kind as often as the others, and none in the last seventh.
+    """Plan the faults: each kind as often as the others, and none in the last seventh of the run.
 
     Args:
-        duration_s: Of the run.
-        count: How many; each kind comes at least once where it is as many as there are.
-        seed: Of the order and of the times.
+        duration_s: Length of the run.
+        count: Number of faults; if it reaches the number of kinds, each kind comes at least once.
+        seed: Seed of the order and the times.
 
     Returns:
-        Seconds from the start and the fault's name.
+        Seconds from the start, and the fault's name.
     """
     chance = random.Random(seed)
     names: list[str] = []

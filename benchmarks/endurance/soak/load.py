@@ -1,4 +1,4 @@
-"""The load of a soak run: clients at a steady rate, each answer held against its image's reference."""
+"""The load of a soak run: requests at a steady rate, each answer compared with its image's reference."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import numpy.typing as npt
 
 from mlcls.errors import MissingExtraError
 
-# How long one request may take with all its tries; longer than any recovery from a fault should be.
+# Time limit of a request with all its tries; longer than any recovery from a fault should take.
 REQUEST_TIMEOUT_S: Final = 60.0
-# How long one try may take.
+# Time limit of one try.
 TRY_TIMEOUT_S: Final = 15.0
-# Before another try; it doubles up to the longest, less up to a half by chance, as mlcls-client's does.
+# Pause before the next try; it doubles up to the longest, minus a random part of up to half, as in mlcls-client.
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 2.0
-# Requests in flight at most, those that wait for a server that is down included.
+# Most requests in flight, including those that wait for a server that is down.
 _CALLERS: Final = 64
 _CLOSED_LOOP_CALLERS: Final = 8
 # How late a request may be sent.
 _LATEST_S: Final = 0.5
-# Served by another process than the reference was computed in, with FP32 sums in another order.
+# The server is another process than the one that computed the reference, and sums FP32 in another order.
 HIGHEST_DIFFERENCE: Final = 1e-3
 
 
@@ -39,8 +39,8 @@ class Photo:
 
     Attributes:
         content: The encoded image.
-        scores: By model: (num_labels,) float32.
-        result: By model: the labels, as `result` has them with the model's own thresholds.
+        scores: (num_labels,) float32, by model.
+        result: The labels in `result` with the model's own thresholds, by model.
     """
 
     content: bytes
@@ -50,16 +50,16 @@ class Photo:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one request.
+    """The outcome of one request.
 
     Attributes:
-        model: Whom it asked.
-        sent_s: Monotonic time of its first try.
-        ended_s: Monotonic time of its end.
+        model: The model that was asked.
+        sent_s: Monotonic time of the first try.
+        ended_s: Monotonic time of the end.
         tries: How often it was sent.
-        kind: `answered`; `wrong`: an answer that is not its image's; `refused`: each try ended in a clear error;
-            `lost`: the last try ended without an answer and without an error of the server.
-        error: Of the last try that failed.
+        kind: `answered`; `wrong`: the answer is not its image's; `refused`: the last try ended in a clear error;
+            `lost`: the last try ended with neither an answer nor an error from the server.
+        error: Error of the last failed try.
     """
 
     model: str
@@ -71,22 +71,22 @@ class Outcome:
 
 
 class SoakLoad:
-    """Threads that send requests at a rate of their own clock, whatever becomes of earlier ones; a context manager.
+    """Threads that send requests at a fixed rate, whatever happens to earlier ones; a context manager.
 
     Attributes:
-        outcomes: Of all requests that have ended.
-        errors: How often each error of a try came.
+        outcomes: Outcomes of all requests that have ended.
+        errors: Number of failed tries, by error.
     """
 
     def __init__(self, url: str, photos: Sequence[Photo], models: Sequence[str], rate: float, seed: int) -> None:
-        """Send nothing yet.
+        """Create the threads; entering the context starts them.
 
         Args:
             url: `host:port` of the gRPC API.
-            photos: What is sent, by turns.
-            models: Whom it is sent to, by turns.
-            rate: Requests per second; 0 for as many as the threads can.
-            seed: Of the times between them.
+            photos: What to send, in turn.
+            models: The models to ask, in turn.
+            rate: Requests per second; 0 for as many as the threads can send.
+            seed: Seed of the times between requests.
         """
         self.outcomes: list[Outcome] = []
         self.errors: Counter[str] = Counter()
@@ -112,7 +112,7 @@ class SoakLoad:
             thread.join(REQUEST_TIMEOUT_S + TRY_TIMEOUT_S)
 
     def count(self) -> Counter[str]:
-        """Return requests by what became of them."""
+        """Return the number of requests by kind of outcome."""
         return Counter(outcome.kind for outcome in list(self.outcomes))
 
     def _run(self) -> None:
@@ -131,7 +131,7 @@ class SoakLoad:
             while not self._stop.is_set():
                 with self._lock:
                     turn = next(self._turns)
-                    # where all threads wait for a server that is down, what they did not send is not sent at once later
+                    # if all threads wait for a server that is down, they do not make up for it later
                     due_s = max(self._next_s, time.monotonic() - _LATEST_S)
                     if self._rate:
                         self._next_s = due_s + self._random.expovariate(self._rate)
@@ -169,7 +169,7 @@ def ask_once(client: object, photo: Photo, model: str) -> str | None:
     """Send one request.
 
     Returns:
-        What is wrong with the answer; None where it is right.
+        What is wrong with the answer; None if it is right.
     """
     from tritonclient.grpc import InferInput, InferRequestedOutput
 
@@ -187,9 +187,9 @@ def ask_once(client: object, photo: Photo, model: str) -> str | None:
 
 
 def describe(problem: Exception) -> tuple[str, bool]:
-    """Return an error in a few words without numbers, and whether it tells the client what became of its request.
+    """Return a short error text without digits, and whether the error tells the client what happened to its request.
 
-    A deadline of the client's own does not: nobody knows what became of the request.
+    The client's own deadline does not tell it.
     """
     status = getattr(problem, "status", None)
     code = str(status() if callable(status) else type(problem).__name__).removeprefix("StatusCode.")

@@ -1,4 +1,4 @@
-"""What a soak run found: the figures, what they must be, and a picture of the run."""
+"""The report of a soak run: the figures, the failures, and a picture of the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STEP_S: Final = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class FaultRecord:
-    """One fault that was done.
+    """One injected fault.
 
     Attributes:
         name: Its kind.
@@ -30,19 +30,19 @@ class FaultRecord:
 
 @dataclasses.dataclass(frozen=True)
 class SoakRecord:
-    """All that was noted during a run.
+    """Everything recorded during a run.
 
     Attributes:
         begin_s: Monotonic time of the first request.
-        end_s: And of the end of the load.
-        rate: Requests per second that were asked for.
+        end_s: Monotonic time of the end of the load.
+        rate: Intended requests per second.
         sustainable: Requests per second that a closed loop reached before.
-        sent: Requests.
-        outcomes: What became of each.
-        errors: Errors of single tries, by how often they came.
-        faults: In the order of time.
-        memory: Monotonic time and PSS of the server, bytes.
-        exit_status: Of `mlcls serve` when it was told to stop.
+        sent: Number of requests.
+        outcomes: Outcomes of the requests.
+        errors: Number of failed tries, by error.
+        faults: Faults in chronological order.
+        memory: Monotonic time, and memory of the server in bytes (PSS).
+        exit_status: Exit status of `mlcls serve` after SIGTERM.
     """
 
     begin_s: float
@@ -96,7 +96,7 @@ def summarize(record: SoakRecord, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_recoveries(record: SoakRecord) -> list[dict[str, Any]]:
-    """For each fault: how many requests needed another try, and when the last of them was answered."""
+    """Return for each fault how many requests were retried, and when the last of them was answered."""
     recoveries = []
     ends = [fault.time_s for fault in record.faults[1:]] + [float("inf")]
     disturbed = [each for each in record.outcomes if each.tries > 1 or each.kind != "answered"]
@@ -112,11 +112,11 @@ def find_recoveries(record: SoakRecord) -> list[dict[str, Any]]:
 
 
 def find_failures(summary: Mapping[str, Any]) -> list[str]:
-    """Return what must not be, in words."""
+    """Return what is wrong, one text per kind of failure."""
     requests = summary["requests"]
     failures = [f"{requests[kind]} requests were {kind}" for kind in ("lost", "wrong", "refused") if requests[kind]]
     if summary["exit_status"] != 0:
-        failures.append(f"mlcls serve ended with {summary['exit_status']} when it was told to stop")
+        failures.append(f"mlcls serve exited with {summary['exit_status']} after SIGTERM")
     return failures
 
 
@@ -129,7 +129,7 @@ def describe(summary: Mapping[str, Any]) -> str:
         f"latency {summary['latency_ms']} ms",
         "memory {first_tenth} MB at the start, {last_tenth} MB at the end, {highest} MB at most".format(**memory),
         "",
-        "| fault | times | requests that needed another try | the last of them answered after |",
+        "| fault | times | requests retried | last of them answered after |",
         "|---|---|---|---|",
     ]
     kinds: dict[str, list[Mapping[str, Any]]] = {}
@@ -143,7 +143,7 @@ def describe(summary: Mapping[str, Any]) -> str:
 
 
 def draw(record: SoakRecord, path: Path) -> None:
-    """Answer, retries and memory over time, with the faults."""
+    """Draw answers, retries and memory over time, with the faults."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -152,8 +152,11 @@ def draw(record: SoakRecord, path: Path) -> None:
     figure, (rates, memory) = pyplot.subplots(2, 1, figsize=(12, 7), sharex=True, layout="constrained")
     edges = np.arange(0, record.end_s - record.begin_s + _STEP_S, _STEP_S)
     for label, chosen in (
-        ("answered at once", [each for each in record.outcomes if each.kind == "answered" and each.tries == 1]),
-        ("answered on another try", [each for each in record.outcomes if each.kind == "answered" and each.tries > 1]),
+        (
+            "answered on the first try",
+            [each for each in record.outcomes if each.kind == "answered" and each.tries == 1],
+        ),
+        ("answered on a later try", [each for each in record.outcomes if each.kind == "answered" and each.tries > 1]),
         ("refused, wrong or lost", [each for each in record.outcomes if each.kind != "answered"]),
     ):
         counts, _ = np.histogram([each.ended_s - record.begin_s for each in chosen], edges)

@@ -75,7 +75,7 @@ def test_figures() -> None:
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 9, "lost")]}, "1 requests were lost"),
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 1, "wrong")]}, "1 requests were wrong"),
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 9, "refused")]}, "1 requests were refused"),
-        ({"exit_status": 1}, "mlcls serve ended with 1"),
+        ({"exit_status": 1}, "mlcls serve exited with 1 after SIGTERM"),
     ],
 )
 def test_what_must_not_be(change: dict[str, Any], words: str) -> None:
