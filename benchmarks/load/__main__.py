@@ -1,8 +1,8 @@
-"""A load test of a served model that checks every answer: `make load-test`, or `python -m benchmarks.load`.
+"""Load-test a served model and check every answer: `make load-test`, or `python -m benchmarks.load`.
 
-It starts a server, or takes a running one, learns the answers from single requests, has locust's users ask over gRPC
-and HTTP, and writes locust's report, a summary and curves to `output/load-test/TIME/`. It ends with status 1 if an
-answer was wrong or did not come.
+The test starts a server, or uses a running one, learns the answers from single requests, and has Locust's users ask
+over gRPC and HTTP. It writes Locust's report, a summary and curves to `output/load-test/TIME/`. The exit status is 1 if
+an answer was wrong or missing.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _LOCUSTFILES: Final = {name: Path("benchmarks") / "load" / "locustfiles" / f"{na
 # `locust_events.END_SIGNAL`, which cannot be imported without locust.
 _END_SIGNAL: Final = signal.SIGUSR1
 
-# The curves have at most so many points.
+# Most points of a curve.
 _MAX_BINS: Final = 600
 
 
 class ServedModel:
-    """A running server: one that was started here, or one that was named.
+    """A running server, started here or elsewhere.
 
     Attributes:
         grpc_url: `host:port`, or empty.
@@ -66,13 +66,13 @@ class ServedModel:
         self.server = server
 
     def count_answers(self, model: str) -> int | None:
-        """Return the requests that a server started here has answered; None for another server, or a dead one.
+        """Return how many requests the server has answered; None if it was not started here, or is dead.
 
         Failed ones are left out: Triton 2.51 counts a failed request of an ensemble twice.
         """
         if self.server is None:
             return None
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to this machine
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine
         try:
             with opener.open(self.server.metrics_url, timeout=10) as response:
                 lines = response.read().decode().splitlines()
@@ -83,7 +83,7 @@ class ServedModel:
 
 
 class _UsageWatch:
-    """Samples what a server's processes take."""
+    """Samples what a server's processes use."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -103,41 +103,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
     parser.add_argument("--url", default="", metavar="HOST:PORT", help="gRPC API of a running server")
     parser.add_argument("--http-url", default="", metavar="URL", help="HTTP API of a running server")
-    parser.add_argument("--users", type=int, default=16, help="of the shape (default: %(default)s)")
-    parser.add_argument("--spawn-rate", type=float, default=0.0, help="users a second; default: all at once")
+    parser.add_argument("--users", type=int, default=16, help="users of the shape (default: %(default)s)")
+    parser.add_argument("--spawn-rate", type=float, default=0.0, help="users per second; default: all at once")
     parser.add_argument("--run-time", type=float, default=60.0, metavar="S", help="default: %(default)s")
-    parser.add_argument("--processes", type=int, default=0, help="locust's workers; default: one process")
-    parser.add_argument("--remote-workers", type=int, default=0, help="workers to wait for, on other machines")
-    parser.add_argument("--bind", default="127.0.0.1", metavar="HOST", help="where they reach locust's master")
-    parser.add_argument("--web", action="store_true", help="with locust's page, until it is interrupted")
+    parser.add_argument("--processes", type=int, default=0, help="Locust workers; default: one process")
+    parser.add_argument("--remote-workers", type=int, default=0, help="workers on other machines to wait for")
+    parser.add_argument("--bind", default="127.0.0.1", metavar="HOST", help="address where they reach Locust's master")
+    parser.add_argument("--web", action="store_true", help="serve Locust's web page until interrupted")
     parser.add_argument("--web-port", type=int, default=8089, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output") / "load-test", help="default: %(default)s")
     shared = add_arguments(parser)
     options = parser.parse_args(arguments)
     try:
         if not _LOCUST.exists():
-            raise LoadTestError(f"Expected locust in {_LOCUST}, got nothing there; run: make .venv-bench/.installed")
+            raise LoadTestError(f"Expected Locust at {_LOCUST}, got nothing there; run: make .venv-bench/.installed")
         folder = options.output / time.strftime("%Y-%m-%d-%H%M%S")
         folder.mkdir(parents=True)
         return run_load_test(options, shared, folder)
     except (MlclsError, LoadTestError, OSError) as error:
-        print(f"load_test: {error}", file=sys.stderr)
+        print(f"load-test: {error}", file=sys.stderr)
         return 1
 
 
 def run_load_test(options: argparse.Namespace, shared: Sequence[argparse.Action], folder: Path) -> int:
-    """Run one test and write what it found.
+    """Run one test and write its results.
 
     Args:
         options: The parsed options.
-        shared: Those of them that locust takes as well.
+        shared: The options that Locust takes as well.
         folder: Where the files go.
 
     Returns:
-        0, or 1 if an answer was wrong or did not come.
+        0, or 1 if an answer was wrong or missing.
 
     Raises:
-        LoadTestError: An option is wrong, or locust failed.
+        LoadTestError: An option is wrong, or Locust failed.
         MlclsError: The server cannot start.
     """
     with contextlib.ExitStack() as stack:
@@ -148,7 +148,7 @@ def run_load_test(options: argparse.Namespace, shared: Sequence[argparse.Action]
         served = stack.enter_context(_open_server(options))
         book = _expect(options, served, folder)
         if book.alike:
-            print(f"{book.alike} pairs of photos have answers too alike to tell exchanged ones", file=sys.stderr)
+            print(f"{book.alike} pairs of photos have answers too similar to detect a swap", file=sys.stderr)
         bin_s = max(1.0, math.ceil(options.run_time / _MAX_BINS))
         before = served.count_answers(options.model)
         usage = _run_locust(_locust_command(options, shared, served, folder, bin_s), options, served, folder, bin_s)
@@ -156,9 +156,7 @@ def run_load_test(options: argparse.Namespace, shared: Sequence[argparse.Action]
     try:
         outcomes = json.loads((folder / "outcomes.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise LoadTestError(
-            f"Expected the counts of locust, got none ({error}); see {folder / 'locust.log'}."
-        ) from None
+        raise LoadTestError(f"Expected counts from Locust, got none ({error}); see {folder / 'locust.log'}.") from None
     tally = Tally(bin_s)
     tally.add(outcomes)
     server_answers = None if before is None or after is None else after - before
@@ -177,7 +175,7 @@ def run_load_test(options: argparse.Namespace, shared: Sequence[argparse.Action]
 
 @contextlib.contextmanager
 def _open_server(options: argparse.Namespace) -> Iterator[ServedModel]:
-    """Start a server unless one was named."""
+    """Start a server unless the options name one."""
     if options.url or options.http_url:
         http_url = (
             options.http_url if "://" in options.http_url or not options.http_url else f"http://{options.http_url}"
@@ -189,7 +187,7 @@ def _open_server(options: argparse.Namespace) -> Iterator[ServedModel]:
 
 
 def _expect(options: argparse.Namespace, served: ServedModel, folder: Path) -> AnswerBook:
-    """Return the expected answers: read from the file that was named, else learnt and written."""
+    """Return the expected answers: read from the file in the options if it exists, else learned and written."""
     photos = open_mix(options).good
     if options.expected and Path(options.expected).exists():
         return read_answers(Path(options.expected), photos, options.tolerance)
@@ -240,7 +238,7 @@ def _locust_command(
 def _run_locust(
     command: Sequence[str], options: argparse.Namespace, served: ServedModel, folder: Path, bin_s: float
 ) -> list[UsageSample]:
-    """Run locust to its end and samples the server meanwhile.
+    """Run Locust to its end and sample the server meanwhile.
 
     Raises:
         LoadTestError: Locust failed.
@@ -252,7 +250,7 @@ def _run_locust(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # an interrupt at the terminal must not reach it: this process ends it gently
+            start_new_session=True,  # an interrupt at the terminal must not reach it: this process ends it gracefully
             preexec_fn=end_with_parent,
         )
     if options.web:

@@ -1,4 +1,4 @@
-"""What a load test found: a summary, a table, curves and a verdict."""
+"""The report of a load test: a verdict, a summary, a table and curves."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PERCENTILES: Final = (50, 95, 99)
 
 @dataclasses.dataclass(frozen=True)
 class UsageSample:
-    """What the server took at one moment.
+    """What the server used at one moment.
 
     Attributes:
         time_s: Unix time.
-        memory_bytes: PSS of all its processes.
-        cores: Processor time since the sample before, in seconds of each second.
+        memory_bytes: Memory of all its processes (PSS).
+        cores: CPU time since the previous sample, in seconds per second.
     """
 
     time_s: float
@@ -34,7 +34,7 @@ class UsageSample:
 
 
 def is_fit(tally: Tally) -> bool:
-    """Return whether every answer came, and was the right one; refusals of a full server are allowed."""
+    """Return whether every answer came and was right; a full server may refuse requests."""
     faults = sum(tally.count_images(kind) for kind in FAULTS)
     return faults == 0 and tally.count_unfinished() == 0 and tally.count_images(Kind.RIGHT) > 0
 
@@ -42,13 +42,13 @@ def is_fit(tally: Tally) -> bool:
 def summarize(
     tally: Tally, users: Sequence[tuple[float, int]], usage: Sequence[UsageSample], server_answers: int | None
 ) -> dict[str, Any]:
-    """Return all figures as JSON can hold them.
+    """Return all figures as a JSON document.
 
     Args:
         tally: The counts.
         users: Unix time and number of users.
-        usage: Samples of the server; empty for one that was not started here.
-        server_answers: Requests answered by the server's own count, where it is known.
+        usage: Samples of the server; empty if it was not started here.
+        server_answers: Requests answered by the server's own count, if known.
     """
     timeline = make_timeline(tally, users, usage)
     duration_s = len(tally.bins()) * tally.bin_s
@@ -69,9 +69,9 @@ def summarize(
 def make_timeline(
     tally: Tally, users: Sequence[tuple[float, int]], usage: Sequence[UsageSample]
 ) -> list[dict[str, Any]]:
-    """Return a row for each bin: users, rates, latency, and what the server took; None where there is nothing to tell.
+    """Return a row for each bin: users, rates, latency, and what the server used; None where a value is missing.
 
-    Users and usage are the last known ones: samples come a little less often than bins.
+    Users and usage are the last known ones, because samples are a little rarer than bins.
     """
     latency_ms = tally.percentiles_by_bin_ms((50, 99))
     rates: dict[int, dict[str, float]] = {}
@@ -102,7 +102,7 @@ def make_timeline(
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
-    """Return the table that is printed."""
+    """Return the table to print."""
     columns = {"all": summary["all"], **summary["by_protocol"]}
     lines = [f"{'images':26}" + "".join(f"{name:>10}" for name in columns)]
 
@@ -173,14 +173,14 @@ def draw_load(timeline: Sequence[Mapping[str, Any]], title: str) -> bytes:
     """Draw the curves above one another.
 
     Args:
-        timeline: Rows of `load_report.make_timeline`.
-        title: Of the picture.
+        timeline: Rows of `make_timeline`.
+        title: Title of the picture.
 
     Returns:
         A PNG file.
     """
     watched = any(row["memory_bytes"] is not None for row in timeline)
-    # without pyplot, which would take a backend and keep the figure
+    # pyplot would choose a backend and keep the figure
     figure = Figure(figsize=(9, 11 if watched else 8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(6 if watched else 4, 1, sharex=True)

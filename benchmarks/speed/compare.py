@@ -20,38 +20,38 @@ from benchmarks.speed.peers.paddlex_predict import PaddlexPredict
 from benchmarks.speed.peers.paddlex_server import PADDLEX_SERVER, start_paddlex_server
 from benchmarks.speed.peers.served import ServedModel
 
-# Of a score, between any two contenders.
+# Tolerance of a score between any two contenders.
 TOLERANCE: Final = 1e-3
 
 
 def require_telling(answers: Sequence[Answer]) -> None:
-    """Refuse photos that a comparison of answers would prove nothing with: ones that are all answered alike.
+    """Refuse photos that all get the same answer: comparing answers to them would prove nothing.
 
     Raises:
-        PeerError: No photo, all answers the same, or all empty.
+        PeerError: There are no photos, or all answers are the same or empty.
     """
     if len(answers) < 2 or all(_differ(answer, answers[0], ()) is None for answer in answers):
         raise PeerError(
-            f"Expected photos with different answers, got {len(answers)} that are all alike: equal answers of another "
-            f"program would prove nothing. Use other photos or another model."
+            f"Expected photos with different answers, got {len(answers)} that are all alike, which would prove "
+            f"nothing about a peer. Use other photos or another model."
         )
 
 
 def require_equal(
     name: str, expected: Sequence[Answer], answers: Sequence[Answer], thresholds: Sequence[float]
 ) -> None:
-    """Refuse a contender whose answers are not those of the served model.
+    """Refuse a contender whose answers differ from those of the served model.
 
-    Scores may differ by `TOLERANCE`; so a label whose score is that close to its threshold may be missing.
+    Scores may differ by `TOLERANCE`, so a label whose score is that close to its threshold may be missing.
 
     Args:
-        name: The contender's.
+        name: The contender's name.
         expected: The served model's answer to each photo.
         answers: The contender's answer to each photo, in the same order.
-        thresholds: Threshold of each class id.
+        thresholds: The threshold of each class id.
 
     Raises:
-        PeerError: An answer differs; the text has the photo's place and the first difference.
+        PeerError: An answer differs; the text has the photo's index and the first difference.
     """
     if len(answers) != len(expected):
         raise PeerError(f"{name}: expected {len(expected)} answers, one for each photo, got {len(answers)}.")
@@ -65,7 +65,7 @@ def require_equal(
 
 
 def _differ(ours: Answer, theirs: Answer, thresholds: Sequence[float]) -> str | None:
-    """Return the first difference in words; None where there is none."""
+    """Describe the first difference; None if there is none."""
     for index in sorted({*ours, *theirs}):
         at_threshold = thresholds[index] if index < len(thresholds) else float("nan")
         one, other = (answer.get(index, at_threshold) for answer in (ours, theirs))
@@ -77,8 +77,8 @@ def _differ(ours: Answer, theirs: Answer, thresholds: Sequence[float]) -> str | 
 
 CONCURRENCY: Final = 8
 
-# A median settles soon, and the machine's speed does not: latency is measured in so many times shorter windows and
-# more turns.
+# A median settles quickly, but the machine's speed changes: latency is measured in windows that are this many times
+# shorter, and in this many times more turns.
 LATENCY_SPLIT: Final = 2
 
 
@@ -87,8 +87,8 @@ class Plan:
     """How long and how thoroughly a model is measured.
 
     Attributes:
-        seconds: Length of a window; longer for a model that is slow.
-        turns: Turns.
+        seconds: Length of a window; longer for a slow model.
+        turns: Number of turns.
         thorough: Whether the bare process, LitServe and PaddleX's `predict()` are measured too.
         work: Folder for what peers write.
     """
@@ -102,17 +102,17 @@ class Plan:
 def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan: Plan, step: Step) -> Comparison:
     """Compare a served model with its peers.
 
-    A peer that fails or answers otherwise is an error in the comparison, and the others are measured all the same.
+    A peer that fails or answers differently is recorded as an error, and the others are measured all the same.
 
     Args:
         files: The model.
         grpc_url: `host:port` of the running server's gRPC API.
-        photos: JPEG files; what all answer and are measured with.
-        plan: How thoroughly.
-        step: Told what is done next.
+        photos: JPEG files that all contenders answer and are measured with.
+        plan: How thoroughly to measure.
+        step: Called with a description of each next step.
 
     Raises:
-        MlclsError: The served model itself fails, or answers all photos alike.
+        MlclsError: The served model itself fails, or gives all photos the same answer.
     """
     served = ServedModel(grpc_url, files.spec, photos)
     step(f"{files.spec.name}: answers")
@@ -155,9 +155,9 @@ def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan
 
 
 def _choose_load(plan: Plan, image_s: float) -> Load:
-    """Return the load for a model that takes so long for an image: a wait must fit into the warm-up and the window.
+    """Return the load for a model that takes this long per image; a wait must fit into the warm-up and the window.
 
-    Where images take long, one caller more than cores does: an image waits for the next free core.
+    For slow models, one caller more than there are cores is enough: an image then waits for the next free core.
     """
     concurrency = CONCURRENCY
     if concurrency * image_s > plan.seconds / 2:

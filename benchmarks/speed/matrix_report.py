@@ -25,15 +25,15 @@ dd { margin: 0; }
 img { max-width: 100%; }
 """
 
-# What a reader must know of the figures.
+# What a reader must know about the figures.
 _NOTES: Final = """\
-A load is one number of requests in flight, each sent as soon as one is answered; the load generator runs on the \
+A load is a number of requests in flight: as soon as one is answered, the next is sent. The load generator runs on the \
 server's machine and shares its cores.
-Each figure is the mean of three windows of time in a row whose throughput and mean latency differ by no more than the \
-percentage above; what came before them is not counted. A star marks loads for which no three such windows came: \
-something else used the machine, or too few requests end in a window.
-The server's processor time is that of all requests of a load, those before the windows included.
-Figures of one run can be compared with one another, not with those of another machine or another day.
+Each figure is the mean of three time windows in a row whose throughput and mean latency differ by no more than the \
+percentage above; earlier windows do not count. A star marks loads without three such windows: something else used the \
+machine, or too few requests end in a window.
+The server's CPU time is that of all requests of a load, including those before the windows.
+Figures are comparable within one run, but not with those of another machine or another day.
 """
 
 
@@ -42,10 +42,10 @@ def format_report(folder: ResultFolder, command: str) -> str:
 
     Args:
         folder: The results.
-        command: The command line that made them.
+        command: The command line that produced them.
 
     Returns:
-        An HTML document; pictures are in it.
+        An HTML document with embedded pictures.
     """
     results = list(folder.results.values())
     parts = [
@@ -66,7 +66,7 @@ def format_report(folder: ResultFolder, command: str) -> str:
 
 
 def find_fastest(results: Iterable[CellResult], target: str | None = None) -> dict[str, CellResult]:
-    """Return the load with the highest throughput of each model, on one engine or on any."""
+    """Return each model's load with the highest throughput, on one engine or on any."""
     fastest: dict[str, CellResult] = {}
     for result in results:
         if result.figures is None or target not in (None, result.cell.target):
@@ -89,7 +89,7 @@ def _format_facts(facts: Mapping[str, str]) -> str:
 
 
 def _format_best(results: Sequence[CellResult]) -> str:
-    """Return a row for each model and engine: the highest throughput, and the latency of a lone image."""
+    """Return a row for each model and engine: the highest throughput, and the latency of a single image."""
     header = (
         "model",
         "engine",
@@ -97,7 +97,7 @@ def _format_best(results: Sequence[CellResult]) -> str:
         "at",
         "p50 ms",
         "p99 ms",
-        "lone image, p50 ms",
+        "single image, p50 ms",
         "core-ms an image",
         "PSS MB",
     )
@@ -140,9 +140,9 @@ def _format_plane(results: Sequence[CellResult]) -> str:
     if not fastest:
         return ""
     caption = (
-        "Speed as measured here, on the engine `embedded` (FP32), against PaddleX's published mAP on COCO2017. The mAP "
-        "is that of the official weights as PaddleX states it; it was not measured here, and says nothing of a model "
-        "with other weights. Speed does not depend on the weights."
+        "Speed as measured here on the engine `embedded` (FP32), against the mAP on COCO2017 that PaddleX published for "
+        "the official weights. The mAP was not measured here and says nothing about a model with other weights. Speed "
+        "does not depend on the weights."
     )
     return f"<h2>Speed and accuracy</h2><p>{escape(caption)}</p>{_embed(draw_plane(fastest), 'speed and mAP')}"
 
@@ -152,7 +152,7 @@ def _format_model(model: str, results: Sequence[CellResult]) -> list[str]:
     if any(result.figures for result in results):
         parts.append(_embed(draw_loads(results), f"throughput and latency of {model}"))
     if any(steps_of(result) for result in results):
-        parts.append("<p>Where the time of a request goes, as the server tells it:</p>")
+        parts.append("<p>Where the time of a request goes, according to the server:</p>")
         parts.append(_embed(draw_steps(results), f"times of the steps of {model}"))
     header = ["engine", "protocol", "in flight", "batch", "images/s", "mean ms", "p50", "p95", "p99"]
     steps = list(dict.fromkeys(name for result in results for name in steps_of(result)))
@@ -219,7 +219,7 @@ _LATENCIES: Final = (("p50_ms", "-", "o"), ("p95_ms", "--", "s"), ("p99_ms", ":"
 
 
 def draw_loads(results: Sequence[CellResult]) -> str:
-    """Draw a model's throughput and latency over the requests in flight; a line for each engine, protocol and batch."""
+    """Draw a model's throughput and latency over requests in flight, a line per engine, protocol and batch."""
     figure, (left, right) = make_figure((11, 4.2), columns=2)
     for index, (name, line) in enumerate(_lines_of(results).items()):
         color = f"C{index % 10}"
@@ -243,7 +243,7 @@ def draw_loads(results: Sequence[CellResult]) -> str:
 
 
 def draw_steps(results: Sequence[CellResult]) -> str:
-    """Draw the mean times of each step, queue and compute, stacked to the client's latency; a bar for each load."""
+    """Draw each step's mean queue and compute times, stacked to the client's latency, a bar per load."""
     measured = [result for result in results if steps_of(result)]
     figure, (axes,) = make_figure((11, 0.7 + 0.32 * len(measured)))
     names = list(dict.fromkeys(name for result in measured for name in steps_of(result)))
@@ -271,10 +271,10 @@ def draw_steps(results: Sequence[CellResult]) -> str:
 
 
 def draw_plane(fastest: Mapping[str, float]) -> str:
-    """Speed against the published mAP.
+    """Draw speed against the published mAP.
 
     Args:
-        fastest: Highest throughput in images per second of official models, by name.
+        fastest: Highest throughput of official models in images per second, by name.
     """
     figure, (axes,) = make_figure((8, 5))
     for name, images_per_s in fastest.items():

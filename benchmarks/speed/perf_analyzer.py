@@ -1,7 +1,7 @@
-"""NVIDIA's perf_analyzer: found where `make` put it, run with one load, its output read as figures.
+"""NVIDIA's perf_analyzer: found where `make` installed it, run with one load, its output parsed.
 
 Latencies come from its CSV file. The times of an ensemble's steps come from what it prints: the CSV file of version
-2.51 adds the steps up, and its `Server Queue` is then not their queues' (1 microsecond where each step told thousands).
+2.51 adds the steps up, and its `Server Queue` is not the sum of their queues (1 microsecond instead of thousands).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlcls.errors import MlclsError
 
 _REQUESTS: Final = re.compile(r"^ *Request count: (\d+)$", re.MULTILINE)
 _COMPOSING: Final = "Composing models:"
-# `  animals_engine, version: 1`; in each line below it, deeper, a figure of that step.
+# `  animals_engine, version: 1`; the indented lines below it have the figures of that step.
 _STEP: Final = re.compile(r"^ {2}(?P<name>\S.*?), version: *\S*$")
 _COUNT: Final = re.compile(r"^ {4,}(?P<what>Inference|Execution|Successful request) count: (?P<count>\d+)$")
 _TIMES: Final = re.compile(r"^ {4,}Avg request latency: \d+ usec \((?P<parts>.*)\)$")
@@ -33,18 +33,18 @@ _PART: Final = re.compile(r"([a-z][a-z /]*) (\d+) usec")
 
 
 class PerfAnalyzerError(MlclsError):
-    """perf_analyzer is not installed, fails, or prints what is not understood."""
+    """perf_analyzer is not installed, fails, or prints something unexpected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StepTimes:
-    """Mean times of a request in one step of an ensemble, as the server tells them.
+    """Mean times of a request in one step of an ensemble, according to the server.
 
     Attributes:
-        images_per_execution: Images that the batcher put together, on average.
-        queue_ms: Waiting for an instance.
+        images_per_execution: Mean number of images in a dynamic batch.
+        queue_ms: Wait for an instance.
         input_ms: Copies into it.
-        infer_ms: In the backend.
+        infer_ms: Time in the backend.
         output_ms: Copies out of it.
     """
 
@@ -56,7 +56,7 @@ class StepTimes:
 
     @property
     def compute_ms(self) -> float:
-        """All but the queue."""
+        """Everything but the queue."""
         return self.input_ms + self.infer_ms + self.output_ms
 
 
@@ -66,15 +66,15 @@ class PerfFigures:
 
     Attributes:
         images_per_s: Throughput.
-        requests: Requests that were answered within the windows.
-        mean_ms: Latency of a request, all its images together.
+        requests: Requests answered within the windows.
+        mean_ms: Latency of a request with all its images.
         p50_ms: Percentiles of it.
         p90_ms: See `p50_ms`.
         p95_ms: See `p50_ms`.
         p99_ms: See `p50_ms`.
         steps: Times of the steps, by the name of the step's model, in the order of perf_analyzer; empty for a model
-            that is no ensemble.
-        stable: Whether three windows in a row were alike; else the figures are the mean of three that were not.
+            that is not an ensemble.
+        stable: Whether three windows in a row agreed; if not, the figures are the mean of three that did not.
     """
 
     images_per_s: float
@@ -89,19 +89,19 @@ class PerfFigures:
 
 
 def parse_output(report: str, printed: str) -> PerfFigures:
-    """Return figures of a run at one concurrency.
+    """Return the figures of a run at one concurrency.
 
     Args:
-        report: Content of the CSV file that `-f` and `--verbose-csv` make.
+        report: Content of the CSV file from `-f` and `--verbose-csv`.
         printed: Standard output.
 
     Raises:
-        PerfAnalyzerError: Something is missing there.
+        PerfAnalyzerError: Something is missing.
     """
     rows = list(csv.DictReader(io.StringIO(report)))
     if len(rows) != 1:
         raise PerfAnalyzerError(
-            f"Expected one row in perf_analyzer's CSV file, got {len(rows)}; ask it for one concurrency at a time."
+            f"Expected one row in perf_analyzer's CSV file, got {len(rows)}; measure one concurrency at a time."
         )
 
     def read(column: str) -> float:
@@ -129,7 +129,7 @@ def parse_output(report: str, printed: str) -> PerfFigures:
 
 
 def _parse_steps(printed: str) -> dict[str, StepTimes]:
-    """Return times by step from the part below `Composing models:`."""
+    """Return the times by step from the part below `Composing models:`."""
     _, _, below = printed.partition(_COMPOSING)
     counts: dict[str, dict[str, int]] = {}
     times: dict[str, dict[str, float]] = {}
@@ -164,12 +164,11 @@ def _make_step(name: str, counts: Mapping[str, int], times: Mapping[str, float])
 Protocol = Literal["grpc", "http"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http")
 
-# What the executable links to, beside the folders that it is looked for in; where it is not found there, the system
-# may have it.
+# The libraries that the executable links to, and where to look for them; if one is not there, the system may have it.
 _LIBRARIES: Final = (("libcudart.so.12", Path(".venv-bench")), ("libb64.so.0d", Path(".tools") / "libb64"))
 _EXECUTABLE: Final = Path(".venv-bench") / "bin" / "perf_analyzer"
 
-# Its exit status and its words where the windows of a load were not alike.
+# Its exit status and text if the windows of a load do not agree.
 _UNSTABLE_STATUS: Final = 2
 _UNSTABLE: Final = "Failed to obtain stable measurement"
 # Accepts any three windows, in percent.
@@ -179,15 +178,15 @@ _COMPARED_WINDOWS: Final = 3
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What the server is asked.
+    """The requests to send.
 
     Attributes:
         model: Name of the served model.
-        protocol: Over gRPC or HTTP.
+        protocol: gRPC or HTTP.
         url: `host:port` of that API.
-        data: File made by `write_input_data`.
+        data: File written by `write_input_data`.
         concurrency: Requests in flight.
-        batch_size: Images in each.
+        batch_size: Images per request.
     """
 
     model: str
@@ -204,8 +203,8 @@ class Windows:
 
     Attributes:
         window_s: Length of a window.
-        deviation_percent: By how much throughput and mean latency of three windows in a row may differ.
-        most: So many windows are tried.
+        deviation_percent: How much throughput and mean latency of three windows in a row may differ.
+        most: Most windows to try.
     """
 
     window_s: float
@@ -227,7 +226,7 @@ class PerfAnalyzer:
 
     @classmethod
     def find(cls, root: Path = Path()) -> PerfAnalyzer:
-        """Return the one in a checkout.
+        """Return the perf_analyzer of a checkout.
 
         Args:
             root: The checkout's root.
@@ -250,18 +249,18 @@ class PerfAnalyzer:
         return found
 
     def read_version(self) -> str:
-        """Return what it calls its version; `unknown` where it tells none."""
+        """Return its version; `unknown` if it prints none."""
         words = self._run(["--version"], 30.0).stdout.split()
         return next((word.rstrip(",") for word in words if word[:1].isdigit()), "unknown")
 
     def measure(self, load: Load, windows: Windows) -> PerfFigures:
-        """Measure until three windows in a row are alike; else take three that are not, and say so in the figures.
+        """Measure until three windows in a row agree; if none do, use three that do not, and say so in the figures.
 
         Raises:
-            PerfAnalyzerError: It fails, a request fails for example; or prints what is not understood.
+            PerfAnalyzerError: It fails, for example because a request fails, or prints something unexpected.
         """
         options = ["--measurement-interval", str(round(windows.window_s * 1e3)), "--stability-percentage"]
-        # Requests that take longer than a window make windows longer: the first waits for all that are in flight.
+        # Requests that take longer than a window lengthen it: the first window waits for all requests in flight.
         limit_s = 120 + 4 * windows.window_s * windows.most
         stable = [*options, str(windows.deviation_percent), "--max-trials", str(windows.most)]
         figures = self._measure(load, stable, limit_s)
@@ -271,7 +270,7 @@ class PerfAnalyzer:
             )
             if figures is None:
                 raise PerfAnalyzerError(
-                    f"perf_analyzer had no answers from {load.model} in three windows of {windows.window_s:g} s; take "
+                    f"perf_analyzer got no answers from {load.model} in three windows of {windows.window_s:g} s; use "
                     f"longer ones."
                 )
             figures = dataclasses.replace(figures, stable=False)
@@ -285,11 +284,11 @@ class PerfAnalyzer:
         """
         figures = self._measure(load, ["--request-count", str(count)], limit_s)
         if figures is None:
-            raise PerfAnalyzerError(f"perf_analyzer had no stable measurement of {count} requests to {load.model}.")
+            raise PerfAnalyzerError(f"perf_analyzer got no stable measurement of {count} requests to {load.model}.")
         return figures
 
     def _measure(self, load: Load, options: Sequence[str], limit_s: float) -> PerfFigures | None:
-        """Run once; None if it ends for unstable windows."""
+        """Run once; return None if the windows were unstable."""
         with tempfile.TemporaryDirectory(prefix="mlcls-perf-") as work:
             report = Path(work) / "report.csv"
             command = [
@@ -318,13 +317,13 @@ class PerfAnalyzer:
                 preexec_fn=end_with_parent,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise PerfAnalyzerError(f"perf_analyzer cannot be run to its end: {error}") from None
+            raise PerfAnalyzerError(f"perf_analyzer did not finish: {error}") from None
 
 
 def write_input_data(path: Path, images: Sequence[bytes], tensor: str = "image") -> Path:
-    """Write encoded images as perf_analyzer's input data; it sends them in turn, and keeps them all in memory.
+    """Write encoded images as input data for perf_analyzer, which sends them in turn and keeps them all in memory.
 
-    It takes the bytes behind `b64` as they are, so that they need the length before each element of a BYTES tensor.
+    It uses the `b64` bytes as they are, so they must start with the length of the element of the BYTES tensor.
 
     Args:
         path: The JSON file.

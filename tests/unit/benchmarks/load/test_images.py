@@ -77,7 +77,7 @@ def test_photos_are_read_by_size_class_and_once(tmp_path: Path) -> None:
 def test_without_photos(tmp_path: Path) -> None:
     with pytest.raises(LoadTestError, match="got none"):
         read_photos(tmp_path)
-    with pytest.raises(LoadTestError, match="which is none"):
+    with pytest.raises(LoadTestError, match="which is not a folder"):
         read_photos(tmp_path / "missing")
 
 

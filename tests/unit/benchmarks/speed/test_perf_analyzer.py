@@ -164,7 +164,7 @@ def test_failures_are_told(tmp_path: Path, script: str, message: str) -> None:
 
 def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
     program = make_program(tmp_path / "analyzer", "exec sleep 60")
-    with pytest.raises(PerfAnalyzerError, match="to its end"):
+    with pytest.raises(PerfAnalyzerError, match="did not finish"):
         program.measure_requests(make_load(tmp_path), 10, limit_s=0.3)
 
 
