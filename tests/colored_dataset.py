@@ -1,4 +1,4 @@
-"""A small dataset of PaddleX's `MLClsDataset`: gray noise with squares, and a label for each color of square."""
+"""A small `MLClsDataset`: gray noise with squares, and a label for each color of square."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ COLORS = {"red": (200, 30, 30), "green": (30, 170, 40), "blue": (40, 60, 210)}
 
 
 def write_colored_dataset(folder: Path, train: int, val: int | None = None, size: int = 40) -> Path:
-    """Writes the dataset.
+    """Write the dataset.
 
     Args:
-        folder: Where to; made if missing.
-        train: Images to train on.
-        val: Images to evaluate on; None takes those to train on, to see whether they can be learned by heart.
+        folder: Where it goes; created if missing.
+        train: Number of training images.
+        val: Number of validation images; None uses the training images, to see whether a network can memorize them.
         size: Height and width of the images.
 
     Returns:
@@ -36,7 +36,7 @@ def _write_image(folder: Path, number: int, size: int, generator: np.random.Gene
     pixels = generator.integers(108, 148, (size, size, 3)).astype(np.uint8)
     for index in generator.permutation(len(COLORS)):
         if present[index]:
-            # each color has a band of its own to lie in, so that none covers another
+            # each color has its own band, so that none covers another
             top = int(index) * size // len(COLORS)
             left = int(generator.integers(0, size // 2))
             pixels[top : top + size // len(COLORS), left : left + size // 2] = list(COLORS.values())[int(index)]

@@ -1,4 +1,4 @@
-"""Small datasets with made-up pictures, the same on every machine."""
+"""Small datasets of generated pictures, the same on every machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VAL_SAMPLES = ((6, "1,1,0,0"), (7, "0,0,1,1"))
 
 
 def write_picture(path: Path, seed: int, size: tuple[int, int] = (24, 32)) -> None:
-    """A picture of coarse colored tiles, unlike that of any other seed."""
+    """Write a picture of coarse colored tiles, different for each seed."""
     height, width = size
     tiles = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def annotation_lines(samples: Sequence[tuple[int, str]]) -> str:
 
 
 def write_dataset(root: Path) -> Path:
-    """A good `MLClsDataset`: four labels, six training and two validation pictures."""
+    """Write a valid `MLClsDataset`: four labels, six training and two validation pictures."""
     for number, _ in (*TRAIN_SAMPLES, *VAL_SAMPLES):
         write_picture(root / f"images/{number:03}.png", number)
     (root / "label.txt").write_text("".join(f"{i} {label}\n" for i, label in enumerate(LABELS)), encoding="utf-8")
@@ -39,7 +39,7 @@ def write_dataset(root: Path) -> Path:
 
 
 def write_random_dataset(root: Path, count: int, labels: int, seed: int, size: tuple[int, int] = (8, 8)) -> Path:
-    """A good dataset of random vectors, four fifths of it for training; every label is in both parts."""
+    """Write a valid dataset of random vectors, four fifths of it for training; every label is in both parts."""
     generator = np.random.default_rng(seed)
     vectors = generator.random((count, labels)) < generator.uniform(0.05, 0.5, labels)
     vectors[0] = vectors[-1] = True
@@ -56,7 +56,7 @@ def write_random_dataset(root: Path, count: int, labels: int, seed: int, size: t
 def coco_document(
     images: Mapping[int, Sequence[int]], categories: Mapping[int, str], name: str = "{:03}.png"
 ) -> dict[str, Any]:
-    """A COCO document from the category ids of each image, with boxes and outlines as COCO has them."""
+    """Return a COCO document from the category ids of each image, with boxes and outlines as in COCO."""
     pairs = [(image, category) for image, found in images.items() for category in found]
     return {
         "info": {"year": 2017},
@@ -80,7 +80,7 @@ def coco_document(
 
 
 def write_coco(root: Path, documents: Mapping[str, Mapping[str, Any]], folder: str = "images") -> Path:
-    """A COCO dataset: documents by the name of their file, and a picture for each image that they list."""
+    """Write a COCO dataset: documents by file name, and a picture for each image in them."""
     (root / "annotations").mkdir(parents=True)
     for file_name, document in documents.items():
         (root / "annotations" / file_name).write_text(json.dumps(document), encoding="utf-8")
@@ -90,7 +90,7 @@ def write_coco(root: Path, documents: Mapping[str, Mapping[str, Any]], folder: s
 
 
 def read_tree(root: Path) -> dict[str, bytes]:
-    """Content of every file by its path; the lock is left out."""
+    """Return the content of every file by its path, without the lock."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in sorted(root.rglob("*"))

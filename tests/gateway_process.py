@@ -1,4 +1,4 @@
-"""The gateway as its container runs it: `start.sh` and Envoy, with certificates made on the spot."""
+"""The gateway as in its container: `start.sh` and Envoy, with generated certificates."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Gateway:
 
     Attributes:
         secrets: Folder with `tls.crt`, `tls.key` and `api_keys`.
-        port: Of HTTP and gRPC, with TLS.
-        metrics_port: Of the metrics.
+        port: Port of HTTP and gRPC, with TLS.
+        metrics_port: Port of the metrics.
     """
 
     def __init__(self, folder: Path, keys: Mapping[str, str], environment: Mapping[str, str]) -> None:
-        """Starts it; `wait_until_healthy` waits."""
+        """Start it without waiting; see `wait_until_healthy`."""
         self.secrets = folder / "secrets"
         self.secrets.mkdir(parents=True)
         make_certificate(self.secrets)
@@ -65,23 +65,23 @@ class Gateway:
 
     @property
     def certificate(self) -> Path:
-        """Whom a client has to trust."""
+        """The certificate that a client must trust."""
         return self.secrets / "tls.crt"
 
     @property
     def log(self) -> str:
-        """What it has printed so far."""
+        """Its output so far."""
         return self._log.read_text(errors="replace")
 
     def write_keys(self, keys: Mapping[str, str], *further_lines: str) -> None:
-        """Replaces the file of keys in place, as an editor does."""
+        """Replace the file of keys in place, as an editor does."""
         lines = ["# name key", *(f"{name} {key}" for name, key in keys.items()), *further_lines]
         (self.secrets / "api_keys").write_text("".join(f"{line}\n" for line in lines))
 
     def request(
         self, method: str, path: str, key: str | None = None, body: bytes | None = None, **headers: str
     ) -> tuple[int, str]:
-        """Status and body of the answer to one HTTP request; the path is sent as it is."""
+        """Return status and body of the response to one HTTP request; the path is sent unchanged."""
         context = ssl.create_default_context(cafile=self.certificate)
         connection = http.client.HTTPSConnection("localhost", self.port, timeout=30, context=context)
         with contextlib.closing(connection):
@@ -92,7 +92,7 @@ class Gateway:
             return response.status, response.read().decode(errors="replace")
 
     def wait_until_healthy(self) -> None:
-        """Waits until it passes requests on."""
+        """Wait until it forwards requests."""
 
         def is_healthy() -> bool:
             assert self._process.poll() is None, self.log
@@ -103,14 +103,14 @@ class Gateway:
         wait_for(is_healthy)
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stop it."""
         self._process.terminate()
         self._process.wait(20)
 
 
 @contextlib.contextmanager
 def run_gateway(folder: Path, server: TritonServer, keys: Mapping[str, str], **environment: str) -> Iterator[Gateway]:
-    """A gateway in front of a server, ready."""
+    """Yield a ready gateway in front of a server."""
     gateway = Gateway(
         folder,
         keys,
@@ -129,20 +129,20 @@ def run_gateway(folder: Path, server: TritonServer, keys: Mapping[str, str], **e
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = _CHANGE_TIMEOUT_S) -> None:
-    """Waits until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.1)
 
 
 def make_key() -> str:
-    """What `openssl rand -hex 32` prints."""
+    """Return a key, like `openssl rand -hex 32`."""
     return secrets.token_hex(32)
 
 
 def make_certificate(folder: Path) -> None:
-    """Writes `tls.crt` and `tls.key` for localhost, valid for a day, with the command of the README."""
+    """Write `tls.crt` and `tls.key` for localhost, valid for a day, with the command from the README."""
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "tls.key", "-out", "tls.crt"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)

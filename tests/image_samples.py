@@ -1,9 +1,8 @@
-"""Twenty varied image files, used by the tests and by the parity scripts.
+"""Twenty varied image files.
 
-They are made from the two photos that scikit-learn ships, so that nothing has to be downloaded and no image is added to
-the repository. Contents differ visibly from each other: a model that tells images apart gives them different scores.
-With one version of Pillow the files are the same, byte for byte, wherever they are written. PaddleX's file reader reads
-all of them.
+They are made from the two photos in scikit-learn, so nothing is downloaded and the repository needs no images. Contents
+differ visibly: a model that tells images apart gives them different scores. With the same version of Pillow, the files
+are the same on every machine, byte for byte. PaddleX's file reader reads all of them.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ _ORIENTATION = 0x0112
 
 
 def write_samples(folder: Path) -> list[Path]:
-    """Writes the samples.
+    """Write the samples.
 
     Args:
-        folder: Where to; made if missing.
+        folder: Where they go; created if missing.
 
     Returns:
         The twenty paths, sorted; the suffix of each names its format.
@@ -41,19 +40,19 @@ def write_samples(folder: Path) -> list[Path]:
 
 
 def encode(image: npt.NDArray[Any] | Image.Image, format_name: str, **options: Any) -> bytes:
-    """Encodes an image, or an `(H, W, 3)` or `(H, W)` uint8 array, with Pillow."""
+    """Encode an image, or an `(H, W, 3)` or `(H, W)` uint8 array, with Pillow."""
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format_name, **options)
     return buffer.getvalue()
 
 
 def with_cv2(data: bytes) -> npt.NDArray[Any]:
-    """The reference: what PaddleX's reader does."""
+    """Decode as PaddleX's reader does: the reference."""
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def oriented(value: int) -> bytes:
-    """EXIF data that says nothing but an orientation."""
+    """Return EXIF data with only an orientation."""
     exif = Image.Exif()
     exif[_ORIENTATION] = value
     return exif.tobytes()
@@ -93,13 +92,13 @@ def _make_samples() -> dict[str, tuple[Image.Image, dict[str, Any]]]:
 
 
 def _crop(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """Cuts out a box given in fractions of the width and the height."""
+    """Cut out a box given in fractions of the width and the height."""
     width, height = image.size
     return image.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
 
 
 def _mosaic(first: Image.Image, second: Image.Image) -> Image.Image:
-    """Four tiles: one image, the other, and both turned."""
+    """Return four tiles: one image, the other, and both flipped."""
     width, height = first.size
     mosaic = Image.new("RGB", (2 * width, 2 * height))
     mosaic.paste(first, (0, 0))
@@ -126,7 +125,7 @@ def _tint(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
-    """Adds an alpha channel that rises from transparent at the top to opaque at the bottom."""
+    """Add an alpha channel that rises from transparent at the top to opaque at the bottom."""
     width, height = image.size
     ramp = np.repeat(np.linspace(0, 255, height).astype(np.uint8)[:, None], width, axis=1)
     image = image.copy()

@@ -20,14 +20,14 @@ NUM_LABELS = 5
 
 
 def spec_of() -> ModelSpec:
-    """The spec of the graph."""
+    """Return the spec of the graph."""
     transform = ImageTransform(*SIZE, "pil", "BILINEAR", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     labels = tuple(f"label {index}" for index in range(NUM_LABELS))
     return ModelSpec("tiny", "PP-LCNet_x1_0_ML", labels, (0.5,) * NUM_LABELS, transform, source_activation="sigmoid")
 
 
 def make_served(spec: ModelSpec, scale: float = 1.0) -> onnx.ModelProto:
-    """The graph with `pixels` in and `logits` out, its logits of standard deviation 3 `scale`."""
+    """Return the graph, `pixels` in and `logits` out; the logits have a standard deviation of 3 `scale`."""
     generator = np.random.default_rng(7)
     width = 16
 
@@ -88,7 +88,7 @@ def make_served(spec: ModelSpec, scale: float = 1.0) -> onnx.ModelProto:
 
 
 def make_pixels(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Images (N, H, W, 3) uint8 RGB with large and small structures, each of other colors."""
+    """Return images (N, H, W, 3) uint8 RGB with large and small structures, each in different colors."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (count, 4, 6, 3)).repeat(SIZE[0] // 4, 1).repeat(SIZE[1] // 6, 2)
     fine = generator.normal(0, 12, (count, *SIZE, 3))

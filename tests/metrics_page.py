@@ -1,4 +1,4 @@
-"""A server's /metrics, read as Prometheus would read them."""
+"""A server's /metrics, read as Prometheus reads them."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class MetricsPage:
         return {name for name, _, _ in self._values}
 
     def sum(self, name: str, **labels: str) -> float:
-        """The sum over the lines of this name and these labels."""
+        """Return the sum over the lines with this name and these labels."""
         return sum(value for own, found, value in self._values if own == name and labels.items() <= found.items())
 
     def of_mlcls(self) -> list[tuple[str, dict[str, str], float]]:
-        """The lines of the project's own metrics but those of single labels, which are sent less often."""
+        """Return the project's own metrics, without those of single labels, which are sent less often."""
         return [line for line in self._values if line[0].startswith("mlcls_") and "label" not in line[1]]
 
     def by(self, name: str, label: str, **labels: str) -> dict[str, float]:
-        """The values of the lines of this name and these labels that are not 0, by another label."""
+        """Return the nonzero values of the lines with this name and these labels, by another label."""
         return {
             found[label]: value
             for own, found, value in self._values
@@ -53,7 +53,7 @@ class MetricsPage:
 def wait_for_metrics(
     server: TritonServer, reached: Callable[[MetricsPage], bool], timeout_s: float = 30
 ) -> MetricsPage:
-    """The first page for which this holds; backends send their counts once a second."""
+    """Return the first page for which a condition holds; backends send their counts once a second."""
     deadline = time.monotonic() + timeout_s
     while True:
         page = MetricsPage(server)
@@ -64,7 +64,7 @@ def wait_for_metrics(
 
 
 def read_settled_metrics(server: TritonServer) -> MetricsPage:
-    """The page once nothing of an earlier test is on its way any more: counts are sent once a second."""
+    """Return the page once no counts of an earlier test are pending; they are sent once a second."""
     return read_settled(lambda: MetricsPage(server), pause_s=2, key=MetricsPage.of_mlcls)
 
 

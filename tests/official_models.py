@@ -1,7 +1,7 @@
-"""The six official models, freshly initialized: exported and imported in the background while other tests run.
+"""The six official models with random weights: exported and imported in the background while other tests run.
 
-The process that the user started has them prepared, in a folder that the workers of pytest-xdist are told; only these
-know which tests there are, so they ask for the models with a file in that folder.
+The process that the user started prepares them, in a folder whose path it passes to the workers of pytest-xdist. Only
+workers know which tests there are, so they request the models with a file in that folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mlcls.base.processes import end_with_parent
 from mlcls.model.catalog import OFFICIAL_MODELS
 from processes import ROOT
 
-# Key of the folder in what a worker of pytest-xdist is given.
+# Key of the folder in the input of a worker of pytest-xdist.
 WORKER_INPUT = "official_models"
 
 _WANTED = "wanted"
@@ -34,18 +34,18 @@ _POLL_S = 0.2
 
 
 class OfficialModels:
-    """All six, where they are prepared or will be.
+    """All six models, prepared now or later.
 
     Attributes:
         folder: See `start_preparation`.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Notes the folder."""
+        """Use a folder."""
         self.folder = folder
 
     def want(self) -> None:
-        """Asks for them; does nothing the second time."""
+        """Request the models; do nothing the second time."""
         (self.folder / _WANTED).touch()
 
     @property
@@ -70,7 +70,7 @@ class OfficialModels:
 
 
 def start_preparation(config: pytest.Config) -> Path:
-    """A folder in which the models are prepared once they are wanted; what is under way ends with the run."""
+    """Return a folder in which the models are prepared once requested; the preparation ends with the test run."""
     folder = Path(tempfile.mkdtemp(prefix="mlcls-official-models-"))
     ended = threading.Event()
     thread = threading.Thread(target=_prepare, args=(folder, ended))

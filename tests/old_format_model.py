@@ -1,8 +1,8 @@
-"""Writes a small model in PaddleX's older format (`inference.pdmodel`); a program, since paddle's switches are global.
+"""Write a small model in PaddleX's older format (`inference.pdmodel`); a program, because paddle's switches are global.
 
     python tests/old_format_model.py FOLDER
 
-Paddle 3.3 still runs and converts this format, but traces no network of today into it; hence the plain static program.
+Paddle 3.3 still runs and converts this format, but cannot trace today's networks into it; hence the static program.
 """
 
 from __future__ import annotations

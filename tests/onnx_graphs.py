@@ -1,6 +1,6 @@
-"""Small ONNX graphs of the form that paddle2onnx gives: a scorer, and a decoder with tiled queries.
+"""Small ONNX graphs like those of paddle2onnx: a scorer, and a decoder with tiled queries.
 
-Weights are drawn so that the scores of different images differ visibly. All take `x` (batch, 3, height, width) float32.
+Weights are drawn so that the scores of different images differ clearly. All take `x` (batch, 3, height, width) float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def make_model(
     constants: Mapping[str, Array] | None = None,
     element_type: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
-    """A checked model."""
+    """Return a checked model."""
     graph = helper.make_graph(
         list(nodes),
         "graph",
@@ -48,7 +48,7 @@ def make_scorer(
     batch: int | str = "N",
     input_name: str = "x",
 ) -> onnx.ModelProto:
-    """Conv, GlobalAveragePool, Reshape by the batch's size, MatMul, Add, and then the operations of `endings`."""
+    """Return Conv, GlobalAveragePool, Reshape by the batch size, MatMul, Add, then the operations in `endings`."""
     generator = np.random.default_rng(21)
     constants: dict[str, Array] = {
         "conv.weight": generator.normal(0, 0.4, (8, 3, 5, 5)).astype(np.float32),
@@ -70,7 +70,7 @@ def make_scorer(
 def make_decoder(
     num_labels: int, size: tuple[int, int], endings: Sequence[str] = ("Sigmoid",), batch: int | str = "N"
 ) -> onnx.ModelProto:
-    """The head of ML-Decoder: constant queries tiled to the batch, projection, cross attention, one score a query."""
+    """Return ML-Decoder's head: constant queries tiled to the batch, projection, cross attention, a score per query."""
     width = 6
     generator = np.random.default_rng(22)
 
@@ -117,7 +117,7 @@ def _shape_constants() -> dict[str, npt.NDArray[np.int64]]:
 
 
 def _flatten_nodes(source: str, target: str) -> list[onnx.NodeProto]:
-    """`Reshape(x, Concat(Shape(x)[0:1], [-1]))`, as paddle2onnx writes a flatten."""
+    """Return `Reshape(x, Concat(Shape(x)[0:1], [-1]))`, as paddle2onnx writes a flatten."""
     return [
         helper.make_node("Shape", [source], [f"{source}.shape"]),
         helper.make_node("Slice", [f"{source}.shape", "zero", "one.end", "zero"], [f"{source}.batch"]),
@@ -145,7 +145,7 @@ def _finish(
 
 
 def run(model: onnx.ModelProto, **inputs: Array) -> Array:
-    """The model's one output, by ONNX Runtime without its graph optimizations."""
+    """Return the model's only output, by ONNX Runtime without graph optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -156,5 +156,5 @@ def run(model: onnx.ModelProto, **inputs: Array) -> Array:
 
 
 def list_operations(model: onnx.ModelProto) -> list[str]:
-    """Operation types in the order of the graph."""
+    """Return the operation types in the order of the graph."""
     return [node.op_type for node in model.graph.node]

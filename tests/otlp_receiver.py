@@ -24,7 +24,7 @@ class Span:
 
 
 class OtlpReceiver:
-    """What came so far."""
+    """The spans received so far."""
 
     def __init__(self, url: str, spans: list[Span]) -> None:
         self.url, self.spans = url, spans

@@ -1,9 +1,9 @@
-"""PaddleX's own check of datasets; run by the Python of `.venv-paddlex`, which has PaddleX and nothing of mlcls.
+"""PaddleX's own check of datasets; run by the Python of `.venv-paddlex`, which has PaddleX but not mlcls.
 
     python tests/paddlex_dataset_check.py RESULTS.json CONFIG.yaml OUTPUT DATASET [DATASET ...]
 
-Writes, for each dataset, PaddleX's result, or the text of its error under `error`. A dataset named `by_paddlex` is
-one of COCO, which PaddleX is to convert first.
+Writes PaddleX's result for each dataset, or the text of its error under `error`. A dataset named `by_paddlex` is in
+COCO format, and PaddleX converts it first.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# PaddleX otherwise asks its model hosts whether they can be reached.
+# Otherwise PaddleX checks whether its model hosts can be reached.
 os.environ["PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK"] = "True"
 
 
 def check(config: str, output: Path, dataset: Path) -> dict[str, Any]:
-    """Runs PaddleX's checker as its `main.py` does; `AssertionError` is among the errors that it raises."""
+    """Run PaddleX's checker as its `main.py` does; `AssertionError` is one of its errors."""
     from paddlex.modules.base.dataset_checker import build_dataset_checker
     from paddlex.utils.config import get_config
 

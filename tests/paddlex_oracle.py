@@ -1,8 +1,8 @@
-"""What PaddleX itself answers; run by the Python of `.venv-paddlex`, which has PaddleX and nothing of mlcls.
+"""PaddleX's own answers; run by the Python of `.venv-paddlex`, which has PaddleX but not mlcls.
 
     python tests/paddlex_oracle.py ANSWERS.json IMAGE_FOLDER MODEL_FOLDER [MODEL_FOLDER ...]
 
-Writes, for each model folder's name and each image's file name, PaddleX's own result and the raw scores behind it.
+Writes PaddleX's own result and the raw scores behind it, by the model folder's name and the image's file name.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# PaddleX otherwise asks its model hosts whether they can be reached, even for a model on disk.
+# Otherwise PaddleX checks whether its model hosts can be reached, even for a model on disk.
 os.environ["PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK"] = "True"
 
 
 def ask_paddlex(model_folder: Path, images: list[Path]) -> dict[str, Any]:
-    """Runs PaddleX's predictor on one image after the other."""
+    """Run PaddleX's predictor on one image after the other."""
     import yaml
     from paddlex import create_model
 
     name = yaml.safe_load((model_folder / "inference.yml").read_text(encoding="utf-8"))["Global"]["model_name"]
     model = create_model(model_name=name, model_dir=str(model_folder), device="cpu")
-    predictor = model._predictor  # `create_model` gives a wrapper, which has no access to the raw scores
+    predictor = model._predictor  # `create_model` returns a wrapper without access to the raw scores
     raw: list[Any] = []
     run = predictor.runner
 

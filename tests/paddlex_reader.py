@@ -1,9 +1,9 @@
-"""What PaddleX's own reader makes of image files; run by the Python of `.venv-paddlex`, which has nothing of mlcls.
+"""Image files as PaddleX's own reader decodes them; run by the Python of `.venv-paddlex`, which does not have mlcls.
 
     python tests/paddlex_reader.py PIXELS.json IMAGE_FOLDER
 
-Writes, for each file's name, the shape and the SHA-256 of the pixels (H, W, 3) uint8 RGB, or null where PaddleX cannot
-read it.
+Writes the shape and the SHA-256 of the pixels (H, W, 3) uint8 RGB, or null if PaddleX cannot read the file, by file
+name.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# PaddleX otherwise asks its model hosts whether they can be reached.
+# Otherwise PaddleX checks whether its model hosts can be reached.
 os.environ["PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK"] = "True"
 
 
 def read_image(reader: Any, path: Path) -> dict[str, Any] | None:
-    """Shape and digest of one file's pixels."""
+    """Return shape and digest of one file's pixels."""
     try:
         (pixels,) = reader([str(path)])
     except Exception:  # PaddleX raises a bare Exception, cv2 its own

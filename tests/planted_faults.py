@@ -1,4 +1,4 @@
-"""Faults that the gate is for, planted into runners."""
+"""Faults that the gate must detect, planted into runners."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Edit = Callable[[Scores], Scores]
 
 
 class EditedRunner:
-    """Another runner with an edit of each batch's scores, and other labels if need be."""
+    """A runner with edited scores, and other labels if wanted."""
 
     def __init__(self, runner: ImageRunner, edit: Edit, labels: Sequence[str] | None = None) -> None:
         self.name = runner.name
@@ -25,7 +25,7 @@ class EditedRunner:
 
 
 class SwappingRunner:
-    """Another runner that answers single requests rightly, and exchanges the answers of two that come at once."""
+    """A runner that answers single requests correctly, but swaps the answers of two concurrent ones."""
 
     def __init__(self, runner: ImageRunner) -> None:
         self.name = runner.name

@@ -1,4 +1,4 @@
-"""Starting the server and the `mlcls` command as a user does."""
+"""Start the server and the `mlcls` command as a user does."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def start_server(repository: Path, *models: str, target: Target = "embedded") -> TritonServer:
-    """A server on free ports, ready."""
+    """Return a ready server on free ports."""
     return TritonServer(dataclasses.replace(ServerOptions.on_free_ports(repository, *models), target=target))
 
 
 def mlcls_command(*arguments: str | Path) -> list[str]:
-    """The command line of `mlcls` in this environment."""
+    """Return the command line of `mlcls` in this environment."""
     return [sys.executable, "-m", "mlcls.cli", *map(str, arguments)]
 
 
 def run_mlcls(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs `mlcls` to its end."""
+    """Run `mlcls` to its end."""
     return subprocess.run(
         mlcls_command(*arguments),
         stdin=subprocess.DEVNULL,

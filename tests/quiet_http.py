@@ -1,4 +1,4 @@
-"""An HTTP server for tests that says nothing on the screen, whatever its clients do to it."""
+"""An HTTP server for tests that prints nothing, whatever its clients do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 class QuietHttpServer(ThreadingHTTPServer):
-    """Ends without waiting for requests in flight."""
+    """A server that ends without waiting for requests in flight."""
 
     daemon_threads = True
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves early is what some tests are about."""
+        """Ignore errors: in some tests, clients leave early."""

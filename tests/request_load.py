@@ -1,4 +1,4 @@
-"""Clients that ask a served model again and again, over gRPC and HTTP, and what each answer must be."""
+"""Clients that ask a served model again and again over gRPC and HTTP, and the check of each answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Protocol = Literal["grpc", "http"]
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """One answer: who got it, when it was asked for, and all that tells which version it is from."""
+    """One answer: which client got it, when it was requested, and everything that identifies its version."""
 
     client: int
     sent_s: float
@@ -40,7 +40,7 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What one version answers, by ONNX Runtime outside of the server."""
+    """The answers of one version, by ONNX Runtime outside the server."""
 
     labels: tuple[str, ...]
     scores: npt.NDArray[np.float32]
@@ -53,7 +53,7 @@ class Expected:
 
 
 def find_fault(reply: Reply, versions: Mapping[int, Expected]) -> str | None:
-    """What tells that an answer is not wholly of the version that it says it is of."""
+    """Return what shows that an answer is not entirely from the version that it states."""
     expected = versions.get(reply.version)
     if expected is None:
         return f"version {reply.version}"
@@ -73,11 +73,11 @@ def find_fault(reply: Reply, versions: Mapping[int, Expected]) -> str | None:
 
 
 class RequestLoad:
-    """Threads that send one request after the other, with hardly a pause, while the block runs.
+    """Threads that send one request after the other, almost without a pause, while the block runs.
 
     Attributes:
-        replies: Answers, in the order in which they came.
-        failures: What was raised instead of an answer, and when the server or the model did not say that it is ready.
+        replies: Answers in the order of arrival.
+        failures: Errors raised instead of an answer, and checks in which the server or the model was not ready.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class RequestLoad:
         self._threads.append(threading.Thread(target=self._watch))
 
     def wait_for(self, count: int, timeout_s: float = 120.0) -> None:
-        """Waits until so many more requests are answered or failed."""
+        """Wait until this many more requests have been answered or have failed."""
         target = len(self.replies) + len(self.failures) + count
         deadline = time.monotonic() + timeout_s
         while len(self.replies) + len(self.failures) < target:
@@ -113,7 +113,7 @@ class RequestLoad:
             thread.join()
 
     def _watch(self) -> None:
-        """Asks what a load balancer asks."""
+        """Check readiness as a load balancer does."""
         with tritonclient.http.InferenceServerClient(self._server.http_url) as connection:
             while not self._stop.wait(0.02):
                 if not connection.is_server_ready():
@@ -127,14 +127,14 @@ class RequestLoad:
         outputs = [module.InferRequestedOutput(name) for name in ("scores", "result")]
         with module.InferenceServerClient(url) as connection:
             for image in itertools.cycle(range(len(self._images))):
-                if self._stop.wait(0.005):  # else the command under test gets no core of a small machine
+                if self._stop.wait(0.005):  # otherwise the command under test gets no core on a small machine
                     return
                 tensor = module.InferInput("image", [1, 1], "BYTES")
                 tensor.set_data_from_numpy(np.array([[self._images[image]]], dtype=np.object_))
                 sent_s = time.monotonic()
                 try:
                     answer = connection.infer(self._model, [tensor], outputs=outputs, parameters={"threshold": 0})
-                except Exception as error:  # whatever it is, it is a failed request
+                except Exception as error:  # whatever it is, the request failed
                     self.failures.append(f"{protocol}: {error!r}")
                     continue
                 response = answer.get_response()

@@ -1,4 +1,4 @@
-"""What other versions of the runtimes answer; run by the Python of `.venv-oldest`, which has nothing of mlcls.
+"""The answers of other runtime versions; run by the Python of `.venv-oldest`, which does not have mlcls.
 
     python tests/runtime_oracle.py ANSWERS.npz PIXELS.npy MODEL.onnx [MODEL.onnx ...]
 

@@ -1,4 +1,4 @@
-"""`mlcls serve` as a process of its own, which tests do things to."""
+"""`mlcls serve` in its own process, for tests that disturb it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECOVERY_TIMEOUT_S = 60.0
 
 @dataclasses.dataclass
 class Served:
-    """`mlcls serve`, as a process of its own."""
+    """`mlcls serve` in its own process."""
 
     process: subprocess.Popen[str]
     http_url: str
@@ -34,7 +34,7 @@ class Served:
     errors: Path
 
     def label(self, image: bytes, timeout_s: float = 5.0) -> dict[str, Any]:
-        """The answer to one image; an OSError where there is none."""
+        """Return the answer to one image; an OSError if there is none."""
         request = urllib.request.Request(
             f"http://{self.http_url}/v2/models/{MODEL}/infer",
             data=image,
@@ -50,7 +50,7 @@ class Served:
         return next(each for each in self.descendants() if each.name() == "tritonserver")
 
     def step(self, suffix: str) -> psutil.Process:
-        """A stub process of a step."""
+        """Return the stub process of a step."""
         begin = f"{MODEL}_{suffix}_0_0"
         return next(each for each in self.descendants() if begin in each.cmdline())
 
@@ -115,7 +115,7 @@ def own_segments(process: subprocess.Popen[str]) -> list[str]:
 
 
 def copy_backends(folder: Path, engine_prelude: str) -> Path:
-    """The project's backends, with lines of Python that their engine runs before it looks at an image."""
+    """Copy the project's backends, with lines of Python that the engine runs before it computes an image."""
     shutil.copytree(ROOT / "python_backends", folder, dirs_exist_ok=True)
     model = folder / "mlcls_engine" / "model.py"
     indented = "".join(f"    {line}\n" for line in engine_prelude.strip().splitlines())

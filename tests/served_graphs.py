@@ -1,4 +1,4 @@
-"""Small graphs as they are served, with parts that FP16 bears or not: uint8 `pixels` in, float32 `logits` out."""
+"""Small served graphs with parts that survive FP16 or not: uint8 `pixels` in, float32 `logits` out."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ Steps = Sequence[tuple[str, Sequence[str], str] | tuple[str, Sequence[str], str,
 
 
 def make_served(steps: Steps = (), constants: Mapping[str, npt.NDArray[Any]] | None = None) -> onnx.ModelProto:
-    """Conv, the steps, mean over the picture, MatMul.
+    """Return Conv, the steps, mean over the picture, MatMul.
 
     Args:
         steps: Operation, inputs, output and options of each node between `features` and `mixed`, both
-            (batch, positions, `CHANNELS`) float32 of about 1; none connects them.
-        constants: What the steps use besides.
+            (batch, positions, `CHANNELS`) float32 of about 1; without steps they are connected.
+        constants: Additional inputs of the steps.
     """
     generator = np.random.default_rng(31)
     weights = {
@@ -82,7 +82,7 @@ def make_served(steps: Steps = (), constants: Mapping[str, npt.NDArray[Any]] | N
 
 
 def make_attention() -> onnx.ModelProto:
-    """LayerNormalization, then attention of the positions to each other, and a residual connection."""
+    """Return LayerNormalization, self-attention over the positions, and a residual connection."""
     generator = np.random.default_rng(32)
     constants = {
         "norm.scale": np.ones(CHANNELS, np.float32),
@@ -109,7 +109,7 @@ def make_attention() -> onnx.ModelProto:
 
 
 def make_overflowing() -> onnx.ModelProto:
-    """A root of squares of about 1e6, beyond FP16, whose result is about 1 again."""
+    """Return a root of squares of about 1e6, beyond FP16, whose result is about 1 again."""
     constants = {"large": np.array(1000.0, np.float32), "small": np.array(1e-3, np.float32)}
     return make_served(
         [
@@ -123,7 +123,7 @@ def make_overflowing() -> onnx.ModelProto:
 
 
 def make_cancelling(offset: float) -> onnx.ModelProto:
-    """An offset that is added and taken away: FP16 loses what is small beside it."""
+    """Return an offset that is added and subtracted: FP16 loses what is small next to it."""
     return make_served(
         [("Add", ["features", "offset"], "moved"), ("Sub", ["moved", "offset"], "mixed")],
         {"offset": np.array(offset, np.float32)},
@@ -131,7 +131,7 @@ def make_cancelling(offset: float) -> onnx.ModelProto:
 
 
 def make_pixels(count: int, seed: int = 5) -> npt.NDArray[np.uint8]:
-    """Pictures (count, HEIGHT, WIDTH, 3) that differ: flat colors under noise."""
+    """Return different pictures (count, HEIGHT, WIDTH, 3) uint8: flat colors with noise."""
     generator = np.random.default_rng(seed)
     colors = generator.integers(0, 196, (count, 1, 1, 3))
     return (colors + generator.integers(0, 60, (count, HEIGHT, WIDTH, 3))).astype(np.uint8)

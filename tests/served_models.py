@@ -1,18 +1,18 @@
-"""What the integration tests say about the models that they share."""
+"""The models that the integration tests share."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-# A custom model: other labels, another size and not square, so that nothing can be hard-coded or turned round.
+# A custom model: other labels, another size, and not square, so that hard-coded or swapped values show.
 SMALL_LABELS = ("cat", "dog", "собака", 'a "quoted" label', "no")
 SMALL_SIZE = (96, 128)
 
 
 @dataclasses.dataclass(frozen=True)
 class SmallModels:
-    """A PaddleX model of `SMALL_LABELS`, with and without its sigmoid, and a repository that has both."""
+    """A PaddleX model of `SMALL_LABELS`, with and without its sigmoid, and a repository with both."""
 
     with_sigmoid: Path
     with_logits: Path
@@ -21,7 +21,7 @@ class SmallModels:
 
 @dataclasses.dataclass(frozen=True)
 class ParityRow:
-    """One line of the table that the summary prints."""
+    """One row of the table in the test summary."""
 
     model: str
     difference: float

@@ -1,4 +1,4 @@
-"""Reading a server's counts, which follow what it does a moment later."""
+"""Read a server's counts, which lag a little behind what it does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def read_settled(read: Callable[[], T], pause_s: float, key: Callable[[T], object] = lambda value: value) -> T:
-    """What `read` gives once it gives the same, by `key`, as a pause before."""
+    """Return what `read` returns once it is the same, by `key`, as one pause earlier."""
     before = read()
     while True:
         time.sleep(pause_s)

@@ -1,4 +1,4 @@
-"""One request to an ensemble, by tritonclient alone."""
+"""One request to an ensemble, with tritonclient alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ask(
     protocol: Literal["grpc", "http"] = "grpc",
     **parameters: Any,
 ) -> Answer:
-    """Sends images in one request; what the server refuses is an `InferenceServerException`."""
+    """Send images in one request; a refusal raises an `InferenceServerException`."""
     outputs = ("scores", "result", "status")
     values = ask_outputs(server, model, images, outputs, protocol=protocol, **parameters)
     return Answer(
@@ -50,7 +50,7 @@ def ask_outputs(
     protocol: Literal["grpc", "http"] = "grpc",
     **parameters: Any,
 ) -> dict[str, npt.NDArray[Any]]:
-    """The requested outputs by name; `class_count` above 0 asks Triton's classification extension."""
+    """Return the requested outputs by name; `class_count` above 0 uses Triton's classification extension."""
     module = tritonclient.grpc if protocol == "grpc" else tritonclient.http
     tensor = module.InferInput("image", [len(images), 1], "BYTES")
     tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
