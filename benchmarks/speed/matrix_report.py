@@ -140,9 +140,9 @@ def _format_plane(results: Sequence[CellResult]) -> str:
     if not fastest:
         return ""
     caption = (
-        "Speed as measured here on the engine `embedded` (FP32), against the mAP on COCO2017 that PaddleX published for "
-        "the official weights. The mAP was not measured here and says nothing about a model with other weights. Speed "
-        "does not depend on the weights."
+        "Speed as measured here on the engine `embedded` (FP32), against the mAP on COCO2017 that PaddleX publishes "
+        "for the official weights. The mAP was not measured here and says nothing about a model with other weights. "
+        "Speed does not depend on the weights."
     )
     return f"<h2>Speed and accuracy</h2><p>{escape(caption)}</p>{_embed(draw_plane(fastest), 'speed and mAP')}"
 
