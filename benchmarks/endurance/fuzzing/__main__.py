@@ -1,4 +1,4 @@
-"""The long fuzz run: `make fuzz`, or `python -m benchmarks.endurance.fuzzing --images 20000 --seed 1`.
+"""Fuzz a server and the library's parsers: `make fuzz`, or `python -m benchmarks.endurance.fuzzing --seed 1`.
 
 It sends changed images, with good ones in between, to a real server with the demo model, and feeds changed files to the
 library's own parsers. Findings are printed and written to `output/fuzz`; if there are any, the exit status is 1. An
