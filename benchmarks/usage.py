@@ -12,6 +12,10 @@ import psutil
 from mlcls.errors import ServerError
 from mlcls.server.process import TritonServer
 
+# The steps of an ensemble; the name of the model that serves a step ends with it.
+_STEPS: Final = ("preprocess", "engine", "postprocess")
+_IMAGES: Final = "nv_inference_count"
+
 
 @dataclasses.dataclass(frozen=True)
 class ProcessUsage:
@@ -65,11 +69,6 @@ def _name(process: psutil.Process) -> str:
     if len(arguments) > 2 and arguments[0].endswith("triton_python_backend_stub"):
         return str(arguments[-2].rsplit("_", 2)[0])
     return str(process.name())
-
-
-# The steps of an ensemble; the name of the model that serves a step ends with it.
-_STEPS: Final = ("preprocess", "engine", "postprocess")
-_IMAGES: Final = "nv_inference_count"
 
 
 @dataclasses.dataclass(frozen=True)

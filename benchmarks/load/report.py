@@ -17,6 +17,10 @@ from benchmarks.load.locustfiles.outcomes import FAILURES, FAULTS, Kind, Tally
 PROTOCOLS: Final = ("grpc", "http")
 _PERCENTILES: Final = (50, 95, 99)
 
+_LABELS: Final = {Kind.RIGHT: "answered right", Kind.REFUSED: "refused as expected", Kind.UNAVAILABLE: "queue full"}
+
+_COLORS: Final = ("tab:red", "tab:purple", "tab:brown", "black", "tab:pink", "tab:orange")
+
 
 @dataclasses.dataclass(frozen=True)
 class UsageSample:
@@ -129,9 +133,6 @@ def format_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_LABELS: Final = {Kind.RIGHT: "answered right", Kind.REFUSED: "refused as expected", Kind.UNAVAILABLE: "queue full"}
-
-
 def _figures(tally: Tally, protocol: str | None) -> dict[str, Any]:
     return {
         "images": {
@@ -164,9 +165,6 @@ def _or_none(value: float) -> float | None:
 
 def _format_ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-_COLORS: Final = ("tab:red", "tab:purple", "tab:brown", "black", "tab:pink", "tab:orange")
 
 
 def draw_load(timeline: Sequence[Mapping[str, Any]], title: str) -> bytes:

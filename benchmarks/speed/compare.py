@@ -23,6 +23,12 @@ from benchmarks.speed.peers.served import ServedModel
 # Tolerance of a score between any two contenders.
 TOLERANCE: Final = 1e-3
 
+CONCURRENCY: Final = 8
+
+# A median settles quickly, but the machine's speed changes: latency is measured in windows that are this many times
+# shorter, and in this many times more turns.
+LATENCY_SPLIT: Final = 2
+
 
 def require_telling(answers: Sequence[Answer]) -> None:
     """Refuse photos that all get the same answer: comparing answers to them would prove nothing.
@@ -73,13 +79,6 @@ def _differ(ours: Answer, theirs: Answer, thresholds: Sequence[float]) -> str | 
             texts = [f"{answer[index]:.5f}" if index in answer else "no label" for answer in (ours, theirs)]
             return f"class id {index}: expected {texts[0]}, got {texts[1]}"
     return None
-
-
-CONCURRENCY: Final = 8
-
-# A median settles quickly, but the machine's speed changes: latency is measured in windows that are this many times
-# shorter, and in this many times more turns.
-LATENCY_SPLIT: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)

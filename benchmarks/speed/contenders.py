@@ -17,6 +17,20 @@ from benchmarks.speed.turns import Turns, take_turns
 from benchmarks.usage import cpu_since, read_usage
 from mlcls.errors import MlclsError
 
+# An engine is not measured in turns if its best trial is slower than this share of the fastest one's.
+_WORTH_TURNS: Final = 0.8
+
+# CPU time that a loaded peer may take while idle, in cores.
+_IDLE_CORES: Final = 0.1
+_IDLE_WINDOW_S: Final = 1.0
+# Windows within which a peer must come to rest: after a measurement, it still has memory to free.
+_IDLE_WINDOWS: Final = 5
+
+PeerT = TypeVar("PeerT", bound=Peer)
+
+# Called with a description of each next step.
+Step = Callable[[str], object]
+
 
 @dataclasses.dataclass
 class Comparison:
@@ -56,21 +70,6 @@ class Comparison:
         if failed or not self.engines:
             raise MlclsError(f"the fastest engine is unknown; failed: {', '.join(failed) or 'all'}")
         return max(self.engines, key=lambda name: self.turns.values(name).median)
-
-
-# An engine is not measured in turns if its best trial is slower than this share of the fastest one's.
-_WORTH_TURNS: Final = 0.8
-
-# CPU time that a loaded peer may take while idle, in cores.
-_IDLE_CORES: Final = 0.1
-_IDLE_WINDOW_S: Final = 1.0
-# Windows within which a peer must come to rest: after a measurement, it still has memory to free.
-_IDLE_WINDOWS: Final = 5
-
-PeerT = TypeVar("PeerT", bound=Peer)
-
-# Called with a description of each next step.
-Step = Callable[[str], object]
 
 
 class Bench:

@@ -36,6 +36,9 @@ The server's CPU time is that of all requests of a load, including those before 
 Figures are comparable within one run, but not with those of another machine or another day.
 """
 
+_COLORS: Final = {"preprocess": "tab:blue", "engine": "tab:orange", "postprocess": "tab:green"}
+_LATENCIES: Final = (("p50_ms", "-", "o"), ("p95_ms", "--", "s"), ("p99_ms", ":", "^"))
+
 
 def format_report(folder: ResultFolder, command: str) -> str:
     """Return the report.
@@ -212,10 +215,6 @@ def _format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _embed(svg: str, text: str) -> str:
     data = base64.b64encode(svg.encode()).decode()
     return f'<p><img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}"></p>'
-
-
-_COLORS: Final = {"preprocess": "tab:blue", "engine": "tab:orange", "postprocess": "tab:green"}
-_LATENCIES: Final = (("p50_ms", "-", "o"), ("p95_ms", "--", "s"), ("p99_ms", ":", "^"))
 
 
 def draw_loads(results: Sequence[CellResult]) -> str:

@@ -31,6 +31,20 @@ _COUNT: Final = re.compile(r"^ {4,}(?P<what>Inference|Execution|Successful reque
 _TIMES: Final = re.compile(r"^ {4,}Avg request latency: \d+ usec \((?P<parts>.*)\)$")
 _PART: Final = re.compile(r"([a-z][a-z /]*) (\d+) usec")
 
+Protocol = Literal["grpc", "http"]
+PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http")
+
+# The libraries that the executable links to, and where to look for them; if one is not there, the system may have it.
+_LIBRARIES: Final = (("libcudart.so.12", Path(".venv-bench")), ("libb64.so.0d", Path(".tools") / "libb64"))
+_EXECUTABLE: Final = Path(".venv-bench") / "bin" / "perf_analyzer"
+
+# Its exit status and text if the windows of a load do not agree.
+_UNSTABLE_STATUS: Final = 2
+_UNSTABLE: Final = "Failed to obtain stable measurement"
+# Accepts any three windows, in percent.
+_ANY_DEVIATION: Final = 1_000_000
+_COMPARED_WINDOWS: Final = 3
+
 
 class PerfAnalyzerError(MlclsError):
     """perf_analyzer is not installed, fails, or prints something unexpected."""
@@ -159,21 +173,6 @@ def _make_step(name: str, counts: Mapping[str, int], times: Mapping[str, float])
             f"Expected perf_analyzer to print {error} of {name}, got {dict(counts)} and {dict(times)}; this reads "
             f"version 2.51.0."
         ) from None
-
-
-Protocol = Literal["grpc", "http"]
-PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http")
-
-# The libraries that the executable links to, and where to look for them; if one is not there, the system may have it.
-_LIBRARIES: Final = (("libcudart.so.12", Path(".venv-bench")), ("libb64.so.0d", Path(".tools") / "libb64"))
-_EXECUTABLE: Final = Path(".venv-bench") / "bin" / "perf_analyzer"
-
-# Its exit status and text if the windows of a load do not agree.
-_UNSTABLE_STATUS: Final = 2
-_UNSTABLE: Final = "Failed to obtain stable measurement"
-# Accepts any three windows, in percent.
-_ANY_DEVIATION: Final = 1_000_000
-_COMPARED_WINDOWS: Final = 3
 
 
 @dataclasses.dataclass(frozen=True)

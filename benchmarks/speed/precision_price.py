@@ -48,6 +48,10 @@ from mlcls.tuning.closed_loop import run_closed_loop
 
 _SUFFIX: Final = ".exact"
 
+# Scenes for INT8 calibration and its check; the cost is measured on others.
+_CALIBRATION_SCENES: Final = 150
+_CALIBRATION_SEED: Final = 1
+
 
 def round_like_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with every float32 weight and every float32 result of an operation rounded to bf16.
@@ -87,11 +91,6 @@ def round_to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
     return rounded.view(np.float32).reshape(values.shape)
-
-
-# Scenes for INT8 calibration and its check; the cost is measured on others.
-_CALIBRATION_SCENES: Final = 150
-_CALIBRATION_SEED: Final = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,20 @@ from mlcls.repository import models as repository
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 
+_PHOTO_SIZE: Final = (480, 640)
+_PHOTOS: Final = 16
+# Number of photos for the other models, of which some take a second per photo.
+_FEW_PHOTOS: Final = 2
+# Number of starts of a server with one model; the last one is measured under load.
+_STARTS: Final = 2
+
+# Steps of the progress bar before the turns, by whether a model is measured thoroughly.
+_STEPS_OF_PEERS: Final = {True: 12, False: 9}
+_OTHERS_IN_TURNS: Final = {True: 6, False: 3}
+
+# What a model takes on two cores in addition to its windows, in seconds.
+_PEERS_S: Final = {True: 45, False: 65}
+
 
 @dataclasses.dataclass(frozen=True)
 class BenchModels:
@@ -85,21 +99,6 @@ def find_models(root: Path, paddlex_models: Path | None, names: Sequence[str]) -
         return BenchModels(root, paddlex_models, tuple(names))
     prepare_models(RANDOM_MODELS, names)
     return BenchModels(repository_of(RANDOM_MODELS), RANDOM_MODELS, tuple(names), random_weights=True)
-
-
-_PHOTO_SIZE: Final = (480, 640)
-_PHOTOS: Final = 16
-# Number of photos for the other models, of which some take a second per photo.
-_FEW_PHOTOS: Final = 2
-# Number of starts of a server with one model; the last one is measured under load.
-_STARTS: Final = 2
-
-# Steps of the progress bar before the turns, by whether a model is measured thoroughly.
-_STEPS_OF_PEERS: Final = {True: 12, False: 9}
-_OTHERS_IN_TURNS: Final = {True: 6, False: 3}
-
-# What a model takes on two cores in addition to its windows, in seconds.
-_PEERS_S: Final = {True: 45, False: 65}
 
 
 def main() -> int:

@@ -24,6 +24,12 @@ from mlcls.model.spec import ModelSpec
 
 _PEAK: Final = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 
+# Scores of an image differ by less, whether alone or in a batch, and between engines.
+TOLERANCE: Final = 1e-4
+# Scores of the good images differ by more from each other, so that swapped answers show.
+SMALLEST_SPREAD: Final = 100 * TOLERANCE
+_WINDOW: Final = 64
+
 
 class ServerProcesses:
     """tritonserver and its Python processes: which have ended, and how much memory they used."""
@@ -83,13 +89,6 @@ def _describe(process: psutil.Process) -> str:
         return "a process"
     is_stub = len(arguments) > 2 and arguments[0].endswith("triton_python_backend_stub")
     return str(arguments[-2] if is_stub else process.pid)
-
-
-# Scores of an image differ by less, whether alone or in a batch, and between engines.
-TOLERANCE: Final = 1e-4
-# Scores of the good images differ by more from each other, so that swapped answers show.
-SMALLEST_SPREAD: Final = 100 * TOLERANCE
-_WINDOW: Final = 64
 
 
 @dataclasses.dataclass(frozen=True)

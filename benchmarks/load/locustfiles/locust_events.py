@@ -38,6 +38,9 @@ _ending = False
 _outcomes: Path | None = None
 _users_over_time: list[tuple[float, int]] = []
 
+_DEFAULT_RUN_TIME_S: Final = 60.0
+_ALL_AT_ONCE: Final = 1000.0
+
 
 def current_session() -> Session:
     """Return this process's session; wait for it, because a master may start users before it is open."""
@@ -133,10 +136,6 @@ def _watch_users(runner: Any) -> None:
     while True:
         _users_over_time.append((time.time(), runner.user_count))
         gevent.sleep(_tally.bin_s / 2)
-
-
-_DEFAULT_RUN_TIME_S: Final = 60.0
-_ALL_AT_ONCE: Final = 1000.0
 
 
 class ChosenShape(LoadTestShape):  # type: ignore[misc]  # locust is not in mypy's environment

@@ -19,6 +19,8 @@ from benchmarks.load.locustfiles.reply import Reply
 
 SHAPES: Final = ("ramp", "soak", "spike")
 
+_log = logging.getLogger(__name__)
+
 
 def add_arguments(parser: Any) -> list[argparse.Action]:
     """Add the shared options to a parser of argparse or Locust, and return them."""
@@ -58,9 +60,6 @@ def add_arguments(parser: Any) -> list[argparse.Action]:
     add("--steps", type=int, default=5, help="steps of a ramp (default: %(default)s)")
     add("--spike-factor", type=float, default=10.0, help="multiple of --users in a spike (default: %(default)s)")
     return actions
-
-
-_log = logging.getLogger(__name__)
 
 
 class Session:
