@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mlcls.model.spec import ImageTransform, ModelSpec
-from official_models import WORKER_INPUT, OfficialModels, start_preparation
-from served_models import ParityRow
+from support.official_models import WORKER_INPUT, OfficialModels, start_preparation
+from support.served_models import ParityRow
 
 _SIGNALLED = ("test_training_checkpoints.py", "test_tensorrt_build.py", "test_training.py")
 _OFFICIAL_MODELS = pytest.StashKey[OfficialModels]()

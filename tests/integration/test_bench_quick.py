@@ -22,7 +22,7 @@ from mlcls.errors import MlclsError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository import models as repository
 from mlcls.server.process import TritonServer
-from served_models import SmallModels
+from support.served_models import SmallModels
 
 pytestmark = pytest.mark.slow
 

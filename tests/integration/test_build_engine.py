@@ -33,8 +33,8 @@ from mlcls.model.spec import ModelSpec
 from mlcls.repository.manifest import EngineRecord, Manifest, add_engine
 from mlcls.server.installation import TritonInstallation
 from mlcls.server.preflight import check_models
-from processes import run_mlcls
-from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
+from support.processes import run_mlcls
+from support.served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
 NAME = "small_with_sigmoid"
 T4 = Gpu("Tesla T4", "7.5")

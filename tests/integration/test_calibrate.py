@@ -18,8 +18,8 @@ from mlcls.images.photos import photo_crops
 from mlcls.repository.models import read_spec
 from mlcls.repository.versions import active_version, engine_folder, list_versions
 from mlcls.server.options import ADMIN_KEY_VARIABLE
-from processes import run_mlcls, start_server
-from served_models import SMALL_LABELS, SmallModels
+from support.processes import run_mlcls, start_server
+from support.served_models import SMALL_LABELS, SmallModels
 
 NAME = "small_with_sigmoid"
 COUNT = 40

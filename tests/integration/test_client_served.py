@@ -39,10 +39,10 @@ from mlcls_client.errors import (
 from mlcls_client.model import create_model
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport.server_state import list_models, read_health
-from processes import start_server
-from quiet_http import QuietHttpServer
-from served_models import SMALL_LABELS, SmallModels
-from triton_request import ask
+from support.processes import start_server
+from support.quiet_http import QuietHttpServer
+from support.served_models import SMALL_LABELS, SmallModels
+from support.triton_request import ask
 
 MODEL = "small_with_sigmoid"
 WAYS = [(protocol, way) for protocol in ("grpc", "http") for way in ("sync", "async")]

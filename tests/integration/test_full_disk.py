@@ -23,7 +23,7 @@ from mlcls.repository.models import read_spec
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import add_model
 from mlcls.repository.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
-from processes import ROOT
+from support.processes import ROOT
 
 DEMO = ROOT / "demo_model" / "inference"
 NAME = "demo"

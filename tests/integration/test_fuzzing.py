@@ -8,7 +8,7 @@ from benchmarks.endurance.fuzzing.campaign import Campaign, CampaignOptions
 from benchmarks.endurance.fuzzing.requests import Journal, summarize
 from mlcls.model.spec import ModelSpec
 from mlcls.server.process import TritonServer
-from served_models import SmallModels
+from support.served_models import SmallModels
 
 MODEL = "small_with_sigmoid"
 

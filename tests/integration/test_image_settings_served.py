@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from image_samples import encode
 from mlcls.engines.runners import OpenVinoRunner
 from mlcls.images.settings import ImageSettings
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.models import find_stale, read_spec
 from mlcls.repository.publishing import change_settings
-from processes import start_server
-from served_models import SmallModels
-from triton_request import ask
+from support.image_samples import encode
+from support.processes import start_server
+from support.served_models import SmallModels
+from support.triton_request import ask
 
 MODEL = "small_with_sigmoid"
 SETTINGS = ImageSettings(

@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.load import __main__ as load_test
 from mlcls.images.photos import photo_crops
 from mlcls.server.process import TritonServer
-from processes import ROOT
+from support.processes import ROOT
 
 MODEL = "small_with_sigmoid"
 PHOTOS = 8

@@ -12,8 +12,8 @@ import pytest
 from benchmarks.speed import matrix
 from benchmarks.speed.matrix_cells import RESULTS_FILE, TABLE_FILE
 from benchmarks.speed.perf_analyzer import PerfAnalyzer, PerfAnalyzerError
-from processes import ROOT
-from served_models import SmallModels
+from support.processes import ROOT
+from support.served_models import SmallModels
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import FILE_NAME, ModelSpec
-from processes import ROOT
+from support.processes import ROOT
 
 # The first test waits until the six are exported and imported, which takes minutes on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -63,7 +63,7 @@ def oldest_answers(
     half = folder / "half.onnx"
     onnx.save(make_half(official_repository), str(half))
     models.append(half)
-    script = ROOT / "tests" / "runtime_oracle.py"
+    script = ROOT / "tests" / "support" / "runtime_oracle.py"
     process = subprocess.run(
         [oldest_python, script, folder / "answers.npz", folder / "pixels.npy", *models], capture_output=True, text=True
     )

@@ -20,8 +20,8 @@ from tritonclient.utils import InferenceServerException
 
 from mlcls.base.processes import free_ports
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
-from processes import mlcls_command, run_mlcls, start_server
-from served_models import SmallModels
+from support.processes import mlcls_command, run_mlcls, start_server
+from support.served_models import SmallModels
 
 MODEL = "small_with_sigmoid"
 STOP_TIMEOUT_S = 60.0

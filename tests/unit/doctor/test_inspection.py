@@ -22,7 +22,7 @@ from mlcls.doctor.inspection import (
 from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository import models as repository
-from quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer
 
 
 @pytest.mark.parametrize(

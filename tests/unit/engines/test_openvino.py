@@ -15,16 +15,16 @@ import numpy as np
 import onnx
 import pytest
 
-from int8_graphs import make_pixels, make_served, spec_of
 from mlcls.base.machine import find_bf16_units, read_cpu_flags
 from mlcls.engines import openvino as openvino_engine
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.errors import ConfigError
+from support.int8_graphs import make_pixels, make_served, spec_of
 
 _FIRST_CALLS = """
 import os, sys, threading
 import openvino
-from int8_graphs import spec_of
+from support.int8_graphs import spec_of
 from mlcls.engines.openvino import OpenVinoEngine
 from pathlib import Path
 

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from image_samples import with_cv2
 from mlcls.images import jpeg_decoding
 from mlcls.images.decoding import decode_image
 from mlcls.images.jpeg_header import read_jpeg_header
 from mlcls.images.jpeg_orientation import find_orientation, turn
+from support.image_samples import with_cv2
 
 # No two of its eight orientations are alike.
 PICTURE = cv2.resize(np.random.default_rng(0).integers(0, 255, (6, 10, 3), np.uint8), (40, 24))

@@ -26,7 +26,7 @@ from mlcls.training.interruption import StopRequest
 from mlcls.training.launch import launch_command
 from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.settings import Device
-from quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from benchmarks.load.locustfiles.images import (
     read_photos,
 )
 from benchmarks.photo_set import IMAGE_MIX, write_size_classes
-from image_samples import encode
 from mlcls.errors import ImageError
 from mlcls.images.decoding import decode_image
+from support.image_samples import encode
 
 NOISE = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 JPEG = Sample("noise.jpg", encode(NOISE, "JPEG"))

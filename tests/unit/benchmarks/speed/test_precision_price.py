@@ -7,8 +7,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from benchmarks.speed.precision_price import round_like_bf16, round_to_bf16
-from int8_graphs import make_pixels, make_served, spec_of
-from onnx_graphs import run
+from support.int8_graphs import make_pixels, make_served, spec_of
+from support.onnx_graphs import run
 
 SPREAD = np.random.default_rng(0).normal(0, 1, 4000) * 10.0 ** np.arange(-20, 20).repeat(100)
 EDGES = np.array([0, -0.0, 1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-9, 1e-40, 3.4e38, np.inf, -np.inf], np.float32)

@@ -12,7 +12,6 @@ import onnx
 import openvino
 import pytest
 
-from int8_graphs import NUM_LABELS, make_pixels, make_served, spec_of
 from mlcls.base.files import sha256_of
 from mlcls.engines.gate import LIMITS, Limits
 from mlcls.engines.int8.build import MAX_CALIBRATION_PHOTOS, MIN_PHOTOS, Int8Build, _divide_photos, build_int8
@@ -21,6 +20,7 @@ from mlcls.engines.int8.quantization import check_quantized, quantize_graph
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.engines.runners import OnnxRuntimeRunner, OpenVinoRunner
 from mlcls.errors import ConversionError, ImageError, ParityError
+from support.int8_graphs import NUM_LABELS, make_pixels, make_served, spec_of
 
 # Wide enough for whatever a small random network does in INT8.
 WIDE = Limits(1.0, 1.0, 1e-2, 1.0, 1.0)

@@ -16,7 +16,7 @@ from typing import Final
 
 from mlcls.base.processes import free_ports
 from mlcls.server.process import TritonServer
-from processes import ROOT
+from support.processes import ROOT
 
 START: Final = ROOT / "docker" / "gateway" / "start.sh"
 TOOLS: Final = Path(sys.executable).parent

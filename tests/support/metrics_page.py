@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 
 from mlcls.server.process import TritonServer
-from settling import read_settled
+from support.settling import read_settled
 
 _LINE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"(?:,|$)')

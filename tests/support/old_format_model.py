@@ -1,6 +1,6 @@
 """Write a small model in PaddleX's older format (`inference.pdmodel`); a program, because paddle's switches are global.
 
-    python tests/old_format_model.py FOLDER
+    python tests/support/old_format_model.py FOLDER
 
 Paddle 3.3 still runs and converts this format, but cannot trace today's networks into it; hence the static program.
 """

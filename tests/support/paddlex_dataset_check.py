@@ -1,6 +1,6 @@
 """PaddleX's own check of datasets; run by the Python of `.venv-paddlex`, which has PaddleX but not mlcls.
 
-    python tests/paddlex_dataset_check.py RESULTS.json CONFIG.yaml OUTPUT DATASET [DATASET ...]
+    python tests/support/paddlex_dataset_check.py RESULTS.json CONFIG.yaml OUTPUT DATASET [DATASET ...]
 
 Writes PaddleX's result for each dataset, or the text of its error under `error`. A dataset named `by_paddlex` is in
 COCO format, and PaddleX converts it first.

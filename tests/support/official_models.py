@@ -22,7 +22,7 @@ from benchmarks.random_models import repository_of
 from mlcls.base.files import write_text
 from mlcls.base.processes import end_with_parent
 from mlcls.model.catalog import OFFICIAL_MODELS
-from processes import ROOT
+from support.processes import ROOT
 
 # Key of the folder in the input of a worker of pytest-xdist.
 WORKER_INPUT = "official_models"

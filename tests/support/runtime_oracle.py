@@ -1,6 +1,6 @@
 """The answers of other runtime versions; run by the Python of `.venv-oldest`, which does not have mlcls.
 
-    python tests/runtime_oracle.py ANSWERS.npz PIXELS.npy MODEL.onnx [MODEL.onnx ...]
+    python tests/support/runtime_oracle.py ANSWERS.npz PIXELS.npy MODEL.onnx [MODEL.onnx ...]
 
 Runs each model on OpenVINO and on ONNX Runtime, image by image and with all images at once. Writes the logits under
 `INDEX.RUNTIME.BATCH_SIZE` and the runtimes' versions under `RUNTIME`.

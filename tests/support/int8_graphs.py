@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from mlcls.conversion import onnx_edits as onnx_graph
 from mlcls.model.spec import ImageTransform, ModelSpec
-from onnx_graphs import make_model, run
+from support.onnx_graphs import make_model, run
 
 SIZE = (32, 48)
 NUM_LABELS = 5

@@ -12,7 +12,7 @@ from mlcls.repository.settings import Target
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def start_server(repository: Path, *models: str, target: Target = "embedded") -> TritonServer:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from mlcls.base.processes import free_ports
-from processes import ROOT, mlcls_command
+from support.processes import ROOT, mlcls_command
 
 MODEL = "small_with_sigmoid"
 RECOVERY_TIMEOUT_S = 60.0

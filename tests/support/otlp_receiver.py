@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """PaddleX's own answers; run by the Python of `.venv-paddlex`, which has PaddleX but not mlcls.
 
-    python tests/paddlex_oracle.py ANSWERS.json IMAGE_FOLDER MODEL_FOLDER [MODEL_FOLDER ...]
+    python tests/support/paddlex_oracle.py ANSWERS.json IMAGE_FOLDER MODEL_FOLDER [MODEL_FOLDER ...]
 
 Writes PaddleX's own result and the raw scores behind it, by the model folder's name and the image's file name.
 """

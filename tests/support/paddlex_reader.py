@@ -1,6 +1,6 @@
 """Image files as PaddleX's own reader decodes them; run by the Python of `.venv-paddlex`, which does not have mlcls.
 
-    python tests/paddlex_reader.py PIXELS.json IMAGE_FOLDER
+    python tests/support/paddlex_reader.py PIXELS.json IMAGE_FOLDER
 
 Writes the shape and the SHA-256 of the pixels (H, W, 3) uint8 RGB, or null if PaddleX cannot read the file, by file
 name.
