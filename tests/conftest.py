@@ -11,7 +11,14 @@ from mlcls.model.spec import ImageTransform, ModelSpec
 from support.official_models import WORKER_INPUT, OfficialModels, start_preparation
 from support.served_models import ParityRow
 
-_SIGNALLED = ("test_training_checkpoints.py", "test_tensorrt_build.py", "test_training.py")
+_SIGNALLED = [
+    (Path(__file__).parent / name).resolve(strict=True)  # strict, so that a file that moves is noticed
+    for name in (
+        "unit/training/test_checkpoints.py",
+        "unit/engines/tensorrt/test_builder.py",
+        "integration/test_training.py",
+    )
+]
 _OFFICIAL_MODELS = pytest.StashKey[OfficialModels]()
 
 
@@ -38,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     late = {item.path for item in items if _needs_official_models(item)}
     items.sort(key=lambda item: item.path in late)  # last, so that the models are ready by then
     # first the tests that send themselves signals: after tests that predict with Paddle, this has caused a segfault
-    items.sort(key=lambda item: item.path.name not in _SIGNALLED)
+    items.sort(key=lambda item: item.path.resolve() not in _SIGNALLED)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
