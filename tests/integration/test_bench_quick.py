@@ -102,5 +102,5 @@ def test_peers_that_answer_alike_are_compared_and_others_are_errors(
     assert comparison.errors.keys() == {"wrong", "missing", "dies", "unknown"}
     assert "expected the served model's answer to photo " in comparison.errors["wrong"]
     assert "none.onnx" in comparison.errors["missing"]
-    assert "the process ended" in comparison.errors["dies"]
+    assert "the process exited" in comparison.errors["dies"]
     assert not psutil.pid_exists(right.pid)
