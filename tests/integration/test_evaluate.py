@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colored_dataset import write_colored_dataset
 from mlcls import cli
 from mlcls.engines.runner_selection import open_runner
 from mlcls.errors import DatasetError, ServedImageError, ServerError
@@ -24,8 +23,9 @@ from mlcls.repository.models import ModelVersion, Repository
 from mlcls.server.process import TritonServer
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
-from processes import ROOT, run_mlcls
-from served_models import SMALL_LABELS, SmallModels
+from support.colored_dataset import write_colored_dataset
+from support.processes import ROOT, run_mlcls
+from support.served_models import SMALL_LABELS, SmallModels
 
 NAME = "small_with_sigmoid"
 MODEL = "PP-LCNet_x1_0_ML"

@@ -14,7 +14,7 @@ from mlcls.paddle.model import PaddleXModel
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import build_network, load_trained_network
 from mlcls.training.export import export_model
-from processes import run_mlcls
+from support.processes import run_mlcls
 
 LABELS = ("red", "green", "blue")
 ARCHITECTURE = "PP-LCNet_x1_0_ML"

@@ -27,8 +27,8 @@ from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.releases.importing import import_model
 from mlcls.repository.configurations import expected_specs, find_stale
 from mlcls.repository.models import Repository
-from processes import ROOT, run_mlcls
-from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
+from support.processes import ROOT, run_mlcls
+from support.served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
 
 @pytest.fixture
@@ -128,7 +128,9 @@ def test_offline_a_catalog_name_says_what_to_do(tmp_path: Path) -> None:
 def test_the_older_format(tmp_path: Path) -> None:
     folder = tmp_path / "old"
     folder.mkdir()
-    subprocess.run([sys.executable, ROOT / "tests" / "old_format_model.py", folder], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, ROOT / "tests" / "support" / "old_format_model.py", folder], check=True, capture_output=True
+    )
     assert {"inference.pdmodel", "inference.pdiparams"} <= {path.name for path in folder.iterdir()}
     report = import_model(str(folder), Repository(tmp_path / "repository"), name="old")
     assert set(report.spec.source_sha256) == {"inference.pdmodel", "inference.pdiparams", "inference.yml"}

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colored_dataset import write_colored_dataset
 from mlcls import cli
 from mlcls.dataset.labels import format_labels
 from mlcls.model.catalog import coco_labels
 from mlcls.paddle.inference_yml import read_inference_yml
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import build_network
-from processes import ROOT
-from served_models import SMALL_LABELS, SmallModels
+from support.colored_dataset import write_colored_dataset
+from support.processes import ROOT
+from support.served_models import SMALL_LABELS, SmallModels
 
 MODEL = "PP-LCNet_x1_0_ML"
 OFFICIAL_NAME = f"{MODEL}_pretrained.pdparams"

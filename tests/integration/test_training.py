@@ -19,7 +19,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from colored_dataset import COLORS, write_colored_dataset
 from mlcls import cli
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
 from mlcls.model.catalog import OFFICIAL_MODELS
@@ -36,7 +35,8 @@ from mlcls.training.run_folder import RunFolder, RunLog, TrainReport
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
 from mlcls.training.trainer import Trainer, score_images
-from processes import ROOT
+from support.colored_dataset import COLORS, write_colored_dataset
+from support.processes import ROOT
 
 MODEL = "PP-LCNet_x1_0_ML"
 SIZE = (32, 32)

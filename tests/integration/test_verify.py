@@ -22,9 +22,9 @@ from mlcls.model.postprocess import apply_sigmoid
 from mlcls.repository.models import ModelVersion, Repository
 from mlcls.repository.names import ONNX_FILE
 from mlcls.server.process import TritonServer
-from planted_faults import EditedRunner, SwappingRunner
-from processes import run_mlcls
-from served_models import SMALL_LABELS, SmallModels
+from support.planted_faults import EditedRunner, SwappingRunner
+from support.processes import run_mlcls
+from support.served_models import SMALL_LABELS, SmallModels
 
 NAME = "small_with_sigmoid"
 

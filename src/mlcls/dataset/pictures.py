@@ -117,7 +117,7 @@ def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> 
     Raises:
         DatasetError: A picture cannot be drawn.
     """
-    from mlcls_client.errors import MlclsClientError
+    from mlcls_client import MlclsClientError
     from mlcls_client.pictures.drawing import draw_names, open_image
 
     (folder / SAMPLE_FOLDER).mkdir()

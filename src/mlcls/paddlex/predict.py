@@ -18,8 +18,8 @@ from mlcls.paddlex.config import PaddleXConfig
 if TYPE_CHECKING:
     from mlcls.engines.runners import Runner
     from mlcls.model.spec import ModelSpec
+    from mlcls_client import MultiLabelResult
     from mlcls_client.inputs.sources import ImageSource
-    from mlcls_client.result import MultiLabelResult
 
 # Values of `Predict.kernel_option.run_mode`; PaddleX's others are for TensorRT, oneDNN and half precision.
 RUN_MODES: Final = ("paddle",)
@@ -99,7 +99,7 @@ class _Labeler:
 
     def _read(self, source: ImageSource) -> tuple[bytes, npt.NDArray[np.uint8]] | Exception:
         from mlcls.images.transforms import preprocess
-        from mlcls_client.errors import InputError
+        from mlcls_client import InputError
 
         try:
             encoded = source.read()
@@ -109,7 +109,7 @@ class _Labeler:
 
     def _result(self, source: ImageSource, encoded: bytes, scores: npt.NDArray[np.float32]) -> MultiLabelResult:
         from mlcls.model.postprocess import select_labels
-        from mlcls_client.result import MultiLabelResult
+        from mlcls_client import MultiLabelResult
         from mlcls_client.transport.contract import STATUS_OK, Answer
 
         chosen = select_labels(scores, self._thresholds, self._spec.labels)
@@ -136,7 +136,7 @@ class _ResultLog:
 
     def add(self, source: ImageSource, outcome: MultiLabelResult | Exception) -> None:
         """Print a result and save its files; print an error, including one of saving, with the image's path."""
-        from mlcls_client.errors import InputError, OutputError
+        from mlcls_client import InputError, OutputError
 
         if isinstance(outcome, Exception):
             self._fail(source, outcome)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset_samples import write_dataset
 from mlcls import cli
 from mlcls.paddlex.main import MODES
-from processes import ROOT
+from support.dataset_samples import write_dataset
+from support.processes import ROOT
 
 CONFIG = ROOT / "configs/PP-LCNet_x1_0_ML.yaml"
 

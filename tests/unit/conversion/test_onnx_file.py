@@ -14,7 +14,7 @@ from mlcls.conversion.onnx_file import MAX_OPSET, check_onnx_file, read_onnx
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.errors import ModelFormatError
-from served_graphs import SPEC, make_attention, make_served
+from support.served_graphs import SPEC, make_attention, make_served
 
 
 def put_outside(tensor: onnx.TensorProto, where: str) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_samples import LABELS, read_tree, write_dataset, write_picture
 from mlcls.dataset import image_inspection
 from mlcls.dataset.check import CheckReport, CheckRequest, check_dataset
 from mlcls.dataset.problems import Problem
 from mlcls.errors import DatasetError
+from support.dataset_samples import LABELS, read_tree, write_dataset, write_picture
 
 
 def check(root: Path, **options: object) -> CheckReport:

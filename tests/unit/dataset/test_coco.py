@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataset_samples import coco_document, read_tree, write_coco, write_picture
 from mlcls.dataset import transaction
 from mlcls.dataset.annotations import read_annotations
 from mlcls.dataset.check import CheckReport, CheckRequest, check_dataset
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import DatasetError
+from support.dataset_samples import coco_document, read_tree, write_coco, write_picture
 
 CATEGORIES = {1: "person", 18: "dog", 90: "toothbrush"}
 TRAIN = {3: [18], 1: [1, 18, 18], 2: []}

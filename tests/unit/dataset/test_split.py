@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dataset_samples import read_tree, write_dataset, write_picture, write_random_dataset
 from mlcls.dataset.check import CheckReport, CheckRequest, check_dataset
 from mlcls.dataset.stratification import choose_validation
+from support.dataset_samples import read_tree, write_dataset, write_picture, write_random_dataset
 
 
 def split(root: Path, train_percent: int, seed: int = 0, **options: Any) -> CheckReport:

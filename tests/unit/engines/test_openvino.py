@@ -16,17 +16,17 @@ import numpy as np
 import onnx
 import pytest
 
-from bf16_error import assert_computed_in_bf16
-from int8_graphs import make_pixels, make_served, spec_of
 from mlcls.base.machine import find_bf16_units, read_cpu_flags
 from mlcls.engines import openvino as openvino_engine
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.errors import ConfigError
+from support.bf16_error import assert_computed_in_bf16
+from support.int8_graphs import make_pixels, make_served, spec_of
 
 _FIRST_CALLS = """
 import os, sys, threading
 import openvino
-from int8_graphs import spec_of
+from support.int8_graphs import spec_of
 from mlcls.engines.openvino import OpenVinoEngine
 from pathlib import Path
 
@@ -174,7 +174,7 @@ def test_a_signal_after_engines_are_gone_ends_nothing(model: Path) -> None:
     code = f"""
 import gc, os, signal
 from pathlib import Path
-from int8_graphs import spec_of
+from support.int8_graphs import spec_of
 from mlcls.engines.openvino import OpenVinoEngine
 first, second = (OpenVinoEngine(Path({str(model)!r}), spec_of()) for _ in range(2))
 del first

@@ -24,7 +24,7 @@ from mlcls.training.history import EvaluationRow, History, StepRow, draw_curves,
 from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.processes import StopRequest, launch_command
 from mlcls.training.settings import Device
-from quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colored_dataset import write_colored_dataset
-from image_samples import encode
 from mlcls.errors import DatasetError
 from mlcls.images.transforms import normalize, preprocess
 from mlcls.model.catalog import DEFAULT_TRANSFORM
 from mlcls.training.augmentation import OPERATIONS, Augmentation, cut_out, rand_augment, sample_generator
 from mlcls.training.data import PREFETCHED_BATCHES, BatchLoader, TrainingData, epoch_batches, sequential_batches
 from mlcls.training.settings import TrainSettings
+from support.colored_dataset import write_colored_dataset
+from support.image_samples import encode
 
 TRANSFORM = TrainSettings("PP-LCNet_x1_0_ML", Path("d"), image_size=(32, 48)).transform
 

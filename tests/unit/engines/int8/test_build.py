@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 
-from int8_graphs import NUM_LABELS, make_pixels, make_served, spec_of
 from mlcls.base.files import sha256_of
 from mlcls.engines.gate import LIMITS, Limits
 from mlcls.engines.int8.build import MAX_CALIBRATION_PHOTOS, MIN_PHOTOS, Int8Build, _divide_photos, build_int8
@@ -20,6 +19,7 @@ from mlcls.engines.int8.quantization import check_quantized, quantize_graph
 from mlcls.engines.openvino import OpenVinoEngine, open_core
 from mlcls.engines.runners import OnnxRuntimeRunner, OpenVinoRunner
 from mlcls.errors import ConversionError, ImageError, ParityError
+from support.int8_graphs import NUM_LABELS, make_pixels, make_served, spec_of
 
 # Wide enough for whatever a small random network does in INT8.
 WIDE = Limits(1.0, 1.0, 1e-2, 1.0, 1.0)
