@@ -420,7 +420,7 @@ def test_rollback_command(root: Path, custom_spec: ModelSpec, capsys: pytest.Cap
     publish(root, custom_spec, 1)
     publish(root, custom_spec, 2)
     status, output, _ = run_main(capsys, "rollback", NAME, "--repository", root)
-    assert (status, output) == (0, f"Version 1 of {NAME} is active in the repository, version 2 before\n")
+    assert (status, output) == (0, f"Version 1 of {NAME} is active in the repository, in place of version 2\n")
     status, _, errors = run_main(capsys, "rollback", NAME, "--to", "7", "--repository", root)
     assert (status, errors) == (1, f"mlcls rollback: {NAME} in {root} has no version 7; expected one of 1, 2.\n")
     status, _, errors = run_main(capsys, "rollback", "horse", "--to", "1", "--repository", root)
