@@ -119,6 +119,6 @@ def _compare(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
     return {
         "images": len(reference.targets),
         "highest_difference": max(differences),
-        "runners": {name: dict(each.figures.metrics) for name, each in evaluations.items()},
-        "average_precision": {row.label: row.average_precision for row in reference.figures.per_class},
+        "runners": {name: dict(each.metrics.overall) for name, each in evaluations.items()},
+        "average_precision": {row.label: row.average_precision for row in reference.metrics.per_class},
     }

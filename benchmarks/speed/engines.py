@@ -18,13 +18,12 @@ from typing import Any, Final
 import onnxruntime
 
 from mlcls.conversion.onnx_file import read_onnx
-from mlcls.engines.building import EngineRequest
-from mlcls.engines.comparison import PROBED_IMAGES, run_gate
-from mlcls.engines.fp16 import build as half_engine
-from mlcls.engines.fp16.build import RoundedHalfRunner, calibration_pixels, list_levels
-from mlcls.engines.fp16.calibration import calibrate
-from mlcls.engines.fp16.conversion import Protection, convert_to_half, count_kept
-from mlcls.engines.gate import LIMITS
+from mlcls.engines.building import BuildRequest
+from mlcls.engines.fp16 import build as fp16_engine
+from mlcls.engines.fp16.build import RoundedFp16Runner, list_levels, sample_pixels
+from mlcls.engines.fp16.conversion import Protection, convert_to_fp16, count_kept
+from mlcls.engines.fp16.sensitivity import measure_sensitivity
+from mlcls.engines.gate import LIMITS, PROBED_IMAGES, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.engines.tensorrt.builder import build_engine
 from mlcls.errors import MlclsError
@@ -32,7 +31,7 @@ from mlcls.images.photos import photo_images
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.repository.manifest import Manifest
 from mlcls.repository.models import ModelVersion, Repository
-from mlcls.repository.names import HALF_FILE, ONNX_FILE
+from mlcls.repository.names import FP16_FILE, ONNX_FILE
 
 # The T4, the A10 and the L4.
 ARCHITECTURES: Final = ("7.5", "8.6", "8.9")
@@ -53,7 +52,7 @@ def main() -> int:
     if not names:
         print(f"engines: {repository} has no imported model; import one: mlcls import MODEL", file=sys.stderr)
         return 1
-    requests = [EngineRequest(repository.active(name), tuple(arguments.photos)) for name in names]
+    requests = [BuildRequest(repository.active(name), tuple(arguments.photos)) for name in names]
     try:
         print(f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}\n", flush=True)
         head: Row = (
@@ -78,17 +77,17 @@ def main() -> int:
     return 0
 
 
-def measure_engines(request: EngineRequest) -> Iterator[Row]:
+def measure_engines(request: BuildRequest) -> Iterator[Row]:
     """Build all engines of a model and yield a row for each."""
     version = request.version
     started = time.perf_counter()
-    for _ in half_engine.build(request):
+    for _ in fp16_engine.build(request):
         pass
     build_s = time.perf_counter() - started
     name = version.name
     yield (name, "FP32 ONNX", *_measure_onnx(version, ONNX_FILE, None), "Paddle")
-    yield (name, "FP16 ONNX", *_measure_onnx(version, HALF_FILE, build_s), "FP32 ONNX")
-    content = (version.engine_folder / HALF_FILE).read_bytes()
+    yield (name, "FP16 ONNX", *_measure_onnx(version, FP16_FILE, build_s), "FP32 ONNX")
+    content = (version.engine_folder / FP16_FILE).read_bytes()
     for architecture in ARCHITECTURES:
         built = build_engine(content, version.spec, "tensorrt_rtx", [architecture])
         size_mb = len(built.plan) / 1e6
@@ -99,16 +98,16 @@ def measure_engines(request: EngineRequest) -> Iterator[Row]:
         )
 
 
-def measure_levels(request: EngineRequest) -> Iterator[Row]:
-    """Yield what each level of FP32 does, with nothing and with only delicate nodes in FP32 besides."""
+def measure_levels(request: BuildRequest) -> Iterator[Row]:
+    """Yield what each level of FP32 does, and what nothing or only the sensitive nodes in FP32 do."""
     onnx_path, spec = request.version.engine_folder / ONNX_FILE, request.version.spec
     model = read_onnx(onnx_path)
-    calibration = calibrate(model, calibration_pixels(request.photos, spec.transform))
-    delicate = Protection("calibrated", nodes=calibration.find_delicate())
+    sensitivity = measure_sensitivity(model, sample_pixels(request.photos, spec.transform))
+    sensitive = Protection("sensitive", nodes=sensitivity.find_sensitive())
     reference = DecodingRunner(OnnxRuntimeRunner(onnx_path, spec), spec)
     images = photo_images(request.photos, PROBED_IMAGES)
-    for level in (Protection("nothing"), delicate, *list_levels(model, calibration)):
-        candidate = DecodingRunner(RoundedHalfRunner(convert_to_half(model, level), spec), spec)
+    for level in (Protection("nothing"), sensitive, *list_levels(model, sensitivity)):
+        candidate = DecodingRunner(RoundedFp16Runner(convert_to_fp16(model, level), spec), spec)
         report = run_gate(reference, candidate, images, spec.thresholds, LIMITS["fp16"], batch_sizes=(8,))
         yield (
             request.version.name,

@@ -27,7 +27,7 @@ from benchmarks.served_cost import CostMeter
 from benchmarks.speed.matrix_cells import Cell, CellResult, ResultFolder, Status, make_cells
 from benchmarks.speed.matrix_report import REPORT_FILE, format_report
 from benchmarks.speed.measured_models import RANDOM_MODELS
-from benchmarks.speed.peers.served import ServedModel
+from benchmarks.speed.peers.served import ServedEnsemble
 from benchmarks.speed.perf_analyzer import PROTOCOLS, Load, PerfAnalyzer, Protocol, Windows, write_input_data
 from mlcls.base.files import write_text
 from mlcls.base.processes import sigterm_interrupts
@@ -239,7 +239,7 @@ def _measure_served(
 
 def _answer_once(plan: Plan, server: TritonServer, model: str) -> float:
     """Warm up and make sure that all photos are answered; images per second, one after the other."""
-    served = ServedModel(server.grpc_url, Repository(plan.repository).active(model).spec, plan.photos)
+    served = ServedEnsemble(server.grpc_url, Repository(plan.repository).active(model).spec, plan.photos)
     served.answer(plan.photos)
     timed = plan.photos[:_TIMED_PHOTOS]
     began = time.monotonic()

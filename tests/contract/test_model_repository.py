@@ -264,15 +264,6 @@ def test_custom_model(custom_repository: Path, custom_spec: ModelSpec) -> None:
     assert find_stale(Repository(custom_repository), [custom_spec]) == []
 
 
-def test_custom_tensor_names(tmp_path: Path, custom_spec: ModelSpec) -> None:
-    """The names between the steps are the spec's."""
-    tensors = dataclasses.replace(custom_spec.tensors, pixels="bitmap", logits="raw", decode_status="decoded")
-    write_configs(Repository(tmp_path), dataclasses.replace(custom_spec, tensors=tensors))
-    assert list(walk_repository(tmp_path)) == []
-    engine = read_model(tmp_path, "animals-v2_engine", "gpu")
-    assert (list(describe(engine.input)), list(describe(engine.output))) == (["bitmap"], ["raw"])
-
-
 def test_versions_of_a_model(tmp_path: Path, custom_spec: ModelSpec) -> None:
     """Each version's steps fit its own model, and the ensemble fits whichever version is active."""
     root = tmp_path / "models"

@@ -38,7 +38,7 @@ from mlcls_client.errors import (
 )
 from mlcls_client.model import create_model
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.server_state import list_models, read_health
+from mlcls_client.server_state import list_models, read_health
 from processes import start_server
 from quiet_http import QuietHttpServer
 from served_models import SMALL_LABELS, SmallModels
@@ -220,7 +220,7 @@ def test_errors(small_server: TritonServer, sample_images: list[Path], protocol:
         predict(small_server, protocol, way, jpeg, threshold={"default": 0.5, "horse": 0.1})
     with pytest.raises(DeadlineExceededError):
         predict(small_server, protocol, way, [jpeg] * 40, options={"timeout_s": 0.002})
-    with pytest.raises(ServerError, match="takes no shared memory"):
+    with pytest.raises(ServerError, match="accepts no shared memory"):
         predict(small_server, protocol, way, jpeg, options={"shared_memory": True, "admin_key": "wrong"})
 
 

@@ -81,8 +81,8 @@ def test_the_figures_of_all_runners_are_equal(runners: dict[str, str], model: Mo
         assert evaluation.runner == kind
         assert (evaluation.samples_expected, evaluation.samples_read) == (PHOTOS, PHOTOS)
         np.testing.assert_allclose(evaluation.scores, reference.scores, atol=1e-4)
-        assert evaluation.figures.metrics == pytest.approx(reference.figures.metrics, abs=1e-4)
-        assert evaluation.figures.not_counted == (SMALL_LABELS[-1],)
+        assert evaluation.metrics.overall == pytest.approx(reference.metrics.overall, abs=1e-4)
+        assert evaluation.metrics.not_counted == (SMALL_LABELS[-1],)
 
 
 @pytest.mark.parametrize("kind", ["onnxruntime", "served"])
@@ -97,7 +97,7 @@ def test_command(
     assert done.stdout.splitlines()[0] == f"{kind}: {PHOTOS} of {PHOTOS} samples read, 4 of 5 labels counted"
     result = json.loads((tmp_path / "report/evaluate_result.json").read_text())
     assert (result["done_flag"], result["samples_expected"], result["samples_read"]) == (True, PHOTOS, PHOTOS)
-    expected = evaluate_on(runners["paddle"], model, val_file).figures.metrics
+    expected = evaluate_on(runners["paddle"], model, val_file).metrics.overall
     assert result["metrics"]["MultiLabelMAP"] == pytest.approx(expected["MultiLabelMAP"], abs=1e-4)
     assert f"{result['metrics']['MultiLabelMAP']:.4f}" in done.stdout.splitlines()[1]
     assert [row["label"] for row in result["per_class"]] == list(SMALL_LABELS)

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mlcls.engines.building import EngineRequest
+from mlcls.engines.building import BuildRequest
 from mlcls.engines.gate import Limits
 from mlcls.engines.int8 import build as int8_engine
 from mlcls.engines.int8.build import MIN_PHOTOS
@@ -64,7 +64,7 @@ def repository(small_models: SmallModels, annotation_file: Path, tmp_path_factor
     shutil.copytree(small_models.repository, root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8_engine, "LIMITS", {"int8": WIDE})
-        lines = list(int8_engine.build(EngineRequest(Repository(root).active(NAME), annotations=annotation_file)))
+        lines = list(int8_engine.build(BuildRequest(Repository(root).active(NAME), annotations=annotation_file)))
     assert str(root / f"{NAME}_engine" / "1" / "model.int8.onnx") in lines[0]
     assert "100% of the matrix products in INT8, in FP32: none" in lines[0]
     assert f"Serve it: mlcls serve {NAME} --target int8" in lines
@@ -108,7 +108,7 @@ def test_sums_of_products_do_not_overflow(repository: Path) -> None:
     pixels = np.stack([resize_image(crop, spec.transform) for crop in photo_crops(12)])
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # products in float32
-    (exact,) = onnxruntime.InferenceSession(str(model), options).run(None, {spec.tensors.pixels: pixels})
+    (exact,) = onnxruntime.InferenceSession(str(model), options).run(None, {"pixels": pixels})
     difference = np.abs(apply_sigmoid(OpenVinoEngine(model, spec).logits(pixels)) - apply_sigmoid(exact))
     assert difference.mean() < 0.04
 
@@ -141,7 +141,7 @@ def test_what_the_gate_refuses_changes_nothing(
     before = {path: path.stat().st_ino for path in sorted(root.rglob("*"))}
     monkeypatch.setattr(int8_engine, "LIMITS", {"int8": dataclasses.replace(WIDE, max_mean_difference=1e-7)})
     with pytest.raises(ParityError, match="Nothing was written; serve FP32"):
-        list(int8_engine.build(EngineRequest(Repository(root).active(NAME), (photo_folder,))))
+        list(int8_engine.build(BuildRequest(Repository(root).active(NAME), (photo_folder,))))
     after = {path: path.stat().st_ino for path in sorted(root.rglob("*")) if path.name != ".mlcls-lock"}
     assert after == {path: inode for path, inode in before.items() if path.name != ".mlcls-lock"}
 

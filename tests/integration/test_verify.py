@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mlcls.engines.comparison import PROBED_IMAGES, run_gate
-from mlcls.engines.gate import LIMITS, GateReport
+from mlcls.engines.gate import LIMITS, PROBED_IMAGES, GateReport, run_gate
 from mlcls.engines.runner_selection import open_runner
 from mlcls.engines.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, Scores
 from mlcls.engines.served_runner import ServedRunner

@@ -14,7 +14,7 @@ from mlcls.dataset.photos import add_photo_options
 NAME: Final = "build-engine"
 SUMMARY: Final = "Build another engine of an imported model, and keep it only if it gives the model's answers."
 
-# Each engine's builder, `module:function`; it takes an `EngineRequest` and yields lines for the user.
+# Each engine's builder, `module:function`; it takes a `BuildRequest` and yields lines for the user.
 ENGINES: Final[Mapping[str, str]] = {
     "fp16": "mlcls.engines.fp16.build:build",
     "int8": "mlcls.engines.int8.build:build",
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build an engine and print its report."""
-    from mlcls.engines.building import EngineRequest
+    from mlcls.engines.building import BuildRequest
     from mlcls.errors import ConversionError
     from mlcls.repository.models import Repository
 
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     version = repository.active(arguments.model)
     if arguments.version is not None:
         version = repository.version(arguments.model, arguments.version)
-    request = EngineRequest(
+    request = BuildRequest(
         version,
         tuple(arguments.photos),
         tuple(arguments.compute_capability),

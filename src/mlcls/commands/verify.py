@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare two runners and print a table; return 0 if the candidate passed, else 1."""
     from mlcls.base.files import write_text
-    from mlcls.engines.comparison import PROBED_IMAGES, run_gate
+    from mlcls.engines.gate import PROBED_IMAGES, run_gate
     from mlcls.engines.runner_selection import open_runner
     from mlcls.images.photos import photo_images
     from mlcls.repository.models import Repository

@@ -1,31 +1,32 @@
-"""What the builders of `mlcls build-engine` have in common: the request and the gate."""
+"""What the builders of `mlcls build-engine` share: the request and the gate."""
 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlcls.base.files import STAGING_PREFIX
 from mlcls.dataset.photos import LabeledPhotos
-from mlcls.engines.comparison import PROBED_IMAGES, run_gate
-from mlcls.engines.gate import LIMITS, GateReport
+from mlcls.engines.gate import LIMITS, PROBED_IMAGES, GateReport, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from mlcls.images.photos import photo_images
-from mlcls.repository.manifest import Manifest, Precision
+from mlcls.repository.manifest import EngineRecord, Manifest, Precision
 from mlcls.repository.models import ModelVersion
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE
 
 
 @dataclasses.dataclass(frozen=True)
-class EngineRequest:
+class BuildRequest:
     """What to build.
 
     Attributes:
         version: The version of an imported model that gets the engine.
         photos: The user's photos and folders of photos; by default crops of the sample photos.
         compute_capabilities: GPU architectures, for builders that need no GPU.
-        output: Folder for what Triton does not serve.
-        annotations: Annotation file in place of `photos`, whose labels the gate compares by mAP.
+        output: Folder for engines that Triton does not serve.
+        annotations: Annotation file in place of `photos`; the gate then compares mAP too.
     """
 
     version: ModelVersion
@@ -52,20 +53,28 @@ class EngineRequest:
         return LabeledPhotos.open(self.photos, self.annotations, self.version.spec.num_labels)
 
 
+def add_to_repository(version: ModelVersion, record: EngineRecord, content: bytes) -> None:
+    """Put an engine and its record into the repository."""
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=version.repository.root) as temporary:
+        staged = Path(temporary) / record.file
+        staged.write_bytes(content)
+        version.add_engine(staged, record)
+
+
 def describe_report(report: GateReport) -> Iterator[str]:
-    """Yield a report as lines for the user, with a warning where it says little."""
+    """Yield a report as lines for the user, with a warning if it says little."""
     yield str(report)
     if report.is_blind:
         yield (
-            f"Warning: the scores of two photos differ by {report.spread:.1e} only, so that answers exchanged between "
-            f"them would pass; give photos of the model's labels with --photos."
+            f"Warning: the scores of two photos differ by only {report.spread:.1e}: answers swapped between them would "
+            f"pass; give photos of the model's labels with --photos."
         )
 
 
 class Fp32Gate:
-    """Holds runners against the FP32 graph on ONNX Runtime, which the import held against Paddle."""
+    """Compares runners with the FP32 graph on ONNX Runtime, which the import compared with Paddle."""
 
-    def __init__(self, request: EngineRequest, precision: Precision) -> None:
+    def __init__(self, request: BuildRequest, precision: Precision) -> None:
         """Load the FP32 graph and the photos.
 
         Raises:
@@ -80,6 +89,6 @@ class Fp32Gate:
         self._reference = DecodingRunner(OnnxRuntimeRunner(request.version.engine_folder / ONNX_FILE, spec), spec)
 
     def __call__(self, candidate: Runner) -> GateReport:
-        """Run the candidate in all the gate's ways."""
+        """Run the candidate through the gate."""
         decoding = DecodingRunner(candidate, self._spec)
         return run_gate(self._reference, decoding, self._images, self._spec.thresholds, self._limits, self._targets)

@@ -1,4 +1,4 @@
-"""Runners by the words of a command line: `KIND`, or `KIND=WHERE`."""
+"""Open the runners that a command line names: `KIND` or `KIND=WHERE`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlcls.errors import MlclsError
 from mlcls.repository.models import ModelVersion
 from mlcls.repository.names import ONNX_FILE, PLAN_FILE
 
-# Where a server listens that is not named.
+# Where `served` looks for a server by default.
 DEFAULT_SERVER: Final = "127.0.0.1:8001"
 
 
@@ -41,7 +41,7 @@ def _open_paddle(model: ModelVersion, where: str | None, stack: contextlib.ExitS
             f"Expected the PaddleX model that {model.spec.name} was imported from, got {where}, whose files differ "
             f"(SHA-256); import it under a name of its own."
         )
-    # labels and the transform come from inference.yml, not from what is held against it
+    # labels and transform come from inference.yml, not from the model that is compared with it
     spec = dataclasses.replace(spec, source_activation=model.spec.source_activation)
     return DecodingRunner(PaddleRunner(source, spec), spec)
 
@@ -99,10 +99,10 @@ def open_runner(text: str, model: ModelVersion, stack: contextlib.ExitStack) -> 
         text: `paddle=FOLDER`, `onnxruntime[=FILE]`, `openvino[=FILE]`, `openvino-bf16[=FILE]`, `served[=HOST:PORT]`,
             `tensorrt[=FILE]` or `tensorrt-rtx=FILE`.
         model: The model.
-        stack: Closes what the runner needs.
+        stack: Closes the runner's resources.
 
     Raises:
-        MlclsError: The text has none of these forms, or the runner cannot be opened.
+        MlclsError: The text has another form, or the runner cannot be opened.
     """
     kind, equals, where = text.partition("=")
     if kind not in _OPENERS or (equals and not where):

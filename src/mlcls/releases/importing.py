@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from mlcls.base.files import STAGING_PREFIX, sha256_of
-from mlcls.engines.comparison import BATCH_SIZES, PROBED_IMAGES, run_gate
-from mlcls.engines.gate import GateReport
+from mlcls.engines.gate import BATCH_SIZES, PROBED_IMAGES, GateReport, run_gate
 from mlcls.images.photos import photo_images
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.parameters import check_parameters

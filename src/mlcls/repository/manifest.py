@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, get_args
 
 from mlcls.base.files import sha256_of, write_text
 from mlcls.errors import RepositoryError
-from mlcls.model import spec as model_spec
+from mlcls.model.spec import SPEC_FILE
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_FILE: Final = "manifest.json"
@@ -213,7 +213,7 @@ def require_same_spec(folders: Mapping[str, Path]) -> None:
         RepositoryError: Two of them differ.
     """
     digests = {
-        step: Manifest.read(folder).files[model_spec.FILE_NAME].sha256
+        step: Manifest.read(folder).files[SPEC_FILE].sha256
         for step, folder in folders.items()
         if (folder / MANIFEST_FILE).is_file()
     }
@@ -221,7 +221,7 @@ def require_same_spec(folders: Mapping[str, Path]) -> None:
     for step, digest in digests.items():
         if first is not None and digest != digests[first]:
             raise RepositoryError(
-                f"{folders[step] / model_spec.FILE_NAME} is not the same as the spec of {first}: the folders come from "
+                f"{folders[step] / SPEC_FILE} is not the same as the spec of {first}: the folders come from "
                 f"different imports. Import the model again."
             )
 

@@ -31,7 +31,7 @@ from typing import Final
 from mlcls.base.files import STAGING_PREFIX, folder_lock, replace_folder
 from mlcls.errors import RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
-from mlcls.model.spec import FILE_NAME, ModelSpec
+from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository import triton_config
 from mlcls.repository.manifest import EngineRecord, Manifest, verify_folder, write_manifest
 from mlcls.repository.names import (
@@ -249,12 +249,12 @@ class ModelVersion:
                 manifest says.
             SpecError: A spec cannot be read.
         """
-        specs = {suffix: ModelSpec.read(folder / FILE_NAME) for suffix, folder in self.folders.items()}
+        specs = {suffix: ModelSpec.read(folder / SPEC_FILE) for suffix, folder in self.folders.items()}
         spec = specs[ENGINE_SUFFIX]
         for suffix, other in specs.items():
             if other != spec:
                 raise RepositoryError(
-                    f"{self.folders[suffix] / FILE_NAME} is not the same as the spec of {self.step(ENGINE_SUFFIX)}: "
+                    f"{self.folders[suffix] / SPEC_FILE} is not the same as the spec of {self.step(ENGINE_SUFFIX)}: "
                     f"the folders come from different imports. Import the model again."
                 )
         if spec.name != self.name:
@@ -262,7 +262,7 @@ class ModelVersion:
                 f"The spec of {self.name} in {self.repository} is that of {spec.name!r}. Import the model again."
             )
         for suffix in STEP_SUFFIXES:
-            self.verify(suffix, FILE_NAME)
+            self.verify(suffix, SPEC_FILE)
         return spec
 
     def check(self) -> None:

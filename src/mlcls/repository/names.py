@@ -22,7 +22,7 @@ VERSION_FILE: Final = "version.json"
 LAST_NUMBER_FILE: Final = ".mlcls-last-version"
 
 ONNX_FILE: Final = "model.onnx"
-HALF_FILE: Final = "model.fp16.onnx"
+FP16_FILE: Final = "model.fp16.onnx"
 INT8_FILE: Final = "model.int8.onnx"
 PLAN_FILE: Final = "model.plan"
 

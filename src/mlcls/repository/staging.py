@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.base.files import write_text
-from mlcls.model.spec import FILE_NAME, ModelSpec
+from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository.manifest import EngineRecord, write_manifest
 from mlcls.repository.models import ModelVersion
 from mlcls.repository.names import ENGINE_SUFFIX, POSTPROCESS_SUFFIX, STEP_SUFFIXES, VERSION_FILE, step_name
@@ -48,7 +48,7 @@ class StagedVersion(abc.ABC):
             RepositoryError: The version that this one is derived from is damaged.
         """
         for suffix in STEP_SUFFIXES:
-            write_text(staging / suffix / FILE_NAME, self.spec.to_json())
+            write_text(staging / suffix / SPEC_FILE, self.spec.to_json())
         engines = self.put_engines(staging / ENGINE_SUFFIX)
         for suffix in STEP_SUFFIXES:
             write_manifest(
@@ -104,6 +104,6 @@ class RecalibratedVersion(StagedVersion):
         """Link the model files, after checking their content, which the new manifest vouches for."""
         manifest = self._base.verify(ENGINE_SUFFIX)
         for file in manifest.files:
-            if file != FILE_NAME:
+            if file != SPEC_FILE:
                 os.link(self._base.engine_folder / file, folder / file)
         return manifest.engines

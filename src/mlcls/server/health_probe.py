@@ -21,6 +21,7 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from mlcls.backends.pulse import PROBE_REQUEST_ID
+from mlcls.model.contract import TENSORS
 
 DEFAULT_PROBE_TIMEOUT_S: Final = 10.0
 
@@ -108,13 +109,13 @@ class HealthProbe:
             "id": PROBE_REQUEST_ID,
             "inputs": [
                 {
-                    "name": "image",
+                    "name": TENSORS.image,
                     "shape": [1, 1],
                     "datatype": "BYTES",
                     "parameters": {"binary_data_size": len(tensor)},
                 }
             ],
-            "outputs": [{"name": "status"}],
+            "outputs": [{"name": TENSORS.status}],
             "parameters": {"timeout": int(self._timeout_s * 1e6)},  # nobody works on it once nobody waits for it
         }
         header = json.dumps(document).encode()

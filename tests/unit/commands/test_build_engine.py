@@ -11,7 +11,7 @@ import pytest
 from mlcls.base.machine import read_gpus
 from mlcls.cli import main
 from mlcls.commands.build_engine import ENGINES
-from mlcls.engines.building import EngineRequest
+from mlcls.engines.building import BuildRequest
 from mlcls.engines.tensorrt.build import build_plan, build_rtx_engines
 from mlcls.errors import ConversionError, SpecError
 from mlcls.repository.models import ModelVersion, Repository
@@ -26,7 +26,7 @@ def test_each_engine_has_a_builder(engine: str, tmp_path: Path) -> None:
         with pytest.raises((SpecError, ConversionError)):
             list(
                 build(
-                    EngineRequest(
+                    BuildRequest(
                         ModelVersion(Repository(tmp_path), "nothing", 1), (), ("7.5",), tmp_path.parent / "output"
                     )
                 )
@@ -43,14 +43,14 @@ def test_rtx_engines_need_a_place_and_an_architecture(tmp_path: Path) -> None:
     root = tmp_path / "model_repository"
     tiny = ModelVersion(Repository(root), "tiny", 1)
     with pytest.raises(ConversionError, match="Expected --output DIR"):
-        list(build_rtx_engines(EngineRequest(tiny, compute_capabilities=("7.5",))))
+        list(build_rtx_engines(BuildRequest(tiny, compute_capabilities=("7.5",))))
     with pytest.raises(ConversionError, match="Expected the architectures to build for"):
-        list(build_rtx_engines(EngineRequest(tiny, output=tmp_path)))
+        list(build_rtx_engines(BuildRequest(tiny, output=tmp_path)))
     with pytest.raises(ConversionError, match="Expected a folder outside of the model repository"):
-        list(build_rtx_engines(EngineRequest(tiny, (), ("7.5",), root / "tiny_engine" / "1")))
+        list(build_rtx_engines(BuildRequest(tiny, (), ("7.5",), root / "tiny_engine" / "1")))
 
 
 @pytest.mark.skipif(bool(read_gpus()), reason="this machine has a GPU")
 def test_a_plan_needs_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"^A TensorRT plan is built on the GPU that runs it, but the driver"):
-        list(build_plan(EngineRequest(ModelVersion(Repository(tmp_path), "tiny", 1))))
+        list(build_plan(BuildRequest(ModelVersion(Repository(tmp_path), "tiny", 1))))

@@ -1,4 +1,4 @@
-"""Images in shared memory: the same answers, nothing left behind, and plain words where the server refuses."""
+"""Images in shared memory: the same answers, nothing left behind, and a clear error if the server refuses."""
 
 import io
 import os
@@ -70,7 +70,7 @@ def test_it_is_off_by_default(server: FakeServer) -> None:
 def test_a_server_that_refuses_is_named_with_the_remedy(server: FakeServer, key: str | None) -> None:
     with (
         create_model(NAME, url=server.url, shared_memory=True, admin_key=key) as model,
-        pytest.raises(ServerError, match=r"takes no shared memory.*restricted.*leave shared_memory out") as caught,
+        pytest.raises(ServerError, match=r"accepts no shared memory.*restricted.*leave shared_memory out") as caught,
     ):
         list(model.predict([shade(0)] * 3))
     assert caught.value.server_text is not None

@@ -1,4 +1,6 @@
-"""Files: reading with errors in words of the client, writing so that a reader sees the old or the whole new file."""
+"""Files: read errors as `InputError`, and writing so that a reader sees the old file or the whole new one."""
+
+from __future__ import annotations
 
 import contextlib
 import os
@@ -12,7 +14,7 @@ from mlcls_client.errors import InputError, OutputError
 
 @contextlib.contextmanager
 def mapped_read_errors(path: str) -> Iterator[None]:
-    """Turn what opening or reading an image file raises into InputError.
+    """Turn errors of opening or reading an image file into `InputError`.
 
     Raises:
         InputError: There is no such file, or it cannot be read.
@@ -20,13 +22,15 @@ def mapped_read_errors(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"expected an image file or a folder at {path!r}, there is none; check the path") from error
+        raise InputError(
+            f"Expected an image file or a folder at {path!r}, which does not exist; check the path."
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise InputError(f"cannot read {path!r}: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(f"Cannot read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write a file under a temporary name in its own folder, then rename it; missing folders are made.
+    """Write a file under a temporary name in the same folder, then rename it; folders are made as needed.
 
     Args:
         path: The file.
@@ -39,11 +43,11 @@ def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # Not tempfile: its files are closed to the group whatever the umask says.
+            # Not tempfile: its files ignore the umask and are closed to the group.
             with staging.open("xb") as file:
                 write(file)
             os.replace(staging, path)
         finally:
             staging.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        raise OutputError(f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+        raise OutputError(f"Cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}.") from error

@@ -1,4 +1,7 @@
-"""Which operations of a graph FP16 is too small or too coarse for, by running it on real images."""
+"""Find the operations of a graph that are sensitive to FP16, by running it on real images.
+
+An operation is sensitive if its values come near the end of FP16's range, or if FP16 loses too much of its precision.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,29 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.engines.fp16.conversion import MATRIX_PRODUCTS, MAX_HALF
+from mlcls.engines.fp16.conversion import FP16_PRODUCTS, MAX_FP16
 from mlcls.engines.fp16.rounding import element_types
 from mlcls.errors import ConversionError
 
 if TYPE_CHECKING:
     import onnx
 
-# How far from the end of FP16's range activations must stay: other images than the calibration's give other ones.
+# Factor by which activations must stay below the end of FP16's range: other images give other activations.
 RANGE_MARGIN: Final = 4.0
 
-# The relative error of one operation above which it counts as too coarse. One rounding to FP16 is 3e-4 on average.
+# Relative error above which an operation counts as sensitive. One rounding to FP16 is 3e-4 on average.
 MAX_RELATIVE_ERROR: Final = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
-class NodeCalibration:
-    """What one operation did on the calibration's images.
+class NodeSensitivity:
+    """What one operation did on the images.
 
     Attributes:
         operation: Operation type.
-        highest: Highest absolute value that it gave, in float32, or that one of its constants has.
+        highest: Highest absolute value of its results, in float32, and of its constants.
         relative_error: Highest relative error (root of the summed squares, over one image) of the same operation with
-            its inputs and its result rounded to FP16; infinite where that gave no number.
+            its inputs and its result rounded to FP16; infinite if the result was not finite.
         before: Names of the operations that its inputs come from.
         after: Names of the operations that its results go to.
     """
@@ -45,8 +48,8 @@ class NodeCalibration:
 
 
 @dataclasses.dataclass(frozen=True)
-class Calibration:
-    """What the operations of a graph did on the calibration's images.
+class Sensitivity:
+    """What the operations of a graph did on the images.
 
     Attributes:
         images: Number of images.
@@ -54,39 +57,39 @@ class Calibration:
     """
 
     images: int
-    nodes: Mapping[str, NodeCalibration]
+    nodes: Mapping[str, NodeSensitivity]
 
-    def find_delicate(self) -> frozenset[str]:
-        """Return the nodes that must stay in FP32: matrix products are none of them, what is around them may be.
+    def find_sensitive(self) -> frozenset[str]:
+        """Return the nodes that must stay in FP32; never matrix products, but possibly what is around them.
 
-        Where a result comes near the end of the range, so must what takes it; where a result is too coarse, so must
-        what gave the operation its inputs, since the loss may be in their rounding.
+        If a result comes near the end of the range, the operations that take it must stay too. If a result loses
+        precision, so must the operations that its inputs come from, because the loss may be in their rounding.
         """
-        delicate: set[str] = set()
+        sensitive: set[str] = set()
         for name, node in self.nodes.items():
-            if node.highest > MAX_HALF / RANGE_MARGIN:
-                delicate |= {name} | node.after
+            if node.highest > MAX_FP16 / RANGE_MARGIN:
+                sensitive |= {name} | node.after
             if node.relative_error > MAX_RELATIVE_ERROR:
-                delicate |= {name} | node.before
+                sensitive |= {name} | node.before
         return frozenset(
-            name for name in delicate if name in self.nodes and self.nodes[name].operation not in MATRIX_PRODUCTS
+            name for name in sensitive if name in self.nodes and self.nodes[name].operation not in FP16_PRODUCTS
         )
 
-    def find_impossible(self) -> dict[str, float]:
-        """Return the matrix products beyond FP16's range, with the highest value that each gave or has."""
+    def find_overflowing(self) -> dict[str, float]:
+        """Return the matrix products beyond FP16's range, each with its highest value."""
         return {
             name: node.highest
             for name, node in self.nodes.items()
-            if node.operation in MATRIX_PRODUCTS and not node.highest <= MAX_HALF
+            if node.operation in FP16_PRODUCTS and not node.highest <= MAX_FP16
         }
 
 
-def calibrate(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8], threads: int = 2) -> Calibration:
-    """Run the FP32 graph and, operation by operation, its FP16 twin.
+def measure_sensitivity(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8], threads: int = 2) -> Sensitivity:
+    """Run the FP32 graph and an FP16 twin of each operation.
 
     Args:
         model: The served FP32 graph.
-        pixels: Real images, (N, H, W, 3) uint8 RGB; they run one by one, so that no more memory is needed than for one.
+        pixels: Real images, (N, H, W, 3) uint8 RGB; they run one by one, to need the memory of only one.
         threads: Threads within one operation.
 
     Raises:
@@ -98,22 +101,22 @@ def calibrate(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8], threads: in
     probed, names = _add_probes(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # twins overflow, which is what they are for
+    options.log_severity_level = 4  # the twins are expected to overflow
     try:
         session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common public base
-        raise ConversionError(f"ONNX Runtime cannot load the graph for the calibration: {error}") from error
+        raise ConversionError(f"ONNX Runtime cannot load the graph to measure FP16 sensitivity: {error}") from error
     source = session.get_inputs()[0].name
     probes = [value.name for value in session.get_outputs()]
     highest: dict[str, float] = defaultdict(float)
     errors: dict[str, float] = defaultdict(float)
-    for image in tqdm(pixels, desc="calibrating", unit="image", leave=False, disable=None):
+    for image in tqdm(pixels, desc="measuring FP16", unit="image", leave=False, disable=None):
         found = dict(zip(probes, session.run(None, {source: image[None]}), strict=True))
         for name in names:
             peak, wrong, right = (float(found[f"{name}.{probe}"]) for probe in ("peak", "wrong", "right"))
             highest[name] = max(highest[name], np.nan_to_num(peak, nan=np.inf))
             errors[name] = max(errors[name], _relative_error(wrong, right))
-    return Calibration(len(pixels), _describe(model, names, highest, errors))
+    return Sensitivity(len(pixels), _describe(model, names, highest, errors))
 
 
 def _relative_error(wrong: float, right: float) -> float:
@@ -126,7 +129,7 @@ def _relative_error(wrong: float, right: float) -> float:
 
 def _describe(
     model: onnx.ModelProto, names: list[str], highest: Mapping[str, float], errors: Mapping[str, float]
-) -> dict[str, NodeCalibration]:
+) -> dict[str, NodeSensitivity]:
     from onnx import numpy_helper
 
     producers = {output: node.name for node in model.graph.node for output in node.output}
@@ -144,7 +147,7 @@ def _describe(
     for node in model.graph.node:
         if node.name not in names:
             continue
-        described[node.name] = NodeCalibration(
+        described[node.name] = NodeSensitivity(
             node.op_type,
             max([highest[node.name], *(peaks.get(tensor, 0.0) for tensor in node.input)]),
             errors[node.name],
@@ -155,7 +158,7 @@ def _describe(
 
 
 def _add_probes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """Return a graph that gives three numbers for each floating-point operation instead of its answers.
+    """Return a graph whose outputs are three numbers for each floating-point operation, and the operations' names.
 
     `NAME.peak` is the highest absolute value of the result, `NAME.wrong` the summed squares of its twin's errors and
     `NAME.right` those of the result.
@@ -186,8 +189,8 @@ def _add_probes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
                     values = numpy_helper.to_array(constants[tensor]).astype(np.float16).astype(np.float32)
                 probed.graph.initializer.append(numpy_helper.from_array(values, rounded[tensor]))
             else:
-                add("Cast", [tensor], f"{tensor}.half", to=TensorProto.FLOAT16)
-                add("Cast", [f"{tensor}.half"], rounded[tensor], to=TensorProto.FLOAT)
+                add("Cast", [tensor], f"{tensor}.fp16", to=TensorProto.FLOAT16)
+                add("Cast", [f"{tensor}.fp16"], rounded[tensor], to=TensorProto.FLOAT)
         return rounded[tensor]
 
     for node in model.graph.node:

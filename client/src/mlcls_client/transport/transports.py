@@ -1,38 +1,101 @@
-"""tritonclient's asyncio clients, over gRPC and over HTTP, behind one set of calls."""
+"""Connections to a server: the interface `Transport`, and gRPC and HTTP on tritonclient's asyncio clients.
+
+`AsyncModel` accepts any object with the methods of `Transport`, for example in a test. All calls of a transport come
+from one event loop.
+"""
+
+from __future__ import annotations
 
 import abc
 import asyncio
 import importlib
+import math
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from mlcls_client.contract import IMAGE, RESULT, STATUS, THRESHOLD_PARAMETER, Answer, read_answers
-from mlcls_client.errors import ModelNotFoundError, ProtocolError, ServerUnavailableError
-from mlcls_client.transport.connection import ADMIN_KEY_HEADER, ConnectionOptions, is_loopback, make_ssl_context
-from mlcls_client.transport.error_mapping import (
+from mlcls_client.base.text import end_sentence
+from mlcls_client.errors import InvalidRequestError, ModelNotFoundError, ProtocolError, ServerUnavailableError
+from mlcls_client.transport.connection import (
+    ADMIN_KEY_HEADER,
+    ConnectionOptions,
     Endpoint,
+    is_loopback,
+    make_ssl_context,
+)
+from mlcls_client.transport.contract import IMAGE, RESULT, STATUS, THRESHOLD_PARAMETER, Answer, read_answers
+from mlcls_client.transport.error_mapping import (
     error_from_status,
     is_closed_api,
     is_lost_shared_memory,
     mapped_errors,
     triton_status,
 )
-from mlcls_client.transport.request_context import NO_CONTEXT, RequestContext
-from mlcls_client.transport.retry import call_with_retries
+from mlcls_client.transport.request import NO_CONTEXT, RequestContext, call_with_retries
 from mlcls_client.transport.shared_memory import ServerRegion, SharedBlock
+
+DEFAULT_URLS: Final[dict[str, str]] = {"grpc": "localhost:8001", "http": "localhost:8000"}
+DEFAULT_TIMEOUT_S: Final = 30.0
+URL_VARIABLE: Final = "MLCLS_URL"
+
+_MAX_MESSAGE_BYTES: Final = 2**31 - 1
+_MAX_RECONNECT_BACKOFF_MS: Final = 1000
+# Triton counts in microseconds, and a day is as good as forever.
+_LONGEST_QUEUE_TIMEOUT_S: Final = 86_400.0
+
+_NO_OPTIONS: Final = ConnectionOptions()
 
 Answered = TypeVar("Answered")
 
-_NO_OPTIONS: Final = ConnectionOptions()
-_MAX_MESSAGE_BYTES: Final = 2**31 - 1
-_MAX_RECONNECT_BACKOFF_MS: Final = 1000
-# Triton counts in microseconds, and a day is as good as for ever.
-_LONGEST_QUEUE_TIMEOUT_S: Final = 86_400.0
+
+class Transport(Protocol):
+    """What `AsyncModel` needs from a connection to one ensemble on one server."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Address, protocol, model and time limit."""
+        ...
+
+    async def infer(
+        self, encoded_images: Sequence[bytes], threshold_json: str | None, context: RequestContext = NO_CONTEXT
+    ) -> list[Answer]:
+        """Send one request and return one answer per image, in order; cancelling cancels the request.
+
+        Args:
+            encoded_images: N image files, byte for byte; N is at most `max_batch_size()`.
+            threshold_json: JSON text of the request parameter `threshold`; None for the model's own threshold.
+            context: Id and trace of the request.
+
+        Raises:
+            InvalidRequestError: The server rejects the request, or no image in it is good.
+            MlclsClientError: Any other error in `mlcls_client.errors`.
+        """
+        ...
+
+    async def is_ready(self) -> bool:
+        """Return whether the model can answer now.
+
+        Raises:
+            ServerUnavailableError: Nothing answers at the address.
+        """
+        ...
+
+    async def max_batch_size(self) -> int | None:
+        """Return how many images one request may hold; None if the server does not tell its configuration.
+
+        Servers in production may close the model-configuration API (`--grpc-restricted-protocol`,
+        `--http-restricted-api`).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+        ...
 
 
 class TritonTransport(abc.ABC):
-    """What both protocols share: tritonclient's two modules have the same names and almost the same calls."""
+    """The common part of both protocols: tritonclient's two modules have the same names and almost the same calls."""
 
     def __init__(self, endpoint: Endpoint, options: ConnectionOptions, module_name: str) -> None:
         self.endpoint = endpoint
@@ -45,7 +108,7 @@ class TritonTransport(abc.ABC):
 
     @abc.abstractmethod
     def _open_client(self, tritonclient: Any) -> Any:
-        """Make tritonclient's client; it connects with the first call."""
+        """Make tritonclient's client, which connects on the first call."""
 
     @abc.abstractmethod
     async def ask_within(
@@ -54,20 +117,20 @@ class TritonTransport(abc.ABC):
         """Await a call of tritonclient with its arguments and the headers, for no longer than `left_s`.
 
         Args:
-            left_s: Time limit, seconds.
-            call: Of tritonclient's client.
+            left_s: Time limit, in seconds.
+            call: Method of tritonclient's client.
             args: Its arguments.
-            admin: Send the key of the closed APIs too.
+            admin: Also send the key of the closed APIs.
         """
 
     @abc.abstractmethod
     def _admin_headers(self) -> dict[str, str]: ...
 
     async def call(self, method: str, *args: Any, retries: int | None = None, admin: bool = False) -> Any:
-        """Make a call of tritonclient's client, with retries; `admin` sends the key of the closed APIs too.
+        """Make a call of tritonclient's client, with retries; `admin` also sends the key of the closed APIs.
 
         Raises:
-            MlclsClientError: Any of the tree in `mlcls_client.errors`.
+            MlclsClientError: Any error in `mlcls_client.errors`.
         """
 
         async def attempt(left_s: float) -> Any:
@@ -80,15 +143,15 @@ class TritonTransport(abc.ABC):
 
     @property
     def client(self) -> Any:
-        """The client of tritonclient; opened with the first call, because it belongs to the event loop of that call."""
+        """The client of tritonclient, opened on the first call, because it belongs to the event loop of that call."""
         if self._client is None:
-            # Imported here, because importing tritonclient takes longer than the whole rest of this package.
+            # Imported here, because importing tritonclient takes longer than the rest of this package.
             self._tritonclient: Any = importlib.import_module(self._module_name)
             self._client = self._open_client(self._tritonclient)
         return self._client
 
     def headers(self, admin: bool) -> dict[str, str] | None:
-        """Return the headers of one call; tritonclient adds to them, so each call has its own."""
+        """Return the headers of one call: a new dict, because tritonclient adds to it."""
         return {**self._options.headers, **(self._admin_headers() if admin else {})} or None
 
     async def infer(
@@ -109,15 +172,16 @@ class TritonTransport(abc.ABC):
         return read_answers(result, status, len(encoded_images))
 
     async def _check_that_server_is_up(self, error: Any, left_s: float) -> None:
-        """Tell a server that has no such model from one that has just begun to load its models.
+        """Distinguish a server without the model from one that is still loading its models.
 
         Raises:
-            ServerUnavailableError: The server is not ready yet, so that another try may find the model.
+            ServerUnavailableError: The server is not ready yet, so a retry may find the model.
         """
         if not await self.ask_within(left_s, self.client.is_server_ready):
             text = triton_status(error)[1]
             raise ServerUnavailableError(
-                f"expected {self.endpoint.subject} from {self.endpoint.server}, which is not ready yet: {text}",
+                f"Expected {self.endpoint.subject} from the {self.endpoint.server}, which is not ready yet: "
+                f"{end_sentence(text)}",
                 server_text=text,
             ) from error
 
@@ -136,7 +200,7 @@ class TritonTransport(abc.ABC):
             except triton_error as error:
                 if is_last or block is None or not is_lost_shared_memory(triton_status(error)[1]):
                     raise
-                # The server was restarted and knows the region no more.
+                # The server was restarted and no longer knows the region.
                 self._region.forget(block)
             finally:
                 if block is not None:
@@ -159,7 +223,7 @@ class TritonTransport(abc.ABC):
             image_input.set_shared_memory(block.region_name, block.size_bytes, block.offset)
         outputs = [self._tritonclient.InferRequestedOutput(name, **self._output_options) for name in (RESULT, STATUS)]
         parameters = None if threshold_json is None else {THRESHOLD_PARAMETER: threshold_json}
-        # Triton does not begin with what is not wanted any more by then.
+        # Triton drops a request that is still queued by then.
         timeout = max(1, int(min(left_s, _LONGEST_QUEUE_TIMEOUT_S) * 1e6))
 
         def infer(headers: dict[str, str] | None, **options: Any) -> Any:
@@ -201,8 +265,8 @@ class TritonTransport(abc.ABC):
         size = await call_with_retries(attempt, self._options.retries, self.endpoint.timeout_s)
         if size is not None and size < 1:
             raise ProtocolError(
-                f"expected model {self.endpoint.model_name!r} to take batches, its max_batch_size is {size}; "
-                "is this a model of `mlcls`?"
+                f"Expected model {self.endpoint.model_name!r} to take batches, got max_batch_size {size}; is this an "
+                "mlcls model?"
             )
         return size
 
@@ -229,14 +293,14 @@ class GrpcTransport(TritonTransport):
 
     def _open_client(self, tritonclient: Any) -> Any:
         channel_options = [
-            # tritonclient's own options, which giving any option replaces: messages as large as protobuf allows.
+            # tritonclient's own options, which any option would replace: messages as large as protobuf allows.
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            # gRPC's default grows to 120 s: a server that comes up late would be noticed minutes later.
+            # gRPC's default grows to 120 s: a server that starts late would be noticed minutes later.
             ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_BACKOFF_MS),
         ]
         if is_loopback(self.endpoint.url):
-            # gRPC sends even these to the environment's proxy, which has no way to this machine.
+            # gRPC would send even these to the environment's proxy, which cannot reach this machine.
             channel_options.append(("grpc.enable_http_proxy", 0))
         tls = {} if self._options.tls is None else {"ssl": True, **asdict(self._options.tls)}
         return tritonclient.InferenceServerClient(url=self.endpoint.url, channel_args=channel_options, **tls)
@@ -298,3 +362,45 @@ def _to_tensor(encoded_images: Sequence[bytes]) -> Any:
     for row, encoded_image in enumerate(encoded_images):
         images[row, 0] = encoded_image
     return images
+
+
+def open_transport(
+    model_name: str, url: str | None, protocol: str, timeout_s: float, options: ConnectionOptions = _NO_OPTIONS
+) -> TritonTransport:
+    """Make the transport of a protocol; nothing is sent yet.
+
+    Args:
+        model_name: The ensemble.
+        url: `host:port`; None for the environment variable MLCLS_URL, or the protocol's usual port on this machine.
+        protocol: `grpc` or `http`.
+        timeout_s: Time limit of one request with its retries, in seconds.
+        options: TLS, headers, retries, shared memory.
+
+    Raises:
+        InvalidRequestError: The protocol is unknown, the address has a scheme, or the time limit is not above 0.
+    """
+    if not model_name or not isinstance(model_name, str):
+        raise InvalidRequestError(f"Expected the name of a model, such as 'PP-LCNet_x1_0_ML', got {model_name!r}.")
+    return _open_transport(model_name, url, protocol, timeout_s, options)
+
+
+def open_server_transport(
+    url: str | None, protocol: str, timeout_s: float, options: ConnectionOptions = _NO_OPTIONS
+) -> TritonTransport:
+    """Make a transport for calls about the server itself; see `open_transport`."""
+    return _open_transport("", url, protocol, timeout_s, options)
+
+
+def _open_transport(
+    model_name: str, url: str | None, protocol: str, timeout_s: float, options: ConnectionOptions
+) -> TritonTransport:
+    if protocol not in DEFAULT_URLS:
+        raise InvalidRequestError(f"Expected protocol 'grpc' or 'http', got {protocol!r}.")
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s < math.inf:
+        raise InvalidRequestError(f"Expected a time limit above 0 s, got {timeout_s!r}.")
+    if url is None:
+        url = os.environ.get(URL_VARIABLE) or DEFAULT_URLS[protocol]
+    if "://" in url or ":" not in url:
+        raise InvalidRequestError(f"Expected an address of the form host:port, without a scheme, got {url!r}.")
+    endpoint = Endpoint(url=url, protocol=protocol, model_name=model_name, timeout_s=timeout_s)
+    return GrpcTransport(endpoint, options) if protocol == "grpc" else HttpTransport(endpoint, options)

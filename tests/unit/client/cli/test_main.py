@@ -1,4 +1,4 @@
-"""The `mlcls-client` command: what it prints where, and its exit codes."""
+"""The `mlcls-client` command: its output and exit codes."""
 
 import argparse
 import json
@@ -15,10 +15,9 @@ from threading import Thread
 import pytest
 from PIL import Image
 
-from mlcls_client.cli import server_arguments
 from mlcls_client.cli.main import main
+from mlcls_client.cli.output import LabelTable
 from mlcls_client.cli.predict import add_predict_arguments, run_predict
-from mlcls_client.cli.table import LabelTable
 from mlcls_client.errors import ServerUnavailableError
 from mlcls_client.testing import FakeServer
 
@@ -82,7 +81,7 @@ def test_json_lines(server: FakeServer, folder: Path, capsys: pytest.CaptureFixt
         "scores": [1.0],
         "label_names": ["red"],
     }
-    assert "there is none" in failed["error"]
+    assert "does not exist" in failed["error"]
     assert server.requests[-1][1] == '{"default": 0.9}'
 
 
@@ -164,7 +163,7 @@ def test_ssl(monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: ob
         given.update(options)
         raise ServerUnavailableError("no connection is made here")
 
-    monkeypatch.setattr(server_arguments, "create_model", create)
+    monkeypatch.setattr("mlcls_client.cli.arguments.create_model", create)
     assert main(["predict", NAME, "a.png", *arguments]) == 3
     assert given["ssl"] == expected
 
@@ -177,7 +176,7 @@ def test_a_bad_image_has_its_reason_on_standard_error(
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 5
     assert captured.out.count("(no result)") == 1
-    assert captured.err.startswith("mlcls-client: the server has no result for ")
+    assert captured.err.startswith("mlcls-client: The server has no result for ")
     assert "img3.png" in captured.err
 
 
@@ -193,7 +192,7 @@ def test_a_folder_that_cannot_be_written_fails_the_images(
     server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["predict", NAME, str(folder), "--url", server.url, "--save", str(folder / "img2.png")]) == 1
-    assert capsys.readouterr().err.count("cannot write") == 3
+    assert capsys.readouterr().err.count("Cannot write") == 3
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from mlcls_client.errors import (
 )
 from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
-from mlcls_client.transport.error_mapping import Endpoint, error_from_status
+from mlcls_client.transport.connection import Endpoint
+from mlcls_client.transport.error_mapping import error_from_status
 
 NAME = "ResNet50_ML"
 ENDPOINT = Endpoint("server:8001", "grpc", NAME, 30.0)
@@ -161,7 +162,7 @@ def test_nobody_at_the_http_address() -> None:
         url = f"127.0.0.1:{probe.getsockname()[1]}"
     with create_model(NAME, url=url, protocol="http", timeout_s=2) as model:
         assert not model.is_ready()
-        with pytest.raises(ServerUnavailableError, match="cannot reach"):
+        with pytest.raises(ServerUnavailableError, match="Cannot reach"):
             list(model.predict(png()))
 
 
@@ -189,7 +190,7 @@ def test_something_else_at_the_address(server: Any, answer: Any) -> None:
     server.answer = answer
     with (
         create_model(NAME, url=server.url, protocol="http", timeout_s=5) as model,
-        pytest.raises(ProtocolError, match="expected"),
+        pytest.raises(ProtocolError, match="Expected"),
     ):
         list(model.predict(png()))
 

@@ -1,4 +1,6 @@
-"""The served contract, as far as a client sees it: names of tensors, the threshold parameter, form of an answer."""
+"""The served contract as a client sees it: tensor names, the threshold parameter, the form of an answer."""
+
+from __future__ import annotations
 
 import json
 import math
@@ -24,11 +26,11 @@ Threshold: TypeAlias = float | Mapping[Any, float] | Sequence[float]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server says about one image.
+    """The server's answer for one image.
 
     Attributes:
         status: `OK`, or why this image has no result.
-        class_ids: Label numbers, by descending score; empty where the status is not `OK`.
+        class_ids: Label numbers, by descending score; empty if the status is not `OK`.
         scores: Their probabilities, 5 decimals.
         label_names: Their names.
     """
@@ -40,15 +42,15 @@ class Answer:
 
 
 def encode_threshold(threshold: Threshold | None) -> str | None:
-    """Write a threshold as the JSON text that travels as request parameter `threshold`.
+    """Return a threshold as JSON text for the request parameter `threshold`.
 
-    Only the form is looked at here; label names, class ids and lengths are the server's to judge.
+    Only the form is checked here; the server checks label names, class ids and lengths.
 
     Returns:
-        JSON text; None for None, which leaves the model's own threshold in force.
+        JSON text; None for None, which keeps the model's own threshold.
 
     Raises:
-        InvalidRequestError: Not a number, dict or list of finite numbers.
+        InvalidRequestError: It is not a number, dict or list of finite numbers.
     """
     if threshold is None:
         return None
@@ -69,7 +71,8 @@ def _threshold_key(key: object) -> str:
         key = key.item()
     if isinstance(key, bool) or not isinstance(key, int | str):
         raise InvalidRequestError(
-            f'a key of a threshold dict is "default", a class id or a label name, got {key!r} ({type(key).__name__})'
+            f'Expected "default", a class id or a label name as key of a threshold dict, got {key!r} '
+            f"({type(key).__name__})."
         )
     return str(key)
 
@@ -79,50 +82,50 @@ def _threshold_number(value: object) -> float:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidRequestError(
-            "a threshold is a finite number, a dict from label to number or a list with one number per label, "
-            f"got {value!r} ({type(value).__name__})"
+            "Expected a threshold to be a finite number, a dict from label to number or a list with one number per "
+            f"label, got {value!r} ({type(value).__name__})."
         )
     return value
 
 
 def read_answers(
-    result: "npt.NDArray[np.object_] | None", status: "npt.NDArray[np.object_] | None", count: int
+    result: npt.NDArray[np.object_] | None, status: npt.NDArray[np.object_] | None, count: int
 ) -> list[Answer]:
     """Read the outputs of one request.
 
     Args:
-        result: Output `result`, (N, 1) bytes, JSON; None where the response lacks it.
-        status: Output `status`, (N, 1) bytes; None where the response lacks it.
-        count: N, the number of images that were sent.
+        result: Output `result`, (N, 1) bytes, JSON; None if the response lacks it.
+        status: Output `status`, (N, 1) bytes; None if the response lacks it.
+        count: N, the number of images sent.
 
     Raises:
-        ProtocolError: An output is missing or is not of the contract.
+        ProtocolError: An output is missing or does not follow the contract.
     """
     results = _texts(result, RESULT, count)
     return [
-        _read_answer(state, text) if state == STATUS_OK else Answer(status=state or "no reason given")
+        _read_answer(state, text) if state == STATUS_OK else Answer(status=state or "no reason given.")
         for state, text in zip(_texts(status, STATUS, count), results, strict=True)
     ]
 
 
 def keep_top(answer: Answer, top_k: int | None) -> Answer:
-    """Return an answer with no more than its `top_k` best labels; None keeps all."""
+    """Return an answer with at most its `top_k` best labels; None keeps all."""
     if top_k is None or len(answer.class_ids) <= top_k:
         return answer
     return Answer(answer.status, answer.class_ids[:top_k], answer.scores[:top_k], answer.label_names[:top_k])
 
 
-def _texts(tensor: "npt.NDArray[np.object_] | None", name: str, count: int) -> list[str]:
+def _texts(tensor: npt.NDArray[np.object_] | None, name: str, count: int) -> list[str]:
     if tensor is None:
-        raise ProtocolError(f"expected output {name!r} in the response, it is not there; is this a model of `mlcls`?")
+        raise ProtocolError(f"Expected output {name!r} in the response, got none; is this an mlcls model?")
     if tensor.shape != (count, 1):
-        raise ProtocolError(f"expected output {name!r} with shape ({count}, 1), got {tensor.shape}")
+        raise ProtocolError(f"Expected output {name!r} with shape ({count}, 1), got {tensor.shape}.")
     texts = []
     for item in tensor.ravel().tolist():
         try:
             texts.append(item.decode("utf-8") if isinstance(item, bytes) else str(item))
         except UnicodeDecodeError as error:
-            raise ProtocolError(f"expected UTF-8 text in output {name!r}, got {item[:80]!r}") from error
+            raise ProtocolError(f"Expected UTF-8 text in output {name!r}, got {item[:80]!r}.") from error
     return texts
 
 
@@ -140,7 +143,7 @@ def _read_answer(status: str, text: str) -> Answer:
         well_formed = False
     if not well_formed:
         raise ProtocolError(
-            f"expected output {RESULT!r} to be JSON with the lists class_ids, scores and label_names of one length, "
-            f"got {text[:200]!r}"
+            f"Expected output {RESULT!r} to be JSON with the lists class_ids, scores and label_names of one length, "
+            f"got {text[:200]!r}."
         )
     return Answer(status, tuple(class_ids), tuple(float(score) for score in scores), tuple(names))

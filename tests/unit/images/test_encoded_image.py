@@ -10,20 +10,20 @@ from PIL import Image
 
 from image_samples import encode, write_samples
 from mlcls.errors import IMAGE_REASONS, ImageError
+from mlcls.images.decoding import strip_png_animation
+from mlcls.images.encoded_image import open_image
 from mlcls.images.formats import FORMATS, sniff_format
-from mlcls.images.header import read_image_header
-from mlcls.images.png import strip_png_animation
 
 EXPECTED = "image: expected the bytes of one JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file, got "
 
 
 def plain(format_name: str, mode: str = "RGB", **options: object) -> bytes:
-    """Encodes a picture of one color, height 23 and width 37."""
+    """Encode a picture of one color, height 23 and width 37."""
     return encode(Image.new(mode, (37, 23), 90 if mode == "L" else None), format_name, **options)
 
 
 def tiff(height: int, width: int, tile: int = 0, big: bool = False) -> bytes:
-    """A TIFF file of a directory alone."""
+    """Return a TIFF file that has only a directory."""
     tags = [(256, width), (257, height)] + ([(322, tile), (323, tile)] if tile else [])
     if big:
         entries = b"".join(struct.pack(">HHQQ", tag, 16, 1, value) for tag, value in tags)
@@ -35,9 +35,13 @@ def tiff(height: int, width: int, tile: int = 0, big: bool = False) -> bytes:
 def test_size_is_pillows_for_all_samples(tmp_path: Path) -> None:
     """Format and size."""
     for path in write_samples(tmp_path):
-        header = read_image_header(path.read_bytes())
-        with Image.open(path) as image:
-            assert (header.format.upper(), header.height, header.width) == (image.format, image.height, image.width)
+        image = open_image(path.read_bytes())
+        with Image.open(path) as expected:
+            assert (image.format.upper(), image.height, image.width) == (
+                expected.format,
+                expected.height,
+                expected.width,
+            )
 
 
 @pytest.mark.parametrize(
@@ -60,17 +64,17 @@ def test_size_is_pillows_for_all_samples(tmp_path: Path) -> None:
 def test_size_of_each_kind(name: str, data: bytes) -> None:
     """Every format, and the kinds of header that some have."""
     assert name in FORMATS
-    header = read_image_header(data)
-    assert (header.format, header.height, header.width) == (name, 23, 37)
+    image = open_image(data)
+    assert (image.format, image.height, image.width) == (name, 23, 37)
 
 
 def test_bmp_kinds() -> None:
     """A negative height, and the oldest header."""
     info = bytearray(plain("BMP"))
     struct.pack_into("<i", info, 22, -23)  # rows from the top down
-    assert read_image_header(bytes(info)).height == 23
+    assert open_image(bytes(info)).height == 23
     core = b"BM" + struct.pack("<IIIIHHHH", 32, 0, 26, 12, 37, 23, 1, 24) + bytes(6)
-    assert (read_image_header(core).height, read_image_header(core).width) == (23, 37)
+    assert (open_image(core).height, open_image(core).width) == (23, 37)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,7 @@ def test_bmp_kinds() -> None:
         (b"P6\n1 1\n255\n...", "PNM (14 bytes)"),
     ],
 )
-def test_what_is_no_image_is_named(data: bytes, text: str) -> None:
+def test_what_is_not_an_image_is_named(data: bytes, text: str) -> None:
     """With what it looks like and what to do."""
     with pytest.raises(ImageError) as raised:
         sniff_format(data)
@@ -141,13 +145,13 @@ PNG_START = plain("PNG")[:33]
         (tiff(10, 10, tile=16000), "its tiles of 16000 x 16000 are larger than the picture"),
         (b"MM\0+" + b"\xff" * 20, "its header is cut off"),
         (plain("GIF", mode="P")[:8], "its header is cut off"),
-        (plain("AVIF")[:60], "Pillow cannot read it; send the file again, or save it anew."),
+        (plain("AVIF")[:60], "Pillow cannot read it; send the file again, or save it again."),
     ],
 )
-def test_what_is_broken_is_told(data: bytes, text: str) -> None:
+def test_broken_files_are_described(data: bytes, text: str) -> None:
     """With what is wrong."""
     with pytest.raises(ImageError, match=r"image: expected a whole [A-Za-z]+ file, got") as raised:
-        read_image_header(data)
+        open_image(data)
     assert f"got {len(data)} bytes that are truncated or corrupt: {text}" in str(raised.value)
 
 
@@ -155,9 +159,9 @@ def test_strip_png_animation() -> None:
     """Nothing of the animation is left, and all else is."""
     still, other = Image.new("RGB", (37, 23)), Image.new("RGB", (37, 23), "red")
     data = encode(still, "PNG", save_all=True, append_images=[other])
-    assert read_image_header(data).animated
-    assert not read_image_header(encode(still, "PNG")).animated
-    assert strip_png_animation(data + b"more") == encode(still, "PNG")
+    assert open_image(data).still_chunks
+    assert not open_image(encode(still, "PNG")).still_chunks
+    assert strip_png_animation(open_image(data + b"more")) == encode(still, "PNG")
 
 
 @pytest.mark.parametrize(
@@ -179,6 +183,6 @@ def test_strip_png_animation() -> None:
 def test_reasons(data: bytes, reason: str) -> None:
     """One word of a closed set, for counting."""
     with pytest.raises(ImageError) as raised:
-        read_image_header(data)
+        open_image(data)
     assert raised.value.reason == reason
     assert reason in IMAGE_REASONS

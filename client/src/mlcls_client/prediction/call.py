@@ -1,7 +1,9 @@
-"""One `predict` call: what it was asked for, and how its batches are read, sent and answered.
+"""One `predict` call: its checked options, and how its batches are read, sent and answered.
 
-`Model` and `AsyncModel` differ in how they wait; what they wait for is here.
+`Model` and `AsyncModel` differ only in how they wait.
 """
+
+from __future__ import annotations
 
 import asyncio
 import io
@@ -10,25 +12,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
-from mlcls_client.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
+from mlcls_client.base.threads import ReaderThreads
 from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
 from mlcls_client.inputs.encoding import ArrayFormat, check_array_format
 from mlcls_client.inputs.fetch import FetchLimits
 from mlcls_client.inputs.sources import ImageSource
-from mlcls_client.reader_threads import ReaderThreads
+from mlcls_client.prediction.window import MemoryGate
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.base import Transport
-from mlcls_client.transport.request_context import RequestContext, begin_context
-from mlcls_client.window import MemoryGate
+from mlcls_client.transport.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
+from mlcls_client.transport.request import RequestContext, begin_context
+from mlcls_client.transport.transports import Transport
 
 OnError = Literal["raise", "yield", "skip"]
 
-# A step of the served ensemble queues 128 requests and refuses more; other clients want their share of them.
+# A step of the served ensemble queues 128 requests and refuses more; other clients need their share.
 MAX_CONCURRENCY: Final = 96
 _USUAL_CONCURRENCY: Final = 16
-# Requests wait for one another on the server within their time limit, so that large ones are fewer.
+# Requests wait for one another on the server within their time limit, so fewer large ones are sent at once.
 _USUAL_IMAGES_IN_FLIGHT: Final = 64
-# Batches under way for each request in flight: while one is slow, this many others are answered behind it.
+# Pending batches per request in flight: while one is slow, this many others are answered behind it.
 _WINDOW_PER_REQUEST: Final = 4
 _MAX_HELD_BYTES: Final = 64 * 2**20
 
@@ -37,17 +39,17 @@ logger = logging.getLogger("mlcls_client")
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """The arguments of `predict` but its input, checked.
+    """The checked arguments of `predict`, without its input.
 
     Attributes:
         batch_size: Images per request, at most.
-        threshold_json: As it travels; None for the model's own.
-        on_error: What becomes of an image without an answer.
+        threshold_json: The threshold as JSON text; None for the model's own.
+        on_error: What to do with an image without an answer.
         top_k: Labels per result, at most; None for all above the threshold.
         concurrency: Requests in flight, at most; None for the usual number.
-        fetch_limits: Of URLs.
-        array_format: How images that the client encodes travel.
-        context: What the requests have in common.
+        fetch_limits: Limits of fetching URLs.
+        array_format: Format of images that the client encodes.
+        context: Id prefix and trace, shared by all requests.
     """
 
     batch_size: int
@@ -70,18 +72,18 @@ def read_predict_options(
     array_format: ArrayFormat,
     request_id: str | None,
 ) -> PredictOptions:
-    """Check the arguments of `predict`, and note the span that is current where it is called.
+    """Check the arguments of `predict`, and note the current span.
 
     Raises:
         InvalidRequestError: An argument is not as described there.
     """
-    _check_count("a batch size", batch_size, None)
+    _check_count("batch_size", batch_size, None)
     if top_k is not None:
         _check_count("top_k", top_k, None)
     if concurrency is not None:
         _check_count("concurrency", concurrency, MAX_CONCURRENCY)
     if on_error not in get_args(OnError):
-        raise InvalidRequestError(f"expected on_error to be one of {get_args(OnError)}, got {on_error!r}")
+        raise InvalidRequestError(f"Expected on_error to be one of {get_args(OnError)}, got {on_error!r}.")
     check_array_format(array_format)
     threshold_json, context = encode_threshold(threshold), begin_context(request_id)
     return PredictOptions(batch_size, threshold_json, on_error, top_k, concurrency, fetch_limits, array_format, context)
@@ -90,12 +92,12 @@ def read_predict_options(
 def _check_count(name: str, number: object, highest: int | None) -> None:
     is_count = isinstance(number, int) and not isinstance(number, bool) and number >= 1
     if not is_count or (highest is not None and isinstance(number, int) and number > highest):
-        wanted = "of 1 or more" if highest is None else f"from 1 to {highest}"
-        raise InvalidRequestError(f"expected {name} {wanted}, got {number!r}")
+        wanted = "1 or more" if highest is None else f"from 1 to {highest}"
+        raise InvalidRequestError(f"Expected {name} to be {wanted}, got {number!r}.")
 
 
 class Prediction:
-    """The requests of one `predict` call. Its coroutines belong to one event loop."""
+    """The batches of one `predict` call. Its coroutines belong to one event loop."""
 
     def __init__(
         self, transport: Transport, readers: ReaderThreads, options: PredictOptions, max_batch_size: int
@@ -104,9 +106,9 @@ class Prediction:
 
         Args:
             transport: The connection.
-            readers: Where images are read.
-            options: What was asked for.
-            max_batch_size: What the server takes in one request.
+            readers: Threads that read images.
+            options: The checked arguments.
+            max_batch_size: How many images the server takes in one request.
         """
         self._readers = readers
         self._options = options
@@ -118,14 +120,14 @@ class Prediction:
         self._gate = MemoryGate(_MAX_HELD_BYTES)
 
     async def answer(self, number: int, batch: Sequence[ImageSource]) -> list[MultiLabelResult]:
-        """Read and send one batch; an image that cannot be read or is rejected costs only itself.
+        """Read and send one batch; an image that cannot be read or is rejected fails alone.
 
         Args:
-            number: Of the batch in this call, from 0.
+            number: Number of the batch in this call, from 0.
             batch: Its images.
 
         Raises:
-            MlclsClientError: The request failed, whatever its images are.
+            MlclsClientError: The request failed, for a reason other than its images.
         """
         async with self._slots:
             await self._gate.pass_through(number)
@@ -147,7 +149,7 @@ class Prediction:
         self._gate.release(number)
 
     def sort_out(self, results: Sequence[MultiLabelResult]) -> Iterator[MultiLabelResult]:
-        """Give the results that the caller is to see, as `on_error` says.
+        """Yield the results that the caller gets under `on_error`.
 
         Raises:
             InputError: An image cannot be read, and `on_error` is `raise`.
@@ -159,11 +161,11 @@ class Prediction:
             elif self._options.on_error == "raise":
                 raise result.error
             else:
-                logger.warning("skipped: %s", result.error)
+                logger.warning("Skipped: %s", result.error)
 
 
 class _Requests:
-    """The requests of one `predict` call: they share a threshold, so one accepted request vouches for it."""
+    """The requests of one `predict` call. They share a threshold, so one accepted request proves it valid."""
 
     def __init__(self, transport: Transport, threshold_json: str | None, context: RequestContext) -> None:
         self._transport = transport
@@ -187,14 +189,14 @@ class _Requests:
             raise
 
     async def ask(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:
-        """Return one answer per image, whatever becomes of the images.
+        """Return one answer per image, even if the server rejects some or all of them.
 
         Args:
             encoded_images: Image files.
-            name: Of the request among those of this call, for its id.
+            name: Name of the request within this call, for its id.
 
         Raises:
-            InvalidRequestError: The server refuses the request for another reason than its images.
+            InvalidRequestError: The server rejects the request for a reason other than its images.
         """
         try:
             answers = await self._infer(encoded_images, name)
@@ -202,7 +204,7 @@ class _Requests:
             await self._check_that_images_are_to_blame()
             if len(encoded_images) == 1:
                 return [Answer(status=error.server_text or error.args[0])]
-            # The one text of the refused request does not tell what is wrong with which image.
+            # The text of the rejected request does not tell which image is bad, and why.
             return [
                 answer
                 for index, image in enumerate(encoded_images)
@@ -212,9 +214,9 @@ class _Requests:
         return answers
 
     async def _check_that_images_are_to_blame(self) -> None:
-        """Find out what INVALID_ARGUMENT is about, which the served contract leaves open: the images or the request.
+        """Find out whether INVALID_ARGUMENT is about the images or the request, which the served contract leaves open.
 
-        A request with a good image and the same threshold is accepted if the images were bad.
+        If the images were bad, the server accepts a request with a good image and the same threshold.
         """
         async with self._probing:
             if not self._accepted:
@@ -243,7 +245,7 @@ def _make_result(source: ImageSource, image: bytes, answer: Answer, request_id: 
         if source.page_index is not None:
             name = f"page {source.page_index} of {name}"
         error = ImageRejectedError(
-            f"the server has no result for {name}: {answer.status}", input_path=source.input_path, reason=answer.status
+            f"The server has no result for {name}: {answer.status}", input_path=source.input_path, reason=answer.status
         )
         error.request_id = request_id
         return _failed_result(source, error)

@@ -1,4 +1,4 @@
-"""Every figure against scikit-learn and against a straightforward implementation."""
+"""Every metric compared with scikit-learn and with a straightforward implementation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 
 from mlcls.engines.runners import Scores
 from mlcls.errors import DatasetError
-from mlcls.evaluation.figures import Figures, compute_figures
+from mlcls.evaluation.metrics import Metrics, compute_metrics
 from mlcls.model.metrics import average_precision, mean_average_precision
 
 LABELS = tuple(f"label {index}" for index in range(6))
@@ -81,7 +81,7 @@ def test_ties_keep_the_order_of_the_images() -> None:
 def test_against_scikit_learn(seed: int, ties: bool) -> None:
     scores, targets = make_data(seed, ties=ties)
     predicted = scores > np.array(THRESHOLDS, np.float32)
-    metrics = compute_figures(scores, targets, LABELS, THRESHOLDS).metrics
+    metrics = compute_metrics(scores, targets, LABELS, THRESHOLDS).overall
     for average, names in (("macro", ("CP", "CR")), ("micro", ("OP", "OR", "OF1"))):
         expected = precision_recall_fscore_support(targets, predicted, average=average, zero_division=0)
         assert [metrics[name] for name in names] == pytest.approx(expected[: len(names)], abs=1e-12)
@@ -89,7 +89,7 @@ def test_against_scikit_learn(seed: int, ties: bool) -> None:
     if not ties:  # scikit-learn takes equal scores together
         expected_map = average_precision_score(targets, scores, average="macro")
         assert metrics["MultiLabelMAP"] == pytest.approx(expected_map, abs=1e-12)
-    rows = compute_figures(scores, targets, LABELS, THRESHOLDS).per_class
+    rows = compute_metrics(scores, targets, LABELS, THRESHOLDS).per_class
     for values, name in zip(
         precision_recall_fscore_support(targets, predicted, zero_division=0),
         ("precision", "recall", "f1", "positives"),
@@ -99,43 +99,43 @@ def test_against_scikit_learn(seed: int, ties: bool) -> None:
 
 
 def test_label_that_no_image_has() -> None:
-    """It counts for no mean over labels; what is predicted of it is wrong."""
+    """It counts for no mean over labels, and every prediction of it is wrong."""
     scores, targets = make_data(7)
     targets[:, 2] = False
     others = [0, 1, 3, 4, 5]
-    figures = compute_figures(scores, targets, LABELS, THRESHOLDS)
-    alone = compute_figures(
+    metrics = compute_metrics(scores, targets, LABELS, THRESHOLDS)
+    alone = compute_metrics(
         scores[:, others], targets[:, others], [LABELS[i] for i in others], [THRESHOLDS[i] for i in others]
     )
     for name in ("MultiLabelMAP", "MultiLabelMAP_11point", "CP", "CR", "CF1", "OR"):
-        assert figures.metrics[name] == alone.metrics[name]
-    assert figures.metrics["OP"] < alone.metrics["OP"]
-    assert figures.not_counted == ("label 2",)
-    row = figures.per_class[2].to_dict()
+        assert metrics.overall[name] == alone.overall[name]
+    assert metrics.overall["OP"] < alone.overall["OP"]
+    assert metrics.not_counted == ("label 2",)
+    row = metrics.per_class[2].to_dict()
     missing = ("average_precision", "average_precision_11point", "recall", "f1")
     assert [row[name] for name in missing] == [None] * 4
     json.dumps(row, allow_nan=False)
 
 
 def test_threshold_is_strict() -> None:
-    """In float32, as where labels are selected."""
+    """In float32, as when labels are selected."""
     scores = np.array([[0.3], [0.30000004]], np.float32)
-    figures = compute_figures(scores, np.array([[True], [True]]), ["one"], [0.3])
-    assert (figures.per_class[0].predicted, figures.per_class[0].correct) == (1, 1)
+    metrics = compute_metrics(scores, np.array([[True], [True]]), ["one"], [0.3])
+    assert (metrics.per_class[0].predicted, metrics.per_class[0].correct) == (1, 1)
 
 
 def test_nothing_predicted() -> None:
-    figures = compute_figures(np.zeros((3, 2), np.float32), np.ones((3, 2), np.bool_), ["a", "b"], [0.5, 0.5])
-    assert [figures.metrics[name] for name in ("CP", "CR", "CF1", "OP", "OR", "OF1")] == [0] * 6
-    assert figures.metrics["MultiLabelMAP"] == 1
+    metrics = compute_metrics(np.zeros((3, 2), np.float32), np.ones((3, 2), np.bool_), ["a", "b"], [0.5, 0.5])
+    assert [metrics.overall[name] for name in ("CP", "CR", "CF1", "OP", "OR", "OF1")] == [0] * 6
+    assert metrics.overall["MultiLabelMAP"] == 1
 
 
 def test_no_image_with_a_label() -> None:
     with pytest.raises(DatasetError, match="Expected images with labels"):
-        compute_figures(np.zeros((3, 2), np.float32), np.zeros((3, 2), np.bool_), ["a", "b"], [0.5, 0.5])
+        compute_metrics(np.zeros((3, 2), np.float32), np.zeros((3, 2), np.bool_), ["a", "b"], [0.5, 0.5])
 
 
 def test_worst_labels() -> None:
-    figures: Figures = compute_figures(*make_data(3), LABELS, THRESHOLDS)
-    worst = figures.worst(2)
-    assert [row.average_precision for row in worst] == sorted(row.average_precision for row in figures.per_class)[:2]
+    metrics: Metrics = compute_metrics(*make_data(3), LABELS, THRESHOLDS)
+    worst = metrics.worst(2)
+    assert [row.average_precision for row in worst] == sorted(row.average_precision for row in metrics.per_class)[:2]

@@ -1,14 +1,15 @@
-"""What a server says about itself: which models it has, and whether it is live and ready."""
+"""`list_models` and `read_health`: which models a server has, and whether it is live and ready."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mlcls_client.base.threads import shared_loop
 from mlcls_client.errors import ModelNotFoundError, ServerError
-from mlcls_client.loop_thread import shared_loop
-from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, open_server_transport
 from mlcls_client.transport.connection import DEFAULT_RETRIES, ConnectionOptions, Ssl, read_connection_options
-from mlcls_client.transport.triton import TritonTransport
+from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S, TritonTransport, open_server_transport
 
 # An ensemble of the served contract and its steps, by name.
 _STEPS: Final = ("_preprocess", "_engine", "_postprocess")
@@ -19,9 +20,9 @@ class ServedModel:
     """One model of a server.
 
     Attributes:
-        name: What `create_model` takes.
-        version: E.g. `1`; empty where none is loaded.
-        state: `READY`, or what the server says instead, e.g. `UNAVAILABLE: unloaded`.
+        name: The name for `create_model`.
+        version: Version, e.g. `1`; empty if none is loaded.
+        state: `READY`, or the server's own text, e.g. `UNAVAILABLE: unloaded`.
 
     Examples:
         >>> [model.name for model in list_models(url=server.url) if model.state == "READY"]
@@ -35,14 +36,14 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ServerHealth:
-    """How a server is.
+    """The state of a server.
 
     Attributes:
-        live: It answers.
-        ready: It can answer predictions.
-        name: Of the server, `triton`.
-        version: Of the server.
-        models: Whether each model that was asked about is ready.
+        live: Whether it answers.
+        ready: Whether it can answer predictions.
+        name: Name of the server, `triton`.
+        version: Version of the server.
+        models: Whether each requested model is ready.
 
     Examples:
         >>> health = read_health(url=server.url)
@@ -71,14 +72,14 @@ def list_models(
 ) -> list[ServedModel]:
     """List the models of a server, by name.
 
-    The model-repository API tells them all, and `mlcls serve` closes it: with `admin_key` it is asked. Where it is
-    closed, the statistics API tells those that are loaded.
+    The model-repository API lists all models. `mlcls serve` closes it to clients without `admin_key`; then the
+    statistics API lists those that are loaded.
 
     Args:
-        url: As for `create_model`, like the arguments that are not here.
+        url: As for `create_model`.
         protocol: As for `create_model`.
         timeout_s: As for `create_model`.
-        with_steps: List every model of the server, also the steps of ensembles and what is not of `mlcls`.
+        with_steps: List every model of the server, including the steps of ensembles and models not made by mlcls.
         ssl: As for `create_model`.
         headers: As for `create_model`.
         api_key: As for `create_model`.
@@ -86,7 +87,7 @@ def list_models(
         admin_key: As for `create_model`.
 
     Raises:
-        ServerError: The server keeps both APIs closed.
+        ServerError: Both APIs are closed.
         MlclsClientError: As for `Model.predict`.
 
     Examples:
@@ -109,13 +110,13 @@ def read_health(
     api_key: str | None = None,
     retries: int = DEFAULT_RETRIES,
 ) -> ServerHealth:
-    """Ask a server how it is.
+    """Return the state of a server.
 
     Args:
-        url: As for `create_model`, like the arguments that are not here.
+        url: As for `create_model`.
         protocol: As for `create_model`.
         timeout_s: As for `create_model`.
-        models: Names of models to ask about too.
+        models: Names of models to check as well.
         ssl: As for `create_model`.
         headers: As for `create_model`.
         api_key: As for `create_model`.
@@ -187,7 +188,7 @@ def _read_index_entry(entry: Any) -> ServedModel:
 
 
 def _field(message: Any, name: str, default: Any = "") -> Any:
-    """Return a field of what gRPC (a message) or HTTP (a dict) answered."""
+    """Return a field of an answer over gRPC (a message) or HTTP (a dict)."""
     return message.get(name, default) if isinstance(message, dict) else getattr(message, name)
 
 

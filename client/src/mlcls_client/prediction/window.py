@@ -1,4 +1,6 @@
-"""Which batches of a prediction are under way: a bounded stretch of the input, answered in its order."""
+"""The pending batches of a prediction: a bounded window of the input, answered in order."""
+
+from __future__ import annotations
 
 import asyncio
 from collections import deque
@@ -10,14 +12,14 @@ from mlcls_client.inputs.sources import ImageSource
 
 
 class Pending(Protocol):
-    """What `Window` needs of the futures of asyncio and of threads."""
+    """What `Window` needs from the futures of asyncio and of threads."""
 
     def done(self) -> bool:
-        """Tell whether there is an answer."""
+        """Return whether there is an answer."""
         ...
 
     def cancel(self) -> Any:
-        """Stop what leads to the answer."""
+        """Stop the work on the answer."""
         ...
 
 
@@ -27,18 +29,18 @@ PendingBatch = TypeVar("PendingBatch", bound=Pending)
 class Window(Generic[PendingBatch]):
     """The batches between the input and the results that were taken.
 
-    For each result that is taken, one batch is read from the input; more than one while the next result is not there
-    anyway, until `limit` batches are under way. So the window fills up when the server is the slow one, and an input
-    that is slow itself (a camera) holds back an answer for as long as one batch takes to come, and no longer.
+    For each result that is taken, one batch is read from the input. More are read as long as the next result is not
+    there, until `limit` batches are pending. So the window fills up if the server is slow, and a slow input (a camera)
+    never delays an answer by more than one batch.
     """
 
     def __init__(self, sources: Iterator[ImageSource], batch_size: int, limit: int) -> None:
         """Make an empty window.
 
         Args:
-            sources: The input; errors that it raises come after the results of what it gave before.
+            sources: The input. Its errors are raised after the results of everything before them.
             batch_size: Images per batch.
-            limit: Batches under way, at most: waiting, sent, or answered and not yet taken.
+            limit: Pending batches, at most: waiting, sent, or answered and not yet taken.
         """
         self._sources = sources
         self._batch_size = batch_size
@@ -49,17 +51,17 @@ class Window(Generic[PendingBatch]):
         self._error: Exception | None = None
 
     def has_room(self) -> bool:
-        """Tell whether the next batch is to be read and added."""
+        """Return whether to read and add the next batch."""
         if self._exhausted:
             return False
         return self._owes_batch or (len(self._pending) < self._limit and not self._pending[0].done())
 
     def read_batch(self) -> list[ImageSource]:
-        """Take a batch from the input; an empty one at its end. It may block as long as the input does."""
+        """Read a batch from the input, an empty one at its end. This may block as long as the input does."""
         batch: list[ImageSource] = []
         try:
             for source in islice(self._sources, self._batch_size):
-                batch.append(source)  # one by one: what came before an error stays
+                batch.append(source)  # one by one, to keep what came before an error
         except Exception as error:
             self._error = error
         self._owes_batch = False
@@ -71,10 +73,10 @@ class Window(Generic[PendingBatch]):
         self._pending.append(pending)
 
     def take_first(self) -> PendingBatch | None:
-        """Remove and return the first batch; None where all are answered and the input is at its end.
+        """Remove and return the first batch; None if all are answered and the input is at its end.
 
         Raises:
-            Exception: What the input raised.
+            Exception: The input raised it.
         """
         if self._pending:
             self._owes_batch = True
@@ -84,23 +86,23 @@ class Window(Generic[PendingBatch]):
         return None
 
     def cancel(self) -> None:
-        """Stop all that is under way."""
+        """Cancel all pending batches."""
         while self._pending:
             self._pending.pop().cancel()
 
 
 class MemoryGate:
-    """Holds back the reading of images while those that were read and not taken are large; for one event loop."""
+    """A pause of reading while images that were read and not yet taken hold too much memory; for one event loop."""
 
     def __init__(self, limit_bytes: int) -> None:
-        """Make a gate that is open while less than `limit_bytes` are held."""
+        """Make a gate that is open while images hold less than `limit_bytes`."""
         self._limit_bytes = limit_bytes
         self._held_bytes: dict[int, int] = {}
         self._first = 0
         self._changed = asyncio.Event()
 
     async def pass_through(self, number: int) -> None:
-        """Wait until batch `number` may be read; the batch that is to be taken next never waits."""
+        """Wait until batch `number` may be read. The batch that will be taken next never waits."""
         while number > self._first and sum(self._held_bytes.values()) >= self._limit_bytes:
             await self._changed.wait()
 

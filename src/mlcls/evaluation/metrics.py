@@ -1,4 +1,4 @@
-"""The figures of an evaluation, of all labels together and of each."""
+"""The metrics of an evaluation: of each label, and of all together."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mlcls.model.metrics import average_precision
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelFigures:
-    """One label's figures, 0 to 1.
+class LabelMetrics:
+    """One label's metrics, from 0 to 1.
 
     Attributes:
         class_id: Its class id.
         label: Its name.
-        threshold: It is predicted where its score is strictly greater.
-        positives: Images that have it.
+        threshold: The label is predicted if its score is strictly greater.
+        positives: Images that have the label.
         predicted: Images that it is predicted for.
-        correct: Images of both kinds.
-        average_precision: `integral`; NaN where no image has it.
-        average_precision_11point: `11point`; NaN where no image has it.
+        correct: Images that have it and that it is predicted for.
+        average_precision: `integral`; NaN if no image has the label.
+        average_precision_11point: `11point`; NaN if no image has the label.
     """
 
     class_id: int
@@ -41,47 +41,47 @@ class LabelFigures:
 
     @property
     def precision(self) -> float:
-        """Share of the predictions that are correct; 0 where there are none."""
+        """Share of the predictions that are correct; 0 if there are none."""
         return _ratio(self.correct, self.predicted)
 
     @property
     def recall(self) -> float:
-        """Share of the images that have the label for which it is predicted; NaN where no image has it."""
+        """Share of the images with the label for which it is predicted; NaN if no image has it."""
         return _ratio(self.correct, self.positives) if self.positives else math.nan
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; NaN where no image has the label."""
+        """Harmonic mean of precision and recall; NaN if no image has the label."""
         return _ratio(2 * self.correct, self.predicted + self.positives) if self.positives else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form; null for a figure that there is not."""
+        """Return the JSON form; NaN becomes null."""
         values = {**dataclasses.asdict(self), "precision": self.precision, "recall": self.recall, "f1": self.f1}
         return {name: None if value != value else value for name, value in values.items()}
 
 
 # Columns of `per_class.csv`, and keys of `per_class` in a result file.
 LABEL_COLUMNS: Final = (
-    *(field.name for field in dataclasses.fields(LabelFigures)),
+    *(field.name for field in dataclasses.fields(LabelMetrics)),
     *("precision", "recall", "f1"),
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
-    """The figures of a model on a dataset.
+class Metrics:
+    """The metrics of a model on a dataset.
 
-    Means over labels (mAP, CP, CR) count the labels that some image has. Sums over images and labels (OP, OR) count
-    all: a label that no image has can still be predicted, and then wrongly.
+    Means over labels (mAP, CP, CR) count only labels that some image has. Sums over images and labels (OP, OR) count
+    all labels: one that no image has can still be predicted, wrongly.
 
     Attributes:
-        per_class: By class id.
+        per_class: Each label's metrics, by class id.
     """
 
-    per_class: tuple[LabelFigures, ...]
+    per_class: tuple[LabelMetrics, ...]
 
     @property
-    def counted(self) -> tuple[LabelFigures, ...]:
+    def counted(self) -> tuple[LabelMetrics, ...]:
         """The labels that some image has."""
         return tuple(row for row in self.per_class if row.positives)
 
@@ -91,12 +91,11 @@ class Figures:
         return tuple(row.label for row in self.per_class if not row.positives)
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """All figures by the names that result files give them.
+    def overall(self) -> dict[str, float]:
+        """All labels' metrics by their names in result files.
 
-        `MultiLabelMAP` and `MultiLabelMAP_11point` as PaddleClas defines them, but from 0 to 1; precision, recall and
-        F1, the mean over labels (`CP`, `CR`, `CF1`, the last one of the two means) and over all decisions (`OP`, `OR`,
-        `OF1`).
+        `MultiLabelMAP` and `MultiLabelMAP_11point` as PaddleClas defines them, but from 0 to 1. Precision, recall and
+        F1: means over labels (`CP`, `CR`, and `CF1` of these two means), and over all decisions (`OP`, `OR`, `OF1`).
         """
         counted = self.counted
         cp, cr = (float(np.mean([getattr(row, name) for row in counted])) for name in ("precision", "recall"))
@@ -114,15 +113,15 @@ class Figures:
             "OF1": _ratio(2 * correct, predicted + positives),
         }
 
-    def worst(self, count: int) -> tuple[LabelFigures, ...]:
-        """Return the labels of the lowest average precision, the worst first; equal ones by class id."""
+    def worst(self, count: int) -> tuple[LabelMetrics, ...]:
+        """Return the labels with the lowest average precision, the worst first; equal ones by class id."""
         return tuple(sorted(self.counted, key=lambda row: row.average_precision)[:count])
 
 
-def compute_figures(
+def compute_metrics(
     scores: Scores, targets: npt.NDArray[np.bool_], labels: Sequence[str], thresholds: Sequence[float]
-) -> Figures:
-    """Compute all figures.
+) -> Metrics:
+    """Compute all metrics.
 
     Args:
         scores: (N, num_labels) float32.
@@ -134,14 +133,14 @@ def compute_figures(
         DatasetError: No image has any label.
     """
     if not targets.any():
-        raise DatasetError("Expected images with labels, got none with any; nothing can be measured on them.")
+        raise DatasetError("Expected images with labels, got only images without any; metrics need labels.")
     limits = np.asarray(thresholds, np.float32)  # compared as select_labels compares
     rows = []
     for index, (label, limit) in enumerate(zip(labels, limits, strict=True)):
         column, target = scores[:, index], targets[:, index]
         is_predicted = column > limit
         rows.append(
-            LabelFigures(
+            LabelMetrics(
                 class_id=index,
                 label=label,
                 threshold=float(thresholds[index]),
@@ -152,7 +151,7 @@ def compute_figures(
                 average_precision_11point=average_precision(column, target, "11point"),
             )
         )
-    return Figures(tuple(rows))
+    return Metrics(tuple(rows))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -148,7 +148,7 @@ def test_what_the_input_raises_comes_after_the_results_before_it(server: FakeSer
             for result in results:
                 numbers.append(number_of(result))
         assert numbers == [0, 1, 2, 3, 4]
-        with pytest.raises(InputError, match="expected a path"):
+        with pytest.raises(InputError, match="Expected a path"):
             list(model.predict([shade(0), 3.5]))  # type: ignore[list-item]
 
 
@@ -201,7 +201,7 @@ def test_closing_during_the_wait_for_an_answer_ends_the_wait(server: FakeServer)
 
 
 def test_images_that_are_read_ahead_are_bounded_in_bytes(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlcls_client.prediction._MAX_HELD_BYTES", 3_000_000)
+    monkeypatch.setattr("mlcls_client.prediction.call._MAX_HELD_BYTES", 3_000_000)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8))
     buffer = io.BytesIO()
     image.save(buffer, format="BMP")
@@ -257,7 +257,7 @@ def test_top_k(server: FakeServer, top_k: int | None, expected: list[str]) -> No
         assert len(result.class_ids) == len(result.scores) == len(expected)
         (result,) = model.predict(array, threshold=0.1, top_k=top_k)
         assert result.label_names == ["red"], "labels below the threshold do not fill up the number"
-        with pytest.raises(InvalidRequestError, match="top_k of 1 or more"):
+        with pytest.raises(InvalidRequestError, match="top_k to be 1 or more"):
             model.predict(array, top_k=0)
 
 
@@ -268,7 +268,7 @@ def test_arrays_travel_as_the_caller_chooses(server: FakeServer, array_format: A
     image = Image.fromarray(np.ascontiguousarray(array[:, :, ::-1])).convert("RGBA")
     with create_model(NAME, url=server.url) as model:
         assert len(list(model.predict([array, image], array_format=array_format))) == 2
-        with pytest.raises(InvalidRequestError, match="expected array_format"):
+        with pytest.raises(InvalidRequestError, match="Expected array_format"):
             model.predict(array, array_format="bmp")  # type: ignore[arg-type]
     for images, _ in server.requests:
         assert images[0].startswith(signature)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client.cli import progress
+from mlcls_client.cli import terminal
 from mlcls_client.cli.main import main
 from mlcls_client.testing import FakeServer
 
@@ -75,7 +75,7 @@ def test_lists_of_inputs(server: FakeServer, photos: list[Path], tmp_path: Path)
     assert run(server, "predict", NAME, "@-", "-").returncode == 2
     done = run(server, "predict", NAME, "@missing.txt")
     assert done.returncode == 2
-    assert b"cannot read the list 'missing.txt'" in done.stderr
+    assert b"Cannot read the list 'missing.txt'" in done.stderr
 
 
 def test_a_list_is_answered_as_it_comes(server: FakeServer, photos: list[Path]) -> None:
@@ -127,7 +127,7 @@ def test_top_k_and_concurrency(server: FakeServer, photos: list[Path], capsys: p
     assert main(["predict", NAME, str(photos[0]), "--top-k", "1", "--concurrency", "2", *where]) == 0
     assert json.loads(capsys.readouterr().out)["label_names"] == ["red"]
     assert main(["predict", NAME, str(photos[0]), "--concurrency", "97", *where]) == 2
-    assert "concurrency from 1 to 96" in capsys.readouterr().err
+    assert "concurrency to be from 1 to 96" in capsys.readouterr().err
     assert main(["predict", NAME, str(photos[0]), "--top-k", "0", *where]) == 2
 
 
@@ -137,7 +137,7 @@ def test_request_ids(server: FakeServer, photos: list[Path], capsys: pytest.Capt
     assert sorted(server.request_ids) == [f"job-17-{index}" for index in range(len(photos))]
     capsys.readouterr()
     assert main(["predict", NAME, str(photos[0]), "--request-id", "job 17", "--url", server.url]) == 2
-    assert "expected request_id to be 1 to 100 printable ASCII characters" in capsys.readouterr().err
+    assert "Expected request_id to be 1 to 100 printable ASCII characters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("fail", [False, True])
@@ -229,11 +229,11 @@ def test_without_tqdm_there_is_no_bar(
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("mlcls_client.cli.progress.importlib.import_module", missing)
+    monkeypatch.setattr("mlcls_client.cli.terminal.importlib.import_module", missing)
     with pytest.raises(Exception, match=r"needs tqdm, .* pip install 'mlcls-client\[progress\]'"):
-        progress.ProgressBar(True, lambda: None)
+        terminal.ProgressBar(True, lambda: None)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress.ProgressBar(None, lambda: None) as bar, bar.pause():
+    with terminal.ProgressBar(None, lambda: None) as bar, bar.pause():
         bar.advance()
 
 

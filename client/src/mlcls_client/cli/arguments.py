@@ -1,28 +1,29 @@
-"""The arguments of the `mlcls-client` command that say which server to ask, and how."""
+"""Arguments that the subcommands of `mlcls-client` share: which server to ask, and how."""
+
+from __future__ import annotations
 
 import argparse
 import os
 from typing import Any, Final
 
-from mlcls_client.cli.terminal import parse_seconds
 from mlcls_client.errors import InvalidRequestError
 from mlcls_client.model import Model, create_model
-from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
+from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
 
 API_KEY_VARIABLE: Final = "MLCLS_API_KEY"
 ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the arguments that `open_model` reads."""
+    """Add the arguments that `open_model` reads to a parser."""
     parser.add_argument(
         "--url",
         metavar="HOST:PORT",
-        help=f"address of the server (default: the environment variable {URL_VARIABLE}, or {DEFAULT_URLS['grpc']}, "
+        help=f"address of the server (default: the environment variable {URL_VARIABLE}, or {DEFAULT_URLS['grpc']}; "
         f"with --protocol http {DEFAULT_URLS['http']})",
     )
     parser.add_argument(
-        "--protocol", choices=list(DEFAULT_URLS), default="grpc", help="how to ask (default: %(default)s)"
+        "--protocol", choices=list(DEFAULT_URLS), default="grpc", help="protocol (default: %(default)s)"
     )
     parser.add_argument("--ssl", action="store_true", help="encrypt the connection (TLS)")
     for name, meaning in (
@@ -36,7 +37,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="'NAME: VALUE'",
-        help="send this header with every request; may be given several times",
+        help="send this header with every request; repeatable",
     )
     parser.add_argument(
         "--api-key",
@@ -47,31 +48,31 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--admin-key",
         metavar="KEY",
-        help="the key of the APIs that `mlcls serve` closes, shared memory and the list of all models "
+        help="key of the APIs that `mlcls serve` closes: shared memory and the list of all models "
         f"(default: the environment variable {ADMIN_KEY_VARIABLE})",
     )
     parser.add_argument(
         "--shared-memory",
         action="store_true",
-        help="hand images over in memory, where the server is on this machine and allows it",
+        help="pass images through shared memory; the server must be on this machine and allow it",
     )
 
 
 def add_request_arguments(parser: argparse.ArgumentParser, default_retries: int) -> None:
-    """Give a parser `--timeout` and `--retries`."""
+    """Add `--timeout` and `--retries` to a parser."""
     parser.add_argument(
         "--timeout",
         type=parse_seconds,
         default=DEFAULT_TIMEOUT_S,
         metavar="S",
-        help="time limit of one request with its retries, seconds (default: %(default)g)",
+        help="time limit of one request with its retries, in seconds (default: %(default)g)",
     )
     parser.add_argument(
         "--retries",
         type=int,
         default=default_retries,
         metavar="N",
-        help="further tries when the server is unreachable, within --timeout (default: %(default)s)",
+        help="how often to retry if the server is unreachable, within --timeout (default: %(default)s)",
     )
 
 
@@ -93,7 +94,7 @@ def open_model(args: argparse.Namespace, timeout_s: float, retries: int = 0) -> 
 
 
 def read_server_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what `create_model` and `list_models` take in common, but for the address.
+    """Return the arguments that `create_model` and `list_models` share, except the address.
 
     Raises:
         InvalidRequestError: A header is not as described.
@@ -122,9 +123,25 @@ def _read_headers(texts: list[str]) -> dict[str, str]:
         name, colon, value = text.partition(":")
         name = name.strip().lower()
         if not colon:
-            # The text may be a secret that was given without its name.
-            raise InvalidRequestError("expected --header 'NAME: VALUE', got a text without a colon")
+            # The text may be a secret without its name.
+            raise InvalidRequestError("Expected --header 'NAME: VALUE', got a text without a colon.")
         if name in headers:
-            raise InvalidRequestError(f"expected each --header once, got {name!r} twice")
+            raise InvalidRequestError(f"Expected each --header once, got {name!r} twice.")
         headers[name] = value.strip()
     return headers
+
+
+def parse_count(text: str) -> int:
+    """Read a number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return number
+
+
+def parse_seconds(text: str) -> float:
+    """Read a time above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
+    return number
