@@ -11,7 +11,6 @@ from mlcls.model.spec import ImageTransform, ModelSpec
 from official_models import WORKER_INPUT, OfficialModels, start_preparation
 from served_models import ParityRow
 
-_SIGNALLED = ("test_training_checkpoints.py", "test_tensorrt_build.py", "test_training.py")
 _OFFICIAL_MODELS = pytest.StashKey[OfficialModels]()
 
 
@@ -37,8 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "integration" not in item.path.parts)  # long files first, so that workers end alike
     late = {item.path for item in items if _needs_official_models(item)}
     items.sort(key=lambda item: item.path in late)  # last, so that the models are ready by then
-    # first those that send themselves signals: after tests that predict with Paddle this has ended in a segfault
-    items.sort(key=lambda item: item.path.name not in _SIGNALLED)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

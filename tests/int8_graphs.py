@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from mlcls.conversion import onnx_edits as onnx_graph
+from mlcls.conversion import onnx_edits
 from mlcls.model.spec import ImageTransform, ModelSpec
 from onnx_graphs import make_model, run
 
@@ -76,8 +76,8 @@ def make_served(spec: ModelSpec, scale: float = 1.0) -> onnx.ModelProto:
         helper.make_node("Mul", ["centered", "scale"], ["logits"], "scale"),
     ]
     model = make_model(nodes, {"x": ("N", 3, *SIZE)}, {"logits": ("N", NUM_LABELS)}, weights)
-    onnx_graph.prepend_normalization(model, spec)
-    onnx_graph.set_batch_dimension(model, "batch")
+    onnx_edits.prepend_normalization(model, spec)
+    onnx_edits.set_batch_dimension(model, "batch")
     # the logits of different images must differ, each label's around 0
     rows = run(model, pixels=make_pixels(64, seed=9))
     constants = {"mean": rows.mean(0, keepdims=True), "scale": 3.0 * scale / rows.std(0, keepdims=True)}

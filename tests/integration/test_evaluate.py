@@ -211,9 +211,12 @@ def test_mode(trained: TrainSettings, tmp_path: Path, capsys: pytest.CaptureFixt
     ("override", "text"),
     [
         ("Evaluate.weight_path=null", "Evaluate.weight_path: expected a .pdparams file or its URL, got none"),
-        ("Evaluate.weight_path=none.pdparams", "Evaluate.weight_path: expected a .pdparams file or its URL, no such"),
+        (
+            "Evaluate.weight_path=none.pdparams",
+            "Evaluate.weight_path: expected a .pdparams file or its URL, got 'none.pdparams', which does not exist",
+        ),
         ("Evaluate.log_interval=0", "Evaluate.log_interval: expected an integer of at least 1, got 0"),
-        ("Train.image_size=64", "Train.image_size: expected (32, 32), height and width that these weights were"),
+        ("Train.image_size=64", "Train.image_size: expected (32, 32), the height and width that these weights were"),
         ("Train.num_classes=4", "expected 4 labels, as num_classes says, got 3"),
         ("Global.model=ResNet50_ML", "expected the"),
     ],

@@ -76,7 +76,7 @@ def test_weights_of_another_architecture_are_refused(trained_weights: Path, tmp_
 
 
 def test_weights_of_another_label_count_are_refused(trained_weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelFormatError, match=r"has the shape .* for 8 labels. Give the label list that was trained"):
+    with pytest.raises(ModelFormatError, match=r"has the shape .* for 8 labels. Use the label list that was trained"):
         export_model(ARCHITECTURE, tmp_path / "model", labels=list("abcdefgh"), weights=trained_weights)
 
 

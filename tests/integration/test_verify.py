@@ -115,7 +115,7 @@ def test_exit_status_of_photos_that_tell_nothing(small_models: SmallModels, phot
         (["--reference", "paddle"], "Expected paddle=FOLDER"),
         (["--candidate", "served=127.0.0.1:9"], "small_with_sigmoid at 127.0.0.1:9: "),
         (["--photos", "no.jpg"], "no.jpg: expected a photo"),
-        (["--annotations", "no.txt"], "no.txt: expected this file, there is none"),
+        (["--annotations", "no.txt"], "no.txt: expected this file, but it does not exist"),
     ],
 )
 def test_wrong_arguments(small_models: SmallModels, arguments: list[str], message: str) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.endurance.fuzzing.mutations import mutate
-from mlcls.base.archive import extract_model
 from mlcls.errors import MlclsError
 from mlcls.images.settings import ImageSettings
 from mlcls.model.catalog import official_spec
 from mlcls.model.postprocess import parse_thresholds
 from mlcls.model.spec import ModelSpec
-from mlcls.paddle.inference_yml import FILE_NAME, format_inference_yml, read_inference_yml
+from mlcls.paddle.archive import extract_model
+from mlcls.paddle.inference_yml import INFERENCE_YML, format_inference_yml, read_inference_yml
 from mlcls.repository.settings import ModelSettings, ServingSettings
 
 _LABELS: Final = ("cat", "犬", "fox")
@@ -98,8 +98,8 @@ def _change(chance: random.Random, parser: Parser) -> bytes:
 
 
 def _parse_inference_yml(data: bytes, folder: Path) -> None:
-    (folder / FILE_NAME).write_bytes(data)
-    read_inference_yml(folder / FILE_NAME)
+    (folder / INFERENCE_YML).write_bytes(data)
+    read_inference_yml(folder / INFERENCE_YML)
 
 
 def _extract_archive(data: bytes, folder: Path) -> str | None:
@@ -134,7 +134,7 @@ def _make_specs() -> dict[str, ModelSpec]:
 
 def _make_archives() -> dict[str, bytes]:
     archives = {}
-    files = {"inference.json": b"{}", "inference.pdiparams": bytes(2000), FILE_NAME: b"Global: {}\n"}
+    files = {"inference.json": b"{}", "inference.pdiparams": bytes(2000), INFERENCE_YML: b"Global: {}\n"}
     for mode in ("", "gz", "bz2", "xz"):
         for form, name in ((tarfile.PAX_FORMAT, "pax"), (tarfile.GNU_FORMAT, "gnu")):
             buffer = io.BytesIO()

@@ -20,7 +20,7 @@ from mlcls.model.contract import TENSORS
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.model import PaddleXModel
-from mlcls.paddle.predictor import PaddleGraph
+from mlcls.paddle.predictor import PaddlePredictor
 
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
@@ -128,7 +128,7 @@ def load_onnxruntime(files: ModelFiles, sessions: int) -> Engine:
 
 def load_paddle(files: ModelFiles) -> Engine:
     """Paddle Inference on the original graph, configured as PaddleX does it, with as many threads as cores."""
-    graph = PaddleGraph(PaddleXModel.open(files.paddlex), cores())
+    graph = PaddlePredictor(PaddleXModel.open(files.paddlex), cores())
 
     def run(image: npt.NDArray[Any]) -> Scores:
         output = graph.run(image)

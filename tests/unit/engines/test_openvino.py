@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -166,3 +167,27 @@ def test_bf16_is_near_and_another_arithmetic(model: Path) -> None:
         OpenVinoEngine(model, spec_of(), precision=precision).logits(pixels) for precision in ("f32", "bf16")
     )
     assert_computed_in_bf16(rounded, exact)
+
+
+def test_a_signal_after_engines_are_gone_ends_nothing(model: Path) -> None:
+    """In a process of its own, as it has ended in a segmentation fault on processors with AMX."""
+    code = f"""
+import gc, os, signal
+from pathlib import Path
+from int8_graphs import spec_of
+from mlcls.engines.openvino import OpenVinoEngine
+first, second = (OpenVinoEngine(Path({str(model)!r}), spec_of()) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    tests = Path(__file__).parents[2]
+    process = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tests)}, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stdout) == (0, "interrupted\n"), process.stderr

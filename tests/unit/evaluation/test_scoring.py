@@ -147,7 +147,7 @@ def test_wrong_annotations(val_file: Path) -> None:
     with pytest.raises(DatasetError, match="line 20: expected 3 numbers"):
         score_annotated(Remote(), val_file)
     val_file.write_text("")
-    with pytest.raises(DatasetError, match="expected one image a line, got an empty file"):
+    with pytest.raises(DatasetError, match="expected one image per line, got an empty file"):
         score_annotated(Remote(), val_file)
 
 

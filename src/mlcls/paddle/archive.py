@@ -1,7 +1,7 @@
 """Unpack the archive of a PaddleX inference model, trusting nothing in it.
 
 `tarfile` only parses the headers here. Its own safe extraction (`tarfile.data_filter`) is missing in older Python patch
-releases, allows links, and knows no limits of number or size.
+releases, allows links, and has no limits on number or size.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import IO, Final, cast
 
 from mlcls.base.files import staged_folder
 from mlcls.errors import ModelFormatError
+from mlcls.paddle.inference_yml import INFERENCE_YML
 
-MODEL_FILE: Final = "inference.yml"
 MAX_MEMBERS: Final = 1000
 MAX_UNPACKED_BYTES: Final = 4 * 1024**3
 # Largest single read: tarfile reads an extended header whole, and its size is only the archive's claim.
 MAX_READ_BYTES: Final = 64 * 1024
-# Most that may follow the end mark, which is padded to the record size (10 KiB with GNU tar).
+# Most bytes that may follow the end mark, which is padded to the record size (10 KiB with GNU tar).
 MAX_TRAILER_BYTES: Final = 1024**2
 FILE_MODE: Final = 0o644
 FOLDER_MODE: Final = 0o755
@@ -55,7 +55,7 @@ class _Source:
                     self._stream = importlib.import_module(module).open(file)
 
     def damaged(self, why: object) -> ModelFormatError:
-        """Return the error for an archive that ends early, if a read reached its end, or is broken as `why` says."""
+        """Return the error: the archive ends early, if a read reached its end, or is damaged for the reason `why`."""
         got = f"one that ends early at byte {self.size_bytes}" if self._ended else f"a damaged one ({why})"
         return ModelFormatError(f"{self.archive}: expected a complete tar, got {got}; download or copy it again.")
 
@@ -90,22 +90,22 @@ def extract_model(
 ) -> Path:
     """Unpack a PaddleX inference model from a tar, plain or compressed with gzip, bzip2 or xz.
 
-    All members are checked before anything is written. Then they are written to a temporary folder beside `into`, which
-    takes the place of `into` when it is complete; on failure an existing `into` stays as it was. Files become 0644 and
-    folders 0755, whatever the archive says. What macOS adds is ignored: members named `._*` or below `__MACOSX`, and of
-    pax headers everything but a member's name and size.
+    All members are checked before anything is written. Then they are written to a temporary folder next to `into`,
+    which replaces `into` when it is complete; on failure an existing `into` stays as it was. Files get mode 0644 and
+    folders 0755, whatever the archive says. What macOS adds is ignored: members named `._*` or below `__MACOSX`, and
+    all of a pax header but a member's name and size.
 
     Args:
         archive: The archive file.
         into: Folder that will hold the archive's content and nothing else; what it held before is removed.
-        max_members: Most members, ignored ones included.
-        max_unpacked_bytes: Most bytes of all members together.
+        max_members: Largest number of members, including ignored ones.
+        max_unpacked_bytes: Largest total size of all members.
 
     Returns:
         The folder that holds `inference.yml`: `into` or a folder below it (official archives: `<MODEL>_infer`).
 
     Raises:
-        ModelFormatError: The archive cannot be read, is damaged, holds not exactly one `inference.yml`, exceeds a
+        ModelFormatError: The archive cannot be read, is damaged, does not hold exactly one `inference.yml`, exceeds a
             limit, or has a member that is a link, a device, a FIFO or sparse, or whose name is absolute, contains `..`
             or unprintable characters, or occurs twice; or `into` cannot be written.
     """
@@ -139,8 +139,8 @@ def _list_members(source: _Source, max_members: int, max_bytes: int) -> _Members
                 total_bytes += member.size
                 if count > max_members:
                     raise _refusal(source, member, f"is more than the {max_members} members that are allowed")
-                # Before the next header is looked for: a negative size would send tarfile backwards, and a
-                # compressed bomb would be unpacked on the way there.
+                # Before the next header is read: a negative size would send tarfile backwards, and a compression bomb
+                # would be unpacked on the way there.
                 if member.size < 0 or total_bytes > max_bytes:
                     came = f"has {member.size} bytes, {total_bytes} with those before it"
                     raise _refusal(source, member, f"{came}; at most {max_bytes} are allowed")
@@ -165,10 +165,10 @@ def _list_members(source: _Source, max_members: int, max_bytes: int) -> _Members
 
 
 def _check_end(source: _Source) -> None:
-    """Check that the listing ended at the end mark, where tarfile also stops silently at a cut or a broken header."""
+    """Check that the listing ended at the end mark; tarfile also stops, silently, at a truncated or broken header."""
     if source.last_read != bytes(tarfile.BLOCKSIZE):
         raise source.damaged(f"no valid header at byte {source.tell() - len(source.last_read)}")
-    # A compressed stream is verified by its checksum only when it is read to its end.
+    # The checksum of a compressed stream is verified only when the stream is read to its end.
     for _ in range(MAX_TRAILER_BYTES // MAX_READ_BYTES):
         if not source.read(MAX_READ_BYTES):
             return
@@ -176,7 +176,7 @@ def _check_end(source: _Source) -> None:
 
 
 def _checked_path(source: _Source, member: tarfile.TarInfo) -> PurePosixPath | None:
-    """Return where a member belongs, relative to the archive's root; None: it is ignored."""
+    """Return a member's path relative to the archive's root; None if the member is ignored."""
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
     if not member.name.isprintable():
         raise _refusal(source, member, "has a name with control or other unprintable characters")
@@ -204,14 +204,14 @@ def _checked_path(source: _Source, member: tarfile.TarInfo) -> PurePosixPath | N
 def _refusal(source: _Source, member: tarfile.TarInfo, why: str) -> ModelFormatError:
     return ModelFormatError(
         f"{source.archive}: expected plain files and folders inside one folder, but member "
-        f"{member.name[:NAME_SHOWN_CHARACTERS]!r} {why}; nothing was unpacked. Take the archive from its official "
-        "place, or pack the model folder anew with tar."
+        f"{member.name[:NAME_SHOWN_CHARACTERS]!r} {why}; nothing was unpacked. Get the archive from its official "
+        "source, or pack the model folder again with tar."
     )
 
 
 def _find_model(archive: Path, members: _Members) -> PurePosixPath:
     """Return the one folder with an `inference.yml`, relative to the archive's root."""
-    found = [path.parent for path, member in members.items() if path.name == MODEL_FILE and member.isfile()]
+    found = [path.parent for path, member in members.items() if path.name == INFERENCE_YML and member.isfile()]
     if len(found) == 1:
         return found[0]
     names = [str(path)[:NAME_SHOWN_CHARACTERS] for path in (found or members)]
@@ -219,17 +219,17 @@ def _find_model(archive: Path, members: _Members) -> PurePosixPath:
     listed = (", ".join(names[:NAMES_SHOWN]) or "nothing") + more
     if found:
         raise ModelFormatError(
-            f"{archive}: expected one folder with {MODEL_FILE}, got {len(found)}: {listed}; unpack it and pass the "
-            "folder of one model."
+            f"{archive}: expected one folder with {INFERENCE_YML}, got {len(found)}: {listed}; unpack it and pass the "
+            f"folder of one model."
         )
     raise ModelFormatError(
-        f"{archive}: expected a PaddleX inference model with {MODEL_FILE}, got an archive with: {listed}; export the "
-        "model with PaddleX, or take the official inference model (not the pretrained one)."
+        f"{archive}: expected a PaddleX inference model with {INFERENCE_YML}, got an archive with: {listed}; export "
+        f"the model with PaddleX, or use the official inference model (not the pretrained one)."
     )
 
 
 def _replace(into: Path, source: _Source, members: _Members, max_bytes: int) -> None:
-    """Write the members to a temporary folder and put it in the place of `into`."""
+    """Write the members to a temporary folder and replace `into` with it."""
     if into.exists() and not into.is_dir():
         raise NotADirectoryError(f"{into} exists and is not a folder")
     with staged_folder(into) as staging:

@@ -1,4 +1,4 @@
-"""Every image of a dataset opened and decoded, in several processes."""
+"""Decode every image of a dataset in several processes, and report those that cannot be used."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from mlcls.errors import DatasetError, ImageError
 from mlcls.images.decoding import decode_image
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS
 
-# Images that are worth a process of their own.
+# Images for which one more process is worthwhile.
 _IMAGES_PER_PROCESS: Final = 64
-# A process may need half a gigabyte for a picture at the limit of size.
+# A process may need half a gigabyte for a picture of the largest size.
 _MAX_PROCESSES: Final = 16
 _CHUNK: Final = 8
-# Chunks that wait or are worked on, for each process.
+# Chunks submitted ahead of the results, for each process.
 _CHUNKS_AHEAD: Final = 3
 
 
 class ImageFinding(NamedTuple):
-    """What one image turned out to be.
+    """The result of decoding one image.
 
     Attributes:
         digest: SHA-256 of its size and pixels, the same for copies in other files and formats; empty for a fault.
-        kind: Short name of what is wrong; empty where nothing is.
+        kind: Short name of what is wrong; empty if nothing is.
         fault: What is wrong.
     """
 
@@ -45,19 +45,19 @@ class ImageFinding(NamedTuple):
 
 
 def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFinding]:
-    """Decode images as a model would get them, with a progress bar on a terminal.
+    """Decode images as for a model, with a progress bar on a terminal.
 
-    Only findings are kept; a few chunks of names are under way at a time, and a process holds one picture.
+    Only the findings are kept: a few chunks of names are in progress at a time, and a process holds one picture.
 
     Args:
         root: Folder of the dataset.
-        names: Paths relative to it, each once.
+        names: Paths relative to the folder, each once.
 
     Returns:
         A finding for each name.
 
     Raises:
-        DatasetError: A process was ended from outside, which is what the kernel does when memory runs out.
+        DatasetError: A process was killed, as the kernel does when memory runs out.
     """
     from tqdm import tqdm
 
@@ -73,13 +73,13 @@ def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFindin
 def inspect_image(path: str) -> ImageFinding:
     """Decode one image."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # without waiting for a pipe's writer
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # does not wait for a FIFO's writer
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return ImageFinding(b"", "unreadable-image", "expected an image file, got something that is no file")
+                return ImageFinding(b"", "unreadable-image", "expected an image file, got something that is not a file")
             data = file.read(DEFAULT_IMAGE_SETTINGS.max_bytes + 1)
     except FileNotFoundError:
         hint = "; write paths with /" if "\\" in path else ""
-        return ImageFinding(b"", "missing-image", f"expected an image file, there is none{hint}")
+        return ImageFinding(b"", "missing-image", f"expected an image file, but it does not exist{hint}")
     except IsADirectoryError:
         return ImageFinding(b"", "unreadable-image", "expected an image file, got a folder")
     except (OSError, ValueError) as error:
@@ -103,7 +103,7 @@ def _inspect_paths(paths: Sequence[str], process_count: int) -> Iterator[ImageFi
     if process_count == 1:
         yield from map(inspect_image, paths)
         return
-    # not forked: OpenCV and tqdm have threads, whose locks a fork would copy
+    # not forked: OpenCV and tqdm have threads, and a fork would copy their locks
     context = multiprocessing.get_context("spawn")
     chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
     executor = ProcessPoolExecutor(process_count, context, _prepare_process)
@@ -116,8 +116,8 @@ def _inspect_paths(paths: Sequence[str], process_count: int) -> Iterator[ImageFi
             pending.extend(executor.submit(_inspect_chunk, chunk) for chunk in itertools.islice(chunks, 1))
     except BrokenProcessPool:
         raise DatasetError(
-            "expected to decode all images, but a process that did was ended from outside, as happens when memory runs "
-            "out; close other programs and run it again."
+            "expected to decode all images, but a process that did was killed, as happens when memory runs out; close "
+            "other programs and run it again."
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
@@ -127,7 +127,7 @@ def _prepare_process() -> None:
     import cv2
 
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one ends the others
     cv2.setNumThreads(1)
 
 

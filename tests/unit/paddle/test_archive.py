@@ -1,4 +1,4 @@
-"""`mlcls.base.archive` on archives that are as they should be, damaged, or evil."""
+"""`mlcls.paddle.archive` on archives that are as they should be, damaged, or evil."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import pytest
 
-from mlcls.base import archive
-from mlcls.base.archive import extract_model
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.errors import ModelFormatError
+from mlcls.paddle import archive
+from mlcls.paddle.archive import extract_model
 
 NOISE = random.Random(0).randbytes(200_000)
 MODEL = {"inference.yml": b"Global: {}\n", "inference.json": b"{}", "inference.pdiparams": NOISE}
@@ -102,7 +102,7 @@ def refused_member(path: Path, **options: Any) -> str:
     """What is said about the member that is refused."""
     start = f"{path}: expected plain files and folders inside one folder, but member "
     end = (
-        "; nothing was unpacked. Take the archive from its official place, or pack the model folder anew with tar."
+        "; nothing was unpacked. Get the archive from its official source, or pack the model folder again with tar."
     )  # fmt: skip
     message = refusal(path, **options)
     assert message.startswith(start)

@@ -13,7 +13,7 @@ from matplotlib import font_manager
 from PIL import Image
 
 from mlcls.base.pictures import choose_families
-from mlcls.dataset.histogram import draw_histogram
+from mlcls.dataset.pictures import draw_histogram
 from mlcls.errors import DatasetError
 
 

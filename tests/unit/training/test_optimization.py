@@ -11,9 +11,13 @@ import pytest
 
 from mlcls.errors import TrainingError
 from mlcls.paddle.runtime import import_paddle
-from mlcls.training.ema import WeightAverage, ema_decay
-from mlcls.training.loss import asymmetric_loss
-from mlcls.training.optimizer import decayed_parameter_names, make_optimizer
+from mlcls.training.optimization import (
+    WeightAverage,
+    asymmetric_loss,
+    decayed_parameter_names,
+    ema_decay,
+    make_optimizer,
+)
 
 Doubles = npt.NDArray[np.float64]
 

@@ -15,8 +15,7 @@ from mlcls.errors import DatasetError
 from mlcls.images.transforms import normalize, preprocess
 from mlcls.model.catalog import DEFAULT_TRANSFORM
 from mlcls.training.augmentation import OPERATIONS, Augmentation, cut_out, rand_augment, sample_generator
-from mlcls.training.data import TrainingData
-from mlcls.training.loading import PREFETCHED_BATCHES, BatchLoader, epoch_batches, sequential_batches
+from mlcls.training.data import PREFETCHED_BATCHES, BatchLoader, TrainingData, epoch_batches, sequential_batches
 from mlcls.training.settings import TrainSettings
 
 TRANSFORM = TrainSettings("PP-LCNet_x1_0_ML", Path("d"), image_size=(32, 48)).transform
@@ -192,13 +191,13 @@ def test_dataset(dataset: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("label.txt", "0 a\n2 c\n", "expected class ids 0 to 2, each once, got none with 1"),
+        ("label.txt", "0 a\n2 c\n", "expected class ids 0 to 2, each once, got no label for 1"),
         ("label.txt", "0 a\ncat\n", "line 2: expected a class id, a space and a label, got 'cat'"),
         ("label.txt", "0 a\n1 b\n", "expected 2 numbers, one for each label, got 3"),
         ("train.txt", "images/000.png 0,1,0\n", "line 1: expected PATH, a tab and 3 numbers"),
         ("val.txt", "images/no.png\t0,1,0\n", "expected image files, got paths without one: "),
         ("val.txt", "images/007.png\t0,0,0\n", "expected images with labels, got none with any"),
-        ("val.txt", "", "expected one image a line, got an empty file"),
+        ("val.txt", "", "expected one image per line, got an empty file"),
     ],
 )
 def test_wrong_datasets(dataset: Path, file: str, text: str, message: str) -> None:

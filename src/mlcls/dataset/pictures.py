@@ -1,4 +1,4 @@
-"""Pictures of a checked dataset: its histogram, and some images with their labels."""
+"""Pictures of a checked dataset: its histogram, and sample images with their labels."""
 
 from __future__ import annotations
 
@@ -17,18 +17,25 @@ from mlcls.base.pictures import draw_label_panels, require_matplotlib
 from mlcls.dataset.content import TRAIN, VAL, DatasetContent
 from mlcls.errors import DatasetError, MlclsError
 
+SAMPLE_FOLDER: Final = "demo_img"
+HISTOGRAM_FILE: Final = "histogram.png"
+
 _COLORS: Final = {"train": "#2f7d8c", "val": "#e0902f"}
-# Where the longest bar is this many times the middle one, most bars would be too short to see on a linear scale.
+# If the longest bar is this many times the median one, most bars would be too short to see on a linear scale.
 _LONG_TAIL: Final = 20
+# Number of images of each part to show, and the seed that chooses them: those of PaddleX's `check`.
+_SAMPLE_COUNT: Final = 10
+_SAMPLE_SEED: Final = 123
+_WRITTEN_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def draw_histogram(
     labels: Sequence[str], train_counts: npt.NDArray[np.int64], val_counts: npt.NDArray[np.int64]
 ) -> bytes:
-    """Draw two bars for each label, most frequent in training first, with the counts as numbers.
+    """Draw two bars for each label, with the counts as numbers, the most frequent label in training first.
 
-    Labels stand in panels of at most 50 beside and below one another, so that the text keeps its size however many
-    there are. The scale, the same in all panels, is logarithmic where few labels have most of the images.
+    Labels are drawn in panels of at most 50, so that the text keeps its size however many there are. The scale, the
+    same in all panels, is logarithmic if few labels have most of the images.
 
     Args:
         labels: The labels.
@@ -85,17 +92,8 @@ def _draw_panel(axes: Any, counts: dict[str, npt.NDArray[np.int64]]) -> None:
         axes.bar_label(bars, fontsize=6.5, padding=2, color="#3a3a3a")
 
 
-SAMPLE_FOLDER: Final = "demo_img"
-HISTOGRAM_FILE: Final = "histogram.png"
-
-# Images of each part that are shown, and the seed that chooses them: those of PaddleX's `check`.
-_SAMPLE_COUNT: Final = 10
-_SAMPLE_SEED: Final = 123
-_WRITTEN_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-
-
 def require_pictures() -> None:
-    """Raise now what drawing would raise after long work.
+    """Check that the packages for the pictures are installed, before long work.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -111,10 +109,10 @@ def require_pictures() -> None:
 
 
 def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> dict[str, list[str]]:
-    """Write ten images of each part with their labels, those that PaddleX chooses.
+    """Write ten images of each part with their labels, the same that PaddleX chooses.
 
     Returns:
-        For each part the pictures' paths relative to `folder`.
+        For each part, the paths of the pictures relative to `folder`.
 
     Raises:
         DatasetError: A picture cannot be drawn.
@@ -143,7 +141,7 @@ def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> 
 
 
 def write_histogram(content: DatasetContent, folder: Path) -> str:
-    """Write the histogram; return its path relative to `folder`."""
+    """Write the histogram and return its path relative to `folder`."""
     counts = (content.parts[part].targets.sum(axis=0) for part in (TRAIN, VAL))
     (folder / HISTOGRAM_FILE).write_bytes(draw_histogram(content.labels, *counts))
     return HISTOGRAM_FILE
@@ -151,7 +149,7 @@ def write_histogram(content: DatasetContent, folder: Path) -> str:
 
 @contextlib.contextmanager
 def _unnamed_characters() -> Iterator[None]:
-    """Keep the client from naming the characters that no font has at each picture; the histogram does so once."""
+    """Keep the client from logging missing characters for each picture; the histogram logs them once."""
     client = logging.getLogger("mlcls_client")
     level = client.level
     client.setLevel(logging.ERROR)
@@ -168,11 +166,9 @@ def _choose_samples(count: int) -> list[int]:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """Return the image's name, unique among all folders, with a suffix that Pillow writes in color."""
+    """Return a unique file name for an image, with a suffix of a format that Pillow writes in color."""
     path = Path(name)
-    suffix = (
-        path.suffix if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff") else ".png"
-    )
+    suffix = path.suffix if path.suffix.lower() in _WRITTEN_SUFFIXES else ".png"
     chosen = next(candidate for candidate in _candidates(path.stem, suffix) if candidate.casefold() not in taken)
     taken.add(chosen.casefold())
     return chosen
