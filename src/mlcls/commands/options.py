@@ -29,7 +29,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_photo_options(parser: argparse.ArgumentParser, purpose: str) -> None:
-    """Add `--photos` and `--annotations`, which `LabeledPhotos.open` takes."""
+    """Add `--photos` and `--annotations`, for `LabeledPhotos.open`."""
     parser.add_argument(
         "--photos",
         type=Path,
@@ -42,7 +42,7 @@ def add_photo_options(parser: argparse.ArgumentParser, purpose: str) -> None:
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="annotation file of an MLClsDataset (val.txt) in place of --photos; mAP is compared too",
+        help="annotation file of an MLClsDataset (val.txt), instead of --photos; compares the mAP too",
     )
 
 
