@@ -1,8 +1,7 @@
 """Serve PaddleX image multi-label classification models on Triton Inference Server.
 
-The functions of this module are the library's public face, one for each thing that a program does: import a model,
-publish its next version, serve it, evaluate it, and train one. Each imports what it needs when it is called, so that
-`import mlcls` stays fast.
+The functions of this module are the library's public API: import a model, publish its next version, serve it, evaluate
+it, and train one. Each imports what it needs when it is called, so that `import mlcls` stays fast.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ def import_model(
     photos: Iterable[str | Path] = (),
     replace_versions: bool = False,
 ) -> ImportReport:
-    """Convert a PaddleX model, check it against Paddle on real photos, and put it into a model repository.
+    """Convert a PaddleX model, check it against Paddle on real photos, and add it to a model repository.
 
     Args:
         source: A folder, an archive, a URL, or the name of an official model.
-        repository: The model repository; it is made if it does not exist.
-        name: Name under which the model is served; by default PaddleX's.
+        repository: The model repository; created if it does not exist.
+        name: Name to serve the model under; by default PaddleX's.
         photos: Photos for the check; by default crops of scikit-learn's two sample photos.
-        replace_versions: Whether it may take the place of a model that has several versions.
+        replace_versions: Whether to replace a model that has several versions.
 
     Returns:
         The model's spec, and how far its scores are from Paddle's.
@@ -68,18 +67,18 @@ def publish(
     server: TritonServer | None = None,
     keep: int = 3,
 ) -> Rollout:
-    """Convert a PaddleX model as `import_model` does, and make it the next version of the model of its name.
+    """Convert a PaddleX model as `import_model` does, and make it the next version of the model with its name.
 
     Args:
         source: A folder, an archive, a URL, or the name of an official model.
         repository: The model repository.
-        name: Name under which the model is served; by default PaddleX's.
+        name: Name to serve the model under; by default PaddleX's.
         photos: Photos for the check; by default crops of scikit-learn's two sample photos.
         server: A server that `serve` started on this repository; it switches without a failed request.
-        keep: How many versions stay in the repository.
+        keep: How many versions to keep in the repository.
 
     Returns:
-        The new version, and which one was active before.
+        The new version, and the one that was active before.
 
     Raises:
         MlclsError: The model cannot be converted or loaded. The version that was active stays active.
@@ -103,14 +102,14 @@ def serve(*models: str, repository: str | Path = "model_repository", **options: 
     Args:
         *models: Names of imported models.
         repository: The model repository.
-        **options: Fields of `ServerOptions`, `target="int8"` or `http_port=8000` for example. The server listens on
-            free ports of the loopback interface unless some are given.
+        **options: Fields of `ServerOptions`, for example `target="int8"` or `http_port=8000`. By default the server
+            listens on free ports of the loopback interface.
 
     Returns:
         The server; `grpc_url` and `http_url` are where it listens.
 
     Raises:
-        MlclsError: A model is not imported or not whole, or the server does not become ready.
+        MlclsError: A model is not imported or incomplete, or the server does not become ready.
     """
     import dataclasses
 
@@ -124,16 +123,16 @@ def serve(*models: str, repository: str | Path = "model_repository", **options: 
 def evaluate(
     model: str, annotations: str | Path, repository: str | Path = "model_repository", *, runner: str = "openvino"
 ) -> Evaluation:
-    """Measure an imported model on annotated images, with a progress bar.
+    """Measure an imported model on annotated images, and show a progress bar.
 
     Args:
         model: Name of the model; its active version is measured.
-        annotations: `val.txt` of an `MLClsDataset`, or a file like it.
+        annotations: `val.txt` of an `MLClsDataset`, or a file in the same format.
         repository: The model repository.
         runner: What computes the scores: `openvino`, `onnxruntime`, `served=HOST:PORT`, `paddle=FOLDER` and more.
 
     Returns:
-        Scores, targets, and all figures: mAP, precision, recall, F1, and each label's.
+        Scores, targets and all metrics: mAP, precision, recall and F1, overall and for each label.
 
     Raises:
         MlclsError: The model is not imported, the annotation file is wrong, or an image cannot be used.
@@ -154,13 +153,13 @@ def train(model: str, dataset: str | Path, output: str | Path = "output", **sett
     """Train one of the six architectures on a dataset, and export the best weights as a PaddleX model.
 
     Args:
-        model: The architecture, `PP-LCNet_x1_0_ML` for example.
+        model: The architecture, for example `PP-LCNet_x1_0_ML`.
         dataset: Folder of an `MLClsDataset`.
-        output: Folder that everything is written to; the model is in `best_model/inference`.
+        output: Folder for all results; the model is in `best_model/inference`.
         **settings: Further fields of `TrainSettings`: `epochs_iters`, `batch_size`, `learning_rate`, `device` and more.
 
     Returns:
-        What came out: the best figures, and where the weights and the exported model are.
+        The best metrics, and where the weights and the exported model are.
 
     Raises:
         MlclsError: The dataset, the weights or the settings are wrong, or the training diverged.

@@ -24,19 +24,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; by default those of the process.
 
     Returns:
-        0 where it did what was asked, 1 where it could not, 2 for wrong usage, 130 where it was interrupted.
+        0 on success, 2 for wrong usage, 130 if interrupted, else the `exit_code` of the error, mostly 1.
     """
     arguments = _build_parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         status = run(arguments)
-        sys.stdout.flush()  # a reader that has enough must be noticed here
+        sys.stdout.flush()  # a reader that is gone must be noticed here
         return status
     except MlclsError as error:
         print(visible(f"mlcls {arguments.command}: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # whoever read the output has enough; keep Python from complaining when it flushes on exit
+        # the reader of the output is gone; keep Python from complaining when it flushes on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a folder without permission

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
 
-# Why an image is refused, in one word for counting; the text of the error says it in full.
+# Why an image is refused, as a label for metrics; the text of the error has the details.
 #
 # - `empty`: no bytes.
-# - `unknown_format`: bytes of no image format, a file name or base64 text for example.
-# - `format_not_supported`: a format that is known and cannot be decoded here, HEIC for example.
-# - `format_not_allowed`: a format that the model's settings leave out.
+# - `unknown_format`: not an image; a file name or base64 text, for example.
+# - `format_not_supported`: a known format that cannot be decoded here, HEIC for example.
+# - `format_not_allowed`: a format that the model's settings exclude.
 # - `too_many_bytes`, `too_many_pixels`, `side_too_long`, `aspect_ratio`, `too_many_frames`: over a limit.
-# - `too_complex`: of so many segments, chunks, blocks or scans that reading them would take longer than any picture.
+# - `too_complex`: so many segments, chunks, blocks or scans that they would take longer to read than any real image.
 # - `truncated`: the file ends too early.
 # - `corrupt`: a field of the file is wrong.
-# - `undecodable`: its decoder cannot read it and there is no finer reason.
+# - `undecodable`: the decoder fails for no more specific reason.
 ImageReason = Literal[
     "empty",
     "unknown_format",
@@ -42,7 +42,7 @@ class MlclsError(Exception):
     """Base of all errors that mlcls raises on purpose.
 
     Attributes:
-        details: What a result file says beyond the text.
+        details: What a result file records in addition to the text.
     """
 
     exit_code = 1
@@ -53,7 +53,7 @@ class MlclsError(Exception):
 
 
 class SpecError(MlclsError):
-    """A model description (`inference.yml`, `model_spec.json`) is missing, wrong or asks for what cannot be done."""
+    """A model description (`inference.yml`, `model_spec.json`) is missing, wrong or asks for something unsupported."""
 
 
 class ModelFormatError(MlclsError):
@@ -73,10 +73,10 @@ class ParityError(ConversionError):
 
 
 class ServedImageError(ParityError):
-    """A model has no good answer for one image of a batch.
+    """A model gives no valid answer for one image of a batch.
 
     Attributes:
-        index: The image's place in the batch.
+        index: Position of the image in the batch.
     """
 
     def __init__(self, message: str, index: int) -> None:
@@ -85,10 +85,10 @@ class ServedImageError(ParityError):
 
 
 class ImageError(MlclsError):
-    """The bytes of one image cannot be decoded, or are refused.
+    """One image cannot be decoded, or is refused.
 
     Attributes:
-        reason: Why, in one word: one of `IMAGE_REASONS`, which metrics are labeled with.
+        reason: One of `IMAGE_REASONS`, the label in metrics.
     """
 
     def __init__(self, message: str, reason: ImageReason = "undecodable") -> None:
@@ -109,17 +109,17 @@ class TrainingError(MlclsError):
 
 
 class TrainingInterruptedError(TrainingError):
-    """A training was told to stop; its checkpoint is written and it can be resumed."""
+    """A training was interrupted; its checkpoint is written, so it can be resumed."""
 
     exit_code = 130
 
 
 class PredictionError(MlclsError):
-    """Some images could not be labeled, or their results not be saved; the others were."""
+    """Some images could not be labeled, or their results not saved; the others are complete."""
 
 
 class ThresholdError(MlclsError):
-    """A threshold has none of the accepted forms, or names a label that the model does not have."""
+    """A threshold is malformed, or names a label that the model does not have."""
 
 
 class RepositoryError(MlclsError):
@@ -127,21 +127,21 @@ class RepositoryError(MlclsError):
 
 
 class ServerError(MlclsError):
-    """The embedded tritonserver cannot start, or ended by itself."""
+    """The embedded tritonserver cannot start, or ended unexpectedly."""
 
 
 class UnhealthyServerError(ServerError):
-    """A server runs, but a part of it was killed, hangs or does not answer."""
+    """A server runs, but a part of it died, hangs or does not answer."""
 
 
 class RestartsExhaustedError(ServerError):
-    """A server ended or was unhealthy too often to be started once more."""
+    """A server ended or was unhealthy too often to be restarted again."""
 
     exit_code = 3
 
 
 class TuningError(MlclsError):
-    """A search for settings found none that meet its target, or had no time to compare any."""
+    """A search found no settings that meet its target, or had no time to compare any."""
 
 
 class ModelControlError(MlclsError):

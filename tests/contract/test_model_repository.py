@@ -1,7 +1,7 @@
-"""The model repository as Triton sees it: every configuration parses, and every ensemble fits together on every target.
+"""The model repository as Triton sees it: each configuration parses, and each ensemble fits together on each target.
 
-Nothing here asks the generator what it meant: the walk reads files, and compares them with each other and with the
-served contract. It is tested with planted faults itself, on the repository of a custom model.
+Nothing here asks the generator: the walk reads files, and compares them with each other and with the served contract.
+The walk itself is tested with planted faults in the repository of a custom model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "model_repository"
 BACKENDS = ROOT / "python_backends"
 
-# Which configuration of a model Triton takes on each target, where the model has it.
+# Which configuration of a model Triton takes on each target, if the model has it.
 TARGETS = {"embedded": None, **{target: f"configs/{target}.pbtxt" for target in ("cpu", "int8", "gpu")}}
 
 # Backend, instance kind and model file of the engine on each target.
@@ -44,7 +44,7 @@ Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def read_config(path: Path) -> Any:
-    """A field that Triton does not know is a ParseError."""
+    """Read a configuration; raise a ParseError for a field that Triton does not know."""
     return text_format.Parse(path.read_text(encoding="utf-8"), pb2.ModelConfig())
 
 
@@ -56,12 +56,12 @@ def read_model(root: Path, model: str, target: str) -> Any:
 
 
 def describe(tensors: Any) -> Tensors:
-    """Type and dims of each tensor."""
+    """Return the type and dims of each tensor."""
     return {tensor.name: (pb2.DataType.Name(tensor.data_type), tuple(tensor.dims)) for tensor in tensors}
 
 
 def walk_repository(root: Path) -> Iterator[str]:
-    """What is wrong with a repository, one text for each finding."""
+    """Yield a text for each fault of a repository."""
     models = sorted(path.parent.name for path in root.glob("*/config.pbtxt"))
     for path in sorted(root.rglob("*.pbtxt")):
         folder = path.relative_to(root).parts[0]
@@ -86,7 +86,7 @@ def walk_repository(root: Path) -> Iterator[str]:
 
 
 def walk_ensemble(root: Path, ensemble: Any, target: str) -> Iterator[str]:
-    """Follows the tensors of an ensemble from step to step."""
+    """Follow the tensors of an ensemble from step to step."""
     known = describe(ensemble.input)
     if known != {"image": ("TYPE_STRING", (1,))}:
         yield f"takes {known}"
@@ -136,7 +136,7 @@ def walk_ensemble(root: Path, ensemble: Any, target: str) -> Iterator[str]:
 
 
 def check_step(folder: Path, model: Any, target: str) -> Iterator[str]:
-    """Batching, queue, instances, backend and warm-up of one step."""
+    """Check the batching, queue, instances, backend and warm-up of one step."""
     role = re.sub(r"_\d+$", "", folder.name).rsplit("_", 1)[1]
     backend, kind, file = ENGINES[target] if role == "engine" else (f"mlcls_{role}", "KIND_CPU", "")
     if (model.backend, model.default_model_filename) != (backend, file):
@@ -182,7 +182,7 @@ def check_warmup(model: Any) -> Iterator[str]:
 
 
 def check_labels(folder: Path, model: Any) -> Iterator[str]:
-    """Only `scores` has labels, and as many lines as dims."""
+    """Check that only `scores` has labels, and as many lines as dims."""
     for tensor in model.output:
         if (tensor.name == "scores") != bool(tensor.label_filename):
             yield f"{tensor.name} has the labels {tensor.label_filename!r}"
@@ -226,7 +226,7 @@ def test_committed_ensembles() -> None:
 
 @pytest.mark.parametrize("name", OFFICIAL_MODELS)
 def test_official_models_have_their_dims(name: str) -> None:
-    """Those of the catalog; where the model is imported in this checkout, those of what was imported."""
+    """Those of the catalog, or those of the imported model if this checkout has one."""
     imported = Repository(COMMITTED).is_imported(name)
     spec = Repository(COMMITTED).active(name).spec if imported else official_spec(name)
     pixels = ("TYPE_UINT8", (spec.transform.height, spec.transform.width, 3))
@@ -265,7 +265,7 @@ def test_custom_model(custom_repository: Path, custom_spec: ModelSpec) -> None:
 
 
 def test_versions_of_a_model(tmp_path: Path, custom_spec: ModelSpec) -> None:
-    """Each version's steps fit its own model, and the ensemble fits the active version, whichever that is."""
+    """Each version's steps fit its own model, and the ensemble fits whichever version is active."""
     root = tmp_path / "models"
     root.mkdir()
     second = dataclasses.replace(
@@ -407,6 +407,6 @@ def test_planted_fault(custom_repository: Path, custom_spec: ModelSpec, fault: s
 
 
 def test_carriage_returns(custom_repository: Path) -> None:
-    """Triton would make them a part of the labels."""
+    """Triton would make them part of the labels."""
     replace("animals-v2/labels.txt", "cat\n", "cat\r\n")(custom_repository)
     assert list(walk_repository(custom_repository))

@@ -30,7 +30,7 @@ STOP_TIMEOUT_S = 60.0
 _STOPPED_AT_READY = """
 import signal, sys
 import psutil
-from mlcls.announcements import Announcements
+from mlcls.server.logs import Announcements
 from mlcls.cli import main
 
 say = Announcements.say

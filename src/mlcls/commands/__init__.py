@@ -1,4 +1,4 @@
-"""The subcommands of `mlcls`, each a module with the same four names; they import what they need when they run."""
+"""The subcommands of `mlcls`: modules with the same four names, which import what they need when they run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mlcls.commands import (
 
 
 class Command(Protocol):
-    """What a module of this package has."""
+    """The names that each module of this package defines."""
 
     @property
     def NAME(self) -> str:

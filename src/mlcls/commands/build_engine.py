@@ -11,7 +11,7 @@ from typing import Final
 from mlcls.commands.options import add_photo_options, add_repository_option
 
 NAME: Final = "build-engine"
-SUMMARY: Final = "Make another engine of an imported model, and keep it only where it gives the model's answers."
+SUMMARY: Final = "Build another engine of an imported model, and keep it only if it gives the model's answers."
 
 # Each engine's builder, `module:function`; it takes a `BuildRequest` and yields lines for the user.
 ENGINES: Final[Mapping[str, str]] = {
@@ -29,27 +29,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine",
         required=True,
         choices=ENGINES,
-        help="fp16: model.fp16.onnx; int8: model.int8.onnx, which `mlcls serve --target int8` needs, made from your "
-        "--photos; tensorrt: model.plan for this machine's GPU, which `mlcls serve --target gpu` "
-        "needs; tensorrt-rtx: engines for named RTX GPUs, no GPU needed, not served",
+        help="fp16: model.fp16.onnx; int8: model.int8.onnx for `mlcls serve --target int8`, calibrated on your "
+        "--photos; tensorrt: model.plan for this machine's GPU and `mlcls serve --target gpu`; tensorrt-rtx: engines "
+        "for the GPUs of --compute-capability, built without a GPU and not served",
     )
-    add_photo_options(parser, "to calibrate on and to compare on")
+    add_photo_options(parser, "for calibration and comparison")
     parser.add_argument(
         "--compute-capability",
         nargs="+",
         default=[],
         metavar="X.Y",
-        help="tensorrt-rtx: architectures to build for, 7.5 (or SM75), 8.6, 8.9, 12.0 and so on",
+        help="tensorrt-rtx: GPU architectures to build for, e.g. 7.5 (or SM75), 8.6, 8.9, 12.0",
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="tensorrt-rtx: folder of the engines")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="tensorrt-rtx: folder for the engines")
     parser.add_argument(
-        "--version", type=int, metavar="N", help="version of the model, staged ones too (default: the active one)"
+        "--version", type=int, metavar="N", help="version of the model, staged or not (default: the active one)"
     )
     add_repository_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Build an engine and say what was found."""
+    """Build an engine and print its report."""
     from mlcls.engines.building import BuildRequest
     from mlcls.errors import ConversionError
     from mlcls.repository.models import Repository

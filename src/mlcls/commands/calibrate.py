@@ -1,4 +1,4 @@
-"""The command `mlcls calibrate`: thresholds for each label, from annotated images."""
+"""The command `mlcls calibrate`: a threshold for each label, from annotated images."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ if TYPE_CHECKING:
     from mlcls.releases.rollout import Rollout
 
 NAME: Final = "calibrate"
-SUMMARY: Final = (
-    "Fit the threshold of each label on annotated images, and serve the model with them as its next version."
-)
+SUMMARY: Final = "Fit each label's threshold on annotated images, and publish the thresholds as the next version."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.epilog = (
-        "Thresholds are fitted on one part of the images and judged on the rest. They are written as a version of its "
-        "own, with the same engines, and become active: mlcls rollback goes back."
+        "Thresholds are fitted on one part of the images and judged on the rest. They become a new version with the "
+        "same engines, which is made active; `mlcls rollback` undoes this."
     )
     parser.add_argument("model", metavar="MODEL", help="name of an imported model")
     parser.add_argument(
@@ -41,29 +39,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runner",
         default="onnxruntime",
         metavar="RUNNER",
-        help="what computes the scores, see mlcls verify (default: %(default)s)",
+        help="runner that computes the scores, see `mlcls verify` (default: %(default)s)",
     )
     goal = parser.add_mutually_exclusive_group()
-    goal.add_argument("--objective", choices=("f1",), default="f1", help="the best F1 (the default)")
-    goal.add_argument(
-        "--precision", type=float, metavar="P", help="at least this precision, the recall as high as can be"
-    )
-    goal.add_argument("--recall", type=float, metavar="R", help="at least this recall, the precision as high as can be")
+    goal.add_argument("--objective", choices=("f1",), default="f1", help="maximize F1 (the default)")
+    goal.add_argument("--precision", type=float, metavar="P", help="maximize recall at a precision of at least P")
+    goal.add_argument("--recall", type=float, metavar="R", help="maximize precision at a recall of at least R")
     parser.add_argument(
-        "--holdout", type=float, default=0.5, metavar="SHARE", help="of the images, to judge on (default: %(default)s)"
+        "--holdout",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="share of the images to judge on (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="chooses the held-out images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the held-out choice (default: %(default)s)")
     parser.add_argument(
         "--min-images",
         type=int,
         metavar="N",
-        help="images with a label, and without it, that its threshold is fitted on at least (default: 5)",
+        help="fit a threshold only on at least N images with its label and N without it (default: 5)",
     )
-    parser.add_argument("--version", type=int, metavar="N", help="calibrate this version (default: the active one)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write calibration.json and calibration.png here")
-    parser.add_argument("--dry-run", action="store_true", help="only show what would come out")
+    parser.add_argument("--version", type=int, metavar="N", help="version to calibrate (default: the active one)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for calibration.json and calibration.png")
+    parser.add_argument("--dry-run", action="store_true", help="show the thresholds without writing them")
     parser.add_argument(
-        "--force", action="store_true", help="write thresholds that are worse on the held-out images too"
+        "--force", action="store_true", help="write the thresholds even if they are worse on the held-out images"
     )
     add_control_options(parser)
     add_repository_option(parser)
@@ -79,21 +79,21 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.repository.models import Repository
 
     if arguments.output is not None:
-        require_matplotlib()  # now, and not after the scoring
+        require_matplotlib()  # fail now, not after the scoring
     repository, name = Repository(arguments.repository), arguments.model
     active = repository.active(name)
     active.check()
     base = active if arguments.version is None else repository.version(name, arguments.version)
     if base != active and arguments.runner.partition("=")[0] == "served":
         raise MlclsError(
-            f"Expected --version {active.number}, which is the one that is served, or another runner, got "
-            f"{base.number}."
+            f"Expected --version {active.number}, which is the active one, or a runner other than served, got "
+            f"--version {base.number}."
         )
     spec = base.spec
     objective = _choose_objective(arguments)
     control = make_control(arguments)
     if control is not None:
-        control.states()  # is there a server, and does it know the key? Asked before the scoring, which takes long
+        control.states()  # fail before the long scoring if there is no server or it does not know the key
     images = _hash_images(arguments.annotations, spec.num_labels)
     with contextlib.ExitStack() as stack:
         runner = open_runner(arguments.runner, base, stack)
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         min_images=MIN_IMAGES if arguments.min_images is None else arguments.min_images,
     )
     record = _make_record(report, arguments, images, base.number)
-    _show(report)
+    _print_report(report)
     if arguments.output is not None:
         _write_files(arguments.output, report, record, name)
     if arguments.dry_run or not report.changed:
@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     if report.regressions and not arguments.force:
         raise ThresholdError(
             f"Expected thresholds that are no worse on the held-out images, got: {'; '.join(report.regressions)}. "
-            f"Nothing was written. Give more images, or --force."
+            f"Nothing was written. Add images, or pass --force."
         )
     from mlcls.releases.rollout import publish
     from mlcls.repository.staging import RecalibratedVersion
@@ -128,11 +128,11 @@ def run(arguments: argparse.Namespace) -> int:
         repository,
         RecalibratedVersion(base, report.thresholds, record),
         control=control,
-        keep=None,  # it takes no room
+        keep=None,  # the new version takes no room: its engines are hard links
         keep_loaded=arguments.keep_loaded,
         activate=base == active,
     )
-    _tell(rollout, arguments)
+    _print_rollout(rollout, arguments)
     return 0
 
 
@@ -150,10 +150,10 @@ def _choose_objective(arguments: argparse.Namespace) -> Objective:
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-    """The images of an annotation file.
+    """Digests of an annotation file and its images.
 
     Attributes:
-        groups: (N,) a number for each, the same for copies of one file.
+        groups: (N,) a number for each image, the same for copies of one file.
         annotations_sha256: Digest of the annotation file.
         images_sha256: Digest of the images' digests, in order.
     """
@@ -183,7 +183,7 @@ def _hash_images(annotations: Path, num_labels: int) -> _Images:
 def _make_record(
     report: CalibrationReport, arguments: argparse.Namespace, images: _Images, base: int
 ) -> dict[str, Any]:
-    """Return what the manifest says of the thresholds."""
+    """Return the manifest's record of the thresholds."""
     from mlcls.repository.manifest import tool_versions
 
     overall = report.to_dict()
@@ -208,7 +208,7 @@ def _make_record(
     }
 
 
-def _show(report: CalibrationReport) -> None:
+def _print_report(report: CalibrationReport) -> None:
     print(
         f"Thresholds for the {report.objective}, fitted on {report.fit_images} images, judged on "
         f"{report.held_out_images} others (before > after):"
@@ -219,7 +219,7 @@ def _show(report: CalibrationReport) -> None:
         f"{report.changed} of {len(report.labels)} thresholds change; {kept} could not be fitted and stay as they are."
     )
     for text in report.price:
-        print(f"The price: {text}.")
+        print(f"Cost: {text}.")
     for text in report.regressions:
         print(f"Warning: worse on the held-out images: {text}.")
 
@@ -233,7 +233,7 @@ def _write_files(folder: Path, report: CalibrationReport, record: dict[str, Any]
     write_bytes(folder / "calibration.png", draw_calibration(report, name))
 
 
-def _tell(rollout: Rollout, arguments: argparse.Namespace) -> None:
+def _print_rollout(rollout: Rollout, arguments: argparse.Namespace) -> None:
     name = rollout.name
     if rollout.active != rollout.version:
         print(
@@ -243,11 +243,11 @@ def _tell(rollout: Rollout, arguments: argparse.Namespace) -> None:
         return
     where = arguments.repository if arguments.url is None else arguments.url
     print(
-        f"Version {rollout.version} of {name} has the new thresholds and is active in {where}, version "
-        f"{rollout.previous} before. Back: mlcls rollback {name}"
+        f"Version {rollout.version} of {name} has the new thresholds and is active in {where}, in place of version "
+        f"{rollout.previous}. Undo: mlcls rollback {name}"
     )
     if arguments.url is None:
         print(
-            f"A running server goes on with the old ones (but with --poll) until it starts again, or: mlcls rollback "
-            f"{name} --to {rollout.version} --url http://HOST:PORT"
+            f"A running server without --poll keeps the old thresholds until it restarts. Switch it now: mlcls "
+            f"rollback {name} --to {rollout.version} --url http://HOST:PORT"
         )

@@ -11,27 +11,25 @@ from typing import Final
 from mlcls.commands.options import add_repository_option
 
 NAME: Final = "doctor"
-SUMMARY: Final = "Look at this machine, a repository and a running server, and say what is wrong and what to do."
+SUMMARY: Final = "Check this machine, a repository and a running server; say what is wrong and how to fix it."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.epilog = "It changes nothing. Exit status 1 where there is a problem."
+    parser.epilog = "Changes nothing. Exits with status 1 if there is a problem."
     parser.add_argument(
         "--tritonserver",
         type=Path,
         metavar="DIR",
-        help="this Triton, /opt/tritonserver in NVIDIA's container, instead of the embedded one",
+        help="Triton to check instead of the embedded one, e.g. /opt/tritonserver in NVIDIA's container",
     )
-    parser.add_argument(
-        "--url", metavar="HOST:PORT", help="HTTP address of a running server; it is asked without a key"
-    )
+    parser.add_argument("--url", metavar="HOST:PORT", help="HTTP address of a running server; no key is sent")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     add_repository_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the findings, the problems last, and tell by the exit status whether there are any."""
+    """Print the findings, the problems last; return 1 if there is a problem, else 0."""
     from mlcls.doctor.findings import examine
     from mlcls.doctor.inspection import inspect_machine
 

@@ -1,4 +1,4 @@
-"""The command `mlcls evaluate`: how good a model is on an annotated dataset, on any runner."""
+"""The command `mlcls evaluate`: measure a model on an annotated dataset, on any runner."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.epilog = (
         "A runner is KIND or KIND=WHERE: paddle=FOLDER, onnxruntime[=FILE], openvino[=FILE], openvino-bf16[=FILE], "
-        "tensorrt[=FILE], tensorrt-rtx=FILE, served[=HOST:PORT]. Weights in training form: mlcls "
-        "paddlex, mode evaluate."
+        "tensorrt[=FILE], tensorrt-rtx=FILE, served[=HOST:PORT]. For weights in training form, use mode evaluate of "
+        "`mlcls paddlex`."
     )
     parser.add_argument("model", metavar="MODEL", help="name of an imported model")
     parser.add_argument(
         "--annotations", type=Path, required=True, metavar="FILE", help="annotation file of an MLClsDataset (val.txt)"
     )
-    parser.add_argument("--runner", default="onnxruntime", metavar="RUNNER", help="default: %(default)s")
+    parser.add_argument(
+        "--runner", default="onnxruntime", metavar="RUNNER", help="runner to measure (default: %(default)s)"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("output"),
         metavar="DIR",
-        help="folder for evaluate_result.json, the pictures and the table of labels (default: %(default)s)",
+        help="folder for evaluate_result.json, the plots and the label table (default: %(default)s)",
     )
     add_repository_option(parser)
 
@@ -45,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.evaluation.report import RESULT_FILE, format_table, write_report
     from mlcls.repository.models import Repository
 
-    require_matplotlib()  # now, and not after an hour
+    require_matplotlib()  # fail now, not after an hour
     version = Repository(arguments.repository).active(arguments.model)
     version.check()
     with contextlib.ExitStack() as stack:
@@ -55,5 +57,5 @@ def run(arguments: argparse.Namespace) -> int:
     result = {"done_flag": True, **write_report(evaluation, arguments.output, title), "model": version.spec.name}
     write_text(arguments.output / RESULT_FILE, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     print(format_table(evaluation))
-    print(f"written to {arguments.output / RESULT_FILE}")
+    print(f"Written to {arguments.output / RESULT_FILE}")
     return 0

@@ -10,22 +10,29 @@ from typing import Final
 from mlcls.errors import SpecError
 
 NAME: Final = "export"
-SUMMARY: Final = "Export a freshly initialized or a trained model as a PaddleX inference model."
+SUMMARY: Final = "Export a freshly initialized or trained model as a PaddleX inference model."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("architecture", metavar="ARCHITECTURE", help="one of the six models, see `mlcls models`")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the inference model")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained .pdparams; without, the model is fresh")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="one label a line (default: COCO's 80)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the inference model")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained .pdparams (default: fresh weights)")
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="text file with one label per line (default: COCO's 80)"
+    )
     parser.add_argument("--size", type=_parse_size, metavar="HxW", help="input height and width (default: 448x448)")
     parser.add_argument("--threshold", type=float, metavar="T", help="threshold of every label (default: 0.5)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of a fresh model (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of fresh weights (default: %(default)s)")
     parser.add_argument(
-        "--photos", type=Path, nargs="+", default=[], metavar="FILE", help="photos that a fresh model is adjusted to"
+        "--photos",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="photos to adjust fresh weights to (default: crops of two samples)",
     )
-    parser.add_argument("--without-sigmoid", action="store_true", help="let the graph end in logits")
+    parser.add_argument("--without-sigmoid", action="store_true", help="end the graph in logits")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         with_sigmoid=not arguments.without_sigmoid,
     )
     origin = f"weights of {report.weights}" if report.weights else f"freshly initialized (seed {arguments.seed})"
-    described = "COCO's 80 labels" if labels is None else f"{len(labels)} labels"
-    print(f"{report.folder}: {arguments.architecture}, {described}, {origin}")
+    label_count = "COCO's 80 labels" if labels is None else f"{len(labels)} labels"
+    print(f"{report.folder}: {arguments.architecture}, {label_count}, {origin}")
     if report.weights is None:
         print("Its labels mean nothing: nothing was trained.")
     return 0
@@ -63,5 +70,5 @@ def _read_labels(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: expected a UTF-8 text file with one label a line, got: {error}.") from None
+        raise SpecError(f"{path}: expected a UTF-8 text file with one label per line, got: {error}.") from None
     return [line.strip() for line in lines if line.strip()]

@@ -9,25 +9,25 @@ from typing import Final
 from mlcls.commands.options import add_repository_option
 
 NAME: Final = "health"
-SUMMARY: Final = "Send a small picture through the models of a running server: do they answer?"
+SUMMARY: Final = "Check whether the models of a running server answer a test image."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument(
-        "models", nargs="*", metavar="MODEL", help="default: the models of the repository that the server has loaded"
+        "models", nargs="*", metavar="MODEL", help="models to check (default: the repository's loaded ones)"
     )
     parser.add_argument(
-        "--url", default="127.0.0.1:8000", metavar="HOST:PORT", help="the HTTP API (default: %(default)s)"
+        "--url", default="127.0.0.1:8000", metavar="HOST:PORT", help="HTTP address of the server (default: %(default)s)"
     )
     parser.add_argument(
         "--metrics-url",
         metavar="URL",
-        help="tells whether a model that does not answer in time answers others "
-        "(default: port 8002 of the same host; see --metrics-port of mlcls serve)",
+        help="metrics of the server, which tell a busy model from one that hangs (default: port 8002 of the same host; "
+        "see --metrics-port of `mlcls serve`)",
     )
     parser.add_argument(
-        "--timeout", type=float, default=5.0, metavar="S", help="time for each answer (default: %(default)s)"
+        "--timeout", type=float, default=5.0, metavar="S", help="seconds to wait for each answer (default: %(default)s)"
     )
     add_repository_option(parser)
 
@@ -36,10 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask each model once, and print a line for each.
 
     Returns:
-        0 where all answer, or are busy and answer others; 1 where one does not.
+        0 if each model answers, or is busy answering others; else 1.
 
     Raises:
-        ServerError: No model was named, and the server has none of the repository's loaded.
+        ServerError: No model was named, and the server has no model of the repository loaded.
     """
     from mlcls.errors import ServerError
     from mlcls.repository.models import Repository
@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         models = [name for name in Repository(arguments.repository).models() if probe.is_loaded(name)]
         if not models:
             raise ServerError(
-                f"The server at {url} does not answer, or has no model of {arguments.repository} loaded; name those "
-                f"that it should have: mlcls health MODEL."
+                f"The server at {url} does not answer, or has no model of {arguments.repository} loaded; name the "
+                f"models to check: mlcls health MODEL."
             )
     all_well = True
     for name in models:

@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from mlcls.releases.importing import ImportReport
 
 NAME: Final = "import"
-SUMMARY: Final = "Convert a PaddleX inference model, check it against Paddle and put it into the model repository."
+SUMMARY: Final = "Convert a PaddleX inference model, check it against Paddle and add it to the model repository."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_source_arguments(parser)
     parser.add_argument(
-        "--replace", action="store_true", help="where it has several versions, remove them all and start again with one"
+        "--replace", action="store_true", help="replace a model that has several versions, and remove them all"
     )
     add_repository_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Import a model and say what was found."""
+    """Import a model and print its report."""
     from mlcls.releases.importing import import_model
     from mlcls.repository.models import Repository
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_report(report: ImportReport) -> None:
-    """Say what a conversion found."""
+    """Print what a conversion found."""
     spec = report.spec
     print(
         f"{spec.name}: {spec.num_labels} labels, {spec.transform.height}x{spec.transform.width}, "
@@ -52,7 +52,7 @@ def print_report(report: ImportReport) -> None:
     print(report.parity)
     if report.parity.is_blind:
         print(
-            f"The model hardly tells the photos apart (scores differ by {report.parity.spread:.1e} at most), so that "
+            f"The model hardly tells the photos apart (scores differ by {report.parity.spread:.1e} at most), so "
             f"this comparison says little. Is it trained? Give photos of its labels with --photos.",
             file=sys.stderr,
         )

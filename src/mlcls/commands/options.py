@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from typing import TYPE_CHECKING, Final
 # Environment variable that names the model repository.
 REPOSITORY_VARIABLE: Final = "MLCLS_MODEL_REPOSITORY"
 
-
 if TYPE_CHECKING:
     from mlcls.server.model_control import ModelControl
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the PaddleX model to convert, `--name` and `--photos`."""
-    parser.add_argument("source", metavar="MODEL", help="a folder, a .tar, a URL, or the name of an official model")
-    parser.add_argument("--name", help="name under which it is served (default: PaddleX's)")
+    parser.add_argument("source", metavar="MODEL", help="folder, .tar archive, URL, or name of an official model")
+    parser.add_argument("--name", help="name to serve the model under (default: PaddleX's)")
     parser.add_argument(
         "--photos",
         type=Path,
         nargs="+",
         default=[],
         metavar="PATH",
-        help="photos or folders for the check (default: samples)",
+        help="photos, or folders of photos, for the check (default: crops of two samples)",
     )
 
 
 def add_photo_options(parser: argparse.ArgumentParser, purpose: str) -> None:
-    """Add `--photos` and `--annotations`, which `LabeledPhotos.open` takes."""
+    """Add `--photos` and `--annotations`, for `LabeledPhotos.open`."""
     parser.add_argument(
         "--photos",
         type=Path,
@@ -43,7 +42,7 @@ def add_photo_options(parser: argparse.ArgumentParser, purpose: str) -> None:
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="annotation file of an MLClsDataset (val.txt) in place of --photos; mAP is compared too",
+        help="annotation file of an MLClsDataset (val.txt), instead of --photos; compares the mAP too",
     )
 
 
@@ -51,20 +50,25 @@ def add_control_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that switches a running server, for `make_control`."""
     parser.add_argument(
         "--url",
-        help="HTTP API of the running server to switch, http://127.0.0.1:8000 for example; its key is taken from "
-        "$MLCLS_ADMIN_KEY (default: only the repository is changed)",
+        help="HTTP API of the running server to switch, e.g. http://127.0.0.1:8000; its admin key comes from "
+        "$MLCLS_ADMIN_KEY (default: change only the repository)",
     )
-    parser.add_argument("--ready-timeout", type=float, default=300.0, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--ready-timeout",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="seconds that the server may take to load a model (default: %(default)s)",
+    )
     parser.add_argument(
         "--keep-loaded",
         action="store_true",
-        help="leave the version that was active loaded in the server: going back takes no loading, at the price of its "
-        "memory",
+        help="keep the previous version loaded, so that a rollback need not load it; costs its memory",
     )
 
 
 def make_control(arguments: argparse.Namespace) -> ModelControl | None:
-    """Return the server of `--url`."""
+    """Return the control of the server at `--url`; None without the option."""
     from mlcls.server.model_control import ModelControl
     from mlcls.server.options import ADMIN_KEY_VARIABLE
 

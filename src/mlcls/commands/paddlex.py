@@ -8,14 +8,14 @@ from typing import Final
 
 NAME: Final = "paddlex"
 SUMMARY: Final = (
-    "Do what a PaddleX configuration file says: check, convert and split a dataset, train, evaluate, export, predict."
+    "Run a PaddleX configuration file: check, convert or split a dataset, train, evaluate, export or predict."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options, which are those of PaddleX's `main.py`."""
     parser.add_argument(
-        "-c", "--config", type=Path, required=True, metavar="FILE", help="configuration, like configs/ResNet50_ML.yaml"
+        "-c", "--config", type=Path, required=True, metavar="FILE", help="configuration, e.g. configs/ResNet50_ML.yaml"
     )
     parser.add_argument(
         "-o",
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY.SUB=VALUE",
-        help="in place of the file's value, like Global.mode=check_dataset; may be repeated",
+        help="override a value of the file, e.g. Global.mode=check_dataset; may be repeated",
     )
 
 

@@ -10,7 +10,7 @@ from mlcls.commands.options import add_control_options, add_repository_option, a
 from mlcls.errors import RepositoryError
 
 NAME: Final = "publish"
-SUMMARY: Final = "Import a model as the next version beside the one that is served, and switch to it."
+SUMMARY: Final = "Import a model as the next version of the one that is served, and switch to it."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,16 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     add_control_options(parser)
     parser.add_argument(
-        "--keep", type=int, default=3, metavar="N", help="versions that stay in the repository (default: %(default)s)"
+        "--keep", type=int, default=3, metavar="N", help="versions to keep in the repository (default: %(default)s)"
     )
     parser.add_argument(
-        "--stage", action="store_true", help="add the version and switch nothing; later: mlcls rollback NAME --to N"
+        "--stage", action="store_true", help="add the version without switching to it; see --to of `mlcls rollback`"
     )
     add_repository_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Publish a version and say what is active now."""
+    """Publish a version and print which one is active."""
     from mlcls.releases.importing import convert_model
     from mlcls.releases.rollout import publish
     from mlcls.repository.models import Repository
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     control = make_control(arguments)
     if control is not None:
-        control.states()  # is there a server, and does it know the key? Asked before the conversion, which takes long
+        control.states()  # fail before the long conversion if there is no server or it does not know the key
     repository = Repository(arguments.repository)
     print(f"Converting {arguments.source} and comparing it with Paddle ...", flush=True)
     with convert_model(arguments.source, repository, name=arguments.name, photos=arguments.photos) as converted:
@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     where = "the repository" if control is None else control.url
     print(f"Version {rollout.version} of {rollout.name} is active in {where}", end="")
-    print(f", version {rollout.previous} before. Back: mlcls rollback {rollout.name}" if rollout.previous else "")
+    undo = f", in place of version {rollout.previous}. Undo: mlcls rollback {rollout.name}"
+    print(undo if rollout.previous else "")
     if rollout.removed:
         print(f"Removed from the repository: version {', '.join(map(str, rollout.removed))}")
     return 0

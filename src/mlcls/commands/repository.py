@@ -14,7 +14,7 @@ SUMMARY: Final = "Write the configurations of the model repository, or check the
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with status 1 if a file is stale")
     add_repository_option(parser)
 
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     for file in stale:
         print(f"{repository}/{file}", file=sys.stderr)
     if stale:
-        remedy = "run `mlcls repository`" if arguments.check else "remove what is not generated"
+        remedy = "run `mlcls repository`" if arguments.check else "remove the files that are not generated"
         print(f"mlcls repository: {len(stale)} files are stale; {remedy}", file=sys.stderr)
         return 1
     print(f"{repository}: {len(specs)} models, all files as generated")

@@ -1,4 +1,4 @@
-"""The command `mlcls serve`: from its options to a server that runs until a signal comes."""
+"""The command `mlcls serve`: start a server from the options, and run it until a signal comes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,28 @@ if TYPE_CHECKING:
     from mlcls.server.supervision import WatchSettings
 
 NAME: Final = "serve"
-SUMMARY: Final = "Serve models of the repository with a tritonserver."
+SUMMARY: Final = "Serve models of the repository with Triton."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="name of an imported model")
-    parser.add_argument("--target", choices=TARGETS, default="embedded", help="engine (default: %(default)s)")
+    parser.add_argument("--target", choices=TARGETS, default="embedded", help="engine to run (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--http-port", type=int, default=8000, help="default: %(default)s")
-    parser.add_argument("--grpc-port", type=int, default=8001, help="default: %(default)s")
-    parser.add_argument("--metrics-port", type=int, default=8002, help="default: %(default)s")
-    parser.add_argument("--ready-timeout", type=float, default=300.0, metavar="S", help="default: %(default)s")
+    for api, name, port in (("HTTP", "http", 8000), ("gRPC", "grpc", 8001), ("metrics", "metrics", 8002)):
+        parser.add_argument(f"--{name}-port", type=int, default=port, help=f"{api} port (default: %(default)s)")
+    parser.add_argument(
+        "--ready-timeout",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="seconds that the models may take to load (default: %(default)s)",
+    )
     parser.add_argument(
         "--poll",
         type=float,
         metavar="S",
-        help="look at the repository every S seconds and switch to the version that is active there",
+        help="check the repository every S seconds and switch to its active version",
     )
     _add_watch_options(parser)
     _add_log_options(parser)
@@ -46,67 +51,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tritonserver",
         type=Path,
         metavar="DIR",
-        help="use this Triton, /opt/tritonserver in NVIDIA's container, instead of the embedded one",
+        help="Triton to use instead of the embedded one, e.g. /opt/tritonserver in NVIDIA's container",
     )
     add_repository_option(parser)
 
 
 def _add_log_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("observing", "docs/how-to/observability.md has the fields, and what is measured.")
-    group.add_argument("--log-file", type=Path, metavar="FILE", help="keep Triton's whole log here; - prints it")
+    group = parser.add_argument_group("observability", "See docs/how-to/observability.md.")
+    group.add_argument("--log-file", type=Path, metavar="FILE", help="file for Triton's full log; - prints it")
     group.add_argument(
         "--log-format",
         choices=LOG_FORMATS,
-        help=f"text, or one JSON object a line, of mlcls and of Triton (default: ${LOG_FORMAT_VARIABLE}, or text)",
+        help=f"log format; json writes one object per line (default: ${LOG_FORMAT_VARIABLE} or text)",
     )
     group.add_argument(
-        "--trace-url", metavar="URL", help="send spans of requests to this OTLP receiver: http://HOST:4318/v1/traces"
+        "--trace-url", metavar="URL", help="OTLP receiver for traces of requests, e.g. http://HOST:4318/v1/traces"
     )
     group.add_argument(
         "--trace-rate",
         type=int,
         default=DEFAULT_TRACE_EVERY,
         metavar="N",
-        help="trace one request in N; 1 for all (default: %(default)s)",
+        help="trace one request in N (default: %(default)s)",
     )
 
 
 def _add_watch_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "watching", "A server of which a part was killed, hangs or does not answer is ended, with the reason."
+        "supervision",
+        "If a part of the server dies, hangs or does not answer, the server is stopped and the reason printed.",
     )
     add = group.add_argument
-    add("--supervise", action="store_true", help="and started again, as is one that ended by itself")
-    add("--max-restarts", type=int, default=10, metavar="N", help="give up after so many (default: %(default)s)")
-    add("--restart-window", type=float, default=600.0, metavar="S", help="within so long (default: %(default)s)")
+    add("--supervise", action="store_true", help="restart the server after a fault or an unexpected end")
+    add(
+        "--max-restarts",
+        type=int,
+        default=10,
+        metavar="N",
+        help="give up after N restarts within --restart-window (default: %(default)s)",
+    )
+    add(
+        "--restart-window",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="seconds in which --max-restarts are counted (default: %(default)s)",
+    )
     add(
         "--restart-pause",
         type=float,
         default=0.5,
         metavar="S",
-        help="before the first restart; it doubles from fault to fault up to 30 s (default: %(default)s)",
+        help="seconds before the first restart, doubled with each fault up to 30 (default: %(default)s)",
     )
     add(
         "--hang-timeout",
         type=float,
         default=60.0,
         metavar="S",
-        help="how long one request or batch may take in a step that runs in Python (default: %(default)s)",
+        help="seconds that one request or batch may take in a Python step (default: %(default)s)",
     )
     add(
         "--probe-interval",
         type=float,
         default=10.0,
         metavar="S",
-        help="ask each model for an answer every S seconds; 0 for never (default: %(default)s)",
+        help="send each model a test image every S seconds; 0 disables it (default: %(default)s)",
     )
-    add("--probe-timeout", type=float, default=10.0, metavar="S", help="time for it (default: %(default)s)")
+    add(
+        "--probe-timeout",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds that the answer to a test image may take (default: %(default)s)",
+    )
     add(
         "--drain-timeout",
         type=float,
         default=30.0,
         metavar="S",
-        help="how long requests in flight may take once the server is told to stop (default: %(default)s)",
+        help="seconds that requests in flight get to finish when the server stops (default: %(default)s)",
     )
 
 
@@ -122,8 +146,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         RepositoryError: A model cannot be served.
-        ServerError: The server cannot start; without `--supervise`: it ended by itself, or is not well.
-        RestartsExhaustedError: It was started again too often.
+        ServerError: The server cannot start; without `--supervise`: it ended unexpectedly, or is unhealthy.
+        RestartsExhaustedError: It was restarted too often.
     """
     from mlcls.server.logs import Announcements
 
@@ -206,19 +230,19 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
 
 
 def _warn_about_cores(options: ServerOptions, announcements: Announcements) -> None:
-    """Tell of models whose settings were measured with another number of cores."""
+    """Warn of models whose settings were tuned for another number of cores."""
     from mlcls.base.machine import read_cores
     from mlcls.repository.settings import read_settings
 
     for name in options.models:
         mismatch = read_settings(options.repository, name).describe_mismatch(options.target, read_cores())
         if mismatch is not None:
-            remedy = f"Measure here: mlcls tune {name} --target {options.target}"
+            remedy = f"Tune it here: mlcls tune {name} --target {options.target}"
             announcements.say(f"Warning: {name}: {mismatch}. {remedy}", "WARNING")
 
 
 def _serve(server: TritonServer, watching: WatchSettings, poll_s: float | None, announcements: Announcements) -> None:
-    """Serve until something is wrong, the versions that are active in the repository where it is to be followed."""
+    """Serve until there is a fault; with an interval, follow the repository's active versions."""
     from mlcls.server.supervision import watch
 
     if poll_s is None:

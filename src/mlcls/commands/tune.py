@@ -21,34 +21,34 @@ if TYPE_CHECKING:
     from mlcls.tuning.search import Outcome, Search
 
 NAME: Final = "tune"
-SUMMARY: Final = "Find the instances, threads and queue delay that serve a model best on this machine, by measuring."
+SUMMARY: Final = "Measure which instances, threads and queue delay serve a model best on this machine."
 
-# Photos that are sent at most, spread over those that were given.
-_MOST_PHOTOS: Final = 64
+# Most photos that are sent, spread over those that were given.
+_MAX_PHOTOS: Final = 64
 
-# Measurements that a budget is meant for, and bounds of the length of one, in seconds.
+# Measurements that a time budget is meant for, and the bounds of one measurement.
 _WINDOWS: Final = 200
-_SHORTEST_WINDOW_S: Final = 0.5
-_LONGEST_WINDOW_S: Final = 6.0
+_MIN_WINDOW_S: Final = 0.5
+_MAX_WINDOW_S: Final = 6.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.epilog = (
-        "Exit status 1 where no candidate meets the target; the repository then stays as it is, as it does with "
-        "--dry-run and when interrupted. Nothing else should run on the machine meanwhile."
+        "Exits with status 1 if no candidate meets the target; the repository then stays as it is, as with --dry-run "
+        "or after an interrupt. Run nothing else on the machine meanwhile."
     )
     parser.add_argument("model", metavar="MODEL", help="name of an imported model")
-    parser.add_argument("--target", choices=TARGETS, default="embedded", help="engine (default: %(default)s)")
+    parser.add_argument("--target", choices=TARGETS, default="embedded", help="engine to tune (default: %(default)s)")
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument(
         "--p99-ms",
         type=float,
         default=150.0,
         metavar="MS",
-        help="99th percentile of the latency that must not be exceeded (default: %(default)g)",
+        help="target for the 99th percentile of the latency, in milliseconds (default: %(default)g)",
     )
-    goal.add_argument("--throughput", action="store_true", help="no latency target: only the throughput counts")
+    goal.add_argument("--throughput", action="store_true", help="maximize throughput, whatever the latency")
     parser.add_argument(
         "--concurrency",
         type=int,
@@ -57,40 +57,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="requests in flight to measure with (default: found by measuring)",
     )
-    parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="time (default: %(default)g)")
+    parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="time budget (default: %(default)g)")
     parser.add_argument(
         "--photos",
         type=Path,
         nargs="+",
         default=[],
         metavar="PATH",
-        help="photos or folders to ask for (default: samples of 640x427); their size decides what decoding costs",
+        help="photos or folders to send; their size decides what decoding costs (default: samples of 640x427)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="measure, and leave the repository as it is")
-    parser.add_argument("--reset", action="store_true", help="measure nothing: go back to the target's defaults")
+    parser.add_argument("--dry-run", action="store_true", help="measure without changing the repository")
+    parser.add_argument("--reset", action="store_true", help="restore the target's defaults without measuring")
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder of the report where the repository is left as it is (default: output/tune/MODEL)",
+        help="folder for the report if the repository stays as it is (default: output/tune/MODEL)",
     )
     parser.add_argument(
         "--tritonserver",
         type=Path,
         metavar="DIR",
-        help="use this Triton, /opt/tritonserver in NVIDIA's container, instead of the embedded one",
+        help="Triton to use instead of the embedded one, e.g. /opt/tritonserver in NVIDIA's container",
     )
     add_repository_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Search and write the settings, or resets them.
+    """Search for settings and write them, or reset them.
 
     Raises:
         ConfigError: An option is out of its range.
         RepositoryError: The model cannot be served.
         ServerError: The model cannot be served with the default settings.
-        TuningError: No candidate meets the target, or there was too little time for a comparison.
+        TuningError: No candidate meets the target, or the time was too short for a comparison.
     """
     return _reset(arguments) if arguments.reset else _tune(arguments)
 
@@ -116,13 +116,13 @@ def _tune(arguments: argparse.Namespace) -> int:
     version.weights(target)
     images, photos = _read_photos(arguments.photos, version.spec)
     cores, budget_s = read_cores(), arguments.minutes * 60
-    window_s = min(max(budget_s / _WINDOWS, _SHORTEST_WINDOW_S), _LONGEST_WINDOW_S)
+    window_s = min(max(budget_s / _WINDOWS, _MIN_WINDOW_S), _MAX_WINDOW_S)
     circumstances = Circumstances(name, version.number, target, describe_machine(), cores, photos, window_s, budget_s)
     goal = Goal(None if arguments.throughput else arguments.p99_ms, tuple(sorted(set(arguments.concurrency))))
     current = repository.settings(name).of(target)
-    # a precision changes the answers: it is the user's choice, not the search's
+    # the precision changes the answers, so the user chooses it, not the search
     start = dataclasses.replace(DEFAULT_SETTINGS[target], engine_precision=current.engine_precision)
-    print(f"Looking for {goal}: {name} on {target}, {cores} cores, {photos}, some {arguments.minutes:g} minutes.")
+    print(f"Looking for {goal}: {name} on {target}, {cores} cores, {photos}, about {arguments.minutes:g} minutes.")
     with sigterm_interrupts(), LoadProcesses(version.spec, images, cores) as load, show_progress(budget_s) as progress:
         measure = ServedMeasure(version, target, installation, load, window_s, progress)
         knobs, concurrencies = list_knobs(target, cores), list_concurrencies(target, cores)
@@ -159,7 +159,7 @@ def _apply(
         Repository(root), name, lambda settings: settings.with_target(target, outcome.settings, record), files
     )
     print(f"Wrote {', '.join(str(root / name / file) for file in ('serving.json', *files))}.")
-    print(f"{len(changed)} configurations changed; a running server has them once it starts again.")
+    print(f"{len(changed)} configurations changed; restart a running server to use them.")
 
 
 def _reset(arguments: argparse.Namespace) -> int:
@@ -169,27 +169,27 @@ def _reset(arguments: argparse.Namespace) -> int:
 
     repository, name, target = Repository(arguments.repository), arguments.model, arguments.target
     if remove_wrong_settings(repository, name):
-        print("Removed a serving.json that was wrong, with the settings of all targets.")
+        print("Removed an invalid serving.json, with the settings of all targets.")
     evidence = {report_name(target, suffix): None for suffix in (".json", ".png")}
     changed = change_settings(repository, name, lambda settings: settings.without_target(target), evidence)
     print(f"{name} has the default settings of the target {target}; {len(changed)} configurations changed.")
     return 0
 
 
-def _check_options(arguments: argparse.Namespace, most_concurrency: int) -> None:
+def _check_options(arguments: argparse.Namespace, max_concurrency: int) -> None:
     if not 0 < arguments.p99_ms <= 60_000:
         raise ConfigError(f"Expected --p99-ms above 0 and at most 60000, got {arguments.p99_ms:g}.")
     if not 0 < arguments.minutes <= 24 * 60:
         raise ConfigError(f"Expected --minutes above 0 and at most {24 * 60}, got {arguments.minutes:g}.")
     for concurrency in arguments.concurrency:
-        if not 1 <= concurrency <= most_concurrency:
+        if not 1 <= concurrency <= max_concurrency:
             raise ConfigError(
-                f"Expected --concurrency 1 to {most_concurrency}, beyond which requests are refused, got {concurrency}."
+                f"Expected --concurrency 1 to {max_concurrency}, since the queue holds no more, got {concurrency}."
             )
 
 
 def _read_photos(paths: Sequence[Path], spec: ModelSpec) -> tuple[list[bytes], str]:
-    """Return the photos to send, each of which can be decoded, and what they are, in words."""
+    """Return the photos to send, after decoding each, and a description of them."""
     from mlcls.errors import ImageError
     from mlcls.images.photos import list_photos, sample_photo_paths
     from mlcls.images.transforms import preprocess
@@ -198,7 +198,7 @@ def _read_photos(paths: Sequence[Path], spec: ModelSpec) -> tuple[list[bytes], s
         files = list_photos(paths) if paths else sample_photo_paths()
     except MissingExtraError as error:
         raise MlclsError(f"{error} Or give photos of your own with --photos.") from None
-    chosen = files[:: -(-len(files) // _MOST_PHOTOS)]
+    chosen = files[:: -(-len(files) // _MAX_PHOTOS)]
     images = []
     for file in chosen:
         try:
@@ -212,7 +212,7 @@ def _read_photos(paths: Sequence[Path], spec: ModelSpec) -> tuple[list[bytes], s
 
 
 def _render(search: Search, outcome: Outcome | None, circumstances: Circumstances) -> dict[str, bytes]:
-    """Return the report and its picture, by file name; no picture where matplotlib is not installed, which it says."""
+    """Return the report and its plot, by file name; without matplotlib, print a warning and leave the plot out."""
     from mlcls.tuning.picture import draw_search
     from mlcls.tuning.report import make_report, report_name
 
@@ -223,7 +223,7 @@ def _render(search: Search, outcome: Outcome | None, circumstances: Circumstance
     try:
         files[report_name(target, ".png")] = draw_search(search, outcome, title)
     except MissingExtraError as error:
-        print(f"Warning: no picture: {error}", file=sys.stderr)
+        print(f"Warning: no plot: {error}", file=sys.stderr)
     return files
 
 
@@ -233,4 +233,4 @@ def _save(arguments: argparse.Namespace, files: dict[str, bytes]) -> None:
     folder: Path = arguments.output or Path("output") / "tune" / arguments.model
     for name, content in files.items():
         write_bytes(folder / name, content)
-    print(f"The repository is as it was; the report is in {folder}.")
+    print(f"The repository is unchanged; the report is in {folder}.")

@@ -1,4 +1,4 @@
-"""The command `mlcls verify`: the gate, by hand, between any two runners."""
+"""The command `mlcls verify`: run the gate on any two runners."""
 
 from __future__ import annotations
 
@@ -16,34 +16,52 @@ if TYPE_CHECKING:
     from mlcls.engines.gate import GateReport, Limits
 
 NAME: Final = "verify"
-SUMMARY: Final = "Compare two runners of a model on photos: the gate that every engine passes."
+SUMMARY: Final = "Compare two runners of a model on photos, with the gate that every engine has to pass."
 
-# Options that replace a limit of the precision.
-_LIMIT_OPTIONS: Final = ("max_difference", "max_mean_difference", "max_row_difference", "max_flip_rate", "max_map_drop")
+# Options that override a limit of the precision, with what each one limits; see `Limits`.
+_LIMIT_OPTIONS: Final = {
+    "max_difference": "difference of a score",
+    "max_mean_difference": "mean difference of the scores",
+    "max_row_difference": "difference between the candidate's answers to one image in different batches",
+    "max_flip_rate": "share of label decisions that flip",
+    "max_map_drop": "drop of the mAP",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.epilog = (
         "A runner is KIND or KIND=WHERE: paddle=FOLDER, onnxruntime[=FILE], openvino[=FILE], openvino-bf16[=FILE], "
-        "tensorrt[=FILE], tensorrt-rtx=FILE, served[=HOST:PORT]. Exit status 1 where a limit "
-        "is not kept or the photos cannot tell."
+        "tensorrt[=FILE], tensorrt-rtx=FILE, served[=HOST:PORT]. Exits with status 1 if a limit is exceeded, or if the "
+        "photos are too alike to judge."
     )
     parser.add_argument("model", metavar="MODEL", help="name of an imported model")
-    parser.add_argument("--reference", default="onnxruntime", metavar="RUNNER", help="default: %(default)s")
-    parser.add_argument("--candidate", default="openvino", metavar="RUNNER", help="default: %(default)s")
+    parser.add_argument(
+        "--reference", default="onnxruntime", metavar="RUNNER", help="runner to compare with (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--candidate", default="openvino", metavar="RUNNER", help="runner to judge (default: %(default)s)"
+    )
     add_photo_options(parser, "to compare on")
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="whose limits hold (default: %(default)s)"
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="precision that sets the limits (default: %(default)s)",
     )
-    for option in _LIMIT_OPTIONS:
-        parser.add_argument(f"--{option.replace('_', '-')}", type=float, metavar="X", help="instead of the precision's")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report here")
+    for option, limited in _LIMIT_OPTIONS.items():
+        parser.add_argument(
+            f"--{option.replace('_', '-')}",
+            type=float,
+            metavar="X",
+            help=f"limit on the {limited} (default: that of --precision)",
+        )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the full report")
     add_repository_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare, print a table, and tell by the exit status whether the candidate passed."""
+    """Compare two runners and print a table; return 0 if the candidate passed, else 1."""
     from mlcls.base.files import write_text
     from mlcls.dataset.photos import LabeledPhotos
     from mlcls.engines.gate import PROBED_IMAGES, run_gate
@@ -80,8 +98,8 @@ def _judge(report: GateReport) -> int:
         print(f"FAILED  {failure}", file=sys.stderr)
     if report.is_blind:
         print(
-            f"FAILED  the scores of two photos differ by {report.spread:.1e} only: answers exchanged between them "
-            f"would pass; give photos of the model's labels, none like another",
+            f"FAILED  the scores of two photos differ by {report.spread:.1e} only, so swapped answers would pass; give "
+            f"different photos of the model's labels",
             file=sys.stderr,
         )
     if report.failures or report.is_blind:

@@ -9,13 +9,13 @@ from typing import Final
 from mlcls.commands.options import add_repository_option
 
 NAME: Final = "versions"
-SUMMARY: Final = "List the versions of a model: which is active, when each was made, from what."
+SUMMARY: Final = "List the versions of a model: which is active, when each was made and from what."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("model", metavar="NAME", help="name of a model")
-    parser.add_argument("--json", action="store_true", help="all hashes, as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON, with all hashes")
     add_repository_option(parser)
 
 

@@ -19,7 +19,7 @@ from mlcls.conversion.onnx_file import check_onnx_file
 from mlcls.errors import ConfigError, MissingExtraError, ModelFormatError
 from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
-from mlcls.repository.settings import FILE_NAME
+from mlcls.repository.settings import SETTINGS_FILE
 
 # Images that wait inside the engine, so that no stream idles while the next request is on its way.
 WAITING_IMAGES: Final = 1
@@ -217,7 +217,7 @@ def _require_bf16(flags: Collection[str]) -> None:
     if not find_bf16_units(flags):
         raise ConfigError(
             f"engine_precision: expected f32 on a processor without {' or '.join(BF16_FLAGS)}, got bf16; set f32 in "
-            f"{FILE_NAME} and run: mlcls repository."
+            f"{SETTINGS_FILE} and run: mlcls repository."
         )
 
 

@@ -1,1 +1,1 @@
-"""Releases of models: import, publish, roll out, follow a repository."""
+"""Releases of models: import, publish, roll back, follow a repository."""

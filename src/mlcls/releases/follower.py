@@ -16,19 +16,19 @@ from mlcls.server.process import TritonServer
 
 
 class RepositoryFollower:
-    """Brings a running server in line with its repository, again and again.
+    """Keeps a running server in line with its repository.
 
-    Triton's own polling is no choice: it loads whatever folder is there, models that are not imported and versions that
-    are not active included, and takes an ensemble out of service whose new steps cannot be loaded.
+    Triton's own polling cannot do it: it loads every folder, even models that are not imported and versions that are
+    not active, and it takes an ensemble out of service if its new steps cannot be loaded.
     """
 
     def __init__(self, repository: Repository, names: Sequence[str], control: ModelControl) -> None:
-        """Follow a server that is ready, with what is active in the repository now.
+        """Remember which versions are active in the repository now.
 
         Args:
             repository: The model repository.
-            names: The models that are served.
-            control: The server.
+            names: The served models.
+            control: The server, which is ready and serves these versions.
         """
         self._repository = repository
         self._names = names
@@ -36,13 +36,13 @@ class RepositoryFollower:
         self._seen = {name: self._read_state(name) for name in names}
 
     def follow(self) -> list[str]:
-        """Switch the models whose active version is another one now.
+        """Switch the models whose active version has changed.
 
         Returns:
-            A line for each model that was switched, or that was to be and cannot; the latter stays as it is until its
-            configuration changes again.
+            A line for each model that was switched or could not be; the latter stays as it is until its configuration
+            changes again.
         """
-        if is_locked(self._repository.root):  # a command is at work, and may switch the server itself
+        if is_locked(self._repository.root):  # a command is running, and may switch the server itself
             return []
         lines = []
         for name in self._names:
@@ -71,15 +71,15 @@ class RepositoryFollower:
 
 @contextlib.contextmanager
 def following(server: TritonServer, interval_s: float, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Follow the repository of a server while the block runs, in a thread: a watch must not wait for a model to load.
+    """Follow a server's repository while the block runs, in a thread, so that a watch never waits for a model to load.
 
     Args:
-        server: It is ready.
-        interval_s: How often to look.
-        say: Takes one line for each event.
+        server: The server, which is ready.
+        interval_s: How often to check the repository.
+        say: Called with one line for each event.
 
     Yields:
-        Raises what ended the thread, if anything did.
+        A function that raises the error that ended the thread, if there was one.
     """
     control = ModelControl(f"http://{server.http_url}", server.admin_key, server.options.ready_timeout_s)
     follower = RepositoryFollower(Repository(server.options.repository), server.options.models, control)
@@ -90,7 +90,7 @@ def following(server: TritonServer, interval_s: float, say: Callable[[str], None
         while not ended.wait(interval_s):
             try:
                 lines = follower.follow()
-            except Exception as error:  # told to the thread that serves
+            except Exception as error:  # the thread that serves raises it
                 failures.append(error)
                 return
             for line in lines:

@@ -1,4 +1,4 @@
-"""From a PaddleX inference model (folder, archive, URL or catalog name) to a served model in the repository."""
+"""Import a PaddleX inference model (folder, archive, URL or catalog name) into the repository."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ImportReport:
     Attributes:
         spec: The spec that was written.
         parity: The converted model's scores against Paddle's.
-        untiled_queries: Whether the decoder's queries were found tiled, and were untiled.
+        untiled_queries: Whether the decoder's queries were tiled in the graph, and were untiled.
     """
 
     spec: ModelSpec
@@ -42,11 +42,11 @@ class ImportReport:
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedModel:
-    """A model that passed the check, not in the repository yet.
+    """A model that passed the check but is not in the repository yet.
 
     Attributes:
-        report: What was found.
-        staged: What goes into the repository.
+        report: What the conversion found.
+        staged: The version to add to the repository.
     """
 
     report: ImportReport
@@ -62,17 +62,17 @@ def import_model(
     replace_versions: bool = False,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> ImportReport:
-    """Convert a PaddleX model, check it against Paddle on real photos and put it into the repository.
+    """Convert a PaddleX model, check it against Paddle on real photos and add it to the repository.
 
-    Nothing is written to the repository unless the check passes; a model that is there already stays until then.
+    Nothing is written to the repository unless the check passes; until then, a model of the same name stays.
 
     Args:
         source: See `open_source`.
         repository: The model repository.
-        name: Name under which it is served; by default PaddleX's.
+        name: Name to serve the model under; by default PaddleX's.
         photos: Photos for the check; by default crops of scikit-learn's two sample photos.
-        replace_versions: Whether it may take the place of a model that has several versions.
-        batch_sizes: Batch sizes of the check; fewer are quicker.
+        replace_versions: Whether to replace a model that has several versions.
+        batch_sizes: Batch sizes of the check; fewer are faster.
 
     Raises:
         ParityError: The converted model's scores differ from Paddle's by more than the limit, or a label flips.
@@ -100,13 +100,13 @@ def convert_model(
     Args:
         source: See `open_source`.
         repository: The model repository.
-        name: Name under which it is served; by default PaddleX's.
+        name: Name to serve the model under; by default PaddleX's.
         photos: Photos for the check; by default crops of scikit-learn's two sample photos.
-        check: Refuses a repository and a model's name before the work begins.
+        check: Called with the repository and the model's name before the conversion; raises to refuse them.
         batch_sizes: Batch sizes of the check.
 
     Yields:
-        The model; its file is gone when the block ends, unless it was moved.
+        The model; its file is removed when the block ends, unless it was moved.
 
     Raises:
         MlclsError: See `import_model`.

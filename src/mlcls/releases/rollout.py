@@ -1,8 +1,8 @@
-"""`publish` and `rollback`: the order in which a running server and its repository go from one version to another.
+"""`publish` and `rollback`: switch a running server and its repository from one version to another.
 
-What Triton 2.51 does was measured, and sets the order: an ensemble that is loaded while one of its steps cannot be is
-taken out of service, so the steps are loaded first; loading an ensemble leaves loaded steps alone; requests that the
-ensemble's old version has taken are answered by it, with the steps that they started with.
+The order follows from how Triton 2.51 was measured to behave: it takes an ensemble out of service if it is loaded while
+one of its steps cannot be, so the steps are loaded first; loading an ensemble leaves loaded steps alone; requests that
+the old version has accepted are answered by it, with the steps that they started with.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Rollout:
         version: The version that was added or chosen.
         previous: The version that was active before; None if there was none.
         active: The version that is active now.
-        removed: Versions that are no longer in the repository.
+        removed: Versions that were removed from the repository.
     """
 
     name: str
@@ -58,19 +58,19 @@ def publish(
         repository: The model repository.
         staged: The version.
         control: The running server to switch; None changes the repository only.
-        keep: Versions that stay in the repository; None for all.
-        keep_loaded: Whether the version that was active stays loaded, so that going back to it takes no loading.
-        activate: Whether to switch to it at all.
+        keep: How many versions to keep in the repository; None for all.
+        keep_loaded: Whether the previous version stays loaded, so that a rollback need not load it.
+        activate: Whether to switch to the version.
 
     Raises:
-        ModelControlError: The server cannot be asked, or cannot load the version; the version is removed again, and
-            the server serves what it did.
-        RepositoryError: The name is another model's step, or the model in the repository is damaged.
+        ModelControlError: The server cannot be reached or cannot load the version; the version is removed again, and
+            the server still serves the previous one.
+        RepositoryError: The name could be a step of another model, or the model in the repository is damaged.
     """
     name = staged.spec.name
     check_name(name)
     with repository.lock():
-        # Asked before anything is written: is there a server, and does it know the key?
+        # First, so that nothing is written if there is no server or it does not know the key.
         taken = _known_versions(control, name) if control is not None else set()
         previous = repository.active_number(name) if repository.is_imported(name) else None
         version = add_version(repository, staged, taken)
@@ -94,7 +94,7 @@ def roll_back(
     control: ModelControl | None = None,
     keep_loaded: bool = False,
 ) -> Rollout:
-    """Make another version the active one: the one before, or any that is there.
+    """Make another version the active one: the previous one, or any that exists.
 
     Args:
         repository: The model repository.
@@ -102,10 +102,10 @@ def roll_back(
         to: The version; by default the one that was active when the active one was published. The active one itself
             brings a server in line with its repository, after a publish that was killed.
         control: The running server to switch; None changes the repository only.
-        keep_loaded: Whether the version that was active stays loaded.
+        keep_loaded: Whether the previous version stays loaded.
 
     Raises:
-        ModelControlError: The server cannot be asked, or cannot load the version; it serves what it did.
+        ModelControlError: The server cannot be reached or cannot load the version; it still serves the previous one.
         RepositoryError: There is no such version, or none before the active one.
     """
     with repository.lock():
@@ -117,7 +117,7 @@ def roll_back(
         remove_leftovers(repository, name)
         try:
             previous: int | None = repository.active_number(name)
-        except RepositoryError:  # the ensemble's configuration is damaged, which is what this mends
+        except RepositoryError:  # the ensemble's configuration is damaged, which the switch repairs
             previous = None
         switch(version, control, keep_loaded=keep_loaded)
         return Rollout(name, to, previous, to)
@@ -128,7 +128,7 @@ def _find_previous(active: ModelVersion) -> int:
     numbers = [number for number in active.repository.numbers(active.name) if number != active.number]
     if previous not in numbers:
         choice = f"choose one of {', '.join(map(str, numbers))} with --to" if numbers else "it is the only one"
-        raise RepositoryError(f"The version before version {active.number} of {active.name} is not there; {choice}.")
+        raise RepositoryError(f"The version before version {active.number} of {active.name} does not exist; {choice}.")
     return previous
 
 
@@ -142,17 +142,17 @@ def switch(
 ) -> None:
     """Have a server serve a version: load its steps, pin it, load the ensemble, and unload the other versions.
 
-    What fails or is interrupted leaves the old version active. The caller holds the lock of the repository to pin.
+    If it fails or is interrupted, the old version stays active. To pin, the caller holds the lock of the repository.
 
     Args:
         version: The version.
         control: The running server; None changes the repository only.
         pin: Whether to make it the active version of the repository.
-        keep_loaded: Whether the version that was served stays loaded.
-        is_new: Whether the version has just been added: the server cannot be serving it, whatever it says.
+        keep_loaded: Whether the previous version stays loaded.
+        is_new: Whether the version was just added: whatever the server says, it cannot be serving it.
 
     Raises:
-        ModelControlError: The server cannot be asked, or cannot load the version.
+        ModelControlError: The server cannot be reached, or cannot load the version.
         RepositoryError: The version is damaged.
     """
     name, number = version.name, version.number
@@ -160,7 +160,7 @@ def switch(
     loads = control is not None and (is_new or served != number)
     with _unloading_on_failure(control, version):
         if control is not None and loads:
-            for step in version.steps:  # Triton leaves alone those that are loaded and whose files have not changed
+            for step in version.steps:  # Triton leaves loaded steps alone if their files have not changed
                 control.load(step, number)
         with _pinned(version, control if loads else None) if pin else contextlib.nullcontext():
             if control is not None and loads:
@@ -176,7 +176,7 @@ def switch(
 
 @contextlib.contextmanager
 def _pinned(version: ModelVersion, control: ModelControl | None) -> Iterator[None]:
-    """Make a version the active one; if the block fails, the old one is active again, in the server too."""
+    """Make a version the active one; if the block fails, restore the old one, in the server too."""
     path = version.repository.root / version.name / CONFIG_FILE
     before = path.read_text(encoding="utf-8") if path.is_file() else None
     asked = False
@@ -188,7 +188,7 @@ def _pinned(version: ModelVersion, control: ModelControl | None) -> Iterator[Non
         if before is not None and path.read_text(encoding="utf-8") != before:
             write_text(path, before)
         if control is not None and asked:
-            # Even if it has not switched: an order that was interrupted is carried out, and this one after it.
+            # Even if it has not switched: the server completes an interrupted request, and then this one.
             with contextlib.suppress(MlclsError):
                 control.load(version.name, version.repository.active_number(version.name))
         raise
@@ -196,7 +196,7 @@ def _pinned(version: ModelVersion, control: ModelControl | None) -> Iterator[Non
 
 @contextlib.contextmanager
 def _unloading_on_failure(control: ModelControl | None, version: ModelVersion) -> Iterator[None]:
-    """Unload the steps of a version that does not come to serve."""
+    """Unload the steps of a version if the block fails and the server does not serve it."""
     try:
         yield
     except BaseException:
@@ -208,7 +208,7 @@ def _unloading_on_failure(control: ModelControl | None, version: ModelVersion) -
 
 
 def _known_versions(control: ModelControl, name: str) -> set[int]:
-    """Return the versions that the server has or had: one of the same number could be taken for it."""
+    """Return the numbers of the versions that the server has or had; a new one of the same number could be confused."""
     return {
         number
         for model, number in control.states()
@@ -224,7 +224,7 @@ def _served_version(control: ModelControl, name: str) -> int | None:
 
 
 def _unload_others(control: ModelControl, name: str, kept: set[int]) -> None:
-    """Unload the steps of all other versions, once the requests that they are part of are answered."""
+    """Unload the steps of all other versions, after the requests that use them are answered."""
     states = control.states()
     for (model, number), state in states.items():
         if model == name and state.state == "UNLOADING":

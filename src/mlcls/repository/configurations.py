@@ -1,4 +1,4 @@
-"""The generated files of a repository: what they should be, written if they differ, and found if they are stale."""
+"""The generated files of a repository: render them, write those that differ, and find those that are stale."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings
 
 @dataclasses.dataclass(frozen=True)
 class StaleFile:
-    """A generated file that is not what the generator writes today.
+    """A generated file that is not what the generator would write now.
 
     Attributes:
         path: The file, relative to the repository.
-        reason: `missing`, `differs`, or what else is wrong.
+        reason: What is wrong with it, `missing` for example.
     """
 
     path: str
@@ -42,13 +42,13 @@ class StaleFile:
 def render_files(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> dict[str, str]:
-    """Return the text of every generated file of a model that serves one version, by its path in the repository."""
+    """Return the text of each generated file of a model with one version, by its path in the repository."""
     ensemble = triton_config.format_config(triton_config.build_ensemble(spec, version, settings))
     return {f"{spec.name}/{CONFIG_FILE}": ensemble, **render_version(spec, version, settings)}
 
 
 def render_version(spec: ModelSpec, version: int, settings: ModelSettings = DEFAULT_MODEL_SETTINGS) -> dict[str, str]:
-    """Return the text of the files that belong to one version, active or not: all but the ensemble's configuration."""
+    """Return the text of each file of one version, active or not: all but the ensemble's configuration."""
     steps = triton_config.build_steps(spec, version, settings)
     files = {path: triton_config.format_config(config) for path, config in steps.items()}
     labels = "".join(f"{label}\n" for label in spec.labels)
@@ -58,12 +58,12 @@ def render_version(spec: ModelSpec, version: int, settings: ModelSettings = DEFA
 
 
 def expected_specs(repository: Repository) -> list[ModelSpec]:
-    """Return the specs that the repository's configurations come from.
+    """Return the specs that the repository's configurations are generated from.
 
-    An imported model has its own; an official one that is not imported has the catalog's.
+    An imported model has its own spec; an official one that is not imported has the catalog's.
 
     Raises:
-        RepositoryError: A custom model is not imported, so that nothing says what its configurations should be.
+        RepositoryError: A custom model is not imported, so nothing says what its configurations should be.
     """
     specs = []
     present = repository.models() if repository.root.is_dir() else []
@@ -81,7 +81,7 @@ def expected_specs(repository: Repository) -> list[ModelSpec]:
 
 
 def expected_files(repository: Repository, spec: ModelSpec, settings: ModelSettings) -> dict[str, str]:
-    """Return the text of every generated file of a model with all its versions, by its path in the repository.
+    """Return the text of each generated file of a model with all its versions, by its path in the repository.
 
     Args:
         repository: The model repository.
@@ -97,9 +97,9 @@ def expected_files(repository: Repository, spec: ModelSpec, settings: ModelSetti
 
 
 def write_configs(repository: Repository, spec: ModelSpec) -> list[Path]:
-    """Write the generated files of a model, those that differ; those of its other versions too.
+    """Write the generated files of a model with all its versions, if they differ.
 
-    Files that only former settings needed are removed.
+    Files that only earlier settings needed are removed.
 
     Args:
         repository: The model repository.
@@ -121,13 +121,13 @@ def write_configs(repository: Repository, spec: ModelSpec) -> list[Path]:
 
 
 def possible_paths(repository: Repository, name: str) -> set[str]:
-    """Return the configurations that a model has with some settings and has not with others."""
+    """Return the configurations that a model has with some settings only, by their paths in the repository."""
     numbers = {repository.active_number(name), *repository.numbers(name)}
     return {path for number in numbers for path in triton_config.preprocess_paths(name, number)}
 
 
 def write_files(root: Path, files: Mapping[str, str]) -> list[Path]:
-    """Write files that differ from their texts, which come by path in the repository; return those that changed."""
+    """Write each file that differs from its text, given by path in the repository; return those that changed."""
     changed = []
     for relative, text in files.items():
         path = root / relative
@@ -138,7 +138,7 @@ def write_files(root: Path, files: Mapping[str, str]) -> list[Path]:
 
 
 def find_stale(repository: Repository, specs: Iterable[ModelSpec]) -> list[StaleFile]:
-    """Return the generated files that are missing, differ from what the generator writes, or belong to nothing."""
+    """Return the generated files that are missing, differ from what the generator writes, or belong to no model."""
     root = repository.root
     stale = []
     expected: set[str] = set()
@@ -159,7 +159,7 @@ def find_stale(repository: Repository, specs: Iterable[ModelSpec]) -> list[Stale
 
 
 def require_fresh(version: ModelVersion) -> None:
-    """Refuse to serve a version whose configurations do not fit its spec; the model's other versions do not matter.
+    """Check that a version's configurations are what the generator writes; other versions do not matter.
 
     Raises:
         RepositoryError: A configuration is stale.

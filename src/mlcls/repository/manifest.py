@@ -1,8 +1,8 @@
 """`manifest.json`: what a version folder holds, where it came from, and the checks that it passed.
 
 Each step of a served model has one in its version folder. It names every file with its digest: `model_spec.json`
-(labels, thresholds, preprocessing, activation), and the engines with the tools that made them and the figures of their
-gate. The Triton backends and `mlcls serve` check it before they use a file: a folder that was mixed up is refused.
+(labels, thresholds, preprocessing, activation), and the engines with the tools that made them and the reports of their
+gate. The Triton backends and `mlcls serve` check it before they use a file, and refuse a folder with mixed-up files.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mlcls.errors import RepositoryError
 from mlcls.model.spec import SPEC_FILE
 
 SCHEMA_VERSION: Final = 1
-FILE_NAME: Final = "manifest.json"
+MANIFEST_FILE: Final = "manifest.json"
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-# Files that an engine could load; one that the manifest does not name is refused.
+# Suffixes of files that an engine could load; such a file is refused if the manifest does not name it.
 _MODEL_SUFFIXES: Final = (".onnx", ".plan", ".engine", ".xml", ".bin", ".data")
 
 
@@ -49,8 +49,8 @@ class EngineRecord:
         file: Its name in the version folder.
         precision: Precision of its weights and activations.
         made_from: SHA-256 of each file that it was made from, by name.
-        tools: Version of each package that took part.
-        built_for: Of a plan: the library and its version, the GPU's name and compute capability; else empty.
+        tools: Version of each package that was involved.
+        built_for: For a plan, the library and its version, the GPU's name and compute capability; else empty.
         gate: The reports of the gate that it passed, see `GateReport.to_dict`.
     """
 
@@ -76,10 +76,10 @@ class Manifest:
     Attributes:
         step: Name of the Triton model that the folder belongs to, `NAME_engine` for example.
         created: When, in ISO 8601, UTC.
-        files: Each file of the folder but the manifest, by name.
+        files: Each file of the folder except the manifest, by name.
         engines: One record for each model file.
-        calibration: Of postprocess, where the spec's thresholds were calibrated: on what, for what, and what it gained;
-            see `mlcls.commands.calibrate`.
+        calibration: For postprocess, if the spec's thresholds were calibrated: on what, for which objective, and with
+            which gain; see `mlcls.commands.calibrate`.
     """
 
     step: str
@@ -117,11 +117,11 @@ class Manifest:
         return json.dumps(document, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, origin: str = FILE_NAME) -> Manifest:
+    def from_json(cls, text: str, origin: str = MANIFEST_FILE) -> Manifest:
         """Read the text of a `manifest.json`.
 
         Raises:
-            RepositoryError: The text is no manifest of this version.
+            RepositoryError: The text is not a manifest of this schema version.
         """
         try:
             document = json.loads(text)
@@ -132,8 +132,8 @@ class Manifest:
             return cls(**document)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, RepositoryError) as error:
             raise RepositoryError(
-                f"{origin}: expected a manifest of schema version {SCHEMA_VERSION}, got a file that is none "
-                f"({error}); import the model again."
+                f"{origin}: expected a manifest of schema version {SCHEMA_VERSION}, got another document ({error}); "
+                f"import the model again."
             ) from None
 
     @classmethod
@@ -143,23 +143,23 @@ class Manifest:
         Raises:
             RepositoryError: It is missing or wrong.
         """
-        path = folder / FILE_NAME
+        path = folder / MANIFEST_FILE
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise RepositoryError(f"{path} does not exist; import the model: mlcls import MODEL.") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise RepositoryError(f"{path} cannot be read: {error}") from None
+            raise RepositoryError(f"{path} cannot be read: {error}.") from None
         return cls.from_json(text, str(path))
 
 
 def write_manifest(
     folder: Path, step: str, engines: Iterable[EngineRecord] = (), calibration: Mapping[str, Any] | None = None
 ) -> Manifest:
-    """Write the manifest of a folder, with all files that are in it."""
-    files = {path.name: FileRecord.of(path) for path in sorted(folder.iterdir()) if path.name != FILE_NAME}
+    """Write the manifest of a folder, which names all files in it."""
+    files = {path.name: FileRecord.of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_FILE}
     manifest = Manifest(step, _now(), files, tuple(sorted(engines, key=lambda record: record.file)), calibration)
-    write_text(folder / FILE_NAME, manifest.to_json())
+    write_text(folder / MANIFEST_FILE, manifest.to_json())
     return manifest
 
 
@@ -168,28 +168,28 @@ def verify_folder(folder: Path, step: str, files: Iterable[str] | None = None) -
 
     Args:
         folder: The version folder.
-        step: Name of the Triton model that it is loaded as.
-        files: Names of the files whose content is checked, by default all; the presence and the size of each file are
-            checked in any case.
+        step: Name of the Triton model that loads it.
+        files: Names of the files whose content is checked, by default all; the presence and size of each file are
+            always checked.
 
     Raises:
-        RepositoryError: The folder is another step's, or a file is missing, changed or not in the manifest; the text
-            names it.
+        RepositoryError: The folder belongs to another step, or a file, which the text names, is missing, changed or not
+            in the manifest.
     """
     manifest = Manifest.read(folder)
     remedy = "import the model again"
     if manifest.step != step:
         raise RepositoryError(
-            f"{folder / FILE_NAME}: expected the manifest of {step}, got that of {manifest.step}; {remedy}."
+            f"{folder / MANIFEST_FILE}: expected the manifest of {step}, got that of {manifest.step}; {remedy}."
         )
     required = set(manifest.files) if files is None else set(files)
     for name in sorted(required - set(manifest.files)):
-        raise RepositoryError(f"{folder / FILE_NAME} has no {name}, only {', '.join(manifest.files)}; {remedy}.")
+        raise RepositoryError(f"{folder / MANIFEST_FILE} has no {name}, only {', '.join(manifest.files)}; {remedy}.")
     for path in sorted(folder.iterdir()):
         if path.suffix in _MODEL_SUFFIXES and path.name not in manifest.files:
             raise RepositoryError(
-                f"{path} is not in the manifest beside it: nothing says where it came from; remove it, or build it "
-                f"with mlcls build-engine."
+                f"{path} is not in the manifest beside it, so its origin is unknown; remove it, or build it with mlcls "
+                f"build-engine."
             )
     for name, record in manifest.files.items():
         path = folder / name
@@ -207,7 +207,7 @@ def require_same_spec(folders: Mapping[str, Path]) -> None:
     """Check that the version folders of a model's steps hold one spec.
 
     Args:
-        folders: Version folder of each step, by the step's name; those that do not exist are passed over.
+        folders: Version folder of each step, by the step's name; those without a manifest are skipped.
 
     Raises:
         RepositoryError: Two of them differ.
@@ -215,7 +215,7 @@ def require_same_spec(folders: Mapping[str, Path]) -> None:
     digests = {
         step: Manifest.read(folder).files[SPEC_FILE].sha256
         for step, folder in folders.items()
-        if (folder / FILE_NAME).is_file()
+        if (folder / MANIFEST_FILE).is_file()
     }
     first = next(iter(digests), None)
     for step, digest in digests.items():
@@ -227,7 +227,7 @@ def require_same_spec(folders: Mapping[str, Path]) -> None:
 
 
 def tool_versions(*packages: str) -> dict[str, str]:
-    """Return versions of installed packages, mlcls among them; those that are not installed are left out."""
+    """Return the versions of installed packages, including mlcls; packages that are not installed are left out."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}

@@ -7,12 +7,12 @@
     NAME_preprocess_2/   config.pbtxt              2/...       (and NAME_engine_2/, NAME_postprocess_2/)
 
 The configurations are committed; `mlcls` fills in the version folders. Version 1 is the model that was imported. Each
-later version has steps of its own beside it, which can be loaded while the others serve. Each step has a copy of the
-spec in its version folder, since Triton gives a backend its own folder only, and copies each model by itself if the
-repository is in an object store.
+later version has its own steps, which can be loaded while the others serve. Each step has a copy of the spec in its
+version folder, since Triton shows a backend only its own folder, and copies each model separately if the repository is
+in an object store.
 
 A version exists if `NAME/N/` does, which is written after its steps and removed before them. `NAME/config.pbtxt` names
-the active version and its steps: that one file, which is replaced whole, is the switch.
+the active version and its steps; replacing that one file is the switch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from mlcls.repository.names import (
 )
 from mlcls.repository.settings import ModelSettings, Target, read_settings
 
-# What to do if the model file of a target is missing; by default the model is imported again.
+# What to do if the model file of a target is missing; for the other targets, import the model again.
 _REMEDIES: Final[Mapping[Target, str]] = {
     "gpu": "Build it in the serving image: mlcls build-engine {name} --engine tensorrt.",
     "int8": "Build it from your photos: mlcls build-engine {name} --engine int8 --photos FOLDER.",
@@ -69,7 +69,7 @@ class Repository:
         return str(self.root)
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Keep other processes from changing the repository; wait for the one that changes it now."""
+        """Lock the repository against changes by other processes; wait for one that is changing it."""
         return folder_lock(self.root)
 
     def models(self) -> list[str]:
@@ -79,7 +79,7 @@ class Repository:
             RepositoryError: There is no such folder.
         """
         if not self.root.is_dir():
-            raise RepositoryError(f"Expected a model repository, got {self}, which is no folder; see --repository.")
+            raise RepositoryError(f"Expected a model repository, got {self}, which is not a folder; see --repository.")
         return sorted(
             path.name
             for path in self.root.iterdir()
@@ -113,9 +113,9 @@ class Repository:
         Raises:
             RepositoryError: It does not exist.
         """
-        numbers = self.numbers(name)
-        if number not in numbers:
-            raise RepositoryError(f"{name} in {self} has no version {number}; expected one of {describe(numbers)}.")
+        if number not in self.numbers(name):
+            known = format_numbers(self.numbers(name))
+            raise RepositoryError(f"{name} in {self} has no version {number}; expected one of {known}.")
         return ModelVersion(self, name, number)
 
     def active_number(self, name: str) -> int:
@@ -133,7 +133,7 @@ class Repository:
             if len(numbers) == 1:
                 return numbers[0]
             raise RepositoryError(
-                f"{error} Versions {describe(numbers)} of {name} exist; choose one: mlcls rollback {name} --to N."
+                f"{error} {name} has the versions {format_numbers(numbers)}; choose one: mlcls rollback {name} --to N."
             ) from None
 
     def active(self, name: str) -> ModelVersion:
@@ -144,17 +144,15 @@ class Repository:
         """
         models = self.models()
         if name not in models:
-            raise RepositoryError(
-                f"{self} has no model {name!r}; expected one of "
-                f"{', '.join(models) or 'none: the repository is empty'}. Import it: mlcls import {name}."
-            )
+            known = f"expected one of {', '.join(models)}" if models else "the repository is empty"
+            raise RepositoryError(f"{self} has no model {name!r}; {known}. Import it: mlcls import {name}.")
         number = self.active_number(name)
         if number in (numbers := self.numbers(name)):
             return ModelVersion(self, name, number)
         if numbers:
             raise RepositoryError(
-                f"The version {number} that {name} in {self} serves does not exist; choose one of "
-                f"{describe(numbers)}: mlcls rollback {name} --to N."
+                f"Version {number}, which {name} in {self} serves, does not exist; choose one of "
+                f"{format_numbers(numbers)}: mlcls rollback {name} --to N."
             )
         raise RepositoryError(
             f"The model {name} in {self} has no weights yet: {name}/{FIRST_VERSION} does not exist. Import it: "
@@ -170,9 +168,9 @@ class Repository:
         return read_settings(self.root, name)
 
     def leftovers(self, name: str) -> dict[int, list[Path]]:
-        """Return the folders of steps whose version does not exist, by its number: an interrupted command left them.
+        """Return the step folders whose version does not exist, by its number: an interrupted command left them.
 
-        The folders of the first version are none: they hold the configurations of a model that is not imported yet.
+        Those of version 1 do not count if the model is not imported yet: they hold its configurations.
         """
         complete = self.numbers(name)
         found: dict[int, list[Path]] = {}
@@ -185,14 +183,14 @@ class Repository:
         return found
 
     def next_number(self, name: str, taken: Iterable[int] = ()) -> int:
-        """Return a number that no version has or had: a server, its log and its metrics may know the old one by it.
+        """Return a number that no version has or had, since a server, its log and its metrics may still use old ones.
 
         Args:
             name: The model.
             taken: Further numbers, of versions that a running server still has.
 
         Raises:
-            RepositoryError: The file that remembers the last number is damaged.
+            RepositoryError: The file with the last number is damaged.
         """
         path = self.root / name / LAST_NUMBER_FILE
         last = 0
@@ -210,8 +208,8 @@ class ModelVersion:
 
     Attributes:
         repository: Where it is.
-        name: The model, which is the name of its ensemble.
-        number: The version.
+        name: Name of the model, which is that of its ensemble.
+        number: Number of the version.
     """
 
     repository: Repository
@@ -244,7 +242,7 @@ class ModelVersion:
 
     @functools.cached_property
     def spec(self) -> ModelSpec:
-        """The spec, read once, after checking that the steps belong together.
+        """The spec, read once, and checked to be the same in all steps.
 
         Raises:
             RepositoryError: The version is incomplete, its steps hold different specs, or a folder is not what its
@@ -268,7 +266,7 @@ class ModelVersion:
         return spec
 
     def check(self) -> None:
-        """Check that the steps belong together; errors as those of `spec`."""
+        """Check that the steps belong together; raise the errors of `spec`."""
         _ = self.spec
 
     def verify(self, suffix: str, *files: str) -> Manifest:
@@ -298,7 +296,9 @@ class ModelVersion:
         except FileNotFoundError:  # as written before there were several versions
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RepositoryError(f"{path}: expected the record of a version, got another file ({error}).") from None
+            raise RepositoryError(
+                f"{path}: expected the record of a version, got another document ({error}); remove it."
+            ) from None
         return replaced
 
     def weights(self, target: Target) -> Path:
@@ -310,23 +310,23 @@ class ModelVersion:
         path = self.engine_folder / triton_config.ENGINE_TARGETS[target].model_file
         if not path.is_file():
             raise RepositoryError(
-                f"{path} does not exist, which the target {target!r} needs. "
+                f"The target {target!r} needs {path}, which does not exist. "
                 + _REMEDIES.get(target, "Import the model again: mlcls import.").format(name=self.name)
             )
         return path
 
     def add_engine(self, staged: Path, record: EngineRecord) -> None:
-        """Put a model file into the engine's folder, in place of an older one of its name.
+        """Put a model file into the engine's folder, in place of an older one of the same name.
 
         Args:
             staged: The file; it is moved.
-            record: Where it came from; `record.file` is its name in the folder.
+            record: Its record; `record.file` is its name in the folder.
 
         Raises:
             RepositoryError: The folder has no manifest, or is not what its manifest says.
         """
         root, folder = self.repository.root, self.engine_folder
-        # Replaced whole, with hard links to the other files, so that the files and the manifest never disagree.
+        # Replace the whole folder, with hard links to the other files, so that files and manifest always agree.
         with self.repository.lock(), tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
             old = verify_folder(folder, self.step(ENGINE_SUFFIX), files=())
             staging = Path(temporary) / folder.name
@@ -363,6 +363,6 @@ def read_pin(path: Path) -> int:
     return int(served[0])
 
 
-def describe(numbers: list[int]) -> str:
-    """Return a list of numbers for a message."""
+def format_numbers(numbers: list[int]) -> str:
+    """Return version numbers as text for a message."""
     return ", ".join(map(str, numbers)) or "none"

@@ -12,12 +12,12 @@ ENGINE_SUFFIX: Final = "_engine"
 POSTPROCESS_SUFFIX: Final = "_postprocess"
 STEP_SUFFIXES: Final = (PREPROCESS_SUFFIX, ENGINE_SUFFIX, POSTPROCESS_SUFFIX)
 
-# Number of the version that an import makes; its folders have no number in their names.
+# Number of the version that an import makes; the names of its steps end in no number.
 FIRST_VERSION: Final = 1
 
 CONFIG_FILE: Final = "config.pbtxt"
 LABELS_FILE: Final = "labels.txt"
-# Beside the version folders of an ensemble: which version each one replaced, and the last number that was given.
+# In the version folder of an ensemble: which version it replaced. Beside these folders: the last number in use.
 VERSION_FILE: Final = "version.json"
 LAST_NUMBER_FILE: Final = ".mlcls-last-version"
 
@@ -26,15 +26,15 @@ FP16_FILE: Final = "model.fp16.onnx"
 INT8_FILE: Final = "model.int8.onnx"
 PLAN_FILE: Final = "model.plan"
 
-# Parameter of the backend `mlcls_engine` with the threads of one engine.
+# Parameters of the backend `mlcls_engine`: the threads of one engine, and its precision.
 THREADS_PARAMETER: Final = "threads"
 PRECISION_PARAMETER: Final = "precision"
 
-# Parameter of the backend `mlcls_preprocess` with the image settings, as JSON; left out where they are the defaults.
+# Parameter of the backend `mlcls_preprocess` with the image settings, as JSON; left out if they are the defaults.
 IMAGES_PARAMETER: Final = "images"
 
 VERSION_NUMBER: Final = re.compile(r"[1-9]\d{0,8}")
-# The folder of a step, with the model's name and the version's number.
+# The name of a step: the model's name, the suffix, and the version's number.
 STEP_NAME: Final = re.compile(rf"(?P<model>.+)(?:{'|'.join(STEP_SUFFIXES)})(?:_(?P<version>[1-9]\d{{0,8}}))?")
 
 
@@ -49,17 +49,18 @@ def ensemble_labels_file(version: int) -> str:
 
 
 def is_step_name(name: str) -> bool:
-    """Return whether a folder of this name can be the step of a model."""
+    """Return whether the name can be that of a step."""
     return STEP_NAME.fullmatch(name) is not None
 
 
 def check_name(name: str) -> None:
-    """Refuse a model's name that a step of another model could have.
+    """Check that a model's name cannot be the name of another model's step.
 
     Raises:
-        RepositoryError: It ends as the steps' names do.
+        RepositoryError: It ends like the name of a step.
     """
     if is_step_name(name):
         raise RepositoryError(
-            f"Expected a name that ends in none of {', '.join(STEP_SUFFIXES)}, with or without a number, got {name!r}."
+            f"Expected a name that does not end in {' or '.join(STEP_SUFFIXES)} or one of these with a number, got "
+            f"{name!r}."
         )

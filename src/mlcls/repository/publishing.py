@@ -1,8 +1,8 @@
 """Add versions of models to the repository, choose the active one, remove old ones, and change settings.
 
-After each single write, a server that starts on the repository serves one complete version: a version's steps come
-before its own folder, and that before the one file that makes it active. What an interrupted command leaves is a
-complete version that is not active, or folders that belong to none and go with the next command.
+After each single write, a server that starts on the repository serves one complete version: a version's steps are
+written before its own folder, and that before the one file that makes it active. An interrupted command leaves a
+complete version that is not active, or folders that belong to no version, which the next command removes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mlcls.repository.configurations import (
     write_configs,
     write_files,
 )
-from mlcls.repository.models import ModelVersion, Repository, describe
+from mlcls.repository.models import ModelVersion, Repository, format_numbers
 from mlcls.repository.names import (
     CONFIG_FILE,
     FIRST_VERSION,
@@ -40,16 +40,16 @@ from mlcls.repository.staging import ENSEMBLE_FOLDER, StagedVersion
 def add_model(repository: Repository, staged: StagedVersion, *, replace_versions: bool = False) -> None:
     """Put a model into the repository as its only version, in place of one of the same name.
 
-    Everything is written to a staging folder first. The ensemble's version folder goes first and comes last: while it
-    is missing, a half-replaced model cannot be served. Two processes that change a repository wait for each other.
+    Everything is written to a staging folder first. The ensemble's version folder is removed first and added last:
+    while it is missing, a half-replaced model cannot be served. Processes that change a repository wait for each other.
 
     Args:
         repository: The model repository.
         staged: The model.
-        replace_versions: Whether later versions may go.
+        replace_versions: Whether to remove later versions.
 
     Raises:
-        RepositoryError: The name is one that another model's step could have, or there are later versions.
+        RepositoryError: The name could be a step of another model, or there are later versions.
     """
     check_name(staged.spec.name)
     with repository.lock():
@@ -59,21 +59,21 @@ def add_model(repository: Repository, staged: StagedVersion, *, replace_versions
 
 
 def require_unversioned(repository: Repository, name: str) -> None:
-    """Refuse to replace a model of which later versions were published.
+    """Check that no later versions of a model were published, which an import would remove.
 
     Raises:
-        RepositoryError: There are some.
+        RepositoryError: There are later versions.
     """
     numbers = repository.numbers(name)
     if numbers not in ([], [FIRST_VERSION]):
         raise RepositoryError(
-            f"{name} in {repository} has the versions {describe(numbers)}. Add the next one: mlcls publish. Or remove "
-            f"them all and start again: mlcls import --replace."
+            f"{name} in {repository} has the versions {format_numbers(numbers)}. Add the next one: mlcls publish. Or "
+            f"replace them all: mlcls import --replace."
         )
 
 
 def add_version(repository: Repository, staged: StagedVersion, taken: Iterable[int] = ()) -> ModelVersion:
-    """Put a version into the repository as a model's next one, which is not active yet.
+    """Add a model's next version to the repository, without making it active.
 
     The first version of a model is active at once, since no other could be. The caller holds the lock of the
     repository.
@@ -81,13 +81,13 @@ def add_version(repository: Repository, staged: StagedVersion, taken: Iterable[i
     Args:
         repository: The model repository.
         staged: The version.
-        taken: Numbers that it must not have: a running server still has versions of these numbers.
+        taken: Numbers that a running server still uses for versions.
 
     Returns:
-        The version; its number is above all that are there, were there or are taken.
+        The version; its number is higher than all that exist, existed or are taken.
 
     Raises:
-        RepositoryError: The name is one that another model's step could have, or what it comes from is damaged.
+        RepositoryError: The name could be a step of another model, or the version's source is damaged.
     """
     name, root = staged.spec.name, repository.root
     check_name(name)
@@ -111,7 +111,7 @@ def add_version(repository: Repository, staged: StagedVersion, taken: Iterable[i
 
 
 def pin_version(version: ModelVersion) -> None:
-    """Make a version the active one, by one file; the caller holds the lock of the repository.
+    """Make a version the active one by writing one file; the caller holds the lock of the repository.
 
     Raises:
         RepositoryError: The version is damaged.
@@ -125,10 +125,10 @@ def pin_version(version: ModelVersion) -> None:
 def remove_version(version: ModelVersion) -> None:
     """Remove a version; the caller holds the lock of the repository.
 
-    If it is the only one, the configurations stay, as those of a model that is not imported.
+    The configurations of a model's only version stay, as if the model were not imported.
 
     Raises:
-        RepositoryError: It is the active one, and there are others.
+        RepositoryError: It is active, and there are others.
     """
     repository, name = version.repository, version.name
     others = [number for number in repository.numbers(name) if number != version.number]
@@ -141,7 +141,7 @@ def remove_version(version: ModelVersion) -> None:
 
 
 def prune_versions(repository: Repository, name: str, keep: int) -> list[int]:
-    """Remove old versions but the active one, the one before it, and the newest others, `keep` in all.
+    """Remove old versions; keep the active one, the one before it and the newest others, `keep` in all.
 
     The caller holds the lock of the repository.
 
@@ -151,7 +151,7 @@ def prune_versions(repository: Repository, name: str, keep: int) -> list[int]:
     active = repository.active(name)
     others = [version for version in reversed(repository.versions(name)) if version != active]
     replaced = active.replaced
-    others.sort(key=lambda version: version.number != replaced)  # stable: the newest first otherwise
+    others.sort(key=lambda version: version.number != replaced)  # stable, so the others stay newest first
     removed = sorted(others[max(keep - 1, 0) :], key=lambda version: version.number)
     for version in removed:
         remove_version(version)
@@ -168,12 +168,12 @@ def remove_leftovers(repository: Repository, name: str) -> None:
 def _put_first_version(repository: Repository, staged: StagedVersion) -> ModelVersion:
     name, root = staged.spec.name, repository.root
     version = ModelVersion(repository, name, FIRST_VERSION)
-    settings = repository.settings(name)  # of the model that it replaces; a file that is wrong ends the import here
+    settings = repository.settings(name)  # of the model that it replaces; fails here if the file is wrong
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
         staging = Path(temporary)
         staged.write(staging, FIRST_VERSION, None)
         files = render_files(staged.spec, settings=settings)
-        write_files(staging / "files", files)  # a disk that is full is noticed here, with the old model in its place
+        write_files(staging / "files", files)  # fails here if the disk is full, with the old model still in place
         with _new_folders(root, files):
             for old in repository.versions(name):
                 os.rename(old.folder, staging / str(old.number))
@@ -187,7 +187,7 @@ def _put_first_version(repository: Repository, staged: StagedVersion) -> ModelVe
 
 @contextlib.contextmanager
 def _new_folders(root: Path, files: Iterable[str]) -> Iterator[None]:
-    """Make the folders of files, and remove those that are empty again where the block raises."""
+    """Create the folders of files; if the block fails, remove those that it left empty."""
     folders = sorted({root / parent for file in files for parent in Path(file).parents if parent != Path()})
     made = [folder for folder in folders if not folder.exists()]
     try:
@@ -202,7 +202,7 @@ def _new_folders(root: Path, files: Iterable[str]) -> Iterator[None]:
 
 
 def _move_files(staging: Path, root: Path, files: Mapping[str, str]) -> None:
-    """Put staged files into the repository, but those that are there already."""
+    """Move staged files into the repository, except those that are already there."""
     for path, text in files.items():
         target = root / path
         if not target.is_file() or target.read_bytes() != text.encode():
@@ -215,16 +215,16 @@ def change_settings(
     change: Callable[[ModelSettings], ModelSettings],
     evidence: Mapping[str, bytes | None] | None = None,
 ) -> list[Path]:
-    """Change a model's settings, and write the configurations of all its versions that follow from them.
+    """Change a model's settings, and write the configurations of all its versions accordingly.
 
-    What fails or is interrupted leaves every file as it was. If the process is killed meanwhile, the settings can be
-    the new ones and a part of the configurations stale: such a model is not served until `mlcls repository` mends it.
+    If this fails or is interrupted, every file stays as it was. If the process is killed, the settings may be new and
+    some configurations stale; such a model is not served until `mlcls repository` repairs it.
 
     Args:
         repository: The model repository.
         name: An imported model.
-        change: Gives the new settings, from those that are there when nobody else can change them.
-        evidence: Content of files beside `serving.json`, by name; None removes one.
+        change: Function from the old settings to the new; called while the repository is locked.
+        evidence: Content of files to write beside `serving.json`, by name; None removes a file.
 
     Returns:
         The configurations that changed.
@@ -238,7 +238,7 @@ def change_settings(
         settings = change(repository.settings(name))
         path = settings_path(repository.root, name)
         files = {path.parent / file: content for file, content in (evidence or {}).items()}
-        # of default settings no file is kept: the defaults of a later mlcls are then taken
+        # default settings have no file, so that a later mlcls uses its own defaults
         files[path] = None if settings == DEFAULT_MODEL_SETTINGS else settings.to_json().encode()
         configs = expected_files(repository, spec, settings).keys() | possible_paths(repository, name)
         before = {path: _read(path) for path in [*files, *(repository.root / config for config in configs)]}
@@ -254,7 +254,7 @@ def change_settings(
 
 
 def remove_wrong_settings(repository: Repository, name: str) -> bool:
-    """Remove a `serving.json` that cannot be read; tell whether there was one."""
+    """Remove a `serving.json` that cannot be read; return whether there was one."""
     try:
         repository.settings(name)
     except ConfigError:

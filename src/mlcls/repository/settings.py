@@ -1,8 +1,8 @@
-"""`serving.json`: what may differ from machine to machine in how a model is served; the configurations follow from it.
+"""`serving.json`: the settings of a served model that may differ between machines; the configurations follow from it.
 
-It lies in the ensemble's folder and belongs to the model, not to one version of it: a version that is published later
-is served with the same settings. A target that it does not name is served with the defaults, as is a model without the
-file. `mlcls tune` writes it; it may be written by hand, and `mlcls repository` then writes the configurations anew.
+It is in the ensemble's folder and belongs to the model, not to one version of it: later versions are served with the
+same settings. A target that it does not name is served with the defaults, as is a model without the file. `mlcls tune`
+writes it; after an edit, `mlcls repository` writes the configurations.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 Target = Literal["embedded", "cpu", "int8", "gpu"]
 TARGETS: Final[tuple[Target, ...]] = ("embedded", "cpu", "int8", "gpu")
 
-
 SCHEMA_VERSION: Final = 1
-FILE_NAME: Final = "serving.json"
+SETTINGS_FILE: Final = "serving.json"
 
-# Images in one request, and in one batch that Triton forms; the gate and the TensorRT plans go no further.
+# Most images in one request, and in one batch that Triton forms; the gate and the TensorRT plans support no more.
 MAX_BATCH_SIZE: Final = 32
 
-# The engines warm up at batches of this size.
+# Smallest `max_batch_size`: engines warm up on batches of this size.
 SMALLEST_MAX_BATCH_SIZE: Final = 8
 
 # In what the target `embedded` computes; see `ServingSettings.engine_precision`.
 ENGINE_PRECISIONS: Final = ("f32", "bf16")
 
-# Targets whose engine is OpenVINO in this project's own backend; the others take no number of threads from Triton.
+# Targets whose engine is OpenVINO in this project's own backend; the number of threads can be set for these only.
 THREADED_TARGETS: Final[tuple[Target, ...]] = ("embedded", "int8")
 
 MOST_INSTANCES: Final = 256
@@ -51,13 +50,13 @@ class ServingSettings:
 
     Attributes:
         preprocess_instances: Processes that decode; each uses one core.
-        engine_instances: Engines that compute at the same time, each with weights of its own in memory.
-        engine_threads: Threads of one engine on the targets `embedded` and `int8`; 0 takes all cores.
+        engine_instances: Engines that compute at the same time, each with its own weights in memory.
+        engine_threads: Threads of one engine on the targets `embedded` and `int8`; 0 for all cores.
         preprocess_queue_delay_microseconds: How long a request waits for others before it is decoded.
         engine_queue_delay_microseconds: How long the batcher waits for a batch to fill. On a CPU it does not by
-            default: a batch is no faster there than its images one by one.
-        engine_precision: `f32`, or `bf16` on the target `embedded`, which is faster on processors with units for
-            it, refused by all others, and gives other scores than PaddleX.
+            default: there, a batch is no faster than its images one by one.
+        engine_precision: `f32`, or `bf16` on the target `embedded`. bf16 is faster but needs a processor with units for
+            it, and its scores differ from PaddleX's.
     """
 
     preprocess_instances: int = 2
@@ -97,12 +96,12 @@ DEFAULT_SETTINGS: Final[Mapping[Target, ServingSettings]] = {
 
 @dataclasses.dataclass(frozen=True)
 class TuningRecord:
-    """Where a target's settings were measured.
+    """Where and when a target's settings were measured.
 
     Attributes:
         cores: Processor cores that the server could use.
         date: When, in ISO 8601, UTC.
-        report: File with the evidence, beside `serving.json`.
+        report: File with the measurements, beside `serving.json`.
     """
 
     cores: int
@@ -114,7 +113,7 @@ class TuningRecord:
         for field in ("date", "report"):
             value = getattr(self, field)
             if not isinstance(value, str) or not value:
-                raise ConfigError(f"{field}: expected a text, got {value!r}.")
+                raise ConfigError(f"{field}: expected a non-empty string, got {value!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +121,10 @@ class QueueSettings:
     """How many requests wait, and how long.
 
     Attributes:
-        max_queue_size: Requests that wait for one step; the next one is refused as UNAVAILABLE, and the memory stays
-            bounded.
-        timeout_microseconds: How long a request may wait for one step before it is refused; a request may ask for less
-            or more with Triton's own parameter `timeout`.
+        max_queue_size: Requests that may wait for one step; further ones are refused as UNAVAILABLE, which bounds the
+            memory.
+        timeout_microseconds: How long a request may wait for one step before it is refused; a request may ask for
+            another timeout with Triton's parameter `timeout`.
     """
 
     max_queue_size: int = 128
@@ -143,10 +142,10 @@ class ModelSettings:
     Attributes:
         max_batch_size: Images in one request, and in one batch that Triton forms; part of the served contract, the same
             on all targets, and never changed by `mlcls tune`.
-        targets: The settings of targets that are not served with the defaults.
-        tuned: Of the targets whose settings were measured: where.
-        queue: Before each step, on all targets; may be left out of the file.
-        images: What images are accepted and how they are read, on all targets; may be left out of the file.
+        targets: The settings of the targets that are not served with the defaults.
+        tuned: Where the settings were measured, for the targets for which they were.
+        queue: The queue of each step, on all targets; optional in the file.
+        images: Which images are accepted and how they are read, on all targets; optional in the file.
     """
 
     max_batch_size: int = MAX_BATCH_SIZE
@@ -160,13 +159,13 @@ class ModelSettings:
         for target, settings in self.targets.items():
             if settings.engine_threads and target not in THREADED_TARGETS:
                 raise ConfigError(
-                    f"{target}.engine_threads: expected 0, got {settings.engine_threads}: only the engines of "
-                    f"{' and '.join(THREADED_TARGETS)} take a number of threads."
+                    f"{target}.engine_threads: expected 0, got {settings.engine_threads}: it can be set for "
+                    f"{' and '.join(THREADED_TARGETS)} only."
                 )
             if settings.engine_precision != "f32" and target != "embedded":
                 raise ConfigError(
-                    f"{target}.engine_precision: expected 'f32', got {settings.engine_precision!r}: only the target "
-                    f"embedded takes another."
+                    f"{target}.engine_precision: expected 'f32', got {settings.engine_precision!r}: it can be set for "
+                    f"embedded only."
                 )
 
     def of(self, target: Target) -> ServingSettings:
@@ -174,14 +173,14 @@ class ModelSettings:
         return self.targets.get(target, DEFAULT_SETTINGS[target])
 
     def with_target(self, target: Target, settings: ServingSettings, tuned: TuningRecord | None) -> ModelSettings:
-        """Return these, with other settings of a target."""
+        """Return a copy with other settings for a target."""
         records = {name: record for name, record in self.tuned.items() if name != target}
         if tuned is not None:
             records[target] = tuned
         return dataclasses.replace(self, targets={**self.targets, target: settings}, tuned=records)
 
     def without_target(self, target: Target) -> ModelSettings:
-        """Return these, with the defaults of a target."""
+        """Return a copy with the defaults for a target."""
         return dataclasses.replace(
             self,
             targets={name: settings for name, settings in self.targets.items() if name != target},
@@ -189,7 +188,7 @@ class ModelSettings:
         )
 
     def describe_mismatch(self, target: Target, cores: int) -> str | None:
-        """Return a warning if a target's settings were measured with another number of cores; None if they fit."""
+        """Return a warning if a target's settings were measured with another number of cores, else None."""
         record = self.tuned.get(target)
         if record is None or record.cores == cores:
             return None
@@ -212,34 +211,35 @@ class ModelSettings:
         return json.dumps(document, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, origin: str = FILE_NAME) -> ModelSettings:
+    def from_json(cls, text: str, origin: str = SETTINGS_FILE) -> ModelSettings:
         """Read the text of a `serving.json`.
 
         Args:
             text: The JSON document.
-            origin: What to call it in errors, usually its path.
+            origin: Name of the text in errors, usually its path.
 
         Raises:
-            ConfigError: The text is no JSON, of another schema version, or a key is unknown, missing or wrong.
+            ConfigError: The text is not JSON, has another schema version, or a key is unknown, missing or wrong.
         """
+        remedy = "Fix it, or restore the defaults: mlcls tune MODEL --reset."
         try:
             return _parse(json.loads(text))
-        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of too many digits
-            raise ConfigError(f"{origin}: expected a JSON document, got text that is none ({error}).") from None
+        except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number with too many digits
+            raise ConfigError(f"{origin}: expected a JSON document, got other text ({error}). {remedy}") from None
         except ConfigError as error:
-            raise ConfigError(f"{origin}: {error} Mend it, or go back to the defaults: mlcls tune --reset.") from None
+            raise ConfigError(f"{origin}: {error} {remedy}") from None
 
 
 DEFAULT_MODEL_SETTINGS: Final = ModelSettings()
 
 
 def settings_path(root: Path, name: str) -> Path:
-    """Return the file of a model's settings in a repository."""
-    return root / name / FILE_NAME
+    """Return the path of a model's settings file in a repository."""
+    return root / name / SETTINGS_FILE
 
 
 def read_settings(root: Path, name: str) -> ModelSettings:
-    """Return the settings of a model; the defaults where it has no file of them.
+    """Return the settings of a model; the defaults if it has no file.
 
     Raises:
         ConfigError: The file cannot be read, or is wrong.
@@ -251,7 +251,7 @@ def read_settings(root: Path, name: str) -> ModelSettings:
         return DEFAULT_MODEL_SETTINGS
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path}: expected the settings of a model, got a file that cannot be read: {error}"
+            f"{path}: expected the settings of a model, got a file that cannot be read: {error}."
         ) from None
     return ModelSettings.from_json(text, str(path))
 
@@ -282,7 +282,7 @@ def _parse(document: Any) -> ModelSettings:
     return ModelSettings(document["max_batch_size"], targets, tuned, QueueSettings(**queue), images)
 
 
-# Settings that files of earlier versions do not have.
+# Settings that older files do not have.
 _NEWER_NAMES: Final = frozenset({"engine_precision"})
 
 
@@ -296,7 +296,7 @@ def _check_keys(prefix: str, values: Any, required: set[str], optional: set[str]
     known = required | (optional or set())
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ConfigError(f"unknown key {prefix}{unknown[0]}; expected only {', '.join(sorted(known))}.")
+        raise ConfigError(f"unknown key {prefix}{unknown[0]}; expected one of {', '.join(sorted(known))}.")
     missing = sorted(required - set(values))
     if missing:
         raise ConfigError(f"{prefix}{missing[0]} is missing.")

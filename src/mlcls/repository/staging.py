@@ -1,4 +1,4 @@
-"""Versions that are not in the repository yet: what each is made of, and how its folders are written."""
+"""Versions that are not in the repository yet: what they consist of, and how their folders are written."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class StagedVersion(abc.ABC):
     """A version on its way into a repository.
 
     Attributes:
-        spec: Its spec.
-        calibration: What the manifest of postprocess says of the thresholds, if they were calibrated.
+        spec: The spec.
+        calibration: The record of the thresholds for the manifest of postprocess, if they were calibrated.
     """
 
     spec: ModelSpec
@@ -37,15 +37,15 @@ class StagedVersion(abc.ABC):
         """Put the model files into the engine's version folder and return their records."""
 
     def write(self, staging: Path, number: int, replaces: int | None) -> None:
-        """Write the version folders into a staging folder: one by the suffix of each step, and `ENSEMBLE_FOLDER`.
+        """Write the version folders into a staging folder: one named by the suffix of each step, and `ENSEMBLE_FOLDER`.
 
         Args:
-            staging: The folder.
-            number: The version's number.
+            staging: The staging folder.
+            number: Number of the version.
             replaces: The version that is active now; None if there is none.
 
         Raises:
-            RepositoryError: The version that this one comes from is damaged.
+            RepositoryError: The version that this one is derived from is damaged.
         """
         for suffix in STEP_SUFFIXES:
             write_text(staging / suffix / SPEC_FILE, self.spec.to_json())
@@ -67,7 +67,7 @@ class ConvertedVersion(StagedVersion):
     Attributes:
         spec: The spec, with the digest of the ONNX file.
         onnx_model: The ONNX file; it is moved.
-        record: Where the ONNX file came from.
+        record: The record of the ONNX file.
     """
 
     spec: ModelSpec
@@ -82,15 +82,15 @@ class ConvertedVersion(StagedVersion):
 
 
 class RecalibratedVersion(StagedVersion):
-    """A version that differs from another one by its thresholds; it has all engines of that version, as hard links."""
+    """A version that differs from another one in its thresholds only; its engines are hard links to the other's."""
 
     def __init__(self, base: ModelVersion, thresholds: Sequence[float], calibration: Mapping[str, Any]) -> None:
         """Read the spec of the other version.
 
         Args:
-            base: The version to take everything else from.
+            base: The other version.
             thresholds: One for each label.
-            calibration: What the manifest of postprocess says of them.
+            calibration: The record of the thresholds for the manifest of postprocess.
 
         Raises:
             RepositoryError: The other version is damaged.
@@ -101,7 +101,7 @@ class RecalibratedVersion(StagedVersion):
         self.calibration = calibration
 
     def put_engines(self, folder: Path) -> Sequence[EngineRecord]:
-        """Link the model files, whose content is checked: the new manifest vouches for it."""
+        """Link the model files, after checking their content, which the new manifest vouches for."""
         manifest = self._base.verify(ENGINE_SUFFIX)
         for file in manifest.files:
             if file != SPEC_FILE:

@@ -1,11 +1,11 @@
-"""From a `ModelSpec` and a target to Triton's model configurations, as protobuf and never as string templates.
+"""Build Triton's model configurations from a `ModelSpec` and settings, as protobuf and never as string templates.
 
 A served model is four Triton models: the ensemble `NAME` and its steps `NAME_preprocess`, `NAME_engine` and
-`NAME_postprocess`. Triton has one configuration for all versions of a model and, when one is added, loads all of them
-again; so each later version has steps of its own, `NAME_engine_2` for example, and a switch changes one file only: the
+`NAME_postprocess`. Triton has one configuration for all versions of a model and, when one is added, reloads all of
+them; so each later version has its own steps, `NAME_engine_2` for example, and a switch changes one file only: the
 ensemble's configuration, which names the steps of one version. The engine differs between the targets, and preprocess
-where their `ServingSettings` do; Triton picks `configs/TARGET.pbtxt` where it exists (`--model-config-name`) and
-`config.pbtxt` otherwise.
+differs if their `ServingSettings` do; Triton uses `configs/TARGET.pbtxt` if it exists (`--model-config-name`), else
+`config.pbtxt`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class EngineTarget:
         backend: Triton backend.
         model_file: File in the version folder.
         kind: Triton's instance kind.
-        warmup_batch_sizes: Batch sizes that run once before the model is ready; the largest batch besides, on a GPU.
+        warmup_batch_sizes: Batch sizes that run once before the model is ready; on a GPU, the largest batch does too.
         cpu_accelerator: Execution accelerator of the onnxruntime backend.
     """
 
@@ -69,7 +69,7 @@ ENGINE_TARGETS: Final[Mapping[Target, EngineTarget]] = {
 def build_configs(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> dict[str, ModelConfig]:
-    """Return all configurations of a served model, the ensemble's pinned to one version.
+    """Return all configurations of a served model, with the ensemble pinned to one version.
 
     Returns:
         Each configuration by its path in the model repository, `NAME_engine/configs/gpu.pbtxt` for example.
@@ -98,20 +98,20 @@ def build_steps(
 
 
 def preprocess_paths(name: str, version: int) -> list[str]:
-    """Path, in the model repository, of all configurations that a version's preprocess may have."""
+    """Return the paths, in the model repository, of all configurations that a version's preprocess may have."""
     step = step_name(name, PREPROCESS_SUFFIX, version)
     return [target_path(step, target) for target in TARGETS]
 
 
 def target_path(step: str, target: Target) -> str:
-    """Return path, in the model repository, of a step's configuration for one target."""
+    """Return the path, in the model repository, of a step's configuration for one target."""
     return f"{step}/config.pbtxt" if target == "embedded" else f"{step}/configs/{target}.pbtxt"
 
 
 def build_ensemble(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> ModelConfig:
-    """Return the ensemble of one version: encoded images in; scores, results and statuses out."""
+    """Return the ensemble of one version: from encoded images to scores, results and statuses."""
     names = TENSORS
     config = _new_config(
         spec.name,
@@ -124,8 +124,8 @@ def build_ensemble(
     steps: Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]] = (
         (PREPROCESS_SUFFIX, (names.image,), (names.pixels, names.decode_status)),
         (ENGINE_SUFFIX, (names.pixels,), (names.logits,)),
-        # All outputs come from the last step: where one is an intermediate tensor too, a request for some of the
-        # outputs fails with "unexpected deadlock".
+        # All outputs come from the last step: if one is an intermediate tensor too, a request for some of the outputs
+        # fails with "unexpected deadlock".
         (POSTPROCESS_SUFFIX, (names.logits, names.decode_status), (names.scores, names.result, names.status)),
     )
     for suffix, inputs, outputs in steps:
@@ -145,7 +145,7 @@ def build_preprocess(
     version: int = FIRST_VERSION,
     settings: ModelSettings = DEFAULT_MODEL_SETTINGS,
 ) -> ModelConfig:
-    """Return encoded images to `pixels`, with a status for each image; beside the engine of a target."""
+    """Return preprocess on a target: from encoded images to `pixels`, with a status for each image."""
     names = TENSORS
     config = _new_config(
         step_name(spec.name, PREPROCESS_SUFFIX, version),
@@ -167,7 +167,7 @@ def build_engine(
     version: int = FIRST_VERSION,
     settings: ModelSettings = DEFAULT_MODEL_SETTINGS,
 ) -> ModelConfig:
-    """Return `pixels` to `logits` on the engine of a target."""
+    """Return the engine of a target: from `pixels` to `logits`."""
     engine, chosen = ENGINE_TARGETS[target], settings.of(target)
     logits = _tensor(TENSORS.logits, "TYPE_FP32", [spec.num_labels])
     name = step_name(spec.name, ENGINE_SUFFIX, version)
@@ -195,7 +195,7 @@ def build_engine(
 def build_postprocess(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> ModelConfig:
-    """Return `logits` and decode statuses to scores, results and statuses."""
+    """Return postprocess: from `logits` and decode statuses to scores, results and statuses."""
     names = TENSORS
     config = _new_config(
         step_name(spec.name, POSTPROCESS_SUFFIX, version),
@@ -221,7 +221,7 @@ def format_config(config: ModelConfig) -> str:
 
 
 def parse_config(text: str) -> ModelConfig:
-    """Read the text of a `.pbtxt` file; a field that Triton does not know is a `google.protobuf` ParseError."""
+    """Read the text of a `.pbtxt` file; raise protobuf's ParseError for a field that Triton does not know."""
     from google.protobuf import text_format
 
     return text_format.Parse(text, _pb2().ModelConfig())

@@ -1,4 +1,4 @@
-"""What `mlcls versions` says about the versions of a model."""
+"""The report of `mlcls versions` on the versions of a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class VersionReport:
         onnx_sha256: Digest of the FP32 ONNX file.
         source_sha256: Digest of each file of the PaddleX model.
         files: Digest of each file of the engine's folder.
-        calibration: What the thresholds were calibrated on and for; None where they are the imported model's.
+        calibration: What the thresholds were calibrated on and for; None for the imported model's thresholds.
     """
 
     version: int
@@ -39,7 +39,7 @@ class VersionReport:
     calibration: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report for JSON."""
         return dataclasses.asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""Whether models can be served by a Triton on this machine: what can be known before it is started."""
+"""Check, before Triton starts, whether it can serve models on this machine."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def check_models(
     installation: TritonInstallation,
     read_machine: Callable[[], Machine] = read_machine,
 ) -> None:
-    """Check everything that can be known before a server is started.
+    """Check everything that can be checked before a server starts.
 
     Args:
         repository: The model repository.
         models: Names of the ensembles.
         target: Which engine.
         installation: The tritonserver.
-        read_machine: Tells which GPUs and which TensorRT there are; asked for the target `gpu` only.
+        read_machine: Function that describes this machine's GPUs and TensorRT; called for the target `gpu` only.
 
     Raises:
-        RepositoryError: A model cannot be served; its plan is not for this machine, for example.
-        ModelFormatError: An ONNX file is not whole in itself.
+        RepositoryError: A model cannot be served; for example, its plan is not for this machine.
+        ModelFormatError: An ONNX file is damaged, or needs other files.
         ServerError: The target's backend is not installed.
     """
     backend = ENGINE_TARGETS[target].backend

@@ -1,4 +1,4 @@
-"""The `mlcls` command: quick to answer, one line for what goes wrong, and the exit statuses it promises."""
+"""The `mlcls` command: fast help, one line for each error, and the documented exit statuses."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def test_module_can_be_run() -> None:
         "1",
     ],
 )
-def test_reader_that_has_enough(buffering: str) -> None:
-    """`mlcls models | head -1`, for an output that is buffered or not."""
+def test_reader_that_is_gone(buffering: str) -> None:
+    """`mlcls models | head -1`, with buffered and unbuffered output."""
     reader, writer = os.pipe()
     os.close(reader)
     environment = {**os.environ, "PYTHONUNBUFFERED": buffering}
@@ -153,7 +153,7 @@ def test_reader_that_has_enough(buffering: str) -> None:
 
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the command hands to `export_model`, which does nothing here."""
+    """The arguments that the command passes to `export_model`, which does nothing here."""
     calls: list[dict[str, Any]] = []
 
     def export_model(architecture: str, folder: Path, **options: Any) -> ExportReport:
@@ -217,7 +217,7 @@ def test_labels_that_cannot_be_read(
         path.write_bytes(content)
     assert cli.main(["export", "ResNet50_ML", "--output", "out", "--labels", str(path)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"mlcls export: {path}: expected a UTF-8 text file with one label a line, got: ")
+    assert error.startswith(f"mlcls export: {path}: expected a UTF-8 text file with one label per line, got: ")
     assert error.count("\n") == 1
     assert not exports
 
@@ -361,7 +361,7 @@ def test_repository_of_the_environment(
 
 @pytest.fixture
 def no_installation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks for the embedded server has passed the check of the address."""
+    """Looking for the embedded server means that the address passed the check."""
 
     def embedded_installation() -> None:
         raise MlclsError("looked for the server")
@@ -389,8 +389,8 @@ def test_own_address_is_allowed(capsys: pytest.CaptureFixture[str], host: list[s
     assert capsys.readouterr().err == "mlcls serve: looked for the server\n"
 
 
-def test_tritonserver_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With a server of one's own any address goes."""
+def test_folder_without_tritonserver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With another server than the embedded one, every address is allowed."""
     assert cli.main(["serve", "ResNet50_ML", "--host", "0.0.0.0", "--tritonserver", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         f"mlcls serve: Expected bin/tritonserver and backends/ in {tmp_path}, got a folder without them.\n"
@@ -399,7 +399,7 @@ def test_tritonserver_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.fixture
 def fake_tritonserver(tmp_path: Path) -> Path:
-    """A folder that looks like a Triton with no engines; whatever would start it fails."""
+    """A folder that looks like a Triton without engines, and cannot be started."""
     root = tmp_path / "tritonserver"
     (root / "bin").mkdir(parents=True)
     (root / "bin" / "tritonserver").write_text("#!/bin/false\n")

@@ -208,7 +208,7 @@ def test_other_tensors_and_activations_are_refused() -> None:
 
 def test_the_client_has_the_same_contract() -> None:
     from mlcls.model import contract
-    from mlcls_client import contract as of_client
+    from mlcls_client.transport import contract as of_client
 
     assert (TENSORS.image, TENSORS.result, TENSORS.status) == (of_client.IMAGE, of_client.RESULT, of_client.STATUS)
     assert (of_client.THRESHOLD_PARAMETER, of_client.STATUS_OK) == (contract.THRESHOLD_PARAMETER, contract.OK)

@@ -1,4 +1,4 @@
-"""The manifest of a version folder: what it says, what it refuses, and that engines are added whole or not at all."""
+"""The manifest of a version folder: its content, what it refuses, and that engines are added whole or not at all."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_what_it_says(folder: Path) -> None:
+def test_content(folder: Path) -> None:
     written = verify_folder(folder, STEP)
     assert written.step == STEP
     assert written.created.endswith("+00:00")
@@ -131,12 +131,10 @@ EDITS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_what_is_no_manifest(folder: Path, edit: Any) -> None:
+def test_a_document_that_is_not_a_manifest(folder: Path, edit: Any) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps(edit(json.loads(path.read_text()))))
-    with pytest.raises(
-        RepositoryError, match=f"{path}: expected a manifest of schema version 1, got a file that is none"
-    ):
+    with pytest.raises(RepositoryError, match=f"{path}: expected a manifest of schema version 1, got another document"):
         Manifest.read(folder)
 
 

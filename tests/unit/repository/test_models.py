@@ -46,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def add(root: Path, spec: ModelSpec) -> None:
-    """Adds a model whose ONNX file says whose it is."""
+    """Add a model whose ONNX file names its labels."""
     root.mkdir(parents=True, exist_ok=True)
     path = root.parent / "given.onnx"
     path.write_text(f"graph of {spec.labels}")
@@ -66,7 +66,7 @@ def list_stale(root: Path, *specs: ModelSpec) -> dict[str, str]:
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
-    """Content of every file, but for the manifests' time."""
+    """Return the content of every file, without the time in the manifests."""
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
     return {path: re.sub(rb'"created": "[^"]+"', b"", content) for path, content in files.items()}
 
@@ -168,7 +168,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
         ),
         {"animals-v2_engine/configs/tpu.pbtxt": "is not a file that the generator writes"},
     ),
-    "config of a target where there is none": (
+    "config of a target in a model without targets": (
         lambda root: shutil.copytree(root / "animals-v2_engine" / "configs", root / "animals-v2" / "configs"),
         {
             "animals-v2/configs/cpu.pbtxt": "is not a file that the generator writes",
@@ -227,7 +227,7 @@ def test_stale_after_change_of_spec(root: Path, custom_spec: ModelSpec) -> None:
 
 
 def test_staging_folder_is_not_stale(root: Path, custom_spec: ModelSpec) -> None:
-    """What a killed import leaves, or one that is under way."""
+    """What an import leaves while it runs or when it is killed."""
     write_configs(Repository(root), custom_spec)
     shutil.copytree(root / "animals-v2", root / f"{atomic.STAGING_PREFIX}abc" / "animals-v2")
     assert list_stale(root, custom_spec) == {}
@@ -282,7 +282,7 @@ def test_models_side_by_side(root: Path, custom_spec: ModelSpec) -> None:
 
 
 def assert_not_mixed(root: Path, *imports: ModelSpec) -> ModelSpec | None:
-    """Where Triton could load the ensemble, every file must be of one import; gives it, or None where it could not."""
+    """Assert that all files are of one import if Triton could load the ensemble; return it, or None if it could not."""
     if not (root / "animals-v2" / "1").is_dir():
         with pytest.raises(RepositoryError):
             Repository(root).active("animals-v2").check()
@@ -387,7 +387,9 @@ def test_name_of_a_step(root: Path, custom_spec: ModelSpec, suffix: str) -> None
 
 def test_read_spec_of_unknown_model(root: Path, custom_spec: ModelSpec) -> None:
     root.mkdir()
-    with pytest.raises(RepositoryError, match=r"has no model 'a'; expected one of none: the repository is empty"):
+    with pytest.raises(
+        RepositoryError, match=r"has no model 'a'; the repository is empty\. Import it: mlcls import a\."
+    ):
         Repository(root).active("a").check()
     add(root, custom_spec)
     for name in ("a", "animals-v2_engine", "", "..", "animals-v2/1"):
@@ -457,7 +459,7 @@ def test_folders_renamed_by_hand(root: Path, custom_spec: ModelSpec) -> None:
 
 
 def test_list_models(root: Path, custom_spec: ModelSpec) -> None:
-    with pytest.raises(RepositoryError, match=r"^Expected a model repository, got .*, which is no folder"):
+    with pytest.raises(RepositoryError, match=r"^Expected a model repository, got .*, which is not a folder"):
         Repository(root).models()
     root.mkdir()
     assert Repository(root).models() == []
@@ -482,7 +484,7 @@ def test_find_weights(root: Path, custom_spec: ModelSpec, target: Any, file: str
     add(root, custom_spec)
     path = root / "animals-v2_engine" / "1" / file
     path.unlink(missing_ok=True)
-    with pytest.raises(RepositoryError, match=rf"^{path} does not exist, .*'{target}' needs\. {advice}"):
+    with pytest.raises(RepositoryError, match=rf"^The target '{target}' needs {path}, which does not exist\. {advice}"):
         Repository(root).active("animals-v2").weights(target)
     path.write_text("")
     assert Repository(root).active("animals-v2").weights(target) == path

@@ -109,8 +109,8 @@ def edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 KNOB = "targets.embedded."
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "unknown key": (edit("threads", 1), "unknown key threads; expected only images, max_batch_size"),
-    "unknown target": (edit("targets.tpu", {}), "unknown key targets.tpu; expected only cpu, embedded, gpu, int8"),
+    "unknown key": (edit("threads", 1), "unknown key threads; expected one of images, max_batch_size"),
+    "unknown target": (edit("targets.tpu", {}), "unknown key targets.tpu; expected one of cpu, embedded, gpu, int8"),
     "unknown knob": (edit(KNOB + "instances", 1), "unknown key targets.embedded.instances"),
     "missing knob": (edit(KNOB + "engine_threads", None), "targets.embedded.engine_threads is missing"),
     "missing targets": (edit("targets", None), "targets is missing"),
@@ -127,7 +127,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "targets as a list": (edit("targets", []), "targets: expected an object, got []"),
     "a target as a number": (edit("targets.embedded", 1), "targets.embedded: expected an object, got 1"),
     "no cores": (edit(KNOB + "tuned.cores", 0), "targets.embedded.cores: expected a whole number"),
-    "a date": (edit(KNOB + "tuned.date", 5), "targets.embedded.date: expected a text, got 5"),
+    "a date": (edit(KNOB + "tuned.date", 5), "targets.embedded.date: expected a non-empty string, got 5"),
     "a precision": (edit(KNOB + "engine_precision", "f16"), "engine_precision: expected one of f32, bf16, got 'f16'"),
     "unknown key of the record": (edit(KNOB + "tuned.by", "me"), "unknown key tuned.by"),
 }
@@ -187,7 +187,7 @@ def test_settings_of_one_target_leave_the_others_alone(custom_spec: ModelSpec) -
     assert engine.parameters["threads"].string_value == "1"
     for target in TARGETS[1:]:
         assert tuned[f"{NAME}_engine/configs/{target}.pbtxt"] == plain[f"{NAME}_engine/configs/{target}.pbtxt"]
-        # Triton takes config.pbtxt where a target has none of its own
+        # Triton takes config.pbtxt if a target has no configuration of its own
         assert tuned[f"{NAME}_preprocess/configs/{target}.pbtxt"] == plain[f"{NAME}_preprocess/config.pbtxt"]
     assert not plain[f"{NAME}_engine/config.pbtxt"].parameters
 

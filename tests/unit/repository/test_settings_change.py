@@ -1,4 +1,4 @@
-"""A model's settings change with all that follows from them, or not at all."""
+"""A model's settings change together with its configurations, or not at all."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_fault_leaves_all_as_it_was(
 def test_a_killed_change_is_mended(
     root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Settings without their configurations: not served, and written anew."""
+    """Settings without their configurations: not served, and written by the next command."""
     settings_path(root, NAME).write_text(tune(ModelSettings()).to_json())
     with pytest.raises(RepositoryError, match=r"is stale: .* Run: mlcls repository"):
         require_fresh(Repository(root).active(custom_spec.name))

@@ -47,7 +47,7 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_spec(spec: ModelSpec, number: int) -> ModelSpec:
-    """The model that a test publishes as this version: other labels, another number of them, another size."""
+    """Return the model that a test publishes as this version, with its own labels, number of labels and size."""
     labels = tuple(f"label {index} of {number}" for index in range(number + 1))
     transform = dataclasses.replace(spec.transform, height=32 * number)
     return dataclasses.replace(
@@ -79,7 +79,7 @@ def list_stale(root: Path) -> list[str]:
 
 
 def served_number(root: Path) -> int | None:
-    """Which model a server that starts now would serve, after looking at every file of it; None where it could not."""
+    """Return the model that a server that starts now would serve, after checking its files; None if it could not."""
     if not Repository(root).is_imported(NAME):
         return None
     spec = Repository(root).active(NAME).spec
@@ -97,7 +97,7 @@ def served_number(root: Path) -> int | None:
 
 # --- killed before each write
 
-# What is there before, what is killed, and which models may be served after it was.
+# The versions before, the operation that is killed, and the models that may be served afterwards.
 OPERATIONS: dict[str, tuple[list[int], Callable[[Path, ModelSpec], object], set[int | None]]] = {
     "publish the first": ([], lambda root, spec: publish(root, spec, 1), {None, 1}),
     "publish the second": ([1], lambda root, spec: publish(root, spec, 2), {1, 2}),
@@ -109,21 +109,21 @@ OPERATIONS: dict[str, tuple[list[int], Callable[[Path, ModelSpec], object], set[
 }
 
 
-# Audit events of what changes a repository, and how many paths and modes their arguments begin with.
+# Audit events of changes to a repository: how many paths their arguments begin with, and where descriptors begin.
 WRITES = {"os.rename": (2, 2), "os.remove": (1, 1), "os.rmdir": (1, 1), "os.mkdir": (1, 2)}
 
 
 def paths_of(event: str, arguments: tuple[Any, ...]) -> list[str]:
-    """Whole paths: `shutil.rmtree` names files by the descriptor of their folder."""
+    """Return full paths: `shutil.rmtree` names files by the descriptor of their folder."""
     count, descriptors = WRITES[event]
     folders = [os.readlink(f"/proc/self/fd/{number}") if number != -1 else "" for number in arguments[descriptors:]]
     return [os.path.join(folder, os.fspath(path)) for path, folder in zip(arguments[:count], folders, strict=True)]
 
 
 def run_killed(operation: Callable[[], object], writes: int) -> int:
-    """Runs an operation in a process that is gone before its next write after so many; gives its exit status.
+    """Run an operation in a process that is killed after a number of writes; return its exit status.
 
-    What it writes in its staging folders does not count: nobody else looks there.
+    Writes in its staging folders do not count: nobody else looks there.
     """
     pid = os.fork()
     if pid:
@@ -163,7 +163,7 @@ def test_killed_before_each_write(tmp_path: Path, custom_spec: ModelSpec, name: 
         try:
             reached.append(served_number(root))
         except RepositoryError as error:
-            # between the removal of the active version and that of the others: refused in words, not served
+            # between the removal of the active version and that of the others: an error, and nothing is served
             assert None in allowed
             assert "does not exist; choose one of" in str(error)
         left = frozenset(
@@ -175,7 +175,7 @@ def test_killed_before_each_write(tmp_path: Path, custom_spec: ModelSpec, name: 
             shutil.rmtree(root)
             continue
         mended.add(left)
-        # whatever was left, the next publish works and leaves nothing of it
+        # whatever was left, the next publish works and removes it
         if Repository(root).is_imported(NAME):
             last = max(Repository(root).numbers(NAME))
             done = publish(root, custom_spec, 5)
@@ -204,7 +204,7 @@ def test_publish_and_roll_back(root: Path, custom_spec: ModelSpec) -> None:
     assert served_number(root) == 1
     assert publish(root, custom_spec, 3) == Rollout(NAME, 3, 1, 3)
     assert roll_back(Repository(root), NAME).active == 1, "the version before, not the one that was rolled back"
-    with pytest.raises(RepositoryError, match=r"before version 1 of animals-v2 is not there; choose one of 2, 3 with"):
+    with pytest.raises(RepositoryError, match=r"before version 1 of animals-v2 does not exist; choose one of 2, 3"):
         roll_back(Repository(root), NAME)
     assert roll_back(Repository(root), NAME, 3) == Rollout(NAME, 3, 1, 3)
     assert roll_back(Repository(root), NAME, 3) == Rollout(NAME, 3, 3, 3)
@@ -298,7 +298,7 @@ def test_a_mixed_ensemble_is_refused(root: Path, custom_spec: ModelSpec, old: st
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    with pytest.raises(RepositoryError, match=r"Versions 1, 2 of animals-v2 exist; choose one: mlcls rollback"):
+    with pytest.raises(RepositoryError, match=r"animals-v2 has the versions 1, 2; choose one: mlcls rollback"):
         Repository(root).active(NAME).check()
     assert roll_back(Repository(root), NAME, 2) == Rollout(NAME, 2, None, 2)
     assert path.read_text() == text
@@ -322,7 +322,7 @@ def test_an_active_version_that_is_gone(root: Path, custom_spec: ModelSpec) -> N
     publish(root, custom_spec, 1)
     publish(root, custom_spec, 2)
     shutil.rmtree(root / NAME / "2")
-    with pytest.raises(RepositoryError, match=r"version 2 that animals-v2 .* does not exist; choose one of 1: mlcls"):
+    with pytest.raises(RepositoryError, match=r"Version 2, which animals-v2 .* does not exist; choose one of 1: mlcls"):
         Repository(root).active(NAME).check()
     assert roll_back(Repository(root), NAME, 1).active == 1
     assert served_number(root) == 1
@@ -336,7 +336,9 @@ def test_a_damaged_version_is_not_chosen(root: Path, custom_spec: ModelSpec) -> 
     with pytest.raises(RepositoryError, match="different imports"):
         roll_back(Repository(root), NAME)
     (root / NAME / "2" / VERSION_FILE).write_text('{"replaces": "1"}')
-    with pytest.raises(RepositoryError, match=r"version\.json: expected the record of a version"):
+    with pytest.raises(
+        RepositoryError, match=r"version\.json: expected the record of a version, got another document .*; remove it"
+    ):
         roll_back(Repository(root), NAME)
     assert served_number_of_active(root) == 2
 
@@ -347,7 +349,10 @@ def served_number_of_active(root: Path) -> int:
 
 @pytest.mark.parametrize("name", ["a_engine", "a_engine_2", "a_preprocess_10", "a_postprocess"])
 def test_names_of_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
-    with pytest.raises(RepositoryError, match="Expected a name that ends in none of _preprocess"):
+    with pytest.raises(
+        RepositoryError,
+        match="Expected a name that does not end in _preprocess or _engine or _postprocess or one of these",
+    ):
         rollout.publish(
             Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name=name), give(root, 1), RECORD)
         )
@@ -355,7 +360,7 @@ def test_names_of_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a_2", "a_engine_x", "a_engine_0", "a_engine_2_b", "engine"])
 def test_names_that_look_like_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
-    """Beside a model whose steps they must not be taken for."""
+    """Names beside a model whose steps they must not be mistaken for."""
     rollout.publish(
         Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name="a"), give(root, 1), RECORD)
     )
@@ -420,7 +425,7 @@ def test_rollback_command(root: Path, custom_spec: ModelSpec, capsys: pytest.Cap
     publish(root, custom_spec, 1)
     publish(root, custom_spec, 2)
     status, output, _ = run_main(capsys, "rollback", NAME, "--repository", root)
-    assert (status, output) == (0, f"Version 1 of {NAME} is active in the repository, version 2 before\n")
+    assert (status, output) == (0, f"Version 1 of {NAME} is active in the repository, in place of version 2\n")
     status, _, errors = run_main(capsys, "rollback", NAME, "--to", "7", "--repository", root)
     assert (status, errors) == (1, f"mlcls rollback: {NAME} in {root} has no version 7; expected one of 1, 2.\n")
     status, _, errors = run_main(capsys, "rollback", "horse", "--to", "1", "--repository", root)
