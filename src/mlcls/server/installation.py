@@ -120,7 +120,7 @@ def find_backends() -> Path:
     Raises:
         RepositoryError: It is not found.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     named = os.environ.get(BACKENDS_VARIABLE)
     candidates = [Path(named)] if named else [package / "python_backends", package.parents[1] / "python_backends"]
     for candidate in candidates:
