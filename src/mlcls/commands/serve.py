@@ -174,13 +174,12 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
         trace=None if arguments.trace_url is None else TraceSettings(arguments.trace_url, arguments.trace_rate),
     )
 
-    def start() -> TritonServer:
-        server = TritonServer(options, installation)
+    def serve(server: TritonServer) -> None:
         announcements.say(
             f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
             f"{server.metrics_url}. Stop with Ctrl-C."
         )
-        return server
+        _serve(server, watching, arguments.poll, announcements)
 
     def request_stop(_signum: int, _frame: FrameType | None) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -193,8 +192,8 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
         announcements.say(f"Loading {', '.join(options.models)} ...")
         _warn_about_cores(options, announcements)
         keep_serving(
-            start,
-            lambda server: _serve(server, watching, arguments.poll, announcements),
+            lambda: TritonServer(options, installation),
+            serve,
             Restarts(restarting) if arguments.supervise else None,
             announcements.warn_now,
         )

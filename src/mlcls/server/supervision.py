@@ -7,11 +7,12 @@ started it (systemd, Docker, Kubernetes) does the same.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from mlcls.errors import ConfigError, MlclsError, RestartsExhaustedError, ServerError, UnhealthyServerError
@@ -145,13 +146,13 @@ def watch(server: TritonServer, settings: WatchSettings, also: Callable[[], None
 
 
 def keep_serving(
-    start: Callable[[], TritonServer], serve: Callable[[TritonServer], None], restarts: Restarts | None, say: Say
+    make: Callable[[], TritonServer], serve: Callable[[TritonServer], None], restarts: Restarts | None, say: Say
 ) -> None:
-    """Start a server and serve; again after each fault where restarts are wanted.
+    """Start a server and serve; again after each fault if restarts are wanted.
 
     Args:
-        start: Starts a server, which is ready then.
-        serve: Blocks while it is well, as `watch` does.
+        make: Returns a server that is not started.
+        serve: Is called with the ready server and blocks while it is well, as `watch` does.
         restarts: How often to start it again; None for never.
         say: Takes one line for each event.
 
@@ -164,12 +165,13 @@ def keep_serving(
     while True:
         ready_s: float | None = None
         try:
-            server = start()
-            ready_s = time.monotonic()
-            if fault_s is not None:
-                say(f"Ready again, {ready_s - fault_s:.1f} s after the fault.")
-            was_ready = True
-            _serve_until_fault(server, serve)
+            with _ending(make()) as server:
+                server.start()
+                ready_s = time.monotonic()
+                if fault_s is not None:
+                    say(f"Ready again, {ready_s - fault_s:.1f} s after the fault.")
+                was_ready = True
+                serve(server)
         except MlclsError as error:
             if restarts is None or not was_ready:
                 raise
@@ -180,9 +182,11 @@ def keep_serving(
             time.sleep(pause_s)
 
 
-def _serve_until_fault(server: TritonServer, serve: Callable[[TritonServer], None]) -> None:
+@contextlib.contextmanager
+def _ending(server: TritonServer) -> Iterator[TritonServer]:
+    """End a server with the block; an unhealthy one answers what it can within a short time."""
     try:
-        serve(server)
+        yield server
     except ServerError:
         server.abandon(ABANDON_TIMEOUT_S)
         raise

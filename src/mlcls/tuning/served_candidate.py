@@ -66,7 +66,7 @@ class ServedMeasure:
         with candidate_repository(self._root, self._spec, candidate) as folder:
             options = ServerOptions.on_free_ports(folder, self._spec.name)
             options = dataclasses.replace(options, target=self._target)
-            server = TritonServer(options, self._installation)
+            server = TritonServer(options, self._installation).start()
             try:
                 for concurrency in concurrencies:
                     self._progress(f"{settings}: concurrency {concurrency}")
