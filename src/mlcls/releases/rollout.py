@@ -261,9 +261,7 @@ def _served_version(control: ModelControl, name: str) -> int | None:
 def unload_others(control: ModelControl, name: str, kept: set[int]) -> None:
     """Unload the steps of all other versions, once the requests that they are part of are answered."""
     states = control.states()
-    for (model, version), state in states.items():
-        if model == name and state.state == "UNLOADING":
-            control.wait_until_drained(name, version)
+    control.wait_until_drained([name])
     steps = {
         (step_name(name, suffix, version), version): version
         for (_, version) in states

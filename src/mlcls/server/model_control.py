@@ -8,7 +8,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -116,17 +116,21 @@ class ModelControl:
         except _PollingError:
             return
 
-    def wait_until_drained(self, model: str, version: int) -> None:
-        """Wait until the requests that a version of a model had taken are answered, for as long as loading may take.
+    def wait_until_drained(self, models: Collection[str]) -> bool:
+        """Wait until the versions of some models that are being unloaded have answered the requests they accepted.
+
+        Returns:
+            Whether they have, within the time that loading may take.
 
         Raises:
             ModelControlError: The server cannot be asked.
         """
         deadline = time.monotonic() + self._timeout_s
-        while self.states().get((model, version), ModelState("")).state == "UNLOADING":
+        while any(name in models and state.state == "UNLOADING" for (name, _), state in self.states().items()):
             if time.monotonic() > deadline:
-                return
+                return False
             time.sleep(_POLL_INTERVAL_S)
+        return True
 
     def _post(self, path: str, document: Mapping[str, Any], timeout_s: float) -> bytes:
         request = urllib.request.Request(
@@ -170,29 +174,24 @@ def _shorten(reason: str) -> str:
 
 
 def drain(url: str, key: str, models: Sequence[str], timeout_s: float) -> bool:
-    """Unload ensembles and wait until the requests that they had taken are answered.
+    """Unload ensembles and wait until the requests that they accepted are answered.
 
     SIGTERM alone is not enough: Triton then refuses a request that is between two steps of its ensemble. An ensemble
-    that is unloaded answers what it has taken, and refuses the rest at once, as unavailable.
+    that is unloaded answers what it accepted, and refuses the rest at once, as unavailable.
 
     Args:
         url: `host:port` of the HTTP API.
-        key: Of the closed APIs.
+        key: Key of the closed APIs.
         models: The ensembles.
-        timeout_s: How long to wait for all of it.
+        timeout_s: How long the requests may take.
 
     Returns:
-        Whether all were answered in time; False too where the server does not answer, or takes no orders.
+        Whether all were answered in time; False too if the server does not answer or does not allow model control.
     """
-    deadline = time.monotonic() + timeout_s
-    control = ModelControl(f"http://{url}", key, timeout_s)
+    control = ModelControl(url, key, timeout_s)
     try:
         for name in models:
             control.unload(name)
-        while any(name in models and state.state == "UNLOADING" for (name, _), state in control.states().items()):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL_INTERVAL_S)
+        return control.wait_until_drained(models)
     except ModelControlError:
         return False
-    return True
