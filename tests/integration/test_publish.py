@@ -380,9 +380,9 @@ def test_publish_of_a_model_that_the_server_does_not_have(
     assert publish_new(two_models, root, control_of(server), name="colors") == Rollout("colors", 1, None, 1)
     assert control_of(server).is_ready("colors", 1)
     assert control_of(server).is_ready(MODEL, 1)
-    with pytest.raises(ModelControlError, match="colors_engine"):
-        publish_broken(two_models, root, control_of(server), name="colors")
-    assert not is_imported(root, "colors")
+    with pytest.raises(ModelControlError, match="shapes_engine"):
+        publish_broken(two_models, root, control_of(server), name="shapes")
+    assert not is_imported(root, "shapes")
     assert control_of(server).is_ready("colors", 1)
 
 
