@@ -140,7 +140,7 @@ def test_a_server_whose_steps_look_well_but_that_does_not_answer(
         assert served.process.wait(RECOVERY_TIMEOUT_S) == 1
         hang.unlink()
         (line,) = served.lines()
-        assert f"{MODEL} does not answer: no answer within 0.5 s, 2 probes in a row" in line
+        assert f"{MODEL} does not answer: timed out after 0.5 s, 2 probes in a row" in line
     process = run_mlcls(*health)
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr == f"{MODEL} does not answer: Connection refused\n" or "refused" in process.stderr

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import http.client
 import importlib.metadata
-import ipaddress
 import json
 import os
 import platform
 import re
 import shutil
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from mlcls.base.machine import Machine, read_cores, read_cpu_flags, read_machine
 from mlcls.doctor.facts import (
@@ -30,23 +26,24 @@ from mlcls.doctor.facts import (
     Version,
 )
 from mlcls.engines.tensorrt.plan import check_plan
-from mlcls.errors import MlclsError, ServerError
+from mlcls.errors import MlclsError
 from mlcls.repository import models as repository
 from mlcls.repository import versions
 from mlcls.repository.manifest import Manifest, verify_folder
 from mlcls.repository.names import ENGINE_SUFFIX, PLAN_FILE
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, read_settings
+from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.installation import embedded_installation, system_installation
 
 _TIMEOUT_S: Final = 10.0
 
-# How each API that should be closed is asked: method and path.
-_API_REQUESTS: Final = {
-    "model-repository": ("POST", "/v2/repository/index"),
-    "shared-memory": ("GET", "/v2/systemsharedmemory/status"),
-    "logging": ("GET", "/v2/logging"),
-    "trace": ("GET", "/v2/trace/setting"),
-    "statistics": ("GET", "/v2/models/stats"),
+# The request that tests whether an API is closed: its path, and the body of a POST.
+_API_REQUESTS: Final[Mapping[str, tuple[str, bytes | None]]] = {
+    "model-repository": ("/v2/repository/index", b"{}"),
+    "shared-memory": ("/v2/systemsharedmemory/status", None),
+    "logging": ("/v2/logging", None),
+    "trace": ("/v2/trace/setting", None),
+    "statistics": ("/v2/models/stats", None),
 }
 
 # Where the kernel says how much memory a container may take, and how much it takes: cgroup 2, cgroup 1.
@@ -180,42 +177,20 @@ def inspect_server(url: str) -> ServerFacts:
     Raises:
         ServerError: The address is none.
     """
-    parts = urlsplit(url if "//" in url else f"http://{url}")
+    api = HttpApi(url, allow_proxy=True)
+    version = None
     try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or parts.scheme not in ("http", "https"):
-        raise ServerError(f"Expected the address of Triton's HTTP API like 127.0.0.1:8000, got {url!r}.")
-    base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-    is_local = _is_local(host)
-    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if is_local else []))
-    try:
-        status, body = _ask(opener, "GET", f"{base}/v2")
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        return ServerFacts(base, is_local, fault=f"no answer over HTTP ({reason}); is port {port or 80} its HTTP port?")
-    version = _version_of(body) if status == 200 else None
+        version = _version_of(api.request("/v2", _TIMEOUT_S))
+    except NoAnswerError as error:
+        return ServerFacts(api.url, api.is_local, fault=f"no answer over HTTP ({error}); is this its HTTP port?")
+    except HttpStatusError:
+        pass
     open_apis = []
-    for api, (method, path) in _API_REQUESTS.items():
-        try:
-            status, _ = _ask(opener, method, base + path)
-        except (OSError, http.client.HTTPException):
-            continue
-        if status == 200:
-            open_apis.append(api)
-    return ServerFacts(base, is_local, version, tuple(open_apis))
-
-
-def _ask(opener: urllib.request.OpenerDirector, method: str, url: str) -> tuple[int, bytes]:
-    """Return status and body of one request; a refusal is an answer too."""
-    request = urllib.request.Request(url, data=b"{}" if method == "POST" else None, method=method)
-    try:
-        with opener.open(request, timeout=_TIMEOUT_S) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, b""
+    for name, (path, data) in _API_REQUESTS.items():
+        with contextlib.suppress(HttpStatusError, NoAnswerError):
+            api.request(path, _TIMEOUT_S, data)
+            open_apis.append(name)
+    return ServerFacts(api.url, api.is_local, version, tuple(open_apis))
 
 
 def _version_of(body: bytes) -> Version | None:
@@ -223,10 +198,3 @@ def _version_of(body: bytes) -> Version | None:
         return parse_version(str(json.loads(body)["version"]))
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -8,22 +8,19 @@ or answers it late; it is well as long as it answers others.
 from __future__ import annotations
 
 import dataclasses
-import http.client
 import itertools
 import json
 import re
 import struct
 import time
-import urllib.error
-import urllib.request
 import zlib
 from typing import Final, Literal
 from urllib.parse import quote
 
 from mlcls.backends.pulse import PROBE_REQUEST_ID
+from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 
 DEFAULT_PROBE_TIMEOUT_S: Final = 10.0
-
 
 _SIDE: Final = 16
 _POLL_INTERVAL_S: Final = 0.1
@@ -65,10 +62,7 @@ class HealthProbe:
             metrics_url: URL of the Prometheus metrics, which tell whether others are answered.
             timeout_s: How long an answer may take.
         """
-        self._http_url, self._metrics_url, self._timeout_s = http_url, metrics_url, timeout_s
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({})
-        )  # a proxy has no way to this machine
+        self._api, self._metrics, self._timeout_s = HttpApi(http_url), HttpApi(metrics_url), timeout_s
         self._numbers = itertools.count(time.time_ns())
 
     def ask(self, model: str) -> Health:
@@ -91,17 +85,12 @@ class HealthProbe:
             time.sleep(_POLL_INTERVAL_S)
         return Health(model, "fails", reason)
 
-    def is_loaded(self, model: str) -> bool:
-        """Return whether the server says that a model is ready; False too where no server does."""
-        url = f"http://{self._http_url}/v2/models/{quote(model, safe='')}/ready"
-        try:
-            with self._opener.open(url, timeout=self._timeout_s) as response:
-                return bool(response.status == 200)
-        except (OSError, http.client.HTTPException):
-            return False
+    def is_ready(self, model: str) -> bool:
+        """Return whether the server reports a model as ready; False too if it does not answer."""
+        return self._api.is_ready(model, timeout_s=self._timeout_s)
 
     def _infer(self, model: str) -> str | None:
-        """Ask once; None where a good answer came, else what came."""
+        """Ask once; return None for a good answer, else what came."""
         picture = make_picture(next(self._numbers))
         tensor = struct.pack("<I", len(picture)) + picture
         document = {
@@ -118,32 +107,23 @@ class HealthProbe:
             "parameters": {"timeout": int(self._timeout_s * 1e6)},  # nobody works on it once nobody waits for it
         }
         header = json.dumps(document).encode()
-        request = urllib.request.Request(
-            f"http://{self._http_url}/v2/models/{quote(model, safe='')}/infer",
-            data=header + tensor,
-            headers={"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"},
-        )
+        headers = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
         try:
-            with self._opener.open(request, timeout=self._timeout_s) as response:
-                status = json.loads(response.read())["outputs"][0]["data"][0]
-        except urllib.error.HTTPError as error:
-            return f"HTTP status {error.code}, {_read_text(error)}"
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            if isinstance(reason, TimeoutError):
-                return f"no answer within {self._timeout_s:g} s"
-            return str(reason) or type(reason).__name__
+            path = f"/v2/models/{quote(model, safe='')}/infer"
+            answer = self._api.request(path, self._timeout_s, header + tensor, headers)
+            status = json.loads(answer)["outputs"][0]["data"][0]
+        except (HttpStatusError, NoAnswerError) as error:
+            return str(error)[:300]
         except (ValueError, KeyError, IndexError, TypeError):
-            return "an answer that is none of a model of this project"
+            return "its answer is not that of an imported model"
         return None if status == "OK" else f"the status {status!r}"
 
     def _count_answers(self, model: str) -> int | None:
-        """Return requests that an ensemble has answered so far; None where the server does not tell."""
+        """Return the number of requests that an ensemble has answered so far; None if the metrics cannot be read."""
         pattern = re.compile(rf'nv_inference_request_success\{{[^}}]*model="{re.escape(model)}"[^}}]*\}} ([0-9.e+]+)')
         try:
-            with self._opener.open(self._metrics_url, timeout=self._timeout_s) as response:
-                text = response.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException):
+            text = self._metrics.request("", self._timeout_s).decode(errors="replace")
+        except (HttpStatusError, NoAnswerError):
             return None
         return sum(int(float(value)) for value in pattern.findall(text))
 
@@ -157,11 +137,3 @@ def make_picture(number: int) -> bytes:
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks
     )
-
-
-def _read_text(error: urllib.error.HTTPError) -> str:
-    text = error.read().decode(errors="replace")
-    try:
-        return str(json.loads(text)["error"])[:300]
-    except (ValueError, KeyError, TypeError):
-        return text[:300] or "no text"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import http.client
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from mlcls.errors import ModelControlError
+from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 
 _POLL_INTERVAL_S: Final = 0.02
@@ -42,22 +40,17 @@ class ModelControl:
         """Connect to nothing yet.
 
         Args:
-            url: Of the HTTP API, `http://127.0.0.1:8000`.
-            key: Of the closed APIs.
+            url: `host:port` of the HTTP API, or a URL.
+            key: Key of the closed APIs.
             timeout_s: How long loading a model may take.
 
         Raises:
-            ModelControlError: The URL is none.
+            ServerError: The URL is not an HTTP address.
         """
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ModelControlError(f"Expected the URL of Triton's HTTP API like http://127.0.0.1:8000, got {url!r}.")
-        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._api = HttpApi(url, allow_proxy=True)
+        self.url = self._api.url
         self._headers = {"Content-Type": "application/json", **({ADMIN_KEY_HEADER: key} if key else {})}
         self._timeout_s = timeout_s
-        # a proxy has no way to this machine
-        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
-        self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
 
     def states(self) -> dict[tuple[str, int], ModelState]:
         """Return the state of each version of each model that was ever loaded.
@@ -73,13 +66,8 @@ class ModelControl:
         }
 
     def is_ready(self, model: str, version: int) -> bool:
-        """Return whether a version of a model answers requests; False too where no server does."""
-        path = f"/v2/models/{quote(model, safe='')}/versions/{version}/ready"
-        try:
-            with self._opener.open(self.url + path, timeout=_QUERY_TIMEOUT_S) as response:
-                return bool(response.status == 200)
-        except (OSError, http.client.HTTPException):
-            return False
+        """Return whether the server reports a version of a model as ready; False too if it does not answer."""
+        return self._api.is_ready(model, version, _QUERY_TIMEOUT_S)
 
     def load(self, model: str, version: int) -> None:
         """Have a model loaded, again if it is, and wait until a version of it is ready.
@@ -133,14 +121,10 @@ class ModelControl:
         return True
 
     def _post(self, path: str, document: Mapping[str, Any], timeout_s: float) -> bytes:
-        request = urllib.request.Request(
-            self.url + path, data=json.dumps(document).encode(), headers=self._headers, method="POST"
-        )
         try:
-            with self._opener.open(request, timeout=timeout_s) as response:
-                return bytes(response.read())
-        except urllib.error.HTTPError as error:
-            reason = _read_reason(error)
+            return self._api.request(path, timeout_s, json.dumps(document).encode(), self._headers)
+        except HttpStatusError as error:
+            reason = error.reason or f"HTTP status {error.status}"
             if "not allowed if polling is enabled" in reason:
                 raise _PollingError(reason) from None
             if "restricted" in reason:
@@ -149,23 +133,15 @@ class ModelControl:
                     f"started with ({reason})."
                 ) from None
             raise ModelControlError(f"Triton at {self.url} refuses: {_shorten(reason)}") from None
-        except (OSError, http.client.HTTPException) as error:
+        except NoAnswerError as error:
             raise ModelControlError(
-                f"No answer from Triton's HTTP API at {self.url} ({getattr(error, 'reason', None) or error}). Is the "
-                f"server running (mlcls serve)? Without --url, only the repository is changed."
+                f"No answer from Triton's HTTP API at {self.url} ({error}). Is the server running (mlcls serve)? "
+                f"Without --url, only the repository is changed."
             ) from None
 
 
 class _PollingError(ModelControlError):
     """The server polls its repository and takes no orders."""
-
-
-def _read_reason(error: urllib.error.HTTPError) -> str:
-    text = error.read().decode(errors="replace")
-    try:
-        return str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
-        return text or f"HTTP status {error.code}"
 
 
 def _shorten(reason: str) -> str:

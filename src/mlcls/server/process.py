@@ -10,7 +10,6 @@ import signal
 import subprocess
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -18,6 +17,7 @@ from typing import Final
 from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.base.processes import check_ports, end_group, end_with_parent
 from mlcls.errors import ServerError
+from mlcls.server.http_api import HttpApi
 from mlcls.server.installation import TritonInstallation, embedded_installation
 from mlcls.server.logs import STANDARD_OUTPUT, TritonLogPump, describe_end
 from mlcls.server.model_control import drain
@@ -239,17 +239,13 @@ class TritonServer:
 
     def _wait_until_ready(self, running: _Running) -> None:
         deadline = time.monotonic() + self.options.ready_timeout_s
-        waiting = [f"http://{self.http_url}/v2/models/{name}/ready" for name in self.options.models]
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to this machine
-        while True:
+        api, waiting = HttpApi(self.http_url), list(self.options.models)
+        while waiting:
             if running.process.poll() is not None:
                 raise ServerError(_describe_end(running))
-            with contextlib.suppress(OSError), opener.open(waiting[0], timeout=5) as response:
-                if response.status == 200:
-                    waiting.pop(0)
-                    if not waiting:
-                        return
-                    continue
+            if api.is_ready(waiting[0]):
+                waiting.pop(0)
+                continue
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"tritonserver was not ready within {self.options.ready_timeout_s:.0f} s; see its log with "
