@@ -101,7 +101,7 @@ def test_a_server_that_dies_ends_the_command(small_models: SmallModels) -> None:
         next(child for child in children if child.name() == "tritonserver").kill()
         _, errors = process.communicate(timeout=STOP_TIMEOUT_S)
     assert process.returncode == 1
-    assert errors.splitlines() == ["mlcls serve: tritonserver ended with signal 9: its log tells no reason"]
+    assert errors.splitlines() == ["mlcls serve: tritonserver ended with signal 9: its log gives no reason"]
     wait_until_gone(children)
     assert not shared_memory(process)
 

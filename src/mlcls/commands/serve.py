@@ -12,7 +12,7 @@ from mlcls.commands.options import add_repository_option
 from mlcls.errors import MlclsError, ServerError
 from mlcls.repository.settings import TARGETS
 from mlcls.server.logs import LOG_FORMAT_VARIABLE, LOG_FORMATS, LogFormat, read_log_format
-from mlcls.server.options import DEFAULT_TRACE_EVERY
+from mlcls.server.options import DEFAULT_TRACE_RATE
 
 if TYPE_CHECKING:
     from mlcls.server.logs import Announcements
@@ -64,7 +64,7 @@ def _add_log_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--trace-rate",
         type=int,
-        default=DEFAULT_TRACE_EVERY,
+        default=DEFAULT_TRACE_RATE,
         metavar="N",
         help="trace one request in N; 1 for all (default: %(default)s)",
     )

@@ -1,8 +1,8 @@
-"""A probe that asks a server's models for real answers: ready is what answers, not what says that it is.
+"""A health probe that asks a server's models for real answers.
 
-Triton's readiness stays true where a step was killed or hangs. The probe sends a small picture through each ensemble,
-over HTTP, each time another one, so that no cache answers. A server under more load than it can bear refuses the probe
-or answers it late; it is well as long as it answers others.
+Triton still reports a model as ready when a step was killed or hangs. The probe sends a small picture through each
+ensemble over HTTP, a different one each time, so that no cache answers. An overloaded server refuses the probe or
+answers it late; it is healthy as long as it answers others.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Health:
 
     Attributes:
         model: The ensemble.
-        verdict: `answers`; `busy`: it answers others, but did not answer the probe; `fails`.
-        reason: Why it does not answer; empty where it does.
+        verdict: `answers`; `busy`: it answered others, but not the probe; `fails`.
+        reason: Why it does not answer; empty if it does.
     """
 
     model: str
@@ -45,32 +45,28 @@ class Health:
     def __str__(self) -> str:
         texts = {
             "answers": f"{self.model} answers",
-            "busy": f"{self.model} is busy: it answers others, but not the probe: {self.reason}",
+            "busy": f"{self.model} is busy: it answers others but not the probe: {self.reason}",
             "fails": f"{self.model} does not answer: {self.reason}",
         }
         return texts[self.verdict]
 
 
 class HealthProbe:
-    """Asks the models of one server."""
+    """Probes the models of one server."""
 
     def __init__(self, http_url: str, metrics_url: str, timeout_s: float = DEFAULT_PROBE_TIMEOUT_S) -> None:
         """Ask nothing yet.
 
         Args:
             http_url: `host:port` of the HTTP API.
-            metrics_url: URL of the Prometheus metrics, which tell whether others are answered.
+            metrics_url: URL of the Prometheus metrics, which show whether others are answered.
             timeout_s: How long an answer may take.
         """
         self._api, self._metrics, self._timeout_s = HttpApi(http_url), HttpApi(metrics_url), timeout_s
         self._numbers = itertools.count(time.time_ns())
 
     def ask(self, model: str) -> Health:
-        """Send a picture through an ensemble.
-
-        Returns:
-            Within twice the timeout.
-        """
+        """Send a picture through an ensemble; takes at most twice the timeout."""
         deadline = time.monotonic() + self._timeout_s
         answered_before = self._count_answers(model)
         reason = self._infer(model)
@@ -104,7 +100,7 @@ class HealthProbe:
                 }
             ],
             "outputs": [{"name": "status"}],
-            "parameters": {"timeout": int(self._timeout_s * 1e6)},  # nobody works on it once nobody waits for it
+            "parameters": {"timeout": int(self._timeout_s * 1e6)},  # no work on it once nobody waits for it
         }
         header = json.dumps(document).encode()
         headers = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
@@ -129,7 +125,7 @@ class HealthProbe:
 
 
 def make_picture(number: int) -> bytes:
-    """Return a small PNG whose pixels are a number: each number gives another one."""
+    """Return a small PNG whose pixels encode a number, so that each number gives a different picture."""
     row = b"\0" + (number % (1 << 64)).to_bytes(8, "little") * (3 * _SIDE // 8)
     header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row * _SIDE)), (b"IEND", b""))

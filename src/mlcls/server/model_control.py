@@ -1,4 +1,4 @@
-"""Model control of a running tritonserver over HTTP: what is loaded, load, unload, and draining."""
+"""Model control of a running tritonserver over HTTP: list, load, unload and drain models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUERY_TIMEOUT_S: Final = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class ModelState:
-    """What a server says about one version of a model.
+    """What a server reports about one version of a model.
 
     Attributes:
         state: `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`; empty for a model that was never loaded.
@@ -33,7 +33,7 @@ class ModelState:
 class ModelControl:
     """Loads and unloads models of a running server.
 
-    A server that polls its repository refuses both, and does them by itself: then the calls wait until it has.
+    A server that polls its repository refuses both and does them itself; `load` then waits until it has.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 300.0) -> None:
@@ -70,7 +70,7 @@ class ModelControl:
         return self._api.is_ready(model, version, _QUERY_TIMEOUT_S)
 
     def load(self, model: str, version: int) -> None:
-        """Have a model loaded, again if it is, and wait until a version of it is ready.
+        """Load a model, or reload it, and wait until a version of it is ready.
 
         Raises:
             ModelControlError: The server cannot load it; the text has Triton's reason.
@@ -88,13 +88,17 @@ class ModelControl:
             if time.monotonic() > deadline:
                 raise ModelControlError(
                     f"{model}, version {version}, was not ready within {self._timeout_s:.0f} s at {self.url}"
-                    + ("; the server refuses model control: does it poll its repository?" if polls else "; see its log")
+                    + (
+                        "; the server refuses model control: does it poll its repository?"
+                        if polls
+                        else "; see its log."
+                    )
                     + " Give it more time with --ready-timeout."
                 )
             time.sleep(_POLL_INTERVAL_S)
 
     def unload(self, model: str) -> None:
-        """Have a model unloaded once its requests are answered; a server that polls keeps what is in its repository.
+        """Unload a model once its requests are answered; a server that polls keeps what is in its repository.
 
         Raises:
             ModelControlError: The server refuses.
@@ -132,7 +136,7 @@ class ModelControl:
                     f"{self.url} refuses model control: set {ADMIN_KEY_VARIABLE} to the key that the server was "
                     f"started with ({reason})."
                 ) from None
-            raise ModelControlError(f"Triton at {self.url} refuses: {_shorten(reason)}") from None
+            raise ModelControlError(f"Triton at {self.url} refused: {_shorten(reason)}") from None
         except NoAnswerError as error:
             raise ModelControlError(
                 f"No answer from Triton's HTTP API at {self.url} ({error}). Is the server running (mlcls serve)? "
@@ -141,7 +145,7 @@ class ModelControl:
 
 
 class _PollingError(ModelControlError):
-    """The server polls its repository and takes no orders."""
+    """The server polls its repository and allows no model control."""
 
 
 def _shorten(reason: str) -> str:

@@ -1,4 +1,4 @@
-"""A tritonserver as a child process: started, watched until it is ready, and ended without leftovers."""
+"""A tritonserver as a child process: started, awaited until ready, and ended without leftovers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mlcls.server.preflight import check_models
 
 _STOP_TIMEOUT_S: Final = 40.0
 
-# How long the last lines of the log may take to be written once the processes have ended.
+# How long writing the last lines of the log may take once the processes have ended.
 _LOG_TIMEOUT_S: Final = 5.0
 
 
@@ -81,9 +81,9 @@ class TritonServer:
             The server itself.
 
         Raises:
-            RepositoryError: A model is unknown, has no weights, is stale or mixed up; nothing was started.
-            ServerError: A port is taken, the target's backend is not installed, or the server ends or stays unready;
-                the text has Triton's own reason.
+            RepositoryError: A model is unknown, has no weights, or has stale or mixed-up files; nothing was started.
+            ServerError: A port is taken, the target's backend is not installed, or the server ends or does not become
+                ready; the text has Triton's own reason.
         """
         if self._running is not None:
             return self
@@ -140,10 +140,10 @@ class TritonServer:
         return self._require_running().pulses
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Block until the server ends by itself, or for a time.
+        """Block until the server ends by itself, or until the timeout.
 
         Raises:
-            ServerError: It ended; the text has its last words.
+            ServerError: It ended; the text has the reason from its log.
         """
         running = self._require_running()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -155,13 +155,13 @@ class TritonServer:
         """End the server: requests in flight are answered, then all its processes and shared memory are gone.
 
         Args:
-            drain_timeout_s: How long that may take; by default what the options say.
+            drain_timeout_s: How long requests may take; by default as in the options.
         """
         self._drain(self.options.drain_timeout_s if drain_timeout_s is None else drain_timeout_s)
         self._terminate()
 
     def abandon(self, drain_timeout_s: float) -> None:
-        """End an unhealthy server: what it can still answer in this time is answered, the rest is lost."""
+        """End an unhealthy server: what it can answer in this time is answered, the rest is lost."""
         self._drain(drain_timeout_s)
         self.kill()
 
@@ -219,7 +219,7 @@ class TritonServer:
             prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
             try:
                 log = None
-                if log_path != STANDARD_OUTPUT:  # unbuffered: a full disk is no reason to fail when it is closed
+                if log_path != STANDARD_OUTPUT:  # unbuffered: closing it must not fail on a full disk
                     log = cleanup.enter_context(log_path.open("wb", buffering=0))
             except OSError as error:
                 raise ServerError(f"The log file {log_path} cannot be written: {error.strerror}.") from None
@@ -230,9 +230,9 @@ class TritonServer:
                 stdout=subprocess.PIPE if as_json else log,
                 stderr=subprocess.STDOUT if as_json or log is not None else None,
                 env={**installation.environment(), PULSE_FOLDER_VARIABLE: str(pulses)},
-                start_new_session=True,  # an interrupt at the terminal must reach mlcls only, which drains the server
-                preexec_fn=end_with_parent,  # so that nothing keeps the ports and the memory
-                restore_signals=not as_json,  # a pipe that nobody reads any more must not end it while it drains
+                start_new_session=True,  # Ctrl-C must reach mlcls only, which then drains the server
+                preexec_fn=end_with_parent,  # so that nothing holds the ports and the memory
+                restore_signals=not as_json,  # a pipe that nobody reads must not end it while it drains
             )
             pump = TritonLogPump.start(process, log) if as_json else None
             return _Running(process, pulses, log_path, prefix, pump, cleanup.pop_all())
