@@ -46,7 +46,7 @@ _API_REQUESTS: Final[Mapping[str, tuple[str, bytes | None]]] = {
     "statistics": ("/v2/models/stats", None),
 }
 
-# Where the kernel says how much memory a container may take, and how much it takes: cgroup 2, cgroup 1.
+# Files with a container's memory limit and usage: cgroup 2, cgroup 1.
 _MEMORY_LIMITS: Final = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -54,15 +54,15 @@ _MEMORY_LIMITS: Final = (
 
 
 def inspect_machine(root: Path, tritonserver: Path | None = None, url: str | None = None) -> MachineFacts:
-    """Look at everything that `mlcls doctor` judges; change nothing.
+    """Gather everything that `mlcls doctor` judges; change nothing.
 
     Args:
         root: The model repository.
-        tritonserver: Folder of a Triton like NVIDIA's container has it; by default the embedded one.
-        url: HTTP address of a running server, `HOST:PORT`; None asks none.
+        tritonserver: Folder of a Triton, laid out as in NVIDIA's container; by default the embedded one.
+        url: HTTP address of a running server, `HOST:PORT`; None asks no server.
 
     Raises:
-        ServerError: The address is none.
+        ServerError: The address is invalid.
     """
     machine = read_machine()
     triton: TritonFacts | None = None
@@ -99,20 +99,20 @@ def inspect_triton(tritonserver: Path | None) -> TritonFacts:
         release = importlib.metadata.version("nvidia-pytriton")
         return TritonFacts(str(executable), EMBEDDED_VERSIONS.get(release), is_embedded=True)
     executable = system_installation(tritonserver).executable
-    # NVIDIA's image says it in both places
+    # NVIDIA's image has the version in both places
     file = tritonserver / "TRITON_VERSION"
     text = file.read_text(encoding="utf-8") if file.is_file() else os.environ.get("TRITON_SERVER_VERSION", "")
     return TritonFacts(str(executable), parse_version(text), is_embedded=False)
 
 
 def parse_version(text: str) -> Version | None:
-    """Return the numbers at the start of a version; None where there are none."""
+    """Return the numbers at the start of a version; None if there are none."""
     match = re.match(r"\s*v?(\d+(?:\.\d+)*)", text)
     return tuple(map(int, match[1].split("."))) if match else None
 
 
 def read_available_memory(system: Path = Path("/")) -> int:
-    """Return bytes that a new process could take: what the system has, and no more than the container's limit leaves.
+    """Return the bytes available to a new process: what the system has, at most what the container's limit leaves.
 
     Args:
         system: Root of the file system.
@@ -131,7 +131,7 @@ def read_available_memory(system: Path = Path("/")) -> int:
 
 
 def inspect_repository(root: Path, machine: Machine) -> RepositoryFacts:
-    """Return the imported models of a repository, and what is wrong with each."""
+    """Return the imported models of a repository, with what is wrong with each."""
     imported = [name for name in repository.list_models(root) if repository.is_imported(root, name)]
     models = tuple(_inspect_model(root, name, machine) for name in imported)
     return RepositoryFacts(str(root), models, shutil.disk_usage(root).free)
@@ -169,13 +169,13 @@ def _find_faults(check: Callable[[], object]) -> Iterator[str]:
 
 
 def inspect_server(url: str) -> ServerFacts:
-    """Ask a server for its version, and for everything that only a key should open.
+    """Ask a server for its version, and for everything that should need a key.
 
     Args:
         url: `HOST:PORT`, or a URL.
 
     Raises:
-        ServerError: The address is none.
+        ServerError: The address is invalid.
     """
     api = HttpApi(url, allow_proxy=True)
     version = None
