@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from tqdm import tqdm
 
 from mlcls.model.catalog import OFFICIAL_MODELS
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 
 # Those that take longest go first.
 _ORDER: Final = ("PP-HGNetV2-B6_ML", "CLIP_vit_base_patch16_448_ML", "PP-HGNetV2-B4_ML", "ResNet50_ML")
@@ -67,7 +67,7 @@ def prepare_each(prepare: Callable[[Path, _Model], None], folder: Path, models: 
 
 def _is_prepared(folder: Path, name: str) -> bool:
     """Return the import comes last, and appears complete or not at all."""
-    return (folder / name).is_dir() and repository.is_imported(repository_of(folder), name)
+    return (folder / name).is_dir() and Repository(repository_of(folder)).is_imported(name)
 
 
 def _prepare(folder: Path, name: str) -> None:
@@ -76,7 +76,9 @@ def _prepare(folder: Path, name: str) -> None:
     from mlcls.training.export import export_model
 
     export_model(name, folder / name)
-    import_model(str(folder / name), repository_of(folder), photos=sample_photo_paths(), batch_sizes=_BATCH_SIZES)
+    import_model(
+        str(folder / name), Repository(repository_of(folder)), photos=sample_photo_paths(), batch_sizes=_BATCH_SIZES
+    )
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from demo.evaluation_sets import SETS, write_test_images
 from demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.base.files import staged_folder, write_text
 from mlcls.engines.gate import LIMITS
-from mlcls.engines.runner_selection import ServedModel, open_runner
+from mlcls.engines.runner_selection import open_runner
 from mlcls.errors import ParityError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
 from mlcls.releases.importing import import_model
+from mlcls.repository.models import Repository
 from mlcls.server.installation import embedded_installation
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
@@ -90,7 +91,7 @@ def _train(recipe: DemoRecipe, work: Path) -> Path:
 
 def _evaluate(recipe: DemoRecipe, work: Path, inference: Path) -> dict[str, Any]:
     root = work / "model_repository"
-    spec = import_model(str(inference), root, name=DEMO_NAME).spec
+    spec = import_model(str(inference), Repository(root), name=DEMO_NAME).spec
     test = work / "test"
     if not test.exists():
         write_test_images(test, recipe.test_scenes, recipe.test_crops, spec.transform, recipe.seed)
@@ -98,7 +99,7 @@ def _evaluate(recipe: DemoRecipe, work: Path, inference: Path) -> dict[str, Any]
     sets = {}
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(TritonServer(options, embedded_installation()))
-        model = ServedModel(root, spec)
+        model = Repository(root).active(spec.name)
         words = {"paddle": f"paddle={inference}", "onnx": "onnxruntime", "served": f"served={server.grpc_url}"}
         runners = {name: open_runner(word, model, stack) for name, word in words.items()}
         for name, file in SETS.items():
@@ -118,6 +119,6 @@ def _compare(evaluations: dict[str, Evaluation]) -> dict[str, Any]:
     return {
         "images": len(reference.targets),
         "highest_difference": max(differences),
-        "runners": {name: dict(each.figures.metrics) for name, each in evaluations.items()},
-        "average_precision": {row.label: row.average_precision for row in reference.figures.per_class},
+        "runners": {name: dict(each.metrics.overall) for name, each in evaluations.items()},
+        "average_precision": {row.label: row.average_precision for row in reference.metrics.per_class},
     }

@@ -17,7 +17,7 @@ from mlcls.errors import DownloadError, MlclsError
 from mlcls.images.photos import sample_photo_paths
 from mlcls.paddle.model import PaddleXModel
 from mlcls.releases.importing import import_model
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 from mlcls.server.installation import embedded_installation
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
@@ -86,19 +86,19 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path,
 
 def _provide_model(model: str, root: Path, demo_model: Path) -> str:
     """Import the official model, or the demo model if it cannot be downloaded; return the name it is served by."""
-    if repository.is_imported(root, model):
+    if Repository(root).is_imported(model):
         _say(f"{model} is imported already ({root}).")
         return model
     try:
         _say(f"Downloading the official {model} ...")
-        report = import_model(model, root)
+        report = import_model(model, Repository(root))
     except DownloadError as error:
         _say(f"{error}\nGoing on with the demo model.")
         source_sha256 = PaddleXModel.open(demo_model).make_spec().source_sha256
-        imported = repository.is_imported(root, DEMO_NAME) and repository.read_spec(root, DEMO_NAME)
+        imported = Repository(root).is_imported(DEMO_NAME) and Repository(root).active(DEMO_NAME).spec
         if imported and imported.source_sha256 == source_sha256:
             return DEMO_NAME
-        report = import_model(str(demo_model), root, name=DEMO_NAME)
+        report = import_model(str(demo_model), Repository(root), name=DEMO_NAME)
     _say(f"Imported {report.spec.name}: {report.parity}.")
     return report.spec.name
 

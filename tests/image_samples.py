@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_image
 
@@ -23,7 +24,7 @@ _ORIENTATION = 0x0112
 
 
 def write_samples(folder: Path) -> list[Path]:
-    """Writes the samples.
+    """Write the samples.
 
     Args:
         folder: Where to; made if missing.
@@ -41,7 +42,7 @@ def write_samples(folder: Path) -> list[Path]:
 
 
 def encode(image: npt.NDArray[Any] | Image.Image, format_name: str, **options: Any) -> bytes:
-    """Encodes an image, or an `(H, W, 3)` or `(H, W)` uint8 array, with Pillow."""
+    """Encode an image, or an `(H, W, 3)` or `(H, W)` uint8 array, with Pillow."""
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format_name, **options)
     return buffer.getvalue()
@@ -50,6 +51,17 @@ def encode(image: npt.NDArray[Any] | Image.Image, format_name: str, **options: A
 def with_cv2(data: bytes) -> npt.NDArray[Any]:
     """The reference: what PaddleX's reader does."""
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def forbid_cv2(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if cv2 decodes this file, whole or continued; it may still decode the probe of an orientation."""
+    decode = cv2.imdecode
+
+    def watch(content: npt.NDArray[np.uint8], flags: int) -> Any:
+        assert not content.tobytes().startswith(data)
+        return decode(content, flags)
+
+    monkeypatch.setattr(cv2, "imdecode", watch)
 
 
 def oriented(value: int) -> bytes:
@@ -93,7 +105,7 @@ def _make_samples() -> dict[str, tuple[Image.Image, dict[str, Any]]]:
 
 
 def _crop(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """Cuts out a box given in fractions of the width and the height."""
+    """Cut out a box given in fractions of the width and the height."""
     width, height = image.size
     return image.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
 
@@ -126,7 +138,7 @@ def _tint(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
-    """Adds an alpha channel that rises from transparent at the top to opaque at the bottom."""
+    """Add an alpha channel that rises from transparent at the top to opaque at the bottom."""
     width, height = image.size
     ramp = np.repeat(np.linspace(0, 255, height).astype(np.uint8)[:, None], width, axis=1)
     image = image.copy()

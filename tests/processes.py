@@ -6,7 +6,11 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
+
+import psutil
 
 from mlcls.repository.settings import Target
 from mlcls.server.options import ServerOptions
@@ -36,3 +40,19 @@ def run_mlcls(*arguments: str | Path, **environment: str) -> subprocess.Complete
         timeout=300,
         env={**os.environ, **environment},
     )
+
+
+def assert_ended(processes: Iterable[psutil.Process], timeout_s: float) -> None:
+    """Waits until none of the processes runs any more; a zombie has ended, whenever its parent takes note."""
+    deadline = time.monotonic() + timeout_s
+    while running := [process for process in processes if is_running(process)]:
+        assert time.monotonic() < deadline, running
+        time.sleep(0.05)
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether the process has not ended."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -18,9 +18,8 @@ import tritonclient.grpc
 import tritonclient.http
 
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
-from mlcls.repository.models import read_version_spec
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE
-from mlcls.repository.versions import step_folders
 from mlcls.server.process import TritonServer
 
 Protocol = Literal["grpc", "http"]
@@ -47,8 +46,8 @@ class Expected:
 
     @classmethod
     def of(cls, root: Path, name: str, version: int, images: Sequence[bytes]) -> Expected:
-        spec = read_version_spec(root, name, version)
-        model = step_folders(root, name, version)[ENGINE_SUFFIX] / ONNX_FILE
+        spec = Repository(root).version(name, version).spec
+        model = Repository(root).version(name, version).folders[ENGINE_SUFFIX] / ONNX_FILE
         return cls(spec.labels, DecodingRunner(OnnxRuntimeRunner(model, spec), spec).scores(images))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from mlcls.base.processes import free_ports
-from processes import ROOT, mlcls_command
+from processes import ROOT, is_running, mlcls_command
 
 MODEL = "small_with_sigmoid"
 RECOVERY_TIMEOUT_S = 60.0
@@ -56,7 +56,7 @@ class Served:
 
     def descendants(self) -> Sequence[psutil.Process]:
         found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
-        return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
+        return [each for each in found if is_running(each)]
 
     def lines(self) -> list[str]:
         return self.errors.read_text().splitlines()

@@ -21,10 +21,12 @@ import numpy.typing as npt
 
 from mlcls.base.files import sha256_of
 from mlcls.model.spec import ImageTransform, ModelSpec
-from mlcls.releases.rollout import publish_version
+from mlcls.releases import rollout
 from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import add_model
+from mlcls.repository.staging import ConvertedVersion
 from mlcls.server.model_control import ModelControl
 
 MODEL: Final = "numbers"
@@ -107,14 +109,14 @@ def make_repository(root: Path) -> None:
     """Write a repository with version 1."""
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         spec, path, record = _make_version(1, Path(folder))
-        add_model(root, spec, path, record)
+        add_model(Repository(root), ConvertedVersion(spec, path, record))
 
 
 def publish(root: Path, version: int, control: ModelControl) -> None:
     """Add the next version and have the server switch to it."""
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         spec, path, record = _make_version(version, Path(folder))
-        publish_version(root, spec, path, record, control=control, keep=3)
+        rollout.publish(Repository(root), ConvertedVersion(spec, path, record), control=control, keep=3)
 
 
 def _make_version(version: int, folder: Path) -> tuple[ModelSpec, Path, EngineRecord]:

@@ -34,6 +34,7 @@ from benchmarks.endurance.isolation_ways import WAYS
 from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
 from mlcls.releases.rollout import roll_back
+from mlcls.repository.models import Repository
 from mlcls.server.model_control import ModelControl
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
@@ -133,7 +134,9 @@ class Run:
 
     def roll_back(self) -> None:
         """Roll back to the version before; no request may be lost."""
-        self.events.append(f"back to version {roll_back(self._root, MODEL, control=self._control()).version}")
+        self.events.append(
+            f"back to version {roll_back(Repository(self._root), MODEL, control=self._control()).version}"
+        )
 
     def restart(self) -> None:
         """Stop the server and start it again, at the same place."""

@@ -26,6 +26,7 @@ from mlcls.base.files import write_text
 from mlcls.errors import MissingExtraError, MlclsError
 from mlcls.images.photos import photo_images
 from mlcls.releases.importing import import_model
+from mlcls.repository.models import Repository
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 FLOODED, NEIGHBOR = "demo_a", "demo_b"
@@ -74,7 +75,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="mlcls-overload-") as folder:
             repository = Path(folder) / "model_repository"
             for name in (FLOODED, NEIGHBOR):
-                import_model(str(_ROOT / "demo_model" / "inference"), repository, name=name)
+                import_model(str(_ROOT / "demo_model" / "inference"), Repository(repository), name=name)
             log = arguments.output / "serve.log"
             log.unlink(missing_ok=True)
             with SoakServer(repository, (FLOODED, NEIGHBOR), log) as server:

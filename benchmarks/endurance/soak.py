@@ -33,9 +33,8 @@ from mlcls.errors import MlclsError
 from mlcls.images.photos import photo_images
 from mlcls.model.postprocess import select_labels
 from mlcls.releases.importing import import_model
-from mlcls.repository.models import read_spec
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from mlcls.repository.versions import engine_folder
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 MODELS: Final = ("demo_a", "demo_b")
@@ -74,7 +73,7 @@ def run_soak(arguments: argparse.Namespace, folder: Path) -> SoakRecord:
     """Make the repository, serve it, and put load and faults on it."""
     repository = folder / "model_repository"
     for name in MODELS:
-        import_model(str(_ROOT / "demo_model" / "inference"), repository, name=name)
+        import_model(str(_ROOT / "demo_model" / "inference"), Repository(repository), name=name)
     photos = make_photos(repository)
     log = arguments.output / "serve.log"
     log.unlink(missing_ok=True)
@@ -105,8 +104,10 @@ def make_photos(repository: Path) -> list[Photo]:
     images = photo_images((), _PHOTOS)
     scores, results = {}, {}
     for name in MODELS:
-        spec = read_spec(repository, name)
-        runner = DecodingRunner(OnnxRuntimeRunner(engine_folder(repository, name) / ONNX_FILE, spec), spec)
+        spec = Repository(repository).active(name).spec
+        runner = DecodingRunner(
+            OnnxRuntimeRunner(Repository(repository).active(name).engine_folder / ONNX_FILE, spec), spec
+        )
         scores[name] = runner.scores(list(images))
         thresholds = np.asarray(spec.thresholds, np.float32)
         results[name] = [select_labels(row, thresholds, spec.labels)["label_names"] for row in scores[name]]

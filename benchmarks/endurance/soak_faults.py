@@ -13,8 +13,8 @@ from typing import Final
 import psutil
 
 from benchmarks.endurance.soak_server import SoakServer
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from mlcls.repository.versions import engine_folder
 
 # How long a file stays damaged after the server that had loaded it was killed.
 DAMAGED_S: Final = 6.0
@@ -61,7 +61,7 @@ def _signal_step(suffix: str, signum: signal.Signals) -> Callable[[Victims], Non
 
 def _damage_weights_and_kill(victims: Victims) -> None:
     """Turn over a bit of a served file, which the running engine must not notice; then the server has to start."""
-    path = engine_folder(victims.repository, victims.models[0]) / ONNX_FILE
+    path = Repository(victims.repository).active(victims.models[0]).engine_folder / ONNX_FILE
     good = path.read_bytes()
     bad = bytearray(good)
     bad[len(bad) // 2] ^= 1

@@ -28,6 +28,7 @@ from benchmarks.random_models import repository_of
 from mlcls.base.files import write_text
 from mlcls.base.processes import sigterm_interrupts
 from mlcls.errors import ConfigError, MlclsError
+from mlcls.repository.models import Repository
 from mlcls.repository.publishing import change_settings
 from mlcls.repository.settings import ModelSettings
 
@@ -122,7 +123,7 @@ def _reduce_decoding(root: Path) -> bool:
         return ModelSettings.from_json(json.dumps(document))
 
     try:
-        change_settings(root, REDUCED.name, change)
+        change_settings(Repository(root), REDUCED.name, change)
     except ConfigError as error:
         print(f"growth: decoding at a reduced scale is left out: {error}", file=sys.stderr)
         return False

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.random_models import prepare_each, repository_of
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 
 ARCHITECTURE: Final = "PP-LCNet_x1_0_ML"
 # Labels of the official models, and the decoder's queries where they are not one for each label.
@@ -57,7 +57,7 @@ def prepare_growth_models(folder: Path, models: Sequence[GrowthModel]) -> None:
         MlclsError: One cannot be exported or imported.
     """
     root = repository_of(folder)
-    missing = [model for model in dict.fromkeys(models) if not repository.is_imported(root, model.name)]
+    missing = [model for model in dict.fromkeys(models) if not Repository(root).is_imported(model.name)]
     if not missing:
         return
     missing.sort(key=lambda model: -model.queries)  # those that take longest go first
@@ -77,7 +77,7 @@ def _prepare(folder: Path, model: GrowthModel) -> None:
             weights = Path(work) / "grouped.pdparams"
             _write_weights(weights, model)
             export_model(ARCHITECTURE, exported, labels=labels, weights=weights)
-        import_model(str(exported), repository_of(folder), name=model.name, batch_sizes=_BATCH_SIZES)
+        import_model(str(exported), Repository(repository_of(folder)), name=model.name, batch_sizes=_BATCH_SIZES)
 
 
 def _write_weights(path: Path, model: GrowthModel) -> None:

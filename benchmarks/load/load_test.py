@@ -53,7 +53,7 @@ _END_SIGNAL: Final = signal.SIGUSR1
 _MAX_BINS: Final = 600
 
 
-class ServedModel:
+class TargetServer:
     """A running server: one that was started here, or one that was named.
 
     Attributes:
@@ -178,19 +178,19 @@ def run_load_test(options: argparse.Namespace, shared: Sequence[argparse.Action]
 
 
 @contextlib.contextmanager
-def _open_server(options: argparse.Namespace) -> Iterator[ServedModel]:
+def _open_server(options: argparse.Namespace) -> Iterator[TargetServer]:
     """Start a server unless one was named."""
     if options.url or options.http_url:
         http_url = (
             options.http_url if "://" in options.http_url or not options.http_url else f"http://{options.http_url}"
         )
-        yield ServedModel(options.url, http_url.rstrip("/"))
+        yield TargetServer(options.url, http_url.rstrip("/"))
         return
     with TritonServer(ServerOptions.on_free_ports(options.repository, options.model)) as server:
-        yield ServedModel(server.grpc_url, f"http://{server.http_url}", server)
+        yield TargetServer(server.grpc_url, f"http://{server.http_url}", server)
 
 
-def _expect(options: argparse.Namespace, served: ServedModel, folder: Path) -> AnswerBook:
+def _expect(options: argparse.Namespace, served: TargetServer, folder: Path) -> AnswerBook:
     """Return the expected answers: read from the file that was named, else learnt and written."""
     photos = open_mix(options).good
     if options.expected and Path(options.expected).exists():
@@ -209,7 +209,7 @@ def _expect(options: argparse.Namespace, served: ServedModel, folder: Path) -> A
 
 
 def _locust_command(
-    options: argparse.Namespace, shared: Sequence[argparse.Action], served: ServedModel, folder: Path, bin_s: float
+    options: argparse.Namespace, shared: Sequence[argparse.Action], served: TargetServer, folder: Path, bin_s: float
 ) -> list[str]:
     urls = {"grpc": served.grpc_url, "http": served.http_url}
     command = [str(_LOCUST), "-f", ",".join(str(_LOCUSTFILES[name]) for name, url in urls.items() if url)]
@@ -240,7 +240,7 @@ def _locust_command(
 
 
 def _run_locust(
-    command: Sequence[str], options: argparse.Namespace, served: ServedModel, folder: Path, bin_s: float
+    command: Sequence[str], options: argparse.Namespace, served: TargetServer, folder: Path, bin_s: float
 ) -> list[UsageSample]:
     """Run locust to its end and samples the server meanwhile.
 

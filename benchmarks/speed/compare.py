@@ -20,7 +20,7 @@ from benchmarks.speed.peers.engine_settings import ENGINES, ModelFiles, cores
 from benchmarks.speed.peers.litserve_server import LITSERVE, start_litserve
 from benchmarks.speed.peers.paddlex_predict import PaddlexPredict
 from benchmarks.speed.peers.paddlex_server import PADDLEX_SERVER, start_paddlex_server
-from benchmarks.speed.peers.served import ServedModel
+from benchmarks.speed.peers.served import ServedEnsemble
 
 CONCURRENCY: Final = 8
 
@@ -61,7 +61,7 @@ def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan
     Raises:
         MlclsError: The served model itself fails, or answers all photos alike.
     """
-    served = ServedModel(grpc_url, files.spec, photos)
+    served = ServedEnsemble(grpc_url, files.spec, photos)
     step(f"{files.spec.name}: answers")
     served.answer(photos[:1])
     began = time.monotonic()

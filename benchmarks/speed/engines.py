@@ -18,21 +18,20 @@ from typing import Any, Final
 import onnxruntime
 
 from mlcls.conversion.onnx_file import read_onnx
-from mlcls.engines.building import EngineFolder, EngineRequest
-from mlcls.engines.comparison import PROBED_IMAGES, run_gate
-from mlcls.engines.fp16 import build as half_engine
-from mlcls.engines.fp16.build import RoundedHalfRunner, calibration_pixels, list_levels
-from mlcls.engines.fp16.calibration import calibrate
-from mlcls.engines.fp16.conversion import Protection, convert_to_half, count_kept
-from mlcls.engines.gate import LIMITS
+from mlcls.engines.building import BuildRequest
+from mlcls.engines.fp16 import build as fp16_engine
+from mlcls.engines.fp16.build import RoundedFp16Runner, list_levels, sample_pixels
+from mlcls.engines.fp16.conversion import Protection, convert_to_fp16, count_kept
+from mlcls.engines.fp16.sensitivity import measure_sensitivity
+from mlcls.engines.gate import LIMITS, PROBED_IMAGES, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.engines.tensorrt.builder import build_engine
 from mlcls.errors import MlclsError
 from mlcls.images.photos import photo_images
 from mlcls.model.catalog import OFFICIAL_MODELS
-from mlcls.repository import models as repository
 from mlcls.repository.manifest import Manifest
-from mlcls.repository.names import HALF_FILE, ONNX_FILE
+from mlcls.repository.models import ModelVersion, Repository
+from mlcls.repository.names import FP16_FILE, ONNX_FILE
 
 # The T4, the A10 and the L4.
 ARCHITECTURES: Final = ("7.5", "8.6", "8.9")
@@ -48,12 +47,12 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, nargs="+", default=[], metavar="PATH", help="default: samples")
     parser.add_argument("--without-levels", action="store_true", help="leave out the second table")
     arguments = parser.parse_args()
-    root: Path = arguments.repository
-    names = arguments.models or [name for name in OFFICIAL_MODELS if repository.is_imported(root, name)]
+    repository = Repository(arguments.repository)
+    names = arguments.models or [name for name in OFFICIAL_MODELS if repository.is_imported(name)]
     if not names:
-        print(f"engines: {root} has no imported model; import one: mlcls import MODEL", file=sys.stderr)
+        print(f"engines: {repository} has no imported model; import one: mlcls import MODEL", file=sys.stderr)
         return 1
-    requests = [EngineRequest(root, name, tuple(arguments.photos)) for name in names]
+    requests = [BuildRequest(repository.active(name), tuple(arguments.photos)) for name in names]
     try:
         print(f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}\n", flush=True)
         head: Row = (
@@ -78,19 +77,19 @@ def main() -> int:
     return 0
 
 
-def measure_engines(request: EngineRequest) -> Iterator[Row]:
+def measure_engines(request: BuildRequest) -> Iterator[Row]:
     """Build all engines of a model and yield a row for each."""
-    name = request.name
+    version = request.version
     started = time.perf_counter()
-    for _ in half_engine.build(request):
+    for _ in fp16_engine.build(request):
         pass
     build_s = time.perf_counter() - started
-    folder = EngineFolder.open(request)
-    yield (name, "FP32 ONNX", *_measure_onnx(folder, ONNX_FILE, None), "Paddle")
-    yield (name, "FP16 ONNX", *_measure_onnx(folder, HALF_FILE, build_s), "FP32 ONNX")
-    content = (folder.path / HALF_FILE).read_bytes()
+    name = version.name
+    yield (name, "FP32 ONNX", *_measure_onnx(version, ONNX_FILE, None), "Paddle")
+    yield (name, "FP16 ONNX", *_measure_onnx(version, FP16_FILE, build_s), "FP32 ONNX")
+    content = (version.engine_folder / FP16_FILE).read_bytes()
     for architecture in ARCHITECTURES:
-        built = build_engine(content, folder.spec, "tensorrt_rtx", [architecture])
+        built = build_engine(content, version.spec, "tensorrt_rtx", [architecture])
         size_mb = len(built.plan) / 1e6
         yield (
             *(name, f"TensorRT-RTX {built.version}, {architecture}", f"{size_mb:.1f}", f"{built.build_s:.1f}"),
@@ -99,20 +98,19 @@ def measure_engines(request: EngineRequest) -> Iterator[Row]:
         )
 
 
-def measure_levels(request: EngineRequest) -> Iterator[Row]:
-    """Yield what each level of FP32 does, with nothing and with only delicate nodes in FP32 besides."""
-    folder = EngineFolder.open(request)
-    spec = folder.spec
-    model = read_onnx(folder.path / ONNX_FILE)
-    calibration = calibrate(model, calibration_pixels(request.photos, spec.transform))
-    delicate = Protection("calibrated", nodes=calibration.find_delicate())
-    reference = DecodingRunner(OnnxRuntimeRunner(folder.path / ONNX_FILE, spec), spec)
+def measure_levels(request: BuildRequest) -> Iterator[Row]:
+    """Yield what each level of FP32 does, and what nothing or only the sensitive nodes in FP32 do."""
+    onnx_path, spec = request.version.engine_folder / ONNX_FILE, request.version.spec
+    model = read_onnx(onnx_path)
+    sensitivity = measure_sensitivity(model, sample_pixels(request.photos, spec.transform))
+    sensitive = Protection("sensitive", nodes=sensitivity.find_sensitive())
+    reference = DecodingRunner(OnnxRuntimeRunner(onnx_path, spec), spec)
     images = photo_images(request.photos, PROBED_IMAGES)
-    for level in (Protection("nothing"), delicate, *list_levels(model, calibration)):
-        candidate = DecodingRunner(RoundedHalfRunner(convert_to_half(model, level), spec), spec)
+    for level in (Protection("nothing"), sensitive, *list_levels(model, sensitivity)):
+        candidate = DecodingRunner(RoundedFp16Runner(convert_to_fp16(model, level), spec), spec)
         report = run_gate(reference, candidate, images, spec.thresholds, LIMITS["fp16"], batch_sizes=(8,))
         yield (
-            request.name,
+            request.version.name,
             level.name,
             f"{count_kept(model, level)} of {len(model.graph.node)}",
             f"{report.max_difference:.1e}",
@@ -122,13 +120,13 @@ def measure_levels(request: EngineRequest) -> Iterator[Row]:
         )
 
 
-def _measure_onnx(folder: EngineFolder, file: str, build_s: float | None) -> Row:
+def _measure_onnx(version: ModelVersion, file: str, build_s: float | None) -> Row:
     """Return size, build time, load time, and the worst figures of the gate that the manifest has."""
-    path = folder.path / file
+    path = version.engine_folder / file
     started = time.perf_counter()
-    OnnxRuntimeRunner(path, folder.spec)
+    OnnxRuntimeRunner(path, version.spec)
     load_s = time.perf_counter() - started
-    reports: tuple[Any, ...] = Manifest.read(folder.path).engine(file).gate
+    reports: tuple[Any, ...] = Manifest.read(version.engine_folder).engine(file).gate
     return (
         f"{path.stat().st_size / 1e6:.1f}",
         "-" if build_s is None else f"{build_s:.0f}",

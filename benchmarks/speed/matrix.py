@@ -27,14 +27,14 @@ from benchmarks.served_cost import CostMeter
 from benchmarks.speed.matrix_cells import Cell, CellResult, ResultFolder, Status, make_cells
 from benchmarks.speed.matrix_report import REPORT_FILE, format_report
 from benchmarks.speed.measured_models import RANDOM_MODELS
-from benchmarks.speed.peers.served import ServedModel
+from benchmarks.speed.peers.served import ServedEnsemble
 from benchmarks.speed.perf_analyzer import PROTOCOLS, Load, PerfAnalyzer, Protocol, Windows, write_input_data
 from mlcls.base.files import write_text
 from mlcls.base.processes import sigterm_interrupts
 from mlcls.errors import MlclsError, RepositoryError
 from mlcls.images.photos import list_photos
 from mlcls.model.catalog import OFFICIAL_MODELS
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 from mlcls.repository.settings import TARGETS, Target
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
@@ -137,7 +137,7 @@ def _make_plan(options: argparse.Namespace, work: Path) -> Plan:
     if root is None:
         prepare_models(RANDOM_MODELS, options.models or tuple(OFFICIAL_MODELS))
         root = repository_of(RANDOM_MODELS)
-    models = options.models or [name for name in repository.list_models(root) if repository.is_imported(root, name)]
+    models = options.models or [name for name in Repository(root).models() if Repository(root).is_imported(name)]
     served = tuple((name, target) for name in models for target in _find_targets(root, name, options.targets))
     if not served:
         raise MlclsError(f"Expected an imported model in {root}, got none; run: mlcls import MODEL --repository {root}")
@@ -159,7 +159,7 @@ def _find_targets(root: Path, name: str, asked: Sequence[Target] | None) -> list
         return list(asked)
     targets: list[Target] = ["embedded"]
     try:
-        repository.find_weights(root, name, "int8")
+        Repository(root).active(name).weights("int8")
         targets.append("int8")
     except RepositoryError:
         pass
@@ -239,7 +239,7 @@ def _measure_served(
 
 def _answer_once(plan: Plan, server: TritonServer, model: str) -> float:
     """Warm up and make sure that all photos are answered; images per second, one after the other."""
-    served = ServedModel(server.grpc_url, repository.read_spec(plan.repository, model), plan.photos)
+    served = ServedEnsemble(server.grpc_url, Repository(plan.repository).active(model).spec, plan.photos)
     served.answer(plan.photos)
     timed = plan.photos[:_TIMED_PHOTOS]
     began = time.monotonic()

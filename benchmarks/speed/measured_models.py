@@ -11,7 +11,7 @@ from benchmarks.random_models import prepare_models, repository_of
 from benchmarks.speed.peers.engine_settings import ModelFiles
 from mlcls.errors import RepositoryError
 from mlcls.paddle.model import PaddleXModel
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 
 # Where models with random weights are made, relative to the root of the checkout.
 RANDOM_MODELS: Final = Path("build/bench")
@@ -40,7 +40,7 @@ class BenchModels:
             RepositoryError: It is not imported, or from another PaddleX model than the folder's.
             ModelFormatError: The folder has no PaddleX model.
         """
-        spec = repository.read_spec(self.repository, name)
+        spec = Repository(self.repository).active(name).spec
         folder = self.paddlex_models / name
         found = PaddleXModel.open(folder).make_spec(name).source_sha256
         if found != spec.source_sha256:
@@ -48,7 +48,7 @@ class BenchModels:
                 f"Expected in {folder} the PaddleX model that {name} in {self.repository} was imported from, got other "
                 f"files; import it again: mlcls import {folder}."
             )
-        return ModelFiles(spec, repository.find_weights(self.repository, name, "embedded"), folder)
+        return ModelFiles(spec, Repository(self.repository).active(name).weights("embedded"), folder)
 
 
 def find_models(root: Path, paddlex_models: Path | None, names: Sequence[str]) -> BenchModels:

@@ -27,8 +27,7 @@ from demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.base.files import write_bytes
 from mlcls.base.machine import find_bf16_units, find_int8_units, format_machine, read_cpu_flags
 from mlcls.conversion.onnx_file import read_onnx
-from mlcls.engines.comparison import run_gate
-from mlcls.engines.gate import LIMITS, GateReport
+from mlcls.engines.gate import LIMITS, GateReport, run_gate
 from mlcls.engines.int8.build import build_int8
 from mlcls.engines.int8.quantization import quantize_graph
 from mlcls.engines.openvino import OpenVinoEngine
@@ -38,9 +37,8 @@ from mlcls.images.photos import photo_images
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ModelSpec
 from mlcls.releases.importing import import_model
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from mlcls.repository.versions import engine_folder
 from mlcls.tuning.closed_loop import run_closed_loop
 
 if TYPE_CHECKING:
@@ -75,8 +73,8 @@ def main() -> int:
         print(format_machine(describe_machine()))
         with tempfile.TemporaryDirectory(prefix="mlcls-price-") as folder:
             print(_measure_price(arguments.demo_model, Path(folder), arguments.scenes), flush=True)
-            spec = repository.read_spec(arguments.repository, arguments.model)
-            graph = _Graph(engine_folder(arguments.repository, arguments.model) / ONNX_FILE, spec)
+            spec = Repository(arguments.repository).active(arguments.model).spec
+            graph = _Graph(Repository(arguments.repository).active(arguments.model).engine_folder / ONNX_FILE, spec)
             print(_measure_gain(graph, Path(folder), arguments.turns, arguments.seconds))
     except MlclsError as error:
         print(f"precision_price: {error}", file=sys.stderr)
@@ -87,8 +85,8 @@ def main() -> int:
 def _measure_price(demo_model: Path, work: Path, count: int) -> str:
     """Return the table of drift, flips and mAP on scenes of the demo task."""
     side = DemoRecipe().side
-    spec = import_model(str(demo_model), work / "repository", name=DEMO_NAME).spec
-    demo = _Graph(engine_folder(work / "repository", DEMO_NAME) / ONNX_FILE, spec)
+    spec = import_model(str(demo_model), Repository(work / "repository"), name=DEMO_NAME).spec
+    demo = _Graph(Repository(work / "repository").active(DEMO_NAME).engine_folder / ONNX_FILE, spec)
     scenes, targets = _read_scenes(work / "scenes", count, side, DemoRecipe().seed)
     calibration, calibration_targets = _read_scenes(work / "calibration", _CALIBRATION_SCENES, side, _CALIBRATION_SEED)
     built = build_int8(demo.path, spec, calibration, work, targets=calibration_targets)

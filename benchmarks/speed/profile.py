@@ -19,7 +19,7 @@ from mlcls.base.machine import format_machine
 from mlcls.errors import MlclsError
 from mlcls.images.photos import sample_photo_paths
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 from mlcls.tuning.closed_loop import ensemble_calls
@@ -36,7 +36,7 @@ def main() -> int:
     try:
         print(format_machine(describe_machine()))
         with TritonServer(ServerOptions.on_free_ports(arguments.repository, arguments.model)) as server:
-            spec = repository.read_spec(arguments.repository, arguments.model)
+            spec = Repository(arguments.repository).active(arguments.model).spec
             print(profile(server, spec, arguments.images, arguments.concurrency))
     except MlclsError as error:
         print(f"profile: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ from benchmarks.speed.goals import Goal, GoalResult, format_goals, format_spread
 from benchmarks.speed.peers.bare_process import BareProcess
 from benchmarks.speed.peers.paddlex_predict import PaddlexPredict
 from benchmarks.speed.peers.paddlex_server import PADDLEX_SERVER
-from benchmarks.speed.peers.served import ServedModel
+from benchmarks.speed.peers.served import ServedEnsemble
 from benchmarks.speed.turns import Spread
 from mlcls.errors import MlclsError
 from mlcls.model.catalog import OFFICIAL_MODELS
@@ -22,7 +22,7 @@ from mlcls.model.catalog import OFFICIAL_MODELS
 # The model that is measured thoroughly.
 THOROUGH_MODEL: Final = "PP-LCNet_x1_0_ML"
 
-_SERVED: Final = ServedModel.name
+_SERVED: Final = ServedEnsemble.name
 
 
 @dataclasses.dataclass

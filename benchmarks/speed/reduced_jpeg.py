@@ -33,8 +33,8 @@ from mlcls.images.transforms import preprocess
 from mlcls.model.metrics import mean_average_precision
 from mlcls.model.spec import ModelSpec
 from mlcls.releases.importing import import_model
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from mlcls.repository.versions import engine_folder
 
 # Settings of `jpeg_oversampling`, by how many times the network's input the scenes are: a power of two each above.
 _SETTINGS: Final = {8: (4.0, 2.0, 1.0), 12: (3.0, 1.5)}
@@ -82,8 +82,8 @@ def measure(demo_model: Path, work: Path, count: int) -> str:
     Raises:
         MlclsError: The demo model cannot be imported.
     """
-    spec = import_model(str(demo_model), work / "repository", name=DEMO_NAME).spec
-    runner = OpenVinoRunner(engine_folder(work / "repository", DEMO_NAME) / ONNX_FILE, spec)
+    spec = import_model(str(demo_model), Repository(work / "repository"), name=DEMO_NAME).spec
+    runner = OpenVinoRunner(Repository(work / "repository").active(DEMO_NAME).engine_folder / ONNX_FILE, spec)
     lines = [
         "",
         "| scenes | jpeg_oversampling | decode, resize | pixels, mean of 255 | scores: highest, mean | flipped | mAP |",

@@ -9,61 +9,55 @@ import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from mlcls.backends.pulse import Pulse
-from mlcls.backends.triton_stub import (
-    cancelled_response,
-    engine_file,
-    engine_precision,
-    engine_threads,
-    failed_response,
-    load_spec,
-    version_folder,
-)
+from mlcls.backends.triton_stub import StepArguments, cancelled_response, failed_response
 from mlcls.engines.openvino import OpenVinoEngine
+from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
 
 
 class TritonPythonModel:
-    """One engine; it takes as many images at once as there are cores."""
+    """One engine, which computes as many images at once as there are cores."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Check the ONNX file that the configuration names, FP32 or INT8, against the manifest and compiles it."""
+        """Check the ONNX file that the configuration names, FP32 or INT8, against the manifest, and compile it."""
         self._pulse = Pulse.open(args)
-        file = engine_file(args)
-        self._spec = load_spec(args, file)
+        arguments = StepArguments.read(args)
+        file = arguments.engine_file()
+        self._spec = arguments.load_spec(file)
         self._engine = OpenVinoEngine(
-            version_folder(args) / file,
+            arguments.version_folder / file,
             self._spec,
-            engine_threads(args),
-            precision=engine_precision(args),
+            arguments.engine_threads(),
+            precision=arguments.engine_precision(),
             on_progress=self._pulse.note_progress,
         )
         self._pulse.begin()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
-        """Start the images of all requests that Triton batched; each request is answered when its own are done."""
+        """Start the images of all requests that Triton batched; each is answered when its own images are done."""
         self._engine.start([_Request(request, self._spec) for request in requests])
 
     def finalize(self) -> None:
-        """Answer what was started, and tell that this process ends because it was told to."""
+        """Answer what was started, and mark this process as ended on purpose."""
         self._engine.close()
         self._pulse.end()
 
 
 class _Request:
-    """One of Triton's requests; it keeps it, as the pixels are in shared memory that is the request's own."""
+    """One of Triton's requests, kept until its answer: the pixels are in shared memory that belongs to it."""
 
     def __init__(self, request: pb_utils.InferenceRequest, spec: ModelSpec) -> None:
         self._request = request
         self._sender = request.get_response_sender()
-        self._logits = spec.tensors.logits
-        self.pixels = pb_utils.get_input_tensor_by_name(request, spec.tensors.pixels).as_numpy()
+        self._logits = TENSORS.logits
+        self.pixels = pb_utils.get_input_tensor_by_name(request, TENSORS.pixels).as_numpy()
 
     def is_cancelled(self) -> bool:
-        """Return whether the caller has left."""
+        """Return whether the caller canceled the request."""
         return bool(self._request.is_cancelled())
 
     def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
-        """Send the logits, or why there are none."""
+        """Send the logits, or the error."""
         if isinstance(outcome, CancelledError):
             response = cancelled_response(pb_utils)
         elif isinstance(outcome, Exception):

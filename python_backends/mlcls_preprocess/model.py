@@ -6,51 +6,35 @@ import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from mlcls.backends.metric_sender import MetricSender
-from mlcls.backends.pulse import PROBE_REQUEST_ID, Pulse
-from mlcls.backends.refusal_log import RefusalLog
+from mlcls.backends.metric_sender import CounterGroup
+from mlcls.backends.pulse import PROBE_REQUEST_ID
 from mlcls.backends.steps import preprocess_images
 from mlcls.backends.tallies import DecodeTally
-from mlcls.backends.triton_stub import answer_each, encode_texts, image_settings, load_spec
+from mlcls.backends.triton_stub import RequestStep, StepArguments, encode_texts
 from mlcls.errors import ImageError
+from mlcls.model.contract import TENSORS
 
 
-class TritonPythonModel:
+class TritonPythonModel(RequestStep):
     """One decoding process."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Read the spec and decode one image, so that the first request does not pay for lazy imports."""
+    def prepare(self, arguments: StepArguments) -> list[CounterGroup]:
+        """Decode one image, so that the first request does not pay for lazy imports."""
         cv2.setNumThreads(1)  # the instances are the parallelism
-        cv2.setLogLevel(0)  # none: RefusalLog tells of bad images
-        self._pulse = Pulse.open(args)
-        self._spec = load_spec(args)
-        self._settings = image_settings(args)
+        cv2.setLogLevel(0)  # silent: RefusalLog reports bad images
+        self._settings = arguments.image_settings()
         _, encoded = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))
-        preprocess_images([encoded.tobytes()], self._spec)
-        version = args["model_version"]
-        self._tally = DecodeTally(self._spec, version)
-        self._refusal_log = RefusalLog(self._spec.name, version, pb_utils.Logger.log_warn)
-        self._metrics = MetricSender(self._tally.groups, pb_utils)
-        self._metrics.start()
-        self._pulse.begin()
+        preprocess_images([encoded.tobytes()], self.spec)
+        self._tally = DecodeTally(self.spec, arguments.version)
+        return self._tally.groups
 
-    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """Answer each request by itself; a request fails only if none of its images can be decoded."""
-        with self._pulse.working():
-            return answer_each(requests, self._answer, pb_utils, self._pulse)
-
-    def finalize(self) -> None:
-        """Tell that this process ends because it was told to, and send the last counts."""
-        self._pulse.end()
-        self._metrics.stop()
-
-    def _answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
-        names = self._spec.tensors
-        images = pb_utils.get_input_tensor_by_name(request, names.image).as_numpy()
+    def answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
+        """Decode the images of a request; it fails only if none of them can be decoded."""
+        images = pb_utils.get_input_tensor_by_name(request, TENSORS.image).as_numpy()
         is_probe = request.request_id() == PROBE_REQUEST_ID
         try:
             observer = None if is_probe else self._tally
-            pixels, statuses = preprocess_images(images.ravel(), self._spec, self._settings, observer)
+            pixels, statuses = preprocess_images(images.ravel(), self.spec, self._settings, observer)
         except ImageError:
             raise
         except Exception:
@@ -58,8 +42,8 @@ class TritonPythonModel:
             raise
         finally:
             if refusals := self._tally.take_refusals():
-                self._refusal_log.note(request.request_id(), images.size, refusals)
+                self.refusal_log.note(request.request_id(), images.size, refusals)
         return [
-            pb_utils.Tensor(names.pixels, pixels),
-            pb_utils.Tensor(names.decode_status, encode_texts(statuses)),
+            pb_utils.Tensor(TENSORS.pixels, pixels),
+            pb_utils.Tensor(TENSORS.decode_status, encode_texts(statuses)),
         ]

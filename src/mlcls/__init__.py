@@ -1,3 +1,171 @@
-"""Serve PaddleX image multi-label classification models on Triton Inference Server."""
+"""Serve PaddleX image multi-label classification models on Triton Inference Server.
+
+The functions of this module are the library's public face, one for each thing that a program does: import a model,
+publish its next version, serve it, evaluate it, and train one. Each imports what it needs when it is called, so that
+`import mlcls` stays fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlcls.errors import MlclsError
+
+if TYPE_CHECKING:
+    from mlcls.evaluation.evaluate import Evaluation
+    from mlcls.releases.importing import ImportReport
+    from mlcls.releases.rollout import Rollout
+    from mlcls.server.process import TritonServer
+    from mlcls.training.run_folder import TrainReport
 
 __version__ = "0.1.0"
+__all__ = ["MlclsError", "__version__", "evaluate", "import_model", "publish", "serve", "train"]
+
+
+def import_model(
+    source: str | Path,
+    repository: str | Path = "model_repository",
+    *,
+    name: str | None = None,
+    photos: Iterable[str | Path] = (),
+    replace_versions: bool = False,
+) -> ImportReport:
+    """Convert a PaddleX model, check it against Paddle on real photos, and put it into a model repository.
+
+    Args:
+        source: A folder, an archive, a URL, or the name of an official model.
+        repository: The model repository; it is made if it does not exist.
+        name: Name under which the model is served; by default PaddleX's.
+        photos: Photos for the check; by default crops of scikit-learn's two sample photos.
+        replace_versions: Whether it may take the place of a model that has several versions.
+
+    Returns:
+        The model's spec, and how far its scores are from Paddle's.
+
+    Raises:
+        MlclsError: The model cannot be read or converted, or its scores differ. The repository stays as it was.
+    """
+    from mlcls.releases import importing
+    from mlcls.repository.models import Repository
+
+    return importing.import_model(
+        str(source),
+        Repository(Path(repository)),
+        name=name,
+        photos=[Path(photo) for photo in photos],
+        replace_versions=replace_versions,
+    )
+
+
+def publish(
+    source: str | Path,
+    repository: str | Path = "model_repository",
+    *,
+    name: str | None = None,
+    photos: Iterable[str | Path] = (),
+    server: TritonServer | None = None,
+    keep: int = 3,
+) -> Rollout:
+    """Convert a PaddleX model as `import_model` does, and make it the next version of the model of its name.
+
+    Args:
+        source: A folder, an archive, a URL, or the name of an official model.
+        repository: The model repository.
+        name: Name under which the model is served; by default PaddleX's.
+        photos: Photos for the check; by default crops of scikit-learn's two sample photos.
+        server: A server that `serve` started on this repository; it switches without a failed request.
+        keep: How many versions stay in the repository.
+
+    Returns:
+        The new version, and which one was active before.
+
+    Raises:
+        MlclsError: The model cannot be converted or loaded. The version that was active stays active.
+    """
+    from mlcls.releases import importing, rollout
+    from mlcls.repository.models import Repository
+    from mlcls.server.model_control import ModelControl
+
+    control = None if server is None else ModelControl(f"http://{server.http_url}", server.admin_key)
+    root = Repository(Path(repository))
+    images = [Path(photo) for photo in photos]
+    with importing.convert_model(str(source), root, name=name, photos=images) as converted:
+        return rollout.publish(root, converted.staged, control=control, keep=keep)
+
+
+def serve(*models: str, repository: str | Path = "model_repository", **options: Any) -> TritonServer:
+    """Start the embedded tritonserver on this machine and wait until the models are ready.
+
+    Use it as a context manager, which stops the server at the end, or call its `stop()`.
+
+    Args:
+        *models: Names of imported models.
+        repository: The model repository.
+        **options: Fields of `ServerOptions`, `target="int8"` or `http_port=8000` for example. The server listens on
+            free ports of the loopback interface unless some are given.
+
+    Returns:
+        The server; `grpc_url` and `http_url` are where it listens.
+
+    Raises:
+        MlclsError: A model is not imported or not whole, or the server does not become ready.
+    """
+    import dataclasses
+
+    from mlcls.server.options import ServerOptions
+    from mlcls.server.process import TritonServer
+
+    chosen = dataclasses.replace(ServerOptions.on_free_ports(Path(repository), *models), **options)
+    return TritonServer(chosen).start()
+
+
+def evaluate(
+    model: str, annotations: str | Path, repository: str | Path = "model_repository", *, runner: str = "openvino"
+) -> Evaluation:
+    """Measure an imported model on annotated images, with a progress bar.
+
+    Args:
+        model: Name of the model; its active version is measured.
+        annotations: `val.txt` of an `MLClsDataset`, or a file like it.
+        repository: The model repository.
+        runner: What computes the scores: `openvino`, `onnxruntime`, `served=HOST:PORT`, `paddle=FOLDER` and more.
+
+    Returns:
+        Scores, targets, and all figures: mAP, precision, recall, F1, and each label's.
+
+    Raises:
+        MlclsError: The model is not imported, the annotation file is wrong, or an image cannot be used.
+    """
+    import contextlib
+
+    from mlcls.engines.runner_selection import open_runner
+    from mlcls.evaluation import evaluate as evaluation
+    from mlcls.repository.models import Repository
+
+    version = Repository(Path(repository)).active(model)
+    with contextlib.ExitStack() as stack:
+        opened = open_runner(runner, version, stack)
+        return evaluation.evaluate(opened, Path(annotations), version.spec.thresholds)
+
+
+def train(model: str, dataset: str | Path, output: str | Path = "output", **settings: Any) -> TrainReport:
+    """Train one of the six architectures on a dataset, and export the best weights as a PaddleX model.
+
+    Args:
+        model: The architecture, `PP-LCNet_x1_0_ML` for example.
+        dataset: Folder of an `MLClsDataset`.
+        output: Folder that everything is written to; the model is in `best_model/inference`.
+        **settings: Further fields of `TrainSettings`: `epochs_iters`, `batch_size`, `learning_rate`, `device` and more.
+
+    Returns:
+        What came out: the best figures, and where the weights and the exported model are.
+
+    Raises:
+        MlclsError: The dataset, the weights or the settings are wrong, or the training diverged.
+    """
+    from mlcls.training.settings import TrainSettings
+    from mlcls.training.train import train_model
+
+    return train_model(TrainSettings(model, Path(dataset), Path(output), **settings))

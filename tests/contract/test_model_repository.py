@@ -19,9 +19,11 @@ from tritonclient.grpc import model_config_pb2 as pb2
 
 from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.model.spec import ModelSpec
-from mlcls.releases.rollout import publish_version, roll_back
-from mlcls.repository import models as repository
+from mlcls.releases.rollout import publish, roll_back
+from mlcls.repository.configurations import expected_specs, find_stale, write_configs
 from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.models import Repository
+from mlcls.repository.staging import ConvertedVersion
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "model_repository"
@@ -225,8 +227,8 @@ def test_committed_ensembles() -> None:
 @pytest.mark.parametrize("name", OFFICIAL_MODELS)
 def test_official_models_have_their_dims(name: str) -> None:
     """Those of the catalog; where the model is imported in this checkout, those of what was imported."""
-    imported = repository.is_imported(COMMITTED, name)
-    spec = repository.read_spec(COMMITTED, name) if imported else official_spec(name)
+    imported = Repository(COMMITTED).is_imported(name)
+    spec = Repository(COMMITTED).active(name).spec if imported else official_spec(name)
     pixels = ("TYPE_UINT8", (spec.transform.height, spec.transform.width, 3))
     logits = ("TYPE_FP32", (spec.num_labels,))
     for target in TARGETS:
@@ -239,7 +241,7 @@ def test_official_models_have_their_dims(name: str) -> None:
 
 
 def test_committed_files_are_what_the_generator_writes() -> None:
-    assert repository.find_stale(COMMITTED, repository.expected_specs(COMMITTED)) == []
+    assert find_stale(Repository(COMMITTED), expected_specs(Repository(COMMITTED))) == []
 
 
 # --- a custom model, and that the walk finds what is wrong
@@ -248,7 +250,7 @@ def test_committed_files_are_what_the_generator_writes() -> None:
 @pytest.fixture
 def custom_repository(tmp_path: Path, custom_spec: ModelSpec) -> Path:
     root = tmp_path / "models"
-    repository.write_configs(root, custom_spec)
+    write_configs(Repository(root), custom_spec)
     return root
 
 
@@ -259,16 +261,7 @@ def test_custom_model(custom_repository: Path, custom_spec: ModelSpec) -> None:
         assert describe(engine.input) == {"pixels": ("TYPE_UINT8", (96, 64, 3))}
         assert describe(engine.output) == {"logits": ("TYPE_FP32", (3,))}
     assert (custom_repository / "animals-v2" / "labels.txt").read_text(encoding="utf-8") == 'cat\n犬\na "fox"\n'
-    assert repository.find_stale(custom_repository, [custom_spec]) == []
-
-
-def test_custom_tensor_names(tmp_path: Path, custom_spec: ModelSpec) -> None:
-    """The names between the steps are the spec's."""
-    tensors = dataclasses.replace(custom_spec.tensors, pixels="bitmap", logits="raw", decode_status="decoded")
-    repository.write_configs(tmp_path, dataclasses.replace(custom_spec, tensors=tensors))
-    assert list(walk_repository(tmp_path)) == []
-    engine = read_model(tmp_path, "animals-v2_engine", "gpu")
-    assert (list(describe(engine.input)), list(describe(engine.output))) == (["bitmap"], ["raw"])
+    assert find_stale(Repository(custom_repository), [custom_spec]) == []
 
 
 def test_versions_of_a_model(tmp_path: Path, custom_spec: ModelSpec) -> None:
@@ -284,13 +277,13 @@ def test_versions_of_a_model(tmp_path: Path, custom_spec: ModelSpec) -> None:
     for spec in (custom_spec, second):
         weights = tmp_path / "model.onnx"
         weights.write_text("a graph")
-        publish_version(root, spec, weights, EngineRecord("model.onnx", "fp32", {}, {}))
+        publish(Repository(root), ConvertedVersion(spec, weights, EngineRecord("model.onnx", "fp32", {}, {})))
     names = [f"animals-v2{suffix}" for suffix in ("_engine", "_postprocess", "_preprocess")]
     assert list(walk_repository(root)) == [f"{name}: is a step of no ensemble" for name in names]
     engine = read_model(root, "animals-v2_engine_2", "gpu")
     assert describe(engine.input) == {"pixels": ("TYPE_UINT8", (32, 48, 3))}
     assert describe(engine.output) == {"logits": ("TYPE_FP32", (2,))}
-    roll_back(root, "animals-v2")
+    roll_back(Repository(root), "animals-v2")
     assert list(walk_repository(root)) == [f"{name}_2: is a step of no ensemble" for name in names]
     assert describe(read_model(root, "animals-v2_engine", "gpu").output) == {"logits": ("TYPE_FP32", (3,))}
 
@@ -410,7 +403,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
 def test_planted_fault(custom_repository: Path, custom_spec: ModelSpec, fault: str) -> None:
     FAULTS[fault](custom_repository)
     assert list(walk_repository(custom_repository))
-    assert repository.find_stale(custom_repository, [custom_spec])
+    assert find_stale(Repository(custom_repository), [custom_spec])
 
 
 def test_carriage_returns(custom_repository: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from image_samples import write_samples
 from mlcls.releases.importing import import_model
+from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
 from mlcls.training.export import export_model
 from processes import ROOT, start_server
@@ -27,7 +28,7 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> SmallModels:
     models = SmallModels(folder / "with_sigmoid", folder / "with_logits", folder / "model_repository")
     for path, with_sigmoid in ((models.with_sigmoid, True), (models.with_logits, False)):
         export_model("PP-LCNet_x1_0_ML", path, labels=SMALL_LABELS, size=SMALL_SIZE, with_sigmoid=with_sigmoid)
-        import_model(str(path), models.repository, name=f"small_{path.name}")
+        import_model(str(path), Repository(models.repository), name=f"small_{path.name}")
     return models
 
 

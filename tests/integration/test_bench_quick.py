@@ -18,10 +18,10 @@ from benchmarks.speed.contenders import Bench
 from benchmarks.speed.equality import require_equal, require_telling
 from benchmarks.speed.peers.bare_process import BareProcess
 from benchmarks.speed.peers.contender import Answer, Load, PeerError
-from benchmarks.speed.peers.served import ServedModel
+from benchmarks.speed.peers.served import ServedEnsemble
 from mlcls.errors import MlclsError
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
 from served_models import SmallModels
 
@@ -58,9 +58,9 @@ def test_peers_that_answer_alike_are_compared_and_others_are_errors(
     small_models: SmallModels, small_server: TritonServer, photos: list[Path]
 ) -> None:
     name = "small_with_sigmoid"
-    spec = repository.read_spec(small_models.repository, name)
-    onnx = repository.find_weights(small_models.repository, name, "embedded")
-    served = ServedModel(small_server.grpc_url, spec, photos)
+    spec = Repository(small_models.repository).active(name).spec
+    onnx = Repository(small_models.repository).active(name).weights("embedded")
+    served = ServedEnsemble(small_server.grpc_url, spec, photos)
     expected = served.answer(photos)
     require_telling(expected)
     comparison = Comparison(name, LOAD)

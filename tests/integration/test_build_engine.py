@@ -18,10 +18,10 @@ import pytest
 from mlcls.base.files import sha256_of
 from mlcls.base.machine import Gpu, Machine
 from mlcls.engines import building as engine_request
-from mlcls.engines.building import EngineRequest
-from mlcls.engines.fp16 import build as half_engine
+from mlcls.engines.building import BuildRequest
+from mlcls.engines.fp16 import build as fp16_engine
 from mlcls.engines.fp16.build import STATISTICS
-from mlcls.engines.fp16.conversion import Protection, convert_to_half
+from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
 from mlcls.engines.gate import LIMITS
 from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.engines.tensorrt import build as tensorrt_engine
@@ -30,7 +30,8 @@ from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.errors import ParityError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
-from mlcls.repository.manifest import EngineRecord, Manifest, add_engine
+from mlcls.repository.manifest import EngineRecord, Manifest
+from mlcls.repository.models import Repository
 from mlcls.server.installation import TritonInstallation
 from mlcls.server.preflight import check_models
 from processes import run_mlcls
@@ -86,7 +87,7 @@ def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, s
     staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", root)
     assert staged.returncode == 0, staged.stderr
     first = snapshot(engine_folder(root))
-    assert len(list(half_engine.build(EngineRequest(root, NAME, version=2)))) == 3
+    assert len(list(fp16_engine.build(BuildRequest(Repository(root).version(NAME, 2))))) == 3
     assert (root / f"{NAME}_engine_2" / "2" / "model.fp16.onnx").is_file()
     assert snapshot(engine_folder(root)) == first
     missing = run_mlcls("build-engine", NAME, "--engine", "fp16", "--version", "3", "--repository", root)
@@ -99,7 +100,7 @@ def test_what_does_not_pass_changes_nothing(root: Path, monkeypatch: pytest.Monk
     strict = dataclasses.replace(LIMITS["fp16"], max_difference=1e-9)
     monkeypatch.setattr(engine_request, "LIMITS", {"fp16": strict})
     with pytest.raises(ParityError, match=rf"^Expected an FP16 graph of {NAME} .*serve this model in FP32"):
-        list(half_engine.build(EngineRequest(root, NAME)))
+        list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
     assert snapshot(root) == before
 
 
@@ -109,7 +110,7 @@ def test_a_mixed_up_folder_is_refused(root: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     before = snapshot(root)
     with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
-        list(half_engine.build(EngineRequest(root, NAME)))
+        list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
     assert snapshot(root) == before
 
 
@@ -121,17 +122,17 @@ def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path
     assert sorted(path.name for path in output.iterdir()) == [
         f"{NAME}.{architecture}.{suffix}" for architecture in ("sm75", "sm86") for suffix in ("engine", "json")
     ]
-    half = engine_folder(root) / "model.fp16.onnx"
+    fp16 = engine_folder(root) / "model.fp16.onnx"
     record = json.loads((output / f"{NAME}.sm75.json").read_text())
     assert record["built_for"]["library"] == "tensorrt_rtx"
     assert record["built_for"]["compute_capability"] == "7.5"
-    assert record["made_from"] == {"model.fp16.onnx": sha256_of(half)}
+    assert record["made_from"] == {"model.fp16.onnx": sha256_of(fp16)}
     assert record["sha256"] == sha256_of(output / f"{NAME}.sm75.engine")
     assert not list(root.rglob("*.engine"))
 
-    made = half.stat().st_mtime_ns
+    made = fp16.stat().st_mtime_ns
     assert run_mlcls(*arguments, "--compute-capability", "8.9").returncode == 0
-    assert half.stat().st_mtime_ns == made, "the FP16 graph that is there is used"
+    assert fp16.stat().st_mtime_ns == made, "the FP16 graph that is there is used"
     refused = run_mlcls(*arguments, "--compute-capability", "9.0")
     assert refused.returncode == 1
     assert "got '9.0'" in refused.stderr
@@ -161,12 +162,14 @@ def add_plan(root: Path, tmp_path: Path, library: str = "tensorrt", source: str 
     staged.write_bytes(b"a plan")
     digest = sha256_of(folder / "model.onnx") if source == "model.onnx" else source
     built_for = describe_target(library, "10.13.2.6", T4)
-    add_engine(folder, staged, EngineRecord("model.plan", "fp16", {"model.onnx": digest}, {}, built_for))
+    Repository(root).active(NAME).add_engine(
+        staged, EngineRecord("model.plan", "fp16", {"model.onnx": digest}, {}, built_for)
+    )
     return folder / "model.plan"
 
 
 def check(root: Path, installation: TritonInstallation, machine: Machine = HERE) -> None:
-    check_models(root, (NAME,), "gpu", installation, lambda: machine)
+    check_models(Repository(root), (NAME,), "gpu", installation, lambda: machine)
 
 
 def test_serving_a_plan_that_fits(root: Path, installation: TritonInstallation, tmp_path: Path) -> None:
@@ -214,7 +217,7 @@ class PlayedRunner:
     def __init__(self, plan: bytes, spec: ModelSpec, library: str) -> None:
         self.opened.append(plan)
         self.name = library
-        self._runner = OnnxRuntimeRunner(HALF_GRAPHS[0], spec, threads=1)
+        self._runner = OnnxRuntimeRunner(FP16_GRAPHS[0], spec, threads=1)
 
     def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         scores = self._runner.scores(pixels)
@@ -228,7 +231,7 @@ class PlayedRunner:
         pass
 
 
-HALF_GRAPHS: list[bytes] = []
+FP16_GRAPHS: list[bytes] = []
 
 
 @pytest.mark.parametrize("fault", [0.0, 0.3])
@@ -236,12 +239,12 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     root: Path, installation: TritonInstallation, monkeypatch: pytest.MonkeyPatch, fault: float
 ) -> None:
     """All of `--engine tensorrt` but the builder and the GPU: TensorRT-RTX builds, a CPU runs."""
-    half_made = list(half_engine.build(EngineRequest(root, NAME)))
-    assert half_made
-    HALF_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
+    fp16_lines = list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
+    assert fp16_lines
+    FP16_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
 
     def build(content: bytes, spec: ModelSpec, library: str, _: object) -> BuiltEngine:
-        assert (content, library) == (HALF_GRAPHS[0], "tensorrt")
+        assert (content, library) == (FP16_GRAPHS[0], "tensorrt")
         built = build_engine(content, spec, "tensorrt_rtx", ["7.5"])
         return dataclasses.replace(built, library="tensorrt", version="10.13.2.6")
 
@@ -252,10 +255,10 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     before = snapshot(root)
     if fault:
         with pytest.raises(ParityError, match=r"batch 2: .*The plan was not kept\.$"):
-            list(tensorrt_engine.build_plan(EngineRequest(root, NAME)))
+            list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
         assert snapshot(root) == before
         return
-    lines = list(tensorrt_engine.build_plan(EngineRequest(root, NAME)))
+    lines = list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
     assert lines[0] == f"Building the plan of {NAME} for Tesla T4 (compute capability 7.5) ..."
     assert (engine_folder(root) / "model.plan").read_bytes() == PlayedRunner.opened[-1]
     record = Manifest.read(engine_folder(root)).engine("model.plan")
@@ -273,11 +276,11 @@ def test_rtx_builds_every_model_for_every_architecture(name: str, official_repos
     spec = ModelSpec.read(folder / "model_spec.json")
     model = onnx.load(str(folder / "model.onnx"))
     products = sum(node.op_type in ("Conv", "MatMul") for node in model.graph.node)
-    half = convert_to_half(model, Protection("statistics", STATISTICS)).SerializeToString()
+    fp16 = convert_to_fp16(model, Protection("statistics", STATISTICS)).SerializeToString()
     for capability in ("7.5", "8.6", "8.9"):
-        built = build_engine(half, spec, "tensorrt_rtx", [capability])
+        built = build_engine(fp16, spec, "tensorrt_rtx", [capability])
         assert built.compute_capabilities == (capability,)
-        assert 0.9 * len(half) < len(built.plan) < 1.5 * len(half)
+        assert 0.9 * len(fp16) < len(built.plan) < 1.5 * len(fp16)
         layers = built.network.layers
         assert {*layers["CONVOLUTION"], *layers["MATRIX_MULTIPLY"]} == {"float16"}
         assert layers["CONVOLUTION"]["float16"] + layers["MATRIX_MULTIPLY"]["float16"] == products

@@ -15,8 +15,7 @@ from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Scores
 from mlcls.engines.served_runner import ServedRunner
 from mlcls.evaluation.scoring import score_annotated
 from mlcls.images.photos import photo_crops
-from mlcls.repository.models import read_spec
-from mlcls.repository.versions import active_version, engine_folder, list_versions
+from mlcls.repository.models import Repository
 from mlcls.server.options import ADMIN_KEY_VARIABLE
 from processes import run_mlcls, start_server
 from served_models import SMALL_LABELS, SmallModels
@@ -53,8 +52,8 @@ def labeled(root: Path, photos: Path, tmp_path: Path) -> Path:
 
 
 def score(root: Path, labeled: Path) -> Scores:
-    spec = read_spec(root, NAME)
-    runner = OnnxRuntimeRunner(engine_folder(root, NAME) / "model.onnx", spec)
+    spec = Repository(root).active(NAME).spec
+    runner = OnnxRuntimeRunner(Repository(root).active(NAME).engine_folder / "model.onnx", spec)
     return score_annotated(DecodingRunner(runner, spec), labeled).scores
 
 
@@ -74,7 +73,7 @@ def test_served_labels_follow_the_new_thresholds(
     scores = score(root, labeled)
     targets = np.array([[int(bit) for bit in line.split("\t")[1].split(",")] for line in labeled.open()], np.bool_)
     with start_server(root, NAME) as server:
-        old = read_spec(root, NAME)
+        old = Repository(root).active(NAME).spec
         process = run_mlcls(
             "calibrate", NAME, "--repository", root, "--annotations", labeled, "--output", output,
             "--runner", f"served={server.grpc_url}", "--url", f"http://{server.http_url}",
@@ -82,7 +81,7 @@ def test_served_labels_follow_the_new_thresholds(
         )  # fmt: skip
         assert process.returncode == 0, process.stderr
         assert f"Version 2 of {NAME} has the new thresholds and is active" in process.stdout
-        new = read_spec(root, NAME)
+        new = Repository(root).active(NAME).spec
         assert new.thresholds[:4] != old.thresholds[:4]
         assert new.thresholds[4] == old.thresholds[4]
         assert "to fit on" in process.stdout
@@ -111,17 +110,17 @@ def test_repository_stays_whole(root: Path, labeled: Path, runner: str, capsys: 
     assert "A running server goes on with the old ones" in capsys.readouterr().out
     assert main(["repository", "--repository", str(root)]) == 0
     assert main(["repository", "--check", "--repository", str(root)]) == 0
-    assert (active_version(root, NAME), list_versions(root, NAME)) == (2, [1, 2])
+    assert (Repository(root).active_number(NAME), Repository(root).numbers(NAME)) == (2, [1, 2])
 
 
 def test_dry_run_and_version(root: Path, labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     calibrate(root, labeled, "--dry-run")
-    assert list_versions(root, NAME) == [1]
+    assert Repository(root).numbers(NAME) == [1]
     assert "Nothing was written" in capsys.readouterr().out
     calibrate(root, labeled)
     calibrate(root, labeled, "--version", "1", "--recall", "0.9")
     assert f"version 2 stays active. Switch: mlcls rollback {NAME} --to 3" in capsys.readouterr().out
-    assert active_version(root, NAME) == 2
+    assert Repository(root).active_number(NAME) == 2
     calibrate(root, labeled, "--version", "1", "--runner", "served", status=1)
     assert "Expected --version 2, which is the one that is served" in capsys.readouterr().err
     calibrate(root, labeled)
@@ -143,9 +142,9 @@ def test_worse_thresholds_need_force(
             break
     assert main(arguments) == 1
     assert "Nothing was written. Give more images, or --force." in capsys.readouterr().err
-    assert list_versions(root, NAME) == [1, 2]
+    assert Repository(root).numbers(NAME) == [1, 2]
     assert main([*arguments, "--force"]) == 0
-    assert active_version(root, NAME) == 3
+    assert Repository(root).active_number(NAME) == 3
 
 
 @pytest.mark.parametrize(
@@ -162,4 +161,4 @@ def test_wrong_options(
 ) -> None:
     calibrate(root, labeled, *options, status=1)
     assert message in capsys.readouterr().err
-    assert list_versions(root, NAME) == [1]
+    assert Repository(root).numbers(NAME) == [1]

@@ -38,7 +38,7 @@ from mlcls_client.errors import (
 )
 from mlcls_client.model import create_model
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.server_state import list_models, read_health
+from mlcls_client.server_state import list_models, read_health
 from processes import start_server
 from quiet_http import QuietHttpServer
 from served_models import SMALL_LABELS, SmallModels
@@ -220,7 +220,7 @@ def test_errors(small_server: TritonServer, sample_images: list[Path], protocol:
         predict(small_server, protocol, way, jpeg, threshold={"default": 0.5, "horse": 0.1})
     with pytest.raises(DeadlineExceededError):
         predict(small_server, protocol, way, [jpeg] * 40, options={"timeout_s": 0.002})
-    with pytest.raises(ServerError, match="takes no shared memory"):
+    with pytest.raises(ServerError, match="accepts no shared memory"):
         predict(small_server, protocol, way, jpeg, options={"shared_memory": True, "admin_key": "wrong"})
 
 
@@ -328,15 +328,31 @@ def keyed_server(small_models: SmallModels) -> Iterator[TritonServer]:
             os.environ[ADMIN_KEY_VARIABLE] = before
 
 
+def regions(server: TritonServer) -> set[str]:
+    """Regions of shared memory that the server holds, and those of this process that have a name."""
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        status = client.get_system_shared_memory_status(headers={"triton-grpc-protocol-mlcls-admin-key": KEY})
+    named = (name for name in os.listdir("/dev/shm") if name.startswith(f"mlcls-client-{os.getpid()}-"))
+    return {*status.regions, *named}
+
+
+@pytest.fixture
+def left_clean(keyed_server: TritonServer) -> Iterator[TritonServer]:
+    """The keyed server, where the test leaves no region behind; others may have."""
+    before = regions(keyed_server)
+    yield keyed_server
+    assert regions(keyed_server) <= before
+
+
 @every_way
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_shared_memory(
-    keyed_server: TritonServer, sample_images: list[Path], expected: dict[str, dict[str, Any]],
+    left_clean: TritonServer, sample_images: list[Path], expected: dict[str, dict[str, Any]],
     protocol: str, way: str, batch_size: int,
 ) -> None:  # fmt: skip
     samples = [path for path in sample_images if path.suffix not in (".tif", ".tiff")] * 5
     results = predict(
-        keyed_server,
+        left_clean,
         protocol,
         way,
         samples,
@@ -346,10 +362,26 @@ def test_shared_memory(
     )
     for path, result in zip(samples, results, strict=True):
         check_same(result, expected[path.name])
-    assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"mlcls-client-{os.getpid()}-")]
-    with tritonclient.grpc.InferenceServerClient(keyed_server.grpc_url) as client:
-        headers = {"triton-grpc-protocol-mlcls-admin-key": KEY}
-        assert not client.get_system_shared_memory_status(headers=headers).regions
+
+
+@every_way
+def test_shared_memory_of_a_prediction_that_is_stopped(
+    left_clean: TritonServer, sample_images: list[Path], protocol: str, way: str
+) -> None:
+    """The server works on a request for a while after the client has canceled it."""
+
+    def stop(answered: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        predict(
+            left_clean,
+            protocol,
+            way,
+            sample_images * 5,
+            options={"shared_memory": True, "admin_key": KEY},
+            on_result=stop,
+        )
 
 
 @pytest.mark.slow
@@ -361,10 +393,12 @@ def test_shared_memory_outlives_a_restart(
     options = {"retries": 1000, "timeout_s": 120.0, "shared_memory": True, "admin_key": KEY}
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(create_model(MODEL, first.grpc_url, **options))  # type: ignore[arg-type]
-        before = list(model.predict(sample_images[:5]))
+        before = list(model.predict(sample_images[:5], threshold=0))
         first.stop()
         stack.enter_context(TritonServer(first.options))
-        assert list(model.predict(sample_images[:5])) == before
+        for result, earlier in zip(model.predict(sample_images[:5], threshold=0), before, strict=True):
+            assert result.input_path == earlier.input_path
+            check_same(result, earlier)
 
 
 def test_the_list_of_all_models_wants_the_key(keyed_server: TritonServer) -> None:

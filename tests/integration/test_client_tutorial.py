@@ -21,6 +21,7 @@ from PIL import Image, ImageFont
 from sklearn.datasets import load_sample_image
 
 from mlcls.releases.importing import import_model
+from mlcls.repository.models import Repository
 from mlcls.training.export import export_model
 from processes import start_server
 
@@ -73,7 +74,7 @@ def outcomes(paddlex_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     root = tmp_path_factory.mktemp("tutorial")
     # Where PaddleX has the models and the font that it downloads.
     exported = export_model(NAME, root / "cache" / "official_models" / NAME).folder
-    import_model(str(exported), root / "model_repository")
+    import_model(str(exported), Repository(root / "model_repository"))
     font = root / "cache" / "fonts" / "PingFang-SC-Regular.ttf"
     font.parent.mkdir()
 

@@ -251,7 +251,7 @@ def test_shared_memory_of_the_client_needs_the_key(server: TritonServer) -> None
     for key in (None, "wrong"):
         with (
             create_model(MODEL, url=server.grpc_url, shared_memory=True, admin_key=key, retries=0) as model,
-            pytest.raises(ServerError, match="takes no shared memory from this client"),
+            pytest.raises(ServerError, match="accepts no shared memory from this client"),
         ):
             next(model.predict(image))
 

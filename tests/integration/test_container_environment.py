@@ -78,7 +78,7 @@ def test_the_image_has_no_build_tools(environment: Path) -> None:
 
 def test_the_image_decodes(environment: Path, sample_images: list[Path]) -> None:
     code = (
-        "import sys, numpy; from mlcls.images.transforms import decode_image\n"
+        "import sys, numpy; from mlcls.images.decoding import decode_image\n"
         "print(decode_image(open(sys.argv[1], 'rb').read()).shape)"
     )
     process = run_in(environment, "python3", "-c", code, sample_images[0])

@@ -13,8 +13,8 @@ from demo.evaluation_sets import SETS, write_test_images
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.evaluation.evaluate import evaluate
 from mlcls.releases.importing import import_model
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from mlcls.repository.versions import engine_folder
 from processes import ROOT
 
 pytestmark = pytest.mark.slow
@@ -25,16 +25,16 @@ DEMO_MODEL = ROOT / "demo_model"
 def test_committed_model_reaches_its_figures(tmp_path: Path) -> None:
     figures = json.loads((DEMO_MODEL / "figures.json").read_text())
     recipe = figures["recipe"]
-    spec = import_model(str(DEMO_MODEL / "inference"), tmp_path / "repository", name="demo").spec
+    spec = import_model(str(DEMO_MODEL / "inference"), Repository(tmp_path / "repository"), name="demo").spec
     assert list(spec.labels) == figures["labels"]
     test = write_test_images(
         tmp_path / "test", recipe["test_scenes"], recipe["test_crops"], spec.transform, recipe["seed"]
     )
-    onnx = engine_folder(tmp_path / "repository", "demo") / ONNX_FILE
+    onnx = Repository(tmp_path / "repository").active("demo").engine_folder / ONNX_FILE
     runner = DecodingRunner(OnnxRuntimeRunner(onnx, spec), spec)
     for name, file in SETS.items():
         expected = figures["sets"][name]
-        measured = evaluate(runner, test / file, spec.thresholds).figures.metrics
+        measured = evaluate(runner, test / file, spec.thresholds).metrics.overall
         assert measured["MultiLabelMAP"] == pytest.approx(expected["runners"]["onnx"]["MultiLabelMAP"], abs=2e-3)
         assert expected["highest_difference"] < 1e-4
         runners = expected["runners"]

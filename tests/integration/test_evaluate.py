@@ -16,11 +16,11 @@ from PIL import Image
 
 from colored_dataset import write_colored_dataset
 from mlcls import cli
-from mlcls.engines.runner_selection import ServedModel, open_runner
+from mlcls.engines.runner_selection import open_runner
 from mlcls.errors import DatasetError, ServedImageError, ServerError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
 from mlcls.images.photos import photo_crops
-from mlcls.repository.models import read_spec
+from mlcls.repository.models import ModelVersion, Repository
 from mlcls.server.process import TritonServer
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
@@ -58,11 +58,11 @@ def runners(small_models: SmallModels, small_server: TritonServer) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def model(small_models: SmallModels) -> ServedModel:
-    return ServedModel(small_models.repository, read_spec(small_models.repository, NAME))
+def model(small_models: SmallModels) -> ModelVersion:
+    return Repository(small_models.repository).active(NAME)
 
 
-def evaluate_on(text: str, model: ServedModel, val_file: Path) -> Evaluation:
+def evaluate_on(text: str, model: ModelVersion, val_file: Path) -> Evaluation:
     with contextlib.ExitStack() as stack:
         runner = open_runner(text, model, stack)
         # in the middle of the scores, so that there are decisions of both kinds
@@ -72,7 +72,7 @@ def evaluate_on(text: str, model: ServedModel, val_file: Path) -> Evaluation:
 # --- runners
 
 
-def test_the_figures_of_all_runners_are_equal(runners: dict[str, str], model: ServedModel, val_file: Path) -> None:
+def test_the_figures_of_all_runners_are_equal(runners: dict[str, str], model: ModelVersion, val_file: Path) -> None:
     evaluations = {kind: evaluate_on(text, model, val_file) for kind, text in runners.items()}
     reference = evaluations["paddle"]
     spread = np.ptp(reference.scores, axis=0)
@@ -81,13 +81,13 @@ def test_the_figures_of_all_runners_are_equal(runners: dict[str, str], model: Se
         assert evaluation.runner == kind
         assert (evaluation.samples_expected, evaluation.samples_read) == (PHOTOS, PHOTOS)
         np.testing.assert_allclose(evaluation.scores, reference.scores, atol=1e-4)
-        assert evaluation.figures.metrics == pytest.approx(reference.figures.metrics, abs=1e-4)
-        assert evaluation.figures.not_counted == (SMALL_LABELS[-1],)
+        assert evaluation.metrics.overall == pytest.approx(reference.metrics.overall, abs=1e-4)
+        assert evaluation.metrics.not_counted == (SMALL_LABELS[-1],)
 
 
 @pytest.mark.parametrize("kind", ["onnxruntime", "served"])
 def test_command(
-    kind: str, runners: dict[str, str], small_models: SmallModels, model: ServedModel, val_file: Path, tmp_path: Path
+    kind: str, runners: dict[str, str], small_models: SmallModels, model: ModelVersion, val_file: Path, tmp_path: Path
 ) -> None:
     done = run_mlcls(
         "evaluate", NAME, "--annotations", val_file, "--runner", runners[kind], "--output", tmp_path / "report",
@@ -97,7 +97,7 @@ def test_command(
     assert done.stdout.splitlines()[0] == f"{kind}: {PHOTOS} of {PHOTOS} samples read, 4 of 5 labels counted"
     result = json.loads((tmp_path / "report/evaluate_result.json").read_text())
     assert (result["done_flag"], result["samples_expected"], result["samples_read"]) == (True, PHOTOS, PHOTOS)
-    expected = evaluate_on(runners["paddle"], model, val_file).figures.metrics
+    expected = evaluate_on(runners["paddle"], model, val_file).metrics.overall
     assert result["metrics"]["MultiLabelMAP"] == pytest.approx(expected["MultiLabelMAP"], abs=1e-4)
     assert f"{result['metrics']['MultiLabelMAP']:.4f}" in done.stdout.splitlines()[1]
     assert [row["label"] for row in result["per_class"]] == list(SMALL_LABELS)
@@ -115,7 +115,7 @@ def copy_dataset(val_file: Path, folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["onnxruntime", "served"])
 def test_unreadable_image(
-    kind: str, runners: dict[str, str], model: ServedModel, val_file: Path, tmp_path: Path
+    kind: str, runners: dict[str, str], model: ModelVersion, val_file: Path, tmp_path: Path
 ) -> None:
     broken = copy_dataset(val_file, tmp_path / "dataset")
     (broken.parent / "10.jpg").write_bytes(b"no image")
@@ -125,7 +125,7 @@ def test_unreadable_image(
 
 
 def test_image_that_is_a_request_of_its_own(
-    runners: dict[str, str], model: ServedModel, val_file: Path, tmp_path: Path
+    runners: dict[str, str], model: ModelVersion, val_file: Path, tmp_path: Path
 ) -> None:
     """The server refuses a request of which it can answer nothing."""
     broken = copy_dataset(val_file, tmp_path / "dataset")
@@ -135,7 +135,7 @@ def test_image_that_is_a_request_of_its_own(
         evaluate_on(runners["served"], model, broken)
 
 
-def test_labels_in_another_order(model: ServedModel, val_file: Path, tmp_path: Path) -> None:
+def test_labels_in_another_order(model: ModelVersion, val_file: Path, tmp_path: Path) -> None:
     changed = copy_dataset(val_file, tmp_path / "dataset")
     (changed.parent / "label.txt").write_text("0 cat\n1 no\n2 dog\n3 a\n4 b\n")
     with pytest.raises(DatasetError, match="got 'no' with class id 1, which is 'dog' to the model"):

@@ -105,5 +105,5 @@ def test_what_cannot_be_served_is_not_exported(
 
 
 def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelFormatError, match="'AlexNet' is none of the six models"):
+    with pytest.raises(ModelFormatError, match="'AlexNet' is not one of the six models"):
         export_model("AlexNet", tmp_path / "model")

@@ -7,15 +7,16 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from mlcls.repository.versions import engine_folder
-from processes import run_mlcls
+from processes import assert_ended, run_mlcls
 from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, own_segments, serving
 from served_models import SmallModels
 
@@ -28,6 +29,12 @@ def image() -> bytes:
     pixels = np.random.default_rng(7).integers(0, 256, (90, 120, 3), np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def check_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Scores may differ by the engine's last bits, where another image, of a probe, is under way."""
+    assert result["label_names"] == expected["label_names"]
+    assert result["scores"] == pytest.approx(expected["scores"], abs=2e-5)
 
 
 FAULTS: dict[str, tuple[Callable[[Served], psutil.Process], signal.Signals, str]] = {
@@ -57,11 +64,10 @@ def test_a_supervised_server_comes_back_after_each_fault_until_there_are_too_man
             assert words in line, name
             assert str(victim.pid) in line or "tritonserver" in line
             served.wait_for_line("Ready again", number)
-            assert served.label(image) == expected, name
-            _, alive = psutil.wait_procs(old, timeout=5)
-            assert not alive, "nothing of the old server is left"
-        turn_a_bit(engine_folder(repository, MODEL) / ONNX_FILE)
-        assert served.label(image) == expected, "what is loaded is loaded"
+            check_same(served.label(image), expected)
+            assert_ended(old, timeout_s=5)
+        turn_a_bit(Repository(repository).active(MODEL).engine_folder / ONNX_FILE)
+        check_same(served.label(image), expected)  # what is loaded is loaded
         served.tritonserver().kill()
         assert served.process.wait(RECOVERY_TIMEOUT_S) == 3
         last = served.lines()[-1]
@@ -115,7 +121,7 @@ def test_a_step_that_hangs_and_a_slow_one_that_does_not(
             served.label(image, timeout_s=1.0)
         assert served.lines() == [], "slow is not hanging"
         hang.unlink()
-        assert served.label(image) == expected
+        check_same(served.label(image), expected)
         hang.touch()
         with pytest.raises(OSError):
             served.label(image, timeout_s=20.0)
@@ -123,7 +129,7 @@ def test_a_step_that_hangs_and_a_slow_one_that_does_not(
         assert f"step {MODEL}_engine_0_0" in line
         assert "hangs: it has been working on one request for" in line
         hang.unlink()
-        assert served.wait_for_answer(image) == expected
+        check_same(served.wait_for_answer(image), expected)
 
 
 def test_a_server_whose_steps_look_well_but_that_does_not_answer(

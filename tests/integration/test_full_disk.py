@@ -15,14 +15,13 @@ import pytest
 
 from mlcls.base.files import LOCK_NAME
 from mlcls.cli import main
-from mlcls.model.spec import ModelSpec
 from mlcls.releases.importing import import_model
-from mlcls.releases.rollout import publish_version
-from mlcls.repository.manifest import EngineRecord, Manifest
-from mlcls.repository.models import read_spec
-from mlcls.repository.names import ONNX_FILE
+from mlcls.releases.rollout import publish
+from mlcls.repository.manifest import Manifest
+from mlcls.repository.models import Repository
+from mlcls.repository.names import LAST_NUMBER_FILE, ONNX_FILE
 from mlcls.repository.publishing import add_model
-from mlcls.repository.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
+from mlcls.repository.staging import ConvertedVersion
 from processes import ROOT
 
 DEMO = ROOT / "demo_model" / "inference"
@@ -30,7 +29,7 @@ NAME = "demo"
 SIZE_MB = 40
 BLOCK = 4096
 
-Add = Callable[[Path, ModelSpec, Path, EngineRecord], object]
+Add = Callable[[Repository, ConvertedVersion], object]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def repository(disk: Path) -> Path:
     """With one version of the demo model."""
     root = disk / "model_repository"
-    import_model(str(DEMO), root, name=NAME, batch_sizes=(1,))
+    import_model(str(DEMO), Repository(root), name=NAME, batch_sizes=(1,))
     return root
 
 
@@ -65,7 +64,7 @@ def fill(disk: Path, left_bytes: int) -> Path:
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
     """All files and folders, but the note of the highest number so far: no number of a version is used twice."""
-    paths = [path for path in folder.rglob("*") if path.name not in (LOCK_NAME, LAST_NUMBER_NAME)]
+    paths = [path for path in folder.rglob("*") if path.name not in (LOCK_NAME, LAST_NUMBER_FILE)]
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
@@ -87,7 +86,7 @@ def test_an_import_on_a_full_disk(disk: Path, repository: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("add", "change"),
     [
-        (publish_version, {}),
+        (publish, {}),
         (add_model, {}),
         (add_model, {"labels": tuple(f"label {number}" for number in range(12))}),
         (add_model, {"name": "other"}),
@@ -99,15 +98,15 @@ def test_a_disk_that_is_full_at_any_point_of_the_writing(
     """A converted graph is there, and the room ends with each block that is written after it."""
     kept = tmp_path / "kept"
     shutil.copytree(repository, kept)
-    spec = dataclasses.replace(read_spec(repository, NAME), **change)
-    (record,) = Manifest.read(engine_folder(repository, NAME)).engines
+    spec = dataclasses.replace(Repository(repository).active(NAME).spec, **change)
+    (record,) = Manifest.read(Repository(repository).active(NAME).engine_folder).engines
     before = snapshot(repository)
     for blocks in range(100):
         onnx = repository / ".mlcls-staging-test"
-        shutil.copyfile(engine_folder(repository, NAME) / ONNX_FILE, onnx)
+        shutil.copyfile(Repository(repository).active(NAME).engine_folder / ONNX_FILE, onnx)
         filler = fill(disk, blocks * BLOCK)
         try:
-            add(repository, spec, onnx, record)
+            add(Repository(repository), ConvertedVersion(spec, onnx, record))
         except OSError as error:
             assert error.errno == errno.ENOSPC
             onnx.unlink(missing_ok=True)
@@ -117,7 +116,7 @@ def test_a_disk_that_is_full_at_any_point_of_the_writing(
         finally:
             filler.unlink()
     assert blocks > 5, "several files are written"
-    assert active_version(repository, spec.name) == list_versions(repository, spec.name)[-1]
+    assert Repository(repository).active_number(spec.name) == Repository(repository).numbers(spec.name)[-1]
     assert not list(repository.glob(".mlcls-staging-*"))
     shutil.rmtree(repository)
     shutil.copytree(kept, repository)

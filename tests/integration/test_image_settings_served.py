@@ -16,7 +16,8 @@ from mlcls.engines.runners import OpenVinoRunner
 from mlcls.images.settings import ImageSettings
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ModelSpec
-from mlcls.repository.models import find_stale, read_spec
+from mlcls.repository.configurations import find_stale
+from mlcls.repository.models import Repository
 from mlcls.repository.publishing import change_settings
 from processes import start_server
 from served_models import SmallModels
@@ -33,9 +34,12 @@ def test_a_model_is_served_with_its_own_image_settings(
 ) -> None:
     root = tmp_path / "repository"
     shutil.copytree(small_models.repository, root)
-    changed = change_settings(root, MODEL, lambda settings: dataclasses.replace(settings, images=SETTINGS))
+    changed = change_settings(Repository(root), MODEL, lambda settings: dataclasses.replace(settings, images=SETTINGS))
     assert [path.parent.name for path in changed] == [f"{MODEL}_preprocess"]
-    assert find_stale(root, [read_spec(root, name) for name in (MODEL, "small_with_logits")]) == []
+    assert (
+        find_stale(Repository(root), [Repository(root).active(name).spec for name in (MODEL, "small_with_logits")])
+        == []
+    )
     version = root / f"{MODEL}_engine" / "1"
     spec = ModelSpec.read(version / "model_spec.json")
     runner = OpenVinoRunner(version / "model.onnx", spec)

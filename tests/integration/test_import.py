@@ -25,7 +25,8 @@ from mlcls.images.transforms import normalization_constants
 from mlcls.model import catalog
 from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.releases.importing import import_model
-from mlcls.repository.models import expected_specs, find_stale, list_models, read_spec
+from mlcls.repository.configurations import expected_specs, find_stale
+from mlcls.repository.models import Repository
 from processes import ROOT, run_mlcls
 from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
@@ -66,14 +67,16 @@ def archive_server(small_models: SmallModels, tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_small_model_was_imported_as_it_is(small_models: SmallModels) -> None:
-    spec = read_spec(small_models.repository, "small_with_sigmoid")
+    spec = Repository(small_models.repository).active("small_with_sigmoid").spec
     assert spec.labels == SMALL_LABELS
     assert (spec.transform.height, spec.transform.width) == SMALL_SIZE
     assert (spec.architecture, spec.source_activation) == ("PP-LCNet_x1_0_ML", "sigmoid")
-    assert read_spec(small_models.repository, "small_with_logits").source_activation == "none"
-    assert list_models(small_models.repository) == ["small_with_logits", "small_with_sigmoid"]
-    own = [spec for spec in expected_specs(small_models.repository) if spec.name.startswith("small")]
-    assert [file for file in find_stale(small_models.repository, own) if file.path.startswith("small")] == []
+    assert Repository(small_models.repository).active("small_with_logits").spec.source_activation == "none"
+    assert Repository(small_models.repository).models() == ["small_with_logits", "small_with_sigmoid"]
+    own = [spec for spec in expected_specs(Repository(small_models.repository)) if spec.name.startswith("small")]
+    assert [
+        file for file in find_stale(Repository(small_models.repository), own) if file.path.startswith("small")
+    ] == []
 
 
 def test_the_served_graph_is_what_the_design_says(small_models: SmallModels) -> None:
@@ -89,14 +92,16 @@ def test_the_served_graph_is_what_the_design_says(small_models: SmallModels) -> 
 
 
 def test_an_archive(model_folder: Path, tmp_path: Path) -> None:
-    report = import_model(str(pack(model_folder, tmp_path / "model.tar")), tmp_path / "repository", name="packed")
+    report = import_model(
+        str(pack(model_folder, tmp_path / "model.tar")), Repository(tmp_path / "repository"), name="packed"
+    )
     assert report.spec.labels == SMALL_LABELS
     assert report.parity.max_difference <= 1e-4
 
 
 def test_a_url_and_then_its_cached_copy(archive_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
-    assert import_model(archive_server, tmp_path / "repository", name="fetched").spec.name == "fetched"
+    assert import_model(archive_server, Repository(tmp_path / "repository"), name="fetched").spec.name == "fetched"
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 1
 
 
@@ -104,7 +109,7 @@ def test_a_catalog_name(archive_server: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
     url = property(lambda model: archive_server.replace("PP-LCNet_x1_0_ML", model.name))
     monkeypatch.setattr(catalog.OfficialModel, "inference_url", url)
-    spec = import_model("PP-LCNet_x1_0_ML", tmp_path / "repository").spec
+    spec = import_model("PP-LCNet_x1_0_ML", Repository(tmp_path / "repository")).spec
     assert spec.name == "PP-LCNet_x1_0_ML"
 
 
@@ -125,7 +130,7 @@ def test_the_older_format(tmp_path: Path) -> None:
     folder.mkdir()
     subprocess.run([sys.executable, ROOT / "tests" / "old_format_model.py", folder], check=True, capture_output=True)
     assert {"inference.pdmodel", "inference.pdiparams"} <= {path.name for path in folder.iterdir()}
-    report = import_model(str(folder), tmp_path / "repository", name="old")
+    report = import_model(str(folder), Repository(tmp_path / "repository"), name="old")
     assert set(report.spec.source_sha256) == {"inference.pdmodel", "inference.pdiparams", "inference.yml"}
     assert report.spec.source_activation == "sigmoid"
     assert report.parity.max_difference <= 1e-4
@@ -200,7 +205,7 @@ def test_a_bad_model_is_refused_and_the_old_one_stays(
     before = snapshot(repository)
     damage(model_folder)
     with pytest.raises(MlclsError) as caught:
-        import_model(str(model_folder), repository, name="small_with_sigmoid")
+        import_model(str(model_folder), Repository(repository), name="small_with_sigmoid")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert snapshot(repository) == before
@@ -211,7 +216,7 @@ def test_bad_archives_are_refused(model_folder: Path, tmp_path: Path) -> None:
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MlclsError, match="expected a complete tar, got one that ends early"):
-        import_model(str(archive), tmp_path / "repository")
+        import_model(str(archive), Repository(tmp_path / "repository"))
 
     climbing = tmp_path / "climbing.tar"
     with tarfile.open(climbing, "w") as tar:
@@ -219,7 +224,7 @@ def test_bad_archives_are_refused(model_folder: Path, tmp_path: Path) -> None:
         member.size = 4
         tar.addfile(member, io.BytesIO(b"evil"))
     with pytest.raises(MlclsError, match=r"member '\.\./outside\.txt' has '\.\.' in its path"):
-        import_model(str(climbing), tmp_path / "repository")
+        import_model(str(climbing), Repository(tmp_path / "repository"))
     assert not (tmp_path / "outside.txt").exists()
     assert not (tmp_path / "repository").exists()
 
@@ -232,9 +237,9 @@ def test_a_damaged_download_is_fetched_again(
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MlclsError, match="ends early"):
-        import_model(archive_server, tmp_path / "repository", name="fetched")
+        import_model(archive_server, Repository(tmp_path / "repository"), name="fetched")
     archive.write_bytes(whole)
-    assert import_model(archive_server, tmp_path / "repository", name="fetched").spec.name == "fetched"
+    assert import_model(archive_server, Repository(tmp_path / "repository"), name="fetched").spec.name == "fetched"
 
 
 def test_a_conversion_that_changes_the_scores_is_refused(
@@ -251,7 +256,7 @@ def test_a_conversion_that_changes_the_scores_is_refused(
 
     monkeypatch.setattr(onnx_graph, "normalization_constants", slightly_off)
     with pytest.raises(ParityError, match=r"onnxruntime to give the answers of paddle, got: .* Nothing was written"):
-        import_model(str(small_models.with_sigmoid), repository, name="small_with_sigmoid")
+        import_model(str(small_models.with_sigmoid), Repository(repository), name="small_with_sigmoid")
     assert snapshot(repository) == before
 
 
@@ -264,8 +269,8 @@ def test_an_import_replaces_the_model_of_its_name(
         document["PostProcess"]["MultiLabelThreshOutput"]["label_list"][0] = "lion"
 
     edit_yml(model_folder, rename)
-    import_model(str(model_folder), repository, name="small_with_sigmoid")
-    spec = read_spec(repository, "small_with_sigmoid")
+    import_model(str(model_folder), Repository(repository), name="small_with_sigmoid")
+    spec = Repository(repository).active("small_with_sigmoid").spec
     assert spec.labels[0] == "lion"
     assert (repository / "small_with_sigmoid" / "labels.txt").read_text(encoding="utf-8").startswith("lion\n")
     assert ModelSpec.read(repository / "small_with_logits_engine" / "1" / "model_spec.json").labels[0] == "cat"

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mlcls.engines.building import EngineRequest
+from mlcls.engines.building import BuildRequest
 from mlcls.engines.gate import Limits
 from mlcls.engines.int8 import build as int8_engine
 from mlcls.engines.int8.build import MIN_PHOTOS
@@ -23,7 +23,7 @@ from mlcls.images.photos import photo_crops
 from mlcls.images.transforms import resize_image
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.repository.manifest import verify_folder
-from mlcls.repository.models import read_spec
+from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
 from processes import run_mlcls, start_server
 from served_models import SmallModels
@@ -46,7 +46,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def annotation_file(photo_folder: Path, small_models: SmallModels) -> Path:
     """The photos with the labels that the FP32 model finds, as an annotation file: its mAP is 1."""
-    spec = read_spec(small_models.repository, NAME)
+    spec = Repository(small_models.repository).active(NAME).spec
     model = small_models.repository / f"{NAME}_engine" / "1" / "model.onnx"
     photos = sorted(photo_folder.glob("*.png"))
     scores = DecodingRunner(OpenVinoRunner(model, spec), spec).scores([photo.read_bytes() for photo in photos])
@@ -64,7 +64,7 @@ def repository(small_models: SmallModels, annotation_file: Path, tmp_path_factor
     shutil.copytree(small_models.repository, root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8_engine, "LIMITS", {"int8": WIDE})
-        lines = list(int8_engine.build(EngineRequest(root, NAME, annotations=annotation_file)))
+        lines = list(int8_engine.build(BuildRequest(Repository(root).active(NAME), annotations=annotation_file)))
     assert str(root / f"{NAME}_engine" / "1" / "model.int8.onnx") in lines[0]
     assert "100% of the matrix products in INT8, in FP32: none" in lines[0]
     assert f"Serve it: mlcls serve {NAME} --target int8" in lines
@@ -79,7 +79,7 @@ def int8_server(repository: Path) -> Iterator[TritonServer]:
 
 
 def test_the_quantized_file_is_served(int8_server: TritonServer, repository: Path, photo_folder: Path) -> None:
-    folder, spec = repository / f"{NAME}_engine" / "1", read_spec(repository, NAME)
+    folder, spec = repository / f"{NAME}_engine" / "1", Repository(repository).active(NAME).spec
     images = [path.read_bytes() for path in sorted(photo_folder.glob("*.png"))[:6]]
     answer = ask(int8_server, NAME, images)
     assert answer.statuses == ["OK"] * len(images)
@@ -93,7 +93,7 @@ def test_the_quantized_file_is_served(int8_server: TritonServer, repository: Pat
 
 def test_images_at_once_get_what_each_gets_alone(repository: Path) -> None:
     """On several streams of one compilation, OpenVINO's answers were off by up to 0.7."""
-    spec = read_spec(repository, NAME)
+    spec = Repository(repository).active(NAME).spec
     engine = OpenVinoEngine(repository / f"{NAME}_engine" / "1" / "model.int8.onnx", spec, threads=4)
     pixels = np.stack([resize_image(crop, spec.transform) for crop in photo_crops(12)])
     alone = np.concatenate([engine.logits(image[None]) for image in pixels])
@@ -103,12 +103,12 @@ def test_images_at_once_get_what_each_gets_alone(repository: Path) -> None:
 
 def test_sums_of_products_do_not_overflow(repository: Path) -> None:
     """With weights of 8 bits they did on a processor without VNNI, and the scores were off by 0.11 on average."""
-    spec = read_spec(repository, NAME)
+    spec = Repository(repository).active(NAME).spec
     model = repository / f"{NAME}_engine" / "1" / "model.int8.onnx"
     pixels = np.stack([resize_image(crop, spec.transform) for crop in photo_crops(12)])
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # products in float32
-    (exact,) = onnxruntime.InferenceSession(str(model), options).run(None, {spec.tensors.pixels: pixels})
+    (exact,) = onnxruntime.InferenceSession(str(model), options).run(None, {"pixels": pixels})
     difference = np.abs(apply_sigmoid(OpenVinoEngine(model, spec).logits(pixels)) - apply_sigmoid(exact))
     assert difference.mean() < 0.04
 
@@ -141,7 +141,7 @@ def test_what_the_gate_refuses_changes_nothing(
     before = {path: path.stat().st_ino for path in sorted(root.rglob("*"))}
     monkeypatch.setattr(int8_engine, "LIMITS", {"int8": dataclasses.replace(WIDE, max_mean_difference=1e-7)})
     with pytest.raises(ParityError, match="Nothing was written; serve FP32"):
-        list(int8_engine.build(EngineRequest(root, NAME, (photo_folder,))))
+        list(int8_engine.build(BuildRequest(Repository(root).active(NAME), (photo_folder,))))
     after = {path: path.stat().st_ino for path in sorted(root.rglob("*")) if path.name != ".mlcls-lock"}
     assert after == {path: inode for path, inode in before.items() if path.name != ".mlcls-lock"}
 

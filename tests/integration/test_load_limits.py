@@ -18,7 +18,8 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from mlcls.engines.openvino import WAITING_IMAGES
-from mlcls.repository.models import read_spec, write_configs
+from mlcls.repository.configurations import write_configs
+from mlcls.repository.models import Repository
 from mlcls.repository.settings import ModelSettings, QueueSettings, settings_path
 from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, serving
 from served_models import SmallModels
@@ -73,7 +74,7 @@ def held(small_models: SmallModels, tmp_path_factory: pytest.TempPathFactory) ->
     root = folder / "repository"
     shutil.copytree(small_models.repository, root)
     settings_path(root, MODEL).write_text(ModelSettings(queue=QueueSettings(QUEUE)).to_json())
-    write_configs(root, read_spec(root, MODEL))
+    write_configs(Repository(root), Repository(root).active(MODEL).spec)
     backends = copy_backends(folder / "backends", HOLD)
     with serving(root, folder, "--probe-interval=0", MLCLS_PYTHON_BACKENDS=str(backends)) as served:
         yield Held(served, backends / "mlcls_engine")

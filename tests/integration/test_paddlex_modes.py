@@ -218,7 +218,7 @@ def test_logits_and_batches(tmp_path: Path, images: Path, small_models: SmallMod
         (["Predict.kernel_option.run_mode=trt_fp16"], "run_mode: expected paddle, got 'trt_fp16'"),
         (["Predict.batch_size=0"], "Predict.batch_size: expected an integer of at least 1, got 0."),
         (["Predict.input=''"], "Predict.input: expected an image, a folder or a URL, got an empty text."),
-        (["Predict.input=none.jpg"], "error: expected an image file or a folder at 'none.jpg', there is none"),
+        (["Predict.input=none.jpg"], "error: Expected an image file or a folder at 'none.jpg', which does not exist"),
         (["Predict.model_dir=none"], "Expected a folder, a .tar archive"),
         (["Global.model=ResNet50_ML"], f"expected a model ResNet50_ML, as Global.model says, got {MODEL}"),
     ],

@@ -22,12 +22,12 @@ from tritonclient.utils import InferenceServerException
 from mlcls.base.files import LOCK_NAME, sha256_of
 from mlcls.errors import ModelControlError
 from mlcls.releases.importing import import_model
-from mlcls.releases.rollout import Rollout, publish_version, roll_back
+from mlcls.releases.rollout import Rollout, publish, roll_back
 from mlcls.repository.manifest import Manifest
-from mlcls.repository.models import is_imported, read_spec
-from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.models import Repository
+from mlcls.repository.names import LAST_NUMBER_FILE, ONNX_FILE
 from mlcls.repository.publishing import add_model
-from mlcls.repository.versions import LAST_NUMBER_NAME, active_version, engine_folder, list_versions
+from mlcls.repository.staging import ConvertedVersion
 from mlcls.server.model_control import ModelControl
 from mlcls.server.options import ADMIN_KEY_VARIABLE, ServerOptions, build_command
 from mlcls.server.process import TritonServer
@@ -58,7 +58,7 @@ def two_models(tmp_path_factory: pytest.TempPathFactory) -> TwoModels:
     export_model("PP-LCNet_x1_0_ML", models.old, labels=("cat", "dog", "fox", "owl", "no"), size=(96, 128), seed=1)
     export_model("PP-LCNet_x1_0_ML", models.new, labels=("red", "green", "blue"), size=(64, 64), seed=2)
     for source, root in ((models.old, models.repository), (models.new, models.new_repository)):
-        import_model(str(source), root, name=MODEL)
+        import_model(str(source), Repository(root), name=MODEL)
     return models
 
 
@@ -97,30 +97,41 @@ def publish_new(
     two_models: TwoModels, root: Path, control: ModelControl | None, name: str = MODEL, **options: Any
 ) -> Rollout:
     """Publishes the new model, converted already."""
-    folder = engine_folder(two_models.new_repository, MODEL)
+    folder = Repository(two_models.new_repository).active(MODEL).engine_folder
     staged = root.parent / "staged.onnx"
     shutil.copy(folder / ONNX_FILE, staged)
-    spec = dataclasses.replace(read_spec(two_models.new_repository, MODEL), name=name)
-    return publish_version(root, spec, staged, Manifest.read(folder).engine(ONNX_FILE), control=control, **options)
+    spec = dataclasses.replace(Repository(two_models.new_repository).active(MODEL).spec, name=name)
+    return publish(
+        Repository(root),
+        ConvertedVersion(spec, staged, Manifest.read(folder).engine(ONNX_FILE)),
+        control=control,
+        **options,
+    )
 
 
 def publish_broken(two_models: TwoModels, root: Path, control: ModelControl | None, name: str = MODEL) -> Rollout:
     """Publishes weights that no engine can read, with a manifest that fits them."""
     staged = root.parent / "staged.onnx"
-    staged.write_bytes((engine_folder(two_models.new_repository, MODEL) / ONNX_FILE).read_bytes()[:100_000])
-    spec = read_spec(two_models.new_repository, MODEL)
+    staged.write_bytes(
+        (Repository(two_models.new_repository).active(MODEL).engine_folder / ONNX_FILE).read_bytes()[:100_000]
+    )
+    spec = Repository(two_models.new_repository).active(MODEL).spec
     spec = dataclasses.replace(spec, name=name, onnx_sha256=sha256_of(staged))
-    record = Manifest.read(engine_folder(two_models.new_repository, MODEL)).engine(ONNX_FILE)
-    return publish_version(root, spec, staged, record, control=control)
+    record = Manifest.read(Repository(two_models.new_repository).active(MODEL).engine_folder).engine(ONNX_FILE)
+    return publish(Repository(root), ConvertedVersion(spec, staged, record), control=control)
 
 
 def import_old(two_models: TwoModels, root: Path) -> None:
     """Imports the old model, converted already, in place of all versions."""
-    folder = engine_folder(two_models.repository, MODEL)
+    folder = Repository(two_models.repository).active(MODEL).engine_folder
     staged = root.parent / "staged.onnx"
     shutil.copy(folder / ONNX_FILE, staged)
     record = Manifest.read(folder).engine(ONNX_FILE)
-    add_model(root, read_spec(two_models.repository, MODEL), staged, record, replace_versions=True)
+    add_model(
+        Repository(root),
+        ConvertedVersion(Repository(two_models.repository).active(MODEL).spec, staged, record),
+        replace_versions=True,
+    )
 
 
 def snapshot(root: Path) -> dict[str, str]:
@@ -128,7 +139,7 @@ def snapshot(root: Path) -> dict[str, str]:
     return {
         path.relative_to(root).as_posix(): sha256_of(path) if path.is_file() else ""
         for path in root.rglob("*")
-        if path.name not in (LOCK_NAME, LAST_NUMBER_NAME)
+        if path.name not in (LOCK_NAME, LAST_NUMBER_FILE)
     }
 
 
@@ -184,8 +195,8 @@ def test_publish_and_rollback_under_load(
             assert reply.version == 2
         if reply.sent_s > rolled_back_s:
             assert reply.version == 1
-    assert active_version(root, MODEL) == 1
-    assert list_versions(root, MODEL) == [1, 2]
+    assert Repository(root).active_number(MODEL) == 1
+    assert Repository(root).numbers(MODEL) == [1, 2]
     counts = {version: sum(reply.version == version for reply in load.replies) for version in (1, 2)}
     print(f"{len(load.replies)} requests in {duration_s:.0f} s, 0 failed, {counts}")
 
@@ -223,12 +234,12 @@ def test_the_previous_version_is_unloaded_or_kept(two_models: TwoModels, root: P
     control = control_of(server)
     assert publish_new(two_models, root, control) == Rollout(MODEL, 2, 1, 2)
     assert loaded_versions(server) == {2}
-    assert roll_back(root, MODEL, control=control, keep_loaded=True) == Rollout(MODEL, 1, 2, 1)
+    assert roll_back(Repository(root), MODEL, control=control, keep_loaded=True) == Rollout(MODEL, 1, 2, 1)
     assert loaded_versions(server) == {1, 2}
     assert publish_new(two_models, root, control, keep_loaded=True, keep=2) == Rollout(MODEL, 3, 1, 3, (2,))
     assert loaded_versions(server) == {1, 3}
-    assert list_versions(root, MODEL) == [1, 3]
-    assert roll_back(root, MODEL, control=control).active == 1
+    assert Repository(root).numbers(MODEL) == [1, 3]
+    assert roll_back(Repository(root), MODEL, control=control).active == 1
 
 
 def test_top_labels_and_numbered_requests_follow(
@@ -306,7 +317,6 @@ import os, signal, sys
 from pathlib import Path
 from mlcls import model_control, rollout
 from mlcls.repository.manifest import Manifest
-from mlcls.repository.models import read_spec
 root, source, staged, url, function, model = sys.argv[1:]
 module = model_control.ModelControl if function in ("load", "unload") else rollout
 real = getattr(module, function)
@@ -344,7 +354,7 @@ def test_a_killed_publish_and_a_killed_server(
     versions: list[int],
 ) -> None:
     staged = root.parent / "staged.onnx"
-    shutil.copy(engine_folder(two_models.new_repository, MODEL) / ONNX_FILE, staged)
+    shutil.copy(Repository(two_models.new_repository).active(MODEL).engine_folder / ONNX_FILE, staged)
     arguments = [root, two_models.new_repository, staged, f"http://{server.http_url}", function, model]
     with RequestLoad(server, MODEL, images) as load:
         process = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, text=True)
@@ -352,7 +362,7 @@ def test_a_killed_publish_and_a_killed_server(
         load.wait_for(20)
     assert_whole(load, expected)
     os.kill(server.pid, signal.SIGKILL)
-    assert (active_version(root, MODEL), list_versions(root, MODEL)) == (active, versions)
+    assert (Repository(root).active_number(MODEL), Repository(root).numbers(MODEL)) == (active, versions)
     with start_server(root, MODEL) as again:
         with RequestLoad(again, MODEL, images) as load:
             load.wait_for(20)
@@ -361,7 +371,7 @@ def test_a_killed_publish_and_a_killed_server(
             load.wait_for(20)
         assert_whole(load, {**expected, 3: expected[2]})
         assert load.replies[-1].version == 3
-        assert roll_back(root, MODEL, control=control_of(again)).active == active
+        assert roll_back(Repository(root), MODEL, control=control_of(again)).active == active
         assert loaded_versions(again) == {active}
 
 
@@ -369,7 +379,7 @@ def test_a_server_and_a_repository_that_disagree(two_models: TwoModels, root: Pa
     """After a publish that was killed before the server read the configuration."""
     publish_new(two_models, root, None)
     assert control_of(server).is_ready(MODEL, 1)
-    assert roll_back(root, MODEL, 2, control=control_of(server)) == Rollout(MODEL, 2, 2, 2)
+    assert roll_back(Repository(root), MODEL, 2, control=control_of(server)) == Rollout(MODEL, 2, 2, 2)
     assert control_of(server).is_ready(MODEL, 2)
     assert loaded_versions(server) == {2}
 
@@ -380,9 +390,9 @@ def test_publish_of_a_model_that_the_server_does_not_have(
     assert publish_new(two_models, root, control_of(server), name="colors") == Rollout("colors", 1, None, 1)
     assert control_of(server).is_ready("colors", 1)
     assert control_of(server).is_ready(MODEL, 1)
-    with pytest.raises(ModelControlError, match="shapes_engine"):
-        publish_broken(two_models, root, control_of(server), name="shapes")
-    assert not is_imported(root, "shapes")
+    with pytest.raises(ModelControlError, match="shades_engine"):
+        publish_broken(two_models, root, control_of(server), name="shades")
+    assert not Repository(root).is_imported("shades")
     assert control_of(server).is_ready("colors", 1)
 
 
@@ -392,7 +402,7 @@ def test_a_number_that_the_server_has_is_not_used_again(
     """Else the weights that are loaded under it would go on to serve, under the name of the new ones."""
     publish_new(two_models, root, control_of(server))
     import_old(two_models, root)
-    assert list_versions(root, MODEL) == [1]
+    assert Repository(root).numbers(MODEL) == [1]
     assert publish_new(two_models, root, control_of(server)) == Rollout(MODEL, 3, 1, 3)
     assert loaded_versions(server) == {3}
 
@@ -441,7 +451,7 @@ def test_serve_follows_the_repository(
             assert process.stdout.readline().startswith(f"{MODEL}: not switched: ")
             load.wait_for(20)
             assert load.replies[-1].version == 2
-            roll_back(root, MODEL, 1)
+            roll_back(Repository(root), MODEL, 1)
             assert process.stdout.readline() == f"{MODEL}: version 1\n"
             load.wait_for(20)
         assert_whole(load, expected)
@@ -487,7 +497,7 @@ def test_a_server_that_polls_by_itself(
             assert publish_new(two_models, root, control_of(server)).active == 3
             load.wait_for(20)
             assert load.replies[-1].version == 3
-            assert roll_back(root, MODEL, control=control_of(server)).active == 1
+            assert roll_back(Repository(root), MODEL, control=control_of(server)).active == 1
             load.wait_for(20)
         assert_whole(load, {1: expected[1], 3: expected[2]})
         for client in range(2):

@@ -12,14 +12,14 @@ import onnx
 import pytest
 
 from mlcls.engines.fp16.build import STATISTICS
-from mlcls.engines.fp16.conversion import Protection, convert_to_half
+from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
 from mlcls.engines.gate import LIMITS
 from mlcls.engines.runners import OnnxRuntimeRunner, OpenVinoRunner
 from mlcls.images.photos import photo_pixels
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
-from mlcls.model.spec import FILE_NAME, ModelSpec
+from mlcls.model.spec import SPEC_FILE, ModelSpec
 from processes import ROOT
 
 # The first test waits until the six are exported and imported, which takes minutes on a busy machine.
@@ -30,7 +30,7 @@ MAX_DIFFERENCE = 1e-4
 MIN_SPREAD = 0.05
 
 # The model whose FP16 graph is tried too.
-HALF = "PP-LCNet_x1_0_ML"
+FP16_MODEL = "PP-LCNet_x1_0_ML"
 
 Answers = Mapping[str, Any]
 
@@ -42,14 +42,14 @@ def version_folder(repository: Path, name: str) -> Path:
 @pytest.fixture(scope="module")
 def pixels(official_repository: Path) -> Any:
     """Crops of real photos as all six take them."""
-    spec = ModelSpec.read(version_folder(official_repository, "PP-LCNet_x1_0_ML") / FILE_NAME)
+    spec = ModelSpec.read(version_folder(official_repository, "PP-LCNet_x1_0_ML") / SPEC_FILE)
     return photo_pixels([], spec.transform, IMAGES)
 
 
-def make_half(repository: Path) -> onnx.ModelProto:
+def make_fp16(repository: Path) -> onnx.ModelProto:
     """The FP16 graph of the smallest model."""
-    graph = onnx.load(str(version_folder(repository, HALF) / "model.onnx"))
-    return convert_to_half(graph, Protection("statistics", STATISTICS))
+    graph = onnx.load(str(version_folder(repository, FP16_MODEL) / "model.onnx"))
+    return convert_to_fp16(graph, Protection("statistics", STATISTICS))
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def oldest_answers(
     folder = tmp_path_factory.mktemp("runtimes")
     np.save(folder / "pixels.npy", pixels)
     models = [version_folder(official_repository, name) / "model.onnx" for name in OFFICIAL_MODELS]
-    half = folder / "half.onnx"
-    onnx.save(make_half(official_repository), str(half))
-    models.append(half)
+    fp16 = folder / "fp16.onnx"
+    onnx.save(make_fp16(official_repository), str(fp16))
+    models.append(fp16)
     script = ROOT / "tests" / "runtime_oracle.py"
     process = subprocess.run(
         [oldest_python, script, folder / "answers.npz", folder / "pixels.npy", *models], capture_output=True, text=True
@@ -81,7 +81,7 @@ def test_the_oldest_runtimes_answer_what_the_newest_do(
     name: str, official_repository: Path, oldest_answers: Answers, pixels: Any
 ) -> None:
     folder = version_folder(official_repository, name)
-    spec = ModelSpec.read(folder / FILE_NAME)
+    spec = ModelSpec.read(folder / SPEC_FILE)
     assert pixels.shape[1:] == (spec.transform.height, spec.transform.width, 3)
     index = list(OFFICIAL_MODELS).index(name)
     for runtime, runner in (
@@ -102,10 +102,10 @@ def test_the_oldest_runtimes_answer_what_the_newest_do(
 def test_an_fp16_graph_loads_in_the_oldest_runtimes(
     official_repository: Path, oldest_answers: Answers, pixels: Any, tmp_path: Path
 ) -> None:
-    """The runtimes may compute it in other precisions: it is held to the gate's limit for FP16."""
-    spec = ModelSpec.read(version_folder(official_repository, HALF) / FILE_NAME)
-    path = tmp_path / "half.onnx"
-    onnx.save(make_half(official_repository), str(path))
+    """The runtimes may compute it in other precisions: it is compared within the gate's limit for FP16."""
+    spec = ModelSpec.read(version_folder(official_repository, FP16_MODEL) / SPEC_FILE)
+    path = tmp_path / "fp16.onnx"
+    onnx.save(make_fp16(official_repository), str(path))
     limit = LIMITS["fp16"].max_difference
     for runtime, runner in (("onnxruntime", OnnxRuntimeRunner(path, spec)), ("openvino", OpenVinoRunner(path, spec))):
         newest = runner.scores(pixels)

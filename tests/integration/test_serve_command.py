@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,13 +19,31 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from mlcls.base.processes import free_ports
+from mlcls.base.processes import free_ports, read_process
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
-from processes import mlcls_command, run_mlcls, start_server
+from processes import assert_ended, mlcls_command, run_mlcls, start_server
 from served_models import SmallModels
 
 MODEL = "small_with_sigmoid"
 STOP_TIMEOUT_S = 60.0
+
+_STOPPED_AT_READY = """
+import signal, sys
+import psutil
+from mlcls.announcements import Announcements
+from mlcls.cli import main
+
+say = Announcements.say
+
+def say_and_stop(self, text, *level):
+    say(self, text, *level)
+    if text.startswith("Ready"):
+        print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+        signal.raise_signal(signal.SIGTERM)
+
+Announcements.say = say_and_stop
+sys.exit(main())
+"""
 
 
 def port_options() -> list[str]:
@@ -63,17 +82,6 @@ def shared_memory(process: subprocess.Popen[str]) -> set[str]:
     return {path.name for path in Path("/dev/shm").glob(f"mlcls_{process.pid}_*")}
 
 
-def left_behind() -> set[str]:
-    """Regions of commands that have ended."""
-    names = {path.name for path in Path("/dev/shm").glob("mlcls_*")}
-    return {name for name in names if not psutil.pid_exists(int(name.split("_")[1]))}
-
-
-def wait_until_gone(processes: list[psutil.Process], timeout_s: float = STOP_TIMEOUT_S) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
-    assert not alive
-
-
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_without_leftovers(small_models: SmallModels, signum: signal.Signals) -> None:
     with serving(small_models.repository) as process:
@@ -83,7 +91,26 @@ def test_a_signal_stops_it_without_leftovers(small_models: SmallModels, signum: 
         process.send_signal(signum)
         output, errors = process.communicate(timeout=STOP_TIMEOUT_S)
     assert (process.returncode, output, errors) == (0, "Stopped.\n", "")
-    wait_until_gone(children, 5)
+    assert_ended(children, 5)
+    assert not shared_memory(process)
+
+
+def test_a_signal_in_the_moment_of_the_ready_line(small_models: SmallModels) -> None:
+    """The command says that it has stopped once its server has."""
+    options = ["--repository", str(small_models.repository), *port_options()]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _STOPPED_AT_READY, "serve", MODEL, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    output, errors = process.communicate(timeout=300)
+    *_, ready, children, stopped = output.splitlines()
+    assert ready.startswith(f"Ready: {MODEL} at ")
+    assert (process.returncode, stopped, errors) == (0, "Stopped.", "")
+    assert len(children.split()) >= 5, "tritonserver and its stub processes"
+    assert [pid for pid in children.split() if read_process(int(pid)) is not None] == []
     assert not shared_memory(process)
 
 
@@ -92,7 +119,7 @@ def test_a_killed_command_takes_its_server_along(small_models: SmallModels) -> N
         children = processes_of(process)
         process.kill()
         process.wait()
-        wait_until_gone(children)
+        assert_ended(children, STOP_TIMEOUT_S)
 
 
 def test_a_server_that_dies_ends_the_command(small_models: SmallModels) -> None:
@@ -102,7 +129,7 @@ def test_a_server_that_dies_ends_the_command(small_models: SmallModels) -> None:
         _, errors = process.communicate(timeout=STOP_TIMEOUT_S)
     assert process.returncode == 1
     assert errors.splitlines() == ["mlcls serve: tritonserver ended with signal 9: its log gives no reason"]
-    wait_until_gone(children)
+    assert_ended(children, STOP_TIMEOUT_S)
     assert not shared_memory(process)
 
 
@@ -152,12 +179,18 @@ def test_a_crash_at_load(small_models: SmallModels, tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parents[2] / "python_backends", backends)
     model = backends / "mlcls_engine" / "model.py"
     model.write_text(f"{model.read_text()}\nimport os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
-    before = left_behind()
-    process = run_mlcls(
-        "serve", MODEL, "--repository", small_models.repository, *port_options(), MLCLS_PYTHON_BACKENDS=str(backends)
+    process = subprocess.Popen(
+        mlcls_command("serve", MODEL, "--repository", small_models.repository, *port_options()),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MLCLS_PYTHON_BACKENDS": str(backends)},
     )
-    assert_one_line(process, f"failed to load '{MODEL}_engine' version 1: Internal: Stub process")
-    assert left_behind() == before
+    output, errors = process.communicate(timeout=300)
+    completed = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+    assert_one_line(completed, f"failed to load '{MODEL}_engine' version 1: Internal: Stub process")
+    assert not shared_memory(process)
 
 
 def test_a_target_without_its_backend(small_models: SmallModels) -> None:
@@ -180,7 +213,7 @@ def test_stopping_while_it_loads(small_models: SmallModels) -> None:
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=STOP_TIMEOUT_S)
     assert (process.returncode, output, errors) == (0, "Stopped.\n", "")
-    wait_until_gone(children, 5)
+    assert_ended(children, 5)
     assert not shared_memory(process)
 
 

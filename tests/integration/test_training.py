@@ -27,6 +27,7 @@ from mlcls.model.metrics import mean_average_precision
 from mlcls.paddle.runtime import import_paddle
 from mlcls.paddlex.config import read_config
 from mlcls.releases.importing import import_model
+from mlcls.repository.models import Repository
 from mlcls.training.architectures import PPLCNET_SCALES, NetworkSize, build_network, load_trained_network
 from mlcls.training.data import TrainingData
 from mlcls.training.interruption import StopRequest
@@ -150,7 +151,7 @@ def test_the_exported_model_scores_like_the_best_weights(learned: tuple[TrainSet
 
 def test_the_best_model_is_imported(learned: tuple[TrainSettings, TrainReport], tmp_path: Path) -> None:
     settings, report = learned
-    import_model(str(report.inference), tmp_path / "repository", name="colors")
+    import_model(str(report.inference), Repository(tmp_path / "repository"), name="colors")
     spec = json.loads((tmp_path / "repository" / "colors_preprocess" / "1" / "model_spec.json").read_text())
     assert tuple(spec["labels"]) == tuple(COLORS)
     assert (spec["transform"]["height"], spec["transform"]["width"]) == settings.image_size

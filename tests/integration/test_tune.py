@@ -14,7 +14,8 @@ import pytest
 
 from benchmarks.process_usage import read_usage
 from mlcls.images.photos import sample_photo_paths
-from mlcls.repository.models import read_spec, require_fresh
+from mlcls.repository.configurations import require_fresh
+from mlcls.repository.models import Repository
 from mlcls.repository.settings import DEFAULT_SETTINGS, ServingSettings, read_settings
 from mlcls.repository.triton_config import parse_config
 from processes import run_mlcls, start_server
@@ -45,8 +46,8 @@ def test_what_is_found_is_served(root: Path) -> None:
     assert settings.tuned["embedded"].report == "tuning_embedded.json"
     assert str(chosen) in tuned.stdout
     assert len(report["candidates"]) >= 2, "nothing was compared"
-    spec = read_spec(root, NAME)
-    require_fresh(root, spec)
+    spec = Repository(root).active(NAME).spec
+    require_fresh(Repository(root).active(spec.name))
 
     # other settings than the defaults, whatever was found: they are what runs
     path = root / NAME / "serving.json"
@@ -67,7 +68,7 @@ def test_what_is_found_is_served(root: Path) -> None:
     assert not path.exists()
     assert read_settings(root, NAME).of("embedded") == DEFAULT_SETTINGS["embedded"]
     assert not list((root / NAME).glob("tuning_*"))
-    require_fresh(root, spec)
+    require_fresh(Repository(root).active(spec.name))
 
 
 def test_too_little_time_changes_nothing(root: Path, tmp_path: Path) -> None:

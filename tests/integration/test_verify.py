@@ -12,15 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
-from mlcls.engines.comparison import PROBED_IMAGES, run_gate
-from mlcls.engines.gate import LIMITS, GateReport
-from mlcls.engines.runner_selection import ServedModel, open_runner
+from mlcls.engines.gate import LIMITS, PROBED_IMAGES, GateReport, run_gate
+from mlcls.engines.runner_selection import open_runner
 from mlcls.engines.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, Scores
 from mlcls.engines.served_runner import ServedRunner
 from mlcls.errors import MlclsError, ParityError
 from mlcls.images.photos import photo_crops, photo_images
 from mlcls.model.postprocess import apply_sigmoid
-from mlcls.repository.models import read_spec
+from mlcls.repository.models import ModelVersion, Repository
+from mlcls.repository.names import ONNX_FILE
 from mlcls.server.process import TritonServer
 from planted_faults import EditedRunner, SwappingRunner
 from processes import run_mlcls
@@ -30,23 +30,23 @@ NAME = "small_with_sigmoid"
 
 
 @pytest.fixture(scope="module")
-def model(small_models: SmallModels) -> ServedModel:
-    return ServedModel(small_models.repository, read_spec(small_models.repository, NAME))
+def model(small_models: SmallModels) -> ModelVersion:
+    return Repository(small_models.repository).active(NAME)
 
 
 @pytest.fixture(scope="module")
-def paddle(model: ServedModel, small_models: SmallModels) -> Iterator[ImageRunner]:
+def paddle(model: ModelVersion, small_models: SmallModels) -> Iterator[ImageRunner]:
     with contextlib.ExitStack() as stack:
         yield open_runner(f"paddle={small_models.with_sigmoid}", model, stack)
 
 
 @pytest.fixture(scope="module")
-def onnxruntime(model: ServedModel) -> ImageRunner:
+def onnxruntime(model: ModelVersion) -> ImageRunner:
     return open_runner("onnxruntime", model, contextlib.ExitStack())
 
 
 @pytest.fixture
-def served(model: ServedModel, small_server: TritonServer) -> ServedRunner:
+def served(model: ModelVersion, small_server: TritonServer) -> ServedRunner:
     return ServedRunner(small_server.grpc_url, model.spec)
 
 
@@ -126,7 +126,7 @@ def test_wrong_arguments(small_models: SmallModels, arguments: list[str], messag
     assert message in line
 
 
-def test_a_paddle_model_that_is_not_the_imported_one(model: ServedModel, small_models: SmallModels) -> None:
+def test_a_paddle_model_that_is_not_the_imported_one(model: ModelVersion, small_models: SmallModels) -> None:
     with pytest.raises(MlclsError, match="Expected the PaddleX model that small_with_sigmoid was imported from"):
         open_runner(f"paddle={small_models.with_logits}", model, contextlib.ExitStack())
 
@@ -156,19 +156,19 @@ def test_a_second_sigmoid(paddle: ImageRunner, onnxruntime: ImageRunner) -> None
     assert any("label decisions flip" in failure for failure in failures)
 
 
-def test_cv2_instead_of_pil(paddle: ImageRunner, model: ServedModel) -> None:
+def test_cv2_instead_of_pil(paddle: ImageRunner, model: ModelVersion) -> None:
     """It does not antialias: other pixels, other scores."""
     transform = dataclasses.replace(model.spec.transform, resize_backend="cv2", interpolation="LINEAR")
-    runner = OnnxRuntimeRunner(model.engine_file(None), model.spec)
+    runner = OnnxRuntimeRunner(model.engine_folder / ONNX_FILE, model.spec)
     candidate = DecodingRunner(runner, dataclasses.replace(model.spec, transform=transform))
     with pytest.raises(ParityError, match="batch 1: highest difference"):
         compare(paddle, candidate).require()
 
 
-def test_exchanged_labels(paddle: ImageRunner, model: ServedModel, small_server: TritonServer) -> None:
+def test_exchanged_labels(paddle: ImageRunner, model: ModelVersion, small_server: TritonServer) -> None:
     labels = (SMALL_LABELS[1], SMALL_LABELS[0], *SMALL_LABELS[2:])
     spec = dataclasses.replace(model.spec, labels=labels)
-    exchanged = DecodingRunner(OnnxRuntimeRunner(model.engine_file(None), spec), spec)
+    exchanged = DecodingRunner(OnnxRuntimeRunner(model.engine_folder / ONNX_FILE, spec), spec)
     assert compare(paddle, exchanged).failures == ("2 labels differ, the first is class 0: 'dog' instead of 'cat'",)
     # a server whose results name other labels than the spec
     with pytest.raises(ParityError, match="Expected the result that follows from the scores"):

@@ -22,10 +22,9 @@ from benchmarks.endurance.fuzzing.record import Journal, save_request, summarize
 from demo.recipe import DEMO_NAME
 from mlcls.images.settings import ImageSettings
 from mlcls.releases.importing import import_model
-from mlcls.repository import models as repository
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
 from mlcls.repository.publishing import change_settings
-from mlcls.repository.versions import engine_folder
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 
@@ -47,11 +46,11 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = ImageSettings(accept_truncated=arguments.accept_truncated)
     options = CampaignOptions(arguments.images, arguments.seed, arguments.seconds, settings=settings)
-    if not repository.is_imported(_MODELS, DEMO_NAME):
-        import_model(str(_DEMO_MODEL), _MODELS, name=DEMO_NAME)
-    change_settings(_MODELS, DEMO_NAME, lambda served: dataclasses.replace(served, images=settings))
-    spec = repository.read_spec(_MODELS, DEMO_NAME)
-    weights = engine_folder(_MODELS, DEMO_NAME) / ONNX_FILE
+    if not Repository(_MODELS).is_imported(DEMO_NAME):
+        import_model(str(_DEMO_MODEL), Repository(_MODELS), name=DEMO_NAME)
+    change_settings(Repository(_MODELS), DEMO_NAME, lambda served: dataclasses.replace(served, images=settings))
+    spec = Repository(_MODELS).active(DEMO_NAME).spec
+    weights = Repository(_MODELS).active(DEMO_NAME).engine_folder / ONNX_FILE
     run = f"seed-{arguments.seed}" + ("-accept-truncated" if arguments.accept_truncated else "")
     problems = arguments.output / f"problems-{run}"
     journal = Journal(arguments.output / f"journal-{run}.jsonl")

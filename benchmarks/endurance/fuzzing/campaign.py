@@ -19,6 +19,7 @@ from benchmarks.endurance.fuzzing.processes import ServerProcesses
 from benchmarks.endurance.fuzzing.record import Journal, Problem, RequestRecord, save_request
 from benchmarks.endurance.fuzzing.requests import Item, plan_request
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
+from mlcls.model.contract import TENSORS
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.spec import ModelSpec
 
@@ -154,7 +155,7 @@ class Campaign:
         return dict(zip(self._good, verdicts, strict=True))
 
     def _ask(self, items: Sequence[Item]) -> Answer:
-        triton, names = self._triton, self._spec.tensors
+        triton, names = self._triton, TENSORS
         tensor = triton.InferInput(names.image, [len(items), 1], "BYTES")
         tensor.set_data_from_numpy(np.array([item.data for item in items], dtype=np.object_).reshape(-1, 1))
         began = time.monotonic()

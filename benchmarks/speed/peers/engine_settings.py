@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.images.transforms import normalize
+from mlcls.model.contract import TENSORS
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.model import PaddleXModel
@@ -116,7 +117,7 @@ def load_onnxruntime(files: ModelFiles, sessions: int) -> Engine:
         for _ in range(sessions)
     ]
     turn = itertools.cycle(loaded)  # so that each caller gets one of its own
-    names = files.spec.tensors
+    names = TENSORS
 
     def make_runner() -> Runner:
         session = next(turn)

@@ -11,11 +11,12 @@ import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.speed.peers.contender import Answer, Figures, Load, PeerError, answer_of_result
+from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
 from mlcls.tuning.closed_loop import ensemble_calls, run_closed_loop
 
 
-class ServedModel:
+class ServedEnsemble:
     """One model of a running server."""
 
     name = "served"
@@ -42,7 +43,7 @@ class ServedModel:
                 response: Any = call()
             except InferenceServerException as error:
                 raise PeerError(f"served: expected labels, got: {error}") from None
-            answers.append(answer_of_result(json.loads(np.ravel(response.as_numpy(self._spec.tensors.result))[0])))
+            answers.append(answer_of_result(json.loads(np.ravel(response.as_numpy(TENSORS.result))[0])))
         return answers
 
     def measure(self, load: Load) -> Figures:

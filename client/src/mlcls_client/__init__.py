@@ -30,7 +30,7 @@ from mlcls_client.errors import (
 from mlcls_client.inputs.fetch import FetchLimits
 from mlcls_client.model import Model, create_model
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.server_state import ServedModel, ServerHealth, list_models, read_health
+from mlcls_client.server_state import ServedModel, ServerHealth, list_models, read_health
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,6 @@
-"""`create_async_model` and `AsyncModel`: the model for programs that run on asyncio."""
+"""`create_async_model` and `AsyncModel`: prediction on asyncio."""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -9,17 +11,18 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Final
 
-from mlcls_client.contract import Threshold
+from mlcls_client.base.text import end_sentence
+from mlcls_client.base.threads import ReaderThreads
 from mlcls_client.errors import InvalidRequestError, MlclsClientError, ServerUnavailableError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, iterate_sources
-from mlcls_client.prediction import MAX_CONCURRENCY, OnError, Prediction, PredictOptions, read_predict_options
-from mlcls_client.reader_threads import ReaderThreads
+from mlcls_client.prediction.call import MAX_CONCURRENCY, OnError, Prediction, PredictOptions, read_predict_options
+from mlcls_client.prediction.window import Window
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.base import DEFAULT_TIMEOUT_S, Transport, open_transport
 from mlcls_client.transport.connection import DEFAULT_RETRIES, Ssl, read_connection_options
-from mlcls_client.window import Window
+from mlcls_client.transport.contract import Threshold
+from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S, Transport, open_transport
 
 _POLL_INTERVAL_S: Final = 0.25
 
@@ -38,11 +41,11 @@ def create_async_model(
     retries: int = DEFAULT_RETRIES,
     admin_key: str | None = None,
     shared_memory: bool = False,
-    model_dir: "str | os.PathLike[str] | None" = None,
+    model_dir: str | os.PathLike[str] | None = None,
     device: str | None = None,
     use_hpip: bool = False,
-) -> "AsyncModel":
-    """Make a model for one event loop; arguments and errors are those of `create_model`.
+) -> AsyncModel:
+    """Make a model for one event loop. Arguments and errors are those of `create_model`.
 
     Examples:
         >>> async def main():
@@ -56,20 +59,20 @@ def create_async_model(
     return AsyncModel(open_transport(model_name, url, protocol, timeout_s, options))
 
 
-def _note_paddlex_arguments(model_dir: "str | os.PathLike[str] | None", device: str | None, use_hpip: bool) -> None:
-    """Answer to the arguments of PaddleX that say how a model runs, which is the server's affair here.
+def _note_paddlex_arguments(model_dir: str | os.PathLike[str] | None, device: str | None, use_hpip: bool) -> None:
+    """Reject `model_dir`, and warn about the arguments of PaddleX that only the server can follow.
 
     Raises:
-        InvalidRequestError: `model_dir` is given; another model than the one in that folder would answer.
+        InvalidRequestError: `model_dir` is given; a model other than the one in that folder would answer.
     """
     if model_dir is not None:
         raise InvalidRequestError(
-            f"expected no model_dir, got {os.fspath(model_dir)!r}: the server has the model. Import it there with "
-            "`mlcls import DIR --name NAME`, and give that name as model_name"
+            f"Expected no model_dir, got {os.fspath(model_dir)!r}: the model is on the server. Import it there: "
+            "mlcls import DIR --name NAME. Then pass that name as model_name."
         )
     for name, value in (("device", device), ("use_hpip", use_hpip or None)):
         if value is not None:
-            logger.warning("%s=%r has no effect here: the server's configuration decides it", name, value)
+            logger.warning("%s=%r has no effect: the server's configuration decides it.", name, value)
 
 
 class AsyncModel:
@@ -112,11 +115,11 @@ class AsyncModel:
         array_format: ArrayFormat = "png",
         request_id: str | None = None,
     ) -> AsyncIterator[MultiLabelResult]:
-        """Predict the labels of images; an async generator with one result per image or page, in order.
+        """Predict the labels of images: an async generator that yields one result per image or page, in order.
 
-        Arguments, results and errors are those of `Model.predict`. An iterable is gone through in other threads, one
-        item after the other. A generator that is left early (`break`) cancels its requests when it is closed: at once
-        with `contextlib.aclosing`, otherwise when Python gets to it.
+        Arguments, results and errors are those of `Model.predict`. An iterable is consumed in other threads, one item
+        at a time. A generator that is left early (`break`) cancels its requests when it is closed: at once with
+        `contextlib.aclosing`, otherwise when Python collects it.
         """
         options = read_predict_options(
             batch_size, threshold, on_error, top_k, concurrency, fetch_limits, array_format, request_id
@@ -145,7 +148,7 @@ class AsyncModel:
                 try:
                     results = await first
                 except asyncio.CancelledError:
-                    self.check_open()  # closing the model cancels the task alone; otherwise it is the caller's own wish
+                    self.check_open()  # closing the model cancels only the task; otherwise the caller was canceled
                     first.cancel()
                     raise
                 prediction.release(taken)
@@ -156,12 +159,12 @@ class AsyncModel:
         finally:
             window.cancel()
 
-    def watch(self, task: "asyncio.Task[list[MultiLabelResult]]") -> None:
-        """Have `close` cancel a task; a failure that nobody waits for any more is not reported."""
+    def watch(self, task: asyncio.Task[list[MultiLabelResult]]) -> None:
+        """Make `close` cancel a task. A failure that nobody waits for is not reported."""
         self._under_way.add(task)
         task.add_done_callback(self._forget)
 
-    def _forget(self, task: "asyncio.Task[list[MultiLabelResult]]") -> None:
+    def _forget(self, task: asyncio.Task[list[MultiLabelResult]]) -> None:
         self._under_way.discard(task)
         if not task.cancelled():
             task.exception()
@@ -170,7 +173,7 @@ class AsyncModel:
         """Prepare the requests of one `predict` call.
 
         Raises:
-            MlclsClientError: The server cannot be asked how much it takes in one request.
+            MlclsClientError: The server cannot be asked how many images one request may hold.
         """
         max_batch_size = 1 if options.batch_size == 1 else await self._max_batch_size()
         return Prediction(self._transport, self._readers, options, max_batch_size)
@@ -180,15 +183,15 @@ class AsyncModel:
             size = await self._transport.max_batch_size()
             if size is None:
                 logger.warning(
-                    "the server does not tell the batch size of model %r (restricted API); sending one image per "
-                    "request",
+                    "The server does not tell the batch size of model %r (restricted API); sending one image per "
+                    "request.",
                     self.model_name,
                 )
             self._known_batch_size = size or 1
         return self._known_batch_size
 
     async def is_ready(self) -> bool:
-        """Tell whether the server answers and the model is ready."""
+        """Return whether the server answers and the model is ready."""
         self.check_open()
         try:
             return await self._transport.is_ready()
@@ -199,15 +202,15 @@ class AsyncModel:
         """Wait until the server answers and the model is ready.
 
         Args:
-            timeout_s: How long to wait, seconds.
+            timeout_s: How long to wait, in seconds.
 
         Raises:
-            ServerUnavailableError: It is not ready by then; the message tells the last reason.
+            ServerUnavailableError: It is not ready by then; the message gives the last reason.
         """
         self.check_open()
         deadline = time.monotonic() + timeout_s
         while True:
-            reason = "the server answers, the model is not loaded or not ready"
+            reason = "the server answers, but the model is not loaded or not ready"
             try:
                 if await self._transport.is_ready():
                     return
@@ -216,13 +219,13 @@ class AsyncModel:
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 raise ServerUnavailableError(
-                    f"expected model {self.model_name!r} at {self._transport.endpoint.url} to be ready within "
-                    f"{timeout_s:g} s: {reason}. Check the address, the protocol and the server's log."
+                    f"Expected model {self.model_name!r} at {self._transport.endpoint.url} to be ready within "
+                    f"{timeout_s:g} s: {end_sentence(reason)} Check the address, the protocol and the server's log."
                 )
             await asyncio.sleep(min(_POLL_INTERVAL_S, remaining_s))
 
     async def close(self) -> None:
-        """Cancel what is under way and close the connection; a second call does nothing."""
+        """Cancel what is in flight and close the connection; a second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -234,20 +237,20 @@ class AsyncModel:
         await self._transport.close()
 
     def check_open(self) -> None:
-        """Refuse to go on with a model that was closed or that belongs to the parent of a forked process.
+        """Check that the model can still be used.
 
         Raises:
-            MlclsClientError: It is.
+            MlclsClientError: It is closed, or was made before this process was forked.
         """
         if self._closed:
-            raise MlclsClientError(f"model {self.model_name!r} is closed; make a new one with create_model")
+            raise MlclsClientError(f"Model {self.model_name!r} is closed; make a new one with create_model.")
         if os.getpid() != self._process_id:
             raise MlclsClientError(
-                f"model {self.model_name!r} was made before this process was forked, and its connection is the "
-                "parent's; make a new one with create_model"
+                f"Model {self.model_name!r} was made before this process was forked, and its connection belongs to the "
+                "parent; make a new one with create_model."
             )
 
-    async def __aenter__(self) -> "AsyncModel":
+    async def __aenter__(self) -> AsyncModel:
         """Return the model itself."""
         return self
 

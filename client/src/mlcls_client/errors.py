@@ -1,16 +1,18 @@
-"""The exceptions of this package: one tree, so that `except MlclsClientError` catches all that can go wrong.
+"""The exceptions of this package: one tree, so that `except MlclsClientError` catches everything.
 
-What tritonclient, gRPC, the HTTP library and the operating system raise is mapped to these classes
-(`mlcls_client.transport.error_mapping`); the original stays reachable as `__cause__`.
+Errors of tritonclient, gRPC, the HTTP library and the operating system are mapped to these classes
+(`mlcls_client.transport.error_mapping`); the original is `__cause__`.
 """
+
+from __future__ import annotations
 
 
 class MlclsClientError(Exception):
     """Base of all errors of this package.
 
     Attributes:
-        server_text: What the server itself said, word for word; None where the error did not come from a server.
-        request_id: Of the request that failed, which the server's log and its spans have too; None where none was sent.
+        server_text: The server's own text, unchanged; None if the error did not come from a server.
+        request_id: Id of the failed request, as in the server's log and spans; None if none was sent.
 
     Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
@@ -18,12 +20,12 @@ class MlclsClientError(Exception):
         ...     results = list(model.predict("missing.png"))
         ... except MlclsClientError as error:
         ...     print(error)
-        expected an image file or a folder at 'missing.png', there is none; check the path
+        Expected an image file or a folder at 'missing.png', which does not exist; check the path.
         >>> model.close()
     """
 
     def __init__(self, message: str, *, server_text: str | None = None) -> None:
-        """Make an error whose message says what was expected, what came and what to do."""
+        """Make an error. The message says what was expected, what came and what to do."""
         super().__init__(message)
         self.server_text = server_text
         self.request_id: str | None = None
@@ -36,18 +38,18 @@ class MlclsClientError(Exception):
 class InputError(MlclsClientError):
     """An input cannot be sent.
 
-    A file is missing or unreadable, a URL cannot be fetched, a folder holds no image, a type is not supported.
+    A file is missing or unreadable, a URL cannot be fetched, a folder has no image, or a type is not supported.
 
     Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
         >>> [result.error for result in model.predict("missing.png", on_error="yield")]
-        [InputError("expected an image file or a folder at 'missing.png', there is none; check the path")]
+        [InputError("Expected an image file or a folder at 'missing.png', which does not exist; check the path.")]
         >>> model.close()
     """
 
 
 class OutputError(MlclsClientError):
-    """A result cannot be written to the file that was asked for.
+    """A result cannot be written to the requested file.
 
     Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
@@ -55,7 +57,7 @@ class OutputError(MlclsClientError):
         >>> result.save_to_json("photo.png/result.json")
         Traceback (most recent call last):
             ...
-        mlcls_client.errors.OutputError: cannot write 'photo.png/result.json': File exists
+        mlcls_client.errors.OutputError: Cannot write 'photo.png/result.json': File exists.
         >>> model.close()
     """
 
@@ -73,7 +75,7 @@ class ServerUnavailableError(MlclsClientError):
 
 
 class ModelNotFoundError(MlclsClientError):
-    """The server answers and has no model of this name.
+    """The server answers but has no model of this name.
 
     Examples:
         >>> with create_model("another", url=server.url) as model:
@@ -85,13 +87,13 @@ class ModelNotFoundError(MlclsClientError):
 
 
 class InvalidRequestError(MlclsClientError):
-    """The request itself is wrong (a threshold, an option), found here or by the server (INVALID_ARGUMENT).
+    """The request itself is wrong (a threshold, an option), according to the client or the server (INVALID_ARGUMENT).
 
     Examples:
         >>> create_model("PP-LCNet_x1_0_ML", url="http://localhost:8000")
         Traceback (most recent call last):
             ...
-        mlcls_client.errors.InvalidRequestError: expected an address of the form host:port, without a scheme, got ...
+        mlcls_client.errors.InvalidRequestError: Expected an address of the form host:port, without a scheme, got ...
     """
 
 
@@ -99,14 +101,14 @@ class ImageRejectedError(MlclsClientError):
     """The server gave no result for one image; the other images of its request are answered.
 
     Attributes:
-        input_path: Path of the image; None for an image that came from memory.
-        reason: The server's words (the `status` output, or the error of a request in which no image was good).
+        input_path: Path of the image; None for an image from memory.
+        reason: The server's own text: the output `status`, or the error of a request without a single good image.
 
     Examples:
         >>> model = create_model("PP-LCNet_x1_0_ML", url=server.url)
         >>> results = list(model.predict(["photo.png", b"no image"], on_error="yield"))
         >>> results[1].error.reason
-        'expected an encoded image, got 8 bytes that are none'
+        'image: expected an encoded image, got 8 bytes in no known format.'
         >>> model.close()
     """
 
@@ -126,12 +128,12 @@ class DeadlineExceededError(MlclsClientError):
         ...     list(model.predict("photo.png"))
         Traceback (most recent call last):
             ...
-        mlcls_client.errors.DeadlineExceededError: expected an answer for model 'PP-LCNet_x1_0_ML' ... within 0.1 s, ...
+        mlcls_client.errors.DeadlineExceededError: Expected an answer for model 'PP-LCNet_x1_0_ML' ... within 0.1 s, ...
     """
 
 
 class ServerError(MlclsClientError):
-    """The server failed on a request that was in order, or refused it for a reason of its own (access, internal).
+    """The server failed on a valid request, or refused it for a reason of its own (access, internal error).
 
     Examples:
         >>> server.admin_key = "secret"
@@ -139,12 +141,12 @@ class ServerError(MlclsClientError):
         ...     list(model.predict("photo.png"))
         Traceback (most recent call last):
             ...
-        mlcls_client.errors.ServerError: ... takes no shared memory from this client: This protocol is restricted, ...
+        mlcls_client.errors.ServerError: ... accepts no shared memory from this client: This protocol is restricted, ...
     """
 
 
 class ProtocolError(MlclsClientError):
-    """What answers is not a server of the served contract: a tensor is missing, or its content has another form.
+    """The answer does not follow the served contract: a tensor is missing, or its content has another form.
 
     Examples:
         >>> server.raw_result = b"another model's answer"
@@ -152,5 +154,5 @@ class ProtocolError(MlclsClientError):
         ...     list(model.predict("photo.png"))
         Traceback (most recent call last):
             ...
-        mlcls_client.errors.ProtocolError: expected output 'result' to be JSON with the lists class_ids, ...
+        mlcls_client.errors.ProtocolError: Expected output 'result' to be JSON with the lists class_ids, ...
     """

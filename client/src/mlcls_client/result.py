@@ -1,4 +1,6 @@
-"""The result of one image, with the methods and the file names of PaddleX's results."""
+"""The result of one image, with the methods and file names of PaddleX's results."""
+
+from __future__ import annotations
 
 import json
 import secrets
@@ -6,11 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from mlcls_client.contract import Answer
+from mlcls_client.base.files import write_file
+from mlcls_client.base.text import visible_json
 from mlcls_client.errors import MlclsClientError
-from mlcls_client.escaping import visible_json
 from mlcls_client.inputs.fetch import is_url, url_file_name
-from mlcls_client.inputs.files import write_file
+from mlcls_client.transport.contract import Answer
 
 if TYPE_CHECKING:
     import os
@@ -32,8 +34,8 @@ class MultiLabelResult(dict[str, Any]):
 
     Keys: `input_path` (str, a path or URL; None for an image from memory), `page_index` (of a PDF or TIFF file, from 0;
     None for a plain image), `class_ids` (list of int, by descending score), `scores` (list of float, 5 decimals),
-    `label_names` (list of str). A result of `predict(on_error="yield")` for an image that could not be answered has the
-    key `error` as well, a text, and empty lists; good results do not have that key.
+    `label_names` (list of str). With `predict(on_error="yield")`, the result of an image without an answer has empty
+    lists and one more key, `error` (str), which good results do not have.
 
     Attributes:
         error: Why there is no result (ImageRejectedError, InputError); None for a good result.
@@ -64,10 +66,10 @@ class MultiLabelResult(dict[str, Any]):
         """Make the result of one image.
 
         Args:
-            answer: What the server said.
-            input_path: Where the image came from.
+            answer: The server's answer.
+            input_path: Path or URL of the image; None for an image from memory.
             page_index: Number of the page, from 0.
-            encoded_image: The image as it was sent, which `img` draws on.
+            encoded_image: The image as it was sent, on which `img` draws.
             error: Why there is no result.
         """
         super().__init__(
@@ -78,7 +80,7 @@ class MultiLabelResult(dict[str, Any]):
             label_names=list(answer.label_names),
         )
         if error is not None:
-            self["error"] = str(error.args[0])  # without the id of the request: it is the same whoever asks
+            self["error"] = str(error.args[0])  # without the request id: the result does not depend on who asks
         self.error = error
         self._encoded_image = encoded_image
         self._memory_name: str | None = None
@@ -115,16 +117,16 @@ class MultiLabelResult(dict[str, Any]):
 
     @property
     def json(self) -> dict[str, dict[str, Any]]:
-        """The result as PaddleX has it: `{"res": {...}}`, plain types only."""
+        """The result in PaddleX's form: `{"res": {...}}`, plain types only."""
         return {"res": json.loads(json.dumps(self))}
 
     @property
-    def img(self) -> "dict[str, Image.Image]":
+    def img(self) -> dict[str, Image.Image]:
         """The annotated picture: `{"res": PIL image}`, the photo with its labels in a panel below it.
 
         Raises:
             InputError: Pillow cannot decode the image.
-            MlclsClientError: `error`, where the result has one.
+            MlclsClientError: `error`, if the result has one.
         """
         if self.error is not None:
             raise self.error
@@ -153,14 +155,14 @@ class MultiLabelResult(dict[str, Any]):
     ) -> None:
         """Print the result on standard output.
 
-        PaddleX's tutorial calls the first parameter `format_json` and its code `json_format`; both are taken. Its
-        output without an argument is the dict on one line, so that is the default.
+        PaddleX's tutorial calls the first parameter `format_json`, its code `json_format`; both are accepted. Without
+        an argument, PaddleX prints the dict on one line, so that is the default.
 
         Args:
-            format_json: Indented JSON instead of a dict on one line.
+            format_json: Print indented JSON instead of a dict on one line.
             indent: Spaces per level of the JSON.
-            ensure_ascii: Escape all characters outside ASCII in the JSON.
-            json_format: The same as `format_json`, and stronger.
+            ensure_ascii: Escape all non-ASCII characters in the JSON.
+            json_format: The same as `format_json`, which it overrides.
         """
         if format_json if json_format is None else json_format:
             print(visible_json(json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii)))
@@ -168,7 +170,7 @@ class MultiLabelResult(dict[str, Any]):
             print(self.json)
 
     def save_to_json(
-        self, save_path: "str | os.PathLike[str]", indent: int | None = 4, ensure_ascii: bool = False
+        self, save_path: str | os.PathLike[str], indent: int | None = 4, ensure_ascii: bool = False
     ) -> None:
         """Write the result as JSON, without the outer `res`, as PaddleX does.
 
@@ -176,7 +178,7 @@ class MultiLabelResult(dict[str, Any]):
             save_path: A file that ends in `.json`, or a folder, in which the file is `<input name>_res.json`, or
                 `<input name>_<page index>_res.json` for a page.
             indent: Spaces per level; None for one line.
-            ensure_ascii: Escape all characters outside ASCII.
+            ensure_ascii: Escape all non-ASCII characters.
 
         Raises:
             OutputError: The file cannot be written.
@@ -188,18 +190,18 @@ class MultiLabelResult(dict[str, Any]):
         # A file name that is not UTF-8 is a lone surrogate here; its \udcxx form is a valid escape of JSON.
         write_file(path, lambda file: _write_bytes(file, text.encode("utf-8", "backslashreplace")))
 
-    def save_to_img(self, save_path: "str | os.PathLike[str]") -> None:
+    def save_to_img(self, save_path: str | os.PathLike[str]) -> None:
         """Write the annotated picture.
 
         Args:
             save_path: A file with the suffix of an image format, or a folder, in which the file is
                 `<input name>_res<input suffix>`, or `<input name>_<page index>_res<input suffix>` for a page; the
-                suffix is `.png` for an input that is no image file.
+                suffix is `.png` unless the input is an image file.
 
         Raises:
             OutputError: The file cannot be written.
             InputError: Pillow cannot decode the image.
-            MlclsClientError: `error`, where the result has one.
+            MlclsClientError: `error`, if the result has one.
         """
         from PIL import Image
 
@@ -211,7 +213,7 @@ class MultiLabelResult(dict[str, Any]):
         file_format = Image.registered_extensions()[suffix]
         write_file(path, lambda file: picture.save(file, format=file_format, **_SAVE_OPTIONS.get(suffix, {})))
 
-    def save_all(self, save_path: "str | os.PathLike[str]") -> None:
+    def save_all(self, save_path: str | os.PathLike[str]) -> None:
         """Write the JSON file and the annotated picture into a folder, as PaddleX does."""
         self.save_to_json(save_path)
         self.save_to_img(save_path)
@@ -222,7 +224,7 @@ class MultiLabelResult(dict[str, Any]):
         return url_file_name(path) if path is not None and is_url(path) else path
 
     def _saved_stem(self) -> str:
-        """Name saved files as PaddleX does: by the input and its page, or else by time and chance."""
+        """Return PaddleX's stem of saved files: the input and its page, or else the time and a random number."""
         if self._input_name is None:
             if self._memory_name is None:
                 self._memory_name = f"{int(time.time())}_{1000 + secrets.randbelow(9000)}"

@@ -1,4 +1,4 @@
-"""A server of the served contract in this process, for tests of programs that use this client.
+"""A server with the served contract in this process, for tests of programs that use this client.
 
     from mlcls_client import create_model
     from mlcls_client.testing import FakeServer
@@ -6,9 +6,11 @@
     with FakeServer("PP-LCNet_x1_0_ML") as server, create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
         results = list(model.predict("photo.jpg"))
 
-It speaks gRPC as Triton does and has no network behind it: the scores of its labels `red`, `green` and `blue` are the
-mean of the image's color channels, so that different images have different answers.
+It speaks gRPC like Triton but has no network: the scores of its labels `red`, `green` and `blue` are the means of the
+image's color channels, so different images have different answers.
 """
+
+from __future__ import annotations
 
 import importlib
 import io
@@ -22,8 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from mlcls_client.contract import IMAGE, RESULT, STATUS, STATUS_OK, THRESHOLD_PARAMETER
 from mlcls_client.transport.connection import ADMIN_KEY_HEADER
+from mlcls_client.transport.contract import IMAGE, RESULT, STATUS, STATUS_OK, THRESHOLD_PARAMETER
 
 LABEL_NAMES: Final = ("red", "green", "blue")
 DEFAULT_THRESHOLD: Final = 0.5
@@ -32,7 +34,7 @@ _MAX_WORKERS: Final = 96
 
 @dataclass
 class FakeServer:
-    """A gRPC server on this machine; a context manager. Its fields may be changed while it runs.
+    """A gRPC server on this machine; a context manager. Its fields can be changed while it runs.
 
     Examples:
         >>> with FakeServer("cats", ready=False) as fake, create_model("cats", url=fake.url) as model:
@@ -40,23 +42,24 @@ class FakeServer:
         False
 
     Attributes:
-        model_name: The one model it has.
-        max_batch_size: Images per request; larger requests are refused.
-        ready: What the readiness calls answer.
-        config_closed: The model-configuration API wants a key, as on a hardened server.
-        raw_result: Sent as every output `result` in place of an answer, to test how bad answers are treated.
+        model_name: Its only model.
+        max_batch_size: Images per request; larger requests are rejected.
+        ready: The answer of the readiness calls.
+        config_closed: Whether the model-configuration API requires a key, as on a hardened server.
+        raw_result: Sent as every output `result` instead of an answer, to test how bad answers are handled.
         outages: How many of the next inference requests are answered UNAVAILABLE.
-        credentials: Grpc.ServerCredentials for TLS; None for a connection that is not encrypted.
-        delay: Called with the images of a request before its answer, e.g. to sleep.
-        admin_key: With which the APIs of the model repository and of shared memory are closed; None for open ones.
-        port: To serve on; 0 for a free one.
+        busy_regions: How many of the next calls to unregister a region are refused, as if a request used it.
+        credentials: A `grpc.ServerCredentials` for TLS; None for a connection that is not encrypted.
+        delay: Called with the images of a request before it is answered, e.g. to sleep.
+        admin_key: The key that closes the APIs of the model repository and of shared memory; None for open APIs.
+        port: Port to serve on; 0 for a free one.
         in_flight: Requests that are being answered.
-        most_in_flight: The most of them at one time so far.
-        cancelled: How many requests were cancelled before they were answered.
-        regions: Names of the regions of shared memory that are registered.
+        most_in_flight: Maximum of `in_flight` so far.
+        cancelled: How many requests were canceled before they were answered.
+        regions: The registered regions of shared memory, by name.
         requests: The images and the `threshold` parameter of each inference request so far.
-        request_ids: Of each inference request so far.
-        headers: The metadata of each call so far, readiness calls too.
+        request_ids: The id of each inference request so far.
+        headers: The metadata of each call so far, including readiness calls.
         url: `host:port`, once started.
     """
 
@@ -66,6 +69,7 @@ class FakeServer:
     config_closed: bool = False
     raw_result: bytes | None = None
     outages: int = 0
+    busy_regions: int = 0
     credentials: Any = field(default=None, repr=False)
     delay: Callable[[list[bytes]], None] | None = None
     admin_key: str | None = field(default=None, repr=False)
@@ -73,15 +77,15 @@ class FakeServer:
     in_flight: int = 0
     most_in_flight: int = 0
     cancelled: int = 0
-    regions: "dict[str, mmap.mmap]" = field(default_factory=dict, repr=False)
+    regions: dict[str, mmap.mmap] = field(default_factory=dict, repr=False)
     requests: list[tuple[list[bytes], str | None]] = field(default_factory=list, repr=False)
     request_ids: list[str] = field(default_factory=list, repr=False)
     headers: list[dict[str, str]] = field(default_factory=list, repr=False)
     url: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def __enter__(self) -> "FakeServer":
-        """Start to serve."""
+    def __enter__(self) -> FakeServer:
+        """Start serving."""
         grpc: Any = importlib.import_module("grpc")
         stubs: Any = importlib.import_module("tritonclient.grpc.service_pb2_grpc")
         limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -147,6 +151,10 @@ class _Methods:
 
     def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
         self._check_key(context)
+        if self._fake.busy_regions > 0:
+            self._fake.busy_regions -= 1
+            text = f"Cannot unregister shared memory region '{request.name}', it is currently in use."
+            context.abort(self._codes.INTERNAL, text)
         self._fake.regions.pop(request.name).close()
         return self._messages.SystemSharedMemoryUnregisterResponse()
 
@@ -196,7 +204,7 @@ class _Methods:
         try:
             threshold = _read_threshold(threshold_json)
         except ValueError as error:
-            context.abort(self._codes.INVALID_ARGUMENT, f"expected a threshold, got {threshold_json}: {error}")
+            context.abort(self._codes.INVALID_ARGUMENT, f"expected a threshold, got {threshold_json}: {error}.")
         answers = [_answer(image, threshold) for image in images]
         if all(status != STATUS_OK for status, _ in answers):
             context.abort(self._codes.INVALID_ARGUMENT, "; ".join(status for status, _ in answers))
@@ -259,7 +267,7 @@ class _Methods:
 
 
 def _read_threshold(threshold_json: str | None) -> float:
-    """Read a number or a dict's `"default"`; the other forms are the real server's."""
+    """Read a number or a dict's `"default"`; only the real server knows the other forms."""
     content = DEFAULT_THRESHOLD if threshold_json is None else json.loads(threshold_json)
     if isinstance(content, dict):
         content = content.get("default")
@@ -276,7 +284,7 @@ def _answer(image: bytes, threshold: float) -> tuple[str, dict[str, Any]]:
     try:
         pixels = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
     except (UnidentifiedImageError, OSError):
-        reason = f"expected an encoded image, got {len(image)} bytes that are none"
+        reason = f"image: expected an encoded image, got {len(image)} bytes in no known format."
         return reason, {"error": reason}
     means = [round(float(mean) / 255, 5) for mean in pixels.mean(axis=(0, 1))]
     class_ids = [index for index in np.argsort([-mean for mean in means]).tolist() if means[index] > threshold]

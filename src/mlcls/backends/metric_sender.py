@@ -1,10 +1,9 @@
 """Counters of a Triton backend, added up in the process and sent to Triton's own /metrics by a thread.
 
-A call of Triton's metric API is a message to the server and back, some 50 microseconds: far too much for each image.
-So `execute` adds to arrays, and a thread sends once a second what has been added since. The counters of one model are
-those of all its stub processes: Triton gives every process that names the same family and labels the same counter, to
-which each adds what it alone has counted. A process that starts anew starts from nothing and adds to what is there, so
-that values never fall while the server runs.
+A call of Triton's metric API is a message to the server and back, some 50 microseconds: far too long for each image.
+So `execute` adds to arrays, and once a second a thread sends the growth. A model has one set of counters for all its
+stub processes: Triton gives every process that names the same family and labels the same counter, and each adds its own
+counts. A restarted process starts from zero and adds to what is there, so values never fall while the server runs.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-# How often counters are sent, in seconds: twice a scrape even where Prometheus scrapes every 5 seconds.
+# How often counters are sent, in seconds: often enough even if Prometheus scrapes every 5 seconds.
 SEND_INTERVAL_S: Final = 1.0
 
 
@@ -28,13 +27,13 @@ class CounterGroup:
     """The counters of one name; only one thread adds to them.
 
     Attributes:
-        name: Of the metric, as Prometheus shows it.
-        description: What it counts, in words.
+        name: Name of the metric, as Prometheus shows it.
+        description: What it counts.
         labels: Labels of each counter.
-        totals: (counters,) float64, what was counted so far; changed in place and never lowered.
+        totals: (counters,) float64, the counts so far; changed in place and never lowered.
         interval_s: How often it is sent.
-        shown_at_zero: Show each counter from the start. Otherwise one appears when it first counts something, which
-            spares a model of many labels thousands of lines.
+        shown_at_zero: Show each counter from the start. Otherwise a counter appears when it first counts something,
+            which saves a model with many labels thousands of lines.
     """
 
     name: str
@@ -46,13 +45,13 @@ class CounterGroup:
 
 
 class MetricSender:
-    """Sends the growth of counter groups, in a thread of its own; a context manager is not needed, `stop` ends it."""
+    """Sends the growth of counter groups, in a thread of its own, until `stop`."""
 
     def __init__(self, groups: Sequence[CounterGroup], pb_utils: Any) -> None:
-        """Make the counters.
+        """Create the counters.
 
         Args:
-            groups: What is sent.
+            groups: What to send.
             pb_utils: `triton_python_backend_utils`, a module that exists inside Triton's stub process only.
         """
         self._pb_utils = pb_utils
@@ -62,7 +61,7 @@ class MetricSender:
         self._thread = threading.Thread(target=self._run, name="mlcls-metrics", daemon=True)
         try:
             self._senders = [_GroupSender(group, pb_utils) for group in groups]
-        except Exception as error:  # a server without metrics (--allow-metrics=false) serves all the same
+        except Exception as error:  # a server without metrics (--allow-metrics=false) still serves
             self._give_up(error)
 
     def start(self) -> None:
@@ -71,19 +70,19 @@ class MetricSender:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and send what is left."""
+        """Stop the thread and send the rest."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
         self.send_due(float("inf"))
 
     def send_due(self, now_s: float) -> None:
-        """Send the groups whose time has come."""
+        """Send the groups that are due."""
         with self._lock:
             try:
                 for sender in self._senders:
                     sender.send_due(now_s)
-            except Exception as error:  # no image may suffer from it
+            except Exception as error:  # no image may fail because of it
                 self._give_up(error)
 
     def _run(self) -> None:
@@ -98,7 +97,7 @@ class MetricSender:
 
 
 class _GroupSender:
-    """What of one group was sent."""
+    """What has been sent of one group."""
 
     def __init__(self, group: CounterGroup, pb_utils: Any) -> None:
         self.group = group
@@ -127,10 +126,10 @@ class _GroupSender:
 
 
 def _keep(metric: Any) -> Any:
-    """Keep an object of Triton's metric API beyond the end of Python.
+    """Keep an object of Triton's metric API alive past the end of Python.
 
-    With its object a family or a counter is removed from the server, under the hands of the other processes that share
-    it: Triton 2.51 then reads freed memory.
+    When the object goes, the server removes the family or counter, which other processes still use: Triton 2.51 then
+    reads freed memory.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(metric))
     return metric

@@ -1,8 +1,8 @@
 """The pulse of a stub process: since when it has been at work, in a file of the server's own folder.
 
-Triton 2.51 neither restarts a Python step that was killed or hangs, nor says so: the server stays ready. So each step
-writes a pulse, and `watchdog` reads it. The clock is the monotonic one, which all processes of a machine share and no
-change of the date moves.
+Triton 2.51 neither restarts a Python step that was killed or hangs, nor reports it: the server stays ready. So each
+step writes a pulse, and `watchdog` reads it. The clock is the monotonic one, which all processes of a machine share and
+which does not move when the date is set.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-# Id of the requests with which `mlcls serve` and `mlcls health` ask whether a model answers; what the backends count
-# leaves them out.
+# Id of the requests with which `mlcls serve` and `mlcls health` ask whether a model answers; the backends do not count
+# them.
 PROBE_REQUEST_ID: Final = "mlcls-probe"
-
 
 # Environment variable that names the folder of the pulses; `mlcls serve` sets it for the server that it starts.
 PULSE_FOLDER_VARIABLE: Final = "MLCLS_PULSE_FOLDER"
 
 _IDLE: Final = 0
-# no times of a running machine
+# Times that no running machine has.
 _ENDED: Final = 1
 _STARTING: Final = 2
 _SINCE: Final = struct.Struct("=Q")
@@ -34,14 +33,14 @@ _SINCE: Final = struct.Struct("=Q")
 
 @dataclasses.dataclass(frozen=True)
 class PulseState:
-    """What one stub process says of itself.
+    """What one stub process reports.
 
     Attributes:
         pid: The process.
         step: Triton's name of the model instance, `demo_engine_0_0` for example.
-        working_since_ns: Monotonic time at which it began what it does; None where it waits for requests.
+        working_since_ns: Monotonic time at which it began its current work; None while it waits for requests.
         serves: Whether it takes requests: from the end of its start until Triton tells it to end. Outside of that time
-            its absence is no fault of the server: a model that cannot be loaded is told to whoever wanted it.
+            its absence is not a fault of the server: whoever loads a model gets the error.
     """
 
     pid: int
@@ -51,13 +50,13 @@ class PulseState:
 
 
 class Pulse:
-    """The pulse of this process; one that nobody looks at where Triton was not started by `mlcls serve`."""
+    """The pulse of this process; nobody reads it unless `mlcls serve` started Triton."""
 
     def __init__(self, folder: Path | None, step: str) -> None:
-        """Make the file, if a folder is given; before anything forbids this process to write.
+        """Create the file, if a folder is given; call it before anything forbids this process to write.
 
         Args:
-            folder: Of all pulses of one server.
+            folder: Folder of all pulses of one server.
             step: Name of the model instance.
         """
         content = _SINCE.pack(_STARTING) + step.encode()
@@ -78,7 +77,7 @@ class Pulse:
         return cls(Path(folder) if folder else None, args["model_instance_name"])
 
     def begin(self) -> None:
-        """Tell that this process has started and takes requests now."""
+        """Report that this process has started and takes requests now."""
         self._write(_IDLE)
 
     @contextlib.contextmanager
@@ -91,18 +90,18 @@ class Pulse:
             self._write(_IDLE)
 
     def beat(self) -> None:
-        """Tell that a piece of the work is done and the next one begins."""
+        """Report that a piece of the work is done and the next one begins."""
         self._write(time.monotonic_ns())
 
     def note_progress(self, under_way: int) -> None:
-        """Tell that a piece of the work is done, of several that are under way at once, and how many still are."""
+        """Report that one of several concurrent pieces of work is done, and how many are still under way."""
         if under_way:
             self.beat()
         else:
             self._write(_IDLE)
 
     def end(self) -> None:
-        """Tell that this process is about to end because it was told to."""
+        """Report that this process is about to end on request."""
         self._write(_ENDED)
 
     def _write(self, since_ns: int) -> None:
@@ -110,11 +109,11 @@ class Pulse:
 
 
 def read_pulses(folder: Path) -> list[PulseState]:
-    """Return the pulses in a server's folder, those of processes that are gone included."""
+    """Return the pulses in a server's folder, including those of processes that are gone."""
     states = []
     for path in sorted(folder.iterdir()):
         if not path.name.isdigit():
-            continue  # is being written
+            continue  # still being written
         content = path.read_bytes()
         (since_ns,) = _SINCE.unpack_from(content)
         step = content[_SINCE.size :].decode(errors="replace")

@@ -1,7 +1,7 @@
-"""Lines in the server's log about requests that were refused, whatever bytes and ids a client sends.
+"""Lines in the server's log about refused requests, safe for any bytes and ids that a client sends.
 
-A line is a few words and a JSON object of ASCII characters without control characters, so that no content of a request
-can end a line, forge one, or move a terminal's cursor. The lines are limited in number, and say how many were left out.
+A line is a prefix and a JSON object of ASCII characters without control characters, so that no content of a request can
+end a line, forge one, or move a terminal's cursor. The lines are limited in number and say how many were left out.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Final
 from mlcls.base.text import to_ascii_json
 from mlcls.errors import MlclsError
 
-# Begins the message of a line; what follows is a JSON object.
+# Prefix of a line's message; a JSON object follows.
 REFUSED: Final = "refused: "
 
-# Where such a line comes from, as Triton's log has it: the file that calls its logger.
+# Source of such a line in Triton's log: the file that calls the logger.
 REFUSED_SOURCE: Final = "refusal_log.py"
 
-# So many lines at once, and so many a second in the long run, of one process.
+# Lines at once, and lines per second in the long run, of one process.
 BURST_LINES: Final = 20
 LINES_PER_S: Final = 2.0
 
@@ -33,13 +33,13 @@ class RefusalLog:
     def __init__(
         self, model: str, version: str, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Nothing is written yet.
+        """Write nothing yet.
 
         Args:
             model: Name of the ensemble.
-            version: Of the model.
+            version: Version of the model.
             write: Takes a line.
-            clock: Seconds.
+            clock: Gives seconds.
         """
         self._model = model
         self._version = version
@@ -53,8 +53,8 @@ class RefusalLog:
         """Write a line about a request.
 
         Args:
-            request_id: The client's, empty where it gave none.
-            images: In the request.
+            request_id: The client's id, empty if it sent none.
+            images: Number of images in the request.
             refused: Index, error and reason of each image without result.
         """
         if not refused:

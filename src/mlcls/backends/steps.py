@@ -1,33 +1,32 @@
-"""What the Triton backends do with a request, without Triton: they are thin adapters of these functions."""
+"""What preprocess and postprocess do with a request, without Triton."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import ImageError, ThresholdError
+from mlcls.images.decoding import decode_image
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
-from mlcls.images.transforms import decode_for, resize_image
+from mlcls.images.transforms import resize_image
+from mlcls.model.contract import OK, THRESHOLD_PARAMETER
 from mlcls.model.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
-from mlcls.model.spec import OK, ModelSpec
-
-# Request parameter that sets the thresholds.
-THRESHOLD_PARAMETER: Final = "threshold"
+from mlcls.model.spec import ModelSpec
 
 
 class DecodeObserver(Protocol):
-    """Is told what becomes of each image; `mlcls.backends.tallies.DecodeTally` counts it."""
+    """Hears the outcome of each image, as `mlcls.backends.tallies.DecodeTally` does."""
 
     def decoded(self, height: int, width: int, size_bytes: int, seconds: float) -> None:
-        """Note that an image of this size was decoded and resized in this time."""
+        """Take note of an image of this size, decoded and resized in this time."""
 
     def refused(self, index: int, error: ImageError, size_bytes: int) -> None:
-        """Note that the image at this place of the request cannot be decoded."""
+        """Take note of an image, at this index in the request, that cannot be decoded."""
 
 
 def preprocess_images(
@@ -36,20 +35,20 @@ def preprocess_images(
     settings: ImageSettings = DEFAULT_IMAGE_SETTINGS,
     observer: DecodeObserver | None = None,
 ) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Decode and resizes the images of one request.
+    """Decode and resize the images of one request.
 
     Args:
         images: Encoded images.
         spec: The model's spec.
         settings: What images the model accepts and how they are read.
-        observer: Is told of each image.
+        observer: Hears the outcome of each image.
 
     Returns:
-        `pixels` (N, H, W, 3) uint8 RGB, black where an image cannot be decoded, and the status of each image: `OK` or
-        why it cannot be decoded.
+        `pixels` (N, H, W, 3) uint8 RGB, black for an image that cannot be decoded, and the status of each image: `OK`
+        or why it cannot be decoded.
 
     Raises:
-        ImageError: No image of the request can be decoded; with the reason of the first.
+        ImageError: No image of the request can be decoded; it has the reason of the first.
     """
     transform = spec.transform
     pixels = np.empty((len(images), transform.height, transform.width, 3), np.uint8)
@@ -58,7 +57,7 @@ def preprocess_images(
     for index, image in enumerate(images):
         began_s = time.perf_counter()
         try:
-            decoded = decode_for(image, transform, settings)
+            decoded = decode_image(image, settings, transform)
             pixels[index] = resize_image(decoded, transform)
             statuses.append(OK)
         except ImageError as error:
@@ -81,7 +80,7 @@ def request_thresholds(parameters: Mapping[str, object], spec: ModelSpec) -> npt
     """Return the thresholds (num_labels,) float32 of a request: its parameter `threshold`, else the spec's.
 
     Raises:
-        ThresholdError: The parameter has no accepted form.
+        ThresholdError: The parameter has none of the accepted forms.
     """
     value = parameters.get(THRESHOLD_PARAMETER)
     if value is None:
@@ -94,7 +93,7 @@ def request_thresholds(parameters: Mapping[str, object], spec: ModelSpec) -> npt
 
 
 def parse_parameters(text: str) -> dict[str, object]:
-    """Return the request parameters, which Triton's python backend gives as JSON text."""
+    """Return the request parameters, which Triton's Python backend passes as JSON text."""
     parameters = json.loads(text) if text else {}
     if not isinstance(parameters, dict):
         raise ThresholdError(f"Expected request parameters by name, got {type(parameters).__name__}.")

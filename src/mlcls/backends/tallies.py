@@ -1,6 +1,6 @@
 """What the steps of a served model count: images, pixels, decoding times, labels and scores.
 
-Counting is adding to arrays; `MetricSender` carries them to Triton's /metrics. docs/how-to/observability.md lists them.
+To count is to add to arrays; `MetricSender` sends them to Triton's /metrics. docs/how-to/observability.md lists them.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ import numpy.typing as npt
 
 from mlcls.backends.metric_sender import SEND_INTERVAL_S, CounterGroup
 from mlcls.errors import IMAGE_REASONS, ConfigError, ImageError
-from mlcls.model.spec import OK, ModelSpec
+from mlcls.model.contract import OK
+from mlcls.model.spec import ModelSpec
 
-# Environment variable: `off`, or up to how many labels a model may have whose labels are counted one by one.
+# Environment variable: `off`, or the number of labels up to which each label of a model is counted.
 LABEL_METRICS_VARIABLE: Final = "MLCLS_LABEL_METRICS"
 DEFAULT_LABEL_LIMIT: Final = 100
 
-# Reason of a refused request, beside those of images: its threshold has no accepted form.
+# Reason of a refused request, next to those of images: its threshold has none of the accepted forms.
 THRESHOLD_REASON: Final = "threshold"
 
-# Reasons of failures, which are faults of the server: scores that are not numbers, and defects.
+# Reasons of failures, which are the server's fault: scores that are not numbers, and defects.
 FAILURE_REASONS: Final = ("scores", "internal")
 
 # Upper bounds of the buckets of decoding times, in seconds.
 DECODE_BOUNDS_S: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
 
-# Lower bounds of the bins of scores. Most scores of most labels are near 0, so that bins of equal width would put
-# nearly all into one; these are about equally wide in logits.
+# Lower bounds of the bins of scores. Most scores of most labels are near 0, so bins of equal width would put nearly all
+# of them into one; these are about equally wide in logits.
 SCORE_BOUNDS: Final = (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99)
 
-# How often the scores of single labels are sent, in seconds; drift is slow and these are many.
+# How often the scores of single labels are sent, in seconds; they are many, and drift is slow.
 LABEL_INTERVAL_S: Final = 15.0
 
 _IMAGES_NAME: Final = "mlcls_images_total"
@@ -42,7 +43,7 @@ _IMAGES_DESCRIPTION: Final = "Images by outcome: ok, refused (the client's fault
 
 
 def read_label_limit(environment: Mapping[str, str] = os.environ) -> int:
-    """Return how many labels a model's labels are counted one by one, at most; 0 for never.
+    """Return the number of labels up to which each label of a model is counted; 0 for never.
 
     Raises:
         ConfigError: The variable is neither `off` nor a whole number.
@@ -84,7 +85,7 @@ class DecodeTally(_Tally):
 
     Attributes:
         groups: The counters.
-        refusals: Index in its request, error and reason of each image refused since `take_refusals`.
+        refusals: Index in the request, error and reason of each image refused since `take_refusals`.
     """
 
     def __init__(self, spec: ModelSpec, version: str) -> None:
@@ -116,7 +117,7 @@ class DecodeTally(_Tally):
         self.refusals.append((index, error, error.reason))
 
     def failed(self, images: int) -> None:
-        """Count the images of a request that a defect of ours has cost its answer."""
+        """Count the images of a request that failed because of a defect."""
         self._images[-1] += images
 
     def take_refusals(self) -> list[tuple[int, ImageError, str]]:
@@ -167,8 +168,8 @@ class ScoreTally(_Tally):
 
         Args:
             scores: (N, num_labels) float32, NaN for an image without result.
-            decode_statuses: (N,) of preprocess, which has counted those that are not `OK`.
-            statuses: (N,) of the answer.
+            decode_statuses: (N,) statuses from preprocess, which has counted those that are not `OK`.
+            statuses: (N,) statuses of the answer.
             thresholds: (num_labels,) float32.
         """
         count = statuses.count(OK)
@@ -190,11 +191,11 @@ class ScoreTally(_Tally):
             label_scores += np.bincount(bins, minlength=len(label_scores))
 
     def refused(self, images: int) -> None:
-        """Count the decoded images of a request whose threshold has no accepted form."""
+        """Count the decoded images of a request whose threshold has none of the accepted forms."""
         self._images[1] += images
 
     def failed(self, images: int) -> None:
-        """Count the images of a request that a defect of ours has cost its answer."""
+        """Count the images of a request that failed because of a defect."""
         self._images[-1] += images
 
 
@@ -204,5 +205,5 @@ def _bins(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     return bins
 
 
-# Without the first, below which no score lies; float32, as scores are.
+# Without the first, since no score is below it; float32, like scores.
 _LOWER_BOUNDS: Final = np.array(SCORE_BOUNDS[1:], np.float32)

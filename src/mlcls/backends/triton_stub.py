@@ -1,149 +1,184 @@
-"""What the three Triton backends share: their version folder, their spec, BYTES tensors, errors of single requests."""
+"""What the Triton backends share: arguments, spec, the life of a step, BYTES tensors, responses to failed requests."""
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.backends.metric_sender import CounterGroup, MetricSender
 from mlcls.backends.pulse import Pulse
+from mlcls.backends.refusal_log import RefusalLog
 from mlcls.errors import ConfigError, ImageError, RepositoryError, ThresholdError
 from mlcls.images.settings import ImageSettings
-from mlcls.model.spec import FILE_NAME, ModelSpec
+from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository.manifest import require_same_spec, verify_folder
 from mlcls.repository.names import IMAGES_PARAMETER, PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
-from mlcls.repository.settings import PRECISIONS
+from mlcls.repository.settings import ENGINE_PRECISIONS
 
 
-def version_folder(args: Mapping[str, str]) -> Path:
-    """Return the version folder of a model, from the arguments that Triton gives to `initialize`."""
-    return Path(args["model_repository"]) / args["model_version"]
+@dataclasses.dataclass(frozen=True)
+class StepArguments:
+    """What Triton tells a step in `initialize`, read once.
 
-
-def engine_file(args: Mapping[str, str]) -> str:
-    """Return the name of the model file that a model's configuration asks for, from the arguments of `initialize`.
-
-    Raises:
-        RepositoryError: The configuration names none, or a path out of the version folder.
+    Attributes:
+        step: Name of the step's model.
+        version_folder: Folder of the version that is to be served.
+        config: The step's configuration.
     """
-    name = json.loads(args["model_config"]).get("default_model_filename", "")
-    if not isinstance(name, str) or not name or name == ".." or Path(name).name != name:
-        raise RepositoryError(
-            f"The configuration of {args['model_name']}: expected default_model_filename to be the name of a file in "
-            f"the version folder, got {name!r}. Run: mlcls repository."
-        )
-    return str(name)
 
+    step: str
+    version_folder: Path
+    config: Mapping[str, Any]
 
-def engine_threads(args: Mapping[str, str]) -> int:
-    """Return the threads of one engine, from the arguments of `initialize`; 0, all cores, if none are set.
+    @classmethod
+    def read(cls, args: Mapping[str, str]) -> StepArguments:
+        """Read the arguments of `initialize`."""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        return cls(args["model_name"], folder, json.loads(args["model_config"]))
 
-    Raises:
-        RepositoryError: The configuration's parameter is no number.
-    """
-    text = _parameter(args, THREADS_PARAMETER, "0")
-    if not isinstance(text, str) or not text.isascii() or not text.isdigit():
-        raise RepositoryError(
-            f"The configuration of {args['model_name']}: expected the parameter {THREADS_PARAMETER} to be a whole "
-            f"number, 0 for all cores, got {text!r}. Run: mlcls repository."
-        )
-    return int(text)
+    @property
+    def version(self) -> str:
+        """Version of the model."""
+        return self.version_folder.name
 
+    def engine_file(self) -> str:
+        """Return the name of the model file in the version folder.
 
-def engine_precision(args: Mapping[str, str]) -> str:
-    """In what the engine computes, from the arguments of `initialize`; `f32` where nothing is set.
+        Raises:
+            RepositoryError: The configuration names none, or a path out of the version folder.
+        """
+        name = self.config.get("default_model_filename", "")
+        if not isinstance(name, str) or not name or name == ".." or Path(name).name != name:
+            text = f"expected default_model_filename to be the name of a file in the version folder, got {name!r}."
+            raise self._wrong(text)
+        return name
 
-    Raises:
-        RepositoryError: The configuration's parameter is none of `PRECISIONS`.
-    """
-    text = _parameter(args, PRECISION_PARAMETER, "f32")
-    if text not in PRECISIONS:
-        raise RepositoryError(
-            f"The configuration of {args['model_name']}: expected the parameter {PRECISION_PARAMETER} to be one of "
-            f"{', '.join(PRECISIONS)}, got {text!r}. Run: mlcls repository."
-        )
-    return str(text)
+    def engine_threads(self) -> int:
+        """Return the threads of one engine; 0, all cores, if none are set.
 
+        Raises:
+            RepositoryError: The parameter is not a number.
+        """
+        text = self._parameter(THREADS_PARAMETER, "0")
+        if not isinstance(text, str) or not text.isascii() or not text.isdigit():
+            expected = f"expected the parameter {THREADS_PARAMETER} to be a whole number, 0 for all cores"
+            raise self._wrong(f"{expected}, got {text!r}.")
+        return int(text)
 
-def image_settings(args: Mapping[str, str]) -> ImageSettings:
-    """Return what images a model accepts, from the arguments of `initialize`; the defaults where nothing is set.
+    def engine_precision(self) -> str:
+        """Return the precision that the engine computes in; `f32` if none is set.
 
-    Raises:
-        RepositoryError: The configuration's parameter is wrong.
-    """
-    text = _parameter(args, IMAGES_PARAMETER, "{}")
-    try:
-        return ImageSettings.from_json(text if isinstance(text, str) else json.dumps(text))
-    except ConfigError as error:
-        raise RepositoryError(
-            f"The configuration of {args['model_name']}: the parameter {IMAGES_PARAMETER} is wrong: {error} "
-            "Run: mlcls repository."
-        ) from None
+        Raises:
+            RepositoryError: The parameter is not one of `ENGINE_PRECISIONS`.
+        """
+        text = self._parameter(PRECISION_PARAMETER, "f32")
+        if text not in ENGINE_PRECISIONS:
+            expected = f"expected the parameter {PRECISION_PARAMETER} to be one of {', '.join(ENGINE_PRECISIONS)}"
+            raise self._wrong(f"{expected}, got {text!r}.")
+        return str(text)
 
+    def image_settings(self) -> ImageSettings:
+        """Return what images the model accepts; the defaults if nothing is set.
 
-def _parameter(args: Mapping[str, str], name: str, default: str) -> object:
-    """Return the text of a parameter of a model's configuration; whatever stands in its place where it is none."""
-    parameter = json.loads(args["model_config"]).get("parameters", {}).get(name, {"string_value": default})
-    return parameter.get("string_value") if isinstance(parameter, dict) else None
-
-
-def load_spec(args: Mapping[str, str], *files: str) -> ModelSpec:
-    """Return the spec in a model's version folder, after checking the folder against its manifest.
-
-    Args:
-        args: Triton's arguments.
-        files: Names of the model files that will be loaded; their content is checked as well.
-
-    Raises:
-        SpecError: The spec is wrong.
-        RepositoryError: The folder is not what its manifest says, or another step's folder beside it has another spec.
-    """
-    folder = version_folder(args)
-    verify_folder(folder, args["model_name"], (FILE_NAME, *files))
-    spec = ModelSpec.read(folder / FILE_NAME)
-    # Beside it where the repository is a local folder; from an object store Triton copies each model by itself.
-    root = folder.parent.parent
-    steps = [step_name(spec.name, suffix, int(folder.name)) for suffix in STEP_SUFFIXES]
-    require_same_spec({step: root / step / folder.name for step in steps})
-    return spec
-
-
-def answer_each(
-    requests: Sequence[Any], answer: Callable[[Any], list[Any]], pb_utils: Any, pulse: Pulse | None = None
-) -> list[Any]:
-    """Answer each request by itself: what is wrong with one does not touch the others that Triton batched with it.
-
-    Args:
-        requests: The requests of one `execute`.
-        answer: Gives the output tensors of one request; an ImageError or a ThresholdError is the client's fault.
-        pb_utils: `triton_python_backend_utils`, a module that exists inside Triton's stub process only.
-        pulse: Of this process; it beats before each request.
-
-    Returns:
-        A response for each request, in order.
-    """
-    responses = []
-    for request in requests:
-        if pulse is not None:
-            pulse.beat()
+        Raises:
+            RepositoryError: The parameter is wrong.
+        """
+        text = self._parameter(IMAGES_PARAMETER, "{}")
         try:
-            responses.append(pb_utils.InferenceResponse(answer(request)))
-        except Exception as error:  # the others must be answered all the same
-            responses.append(failed_response(error, pb_utils))
-    return responses
+            return ImageSettings.from_json(text if isinstance(text, str) else json.dumps(text))
+        except ConfigError as error:
+            raise self._wrong(f"the parameter {IMAGES_PARAMETER} is wrong: {error}") from None
+
+    def load_spec(self, *files: str) -> ModelSpec:
+        """Return the spec in the version folder, after checking the folder against its manifest.
+
+        Args:
+            files: Names of the model files to be loaded, whose content is checked as well.
+
+        Raises:
+            SpecError: The spec is wrong.
+            RepositoryError: The folder is not what its manifest says, or another step's folder beside it has another
+                spec.
+        """
+        folder = self.version_folder
+        verify_folder(folder, self.step, (SPEC_FILE, *files))
+        spec = ModelSpec.read(folder / SPEC_FILE)
+        # The others are beside it in a local repository; from an object store Triton copies each model by itself.
+        root = folder.parent.parent
+        steps = [step_name(spec.name, suffix, int(folder.name)) for suffix in STEP_SUFFIXES]
+        require_same_spec({step: root / step / folder.name for step in steps})
+        return spec
+
+    def _parameter(self, name: str, default: str) -> object:
+        """Return the text of a parameter, or whatever is in its place."""
+        parameter = self.config.get("parameters", {}).get(name, {"string_value": default})
+        return parameter.get("string_value") if isinstance(parameter, dict) else None
+
+    def _wrong(self, text: str) -> RepositoryError:
+        return RepositoryError(f"The configuration of {self.step}: {text} Run: mlcls repository.")
+
+
+class RequestStep(abc.ABC):
+    """What preprocess and postprocess share: each request gets its own answer, and its images are counted.
+
+    Attributes:
+        spec: The model's spec.
+        refusal_log: Log of the refused requests.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read spec and configuration, prepare the step, and start to send its counts."""
+        import triton_python_backend_utils as pb_utils
+
+        self._pb_utils = pb_utils
+        self._pulse = Pulse.open(args)
+        arguments = StepArguments.read(args)
+        self.spec = arguments.load_spec()
+        self.refusal_log = RefusalLog(self.spec.name, arguments.version, pb_utils.Logger.log_warn)
+        self._metrics = MetricSender(self.prepare(arguments), pb_utils)
+        self._metrics.start()
+        self._pulse.begin()
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request by itself: an error in one does not touch the others that Triton batched with it."""
+        responses = []
+        with self._pulse.working():
+            for request in requests:
+                self._pulse.beat()
+                try:
+                    responses.append(self._pb_utils.InferenceResponse(self.answer(request)))
+                except Exception as error:  # the others must be answered all the same
+                    responses.append(failed_response(error, self._pb_utils))
+        return responses
+
+    def finalize(self) -> None:
+        """Mark this process as ended on purpose, and send the last counts."""
+        self._pulse.end()
+        self._metrics.stop()
+
+    @abc.abstractmethod
+    def prepare(self, arguments: StepArguments) -> Sequence[CounterGroup]:
+        """Get ready for the first request, and return the step's counters."""
+
+    @abc.abstractmethod
+    def answer(self, request: Any) -> list[Any]:
+        """Return the output tensors of one request; an ImageError or a ThresholdError is the client's fault."""
 
 
 def failed_response(error: Exception, pb_utils: Any) -> Any:
-    """Return the response to a request that failed: by the client's image or threshold, else by a defect of ours.
+    """Return the response to a request that failed, because of the client's image or threshold, or of a defect.
 
     Args:
         error: What went wrong.
-        pb_utils: See `answer_each`.
+        pb_utils: `triton_python_backend_utils`, a module that exists inside Triton's stub process only.
     """
     if isinstance(error, ImageError | ThresholdError):
         fault = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
@@ -154,7 +189,7 @@ def failed_response(error: Exception, pb_utils: Any) -> Any:
 
 
 def cancelled_response(pb_utils: Any) -> Any:
-    """Return the response to a request whose caller has left; nobody reads it."""
+    """Return the response to a request that its caller canceled; nobody reads it."""
     fault = pb_utils.TritonError("the caller has left before the answer", pb_utils.TritonError.CANCELLED)
     return pb_utils.InferenceResponse(error=fault)
 

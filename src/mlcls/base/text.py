@@ -1,6 +1,6 @@
 """Texts of others (labels, paths, the words of other programs) made harmless for a terminal, a log and a CSV file.
 
-The client has the same for its own part (`mlcls_client.escaping`): the two are installed apart.
+The client has the same for its own part (`mlcls_client.base.text`): the two are installed apart.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from mlcls.dataset.photos import add_photo_options
 NAME: Final = "build-engine"
 SUMMARY: Final = "Make another engine of an imported model, and keep it only where it gives the model's answers."
 
-# Each engine's builder, `module:function`; it takes an `EngineRequest` and yields lines for the user.
+# Each engine's builder, `module:function`; it takes a `BuildRequest` and yields lines for the user.
 ENGINES: Final[Mapping[str, str]] = {
     "fp16": "mlcls.engines.fp16.build:build",
     "int8": "mlcls.engines.int8.build:build",
@@ -51,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build an engine and say what was found."""
-    from mlcls.engines.building import EngineRequest
+    from mlcls.engines.building import BuildRequest
     from mlcls.errors import ConversionError
+    from mlcls.repository.models import Repository
 
     if arguments.engine != "tensorrt-rtx" and (arguments.compute_capability or arguments.output):
         raise ConversionError(
@@ -61,13 +62,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
     module, function = ENGINES[arguments.engine].split(":")
     build = getattr(importlib.import_module(module), function)
-    request = EngineRequest(
-        arguments.repository,
-        arguments.model,
+    repository = Repository(arguments.repository)
+    version = repository.active(arguments.model)
+    if arguments.version is not None:
+        version = repository.version(arguments.model, arguments.version)
+    request = BuildRequest(
+        version,
         tuple(arguments.photos),
         tuple(arguments.compute_capability),
         arguments.output,
-        arguments.version,
         arguments.annotations,
     )
     for line in build(request):

@@ -72,32 +72,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score, fit, show, and add a version with the new thresholds."""
     from mlcls.base.pictures import require_matplotlib
-    from mlcls.engines.runner_selection import ServedModel, open_runner
+    from mlcls.engines.runner_selection import open_runner
     from mlcls.evaluation.calibration import MIN_IMAGES
     from mlcls.evaluation.calibration_report import calibrate
     from mlcls.evaluation.scoring import score_annotated
-    from mlcls.repository.models import read_spec, read_version_spec
-    from mlcls.repository.versions import active_version, require_version
+    from mlcls.repository.models import Repository
 
     if arguments.output is not None:
         require_matplotlib()  # now, and not after the scoring
-    root, name = arguments.repository, arguments.model
-    read_spec(root, name)
-    active = active_version(root, name)
-    base = active if arguments.version is None else arguments.version
-    require_version(root, name, base)
+    repository, name = Repository(arguments.repository), arguments.model
+    active = repository.active(name)
+    active.check()
+    base = active if arguments.version is None else repository.version(name, arguments.version)
     if base != active and arguments.runner.partition("=")[0] == "served":
         raise MlclsError(
-            f"Expected --version {active}, which is the one that is served, or another runner, got {base}."
+            f"Expected --version {active.number}, which is the one that is served, or another runner, got "
+            f"{base.number}."
         )
-    spec = read_version_spec(root, name, base)
+    spec = base.spec
     objective = _choose_objective(arguments)
     control = make_control(arguments)
     if control is not None:
         control.states()  # is there a server, and does it know the key? Asked before the scoring, which takes long
     images = _hash_images(arguments.annotations, spec.num_labels)
     with contextlib.ExitStack() as stack:
-        runner = open_runner(arguments.runner, ServedModel(root, spec, base), stack)
+        runner = open_runner(arguments.runner, base, stack)
         scores, targets = score_annotated(runner, arguments.annotations)
     report = calibrate(
         scores,
@@ -110,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         groups=images.groups,
         min_images=MIN_IMAGES if arguments.min_images is None else arguments.min_images,
     )
-    record = _make_record(report, arguments, images, base)
+    record = _make_record(report, arguments, images, base.number)
     _show(report)
     if arguments.output is not None:
         _write_files(arguments.output, report, record, name)
@@ -122,15 +121,14 @@ def run(arguments: argparse.Namespace) -> int:
             f"Expected thresholds that are no worse on the held-out images, got: {'; '.join(report.regressions)}. "
             f"Nothing was written. Give more images, or --force."
         )
-    from mlcls.releases.rollout import publish_thresholds
+    from mlcls.releases.rollout import publish
+    from mlcls.repository.staging import RecalibratedVersion
 
-    rollout = publish_thresholds(
-        root,
-        name,
-        base,
-        report.thresholds,
-        record,
+    rollout = publish(
+        repository,
+        RecalibratedVersion(base, report.thresholds, record),
         control=control,
+        keep=None,  # it takes no room
         keep_loaded=arguments.keep_loaded,
         activate=base == active,
     )

@@ -40,18 +40,19 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write the report and print a table."""
     from mlcls.base.files import write_text
     from mlcls.base.pictures import require_matplotlib
-    from mlcls.engines.runner_selection import ServedModel, open_runner
+    from mlcls.engines.runner_selection import open_runner
     from mlcls.evaluation.evaluate import evaluate
     from mlcls.evaluation.report import RESULT_FILE, format_table, write_report
-    from mlcls.repository.models import read_spec
+    from mlcls.repository.models import Repository
 
     require_matplotlib()  # now, and not after an hour
-    model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))
+    version = Repository(arguments.repository).active(arguments.model)
+    version.check()
     with contextlib.ExitStack() as stack:
-        runner = open_runner(arguments.runner, model, stack)
-        evaluation = evaluate(runner, arguments.annotations, model.spec.thresholds)
-    title = f"{model.spec.name} ({evaluation.runner}), {arguments.annotations}"
-    result = {"done_flag": True, **write_report(evaluation, arguments.output, title), "model": model.spec.name}
+        runner = open_runner(arguments.runner, version, stack)
+        evaluation = evaluate(runner, arguments.annotations, version.spec.thresholds)
+    title = f"{version.spec.name} ({evaluation.runner}), {arguments.annotations}"
+    result = {"done_flag": True, **write_report(evaluation, arguments.output, title), "model": version.spec.name}
     write_text(arguments.output / RESULT_FILE, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     print(format_table(evaluation))
     print(f"written to {arguments.output / RESULT_FILE}")

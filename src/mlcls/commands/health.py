@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         ServerError: No model was named, and the server has none of the repository's loaded.
     """
     from mlcls.errors import ServerError
-    from mlcls.repository.models import list_models
+    from mlcls.repository.models import Repository
     from mlcls.server.health_probe import HealthProbe
 
     if not 0.1 <= arguments.timeout <= 3600:
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     probe = HealthProbe(url, arguments.metrics_url or f"http://{host}:8002/metrics", arguments.timeout)
     models = arguments.models
     if not models:
-        models = [name for name in list_models(arguments.repository) if probe.is_ready(name)]
+        models = [name for name in Repository(arguments.repository).models() if probe.is_ready(name)]
         if not models:
             raise ServerError(
                 f"The server at {url} does not answer, or has no model of {arguments.repository} loaded; name those "

@@ -27,11 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Import a model and say what was found."""
     from mlcls.releases.importing import import_model
+    from mlcls.repository.models import Repository
 
     print(f"Converting {arguments.source} and comparing it with Paddle ...", flush=True)
     report = import_model(
         arguments.source,
-        arguments.repository,
+        Repository(arguments.repository),
         name=arguments.name,
         photos=arguments.photos,
         replace_versions=arguments.replace,

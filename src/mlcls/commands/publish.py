@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Publish a version and say what is active now."""
     from mlcls.releases.importing import convert_model
-    from mlcls.releases.rollout import publish_version
+    from mlcls.releases.rollout import publish
+    from mlcls.repository.models import Repository
 
     least = 2 if arguments.keep_loaded else 1
     if arguments.keep < least:
@@ -39,16 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
     control = make_control(arguments)
     if control is not None:
         control.states()  # is there a server, and does it know the key? Asked before the conversion, which takes long
+    repository = Repository(arguments.repository)
     print(f"Converting {arguments.source} and comparing it with Paddle ...", flush=True)
-    with convert_model(
-        arguments.source, arguments.repository, name=arguments.name, photos=arguments.photos
-    ) as converted:
+    with convert_model(arguments.source, repository, name=arguments.name, photos=arguments.photos) as converted:
         print_report(converted.report)
-        rollout = publish_version(
-            arguments.repository,
-            converted.report.spec,
-            converted.onnx_model,
-            converted.record,
+        rollout = publish(
+            repository,
+            converted.staged,
             control=control,
             keep=arguments.keep,
             keep_loaded=arguments.keep_loaded,
@@ -56,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if rollout.active != rollout.version:
         print(
-            f"Version {rollout.version} of {rollout.name} is in {arguments.repository}; version {rollout.active} stays "
+            f"Version {rollout.version} of {rollout.name} is in {repository}; version {rollout.active} stays "
             f"active. Switch: mlcls rollback {rollout.name} --to {rollout.version}"
         )
         return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Final
 
 from mlcls.commands.options import add_repository_option
@@ -21,24 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write or check the configurations."""
-    from mlcls.base.files import folder_lock
-    from mlcls.repository import models as repository
+    from mlcls.repository.configurations import expected_specs, find_stale, write_configs
+    from mlcls.repository.models import Repository
     from mlcls.repository.publishing import remove_leftovers
 
-    root: Path = arguments.repository
-    specs = repository.expected_specs(root)
+    repository = Repository(arguments.repository)
+    specs = expected_specs(repository)
     if not arguments.check:
-        with folder_lock(root):
+        with repository.lock():
             for spec in specs:
-                remove_leftovers(root, spec.name)
-                for path in repository.write_configs(root, spec):
+                remove_leftovers(repository, spec.name)
+                for path in write_configs(repository, spec):
                     print(f"wrote {path}")
-    stale = repository.find_stale(root, specs)
+    stale = find_stale(repository, specs)
     for file in stale:
-        print(f"{root}/{file}", file=sys.stderr)
+        print(f"{repository}/{file}", file=sys.stderr)
     if stale:
         remedy = "run `mlcls repository`" if arguments.check else "remove what is not generated"
         print(f"mlcls repository: {len(stale)} files are stale; {remedy}", file=sys.stderr)
         return 1
-    print(f"{root}: {len(specs)} models, all files as generated")
+    print(f"{repository}: {len(specs)} models, all files as generated")
     return 0

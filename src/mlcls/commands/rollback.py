@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Switch and say what is active now."""
     from mlcls.releases.rollout import roll_back
+    from mlcls.repository.models import Repository
 
     control = make_control(arguments)
-    rollout = roll_back(
-        arguments.repository, arguments.model, arguments.to, control=control, keep_loaded=arguments.keep_loaded
-    )
+    repository = Repository(arguments.repository)
+    rollout = roll_back(repository, arguments.model, arguments.to, control=control, keep_loaded=arguments.keep_loaded)
     where = "the repository" if control is None else control.url
     before = f", version {rollout.previous} before" if rollout.previous not in (None, rollout.version) else ""
     print(f"Version {rollout.version} of {rollout.name} is active in {where}{before}")

@@ -97,9 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _tune(arguments: argparse.Namespace) -> int:
     from mlcls.base.machine import describe_machine, read_cores
-    from mlcls.repository import models as repository
-    from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, DEFAULT_SETTINGS, read_settings
-    from mlcls.repository.versions import active_version
+    from mlcls.repository.models import Repository
+    from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, DEFAULT_SETTINGS
     from mlcls.server.installation import embedded_installation, system_installation
     from mlcls.tuning.candidate import Goal
     from mlcls.tuning.load_processes import LoadProcesses
@@ -109,24 +108,23 @@ def _tune(arguments: argparse.Namespace) -> int:
     from mlcls.tuning.served_candidate import ServedMeasure, show_progress
 
     _check_options(arguments, DEFAULT_MODEL_SETTINGS.queue.max_queue_size)
-    root, name, target = arguments.repository, arguments.model, arguments.target
+    repository, name, target = Repository(arguments.repository), arguments.model, arguments.target
     folder = arguments.tritonserver
     installation = embedded_installation() if folder is None else system_installation(folder)
-    spec = repository.read_spec(root, name)
-    repository.find_weights(root, name, target)
-    images, photos = _read_photos(arguments.photos, spec)
+    version = repository.active(name)
+    version.check()
+    version.weights(target)
+    images, photos = _read_photos(arguments.photos, version.spec)
     cores, budget_s = read_cores(), arguments.minutes * 60
     window_s = min(max(budget_s / _WINDOWS, _SHORTEST_WINDOW_S), _LONGEST_WINDOW_S)
-    circumstances = Circumstances(
-        name, active_version(root, name), target, describe_machine(), cores, photos, window_s, budget_s
-    )
+    circumstances = Circumstances(name, version.number, target, describe_machine(), cores, photos, window_s, budget_s)
     goal = Goal(None if arguments.throughput else arguments.p99_ms, tuple(sorted(set(arguments.concurrency))))
-    current = read_settings(root, name).of(target)
+    current = repository.settings(name).of(target)
     # a precision changes the answers: it is the user's choice, not the search's
     start = dataclasses.replace(DEFAULT_SETTINGS[target], engine_precision=current.engine_precision)
     print(f"Looking for {goal}: {name} on {target}, {cores} cores, {photos}, some {arguments.minutes:g} minutes.")
-    with sigterm_interrupts(), LoadProcesses(spec, images, cores) as load, show_progress(budget_s) as progress:
-        measure = ServedMeasure(root, spec, target, installation, load, window_s, progress)
+    with sigterm_interrupts(), LoadProcesses(version.spec, images, cores) as load, show_progress(budget_s) as progress:
+        measure = ServedMeasure(version, target, installation, load, window_s, progress)
         knobs, concurrencies = list_knobs(target, cores), list_concurrencies(target, cores)
         search = Search(measure, goal, knobs, concurrencies, budget_s)
         try:
@@ -152,26 +150,28 @@ def _tune(arguments: argparse.Namespace) -> int:
 def _apply(
     arguments: argparse.Namespace, outcome: Outcome, circumstances: Circumstances, files: dict[str, bytes]
 ) -> None:
+    from mlcls.repository.models import Repository
     from mlcls.repository.publishing import change_settings
 
     root, name, target = arguments.repository, arguments.model, arguments.target
     record = circumstances.to_record()
     changed = change_settings(
-        root, name, lambda settings: settings.with_target(target, outcome.settings, record), files
+        Repository(root), name, lambda settings: settings.with_target(target, outcome.settings, record), files
     )
     print(f"Wrote {', '.join(str(root / name / file) for file in ('serving.json', *files))}.")
     print(f"{len(changed)} configurations changed; a running server has them once it starts again.")
 
 
 def _reset(arguments: argparse.Namespace) -> int:
+    from mlcls.repository.models import Repository
     from mlcls.repository.publishing import change_settings, remove_wrong_settings
     from mlcls.tuning.report import report_name
 
-    root, name, target = arguments.repository, arguments.model, arguments.target
-    if remove_wrong_settings(root, name):
+    repository, name, target = Repository(arguments.repository), arguments.model, arguments.target
+    if remove_wrong_settings(repository, name):
         print("Removed a serving.json that was wrong, with the settings of all targets.")
     evidence = {report_name(target, suffix): None for suffix in (".json", ".png")}
-    changed = change_settings(root, name, lambda settings: settings.without_target(target), evidence)
+    changed = change_settings(repository, name, lambda settings: settings.without_target(target), evidence)
     print(f"{name} has the default settings of the target {target}; {len(changed)} configurations changed.")
     return 0
 

@@ -46,12 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare, print a table, and tell by the exit status whether the candidate passed."""
     from mlcls.base.files import write_text
-    from mlcls.engines.comparison import PROBED_IMAGES, run_gate
-    from mlcls.engines.runner_selection import ServedModel, open_runner
+    from mlcls.engines.gate import PROBED_IMAGES, run_gate
+    from mlcls.engines.runner_selection import open_runner
     from mlcls.images.photos import photo_images
-    from mlcls.repository.models import read_spec
+    from mlcls.repository.models import Repository
 
-    model = ServedModel(arguments.repository, read_spec(arguments.repository, arguments.model))
+    model = Repository(arguments.repository).active(arguments.model)
+    model.check()
     photos = LabeledPhotos.open(arguments.photos, arguments.annotations, model.spec.num_labels)
     images = photo_images(photos.paths, PROBED_IMAGES)
     with contextlib.ExitStack() as stack:

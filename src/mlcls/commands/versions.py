@@ -21,9 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line for each version."""
+    from mlcls.repository.models import Repository
     from mlcls.repository.version_report import describe_versions
 
-    reports = describe_versions(arguments.repository, arguments.model)
+    reports = describe_versions(Repository(arguments.repository), arguments.model)
     if arguments.json:
         print(json.dumps([report.to_dict() for report in reports], indent=2, ensure_ascii=False))
         return 0

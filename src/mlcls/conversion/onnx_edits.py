@@ -8,6 +8,7 @@ import numpy as np
 
 from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.images.transforms import normalization_constants
+from mlcls.model.contract import TENSORS
 from mlcls.model.spec import Activation, ModelSpec
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def prepend_normalization(model: onnx.ModelProto, spec: ModelSpec) -> None:
     names = {name: f"mlcls.{name}" for name in ("float", "alpha", "beta", "scaled", "normalized", "chw")}
     model.graph.initializer.append(numpy_helper.from_array(alpha, names["alpha"]))
     model.graph.initializer.append(numpy_helper.from_array(beta, names["beta"]))
-    pixels = spec.tensors.pixels
+    pixels = TENSORS.pixels
     nodes = [
         helper.make_node("Cast", [pixels], [names["float"]], "mlcls.cast", to=TensorProto.FLOAT),
         helper.make_node("Mul", [names["float"], names["alpha"]], [names["scaled"]], "mlcls.scale"),

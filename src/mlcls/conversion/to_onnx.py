@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from mlcls.conversion import onnx_edits as onnx_graph
 from mlcls.conversion.paddle2onnx_process import convert_paddle_graph
 from mlcls.errors import ConversionError, MissingExtraError, ModelFormatError
+from mlcls.model.contract import TENSORS
 from mlcls.model.spec import Activation, ModelSpec
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def export_onnx(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> Exp
     onnx_graph.drop_scalar_reshapes(model)
     model = _simplify(model)
     onnx_graph.prepend_normalization(model, spec)
-    onnx_graph.name_output(model, spec.tensors.logits)
+    onnx_graph.name_output(model, TENSORS.logits)
     onnx_graph.set_batch_dimension(model, BATCH)
     _check(model, spec)
     model.producer_name = "mlcls"
@@ -109,8 +110,8 @@ def _check(model: onnx.ModelProto, spec: ModelSpec) -> None:
     transform = spec.transform
     interface = onnx_graph.describe_interface(model)
     expected = (
-        (spec.tensors.pixels, "UINT8", (BATCH, transform.height, transform.width, 3)),
-        (spec.tensors.logits, "FLOAT", (BATCH, spec.num_labels)),
+        (TENSORS.pixels, "UINT8", (BATCH, transform.height, transform.width, 3)),
+        (TENSORS.logits, "FLOAT", (BATCH, spec.num_labels)),
     )
     if interface != expected:
         raise ModelFormatError(f"Expected the converted graph to be {expected}, got {interface}.")

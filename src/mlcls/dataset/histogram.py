@@ -135,7 +135,9 @@ def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> 
                 with _unnamed_characters():
                     draw_names(open_image((root / name).read_bytes()), labels).save(folder / target)
             except (MlclsClientError, OSError, ValueError) as error:
-                raise DatasetError(f"{root / name}: expected to draw its labels, got: {error}.") from error
+                raise DatasetError(
+                    f"{root / name}: expected to draw its labels, got: {str(error).rstrip('.')}."
+                ) from error
             written[part].append(target)
     return written
 

@@ -27,11 +27,11 @@ from mlcls.doctor.facts import (
 )
 from mlcls.engines.tensorrt.plan import check_plan
 from mlcls.errors import MlclsError
-from mlcls.repository import models as repository
-from mlcls.repository import versions
-from mlcls.repository.manifest import Manifest, verify_folder
-from mlcls.repository.names import ENGINE_SUFFIX, PLAN_FILE
-from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, read_settings
+from mlcls.repository.configurations import require_fresh
+from mlcls.repository.manifest import Manifest
+from mlcls.repository.models import Repository
+from mlcls.repository.names import PLAN_FILE, STEP_SUFFIXES
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS
 from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.installation import embedded_installation, system_installation
 
@@ -132,26 +132,27 @@ def read_available_memory(system: Path = Path("/")) -> int:
 
 def inspect_repository(root: Path, machine: Machine) -> RepositoryFacts:
     """Return the imported models of a repository, with what is wrong with each."""
-    imported = [name for name in repository.list_models(root) if repository.is_imported(root, name)]
-    models = tuple(_inspect_model(root, name, machine) for name in imported)
+    repository = Repository(root)
+    imported = [name for name in repository.models() if repository.is_imported(name)]
+    models = tuple(_inspect_model(repository, name, machine) for name in imported)
     return RepositoryFacts(str(root), models, shutil.disk_usage(root).free)
 
 
-def _inspect_model(root: Path, name: str, machine: Machine) -> ServedModelFacts:
+def _inspect_model(repository: Repository, name: str, machine: Machine) -> ServedModelFacts:
     faults: list[str] = []
     pixels_bytes = 0
     weights: dict[str, int] = {}
     plan_fault: str | None = None
     settings = DEFAULT_MODEL_SETTINGS
     try:
-        settings = read_settings(root, name)
-        spec = repository.read_spec(root, name)
-        faults += _find_faults(functools.partial(repository.require_fresh, root, spec))
-        pixels_bytes = spec.transform.height * spec.transform.width * 3
-        folders = versions.step_folders(root, name, versions.active_version(root, name))
-        for step in folders.values():
-            faults += _find_faults(functools.partial(verify_folder, step, step.parent.name))
-        folder = folders[ENGINE_SUFFIX]
+        settings = repository.settings(name)
+        version = repository.active(name)
+        version.check()
+        faults += _find_faults(functools.partial(require_fresh, version))
+        pixels_bytes = version.spec.transform.height * version.spec.transform.width * 3
+        for suffix in STEP_SUFFIXES:
+            faults += _find_faults(functools.partial(version.verify, suffix))
+        folder = version.engine_folder
         manifest = Manifest.read(folder)
         weights = {record.file: manifest.files[record.file].size_bytes for record in manifest.engines}
         if PLAN_FILE in weights:

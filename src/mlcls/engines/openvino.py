@@ -16,15 +16,16 @@ import numpy.typing as npt
 from mlcls.base.machine import BF16_FLAGS, find_bf16_units, read_cpu_flags
 from mlcls.conversion.onnx_file import check_onnx_file
 from mlcls.errors import ConfigError, MissingExtraError, ModelFormatError
+from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.settings import FILE_NAME
 
-# Images that wait inside the engine for a stream, so that none idles while the next request is on its way here.
+# Images that wait inside the engine, so that no stream idles while the next request is on its way.
 WAITING_IMAGES: Final = 1
 
 
-class EngineRequest(Protocol):
-    """Images that are answered together.
+class LogitsRequest(Protocol):
+    """A request for the logits of some images.
 
     Attributes:
         pixels: (N, H, W, 3) uint8 RGB.
@@ -33,22 +34,22 @@ class EngineRequest(Protocol):
     pixels: npt.NDArray[np.uint8]
 
     def is_cancelled(self) -> bool:
-        """Return whether nobody waits for the answer any more; asked before each image."""
+        """Return whether nobody waits for the answer anymore; called before each image."""
 
     def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
-        """Take the logits (N, num_labels) float32, or why there are none: `CancelledError` where nobody waits.
+        """Take the logits (N, num_labels) float32, or the error: `CancelledError` if nobody waits.
 
-        Called once, in some thread; it must raise nothing.
+        Called once, in any thread; must not raise.
         """
 
 
 class OpenVinoEngine:
-    """Computes `logits` from `pixels`, in float32 whatever lower precision the processor offers, or in bf16 on request.
+    """Computes `logits` from `pixels`, in float32 whatever the processor prefers, or in bf16 on request.
 
-    On a CPU one image on each core beats both a batch and one image on all cores, whose threads wait for one another:
-    the images of a call go one by one to as many streams as there are threads, on a graph of batch size 1, which
-    OpenVINO plans better than one of a free size. A lone image has the cores for itself, on a second compilation, which
-    holds the weights once more, as OpenVINO lays them out for its threads.
+    On a CPU, one image on each core beats both a batch and one image on all cores, whose threads wait for each other.
+    So the images of a call go one by one to as many streams as there are threads, on a graph of batch size 1, which
+    OpenVINO optimizes better than a free one. A lone image gets all cores, on a second compilation, which holds the
+    weights once more because OpenVINO lays them out for its threads.
     """
 
     def __init__(
@@ -66,15 +67,15 @@ class OpenVinoEngine:
             model: The ONNX file.
             spec: The model's spec.
             threads: Threads of all streams together; 0 takes all cores that the process may use.
-            cache_dir: Where compiled models are kept for a quicker next start.
-            precision: `f32`, or `bf16` where the processor has units for it.
-            on_progress: Told, in some thread, how many images are under way: when a first one begins, and after each.
+            cache_dir: Where compiled models are kept, to start faster next time.
+            precision: `f32`, or `bf16` if the processor has units for it.
+            on_progress: Called with the number of images under way, when a first one begins and after each; in any
+                thread.
 
         Raises:
-            ConfigError: bf16 is asked for and the processor has no units for it: OpenVINO would compute in float32
-                without a word.
-            ModelFormatError: The file is not whole in itself, OpenVINO cannot load it, or its tensors are not those of
-                the spec.
+            ConfigError: bf16 is asked for but the processor has no units for it; OpenVINO would silently use float32.
+            ModelFormatError: The file is incomplete, OpenVINO cannot load it, or its tensors are not those of the
+                spec.
             MissingExtraError: OpenVINO is not installed.
         """
         try:
@@ -84,7 +85,7 @@ class OpenVinoEngine:
         if precision == "bf16":
             _require_bf16(read_cpu_flags())
         threads = threads or len(os.sched_getaffinity(0))
-        # the first conversion of a type for numpy deadlocks where two threads make it at once (OpenVINO 2026.4)
+        # the first conversion of a type for numpy deadlocks if two threads make it at once (OpenVINO 2026.4)
         openvino.Type.u8.to_dtype()
         check_onnx_file(model)
         core = openvino.Core()
@@ -116,7 +117,7 @@ class OpenVinoEngine:
             self._idle.put(request)
 
     def logits(self, *batches: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return logits of images in one or more arrays, which are not put together first.
+        """Return the logits of images in one or more arrays, without joining the arrays first.
 
         Args:
             batches: `pixels` (N, H, W, 3) uint8 RGB each, N free.
@@ -128,10 +129,10 @@ class OpenVinoEngine:
         self.start(requests)
         return np.concatenate([request.logits.result() for request in requests])
 
-    def start(self, requests: Sequence[EngineRequest]) -> None:
-        """Compute the logits of requests; return once another image could begin, not when these are done.
+    def start(self, requests: Sequence[LogitsRequest]) -> None:
+        """Start to compute the logits of requests; return once another image could begin, before these are done.
 
-        So no stream idles because a request that came with its own has another image to go.
+        So no stream idles while another request of the same call still has an image to go.
         """
         is_lone = self._lone_request is not None and sum(len(request.pixels) for request in requests) == 1
         for request in requests:
@@ -144,7 +145,7 @@ class OpenVinoEngine:
                     if is_first:
                         self._on_progress(1)
                 self._pool.submit(self._compute, started, index, is_first and is_lone)
-        with self._places:  # the others wait in Triton's queue, where there are limits on their number and their time
+        with self._places:  # further requests wait in Triton's queue, which limits their number and time
             pass
 
     def close(self) -> None:
@@ -173,9 +174,9 @@ class OpenVinoEngine:
 
 
 class _StartedRequest:
-    """A request whose images end in any order."""
+    """A request whose images finish in any order."""
 
-    def __init__(self, request: EngineRequest, num_labels: int) -> None:
+    def __init__(self, request: LogitsRequest, num_labels: int) -> None:
         self._request = request
         self._logits = np.empty((len(request.pixels), num_labels), np.float32)
         self._error: Exception | None = None
@@ -185,16 +186,16 @@ class _StartedRequest:
             request.answer(self._logits)
 
     def compute(self, index: int, infer: Callable[[npt.NDArray[np.uint8], npt.NDArray[np.float32]], object]) -> None:
-        """Compute one image; an error is kept for the answer."""
+        """Compute one image; keep an error for the answer."""
         try:
             if self._request.is_cancelled():
                 raise CancelledError
             infer(self._request.pixels[index : index + 1], self._logits[index])
-        except Exception as error:  # told to the caller, like every other outcome
+        except Exception as error:  # the caller gets it as the outcome
             self._error = error
 
     def end_image(self) -> None:
-        """Count an image that is done, and answer after the last one."""
+        """Count a finished image, and answer after the last one."""
         with self._lock:
             self._to_go -= 1
             if self._to_go:
@@ -210,11 +211,11 @@ class _AwaitedRequest:
         self.logits: Future[npt.NDArray[np.float32]] = Future()
 
     def is_cancelled(self) -> bool:
-        """Return the caller waits."""
+        """Return False: the caller waits."""
         return False
 
     def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
-        """Hand the outcome over."""
+        """Pass the outcome to the caller."""
         if isinstance(outcome, Exception):
             self.logits.set_exception(outcome)
         else:
@@ -230,8 +231,8 @@ def _require_bf16(flags: Collection[str]) -> None:
 
 
 def _check_tensors(graph: Any, model: Path, spec: ModelSpec) -> None:
-    names = spec.tensors
-    # a tensor has several names where an operation between them does nothing, as the last cast of an FP16 graph
+    names = TENSORS
+    # a tensor has several names if an operation between them does nothing, as the last cast of an FP16 graph
     inputs = [sorted(port.names) for port in graph.inputs]
     outputs = [sorted(port.names) for port in graph.outputs]
     if not (len(inputs) == len(outputs) == 1 and names.pixels in inputs[0] and names.logits in outputs[0]):
@@ -250,8 +251,8 @@ def _check_tensors(graph: Any, model: Path, spec: ModelSpec) -> None:
 def _stream_requests(core: Any, graph: Any, streams: int, precision: str) -> list[Any]:
     """Return requests that run side by side on one thread each.
 
-    The streams of one compilation share the weights. OpenVINO 2026.4 computes INT8 wrongly on more than one stream, by
-    up to 0.7 of a score, where the processor has AVX2 only; there each stream is a compilation of its own.
+    The streams of one compilation share the weights. With more than one stream, OpenVINO 2026.4 computes INT8 wrongly
+    on processors that have only AVX2, by up to 0.7 of a score; so for INT8 each stream is its own compilation.
     """
     if any(node.get_type_name() == "FakeQuantize" for node in graph.get_ops()):
         return [_compile(core, graph, 1, 1, precision).create_infer_request() for _ in range(streams)]
@@ -263,7 +264,7 @@ def _compile(core: Any, graph: Any, streams: int, threads: int, precision: str) 
     properties = {
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": threads,
-        # by word: on a processor with bf16 units OpenVINO would choose bf16 by itself and give other scores
+        # explicit: on a processor with bf16 units OpenVINO would choose bf16 and give other scores
         "INFERENCE_PRECISION_HINT": precision,
         # two pinned processes would share one core and leave the other idle
         "ENABLE_CPU_PINNING": False,

@@ -1,4 +1,4 @@
-"""Runners by the words of a command line: `KIND`, or `KIND=WHERE`."""
+"""Open the runners that a command line names: `KIND` or `KIND=WHERE`."""
 
 from __future__ import annotations
 
@@ -10,46 +10,26 @@ from typing import Final
 
 from mlcls.engines.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
 from mlcls.errors import MlclsError
-from mlcls.model.spec import ModelSpec
-from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE, PLAN_FILE
-from mlcls.repository.versions import engine_folder, step_folders
+from mlcls.repository.models import ModelVersion
+from mlcls.repository.names import ONNX_FILE, PLAN_FILE
 
-# Where a server listens that is not named.
+# Where `served` looks for a server by default.
 DEFAULT_SERVER: Final = "127.0.0.1:8001"
 
 
-@dataclasses.dataclass(frozen=True)
-class ServedModel:
-    """A model of the repository, which runners are opened for.
+def _engine_file(version: ModelVersion, where: str | None, default: str = ONNX_FILE) -> Path:
+    """Return the named file, or one of the engine's version folder.
 
-    Attributes:
-        root: The model repository.
-        spec: The spec of the version.
-        version: Its number; None for the active one.
+    Raises:
+        MlclsError: It does not exist.
     """
-
-    root: Path
-    spec: ModelSpec
-    version: int | None = None
-
-    def engine_file(self, where: str | None, default: str = ONNX_FILE) -> Path:
-        """Return the named file, or one of the engine's version folder.
-
-        Raises:
-            MlclsError: It does not exist.
-        """
-        if where is not None:
-            path = Path(where)
-        elif self.version is None:
-            path = engine_folder(self.root, self.spec.name) / default
-        else:
-            path = step_folders(self.root, self.spec.name, self.version)[ENGINE_SUFFIX] / default
-        if not path.is_file():
-            raise MlclsError(f"Expected an engine's file, got {path}, which does not exist.")
-        return path
+    path = version.engine_folder / default if where is None else Path(where)
+    if not path.is_file():
+        raise MlclsError(f"Expected an engine's file, got {path}, which does not exist.")
+    return path
 
 
-def _open_paddle(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+def _open_paddle(model: ModelVersion, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
     from mlcls.paddle.sources import open_source
 
     if where is None:
@@ -61,46 +41,46 @@ def _open_paddle(model: ServedModel, where: str | None, stack: contextlib.ExitSt
             f"Expected the PaddleX model that {model.spec.name} was imported from, got {where}, whose files differ "
             f"(SHA-256); import it under a name of its own."
         )
-    # labels and the transform come from inference.yml, not from what is held against it
+    # labels and transform come from inference.yml, not from the model that is compared with it
     spec = dataclasses.replace(spec, source_activation=model.spec.source_activation)
     return DecodingRunner(PaddleRunner(source, spec), spec)
 
 
-def _open_onnxruntime(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
-    return DecodingRunner(OnnxRuntimeRunner(model.engine_file(where), model.spec), model.spec)
+def _open_onnxruntime(model: ModelVersion, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+    return DecodingRunner(OnnxRuntimeRunner(_engine_file(model, where), model.spec), model.spec)
 
 
-def _open_openvino(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
-    return DecodingRunner(OpenVinoRunner(model.engine_file(where), model.spec), model.spec)
+def _open_openvino(model: ModelVersion, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+    return DecodingRunner(OpenVinoRunner(_engine_file(model, where), model.spec), model.spec)
 
 
-def _open_openvino_bf16(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
-    return DecodingRunner(OpenVinoRunner(model.engine_file(where), model.spec, precision="bf16"), model.spec)
+def _open_openvino_bf16(model: ModelVersion, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+    return DecodingRunner(OpenVinoRunner(_engine_file(model, where), model.spec, precision="bf16"), model.spec)
 
 
-def _open_served(model: ServedModel, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
+def _open_served(model: ModelVersion, where: str | None, _: contextlib.ExitStack) -> ImageRunner:
     from mlcls.engines.served_runner import ServedRunner
 
     return ServedRunner(where or DEFAULT_SERVER, model.spec)
 
 
-def _open_tensorrt(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+def _open_tensorrt(model: ModelVersion, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
     from mlcls.engines.tensorrt.runner import TensorRtRunner
 
-    plan = model.engine_file(where, PLAN_FILE)
+    plan = _engine_file(model, where, PLAN_FILE)
     return DecodingRunner(stack.enter_context(TensorRtRunner(plan, model.spec, "tensorrt")), model.spec)
 
 
-def _open_tensorrt_rtx(model: ServedModel, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
+def _open_tensorrt_rtx(model: ModelVersion, where: str | None, stack: contextlib.ExitStack) -> ImageRunner:
     from mlcls.engines.tensorrt.runner import TensorRtRunner
 
     if where is None:
         raise MlclsError("Expected tensorrt-rtx=FILE, an engine that mlcls build-engine --engine tensorrt-rtx wrote.")
-    engine = TensorRtRunner(model.engine_file(where), model.spec, "tensorrt_rtx")
+    engine = TensorRtRunner(_engine_file(model, where), model.spec, "tensorrt_rtx")
     return DecodingRunner(stack.enter_context(engine), model.spec)
 
 
-_OPENERS: Final[Mapping[str, Callable[[ServedModel, str | None, contextlib.ExitStack], ImageRunner]]] = {
+_OPENERS: Final[Mapping[str, Callable[[ModelVersion, str | None, contextlib.ExitStack], ImageRunner]]] = {
     "paddle": _open_paddle,
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
@@ -112,17 +92,17 @@ _OPENERS: Final[Mapping[str, Callable[[ServedModel, str | None, contextlib.ExitS
 RUNNER_KINDS: Final = tuple(_OPENERS)
 
 
-def open_runner(text: str, model: ServedModel, stack: contextlib.ExitStack) -> ImageRunner:
+def open_runner(text: str, model: ModelVersion, stack: contextlib.ExitStack) -> ImageRunner:
     """Open a runner for a model of the repository.
 
     Args:
         text: `paddle=FOLDER`, `onnxruntime[=FILE]`, `openvino[=FILE]`, `openvino-bf16[=FILE]`, `served[=HOST:PORT]`,
             `tensorrt[=FILE]` or `tensorrt-rtx=FILE`.
         model: The model.
-        stack: Closes what the runner needs.
+        stack: Closes the runner's resources.
 
     Raises:
-        MlclsError: The text has none of these forms, or the runner cannot be opened.
+        MlclsError: The text has another form, or the runner cannot be opened.
     """
     kind, equals, where = text.partition("=")
     if kind not in _OPENERS or (equals and not where):

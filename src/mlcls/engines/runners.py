@@ -1,4 +1,4 @@
-"""One protocol for everything that computes scores from `pixels`: Paddle, ONNX Runtime, OpenVINO."""
+"""Runners: one protocol for everything that computes scores from `pixels`, on Paddle, ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mlcls.conversion.onnx_file import check_onnx_file
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.images.transforms import normalize, preprocess
+from mlcls.model.contract import TENSORS
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.paddle.model import PaddleXModel
@@ -26,7 +27,7 @@ _DECODED_IMAGES: Final = 64
 
 
 class Runner(Protocol):
-    """Computes scores."""
+    """Computes scores from decoded images."""
 
     name: str
 
@@ -39,9 +40,9 @@ class ImageRunner(Protocol):
     """Computes scores from encoded images.
 
     Attributes:
-        name: What it is called in reports.
+        name: Its name in reports.
         labels: Label of each class id.
-        concurrency: How many calls at once it takes; 1 where calls must follow one another.
+        concurrency: How many calls it takes at once; 1 if calls must follow each other.
     """
 
     name: str
@@ -54,7 +55,7 @@ class ImageRunner(Protocol):
 
 
 class InputContract(Protocol):
-    """What stands in front of `pixels` and behind the scores; a `ModelSpec` is one."""
+    """How an image becomes `pixels`, and what the scores mean; a `ModelSpec` is one."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -62,11 +63,11 @@ class InputContract(Protocol):
 
     @property
     def transform(self) -> ImageTransform:
-        """From an image to `pixels`."""
+        """How an image becomes `pixels`."""
 
 
 class DecodingRunner:
-    """An `ImageRunner` made of the project's own decoding and a runner that takes pixels."""
+    """An `ImageRunner` that decodes images as the server does, for a runner that takes pixels."""
 
     concurrency = 1
 
@@ -75,7 +76,7 @@ class DecodingRunner:
 
         Args:
             runner: Computes scores from `pixels`.
-            spec: The model's spec; its transform decodes, its labels are the runner's.
+            spec: The model's spec, which has the transform and the labels.
         """
         self.name = runner.name
         self.labels = spec.labels
@@ -85,7 +86,7 @@ class DecodingRunner:
         self._decode = functools.lru_cache(maxsize=_DECODED_IMAGES)(self.decode)
 
     def decode(self, image: bytes) -> Pixels:
-        """From an encoded image to its (H, W, 3) uint8 RGB; may be called by several threads at once.
+        """Return an encoded image as (H, W, 3) uint8 RGB; safe to call from several threads at once.
 
         Raises:
             ImageError: It cannot be decoded.
@@ -106,7 +107,7 @@ class DecodingRunner:
 
 
 class PaddleRunner:
-    """The original graph on Paddle Inference, CPU: the reference of a conversion."""
+    """The original graph on Paddle Inference, on the CPU: the reference for a conversion."""
 
     name = "paddle"
 
@@ -115,7 +116,7 @@ class PaddleRunner:
 
         Args:
             model: The PaddleX inference model.
-            spec: Its spec; `source_activation` must be set, since the graph's outputs are scores or logits.
+            spec: Its spec; `source_activation` must be set, as the graph's outputs may be scores or logits.
             threads: Threads of the math library.
 
         Raises:
@@ -127,7 +128,7 @@ class PaddleRunner:
         self._graph, self._spec = PaddleGraph(model, threads), spec
 
     def scores(self, pixels: Pixels) -> Scores:
-        """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB, by PaddleX's own normalization."""
+        """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB, normalized as PaddleX does."""
         output = self._graph.run(normalize(pixels, self._spec.transform))
         return apply_sigmoid(output) if self._spec.source_activation == "none" else np.asarray(output, np.float32)
 
@@ -146,7 +147,7 @@ class OnnxRuntimeRunner:
             threads: Threads within one operation.
 
         Raises:
-            ModelFormatError: The file is not whole in itself, or ONNX Runtime cannot load the graph.
+            ModelFormatError: The file is incomplete, or ONNX Runtime cannot load the graph.
             MissingExtraError: onnxruntime is not installed.
         """
         try:
@@ -156,7 +157,7 @@ class OnnxRuntimeRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # the gate runs batches of many sizes: what the largest one needed is given back
+        # the gate runs batches of many sizes: free what the largest one needed
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
         self._spec = spec
@@ -170,12 +171,12 @@ class OnnxRuntimeRunner:
 
     def scores(self, pixels: Pixels) -> Scores:
         """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
-        names = self._spec.tensors
+        names = TENSORS
         return apply_sigmoid(self._session.run([names.logits], {names.pixels: pixels})[0])
 
 
 class OpenVinoRunner:
-    """The served graph on OpenVINO, CPU, as the embedded server runs it."""
+    """The served graph on OpenVINO, on the CPU, as the embedded server runs it."""
 
     name = "openvino"
 

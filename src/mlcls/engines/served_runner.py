@@ -1,4 +1,4 @@
-"""A served ensemble as a runner: what a client gets, all steps included."""
+"""A served ensemble as a runner: what a client gets, with all steps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from mlcls.engines.runners import Scores
 from mlcls.errors import MissingExtraError, ServedImageError, ServerError
+from mlcls.model.contract import OK, TENSORS
 from mlcls.model.postprocess import select_labels
-from mlcls.model.spec import OK, ModelSpec
+from mlcls.model.spec import ModelSpec
 
 _TIMEOUT_S: Final = 300.0
 
@@ -21,22 +22,22 @@ class ServedRunner:
 
     Attributes:
         name: `served`.
-        labels: Labels as the server names them, read from the server.
-        concurrency: Calls at once.
+        labels: The server's labels, read from the server.
+        concurrency: How many calls it takes at once.
     """
 
     name = "served"
     concurrency = 8
 
     def __init__(self, url: str, spec: ModelSpec) -> None:
-        """Connect, and ask for the labels by Triton's classification extension.
+        """Connect, and ask for the labels with Triton's classification extension.
 
         Args:
             url: `host:port` of the gRPC API.
-            spec: The spec that is expected to be served; its thresholds and tensor names are used.
+            spec: The spec of the model that should be served.
 
         Raises:
-            ServerError: The server does not answer, or refuses.
+            ServerError: The server does not answer, or returns an error.
             MissingExtraError: tritonclient is not installed.
         """
         try:
@@ -46,19 +47,19 @@ class ServedRunner:
         self._triton: Any = triton
         self._spec = spec
         self._url = url
-        # a proxy of the environment has no way to this machine
+        # a proxy from the environment cannot reach this machine
         self._client = triton.InferenceServerClient(url, channel_args=[("grpc.enable_http_proxy", 0)])
         self.labels = self._ask_labels()
 
     def scores(self, images: Sequence[bytes]) -> Scores:
-        """Return scores (N, num_labels) float32 of N encoded images, one request.
+        """Return scores (N, num_labels) float32 of N encoded images, in one request.
 
         Raises:
-            ServedImageError: An image has no result, or a result is not the one that follows from its scores, the
-                spec's thresholds and the spec's labels.
-            ServerError: The server does not answer, or refuses.
+            ServedImageError: An image has no result, or its result does not follow from its scores and the spec's
+                thresholds and labels.
+            ServerError: The server does not answer, or returns an error.
         """
-        names = self._spec.tensors
+        names = TENSORS
         answer = self._ask(images, [names.scores, names.result, names.status])
         scores: Scores = answer.as_numpy(names.scores)
         results, statuses = (answer.as_numpy(name).ravel() for name in (names.result, names.status))
@@ -76,15 +77,15 @@ class ServedRunner:
         return scores
 
     def _ask_labels(self) -> tuple[str, ...]:
-        """Return the label of each class id, from an answer of the form `score:class id:label` for every class."""
+        """Return the label of each class id, from an answer with `score:class id:label` for every class."""
         count = self._spec.num_labels
-        answer = self._ask([_tiny_image()], [self._spec.tensors.scores], class_count=count)
-        parts = [entry.decode().split(":", 2) for entry in answer.as_numpy(self._spec.tensors.scores).ravel()]
+        answer = self._ask([_tiny_image()], [TENSORS.scores], class_count=count)
+        parts = [entry.decode().split(":", 2) for entry in answer.as_numpy(TENSORS.scores).ravel()]
         return tuple(label for _, _, label in sorted(parts, key=lambda part: int(part[1])))
 
     def _ask(self, images: Sequence[bytes], outputs: Sequence[str], class_count: int = 0) -> Any:
         triton = self._triton
-        tensor = triton.InferInput(self._spec.tensors.image, [len(images), 1], "BYTES")
+        tensor = triton.InferInput(TENSORS.image, [len(images), 1], "BYTES")
         tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
         wanted = [triton.InferRequestedOutput(name, class_count=class_count) for name in outputs]
         try:

@@ -1,9 +1,9 @@
-"""Per-label thresholds from scores and targets: for the best F1, or for a wanted precision or recall.
+"""Fit per-label thresholds to scores and targets: for the best F1, or for a wanted precision or recall.
 
-A label is predicted where its score is strictly greater than its threshold, both as float32, as the served model does.
-What matters of a threshold is which scores lie above it, so that the candidates are one between each two neighboring
-scores of the fitting part, and one below the lowest: with ties and rounding taken care of, no other threshold decides
-otherwise on that part, but for one that predicts nothing.
+A label is predicted if its score is strictly greater than its threshold, both as float32, as in the served model. Only
+the scores above a threshold matter, so there is one candidate between each two neighboring scores of the fitting part,
+and one below the lowest. Ties and rounding included, every other threshold decides like one of these, except one that
+predicts nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlcls.errors import ThresholdError
 
 Targets = npt.NDArray[np.bool_]
 
-# Images with a label, and without it, that a threshold needs to be fitted on.
+# Images with a label, and images without it, that its threshold needs to be fitted.
 MIN_IMAGES: Final = 5
 
 Outcome = Literal["fitted", "too few with", "too few without", "out of reach"]
@@ -29,11 +29,11 @@ Outcome = Literal["fitted", "too few with", "too few without", "out of reach"]
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What was fitted to one label.
+    """The threshold fitted to one label.
 
     Attributes:
-        threshold: A float32's value from 0 to 1; the given one, unchanged, where the outcome is not `fitted`.
-        outcome: `fitted`; `too few with` or `too few without`: not enough images that have the label or that lack it;
+        threshold: A float32 value from 0 to 1; the current one if the outcome is not `fitted`.
+        outcome: `fitted`; `too few with` or `too few without`: not enough images with or without the label;
             `out of reach`: no threshold has the wanted precision or recall.
         positives: Images of the fitting part that have the label.
     """
@@ -50,7 +50,7 @@ class Candidates(NamedTuple):
         thresholds: (K,) float32, each between two neighboring scores.
         margins: (K,) distance of the two scores.
         predicted: (K,) images whose score is above the threshold, at least 1.
-        hits: (K,) those of them that have the label.
+        hits: (K,) predicted images that have the label.
         positives: Images that have the label.
     """
 
@@ -62,17 +62,17 @@ class Candidates(NamedTuple):
 
     @property
     def precision(self) -> npt.NDArray[np.float64]:
-        """Of each candidate, (K,)."""
+        """Precision of each candidate, (K,)."""
         return self.hits / self.predicted
 
     @property
     def recall(self) -> npt.NDArray[np.float64]:
-        """Of each candidate, (K,); the label must have positives."""
+        """Recall of each candidate, (K,); the label must have positives."""
         return self.hits / self.positives
 
     @property
     def f1(self) -> npt.NDArray[np.float64]:
-        """Of each candidate, (K,)."""
+        """F1 of each candidate, (K,)."""
         return 2 * self.hits / (self.predicted + self.positives)
 
 
@@ -84,11 +84,11 @@ def list_candidates(scores: npt.NDArray[np.float32], targets: Targets) -> Candid
         targets: (N,) which images have the label.
 
     Returns:
-        One candidate for each score that occurs, but for 0, which no threshold from 0 on lies below.
+        One candidate for each score that occurs, except 0, which no valid threshold lies below.
     """
     above = np.unique(scores[scores > 0])[::-1]
     below = np.append(above[1:], np.float32(0))
-    # halved in float64, so that only the last rounding can reach the upper score; the lower one separates as well
+    # halved in float64, so that only the last rounding can reach the upper score; then the lower one separates too
     middle = ((above.astype(np.float64) + below.astype(np.float64)) / 2).astype(np.float32)
     thresholds = np.where(middle < above, middle, below)
     ranked = np.sort(scores)
@@ -102,20 +102,20 @@ def list_candidates(scores: npt.NDArray[np.float32], targets: Targets) -> Candid
 def best_f1_thresholds(
     scores: Scores, targets: Targets, current: Sequence[float], min_images: int = MIN_IMAGES
 ) -> list[Fit]:
-    """Return the threshold of each label with the best F1; of equals, the one with the widest gap around it.
+    """Return the threshold of each label with the best F1; on a tie, the one with the widest gap around it.
 
     Args:
         scores: (N, num_labels) float32 from 0 to 1.
         targets: (N, num_labels) which labels each image has.
-        current: The threshold of each label, kept where none can be fitted.
-        min_images: Images with a label, and without it, that a threshold needs; at least 1.
+        current: The current threshold of each label, kept if none can be fitted.
+        min_images: Images with a label, and images without it, that its threshold needs; at least 1.
 
     Raises:
-        ThresholdError: The arguments do not fit one another, or scores are not from 0 to 1.
+        ThresholdError: The arguments' shapes do not match, or scores are not from 0 to 1.
     """
 
     def choose(candidates: Candidates) -> int | None:
-        # hits / (predicted + positives) is rounded alike for equal fractions, so that equal F1s compare equal
+        # hits / (predicted + positives) rounds equal fractions alike, so equal F1s compare equal
         return _best(candidates.f1, candidates.margins)
 
     return _fit(scores, targets, current, min_images, choose)
@@ -126,17 +126,17 @@ def thresholds_for_precision(
 ) -> list[Fit]:
     """Return the threshold of each label with the highest recall among those that have the wanted precision.
 
-    Of equals the one with the higher precision. A label that no threshold brings to the precision keeps its own.
+    On a tie, the one with the higher precision. A label without such a threshold keeps its current one.
 
     Args:
         scores: See `best_f1_thresholds`, as for the other arguments.
         targets: (N, num_labels).
-        current: The threshold of each label.
+        current: The current threshold of each label.
         target: The wanted precision, above 0, at most 1.
         min_images: See there.
 
     Raises:
-        ThresholdError: See there; or the target is none.
+        ThresholdError: See there; or the target is out of range.
     """
     _check_target("precision", target)
 
@@ -152,17 +152,17 @@ def thresholds_for_recall(
 ) -> list[Fit]:
     """Return the threshold of each label with the highest precision among those that have the wanted recall.
 
-    Of equals the one with the higher recall. Only a label whose images have the score 0 can be out of reach.
+    On a tie, the one with the higher recall. Only a label with images of score 0 can be out of reach.
 
     Args:
         scores: See `best_f1_thresholds`, as for the other arguments.
         targets: (N, num_labels).
-        current: The threshold of each label.
+        current: The current threshold of each label.
         target: The wanted recall, above 0, at most 1.
         min_images: See there.
 
     Raises:
-        ThresholdError: See there; or the target is none.
+        ThresholdError: See there; or the target is out of range.
     """
     _check_target("recall", target)
 
@@ -183,13 +183,13 @@ def choose_held_out(
         share: Share of the images to hold out, between 0 and 1.
         seed: The same seed gives the same choice.
         groups: (N,) a number for each image, the same for copies of one picture, which stay together; by default each
-            image is for itself.
+            image is its own group.
 
     Returns:
         (N,) whether an image is held out; at least one is, and one is not.
 
     Raises:
-        ThresholdError: The share is none, or there are fewer than two pictures.
+        ThresholdError: The share is out of range, or there are fewer than two pictures.
     """
     if not 0 < share < 1:
         raise ThresholdError(f"Expected a share of held-out images between 0 and 1, got {share}.")
@@ -200,7 +200,7 @@ def choose_held_out(
     held_out = choose_validation(targets, groups, count, seed)
     if held_out.all() or not held_out.any():
         raise ThresholdError(
-            "Expected images that can be parted, got too many copies of one picture for the share to be held out."
+            "Expected images that can be split, got too many copies of one picture for the share to be held out."
         )
     return held_out
 
@@ -233,10 +233,10 @@ def _fit(
 
 
 def check_scores(scores: Scores, targets: Targets, num_labels: int) -> None:
-    """Refuse scores and targets that do not fit one another.
+    """Check that scores and targets match.
 
     Raises:
-        ThresholdError: Their shapes differ, are not (N, num_labels), or a score is not from 0 to 1.
+        ThresholdError: Their shapes differ or are not (N, num_labels), or a score is not from 0 to 1.
     """
     if scores.dtype != np.float32 or scores.ndim != 2 or scores.shape != targets.shape or scores.shape[1] != num_labels:
         raise ThresholdError(
@@ -253,7 +253,7 @@ def _check_target(name: str, target: float) -> None:
 
 
 def _best(values: npt.NDArray[np.float64], then: npt.NDArray[np.float64]) -> int | None:
-    """Return the index of the highest value above 0, of equals the one with the higher second value; or None."""
+    """Return the index of the highest value above 0, on a tie by the second value; None if no value is above 0."""
     if not values.size or values.max() <= 0:
         return None
     best = np.flatnonzero(values == values.max())

@@ -1,4 +1,4 @@
-"""A picture of a calibration: thresholds, and F1 on the held-out images, before and after."""
+"""Draw a calibration: thresholds, and F1 on the held-out images, before and after."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlcls.base.pictures import choose_families
 from mlcls.errors import MissingExtraError
 from mlcls.evaluation.calibration_report import CalibrationReport, LabelCalibration
 
-# Labels that are drawn: of more, those whose F1 changes most.
+# Most labels in the picture; of more, those whose F1 changes most.
 _MAX_LABELS: Final = 80
 _MAX_LABEL_LENGTH: Final = 28
 _OLD: Final = "#9a9a9a"
@@ -18,11 +18,11 @@ _NEW: Final = "#1f77b4"
 
 
 def draw_calibration(report: CalibrationReport, title: str) -> bytes:
-    """Draw two points for each label, old and new, of its threshold and of its F1.
+    """Draw each label's threshold and F1, each as two points: before and after.
 
     Args:
         report: The calibration.
-        title: Of the picture.
+        title: The picture's title.
 
     Returns:
         A PNG file.
@@ -38,7 +38,7 @@ def draw_calibration(report: CalibrationReport, title: str) -> bytes:
         raise MissingExtraError("train", str(error.name)) from error
 
     drawn = _choose_labels(report.labels)
-    # without pyplot, which would take a backend and keep the figure
+    # without pyplot, which would choose a backend and keep the figure
     figure = Figure(figsize=(10, 2.2 + 0.22 * len(drawn)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(1, 2, sharey=True)
@@ -62,13 +62,13 @@ def draw_calibration(report: CalibrationReport, title: str) -> bytes:
     )
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # choose_families has told
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # choose_families has warned
         figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def _choose_labels(labels: tuple[LabelCalibration, ...]) -> list[LabelCalibration]:
-    """At most as many as can be read, the greatest changes of F1 first where some are left out."""
+    """Return all labels, or if there are too many to read, those whose F1 changes most, in that order."""
     if len(labels) <= _MAX_LABELS:
         return list(labels)
     return sorted(labels, key=_change, reverse=True)[:_MAX_LABELS]

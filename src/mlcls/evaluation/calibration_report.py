@@ -1,4 +1,4 @@
-"""Calibrates a model's thresholds on one part of its scored images, and tells from the other part what that gained."""
+"""Calibrate a model's thresholds on one part of its scored images, and judge them on the other part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlcls.evaluation.calibration import (
     thresholds_for_recall,
 )
 
-# A fall in a figure that is no rounding.
+# Smallest fall of a metric that is not rounding.
 _LEAST_FALL: Final = 1e-9
 
 
@@ -32,7 +32,7 @@ class Objective:
     """What thresholds are fitted for.
 
     Attributes:
-        figure: `f1`, or the figure that is wanted to have a value at least.
+        figure: `f1`, or the metric that must reach the target.
         target: The wanted precision or recall; None for `f1`.
     """
 
@@ -53,8 +53,8 @@ class Objective:
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
-    """Precision, recall and F1, each from 0 to 1; NaN where it is a quotient of nothing."""
+class PrecisionRecallF1:
+    """Precision, recall and F1, each from 0 to 1; NaN for a division by zero."""
 
     precision: float
     recall: float
@@ -63,17 +63,17 @@ class Figures:
 
 @dataclasses.dataclass(frozen=True)
 class Overall:
-    """Figures over all labels.
+    """Metrics over all labels.
 
     Attributes:
         per_class: Mean precision (CP) and mean recall (CR) of the labels that some image has, and the F1 of these two
             (CF1). A label that is never predicted has the precision 0 here.
         pooled: Of all decisions together: OP, OR, OF1.
-        mean_f1: Mean F1 of the labels that some image has, which is not CF1: that can fall while each label's F1 rises.
+        mean_f1: Mean F1 of the labels that some image has. CF1 is another value: it can fall while each F1 rises.
     """
 
-    per_class: Figures
-    pooled: Figures
+    per_class: PrecisionRecallF1
+    pooled: PrecisionRecallF1
     mean_f1: float
 
 
@@ -87,8 +87,8 @@ class LabelCalibration:
         new: Threshold after.
         outcome: See `Fit`.
         fit_positives: Images of the fitting part that have the label.
-        held_out_positives: Those of the held-out part.
-        before: Figures on the held-out part with the old threshold.
+        held_out_positives: Images of the held-out part that have it.
+        before: Metrics on the held-out part with the old threshold.
         after: Those with the new one.
     """
 
@@ -98,8 +98,8 @@ class LabelCalibration:
     outcome: Outcome
     fit_positives: int
     held_out_positives: int
-    before: Figures
-    after: Figures
+    before: PrecisionRecallF1
+    after: PrecisionRecallF1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +107,12 @@ class CalibrationReport:
     """What a calibration did.
 
     Attributes:
-        objective: What for.
+        objective: What the thresholds were fitted for.
         fit_images: Number of images that the thresholds were fitted on.
-        held_out_images: Number of images that the figures come from.
-        seed: Of the choice of the held-out images.
+        held_out_images: Number of images that the metrics come from.
+        seed: Seed that chose the held-out images.
         labels: Each label, in the model's order.
-        before: Overall figures on the held-out part with the old thresholds.
+        before: Overall metrics on the held-out part with the old thresholds.
         after: Those with the new ones.
     """
 
@@ -131,15 +131,15 @@ class CalibrationReport:
 
     @property
     def changed(self) -> int:
-        """Number of labels whose threshold is another one now."""
+        """Number of labels whose threshold has changed."""
         return sum(label.new != label.old for label in self.labels)
 
     @property
     def regressions(self) -> tuple[str, ...]:
-        """What is worse on the held-out part, by the objective: reasons not to take the new thresholds.
+        """What the new thresholds make worse on the held-out part, by the objective: reasons not to take them.
 
-        For the best F1, a fall in CF1 or OF1; for a wanted precision or recall, being farther below it than before, as
-        the labels' mean or over all decisions.
+        For the best F1, a fall of CF1 or OF1. For a wanted precision or recall, if the labels' mean or the value over
+        all decisions is farther below it than before.
         """
         if self.objective.target is None:
             return self._falls()
@@ -152,7 +152,7 @@ class CalibrationReport:
 
     @property
     def price(self) -> tuple[str, ...]:
-        """Falls in CF1 and OF1 where the objective is another: what the wanted precision or recall costs."""
+        """Falls of CF1 and OF1 that a wanted precision or recall costs; empty for the best F1."""
         if self.objective.target is None:
             return ()
         return self._falls()
@@ -168,12 +168,12 @@ class CalibrationReport:
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: figures that are no number are null."""
+        """Return the report for JSON; NaN becomes null."""
         document: dict[str, Any] = _without_nan(dataclasses.asdict(self))
         return {**document, "regressions": list(self.regressions), "price": list(self.price)}
 
     def to_table(self) -> str:
-        """Return a line for each label and two for all of them: figures on the held-out part, before and after."""
+        """Return a line for each label and three for all: metrics on the held-out part, before and after."""
         width = max(8, *(len(label.label) for label in self.labels))  # the lines below the labels need 27 characters
         lines = [f"{'label':{width}}  {'threshold':^17}  {'F1':^13}  {'precision':^13}  {'recall':^13}  images"]
         for label in self.labels:
@@ -201,21 +201,21 @@ def calibrate(
     groups: npt.NDArray[np.intp] | None = None,
     min_images: int = MIN_IMAGES,
 ) -> CalibrationReport:
-    """Fit thresholds on one part of the images and judge them on the rest, which the fit does not see.
+    """Fit thresholds on one part of the images and judge them on the other part.
 
     Args:
         scores: (N, num_labels) float32 from 0 to 1.
         targets: (N, num_labels) which labels each image has.
         labels: The label of each column.
-        current: The threshold of each label.
+        current: The current threshold of each label.
         objective: What to fit for.
         holdout: Share of the images to judge on.
-        seed: Chooses them.
+        seed: Chooses the held-out images.
         groups: See `choose_held_out`.
         min_images: See `best_f1_thresholds`.
 
     Raises:
-        ThresholdError: The arguments do not fit one another, or the images cannot be parted.
+        ThresholdError: The arguments' shapes do not match, or the images cannot be split.
     """
     check_scores(scores, targets, len(current))
     held_out = choose_held_out(targets, holdout, seed, groups)
@@ -241,31 +241,33 @@ def calibrate(
 
 
 def judge(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> Overall:
-    """Return overall figures of thresholds on scored images; shapes as in `calibrate`."""
+    """Return the overall metrics of thresholds on scored images; shapes as in `calibrate`."""
     hits, predicted, positives = _count(scores, targets, thresholds)
     present = positives > 0
     precision = np.divide(hits, predicted, out=np.zeros(len(hits)), where=predicted > 0)[present]
     recall = hits[present] / positives[present]
     mean_precision, mean_recall = (float(v.mean()) if v.size else math.nan for v in (precision, recall))
     both = mean_precision + mean_recall
-    per_class = Figures(mean_precision, mean_recall, 2 * mean_precision * mean_recall / both if both else 0.0)
+    per_class = PrecisionRecallF1(mean_precision, mean_recall, 2 * mean_precision * mean_recall / both if both else 0.0)
     f1s = 2 * hits[present] / (predicted + positives)[present]
-    pooled = _figures(int(hits.sum()), int(predicted.sum()), int(positives.sum()))
+    pooled = _measure(int(hits.sum()), int(predicted.sum()), int(positives.sum()))
     return Overall(per_class, pooled, float(f1s.mean()) if f1s.size else math.nan)
 
 
-def _judge_labels(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> list[Figures]:
-    return [_figures(*map(int, counts)) for counts in zip(*_count(scores, targets, thresholds), strict=True)]
+def _judge_labels(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> list[PrecisionRecallF1]:
+    return [_measure(*map(int, counts)) for counts in zip(*_count(scores, targets, thresholds), strict=True)]
 
 
 def _count(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Hit, predictions and positives of each label."""
+    """Return the hits, predictions and positives of each label."""
     predicted = scores > np.asarray(thresholds, np.float32)
     return (predicted & targets).sum(axis=0), predicted.sum(axis=0), targets.sum(axis=0)
 
 
-def _figures(hits: int, predicted: int, positives: int) -> Figures:
-    return Figures(_quotient(hits, predicted), _quotient(hits, positives), _quotient(2 * hits, predicted + positives))
+def _measure(hits: int, predicted: int, positives: int) -> PrecisionRecallF1:
+    return PrecisionRecallF1(
+        _quotient(hits, predicted), _quotient(hits, positives), _quotient(2 * hits, predicted + positives)
+    )
 
 
 def _quotient(dividend: float, divisor: float) -> float:
@@ -279,10 +281,12 @@ def _describe_fall(name: str, old: float, new: float) -> str:
 def _explain(label: LabelCalibration) -> str:
     if label.outcome == "out of reach":
         return "out of reach"
-    return f"{label.outcome} it to fit on" if label.outcome == "too few without" else f"{label.fit_positives} to fit on"
+    if label.outcome == "too few without":
+        return "too few images without it to fit on"
+    return f"only {label.fit_positives} images to fit on"
 
 
-def _pairs(before: Figures, after: Figures) -> str:
+def _pairs(before: PrecisionRecallF1, after: PrecisionRecallF1) -> str:
     names = ("f1", "precision", "recall")
     return "  ".join(f"{_show(getattr(before, name))} > {_show(getattr(after, name))}" for name in names)
 

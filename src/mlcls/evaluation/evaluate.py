@@ -1,4 +1,4 @@
-"""`evaluate`: the figures of a runner on an annotation file."""
+"""Evaluate a runner on an annotation file."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from mlcls.dataset.image_set import LABEL_FILE
 from mlcls.dataset.labels import read_labels
 from mlcls.engines.runners import ImageRunner, Scores
 from mlcls.errors import DatasetError
-from mlcls.evaluation.figures import Figures, compute_figures
+from mlcls.evaluation.metrics import Metrics, compute_metrics
 from mlcls.evaluation.scoring import BATCH_SIZE, NUM_WORKERS, score_annotated
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """The result of an evaluation.
 
     Attributes:
-        runner: What computed the scores.
+        runner: Name of the runner that computed the scores.
         annotations: The annotation file.
         scores: (N, num_labels) float32.
         targets: (N, num_labels) which labels each image has.
-        figures: All figures.
+        metrics: All metrics.
     """
 
     runner: str
     annotations: Path
     scores: Scores
     targets: npt.NDArray[np.bool_]
-    figures: Figures
+    metrics: Metrics
 
     @property
     def samples_expected(self) -> int:
@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def samples_read(self) -> int:
-        """Images that the runner gave all scores of."""
+        """Images for which the runner gave all scores."""
         return int(np.isfinite(self.scores).all(axis=1).sum())
 
 
@@ -55,7 +55,7 @@ def evaluate(
     num_workers: int = NUM_WORKERS,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Evaluate a runner on every image of an annotation file; show a progress bar.
+    """Evaluate a runner on every image of an annotation file, with a progress bar.
 
     A `label.txt` beside the annotation file must have the runner's labels.
 
@@ -63,7 +63,7 @@ def evaluate(
         runner: Computes the scores.
         annotations: `val.txt` of an `MLClsDataset`, or a file like it.
         thresholds: Threshold of each label.
-        batch_size: Images of a batch.
+        batch_size: Images in a batch.
         num_workers: Threads that read images.
         after_batch: See `score_annotated`.
 
@@ -79,12 +79,12 @@ def evaluate(
     scores, targets = score_annotated(
         runner, annotations, batch_size=batch_size, num_workers=num_workers, after_batch=after_batch
     )
-    figures = compute_figures(scores, targets, runner.labels, thresholds)
-    return Evaluation(runner.name, annotations, scores, targets, figures)
+    metrics = compute_metrics(scores, targets, runner.labels, thresholds)
+    return Evaluation(runner.name, annotations, scores, targets, metrics)
 
 
 def require_labels(file: Path, labels: tuple[str, ...], expected: tuple[str, ...]) -> None:
-    """Compare a dataset's labels with a model's: the columns of its annotation files must mean the same.
+    """Check that a dataset has a model's labels, so that the columns of its annotation files mean the same.
 
     Raises:
         DatasetError: They differ.

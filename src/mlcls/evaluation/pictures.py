@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: precision over recall, and a bar for each label."""
+"""Draw an evaluation: precision over recall, and bars for each label."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from mlcls.base.pictures import choose_families, draw_label_panels, require_matplotlib, save_figure, shorten_label
 from mlcls.evaluation.evaluate import Evaluation
-from mlcls.evaluation.figures import Figures, LabelFigures
+from mlcls.evaluation.metrics import LabelMetrics, Metrics
 from mlcls.model.metrics import interpolate_precision, ranked_precision
 
-# Labels that have a color and a name of their own; where there are more, the worst and the best ones.
+# Labels with a color and a name of their own; of more, the worst and the best.
 _NAMED: Final = 10
 _NAMED_WORST: Final = 6
 _RECALLS: Final = np.arange(101) / 100
@@ -23,8 +23,8 @@ _F1_COLOR: Final = "#e0902f"
 def draw_precision_recall(evaluation: Evaluation, title: str) -> bytes:
     """Draw each label's precision over its recall, interpolated as for the 11-point average, and their mean.
 
-    A dot stands where the label's threshold puts it. Of more than ten labels the six worst and the four best have
-    colors and names, the others are thin and gray.
+    A dot marks the label's threshold. Of more than ten labels, the six worst and the four best have colors and names;
+    the others are thin and gray.
 
     Returns:
         A PNG file.
@@ -37,7 +37,7 @@ def draw_precision_recall(evaluation: Evaluation, title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    ranked = sorted(evaluation.figures.counted, key=lambda row: -row.average_precision)
+    ranked = sorted(evaluation.metrics.counted, key=lambda row: -row.average_precision)
     named = ranked if len(ranked) <= _NAMED else [*ranked[: _NAMED - _NAMED_WORST], *ranked[-_NAMED_WORST:]]
     others = [row for row in ranked if row not in named]
     curves = {row.class_id: _curve(evaluation, row) for row in ranked}
@@ -54,7 +54,7 @@ def draw_precision_recall(evaluation: Evaluation, title: str) -> bytes:
         if row.predicted:
             axes.plot(row.recall, row.precision, "o", color=color, markersize=5)
     mean = np.mean(list(curves.values()), axis=0)
-    metrics = evaluation.figures.metrics
+    metrics = evaluation.metrics.overall
     axes.plot(_RECALLS, mean, "k--", linewidth=2, label=f"mean, mAP {metrics['MultiLabelMAP']:.3f}")
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.02, 1.03)
@@ -69,10 +69,10 @@ def draw_precision_recall(evaluation: Evaluation, title: str) -> bytes:
     return save_figure(figure, 110)
 
 
-def draw_per_class(figures: Figures) -> bytes:
-    """Draw average precision and F1 at the threshold of each label, the best first, in panels of at most 50.
+def draw_per_class(metrics: Metrics) -> bytes:
+    """Draw each label's average precision and F1 at the threshold, the best first, in panels of at most 50.
 
-    Labels that no image has stand last, without bars.
+    Labels that no image has come last, without bars.
 
     Returns:
         A PNG file.
@@ -80,7 +80,7 @@ def draw_per_class(figures: Figures) -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    rows = figures.per_class
+    rows = metrics.per_class
     order = np.array(sorted(range(len(rows)), key=lambda index: -np.nan_to_num(rows[index].average_precision, nan=-1)))
 
     def draw_panel(axes: Any, panel: npt.NDArray[np.intp]) -> None:
@@ -98,11 +98,11 @@ def draw_per_class(figures: Figures) -> bytes:
                 axes.text(0.01, position, "no image has it", fontsize=6.5, va="center", color="#3a3a3a")
         axes.set_xlim(0, 1.12)
 
-    counted = len(figures.counted)
-    title = f"mAP {figures.metrics['MultiLabelMAP']:.4f} ({counted} of {len(rows)} labels counted)"
+    counted = len(metrics.counted)
+    title = f"mAP {metrics.overall['MultiLabelMAP']:.4f} ({counted} of {len(rows)} labels counted)"
     return draw_label_panels([row.label for row in rows], order, draw_panel, title)
 
 
-def _curve(evaluation: Evaluation, row: LabelFigures) -> npt.NDArray[np.float64]:
+def _curve(evaluation: Evaluation, row: LabelMetrics) -> npt.NDArray[np.float64]:
     index = row.class_id
     return interpolate_precision(ranked_precision(evaluation.scores[:, index], evaluation.targets[:, index]), _RECALLS)

@@ -1,4 +1,4 @@
-"""Scores of all images of an annotation file, on any runner, in bounded memory."""
+"""Score all images of an annotation file, on any runner, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mlcls.dataset.problems import ProblemLog
 from mlcls.engines.runners import DecodingRunner, ImageRunner, Scores
 from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
 
-# Images of a batch; no served model takes fewer at once.
+# Images in a batch; every served model takes as many.
 BATCH_SIZE: Final = 8
 # Threads that read and decode images.
 NUM_WORKERS: Final = 4
-# Batches of images that are read ahead of those that are computed; they bound the memory.
+# Batches of images that are read ahead of the one being computed, which bounds the memory.
 _BATCHES_AHEAD: Final = 2
 
 _Item = TypeVar("_Item")
@@ -29,7 +29,7 @@ _Done = TypeVar("_Done")
 
 
 class AnnotatedScores(NamedTuple):
-    """What a runner says of the images of an annotation file, and what the file says.
+    """A runner's scores of the images of an annotation file, and the file's targets.
 
     Attributes:
         scores: (N, num_labels) float32, in the file's order; no NaN.
@@ -51,16 +51,16 @@ def score_annotated(
 ) -> AnnotatedScores:
     """Score every image of an annotation file, with a progress bar.
 
-    Images are read by threads, a few batches ahead, and given up once scored: what grows with the file is one float32
-    and one bool for each image and label.
+    Threads read images a few batches ahead, and each is dropped once scored: only one float32 and one bool for each
+    image and label grow with the file.
 
     Args:
-        runner: Computes the scores; as many batches at once as it takes.
-        annotations: `val.txt` of an `MLClsDataset`, or a file like it; of the runner's labels.
+        runner: Computes the scores, of as many batches at once as it takes.
+        annotations: `val.txt` of an `MLClsDataset`, or a file like it, with the runner's labels.
         root: Folder that the images' paths are relative to; by default the annotation file's.
-        batch_size: Images of a batch.
+        batch_size: Images in a batch.
         num_workers: Threads that read images.
-        after_batch: Called after each batch, in order, with the number of images that have their scores.
+        after_batch: Called after each batch, in order, with the number of images scored so far.
 
     Returns:
         The scores and the targets.
@@ -68,13 +68,13 @@ def score_annotated(
     Raises:
         DatasetError: The annotation file is wrong, or an image cannot be used; the text has its path.
         ServedImageError: The server has no good answer for an image; the text has its path.
-        ServerError: The server does not answer, or refuses all images of a batch.
+        ServerError: The server does not answer, or fails for a whole batch.
     """
     from tqdm import tqdm
 
     names, targets = _read(annotations, len(runner.labels))
     folder = annotations.parent if root is None else root
-    require_files(annotations, [folder / name for name in names])  # now, and not after an hour
+    require_files(annotations, [folder / name for name in names])  # now, not after an hour
     prepare = runner.decode if isinstance(runner, DecodingRunner) else bytes
     score: Callable[[Sequence[Any]], Scores] = runner.scores
     if isinstance(runner, DecodingRunner):
@@ -95,7 +95,7 @@ def score_annotated(
             readers, lambda name: _prepare(folder / name, prepare), names, _BATCHES_AHEAD * batch_size + num_workers
         )
         batches = _in_batches(images, len(names), batch_size)
-        # a runner that takes one call at once may be bound to this thread, as paddle's device is
+        # a runner that takes one call at a time may be bound to this thread, as Paddle's device is
         one_by_one = runner.concurrency == 1
         results = (
             map(score_batch, batches) if one_by_one else _map_ahead(callers, score_batch, batches, runner.concurrency)
@@ -112,7 +112,7 @@ def _read(annotations: Path, num_labels: int) -> tuple[tuple[str, ...], npt.NDAr
     samples = parse_annotations(annotations, str(annotations), num_labels, log)
     log.raise_errors(annotations)
     if samples is None or not len(samples):
-        raise DatasetError(f"{annotations}: expected one image a line, got none.")
+        raise DatasetError(f"{annotations}: expected one image per line, got none.")
     return samples.names, samples.targets
 
 
@@ -153,7 +153,7 @@ def _in_batches(images: Iterator[Any], count: int, batch_size: int) -> Iterator[
 def _map_ahead(
     pool: ThreadPoolExecutor, function: Callable[[_Item], _Done], items: Sequence[_Item] | Iterator[_Item], ahead: int
 ) -> Iterator[_Done]:
-    """Yield what a function makes of each item, in order, with at most `ahead` calls that wait, run or are done."""
+    """Yield a function's result for each item, in order, with at most `ahead` calls waiting, running or done."""
     waiting: collections.deque[Future[_Done]] = collections.deque()
     source = iter(items)
     try:

@@ -1,21 +1,21 @@
-"""Which format the first bytes of a file are, and what they are where they are no image."""
+"""The format of a file by its first bytes, and the errors for files that are not whole."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-from mlcls.errors import ImageError
+from mlcls.errors import ImageError, ImageReason
 
-# Formats that can be decoded, by the names used in messages.
+# Formats that can be decoded, by their names in messages.
 FORMATS: Final = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF")
 
-# How every message begins: what was expected.
+# Beginning of every message: what was expected.
 EXPECTED: Final = f"image: expected the bytes of one {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
-# First bytes of each format that is known; those not in `FORMATS` are named when they are refused.
+# First bytes of the known formats; the error for one that is not in `FORMATS` names it.
 _MAGIC: Final = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
     (re.compile(re.escape(PNG_SIGNATURE)), "PNG"),
@@ -36,7 +36,7 @@ _MAGIC: Final = (
     (re.compile(rb"\x76\x2f\x31\x01"), "OpenEXR"),
 )
 
-# What bytes that are no image often are, and what to do instead.
+# What is often sent in place of an image, and what to do instead.
 _LOOKS_LIKE: Final = (
     (re.compile(rb"(?:\xef\xbb\xbf)?\s*<[!?a-z]", re.IGNORECASE), "HTML or XML", "send the image itself, not a page"),
     (re.compile(rb"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD"), "base64 text", "decode the base64 text first"),
@@ -55,7 +55,7 @@ def sniff_format(data: bytes) -> str:
         One of `FORMATS`.
 
     Raises:
-        ImageError: No bytes, no image, or a format that cannot be decoded, which is named.
+        ImageError: No bytes, not an image, or a format that cannot be decoded, which the text names.
     """
     if not data:
         raise ImageError(f"{EXPECTED}, got 0 bytes; send the content of the file.", "empty")
@@ -69,3 +69,19 @@ def sniff_format(data: bytes) -> str:
         text = f"{EXPECTED}, got {name} ({len(data)} bytes); convert it to JPEG or PNG."
         raise ImageError(text, "format_not_supported")
     return name
+
+
+def broken(name: str, data: bytes, why: str, reason: ImageReason = "corrupt") -> ImageError:
+    """Return the error for a file of a supported format whose content is not whole."""
+    return ImageError(
+        f"image: expected a whole {name} file, got {len(data)} bytes that are truncated or corrupt: {why}; "
+        f"send the file again, or save it again.",
+        reason,
+    )
+
+
+def too_complex(name: str, what: str, most: int) -> ImageError:
+    """Return the error for a file with so many parts that reading them takes longer than decoding a picture."""
+    return ImageError(
+        f"image: expected a {name} file of at most {most} {what}, got one with more; save it again.", "too_complex"
+    )

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from mlcls.errors import ImageError, MissingExtraError
 from mlcls.model.spec import ImageTransform
 
-# Files of a folder that are taken for photos.
+# Suffixes of photos in a folder.
 PHOTO_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 
 
 def sample_photo_paths() -> list[Path]:
-    """Return the files of the sample photos.
+    """Return the paths of the sample photos.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -26,10 +26,10 @@ def sample_photo_paths() -> list[Path]:
 
 
 def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
-    """Decode photos that the user named, and those in folders among the paths: (H, W, 3) uint8 RGB each.
+    """Decode photos, and those in folders among the paths: (H, W, 3) uint8 RGB each.
 
     Raises:
-        ImageError: One cannot be read or decoded; the text has its path.
+        ImageError: A photo cannot be read or decoded; the text names its path.
     """
     from mlcls.images.decoding import decode_image
 
@@ -46,12 +46,12 @@ def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
 def photo_pixels(
     paths: Sequence[Path], transform: ImageTransform, sample_count: int, seed: int = 0
 ) -> npt.NDArray[np.uint8]:
-    """Return photos as a network takes them: those that the user named, or else crops of the sample photos.
+    """Return photos at the size of a network's input: the given ones, or else crops of the sample photos.
 
     Args:
-        paths: The user's photos; may be empty.
+        paths: Photos, and folders of them; may be empty.
         transform: The model's transform.
-        sample_count: How many crops where there are no paths.
+        sample_count: How many crops, if there are no paths.
         seed: See `photo_crops`.
 
     Returns:
@@ -67,10 +67,10 @@ def photo_pixels(
 
 
 class PhotoFiles(Sequence[bytes]):
-    """Encoded photos in files, each read when it is asked for."""
+    """Encoded photos in files; each is read on access."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Note the files, and the photos in the folders, among the paths.
+        """List the files among the paths, and the photos in the folders among them.
 
         Raises:
             ImageError: A folder has no photo.
@@ -97,11 +97,11 @@ class PhotoFiles(Sequence[bytes]):
 
 
 def photo_images(paths: Sequence[Path], sample_count: int, seed: int = 0) -> Sequence[bytes]:
-    """Return encoded photos: the files that the user named, or else crops of the sample photos as PNG.
+    """Return encoded photos: the given files, or else crops of the sample photos as PNG.
 
     Args:
-        paths: The user's photos, and folders of them; may be empty.
-        sample_count: How many crops where there are no paths.
+        paths: Photos, and folders of them; may be empty.
+        sample_count: How many crops, if there are no paths.
         seed: See `photo_crops`.
 
     Raises:
@@ -133,7 +133,7 @@ def list_photos(paths: Sequence[Path]) -> list[Path]:
 
 
 def photo_crops(count: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
-    """Return different crops of the sample photos, some mirrored, some with their channels exchanged.
+    """Return different crops of the sample photos, some mirrored, some with permuted channels.
 
     Args:
         count: How many, taken from the photos in turn.

@@ -1,7 +1,7 @@
 """What images a model accepts and how they are read: limits, formats, truncated files, JPEG at a reduced scale.
 
-A model's own settings stand under `images` in its `serving.json`; a key that is left out has its default. Where they
-differ from the defaults, all of them are in the configuration of the preprocess step, where the server reads them.
+A model's own settings are under `images` in its `serving.json`; a missing key has its default. If one differs from its
+default, all of them are in the configuration of the preprocess step, where the server reads them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import json
 import math
 from typing import Any, Final
 
-from mlcls.errors import ConfigError, ImageError
+from mlcls.errors import ConfigError
 from mlcls.images.formats import FORMATS
 
-# More pixels than this Pillow refuses by itself.
+# Pillow itself refuses images with more pixels.
 MOST_PIXELS: Final = 178_956_970
 
 _MOST_BYTES: Final = 1 << 30
@@ -25,22 +25,22 @@ _MOST_OVERSAMPLING: Final = 16.0
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
-    """What an image may have at most, all of it checked before a pixel is decoded, and how it is read.
+    """Limits of an image, all checked before a pixel is decoded, and how it is read.
 
     Attributes:
         max_bytes: Length of the encoded image.
         max_pixels: Height times width. While decoding, a pixel takes up to 8 bytes of memory.
-        max_side: The larger one of height and width, in pixels.
-        max_aspect_ratio: The larger one of height and width, divided by the smaller one.
+        max_side: The larger of height and width, in pixels.
+        max_aspect_ratio: The larger of height and width, divided by the smaller.
         max_frames: Frames of an animation or pages of a TIFF file, of which the first is read.
-        formats: Those of `mlcls.images.formats.FORMATS` that are accepted.
-        accept_truncated: Whether a JPEG file that ends too early, or whose picture data is damaged, is read as far as
-            it goes, as PaddleX does, and not refused. PaddleX reads no other truncated file, nor does mlcls.
-        jpeg_oversampling: Lets a large JPEG file be decoded at 1/2, 1/4 or 1/8 of its size, at which both of its sides
-            still have so many times the pixels of the network's input; None decodes all of it, as PaddleX does.
+        formats: Accepted formats, out of `mlcls.images.formats.FORMATS`.
+        accept_truncated: Whether to read a truncated or damaged JPEG file as far as it goes, as PaddleX does, instead
+            of refusing it. PaddleX reads no other truncated file, nor does mlcls.
+        jpeg_oversampling: Decode a large JPEG file at 1/2, 1/4 or 1/8 of its size, if both sides keep this many times
+            the pixels of the network's input; None decodes all of it, as PaddleX does.
 
     Raises:
-        ConfigError: A value is none of those that are possible; the text names it.
+        ConfigError: A value is wrong; the text names it.
     """
 
     max_bytes: int = 32 * 1024 * 1024
@@ -71,7 +71,7 @@ class ImageSettings:
         if not known or not self.formats or len(set(self.formats)) < len(self.formats):
             got = list(self.formats) if isinstance(self.formats, tuple) else self.formats
             raise ConfigError(f"formats: expected a list of different names out of {', '.join(FORMATS)}, got {got!r}.")
-        # one order, so that equal settings are the same text
+        # one order, so that equal settings have the same text
         object.__setattr__(self, "formats", tuple(name for name in FORMATS if name in self.formats))
 
     def changes(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class ImageSettings:
         }
 
     def to_json(self) -> str:
-        """Return all values, on one line; `from_json` gives equal settings back."""
+        """Return all values, on one line, for `from_json`."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
@@ -91,12 +91,12 @@ class ImageSettings:
         """Read a JSON text.
 
         Raises:
-            ConfigError: It is no JSON, a key is unknown or a value wrong.
+            ConfigError: The text is not JSON, a key is unknown, or a value is wrong.
         """
         try:
             return cls.from_document(json.loads(text))
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"expected a JSON object, got text that is no JSON ({error}).") from None
+            raise ConfigError(f"expected a JSON object, got invalid JSON ({error}).") from None
 
     @classmethod
     def from_document(cls, document: Any, prefix: str = "") -> ImageSettings:
@@ -107,7 +107,7 @@ class ImageSettings:
             prefix: What errors begin with.
 
         Raises:
-            ConfigError: A key is unknown or a value wrong.
+            ConfigError: A key is unknown or a value is wrong.
         """
         if not isinstance(document, dict):
             raise ConfigError(f"{prefix}expected an object, got {document!r}.")
@@ -124,67 +124,10 @@ class ImageSettings:
             raise ConfigError(f"{prefix}{error}") from None
 
 
-def _check_number(field: str, value: object, least: float, most: float, besides: str = "") -> None:
+def _check_number(field: str, value: object, least: float, most: float, more: str = "") -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(float(str(value))) or not least <= float(str(value)) <= most:
-        raise ConfigError(f"{field}: expected a number from {least:g} to {most:g}{besides}, got {value!r}.")
+        raise ConfigError(f"{field}: expected a number from {least:g} to {most:g}{more}, got {value!r}.")
 
 
 DEFAULT_IMAGE_SETTINGS: Final = ImageSettings()
-
-
-def check_bytes(size_bytes: int, settings: ImageSettings) -> None:
-    """Refuse a file that is too long.
-
-    Raises:
-        ImageError: It is.
-    """
-    if size_bytes > settings.max_bytes:
-        text = f"image: expected at most {settings.max_bytes} bytes, got {size_bytes}; send a smaller file."
-        raise ImageError(text, "too_many_bytes")
-
-
-def check_format(name: str, size_bytes: int, settings: ImageSettings) -> None:
-    """Refuse a format that the model does not accept, though it could be decoded.
-
-    Raises:
-        ImageError: It is one.
-    """
-    if name not in settings.formats:
-        accepted = " or ".join(filter(None, (", ".join(settings.formats[:-1]), settings.formats[-1])))
-        text = f"image: expected {accepted}, which is all that this model accepts, got {name} ({size_bytes} bytes)"
-        raise ImageError(f"{text}; convert it.", "format_not_allowed")
-
-
-def check_size(height: int, width: int, settings: ImageSettings) -> None:
-    """Refuse a picture that is too large or too thin.
-
-    Args:
-        height: Rows, 1 or more.
-        width: Columns, 1 or more.
-        settings: The limits.
-
-    Raises:
-        ImageError: It is over a limit.
-    """
-    got = f"got height {height}, width {width}"
-    if max(height, width) > settings.max_side:
-        text = f"image: expected sides of at most {settings.max_side} pixels, {got}; send a smaller one."
-        raise ImageError(text, "side_too_long")
-    if height * width > settings.max_pixels:
-        text = f"image: expected at most {settings.max_pixels} pixels, {got} ({height * width}); send a smaller one."
-        raise ImageError(text, "too_many_pixels")
-    if max(height, width) > settings.max_aspect_ratio * min(height, width):
-        most = f"at most {settings.max_aspect_ratio:g} times as long as the other"
-        raise ImageError(f"image: expected one side to be {most}, {got}; send a part of it.", "aspect_ratio")
-
-
-def check_frames(frames: int, settings: ImageSettings) -> None:
-    """Refuse an animation, or a file of pages, that is too long.
-
-    Raises:
-        ImageError: It is.
-    """
-    if frames > settings.max_frames:
-        text = f"image: expected at most {settings.max_frames} frames or pages, got more; send one of them."
-        raise ImageError(text, "too_many_frames")

@@ -1,13 +1,11 @@
 """From the bytes of an image file to a network's input: the only resize and normalize code.
 
-The pixels are those of PaddleX (`paddlex/inference/models/common/vision`). Decoding is `mlcls.images.decoding`'s;
-where the settings ask for it, a large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, and the pixels are then
-other ones.
+The pixels are those of PaddleX (`paddlex/inference/models/common/vision`), unless the settings have a large JPEG file
+decoded at a reduced size. `mlcls.images.decoding` decodes.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 import cv2
@@ -43,7 +41,7 @@ def resize_image(image: npt.NDArray[np.uint8], transform: ImageTransform) -> npt
         transform: Size, backend and interpolation.
 
     Returns:
-        `(height, width, 3)` uint8, contiguous; `image` itself where it has that size already; else it may be read-only.
+        `(height, width, 3)` uint8, contiguous; `image` itself if it already has that size; else it may be read-only.
     """
     height, width = transform.height, transform.width
     if image.shape[:2] == (height, width):
@@ -54,32 +52,10 @@ def resize_image(image: npt.NDArray[np.uint8], transform: ImageTransform) -> npt
     return _as_uint8(cv2.resize(image, (width, height), interpolation=_CV2_FILTERS[transform.interpolation]))
 
 
-def decode_for(
-    data: bytes | memoryview, transform: ImageTransform, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS
-) -> npt.NDArray[np.uint8]:
-    """Decode an image for a network: where the settings ask for it, a large JPEG file at a reduced scale.
-
-    Args:
-        data: A whole image file.
-        transform: The model's transform.
-        settings: What images the model accepts and how they are read.
-
-    Returns:
-        `(H, W, 3)` uint8 RGB, contiguous, of the image's own or of the reduced size.
-
-    Raises:
-        ImageError: See `mlcls.images.decoding.decode_image`.
-    """
-    longer_side = max(transform.height, transform.width)
-    oversampling = settings.jpeg_oversampling
-    min_side = None if oversampling is None else math.ceil(oversampling * longer_side)
-    return decode_image(data, settings, min_side)
-
-
 def preprocess(
     data: bytes | memoryview, transform: ImageTransform, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS
 ) -> npt.NDArray[np.uint8]:
-    """From an encoded image to the tensor `pixels`: `decode_for`, then `resize_image`.
+    """Return the tensor `pixels` of an encoded image: `decode_image`, then `resize_image`.
 
     Returns:
         `(height, width, 3)` uint8 RGB, contiguous; it may be read-only.
@@ -87,7 +63,7 @@ def preprocess(
     Raises:
         ImageError: See `mlcls.images.decoding.decode_image`.
     """
-    return resize_image(decode_for(data, transform, settings), transform)
+    return resize_image(decode_image(data, settings, transform), transform)
 
 
 def normalization_constants(transform: ImageTransform) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -106,7 +82,7 @@ def normalization_constants(transform: ImageTransform) -> tuple[npt.NDArray[np.f
 def normalize(pixels: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.NDArray[np.float32]:
     """Normalize and change the layout, bit for bit as PaddleX's `Normalize` and `ToCHWImage` do.
 
-    The served graph does this inside; only runners of the original Paddle graph call it.
+    The served graph does this itself; this function is for the original Paddle graph and for training.
 
     Args:
         pixels: `(N, H, W, 3)` uint8 RGB.
@@ -124,6 +100,6 @@ def normalize(pixels: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.N
 
 
 def _as_uint8(image: Any) -> npt.NDArray[np.uint8]:
-    """Narrow the wide array types that cv2 declares."""
+    """Narrow the types that cv2 declares."""
     result: npt.NDArray[np.uint8] = image
     return result

@@ -19,7 +19,7 @@ _HOST: Final = "https://paddle-model-ecology.bj.bcebos.com/paddlex"
 DEFAULT_THRESHOLD: Final = 0.5
 DEFAULT_SIZE: Final = (448, 448)
 
-# What all six models do with a decoded image: resize, then ImageNet normalization.
+# The transform of all six models: resize, then ImageNet normalization.
 DEFAULT_TRANSFORM: Final = ImageTransform(
     height=DEFAULT_SIZE[0],
     width=DEFAULT_SIZE[1],
@@ -41,8 +41,8 @@ class OfficialModel:
         decoder_channels: Channels that the ML-Decoder head takes from the backbone.
         mean_average_precision: mAP in percent on COCO2017 with the official weights.
         size_mb: Size of the official inference model in MB.
-        arch_options: What else `build_model` wants under `Arch`.
-        decoder_options: What else it wants under `MLDecoder`.
+        arch_options: What else `build_model` needs under `Arch`.
+        decoder_options: What else it needs under `MLDecoder`.
     """
 
     name: str
@@ -55,12 +55,12 @@ class OfficialModel:
 
     @property
     def inference_url(self) -> str:
-        """Archive with the inference model."""
+        """The URL of the archive with the inference model."""
         return f"{_HOST}/official_inference_model/paddle3.0rc0/{self.name}_infer.tar"
 
     @property
     def pretrained_url(self) -> str:
-        """Training weights (`.pdparams`)."""
+        """The URL of the training weights (`.pdparams`)."""
         return f"{_HOST}/official_pretrained_model/{self.name}_pretrained.pdparams"
 
 
@@ -86,7 +86,7 @@ OFFICIAL_MODELS: Final[Mapping[str, OfficialModel]] = {
 
 
 def official_model(name: str) -> OfficialModel:
-    """Return the catalog's entry.
+    """Return the catalog's entry for a name.
 
     Raises:
         ModelFormatError: No official model has this name.
@@ -95,7 +95,7 @@ def official_model(name: str) -> OfficialModel:
         return OFFICIAL_MODELS[name]
     except KeyError:
         raise ModelFormatError(
-            f"{name!r} is none of the six models; expected one of {', '.join(OFFICIAL_MODELS)}."
+            f"{name!r} is not one of the six models; expected one of {', '.join(OFFICIAL_MODELS)}."
         ) from None
 
 

@@ -14,15 +14,15 @@ APMethod = Literal["integral", "11point"]
 def ranked_precision(scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Return the precision of one label at the rank of each image that has it, by descending score.
 
-    The recall there is 1/P, 2/P and so on, with P images that have the label. Images of equal scores stand in their
-    own order, as in PaddleClas.
+    The recall there is 1/P, 2/P and so on, with P images that have the label. Images with equal scores keep their
+    order, as in PaddleClas.
 
     Args:
         scores: (N,) float32.
         targets: (N,) whether each image has the label.
 
     Returns:
-        (P,) float64; empty where no image has the label.
+        (P,) float64; empty if no image has the label.
     """
     hits = targets[np.argsort(-scores, kind="stable")]
     ranks = np.flatnonzero(hits) + 1
@@ -32,19 +32,19 @@ def ranked_precision(scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bo
 def average_precision(
     scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_], method: APMethod = "integral"
 ) -> float:
-    """Return average precision of one label, by one of the two methods of PaddleClas's `MultiLabelMAP`.
+    """Return the average precision of one label, by one of the two methods of PaddleClas's `MultiLabelMAP`.
 
-    `integral` is the mean, over the images that have the label, of the precision at that image's rank; not
-    interpolated, and scikit-learn's `average_precision_score` where no two scores are equal. `11point` is the mean of
-    the highest precision at a recall of at least 0, 0.1, 0.2 up to 1, as in Pascal VOC 2007.
+    `integral` is the mean, over the images that have the label, of the precision at that image's rank. It is not
+    interpolated, and equals scikit-learn's `average_precision_score` if no two scores are equal. `11point` is the mean
+    of the highest precision at a recall of at least 0, 0.1, 0.2 up to 1, as in Pascal VOC 2007.
 
     Args:
         scores: (N,) float32.
         targets: (N,) whether each image has the label.
-        method: Which of the two.
+        method: One of the two.
 
     Returns:
-        From 0 to 1; NaN where no image has the label.
+        From 0 to 1; NaN if no image has the label.
     """
     precision = ranked_precision(scores, targets)
     if not precision.size:
@@ -60,7 +60,7 @@ def interpolate_precision(
     """Return the highest precision at a recall of at least each of `recalls`.
 
     Args:
-        precision: (P,) of `ranked_precision`, P at least 1.
+        precision: (P,) from `ranked_precision`, P at least 1.
         recalls: (R,) from 0 to 1.
 
     Returns:
@@ -82,7 +82,7 @@ def mean_average_precision(
         method: See `average_precision`.
 
     Returns:
-        From 0 to 1; NaN where no image has any label.
+        From 0 to 1; NaN if no image has a label.
     """
     precisions = np.array(
         [average_precision(column, target, method) for column, target in zip(scores.T, targets.T, strict=True)]
@@ -92,10 +92,10 @@ def mean_average_precision(
 
 
 def smallest_spread(scores: npt.NDArray[Any]) -> float:
-    """Return the smallest distance between two rows of scores (N, num_labels): the highest difference over the labels.
+    """Return the smallest distance of two rows of scores (N, num_labels): their highest difference over the labels.
 
     Returns:
-        0 where there is one row only.
+        0 if there is only one row.
     """
     pairs = itertools.combinations(scores.astype(np.float64), 2)
     return min((float(np.abs(one - other).max()) for one, other in pairs), default=0.0)

@@ -31,15 +31,15 @@ def apply_sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def resolve_thresholds(value: object, labels: Sequence[str]) -> tuple[float, ...]:
-    """Return one threshold for each label, from any of the forms that PaddleX takes.
+    """Return one threshold for each label, from any of the forms that PaddleX accepts.
 
-    PaddleX 3.7 reads the mapping and the list per class as well, but then pairs them with the images of a batch instead
-    of with the classes (`zip(preds[0], threshold_list)`); here they apply to the classes, as its documentation says.
+    PaddleX 3.7 also reads the mapping and the list per class, but then pairs them with the images of a batch
+    (`zip(preds[0], threshold_list)`); here they apply to the classes, as its documentation says.
 
     Args:
         value: A number; or a mapping with `"default"` and class ids (integers or their text) or labels; or a list of
-            one number for each label. An int is as good as a float. A key that is both the text of a class id and a
-            label means the class id.
+            one number for each label. Numbers may be int or float. A key that is both a class id and a label means the
+            class id.
         labels: Label of each class id.
 
     Raises:
@@ -57,14 +57,14 @@ def resolve_thresholds(value: object, labels: Sequence[str]) -> tuple[float, ...
 
 
 def parse_thresholds(text: str, labels: Sequence[str]) -> tuple[float, ...]:
-    """Return one threshold for each label, from the JSON text of any form that `resolve_thresholds` takes.
+    """Return one threshold for each label, from the JSON text of any form that `resolve_thresholds` accepts.
 
     Raises:
-        ThresholdError: The text is no JSON or its value has no accepted form.
+        ThresholdError: The text is not JSON, or its value has none of the accepted forms.
     """
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of too many digits
+    except (ValueError, RecursionError):  # ValueError: not JSON, or a number with too many digits
         raise ThresholdError(f"threshold: expected JSON text of {_FORMS}, got {clip(text)}.") from None
     return resolve_thresholds(value, labels)
 
@@ -74,9 +74,9 @@ def select_labels(
 ) -> dict[str, list[Any]]:
     """Return PaddleX's result for one image.
 
-    A label is predicted where its score is strictly greater than its threshold, both as float32; labels come in
-    descending order of score, equal scores by ascending class id (PaddleX's `MultiLabelThreshOutput`, whose order
-    among equal scores is not defined).
+    A label is predicted if its score is strictly greater than its threshold, both as float32; labels come in descending
+    order of score, equal scores by ascending class id (PaddleX's `MultiLabelThreshOutput`, which does not define the
+    order among equal scores).
 
     Args:
         scores: (num_labels,) float32.

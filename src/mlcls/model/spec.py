@@ -1,7 +1,8 @@
 """`ModelSpec`: the one description of a served model that every other part reads.
 
-It is written once, by the import of a PaddleX inference model, as `model_spec.json`, and read by the Triton backends,
-the conversion and the parity check. Nothing else states labels, thresholds, the transform or tensor names.
+The import of a PaddleX inference model writes it once, as `model_spec.json`; the Triton backends, the conversion and
+the gate read it. Nothing else states labels, thresholds or the transform. What is the same for every model is in
+`mlcls.model.contract`.
 """
 
 from __future__ import annotations
@@ -9,20 +10,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from mlcls.base.checks import finite_float
 from mlcls.base.text import has_control
 from mlcls.errors import SpecError
-
-# Status of an image that has a result.
-OK: Final = "OK"
-
+from mlcls.model.contract import ACTIVATION, TENSORS
 
 SCHEMA_VERSION: Final = 1
-FILE_NAME: Final = "model_spec.json"
+SPEC_FILE: Final = "model_spec.json"
 
 ResizeBackend = Literal["pil", "cv2"]
 Activation = Literal["sigmoid", "none"]
@@ -35,6 +33,11 @@ INTERPOLATIONS: Final[Mapping[str, tuple[str, ...]]] = {
 
 MAX_LABEL_CHARACTERS: Final = 500
 
+# Keys of the file, in order; `activation` and `tensors` have the same values in all files.
+_KEYS: Final = (
+    *("name", "architecture", "labels", "thresholds", "transform", "activation", "source_activation", "tensors"),
+    *("source_sha256", "onnx_sha256"),
+)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -46,7 +49,7 @@ class ImageTransform:
     Attributes:
         height: Rows of `pixels`.
         width: Columns of `pixels`.
-        resize_backend: Library that resizes; the two give different pixels (PIL antialiases, cv2 does not).
+        resize_backend: Library that resizes; the two give different pixels (Pillow antialiases, cv2 does not).
         interpolation: Name of the filter as PaddleX spells it, upper case.
         scale: Factor applied to the uint8 values before `mean` and `std`.
         mean: Mean per channel, RGB.
@@ -84,39 +87,16 @@ class ImageTransform:
 
 
 @dataclasses.dataclass(frozen=True)
-class TensorNames:
-    """Names of the tensors that a served model takes, gives and hands from step to step."""
-
-    image: str = "image"
-    pixels: str = "pixels"
-    decode_status: str = "decode_status"
-    logits: str = "logits"
-    scores: str = "scores"
-    result: str = "result"
-    status: str = "status"
-
-    def __post_init__(self) -> None:
-        values = dataclasses.asdict(self)
-        for field, value in values.items():
-            if not isinstance(value, str) or not value:
-                raise SpecError(f"tensors.{field}: expected a name, got {value!r}.")
-        if len(set(values.values())) != len(values):
-            raise SpecError(f"tensors: expected different names, got {', '.join(values.values())}.")
-
-
-@dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """Everything that serving one model needs to know about it.
 
     Attributes:
         name: Name of the Triton ensemble.
         architecture: `Global.model_name` of the PaddleX model: one of the six, whatever `name` is.
-        labels: Label of each class id, in order, no two alike.
-        thresholds: Threshold of each label; a label is predicted where its score is strictly greater.
+        labels: Label of each class id, in order, each once.
+        thresholds: Threshold of each label; a label is predicted if its score is strictly greater.
         transform: From a decoded image to the network's input.
-        activation: What postprocess applies to `logits`: always the sigmoid, once.
         source_activation: What the Paddle graph ended in before the conversion cut it off; None before conversion.
-        tensors: Tensor names.
         source_sha256: Digest of each file of the PaddleX model, by file name; empty before import.
         onnx_sha256: Digest of the FP32 ONNX file; None before conversion.
     """
@@ -126,9 +106,7 @@ class ModelSpec:
     labels: tuple[str, ...]
     thresholds: tuple[float, ...]
     transform: ImageTransform
-    activation: Activation = "sigmoid"
     source_activation: Activation | None = None
-    tensors: TensorNames = dataclasses.field(default_factory=TensorNames)
     source_sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
     onnx_sha256: str | None = None
 
@@ -161,8 +139,6 @@ class ModelSpec:
         if len(thresholds) != len(labels):
             raise SpecError(f"thresholds: expected one for each of the {len(labels)} labels, got {len(thresholds)}.")
         object.__setattr__(self, "thresholds", thresholds)
-        if self.activation != "sigmoid":
-            raise SpecError(f"activation: expected 'sigmoid', got {self.activation!r}.")
         if self.source_activation not in ("sigmoid", "none", None):
             raise SpecError(f"source_activation: expected 'sigmoid', 'none' or null, got {self.source_activation!r}.")
         if not isinstance(self.source_sha256, Mapping) or not all(map(_is_sha256, self.source_sha256.values())):
@@ -172,16 +148,17 @@ class ModelSpec:
 
     @property
     def num_labels(self) -> int:
-        """Number of labels, which is the length of `logits` and `scores`."""
+        """The number of labels, which is the length of `logits` and `scores`."""
         return len(self.labels)
 
     def to_json(self) -> str:
-        """Return the text of `model_spec.json`; `from_json` gives an equal spec back."""
-        document = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        """Return the text of `model_spec.json`, for `from_json`."""
+        values = dataclasses.asdict(self) | {"activation": ACTIVATION, "tensors": TENSORS._asdict()}
+        document = {"schema_version": SCHEMA_VERSION} | {key: values[key] for key in _KEYS}
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, origin: str = FILE_NAME) -> ModelSpec:
+    def from_json(cls, text: str, origin: str = SPEC_FILE) -> ModelSpec:
         """Read the text of a `model_spec.json`.
 
         Args:
@@ -189,12 +166,12 @@ class ModelSpec:
             origin: What to call it in errors, usually its path.
 
         Raises:
-            SpecError: The text is no JSON, of another schema version, or a key is unknown, missing or wrong.
+            SpecError: The text is not JSON or has another schema version, or a key is unknown, missing or wrong.
         """
         try:
             document = json.loads(text)
-        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of too many digits
-            raise SpecError(f"{origin}: expected a JSON document, got text that is none ({error}).") from None
+        except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number with too many digits
+            raise SpecError(f"{origin}: expected a JSON document, got invalid JSON ({error}).") from None
         try:
             if not isinstance(document, dict):
                 raise SpecError(f"expected a JSON object, got {type(document).__name__}.")
@@ -204,21 +181,20 @@ class ModelSpec:
                     f"schema_version: expected {SCHEMA_VERSION}, got {version!r}; import the model again with this "
                     f"version of mlcls."
                 )
-            if "transform" in document:
-                document["transform"] = _build(ImageTransform, document["transform"], "transform.")
-            if "tensors" in document:
-                document["tensors"] = _build(TensorNames, document["tensors"], "tensors.")
-            spec: ModelSpec = _build(cls, document, "")
+            _check_keys(document, _KEYS, "")
+            _check_contract(document.pop("activation"), document.pop("tensors"))
+            transform = document["transform"]
+            _check_keys(transform, [field.name for field in dataclasses.fields(ImageTransform)], "transform.")
+            return cls(**document | {"transform": ImageTransform(**transform)})
         except SpecError as error:
             raise SpecError(f"{origin}: {error}") from None
-        return spec
 
     @classmethod
     def read(cls, path: Path) -> ModelSpec:
         """Read a `model_spec.json`.
 
         Raises:
-            SpecError: The file is missing or not a spec.
+            SpecError: The file does not exist, or is not a spec.
         """
         try:
             text = path.read_text(encoding="utf-8")
@@ -229,19 +205,27 @@ class ModelSpec:
         return cls.from_json(text, str(path))
 
 
-def _build(cls: type[Any], values: Any, prefix: str) -> Any:
-    """Make a dataclass of a JSON object; every unknown and every missing key is an error that names it."""
+def _check_keys(values: Any, expected: Sequence[str], prefix: str) -> None:
+    """Check the keys of a JSON object; every unknown and every missing key is an error that names it."""
     if not isinstance(values, dict):
         raise SpecError(f"{prefix.rstrip('.')}: expected an object, got {values!r}.")
-    fields = dataclasses.fields(cls)
-    expected = [field.name for field in fields]
     unknown = sorted(set(values) - set(expected))
     if unknown:
         raise SpecError(f"unknown key {prefix}{unknown[0]}; expected only {', '.join(expected)}.")
     missing = [name for name in expected if name not in values]
     if missing:
         raise SpecError(f"missing key {prefix}{missing[0]}; expected {', '.join(expected)}.")
-    return cls(**values)
+
+
+def _check_contract(activation: object, tensors: Any) -> None:
+    """Check what the file says about the contract, which is the same for every model."""
+    _check_keys(tensors, TENSORS._fields, "tensors.")
+    given = {"activation": activation} | {f"tensors.{field}": tensors[field] for field in TENSORS._fields}
+    expected = (ACTIVATION, *TENSORS)
+    for (key, value), only in zip(given.items(), expected, strict=True):
+        if value != only:
+            text = f"{key}: expected {only!r}, as in every served model, got {value!r}; import the model again."
+            raise SpecError(text)
 
 
 def _finite(name: str, value: object) -> float:

@@ -45,7 +45,7 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
     from mlcls.engines.runners import PaddleRunner
     from mlcls.paddle.parameters import check_parameters
     from mlcls.paddle.sources import open_source
-    from mlcls_client.cli.progress import ProgressBar
+    from mlcls_client.cli.terminal import ProgressBar
     from mlcls_client.inputs.sources import count_images, iterate_sources
 
     section = config.Predict
@@ -109,8 +109,8 @@ class _Labeler:
 
     def _result(self, source: ImageSource, encoded: bytes, scores: npt.NDArray[np.float32]) -> MultiLabelResult:
         from mlcls.model.postprocess import select_labels
-        from mlcls_client.contract import STATUS_OK, Answer
         from mlcls_client.result import MultiLabelResult
+        from mlcls_client.transport.contract import STATUS_OK, Answer
 
         chosen = select_labels(scores, self._thresholds, self._spec.labels)
         answer = Answer(STATUS_OK, *(tuple(chosen[key]) for key in ("class_ids", "scores", "label_names")))
@@ -123,7 +123,7 @@ class _ResultLog:
     """Prints and saves results, and keeps what the result file says of them."""
 
     def __init__(self, output: Path) -> None:
-        from mlcls_client.cli.saving import ResultSaver
+        from mlcls_client.cli.output import ResultSaver
 
         self._savers = {"json": ResultSaver(output, "json"), "img": ResultSaver(output, "img")}
         self.results: list[dict[str, Any]] = []

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from mlcls.base.files import is_locked
 from mlcls.errors import MlclsError
-from mlcls.releases.rollout import load_steps, unload_others, unloading_on_failure
-from mlcls.repository.models import read_spec
-from mlcls.repository.versions import active_version
+from mlcls.releases.rollout import switch
+from mlcls.repository.models import Repository
+from mlcls.repository.names import CONFIG_FILE
 from mlcls.server.model_control import ModelControl
 from mlcls.server.process import TritonServer
 
@@ -23,15 +22,15 @@ class RepositoryFollower:
     are not active included, and takes an ensemble out of service whose new steps cannot be loaded.
     """
 
-    def __init__(self, root: Path, names: Sequence[str], control: ModelControl) -> None:
+    def __init__(self, repository: Repository, names: Sequence[str], control: ModelControl) -> None:
         """Follow a server that is ready, with what is active in the repository now.
 
         Args:
-            root: The model repository.
+            repository: The model repository.
             names: The models that are served.
             control: The server.
         """
-        self._root = root
+        self._repository = repository
         self._names = names
         self._control = control
         self._seen = {name: self._read_state(name) for name in names}
@@ -43,7 +42,7 @@ class RepositoryFollower:
             A line for each model that was switched, or that was to be and cannot; the latter stays as it is until its
             configuration changes again.
         """
-        if is_locked(self._root):  # a command is at work, and may switch the server itself
+        if is_locked(self._repository.root):  # a command is at work, and may switch the server itself
             return []
         lines = []
         for name in self._names:
@@ -52,22 +51,19 @@ class RepositoryFollower:
                 continue
             self._seen[name] = state
             try:
-                version = active_version(self._root, name)
-                if self._control.is_ready(name, version):
+                if self._control.is_ready(name, self._repository.active_number(name)):
                     continue
-                read_spec(self._root, name)
-                with unloading_on_failure(self._control, name, version):
-                    load_steps(self._control, name, version)
-                    self._control.load(name, version)
-                unload_others(self._control, name, {version})
-                lines.append(f"{name}: version {version}")
+                version = self._repository.active(name)
+                version.check()
+                switch(version, self._control, pin=False)
+                lines.append(f"{name}: version {version.number}")
             except MlclsError as error:
                 lines.append(f"{name}: not switched: {error}")
         return lines
 
     def _read_state(self, name: str) -> tuple[int, int] | None:
         try:
-            status = (self._root / name / "config.pbtxt").stat()
+            status = (self._repository.root / name / CONFIG_FILE).stat()
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino
@@ -86,7 +82,7 @@ def following(server: TritonServer, interval_s: float, say: Callable[[str], None
         Raises what ended the thread, if anything did.
     """
     control = ModelControl(f"http://{server.http_url}", server.admin_key, server.options.ready_timeout_s)
-    follower = RepositoryFollower(server.options.repository, server.options.models, control)
+    follower = RepositoryFollower(Repository(server.options.repository), server.options.models, control)
     ended = threading.Event()
     failures: list[Exception] = []
 

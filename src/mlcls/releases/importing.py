@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Final
 
 from mlcls.base.files import STAGING_PREFIX, sha256_of
-from mlcls.engines.comparison import BATCH_SIZES, PROBED_IMAGES, run_gate
-from mlcls.engines.gate import GateReport
+from mlcls.engines.gate import BATCH_SIZES, PROBED_IMAGES, GateReport, run_gate
 from mlcls.images.photos import photo_images
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.parameters import check_parameters
 from mlcls.paddle.sources import open_source
 from mlcls.repository.manifest import EngineRecord, tool_versions
-from mlcls.repository.models import check_name
-from mlcls.repository.names import ONNX_FILE
+from mlcls.repository.models import Repository
+from mlcls.repository.names import ONNX_FILE, check_name
 from mlcls.repository.publishing import add_model, require_unversioned
+from mlcls.repository.staging import ConvertedVersion
 
 # Packages that take part in a conversion.
 _TOOLS: Final = ("paddlepaddle", "paddle2onnx", "onnx", "onnxslim", "onnxruntime", "numpy")
@@ -46,18 +46,16 @@ class ConvertedModel:
 
     Attributes:
         report: What was found.
-        onnx_model: The ONNX file; to be moved.
-        record: Where it came from.
+        staged: What goes into the repository.
     """
 
     report: ImportReport
-    onnx_model: Path
-    record: EngineRecord
+    staged: ConvertedVersion
 
 
 def import_model(
     source: str,
-    root: Path,
+    repository: Repository,
     *,
     name: str | None = None,
     photos: Sequence[Path] = (),
@@ -70,7 +68,7 @@ def import_model(
 
     Args:
         source: See `open_source`.
-        root: The model repository.
+        repository: The model repository.
         name: Name under which it is served; by default PaddleX's.
         photos: Photos for the check; by default crops of scikit-learn's two sample photos.
         replace_versions: Whether it may take the place of a model that has several versions.
@@ -82,28 +80,26 @@ def import_model(
         MlclsError: See `open_source` and `add_model`.
     """
     check = None if replace_versions else require_unversioned
-    with convert_model(source, root, name=name, photos=photos, check=check, batch_sizes=batch_sizes) as converted:
-        add_model(
-            root, converted.report.spec, converted.onnx_model, converted.record, replace_versions=replace_versions
-        )
+    with convert_model(source, repository, name=name, photos=photos, check=check, batch_sizes=batch_sizes) as converted:
+        add_model(repository, converted.staged, replace_versions=replace_versions)
     return converted.report
 
 
 @contextlib.contextmanager
 def convert_model(
     source: str,
-    root: Path,
+    repository: Repository,
     *,
     name: str | None = None,
     photos: Sequence[Path] = (),
-    check: Callable[[Path, str], None] | None = None,
+    check: Callable[[Repository, str], None] | None = None,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> Iterator[ConvertedModel]:
     """Convert a PaddleX model and check it, as `import_model` does, in a staging folder of the repository.
 
     Args:
         source: See `open_source`.
-        root: The model repository.
+        repository: The model repository.
         name: Name under which it is served; by default PaddleX's.
         photos: Photos for the check; by default crops of scikit-learn's two sample photos.
         check: Refuses a repository and a model's name before the work begins.
@@ -124,12 +120,12 @@ def convert_model(
         spec = model.make_spec(name)
         check_name(spec.name)
         if check is not None:
-            check(root, spec.name)
+            check(repository, spec.name)
         check_parameters(model.graph, model.parameters)
         graph = export_onnx(model.graph, model.parameters, spec)
         spec = dataclasses.replace(spec, source_activation=graph.source_activation)
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
+        repository.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=repository.root) as temporary:
             onnx_path = Path(temporary) / ONNX_FILE
             onnx.save(graph.model, str(onnx_path))
             parity = run_gate(
@@ -144,4 +140,6 @@ def convert_model(
             record = EngineRecord(
                 ONNX_FILE, "fp32", dict(spec.source_sha256), tool_versions(*_TOOLS), gate=(parity.to_dict(),)
             )
-            yield ConvertedModel(ImportReport(spec, parity, graph.untiled_queries), onnx_path, record)
+            yield ConvertedModel(
+                ImportReport(spec, parity, graph.untiled_queries), ConvertedVersion(spec, onnx_path, record)
+            )

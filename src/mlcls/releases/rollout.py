@@ -9,25 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
-from mlcls.base.files import folder_lock, write_text
+from mlcls.base.files import write_text
 from mlcls.errors import MlclsError, ModelControlError, RepositoryError
-from mlcls.model.spec import ModelSpec
-from mlcls.repository.manifest import EngineRecord
-from mlcls.repository.models import check_name, read_spec
-from mlcls.repository.names import STEP_SUFFIXES, step_name
-from mlcls.repository.publishing import (
-    add_calibrated_version,
-    add_version,
-    pin_version,
-    prune_versions,
-    remove_leftovers,
-    remove_version,
-)
-from mlcls.repository.versions import active_version, list_versions, read_replaced, require_version
+from mlcls.repository.models import ModelVersion, Repository
+from mlcls.repository.names import CONFIG_FILE, STEP_SUFFIXES, check_name, step_name
+from mlcls.repository.publishing import add_version, pin_version, prune_versions, remove_leftovers, remove_version
+from mlcls.repository.staging import StagedVersion
 from mlcls.server.model_control import ModelControl
 
 # Versions that stay in the repository, the active one included.
@@ -41,7 +31,7 @@ class Rollout:
     Attributes:
         name: The model.
         version: The version that was added or chosen.
-        previous: The version that was active before; None where there was none.
+        previous: The version that was active before; None if there was none.
         active: The version that is active now.
         removed: Versions that are no longer in the repository.
     """
@@ -53,26 +43,22 @@ class Rollout:
     removed: tuple[int, ...] = ()
 
 
-def publish_version(
-    root: Path,
-    spec: ModelSpec,
-    onnx_model: Path,
-    record: EngineRecord,
+def publish(
+    repository: Repository,
+    staged: StagedVersion,
     *,
     control: ModelControl | None = None,
-    keep: int = DEFAULT_KEEP,
+    keep: int | None = DEFAULT_KEEP,
     keep_loaded: bool = False,
     activate: bool = True,
 ) -> Rollout:
-    """Add a converted model as the next version and make it the active one.
+    """Add a version and make it the active one.
 
     Args:
-        root: The model repository.
-        spec: The spec, with the digest of the ONNX file.
-        onnx_model: The ONNX file; it is moved.
-        record: Where the ONNX file came from.
+        repository: The model repository.
+        staged: The version.
         control: The running server to switch; None changes the repository only.
-        keep: Versions that stay in the repository.
+        keep: Versions that stay in the repository; None for all.
         keep_loaded: Whether the version that was active stays loaded, so that going back to it takes no loading.
         activate: Whether to switch to it at all.
 
@@ -81,72 +67,37 @@ def publish_version(
             the server serves what it did.
         RepositoryError: The name is another model's step, or the model in the repository is damaged.
     """
-    check_name(spec.name)
-
-    def add(taken: set[int]) -> int:
-        return add_version(root, spec, onnx_model, record, taken)
-
-    return _publish(root, spec.name, add, control, keep, keep_loaded, activate)
-
-
-def publish_thresholds(
-    root: Path,
-    name: str,
-    base: int,
-    thresholds: Sequence[float],
-    calibration: Mapping[str, Any],
-    *,
-    control: ModelControl | None = None,
-    keep_loaded: bool = False,
-    activate: bool = True,
-) -> Rollout:
-    """Add a version with other thresholds and make it the active one; remove none.
-
-    Args, errors: see `publishing.add_calibrated_version` and `publish_version`.
-    """
-
-    def add(taken: set[int]) -> int:
-        return add_calibrated_version(root, name, base, thresholds, calibration, taken)
-
-    return _publish(root, name, add, control, None, keep_loaded, activate)
-
-
-def _publish(
-    root: Path,
-    name: str,
-    add: Callable[[set[int]], int],
-    control: ModelControl | None,
-    keep: int | None,
-    keep_loaded: bool,
-    activate: bool,
-) -> Rollout:
-    with folder_lock(root):
+    name = staged.spec.name
+    check_name(name)
+    with repository.lock():
         # Asked before anything is written: is there a server, and does it know the key?
         taken = _known_versions(control, name) if control is not None else set()
-        previous = active_version(root, name) if list_versions(root, name) else None
-        version = add(taken)
+        previous = repository.active_number(name) if repository.is_imported(name) else None
+        version = add_version(repository, staged, taken)
         if previous is not None and not activate:
-            return Rollout(name, version, previous, previous)
+            return Rollout(name, version.number, previous, previous)
         try:
-            if previous is None:
-                _load_first(control, name, version)
-            else:
-                _switch(root, name, version, control, keep_loaded)
+            switch(version, control, pin=previous is not None, keep_loaded=keep_loaded, is_new=True)
         except BaseException:
-            if previous is None or active_version(root, name) != version:
-                remove_version(root, name, version)
+            if previous is None or repository.active_number(name) != version.number:
+                remove_version(version)
             raise
-        removed = prune_versions(root, name, keep) if keep is not None else []
-        return Rollout(name, version, previous, version, tuple(removed))
+        removed = prune_versions(repository, name, keep) if keep is not None else []
+        return Rollout(name, version.number, previous, version.number, tuple(removed))
 
 
 def roll_back(
-    root: Path, name: str, to: int | None = None, *, control: ModelControl | None = None, keep_loaded: bool = False
+    repository: Repository,
+    name: str,
+    to: int | None = None,
+    *,
+    control: ModelControl | None = None,
+    keep_loaded: bool = False,
 ) -> Rollout:
     """Make another version the active one: the one before, or any that is there.
 
     Args:
-        root: The model repository.
+        repository: The model repository.
         name: The model.
         to: The version; by default the one that was active when the active one was published. The active one itself
             brings a server in line with its repository, after a publish that was killed.
@@ -157,117 +108,131 @@ def roll_back(
         ModelControlError: The server cannot be asked, or cannot load the version; it serves what it did.
         RepositoryError: There is no such version, or none before the active one.
     """
-    with folder_lock(root):
-        if to is None or not list_versions(root, name):
-            read_spec(root, name)  # for its message where there is no such model
-        if to is None:
-            to = _find_previous(root, name)
-        require_version(root, name, to)
+    with repository.lock():
+        if to is None or not repository.is_imported(name):
+            to = _find_previous(repository.active(name))
+        version = repository.version(name, to)
         if control is not None:
             control.states()
-        remove_leftovers(root, name)
+        remove_leftovers(repository, name)
         try:
-            previous: int | None = active_version(root, name)
+            previous: int | None = repository.active_number(name)
         except RepositoryError:  # the ensemble's configuration is damaged, which is what this mends
             previous = None
-        _switch(root, name, to, control, keep_loaded)
+        switch(version, control, keep_loaded=keep_loaded)
         return Rollout(name, to, previous, to)
 
 
-def _find_previous(root: Path, name: str) -> int:
-    active = active_version(root, name)
-    previous = read_replaced(root, name, active)
-    versions = [version for version in list_versions(root, name) if version != active]
-    if previous not in versions:
-        choice = f"choose one of {', '.join(map(str, versions))} with --to" if versions else "it is the only one"
-        raise RepositoryError(f"The version before version {active} of {name} is not there; {choice}.")
+def _find_previous(active: ModelVersion) -> int:
+    previous = active.replaced
+    numbers = [number for number in active.repository.numbers(active.name) if number != active.number]
+    if previous not in numbers:
+        choice = f"choose one of {', '.join(map(str, numbers))} with --to" if numbers else "it is the only one"
+        raise RepositoryError(f"The version before version {active.number} of {active.name} is not there; {choice}.")
     return previous
 
 
-def _switch(root: Path, name: str, version: int, control: ModelControl | None, keep_loaded: bool) -> None:
-    """Step, then the configuration, then the ensemble; what fails or is interrupted leaves the old version active."""
-    path = root / name / "config.pbtxt"
-    before = path.read_text(encoding="utf-8") if path.is_file() else None
-    served = None
-    asked = False
-    with unloading_on_failure(control, name, version):
-        if control is not None and (served := _served_version(control, name)) != version:
-            load_steps(control, name, version)
-        try:
-            pin_version(root, name, version)
-            if control is not None and served != version:
-                asked = True
-                control.load(name, version)
-        except BaseException:
-            if before is not None and path.read_text(encoding="utf-8") != before:
-                write_text(path, before)
-            if control is not None and asked:
-                # Also where it has not switched: an order that was interrupted is carried out, and this one after it.
-                with contextlib.suppress(MlclsError):
-                    control.load(name, active_version(root, name))
-            raise
+def switch(
+    version: ModelVersion,
+    control: ModelControl | None,
+    *,
+    pin: bool = True,
+    keep_loaded: bool = False,
+    is_new: bool = False,
+) -> None:
+    """Have a server serve a version: load its steps, pin it, load the ensemble, and unload the other versions.
+
+    What fails or is interrupted leaves the old version active. The caller holds the lock of the repository to pin.
+
+    Args:
+        version: The version.
+        control: The running server; None changes the repository only.
+        pin: Whether to make it the active version of the repository.
+        keep_loaded: Whether the version that was served stays loaded.
+        is_new: Whether the version has just been added: the server cannot be serving it, whatever it says.
+
+    Raises:
+        ModelControlError: The server cannot be asked, or cannot load the version.
+        RepositoryError: The version is damaged.
+    """
+    name, number = version.name, version.number
+    served = _served_version(control, name) if control is not None else None
+    loads = control is not None and (is_new or served != number)
+    with _unloading_on_failure(control, version):
+        if control is not None and loads:
+            for step in version.steps:  # Triton leaves alone those that are loaded and whose files have not changed
+                control.load(step, number)
+        with _pinned(version, control if loads else None) if pin else contextlib.nullcontext():
+            if control is not None and loads:
+                control.load(name, number)
     if control is not None:
         try:
-            unload_others(control, name, {version} | ({served} if keep_loaded and served else set()))
+            _unload_others(control, name, {number} | ({served} if keep_loaded and served else set()))
         except ModelControlError as error:
             raise ModelControlError(
-                f"Version {version} of {name} is active, but the others could not be unloaded: {error}"
+                f"Version {number} of {name} is active, but the others could not be unloaded: {error}"
             ) from None
 
 
 @contextlib.contextmanager
-def unloading_on_failure(control: ModelControl | None, name: str, version: int) -> Iterator[None]:
+def _pinned(version: ModelVersion, control: ModelControl | None) -> Iterator[None]:
+    """Make a version the active one; if the block fails, the old one is active again, in the server too."""
+    path = version.repository.root / version.name / CONFIG_FILE
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    asked = False
+    try:
+        pin_version(version)
+        asked = True
+        yield
+    except BaseException:
+        if before is not None and path.read_text(encoding="utf-8") != before:
+            write_text(path, before)
+        if control is not None and asked:
+            # Even if it has not switched: an order that was interrupted is carried out, and this one after it.
+            with contextlib.suppress(MlclsError):
+                control.load(version.name, version.repository.active_number(version.name))
+        raise
+
+
+@contextlib.contextmanager
+def _unloading_on_failure(control: ModelControl | None, version: ModelVersion) -> Iterator[None]:
     """Unload the steps of a version that does not come to serve."""
     try:
         yield
     except BaseException:
-        if control is not None and not control.is_ready(name, version):
+        if control is not None and not control.is_ready(version.name, version.number):
             with contextlib.suppress(ModelControlError):
-                for suffix in STEP_SUFFIXES:
-                    control.unload(step_name(name, suffix, version))
+                for step in version.steps:
+                    control.unload(step)
         raise
 
 
-def _load_first(control: ModelControl | None, name: str, version: int) -> None:
-    """Load a model that the server did not have."""
-    with unloading_on_failure(control, name, version):
-        if control is not None:
-            load_steps(control, name, version)
-            control.load(name, version)
-
-
-def load_steps(control: ModelControl, name: str, version: int) -> None:
-    """Load the steps; Triton leaves alone those that are loaded and whose files have not changed."""
-    for suffix in STEP_SUFFIXES:
-        control.load(step_name(name, suffix, version), version)
-
-
 def _known_versions(control: ModelControl, name: str) -> set[int]:
-    """Return versions that the server has or had: one of the same number could be taken for it."""
+    """Return the versions that the server has or had: one of the same number could be taken for it."""
     return {
-        version
-        for model, version in control.states()
-        if model in {name, *(step_name(name, suffix, version) for suffix in STEP_SUFFIXES)}
+        number
+        for model, number in control.states()
+        if model in {name, *(step_name(name, suffix, number) for suffix in STEP_SUFFIXES)}
     }
 
 
 def _served_version(control: ModelControl, name: str) -> int | None:
-    for (model, version), state in control.states().items():
+    for (model, number), state in control.states().items():
         if model == name and state.state == "READY":
-            return version
+            return number
     return None
 
 
-def unload_others(control: ModelControl, name: str, kept: set[int]) -> None:
+def _unload_others(control: ModelControl, name: str, kept: set[int]) -> None:
     """Unload the steps of all other versions, once the requests that they are part of are answered."""
     states = control.states()
     control.wait_until_drained([name])
     steps = {
-        (step_name(name, suffix, version), version): version
-        for (_, version) in states
-        if version not in kept
+        (step_name(name, suffix, number), number)
+        for (_, number) in states
+        if number not in kept
         for suffix in STEP_SUFFIXES
     }
-    for step in states.keys() & steps.keys():
+    for step in states.keys() & steps:
         if states[step].state == "READY":
             control.unload(step[0])

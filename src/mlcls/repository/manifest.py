@@ -7,19 +7,17 @@ gate. The Triton backends and `mlcls serve` check it before they use a file: a f
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from mlcls.base.files import STAGING_PREFIX, folder_lock, replace_folder, sha256_of, write_text
+from mlcls.base.files import sha256_of, write_text
 from mlcls.errors import RepositoryError
-from mlcls.model import spec as model_spec
+from mlcls.model.spec import SPEC_FILE
 
 SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "manifest.json"
@@ -106,6 +104,10 @@ class Manifest:
         raise RepositoryError(
             f"The manifest of {self.step} has no {file}, only {', '.join(self.files)}; build it: mlcls build-engine."
         )
+
+    def digests(self, *files: str) -> dict[str, str]:
+        """Return the SHA-256 of files, by name: `EngineRecord.made_from`."""
+        return {file: self.files[file].sha256 for file in files}
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`; `from_json` gives an equal manifest back."""
@@ -201,34 +203,6 @@ def verify_folder(folder: Path, step: str, files: Iterable[str] | None = None) -
     return manifest
 
 
-def add_engine(folder: Path, staged: Path, record: EngineRecord) -> None:
-    """Put a model file into a version folder, in place of an older one of its name.
-
-    The folder is replaced whole, by one with the same files (hard links) and the new one, so that the file and the
-    manifest never disagree.
-
-    Args:
-        folder: The engine's version folder, in a model repository.
-        staged: The file; it is moved.
-        record: Where it came from; `record.file` is its name in the folder.
-
-    Raises:
-        RepositoryError: The folder has no manifest, or is not what its manifest says.
-    """
-    root = folder.parent.parent
-    with folder_lock(root), tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
-        old = verify_folder(folder, folder.parent.name, files=())
-        staging = Path(temporary) / folder.name
-        staging.mkdir(mode=0o755)
-        for name in old.files:
-            if name != record.file:
-                os.link(folder / name, staging / name)
-        _move(staged, staging / record.file)
-        others = [engine for engine in old.engines if engine.file != record.file]
-        write_manifest(staging, old.step, [*others, record], old.calibration)
-        replace_folder(staging, folder)
-
-
 def require_same_spec(folders: Mapping[str, Path]) -> None:
     """Check that the version folders of a model's steps hold one spec.
 
@@ -239,7 +213,7 @@ def require_same_spec(folders: Mapping[str, Path]) -> None:
         RepositoryError: Two of them differ.
     """
     digests = {
-        step: Manifest.read(folder).files[model_spec.FILE_NAME].sha256
+        step: Manifest.read(folder).files[SPEC_FILE].sha256
         for step, folder in folders.items()
         if (folder / FILE_NAME).is_file()
     }
@@ -247,7 +221,7 @@ def require_same_spec(folders: Mapping[str, Path]) -> None:
     for step, digest in digests.items():
         if first is not None and digest != digests[first]:
             raise RepositoryError(
-                f"{folders[step] / model_spec.FILE_NAME} is not the same as the spec of {first}: the folders come from "
+                f"{folders[step] / SPEC_FILE} is not the same as the spec of {first}: the folders come from "
                 f"different imports. Import the model again."
             )
 
@@ -256,20 +230,11 @@ def tool_versions(*packages: str) -> dict[str, str]:
     """Return versions of installed packages, mlcls among them; those that are not installed are left out."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from mlcls import __version__
-
-    versions = {"mlcls": __version__}
-    for package in packages:
-        try:
+    versions = {}
+    for package in ("mlcls", *packages):
+        with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return versions
-
-
-def _move(source: Path, target: Path) -> None:
-    shutil.move(source, target)
-    target.chmod(0o644)
 
 
 def _now() -> str:

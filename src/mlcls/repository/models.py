@@ -1,41 +1,54 @@
-"""The Triton model repository: committed configurations, and version folders with weights that `mlcls` fills in.
+"""The Triton model repository as two objects: `Repository`, and `ModelVersion` for one version of a served model.
 
-    NAME/                config.pbtxt  labels.txt  1/      (and serving.json, where `mlcls tune` wrote it)
+    NAME/                config.pbtxt  labels.txt  1/version.json  2/{version.json,labels.txt}
     NAME_preprocess/     config.pbtxt              1/{manifest,model_spec}.json
     NAME_engine/         config.pbtxt  configs/    1/{manifest,model_spec}.json  1/model.onnx
     NAME_postprocess/    config.pbtxt  labels.txt  1/{manifest,model_spec}.json
+    NAME_preprocess_2/   config.pbtxt              2/...       (and NAME_engine_2/, NAME_postprocess_2/)
 
-Later versions have steps of their own beside these, see `versions.py`. Each step has a copy of the spec in its version
-folder, since Triton gives a backend its own folder only, and copies each model by itself where the repository is in an
-object store.
+The configurations are committed; `mlcls` fills in the version folders. Version 1 is the model that was imported. Each
+later version has steps of its own beside it, which can be loaded while the others serve. Each step has a copy of the
+spec in its version folder, since Triton gives a backend its own folder only, and copies each model by itself if the
+repository is in an object store.
+
+A version exists if `NAME/N/` does, which is written after its steps and removed before them. `NAME/config.pbtxt` names
+the active version and its steps: that one file, which is replaced whole, is the switch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import json
+import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from mlcls.base.files import STAGING_PREFIX, write_text
+from mlcls.base.files import STAGING_PREFIX, folder_lock, replace_folder
 from mlcls.errors import RepositoryError
-from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
-from mlcls.model.spec import FILE_NAME, ModelSpec
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository import triton_config
-from mlcls.repository.manifest import verify_folder
+from mlcls.repository.manifest import EngineRecord, Manifest, verify_folder, write_manifest
 from mlcls.repository.names import (
+    CONFIG_FILE,
     ENGINE_SUFFIX,
     FIRST_VERSION,
-    LABELS_FILE,
-    POSTPROCESS_SUFFIX,
+    LAST_NUMBER_FILE,
+    STEP_NAME,
     STEP_SUFFIXES,
-    ensemble_labels_file,
+    VERSION_FILE,
+    VERSION_NUMBER,
+    is_step_name,
     step_name,
 )
-from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings, Target, read_settings
-from mlcls.repository.versions import active_version, describe, engine_folder, is_step_name, list_versions, step_folders
+from mlcls.repository.settings import ModelSettings, Target, read_settings
 
-# What to do where the model file of a target is missing; by default the model is imported again.
+# What to do if the model file of a target is missing; by default the model is imported again.
 _REMEDIES: Final[Mapping[Target, str]] = {
     "gpu": "Build it in the serving image: mlcls build-engine {name} --engine tensorrt.",
     "int8": "Build it from your photos: mlcls build-engine {name} --engine int8 --photos FOLDER.",
@@ -43,248 +56,313 @@ _REMEDIES: Final[Mapping[Target, str]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class StaleFile:
-    """A generated file that is not what the generator writes today.
+class Repository:
+    """A folder of Triton models.
 
     Attributes:
-        path: The file, relative to the repository.
-        reason: `missing`, `differs`, or what else is wrong.
+        root: The folder.
     """
 
-    path: str
-    reason: str
+    root: Path
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return str(self.root)
 
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from changing the repository; wait for the one that changes it now."""
+        return folder_lock(self.root)
 
-def render_files(
-    spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
-) -> dict[str, str]:
-    """Return the text of every generated file of a model that serves one version, by its path in the repository."""
-    ensemble = triton_config.format_config(triton_config.build_ensemble(spec, version, settings))
-    return {f"{spec.name}/config.pbtxt": ensemble, **render_version(spec, version, settings)}
+    def models(self) -> list[str]:
+        """Return the names of the ensembles, imported or not.
 
-
-def render_version(spec: ModelSpec, version: int, settings: ModelSettings = DEFAULT_MODEL_SETTINGS) -> dict[str, str]:
-    """Return the text of the files that belong to one version, active or not: all but the ensemble's configuration."""
-    steps = triton_config.build_steps(spec, version, settings)
-    files = {path: triton_config.format_config(config) for path, config in steps.items()}
-    labels = "".join(f"{label}\n" for label in spec.labels)
-    files[f"{spec.name}/{ensemble_labels_file(version)}"] = labels
-    files[f"{step_name(spec.name, POSTPROCESS_SUFFIX, version)}/{LABELS_FILE}"] = labels
-    return files
-
-
-def write_configs(root: Path, spec: ModelSpec) -> list[Path]:
-    """Write the generated files of a model, those that differ; those of its other versions too.
-
-    Those that only former settings needed are removed.
-
-    Args:
-        root: The model repository.
-        spec: The spec of the active version.
-
-    Returns:
-        The files that changed.
-
-    Raises:
-        ConfigError: The model's `serving.json` is wrong.
-    """
-    files = expected_files(root, spec, read_settings(root, spec.name))
-    changed = write_files(root, files)
-    versions = {active_version(root, spec.name), *list_versions(root, spec.name)}
-    possible = {path for version in versions for path in triton_config.preprocess_paths(spec.name, version)}
-    obsolete = [root / path for path in sorted(possible - files.keys()) if (root / path).is_file()]
-    for path in obsolete:
-        path.unlink()
-    return changed + obsolete
-
-
-def expected_files(root: Path, spec: ModelSpec, settings: ModelSettings) -> dict[str, str]:
-    """Return the text of every generated file of a model with all its versions, by its path in the repository."""
-    active = active_version(root, spec.name)
-    files = render_files(spec, active, settings)
-    for version in list_versions(root, spec.name):
-        if version != active:
-            files |= render_version(read_version_spec(root, spec.name, version), version, settings)
-    return files
-
-
-def write_files(root: Path, files: Mapping[str, str]) -> list[Path]:
-    """Write files that differ from their texts, which come by path in the repository; return those that changed."""
-    changed = []
-    for relative, text in files.items():
-        path = root / relative
-        if not path.is_file() or path.read_bytes() != text.encode():
-            write_text(path, text)
-            changed.append(path)
-    return changed
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that another model's step could have.
-
-    Raises:
-        RepositoryError: It ends as the steps' names do.
-    """
-    if is_step_name(name):
-        raise RepositoryError(
-            f"Expected a name that ends in none of {', '.join(STEP_SUFFIXES)}, with or without a number, got {name!r}."
+        Raises:
+            RepositoryError: There is no such folder.
+        """
+        if not self.root.is_dir():
+            raise RepositoryError(f"Expected a model repository, got {self}, which is no folder; see --repository.")
+        return sorted(
+            path.name
+            for path in self.root.iterdir()
+            if (path / CONFIG_FILE).is_file() and not is_step_name(path.name) and self._has_engine(path.name)
         )
 
+    def _has_engine(self, name: str) -> bool:
+        numbers = {FIRST_VERSION, *self.numbers(name)}
+        return any((self.root / step_name(name, ENGINE_SUFFIX, number)).is_dir() for number in numbers)
 
-def list_models(root: Path) -> list[str]:
-    """Return names of the ensembles of a repository, imported or not."""
-    if not root.is_dir():
-        raise RepositoryError(f"Expected a model repository, got {root}, which is no folder; see --repository.")
-    return sorted(
-        path.name
-        for path in root.iterdir()
-        if (path / "config.pbtxt").is_file() and not is_step_name(path.name) and _has_engine(root, path.name)
-    )
-
-
-def _has_engine(root: Path, name: str) -> bool:
-    versions = {FIRST_VERSION, *list_versions(root, name)}
-    return any((root / step_name(name, ENGINE_SUFFIX, version)).is_dir() for version in versions)
-
-
-def is_imported(root: Path, name: str) -> bool:
-    """Return whether the version folders of a model are filled in."""
-    return bool(list_versions(root, name))
-
-
-def read_spec(root: Path, name: str) -> ModelSpec:
-    """Return the spec of an imported model's active version, after checking that its steps belong together.
-
-    Raises:
-        RepositoryError: The model is unknown, not imported, incomplete, its steps hold different specs, or a
-            version folder is not what its manifest says.
-        SpecError: A spec cannot be read.
-    """
-    models = list_models(root)
-    if name not in models:
-        raise RepositoryError(
-            f"{root} has no model {name!r}; expected one of {', '.join(models) or 'none: the repository is empty'}. "
-            f"Import it: mlcls import {name}."
+    def numbers(self, name: str) -> list[int]:
+        """Return the numbers of a model's complete versions, ascending; none if it is not imported."""
+        folder = self.root / name
+        if not folder.is_dir():
+            return []
+        return sorted(
+            int(path.name) for path in folder.iterdir() if VERSION_NUMBER.fullmatch(path.name) and path.is_dir()
         )
-    version = active_version(root, name)
-    if version not in (versions := list_versions(root, name)):
-        if versions:
+
+    def is_imported(self, name: str) -> bool:
+        """Return whether the version folders of a model are filled in."""
+        return bool(self.numbers(name))
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """Return a model's complete versions, ascending."""
+        return [ModelVersion(self, name, number) for number in self.numbers(name)]
+
+    def version(self, name: str, number: int) -> ModelVersion:
+        """Return one version.
+
+        Raises:
+            RepositoryError: It does not exist.
+        """
+        numbers = self.numbers(name)
+        if number not in numbers:
+            raise RepositoryError(f"{name} in {self} has no version {number}; expected one of {describe(numbers)}.")
+        return ModelVersion(self, name, number)
+
+    def active_number(self, name: str) -> int:
+        """Return the number of the version that the ensemble serves; the first one if the model is not imported.
+
+        Raises:
+            RepositoryError: There are several versions, and the ensemble's configuration does not say which.
+        """
+        numbers = self.numbers(name)
+        if not numbers:
+            return FIRST_VERSION
+        try:
+            return read_pin(self.root / name / CONFIG_FILE)
+        except RepositoryError as error:
+            if len(numbers) == 1:
+                return numbers[0]
             raise RepositoryError(
-                f"The version {version} that {name} in {root} serves does not exist; choose one of "
-                f"{describe(versions)}: mlcls rollback {name} --to N."
+                f"{error} Versions {describe(numbers)} of {name} exist; choose one: mlcls rollback {name} --to N."
+            ) from None
+
+    def active(self, name: str) -> ModelVersion:
+        """Return the version that the ensemble serves.
+
+        Raises:
+            RepositoryError: The model is unknown or not imported, or the active version does not exist.
+        """
+        models = self.models()
+        if name not in models:
+            raise RepositoryError(
+                f"{self} has no model {name!r}; expected one of "
+                f"{', '.join(models) or 'none: the repository is empty'}. Import it: mlcls import {name}."
+            )
+        number = self.active_number(name)
+        if number in (numbers := self.numbers(name)):
+            return ModelVersion(self, name, number)
+        if numbers:
+            raise RepositoryError(
+                f"The version {number} that {name} in {self} serves does not exist; choose one of "
+                f"{describe(numbers)}: mlcls rollback {name} --to N."
             )
         raise RepositoryError(
-            f"The model {name} in {root} has no weights yet: {name}/{FIRST_VERSION} does not exist. Import it: "
+            f"The model {name} in {self} has no weights yet: {name}/{FIRST_VERSION} does not exist. Import it: "
             f"mlcls import {name if name in OFFICIAL_MODELS else f'FOLDER --name {name}'}."
         )
-    return read_version_spec(root, name, version)
+
+    def settings(self, name: str) -> ModelSettings:
+        """Return a model's settings; the defaults if it has no `serving.json`.
+
+        Raises:
+            ConfigError: The file cannot be read, or is wrong.
+        """
+        return read_settings(self.root, name)
+
+    def leftovers(self, name: str) -> dict[int, list[Path]]:
+        """Return the folders of steps whose version does not exist, by its number: an interrupted command left them.
+
+        The folders of the first version are none: they hold the configurations of a model that is not imported yet.
+        """
+        complete = self.numbers(name)
+        found: dict[int, list[Path]] = {}
+        for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+            match = STEP_NAME.fullmatch(path.name)
+            if match and match["model"] == name and path.is_dir():
+                number = int(match["version"] or FIRST_VERSION)
+                if number not in complete and (number != FIRST_VERSION or complete):
+                    found.setdefault(number, []).append(path)
+        return found
+
+    def next_number(self, name: str, taken: Iterable[int] = ()) -> int:
+        """Return a number that no version has or had: a server, its log and its metrics may know the old one by it.
+
+        Args:
+            name: The model.
+            taken: Further numbers, of versions that a running server still has.
+
+        Raises:
+            RepositoryError: The file that remembers the last number is damaged.
+        """
+        path = self.root / name / LAST_NUMBER_FILE
+        last = 0
+        if path.exists():
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+            if not VERSION_NUMBER.fullmatch(text):
+                raise RepositoryError(f"{path}: expected the number of the last version, got {text[:20]!r}; remove it.")
+            last = int(text)
+        return max([last, *self.numbers(name), *self.leftovers(name), *taken]) + 1
 
 
-def read_version_spec(root: Path, name: str, version: int) -> ModelSpec:
-    """Return the spec of one version, active or not; see `read_spec`."""
-    folders = step_folders(root, name, version)
-    specs = {suffix: ModelSpec.read(folder / FILE_NAME) for suffix, folder in folders.items()}
-    spec = specs[ENGINE_SUFFIX]
-    for suffix, other in specs.items():
-        if other != spec:
-            raise RepositoryError(
-                f"{folders[suffix] / FILE_NAME} is not the same as the spec of "
-                f"{step_name(name, ENGINE_SUFFIX, version)}: the folders come from different imports. Import the model "
-                f"again."
-            )
-    if spec.name != name:
-        raise RepositoryError(f"The spec of {name} in {root} is that of {spec.name!r}. Import the model again.")
-    for suffix, folder in folders.items():
-        verify_folder(folder, step_name(name, suffix, version), [FILE_NAME])
-    return spec
+@dataclasses.dataclass(frozen=True)
+class ModelVersion:
+    """One version of a model in a repository.
 
-
-def find_weights(root: Path, name: str, target: Target) -> Path:
-    """Return the engine's model file of the active version for a target.
-
-    Raises:
-        RepositoryError: It is missing.
+    Attributes:
+        repository: Where it is.
+        name: The model, which is the name of its ensemble.
+        number: The version.
     """
-    path = engine_folder(root, name) / triton_config.ENGINE_TARGETS[target].model_file
-    if not path.is_file():
-        raise RepositoryError(
-            f"{path} does not exist, which the target {target!r} needs. "
-            + _REMEDIES.get(target, "Import the model again: mlcls import.").format(name=name)
-        )
-    return path
 
+    repository: Repository
+    name: str
+    number: int
 
-def expected_specs(root: Path) -> list[ModelSpec]:
-    """Return the specs that the repository's configurations come from.
+    @property
+    def folder(self) -> Path:
+        """The ensemble's version folder; it exists if the version does."""
+        return self.repository.root / self.name / str(self.number)
 
-    An imported model has its own; an official one that is not imported has the catalog's.
+    @property
+    def engine_folder(self) -> Path:
+        """The engine's version folder, with its model files and manifest."""
+        return self.folders[ENGINE_SUFFIX]
 
-    Raises:
-        RepositoryError: A custom model is not imported, so that nothing says what its configurations should be.
-    """
-    specs = []
-    present = list_models(root) if root.is_dir() else []
-    for name in sorted({*present, *OFFICIAL_MODELS}):
-        if is_imported(root, name):
-            specs.append(read_spec(root, name))
-        elif name in OFFICIAL_MODELS:
-            specs.append(official_spec(name))
-        else:
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The version folder of each step, by the suffix of the step's name."""
+        return {suffix: self.repository.root / self.step(suffix) / str(self.number) for suffix in STEP_SUFFIXES}
+
+    def step(self, suffix: str) -> str:
+        """Return the name of the Triton model that is a step of this version."""
+        return step_name(self.name, suffix, self.number)
+
+    @property
+    def steps(self) -> list[str]:
+        """The names of all steps, in the order of the suffixes."""
+        return [self.step(suffix) for suffix in STEP_SUFFIXES]
+
+    @functools.cached_property
+    def spec(self) -> ModelSpec:
+        """The spec, read once, after checking that the steps belong together.
+
+        Raises:
+            RepositoryError: The version is incomplete, its steps hold different specs, or a folder is not what its
+                manifest says.
+            SpecError: A spec cannot be read.
+        """
+        specs = {suffix: ModelSpec.read(folder / SPEC_FILE) for suffix, folder in self.folders.items()}
+        spec = specs[ENGINE_SUFFIX]
+        for suffix, other in specs.items():
+            if other != spec:
+                raise RepositoryError(
+                    f"{self.folders[suffix] / SPEC_FILE} is not the same as the spec of {self.step(ENGINE_SUFFIX)}: "
+                    f"the folders come from different imports. Import the model again."
+                )
+        if spec.name != self.name:
             raise RepositoryError(
-                f"The custom model {name} in {root} is not imported here, so its configurations cannot be checked; "
-                f"import it (mlcls import FOLDER --name {name}) or remove its folders."
+                f"The spec of {self.name} in {self.repository} is that of {spec.name!r}. Import the model again."
             )
-    return specs
+        for suffix in STEP_SUFFIXES:
+            self.verify(suffix, SPEC_FILE)
+        return spec
 
+    def check(self) -> None:
+        """Check that the steps belong together; errors as those of `spec`."""
+        _ = self.spec
 
-def find_stale(root: Path, specs: Iterable[ModelSpec]) -> list[StaleFile]:
-    """Return the generated files that are missing, differ from what the generator writes, or belong to nothing."""
-    stale = []
-    expected: set[str] = set()
-    owners: set[str] = set()
-    for spec in specs:
-        files = expected_files(root, spec, read_settings(root, spec.name))
-        expected.update(files)
-        owners.update(path.split("/")[0] for path in files)
-        stale += _compare(root, files)
-    if root.is_dir():
-        for path in sorted(root.rglob("*.pbtxt")):
-            relative = path.relative_to(root).as_posix()
-            if relative not in expected and relative.split("/")[0] in owners:
-                stale.append(StaleFile(relative, "is not a file that the generator writes"))
-            elif relative.split("/")[0] not in owners and not relative.startswith(STAGING_PREFIX):
-                stale.append(StaleFile(relative, "belongs to no model of the repository"))
-    return stale
+    def verify(self, suffix: str, *files: str) -> Manifest:
+        """Check that a step's folder is what its manifest says, and return the manifest.
 
+        Args:
+            suffix: Which step.
+            files: Names of the files whose content is checked; all if none is named.
 
-def _compare(root: Path, files: Mapping[str, str]) -> list[StaleFile]:
-    stale = []
-    for relative, text in files.items():
+        Raises:
+            RepositoryError: See `verify_folder`.
+        """
+        return verify_folder(self.folders[suffix], self.step(suffix), files or None)
+
+    @property
+    def replaced(self) -> int | None:
+        """The number of the version that was active when this one was made; None for the first.
+
+        Raises:
+            RepositoryError: The record is damaged.
+        """
+        path = self.folder / VERSION_FILE
         try:
-            found = (root / relative).read_bytes()
-        except FileNotFoundError:
-            stale.append(StaleFile(relative, "missing"))
-            continue
-        if found != text.encode():
-            stale.append(StaleFile(relative, "differs from what the generator writes"))
-    return stale
+            replaced = json.loads(path.read_text(encoding="utf-8"))["replaces"]
+            if replaced is not None and (not isinstance(replaced, int) or isinstance(replaced, bool)):
+                raise TypeError("replaces is not a number")
+        except FileNotFoundError:  # as written before there were several versions
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RepositoryError(f"{path}: expected the record of a version, got another file ({error}).") from None
+        return replaced
+
+    def weights(self, target: Target) -> Path:
+        """Return the engine's model file for a target.
+
+        Raises:
+            RepositoryError: It is missing.
+        """
+        path = self.engine_folder / triton_config.ENGINE_TARGETS[target].model_file
+        if not path.is_file():
+            raise RepositoryError(
+                f"{path} does not exist, which the target {target!r} needs. "
+                + _REMEDIES.get(target, "Import the model again: mlcls import.").format(name=self.name)
+            )
+        return path
+
+    def add_engine(self, staged: Path, record: EngineRecord) -> None:
+        """Put a model file into the engine's folder, in place of an older one of its name.
+
+        Args:
+            staged: The file; it is moved.
+            record: Where it came from; `record.file` is its name in the folder.
+
+        Raises:
+            RepositoryError: The folder has no manifest, or is not what its manifest says.
+        """
+        root, folder = self.repository.root, self.engine_folder
+        # Replaced whole, with hard links to the other files, so that the files and the manifest never disagree.
+        with self.repository.lock(), tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
+            old = verify_folder(folder, self.step(ENGINE_SUFFIX), files=())
+            staging = Path(temporary) / folder.name
+            staging.mkdir(mode=0o755)
+            for name in old.files:
+                if name != record.file:
+                    os.link(folder / name, staging / name)
+            shutil.move(staged, staging / record.file)
+            (staging / record.file).chmod(0o644)
+            others = [engine for engine in old.engines if engine.file != record.file]
+            write_manifest(staging, old.step, [*others, record], old.calibration)
+            replace_folder(staging, folder)
 
 
-def require_fresh(root: Path, spec: ModelSpec) -> None:
-    """Refuse to serve a model whose configurations do not fit its spec; its other versions do not matter.
+def read_pin(path: Path) -> int:
+    """Return the version that an ensemble's configuration serves.
 
     Raises:
-        RepositoryError: A configuration is stale.
-        ConfigError: The model's `serving.json` is wrong.
+        RepositoryError: The file is missing, or its steps are not those of one version.
     """
-    files = render_files(spec, active_version(root, spec.name), read_settings(root, spec.name))
-    stale = _compare(root, files)
-    for folder in sorted({path.split("/")[0] for path in files}):
-        for path in sorted((root / folder).rglob("*.pbtxt")):
-            if (relative := path.relative_to(root).as_posix()) not in files:
-                stale.append(StaleFile(relative, "is not a file that the generator writes"))
-    if stale:
-        raise RepositoryError(f"{root} is stale: {'; '.join(map(str, stale))}. Run: mlcls repository.")
+    from google.protobuf.text_format import ParseError
+
+    try:
+        config = triton_config.parse_config(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ParseError) as error:
+        raise RepositoryError(f"{path}: expected the configuration of an ensemble, got: {error}.") from None
+    served = tuple(config.version_policy.specific.versions)
+    steps = [(step.model_name, step.model_version) for step in config.ensemble_scheduling.step]
+    if not served and all(version == -1 for _, version in steps):  # as written before there were several versions
+        served, steps = (FIRST_VERSION,), [(step, FIRST_VERSION) for step, _ in steps]
+    expected = [(step_name(config.name, suffix, served[0]), served[0]) for suffix in STEP_SUFFIXES] if served else []
+    if len(served) != 1 or steps != expected:
+        raise RepositoryError(f"{path}: expected an ensemble of the three steps of one version, got {steps}.")
+    return int(served[0])
+
+
+def describe(numbers: list[int]) -> str:
+    """Return a list of numbers for a message."""
+    return ", ".join(map(str, numbers)) or "none"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+from mlcls.errors import RepositoryError
 
 PREPROCESS_SUFFIX: Final = "_preprocess"
 ENGINE_SUFFIX: Final = "_engine"
@@ -12,9 +15,14 @@ STEP_SUFFIXES: Final = (PREPROCESS_SUFFIX, ENGINE_SUFFIX, POSTPROCESS_SUFFIX)
 # Number of the version that an import makes; its folders have no number in their names.
 FIRST_VERSION: Final = 1
 
+CONFIG_FILE: Final = "config.pbtxt"
 LABELS_FILE: Final = "labels.txt"
+# Beside the version folders of an ensemble: which version each one replaced, and the last number that was given.
+VERSION_FILE: Final = "version.json"
+LAST_NUMBER_FILE: Final = ".mlcls-last-version"
+
 ONNX_FILE: Final = "model.onnx"
-HALF_FILE: Final = "model.fp16.onnx"
+FP16_FILE: Final = "model.fp16.onnx"
 INT8_FILE: Final = "model.int8.onnx"
 PLAN_FILE: Final = "model.plan"
 
@@ -25,6 +33,10 @@ PRECISION_PARAMETER: Final = "precision"
 # Parameter of the backend `mlcls_preprocess` with the image settings, as JSON; left out where they are the defaults.
 IMAGES_PARAMETER: Final = "images"
 
+VERSION_NUMBER: Final = re.compile(r"[1-9]\d{0,8}")
+# The folder of a step, with the model's name and the version's number.
+STEP_NAME: Final = re.compile(rf"(?P<model>.+)(?:{'|'.join(STEP_SUFFIXES)})(?:_(?P<version>[1-9]\d{{0,8}}))?")
+
 
 def step_name(name: str, suffix: str, version: int = FIRST_VERSION) -> str:
     """Return the name of the Triton model that is a step of one version: `NAME_engine`, `NAME_engine_2`."""
@@ -34,3 +46,20 @@ def step_name(name: str, suffix: str, version: int = FIRST_VERSION) -> str:
 def ensemble_labels_file(version: int) -> str:
     """Return the path of a version's label list in the ensemble's folder."""
     return LABELS_FILE if version == FIRST_VERSION else f"{version}/{LABELS_FILE}"
+
+
+def is_step_name(name: str) -> bool:
+    """Return whether a folder of this name can be the step of a model."""
+    return STEP_NAME.fullmatch(name) is not None
+
+
+def check_name(name: str) -> None:
+    """Refuse a model's name that a step of another model could have.
+
+    Raises:
+        RepositoryError: It ends as the steps' names do.
+    """
+    if is_step_name(name):
+        raise RepositoryError(
+            f"Expected a name that ends in none of {', '.join(STEP_SUFFIXES)}, with or without a number, got {name!r}."
+        )

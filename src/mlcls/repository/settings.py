@@ -30,7 +30,7 @@ MAX_BATCH_SIZE: Final = 32
 SMALLEST_MAX_BATCH_SIZE: Final = 8
 
 # In what the target `embedded` computes; see `ServingSettings.engine_precision`.
-PRECISIONS: Final = ("f32", "bf16")
+ENGINE_PRECISIONS: Final = ("f32", "bf16")
 
 # Targets whose engine is OpenVINO in this project's own backend; the others take no number of threads from Triton.
 THREADED_TARGETS: Final[tuple[Target, ...]] = ("embedded", "int8")
@@ -74,9 +74,9 @@ class ServingSettings:
         for step in ("preprocess", "engine"):
             field = f"{step}_queue_delay_microseconds"
             _check_range(field, getattr(self, field), 0, LONGEST_QUEUE_DELAY_MICROSECONDS)
-        if self.engine_precision not in PRECISIONS:
+        if self.engine_precision not in ENGINE_PRECISIONS:
             raise ConfigError(
-                f"engine_precision: expected one of {', '.join(PRECISIONS)}, got {self.engine_precision!r}."
+                f"engine_precision: expected one of {', '.join(ENGINE_PRECISIONS)}, got {self.engine_precision!r}."
             )
 
     def __str__(self) -> str:

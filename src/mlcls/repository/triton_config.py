@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlcls.errors import MissingExtraError
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS
+from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, TARGETS, ModelSettings, QueueSettings, Target
 
@@ -111,7 +112,7 @@ def build_ensemble(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> ModelConfig:
     """Return the ensemble of one version: encoded images in; scores, results and statuses out."""
-    names = spec.tensors
+    names = TENSORS
     config = _new_config(
         spec.name,
         settings,
@@ -145,7 +146,7 @@ def build_preprocess(
     settings: ModelSettings = DEFAULT_MODEL_SETTINGS,
 ) -> ModelConfig:
     """Return encoded images to `pixels`, with a status for each image; beside the engine of a target."""
-    names = spec.tensors
+    names = TENSORS
     config = _new_config(
         step_name(spec.name, PREPROCESS_SUFFIX, version),
         settings,
@@ -168,7 +169,7 @@ def build_engine(
 ) -> ModelConfig:
     """Return `pixels` to `logits` on the engine of a target."""
     engine, chosen = ENGINE_TARGETS[target], settings.of(target)
-    logits = _tensor(spec.tensors.logits, "TYPE_FP32", [spec.num_labels])
+    logits = _tensor(TENSORS.logits, "TYPE_FP32", [spec.num_labels])
     name = step_name(spec.name, ENGINE_SUFFIX, version)
     config = _new_config(name, settings, inputs=[_pixels(spec)], outputs=[logits])
     config.backend = engine.backend
@@ -184,7 +185,7 @@ def build_engine(
     largest = {settings.max_batch_size} if engine.kind == "KIND_GPU" else set()
     for batch_size in sorted({*engine.warmup_batch_sizes, *largest}):
         warmup = config.model_warmup.add(name=f"batch_{batch_size}", batch_size=batch_size)
-        pixels = warmup.inputs[spec.tensors.pixels]
+        pixels = warmup.inputs[TENSORS.pixels]
         pixels.data_type = _pb2().TYPE_UINT8
         pixels.dims.extend([spec.transform.height, spec.transform.width, 3])
         pixels.zero_data = True
@@ -195,7 +196,7 @@ def build_postprocess(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> ModelConfig:
     """Return `logits` and decode statuses to scores, results and statuses."""
-    names = spec.tensors
+    names = TENSORS
     config = _new_config(
         step_name(spec.name, POSTPROCESS_SUFFIX, version),
         settings,
@@ -251,11 +252,11 @@ def _tensor(name: str, data_type: str, dims: list[int]) -> dict[str, Any]:
 
 
 def _pixels(spec: ModelSpec) -> dict[str, Any]:
-    return _tensor(spec.tensors.pixels, "TYPE_UINT8", [spec.transform.height, spec.transform.width, 3])
+    return _tensor(TENSORS.pixels, "TYPE_UINT8", [spec.transform.height, spec.transform.width, 3])
 
 
 def _result_tensors(spec: ModelSpec, labels_file: str) -> list[dict[str, Any]]:
-    names = spec.tensors
+    names = TENSORS
     return [
         _tensor(names.scores, "TYPE_FP32", [spec.num_labels]) | {"label_filename": labels_file},
         _tensor(names.result, "TYPE_STRING", [1]),

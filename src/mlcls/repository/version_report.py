@@ -1,15 +1,13 @@
-"""What `mlcls versions` tells about the versions of a model."""
+"""What `mlcls versions` says about the versions of a model."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from mlcls.repository.manifest import Manifest
-from mlcls.repository.models import read_spec, read_version_spec
-from mlcls.repository.names import ENGINE_SUFFIX, POSTPROCESS_SUFFIX
-from mlcls.repository.versions import active_version, list_versions, read_replaced, step_folders
+from mlcls.repository.models import ModelVersion, Repository
+from mlcls.repository.names import POSTPROCESS_SUFFIX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,33 +43,30 @@ class VersionReport:
         return dataclasses.asdict(self)
 
 
-def describe_versions(root: Path, name: str) -> list[VersionReport]:
+def describe_versions(repository: Repository, name: str) -> list[VersionReport]:
     """Read all versions of a model.
 
     Raises:
         RepositoryError: The model is unknown or not imported, or a version is damaged.
         SpecError: A spec cannot be read.
     """
-    read_spec(root, name)
-    active = active_version(root, name)
-    reports = []
-    for version in list_versions(root, name):
-        spec = read_version_spec(root, name, version)
-        folders = step_folders(root, name, version)
-        manifest = Manifest.read(folders[ENGINE_SUFFIX])
-        calibration = Manifest.read(folders[POSTPROCESS_SUFFIX]).calibration
-        reports.append(
-            VersionReport(
-                version,
-                version == active,
-                manifest.created,
-                read_replaced(root, name, version),
-                spec.num_labels,
-                sum(record.size_bytes for record in manifest.files.values()),
-                spec.onnx_sha256 or "",
-                dict(spec.source_sha256),
-                {file: record.sha256 for file, record in manifest.files.items()},
-                None if calibration is None else dict(calibration),
-            )
-        )
-    return reports
+    active = repository.active(name)
+    return [_describe(version, version == active) for version in repository.versions(name)]
+
+
+def _describe(version: ModelVersion, active: bool) -> VersionReport:
+    spec = version.spec
+    manifest = Manifest.read(version.engine_folder)
+    calibration = Manifest.read(version.folders[POSTPROCESS_SUFFIX]).calibration
+    return VersionReport(
+        version.number,
+        active,
+        manifest.created,
+        version.replaced,
+        spec.num_labels,
+        sum(record.size_bytes for record in manifest.files.values()),
+        spec.onnx_sha256 or "",
+        dict(spec.source_sha256),
+        manifest.digests(*manifest.files),
+        None if calibration is None else dict(calibration),
+    )

@@ -18,6 +18,7 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from mlcls.backends.pulse import PROBE_REQUEST_ID
+from mlcls.model.contract import TENSORS
 from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 
 DEFAULT_PROBE_TIMEOUT_S: Final = 10.0
@@ -93,13 +94,13 @@ class HealthProbe:
             "id": PROBE_REQUEST_ID,
             "inputs": [
                 {
-                    "name": "image",
+                    "name": TENSORS.image,
                     "shape": [1, 1],
                     "datatype": "BYTES",
                     "parameters": {"binary_data_size": len(tensor)},
                 }
             ],
-            "outputs": [{"name": "status"}],
+            "outputs": [{"name": TENSORS.status}],
             "parameters": {"timeout": int(self._timeout_s * 1e6)},  # no work on it once nobody waits for it
         }
         header = json.dumps(document).encode()

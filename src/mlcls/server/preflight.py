@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from mlcls.base.machine import Machine, read_machine
 from mlcls.conversion.onnx_file import check_onnx_file
 from mlcls.engines.tensorrt.plan import check_plan
 from mlcls.errors import ServerError
-from mlcls.repository import models as repository
-from mlcls.repository.manifest import verify_folder
-from mlcls.repository.names import PLAN_FILE
+from mlcls.repository.configurations import require_fresh
+from mlcls.repository.models import Repository
+from mlcls.repository.names import ENGINE_SUFFIX, PLAN_FILE
 from mlcls.repository.settings import Target
 from mlcls.repository.triton_config import ENGINE_TARGETS
 from mlcls.server.installation import TritonInstallation
 
 
 def check_models(
-    root: Path,
+    repository: Repository,
     models: Sequence[str],
     target: Target,
     installation: TritonInstallation,
@@ -27,7 +26,7 @@ def check_models(
     """Check everything that can be known before a server is started.
 
     Args:
-        root: The model repository.
+        repository: The model repository.
         models: Names of the ensembles.
         target: Which engine.
         installation: The tritonserver.
@@ -47,12 +46,13 @@ def check_models(
     if not models:
         raise ServerError("Expected at least one model to serve, got none.")
     for name in models:
-        spec = repository.read_spec(root, name)
-        weights = repository.find_weights(root, name, target)
+        version = repository.active(name)
+        version.check()
+        weights = version.weights(target)
         if backend != "mlcls_engine":  # Triton's own backends check no manifest
-            verify_folder(weights.parent, weights.parent.parent.name, [weights.name])
+            version.verify(ENGINE_SUFFIX, weights.name)
             if weights.suffix == ".onnx":
                 check_onnx_file(weights)
         if weights.name == PLAN_FILE:
             check_plan(weights.parent, weights.name, read_machine())
-        repository.require_fresh(root, spec)
+        require_fresh(version)

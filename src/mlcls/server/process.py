@@ -17,6 +17,7 @@ from typing import Final
 from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.base.processes import check_ports, end_group, end_with_parent
 from mlcls.errors import ServerError
+from mlcls.repository.models import Repository
 from mlcls.server.http_api import HttpApi
 from mlcls.server.installation import TritonInstallation, embedded_installation
 from mlcls.server.logs import STANDARD_OUTPUT, TritonLogPump, describe_end
@@ -89,7 +90,7 @@ class TritonServer:
             return self
         options = self.options
         installation = self._installation or embedded_installation()
-        check_models(options.repository, options.models, options.target, installation)
+        check_models(Repository(options.repository), options.models, options.target, installation)
         check_ports(
             options.host,
             {

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.errors import MissingExtraError
+from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
 
 Call = Callable[[], object]
@@ -121,10 +122,10 @@ def ensemble_calls(url: str, spec: ModelSpec, images: Sequence[bytes]) -> Callab
         raise MissingExtraError("serve", str(error.name)) from error
     tensors = []
     for image in images:
-        tensor = InferInput(spec.tensors.image, [1, 1], "BYTES")
+        tensor = InferInput(TENSORS.image, [1, 1], "BYTES")
         tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
         tensors.append(tensor)
-    outputs = [InferRequestedOutput(spec.tensors.result)]
+    outputs = [InferRequestedOutput(TENSORS.result)]
     first = itertools.count()
 
     def make_call() -> Call:

@@ -6,9 +6,9 @@ import dataclasses
 import datetime
 import statistics
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from typing import Any, Final
 
-from mlcls import __version__
 from mlcls.repository.settings import Target, TuningRecord
 from mlcls.tuning.candidate import Candidate, Goal
 from mlcls.tuning.closed_loop import LoopFigures
@@ -70,7 +70,7 @@ def make_report(search: Search, outcome: Outcome | None, circumstances: Circumst
     goal = search.goal
     return {
         "schema_version": SCHEMA_VERSION,
-        "mlcls": __version__,
+        "mlcls": version("mlcls"),
         **dataclasses.asdict(circumstances),
         "goal": {"p99_ms": goal.p99_ms, "concurrencies": list(goal.concurrencies)},
         "status": "interrupted" if outcome is None else outcome.status,

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mlcls.base.files import write_text
-from mlcls.model.spec import ModelSpec
-from mlcls.repository.models import render_files, write_files
-from mlcls.repository.settings import ModelSettings, ServingSettings, Target, read_settings, settings_path
-from mlcls.repository.versions import RECORD_NAME, active_version, step_folders
+from mlcls.repository.configurations import render_files, write_files
+from mlcls.repository.models import ModelVersion
+from mlcls.repository.names import VERSION_FILE
+from mlcls.repository.settings import ModelSettings, ServingSettings, Target, settings_path
 from mlcls.server.installation import TritonInstallation
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
@@ -31,8 +31,7 @@ class ServedMeasure:
 
     def __init__(
         self,
-        root: Path,
-        spec: ModelSpec,
+        version: ModelVersion,
         target: Target,
         installation: TritonInstallation,
         load: LoadProcesses,
@@ -42,17 +41,16 @@ class ServedMeasure:
         """Read the model's settings; a candidate's replace those of the target.
 
         Args:
-            root: The model repository.
-            spec: The spec of the active version, which is measured.
+            version: The active version of a model, which is measured.
             target: The engine.
             installation: The tritonserver.
             load: The processes that load the server.
             window_s: How long to measure each concurrency.
             progress: Called with a text about each step.
         """
-        self._root, self._spec, self._target = root, spec, target
+        self._version, self._target = version, target
         self._installation, self._load, self._window_s, self._progress = installation, load, window_s, progress
-        self._settings = read_settings(root, spec.name)
+        self._settings = version.repository.settings(version.name)
 
     def __call__(self, settings: ServingSettings, concurrencies: Sequence[int]) -> dict[int, LoopFigures]:
         """Serve the model with the settings and load it with each concurrency; see `search.Measure`.
@@ -63,8 +61,8 @@ class ServedMeasure:
         self._progress(f"{settings}: starting")
         candidate = self._settings.with_target(self._target, settings, None)
         turn = {}
-        with candidate_repository(self._root, self._spec, candidate) as folder:
-            options = ServerOptions.on_free_ports(folder, self._spec.name)
+        with candidate_repository(self._version, candidate) as folder:
+            options = ServerOptions.on_free_ports(folder, self._version.name)
             options = dataclasses.replace(options, target=self._target)
             server = TritonServer(options, self._installation).start()
             try:
@@ -79,30 +77,29 @@ class ServedMeasure:
 
 
 @contextlib.contextmanager
-def candidate_repository(root: Path, spec: ModelSpec, settings: ModelSettings) -> Iterator[Path]:
+def candidate_repository(version: ModelVersion, settings: ModelSettings) -> Iterator[Path]:
     """Yield a temporary repository with the active version of one model and other settings.
 
     Its configurations are new; its version folders are links to those of the model repository.
 
     Args:
-        root: The model repository.
-        spec: The spec of the active version.
+        version: The active version.
         settings: The settings.
 
     Yields:
         The folder of the temporary repository.
     """
-    name, version = spec.name, active_version(root, spec.name)
     with tempfile.TemporaryDirectory(prefix="mlcls-tune-") as temporary:
         folder = Path(temporary)
-        write_text(settings_path(folder, name), settings.to_json())
-        write_files(folder, render_files(spec, version, settings))
-        for step in step_folders(root, name, version).values():
-            os.symlink(step.resolve(), folder / step.parent.name / step.name)
-        (folder / name / str(version)).mkdir(exist_ok=True)
-        record = root / name / str(version) / RECORD_NAME
+        write_text(settings_path(folder, version.name), settings.to_json())
+        write_files(folder, render_files(version.spec, version.number, settings))
+        for suffix, step in version.folders.items():
+            os.symlink(step.resolve(), folder / version.step(suffix) / step.name)
+        ensemble = folder / version.name / str(version.number)
+        ensemble.mkdir(exist_ok=True)
+        record = version.folder / VERSION_FILE
         if record.is_file():
-            shutil.copyfile(record, folder / name / str(version) / RECORD_NAME)
+            shutil.copyfile(record, ensemble / VERSION_FILE)
         yield folder
 
 

@@ -108,7 +108,7 @@ def test_parameters(text: str, parameters: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "1", "null"])
-def test_parameters_that_are_none(text: str) -> None:
+def test_wrong_parameters(text: str) -> None:
     with pytest.raises(ThresholdError, match=r"^Expected request parameters by name, got "):
         parse_parameters(text)
 

@@ -5,29 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from google.protobuf import json_format
 
-from mlcls.backends.triton_stub import (
-    answer_each,
-    decode_texts,
-    encode_texts,
-    engine_file,
-    engine_precision,
-    engine_threads,
-    load_spec,
-)
+from mlcls.backends.metric_sender import CounterGroup
+from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
+from mlcls.backends.triton_stub import RequestStep, StepArguments, decode_texts, encode_texts
 from mlcls.errors import ImageError, RepositoryError, ThresholdError
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import publishing
 from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.models import Repository
 from mlcls.repository.names import STEP_SUFFIXES
+from mlcls.repository.publishing import add_model
 from mlcls.repository.settings import Target
+from mlcls.repository.staging import ConvertedVersion
 from mlcls.repository.triton_config import ENGINE_TARGETS, build_engine
 
 
@@ -42,6 +39,23 @@ class Error(Exception):
         self.code = code
 
 
+class FakeFamily:
+    """As `MetricFamily`, of one counter."""
+
+    COUNTER = "counter"
+    sent: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, **_: object) -> None:
+        self.sent.clear()
+
+    def Metric(self, labels: dict[str, str]) -> FakeFamily:  # noqa: N802  # Triton's name
+        self.sent.update(labels, value=0.0)
+        return self
+
+    def increment(self, value: float) -> None:
+        self.sent["value"] += value
+
+
 class Response:
     def __init__(self, tensors: list[Any] | None = None, error: Error | None = None) -> None:
         self.tensors = tensors
@@ -49,11 +63,39 @@ class Response:
 
 
 @pytest.fixture
-def pb_utils() -> Any:
+def pb_utils(monkeypatch: pytest.MonkeyPatch) -> Any:
     log: list[str] = []
-    return SimpleNamespace(
-        InferenceResponse=Response, TritonError=Error, Logger=SimpleNamespace(log_error=log.append), log=log
+    module = SimpleNamespace(
+        InferenceResponse=Response,
+        TritonError=Error,
+        Logger=SimpleNamespace(log_error=log.append, log_warn=log.append),
+        MetricFamily=FakeFamily,
+        log=log,
     )
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", module)
+    return module
+
+
+class Counter(RequestStep):
+    """A step whose requests are numbers, or errors to raise."""
+
+    def prepare(self, arguments: StepArguments) -> list[CounterGroup]:
+        self.group = CounterGroup("answers", "answers given", [{"version": arguments.version}], np.zeros(1))
+        return [self.group]
+
+    def answer(self, request: int | Exception) -> list[int]:
+        if isinstance(request, Exception):
+            raise request
+        self.group.totals[0] += 1
+        return [request]
+
+
+@pytest.fixture
+def step(pb_utils: Any, imported: Path, custom_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Counter:
+    monkeypatch.delenv(PULSE_FOLDER_VARIABLE, raising=False)
+    step = Counter()
+    step.initialize(arguments_for(imported, custom_spec, "_preprocess"))
+    return step
 
 
 @pytest.mark.parametrize(
@@ -65,13 +107,9 @@ def pb_utils() -> Any:
         (ZeroDivisionError("a defect"), Error.INTERNAL),
     ],
 )
-def test_an_error_costs_its_own_request_alone(pb_utils: Any, error: Exception, code: str) -> None:
-    def answer(request: int) -> list[int]:
-        if request == 1:
-            raise error
-        return [request]
-
-    responses = answer_each([0, 1, 2], answer, pb_utils)
+def test_an_error_costs_its_own_request_alone(step: Counter, pb_utils: Any, error: Exception, code: str) -> None:
+    responses = step.execute([0, error, 2])
+    step.finalize()
     assert [response.tensors for response in responses] == [[0], None, [2]]
     assert [response.error is None for response in responses] == [True, False, True]
     assert responses[1].error.code == code
@@ -79,20 +117,29 @@ def test_an_error_costs_its_own_request_alone(pb_utils: Any, error: Exception, c
     assert len(pb_utils.log) == (code == Error.INTERNAL), "a defect is logged, a client's fault is not"
 
 
+def test_a_step_knows_its_spec_and_sends_its_last_counts(step: Counter, custom_spec: ModelSpec) -> None:
+    assert step.spec == custom_spec
+    step.execute([1, 2, 3])
+    step.finalize()
+    assert FakeFamily.sent == {"version": "1", "value": 3.0}
+
+
+def arguments_of(config: dict[str, Any]) -> StepArguments:
+    return StepArguments("animals_engine", Path("1"), config)
+
+
 @pytest.mark.parametrize("target", ["embedded", "int8"])
 def test_the_engine_takes_the_file_that_its_configuration_names(custom_spec: ModelSpec, target: Target) -> None:
     config = json_format.MessageToJson(build_engine(custom_spec, target), preserving_proto_field_name=True)
-    arguments = {"model_name": "animals-v2_engine", "model_config": config}
-    assert engine_file(arguments) == ENGINE_TARGETS[target].model_file
+    assert arguments_of(json.loads(config)).engine_file() == ENGINE_TARGETS[target].model_file
 
 
 @pytest.mark.parametrize("name", ["", "../2/model.onnx", "/etc/passwd", ".."])
 def test_a_configuration_that_names_no_file_of_the_folder(name: str) -> None:
-    arguments = {"model_name": "animals-v2_engine", "model_config": json.dumps({"default_model_filename": name})}
-    with pytest.raises(RepositoryError, match="animals-v2_engine: expected default_model_filename"):
-        engine_file(arguments)
+    with pytest.raises(RepositoryError, match="animals_engine: expected default_model_filename"):
+        arguments_of({"default_model_filename": name}).engine_file()
     with pytest.raises(RepositoryError, match="expected default_model_filename"):
-        engine_file({"model_name": "animals-v2_engine", "model_config": "{}"})
+        arguments_of({}).engine_file()
 
 
 def test_texts_go_through_a_tensor_and_back() -> None:
@@ -105,7 +152,12 @@ def test_texts_go_through_a_tensor_and_back() -> None:
 def arguments_for(root: Path, spec: ModelSpec, suffix: str) -> dict[str, str]:
     """As Triton gives them to a step."""
     name = spec.name + suffix
-    return {"model_repository": str(root / name), "model_version": "1", "model_name": name}
+    folder = {"model_repository": str(root / name), "model_version": "1"}
+    return folder | {"model_name": name, "model_instance_name": f"{name}_0_0", "model_config": "{}"}
+
+
+def load_spec(args: dict[str, str], *files: str) -> ModelSpec:
+    return StepArguments.read(args).load_spec(*files)
 
 
 @pytest.fixture
@@ -114,7 +166,7 @@ def imported(tmp_path: Path, custom_spec: ModelSpec) -> Path:
     root = tmp_path / "models"
     model = tmp_path / "given.onnx"
     model.write_bytes(b"weights")
-    publishing.add_model(root, custom_spec, model, EngineRecord("model.onnx", "fp32", {}, {}))
+    add_model(Repository(root), ConvertedVersion(custom_spec, model, EngineRecord("model.onnx", "fp32", {}, {})))
     return root
 
 
@@ -159,7 +211,9 @@ def test_steps_of_different_imports_are_refused(imported: Path, tmp_path: Path, 
     other = dataclasses.replace(custom_spec, labels=("a", "b", "c"))
     model = tmp_path / "other.onnx"
     model.write_bytes(b"others")
-    publishing.add_model(tmp_path / "other", other, model, EngineRecord("model.onnx", "fp32", {}, {}))
+    add_model(
+        Repository(tmp_path / "other"), ConvertedVersion(other, model, EngineRecord("model.onnx", "fp32", {}, {}))
+    )
     shutil.rmtree(imported / "animals-v2_postprocess" / "1")
     shutil.copytree(tmp_path / "other" / "animals-v2_postprocess" / "1", imported / "animals-v2_postprocess" / "1")
     for suffix in STEP_SUFFIXES:
@@ -167,15 +221,15 @@ def test_steps_of_different_imports_are_refused(imported: Path, tmp_path: Path, 
             load_spec(arguments_for(imported, custom_spec, suffix))
 
 
-def arguments_with(parameters: object) -> dict[str, str]:
-    return {"model_name": "animals_engine", "model_config": json.dumps({"parameters": parameters})}
+def engine_with(parameters: object) -> StepArguments:
+    return arguments_of({"parameters": parameters})
 
 
 def test_parameters_of_an_engine() -> None:
     for nothing in ({}, {"other": {"string_value": "x"}}):
-        assert (engine_threads(arguments_with(nothing)), engine_precision(arguments_with(nothing))) == (0, "f32")
-    given = arguments_with({"threads": {"string_value": "3"}, "precision": {"string_value": "bf16"}})
-    assert (engine_threads(given), engine_precision(given)) == (3, "bf16")
+        assert (engine_with(nothing).engine_threads(), engine_with(nothing).engine_precision()) == (0, "f32")
+    given = engine_with({"threads": {"string_value": "3"}, "precision": {"string_value": "bf16"}})
+    assert (given.engine_threads(), given.engine_precision()) == (3, "bf16")
 
 
 @pytest.mark.parametrize("wrong", [{"string_value": "fp8"}, {"string_value": ["f32"]}, {}, "bf16"])
@@ -183,6 +237,6 @@ def test_wrong_parameters_of_an_engine(wrong: object) -> None:
     with pytest.raises(
         RepositoryError, match="animals_engine: expected the parameter precision to be one of f32, bf16"
     ):
-        engine_precision(arguments_with({"precision": wrong}))
+        engine_with({"precision": wrong}).engine_precision()
     with pytest.raises(RepositoryError, match="animals_engine: expected the parameter threads to be a whole number"):
-        engine_threads(arguments_with({"threads": wrong}))
+        engine_with({"threads": wrong}).engine_threads()

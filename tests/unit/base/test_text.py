@@ -12,22 +12,20 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import mlcls_client.escaping as of_client
+import mlcls_client.base.text as of_client
 from mlcls import cli
 from mlcls.base import text as escaping
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import DatasetError, SpecError
 from mlcls.model.spec import MAX_LABEL_CHARACTERS
 from mlcls.paddle.inference_yml import read_inference_yml
-from mlcls_client.cli.result_writers import CsvWriter, JsonLinesWriter, TableWriter
-from mlcls_client.cli.saving import ResultSaver
-from mlcls_client.cli.table import LabelTable
+from mlcls_client.cli.output import CsvWriter, JsonLinesWriter, LabelTable, ResultSaver, TableWriter
 from mlcls_client.cli.terminal import complain
-from mlcls_client.contract import Answer
 from mlcls_client.errors import InputError
 from mlcls_client.inputs.fetch import url_file_name
 from mlcls_client.pictures.drawing import draw_labels, draw_names
 from mlcls_client.result import MultiLabelResult
+from mlcls_client.transport.contract import Answer
 
 # Bytes and marks that a terminal obeys: colors, the window's title, C1's one-byte CSI, a turned text, new lines.
 OBEYED = ("\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\x7f", "\r", "\n", "\u202egnp.exe", "\u2028", "\u2066", "\0", "\b")

@@ -167,7 +167,7 @@ def test_errors_are_the_same(server: FakeServer) -> None:
     async def ask(model: AsyncModel) -> None:
         with pytest.raises(ImageRejectedError):
             [result async for result in model.predict([shade(0), b"junk"])]
-        with pytest.raises(InvalidRequestError, match="a batch size of 1 or more"):
+        with pytest.raises(InvalidRequestError, match="batch_size to be 1 or more"):
             model.predict(shade(0), batch_size=0)
         with pytest.raises(InvalidRequestError, match="neither a number"):
             [result async for result in model.predict(shade(0), threshold={"person": 0.5})]

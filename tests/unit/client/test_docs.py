@@ -22,7 +22,7 @@ from quiet_http import QuietHttpServer
 
 NAMES = [name for name in mlcls_client.__all__ if name != "__version__"]
 # Modules whose examples are about what a program may import from them.
-MODULES = ["mlcls_client", "mlcls_client.inputs.sources", "mlcls_client.loop_thread", "mlcls_client.testing"]
+MODULES = ["mlcls_client", "mlcls_client.inputs.sources", "mlcls_client.base.threads", "mlcls_client.testing"]
 
 
 class SilentHandler(SimpleHTTPRequestHandler):
@@ -32,7 +32,7 @@ class SilentHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What the examples take for granted: a server, and three pictures in the working directory."""
+    """What the examples need: a server, and three pictures in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("no_proxy", "*")
     Path("photos").mkdir()
@@ -43,7 +43,7 @@ def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     names = {name: getattr(mlcls_client, name) for name in NAMES}
     inputs = importlib.import_module("mlcls_client.inputs.sources")
-    loop_thread = importlib.import_module("mlcls_client.loop_thread")
+    threads = importlib.import_module("mlcls_client.base.threads")
     with FakeServer("PP-LCNet_x1_0_ML") as server:
         yield {
             **names,
@@ -55,7 +55,7 @@ def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "time": time,
             "FakeServer": testing.FakeServer,
             "iterate_sources": inputs.iterate_sources,
-            "shared_loop": loop_thread.shared_loop,
+            "shared_loop": threads.shared_loop,
         }
     web.shutdown()
     web.server_close()

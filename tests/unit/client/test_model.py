@@ -168,7 +168,7 @@ def test_raise_comes_after_the_results_before_it(model: Model) -> None:
     assert labels([next(results), next(results)]) == [["red"], ["green"]]
     with pytest.raises(ImageRejectedError, match=r"an image from memory.*4 bytes") as caught:
         next(results)
-    assert caught.value.reason.startswith("expected an encoded image")
+    assert caught.value.reason.startswith("image: expected an encoded image")
 
 
 def test_a_single_bad_image_is_told_from_a_bad_request(server: FakeServer, model: Model, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_late_answer(server: FakeServer) -> None:
 )
 def test_an_answer_that_is_not_of_the_contract(server: FakeServer, model: Model, raw: bytes) -> None:
     server.raw_result = raw
-    with pytest.raises(ProtocolError, match="expected"):
+    with pytest.raises(ProtocolError, match="Expected"):
         list(model.predict(encode(RED)))
 
 
@@ -241,7 +241,7 @@ def test_a_large_image_is_sent(server: FakeServer, model: Model) -> None:
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 1.5}, {"on_error": "ignore"}])
 def test_wrong_options_are_refused_at_once(model: Model, options: dict[str, object]) -> None:
-    with pytest.raises(InvalidRequestError, match="expected"):
+    with pytest.raises(InvalidRequestError, match="Expected"):
         model.predict(encode(RED), **options)  # type: ignore[arg-type]
 
 
@@ -250,7 +250,7 @@ def test_wrong_options_are_refused_at_once(model: Model, options: dict[str, obje
     [{"protocol": "ftp"}, {"url": "http://localhost:8000"}, {"url": "localhost"}, {"timeout_s": 0}, {"model_name": ""}],
 )
 def test_wrong_connections_are_refused_at_once(options: dict[str, object]) -> None:
-    with pytest.raises(InvalidRequestError, match="expected"):
+    with pytest.raises(InvalidRequestError, match="Expected"):
         create_model(**{"model_name": NAME, **options})  # type: ignore[arg-type]
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client.contract import Answer
 from mlcls_client.errors import ImageRejectedError, InputError, OutputError
 from mlcls_client.result import MultiLabelResult
+from mlcls_client.transport.contract import Answer
 
 ANSWER = Answer("OK", (46, 49, 47), (0.99972, 0.99601, 0.5), ("banana", "orange", "äpple"))
 
@@ -143,7 +143,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(
 
 def test_a_path_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="Cannot write"):
         make_result().save_to_json(tmp_path / "file" / "res.json")
 
 

@@ -18,7 +18,8 @@ from mlcls import __version__, cli, commands
 from mlcls.errors import MissingExtraError, MlclsError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import models as repository
+from mlcls.repository.configurations import write_configs
+from mlcls.repository.models import Repository
 from mlcls.training.export import ExportReport
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -334,7 +335,7 @@ def test_repository_is_written_from_nothing(tmp_path: Path, capsys: pytest.Captu
 def test_custom_model_that_is_not_imported(
     copied_repository: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    repository.write_configs(copied_repository, custom_spec)
+    write_configs(Repository(copied_repository), custom_spec)
     capsys.readouterr()
     assert check(copied_repository) == 1
     error = capsys.readouterr().err

@@ -21,7 +21,8 @@ from mlcls.doctor.inspection import (
 )
 from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import models as repository
+from mlcls.repository.configurations import write_configs
+from mlcls.repository.models import Repository
 from quiet_http import QuietHttpServer
 
 
@@ -90,7 +91,7 @@ def test_the_embedded_triton_is_known() -> None:
 
 def test_a_repository_with_an_incomplete_model(tmp_path: Path, custom_spec: ModelSpec) -> None:
     root = tmp_path / "models"
-    repository.write_configs(root, custom_spec)
+    write_configs(Repository(root), custom_spec)
     facts = inspect_machine(root)
     assert facts.repository is not None
     assert facts.repository.models == (), "it is not imported"

@@ -1,4 +1,4 @@
-"""The gate finds what can go wrong between two runners, planted here into fake ones."""
+"""The gate finds the faults that these tests plant into fake runners."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mlcls.engines.comparison import BATCH_SIZES, run_gate
-from mlcls.engines.gate import LIMITS, Figures, GateReport, Limits
+from mlcls.engines.gate import BATCH_SIZES, LIMITS, Differences, GateReport, Limits, run_gate
 from mlcls.errors import ConversionError, ParityError
 from mlcls.model.metrics import mean_average_precision, smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
@@ -84,7 +83,7 @@ def test_batches_are_whole() -> None:
 def test_few_images(count: int) -> None:
     report = compare(images=IMAGES[:count])
     assert report.failures == ()
-    assert report.is_blind is (count == 1), "one image alone says nothing about exchanged answers"
+    assert report.is_blind is (count == 1), "one image alone says nothing about swapped answers"
 
 
 def test_a_repeated_image_is_probed_once() -> None:
@@ -118,7 +117,7 @@ def set_one(value: float) -> Edit:
 
 
 def leak_neighbor(scores: Scores) -> Scores:
-    """A row takes on a little of the one before it."""
+    """Mix a little of the row before into each row."""
     mixed = scores.copy()
     mixed[1:] += np.float32(5e-3) * (scores[:-1] - scores[1:])
     return mixed
@@ -138,12 +137,12 @@ def leak_neighbor(scores: Scores) -> Scores:
         (lambda scores: scores - np.float32(6e-2), "batch 1: mean difference"),
         (only_at_batch(1, lambda scores: scores + np.float32(6e-2)), "batch 1: highest difference"),
         (only_at_batch(3, lambda scores: scores + np.float32(6e-2)), "all images: highest difference"),
-        (set_one(float("nan")), "batch 1: 8 scores of 24 are no finite numbers"),
-        (only_at_batch(32, set_one(float("nan"))), "batch 32: 1 scores of 96 are no finite numbers"),
-        (set_one(float("inf")), "batch 1: 8 scores of 24 are no finite numbers"),
+        (set_one(float("nan")), "batch 1: 8 of 24 scores are not finite"),
+        (only_at_batch(32, set_one(float("nan"))), "batch 32: 1 of 96 scores are not finite"),
+        (set_one(float("inf")), "batch 1: 8 of 24 scores are not finite"),
         (lambda scores: scores[:, ::-1], "batch 1: highest difference"),
         (lambda scores: np.zeros_like(scores), "label decisions flip"),
-        (lambda scores: np.full_like(scores, np.nan), "are no finite numbers"),
+        (lambda scores: np.full_like(scores, np.nan), "are not finite"),
         (lambda scores: 1 - scores, "label decisions flip"),
     ],
 )
@@ -155,7 +154,7 @@ def test_planted_fault(edit: Edit, words: str, precision: str) -> None:
 
 
 def test_rows_that_depend_on_their_neighbors() -> None:
-    """Too little for the difference to the reference that FP16 may have, but the image's own answer changes."""
+    """Too little for FP16's limits, but the image's own answer changes."""
     limits = dataclasses.replace(LIMITS["fp16"], max_row_difference=1e-3)
     failures = compare(leak_neighbor, limits=limits).failures
     assert failures
@@ -163,7 +162,7 @@ def test_rows_that_depend_on_their_neighbors() -> None:
 
 
 def test_swapped_answers_of_concurrent_requests() -> None:
-    """Alone, every request is answered rightly; two at once get each other's answers."""
+    """Alone, every request gets the right answer; two at once get each other's."""
 
     report = run_gate(FakeRunner(), SwappingRunner(FakeRunner()), IMAGES[:8], THRESHOLDS)
     assert {failure.split(":")[0] for failure in report.failures} == {"8 requests at once"}
@@ -171,7 +170,7 @@ def test_swapped_answers_of_concurrent_requests() -> None:
 
 
 def test_swapped_labels() -> None:
-    """The scores agree: only the names tell."""
+    """The scores agree; only the names differ."""
     report = run_gate(FakeRunner(), FakeRunner(labels=("cat", "fox", "dog")), IMAGES, THRESHOLDS)
     assert report.failures == ("2 labels differ, the first is class 1: 'fox' instead of 'dog'",)
     report = run_gate(FakeRunner(), FakeRunner(labels=LABELS[:2]), IMAGES, THRESHOLDS)
@@ -199,7 +198,7 @@ def test_limit(offset: float, passes: bool) -> None:
 
 
 def test_rounding_at_the_threshold_is_no_flip() -> None:
-    """One score at its threshold, one step of float32 above it for the other: counted, and no failure."""
+    """One score at its threshold, the other one float32 step above: counted, but no failure."""
     images = IMAGES[:8]
     above = np.nextafter(np.float32(0.5), np.float32(1))
     reference = FakeRunner(lambda scores: np.full_like(scores, 0.5))
@@ -210,7 +209,7 @@ def test_rounding_at_the_threshold_is_no_flip() -> None:
 
 
 def test_flips_are_a_rate() -> None:
-    """One decision of three for each image, far from rounding."""
+    """One decision in three of each image, far from rounding."""
     reference = FakeRunner(lambda scores: np.full_like(scores, 0.45))
     candidate = FakeRunner(lambda scores: np.full_like(scores, 0.55))
     limits = Limits(1, 1, 1, 1 / 3, 1)
@@ -224,12 +223,12 @@ def test_flips_are_a_rate() -> None:
 
 
 def at_repeated_rows(edit: Edit) -> Edit:
-    """An edit of batches in which one answer is there seven times."""
+    """Edit only batches that have one answer seven times."""
     return lambda scores: edit(scores) if len(scores) == 8 and (scores[1:7] == scores[0]).all() else scores
 
 
 def flip_first_image(scores: Scores) -> Scores:
-    """One decision of the first image's three turns over, whatever is beside it, by 0.02."""
+    """Flip one of the first image's three decisions by 0.02, whatever its neighbors."""
     own = FakeRunner().scores(IMAGES[:1])[0]
     flipped = scores.copy()
     flipped[(scores == own).all(1), 0] += np.float32(0.02)
@@ -288,20 +287,20 @@ def test_images_that_look_alike_are_noticed() -> None:
 
 @pytest.mark.parametrize("count", [8, 4])
 def test_rows_missing(count: int) -> None:
-    """A runner that gives one row for a batch: an error in plain words, however many images there are."""
+    """One row for a whole batch is an error, however many images there are."""
     with pytest.raises(ParityError, match=r"Expected scores \(2, 3\) of other, got \(1, 3\)"):
         compare(lambda scores: scores[:1], images=IMAGES[:count])
 
 
 def make_report(**changes: object) -> GateReport:
-    figures = (Figures("batch 1", 8, 1.2e-5, 3e-7, 0, 1, 0.0), Figures("batch 8", 8, 9e-6, 1e-7, 2, 0, 1e-6))
+    figures = (Differences("batch 1", 8, 1.2e-5, 3e-7, 0, 1, 0.0), Differences("batch 8", 8, 9e-6, 1e-7, 2, 0, 1e-6))
     report = GateReport("paddle", "onnxruntime", 8, 80, LIMITS["fp32"], figures, 0.5)
     return dataclasses.replace(report, **changes)  # type: ignore[arg-type]
 
 
 def test_nan_alone_is_a_failure() -> None:
-    """Where no label flips: NaN is above no threshold."""
-    figures = (Figures("batch 1", 8, math.nan, math.nan, 0, 0, math.nan), make_report().figures[0])
+    """Even if no label flips: NaN is above no threshold."""
+    figures = (Differences("batch 1", 8, math.nan, math.nan, 0, 0, math.nan), make_report().figures[0])
     report = make_report(figures=figures)
     assert len(report.failures) == 3
     assert math.isnan(report.max_difference)

@@ -1,4 +1,4 @@
-"""Thresholds from scores: against all candidates tried one by one, and against scikit-learn."""
+"""Fitted thresholds compared with all candidates tried one by one, and with scikit-learn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlcls.evaluation.calibration import (
     thresholds_for_recall,
 )
 from mlcls.evaluation.calibration_report import Objective, calibrate, judge
-from mlcls.evaluation.figures import compute_figures
+from mlcls.evaluation.metrics import compute_metrics
 
 Scores = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.bool_]
@@ -31,7 +31,7 @@ KINDS = ("random", "two decimals", "five values", "neighbors", "zeros and ones")
 
 
 def make_set(kind: str, seed: int, count: int = 50, labels: int = 4) -> tuple[Scores, Targets]:
-    """Scores that tell something of the targets."""
+    """Return scores that correlate with the targets."""
     generator = np.random.default_rng(seed)
     targets = generator.random((count, labels)) < 0.35
     scores = np.clip(generator.normal(0.4 + 0.25 * targets, 0.2), 0.001, 0.999).astype(np.float32)
@@ -104,7 +104,7 @@ def test_wanted_precision_and_recall(kind: str, seed: int, target: float) -> Non
 
 
 def test_candidates_separate() -> None:
-    """Every candidate has the decision that it is for, also where no float32 lies between two scores."""
+    """Every candidate makes its decision, even if no float32 lies between two scores."""
     one = np.float32(0.7)
     tiny = np.nextafter(np.float32(0), np.float32(1))
     scores = np.array([0, tiny, one, np.nextafter(one, np.float32(1)), one, 1], np.float32)
@@ -198,10 +198,10 @@ def test_calibration_gains_on_the_held_out_part() -> None:
     for thresholds, overall, name in ((3 * [0.5], report.before, "before"), (report.thresholds, report.after, "after")):
         predicted = scores[held_out] > np.asarray(thresholds, np.float32)
         truth = targets[held_out]
-        figures = compute_figures(scores[held_out], truth, ["low", "high", "rare"], thresholds)
-        metrics = [figures.metrics[key] for key in ("CP", "CR", "CF1", "OP", "OR", "OF1")]
+        measured = compute_metrics(scores[held_out], truth, ["low", "high", "rare"], thresholds)
+        metrics = [measured.overall[key] for key in ("CP", "CR", "CF1", "OP", "OR", "OF1")]
         both = dataclasses.astuple(overall.per_class) + dataclasses.astuple(overall.pooled)
-        assert both == pytest.approx(metrics)  # as `mlcls evaluate` tells them
+        assert both == pytest.approx(metrics)  # as `mlcls evaluate` computes them
         means = [
             metric(truth, predicted, average="macro", zero_division=0) for metric in (precision_score, recall_score)
         ]
@@ -219,7 +219,7 @@ def test_calibration_gains_on_the_held_out_part() -> None:
     assert document["after"]["pooled"]["f1"] == report.after.pooled.f1
     table = report.to_table()
     assert "rare" in table
-    assert f"kept: {rare.fit_positives} to fit on" in table
+    assert f"kept: only {rare.fit_positives} images to fit on" in table
 
 
 def test_wanted_precision_has_its_price() -> None:
@@ -236,7 +236,7 @@ def test_wanted_precision_has_its_price() -> None:
 
 
 def test_what_got_worse_is_said() -> None:
-    """Thresholds fitted on noise are no better on other noise than good ones."""
+    """Thresholds fitted to noise are worse on other noise than good ones."""
     generator = np.random.default_rng(0)
     targets = generator.random((40, 6)) < 0.5
     scores = generator.random((40, 6)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Scores of an annotation file: order, memory, threads, and what is wrong with an image."""
+"""Scores of an annotation file: order, memory, threads, and faulty images."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Remote:
 
 
 class Refusing(Remote):
-    """Refuses the images that have a certain end."""
+    """Fails for images that end in a certain way."""
 
     def scores(self, images: Sequence[bytes]) -> Scores:
         for index, image in enumerate(images):
@@ -111,7 +111,7 @@ def test_images_of_another_folder(val_file: Path, tmp_path: Path) -> None:
 
 
 def test_unreadable_images(val_file: Path) -> None:
-    """Read by this process, each is an error with its path."""
+    """Each is an error that names the path."""
     path = val_file.parent / "images/013.png"
     whole = path.read_bytes()
     for runner in (DecodingRunner(MeanColors(), SPEC), Remote()):

@@ -14,9 +14,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from image_samples import encode, oriented
+from image_samples import encode, forbid_cv2, oriented
 from mlcls.errors import ImageError
-from mlcls.images import jpeg_decoding
 from mlcls.images.decoding import decode_image
 from mlcls.images.settings import ImageSettings
 
@@ -142,7 +141,7 @@ def test_a_turned_photo_is_turned_as_cv2_turns_it(value: int, monkeypatch: pytes
     data = encode(PHOTO, "JPEG", exif=oriented(value))
     expected = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     if 1 <= value <= 8:  # what else there may be is left to cv2
-        monkeypatch.delattr(jpeg_decoding, "decode_with_cv2")
+        forbid_cv2(data, monkeypatch)
     picture = decode_image(data)
     np.testing.assert_array_equal(picture, expected)
     assert picture.flags.c_contiguous

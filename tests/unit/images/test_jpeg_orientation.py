@@ -9,11 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from image_samples import with_cv2
-from mlcls.images import jpeg_decoding
-from mlcls.images.decoding import decode_image
-from mlcls.images.jpeg_header import read_jpeg_header
-from mlcls.images.jpeg_orientation import find_orientation, turn
+from image_samples import forbid_cv2, with_cv2
+from mlcls.images.decoding import decode_image, find_orientation, turn
+from mlcls.images.encoded_image import open_image
 
 # No two of its eight orientations are alike.
 PICTURE = cv2.resize(np.random.default_rng(0).integers(0, 255, (6, 10, 3), np.uint8), (40, 24))
@@ -45,7 +43,9 @@ RENAMED_XMP = segment(b"XMP\0://ns.adobe.com/xap/1.0/\0<?xpacket begin")
 def test_each_orientation(value: int, order: str) -> None:
     segments = exif((0x0112, 3, 1, value), order=order) + XMP
     data = insert(segments)
-    assert find_orientation(read_jpeg_header(data).app1) == value
+    jpeg = open_image(data).jpeg
+    assert jpeg is not None
+    assert find_orientation(jpeg.app1) == value
     np.testing.assert_array_equal(turn(with_cv2(FILE), value), with_cv2(data))
     np.testing.assert_array_equal(decode_image(data), with_cv2(data))
 
@@ -74,8 +74,9 @@ def test_each_orientation(value: int, order: str) -> None:
 def test_whatever_stands_there(segments: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """As cv2, and without decoding the picture by cv2 as well."""
     data = insert(segments)
-    monkeypatch.delattr(jpeg_decoding, "decode_with_cv2")
-    np.testing.assert_array_equal(decode_image(data), with_cv2(data))
+    expected = with_cv2(data)
+    forbid_cv2(data, monkeypatch)
+    np.testing.assert_array_equal(decode_image(data), expected)
 
 
 def test_random_damage() -> None:

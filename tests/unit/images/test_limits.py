@@ -16,7 +16,7 @@ from PIL import Image
 from image_samples import encode
 from mlcls.errors import IMAGE_REASONS, ImageError
 from mlcls.images.decoding import decode_image
-from mlcls.images.header import read_image_header
+from mlcls.images.encoded_image import open_image
 from mlcls.images.settings import ImageSettings
 
 PICTURE = Image.effect_noise((40, 30), 60).convert("RGB")
@@ -128,7 +128,7 @@ REFUSED |= {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_with_its_own_words(name: str) -> None:
+def test_each_limit_has_its_own_error(name: str) -> None:
     data, limits, reason, words = REFUSED[name]
     with pytest.raises(ImageError) as raised:
         decode_image(data, ImageSettings(**limits))
@@ -142,8 +142,8 @@ def test_refused_with_its_own_words(name: str) -> None:
 @pytest.mark.parametrize("frames", [1, 2, 7])
 def test_frames_are_counted(name: str, frames: int) -> None:
     data = animated(name, frames)
-    assert read_image_header(data).frames == frames
-    assert read_image_header(data, max_frames=3).frames in {min(frames, 4), frames}
+    assert open_image(data).frames == frames
+    assert open_image(data, ImageSettings(max_frames=3)).frames in {min(frames, 4), frames}
     with Image.open(io.BytesIO(data)) as image:
         assert getattr(image, "n_frames", 1) == frames
 
@@ -163,7 +163,7 @@ def test_pages_in_a_circle_end() -> None:
     (first,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, first)
     struct.pack_into("<I", data, first + 2 + 12 * count, first)
-    assert read_image_header(bytes(data)).frames == 1
+    assert open_image(bytes(data)).frames == 1
 
 
 def test_no_decoder_sees_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 
@@ -32,7 +33,7 @@ def encode(
 
 
 @pytest.mark.parametrize(
-    ("size", "min_side", "expected"),
+    ("size", "least", "expected"),
     [
         ((800, 1000), None, (800, 1000)),
         ((800, 1000), 401, (800, 1000)),
@@ -46,10 +47,13 @@ def encode(
 )
 @pytest.mark.parametrize("orientation", [None, 1])
 def test_the_smallest_scale_with_enough_pixels(
-    size: tuple[int, int], min_side: int | None, expected: tuple[int, int], orientation: int | None
+    size: tuple[int, int], least: int | None, expected: tuple[int, int], orientation: int | None
 ) -> None:
     data = encode(*size, orientation)
-    assert decode_image(data, jpeg_min_side=min_side).shape == (*expected, 3)
+    settings = ImageSettings(jpeg_oversampling=least and 1.0)
+    transform = dataclasses.replace(TRANSFORM, height=least or 400, width=10)
+    assert decode_image(data, settings, transform).shape == (*expected, 3)
+    assert decode_image(data, settings).shape == (*size, 3)
 
 
 @pytest.mark.parametrize("orientation", [None, 3, 6, 7])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import json_format
 
-from mlcls.backends.triton_stub import image_settings
+from mlcls.backends.triton_stub import StepArguments
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.spec import ModelSpec
-from mlcls.repository.models import render_files
+from mlcls.repository.configurations import render_files
 from mlcls.repository.settings import TARGETS, ModelSettings
 from mlcls.repository.triton_config import build_preprocess
 
@@ -85,15 +86,15 @@ def test_no_object(text: str) -> None:
         ImageSettings.from_json(text)
 
 
-def preprocess_arguments(spec: ModelSpec, settings: ModelSettings) -> dict[str, str]:
-    """As Triton gives them to the backend."""
+def preprocess_arguments(spec: ModelSpec, settings: ModelSettings) -> StepArguments:
+    """Return them as Triton gives them to the backend."""
     config = json_format.MessageToJson(build_preprocess(spec, settings=settings), preserving_proto_field_name=True)
-    return {"model_name": f"{spec.name}_preprocess", "model_config": config}
+    return StepArguments(f"{spec.name}_preprocess", Path("1"), json.loads(config))
 
 
 def test_the_backend_reads_what_the_file_says(custom_spec: ModelSpec) -> None:
-    assert image_settings(preprocess_arguments(custom_spec, ModelSettings(images=STRICT))) == STRICT
-    assert image_settings(preprocess_arguments(custom_spec, ModelSettings())) == DEFAULT_IMAGE_SETTINGS
+    assert preprocess_arguments(custom_spec, ModelSettings(images=STRICT)).image_settings() == STRICT
+    assert preprocess_arguments(custom_spec, ModelSettings()).image_settings() == DEFAULT_IMAGE_SETTINGS
 
 
 def test_defaults_leave_the_configuration_as_it_is(custom_spec: ModelSpec) -> None:
@@ -116,9 +117,9 @@ def test_defaults_leave_the_configuration_as_it_is(custom_spec: ModelSpec) -> No
     ],
 )
 def test_a_wrong_parameter_is_refused_when_the_model_is_loaded(parameter: object, words: str) -> None:
-    config = json.dumps({"parameters": {"images": parameter}})
+    arguments = StepArguments("animals_preprocess", Path("1"), {"parameters": {"images": parameter}})
     with pytest.raises(RepositoryError) as raised:
-        image_settings({"model_name": "animals_preprocess", "model_config": config})
+        arguments.image_settings()
     assert "animals_preprocess: the parameter images is wrong: " in str(raised.value)
     assert words in str(raised.value)
     assert "Run: mlcls repository." in str(raised.value)

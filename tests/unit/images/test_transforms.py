@@ -35,7 +35,7 @@ PHOTO = np.asarray(Image.fromarray(PHOTO).resize((203, 149), Image.Resampling.BI
 
 
 def _interlaced_png(image: npt.NDArray[Any]) -> bytes:
-    """Writes the seven passes of Adam7, unfiltered."""
+    """Write the seven passes of Adam7, unfiltered."""
     passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
     rows = (row for y, x, down, right in passes for row in image[y::down, x::right])
     height, width = image.shape[:2]
@@ -265,8 +265,8 @@ BROKEN = "bytes that are truncated or corrupt: "
         (AWKWARD["jpeg gray progressive"][:-2], {}, f"{BROKEN}its end marker is missing; send the file again"),
         (AWKWARD["jpeg cmyk"][:900], {}, f"{BROKEN}its end marker is missing; send the file again"),
         (AWKWARD["jpeg exif 6"][:900], {}, f"{BROKEN}its end marker is missing; send the file again"),
-        (PHOTO_PNG[:-12], {}, f"{BROKEN}it has no IEND chunk; send the file again, or save it anew."),
-        (make_png(149, 203, b"??"), {}, f"{BROKEN}cv2 cannot decode it; send the file again, or save it anew."),
+        (PHOTO_PNG[:-12], {}, f"{BROKEN}it has no IEND chunk; send the file again, or save it again."),
+        (make_png(149, 203, b"??"), {}, f"{BROKEN}cv2 cannot decode it; send the file again, or save it again."),
         (encode(PHOTO, "BMP")[:-9], {}, "image: expected a whole BMP file, got "),
         (encode(PHOTO, "AVIF")[:-99], {}, "image: expected a whole AVIF file, got "),
         (
@@ -314,7 +314,7 @@ def test_broken_png_takes_no_memory() -> None:
     code = (
         "import resource, sys\n"
         "from mlcls.errors import ImageError\n"
-        "from mlcls.images.transforms import decode_image\n"
+        "from mlcls.images.decoding import decode_image\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    decode_image(bytes.fromhex(sys.argv[1]))\n"
         "except ImageError:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

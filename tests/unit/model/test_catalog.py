@@ -52,7 +52,7 @@ def test_unknown_model(name: str) -> None:
     for find in (official_model, official_spec):
         with pytest.raises(ModelFormatError) as caught:
             find(name)
-        assert str(caught.value).startswith(f"{name!r} is none of the six models; expected one of ")
+        assert str(caught.value).startswith(f"{name!r} is not one of the six models; expected one of ")
         assert all(known in str(caught.value) for known in PUBLISHED)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from mlcls.errors import SpecError
 from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
-from mlcls.model.spec import ImageTransform, ModelSpec, TensorNames
+from mlcls.model.contract import TENSORS
+from mlcls.model.spec import ImageTransform, ModelSpec
 
 SPEC = official_spec("ResNet50_ML")
 
@@ -57,7 +58,7 @@ def test_keys_are_complete() -> None:
     """The parametrized tests below see every field there is."""
     fields = [field.name for field in dataclasses.fields(ModelSpec)]
     fields += [f"transform.{field.name}" for field in dataclasses.fields(ImageTransform)]
-    fields += [f"tensors.{field.name}" for field in dataclasses.fields(TensorNames)]
+    fields += ["activation", "tensors", *(f"tensors.{field}" for field in TENSORS._fields)]
     assert sorted(KEYS) == sorted(fields)
 
 
@@ -73,14 +74,11 @@ def test_json_round_trip(custom_spec: ModelSpec) -> None:
 
 def test_round_trip_keeps_every_field(custom_spec: ModelSpec) -> None:
     """No field has its default here, so that one that is not written cannot come back by itself."""
-    names = TensorNames(*(f"{field.name}_2" for field in dataclasses.fields(TensorNames)))
-    spec = dataclasses.replace(custom_spec, tensors=names)
+    again = ModelSpec.from_json(custom_spec.to_json())
     for field in dataclasses.fields(ModelSpec):
-        if field.default is not dataclasses.MISSING and field.name != "activation":
-            assert getattr(spec, field.name) != field.default
-    again = ModelSpec.from_json(spec.to_json())
-    for field in dataclasses.fields(ModelSpec):
-        assert getattr(again, field.name) == getattr(spec, field.name), field.name
+        if field.default is not dataclasses.MISSING:
+            assert getattr(custom_spec, field.name) != field.default
+        assert getattr(again, field.name) == getattr(custom_spec, field.name), field.name
 
 
 def test_json_is_readable_text(custom_spec: ModelSpec) -> None:
@@ -154,6 +152,8 @@ WRONG_VALUES: dict[str, list[object]] = {
     "activation": [None, 1, "none", "softmax", "Sigmoid", ["sigmoid"]],
     "source_activation": [1, "softmax", "Sigmoid", False, ["sigmoid"]],
     "tensors": [None, 1, "", []],
+    "tensors.image": [None, 1, "", "picture", ["image"]],
+    "tensors.logits": ["pixels", "scores"],
 }
 
 
@@ -198,9 +198,20 @@ def test_labels_are_a_list(labels: object) -> None:
         ModelSpec.from_json(json.dumps(document))
 
 
-def test_tensor_names_differ() -> None:
-    with pytest.raises(SpecError):
-        ModelSpec.from_json(changed("tensors.logits", SPEC.tensors.pixels))
+def test_other_tensors_and_activations_are_refused() -> None:
+    for field in TENSORS._fields:
+        with pytest.raises(SpecError) as caught:
+            ModelSpec.from_json(changed(f"tensors.{field}", "other"))
+        expected = f"tensors.{field}: expected '{field}', as in every served model, got 'other'; import the model"
+        assert str(caught.value) == f"model_spec.json: {expected} again."
+
+
+def test_the_client_has_the_same_contract() -> None:
+    from mlcls.model import contract
+    from mlcls_client.transport import contract as of_client
+
+    assert (TENSORS.image, TENSORS.result, TENSORS.status) == (of_client.IMAGE, of_client.RESULT, of_client.STATUS)
+    assert (of_client.THRESHOLD_PARAMETER, of_client.STATUS_OK) == (contract.THRESHOLD_PARAMETER, contract.OK)
 
 
 # --- the document
@@ -221,7 +232,7 @@ def test_no_schema_version() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "name: ResNet50_ML", "{'a': 1}", '{"a": 1} {}'])
 def test_not_json(text: str) -> None:
-    with pytest.raises(SpecError, match=r"^here: expected a JSON document, got text that is none"):
+    with pytest.raises(SpecError, match=r"^here: expected a JSON document, got invalid JSON"):
         ModelSpec.from_json(text, "here")
 
 

@@ -14,11 +14,12 @@ from mlcls.cli import main
 from mlcls.errors import RepositoryError, SpecError
 from mlcls.model.spec import ModelSpec
 from mlcls.releases import rollout
-from mlcls.repository import models as repository
-from mlcls.repository import publishing
-from mlcls.repository.manifest import EngineRecord, Manifest, add_engine, verify_folder
+from mlcls.releases.rollout import roll_back
+from mlcls.repository.manifest import EngineRecord, Manifest, verify_folder
+from mlcls.repository.models import Repository
+from mlcls.repository.publishing import add_model, add_version
+from mlcls.repository.staging import ConvertedVersion, RecalibratedVersion
 from mlcls.repository.version_report import describe_versions
-from mlcls.repository.versions import active_version, list_versions, step_folders
 
 NAME = "animals-v2"
 NOTE = {"objective": "best F1", "annotations": "val.txt", "date": "2026-01-02T03:04:05+00:00"}
@@ -39,14 +40,19 @@ def root(tmp_path: Path, custom_spec: ModelSpec) -> Path:
     for file in ("model.onnx", "model_fp16.onnx"):
         (tmp_path / file).write_text(f"graph in {file}")
     record = EngineRecord("model.onnx", "fp32", {}, {"mlcls": "0"})
-    publishing.add_model(root, custom_spec, tmp_path / "model.onnx", record)
+    add_model(Repository(root), ConvertedVersion(custom_spec, tmp_path / "model.onnx", record))
     half = EngineRecord("model_fp16.onnx", "fp16", {}, {"mlcls": "0"}, gate=({"passed": True},))
-    add_engine(root / f"{NAME}_engine" / "1", tmp_path / "model_fp16.onnx", half)
+    Repository(root).active(NAME).add_engine(tmp_path / "model_fp16.onnx", half)
     return root
 
 
 def publish(root: Path, **options: Any) -> rollout.Rollout:
-    return rollout.publish_thresholds(root, NAME, options.pop("base", 1), NEW, NOTE, **options)
+    return rollout.publish(
+        Repository(root),
+        RecalibratedVersion(Repository(root).version(NAME, options.pop("base", 1)), NEW, NOTE),
+        keep=None,
+        **options,
+    )
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -60,46 +66,46 @@ def check(root: Path) -> int:
 def test_calibrated_version(root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
     old = snapshot(root / f"{NAME}_engine" / "1")
     assert publish(root) == rollout.Rollout(NAME, 2, 1, 2)
-    spec = repository.read_spec(root, NAME)
+    spec = Repository(root).active(NAME).spec
     assert spec.thresholds == NEW
     assert spec.labels == custom_spec.labels
-    assert repository.read_version_spec(root, NAME, 1) == custom_spec
+    assert Repository(root).version(NAME, 1).spec == custom_spec
     assert snapshot(root / f"{NAME}_engine" / "1") == old
     assert main(["repository", "--repository", str(root)]) == 0  # writes those of the official models too
     assert check(root) == 0
-    for suffix, folder in step_folders(root, NAME, 2).items():
+    for suffix, folder in Repository(root).version(NAME, 2).folders.items():
         manifest = verify_folder(folder, f"{NAME}{suffix}_2")
         assert manifest.calibration == (NOTE if suffix == "_postprocess" else None)
-    engine = step_folders(root, NAME, 2)["_engine"]
+    engine = Repository(root).version(NAME, 2).folders["_engine"]
     assert [record.file for record in Manifest.read(engine).engines] == ["model.onnx", "model_fp16.onnx"]
     assert Manifest.read(engine).engine("model_fp16.onnx").gate == ({"passed": True},)
     assert (engine / "model.onnx").samefile(root / f"{NAME}_engine" / "1" / "model.onnx")
-    assert [report.calibration for report in describe_versions(root, NAME)] == [None, NOTE]
+    assert [report.calibration for report in describe_versions(Repository(root), NAME)] == [None, NOTE]
     capsys.readouterr()
     assert main(["versions", NAME, "--repository", str(root)]) == 0
     assert [line.endswith("best F1") for line in capsys.readouterr().out.splitlines()] == [False, False, True]
-    rollout.roll_back(root, NAME)
-    assert repository.read_spec(root, NAME) == custom_spec
+    roll_back(Repository(root), NAME)
+    assert Repository(root).active(NAME).spec == custom_spec
 
 
 def test_engine_built_for_a_calibrated_version(root: Path, tmp_path: Path) -> None:
     publish(root)
     before = snapshot(root / f"{NAME}_engine" / "1")
     (tmp_path / "model.onnx").write_text("another")
-    add_engine(root / f"{NAME}_engine_2" / "2", tmp_path / "model.onnx", EngineRecord("model.onnx", "fp32", {}, {}))
+    Repository(root).version(NAME, 2).add_engine(tmp_path / "model.onnx", EngineRecord("model.onnx", "fp32", {}, {}))
     assert snapshot(root / f"{NAME}_engine" / "1") == before
 
 
 def test_version_that_is_not_active(root: Path) -> None:
     publish(root)
     assert publish(root, activate=False) == rollout.Rollout(NAME, 3, 2, 2)
-    assert active_version(root, NAME) == 2
+    assert Repository(root).active_number(NAME) == 2
 
 
 def test_no_version_is_removed(root: Path) -> None:
     for _ in range(5):
         publish(root)
-    assert list_versions(root, NAME) == [1, 2, 3, 4, 5, 6]
+    assert Repository(root).numbers(NAME) == [1, 2, 3, 4, 5, 6]
 
 
 def test_damaged_engine_is_not_vouched_for(root: Path) -> None:
@@ -115,8 +121,8 @@ def test_wrong_base_or_thresholds(root: Path) -> None:
     with pytest.raises(RepositoryError, match="has no version 7; expected one of 1"):
         publish(root, base=7)
     with folder_lock(root), pytest.raises(SpecError, match="expected one for each of the 3 labels, got 2"):
-        publishing.add_calibrated_version(root, NAME, 1, [0.5, 0.5], NOTE)
-    assert list_versions(root, NAME) == [1]
+        add_version(Repository(root), RecalibratedVersion(Repository(root).version(NAME, 1), [0.5, 0.5], NOTE))
+    assert Repository(root).numbers(NAME) == [1]
 
 
 @pytest.mark.parametrize("at", range(28))
@@ -144,12 +150,12 @@ def test_failure_leaves_the_old_thresholds(
             publish(root)
         except OSError:
             failed = True
-    spec = repository.read_spec(root, NAME)
+    spec = Repository(root).active(NAME).spec
     assert failed == (calls > at)
     assert spec.thresholds == (custom_spec.thresholds if failed else NEW)
     assert not list(root.glob(".mlcls-staging-*"))
     publish(root)
-    assert repository.read_spec(root, NAME).thresholds == NEW
+    assert Repository(root).active(NAME).spec.thresholds == NEW
 
 
 def test_manifest_of_before_has_no_calibration(root: Path) -> None:

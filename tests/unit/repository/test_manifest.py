@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,19 @@ import pytest
 from mlcls.base import files as atomic
 from mlcls.base.files import sha256_of
 from mlcls.errors import RepositoryError
-from mlcls.repository import manifest
+from mlcls.repository import models
 from mlcls.repository.manifest import (
     EngineRecord,
     FileRecord,
     Manifest,
-    add_engine,
     tool_versions,
     verify_folder,
     write_manifest,
 )
+from mlcls.repository.models import Repository
 
-STEP = "animals-v2_engine"
+NAME = "animals-v2"
+STEP = f"{NAME}_engine"
 FP32 = EngineRecord("model.onnx", "fp32", {"inference.json": "1" * 64}, {"mlcls": "0.1.0"}, gate=({"flips": 0},))
 PLAN = EngineRecord(
     "model.plan",
@@ -43,7 +45,12 @@ def folder(tmp_path: Path) -> Path:
     (folder / "model.onnx").write_bytes(b"graph")
     (folder / "model_spec.json").write_text("{}")
     write_manifest(folder, STEP, [FP32])
+    (tmp_path / "models" / NAME / "1").mkdir(parents=True)
     return folder
+
+
+def add_engine(folder: Path, staged: Path, record: EngineRecord) -> None:
+    Repository(folder.parents[1]).version(NAME, 1).add_engine(staged, record)
 
 
 def stage(folder: Path, content: bytes = b"plan") -> Path:
@@ -155,11 +162,11 @@ def test_add_engine_in_place_of_an_older_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "module"),
     [
-        ("replace_folder", manifest),
-        ("write_manifest", manifest),
+        ("replace_folder", models),
+        ("write_manifest", models),
         ("link", os),
         ("_exchange", atomic),
-        ("_move", manifest),
+        ("move", shutil),
     ],
 )
 def test_add_engine_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, function: str, module: Any) -> None:

@@ -17,10 +17,13 @@ from mlcls.base import files as atomic
 from mlcls.errors import MlclsError, RepositoryError, SpecError
 from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels, official_spec
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import models as repository
-from mlcls.repository import publishing
+from mlcls.repository import configurations, publishing, staging
+from mlcls.repository.configurations import expected_specs, find_stale, render_files, require_fresh, write_configs
 from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.models import Repository
+from mlcls.repository.publishing import add_model
 from mlcls.repository.settings import TARGETS
+from mlcls.repository.staging import ConvertedVersion
 from mlcls.repository.triton_config import parse_config
 
 FILES = {
@@ -47,7 +50,7 @@ def add(root: Path, spec: ModelSpec) -> None:
     root.mkdir(parents=True, exist_ok=True)
     path = root.parent / "given.onnx"
     path.write_text(f"graph of {spec.labels}")
-    publishing.add_model(root, spec, path, EngineRecord("model.onnx", "fp32", {}, {"mlcls": "0"}))
+    add_model(Repository(root), ConvertedVersion(spec, path, EngineRecord("model.onnx", "fp32", {}, {"mlcls": "0"})))
 
 
 def make_other(spec: ModelSpec) -> ModelSpec:
@@ -59,7 +62,7 @@ def make_other(spec: ModelSpec) -> ModelSpec:
 
 
 def list_stale(root: Path, *specs: ModelSpec) -> dict[str, str]:
-    return {file.path: file.reason for file in repository.find_stale(root, specs)}
+    return {file.path: file.reason for file in find_stale(Repository(root), specs)}
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
@@ -72,7 +75,7 @@ def snapshot(root: Path) -> dict[str, bytes]:
 
 
 def test_render_custom_model(custom_spec: ModelSpec) -> None:
-    files = repository.render_files(custom_spec)
+    files = render_files(custom_spec)
     assert files.keys() == FILES
     for path in FILES:
         if path.endswith(".txt"):
@@ -89,27 +92,27 @@ def test_render_custom_model(custom_spec: ModelSpec) -> None:
 
 
 def test_write_configs(root: Path, custom_spec: ModelSpec) -> None:
-    written = repository.write_configs(root, custom_spec)
+    written = write_configs(Repository(root), custom_spec)
     assert {path.relative_to(root).as_posix() for path in written} == FILES
-    assert snapshot(root) == {path: text.encode() for path, text in repository.render_files(custom_spec).items()}
-    assert repository.write_configs(root, custom_spec) == []
+    assert snapshot(root) == {path: text.encode() for path, text in render_files(custom_spec).items()}
+    assert write_configs(Repository(root), custom_spec) == []
 
 
 def test_write_configs_writes_only_what_differs(root: Path, custom_spec: ModelSpec) -> None:
-    repository.write_configs(root, custom_spec)
+    write_configs(Repository(root), custom_spec)
     edited = root / "animals-v2_engine" / "configs" / "gpu.pbtxt"
     edited.write_text(edited.read_text() + "\n")
     deleted = root / "animals-v2" / "labels.txt"
     deleted.unlink()
-    assert set(repository.write_configs(root, custom_spec)) == {edited, deleted}
+    assert set(write_configs(Repository(root), custom_spec)) == {edited, deleted}
     assert list_stale(root, custom_spec) == {}
 
 
 def test_write_configs_mends_what_is_no_text(root: Path, custom_spec: ModelSpec) -> None:
-    repository.write_configs(root, custom_spec)
+    write_configs(Repository(root), custom_spec)
     path = root / "animals-v2" / "config.pbtxt"
     path.write_bytes(b"\xff")
-    assert repository.write_configs(root, custom_spec) == [path]
+    assert write_configs(Repository(root), custom_spec) == [path]
 
 
 # --- stale files
@@ -186,18 +189,18 @@ EDITS: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_stale_after_edit(root: Path, custom_spec: ModelSpec, edit: str) -> None:
-    repository.write_configs(root, custom_spec)
+    write_configs(Repository(root), custom_spec)
     assert list_stale(root, custom_spec) == {}
     change, expected = EDITS[edit]
     change(root)
     assert list_stale(root, custom_spec) == expected
-    for file in repository.find_stale(root, [custom_spec]):
+    for file in find_stale(Repository(root), [custom_spec]):
         assert str(file) == f"{file.path}: {file.reason}"
 
 
 @pytest.mark.parametrize("path", sorted(FILES))
 def test_every_file_is_looked_at(root: Path, custom_spec: ModelSpec, path: str) -> None:
-    repository.write_configs(root, custom_spec)
+    write_configs(Repository(root), custom_spec)
     (root / path).write_text((root / path).read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert list_stale(root, custom_spec) == {path: "differs from what the generator writes"}
     (root / path).unlink()
@@ -206,14 +209,14 @@ def test_every_file_is_looked_at(root: Path, custom_spec: ModelSpec, path: str) 
 
 @pytest.mark.parametrize("file", ["labels.txt", "config.pbtxt"])
 def test_stale_line_ends(root: Path, custom_spec: ModelSpec, file: str) -> None:
-    repository.write_configs(root, custom_spec)
+    write_configs(Repository(root), custom_spec)
     path = root / "animals-v2" / file
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert list_stale(root, custom_spec) == {f"animals-v2/{file}": "differs from what the generator writes"}
 
 
 def test_stale_after_change_of_spec(root: Path, custom_spec: ModelSpec) -> None:
-    repository.write_configs(root, custom_spec)
+    write_configs(Repository(root), custom_spec)
     labels = dataclasses.replace(custom_spec, labels=("a", "b", "c"))
     assert list_stale(root, labels).keys() == {"animals-v2/labels.txt", "animals-v2_postprocess/labels.txt"}
     transform = dataclasses.replace(custom_spec.transform, height=64, width=96)
@@ -225,7 +228,7 @@ def test_stale_after_change_of_spec(root: Path, custom_spec: ModelSpec) -> None:
 
 def test_staging_folder_is_not_stale(root: Path, custom_spec: ModelSpec) -> None:
     """What a killed import leaves, or one that is under way."""
-    repository.write_configs(root, custom_spec)
+    write_configs(Repository(root), custom_spec)
     shutil.copytree(root / "animals-v2", root / f"{atomic.STAGING_PREFIX}abc" / "animals-v2")
     assert list_stale(root, custom_spec) == {}
 
@@ -244,7 +247,7 @@ def test_add_model(root: Path, custom_spec: ModelSpec) -> None:
     files = snapshot(root)
     assert manifests <= files.keys()
     assert {path: content for path, content in files.items() if path not in manifests} == {
-        **{path: text.encode() for path, text in repository.render_files(custom_spec).items()},
+        **{path: text.encode() for path, text in render_files(custom_spec).items()},
         **{f"animals-v2{step}/1/model_spec.json": spec_text for step in STEPS},
         atomic.LOCK_NAME: b"",
         "animals-v2/1/version.json": b'{"replaces": null}\n',
@@ -253,9 +256,9 @@ def test_add_model(root: Path, custom_spec: ModelSpec) -> None:
     assert (root / "animals-v2" / "1").is_dir()
     assert not (root.parent / "given.onnx").exists()
     assert not list(root.glob(f"{atomic.STAGING_PREFIX}*"))
-    assert repository.read_spec(root, "animals-v2") == custom_spec
-    assert repository.is_imported(root, "animals-v2")
-    repository.require_fresh(root, custom_spec)
+    assert Repository(root).active("animals-v2").spec == custom_spec
+    assert Repository(root).is_imported("animals-v2")
+    require_fresh(Repository(root).active(custom_spec.name))
 
 
 def test_add_model_in_place_of_another(root: Path, custom_spec: ModelSpec) -> None:
@@ -274,7 +277,7 @@ def test_models_side_by_side(root: Path, custom_spec: ModelSpec) -> None:
     other = dataclasses.replace(make_other(custom_spec), name="animals-v3")
     add(root, other)
     assert before.items() <= snapshot(root).items()
-    assert repository.list_models(root) == ["animals-v2", "animals-v3"]
+    assert Repository(root).models() == ["animals-v2", "animals-v3"]
     assert list_stale(root, custom_spec, other) == {}
 
 
@@ -282,9 +285,9 @@ def assert_not_mixed(root: Path, *imports: ModelSpec) -> ModelSpec | None:
     """Where Triton could load the ensemble, every file must be of one import; gives it, or None where it could not."""
     if not (root / "animals-v2" / "1").is_dir():
         with pytest.raises(RepositoryError):
-            repository.read_spec(root, "animals-v2")
+            Repository(root).active("animals-v2").check()
         return None
-    spec = repository.read_spec(root, "animals-v2")
+    spec = Repository(root).active("animals-v2").spec
     assert spec in imports
     assert (root / "animals-v2_engine" / "1" / "model.onnx").read_text() == f"graph of {spec.labels}"
     assert list_stale(root, spec) == {}
@@ -351,7 +354,7 @@ def test_add_model_interrupted_while_staging(
     other = make_other(custom_spec)
     add(root, other)
     before = snapshot(root)
-    fail_at(monkeypatch, "write_text", call)
+    fail_at(monkeypatch, "write_text", call, staging)
     with pytest.raises(OSError, match="No space left"):
         add(root, custom_spec)
     assert snapshot(root) == before
@@ -364,7 +367,7 @@ def test_add_model_interrupted_at_a_config(
     other = make_other(custom_spec)
     add(root, other)
     before = snapshot(root)
-    fail_at(monkeypatch, "write_text", call, repository)
+    fail_at(monkeypatch, "write_text", call, configurations)
     with pytest.raises(OSError, match="No space left"):
         add(root, custom_spec)
     assert snapshot(root) == before
@@ -385,21 +388,21 @@ def test_name_of_a_step(root: Path, custom_spec: ModelSpec, suffix: str) -> None
 def test_read_spec_of_unknown_model(root: Path, custom_spec: ModelSpec) -> None:
     root.mkdir()
     with pytest.raises(RepositoryError, match=r"has no model 'a'; expected one of none: the repository is empty"):
-        repository.read_spec(root, "a")
+        Repository(root).active("a").check()
     add(root, custom_spec)
     for name in ("a", "animals-v2_engine", "", "..", "animals-v2/1"):
         with pytest.raises(RepositoryError, match=rf"has no model {name!r}; expected one of animals-v2\."):
-            repository.read_spec(root, name)
+            Repository(root).active(name).check()
 
 
 def test_read_spec_of_model_that_is_not_imported(root: Path, custom_spec: ModelSpec) -> None:
-    repository.write_configs(root, custom_spec)
-    repository.write_configs(root, official_spec("ResNet50_ML"))
+    write_configs(Repository(root), custom_spec)
+    write_configs(Repository(root), official_spec("ResNet50_ML"))
     with pytest.raises(RepositoryError, match=r"has no weights yet: .* mlcls import FOLDER --name animals-v2\.$"):
-        repository.read_spec(root, "animals-v2")
+        Repository(root).active("animals-v2").check()
     with pytest.raises(RepositoryError, match=r"has no weights yet: .* mlcls import ResNet50_ML\.$"):
-        repository.read_spec(root, "ResNet50_ML")
-    assert not repository.is_imported(root, "ResNet50_ML")
+        Repository(root).active("ResNet50_ML").check()
+    assert not Repository(root).is_imported("ResNet50_ML")
 
 
 @pytest.mark.parametrize("suffix", STEPS)
@@ -408,13 +411,10 @@ def test_mixed_up_specs(root: Path, custom_spec: ModelSpec, suffix: str) -> None
     path = root / f"animals-v2{suffix}" / "1" / "model_spec.json"
     path.write_text(make_other(custom_spec).to_json(), encoding="utf-8")
     with pytest.raises(RepositoryError, match=r"the folders come from different imports\. Import the model again"):
-        repository.read_spec(root, "animals-v2")
+        Repository(root).active("animals-v2").check()
 
 
-@pytest.mark.parametrize(
-    "field",
-    [field.name for field in dataclasses.fields(ModelSpec) if field.name != "activation"],  # has one value only
-)
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ModelSpec)])
 def test_specs_that_differ_in_one_field(root: Path, custom_spec: ModelSpec, field: str) -> None:
     values: dict[str, Any] = {
         "name": "animals-v3",
@@ -423,7 +423,6 @@ def test_specs_that_differ_in_one_field(root: Path, custom_spec: ModelSpec, fiel
         "thresholds": (0.5, 0.3, 0.7),
         "transform": dataclasses.replace(custom_spec.transform, std=(0.4, 0.5, 0.7)),
         "source_activation": "none",
-        "tensors": dataclasses.replace(custom_spec.tensors, image="picture"),
         "source_sha256": {"inference.json": "9" * 64},
         "onnx_sha256": "9" * 64,
     }
@@ -431,7 +430,7 @@ def test_specs_that_differ_in_one_field(root: Path, custom_spec: ModelSpec, fiel
     other = dataclasses.replace(custom_spec, **{field: values[field]})
     (root / "animals-v2_preprocess" / "1" / "model_spec.json").write_text(other.to_json(), encoding="utf-8")
     with pytest.raises(RepositoryError, match="different imports"):
-        repository.read_spec(root, "animals-v2")
+        Repository(root).active("animals-v2").check()
 
 
 @pytest.mark.parametrize("suffix", STEPS)
@@ -441,10 +440,10 @@ def test_spec_missing_or_broken(root: Path, custom_spec: ModelSpec, suffix: str)
     document = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**document, "more": 1}))
     with pytest.raises(SpecError, match=f"{path}: unknown key more"):
-        repository.read_spec(root, "animals-v2")
+        Repository(root).active("animals-v2").check()
     path.unlink()
     with pytest.raises(SpecError, match=f"{path} does not exist; import the model first"):
-        repository.read_spec(root, "animals-v2")
+        Repository(root).active("animals-v2").check()
 
 
 def test_folders_renamed_by_hand(root: Path, custom_spec: ModelSpec) -> None:
@@ -454,19 +453,19 @@ def test_folders_renamed_by_hand(root: Path, custom_spec: ModelSpec) -> None:
     with pytest.raises(
         RepositoryError, match=r"The spec of pets in .* is that of 'animals-v2'\. Import the model again"
     ):
-        repository.read_spec(root, "pets")
+        Repository(root).active("pets").check()
 
 
 def test_list_models(root: Path, custom_spec: ModelSpec) -> None:
     with pytest.raises(RepositoryError, match=r"^Expected a model repository, got .*, which is no folder"):
-        repository.list_models(root)
+        Repository(root).models()
     root.mkdir()
-    assert repository.list_models(root) == []
-    repository.write_configs(root, custom_spec)
-    repository.write_configs(root, official_spec("ResNet50_ML"))
+    assert Repository(root).models() == []
+    write_configs(Repository(root), custom_spec)
+    write_configs(Repository(root), official_spec("ResNet50_ML"))
     (root / "other").mkdir()
     (root / "file").write_text("")
-    assert repository.list_models(root) == ["ResNet50_ML", "animals-v2"]
+    assert Repository(root).models() == ["ResNet50_ML", "animals-v2"]
 
 
 @pytest.mark.parametrize(
@@ -484,16 +483,16 @@ def test_find_weights(root: Path, custom_spec: ModelSpec, target: Any, file: str
     path = root / "animals-v2_engine" / "1" / file
     path.unlink(missing_ok=True)
     with pytest.raises(RepositoryError, match=rf"^{path} does not exist, .*'{target}' needs\. {advice}"):
-        repository.find_weights(root, "animals-v2", target)
+        Repository(root).active("animals-v2").weights(target)
     path.write_text("")
-    assert repository.find_weights(root, "animals-v2", target) == path
+    assert Repository(root).active("animals-v2").weights(target) == path
 
 
 # --- what the configurations come from
 
 
 def test_expected_specs_without_repository(root: Path) -> None:
-    assert repository.expected_specs(root) == [official_spec(name) for name in OFFICIAL_MODELS]
+    assert expected_specs(Repository(root)) == [official_spec(name) for name in OFFICIAL_MODELS]
 
 
 def test_expected_specs_of_imported_models(root: Path, custom_spec: ModelSpec) -> None:
@@ -502,20 +501,20 @@ def test_expected_specs_of_imported_models(root: Path, custom_spec: ModelSpec) -
     trained = dataclasses.replace(official_spec("ResNet50_ML"), labels=labels)
     add(root, custom_spec)
     add(root, trained)
-    specs = {spec.name: spec for spec in repository.expected_specs(root)}
+    specs = {spec.name: spec for spec in expected_specs(Repository(root))}
     assert specs == {name: official_spec(name) for name in OFFICIAL_MODELS} | {
         "animals-v2": custom_spec,
         "ResNet50_ML": trained,
     }
     for spec in specs.values():
-        repository.write_configs(root, spec)
+        write_configs(Repository(root), spec)
     assert list_stale(root, *specs.values()) == {}
 
 
 def test_custom_model_that_is_not_imported(root: Path, custom_spec: ModelSpec) -> None:
-    repository.write_configs(root, custom_spec)
+    write_configs(Repository(root), custom_spec)
     with pytest.raises(RepositoryError, match=r"^The custom model animals-v2 in .* is not imported here, .* --name"):
-        repository.expected_specs(root)
+        expected_specs(Repository(root))
 
 
 def test_require_fresh(root: Path, custom_spec: ModelSpec) -> None:
@@ -523,12 +522,12 @@ def test_require_fresh(root: Path, custom_spec: ModelSpec) -> None:
     add(root, custom_spec)
     add(root, other)
     (root / "animals-v3" / "labels.txt").unlink()
-    repository.require_fresh(root, custom_spec)
+    require_fresh(Repository(root).active(custom_spec.name))
     with pytest.raises(RepositoryError, match=r"is stale: animals-v3/labels.txt: missing\. Run: mlcls repository\.$"):
-        repository.require_fresh(root, other)
+        require_fresh(Repository(root).active(other.name))
     shutil.copy(root / "animals-v2" / "config.pbtxt", root / "animals-v2_engine" / "configs" / "tpu.pbtxt")
     with pytest.raises(RepositoryError, match=r"animals-v2_engine/configs/tpu.pbtxt: is not a file that"):
-        repository.require_fresh(root, custom_spec)
+        require_fresh(Repository(root).active(custom_spec.name))
 
 
 def test_add_model_waits_for_another(root: Path, custom_spec: ModelSpec) -> None:
@@ -545,4 +544,4 @@ def test_add_model_waits_for_another(root: Path, custom_spec: ModelSpec) -> None
         assert not (root / custom_spec.name).exists()
     thread.join(10)
     assert done.is_set()
-    assert repository.read_spec(root, custom_spec.name) == custom_spec
+    assert Repository(root).active(custom_spec.name).spec == custom_spec

@@ -12,10 +12,11 @@ import pytest
 
 from mlcls.errors import ConfigError
 from mlcls.model.spec import ModelSpec
-from mlcls.releases.rollout import publish_version, roll_back
-from mlcls.repository import models as repository
-from mlcls.repository import publishing
+from mlcls.releases.rollout import publish, roll_back
+from mlcls.repository.configurations import find_stale, render_files, require_fresh, write_configs
 from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.models import Repository
+from mlcls.repository.publishing import add_model
 from mlcls.repository.settings import (
     DEFAULT_SETTINGS,
     TARGETS,
@@ -26,6 +27,7 @@ from mlcls.repository.settings import (
     read_settings,
     settings_path,
 )
+from mlcls.repository.staging import ConvertedVersion
 from mlcls.repository.triton_config import parse_config
 
 NAME = "animals-v2"
@@ -72,9 +74,7 @@ def test_wrong_queues(queue: Any, words: str) -> None:
 
 
 def test_queues_of_all_steps(custom_spec: ModelSpec) -> None:
-    configs = parse_files(
-        repository.render_files(custom_spec, settings=ModelSettings(queue=QueueSettings(7, 2_000_000)))
-    )
+    configs = parse_files(render_files(custom_spec, settings=ModelSettings(queue=QueueSettings(7, 2_000_000))))
     steps = {path: config for path, config in configs.items() if config.platform != "ensemble"}
     assert len(steps) >= 3
     for path, config in steps.items():
@@ -170,14 +170,14 @@ def test_only_the_embedded_target_takes_a_precision(target: Any) -> None:
 
 def test_a_precision_reaches_the_engine_s_configuration(custom_spec: ModelSpec) -> None:
     settings = ModelSettings(targets={"embedded": ServingSettings(engine_precision="bf16")})
-    engine = parse_files(repository.render_files(custom_spec, settings=settings))[f"{NAME}_engine/config.pbtxt"]
+    engine = parse_files(render_files(custom_spec, settings=settings))[f"{NAME}_engine/config.pbtxt"]
     assert engine.parameters["precision"].string_value == "bf16"
     assert str(settings.of("embedded")).endswith(", bf16")
 
 
 def test_settings_of_one_target_leave_the_others_alone(custom_spec: ModelSpec) -> None:
-    plain = parse_files(repository.render_files(custom_spec))
-    tuned = parse_files(repository.render_files(custom_spec, settings=ModelSettings(targets={"embedded": MANY})))
+    plain = parse_files(render_files(custom_spec))
+    tuned = parse_files(render_files(custom_spec, settings=ModelSettings(targets={"embedded": MANY})))
     preprocess = tuned[f"{NAME}_preprocess/config.pbtxt"]
     assert preprocess.instance_group[0].count == 3
     assert preprocess.dynamic_batching.max_queue_delay_microseconds == 500
@@ -194,20 +194,20 @@ def test_settings_of_one_target_leave_the_others_alone(custom_spec: ModelSpec) -
 
 def test_settings_of_another_target_than_the_default(custom_spec: ModelSpec) -> None:
     settings = ModelSettings(targets={"gpu": dataclasses.replace(MANY, engine_threads=0)})
-    plain = repository.render_files(custom_spec)
-    tuned = repository.render_files(custom_spec, settings=settings)
+    plain = render_files(custom_spec)
+    tuned = render_files(custom_spec, settings=settings)
     changed = {path for path in tuned if tuned[path] != plain.get(path)}
     assert changed == {f"{NAME}_engine/configs/gpu.pbtxt", f"{NAME}_preprocess/configs/gpu.pbtxt"}
 
 
 def test_defaults_by_name_change_nothing(custom_spec: ModelSpec) -> None:
     settings = ModelSettings(targets=dict(DEFAULT_SETTINGS))
-    assert repository.render_files(custom_spec, settings=settings) == repository.render_files(custom_spec)
+    assert render_files(custom_spec, settings=settings) == render_files(custom_spec)
 
 
 @pytest.mark.parametrize(("size", "warmups"), [(8, [1, 8]), (16, [1, 8, 16])])
 def test_batch_size(custom_spec: ModelSpec, size: int, warmups: list[int]) -> None:
-    configs = parse_files(repository.render_files(custom_spec, settings=ModelSettings(size)))
+    configs = parse_files(render_files(custom_spec, settings=ModelSettings(size)))
     assert {config.max_batch_size for config in configs.values()} == {size}
     gpu = configs[f"{NAME}_engine/configs/gpu.pbtxt"]
     assert [warmup.batch_size for warmup in gpu.model_warmup] == warmups
@@ -227,7 +227,7 @@ def add(root: Path, spec: ModelSpec) -> None:
     root.mkdir(exist_ok=True)
     weights = root.parent / "given.onnx"
     weights.write_text("a graph")
-    publishing.add_model(root, spec, weights, EngineRecord("model.onnx", "fp32", {}, {}))
+    add_model(Repository(root), ConvertedVersion(spec, weights, EngineRecord("model.onnx", "fp32", {}, {})))
 
 
 def count_engines(root: Path, step: str) -> int:
@@ -239,27 +239,27 @@ def test_new_versions_and_imports_keep_the_settings(tmp_path: Path, custom_spec:
     root = tmp_path / "models"
     add(root, custom_spec)
     settings_path(root, NAME).write_text(TUNED.to_json())
-    assert repository.find_stale(root, [custom_spec])
-    repository.write_configs(root, custom_spec)
-    assert repository.find_stale(root, [custom_spec]) == []
+    assert find_stale(Repository(root), [custom_spec])
+    write_configs(Repository(root), custom_spec)
+    assert find_stale(Repository(root), [custom_spec]) == []
     weights = tmp_path / "next.onnx"
     weights.write_text("another graph")
     second = dataclasses.replace(custom_spec, labels=("x", "y"), thresholds=(0.1, 0.2))
-    publish_version(root, second, weights, EngineRecord("model.onnx", "fp32", {}, {}))
+    publish(Repository(root), ConvertedVersion(second, weights, EngineRecord("model.onnx", "fp32", {}, {})))
     assert count_engines(root, f"{NAME}_engine_2") == 2
-    repository.require_fresh(root, second)
-    assert repository.find_stale(root, [second]) == []
-    roll_back(root, NAME)
+    require_fresh(Repository(root).active(second.name))
+    assert find_stale(Repository(root), [second]) == []
+    roll_back(Repository(root), NAME)
     ensemble = parse_config((root / NAME / "config.pbtxt").read_text(encoding="utf-8"))
     assert ensemble.max_batch_size == 16
-    repository.require_fresh(root, custom_spec)
+    require_fresh(Repository(root).active(custom_spec.name))
 
     fresh = tmp_path / "others"
     add(fresh, custom_spec)
     settings_path(fresh, NAME).write_text(TUNED.to_json())
     add(fresh, second)
     assert count_engines(fresh, f"{NAME}_engine") == 2
-    repository.require_fresh(fresh, second)
+    require_fresh(Repository(fresh).active(second.name))
 
 
 def test_an_import_over_wrong_settings_changes_nothing(tmp_path: Path, custom_spec: ModelSpec) -> None:

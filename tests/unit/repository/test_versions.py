@@ -19,10 +19,13 @@ from mlcls.cli import main
 from mlcls.errors import ModelControlError, RepositoryError, ServerError
 from mlcls.model.spec import ModelSpec
 from mlcls.releases import rollout
-from mlcls.releases.rollout import Rollout
-from mlcls.repository import models as repository
-from mlcls.repository import publishing, versions
+from mlcls.releases.rollout import Rollout, roll_back
+from mlcls.repository.configurations import find_stale, require_fresh
 from mlcls.repository.manifest import EngineRecord
+from mlcls.repository.models import Repository, read_pin
+from mlcls.repository.names import LAST_NUMBER_FILE, VERSION_FILE
+from mlcls.repository.publishing import add_model, prune_versions, remove_leftovers, remove_version
+from mlcls.repository.staging import ConvertedVersion
 from mlcls.server.model_control import ModelControl
 
 NAME = "animals-v2"
@@ -59,32 +62,36 @@ def give(root: Path, number: int) -> Path:
 
 
 def publish(root: Path, spec: ModelSpec, number: int, **options: Any) -> Rollout:
-    return rollout.publish_version(root, make_spec(spec, number), give(root, number), RECORD, **options)
+    return rollout.publish(
+        Repository(root), ConvertedVersion(make_spec(spec, number), give(root, number), RECORD), **options
+    )
 
 
 def replace_all(root: Path, spec: ModelSpec, number: int) -> None:
-    publishing.add_model(root, make_spec(spec, number), give(root, number), RECORD, replace_versions=True)
+    add_model(
+        Repository(root), ConvertedVersion(make_spec(spec, number), give(root, number), RECORD), replace_versions=True
+    )
 
 
 def list_stale(root: Path) -> list[str]:
-    specs = [repository.read_spec(root, name) for name in repository.list_models(root)]
-    return [str(file) for file in repository.find_stale(root, specs)]
+    specs = [Repository(root).active(name).spec for name in Repository(root).models()]
+    return [str(file) for file in find_stale(Repository(root), specs)]
 
 
 def served_number(root: Path) -> int | None:
     """Which model a server that starts now would serve, after looking at every file of it; None where it could not."""
-    if not repository.is_imported(root, NAME):
+    if not Repository(root).is_imported(NAME):
         return None
-    spec = repository.read_spec(root, NAME)
-    repository.require_fresh(root, spec)
+    spec = Repository(root).active(NAME).spec
+    require_fresh(Repository(root).active(spec.name))
     number = len(spec.labels) - 1
-    weights = repository.find_weights(root, NAME, "embedded")
+    weights = Repository(root).active(NAME).weights("embedded")
     assert weights.read_text() == f"graph of {number}"
     assert spec.transform.height == 32 * number
-    assert versions.read_pin(root / NAME / "config.pbtxt") == versions.active_version(root, NAME)
-    for version in versions.list_versions(root, NAME):  # each of them can be chosen
-        repository.read_version_spec(root, NAME, version)
-        versions.read_replaced(root, NAME, version)
+    assert read_pin(root / NAME / "config.pbtxt") == Repository(root).active_number(NAME)
+    for version in Repository(root).numbers(NAME):  # each of them can be chosen
+        Repository(root).version(NAME, version).check()
+        assert Repository(root).version(NAME, version).replaced != version
     return number
 
 
@@ -96,7 +103,7 @@ OPERATIONS: dict[str, tuple[list[int], Callable[[Path, ModelSpec], object], set[
     "publish the second": ([1], lambda root, spec: publish(root, spec, 2), {1, 2}),
     "publish and remove": ([1, 2], lambda root, spec: publish(root, spec, 3, keep=1), {2, 3}),
     "stage": ([1], lambda root, spec: publish(root, spec, 2, activate=False), {1}),
-    "roll back": ([1, 2], lambda root, _: rollout.roll_back(root, NAME), {1, 2}),
+    "roll back": ([1, 2], lambda root, _: roll_back(Repository(root), NAME), {1, 2}),
     "import again": ([1], lambda root, spec: replace_all(root, spec, 2), {None, 1, 2}),
     "import in place of several": ([1, 2], lambda root, spec: replace_all(root, spec, 3), {None, 2, 3}),
 }
@@ -169,13 +176,13 @@ def test_killed_before_each_write(tmp_path: Path, custom_spec: ModelSpec, name: 
             continue
         mended.add(left)
         # whatever was left, the next publish works and leaves nothing of it
-        if repository.is_imported(root, NAME):
-            last = max(versions.list_versions(root, NAME))
+        if Repository(root).is_imported(NAME):
+            last = max(Repository(root).numbers(NAME))
             done = publish(root, custom_spec, 5)
             assert done.version > last
             assert served_number(root) == 5
             assert list_stale(root) == []
-            assert versions.find_leftovers(root, NAME) == {}
+            assert Repository(root).leftovers(NAME) == {}
         else:
             replace_all(root, custom_spec, 5)
             assert served_number(root) == 5
@@ -193,14 +200,14 @@ def test_publish_and_roll_back(root: Path, custom_spec: ModelSpec) -> None:
     assert publish(root, custom_spec, 1) == Rollout(NAME, 1, None, 1)
     assert publish(root, custom_spec, 2) == Rollout(NAME, 2, 1, 2)
     assert served_number(root) == 2
-    assert rollout.roll_back(root, NAME) == Rollout(NAME, 1, 2, 1)
+    assert roll_back(Repository(root), NAME) == Rollout(NAME, 1, 2, 1)
     assert served_number(root) == 1
     assert publish(root, custom_spec, 3) == Rollout(NAME, 3, 1, 3)
-    assert rollout.roll_back(root, NAME).active == 1, "the version before, not the one that was rolled back"
+    assert roll_back(Repository(root), NAME).active == 1, "the version before, not the one that was rolled back"
     with pytest.raises(RepositoryError, match=r"before version 1 of animals-v2 is not there; choose one of 2, 3 with"):
-        rollout.roll_back(root, NAME)
-    assert rollout.roll_back(root, NAME, 3) == Rollout(NAME, 3, 1, 3)
-    assert rollout.roll_back(root, NAME, 3) == Rollout(NAME, 3, 3, 3)
+        roll_back(Repository(root), NAME)
+    assert roll_back(Repository(root), NAME, 3) == Rollout(NAME, 3, 1, 3)
+    assert roll_back(Repository(root), NAME, 3) == Rollout(NAME, 3, 3, 3)
     assert list_stale(root) == []
 
 
@@ -208,8 +215,8 @@ def test_staged_version_is_not_served(root: Path, custom_spec: ModelSpec) -> Non
     publish(root, custom_spec, 1)
     assert publish(root, custom_spec, 2, activate=False) == Rollout(NAME, 2, 1, 1)
     assert served_number(root) == 1
-    assert rollout.roll_back(root, NAME, 2).active == 2
-    assert rollout.roll_back(root, NAME).active == 1
+    assert roll_back(Repository(root), NAME, 2).active == 2
+    assert roll_back(Repository(root), NAME).active == 1
 
 
 def test_old_versions_are_removed(root: Path, custom_spec: ModelSpec) -> None:
@@ -217,27 +224,27 @@ def test_old_versions_are_removed(root: Path, custom_spec: ModelSpec) -> None:
         assert publish(root, custom_spec, number).removed == ()
     assert publish(root, custom_spec, 4).removed == (1,)
     assert not list(root.glob(f"{NAME}_*/1"))
-    assert versions.list_versions(root, NAME) == [2, 3, 4]
-    assert repository.list_models(root) == [NAME]
+    assert Repository(root).numbers(NAME) == [2, 3, 4]
+    assert Repository(root).models() == [NAME]
     assert list_stale(root) == []
-    rollout.roll_back(root, NAME, 2)
+    roll_back(Repository(root), NAME, 2)
     # 2 is active before 5 is, so that 3 and 4 go first
     assert publish(root, custom_spec, 5, keep=2).removed == (3, 4)
-    assert rollout.roll_back(root, NAME).active == 2
-    assert publishing.prune_versions(root, NAME, 1) == [5]
+    assert roll_back(Repository(root), NAME).active == 2
+    assert prune_versions(Repository(root), NAME, 1) == [5]
     assert served_number(root) == 2
 
 
 def test_no_number_is_used_twice(root: Path, custom_spec: ModelSpec) -> None:
     publish(root, custom_spec, 1)
     publish(root, custom_spec, 2)
-    rollout.roll_back(root, NAME)
-    publishing.remove_version(root, NAME, 2)
+    roll_back(Repository(root), NAME)
+    remove_version(Repository(root).version(NAME, 2))
     assert publish(root, custom_spec, 3).version == 3
     replace_all(root, custom_spec, 1)
-    assert versions.list_versions(root, NAME) == [1]
+    assert Repository(root).numbers(NAME) == [1]
     assert publish(root, custom_spec, 4).version == 4
-    (root / NAME / versions.LAST_NUMBER_NAME).write_text("four")
+    (root / NAME / LAST_NUMBER_FILE).write_text("four")
     with pytest.raises(RepositoryError, match=r"expected the number of the last version, got 'four'; remove it"):
         publish(root, custom_spec, 5)
     assert served_number(root) == 4
@@ -246,26 +253,26 @@ def test_no_number_is_used_twice(root: Path, custom_spec: ModelSpec) -> None:
 def test_the_active_version_cannot_be_removed(root: Path, custom_spec: ModelSpec) -> None:
     publish(root, custom_spec, 1)
     publish(root, custom_spec, 2)
-    with pytest.raises(RepositoryError, match="serves version 2, which therefore cannot be removed"):
-        publishing.remove_version(root, NAME, 2)
+    with pytest.raises(RepositoryError, match="serves version 2, so it cannot be removed"):
+        remove_version(Repository(root).version(NAME, 2))
     assert served_number(root) == 2
 
 
 def test_the_only_version_leaves_its_configurations(root: Path, custom_spec: ModelSpec) -> None:
     publish(root, custom_spec, 1)
-    publishing.remove_version(root, NAME, 1)
-    assert not repository.is_imported(root, NAME)
-    assert repository.find_stale(root, [make_spec(custom_spec, 1)]) == []
+    remove_version(Repository(root).version(NAME, 1))
+    assert not Repository(root).is_imported(NAME)
+    assert find_stale(Repository(root), [make_spec(custom_spec, 1)]) == []
 
 
 def test_import_does_not_remove_published_versions_unasked(root: Path, custom_spec: ModelSpec) -> None:
     publish(root, custom_spec, 1)
     publish(root, custom_spec, 2)
     with pytest.raises(RepositoryError, match=r"has the versions 1, 2\. Add the next one: mlcls publish\. Or"):
-        publishing.add_model(root, make_spec(custom_spec, 3), give(root, 3), RECORD)
+        add_model(Repository(root), ConvertedVersion(make_spec(custom_spec, 3), give(root, 3), RECORD))
     assert served_number(root) == 2
     replace_all(root, custom_spec, 3)
-    assert (served_number(root), versions.list_versions(root, NAME)) == (3, [1])
+    assert (served_number(root), Repository(root).numbers(NAME)) == (3, [1])
     assert list_stale(root) == []
 
 
@@ -292,8 +299,8 @@ def test_a_mixed_ensemble_is_refused(root: Path, custom_spec: ModelSpec, old: st
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(RepositoryError, match=r"Versions 1, 2 of animals-v2 exist; choose one: mlcls rollback"):
-        repository.read_spec(root, NAME)
-    assert rollout.roll_back(root, NAME, 2) == Rollout(NAME, 2, None, 2)
+        Repository(root).active(NAME).check()
+    assert roll_back(Repository(root), NAME, 2) == Rollout(NAME, 2, None, 2)
     assert path.read_text() == text
 
 
@@ -303,11 +310,11 @@ def test_a_repository_of_before_there_were_versions(root: Path, custom_spec: Mod
     text = path.read_text().replace("model_version: 1", "model_version: -1")
     text = text.replace("version_policy {\n  specific {\n    versions: 1\n  }\n}\n", "")
     path.write_text(text)
-    (root / NAME / "1" / versions.RECORD_NAME).unlink()
-    assert versions.read_pin(path) == 1
+    (root / NAME / "1" / VERSION_FILE).unlink()
+    assert read_pin(path) == 1
     assert list_stale(root) == [f"{NAME}/config.pbtxt: differs from what the generator writes"]
     assert publish(root, custom_spec, 2).previous == 1
-    assert rollout.roll_back(root, NAME).active == 1
+    assert roll_back(Repository(root), NAME).active == 1
     assert list_stale(root) == []
 
 
@@ -316,10 +323,10 @@ def test_an_active_version_that_is_gone(root: Path, custom_spec: ModelSpec) -> N
     publish(root, custom_spec, 2)
     shutil.rmtree(root / NAME / "2")
     with pytest.raises(RepositoryError, match=r"version 2 that animals-v2 .* does not exist; choose one of 1: mlcls"):
-        repository.read_spec(root, NAME)
-    assert rollout.roll_back(root, NAME, 1).active == 1
+        Repository(root).active(NAME).check()
+    assert roll_back(Repository(root), NAME, 1).active == 1
     assert served_number(root) == 1
-    assert versions.find_leftovers(root, NAME) == {}
+    assert Repository(root).leftovers(NAME) == {}
 
 
 def test_a_damaged_version_is_not_chosen(root: Path, custom_spec: ModelSpec) -> None:
@@ -327,34 +334,40 @@ def test_a_damaged_version_is_not_chosen(root: Path, custom_spec: ModelSpec) -> 
     publish(root, custom_spec, 2)
     (root / f"{NAME}_preprocess" / "1" / "model_spec.json").write_text(make_spec(custom_spec, 3).to_json())
     with pytest.raises(RepositoryError, match="different imports"):
-        rollout.roll_back(root, NAME)
-    (root / NAME / "2" / versions.RECORD_NAME).write_text('{"replaces": "1"}')
+        roll_back(Repository(root), NAME)
+    (root / NAME / "2" / VERSION_FILE).write_text('{"replaces": "1"}')
     with pytest.raises(RepositoryError, match=r"version\.json: expected the record of a version"):
-        rollout.roll_back(root, NAME)
+        roll_back(Repository(root), NAME)
     assert served_number_of_active(root) == 2
 
 
 def served_number_of_active(root: Path) -> int:
-    return len(repository.read_spec(root, NAME).labels) - 1
+    return len(Repository(root).active(NAME).spec.labels) - 1
 
 
 @pytest.mark.parametrize("name", ["a_engine", "a_engine_2", "a_preprocess_10", "a_postprocess"])
 def test_names_of_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
     with pytest.raises(RepositoryError, match="Expected a name that ends in none of _preprocess"):
-        rollout.publish_version(root, dataclasses.replace(custom_spec, name=name), give(root, 1), RECORD)
+        rollout.publish(
+            Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name=name), give(root, 1), RECORD)
+        )
 
 
 @pytest.mark.parametrize("name", ["a_2", "a_engine_x", "a_engine_0", "a_engine_2_b", "engine"])
 def test_names_that_look_like_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
     """Beside a model whose steps they must not be taken for."""
-    rollout.publish_version(root, dataclasses.replace(custom_spec, name="a"), give(root, 1), RECORD)
+    rollout.publish(
+        Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name="a"), give(root, 1), RECORD)
+    )
     for number in (1, 2):
-        rollout.publish_version(root, dataclasses.replace(custom_spec, name=name), give(root, number), RECORD)
-    assert repository.list_models(root) == sorted(["a", name])
-    assert versions.find_leftovers(root, "a") == {}
-    publishing.remove_leftovers(root, "a")
+        rollout.publish(
+            Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name=name), give(root, number), RECORD)
+        )
+    assert Repository(root).models() == sorted(["a", name])
+    assert Repository(root).leftovers("a") == {}
+    remove_leftovers(Repository(root), "a")
     assert list_stale(root) == []
-    assert versions.list_versions(root, name) == [1, 2]
+    assert Repository(root).numbers(name) == [1, 2]
 
 
 # --- a server that is not there
@@ -366,8 +379,8 @@ def test_no_server(root: Path, custom_spec: ModelSpec) -> None:
     with pytest.raises(ModelControlError, match=r"^No answer from Triton's HTTP API at .*Is the server running"):
         publish(root, custom_spec, 2, control=control)
     with pytest.raises(ModelControlError, match="No answer"):
-        rollout.roll_back(root, NAME, 1, control=control)
-    assert (served_number(root), versions.list_versions(root, NAME)) == (1, [1])
+        roll_back(Repository(root), NAME, 1, control=control)
+    assert (served_number(root), Repository(root).numbers(NAME)) == (1, [1])
     assert not control.is_ready(NAME, 1)
 
 
@@ -389,7 +402,7 @@ def run_main(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tupl
 def test_versions_command(root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
     publish(root, custom_spec, 1)
     publish(root, custom_spec, 2)
-    rollout.roll_back(root, NAME)
+    roll_back(Repository(root), NAME)
     status, output, _ = run_main(capsys, "versions", NAME, "--repository", root)
     lines = [line.split() for line in output.splitlines()]
     assert status == 0

@@ -52,7 +52,7 @@ def test_wrong_values(values: dict[str, Any], message: str) -> None:
 
 
 def test_an_unknown_architecture() -> None:
-    with pytest.raises(ModelFormatError, match="none of the six"):
+    with pytest.raises(ModelFormatError, match="not one of the six"):
         TrainSettings("AlexNet", Path("dataset"))
 
 

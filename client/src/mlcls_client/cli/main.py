@@ -1,30 +1,32 @@
 """The `mlcls-client` command.
 
-Exit codes: 0 all images answered; 1 some image failed, its reason is on standard error and the others are answered;
-2 wrong usage or a request that the server refuses; 3 no usable server: not reachable, not ready, no such model, no
-answer in time, or a failure of its own; 130 interrupted.
+Exit codes: 0 all images answered; 1 some images failed, the reasons are on standard error and the others are answered;
+2 wrong usage, or a request that the server rejects; 3 server unreachable, not ready, without this model, too slow, or
+failing; 130 interrupted.
 """
+
+from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from mlcls_client.cli.predict import add_predict_arguments, run_predict
-from mlcls_client.cli.server_arguments import (
+from mlcls_client.base.text import visible
+from mlcls_client.cli.arguments import (
     add_request_arguments,
     add_server_arguments,
     open_model,
+    parse_seconds,
     read_server_arguments,
 )
-from mlcls_client.cli.terminal import EXIT_OK, EXIT_SERVER, EXIT_USAGE, parse_seconds, print_line, with_exit_code
-from mlcls_client.escaping import visible
+from mlcls_client.cli.predict import SUMMARY as PREDICT_SUMMARY
+from mlcls_client.cli.predict import add_predict_arguments, run_predict
+from mlcls_client.cli.terminal import EXIT_OK, EXIT_SERVER, EXIT_USAGE, print_line, with_exit_code
+from mlcls_client.server_state import list_models, read_health
 from mlcls_client.transport.connection import DEFAULT_RETRIES
-from mlcls_client.transport.server_state import list_models, read_health
-
-__all__ = ["add_predict_arguments", "main", "run_predict"]
 
 _WAIT_TIMEOUT_S: Final = 60.0
-# One readiness call while waiting; a server that accepts connections and does not answer must not use up the time.
+# Per readiness call: a server that accepts connections but does not answer must not use up the whole waiting time.
 _READINESS_TIMEOUT_S: Final = 5.0
 
 
@@ -54,12 +56,14 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mlcls-client {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    predict = commands.add_parser("predict", help="labels of images", description="Print the labels of images.")
+    predict = commands.add_parser("predict", help=PREDICT_SUMMARY, description=PREDICT_SUMMARY)
     add_predict_arguments(predict)
     predict.set_defaults(run=run_predict)
 
     wait = commands.add_parser(
-        "wait", help="wait until a model is ready", description="Wait until a model is ready (exit 0) or not (exit 3)."
+        "wait",
+        help="Wait until a model is ready.",
+        description="Wait until a model is ready. Exit 0 if it is, 3 if it is not ready in time.",
     )
     wait.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
     add_server_arguments(wait)
@@ -68,25 +72,25 @@ def _make_parser() -> argparse.ArgumentParser:
         type=parse_seconds,
         default=_WAIT_TIMEOUT_S,
         metavar="S",
-        help="how long to wait (default: %(default)g)",
+        help="how long to wait, in seconds (default: %(default)g)",
     )
     wait.set_defaults(run=lambda args: with_exit_code(_wait, args))
 
     models = commands.add_parser(
         "models",
-        help="models of a server",
-        description="List the models of a server. Where it keeps its list closed (mlcls serve does, without "
-        "--admin-key), those that are loaded.",
+        help="List the models of a server.",
+        description="List the models of a server. If the server closes its list, as mlcls serve does to clients "
+        "without --admin-key, list only the loaded models.",
     )
-    models.add_argument("--all", action="store_true", help="the steps of the ensembles too, and all other models")
+    models.add_argument("--all", action="store_true", help="also list the steps of ensembles and all other models")
     add_server_arguments(models)
     add_request_arguments(models, DEFAULT_RETRIES)
     models.set_defaults(run=lambda args: with_exit_code(_models, args))
 
     health = commands.add_parser(
         "health",
-        help="state of a server",
-        description="Tell whether a server, and the models that are named, are ready (exit 0) or not (exit 3).",
+        help="Check whether a server and its models are ready.",
+        description="Check whether a server and the given models are ready. Exit 0 if all are, 3 if not.",
     )
     health.add_argument("model", metavar="MODEL", nargs="*", help="name of a model, e.g. PP-LCNet_x1_0_ML")
     add_server_arguments(health)

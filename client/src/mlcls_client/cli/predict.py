@@ -1,4 +1,6 @@
-"""`mlcls-client predict`: labels of files, folders, URLs and standard input, printed and saved."""
+"""`mlcls-client predict`: label files, folders, URLs and standard input; print and save the results."""
+
+from __future__ import annotations
 
 import argparse
 import contextlib
@@ -12,39 +14,54 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final, get_args
 
-from mlcls_client.cli.progress import ProgressBar
-from mlcls_client.cli.result_writers import CsvWriter, JsonLinesWriter, ResultWriter, TableWriter
-from mlcls_client.cli.saving import ResultSaver, SavedKind
-from mlcls_client.cli.server_arguments import add_request_arguments, add_server_arguments, open_model
-from mlcls_client.cli.table import MEMORY_TEXT, LabelTable
-from mlcls_client.cli.terminal import EXIT_IMAGE_FAILED, EXIT_OK, complain, parse_count, print_line, with_exit_code
-from mlcls_client.contract import Threshold, encode_threshold
+from mlcls_client.cli.arguments import add_request_arguments, add_server_arguments, open_model, parse_count
+from mlcls_client.cli.output import (
+    MEMORY_TEXT,
+    CsvWriter,
+    JsonLinesWriter,
+    LabelTable,
+    ResultSaver,
+    ResultWriter,
+    SavedKind,
+    TableWriter,
+)
+from mlcls_client.cli.terminal import (
+    EXIT_IMAGE_FAILED,
+    EXIT_OK,
+    ProgressBar,
+    complain,
+    print_line,
+    with_exit_code,
+)
 from mlcls_client.errors import InputError, InvalidRequestError, OutputError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.sources import ImageSource, count_images, iterate_sources
-from mlcls_client.prediction import MAX_CONCURRENCY
+from mlcls_client.prediction.call import MAX_CONCURRENCY
 from mlcls_client.transport.connection import DEFAULT_RETRIES
+from mlcls_client.transport.contract import Threshold, encode_threshold
+
+SUMMARY: Final = "Label images and print the results."
 
 STDIN: Final = "-"
 LIST_PREFIX: Final = "@"
 _READS_STDIN: Final = (STDIN, LIST_PREFIX + STDIN)
 _STDIN_NAME: Final = "stdin"
 
-# A table's columns are as wide as what is in them; of a long input only the beginning is looked at.
+# A table's columns are as wide as the first inputs need.
 _MEASURED_SOURCES: Final = 1000
 
 EXIT_CODES: Final = """\
 exit codes:
   0    all images answered
-  1    some image failed; its reason is on standard error, the others are answered (--fail-on-error: those before it)
-  2    wrong usage, or a request that the server refuses
+  1    some images failed; the reasons are on standard error, the others are answered (--fail-on-error: those before)
+  2    wrong usage, or a request that the server rejects
   3    server unreachable, not ready, without this model, too slow, or failing
   130  interrupted
 """
 
 
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the arguments of `predict`, for `run_predict`; another command can offer the same this way."""
+    """Add the arguments of `predict` to a parser, for `run_predict`. `mlcls predict` uses both, too."""
     parser.epilog = EXIT_CODES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
@@ -52,8 +69,8 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
         "input",
         metavar="INPUT",
         nargs="+",
-        help="image, PDF or TIFF file, folder that is searched for these, or http(s) URL; - for a file on standard "
-        "input; @FILE for a file with an INPUT on each line, @- for such lines on standard input",
+        help="image, PDF or TIFF file, folder to search for these, or http(s) URL; - for a file on standard input; "
+        "@FILE for a file with one INPUT per line, @- for such lines on standard input",
     )
     add_server_arguments(parser)
     add_request_arguments(parser, DEFAULT_RETRIES)
@@ -70,15 +87,17 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=_parse_threshold,
         metavar="T",
-        help='labels above this score: a number, or JSON such as \'{"default": 0.5, "person": 0.8}\' '
+        help='keep labels above this score: a number, or JSON such as \'{"default": 0.5, "person": 0.8}\' '
         "(default: the model's own)",
     )
-    parser.add_argument("--top-k", type=parse_count, metavar="K", help="of these, the K with the highest scores")
+    parser.add_argument(
+        "--top-k", type=parse_count, metavar="K", help="keep at most K of these labels, those with the highest scores"
+    )
     parser.add_argument(
         "--array-format",
         choices=get_args(ArrayFormat),
         default="png",
-        help="how pages of PDF and TIFF files travel (default: %(default)s)",
+        help="how to send pages of PDF and TIFF files (default: %(default)s)",
     )
     parser.add_argument(
         "--format",
@@ -88,24 +107,24 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
     parser.add_argument(
-        "--save-img", "--save", type=Path, metavar="DIR", help="write annotated pictures to this folder"
+        "--save-img", "--save", type=Path, metavar="DIR", help="write an annotated picture per image to this folder"
     )
     parser.add_argument("--save-json", type=Path, metavar="DIR", help="write a JSON file per image to this folder")
     parser.add_argument("--fail-on-error", action="store_true", help="stop at the first image that fails")
     parser.add_argument(
         "--request-id",
         metavar="ID",
-        help="begin of the requests' ids in the server's log and traces: ID-0, ID-1, ... (default: random)",
+        help="prefix of the request ids in the server's log and traces: ID-0, ID-1, ... (default: random)",
     )
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
-        help="show a progress bar on standard error (default: where that is a terminal and tqdm is installed)",
+        help="show a progress bar on standard error (default: if that is a terminal and tqdm is installed)",
     )
 
 
 def run_predict(args: argparse.Namespace) -> int:
-    """Print and save the labels of images, as the arguments of `add_predict_arguments` say.
+    """Print and save the labels of images, according to the arguments of `add_predict_arguments`.
 
     Returns:
         The exit code.
@@ -115,7 +134,7 @@ def run_predict(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     if sum(given in _READS_STDIN for given in args.input) > 1:
-        raise InvalidRequestError("expected standard input to be read once, got several of - and @-")
+        raise InvalidRequestError("Expected standard input once, got several of - and @-.")
     savers = [saver for saver in (_saver(args.save_img, "img"), _saver(args.save_json, "json")) if saver is not None]
     exit_code = EXIT_OK
     with (
@@ -175,14 +194,14 @@ def _stdin_sources(args: argparse.Namespace) -> Iterator[ImageSource]:
 
 
 def _read_lines(path: str) -> Iterator[str]:
-    """Read a list as it comes: `find ... | mlcls-client predict MODEL @-` need not be complete to begin."""
+    """Yield lines as they arrive: `find ... | mlcls-client predict MODEL @-` starts before the list is complete."""
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == STDIN else Path(path).open("rb") as file:
             for line in file:
                 if stripped := line.strip(b"\r\n"):
                     yield os.fsdecode(stripped)
     except OSError as error:
-        raise InvalidRequestError(f"cannot read the list {path!r}: {error.strerror or error}") from error
+        raise InvalidRequestError(f"Cannot read the list {path!r}: {error.strerror or error}.") from error
 
 
 def _make_writer(name: str, sources: Iterator[ImageSource]) -> tuple[ResultWriter, Iterator[ImageSource]]:

@@ -1,13 +1,18 @@
-"""What the commands have in common: exit codes, lines on standard output and error, numbers among the arguments."""
+"""What the commands show in a terminal: lines, errors, exit codes and the progress bar."""
+
+from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Final, TextIO
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Final, TextIO
 
+from mlcls_client.base.text import visible
 from mlcls_client.errors import InvalidRequestError, MlclsClientError
-from mlcls_client.escaping import visible
 
 EXIT_OK: Final = 0
 EXIT_IMAGE_FAILED: Final = 1
@@ -17,7 +22,7 @@ EXIT_INTERRUPTED: Final = 130
 
 
 def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Run a command, and tell its errors on standard error.
+    """Run a command; write its errors to standard error.
 
     Returns:
         The exit code.
@@ -36,7 +41,7 @@ def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Name
         _write(sys.stderr, "mlcls-client: interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has gone; keep the interpreter from complaining when it flushes at exit.
+        # The reader (head, less) has quit; keep the interpreter from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_IMAGE_FAILED
 
@@ -52,23 +57,61 @@ def complain(error: Exception) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Write a line; what the stream's encoding lacks (a file name that is not UTF-8) is escaped, not an error."""
+    """Write a line. Characters that the stream cannot encode (a file name that is not UTF-8) are escaped."""
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
 
 
-def parse_count(text: str) -> int:
-    """Read a number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return number
+class ProgressBar:
+    """A progress bar that counts images (tqdm, extra `progress`), or nothing. A context manager."""
 
+    def __init__(self, wanted: bool | None, count: Callable[[], int | None]) -> None:
+        """Prepare a bar.
 
-def parse_seconds(text: str) -> float:
-    """Read a time above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
-    return number
+        Args:
+            wanted: True, False, or None for a bar if standard error is a terminal and tqdm is installed.
+            count: Returns the number of images, None if it is unknown; called only for a bar.
+
+        Raises:
+            InvalidRequestError: A bar is wanted, and tqdm is not installed.
+        """
+        self._bar: Any = None
+        if wanted is None and not sys.stderr.isatty():
+            wanted = False
+        if wanted is False:
+            return
+        try:
+            self._tqdm: Any = importlib.import_module("tqdm").tqdm
+        except ModuleNotFoundError as error:
+            if wanted:
+                raise InvalidRequestError(
+                    "A progress bar needs tqdm, which is not installed: pip install 'mlcls-client[progress]'."
+                ) from error
+            return
+        self._bar = self._tqdm(total=count(), unit=" images", file=sys.stderr, dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """Count one more image."""
+        if self._bar is not None:
+            self._bar.update()
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Hide the bar while something else is written to the terminal."""
+        if self._bar is None:
+            yield
+            return
+        with self._tqdm.external_write_mode(file=sys.stderr):
+            yield
+
+    def __enter__(self) -> ProgressBar:
+        """Return the bar itself."""
+        return self
+
+    def __exit__(
+        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the bar; it stays visible."""
+        if self._bar is not None:
+            self._bar.close()

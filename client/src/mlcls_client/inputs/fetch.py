@@ -1,4 +1,6 @@
-"""Images at http(s) addresses, fetched into memory within limits of size, time and redirects."""
+"""Images at http(s) addresses, fetched into memory within limits on size, time and redirects."""
+
+from __future__ import annotations
 
 import http.client
 import queue
@@ -10,20 +12,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
+from mlcls_client.base.text import end_sentence, safe_file_name
 from mlcls_client.errors import InputError, InvalidRequestError
-from mlcls_client.escaping import safe_file_name
 
 _BLOCK_BYTES: Final = 65536
 
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What a fetch may take.
+    """Limits of one fetch.
 
     Attributes:
-        max_bytes: Size of the file, at most.
-        timeout_s: Time of the whole fetch, redirects included, seconds.
-        max_redirects: How many redirects are followed.
+        max_bytes: Maximum size of the file.
+        timeout_s: Time limit of the whole fetch with its redirects, in seconds.
+        max_redirects: How many redirects to follow.
 
     Examples:
         >>> with create_model("PP-LCNet_x1_0_ML", url=server.url) as model:
@@ -31,7 +33,7 @@ class FetchLimits:
         ...     next(results)
         Traceback (most recent call last):
             ...
-        mlcls_client.errors.InputError: expected at most 10 bytes at 'http://.../photo.png', it has ...
+        mlcls_client.errors.InputError: Expected at most 10 bytes at 'http://.../photo.png', got ...
     """
 
     max_bytes: int = 64 * 2**20
@@ -39,14 +41,14 @@ class FetchLimits:
     max_redirects: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse limits that let nothing through.
+        """Reject limits that nothing can meet.
 
         Raises:
             InvalidRequestError: A limit is not as described.
         """
         if self.max_bytes < 1 or not 0 < self.timeout_s < float("inf") or self.max_redirects < 0:
             raise InvalidRequestError(
-                f"expected max_bytes of 1 or more, timeout_s above 0 and max_redirects of 0 or more, got {self}"
+                f"Expected max_bytes of 1 or more, timeout_s above 0 and max_redirects of 0 or more, got {self}."
             )
 
 
@@ -54,13 +56,13 @@ DEFAULT_FETCH_LIMITS: Final = FetchLimits()
 
 
 def is_url(text: str) -> bool:
-    """Tell whether a text is an address, of whatever scheme, and not a path."""
+    """Return whether a text is an address of any scheme, and not a path."""
     scheme, separator, _ = text.partition("://")
     return bool(separator) and scheme.isascii() and scheme.replace("+", "").isalnum()
 
 
 def url_file_name(url: str) -> str:
-    """Return the name of the file at an address: the last part of its path, or its host where there is none."""
+    """Return the name of the file at an address: the last part of its path, or else its host."""
     try:
         parts = urlsplit(url)
         name = unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname or ""
@@ -71,15 +73,15 @@ def url_file_name(url: str) -> str:
 
 
 def fetch_url(url: str, limits: FetchLimits = DEFAULT_FETCH_LIMITS) -> bytes:
-    """Fetch a file; the environment's proxies (`https_proxy`, `no_proxy`) are used.
+    """Fetch a file, through the environment's proxies (`https_proxy`, `no_proxy`).
 
     Raises:
-        InputError: Not an http(s) address, no file there, or more than the limits allow; the message tells what came.
+        InputError: It is not an http(s) address, there is no file, or a limit is exceeded; the message says what came.
     """
     address = _quoted_address(url)
     outcome: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
-    # A thread, because neither a slow name server nor a server that sends its header byte by byte is held to a
-    # socket's time limit.
+    # A thread, because a socket's time limit stops neither a slow name server nor a server that sends its header one
+    # byte at a time.
     threading.Thread(target=_fetch, args=(url, address, limits, outcome), daemon=True).start()
     try:
         content = outcome.get(timeout=limits.timeout_s)
@@ -95,19 +97,19 @@ def _quoted_address(url: str) -> str:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise InputError(f"expected an http or https address of an image, got one that is malformed: {error}") from None
+        raise InputError(f"Expected an http or https address of an image, got a malformed one: {error}.") from None
     if parts.scheme.lower() not in ("http", "https") or not host:
         raise InputError(
-            f"expected a path, or an http or https address, got {url!r}; download the image first, and give its path"
+            f"Expected a path, or an http or https address, got {url!r}; download the image first and pass its path."
         )
     if parts.username is not None or parts.password is not None:
-        raise InputError(f"expected an address without user name and password, got one at {host!r} that has them")
+        raise InputError(f"Expected an address without user name and password, got one at {host!r} with them.")
     return parts._replace(
         path=quote(parts.path, safe="/%:@!$&'()*+,;=~"), query=quote(parts.query, safe="/%?:@!$&'()*+,;=~"), fragment=""
     ).geturl()
 
 
-def _fetch(url: str, address: str, limits: FetchLimits, outcome: "queue.SimpleQueue[bytes | Exception]") -> None:
+def _fetch(url: str, address: str, limits: FetchLimits, outcome: queue.SimpleQueue[bytes | Exception]) -> None:
     try:
         outcome.put(_download(url, address, limits))
     except InputError as error:
@@ -122,7 +124,7 @@ def _download(url: str, address: str, limits: FetchLimits) -> bytes:
         text = response.headers.get("Content-Length")
         expected = int(text) if text is not None and text.isdecimal() else None
         if expected is not None and expected > limits.max_bytes:
-            raise InputError(f"expected at most {limits.max_bytes} bytes at {url!r}, it has {expected}")
+            raise InputError(f"Expected at most {limits.max_bytes} bytes at {url!r}, got {expected}.")
         content = bytearray()
         while expected is None or len(content) < expected:
             block = response.read1(_BLOCK_BYTES)
@@ -130,18 +132,18 @@ def _download(url: str, address: str, limits: FetchLimits) -> bytes:
                 break
             content += block
             if len(content) > limits.max_bytes:
-                raise InputError(f"expected at most {limits.max_bytes} bytes at {url!r}, more came")
+                raise InputError(f"Expected at most {limits.max_bytes} bytes at {url!r}, got more.")
             if time.monotonic() > deadline:
                 raise TimeoutError
     if expected is not None and len(content) < expected:
-        raise InputError(f"expected {expected} bytes from {url!r}, the connection ended after {len(content)}")
+        raise InputError(f"Expected {expected} bytes from {url!r}, but the connection ended after {len(content)}.")
     if not content:
-        raise InputError(f"expected an image at {url!r}, got an empty file")
+        raise InputError(f"Expected an image at {url!r}, got an empty file.")
     return bytes(content)
 
 
 def _make_opener(limits: FetchLimits) -> urllib.request.OpenerDirector:
-    # Not build_opener: it can read file, ftp and data addresses too, which a redirect might lead to.
+    # Not build_opener: it also reads file, ftp and data addresses, to which a redirect might lead.
     opener = urllib.request.OpenerDirector()
     opener.addheaders = [("User-Agent", "mlcls-client")]
     for handler in (
@@ -170,14 +172,16 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _fetch_error(url: str, limits: FetchLimits, error: Exception) -> InputError:
     if isinstance(error, urllib.error.HTTPError):
-        return InputError(f"expected an image at {url!r}, the server answered {error.code} {error.reason}")
+        return InputError(f"Expected an image at {url!r}, but the server answered {error.code} {error.reason}.")
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, TimeoutError):
         return _late(url, limits)
     if isinstance(error, http.client.HTTPException):
-        reason = f"no answer of a web server ({type(error).__name__}: {error})"
-    return InputError(f"cannot fetch {url!r}: {reason}")
+        reason = f"not an answer of a web server ({type(error).__name__}: {error})"
+    return InputError(end_sentence(f"Cannot fetch {url!r}: {reason}"))
 
 
 def _late(url: str, limits: FetchLimits) -> InputError:
-    return InputError(f"expected the image at {url!r} within {limits.timeout_s:g} s, it was not there by then")
+    return InputError(
+        f"Expected the image at {url!r} within {limits.timeout_s:g} s, but it did not arrive; raise timeout_s."
+    )

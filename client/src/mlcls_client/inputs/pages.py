@@ -1,9 +1,11 @@
 """PDF and TIFF files: one image per page, each rendered when its turn comes.
 
-The rules are those of PaddleX's readers (`paddlex/inference/utils/io/readers.py`, `utils/pdf_rendering.py`): a PDF page
-is drawn at twice its size in points, smaller where it would have too many pixels; a TIFF page is what Pillow's
-conversion to RGB gives; pages count from 0, in a file of one page too.
+The rules are those of PaddleX's readers (`paddlex/inference/utils/io/readers.py`, `utils/pdf_rendering.py`). A PDF page
+is drawn at twice its size in points, or smaller if it would have too many pixels. A TIFF page is the result of Pillow's
+conversion to RGB. Pages count from 0, even if there is only one.
 """
+
+from __future__ import annotations
 
 import abc
 import importlib
@@ -13,9 +15,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from mlcls_client.base.files import mapped_read_errors
+from mlcls_client.base.text import end_sentence
 from mlcls_client.errors import InputError
 from mlcls_client.inputs.encoding import ArrayFormat, encode_image
-from mlcls_client.inputs.files import mapped_read_errors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,29 +32,29 @@ PDF_RENDER_SCALE: Final = 2.0
 PDF_MIN_RENDER_SCALE: Final = 0.1
 MAX_PAGE_PIXELS: Final = 178_956_970
 
-# PDFium is not safe for several threads at once, not even with a document for each.
+# PDFium is not thread-safe, not even with one document per thread.
 _PDFIUM_LOCK: Final = threading.RLock()
 
 
 def find_paged_suffix(content: bytes) -> str | None:
-    """Return the suffix of the kind of file with pages that begins like this; None for any other file."""
+    """Return the suffix of the paged format that begins like this; None for any other file."""
     return next((suffix for start, suffix in _SIGNATURES.items() if content.startswith(start)), None)
 
 
-def open_pages(name: str, suffix: str, content: bytes | None = None, array_format: ArrayFormat = "png") -> "PageFile":
+def open_pages(name: str, suffix: str, content: bytes | None = None, array_format: ArrayFormat = "png") -> PageFile:
     """Make the reader of a file with pages; nothing is opened yet.
 
     Args:
-        name: Path of the file, which error messages tell.
-        suffix: One of `PAGED_SUFFIXES`, which decides the kind.
-        content: The file, where it is in memory; None to read it from its path.
-        array_format: How the pages are encoded.
+        name: Path of the file, for error messages too.
+        suffix: One of `PAGED_SUFFIXES`, which decides the format.
+        content: The file in memory; None to read it from its path.
+        array_format: How to encode the pages.
     """
     return (PdfFile if suffix in PDF_SUFFIXES else TiffFile)(name, content, array_format)
 
 
 class PageFile(abc.ABC):
-    """A file with pages, for several threads. It is open from the first page that is read to the last."""
+    """A file with pages; thread-safe. It stays open from the first page that is read to the last."""
 
     _kind = ""
 
@@ -77,7 +80,7 @@ class PageFile(abc.ABC):
             finally:
                 self._close()
         if self._last_index < 0:
-            raise InputError(f"expected a page in {self._name!r}, there is none")
+            raise InputError(f"Expected at least one page in {self._name!r}, got none.")
         self._unread = self._last_index + 1
         return self._unread
 
@@ -101,7 +104,7 @@ class PageFile(abc.ABC):
                 raise
             except Exception as error:  # decoders raise whatever a broken file leads them to
                 self._close()
-                raise InputError(f"cannot read page {page_index} of {self._name!r}: {error}") from error
+                raise InputError(end_sentence(f"Cannot read page {page_index} of {self._name!r}: {error}")) from error
             # Threads may read the last page before the others.
             if self._unread <= 0:
                 self._close()
@@ -128,21 +131,21 @@ class PageFile(abc.ABC):
             raise
         except Exception as error:
             file.close()
-            raise InputError(f"cannot read {self._name!r} as {self._kind}: {error}") from error
+            raise InputError(end_sentence(f"Cannot read {self._name!r} as {self._kind}: {error}")) from error
 
     @abc.abstractmethod
     def _open_document(self, file: BinaryIO) -> tuple[Any, int]:
-        """Return the document, which closes the file with itself, and the number of its last page."""
+        """Return the document, which owns the file, and the number of its last page."""
 
     @abc.abstractmethod
     def _close_document(self, document: Any) -> None: ...
 
     @abc.abstractmethod
-    def _render(self, page_index: int) -> "Image.Image": ...
+    def _render(self, page_index: int) -> Image.Image: ...
 
 
 class PdfFile(PageFile):
-    """The pages of a PDF file, forms and annotations drawn too."""
+    """The pages of a PDF file, with forms and annotations."""
 
     _kind = "a PDF file"
 
@@ -151,8 +154,8 @@ class PdfFile(PageFile):
             pypdfium2: Any = importlib.import_module("pypdfium2")
         except ModuleNotFoundError as error:
             raise InputError(
-                f"cannot read {self._name!r}: PDF files need pypdfium2, which is not installed. "
-                "Install the extra `pdf`: pip install 'mlcls-client[pdf]'"
+                f"Cannot read {self._name!r}: PDF files need pypdfium2, which is not installed. "
+                "Install the extra `pdf`: pip install 'mlcls-client[pdf]'."
             ) from error
         with _PDFIUM_LOCK:
             document = pypdfium2.PdfDocument(file, autoclose=True)
@@ -163,7 +166,7 @@ class PdfFile(PageFile):
         with _PDFIUM_LOCK:
             document.close()
 
-    def _render(self, page_index: int) -> "Image.Image":
+    def _render(self, page_index: int) -> Image.Image:
         with _PDFIUM_LOCK:
             page = self._document[page_index]
             try:
@@ -195,7 +198,7 @@ class TiffFile(PageFile):
         image.close()
         file.close()
 
-    def _render(self, page_index: int) -> "Image.Image":
+    def _render(self, page_index: int) -> Image.Image:
         image, _ = self._document
         image.seek(page_index)
         page: Image.Image = image.convert("RGB")
@@ -203,17 +206,17 @@ class TiffFile(PageFile):
 
 
 def find_render_scale(height: float, width: float) -> float:
-    """Return pixels per point for a PDF page: 2, or what keeps the page within `MAX_PAGE_PIXELS`.
+    """Return pixels per point for a PDF page: 2, or fewer to keep the page within `MAX_PAGE_PIXELS`.
 
     Args:
-        height: Of the page, points.
-        width: Of the page, points.
+        height: Height of the page, in points.
+        width: Width of the page, in points.
 
     Raises:
-        InputError: The page has no area, or is too large at the smallest scale, 0.1, too.
+        InputError: The page has no area, or is too large even at the smallest scale, 0.1.
     """
     if height <= 0 or width <= 0:
-        raise InputError(f"expected a page with an area, got (height, width) {(height, width)} points")
+        raise InputError(f"Expected a page with an area, got (height, width) {(height, width)} points.")
 
     def fits(scale: float) -> bool:
         return math.ceil(height * scale) * math.ceil(width * scale) <= MAX_PAGE_PIXELS
@@ -222,8 +225,8 @@ def find_render_scale(height: float, width: float) -> float:
         return PDF_RENDER_SCALE
     if not fits(PDF_MIN_RENDER_SCALE):
         raise InputError(
-            f"expected a page of at most {MAX_PAGE_PIXELS} pixels at {PDF_MIN_RENDER_SCALE:g} pixels per point, "
-            f"got (height, width) {(height, width)} points"
+            f"Expected a page of at most {MAX_PAGE_PIXELS} pixels at {PDF_MIN_RENDER_SCALE:g} pixels per point, "
+            f"got (height, width) {(height, width)} points."
         )
     good, bad = PDF_MIN_RENDER_SCALE, PDF_RENDER_SCALE
     while bad - good > 1e-9:

@@ -1,9 +1,11 @@
-"""What `predict` takes, turned into a lazy stream of encoded images.
+"""The input of `predict` as a lazy stream of encoded images.
 
-A file travels byte for byte as it is; the server decodes it. Arrays, PIL images, the pages of PDF and TIFF files, and
-the formats of PaddleX that the server does not read (PBM, PGM, PPM, Sun raster) are encoded as PNG, which keeps every
-pixel, or as JPEG.
+Files are sent byte for byte; the server decodes them. Arrays, PIL images, the pages of PDF and TIFF files, and formats
+that PaddleX reads and the server does not (PBM, PGM, PPM, Sun raster) are encoded as PNG, which keeps every pixel, or
+as JPEG.
 """
+
+from __future__ import annotations
 
 import io
 import os
@@ -14,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, Union
 
+from mlcls_client.base.files import mapped_read_errors
+from mlcls_client.base.text import end_sentence
 from mlcls_client.errors import InputError
 from mlcls_client.inputs.encoding import ArrayFormat, encode_bgr_array, encode_pil_image
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits, fetch_url, is_url, url_file_name
-from mlcls_client.inputs.files import mapped_read_errors
 from mlcls_client.inputs.pages import PAGED_SUFFIXES, find_paged_suffix, open_pages
 
 if TYPE_CHECKING:
@@ -25,10 +28,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
-# What PaddleX reads and the server does not.
+# Formats that PaddleX reads and the server does not.
 CONVERTED_SUFFIXES: Final = frozenset({".pbm", ".pgm", ".ppm", ".pnm", ".sr", ".ras"})
 
-# PaddleX's list, and further formats of the served contract: GIF, and other names of JPEG.
+# PaddleX's list, and more formats of the server: GIF, and other suffixes of JPEG.
 IMAGE_SUFFIXES: Final = (
     frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif"})
     | PAGED_SUFFIXES
@@ -38,11 +41,11 @@ IMAGE_SUFFIXES: Final = (
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image that is to be sent; it is read when its turn comes.
+    """One image to send; it is read when its turn comes.
 
     Attributes:
-        input_path: The path or URL as given, or the path found in the given folder; None for an image from memory.
-        read: Returns the encoded image, raises InputError.
+        input_path: The path or URL as given, or the path found in a folder; None for an image from memory.
+        read: Returns the encoded image or raises InputError.
         page_index: Number of the page of a PDF or TIFF file, from 0; None for a plain image.
     """
 
@@ -60,13 +63,13 @@ ImageInput: TypeAlias = Union[
     ImageSource,
     Iterable["ImageInput"],
 ]
-"""A path of a file or a folder, an http(s) URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image,
-or any iterable of these."""
+"""The path of a file or folder, an http(s) URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image,
+or an iterable of these."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """How inputs are read: limits of fetches, and how what is no plain file travels."""
+    """How to read inputs: the limits of fetches, and the format of images that the client encodes."""
 
     fetch_limits: FetchLimits
     array_format: ArrayFormat
@@ -75,22 +78,22 @@ class _Reading:
 def iterate_sources(
     inputs: ImageInput, fetch_limits: FetchLimits = DEFAULT_FETCH_LIMITS, array_format: ArrayFormat = "png"
 ) -> Iterator[ImageSource]:
-    """Go through the images of an input, in order; no plain image is opened or fetched.
+    """Go through the images of an input, in order, without opening or fetching a plain image.
 
-    A folder is searched with all its subfolders for files with an image suffix, in natural order (`img2` before
-    `img10`), one folder after the other. A file that is named itself is taken whatever its suffix. A file or URL that
-    ends in `.pdf`, `.tif` or `.tiff`, and bytes that begin like such a file, give one source per page: when its turn
-    comes it is opened (a URL: fetched, and kept in memory while its sources are) to count the pages, which are rendered
-    one by one as they are read. A path that is not there, a file whose pages cannot be counted, or a folder that cannot
-    be listed or has no image, gives one source whose `read` raises, so that one bad path need not stop the others.
+    A folder is searched with all subfolders for files with an image suffix, in natural order (`img2` before `img10`). A
+    file that is named itself is taken whatever its suffix. A file or URL that ends in `.pdf`, `.tif` or `.tiff`, or
+    bytes that begin like such a file, give one source per page: when its turn comes, the file is opened (a URL is
+    fetched, and kept in memory as long as its sources) to count the pages, which are rendered one by one as they are
+    read. A missing path, a file whose pages cannot be counted, or a folder that cannot be listed or has no image gives
+    one source whose `read` raises, so that one bad path need not stop the others.
 
     Args:
         inputs: See `ImageInput`.
-        fetch_limits: Of the fetch of a URL.
-        array_format: How arrays, PIL images, pages and converted files are encoded.
+        fetch_limits: Limits of fetching a URL.
+        array_format: How to encode arrays, PIL images, pages and converted files.
 
     Raises:
-        InputError: Something in the input is of an unsupported type.
+        InputError: Something in the input has an unsupported type.
 
     Examples:
         >>> [source.input_path for source in iterate_sources(["photo.png", "photos/"])]
@@ -119,8 +122,8 @@ def _sources(inputs: ImageInput, reading: _Reading) -> Iterator[ImageSource]:
             yield from _sources(item, reading)
     else:
         raise InputError(
-            "expected a path, a URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image or a list "
-            f"of these, got {type(inputs).__name__}"
+            "Expected a path, a URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image or a list "
+            f"of these, got {type(inputs).__name__}."
         )
 
 
@@ -128,7 +131,7 @@ def count_images(paths: Iterable[str]) -> int | None:
     """Count the images of files, folders and URLs by their names.
 
     Returns:
-        The number; None where a file with pages is among them, whose number it would take opening to know.
+        The number; None if a file with pages is among them, because only opening it would tell how many.
     """
     count = 0
     for path in paths:
@@ -156,11 +159,11 @@ def _path_sources(path: str, reading: _Reading) -> Iterator[ImageSource]:
         yield source
     if empty:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        yield _failing_source(path, f"expected images ({suffixes}) in folder {path!r}, found none")
+        yield _failing_source(path, f"Expected images ({suffixes}) in folder {path!r}, found none.")
 
 
 def _folder_sources(folder: str, reading: _Reading) -> Iterator[ImageSource]:
-    """Go through a folder; only the names of this one and of those above it are in memory."""
+    """Go through a folder; only its names and those of the folders above it are in memory."""
     try:
         with os.scandir(folder) as entries:
             found = [
@@ -169,7 +172,7 @@ def _folder_sources(folder: str, reading: _Reading) -> Iterator[ImageSource]:
                 if (is_folder := _is_searched(entry)) or _suffix(entry.name) in IMAGE_SUFFIXES
             ]
     except OSError as error:
-        yield _failing_source(folder, f"cannot list folder {folder!r}: {error.strerror or error}")
+        yield _failing_source(folder, f"Cannot list folder {folder!r}: {error.strerror or error}.")
         return
     found.sort(key=lambda item: _natural_key(item[0]))
     for name, is_folder in found:
@@ -177,8 +180,8 @@ def _folder_sources(folder: str, reading: _Reading) -> Iterator[ImageSource]:
         yield from _folder_sources(path, reading) if is_folder else _file_sources(path, reading)
 
 
-def _is_searched(entry: "os.DirEntry[str]") -> bool:
-    """Tell whether an entry is a folder to search; links to folders are not, they may lead in a circle."""
+def _is_searched(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder to search. Links to folders are not: they may form a loop."""
     try:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
@@ -236,17 +239,17 @@ def _suffix(path: str) -> str:
 
 
 def _convert(name: str, content: bytes, reading: _Reading) -> bytes:
-    """Encode an image in a format that the server does not read."""
+    """Convert an image from a format that the server does not read."""
     from PIL import Image
 
     try:
         image = Image.open(io.BytesIO(content))
-        # Pillow has 16-bit gray of a PGM file as 32-bit integers, and would cut them off at 255.
+        # Pillow reads 16-bit gray of a PGM file as 32-bit integers, and would clip them at 255.
         return encode_pil_image(image.convert("I;16") if image.mode == "I" else image, reading.array_format)
     except InputError:
         raise
     except Exception as error:  # decoders raise whatever a broken file leads them to
-        raise InputError(f"cannot read {name!r} as an image: {error}") from error
+        raise InputError(end_sentence(f"Cannot read {name!r} as an image: {error}")) from error
 
 
 def _failing_source(path: str | None, message: str) -> ImageSource:
@@ -262,7 +265,7 @@ def _read_file(path: str) -> bytes:
 
 
 def _natural_key(name: str) -> tuple[tuple[int | str, ...], str]:
-    """Sort numbers in names by value, and text regardless of case; names that are alike then as they are."""
-    # re.split gives text and digits in turns, so that texts are compared with texts.
+    """Return a key that sorts numbers in names by value, and text regardless of case; the name itself breaks ties."""
+    # re.split alternates text and digits, so texts are compared with texts.
     parts = re.split(r"(\d+)", name)
     return tuple(int(part) if number % 2 else part.casefold() for number, part in enumerate(parts)), name

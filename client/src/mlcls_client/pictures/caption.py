@@ -1,8 +1,10 @@
 """The panel below an annotated picture: where each label, bar and score goes.
 
-Lengths are in pixels; `em` is the height of the font, in which all distances are measured. Layout and painting are
-apart, so that the layout can be checked: `CaptionLayout` says which box each thing gets.
+Lengths are in pixels; `em` is the height of the font, the unit of all distances. Layout is separate from painting, so
+that tests can check it: `CaptionLayout` has the box of each item.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -39,7 +41,7 @@ class Box:
 
 @dataclass(frozen=True)
 class PlacedText:
-    """A line of text: `x` is the left end of its baseline `y`; the ink stays inside `box`."""
+    """A line of text. `(x, y)` is the left end of its baseline; the ink stays inside `box`."""
 
     text: str
     x: int
@@ -59,7 +61,7 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class CaptionLayout:
-    """A panel of (height, width) pixels with its rows; `note` stands alone where there is no label."""
+    """A panel of (height, width) pixels with its rows, or with a `note` if there is no label."""
 
     height: int
     width: int
@@ -68,16 +70,15 @@ class CaptionLayout:
 
 
 def lay_out_caption(width: int, label_names: Sequence[str], scores: Sequence[float], font: FontStack) -> CaptionLayout:
-    """Place labels, bars and scores in as many columns as the width has room for, column by column.
+    """Place labels, bars and scores in as many columns as fit the width, column by column.
 
-    A name that is too long for its column goes on in further lines; only what does not fit into six lines ends in an
-    ellipsis.
+    A name that is too long for its column is wrapped; only a name of more than six lines ends in an ellipsis.
 
     Args:
-        width: Of the panel.
+        width: Width of the panel.
         label_names: N names.
-        scores: N probabilities; a value outside 0 to 1 gets an empty or a full bar.
-        font: Loaded at the size that it is drawn in.
+        scores: N probabilities; a value outside 0 to 1 gets an empty or full bar.
+        font: Fonts, loaded at the size to draw.
     """
     em = font.size
     padding, cell_gap = round(_PADDING_EM * em), round(_CELL_GAP_EM * em)
@@ -130,9 +131,9 @@ def lay_out_names(width: int, label_names: Sequence[str], font: FontStack) -> Ca
     """Place names without scores one after the other, in as many lines as they need; a note if there are none.
 
     Args:
-        width: Of the panel.
+        width: Width of the panel.
         label_names: N names.
-        font: Loaded at the size that it is drawn in.
+        font: Fonts, loaded at the size to draw.
     """
     padding, gap = round(_PADDING_EM * font.size), round(_COLUMN_GAP_EM * font.size)
     names = label_names or [NAMELESS_TEXT]
@@ -149,7 +150,7 @@ def lay_out_names(width: int, label_names: Sequence[str], font: FontStack) -> Ca
 
 
 def _grid(label_count: int, room: int, wish: int) -> tuple[int, int]:
-    """Return (rows, columns): at most as many columns as fit, none of them empty."""
+    """Return (rows, columns): as many columns as fit, none of them empty."""
     column_count = max(1, min(room // wish, _MAX_COLUMNS, label_count))
     row_count = math.ceil(label_count / column_count)
     return row_count, math.ceil(label_count / row_count)
@@ -157,14 +158,14 @@ def _grid(label_count: int, room: int, wish: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _LineBox:
-    """Height of a line of text and where its baseline is, so that capitals stand in the middle beside the bar."""
+    """Height and baseline of a line of text whose capitals are vertically centered on the bar."""
 
     height: int
     baseline: int
 
     @staticmethod
-    def of(font: FontStack, texts: Sequence[str]) -> "_LineBox":
-        # The ink, not the fonts' own measures: those of fonts that stand in for others are far apart.
+    def of(font: FontStack, texts: Sequence[str]) -> _LineBox:
+        # The ink, not the fonts' own metrics: those of fallback fonts differ too much.
         _, capital_top, _, capital_bottom = font.getbbox("H", anchor="ls")
         bounds = [font.getbbox(text, anchor="ls") for text in (*texts, "Hgj")]
         half_capital = (capital_bottom - capital_top) / 2
@@ -186,9 +187,9 @@ def _ink_width(text: str, font: FontStack) -> int:
 
 
 def wrap_text(text: str, width: int, font: FontStack) -> list[str]:
-    """Break a text into lines that fit a width: between words, inside a word that alone is too long.
+    """Break a text into lines that fit a width: between words, or inside a word that is too long.
 
-    At most six lines; the rest is an ellipsis.
+    There are at most six lines; an ellipsis replaces the rest.
     """
     lines: list[str] = []
     line = ""
@@ -214,7 +215,7 @@ def wrap_text(text: str, width: int, font: FontStack) -> list[str]:
 
 
 def _fitting_length(word: str, width: int, font: FontStack) -> int:
-    """Return how many characters of a word fit into a width; at least one."""
+    """Return how many characters of a word fit into a width, at least one."""
     low, high = 1, len(word)
     while low < high:
         middle = (low + high + 1) // 2

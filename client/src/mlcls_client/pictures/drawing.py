@@ -1,4 +1,6 @@
-"""The annotated picture: the photo, untouched, and below it a panel with a row per label."""
+"""The annotated picture: the unchanged photo above a panel with a row per label."""
+
+from __future__ import annotations
 
 import io
 import math
@@ -8,8 +10,8 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageOps
 
+from mlcls_client.base.text import end_sentence, visible
 from mlcls_client.errors import InputError
-from mlcls_client.escaping import visible
 from mlcls_client.pictures.caption import (
     EMPTY_TEXT,
     NAMELESS_TEXT,
@@ -28,18 +30,18 @@ _SCORE_COLOR: Final = (98, 110, 127)
 _TRACK_COLOR: Final = (223, 228, 235)
 _BAR_COLOR: Final = (47, 125, 140)
 
-# The smallest picture that a row of label, bar and score is readable in.
+# The narrowest picture with a readable row of label, bar and score.
 _MIN_WIDTH: Final = 320
 _MIN_WIDTH_SHARE: Final = 0.3
 _MIN_FONT_SIZE: Final = 13
-# More of a label than this is never drawn.
+# The rest of a longer label is not drawn.
 _MAX_DRAWN_CHARACTERS: Final = 300
-# Bars are painted this much larger and scaled down: Pillow's shapes have no smooth edges.
+# Bars are painted this much larger and scaled down, because Pillow's shapes have no smooth edges.
 _OVERSAMPLING: Final = 4
 
 
 def open_image(encoded_image: bytes) -> Image.Image:
-    """Decode an image for display: first frame, upright as its EXIF orientation says, RGB, alpha dropped.
+    """Decode an image for display: first frame, upright according to its EXIF orientation, RGB without alpha.
 
     Raises:
         InputError: Pillow cannot decode it.
@@ -48,14 +50,14 @@ def open_image(encoded_image: bytes) -> Image.Image:
         with Image.open(io.BytesIO(encoded_image)) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"expected an image that Pillow can decode for drawing: {error}") from error
+        raise InputError(end_sentence(f"Expected an image that Pillow can decode, got: {error}")) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         import numpy as np
 
-        # Pillow's conversion clips 16-bit values at 255, which leaves a white picture.
+        # Pillow's conversion clips 16-bit values at 255, which would leave a white picture.
         values = np.asarray(image, dtype=np.float64)
         if values.max(initial=0.0) > 255:
             values = values / 257
@@ -67,17 +69,17 @@ def draw_labels(
     image: Image.Image,
     label_names: Sequence[str],
     scores: Sequence[float],
-    font_path: "str | os.PathLike[str] | None" = None,
+    font_path: str | os.PathLike[str] | None = None,
 ) -> Image.Image:
     """Draw labels and scores in a panel below an image.
 
-    The pixels of the image stay as they are. An image that is too narrow for readable text stands in the middle of a
-    wider picture.
+    The pixels of the image stay unchanged. An image that is too narrow for readable text is centered in a wider
+    picture.
 
     Args:
         image: The photo, any mode.
-        label_names: N names, in the order in which they are listed.
-        scores: N probabilities, finite.
+        label_names: N names, in the order in which to list them.
+        scores: N finite probabilities.
         font_path: A font file for the labels; None for the environment variable MLCLS_FONT or a built-in font.
 
     Returns:
@@ -87,7 +89,7 @@ def draw_labels(
         InputError: The font cannot be loaded, or there is not one finite score per name.
     """
     if len(label_names) != len(scores) or not all(math.isfinite(score) for score in scores):
-        raise InputError(f"expected one finite score per label, got {list(scores)} for {list(label_names)}")
+        raise InputError(f"Expected one finite score per label, got {list(scores)} for {list(label_names)}.")
     label_names = [_shown(name) for name in label_names]
     width = picture_width(image.height, image.width)
     fonts = choose_fonts("".join([EMPTY_TEXT, *label_names]), font_size(image.height, width), font_path)
@@ -95,13 +97,13 @@ def draw_labels(
 
 
 def draw_names(
-    image: Image.Image, label_names: Sequence[str], font_path: "str | os.PathLike[str] | None" = None
+    image: Image.Image, label_names: Sequence[str], font_path: str | os.PathLike[str] | None = None
 ) -> Image.Image:
-    """Draw labels that have no scores, like those of a dataset, in a panel below an image.
+    """Draw labels without scores, like those of a dataset, in a panel below an image.
 
     Args:
         image: The photo, any mode.
-        label_names: N names, in the order in which they are listed; without any, the panel says "no label".
+        label_names: N names, in the order in which to list them; without any, the panel says "no label".
         font_path: See `draw_labels`.
 
     Returns:
@@ -117,7 +119,7 @@ def draw_names(
 
 
 def _shown(name: str) -> str:
-    """Keep what six lines can hold: the time of breaking a text into lines grows with the square of its length."""
+    """Cut a name to what six lines can hold, because the time of wrapping grows with the square of its length."""
     return visible(name[:_MAX_DRAWN_CHARACTERS])
 
 
@@ -132,15 +134,15 @@ def _compose(image: Image.Image, layout: CaptionLayout, fonts: FontStack) -> Ima
 
 
 def picture_width(height: int, width: int) -> int:
-    """Return the width of the annotated picture of an image, which is the image's own unless that is too narrow.
+    """Return the width of the annotated picture of an image: the image's own, unless it is too narrow for text.
 
-    Too narrow is what leaves no room for text: few pixels, or a tower that is shown small because of its height.
+    An image of few pixels is too narrow, and so is a tower, which viewers shrink because of its height.
     """
     return max(width, _MIN_WIDTH, round(_MIN_WIDTH_SHARE * height))
 
 
 def font_size(height: int, width: int) -> int:
-    """Return the height of the text in pixels: readable when a picture of this size is shown as a whole."""
+    """Return the height of the text in pixels, readable if a picture of this size is shown as a whole."""
     wish = max(0.028 * math.sqrt(height * width), width / 110, _MIN_FONT_SIZE)
     return max(_MIN_FONT_SIZE, round(min(wish, width / 22)))
 
@@ -160,7 +162,7 @@ def _paint(panel: Image.Image, layout: CaptionLayout, fonts: FontStack) -> None:
 
 
 def _paint_bar(panel: Image.Image, track: Box, color: tuple[int, int, int], share: float) -> None:
-    """Paint the left share of a bar with round ends; a share too small for them is a dot."""
+    """Paint the left share of a bar with round ends; a share too small for them becomes a dot."""
     height, full = track.bottom - track.top, track.right - track.left
     width = max(height, round(full * share))
     if share <= 0 or full <= 0:

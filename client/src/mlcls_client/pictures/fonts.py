@@ -1,4 +1,6 @@
-"""Which fonts the annotated pictures are written in: one for most labels, others for the characters that it lacks."""
+"""Fonts of the annotated pictures: one for most labels, fallback fonts for the characters that it lacks."""
+
+from __future__ import annotations
 
 import functools
 import logging
@@ -19,8 +21,9 @@ Bounds: TypeAlias = tuple[float, float, float, float]
 
 FONT_VARIABLE: Final = "MLCLS_FONT"
 
-# Looked up by name among the system's fonts, in this order and only when a label needs them: Pillow's built-in font
-# (Aileron) covers little more than ASCII. Of a collection, the face with the Chinese forms of Han characters.
+# Fallback fonts (file name, index in a collection), looked up among the system's fonts in this order, only if a label
+# needs them: Pillow's built-in font (Aileron) covers little more than ASCII. Index 2 has the Chinese forms of Han
+# characters.
 _PREFERRED_FONTS: Final = (
     ("NotoSans-Regular.ttf", 0),
     ("DejaVuSans.ttf", 0),
@@ -38,29 +41,29 @@ _PREFERRED_FONTS: Final = (
     ("Apple Color Emoji.ttc", 0),
     ("seguiemj.ttf", 0),
 )
-# Fonts of pictures (emoji) come in one size, in pixels; they are scaled.
+# Bitmap fonts (emoji) come in one size, in pixels; they are scaled.
 _PICTURE_SIZES: Final = (109, 160, 136, 96)
 _MAX_SCANNED_FONTS: Final = 2000
 
-# A code point that no font has: its picture is the font's sign for a missing character.
+# A code point that no font has: its glyph is the font's sign for a missing character.
 _MISSING: Final = "\uffff"
-# They change or join the characters before them, and have no picture of their own.
+# They change or join the characters before them, and have no glyph of their own.
 _JOINING_CATEGORIES: Final = frozenset({"Mn", "Me", "Mc", "Cf", "Sk"})
 
 logger = logging.getLogger("mlcls_client")
 
 
 class FontFace:
-    """A font at a size, which may be one of pictures that have to be scaled to it."""
+    """A font at a size; a bitmap font is scaled to it."""
 
     def __init__(self, font: Font, scale: float = 1.0) -> None:
-        """Take a loaded font; `scale` brings it to the size that is wanted."""
+        """Wrap a loaded font; `scale` brings it to the desired size."""
         self.font = font
         self._scale = scale
         self._known: dict[str, bool] = {}
 
     def length(self, text: str) -> float:
-        """Return the advance of a text, pixels."""
+        """Return the advance of a text, in pixels."""
         return self.font.getlength(text) * self._scale
 
     def bounds(self, text: str) -> Bounds:
@@ -81,12 +84,12 @@ class FontFace:
         picture.paste(small, (round(x + left * self._scale), round(y + top * self._scale)), small)
 
     def has(self, character: str) -> bool:
-        """Tell whether the font has a picture for a character."""
+        """Return whether the font has a glyph for a character."""
         if character.isspace() or (character.isascii() and self._scale == 1.0):
             return True
         if character not in self._known:
             picture = self._picture(character)
-            # A font of pictures has an empty one for what it lacks.
+            # A bitmap font has an empty glyph for what it lacks.
             self._known[character] = picture != self._picture(_MISSING) and picture[0][1] > 0
         return self._known[character]
 
@@ -96,21 +99,21 @@ class FontFace:
 
 
 class FontStack:
-    """Fonts that stand in for one another: a text is written in the first that has all of it, or piece by piece."""
+    """Fonts in order of preference: a text is written in the first that has all of it, or piece by piece."""
 
     def __init__(self, faces: Sequence[FontFace], size: int) -> None:
-        """Make a stack of faces that were loaded for texts of height `size`."""
+        """Make a stack of faces that were loaded for text of height `size`."""
         self._faces = faces
         self.size = size
 
     def getlength(self, text: str) -> float:
-        """Return the advance of a text, pixels."""
+        """Return the advance of a text, in pixels."""
         return sum(face.length(piece) for face, piece in self._pieces(text))
 
     def getbbox(self, text: str, anchor: str = "ls") -> Bounds:
         """Return left, top, right and bottom of a text's ink, from the left end of its baseline."""
         if anchor != "ls":
-            raise ValueError(f"expected the anchor 'ls', got {anchor!r}")
+            raise ValueError(f"Expected the anchor 'ls', got {anchor!r}.")
         bounds, x = [(0.0, 0.0, 0.0, 0.0)] if not text else [], 0.0
         for face, piece in self._pieces(text):
             left, top, right, bottom = face.bounds(piece)
@@ -142,7 +145,7 @@ class FontStack:
                 pieces[-1] = (face, pieces[-1][1] + character)
             else:
                 pieces.append((face, character))
-        # Pillow turns a piece round itself; the pieces of a text that runs from right to left follow one another so.
+        # Pillow reverses each piece of right-to-left text itself; the order of the pieces is reversed here.
         return pieces[::-1] if _runs_right_to_left(text) else pieces
 
     def _face_of(self, character: str) -> FontFace:
@@ -158,16 +161,16 @@ def _runs_right_to_left(text: str) -> bool:
     return next((direction for direction in directions if direction in ("L", "R", "AL")), "L") != "L"
 
 
-def choose_fonts(text: str, size: int, font_path: "str | os.PathLike[str] | None" = None) -> FontStack:
+def choose_fonts(text: str, size: int, font_path: str | os.PathLike[str] | None = None) -> FontStack:
     """Load fonts that can write a text.
 
-    The first is the named font (`font_path`, else the environment variable MLCLS_FONT), or else Pillow's built-in one.
-    For characters that it lacks, the system's fonts come after it: well-known ones first, then any that has them.
-    Characters that are still missing are logged and come out as empty boxes.
+    The first is the named font (`font_path`, or the environment variable MLCLS_FONT), or else Pillow's built-in one.
+    For characters that it lacks, the system's fonts follow: well-known ones first, then any that has them. Characters
+    that are still missing are logged and drawn as empty boxes.
 
     Args:
-        text: All that will be written.
-        size: Height of the font, pixels.
+        text: Everything that will be written.
+        size: Height of the font, in pixels.
         font_path: A TrueType or OpenType file, or the name of a system font.
 
     Raises:
@@ -178,8 +181,8 @@ def choose_fonts(text: str, size: int, font_path: "str | os.PathLike[str] | None
         faces = [FontFace(load_font(os.fspath(named) if named else None, size))]
     except OSError as error:
         raise InputError(
-            f"expected a TrueType or OpenType font at {os.fspath(named or '')!r} (font_path or {FONT_VARIABLE}): "
-            f"{error}"
+            f"Expected a TrueType or OpenType font at {os.fspath(named or '')!r} (font_path or {FONT_VARIABLE}), got: "
+            f"{error}."
         ) from error
     missing = FontStack(faces, size).missing(text)
     if missing:
@@ -187,8 +190,8 @@ def choose_fonts(text: str, size: int, font_path: "str | os.PathLike[str] | None
         missing = FontStack(faces, size).missing(text)
     if missing:
         logger.warning(
-            "no font on this machine has the characters %r; install one that has (on Debian: fonts-noto-core, "
-            "fonts-noto-cjk, fonts-noto-color-emoji), or name its file with %s",
+            "No font on this machine has the characters %r. Install one (on Debian: fonts-noto-core, fonts-noto-cjk, "
+            "fonts-noto-color-emoji), or set %s to its file.",
             missing,
             FONT_VARIABLE,
         )
@@ -200,20 +203,20 @@ def load_font(path: str | None, size: int, index: int = 0) -> Font:
     """Load a font file, or Pillow's built-in font for None.
 
     Raises:
-        OSError: No such font, or not a font.
+        OSError: There is no such font, or the file is not a font.
         InputError: This Pillow is built without FreeType.
     """
     if path is not None:
         return ImageFont.truetype(path, size, index)
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise InputError("expected a Pillow that is built with FreeType, this one is not; install Pillow's wheel")
+        raise InputError("Expected a Pillow built with FreeType, got one without; install Pillow's wheel.")
     return font
 
 
 @functools.lru_cache(maxsize=64)
 def load_face(path: str, size: int, index: int = 0) -> FontFace | None:
-    """Load a font that stands in for others; None where there is none."""
+    """Load a fallback font; None if it cannot be loaded."""
     for own_size in (size, *_PICTURE_SIZES):
         try:
             font = load_font(path, own_size, index)
@@ -228,7 +231,7 @@ def load_face(path: str, size: int, index: int = 0) -> FontFace | None:
 
 @functools.lru_cache(maxsize=256)
 def _fonts_with(missing: str) -> tuple[tuple[str, int], ...]:
-    """Return (path, index) of the system's fonts that together have as many of these characters as can be had."""
+    """Return (path, index) of the system's fonts that together cover as many of these characters as possible."""
     chosen, left = [], set(missing)
     for path, index in _candidates():
         if not left:
@@ -254,7 +257,7 @@ def _candidates() -> Iterator[tuple[str, int]]:
 
 @functools.lru_cache(maxsize=1)
 def _font_files() -> list[str]:
-    """List the system's font files, plain upright ones of even strokes first."""
+    """List the system's font files, plain upright sans-serif ones first."""
     found = (
         os.path.join(parent, name)
         for folder in _font_folders()

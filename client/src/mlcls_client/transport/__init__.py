@@ -1,1 +1,1 @@
-"""How requests travel: connections, retries, errors, shared memory, the state of the server."""
+"""How requests travel: connections, the served contract, retries, errors, shared memory."""

@@ -1,4 +1,6 @@
-"""How to connect: TLS, headers, keys, retries. What is secret is in no `repr` and no error message."""
+"""How to connect: address, TLS, headers, keys, retries. No `repr` and no error message contains a secret."""
+
+from __future__ import annotations
 
 import importlib
 import ipaddress
@@ -24,7 +26,7 @@ _SSL_KEYS: Final = ("root_certificates", "private_key", "certificate_chain")
 # Both gRPC and HTTP take these characters in the name of a header.
 _HEADER_NAME: Final = re.compile(r"[0-9a-z_.-]+")
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
-# What the client libraries set themselves.
+# Headers that the client libraries set themselves.
 _OWN_HEADERS: Final = frozenset(
     {
         "accept-encoding",
@@ -41,13 +43,40 @@ _OWN_HEADERS: Final = frozenset(
 
 
 @dataclass(frozen=True)
+class Endpoint:
+    """Where a request goes, with the names for its error messages.
+
+    Attributes:
+        url: `host:port`.
+        protocol: `grpc` or `http`.
+        model_name: The ensemble; empty for calls that are about the server itself.
+        timeout_s: Time limit of one request with its retries, in seconds.
+    """
+
+    url: str
+    protocol: str
+    model_name: str
+    timeout_s: float
+
+    @property
+    def server(self) -> str:
+        """The server, for error messages."""
+        return f"server at {self.url} ({self.protocol})"
+
+    @property
+    def subject(self) -> str:
+        """The subject of the request, for error messages."""
+        return f"model {self.model_name!r}" if self.model_name else "the server's state"
+
+
+@dataclass(frozen=True)
 class TlsFiles:
     """Paths of the PEM files of a TLS connection.
 
     Attributes:
-        root_certificates: Whom to trust; None for the usual ones.
-        private_key: Of this client, where the server wants to know who it is.
-        certificate_chain: Of this client.
+        root_certificates: Root certificates to trust; None for the usual ones.
+        private_key: Key of this client, for a server that verifies its clients.
+        certificate_chain: Certificates of this client.
     """
 
     root_certificates: str | None = None
@@ -57,14 +86,14 @@ class TlsFiles:
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """What `create_model` was told about the connection.
+    """The connection options of `create_model`.
 
     Attributes:
-        tls: None for a connection that is not encrypted.
-        headers: Sent with every request, names in lower case.
-        retries: Further tries of a request where a retry is safe.
-        admin_key: Sent with the calls of APIs that `mlcls serve` closes.
-        shared_memory: Images go through memory that client and server share.
+        tls: PEM files; None for a connection that is not encrypted.
+        headers: Sent with every request; names in lowercase.
+        retries: How often to retry a request if a retry is safe.
+        admin_key: Sent with calls of the APIs that `mlcls serve` closes.
+        shared_memory: Whether images go through memory that client and server share.
     """
 
     tls: TlsFiles | None = None
@@ -82,15 +111,15 @@ def read_connection_options(
     admin_key: str | None = None,
     shared_memory: bool = False,
 ) -> ConnectionOptions:
-    """Check the arguments of `create_model`.
+    """Check the connection arguments of `create_model`.
 
     Raises:
         InvalidRequestError: An argument is not as described there, or a PEM file cannot be read.
     """
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise InvalidRequestError(f"expected retries to be 0 or more, got {retries!r}")
+        raise InvalidRequestError(f"Expected retries to be 0 or more, got {retries!r}.")
     if not isinstance(shared_memory, bool):
-        raise InvalidRequestError(f"expected shared_memory to be True or False, got {shared_memory!r}")
+        raise InvalidRequestError(f"Expected shared_memory to be True or False, got {shared_memory!r}.")
     _check_key("admin_key", admin_key)
     return ConnectionOptions(_read_ssl(ssl), _read_headers(headers, api_key), retries, admin_key, shared_memory)
 
@@ -104,31 +133,31 @@ def _read_ssl(ssl: Ssl) -> TlsFiles | None:
     elif isinstance(ssl, Mapping):
         given = ssl
     else:
-        raise InvalidRequestError(f"expected ssl to be a bool, a path or a dict, got {type(ssl).__name__}")
+        raise InvalidRequestError(f"Expected ssl to be a bool, a path or a dict, got {type(ssl).__name__}.")
     unknown = [key for key in given if key not in _SSL_KEYS]
     if unknown:
-        raise InvalidRequestError(f"expected ssl to have keys of {_SSL_KEYS}, got {unknown}")
+        raise InvalidRequestError(f"Expected ssl to have only keys of {_SSL_KEYS}, got {unknown}.")
     paths = {key: _readable_path(key, path) for key, path in given.items() if path is not None}
     if ("private_key" in paths) != ("certificate_chain" in paths):
-        raise InvalidRequestError("expected ssl to have both private_key and certificate_chain or neither, got one")
+        raise InvalidRequestError("Expected ssl to have both private_key and certificate_chain or neither, got one.")
     files = TlsFiles(**paths)
     _check_pem(files)
     return files
 
 
 def _check_pem(files: TlsFiles) -> None:
-    """Read the files as TLS will; gRPC would only fail to connect, over and over, and not say why."""
+    """Read the files as TLS will; gRPC would only fail to connect again and again without a reason."""
     tls: Any = importlib.import_module("ssl")
     context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
     try:
         if files.root_certificates is not None:
             context.load_verify_locations(files.root_certificates)
         if files.certificate_chain is not None:
-            # An encrypted key would be asked for on the terminal.
+            # Otherwise, OpenSSL would ask for the password of an encrypted key on the terminal.
             context.load_cert_chain(files.certificate_chain, files.private_key, password=lambda: b"")
     except OSError as error:  # ssl.SSLError is one
         raise InvalidRequestError(
-            f"expected ssl to name PEM files of certificates and of a key without a password, got {files}: {error}"
+            f"Expected ssl to name PEM files of certificates and of a key without a password, got {files}: {error}."
         ) from error
 
 
@@ -138,34 +167,36 @@ def _readable_path(key: str, path: Any) -> str:
             return str(path)
     except (OSError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InvalidRequestError(f"expected a PEM file as {key} of ssl, cannot read {path!r}: {reason}") from error
+        raise InvalidRequestError(
+            f"Expected a PEM file as {key} of ssl, but cannot read {path!r}: {reason}."
+        ) from error
 
 
 def _read_headers(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
     if headers is not None and not isinstance(headers, Mapping):
-        raise InvalidRequestError(f"expected headers to be a dict from name to value, got {type(headers).__name__}")
+        raise InvalidRequestError(f"Expected headers to be a dict from name to value, got {type(headers).__name__}.")
     read: dict[str, str] = {}
     for given, value in (headers or {}).items():
         name = given.lower() if isinstance(given, str) else ""
         if not _HEADER_NAME.fullmatch(name) or name.endswith("-bin") or name.startswith("grpc-"):
             raise InvalidRequestError(
-                "expected the name of a header to be of letters, digits, '-', '_' and '.', not to begin with 'grpc-' "
-                f"and not to end in '-bin', got {given!r}"
+                "Expected the name of a header to have only letters, digits, '-', '_' and '.', not to begin with "
+                f"'grpc-' and not to end in '-bin', got {given!r}."
             )
         if name in _OWN_HEADERS:
-            raise InvalidRequestError(f"header {given!r} is set by the client itself; leave it out")
+            raise InvalidRequestError(f"The client sets header {given!r} itself; leave it out.")
         if name in read:
-            raise InvalidRequestError(f"expected each header once, got {given!r} twice")
-        # The value may be a secret, so no message tells it.
+            raise InvalidRequestError(f"Expected each header once, got {given!r} twice.")
+        # The value may be a secret, so no message contains it.
         if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
             raise InvalidRequestError(
-                f"expected the value of header {given!r} to be printable ASCII text without space at its ends"
+                f"Expected the value of header {given!r} to be printable ASCII text without a space at either end."
             )
         read[name] = value
     _check_key("api_key", api_key)
     if api_key is not None:
         if "authorization" in read:
-            raise InvalidRequestError("expected either api_key or a header 'authorization', got both")
+            raise InvalidRequestError("Expected either api_key or a header 'authorization', got both.")
         read["authorization"] = f"Bearer {api_key}"
     return read
 
@@ -173,7 +204,7 @@ def _read_headers(headers: Mapping[str, str] | None, api_key: str | None) -> dic
 def _check_key(name: str, key: object) -> None:
     if key is not None and (not isinstance(key, str) or not _HEADER_VALUE.fullmatch(key)):
         raise InvalidRequestError(
-            f"expected {name} to be printable ASCII text without space or a line break at its ends"
+            f"Expected {name} to be printable ASCII text without a space or line break at either end."
         )
 
 
@@ -187,7 +218,7 @@ def make_ssl_context(files: TlsFiles) -> Any:
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether a `host:port` names this machine."""
+    """Return whether a `host:port` names this machine."""
     host = url.rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True

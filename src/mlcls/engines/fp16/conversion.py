@@ -1,8 +1,8 @@
 """From the served FP32 graph to an explicitly typed FP16 graph, with chosen operations kept in FP32.
 
-The converter is ONNX Runtime's own (`onnxruntime.transformers.float16`). What it leaves undone is done here: it raises
-and clips constants outside of FP16's range without a word, gives a constant that FP32 and FP16 operations share to both
-in FP16, sends a tensor between two FP32 operations through FP16, and appends its casts unsorted.
+The converter is ONNX Runtime's own (`onnxruntime.transformers.float16`). This module mends what it does wrong: it
+silently raises or clips constants outside FP16's range, rounds a constant that FP32 and FP16 operations share for both,
+sends a tensor between two FP32 operations through FP16, and appends its casts unsorted.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import onnx
 
 # The largest finite number of FP16 (IEEE 754 binary16).
-MAX_HALF: Final = float(np.finfo(np.float16).max)
+MAX_FP16: Final = float(np.finfo(np.float16).max)
 
-# Matrix products stay in FP16 at every level: TensorRT-RTX has no FP32 ones for compute capability 7.5, and they are
-# what FP16 is for.
-MATRIX_PRODUCTS: Final = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"))
+# Matrix products, which stay in FP16 at every level: TensorRT-RTX has no FP32 ones for compute capability 7.5, and they
+# are what FP16 is for.
+FP16_PRODUCTS: Final = frozenset(("Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Protection:
     nodes: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if products := sorted(self.operations & MATRIX_PRODUCTS):
+        if products := sorted(self.operations & FP16_PRODUCTS):
             raise ValueError(f"operations: expected no matrix product, got {', '.join(products)}.")
 
     def covers(self, node: onnx.NodeProto) -> bool:
@@ -49,19 +49,19 @@ class Protection:
         return node.op_type in self.operations or node.name in self.nodes
 
 
-def convert_to_half(model: onnx.ModelProto, protection: Protection) -> onnx.ModelProto:
+def convert_to_fp16(model: onnx.ModelProto, protection: Protection) -> onnx.ModelProto:
     """Convert the served FP32 graph.
 
     Args:
-        model: Takes uint8, gives float32, has float32 weights and a name for each node; it stays as it is.
+        model: The graph, from uint8 to float32, with float32 weights and named nodes; not modified.
         protection: What stays in FP32.
 
     Returns:
-        A checked graph of the same inputs and outputs, whose every tensor has one type that the graph says.
+        A checked graph with the same inputs and outputs, in which every tensor is explicitly typed.
 
     Raises:
-        ConversionError: The graph is not FP32, a constant does not fit into FP16, or the protection names a node that
-            is a matrix product or does not exist.
+        ConversionError: The graph is not FP32, a constant exceeds FP16's range, or the protection names a node that is
+            a matrix product or does not exist.
         MissingExtraError: onnxruntime or one of its converter's packages is not installed.
     """
     import onnx
@@ -71,23 +71,23 @@ def convert_to_half(model: onnx.ModelProto, protection: Protection) -> onnx.Mode
         from onnxruntime.transformers.onnx_model import OnnxModel
     except ModuleNotFoundError as error:
         raise MissingExtraError("convert", str(error.name)) from error
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    _check_source(half, protection)
-    _split_shared_constants(half, protection)
-    _round_constants(half, protection)
-    half = convert_float_to_float16(
-        half,
+    fp16 = onnx.ModelProto()
+    fp16.CopyFrom(model)
+    _check_source(fp16, protection)
+    _split_shared_constants(fp16, protection)
+    _round_constants(fp16, protection)
+    fp16 = convert_float_to_float16(
+        fp16,
         keep_io_types=True,
         op_block_list=sorted(protection.operations),
         node_block_list=sorted(protection.nodes),
     )
-    _drop_round_trips(half)
-    OnnxModel.graph_topological_sort(half.graph)
-    del half.graph.value_info[:]  # the converter's own, partly of tensors that are gone
-    require_same_interface(half, model, "FP16")
-    half.producer_name = model.producer_name
-    return half
+    _drop_round_trips(fp16)
+    OnnxModel.graph_topological_sort(fp16.graph)
+    del fp16.graph.value_info[:]  # the converter's; some of its tensors are gone
+    require_same_interface(fp16, model, "FP16")
+    fp16.producer_name = model.producer_name
+    return fp16
 
 
 def count_kept(model: onnx.ModelProto, protection: Protection) -> int:
@@ -105,20 +105,20 @@ def _check_source(model: onnx.ModelProto, protection: Protection) -> None:
         raise ConversionError("Expected a graph whose nodes have different names; import the model again.")
     if unknown := sorted(protection.nodes - nodes.keys()):
         raise ConversionError(f"Expected names of the graph's nodes to keep in FP32, got {', '.join(unknown)}.")
-    if products := [name for name in sorted(protection.nodes) if nodes[name].op_type in MATRIX_PRODUCTS]:
-        raise ConversionError(f"Matrix products cannot stay in FP32, but these are to: {', '.join(products)}.")
+    if products := [name for name in sorted(protection.nodes) if nodes[name].op_type in FP16_PRODUCTS]:
+        raise ConversionError(f"Expected no matrix products to keep in FP32, got {', '.join(products)}.")
 
 
 def _split_shared_constants(model: onnx.ModelProto, protection: Protection) -> None:
-    """Give the FP32 operations a copy of each constant that FP16 operations use too."""
+    """Give the FP32 operations their own copy of each constant that FP16 operations use too."""
     from onnx import TensorProto
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    in_half = {name for node in model.graph.node if not protection.covers(node) for name in node.input}
+    in_fp16 = {name for node in model.graph.node if not protection.covers(node) for name in node.input}
     copies: set[str] = set()
     for node in filter(protection.covers, model.graph.node):
         for index, name in enumerate(node.input):
-            if name not in constants or name not in in_half:
+            if name not in constants or name not in in_fp16:
                 continue
             node.input[index] = f"{name}.fp32"
             if name not in copies:
@@ -128,7 +128,7 @@ def _split_shared_constants(model: onnx.ModelProto, protection: Protection) -> N
 
 
 def _round_constants(model: onnx.ModelProto, protection: Protection) -> None:
-    """Round the constants of FP16 operations to the nearest FP16 number, so that the converter has none to change."""
+    """Round the constants of FP16 operations to the nearest FP16 number, so the converter changes none."""
     from onnx import TensorProto, numpy_helper
 
     users: dict[str, onnx.NodeProto] = {}
@@ -145,8 +145,8 @@ def _round_constants(model: onnx.ModelProto, protection: Protection) -> None:
             node = users[tensor.name]
             raise ConversionError(
                 f"The constant {tensor.name} of {node.op_type} {node.name} reaches {np.abs(values).max():.3g}, but "
-                f"FP16 ends at {MAX_HALF:.0f}; "
-                + ("a matrix product cannot stay in FP32." if node.op_type in MATRIX_PRODUCTS else "keep it in FP32.")
+                f"FP16 ends at {MAX_FP16:.0f}; "
+                + ("a matrix product cannot stay in FP32." if node.op_type in FP16_PRODUCTS else "keep it in FP32.")
             )
         tensor.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), tensor.name))
 

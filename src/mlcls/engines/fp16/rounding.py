@@ -1,8 +1,8 @@
-"""What FP16 arithmetic does to a graph's answers, computed on a CPU.
+"""Compute on a CPU what FP16 arithmetic does to a graph's answers.
 
-ONNX Runtime's CPU provider has no FP16 kernels on x86-64: it runs an FP16 graph in float32 and takes out the casts in
-between (`insert_cast_transformer.cc`), so that an overflow or a lost digit never shows there. The graph made here
-computes in float32 too, but rounds every FP16 tensor to FP16 by a pair of casts, which ONNX Runtime keeps since 1.17.
+ONNX Runtime's CPU provider has no FP16 kernels on x86-64: it runs an FP16 graph in float32 and removes the casts in
+between (`insert_cast_transformer.cc`), so an overflow or a lost digit does not show there. The graph made here computes
+in float32 too, but rounds every FP16 tensor to FP16 by a pair of casts, which ONNX Runtime keeps since 1.17.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-# Operations that hand numbers through: what is FP16 before them is FP16 after them.
+# Operations that pass numbers through unchanged: FP16 inputs give FP16 results.
 _EXACT: Final = frozenset(
     (
         "Concat",
@@ -38,26 +38,26 @@ _EXACT: Final = frozenset(
 )
 
 
-def round_like_half(half: onnx.ModelProto) -> onnx.ModelProto:
+def round_like_fp16(fp16: onnx.ModelProto) -> onnx.ModelProto:
     """Return the float32 graph that gives an FP16 graph's answers as a GPU computes them.
 
-    Matrix products and convolutions sum up in float32 and round their result, as tensor cores do by default. An FP16
-    LayerNormalization or Softmax is taken apart and rounded step by step, which is the worst that an engine may do.
-    An engine that fuses operations rounds less often than this.
+    Matrix products and convolutions accumulate in float32 and round their result, as tensor cores do by default. An
+    FP16 LayerNormalization or Softmax is split into steps that are each rounded, the worst that an engine may do. An
+    engine that fuses operations rounds less often.
 
     Args:
-        half: An explicitly typed FP16 graph, see `mlcls.engines.fp16.build.convert_to_half`.
+        fp16: An explicitly typed FP16 graph, see `mlcls.engines.fp16.conversion.convert_to_fp16`.
 
     Returns:
-        A graph of the same inputs and outputs, without an FP16 operation but its casts.
+        A graph with the same inputs and outputs, whose only FP16 operations are casts.
     """
     import onnx
     from onnx import TensorProto
 
     model = onnx.ModelProto()
-    model.CopyFrom(half)
+    model.CopyFrom(fp16)
     types = element_types(model)
-    halves = {name for name, element_type in types.items() if element_type == TensorProto.FLOAT16}
+    fp16_tensors = {name for name, element_type in types.items() if element_type == TensorProto.FLOAT16}
     for initializer in model.graph.initializer:
         if initializer.data_type == TensorProto.FLOAT16:
             _widen(initializer)
@@ -69,13 +69,13 @@ def round_like_half(half: onnx.ModelProto) -> onnx.ModelProto:
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT16:
                 _widen(attribute.t)
-        model.graph.node.extend(_rounded(node, types, halves))
+        model.graph.node.extend(_rounded(node, types, fp16_tensors))
     del model.graph.value_info[:]
     return model
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the element type of every tensor of a graph, by ONNX's own inference."""
+    """Return the element type of every tensor of a graph, from ONNX's shape inference."""
     from onnx import shape_inference
 
     graph = shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
@@ -83,9 +83,9 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
     return types | {initializer.name: initializer.data_type for initializer in graph.initializer}
 
 
-def _rounded(node: onnx.NodeProto, types: dict[str, int], halves: set[str]) -> list[onnx.NodeProto]:
-    """Return the node, or its parts, with each result rounded."""
-    outputs = [name for name in node.output if name in halves]
+def _rounded(node: onnx.NodeProto, types: dict[str, int], fp16_tensors: set[str]) -> list[onnx.NodeProto]:
+    """Return the node, or its steps, with each result rounded."""
+    outputs = [name for name in node.output if name in fp16_tensors]
     if not outputs or node.op_type in _EXACT:
         return [node]
     if node.op_type == "LayerNormalization":
@@ -94,14 +94,14 @@ def _rounded(node: onnx.NodeProto, types: dict[str, int], halves: set[str]) -> l
         return _softmax(node)
     result = [node]
     for index, name in enumerate(node.output):
-        if name in halves:
+        if name in fp16_tensors:
             node.output[index] = f"{name}.wide"
             result += _round(f"{name}.wide", name)
     return result
 
 
 def _layer_normalization(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Return the definition of ONNX's LayerNormalization, each step rounded."""
+    """Return the steps of ONNX's LayerNormalization, each rounded."""
     from onnx import helper
 
     options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -124,7 +124,7 @@ def _layer_normalization(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _softmax(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Return the definition of ONNX's Softmax, each step rounded."""
+    """Return the steps of ONNX's Softmax, each rounded."""
     from onnx import helper
 
     options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -147,7 +147,7 @@ def _softmax(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _chain(name: str, steps: Sequence[tuple[str, list[str], Mapping[str, Any]]]) -> list[onnx.NodeProto]:
-    """Return nodes of which the step number i gives `name.i`, rounded, and the last one `name` itself."""
+    """Return the nodes of some steps; step i gives `name.i`, rounded, and the last one gives `name`."""
     from onnx import helper
 
     nodes = []
@@ -162,8 +162,8 @@ def _round(source: str, target: str) -> list[onnx.NodeProto]:
     from onnx import TensorProto, helper
 
     return [
-        helper.make_node("Cast", [source], [f"{target}.half"], to=TensorProto.FLOAT16),
-        helper.make_node("Cast", [f"{target}.half"], [target], to=TensorProto.FLOAT),
+        helper.make_node("Cast", [source], [f"{target}.fp16"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", [f"{target}.fp16"], [target], to=TensorProto.FLOAT),
     ]
 
 

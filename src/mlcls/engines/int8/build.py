@@ -1,13 +1,15 @@
-"""The INT8 engine for CPUs: quantized by NNCF on the user's photos, and let through only where the answers stay.
+"""Build the INT8 engine for CPUs: NNCF quantizes it on the user's photos, and the gate checks it.
 
-Everything is quantized first. Where the gate refuses that, the parts of the graph that INT8 hurts most, as measured on
-the photos, go back to FP32, one after the other; where too little would be left in INT8, the model is refused.
+`build` is what `mlcls build-engine --engine int8` runs. `build_int8` first quantizes everything. If the gate rejects
+that, the parts of the graph that INT8 hurts most, as measured on the photos, go back to FP32 one after the other. If
+too little is left in INT8, the build fails.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,45 +17,38 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.base.files import sha256_of
+from mlcls.base.files import STAGING_PREFIX, sha256_of
+from mlcls.base.machine import read_cpu_flags, warn_about_int8
 from mlcls.conversion.onnx_file import read_onnx
-from mlcls.engines.comparison import run_gate
-from mlcls.engines.gate import LIMITS, GateReport, Limits
+from mlcls.engines.building import BuildRequest, describe_report
+from mlcls.engines.gate import LIMITS, GateReport, Limits, run_gate
 from mlcls.engines.int8.parts import GraphPart, count_products, restore_nodes, split_graph
 from mlcls.engines.int8.quantization import check_quantized, quantize_graph
 from mlcls.engines.runners import DecodingRunner, OpenVinoRunner
 from mlcls.errors import ImageError, MissingExtraError, ParityError
+from mlcls.images.photos import PhotoFiles
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.manifest import EngineRecord, tool_versions
-from mlcls.repository.names import INT8_FILE
+from mlcls.repository.names import INT8_FILE, ONNX_FILE
 
 if TYPE_CHECKING:
     import onnx
-import tempfile
 
-from mlcls.base.files import STAGING_PREFIX
-from mlcls.base.machine import read_cpu_flags, warn_about_int8
-from mlcls.engines.building import EngineFolder, EngineRequest, describe_report
-from mlcls.images.photos import PhotoFiles
-from mlcls.repository.manifest import add_engine
-from mlcls.repository.names import ONNX_FILE
-
-# One photo of three is for the gate, the others for the calibration: ranges must hold on photos that they were not
-# made from.
+# One photo in three is for the gate, the others for the calibration: ranges must hold on other photos too.
 GATE_SHARE: Final = 3
 
-# Different photos that are needed. A range is what these photos happened to reach: a trained PP-LCNet_x1_0 had logits
-# with 11 dB signal to noise when calibrated on 8 photos, 16 on 32, 18 on 100 and on 300.
+# Different photos needed. A range is what these photos happen to reach: the logits of a trained PP-LCNet_x1_0 had a
+# signal-to-noise ratio of 11 dB when calibrated on 8 photos, 16 on 32, 18 on 100 and on 300.
 MIN_PHOTOS: Final = 48
 
-# Photos that are calibrated on at most; further ones go to the gate.
+# Most photos in the calibration set; further ones go to the gate.
 MAX_CALIBRATION_PHOTOS: Final = 200
 
-# Photos, of those for the calibration, on which the parts are tried.
+# Photos of the calibration set on which the parts are tried.
 _RANKING_PHOTOS: Final = 24
 
-# Share of the matrix products that must be left in INT8: below it the engine is hardly faster than FP32.
+# Share of the matrix products that must stay in INT8; with less, the engine is hardly faster than FP32.
 MIN_INT8_SHARE: Final = 0.5
 
 
@@ -62,10 +57,10 @@ class Int8Build:
     """An INT8 engine that passed the gate.
 
     Attributes:
-        staged: The ONNX file, for `mlcls.repository.manifest.add_engine`.
-        record: What the manifest says of it.
+        staged: The ONNX file, for `ModelVersion.add_engine`.
+        record: Its record for the manifest.
         report: The gate's report.
-        kept: Names of the parts that stayed in FP32, in the order in which they were found to need it.
+        kept: Names of the parts that stayed in FP32, the one that INT8 hurts most first.
         int8_share: Share of the matrix products that run in INT8.
     """
 
@@ -74,6 +69,43 @@ class Int8Build:
     report: GateReport
     kept: tuple[str, ...]
     int8_share: float
+
+
+def build(request: BuildRequest) -> Iterator[str]:
+    """Build the INT8 graph, and put it into the repository once it has passed the gate.
+
+    Yields:
+        Lines for the user.
+
+    Raises:
+        ParityError: No INT8 graph passes; the repository is unchanged.
+        ImageError: There are too few photos, or one cannot be read.
+        ConversionError: NNCF cannot quantize the graph.
+        RepositoryError: The model is not imported, or its folder is mixed up.
+    """
+    version = request.version
+    request.check_fp32()
+    labeled = request.open_photos()
+    photos = PhotoFiles(labeled.paths)  # never the sample photos: the ranges must be those of the user's
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=version.repository.root) as temporary:
+        built = build_int8(
+            version.engine_folder / ONNX_FILE,
+            version.spec,
+            photos,
+            Path(temporary),
+            limits=LIMITS["int8"],
+            targets=labeled.targets,
+        )
+        size_bytes = built.staged.stat().st_size
+        version.add_engine(built.staged, built.record)
+    yield (
+        f"{version.engine_folder / built.record.file}: {size_bytes / 1e6:.1f} MB, {built.int8_share:.0%} of the "
+        f"matrix products in INT8, in FP32: {', '.join(built.kept) or 'none'}"
+    )
+    yield from describe_report(built.report)
+    yield f"Serve it: mlcls serve {version.name} --target int8"
+    if warning := warn_about_int8(read_cpu_flags()):
+        yield warning
 
 
 def build_int8(
@@ -85,7 +117,7 @@ def build_int8(
     limits: Limits = LIMITS["int8"],
     targets: npt.NDArray[np.bool_] | None = None,
 ) -> Int8Build:
-    """Quantize a served FP32 graph, check it, and write it to a folder.
+    """Quantize a served FP32 graph, run the gate, and write the graph to a folder.
 
     Args:
         onnx_path: The FP32 graph, `model.onnx` of the engine's version folder.
@@ -93,11 +125,11 @@ def build_int8(
         photos: Encoded photos of what the model will see; at least `MIN_PHOTOS` different ones.
         folder: Where the file is written, on the disk of the repository; nothing else is left there.
         limits: What the gate allows.
-        targets: (N, num_labels) which labels each photo has, for mAP; None where that is not known.
+        targets: (N, num_labels) which labels each photo has, for mAP; None if not known.
 
     Raises:
         ImageError: There are too few different photos, or one cannot be decoded.
-        ParityError: The gate refuses the engine, even with the parts in FP32 that it may have.
+        ParityError: The gate rejects the engine, even with as many parts in FP32 as allowed.
         ConversionError: NNCF cannot quantize the graph.
         MissingExtraError: nncf or another package is not installed.
     """
@@ -113,7 +145,7 @@ def build_int8(
     trial = _Trial(onnx_path, spec, folder)
     gate_photos = [photos[index] for index in for_gate]
     gate_targets = None if targets is None else targets[for_gate]
-    best: tuple[GateReport, tuple[str, ...]] | None = None
+    rejected: list[tuple[GateReport, tuple[str, ...]]] = []
     staged = folder / INT8_FILE
     for kept, candidate in _climb_down(model, quantized, pixels[:_RANKING_PHOTOS], trial):
         share = 1 - count_products(model, kept) / count_products(model, split_graph(model))
@@ -122,40 +154,37 @@ def build_int8(
         names = tuple(part.name for part in kept)
         if not report.failures and not report.is_blind:
             return Int8Build(staged, _record(onnx_path, report, names, len(pixels)), report, names, share)
-        if best is None or report.mean_difference < best[0].mean_difference:
-            best = report, names
+        rejected.append((report, names))
         if report.is_blind:
             break
-    staged.unlink(missing_ok=True)
-    if best is None:
-        raise ParityError("Expected at least one INT8 graph to check, got none.")
-    _refuse(*best)
+    staged.unlink()
+    _refuse(*min(rejected, key=lambda each: each[0].mean_difference))
     raise AssertionError("unreachable")
 
 
 def _refuse(report: GateReport, kept: Sequence[str]) -> None:
     if report.is_blind:
         raise ParityError(
-            f"The scores of two photos differ by {report.spread:.1e} only: answers exchanged between them would pass; "
-            f"give photos of the model's labels, none like another."
+            f"The scores of two photos differ by only {report.spread:.1e}: answers swapped between them would pass; "
+            f"give photos of the model's labels, each different."
         )
     report.require(
-        f"That is the best of INT8 with up to {1 - MIN_INT8_SHARE:.0%} of the network kept in FP32 "
-        f"(here: {', '.join(kept) or 'nothing'}). Nothing was written; serve FP32, or give more photos, of what the "
+        f"This is the best INT8 graph with up to {1 - MIN_INT8_SHARE:.0%} of the network kept in FP32 "
+        f"(here: {', '.join(kept) or 'nothing'}). Nothing was written; serve FP32, or give more photos of what the "
         f"model really sees."
     )
 
 
 def _divide_photos(photos: Sequence[bytes]) -> tuple[list[int], list[int]]:
-    """Return indices of the photos for the calibration and for the gate; a photo that is there twice counts once."""
+    """Return indices of the photos for the calibration and for the gate; copies of a photo count once."""
     different: dict[bytes, int] = {}
     for index, photo in enumerate(photos):
         different.setdefault(hashlib.sha256(photo).digest(), index)
     indices = list(different.values())
     if len(indices) < MIN_PHOTOS:
         raise ImageError(
-            f"Expected at least {MIN_PHOTOS} different photos of what the model will see, got {len(indices)}: the "
-            f"ranges of an INT8 engine are those of its photos; give files or a folder with --photos."
+            f"Expected at least {MIN_PHOTOS} different photos of what the model will see, got {len(indices)}: an INT8 "
+            f"engine has the ranges of its photos. Give files or folders with --photos."
         )
     for_gate = indices[::GATE_SHARE]
     for_calibration = [index for index in indices if index not in set(for_gate)]
@@ -165,7 +194,7 @@ def _divide_photos(photos: Sequence[bytes]) -> tuple[list[int], list[int]]:
 def _climb_down(
     model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: npt.NDArray[np.uint8], trial: _Trial
 ) -> Iterator[tuple[tuple[GraphPart, ...], onnx.ModelProto]]:
-    """From everything in INT8 to as little as `MIN_INT8_SHARE`, the most hurtful parts first.
+    """Yield graphs from all INT8 down to `MIN_INT8_SHARE`; the parts that INT8 hurts most go back to FP32 first.
 
     Yields:
         The parts that are kept in FP32, and the graph.
@@ -190,7 +219,7 @@ def _rank_parts(
     pixels: npt.NDArray[np.uint8],
     trial: _Trial,
 ) -> list[GraphPart]:
-    """Return the parts by how much nearer the scores come to FP32's when that part alone goes back, the best first."""
+    """Return the parts, first the one that alone in FP32 brings the scores nearest to FP32's."""
     from tqdm import tqdm
 
     errors = {}
@@ -200,7 +229,7 @@ def _rank_parts(
 
 
 class _Trial:
-    """The FP32 engine, and what candidates are held against it."""
+    """Compares candidates with the FP32 engine."""
 
     def __init__(self, onnx_path: Path, spec: ModelSpec, folder: Path) -> None:
         self._spec, self._folder = spec, folder
@@ -208,7 +237,7 @@ class _Trial:
         self._expected: npt.NDArray[np.float32] | None = None
 
     def mean_error(self, candidate: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> float:
-        """Return the mean absolute difference of the scores to FP32's; `pixels` are the same in every call."""
+        """Return the mean absolute difference from FP32's scores; `pixels` must be the same in every call."""
         import onnx
 
         if self._expected is None:
@@ -224,7 +253,7 @@ class _Trial:
     def run_gate(
         self, candidate: Path, photos: Sequence[bytes], limits: Limits, targets: npt.NDArray[np.bool_] | None
     ) -> GateReport:
-        """Return the gate, both on OpenVINO as they are served."""
+        """Run the gate, both on OpenVINO as they are served."""
         runners = [self._reference, OpenVinoRunner(candidate, self._spec)]
         reference, quantized = (DecodingRunner(runner, self._spec) for runner in runners)
         reference.name, quantized.name = "FP32 on OpenVINO", "INT8 on OpenVINO"
@@ -244,39 +273,3 @@ def _record(onnx_path: Path, report: GateReport, kept: tuple[str, ...], calibrat
         tools=tool_versions("nncf", "onnx", "onnxruntime", "openvino"),
         gate=(gate,),
     )
-
-
-def build(request: EngineRequest) -> Iterator[str]:
-    """Make the INT8 graph, and put it into the repository once it has passed the gate.
-
-    Yields:
-        Lines for the user.
-
-    Raises:
-        ParityError: No INT8 graph passes; what was there stays.
-        ImageError: There are too few photos, or one cannot be read.
-        ConversionError: NNCF cannot quantize the graph.
-        RepositoryError: The model is not imported, or its folder is mixed up.
-    """
-    folder = EngineFolder.open(request)
-    labeled = request.open_photos(folder.spec)
-    photos = PhotoFiles(labeled.paths)  # no sample photos stand in: the ranges must be those of the user's
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
-        built = build_int8(
-            folder.path / ONNX_FILE,
-            folder.spec,
-            photos,
-            Path(temporary),
-            limits=LIMITS["int8"],
-            targets=labeled.targets,
-        )
-        size_bytes = built.staged.stat().st_size
-        add_engine(folder.path, built.staged, built.record)
-    yield (
-        f"{folder.path / built.record.file}: {size_bytes / 1e6:.1f} MB, {built.int8_share:.0%} of the matrix products "
-        f"in INT8, in FP32: {', '.join(built.kept) or 'none'}"
-    )
-    yield from describe_report(built.report)
-    yield f"Serve it: mlcls serve {request.name} --target int8"
-    if warning := warn_about_int8(read_cpu_flags()):
-        yield warning

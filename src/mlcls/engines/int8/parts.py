@@ -1,7 +1,7 @@
-"""Parts of a served graph that can go back from INT8 to FP32: the decoder, and the backbone in slices by depth.
+"""Split a served graph into parts that can go back from INT8 to FP32: the decoder, and slices of the backbone.
 
-Where INT8 hurts depends on the weights, not on the architecture: of a trained PP-LCNet_x1_0 the last quarter, of a
-freshly initialized one the first. So nothing is protected by name; parts are tried and measured.
+Where INT8 hurts depends on the weights, not on the architecture: in a trained PP-LCNet_x1_0 it is the last quarter, in
+a freshly initialized one the first. So nothing is protected by name; the parts are tried and measured.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from mlcls.errors import ConversionError
 if TYPE_CHECKING:
     import onnx
 
-# Slices of the backbone; with the decoder, nine parts.
+# Slices of the backbone, by depth; with the decoder, nine parts.
 BACKBONE_PARTS: Final = 8
 
-# What INT8 makes faster; a slice is measured in these.
-MATRIX_PRODUCTS: Final = frozenset(("Conv", "Gemm", "MatMul"))
+# Matrix products that INT8 makes faster; a slice is measured in these.
+INT8_PRODUCTS: Final = frozenset(("Conv", "Gemm", "MatMul"))
 
 
 @dataclasses.dataclass(frozen=True)
 class GraphPart:
-    """Nodes that are quantized, or kept in FP32, together.
+    """Nodes that are quantized or kept in FP32 together.
 
     Attributes:
-        name: What it is called in messages and in the manifest: `decoder`, `backbone 1/8` (the first) and so on.
+        name: Its name in messages and in the manifest: `decoder`, `backbone 1/8` (the first) and so on.
         nodes: Names of its nodes.
     """
 
@@ -37,14 +37,14 @@ class GraphPart:
 
 
 def split_graph(model: onnx.ModelProto, backbone_parts: int = BACKBONE_PARTS) -> tuple[GraphPart, ...]:
-    """Split everything that depends on the image, behind the normalization, into parts.
+    """Split everything that depends on the image, after the normalization, into parts.
 
     Args:
         model: The served FP32 graph.
-        backbone_parts: Slices of the backbone, with as many matrix products each as can be; fewer where it has fewer.
+        backbone_parts: Slices of the backbone, with equally many matrix products if possible; fewer if it has fewer.
 
     Returns:
-        The slices in their order, then the decoder where the graph has one.
+        The slices in order, then the decoder if the graph has one.
 
     Raises:
         ConversionError: Nodes share a name or have none, or the graph has no matrix product.
@@ -55,14 +55,14 @@ def split_graph(model: onnx.ModelProto, backbone_parts: int = BACKBONE_PARTS) ->
     nodes = [node for node in model.graph.node if not moving.isdisjoint(node.input) and node.name not in front]
     decoder = find_decoder(model)
     backbone = [node for node in nodes if node.name not in decoder]
-    total = sum(node.op_type in MATRIX_PRODUCTS for node in backbone)
+    total = sum(node.op_type in INT8_PRODUCTS for node in backbone)
     if not total:
         raise ConversionError("Expected a graph with convolutions or matrix products, got one without.")
     count = min(backbone_parts, total)
     slices: list[set[str]] = [set() for _ in range(count)]
     seen = 0
     for node in backbone:
-        seen += node.op_type in MATRIX_PRODUCTS
+        seen += node.op_type in INT8_PRODUCTS
         slices[(max(seen, 1) - 1) * count // total].add(node.name)
     parts = [GraphPart(f"backbone {index + 1}/{count}", frozenset(names)) for index, names in enumerate(slices)]
     if decoder:
@@ -71,16 +71,16 @@ def split_graph(model: onnx.ModelProto, backbone_parts: int = BACKBONE_PARTS) ->
 
 
 def find_normalization(model: onnx.ModelProto) -> frozenset[str]:
-    """Return names of the nodes between `pixels` and the first matrix product.
+    """Return the names of the nodes between `pixels` and the first matrix product.
 
-    They scale and shift 8-bit numbers to float32, once per value: in INT8 they would gain nothing and lose digits.
+    They scale and shift 8-bit numbers to float32: INT8 would gain nothing there and lose digits.
     """
     front: set[str] = set()
     reached = {graph_inputs(model)[0].name}
     for node in model.graph.node:
         if reached.isdisjoint(node.input):
             continue
-        if node.op_type in MATRIX_PRODUCTS or node.op_type == "Shape":
+        if node.op_type in INT8_PRODUCTS or node.op_type == "Shape":
             continue
         if set(node.input) & _image_tensors(model) <= reached:
             front.add(node.name)
@@ -89,13 +89,13 @@ def find_normalization(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def find_decoder(model: onnx.ModelProto) -> frozenset[str]:
-    """Return names of the nodes behind the tensor that the keys and the values of the last attention are made of.
+    """Return the names of the nodes after the tensor from which the last attention makes its keys and values.
 
-    In all six models that is the ML-Decoder: the projections, the attention of the labels' queries to the image, the
+    In all six models these are the ML-Decoder: the projections, the attention of the labels' queries to the image, the
     feed-forward part and the labels' own heads.
 
     Returns:
-        Empty where the graph has no attention.
+        The names; empty if the graph has no attention.
     """
     nodes = list(model.graph.node)
     softmax = next((node for node in reversed(nodes) if node.op_type == "Softmax"), None)
@@ -111,12 +111,12 @@ def find_decoder(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def restore_nodes(quantized: onnx.ModelProto, original: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """Return a copy of a quantized graph in which some nodes compute in FP32 again, with their own weights.
+    """Return a copy of a quantized graph in which some nodes compute in FP32 again, with their original weights.
 
     Args:
         quantized: What NNCF made of `original`: the same nodes, with QuantizeLinear and DequantizeLinear in between.
         original: The served FP32 graph.
-        names: Names of nodes of both.
+        names: Names of nodes of both graphs.
 
     Raises:
         ConversionError: The quantized graph has lost a node or a tensor of the original.
@@ -135,7 +135,7 @@ def restore_nodes(quantized: onnx.ModelProto, original: onnx.ModelProto, names: 
             raise ConversionError(f"Expected the node {node.name} in the quantized graph, found none.")
         for index, tensor in enumerate(node.input):
             name = tensor
-            if tensor in constants:  # under a name of its own: NNCF may have changed or shared what has the old one
+            if tensor in constants:  # under a new name: NNCF may have changed or shared the constant of the old name
                 name = f"{tensor}.fp32"
                 if name not in copied:
                     copied.add(name)
@@ -150,7 +150,7 @@ def restore_nodes(quantized: onnx.ModelProto, original: onnx.ModelProto, names: 
 def count_products(model: onnx.ModelProto, parts: Iterable[GraphPart]) -> int:
     """Return the number of matrix products in some parts."""
     names = frozenset().union(*(part.nodes for part in parts))
-    return sum(node.op_type in MATRIX_PRODUCTS and node.name in names for node in model.graph.node)
+    return sum(node.op_type in INT8_PRODUCTS and node.name in names for node in model.graph.node)
 
 
 def _require_names(model: onnx.ModelProto) -> None:
@@ -160,7 +160,7 @@ def _require_names(model: onnx.ModelProto) -> None:
 
 
 def _image_tensors(model: onnx.ModelProto) -> set[str]:
-    """Return tensors whose values depend on the image; a Shape depends on its size only."""
+    """Return the tensors whose values depend on the image; the result of a Shape depends only on its size."""
     moving = {graph_inputs(model)[0].name}
     for node in model.graph.node:
         if node.op_type != "Shape" and not moving.isdisjoint(node.input):
@@ -169,7 +169,7 @@ def _image_tensors(model: onnx.ModelProto) -> set[str]:
 
 
 def _ancestors(model: onnx.ModelProto, tensor: str) -> set[str]:
-    """Return names of the nodes that a tensor is computed from."""
+    """Return the names of the nodes that a tensor is computed from."""
     producers = {output: node for node in model.graph.node for output in node.output}
     waiting, found = [tensor], set()
     while waiting:
@@ -181,7 +181,7 @@ def _ancestors(model: onnx.ModelProto, tensor: str) -> set[str]:
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:
-    """Take out the nodes and constants that no output depends on."""
+    """Remove the nodes and constants that no output depends on."""
     needed = {output.name for output in model.graph.output}
     nodes = []
     for node in reversed(model.graph.node):
@@ -190,7 +190,7 @@ def _drop_unused(model: onnx.ModelProto) -> None:
             needed.update(node.input)
     constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     nodes.reverse()
-    copies = (_copies(nodes), _copies(constants))  # they die with the fields that hold them
+    copies = (_copies(nodes), _copies(constants))  # before `del` frees them
     del model.graph.node[:]
     del model.graph.initializer[:]
     model.graph.node.extend(copies[0])

@@ -1,6 +1,6 @@
-"""Post-training quantization of a served FP32 graph by NNCF: real images run through it once, no training.
+"""Post-training quantization of a served FP32 graph with NNCF: real images run through it once, without training.
 
-The result is ONNX with QuantizeLinear and DequantizeLinear, which OpenVINO and ONNX Runtime both run in INT8.
+The result is ONNX with QuantizeLinear and DequantizeLinear, which both OpenVINO and ONNX Runtime run in INT8.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
     import onnx
 
-# With this variable set when it is imported, NNCF reports nothing about its use over the network.
+# If this variable is set when NNCF is imported, it sends no telemetry.
 _NO_TELEMETRY: Final = "NNCF_CI"
 
 
 def quantize_graph(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> onnx.ModelProto:
-    """Quantize all weights and activations that NNCF can, but for the normalization.
+    """Quantize all weights and activations that NNCF can, except the normalization.
 
-    Weights are symmetric and per channel, of half the range, so that the scores are right on processors without VNNI
-    too; activations asymmetric where they have negative values (NNCF's preset `mixed`: HardSwish and GELU are lopsided,
-    and on a CPU a zero point costs next to nothing). In a backbone of attention, NNCF's model type `transformer` keeps
+    Weights are symmetric and per channel, with half the range, so that scores are right on processors without VNNI too.
+    Activations are asymmetric if they have negative values (NNCF's preset `mixed`: HardSwish and GELU are lopsided, and
+    on a CPU a zero point costs next to nothing). In a backbone with attention, NNCF's model type `transformer` keeps
     what is between the matrix products of an attention in FP32.
 
     Args:
-        model: The served FP32 graph; it stays as it is.
-        pixels: Real images of what the model will see, (N, H, W, 3) uint8 RGB; the activations' ranges are theirs.
+        model: The served FP32 graph; not modified.
+        pixels: The calibration set: real images of what the model will see, (N, H, W, 3) uint8 RGB.
 
     Returns:
-        A checked graph of the same inputs and outputs.
+        A checked graph with the same inputs and outputs.
 
     Raises:
         ConversionError: NNCF fails, or its graph is not valid or has another interface.
@@ -64,17 +64,17 @@ def quantize_graph(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> onn
             return {name: image[None]}
 
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars of its own, on a terminal or not
+            with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws its own bars, even without a terminal
                 quantized: onnx.ModelProto = nncf.quantize(
                     source,
                     nncf.Dataset(list(pixels), read_image),
                     preset=nncf.QuantizationPreset.MIXED,
                     subset_size=len(pixels),
-                    # weights of 7 bits: the sums of products of 8 bits overflow on processors without VNNI
+                    # 7-bit weights: sums of 8-bit products overflow on processors without VNNI
                     advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
                     **options,
                 )
-        except Exception as error:  # NNCF lets errors of ONNX, ONNX Runtime and its own graph code through
+        except Exception as error:  # NNCF passes on errors of ONNX, ONNX Runtime and its own graph code
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ConversionError(
                 f"NNCF {nncf.__version__} cannot quantize the graph ({reason}); serve it in FP32, and please report "
@@ -92,10 +92,10 @@ def has_attention_backbone(model: onnx.ModelProto) -> bool:
 
 
 def check_quantized(quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Check that a quantized graph is valid, has something in INT8, and takes and gives what the FP32 graph does.
+    """Check that a quantized graph is valid, has INT8 operations, and has the FP32 graph's interface.
 
     Raises:
-        ConversionError: It is not so.
+        ConversionError: One of these does not hold.
     """
     require_same_interface(quantized, model, "INT8")
     if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
@@ -106,7 +106,7 @@ def _import_nncf() -> Any:
     with _environment(_NO_TELEMETRY, "1"):
         try:
             import nncf
-            import nncf.onnx  # what `nncf.quantize` needs for ONNX, and misses late otherwise
+            import nncf.onnx  # `nncf.quantize` needs it for ONNX, and would fail late without it
         except ModuleNotFoundError as error:
             raise MissingExtraError("int8", str(error.name)) from error
     nncf.set_log_level(logging.ERROR)

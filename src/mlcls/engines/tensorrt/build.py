@@ -1,34 +1,33 @@
-"""`mlcls build-engine --engine tensorrt` and `--engine tensorrt-rtx`: from the FP16 graph to what runs on a GPU."""
+"""Build TensorRT plans and TensorRT-RTX engines from the FP16 graph: `mlcls build-engine --engine tensorrt[-rtx]`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlcls.base.files import STAGING_PREFIX, sha256_of, write_bytes, write_text
+from mlcls.base.files import sha256_of, write_bytes, write_text
 from mlcls.base.machine import Gpu, read_gpus
-from mlcls.engines.building import EngineFolder, EngineRequest, Fp32Gate, describe_report
-from mlcls.engines.fp16 import build as half_engine
+from mlcls.engines.building import BuildRequest, Fp32Gate, add_to_repository, describe_report
+from mlcls.engines.fp16 import build as fp16_engine
 from mlcls.engines.gate import GateReport
 from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
 from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.engines.tensorrt.runner import TensorRtRunner
 from mlcls.errors import ConversionError
-from mlcls.repository.manifest import EngineRecord, add_engine, tool_versions, verify_folder
-from mlcls.repository.names import HALF_FILE, ONNX_FILE, PLAN_FILE
+from mlcls.repository.manifest import EngineRecord, Manifest, tool_versions
+from mlcls.repository.names import ENGINE_SUFFIX, FP16_FILE, ONNX_FILE, PLAN_FILE
 
 
-def build_plan(request: EngineRequest) -> Iterator[str]:
+def build_plan(request: BuildRequest) -> Iterator[str]:
     """Build Triton's plan for the GPU of this machine, and put it into the repository once it has passed the gate.
 
     Yields:
         Lines for the user.
 
     Raises:
-        ConversionError: There is no GPU, the builder refuses, or the plan does not pass; what was there stays.
+        ConversionError: There is no GPU, the builder fails, or the plan does not pass; the repository is unchanged.
         RepositoryError: The model is not imported, or its folder is mixed up.
         MissingExtraError: tensorrt or cuda-bindings is not installed.
     """
@@ -38,39 +37,37 @@ def build_plan(request: EngineRequest) -> Iterator[str]:
             "A TensorRT plan is built on the GPU that runs it, but the driver shows none here. Build in the image that "
             "serves, with its GPU; --engine tensorrt-rtx builds engines for RTX GPUs without one."
         )
-    yield from _make_half_if_missing(request)
-    folder = _open_half(request)
-    yield f"Building the plan of {folder.spec.name} for {gpus[0]} ..."
-    built = build_engine((folder.path / HALF_FILE).read_bytes(), folder.spec, "tensorrt", request.compute_capabilities)
-    with TensorRtRunner(built.plan, folder.spec, "tensorrt") as runner:
-        report = Fp32Gate(folder, request, "fp16")(runner)
+    yield from _make_fp16_if_missing(request)
+    version, spec = request.version, request.version.spec
+    manifest = version.verify(ENGINE_SUFFIX, FP16_FILE)
+    yield f"Building the plan of {spec.name} for {gpus[0]} ..."
+    content = (version.engine_folder / FP16_FILE).read_bytes()
+    built = build_engine(content, spec, "tensorrt", request.compute_capabilities)
+    with TensorRtRunner(built.plan, spec, "tensorrt") as runner:
+        report = Fp32Gate(request, "fp16")(runner)
     report.require("The plan was not kept.")
-    record = _record(PLAN_FILE, folder, built, gpus[0], "", report)
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=request.root) as temporary:
-        staged = Path(temporary) / PLAN_FILE
-        staged.write_bytes(built.plan)
-        add_engine(folder.path, staged, record)
-    yield _sum_up(folder.path / PLAN_FILE, built)
+    add_to_repository(version, _record(PLAN_FILE, manifest, built, gpus[0], "", report), built.plan)
+    yield _sum_up(version.engine_folder / PLAN_FILE, built)
     yield from describe_report(report)
 
 
-def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
-    """Build a TensorRT-RTX engine for each architecture, into a folder outside of the model repository.
+def build_rtx_engines(request: BuildRequest) -> Iterator[str]:
+    """Build a TensorRT-RTX engine for each architecture, into a folder outside the model repository.
 
-    Triton does not serve these. Beside each `NAME.sm75.engine` is a `NAME.sm75.json` with its record. Where this
-    machine has a GPU of the architecture, the engine passes the gate first.
+    Triton does not serve these. Each `NAME.sm75.engine` gets a `NAME.sm75.json` with its record. If this machine has a
+    GPU of the architecture, the engine must pass the gate first.
 
     Yields:
         Lines for the user.
 
     Raises:
-        ConversionError: No output folder or no architecture is named, the builder refuses, or an engine does not pass.
+        ConversionError: No output folder or architecture is named, the builder fails, or an engine does not pass.
         RepositoryError: The model is not imported, or its folder is mixed up.
         MissingExtraError: tensorrt-rtx is not installed.
     """
     if request.output is None:
         raise ConversionError("Expected --output DIR for TensorRT-RTX engines, which Triton does not serve, got none.")
-    if request.root.resolve() in (request.output.resolve(), *request.output.resolve().parents):
+    if request.version.repository.root.resolve() in (request.output.resolve(), *request.output.resolve().parents):
         raise ConversionError(
             f"Expected a folder outside of the model repository for TensorRT-RTX engines, which Triton does not serve, "
             f"got {request.output}."
@@ -79,21 +76,22 @@ def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
         raise ConversionError(
             "Expected the architectures to build for, got none: --compute-capability 7.5 8.6 8.9, for example."
         )
-    yield from _make_half_if_missing(request)
-    folder = _open_half(request)
-    content = (folder.path / HALF_FILE).read_bytes()
+    yield from _make_fp16_if_missing(request)
+    version, spec = request.version, request.version.spec
+    manifest = version.verify(ENGINE_SUFFIX, FP16_FILE)
+    content = (version.engine_folder / FP16_FILE).read_bytes()
     for text in dict.fromkeys(request.compute_capabilities):
-        built = build_engine(content, folder.spec, "tensorrt_rtx", [text])
+        built = build_engine(content, spec, "tensorrt_rtx", [text])
         (capability,) = built.compute_capabilities
         gpu = next((gpu for gpu in read_gpus()[:1] if gpu.compute_capability == capability), None)
         report = None
         if gpu is not None:
-            with TensorRtRunner(built.plan, folder.spec, "tensorrt_rtx") as runner:
-                report = Fp32Gate(folder, request, "fp16")(runner)
+            with TensorRtRunner(built.plan, spec, "tensorrt_rtx") as runner:
+                report = Fp32Gate(request, "fp16")(runner)
             report.require("The engine was not kept.")
-        path = request.output / f"{folder.spec.name}.sm{capability.replace('.', '')}.engine"
-        record = _record(path.name, folder, built, gpu, capability, report)
-        path.with_suffix(".json").unlink(missing_ok=True)  # an engine without a record is no lie, a wrong record is
+        path = request.output / f"{spec.name}.sm{capability.replace('.', '')}.engine"
+        record = _record(path.name, manifest, built, gpu, capability, report)
+        path.with_suffix(".json").unlink(missing_ok=True)  # better no record than a wrong one
         write_bytes(path, built.plan)
         document = {**dataclasses.asdict(record), "sha256": sha256_of(path)}
         write_text(path.with_suffix(".json"), json.dumps(document, indent=2) + "\n")
@@ -104,28 +102,21 @@ def build_rtx_engines(request: EngineRequest) -> Iterator[str]:
             yield from describe_report(report)
 
 
-def _make_half_if_missing(request: EngineRequest) -> Iterator[str]:
-    """Make the FP16 graph where there is none, or one of another FP32 graph."""
-    folder = EngineFolder.open(request)
-    records = {record.file: record for record in folder.manifest.engines}
-    if HALF_FILE not in records or dict(records[HALF_FILE].made_from) != folder.digests(ONNX_FILE):
-        yield from half_engine.build(request)
-
-
-def _open_half(request: EngineRequest) -> EngineFolder:
-    """Return the folder, after a check of the FP16 graph's content."""
-    folder = EngineFolder.open(request)
-    verify_folder(folder.path, folder.path.parent.name, [HALF_FILE])
-    return folder
+def _make_fp16_if_missing(request: BuildRequest) -> Iterator[str]:
+    """Build the FP16 graph if there is none, or if it was made from another FP32 graph."""
+    manifest = request.check_fp32()
+    records = {record.file: record for record in manifest.engines}
+    if FP16_FILE not in records or dict(records[FP16_FILE].made_from) != manifest.digests(ONNX_FILE):
+        yield from fp16_engine.build(request)
 
 
 def _record(
-    file: str, folder: EngineFolder, built: BuiltEngine, gpu: Gpu | None, capability: str, report: GateReport | None
+    file: str, manifest: Manifest, built: BuiltEngine, gpu: Gpu | None, capability: str, report: GateReport | None
 ) -> EngineRecord:
     return EngineRecord(
         file,
         "fp16",
-        folder.digests(HALF_FILE),
+        manifest.digests(FP16_FILE),
         {**tool_versions("cuda-bindings"), built.library: built.version},
         describe_target(built.library, built.version, gpu, capability),
         (report.to_dict(),) if report else (),

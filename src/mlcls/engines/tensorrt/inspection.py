@@ -1,4 +1,4 @@
-"""What is inside of a network before it is built and of an engine after: names, types, shapes, profile, precisions."""
+"""Describe a network before the build and an engine after it: names, types, shapes, profile, precisions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class TensorInfo:
     Attributes:
         name: Its name.
         mode: `input` or `output`.
-        data_type: numpy's name of the element type.
-        shape: Dims; -1 is free.
-        profile: Least, best and largest shape of the one optimization profile; empty for an output.
+        data_type: NumPy's name of the element type.
+        shape: Its dimensions; -1 is free.
+        profile: Smallest, optimal and largest shape of the one optimization profile; empty for an output.
     """
 
     name: str
@@ -41,8 +41,8 @@ class NetworkInfo:
 
     Attributes:
         tensors: Inputs, then outputs.
-        strongly_typed: Whether the types of the graph are the types of the engine.
-        layers: How many layers there are of each kind and type of result: `{"CONVOLUTION": {"float16": 34}}`.
+        strongly_typed: Whether the engine keeps the graph's types.
+        layers: Number of layers of each kind by the type of their result: `{"CONVOLUTION": {"float16": 34}}`.
     """
 
     tensors: tuple[TensorInfo, ...]
@@ -60,7 +60,7 @@ class NetworkInfo:
 
 @dataclasses.dataclass(frozen=True)
 class EngineInfo:
-    """An engine that was loaded.
+    """A loaded engine.
 
     Attributes:
         tensors: Inputs and outputs.
@@ -76,7 +76,7 @@ class EngineInfo:
 
 
 def describe_network(module: ModuleType, network: Any) -> NetworkInfo:
-    """Describe a parsed network; the profile comes with the build's configuration and is not in it."""
+    """Describe a parsed network; the profile is not part of it but of the build's configuration."""
     tensors = [
         TensorInfo(tensor.name, mode, name_type(module, tensor.dtype), tuple(tensor.shape))
         for mode, count, get in (
@@ -97,7 +97,7 @@ def load_engine(module: ModuleType, plan: bytes, logger: Any) -> Any:
     """Load a serialized engine onto the GPU.
 
     Raises:
-        ConversionError: The library refuses it: no GPU, another version, another architecture, a damaged file.
+        ConversionError: The library cannot load it: no GPU, another version or architecture, a damaged file.
     """
     try:
         engine = module.Runtime(logger).deserialize_cuda_engine(plan)
@@ -113,7 +113,7 @@ def load_engine(module: ModuleType, plan: bytes, logger: Any) -> Any:
 
 
 def describe_tensors(module: ModuleType, engine: Any) -> tuple[TensorInfo, ...]:
-    """Return inputs and outputs of a loaded engine."""
+    """Return the inputs and outputs of a loaded engine."""
     tensors = []
     for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
         is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
@@ -125,10 +125,10 @@ def describe_tensors(module: ModuleType, engine: Any) -> tuple[TensorInfo, ...]:
 
 
 def inspect_engine(path: Path, library: Library = "tensorrt") -> EngineInfo:
-    """Load an engine and describes it; needs a GPU that the engine is built for.
+    """Load and describe an engine; needs a GPU that the engine was built for.
 
     Raises:
-        ConversionError: The library refuses it, for want of a GPU for example.
+        ConversionError: The library cannot load it, because there is no GPU for example.
         MissingExtraError: The library is not installed.
     """
     module = load_library(library)
@@ -137,13 +137,13 @@ def inspect_engine(path: Path, library: Library = "tensorrt") -> EngineInfo:
     engine = load_engine(module, plan, logger)
     text = engine.create_engine_inspector().get_engine_information(module.LayerInformationFormat.JSON)
     layers = json.loads(text).get("Layers", [])
-    # without detailed verbosity at build time the inspector gives names only
+    # without detailed verbosity at build time the inspector knows only names
     described = tuple(layer if isinstance(layer, dict) else {"Name": layer} for layer in layers)
     return EngineInfo(describe_tensors(module, engine), len(plan), int(engine.device_memory_size_v2), described)
 
 
 def name_type(module: ModuleType, data_type: Any) -> str:
-    """Return Numpy's name of a library's element type, its own name where numpy has none."""
+    """Return NumPy's name of a library's element type, or the library's name if NumPy has none."""
     import numpy as np
 
     try:

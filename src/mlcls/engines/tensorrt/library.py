@@ -1,6 +1,6 @@
-"""NVIDIA's two builders behind one door: `tensorrt` (plans for Triton) and `tensorrt_rtx` (engines for RTX GPUs).
+"""One interface to NVIDIA's two builders: `tensorrt` (plans for Triton) and `tensorrt_rtx` (engines for RTX GPUs).
 
-Both have the same Python interface. Where TensorRT 10.12, TensorRT 11 and TensorRT-RTX differ, the difference is here.
+Both have the same Python API. This module handles the differences between TensorRT 10.12, TensorRT 11 and TensorRT-RTX.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from mlcls.errors import ConversionError, MissingExtraError
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
-# The first version whose documentation calls strong typing the way on; weak typing is deprecated in it.
+# The first version that deprecates weak typing.
 MIN_TENSORRT: Final = (10, 12)
 
 # The first TensorRT without weak typing.
 _STRONG_TYPING_ONLY: Final = 11
 
-# PyPI has TensorRT's Python part for itself, under a name of its own, for images that have the libraries already.
+# PyPI also has TensorRT's Python part alone, under another name, for images that already have the libraries.
 _MODULES: Final[Mapping[Library, tuple[str, ...]]] = {
     "tensorrt": ("tensorrt", "tensorrt_bindings"),
     "tensorrt_rtx": ("tensorrt_rtx",),
 }
 
-# Messages of the library that an error quotes.
+# How many of the library's messages an error quotes.
 _QUOTED_MESSAGES: Final = 3
 
 
@@ -36,7 +36,7 @@ def load_library(library: Library) -> ModuleType:
 
     Raises:
         MissingExtraError: It is not installed.
-        ConversionError: It is installed but cannot be loaded, or too old.
+        ConversionError: It cannot be loaded, or is too old.
     """
     try:
         module = _import_first(_MODULES[library])
@@ -85,7 +85,7 @@ def make_logger(module: ModuleType) -> Any:
 
 
 def quote_errors(module: ModuleType, logger: Any) -> str:
-    """Return what the library said was wrong: its last different errors, in its own words."""
+    """Return the library's last different error messages."""
     worst = int(module.ILogger.Severity.ERROR)
     errors = dict.fromkeys(" ".join(text.split()) for severity, text in logger.messages if severity <= worst)
     return " | ".join(list(errors)[-_QUOTED_MESSAGES:]) or "it gave no reason"
@@ -110,16 +110,15 @@ def make_builder(module: ModuleType, logger: Any) -> Any:
 def make_network(module: ModuleType, builder: Any) -> Any:
     """Return an empty strongly typed network.
 
-    TensorRT 10 takes weak typing without the flag; TensorRT 11 and TensorRT-RTX know nothing else than strong typing,
-    and 11 accepts the flag and ignores it ("Migrating from TensorRT 10.x to 11.x", docs.nvidia.com). A version that
-    dropped the flag would need none.
+    Without the flag, TensorRT 10 is weakly typed. TensorRT 11 and TensorRT-RTX know only strong typing; 11 accepts and
+    ignores the flag ("Migrating from TensorRT 10.x to 11.x", docs.nvidia.com). A version without the flag needs none.
     """
     flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return builder.create_network(0 if flag is None else 1 << int(flag))
 
 
 def is_strongly_typed(module: ModuleType, network: Any) -> bool:
-    """Return whether a network keeps its graph's types; TensorRT 11 has no others, whatever its flag says."""
+    """Return whether a network keeps its graph's types; TensorRT 11 always does, whatever its flag says."""
     flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     always = module.__name__ != "tensorrt_rtx" and parse_version(module.__version__)[0] >= _STRONG_TYPING_ONLY
     return always or flag is None or bool(network.get_flag(flag))
@@ -129,7 +128,7 @@ def parse_onnx(module: ModuleType, network: Any, content: bytes, logger: Any) ->
     """Read an ONNX graph into a network.
 
     Raises:
-        ConversionError: The parser refuses it; the text has the parser's words.
+        ConversionError: The parser rejects it; the text quotes the parser.
     """
     parser = module.OnnxParser(network, logger)
     if parser.parse(content):
@@ -140,14 +139,14 @@ def parse_onnx(module: ModuleType, network: Any, content: bytes, logger: Any) ->
         where = f"{error.node_operator()} {error.node_name()}: " if error.node_operator() else ""
         reasons.append(f"{where}{' '.join(error.desc().split())}")
     text = " | ".join(reasons[:_QUOTED_MESSAGES]) or quote_errors(module, logger)
-    raise ConversionError(f"The ONNX parser of {module.__name__} {module.__version__} refuses the graph: {text}")
+    raise ConversionError(f"The ONNX parser of {module.__name__} {module.__version__} rejects the graph: {text}")
 
 
 def find_compute_capability(module: ModuleType, text: str) -> Any:
-    """Return the library's value of an architecture that a user names: `7.5`, `75`, `sm75` or `SM75`.
+    """Return the library's value for an architecture that a user names: `7.5`, `75`, `sm75` or `SM75`.
 
     Raises:
-        ConversionError: The library builds for no such architecture.
+        ConversionError: The library does not build for this architecture.
     """
     known = module.ComputeCapability.__members__
     digits = re.fullmatch(r"(?i)(?:sm_?)?(\d{1,2})\.?(\d)", text.strip())
@@ -162,5 +161,5 @@ def find_compute_capability(module: ModuleType, text: str) -> Any:
 
 
 def format_compute_capability(capability: Any) -> str:
-    """Return `7.5` of the library's `ComputeCapability.SM75`."""
+    """Return `7.5` for the library's `ComputeCapability.SM75`."""
     return f"{capability.name[2:-1]}.{capability.name[-1]}"

@@ -1,8 +1,7 @@
-"""Whether a TensorRT plan fits the machine that is to run it, told in words before Triton sees it.
+"""Check whether a TensorRT plan fits the machine, before Triton loads it.
 
-A plan runs on the TensorRT version and the GPU architecture that it was built with, and on no other ("Version
-Compatibility" and "Hardware Compatibility", docs.nvidia.com/deeplearning/tensorrt). Triton's own error for one that
-does not fit names neither.
+A plan runs only with the TensorRT version and on the GPU architecture that it was built with ("Version Compatibility"
+and "Hardware Compatibility", docs.nvidia.com/deeplearning/tensorrt). Triton's own error names neither.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ def describe_target(library: str, version: str, gpu: Gpu | None, compute_capabil
 
     Args:
         library: `tensorrt` or `tensorrt_rtx`.
-        version: Its version.
-        gpu: The GPU that it was built on; None where none was needed.
-        compute_capability: The architecture that was named, where there was no GPU.
+        version: The library's version.
+        gpu: The GPU that it was built on; None if none was needed.
+        compute_capability: The architecture that was named, if there was no GPU.
     """
     return {
         LIBRARY: library,
@@ -43,15 +42,15 @@ def describe_target(library: str, version: str, gpu: Gpu | None, compute_capabil
 
 
 def check_plan(folder: Path, file: str, machine: Machine) -> None:
-    """Refuse a plan that does not fit.
+    """Check that a plan fits the machine and its folder.
 
     Args:
         folder: The engine's version folder.
         file: The plan's name in it.
-        machine: What is to run it.
+        machine: The machine that will run it.
 
     Raises:
-        RepositoryError: The plan was made for another library, TensorRT version or GPU architecture, or from other
+        RepositoryError: The plan was built for another library, TensorRT version or GPU architecture, or from other
             files than the folder's; or the machine has no TensorRT or no GPU.
     """
     manifest = Manifest.read(folder)
@@ -62,7 +61,7 @@ def check_plan(folder: Path, file: str, machine: Machine) -> None:
     if library != "tensorrt":
         raise RepositoryError(
             f"{path}: expected a plan of tensorrt, which Triton's tensorrt backend runs, got an engine of "
-            f"{library or 'nothing that its manifest names'}. {_REMEDY}"
+            f"{library or 'an unnamed library'}. {_REMEDY}"
         )
     _check_sources(path, record, manifest.files, {engine.file: engine for engine in manifest.engines})
     if not machine.gpus:

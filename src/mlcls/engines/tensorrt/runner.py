@@ -1,4 +1,4 @@
-"""A TensorRT plan or a TensorRT-RTX engine on a GPU, as a runner for the gate."""
+"""Run a TensorRT plan or a TensorRT-RTX engine on a GPU, for the gate."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import numpy.typing as npt
 from mlcls.engines.tensorrt.inspection import TensorInfo, describe_tensors, load_engine
 from mlcls.engines.tensorrt.library import Library, load_library, make_logger, quote_errors
 from mlcls.errors import ConversionError, MissingExtraError, ModelFormatError
+from mlcls.model.contract import TENSORS
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
 
 
 class CudaDevice:
-    """Memory of the current GPU and a stream, by NVIDIA's `cuda-bindings`."""
+    """Memory and a stream of the current GPU, with NVIDIA's `cuda-bindings`."""
 
     def __init__(self) -> None:
-        """Make a stream.
+        """Create a stream.
 
         Raises:
             MissingExtraError: cuda-bindings is not installed.
@@ -37,26 +38,26 @@ class CudaDevice:
 
     @property
     def stream(self) -> int:
-        """The stream's handle, as TensorRT takes it."""
+        """The stream's handle for TensorRT."""
         return int(self._stream)
 
     def allocate(self, size_bytes: int) -> int:
-        """Return address of new memory on the GPU; freed with the device."""
+        """Allocate memory on the GPU, freed with the device, and return its address."""
         self._buffers.append(int(self._call(self._runtime.cudaMalloc, size_bytes)))
         return self._buffers[-1]
 
     def copy_in(self, address: int, array: npt.NDArray[Any]) -> None:
-        """Have the stream copy a contiguous array to the GPU; it must live until `synchronize`."""
+        """Queue a copy of a contiguous array to the GPU; the array must live until `synchronize`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call(self._runtime.cudaMemcpyAsync, address, array.ctypes.data, array.nbytes, kind, self._stream)
 
     def copy_out(self, array: npt.NDArray[Any], address: int) -> None:
-        """Have the stream copy from the GPU to a contiguous array; it is filled after `synchronize`."""
+        """Queue a copy from the GPU to a contiguous array, which is filled after `synchronize`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call(self._runtime.cudaMemcpyAsync, array.ctypes.data, address, array.nbytes, kind, self._stream)
 
     def synchronize(self) -> None:
-        """Wait for all that the stream was given."""
+        """Wait until the stream has done everything."""
         self._call(self._runtime.cudaStreamSynchronize, self._stream)
 
     def close(self) -> None:
@@ -64,10 +65,10 @@ class CudaDevice:
         self._close()
 
     def _call(self, function: Any, *arguments: Any) -> Any:
-        """Call a CUDA function; give its result, and raise its error.
+        """Call a CUDA function and return its result.
 
         Raises:
-            ConversionError: CUDA's error, in CUDA's words.
+            ConversionError: CUDA reports an error.
         """
         try:
             status, *results = function(*arguments)
@@ -81,12 +82,12 @@ class CudaDevice:
 
 
 class TensorRtRunner:
-    """A plan on the current GPU. Not for several threads at once."""
+    """Runs a plan on the current GPU; not thread-safe."""
 
     def __init__(
         self, plan: Path | bytes, spec: ModelSpec, library: Library = "tensorrt", device: CudaDevice | None = None
     ) -> None:
-        """Load the plan and take memory for its largest batch.
+        """Load the plan and allocate memory for its largest batch.
 
         Args:
             plan: The file, or its content.
@@ -95,7 +96,7 @@ class TensorRtRunner:
             device: The GPU's memory; by default that of the current GPU.
 
         Raises:
-            ConversionError: There is no GPU, or the library refuses the plan; with its own words.
+            ConversionError: There is no GPU, or the library cannot load the plan.
             ModelFormatError: The plan's tensors are not those of the spec.
             MissingExtraError: The library or cuda-bindings is not installed.
         """
@@ -139,7 +140,7 @@ class TensorRtRunner:
         logits = np.empty((len(pixels), self._logits.shape[1]), np.float32)
         self._device.copy_in(self._input_address, source)
         if not self._context.set_input_shape(self._pixels.name, source.shape):
-            raise ConversionError(f"{self.name} refuses a batch of {len(pixels)}: {self._explain()}")
+            raise ConversionError(f"{self.name} rejects a batch of {len(pixels)}: {self._explain()}")
         if not self._context.execute_async_v3(self._device.stream):
             raise ConversionError(f"{self.name} fails at a batch of {len(pixels)}: {self._explain()}")
         self._device.copy_out(logits, self._output_address)
@@ -165,8 +166,8 @@ class TensorRtRunner:
 
 
 def _check_tensors(tensors: tuple[TensorInfo, ...], spec: ModelSpec) -> tuple[TensorInfo, TensorInfo]:
-    """Return the input and the output, after a comparison with the spec."""
-    transform, names = spec.transform, spec.tensors
+    """Compare the tensors with the spec and return the input and the output."""
+    transform, names = spec.transform, TENSORS
     expected = [
         (names.logits, "output", "float32", (-1, spec.num_labels)),
         (names.pixels, "input", "uint8", (-1, transform.height, transform.width, 3)),

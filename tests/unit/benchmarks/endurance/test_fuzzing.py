@@ -22,8 +22,8 @@ from benchmarks.endurance.fuzzing.processes import ServerProcesses
 from benchmarks.endurance.fuzzing.record import Journal, Problem, RequestRecord, save_request, summarize
 from benchmarks.endurance.fuzzing.requests import Item, plan_request
 from mlcls.images.decoding import decode_image
+from mlcls.images.encoded_image import open_image
 from mlcls.images.formats import FORMATS
-from mlcls.images.header import read_image_header
 
 SEEDS, GOOD = make_seed_images(), make_good_images()
 
@@ -31,8 +31,8 @@ SEEDS, GOOD = make_seed_images(), make_good_images()
 def test_seeds_are_good_files_of_all_formats() -> None:
     for name, data in {**SEEDS, **GOOD}.items():
         assert decode_image(data).shape in ((*SIZE, 3), (*SIZE[::-1], 3)), name
-    assert {read_image_header(data).format for data in SEEDS.values()} == set(FORMATS)
-    assert all(name.split()[0] == read_image_header(data).format for name, data in SEEDS.items())
+    assert {open_image(data).format for data in SEEDS.values()} == set(FORMATS)
+    assert all(name.split()[0] == open_image(data).format for name, data in SEEDS.items())
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

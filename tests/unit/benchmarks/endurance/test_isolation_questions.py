@@ -27,9 +27,8 @@ from benchmarks.endurance.isolation_questions import BAD_IMAGES, ImageAnswer, Qu
 from mlcls.backends.steps import postprocess_logits, preprocess_images, request_thresholds
 from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.images.transforms import preprocess
-from mlcls.repository.models import read_spec
+from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from mlcls.repository.versions import engine_folder
 
 
 def answer_of(number: int, threshold: Any, version: int = 1) -> ImageAnswer:
@@ -151,8 +150,8 @@ def test_the_graph_gives_the_expected_scores(tmp_path: Path, image_format: str) 
     root = tmp_path / "model_repository"
     root.mkdir()
     make_repository(root)
-    spec = read_spec(root, MODEL)
-    runner = OnnxRuntimeRunner(engine_folder(root, MODEL) / ONNX_FILE, spec)
+    spec = Repository(root).active(MODEL).spec
+    runner = OnnxRuntimeRunner(Repository(root).active(MODEL).engine_folder / ONNX_FILE, spec)
     for number in (0, 1, 777, NUMBERS - 1):
         pixels = preprocess(make_image(number, image_format), spec.transform)
         np.testing.assert_allclose(runner.scores(pixels[None])[0], expected_scores(number, 1), rtol=0, atol=1e-5)

@@ -18,7 +18,8 @@ from benchmarks.load.locustfiles.images import Sample, make_bad_files
 from benchmarks.load.locustfiles.outcomes import Kind
 from benchmarks.load.locustfiles.reply import ImageReply, Refusal, Reply, assemble_reply
 from mlcls.backends.steps import postprocess_logits
-from mlcls.model.spec import OK, ModelSpec
+from mlcls.model.contract import OK
+from mlcls.model.spec import ModelSpec
 
 PHOTOS = [Sample(f"{number}.jpg", bytes([number]) * 9) for number in range(6)]
 TEXT, *_ = make_bad_files(PHOTOS[0])

@@ -122,7 +122,7 @@ def test_a_broken_file_fails_when_its_turn_comes(tmp_path: Path, suffix: str) ->
     path.write_bytes(b"junk")
     (source,) = iterate_sources(path)
     assert source.page_index is None
-    with pytest.raises(InputError, match=rf"cannot read .*broken{suffix}' as a (PDF|TIFF) file"):
+    with pytest.raises(InputError, match=rf"Cannot read .*broken{suffix}' as a (PDF|TIFF) file"):
         source.read()
 
 
@@ -140,7 +140,7 @@ def test_a_broken_page_costs_only_itself(
     monkeypatch.setattr(kind, "_render", render)
     first, second, third = iterate_sources(write_pages(tmp_path / f"document{suffix}"))
     assert mean_color(first.read())[0] > 190
-    with pytest.raises(InputError, match=r"cannot read page 1 of .*a decoder's own trouble"):
+    with pytest.raises(InputError, match=r"Cannot read page 1 of .*a decoder's own trouble"):
         second.read()
     assert mean_color(third.read())[2] > 150
 
@@ -226,7 +226,7 @@ def test_a_large_page_is_drawn_within_the_limit(height: float, width: float, exp
 
 @pytest.mark.parametrize(("height", "width"), [(200_000.0, 200_000.0), (0.0, 10.0)])
 def test_a_page_that_cannot_be_drawn_is_an_error(height: float, width: float) -> None:
-    with pytest.raises(InputError, match="expected a page"):
+    with pytest.raises(InputError, match="Expected a page"):
         find_render_scale(height, width)
 
 
@@ -242,4 +242,4 @@ def test_a_page_that_the_server_rejects_is_named() -> None:
     with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
         (result,) = model.predict(source, on_error="yield")
     assert result.page_index == 4
-    assert result["error"].startswith("the server has no result for page 4 of 'report.pdf': ")
+    assert result["error"].startswith("The server has no result for page 4 of 'report.pdf': ")

@@ -83,7 +83,7 @@ def test_another_array_is_an_error_that_says_what_came(
     array: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]",
 ) -> None:
     (source,) = iterate_sources(array)
-    with pytest.raises(InputError, match=r"expected an array \(H, W, 3\) uint8 BGR") as caught:
+    with pytest.raises(InputError, match=r"Expected an array \(H, W, 3\) uint8 BGR") as caught:
         source.read()
     assert str(array.shape) in str(caught.value)
 
@@ -113,7 +113,7 @@ def test_a_pil_image_is_sent_upright() -> None:
 )
 def test_a_missing_file_fails_when_its_turn_comes(path: str) -> None:
     (source,) = iterate_sources(path)
-    with pytest.raises(InputError, match=r"there is none|null byte"):
+    with pytest.raises(InputError, match=r"does not exist|null byte"):
         source.read()
 
 
@@ -135,18 +135,18 @@ def test_a_broken_file_of_these_formats_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "image.ras"
     path.write_bytes(b"junk")
     (source,) = iterate_sources(path)
-    with pytest.raises(InputError, match=r"cannot read .*image\.ras' as an image"):
+    with pytest.raises(InputError, match=r"Cannot read .*image\.ras' as an image"):
         source.read()
 
 
 def test_a_folder_without_an_image_fails(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     (source,) = iterate_sources(tmp_path)
-    with pytest.raises(InputError, match=r"expected images .* found none"):
+    with pytest.raises(InputError, match=r"Expected images .* found none"):
         source.read()
 
 
 @pytest.mark.parametrize("wrong", [3, None, {"a.jpg": 1}, [3.5]])
 def test_another_type_is_an_error(wrong: object) -> None:
-    with pytest.raises(InputError, match="expected a path"):
+    with pytest.raises(InputError, match="Expected a path"):
         list(iterate_sources(wrong))  # type: ignore[arg-type]

@@ -112,7 +112,7 @@ def test_wrong_options_are_refused_at_once_and_secrets_not_told(options: dict[st
     with pytest.raises(InvalidRequestError) as caught:
         create_model(NAME, **options)
     assert SECRET not in str(caught.value)
-    assert "header" in str(caught.value) or "expected" in str(caught.value)
+    assert "header" in str(caught.value) or "Expected" in str(caught.value)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -178,7 +178,7 @@ def test_tls_where_the_server_wants_to_know_its_clients(
 def test_a_file_that_is_no_certificate(protocol: str, tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("junk")
     with (
-        pytest.raises(InvalidRequestError, match="expected ssl to name PEM files"),
+        pytest.raises(InvalidRequestError, match="Expected ssl to name PEM files"),
         create_model(NAME, "127.0.0.1:9", protocol, 2, ssl=tmp_path / "cert.pem") as model,
     ):
         list(model.predict(png()))

@@ -1,4 +1,4 @@
-"""Retries, where they are safe, and the deadline of all tries of a request, over both protocols."""
+"""Retries if they are safe, and one deadline for all attempts of a request, over both protocols."""
 
 import asyncio
 import io
@@ -19,9 +19,10 @@ from mlcls_client.errors import (
 )
 from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
-from mlcls_client.transport import retry as retry_module
-from mlcls_client.transport.error_mapping import Endpoint, error_from_status
-from mlcls_client.transport.retry import call_with_retries
+from mlcls_client.transport import request as request_module
+from mlcls_client.transport.connection import Endpoint
+from mlcls_client.transport.error_mapping import error_from_status
+from mlcls_client.transport.request import call_with_retries
 
 NAME = "PP-LCNet_x1_0_ML"
 
@@ -34,7 +35,7 @@ def png() -> bytes:
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry_module, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(request_module, "_FIRST_PAUSE_S", 0.02)
 
 
 @pytest.mark.usefixtures("short_pauses")

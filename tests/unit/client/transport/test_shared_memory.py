@@ -1,4 +1,4 @@
-"""Images in shared memory: the same answers, nothing left behind, and plain words where the server refuses."""
+"""Images in shared memory: the same answers, nothing left behind, and a clear error if the server refuses."""
 
 import io
 import os
@@ -70,7 +70,7 @@ def test_it_is_off_by_default(server: FakeServer) -> None:
 def test_a_server_that_refuses_is_named_with_the_remedy(server: FakeServer, key: str | None) -> None:
     with (
         create_model(NAME, url=server.url, shared_memory=True, admin_key=key) as model,
-        pytest.raises(ServerError, match=r"takes no shared memory.*restricted.*leave shared_memory out") as caught,
+        pytest.raises(ServerError, match=r"accepts no shared memory.*restricted.*leave shared_memory out") as caught,
     ):
         list(model.predict([shade(0)] * 3))
     assert caught.value.server_text is not None
@@ -96,6 +96,23 @@ def test_a_server_that_was_restarted_gets_a_new_region(server: FakeServer) -> No
             del server.regions[region]  # what a restart does
         numbers += [number_of(result) for result in results]
     assert numbers == list(range(100))
+
+
+def test_a_region_is_unregistered_once_no_request_uses_it_any_more(server: FakeServer) -> None:
+    with create_model(NAME, url=server.url, shared_memory=True, admin_key=KEY) as model:
+        assert len(list(model.predict(shade(0)))) == 1
+        server.busy_regions = 3
+    assert (server.regions, server.busy_regions) == ({}, 0)
+
+
+def test_a_region_that_stays_in_use_does_not_hold_up_the_client(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory, "_UNREGISTER_TIMEOUT_S", 0.2)
+    with create_model(NAME, url=server.url, shared_memory=True, admin_key=KEY) as model:
+        assert len(list(model.predict(shade(0)))) == 1
+        server.busy_regions = 10**6
+    assert len(server.regions) == 1
 
 
 def test_no_room_is_told_in_plain_words(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

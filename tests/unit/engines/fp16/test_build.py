@@ -1,4 +1,4 @@
-"""The least FP32 that passes the gate; more where less does not; a refusal that says what was tried."""
+"""The least FP32 that passes the gate; more if less does not pass; an error that says what was tried."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ import numpy as np
 import onnx
 import pytest
 
-from mlcls.engines.comparison import run_gate
 from mlcls.engines.fp16.build import (
     ARITHMETIC,
-    MAX_CALIBRATION_PHOTOS,
+    MAX_PHOTOS,
     STATISTICS,
+    Fp16Build,
     Gate,
-    HalfModel,
-    RoundedHalfRunner,
-    calibration_pixels,
+    RoundedFp16Runner,
+    build_fp16,
     list_levels,
-    make_half,
+    sample_pixels,
 )
-from mlcls.engines.fp16.calibration import calibrate
-from mlcls.engines.fp16.conversion import Protection, convert_to_half
+from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
 from mlcls.engines.fp16.rounding import element_types
-from mlcls.engines.gate import LIMITS, GateReport, Limits
+from mlcls.engines.fp16.sensitivity import measure_sensitivity
+from mlcls.engines.gate import LIMITS, GateReport, Limits, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from mlcls.errors import ConversionError, ParityError
 from mlcls.images.photos import photo_images
@@ -44,10 +43,10 @@ def make_gate(path: Path, limits: Limits, seen: list[str] | None = None) -> Gate
     return gate
 
 
-def make(folder: Path, source: onnx.ModelProto, limits: Limits = LIMITS["fp16"]) -> HalfModel:
+def make(folder: Path, source: onnx.ModelProto, limits: Limits = LIMITS["fp16"]) -> Fp16Build:
     path = folder / "model.onnx"
     onnx.save(source, str(path))
-    return make_half(path, SPEC, (), make_gate(path, limits))
+    return build_fp16(path, SPEC, (), make_gate(path, limits))
 
 
 def strict(max_difference: float) -> Limits:
@@ -55,39 +54,39 @@ def strict(max_difference: float) -> Limits:
 
 
 def test_the_least_level_is_enough_for_a_good_model(tmp_path: Path) -> None:
-    half = make(tmp_path, make_attention())
-    assert half.protection.name == "statistics"
-    assert half.kept == 3  # LayerNormalization, Softmax, ReduceMean
-    metadata = {entry.key: entry.value for entry in half.model.metadata_props}
+    built = make(tmp_path, make_attention())
+    assert built.protection.name == "statistics"
+    assert built.kept == 3  # LayerNormalization, Softmax, ReduceMean
+    metadata = {entry.key: entry.value for entry in built.model.metadata_props}
     assert metadata == {"mlcls.fp32_level": "statistics", "mlcls.delicate_nodes": "0"}
-    assert [report.candidate for report in half.reports] == ["fp16 rounded", "fp16 onnxruntime"]
-    assert not any(report.failures or report.is_blind for report in half.reports)
+    assert [report.candidate for report in built.reports] == ["fp16 rounded", "fp16 onnxruntime"]
+    assert not any(report.failures or report.is_blind for report in built.reports)
 
 
-def test_the_calibration_protects_what_would_overflow(tmp_path: Path) -> None:
+def test_what_would_overflow_is_protected(tmp_path: Path) -> None:
     source = make_overflowing()
-    half = make(tmp_path, source)
-    assert "n.squares" in half.protection.nodes
+    built = make(tmp_path, source)
+    assert "n.squares" in built.protection.nodes
     onnx.save(source, str(tmp_path / "model.onnx"))
-    unprotected = RoundedHalfRunner(convert_to_half(source, Protection("norms", STATISTICS)), SPEC)
-    with pytest.raises(ParityError, match="are no finite numbers"):
+    unprotected = RoundedFp16Runner(convert_to_fp16(source, Protection("norms", STATISTICS)), SPEC)
+    with pytest.raises(ParityError, match="are not finite"):
         make_gate(tmp_path / "model.onnx", LIMITS["fp16"])(unprotected).require()
 
 
 def test_a_level_that_fails_falls_back_to_more_fp32(tmp_path: Path) -> None:
-    # an offset of 24 loses up to 8e-3, too little for the calibration to name it
+    # an offset of 24 loses up to 8e-3, too little to count as sensitive
     source = make_cancelling(24.0)
     assert make(tmp_path, source).protection.name == "statistics"
-    half = make(tmp_path, source, strict(3e-4))
-    assert half.protection.name == "arithmetic"
-    types = element_types(half.model)
-    sums = [node for node in half.model.graph.node if node.op_type in ("Add", "Sub", "Mul")]
+    built = make(tmp_path, source, strict(3e-4))
+    assert built.protection.name == "arithmetic"
+    types = element_types(built.model)
+    sums = [node for node in built.model.graph.node if node.op_type in ("Add", "Sub", "Mul")]
     assert len(sums) == 5
     assert {types[node.output[0]] for node in sums} == {onnx.TensorProto.FLOAT}
-    assert half.reports[0].max_difference < 3e-4
+    assert built.reports[0].max_difference < 3e-4
 
 
-def test_refusal_tells_every_level_and_how_far_off_it_was(tmp_path: Path) -> None:
+def test_the_error_names_every_level_and_how_far_off_it_was(tmp_path: Path) -> None:
     with pytest.raises(ParityError) as caught:
         make(tmp_path, make_cancelling(24.0), strict(1e-7))
     text = str(caught.value)
@@ -122,24 +121,24 @@ def test_both_runs_must_pass(tmp_path: Path) -> None:
         return dataclasses.replace(report, faults=("planted",)) if candidate.name == "fp16 onnxruntime" else report
 
     with pytest.raises(ParityError, match="got none"):
-        make_half(path, SPEC, (), gate)
+        build_fp16(path, SPEC, (), gate)
     assert seen == ["fp16 rounded", "fp16 onnxruntime"] * 3
 
 
-def test_a_part_of_many_photos_is_calibrated_on(tmp_path: Path) -> None:
+def test_sensitivity_is_measured_on_a_part_of_many_photos(tmp_path: Path) -> None:
     image = photo_images((), 1)[0]
-    for index in range(2 * MAX_CALIBRATION_PHOTOS + 1):
+    for index in range(2 * MAX_PHOTOS + 1):
         (tmp_path / f"{index:03}.png").write_bytes(image)
-    assert len(calibration_pixels([tmp_path], SPEC.transform)) == 22
-    assert len(calibration_pixels([tmp_path / "000.png"], SPEC.transform)) == 1
-    pixels = calibration_pixels([], SPEC.transform)
+    assert len(sample_pixels([tmp_path], SPEC.transform)) == 22
+    assert len(sample_pixels([tmp_path / "000.png"], SPEC.transform)) == 1
+    pixels = sample_pixels([], SPEC.transform)
     assert pixels.shape == (4, 16, 8, 3)
     assert pixels.dtype == np.uint8
 
 
 def test_levels_grow_and_never_name_a_product() -> None:
     source = make_attention()
-    levels = list_levels(source, calibrate(source, make_pixels(2), threads=1))
+    levels = list_levels(source, measure_sensitivity(source, make_pixels(2), threads=1))
     assert [level.name for level in levels] == ["statistics", "arithmetic", "all but products"]
     sizes = [sum(map(level.covers, source.graph.node)) for level in levels]
     assert sizes == sorted(set(sizes))

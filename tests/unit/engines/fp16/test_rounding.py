@@ -1,4 +1,4 @@
-"""The rounded graph gives what FP16 arithmetic gives, where ONNX Runtime's own run of the FP16 graph hides it."""
+"""The rounded graph shows what FP16 arithmetic does, which ONNX Runtime's own run of the FP16 graph hides."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from mlcls.engines.fp16.conversion import Protection, convert_to_half
-from mlcls.engines.fp16.rounding import element_types, round_like_half
+from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
+from mlcls.engines.fp16.rounding import element_types, round_like_fp16
 from onnx_graphs import run
 from served_graphs import make_attention, make_cancelling, make_overflowing, make_pixels, make_served
 
@@ -20,8 +20,8 @@ NOTHING = Protection("nothing")
 Array = npt.NDArray[Any]
 
 
-def half_of(model: onnx.ModelProto, protection: Protection = NOTHING) -> onnx.ModelProto:
-    return convert_to_half(model, protection)
+def fp16_of(model: onnx.ModelProto, protection: Protection = NOTHING) -> onnx.ModelProto:
+    return convert_to_fp16(model, protection)
 
 
 def show(model: onnx.ModelProto, tensor: str, pixels: npt.NDArray[np.uint8]) -> Array:
@@ -40,32 +40,32 @@ def show(model: onnx.ModelProto, tensor: str, pixels: npt.NDArray[np.uint8]) -> 
 def test_overflow_shows_here_and_only_here() -> None:
     pixels = make_pixels(4)
     source = make_overflowing()
-    half = half_of(source)
+    fp16 = fp16_of(source)
     expected = run(source, pixels=pixels)
     assert np.isfinite(expected).all()
-    assert not np.isfinite(run(round_like_half(half), pixels=pixels)).any()
+    assert not np.isfinite(run(round_like_fp16(fp16), pixels=pixels)).any()
     # the reason for all this: ONNX Runtime's CPU provider keeps float32 between FP16 operations
-    np.testing.assert_allclose(run(half, pixels=pixels), expected, rtol=0, atol=0.05)
+    np.testing.assert_allclose(run(fp16, pixels=pixels), expected, rtol=0, atol=0.05)
 
 
 def test_what_stays_in_fp32_does_not_overflow() -> None:
     pixels = make_pixels(4)
     source = make_overflowing()
-    half = half_of(source, Protection("some", frozenset(("Sqrt", "Mul")), frozenset()))
-    np.testing.assert_allclose(run(round_like_half(half), pixels=pixels), run(source, pixels=pixels), atol=0.05)
+    fp16 = fp16_of(source, Protection("some", frozenset(("Sqrt", "Mul")), frozenset()))
+    np.testing.assert_allclose(run(round_like_fp16(fp16), pixels=pixels), run(source, pixels=pixels), atol=0.05)
 
 
 def test_lost_digits_show() -> None:
     pixels = make_pixels(4)
-    half = half_of(make_cancelling(4096.0))
-    rounded = show(round_like_half(half), "mixed", pixels)
+    fp16 = fp16_of(make_cancelling(4096.0))
+    rounded = show(round_like_fp16(fp16), "mixed", pixels)
     # just below 4096 FP16 has steps of 2
     assert set(np.unique(rounded % 2)) == {0.0}
-    assert np.abs(run(round_like_half(half), pixels=pixels) - run(make_cancelling(4096.0), pixels=pixels)).max() > 0.05
+    assert np.abs(run(round_like_fp16(fp16), pixels=pixels) - run(make_cancelling(4096.0), pixels=pixels)).max() > 0.05
 
 
 def test_no_fp16_operation_is_left_and_every_tensor_is_rounded() -> None:
-    rounded = round_like_half(half_of(make_attention()))
+    rounded = round_like_fp16(fp16_of(make_attention()))
     onnx.checker.check_model(rounded, full_check=True)
     types = element_types(rounded)
     for node in rounded.graph.node:
@@ -78,7 +78,7 @@ def test_no_fp16_operation_is_left_and_every_tensor_is_rounded() -> None:
 
 
 def test_products_sum_up_in_float32_and_round_once() -> None:
-    rounded = round_like_half(half_of(make_attention()))
+    rounded = round_like_fp16(fp16_of(make_attention()))
     pixels = make_pixels(2)
     norm = show(rounded, "norm", pixels)
     weight = next(tensor for tensor in rounded.graph.initializer if tensor.name == "query.weight")
@@ -87,7 +87,7 @@ def test_products_sum_up_in_float32_and_round_once() -> None:
 
 
 def test_normalization_and_softmax_are_rounded_step_by_step() -> None:
-    rounded = round_like_half(half_of(make_attention()))
+    rounded = round_like_fp16(fp16_of(make_attention()))
     pixels = make_pixels(3)
     x = show(rounded, "features", pixels).astype(np.float16)
     mean = x.mean(-1, keepdims=True, dtype=np.float32).astype(np.float16)
@@ -120,8 +120,8 @@ def test_an_fp16_normalization_overflows_where_its_squares_do(size: float) -> No
     )
     pixels = make_pixels(3)
     expected = run(source, pixels=pixels)
-    got = run(round_like_half(half_of(source)), pixels=pixels)
-    kept = run(round_like_half(half_of(source, Protection("norms", frozenset(("LayerNormalization",))))), pixels=pixels)
+    got = run(round_like_fp16(fp16_of(source)), pixels=pixels)
+    kept = run(round_like_fp16(fp16_of(source, Protection("norms", frozenset(("LayerNormalization",))))), pixels=pixels)
     np.testing.assert_allclose(kept, expected, rtol=0, atol=0.05)
     # up to twice the size from the mean: 240 squared is within FP16, 800 squared is not
     assert (np.abs(got - expected).max() > 0.5) == (size == 400.0)

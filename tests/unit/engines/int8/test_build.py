@@ -1,4 +1,4 @@
-"""The INT8 engine of a small graph: what is let through, what goes back to FP32, what is refused."""
+"""The INT8 engine of a small graph: what passes, what goes back to FP32, what is rejected."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_everything_in_int8(fp32: Path, built: Int8Build) -> None:
 
 
 def test_int8_runs_in_int8_though_the_rest_is_in_float32(fp32: Path, built: Int8Build) -> None:
-    """The engine asks OpenVINO for f32, which is about bf16: quantized operations keep their integers."""
+    """The engine asks OpenVINO for f32, which only rules out bf16: quantized operations keep their integers."""
 
     def precisions(path: Path) -> dict[str, str]:
         engine: Any = OpenVinoEngine(path, spec_of(), threads=2)
@@ -108,7 +108,7 @@ def test_what_int8_hurts_goes_back_to_fp32(fp32: Path, photos: list[bytes], fold
     assert "QuantizeLinear" in operations
 
 
-def test_refusal(fp32: Path, photos: list[bytes], folder: Path) -> None:
+def test_what_cannot_pass_leaves_nothing(fp32: Path, photos: list[bytes], folder: Path) -> None:
     impossible = dataclasses.replace(WIDE, max_mean_difference=1e-7)
     with pytest.raises(ParityError, match=r"mean difference .* up to 50% of the network kept in FP32 \(here: .*\)\. N"):
         build_int8(fp32, spec_of(), photos, folder, limits=impossible)
@@ -116,7 +116,7 @@ def test_refusal(fp32: Path, photos: list[bytes], folder: Path) -> None:
 
 
 def test_the_usual_limits_hold(fp32: Path, photos: list[bytes], folder: Path) -> None:
-    """One label decision in 100 may turn over; a network of this size and without training turns over more."""
+    """Two label decisions in 100 may flip; an untrained network of this size flips more."""
     with pytest.raises(ParityError, match="Expected INT8 on OpenVINO to give the answers of FP32 on OpenVINO"):
         build_int8(fp32, spec_of(), photos, folder, limits=LIMITS["int8"])
 
@@ -124,7 +124,7 @@ def test_the_usual_limits_hold(fp32: Path, photos: list[bytes], folder: Path) ->
 def test_photos_that_the_model_cannot_tell_apart(tmp_path: Path, photos: list[bytes], folder: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(make_served(spec_of(), scale=1e-4), str(path))
-    with pytest.raises(ParityError, match="answers exchanged between them would pass"):
+    with pytest.raises(ParityError, match="answers swapped between them would pass"):
         build_int8(path, spec_of(), photos, folder)
     assert list(folder.iterdir()) == []
 
@@ -147,7 +147,7 @@ def test_too_few_photos(fp32: Path, photos: list[bytes], folder: Path) -> None:
         build_int8(fp32, spec_of(), few * 3, folder)
 
 
-def test_a_photo_that_is_none(fp32: Path, photos: list[bytes], folder: Path) -> None:
+def test_a_file_that_is_no_photo(fp32: Path, photos: list[bytes], folder: Path) -> None:
     with pytest.raises(ImageError):
         build_int8(fp32, spec_of(), [*photos, b"no photo", b"nor this"], folder)
 
@@ -181,5 +181,5 @@ def test_nncf_draws_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_openvino_can_do_int8_here() -> None:
-    """Else the precisions above would say nothing."""
+    """Otherwise the precisions above would prove nothing."""
     assert "INT8" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -76,7 +76,7 @@ def test_nodes_without_names() -> None:
 
 
 def test_int8_moves_the_answers(served: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
-    """Else the tests below would say nothing."""
+    """Otherwise the tests below would prove nothing."""
     assert difference(served, quantized, make_pixels(8, seed=1)) > 1e-3
     assert difference(served, served, make_pixels(8, seed=1)) == 0
 

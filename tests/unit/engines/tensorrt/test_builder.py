@@ -15,7 +15,7 @@ from onnx import helper
 
 from mlcls.base.machine import Gpu, read_gpus
 from mlcls.engines.fp16.build import STATISTICS
-from mlcls.engines.fp16.conversion import Protection, convert_to_half
+from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
 from mlcls.engines.tensorrt import builder as tensorrt_build
 from mlcls.engines.tensorrt import builder as tensorrt_progress
 from mlcls.engines.tensorrt.builder import build_engine, show_progress, timing_cache_path
@@ -38,22 +38,22 @@ def rtx() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def half() -> bytes:
-    content: bytes = convert_to_half(make_attention(), Protection("statistics", STATISTICS)).SerializeToString()
+def fp16() -> bytes:
+    content: bytes = convert_to_fp16(make_attention(), Protection("statistics", STATISTICS)).SerializeToString()
     return content
 
 
 @pytest.mark.parametrize("capability", ["7.5", "sm86", "SM_89", "120"])
-def test_an_engine_for_each_architecture(half: bytes, rtx: ModuleType, capability: str) -> None:
-    built = build_engine(half, SPEC, "tensorrt_rtx", [capability])
+def test_an_engine_for_each_architecture(fp16: bytes, rtx: ModuleType, capability: str) -> None:
+    built = build_engine(fp16, SPEC, "tensorrt_rtx", [capability])
     assert built.compute_capabilities == ({"7.5": "7.5", "sm86": "8.6", "SM_89": "8.9", "120": "12.0"}[capability],)
     assert (built.library, built.version) == ("tensorrt_rtx", rtx.__version__)
     assert len(built.plan) > 10_000
     assert built.build_s > 0
 
 
-def test_the_network_is_what_the_graph_says(half: bytes) -> None:
-    network = build_engine(half, SPEC, "tensorrt_rtx", ["7.5"]).network
+def test_the_network_is_what_the_graph_says(fp16: bytes) -> None:
+    network = build_engine(fp16, SPEC, "tensorrt_rtx", ["7.5"]).network
     assert network.strongly_typed
     assert network.tensors == (
         TensorInfo("pixels", "input", "uint8", (-1, 16, 8, 3)),
@@ -74,13 +74,13 @@ def test_the_architecture_decides_what_can_be_built() -> None:
     assert "Turing (SM75)" in str(caught.value)
 
 
-def test_several_architectures_and_none(half: bytes) -> None:
-    two = build_engine(half, SPEC, "tensorrt_rtx", ["7.5", "8.6", "SM75"])
+def test_several_architectures_and_none(fp16: bytes) -> None:
+    two = build_engine(fp16, SPEC, "tensorrt_rtx", ["7.5", "8.6", "SM75"])
     assert two.compute_capabilities == ("7.5", "8.6")
-    assert build_engine(half, SPEC, "tensorrt_rtx").compute_capabilities == ()
+    assert build_engine(fp16, SPEC, "tensorrt_rtx").compute_capabilities == ()
 
 
-def test_the_profile_is_the_one_that_triton_serves(half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_profile_is_the_one_that_triton_serves(fp16: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[Any] = []
     real = tensorrt_build._add_profile
 
@@ -93,7 +93,7 @@ def test_the_profile_is_the_one_that_triton_serves(half: bytes, monkeypatch: pyt
         real(Builder(), *arguments)
 
     monkeypatch.setattr(tensorrt_build, "_add_profile", spy)
-    build_engine(half, SPEC, "tensorrt_rtx", ["7.5"])
+    build_engine(fp16, SPEC, "tensorrt_rtx", ["7.5"])
     (profile,) = shapes
     expected = [(batch, 16, 8, 3) for batch in (1, 8, MAX_BATCH_SIZE)]
     assert [tuple(shape) for shape in profile.get_shape("pixels")] == expected
@@ -103,10 +103,10 @@ def test_the_parser_is_quoted() -> None:
     model = make_served([("Mod", ["features", "features"], "mixed", {"fmod": 1})])
     model.graph.node[-4].op_type, model.graph.node[-4].domain = "NoSuchOperation", "nowhere"
     model.opset_import.append(helper.make_opsetid("nowhere", 1))
-    with pytest.raises(ConversionError, match=r"^The ONNX parser of tensorrt_rtx .* refuses the graph: ") as caught:
+    with pytest.raises(ConversionError, match=r"^The ONNX parser of tensorrt_rtx .* rejects the graph: ") as caught:
         build_engine(model.SerializeToString(), SPEC, "tensorrt_rtx", ["7.5"])
     assert "NoSuchOperation" in str(caught.value)
-    with pytest.raises(ConversionError, match=r"refuses the graph: |got \(\)"):  # the parser takes it for an empty one
+    with pytest.raises(ConversionError, match=r"rejects the graph: |got \(\)"):  # the parser takes it for an empty one
         build_engine(b"this is no ONNX file", SPEC, "tensorrt_rtx", ["7.5"])
 
 
@@ -126,7 +126,7 @@ def test_unknown_architectures(rtx: ModuleType, text: str) -> None:
 
 
 def test_tensorrt_takes_no_architecture_and_must_be_installed_and_new(
-    half: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fp16: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def with_version(version: str) -> None:
         (tmp_path / "tensorrt.py").write_text(f"__version__ = {version!r}\n")
@@ -135,18 +135,18 @@ def test_tensorrt_takes_no_architecture_and_must_be_installed_and_new(
 
     with_version("10.11.0.33")
     with pytest.raises(ConversionError, match=r"Expected TensorRT 10\.12 or newer, got 10\.11\.0\.33"):
-        build_engine(half, SPEC, "tensorrt")
+        build_engine(fp16, SPEC, "tensorrt")
     with_version("10.12.0.36")
     with pytest.raises(ConversionError, match=r"TensorRT builds for the GPU of this machine; .* got 7.5"):
-        build_engine(half, SPEC, "tensorrt", ["7.5"])
+        build_engine(fp16, SPEC, "tensorrt", ["7.5"])
     (tmp_path / "tensorrt.py").write_text("import ctypes\nctypes.CDLL('libnvinfer_of_nowhere.so')\n")
     monkeypatch.delitem(sys.modules, "tensorrt")
     with pytest.raises(ConversionError, match="tensorrt is installed but cannot be loaded: libnvinfer_of_nowhere"):
-        build_engine(half, SPEC, "tensorrt")
+        build_engine(fp16, SPEC, "tensorrt")
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     (tmp_path / "tensorrt.py").write_text("raise ModuleNotFoundError('none', name='tensorrt')\n")
     with pytest.raises(MissingExtraError, match=r"extra 'tensorrt'"):
-        build_engine(half, SPEC, "tensorrt")
+        build_engine(fp16, SPEC, "tensorrt")
     # NVIDIA's image with PyPI's bindings
     (tmp_path / "tensorrt_bindings.py").write_text("__version__ = '11.4.0.106'\n")
     assert load_library("tensorrt").__version__ == "11.4.0.106"
@@ -154,7 +154,7 @@ def test_tensorrt_takes_no_architecture_and_must_be_installed_and_new(
 
 
 def test_typing_is_strong_with_and_without_the_flag() -> None:
-    """TensorRT 10 needs the flag; a version that has none is strongly typed by itself."""
+    """TensorRT 10 needs the flag; a version without it is always strongly typed."""
 
     class Flags:
         STRONGLY_TYPED = 1
@@ -184,7 +184,7 @@ def test_typing_is_strong_with_and_without_the_flag() -> None:
 
 
 def test_an_interrupted_build_ends_and_gives_nothing(
-    half: bytes, rtx: ModuleType, monkeypatch: pytest.MonkeyPatch
+    fp16: bytes, rtx: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = type("Config", (), {})()
     before = signal.getsignal(signal.SIGINT)
@@ -205,11 +205,11 @@ def test_an_interrupted_build_ends_and_gives_nothing(
 
     monkeypatch.setattr(tensorrt_progress, "_make_monitor", make_interrupted)
     with pytest.raises(KeyboardInterrupt):
-        build_engine(half, SPEC, "tensorrt_rtx", ["7.5"])
+        build_engine(fp16, SPEC, "tensorrt_rtx", ["7.5"])
 
 
 def test_timings_are_kept_apart_by_version_and_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """TensorRT-RTX has no timings, so that TensorRT's configuration is played here."""
+    """TensorRT-RTX has no timings, so this fakes TensorRT's configuration."""
     monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(tensorrt_build, "read_gpus", lambda: (Gpu("Tesla T4", "7.5"),))
 
@@ -259,9 +259,9 @@ def test_timings_are_kept_apart_by_version_and_gpu(monkeypatch: pytest.MonkeyPat
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_inspection_needs_a_gpu_and_says_so(half: bytes, tmp_path: Path) -> None:
+def test_inspection_needs_a_gpu_and_says_so(fp16: bytes, tmp_path: Path) -> None:
     path = tmp_path / "tiny.engine"
-    path.write_bytes(build_engine(half, SPEC, "tensorrt_rtx", ["7.5"]).plan)
+    path.write_bytes(build_engine(fp16, SPEC, "tensorrt_rtx", ["7.5"]).plan)
     if read_gpus():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConversionError, match=r"^tensorrt_rtx .* cannot load the engine: .*CUDA driver"):

@@ -1,4 +1,4 @@
-"""A plan that does not fit is refused in words that name what fits not."""
+"""A plan that does not fit is rejected, with a text that names the mismatch."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(folder: Path, built_for: dict[str, str] = BUILT_FOR, made_from: dict[str, str] | None = None) -> None:
-    """The manifest of the folder as it is, with the plan's record as given."""
+    """Write a manifest of the folder's files, with the given record of the plan."""
     digests = {name: record.sha256 for name, record in write_manifest(folder, "tiny_engine").files.items()}
-    half = {"model.fp16.onnx": digests.get("model.fp16.onnx", "")}
+    fp16 = {"model.fp16.onnx": digests.get("model.fp16.onnx", "")}
     engines = [
         EngineRecord("model.onnx", "fp32", {"inference.json": "1" * 64}, {}),
         EngineRecord("model.fp16.onnx", "fp16", {"model.onnx": digests["model.onnx"]}, {}),
-        EngineRecord("model.plan", "fp16", half if made_from is None else made_from, {}, built_for),
+        EngineRecord("model.plan", "fp16", fp16 if made_from is None else made_from, {}, built_for),
     ]
     write_manifest(folder, "tiny_engine", engines)
 

@@ -1,4 +1,4 @@
-"""The runner of TensorRT engines: as far as it goes without a GPU for real, and its dealings with a played one."""
+"""The runner of TensorRT engines: for real as far as it goes without a GPU, then with a fake one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from mlcls.base.machine import read_gpus
 from mlcls.engines.fp16.build import STATISTICS
-from mlcls.engines.fp16.conversion import Protection, convert_to_half
+from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
 from mlcls.engines.tensorrt import runner as tensorrt_runner
 from mlcls.engines.tensorrt.builder import build_engine
 from mlcls.engines.tensorrt.inspection import TensorInfo
@@ -149,7 +149,7 @@ def test_other_pixels_are_refused(played: tuple[TensorRtRunner, PlayedDevice, Pl
     assert not device.queue
 
 
-@pytest.mark.parametrize(("fault", "text"), [("accepts", "refuses a batch of 2"), ("runs", "fails at a batch of 2")])
+@pytest.mark.parametrize(("fault", "text"), [("accepts", "rejects a batch of 2"), ("runs", "fails at a batch of 2")])
 def test_a_gpu_that_fails(played: tuple[TensorRtRunner, PlayedDevice, PlayedContext], fault: str, text: str) -> None:
     runner, _, context = played
     setattr(context, fault, False)
@@ -168,9 +168,9 @@ def test_another_models_plan(monkeypatch: pytest.MonkeyPatch, custom_spec: Model
 
 @pytest.mark.skipif(bool(read_gpus()), reason="this machine has a GPU")
 def test_without_a_gpu_cuda_and_tensorrt_are_quoted(tmp_path: Path) -> None:
-    half = convert_to_half(make_attention(), Protection("statistics", STATISTICS)).SerializeToString()
+    fp16 = convert_to_fp16(make_attention(), Protection("statistics", STATISTICS)).SerializeToString()
     path = tmp_path / "tiny.engine"
-    path.write_bytes(build_engine(half, SPEC, "tensorrt_rtx", ["7.5"]).plan)
+    path.write_bytes(build_engine(fp16, SPEC, "tensorrt_rtx", ["7.5"]).plan)
     with pytest.raises(ConversionError, match=r"^CUDA cannot be used: .*driver"):
         TensorRtRunner(path, SPEC, "tensorrt_rtx")
     with pytest.raises(ConversionError, match=r"^tensorrt_rtx .* cannot load the engine: .*CUDA driver"):

@@ -1,0 +1,1 @@
+"""What knows nothing of images and servers: files, texts, threads."""

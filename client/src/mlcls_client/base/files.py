@@ -1,0 +1,53 @@
+"""Files: read errors as `InputError`, and writing so that a reader sees the old file or the whole new one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from mlcls_client.errors import InputError, OutputError
+
+
+@contextlib.contextmanager
+def mapped_read_errors(path: str) -> Iterator[None]:
+    """Turn errors of opening or reading an image file into `InputError`.
+
+    Raises:
+        InputError: There is no such file, or it cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(
+            f"Expected an image file or a folder at {path!r}, which does not exist; check the path."
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise InputError(f"Cannot read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file under a temporary name in the same folder, then rename it; folders are made as needed.
+
+    Args:
+        path: The file.
+        write: Writes the content into the open binary file.
+
+    Raises:
+        OutputError: The file cannot be written; nothing is left behind and an older file is untouched.
+    """
+    staging = path.with_name(f".mlcls-{secrets.token_hex(8)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Not tempfile: its files ignore the umask and are closed to the group.
+            with staging.open("xb") as file:
+                write(file)
+            os.replace(staging, path)
+        finally:
+            staging.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"Cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}.") from error

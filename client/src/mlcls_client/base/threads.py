@@ -1,0 +1,158 @@
+"""Threads: the event loop behind `Model`, and the readers of files, URLs, pages and arrays.
+
+All models of a process share one loop, so that blocking calls can overlap requests. The caller's own thread would not
+do: it may already run an event loop (a notebook does), and requests must go on between two results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
+
+from mlcls_client.errors import MlclsClientError
+
+Returned = TypeVar("Returned")
+
+_Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+
+
+class LoopThread:
+    """An event loop that runs in a daemon thread until the process ends.
+
+    Examples:
+        >>> loop = shared_loop()
+        >>> async def add(one, two):
+        ...     return one + two
+        >>> loop.run(add(1, 2))
+        3
+    """
+
+    def __init__(self) -> None:
+        """Start the thread."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="mlcls-client", daemon=True)
+        self._thread.start()
+
+    def is_running(self) -> bool:
+        """Return whether the thread is there; in a forked child it is not."""
+        return self._thread.is_alive()
+
+    def submit(self, work: Coroutine[Any, Any, Returned]) -> Future[Returned]:
+        """Start a coroutine; cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Schedule a call of a function in the loop's thread."""
+        self._loop.call_soon_threadsafe(function, *args)
+
+    def run(self, work: Coroutine[Any, Any, Returned]) -> Returned:
+        """Run a coroutine to its end; an interrupt of the wait (Ctrl-C) cancels it."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise MlclsClientError("A Model cannot be called from a callback of its own loop; use AsyncModel there.")
+        return wait_for(self.submit(work))
+
+
+def wait_for(future: Future[Returned]) -> Returned:
+    """Return the result of a future; an interrupt of the wait cancels it.
+
+    Raises:
+        MlclsClientError: The work was canceled, because the model was closed.
+    """
+    try:
+        return future.result()
+    except CancelledError:
+        raise MlclsClientError("The model was closed while its requests were in flight.") from None
+    except BaseException:
+        future.cancel()
+        raise
+
+
+_lock = threading.Lock()
+_shared: LoopThread | None = None
+
+
+def shared_loop() -> LoopThread:
+    """Return the loop that all models of this process share; the first call starts it."""
+    global _shared
+    with _lock:
+        if _shared is None:
+            _shared = LoopThread()
+        return _shared
+
+
+def _forget_after_fork() -> None:
+    # A forked child has the object and not the thread.
+    global _shared, _lock
+    _shared, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+class ReaderThreads:
+    """A pool of threads for blocking calls. A thread is started if all others are busy.
+
+    Not `ThreadPoolExecutor`: the interpreter waits for its threads at exit, so Ctrl-C during the fetch of a URL would
+    take effect only after the fetch.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """Make a pool of at most `limit` threads; none is started yet."""
+        self._limit = limit
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._started = 0
+        self._free = 0
+        self._closed = False
+
+    async def run(self, call: Callable[[], Returned]) -> Returned:
+        """Return what a call returns or raise what it raises. Cancelling does not stop the call."""
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Returned] = loop.create_future()
+        with self._lock:
+            if self._free <= 0 and self._started < self._limit:
+                self._started += 1
+                threading.Thread(target=self._work, name="mlcls-client-reader", daemon=True).start()
+            else:
+                self._free -= 1
+        self._jobs.put((call, loop, outcome))
+        return await outcome
+
+    def close(self) -> None:
+        """Let the threads end after their current call."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                for _ in range(self._started):
+                    self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            call, loop, outcome = job
+            value, error = None, None
+            if not outcome.cancelled():
+                try:
+                    value = call()
+                except Exception as raised:
+                    error = raised
+            with self._lock:
+                self._free += 1
+            with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+                loop.call_soon_threadsafe(_settle, outcome, value, error)
+            del job, call, outcome, value, error  # a waiting thread must not keep an image
+
+
+def _settle(outcome: asyncio.Future[Any], value: object, error: Exception | None) -> None:
+    if outcome.done():
+        return
+    if error is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(value)

@@ -1,0 +1,1 @@
+"""One `predict` call: its options, requests and results, shared by `Model` and `AsyncModel`."""

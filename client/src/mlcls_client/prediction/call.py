@@ -1,0 +1,258 @@
+"""One `predict` call: its checked options, and how its batches are read, sent and answered.
+
+`Model` and `AsyncModel` differ only in how they wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, get_args
+
+from mlcls_client.base.threads import ReaderThreads
+from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
+from mlcls_client.inputs.encoding import ArrayFormat, check_array_format
+from mlcls_client.inputs.fetch import FetchLimits
+from mlcls_client.inputs.sources import ImageSource
+from mlcls_client.prediction.window import MemoryGate
+from mlcls_client.result import MultiLabelResult
+from mlcls_client.transport.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
+from mlcls_client.transport.request import RequestContext, begin_context
+from mlcls_client.transport.transports import Transport
+
+OnError = Literal["raise", "yield", "skip"]
+
+# A step of the served ensemble queues 128 requests and refuses more; other clients need their share.
+MAX_CONCURRENCY: Final = 96
+_USUAL_CONCURRENCY: Final = 16
+# Requests wait for one another on the server within their time limit, so fewer large ones are sent at once.
+_USUAL_IMAGES_IN_FLIGHT: Final = 64
+# Pending batches per request in flight: while one is slow, this many others are answered behind it.
+_WINDOW_PER_REQUEST: Final = 4
+_MAX_HELD_BYTES: Final = 64 * 2**20
+
+logger = logging.getLogger("mlcls_client")
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The checked arguments of `predict`, without its input.
+
+    Attributes:
+        batch_size: Images per request, at most.
+        threshold_json: The threshold as JSON text; None for the model's own.
+        on_error: What to do with an image without an answer.
+        top_k: Labels per result, at most; None for all above the threshold.
+        concurrency: Requests in flight, at most; None for the usual number.
+        fetch_limits: Limits of fetching URLs.
+        array_format: Format of images that the client encodes.
+        context: Id prefix and trace, shared by all requests.
+    """
+
+    batch_size: int
+    threshold_json: str | None
+    on_error: OnError
+    top_k: int | None
+    concurrency: int | None
+    fetch_limits: FetchLimits
+    array_format: ArrayFormat
+    context: RequestContext
+
+
+def read_predict_options(
+    batch_size: int,
+    threshold: Threshold | None,
+    on_error: OnError,
+    top_k: int | None,
+    concurrency: int | None,
+    fetch_limits: FetchLimits,
+    array_format: ArrayFormat,
+    request_id: str | None,
+) -> PredictOptions:
+    """Check the arguments of `predict`, and note the current span.
+
+    Raises:
+        InvalidRequestError: An argument is not as described there.
+    """
+    _check_count("batch_size", batch_size, None)
+    if top_k is not None:
+        _check_count("top_k", top_k, None)
+    if concurrency is not None:
+        _check_count("concurrency", concurrency, MAX_CONCURRENCY)
+    if on_error not in get_args(OnError):
+        raise InvalidRequestError(f"Expected on_error to be one of {get_args(OnError)}, got {on_error!r}.")
+    check_array_format(array_format)
+    threshold_json, context = encode_threshold(threshold), begin_context(request_id)
+    return PredictOptions(batch_size, threshold_json, on_error, top_k, concurrency, fetch_limits, array_format, context)
+
+
+def _check_count(name: str, number: object, highest: int | None) -> None:
+    is_count = isinstance(number, int) and not isinstance(number, bool) and number >= 1
+    if not is_count or (highest is not None and isinstance(number, int) and number > highest):
+        wanted = "1 or more" if highest is None else f"from 1 to {highest}"
+        raise InvalidRequestError(f"Expected {name} to be {wanted}, got {number!r}.")
+
+
+class Prediction:
+    """The batches of one `predict` call. Its coroutines belong to one event loop."""
+
+    def __init__(
+        self, transport: Transport, readers: ReaderThreads, options: PredictOptions, max_batch_size: int
+    ) -> None:
+        """Prepare a call.
+
+        Args:
+            transport: The connection.
+            readers: Threads that read images.
+            options: The checked arguments.
+            max_batch_size: How many images the server takes in one request.
+        """
+        self._readers = readers
+        self._options = options
+        self._requests = _Requests(transport, options.threshold_json, options.context)
+        self.batch_size = min(options.batch_size, max_batch_size)
+        concurrency = options.concurrency or max(2, min(_USUAL_CONCURRENCY, _USUAL_IMAGES_IN_FLIGHT // self.batch_size))
+        self.window_limit = concurrency * _WINDOW_PER_REQUEST
+        self._slots = asyncio.Semaphore(concurrency)
+        self._gate = MemoryGate(_MAX_HELD_BYTES)
+
+    async def answer(self, number: int, batch: Sequence[ImageSource]) -> list[MultiLabelResult]:
+        """Read and send one batch; an image that cannot be read or is rejected fails alone.
+
+        Args:
+            number: Number of the batch in this call, from 0.
+            batch: Its images.
+
+        Raises:
+            MlclsClientError: The request failed, for a reason other than its images.
+        """
+        async with self._slots:
+            await self._gate.pass_through(number)
+            images = await self._readers.run(lambda: [_read(source) for source in batch])
+            readable = [image for image in images if isinstance(image, bytes)]
+            self._gate.hold(number, sum(map(len, readable)))
+            name = str(number)
+            answers = iter(await self._requests.ask(readable, name) if readable else [])
+        request_id = self._requests.request_id(name)
+        return [
+            _failed_result(source, image)
+            if isinstance(image, InputError)
+            else _make_result(source, image, keep_top(next(answers), self._options.top_k), request_id)
+            for source, image in zip(batch, images, strict=True)
+        ]
+
+    def release(self, number: int) -> None:
+        """Note that the results of batch `number` were taken."""
+        self._gate.release(number)
+
+    def sort_out(self, results: Sequence[MultiLabelResult]) -> Iterator[MultiLabelResult]:
+        """Yield the results that the caller gets under `on_error`.
+
+        Raises:
+            InputError: An image cannot be read, and `on_error` is `raise`.
+            ImageRejectedError: The server rejected an image, and `on_error` is `raise`.
+        """
+        for result in results:
+            if result.error is None or self._options.on_error == "yield":
+                yield result
+            elif self._options.on_error == "raise":
+                raise result.error
+            else:
+                logger.warning("Skipped: %s", result.error)
+
+
+class _Requests:
+    """The requests of one `predict` call. They share a threshold, so one accepted request proves it valid."""
+
+    def __init__(self, transport: Transport, threshold_json: str | None, context: RequestContext) -> None:
+        self._transport = transport
+        self._context = context
+        self._threshold_json = threshold_json
+        self._accepted = False
+        self._probing = asyncio.Lock()
+
+    def request_id(self, name: str) -> str:
+        """Return the id of a request of this call."""
+        return f"{self._context.request_id}-{name}"
+
+    async def _infer(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:
+        request_id = self.request_id(name)
+        try:
+            return await self._transport.infer(
+                encoded_images, self._threshold_json, replace(self._context, request_id=request_id)
+            )
+        except MlclsClientError as error:
+            error.request_id = request_id
+            raise
+
+    async def ask(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:
+        """Return one answer per image, even if the server rejects some or all of them.
+
+        Args:
+            encoded_images: Image files.
+            name: Name of the request within this call, for its id.
+
+        Raises:
+            InvalidRequestError: The server rejects the request for a reason other than its images.
+        """
+        try:
+            answers = await self._infer(encoded_images, name)
+        except InvalidRequestError as error:
+            await self._check_that_images_are_to_blame()
+            if len(encoded_images) == 1:
+                return [Answer(status=error.server_text or error.args[0])]
+            # The text of the rejected request does not tell which image is bad, and why.
+            return [
+                answer
+                for index, image in enumerate(encoded_images)
+                for answer in await self.ask([image], f"{name}.{index}")
+            ]
+        self._accepted = True
+        return answers
+
+    async def _check_that_images_are_to_blame(self) -> None:
+        """Find out whether INVALID_ARGUMENT is about the images or the request, which the served contract leaves open.
+
+        If the images were bad, the server accepts a request with a good image and the same threshold.
+        """
+        async with self._probing:
+            if not self._accepted:
+                await self._infer([_good_image()], "probe")
+                self._accepted = True
+
+
+def _good_image() -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _read(source: ImageSource) -> bytes | InputError:
+    try:
+        return source.read()
+    except InputError as error:
+        return error
+
+
+def _make_result(source: ImageSource, image: bytes, answer: Answer, request_id: str) -> MultiLabelResult:
+    if answer.status != STATUS_OK:
+        name = "an image from memory" if source.input_path is None else repr(source.input_path)
+        if source.page_index is not None:
+            name = f"page {source.page_index} of {name}"
+        error = ImageRejectedError(
+            f"The server has no result for {name}: {answer.status}", input_path=source.input_path, reason=answer.status
+        )
+        error.request_id = request_id
+        return _failed_result(source, error)
+    return MultiLabelResult(answer, input_path=source.input_path, page_index=source.page_index, encoded_image=image)
+
+
+def _failed_result(source: ImageSource, error: MlclsClientError) -> MultiLabelResult:
+    return MultiLabelResult(
+        Answer(status=error.args[0]), input_path=source.input_path, page_index=source.page_index, error=error
+    )

@@ -1,0 +1,124 @@
+"""One request: its id and trace context, and its retries."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import random
+import re
+import secrets
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from mlcls_client.errors import InvalidRequestError, ServerUnavailableError
+
+# Printable, so that any log shows it unchanged.
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,100}")
+
+# The two headers of W3C Trace Context. Baggage is not sent: it is private to the caller and may hold anything.
+_TRACE_HEADERS: Final = ("traceparent", "tracestate")
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """Identity of one request.
+
+    Attributes:
+        request_id: Sent as Triton's request id; empty for none.
+        headers: Trace context of the caller.
+    """
+
+    request_id: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+NO_CONTEXT: Final = RequestContext()
+
+
+def begin_context(request_id: str | None) -> RequestContext:
+    """Return what the requests of one `predict` call share: the prefix of their ids, and the caller's span.
+
+    Args:
+        request_id: The prefix; None for a random one.
+
+    Raises:
+        InvalidRequestError: It is not a text of 1 to 100 printable ASCII characters.
+    """
+    if request_id is None:
+        request_id = secrets.token_hex(8)
+    elif not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidRequestError(
+            f"Expected request_id to be 1 to 100 printable ASCII characters without a space, got {request_id!r}."
+        )
+    return RequestContext(request_id, _current_trace_headers())
+
+
+def _current_trace_headers() -> dict[str, str]:
+    """Return the headers of the caller's current span; empty if its program does not use OpenTelemetry."""
+    if "opentelemetry.trace" not in sys.modules:  # no span, so do not import it
+        return {}
+    carrier: dict[str, str] = {}
+    try:
+        propagate: Any = importlib.import_module("opentelemetry.propagate")
+        propagate.inject(carrier)
+    except Exception:  # a misconfigured tracer must not fail a prediction
+        return {}
+    return {name: carrier[name] for name in _TRACE_HEADERS if name in carrier}
+
+
+_FIRST_PAUSE_S: Final = 0.2
+_MAX_PAUSE_S: Final = 5.0
+
+Answered = TypeVar("Answered")
+
+
+async def call_with_retries(
+    attempt: Callable[[float], Awaitable[Answered]], retries: int, timeout_s: float
+) -> Answered:
+    """Make a call, and retry it if that is safe.
+
+    Only a `ServerUnavailableError` is retried: the connection was refused or lost, or the server or the model is not
+    ready. A prediction changes nothing on the server, so it can be repeated if its answer was lost. A request that the
+    server rejected (a bad request, an unknown model) or did not answer in time is not retried.
+
+    Args:
+        attempt: Makes the call, within the given number of seconds.
+        retries: Retries after the first attempt.
+        timeout_s: Time limit of all attempts and the pauses between them, in seconds.
+
+    Raises:
+        ServerUnavailableError: The last attempt failed, or no time is left for the next one.
+        DeadlineExceededError: No answer within the time limit.
+    """
+    deadline = time.monotonic() + timeout_s
+    left_s, number = timeout_s, 0
+    while True:
+        try:
+            return await attempt(left_s)
+        except ServerUnavailableError as error:
+            pause_s = _pause_s(number)
+            left_s = deadline - time.monotonic() - pause_s
+            number += 1
+            # A certificate that is not trusted now will not be trusted a second later.
+            if number > retries or left_s <= 0 or _is_untrusted(error):
+                raise
+        await asyncio.sleep(pause_s)
+
+
+def _pause_s(number: int) -> float:
+    """Return the pause after a failed attempt: twice as long each time, and randomly up to half shorter.
+
+    Clients that lost the same server must not all come back at once.
+    """
+    longest: float = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(number, 16))
+    return longest * random.uniform(0.5, 1.0)
+
+
+def _is_untrusted(error: ServerUnavailableError) -> bool:
+    cause = error.__cause__
+    # aiohttp wraps the error of the TLS library.
+    return isinstance(getattr(cause, "certificate_error", cause), ssl.SSLCertVerificationError)

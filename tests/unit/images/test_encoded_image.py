@@ -1,0 +1,188 @@
+"""Format and size from the first bytes, and what is refused without decoding."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from image_samples import encode, write_samples
+from mlcls.errors import IMAGE_REASONS, ImageError
+from mlcls.images.decoding import strip_png_animation
+from mlcls.images.encoded_image import open_image
+from mlcls.images.formats import FORMATS, sniff_format
+
+EXPECTED = "image: expected the bytes of one JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file, got "
+
+
+def plain(format_name: str, mode: str = "RGB", **options: object) -> bytes:
+    """Encode a picture of one color, height 23 and width 37."""
+    return encode(Image.new(mode, (37, 23), 90 if mode == "L" else None), format_name, **options)
+
+
+def tiff(height: int, width: int, tile: int = 0, big: bool = False) -> bytes:
+    """Return a TIFF file that has only a directory."""
+    tags = [(256, width), (257, height)] + ([(322, tile), (323, tile)] if tile else [])
+    if big:
+        entries = b"".join(struct.pack(">HHQQ", tag, 16, 1, value) for tag, value in tags)
+        return b"MM\0+" + struct.pack(">HHQQ", 8, 0, 16, len(tags)) + entries + bytes(8)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+def test_size_is_pillows_for_all_samples(tmp_path: Path) -> None:
+    """Format and size."""
+    for path in write_samples(tmp_path):
+        image = open_image(path.read_bytes())
+        with Image.open(path) as expected:
+            assert (image.format.upper(), image.height, image.width) == (
+                expected.format,
+                expected.height,
+                expected.width,
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("JPEG", plain("JPEG", progressive=True)),
+        ("JPEG", plain("MPO", mode="RGB")),
+        ("PNG", plain("PNG", mode="1")),
+        ("WebP", plain("WEBP")),
+        ("WebP", plain("WEBP", lossless=True)),
+        ("WebP", plain("WEBP", mode="RGBA", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0")),
+        ("BMP", plain("BMP", mode="L")),
+        ("TIFF", plain("TIFF", mode="I;16")),
+        ("TIFF", plain("TIFF", big_tiff=True)),
+        ("TIFF", tiff(23, 37, big=True)),
+        ("GIF", plain("GIF", mode="P")),
+        ("AVIF", plain("AVIF")),
+    ],
+)
+def test_size_of_each_kind(name: str, data: bytes) -> None:
+    """Every format, and the kinds of header that some have."""
+    assert name in FORMATS
+    image = open_image(data)
+    assert (image.format, image.height, image.width) == (name, 23, 37)
+
+
+def test_bmp_kinds() -> None:
+    """A negative height, and the oldest header."""
+    info = bytearray(plain("BMP"))
+    struct.pack_into("<i", info, 22, -23)  # rows from the top down
+    assert open_image(bytes(info)).height == 23
+    core = b"BM" + struct.pack("<IIIIHHHH", 32, 0, 26, 12, 37, 23, 1, 24) + bytes(6)
+    assert (open_image(core).height, open_image(core).width) == (23, 37)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "0 bytes; send the content of the file."),
+        (
+            b"<!DOCTYPE html>\n<html>",
+            "HTML or XML (22 bytes that begin with b'<!DOCTYPE html>\\n'); send the image",
+        ),
+        (
+            b"/9j/4AAQSkZJRgABAQ",
+            "base64 text (18 bytes that begin with b'/9j/4AAQSkZJRgAB'); decode the",
+        ),
+        (
+            b"cat.jpg",
+            "text (7 bytes that begin with b'cat.jpg'); send the content of the file, not its name",
+        ),
+        (
+            b"\x00\x01\x02\xfe",
+            "unknown data (4 bytes that begin with b'\\x00\\x01\\x02\\xfe'); send the content",
+        ),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC (24 bytes); convert it to JPEG or PNG."),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC (24 bytes)"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0mp42isom", "MP4 or QuickTime (24 bytes)"),
+        (b"%PDF-1.7\n", "PDF (9 bytes); convert it to JPEG or PNG."),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x">', "SVG (37 bytes)"),
+        (b"<svg/>", "SVG (6 bytes)"),
+        (b"\0\0\1\0\1\0\x10\x10", "ICO (8 bytes)"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000 (12 bytes)"),
+        (b"P6\n1 1\n255\n...", "PNM (14 bytes)"),
+    ],
+)
+def test_what_is_not_an_image_is_named(data: bytes, text: str) -> None:
+    """With what it looks like and what to do."""
+    with pytest.raises(ImageError) as raised:
+        sniff_format(data)
+    assert str(raised.value).startswith(EXPECTED + text)
+
+
+def png_chunk(kind: bytes, length: int, content: bytes = b"") -> bytes:
+    """A chunk that may lie about its length."""
+    return struct.pack(">I4s", length, kind) + content + bytes(4)
+
+
+PNG_START = plain("PNG")[:33]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (
+            PNG_START + png_chunk(b"IDAT", 800_000_000),
+            "its chunk b'IDAT' says 800000000 bytes, only 0 are there; ",
+        ),
+        (PNG_START + png_chunk(b"IDAT", 0), "it has no IEND chunk"),
+        (PNG_START + png_chunk(b"IEND", 0), "it has no IDAT chunk"),
+        (PNG_START[:8] + b"\0\0\0\4CgBI" + bytes(30), "its first chunk is b'CgBI', not IHDR"),
+        (PNG_START[:20], "its header is cut off"),
+        (plain("PNG").replace(struct.pack(">II", 37, 23), bytes(8)), "its header says height 0, width 0"),
+        (plain("JPEG")[:100], "it ends before its picture data"),
+        (plain("JPEG")[:20] + b"\xff\xd9", "it ends before its picture data"),
+        (b"\xff\xd8" + b"\xff" * 1_000_000, "it ends before its picture data"),
+        (plain("WEBP")[:-9], "its header says "),
+        (b"RIFF\x04\0\0\0WEBPVP9 ", "its first chunk is b'VP9 '"),
+        (plain("BMP")[:20], "its header is cut off"),
+        (plain("TIFF")[:60], "its directory of "),
+        (tiff(10, 10, tile=16000), "its tiles of 16000 x 16000 are larger than the picture"),
+        (b"MM\0+" + b"\xff" * 20, "its header is cut off"),
+        (plain("GIF", mode="P")[:8], "its header is cut off"),
+        (plain("AVIF")[:60], "Pillow cannot read it; send the file again, or save it again."),
+    ],
+)
+def test_broken_files_are_described(data: bytes, text: str) -> None:
+    """With what is wrong."""
+    with pytest.raises(ImageError, match=r"image: expected a whole [A-Za-z]+ file, got") as raised:
+        open_image(data)
+    assert f"got {len(data)} bytes that are truncated or corrupt: {text}" in str(raised.value)
+
+
+def test_strip_png_animation() -> None:
+    """Nothing of the animation is left, and all else is."""
+    still, other = Image.new("RGB", (37, 23)), Image.new("RGB", (37, 23), "red")
+    data = encode(still, "PNG", save_all=True, append_images=[other])
+    assert open_image(data).still_chunks
+    assert not open_image(encode(still, "PNG")).still_chunks
+    assert strip_png_animation(open_image(data + b"more")) == encode(still, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"cat.jpg", "unknown_format"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "format_not_supported"),
+        (plain("JPEG")[:100], "truncated"),
+        (plain("PNG")[:-12], "truncated"),
+        (plain("WEBP")[:-9], "truncated"),
+        (plain("TIFF")[:60], "truncated"),
+        (b"RIFF\x04\0\0\0WEBPVP9 ", "corrupt"),
+        (tiff(10, 10, tile=16000), "corrupt"),
+        (plain("PNG").replace(struct.pack(">II", 37, 23), bytes(8)), "corrupt"),
+        (plain("AVIF")[:60], "undecodable"),
+    ],
+)
+def test_reasons(data: bytes, reason: str) -> None:
+    """One word of a closed set, for counting."""
+    with pytest.raises(ImageError) as raised:
+        open_image(data)
+    assert raised.value.reason == reason
+    assert reason in IMAGE_REASONS
