@@ -30,7 +30,7 @@ STOP_TIMEOUT_S = 60.0
 _STOPPED_AT_READY = """
 import signal, sys
 import psutil
-from mlcls.announcements import Announcements
+from mlcls.server.logs import Announcements
 from mlcls.cli import main
 
 say = Announcements.say
@@ -42,6 +42,14 @@ def say_and_stop(self, text, *level):
         signal.raise_signal(signal.SIGTERM)
 
 Announcements.say = say_and_stop
+sys.exit(main())
+"""
+
+_STOPPED_IN_FORK = """
+import os, signal, sys
+from mlcls.cli import main
+
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGTERM))
 sys.exit(main())
 """
 
@@ -112,6 +120,19 @@ def test_a_signal_in_the_moment_of_the_ready_line(small_models: SmallModels) -> 
     assert len(children.split()) >= 5, "tritonserver and its stub processes"
     assert [pid for pid in children.split() if read_process(int(pid)) is not None] == []
     assert not shared_memory(process)
+
+
+def test_a_signal_in_the_moment_of_the_fork(small_models: SmallModels) -> None:
+    """Python drops what the handler raises then."""
+    options = ["--repository", str(small_models.repository), *port_options()]
+    process = subprocess.run(
+        [sys.executable, "-c", _STOPPED_IN_FORK, "serve", MODEL, *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "Exception ignored in" in process.stderr
+    assert (process.returncode, process.stdout) == (0, f"Loading {MODEL} ...\nStopped.\n")
 
 
 def test_a_killed_command_takes_its_server_along(small_models: SmallModels) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -174,14 +175,24 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
         trace=None if arguments.trace_url is None else TraceSettings(arguments.trace_url, arguments.trace_rate),
     )
 
+    stop_requested = False
+
+    def check_stop() -> None:
+        """Stop if the exception of `request_stop` was lost: Python drops what a signal handler raises during a fork."""
+        if stop_requested:
+            raise _StopRequested
+
     def serve(server: TritonServer) -> None:
+        check_stop()
         announcements.say(
             f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
             f"{server.metrics_url}. Stop with Ctrl-C."
         )
-        _serve(server, watching, arguments.poll, announcements)
+        _serve(server, watching, arguments.poll, announcements, check_stop)
 
     def request_stop(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal stop_requested
+        stop_requested = True
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # the stop itself must not be interrupted
         raise _StopRequested
@@ -214,14 +225,25 @@ def _warn_about_cores(options: ServerOptions, announcements: Announcements) -> N
             announcements.say(f"Warning: {name}: {mismatch}. {remedy}", "WARNING")
 
 
-def _serve(server: TritonServer, watching: WatchSettings, poll_s: float | None, announcements: Announcements) -> None:
+def _serve(
+    server: TritonServer,
+    watching: WatchSettings,
+    poll_s: float | None,
+    announcements: Announcements,
+    check_stop: Callable[[], None],
+) -> None:
     """Serve until something is wrong, the versions that are active in the repository where it is to be followed."""
     from mlcls.server.supervision import watch
 
     if poll_s is None:
-        watch(server, watching)
+        watch(server, watching, check_stop)
     else:
         from mlcls.releases.follower import following
 
         with following(server, poll_s, announcements.say) as check_follower:
-            watch(server, watching, check_follower)
+
+            def check() -> None:
+                check_stop()
+                check_follower()
+
+            watch(server, watching, check)
