@@ -1,6 +1,6 @@
-"""Run while the image is built: the Python bindings must be those of the TensorRT that the image serves with.
+"""Check, while the image is built, that the Python bindings fit the TensorRT that the image serves with.
 
-A plan loads in the TensorRT version that built it and in no other.
+A plan loads only in the TensorRT version that built it.
 """
 
 import sys
@@ -27,7 +27,7 @@ def describe_mismatch(package: str, library: str | None) -> str | None:
 
 
 def main() -> int:
-    """Compare, and load the bindings; without GPU and driver."""
+    """Compare the versions and load the bindings; needs no GPU and no driver."""
     mismatch = describe_mismatch(version(PACKAGE), read_tensorrt_version())
     try:
         if mismatch is None:

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Makes the Python environment of an image: install.sh PYTHON FOLDER REQUIREMENTS SOURCE
+# Create the Python environment of an image: install.sh PYTHON FOLDER REQUIREMENTS SOURCE
 #
 #   PYTHON        the interpreter, 3.12
-#   FOLDER        of the environment
-#   REQUIREMENTS  a hashed file that is complete: nothing else is installed, apart from mlcls itself
+#   FOLDER        the folder of the environment
+#   REQUIREMENTS  a complete file with hashes: apart from mlcls itself, nothing else is installed
 #   SOURCE        a checkout
 #
-# What is only needed on the way (pip, hatchling) is not in the result.
+# What only the build needs (pip, hatchling) is not in the result.
 set -eu
 [ $# -eq 4 ] || { echo "install.sh: expected PYTHON FOLDER REQUIREMENTS SOURCE, got $# arguments" >&2; exit 2; }
 python=$1 folder=$2 requirements=$3 source=$4
@@ -20,7 +20,7 @@ trap 'rm -rf "$work"' EXIT
     -r "$source/requirements/wheel.txt"
 "$work/tools/bin/python" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$source"
 
-# pip of the tools installs into the other environment, which never has one of its own.
+# The tools' pip installs into the other environment, which has none of its own.
 "$python" -m venv --without-pip "$folder"
 install() {
     "$work/tools/bin/python" -m pip --python "$folder/bin/python" install --quiet --no-cache-dir --no-deps "$@"

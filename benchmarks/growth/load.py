@@ -92,7 +92,7 @@ class StartedServer:
             MlclsError: It does not start.
         """
         began = time.monotonic()
-        server = TritonServer(ServerOptions.on_free_ports(root, *models))
+        server = TritonServer(ServerOptions.on_free_ports(root, *models)).start()
         return cls(server, root, time.monotonic() - began)
 
     def measure(self, load: GrowthLoad, seconds: float) -> GrowthFigures:

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Runs Envoy as the gateway: writes its configuration from envoy.yaml and the environment, and follows changes of the
-# certificate and of the API keys without a restart.
+# Run Envoy as the gateway: write its configuration from envoy.yaml and the environment, and apply changes of the
+# certificate and the API keys without a restart.
 #
 #   TRITON_HOST                   where Triton listens; also TRITON_HTTP_PORT, TRITON_GRPC_PORT
 #   SECRETS_FOLDER                holds tls.crt (the chain), tls.key, and api_keys: a line "NAME KEY" for each key
-#   RUN_FOLDER                    a folder that only this process may read; written to
+#   RUN_FOLDER                    a folder to write to, which only this process may read
 #   GATEWAY_ADDRESS GATEWAY_PORT METRICS_PORT MAX_REQUEST_BYTES TIMEOUT_S REQUESTS_PER_SECOND BURST MAX_CONNECTIONS
 #   MAX_HEAP_BYTES                see the defaults below
 set -eu
@@ -45,14 +45,14 @@ render_bootstrap() {
     sed "$script" "$here/envoy.yaml" > "$RUN_FOLDER/envoy.yaml"
 }
 
-# The routes of one client: those of the requests that carry this key. A here-document, since the arguments of a process
-# can be seen by others.
+# Write the routes of one client: requests with its key. A here-document, because others can see the arguments of a
+# process.
 write_client_routes() {
     match="match: {prefix: /, headers: [{name: authorization, string_match: {exact: \"Bearer $2\"}}"
     client="metadata: {filter_metadata: {mlcls: {client: \"$1\"}}}"
     cat << END
-      # Most clients send all of a request before they read the answer: one that announces a size above the limit is read
-      # to its end, within reason, or they would hear of a broken connection instead of the limit.
+      # Most clients send the whole request before they read the answer: one that announces a size above the limit is read
+      # to its end, within reason, or the client would see a broken connection instead of the limit.
       - name: "$1"
         $match, {name: content-length, range_match: {start: $((MAX_REQUEST_BYTES + 1)), end: 9223372036854775807}}]}
         $client
@@ -74,7 +74,7 @@ write_client_routes() {
 END
 }
 
-# Writes the routes from the operator's file of keys. Nothing that is printed holds a key.
+# Write the routes from the operator's file of keys. Nothing that is printed contains a key.
 render_keys() {
     file=$SECRETS_FOLDER/api_keys
     [ -r "$file" ] || { echo "gateway: expected a file of API keys at $file, cannot read it" >&2; return 1; }
@@ -140,13 +140,13 @@ fingerprint() {
     cat "$@" 2> /dev/null | cksum
 }
 
-# Whether Envoy, which takes this script's place, is still the parent of this process.
+# Whether Envoy, which replaces this script, is still the parent of this process.
 has_parent() {
     read -r _ _ _ parent _ < /proc/self/stat
     [ "$parent" = "$1" ]
 }
 
-# By content and not by time: a file that is edited in place, replaced, or reached through a link is noticed alike.
+# Compare contents, not times: this notices a file that is edited in place, replaced, or reached through a link.
 follow_changes() {
     keys=$1 certificate=$2
     while sleep 1 && has_parent "$3"; do

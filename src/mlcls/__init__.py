@@ -117,7 +117,7 @@ def serve(*models: str, repository: str | Path = "model_repository", **options: 
     from mlcls.server.process import TritonServer
 
     chosen = dataclasses.replace(ServerOptions.on_free_ports(Path(repository), *models), **options)
-    return TritonServer(chosen)
+    return TritonServer(chosen).start()
 
 
 def evaluate(

@@ -233,5 +233,6 @@ def test_the_dashboard() -> None:
         for target in panel["targets"]:
             assert target["expr"] and target["legendFormat"] and target["datasource"] == panel["datasource"]
     titles = " ".join(panel["title"] for panel in panels)
-    for wanted in ("Images a second", "Failed", "Queue time", "Compute time", "Batch size", "waiting", "Memory", "GPU"):
+    words = ("Images per second", "Failed", "Queue time", "Compute time", "Batch size", "waiting", "Memory", "GPU")
+    for wanted in words:
         assert wanted in titles

@@ -197,7 +197,7 @@ def test_a_container_that_cannot_start_says_where_to_look(
     assert process.returncode == 1
     assert "a planted fault" in process.stdout + process.stderr, "Triton's own log"
     last_line = process.stderr.splitlines()[-1]
-    assert last_line == "mlcls serve: tritonserver ended with exit status 1; its log above tells why"
+    assert last_line == "mlcls serve: tritonserver ended with exit status 1; see its log above"
 
 
 def serve_command(tritonserver: Path, repository: Path, http_port: int = 0, grpc_port: int = 0) -> list[str]:

@@ -38,9 +38,9 @@ def check_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Served], psutil.Process], signal.Signals, str]] = {
-    "killed preprocess": (lambda served: served.step("preprocess"), signal.SIGKILL, "was killed or ended by itself"),
-    "killed engine": (lambda served: served.step("engine"), signal.SIGKILL, "was killed or ended by itself"),
-    "killed postprocess": (lambda served: served.step("postprocess"), signal.SIGKILL, "was killed or ended by itself"),
+    "killed preprocess": (lambda served: served.step("preprocess"), signal.SIGKILL, "was killed or exited"),
+    "killed engine": (lambda served: served.step("engine"), signal.SIGKILL, "was killed or exited"),
+    "killed postprocess": (lambda served: served.step("postprocess"), signal.SIGKILL, "was killed or exited"),
     "stopped engine": (lambda served: served.step("engine"), signal.SIGSTOP, "is stopped"),
     "killed server": (Served.tritonserver, signal.SIGKILL, "tritonserver ended with signal 9"),
     "stopped server": (Served.tritonserver, signal.SIGSTOP, "is stopped"),
@@ -95,8 +95,8 @@ def test_without_supervision_a_killed_step_ends_the_command(
         step.kill()
         assert served.process.wait(RECOVERY_TIMEOUT_S) == 1
         (line,) = served.lines()
-        assert line.startswith("mlcls serve: The server is not well: ")
-        assert f"(process {step.pid}) was killed or ended by itself" in line
+        assert line.startswith("mlcls serve: The server is unhealthy: ")
+        assert f"(process {step.pid}) was killed or exited" in line
         assert own_segments(served.process) == []
 
 
@@ -126,8 +126,8 @@ def test_a_step_that_hangs_and_a_slow_one_that_does_not(
         with pytest.raises(OSError):
             served.label(image, timeout_s=20.0)
         line = served.wait_for_line("Restart 1 in ")
-        assert f"the step {MODEL}_engine_0_0" in line
-        assert "hangs: it has worked on one request for" in line
+        assert f"step {MODEL}_engine_0_0" in line
+        assert "hangs: it has been working on one request for" in line
         hang.unlink()
         check_same(served.wait_for_answer(image), expected)
 
@@ -146,7 +146,7 @@ def test_a_server_whose_steps_look_well_but_that_does_not_answer(
         assert served.process.wait(RECOVERY_TIMEOUT_S) == 1
         hang.unlink()
         (line,) = served.lines()
-        assert f"{MODEL} does not answer: no answer within 0.5 s, 2 probes in a row" in line
+        assert f"{MODEL} does not answer: timed out after 0.5 s, 2 probes in a row" in line
     process = run_mlcls(*health)
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr == f"{MODEL} does not answer: Connection refused\n" or "refused" in process.stderr

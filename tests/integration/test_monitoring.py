@@ -229,21 +229,21 @@ def test_the_figures_are_right(busy_prometheus: Prometheus) -> None:
         assert len(series) == 1, (title, series)
         return float(series[0]["value"][1])
 
-    images, requests = value("Images a second per model", model=MODEL), value("Requests a second per model")
+    images, requests = value("Images per second per model", model=MODEL), value("Requests per second per model")
     assert images == pytest.approx(2 * requests, rel=0.5), "two images a request"
     assert 1 <= value("Batch size of the engine", model=f"{MODEL}_engine") <= 4
     for step in ("preprocess", "engine", "postprocess"):
         compute = value("Compute time per step", model=f"{MODEL}_{step}")
         assert 0 < compute < value("Request latency, mean", model=MODEL)
-    assert value("Failures a second by reason", model=MODEL, reason="OTHER") > 0
+    assert value("Failures per second by reason", model=MODEL, reason="OTHER") > 0
     assert 0 < value("Failed requests") < 1
-    assert value("Images a second by outcome", model=MODEL, status="ok") == pytest.approx(images, rel=0.5)
-    assert value("Refused images a second by reason", model=MODEL, reason="unknown_format") > 0
+    assert value("Images per second by outcome", model=MODEL, status="ok") == pytest.approx(images, rel=0.5)
+    assert value("Refused images per second by reason", model=MODEL, reason="unknown_format") > 0
     assert 0 < value("Share of images refused", model=MODEL) < 0.5
     assert 0 < value("Decoding time, mean", model=MODEL) < 1
     assert 0 <= value("Images without a label", model=MODEL) <= 1
     assert 0 <= value("Labels per image", model=MODEL) <= len(SMALL_LABELS)
-    assert value("Answers a second by class", envoy_response_code_class="4") > 0
+    assert value("Answers per second by class", envoy_response_code_class="4") > 0
 
 
 def test_the_alerts_are_loaded_and_quiet(busy_prometheus: Prometheus) -> None:

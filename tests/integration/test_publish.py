@@ -441,9 +441,7 @@ def test_serve_follows_the_repository(
     try:
         assert process.stdout.readline().startswith("Loading")
         assert process.stdout.readline().startswith("Ready")
-        server = TritonServer.__new__(TritonServer)  # only its addresses are asked for
-        server.options = options
-        with RequestLoad(server, MODEL, images) as load:
+        with RequestLoad(TritonServer(options), MODEL, images) as load:
             load.wait_for(20)
             publish_new(two_models, root, None)
             assert process.stdout.readline() == f"{MODEL}: version 2\n"

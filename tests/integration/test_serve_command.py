@@ -45,6 +45,14 @@ Announcements.say = say_and_stop
 sys.exit(main())
 """
 
+_STOPPED_IN_FORK = """
+import os, signal, sys
+from mlcls.cli import main
+
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGTERM))
+sys.exit(main())
+"""
+
 
 def port_options() -> list[str]:
     http_port, grpc_port, metrics_port = free_ports(3)
@@ -114,6 +122,19 @@ def test_a_signal_in_the_moment_of_the_ready_line(small_models: SmallModels) -> 
     assert not shared_memory(process)
 
 
+def test_a_signal_in_the_moment_of_the_fork(small_models: SmallModels) -> None:
+    """Python drops what the handler raises then."""
+    options = ["--repository", str(small_models.repository), *port_options()]
+    process = subprocess.run(
+        [sys.executable, "-c", _STOPPED_IN_FORK, "serve", MODEL, *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "Exception ignored in" in process.stderr
+    assert (process.returncode, process.stdout) == (0, f"Loading {MODEL} ...\nStopped.\n")
+
+
 def test_a_killed_command_takes_its_server_along(small_models: SmallModels) -> None:
     with serving(small_models.repository) as process:
         children = processes_of(process)
@@ -128,7 +149,7 @@ def test_a_server_that_dies_ends_the_command(small_models: SmallModels) -> None:
         next(child for child in children if child.name() == "tritonserver").kill()
         _, errors = process.communicate(timeout=STOP_TIMEOUT_S)
     assert process.returncode == 1
-    assert errors.splitlines() == ["mlcls serve: tritonserver ended with signal 9: its log tells no reason"]
+    assert errors.splitlines() == ["mlcls serve: tritonserver ended with signal 9: its log gives no reason"]
     assert_ended(children, STOP_TIMEOUT_S)
     assert not shared_memory(process)
 

@@ -76,7 +76,7 @@ def test_too_little_time_changes_nothing(root: Path, tmp_path: Path) -> None:
     options = ["--minutes", "0.02", "--concurrency", "1", "--output", str(tmp_path / "report")]
     failed = run_mlcls("tune", NAME, "--repository", root, *options)
     assert failed.returncode == 1
-    assert "Expected time for two turns of two candidates at least, got none" in failed.stderr
+    assert "Expected time for at least two turns of two candidates, got less" in failed.stderr
     assert snapshot(root) == before
     (measured,) = json.loads((tmp_path / "report" / "tuning_embedded.json").read_text())["candidates"]
     assert measured["settings"]["preprocess_instances"] == 2

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def start_server(repository: Path, *models: str, target: Target = "embedded") -> TritonServer:
     """Return a ready server on free ports."""
-    return TritonServer(dataclasses.replace(ServerOptions.on_free_ports(repository, *models), target=target))
+    options = dataclasses.replace(ServerOptions.on_free_ports(repository, *models), target=target)
+    return TritonServer(options).start()
 
 
 def mlcls_command(*arguments: str | Path) -> list[str]:

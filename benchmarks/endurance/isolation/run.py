@@ -130,14 +130,14 @@ class Run:
         """Stop the server and start it again on the same ports."""
         with self.disturbed("server stopped and started"):
             self._server.stop()
-            self._server = TritonServer(self._server.options)
+            self._server = TritonServer(self._server.options).start()
 
     def kill(self) -> None:
         """Kill the server and start it again."""
         with self.disturbed("server killed and started"):
             os.kill(self._server.pid, signal.SIGKILL)
             self._server.kill()
-            self._server = TritonServer(self._server.options)
+            self._server = TritonServer(self._server.options).start()
 
     def kill_step(self) -> None:
         """Kill a step of the model; Triton continues without it until the server is replaced."""
@@ -146,7 +146,7 @@ class Run:
             os.kill(random.Random(self._seed).choice(stubs), signal.SIGKILL)
             time.sleep(_CRIPPLED_S)
             self._server.kill()
-            self._server = TritonServer(self._server.options)
+            self._server = TritonServer(self._server.options).start()
 
     def _control(self) -> ModelControl:
         return ModelControl(f"http://{self._server.http_url}", self._server.admin_key, timeout_s=60)
@@ -254,7 +254,7 @@ def run_isolation(
     root = folder / "model_repository"
     root.mkdir()
     make_repository(root)
-    server = TritonServer(ServerOptions.on_free_ports(root, MODEL))
+    server = TritonServer(ServerOptions.on_free_ports(root, MODEL)).start()
     run = Run(server, root, requests, seed)
     try:
         run.go(ways, disturbances)

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     probe = HealthProbe(url, arguments.metrics_url or f"http://{host}:8002/metrics", arguments.timeout)
     models = arguments.models
     if not models:
-        models = [name for name in Repository(arguments.repository).models() if probe.is_loaded(name)]
+        models = [name for name in Repository(arguments.repository).models() if probe.is_ready(name)]
         if not models:
             raise ServerError(
                 f"The server at {url} does not answer, or has no model of {arguments.repository} loaded; name the "

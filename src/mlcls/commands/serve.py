@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -13,7 +13,7 @@ from mlcls.commands.options import add_repository_option
 from mlcls.errors import MlclsError, ServerError
 from mlcls.repository.settings import TARGETS
 from mlcls.server.logs import LOG_FORMAT_VARIABLE, LOG_FORMATS, LogFormat, read_log_format
-from mlcls.server.options import DEFAULT_TRACE_EVERY
+from mlcls.server.options import DEFAULT_TRACE_RATE
 
 if TYPE_CHECKING:
     from mlcls.server.logs import Announcements
@@ -70,7 +70,7 @@ def _add_log_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--trace-rate",
         type=int,
-        default=DEFAULT_TRACE_EVERY,
+        default=DEFAULT_TRACE_RATE,
         metavar="N",
         help="trace one request in N (default: %(default)s)",
     )
@@ -199,15 +199,24 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
         trace=None if arguments.trace_url is None else TraceSettings(arguments.trace_url, arguments.trace_rate),
     )
 
-    def start(owner: contextlib.ExitStack) -> TritonServer:
-        server = TritonServer(options, installation, owner)
+    stop_requested = False
+
+    def check_stop() -> None:
+        """Stop if the exception of `request_stop` was lost: Python drops what a signal handler raises during a fork."""
+        if stop_requested:
+            raise _StopRequested
+
+    def serve(server: TritonServer) -> None:
+        check_stop()
         announcements.say(
             f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
             f"{server.metrics_url}. Stop with Ctrl-C."
         )
-        return server
+        _serve(server, watching, arguments.poll, announcements, check_stop)
 
     def request_stop(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal stop_requested
+        stop_requested = True
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # the stop itself must not be interrupted
         raise _StopRequested
@@ -217,13 +226,12 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
             signal.signal(signum, request_stop)
         announcements.say(f"Loading {', '.join(options.models)} ...")
         _warn_about_cores(options, announcements)
-        with contextlib.ExitStack() as owner:
-            keep_serving(
-                lambda: start(owner),
-                lambda server: _serve(server, watching, arguments.poll, announcements),
-                Restarts(restarting) if arguments.supervise else None,
-                announcements.warn_now,
-            )
+        keep_serving(
+            lambda: TritonServer(options, installation),
+            serve,
+            Restarts(restarting) if arguments.supervise else None,
+            announcements.warn_now,
+        )
     except _StopRequested:
         announcements.say("Stopped.")
     return 0
@@ -241,14 +249,25 @@ def _warn_about_cores(options: ServerOptions, announcements: Announcements) -> N
             announcements.say(f"Warning: {name}: {mismatch}. {remedy}", "WARNING")
 
 
-def _serve(server: TritonServer, watching: WatchSettings, poll_s: float | None, announcements: Announcements) -> None:
+def _serve(
+    server: TritonServer,
+    watching: WatchSettings,
+    poll_s: float | None,
+    announcements: Announcements,
+    check_stop: Callable[[], None],
+) -> None:
     """Serve until there is a fault; with an interval, follow the repository's active versions."""
     from mlcls.server.supervision import watch
 
     if poll_s is None:
-        watch(server, watching)
+        watch(server, watching, check_stop)
     else:
         from mlcls.releases.follower import following
 
         with following(server, poll_s, announcements.say) as check_follower:
-            watch(server, watching, check_follower)
+
+            def check() -> None:
+                check_stop()
+                check_follower()
+
+            watch(server, watching, check)

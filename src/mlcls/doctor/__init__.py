@@ -1,1 +1,1 @@
-"""`mlcls doctor`: what a machine, a repository and a server are fit for."""
+"""`mlcls doctor`: check a machine, a repository and a running server."""

@@ -1,4 +1,4 @@
-"""What `mlcls doctor` looks at: facts of this machine, of a repository and of a running server, as plain values."""
+"""What `mlcls doctor` examines: facts of this machine, a repository and a running server, as plain values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings
 
 Version = tuple[int, ...]
 
-# Version of the tritonserver in a release of the wheel nvidia-pytriton; the program itself does not tell.
+# Version of tritonserver by release of the wheel nvidia-pytriton; the program itself does not report it.
 EMBEDDED_VERSIONS: Final[Mapping[str, Version]] = {"0.7.0": (2, 51, 0)}
 
 
@@ -20,9 +20,9 @@ class TritonFacts:
     """A tritonserver that could be started here.
 
     Attributes:
-        path: Its program.
-        version: `(2, 75, 0)`; None where nothing tells.
-        is_embedded: Whether it is the one of the wheel, which `mlcls serve` binds to this machine only.
+        path: The program.
+        version: `(2, 75, 0)`; None if unknown.
+        is_embedded: Whether it comes from the wheel; `mlcls serve` then binds it to this machine only.
     """
 
     path: str
@@ -36,10 +36,10 @@ class ServedModelFacts:
 
     Attributes:
         name: Name of its ensemble.
-        pixels_bytes: One image between two steps.
+        pixels_bytes: Size of one image between two steps.
         weights_bytes: Size of each model file of the active version's engine, by name.
-        faults: What is wrong with its folders or configurations, in words.
-        plan_fault: Why its TensorRT plan does not run here; None where it does, or where there is none.
+        faults: What is wrong with its folders or configurations, one text each.
+        plan_fault: Why its TensorRT plan does not run here; None if it does, or if there is none.
         settings: How it is served on each target.
     """
 
@@ -58,7 +58,7 @@ class RepositoryFacts:
     Attributes:
         path: Its folder.
         models: The imported models.
-        disk_free_bytes: Free space of its disk.
+        disk_free_bytes: Free space on its disk.
     """
 
     path: str
@@ -71,11 +71,11 @@ class ServerFacts:
     """A running tritonserver, asked without a key.
 
     Attributes:
-        url: Of its HTTP API.
+        url: URL of its HTTP API.
         is_local: Whether the address is of this machine only.
-        version: What it says about itself; None where it did not answer.
-        open_apis: Those of the APIs to be closed that answered.
-        fault: Why nothing could be learned; None where it answered.
+        version: The version it reports; None if it reports none.
+        open_apis: APIs that answered but should be closed.
+        fault: Why it could not be asked; None if it answered.
     """
 
     url: str
@@ -92,16 +92,16 @@ class MachineFacts:
     Attributes:
         python: Version of the running Python.
         glibc: Version of glibc; None with another C library.
-        cores: Processors that this process may use.
-        memory_bytes: Memory that is available: free, or what the container's limit leaves.
-        shared_memory_bytes: Size of /dev/shm; None where there is none.
-        cpu_flags: Flags of the processor; empty where they are not known.
-        gpus: GPUs that the driver shows.
-        tensorrt: Version of TensorRT's library; None where there is none.
-        triton: The tritonserver; None where there is none.
+        cores: Processor cores that this process may use.
+        memory_bytes: Available memory: what is free, or what the container's limit leaves.
+        shared_memory_bytes: Size of /dev/shm; None if there is none.
+        cpu_flags: Flags of the processor; empty if unknown.
+        gpus: GPUs that the driver reports.
+        tensorrt: Version of TensorRT's library; None if there is none.
+        triton: The tritonserver; None if there is none.
         triton_fault: Why there is none.
-        repository: The model repository; None where its folder does not exist.
-        server: A running server; None where none was named.
+        repository: The model repository; None if its folder does not exist.
+        server: The running server; None if none was named.
     """
 
     python: Version

@@ -1,4 +1,4 @@
-"""What this machine and this repository are fit for: findings that follow from `MachineFacts` and nothing else."""
+"""Findings of `mlcls doctor`, which follow from `MachineFacts` alone."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ from mlcls.doctor.facts import MachineFacts, RepositoryFacts, ServedModelFacts, 
 from mlcls.repository.names import INT8_FILE, PLAN_FILE, STEP_SUFFIXES
 from mlcls.repository.settings import MAX_BATCH_SIZE, TARGETS
 
-# An encoded image, as most are; for sizing memory that holds many.
+# Size of a typical encoded image, to estimate the memory for many.
 TYPICAL_IMAGE_BYTES: Final = 1 << 20
 
-# Memory of a served model: measured with all six in one server, 976 MB of FP32 weights and 4.1 GB in all processes.
+# Memory of a served model, measured with all six in one server: 976 MB of FP32 weights, 4.1 GB in all processes.
 MEMORY_PER_WEIGHT: Final = 3.5
 MEMORY_PER_MODEL_BYTES: Final = 120_000_000
 
 
 def needed_memory_bytes(model: ServedModelFacts) -> int:
-    """Return the memory of all processes; each engine has weights of its own."""
+    """Return the memory that all processes of a model need; each engine instance has its own weights."""
     engine = int(MEMORY_PER_WEIGHT * max(model.weights_bytes.values(), default=0))
     return engine * _most_instances(model)[1] + MEMORY_PER_MODEL_BYTES
 
 
 def needed_shared_memory_bytes(model: ServedModelFacts) -> int:
-    """Return full batches in each process that runs at once: encoded and decoded images, then pixels."""
+    """Return the shared memory for full batches in all processes at once: encoded images and pixels."""
     preprocess, engine = _most_instances(model)
     batch = model.settings.max_batch_size
     return preprocess * batch * (TYPICAL_IMAGE_BYTES + model.pixels_bytes) + engine * batch * model.pixels_bytes
 
 
 def _most_instances(model: ServedModelFacts) -> tuple[int, int]:
-    """Return the processes of preprocess and of the engine, on the target that has most."""
+    """Return the instances of preprocess and of the engine, on the target that has the most of each."""
     settings = [model.settings.of(target) for target in TARGETS]
     return max(each.preprocess_instances for each in settings), max(each.engine_instances for each in settings)
 
 
 Level = Literal["ok", "note", "warning", "problem"]
 
-# Triton before 2.71.0 (container 26.07) lacks fixes of NVIDIA's security bulletins of 2025 and 2026 (5687 to 5875).
+# Triton before 2.71.0 (container 26.07) lacks fixes from NVIDIA's security bulletins of 2025 and 2026 (5687 to 5875).
 SECURITY_FLOOR: Final[Version] = (2, 71)
 
 OLDEST_PYTHON: Final[Version] = (3, 10)
 NEWEST_PYTHON: Final[Version] = (3, 12)
-# What the embedded tritonserver is linked with.
+# The embedded tritonserver is linked with it.
 OLDEST_GLIBC: Final[Version] = (2, 35)
 
-# A version that is being built or published lies beside the one that is served.
+# Free disk that a new version or engine may need, in sizes of a model: it is written beside the one that is served.
 DISK_IN_MODELS: Final = 2
 MIN_DISK_BYTES: Final = 200_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was examined.
 
     Attributes:
         level: `problem`: something will not work, or is open to others. `warning`: it may not. `note`: worth knowing.
-        topic: What was looked at, in a word or two.
+        topic: What was examined, in a word or two.
         found: What was found, one line.
-        remedy: What to do, one line; empty where there is nothing to do.
+        remedy: What to do, one line; empty if there is nothing to do.
     """
 
     level: Level
@@ -81,7 +81,7 @@ def _check_python(facts: MachineFacts) -> Iterator[Finding]:
         yield Finding("ok", "Python", found)
     else:
         wanted = f"{_text(OLDEST_PYTHON)} to {_text(NEWEST_PYTHON)}"
-        yield Finding("problem", "Python", found, f"Run mlcls with Python {wanted}: Triton's stubs are for these.")
+        yield Finding("problem", "Python", found, f"Run mlcls with Python {wanted}, which Triton has stubs for.")
     if facts.glibc is None:
         yield Finding("problem", "glibc", "no glibc", "Use Linux with glibc: the wheels and Triton need it.")
     elif facts.glibc < OLDEST_GLIBC:
@@ -94,7 +94,7 @@ def _check_python(facts: MachineFacts) -> Iterator[Finding]:
 def _check_triton(facts: MachineFacts) -> Iterator[Finding]:
     triton = facts.triton
     if triton is None:
-        remedy = "Install mlcls with its extra 'serve', or name another Triton with --tritonserver."
+        remedy = "Install mlcls with its extra 'serve', or choose another Triton with --tritonserver."
         yield Finding("problem", "Triton", facts.triton_fault or "no tritonserver", remedy)
         return
     found = f"Triton {_text(triton.version)} at {triton.path}"
@@ -106,7 +106,7 @@ def _check_triton(facts: MachineFacts) -> Iterator[Finding]:
             "Keep it on 127.0.0.1, as mlcls serve does; for other addresses use the container (docker-compose.yml).",
         )
     elif triton.version is None:
-        yield Finding("warning", "Triton", found, "Start it and ask it: mlcls doctor --url HOST:PORT.")
+        yield Finding("warning", "Triton", found, "Start it and check its version: mlcls doctor --url HOST:PORT.")
     else:
         yield _judge_version(found, "Triton", triton.version)
 
@@ -117,15 +117,15 @@ def _judge_version(found: str, topic: str, version: Version) -> Finding:
     return Finding(
         "problem",
         topic,
-        f"{found}, older than {_text(SECURITY_FLOOR)} (26.07) and open to known attacks",
-        "Take the image that .env pins.",
+        f"{found}, older than {_text(SECURITY_FLOOR)} (26.07), has known vulnerabilities",
+        "Use the image pinned in .env.",
     )
 
 
 def _check_shared_memory(facts: MachineFacts) -> Iterator[Finding]:
     topic = "shared memory"
     if facts.shared_memory_bytes is None:
-        yield Finding("problem", topic, "no /dev/shm", "Mount it: Triton's Python backends hand tensors through it.")
+        yield Finding("problem", topic, "no /dev/shm", "Mount it: Triton's Python backends pass tensors through it.")
         return
     needed = sum(map(needed_shared_memory_bytes, _models(facts)))
     found = f"/dev/shm has {_size(facts.shared_memory_bytes)}, the imported models need {_size(needed)} at full load"
@@ -136,7 +136,7 @@ def _check_shared_memory(facts: MachineFacts) -> Iterator[Finding]:
 
 
 def _check_queues(facts: MachineFacts) -> Iterator[Finding]:
-    """Yield full queues hold requests of up to a whole batch; the memory is Triton's own."""
+    """Compare the memory with what full queues hold, each request up to a full batch."""
     models = _models(facts)
     if not models:
         return
@@ -144,15 +144,13 @@ def _check_queues(facts: MachineFacts) -> Iterator[Finding]:
     worst = single * MAX_BATCH_SIZE
     sizes = sorted({model.settings.queue.max_queue_size for model in models})
     found = (
-        f"{' or '.join(map(str, sizes))} requests wait before each of {len(STEP_SUFFIXES)} steps at most: "
+        f"up to {' or '.join(map(str, sizes))} requests wait before each of {len(STEP_SUFFIXES)} steps: "
         f"{_size(single)} if each has one image, {_size(worst)} if each has {MAX_BATCH_SIZE}"
     )
     if worst <= facts.memory_bytes:
         yield Finding("ok", "queues", found)
     else:
-        remedy = (
-            "Give them a smaller queue.max_queue_size in serving.json, or limit requests in front (the gateway does)."
-        )
+        remedy = "Set a smaller queue.max_queue_size in serving.json, or limit requests with the gateway."
         yield Finding("warning" if single > facts.memory_bytes else "note", "queues", found, remedy)
 
 
@@ -161,7 +159,7 @@ def _check_memory(facts: MachineFacts) -> Iterator[Finding]:
     if not models:
         return
     needed = sum(map(needed_memory_bytes, models))
-    found = f"{_size(facts.memory_bytes)} available, all imported models in one server take some {_size(needed)}"
+    found = f"{_size(facts.memory_bytes)} available, all imported models in one server need about {_size(needed)}"
     if needed > facts.memory_bytes:
         yield Finding("problem", "memory", found, "Serve fewer of them at once, or on a larger machine.")
     elif needed > 0.7 * facts.memory_bytes:
@@ -172,18 +170,18 @@ def _check_memory(facts: MachineFacts) -> Iterator[Finding]:
 
 def _check_processor(facts: MachineFacts) -> Iterator[Finding]:
     if not facts.cpu_flags:
-        yield Finding("note", "processor", f"{facts.cores} cores, features unknown", "Measure FP32 and INT8 both.")
+        yield Finding("note", "processor", f"{facts.cores} cores, features unknown", "Measure both FP32 and INT8.")
         return
     bf16, int8 = find_bf16_units(facts.cpu_flags), find_int8_units(facts.cpu_flags)
     if bf16:
         yield Finding(
             "note",
             "processor",
-            f"{facts.cores} cores with {', '.join(bf16)}: the target cpu may compute in bf16 and give other scores",
-            "Compare what it serves: mlcls verify MODEL --candidate served=HOST:PORT; the others are kept at f32.",
+            f"{facts.cores} cores with {', '.join(bf16)}: the target cpu may compute in bf16, with different scores",
+            "Check its scores: mlcls verify MODEL --candidate served=HOST:PORT. The other targets are pinned to f32.",
         )
     else:
-        yield Finding("ok", "processor", f"{facts.cores} cores without {' or '.join(BF16_FLAGS)}: no drift to bf16")
+        yield Finding("ok", "processor", f"{facts.cores} cores without {' or '.join(BF16_FLAGS)}: no bf16 arithmetic")
     if int8:
         yield Finding("ok", "INT8", f"the processor has {', '.join(int8)}")
         return
@@ -206,10 +204,10 @@ def _check_gpu(facts: MachineFacts) -> Iterator[Finding]:
     plans = [model for model in _models(facts) if PLAN_FILE in model.weights_bytes]
     if facts.gpus:
         found = f"{', '.join(map(str, facts.gpus))}; TensorRT {facts.tensorrt or 'not installed'}"
-        remedy = "" if plans else "Use it: mlcls build-engine MODEL --engine tensorrt, in the image that serves."
+        remedy = "" if plans else "Use it: mlcls build-engine MODEL --engine tensorrt, in the serving image."
         yield Finding("ok" if plans else "note", "GPU", found, remedy)
     else:
-        yield Finding("note", "GPU", "the NVIDIA driver shows none: --target gpu cannot be served here")
+        yield Finding("note", "GPU", "the NVIDIA driver reports none: --target gpu cannot be served here")
     for model in plans:
         if model.plan_fault is None:
             yield Finding("ok", "plan", f"the plan of {model.name} fits this machine")
@@ -222,17 +220,17 @@ def _check_repository(facts: MachineFacts) -> Iterator[Finding]:
     topic = "repository"
     repository = facts.repository
     if repository is None:
-        remedy = "Name it with --repository, or import a model: mlcls import MODEL."
+        remedy = "Choose it with --repository, or import a model: mlcls import MODEL."
         yield Finding("warning", topic, "the folder does not exist", remedy)
         return
     if not repository.models:
         yield Finding("note", topic, f"{repository.path} has no imported model", "Import one: mlcls import MODEL.")
     for model in repository.models:
         for fault in model.faults:
-            yield Finding("problem", topic, fault, f"Until then {model.name} cannot be served.")
+            yield Finding("problem", topic, fault, f"{model.name} cannot be served until this is fixed.")
         if not model.faults:
             files = ", ".join(f"{name} {_size(size)}" for name, size in sorted(model.weights_bytes.items()))
-            yield Finding("ok", topic, f"{model.name}: {files}; as its manifest says")
+            yield Finding("ok", topic, f"{model.name}: {files}; they match the manifest")
     yield _check_disk(repository)
 
 
@@ -252,16 +250,18 @@ def _check_server(facts: MachineFacts) -> Iterator[Finding]:
     if server is None:
         return
     if server.fault is not None:
-        yield Finding("problem", "server", f"{server.url}: {server.fault}", "Start it, or name the HTTP port of one.")
+        yield Finding(
+            "problem", "server", f"{server.url}: {server.fault}", "Start it, or give the HTTP port of a running server."
+        )
         return
     if server.version is None:
-        yield Finding("warning", "server", f"{server.url} does not tell its version", "Is it a tritonserver?")
+        yield Finding("warning", "server", f"{server.url} does not report its version", "Is it a tritonserver?")
     elif server.is_local and server.version[:2] < SECURITY_FLOOR:
         yield Finding(
             "note",
             "server",
             f"Triton {_text(server.version)} at {server.url}, older than {_text(SECURITY_FLOOR)} (26.07)",
-            "Let nobody but this machine reach it.",
+            "Keep it reachable from this machine only.",
         )
     else:
         yield _judge_version(f"Triton {_text(server.version)} at {server.url}", "server", server.version)
@@ -277,11 +277,11 @@ def _check_server(facts: MachineFacts) -> Iterator[Finding]:
         yield Finding(
             "note" if server.is_local else "warning",
             "open APIs",
-            f"{server.url} tells its statistics without a key",
-            "Close them where others reach the server; the containers do.",
+            f"{server.url} shows its statistics without a key",
+            "Close them if others can reach the server, as the containers do.",
         )
     if not server.open_apis:
-        yield Finding("ok", "open APIs", f"{server.url} asks for a key")
+        yield Finding("ok", "open APIs", f"{server.url} requires a key")
 
 
 def _models(facts: MachineFacts) -> Sequence[ServedModelFacts]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import http.client
 import importlib.metadata
-import ipaddress
 import json
 import os
 import platform
 import re
 import shutil
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from mlcls.base.machine import Machine, read_cores, read_cpu_flags, read_machine
 from mlcls.doctor.facts import (
@@ -30,26 +26,27 @@ from mlcls.doctor.facts import (
     Version,
 )
 from mlcls.engines.tensorrt.plan import check_plan
-from mlcls.errors import MlclsError, ServerError
+from mlcls.errors import MlclsError
 from mlcls.repository.configurations import require_fresh
 from mlcls.repository.manifest import Manifest
 from mlcls.repository.models import Repository
 from mlcls.repository.names import PLAN_FILE, STEP_SUFFIXES
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS
+from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.installation import embedded_installation, system_installation
 
 _TIMEOUT_S: Final = 10.0
 
-# How each API that should be closed is asked: method and path.
-_API_REQUESTS: Final = {
-    "model-repository": ("POST", "/v2/repository/index"),
-    "shared-memory": ("GET", "/v2/systemsharedmemory/status"),
-    "logging": ("GET", "/v2/logging"),
-    "trace": ("GET", "/v2/trace/setting"),
-    "statistics": ("GET", "/v2/models/stats"),
+# The request that tests whether an API is closed: its path, and the body of a POST.
+_API_REQUESTS: Final[Mapping[str, tuple[str, bytes | None]]] = {
+    "model-repository": ("/v2/repository/index", b"{}"),
+    "shared-memory": ("/v2/systemsharedmemory/status", None),
+    "logging": ("/v2/logging", None),
+    "trace": ("/v2/trace/setting", None),
+    "statistics": ("/v2/models/stats", None),
 }
 
-# Where the kernel says how much memory a container may take, and how much it takes: cgroup 2, cgroup 1.
+# Files with a container's memory limit and usage: cgroup 2, cgroup 1.
 _MEMORY_LIMITS: Final = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -57,15 +54,15 @@ _MEMORY_LIMITS: Final = (
 
 
 def inspect_machine(root: Path, tritonserver: Path | None = None, url: str | None = None) -> MachineFacts:
-    """Look at everything that `mlcls doctor` judges; change nothing.
+    """Gather everything that `mlcls doctor` judges; change nothing.
 
     Args:
         root: The model repository.
-        tritonserver: Folder of a Triton like NVIDIA's container has it; by default the embedded one.
-        url: HTTP address of a running server, `HOST:PORT`; None asks none.
+        tritonserver: Folder of a Triton, laid out as in NVIDIA's container; by default the embedded one.
+        url: HTTP address of a running server, `HOST:PORT`; None asks no server.
 
     Raises:
-        ServerError: The address is none.
+        ServerError: The address is invalid.
     """
     machine = read_machine()
     triton: TritonFacts | None = None
@@ -102,20 +99,20 @@ def inspect_triton(tritonserver: Path | None) -> TritonFacts:
         release = importlib.metadata.version("nvidia-pytriton")
         return TritonFacts(str(executable), EMBEDDED_VERSIONS.get(release), is_embedded=True)
     executable = system_installation(tritonserver).executable
-    # NVIDIA's image says it in both places
+    # NVIDIA's image has the version in both places
     file = tritonserver / "TRITON_VERSION"
     text = file.read_text(encoding="utf-8") if file.is_file() else os.environ.get("TRITON_SERVER_VERSION", "")
     return TritonFacts(str(executable), parse_version(text), is_embedded=False)
 
 
 def parse_version(text: str) -> Version | None:
-    """Return the numbers at the start of a version; None where there are none."""
+    """Return the numbers at the start of a version; None if there are none."""
     match = re.match(r"\s*v?(\d+(?:\.\d+)*)", text)
     return tuple(map(int, match[1].split("."))) if match else None
 
 
 def read_available_memory(system: Path = Path("/")) -> int:
-    """Return bytes that a new process could take: what the system has, and no more than the container's limit leaves.
+    """Return the bytes available to a new process: what the system has, at most what the container's limit leaves.
 
     Args:
         system: Root of the file system.
@@ -134,7 +131,7 @@ def read_available_memory(system: Path = Path("/")) -> int:
 
 
 def inspect_repository(root: Path, machine: Machine) -> RepositoryFacts:
-    """Return the imported models of a repository, and what is wrong with each."""
+    """Return the imported models of a repository, with what is wrong with each."""
     repository = Repository(root)
     imported = [name for name in repository.models() if repository.is_imported(name)]
     models = tuple(_inspect_model(repository, name, machine) for name in imported)
@@ -173,50 +170,28 @@ def _find_faults(check: Callable[[], object]) -> Iterator[str]:
 
 
 def inspect_server(url: str) -> ServerFacts:
-    """Ask a server for its version, and for everything that only a key should open.
+    """Ask a server for its version, and for everything that should need a key.
 
     Args:
         url: `HOST:PORT`, or a URL.
 
     Raises:
-        ServerError: The address is none.
+        ServerError: The address is invalid.
     """
-    parts = urlsplit(url if "//" in url else f"http://{url}")
+    api = HttpApi(url, allow_proxy=True)
+    version = None
     try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or parts.scheme not in ("http", "https"):
-        raise ServerError(f"Expected the address of Triton's HTTP API like 127.0.0.1:8000, got {url!r}.")
-    base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-    is_local = _is_local(host)
-    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if is_local else []))
-    try:
-        status, body = _ask(opener, "GET", f"{base}/v2")
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        return ServerFacts(base, is_local, fault=f"no answer over HTTP ({reason}); is port {port or 80} its HTTP port?")
-    version = _version_of(body) if status == 200 else None
+        version = _version_of(api.request("/v2", _TIMEOUT_S))
+    except NoAnswerError as error:
+        return ServerFacts(api.url, api.is_local, fault=f"no answer over HTTP ({error}); is this its HTTP port?")
+    except HttpStatusError:
+        pass
     open_apis = []
-    for api, (method, path) in _API_REQUESTS.items():
-        try:
-            status, _ = _ask(opener, method, base + path)
-        except (OSError, http.client.HTTPException):
-            continue
-        if status == 200:
-            open_apis.append(api)
-    return ServerFacts(base, is_local, version, tuple(open_apis))
-
-
-def _ask(opener: urllib.request.OpenerDirector, method: str, url: str) -> tuple[int, bytes]:
-    """Return status and body of one request; a refusal is an answer too."""
-    request = urllib.request.Request(url, data=b"{}" if method == "POST" else None, method=method)
-    try:
-        with opener.open(request, timeout=_TIMEOUT_S) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, b""
+    for name, (path, data) in _API_REQUESTS.items():
+        with contextlib.suppress(HttpStatusError, NoAnswerError):
+            api.request(path, _TIMEOUT_S, data)
+            open_apis.append(name)
+    return ServerFacts(api.url, api.is_local, version, tuple(open_apis))
 
 
 def _version_of(body: bytes) -> Version | None:
@@ -224,10 +199,3 @@ def _version_of(body: bytes) -> Version | None:
         return parse_version(str(json.loads(body)["version"]))
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -226,9 +226,7 @@ def _served_version(control: ModelControl, name: str) -> int | None:
 def _unload_others(control: ModelControl, name: str, kept: set[int]) -> None:
     """Unload the steps of all other versions, after the requests that use them are answered."""
     states = control.states()
-    for (model, number), state in states.items():
-        if model == name and state.state == "UNLOADING":
-            control.wait_until_drained(name, number)
+    control.wait_until_drained([name])
     steps = {
         (step_name(name, suffix, number), number)
         for (_, number) in states

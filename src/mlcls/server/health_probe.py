@@ -1,30 +1,27 @@
-"""A probe that asks a server's models for real answers: ready is what answers, not what says that it is.
+"""A health probe that asks a server's models for real answers.
 
-Triton's readiness stays true where a step was killed or hangs. The probe sends a small picture through each ensemble,
-over HTTP, each time another one, so that no cache answers. A server under more load than it can bear refuses the probe
-or answers it late; it is well as long as it answers others.
+Triton still reports a model as ready when a step was killed or hangs. The probe sends a small picture through each
+ensemble over HTTP, a different one each time, so that no cache answers. An overloaded server refuses the probe or
+answers it late; it is healthy as long as it answers others.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import http.client
 import itertools
 import json
 import re
 import struct
 import time
-import urllib.error
-import urllib.request
 import zlib
 from typing import Final, Literal
 from urllib.parse import quote
 
 from mlcls.backends.pulse import PROBE_REQUEST_ID
 from mlcls.model.contract import TENSORS
+from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 
 DEFAULT_PROBE_TIMEOUT_S: Final = 10.0
-
 
 _SIDE: Final = 16
 _POLL_INTERVAL_S: Final = 0.1
@@ -38,8 +35,8 @@ class Health:
 
     Attributes:
         model: The ensemble.
-        verdict: `answers`; `busy`: it answers others, but did not answer the probe; `fails`.
-        reason: Why it does not answer; empty where it does.
+        verdict: `answers`; `busy`: it answered others, but not the probe; `fails`.
+        reason: Why it does not answer; empty if it does.
     """
 
     model: str
@@ -49,35 +46,28 @@ class Health:
     def __str__(self) -> str:
         texts = {
             "answers": f"{self.model} answers",
-            "busy": f"{self.model} is busy: it answers others, but not the probe: {self.reason}",
+            "busy": f"{self.model} is busy: it answers others but not the probe: {self.reason}",
             "fails": f"{self.model} does not answer: {self.reason}",
         }
         return texts[self.verdict]
 
 
 class HealthProbe:
-    """Asks the models of one server."""
+    """Probes the models of one server."""
 
     def __init__(self, http_url: str, metrics_url: str, timeout_s: float = DEFAULT_PROBE_TIMEOUT_S) -> None:
         """Ask nothing yet.
 
         Args:
             http_url: `host:port` of the HTTP API.
-            metrics_url: URL of the Prometheus metrics, which tell whether others are answered.
+            metrics_url: URL of the Prometheus metrics, which show whether others are answered.
             timeout_s: How long an answer may take.
         """
-        self._http_url, self._metrics_url, self._timeout_s = http_url, metrics_url, timeout_s
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({})
-        )  # a proxy has no way to this machine
+        self._api, self._metrics, self._timeout_s = HttpApi(http_url), HttpApi(metrics_url), timeout_s
         self._numbers = itertools.count(time.time_ns())
 
     def ask(self, model: str) -> Health:
-        """Send a picture through an ensemble.
-
-        Returns:
-            Within twice the timeout.
-        """
+        """Send a picture through an ensemble; takes at most twice the timeout."""
         deadline = time.monotonic() + self._timeout_s
         answered_before = self._count_answers(model)
         reason = self._infer(model)
@@ -92,17 +82,12 @@ class HealthProbe:
             time.sleep(_POLL_INTERVAL_S)
         return Health(model, "fails", reason)
 
-    def is_loaded(self, model: str) -> bool:
-        """Return whether the server says that a model is ready; False too where no server does."""
-        url = f"http://{self._http_url}/v2/models/{quote(model, safe='')}/ready"
-        try:
-            with self._opener.open(url, timeout=self._timeout_s) as response:
-                return bool(response.status == 200)
-        except (OSError, http.client.HTTPException):
-            return False
+    def is_ready(self, model: str) -> bool:
+        """Return whether the server reports a model as ready; False too if it does not answer."""
+        return self._api.is_ready(model, timeout_s=self._timeout_s)
 
     def _infer(self, model: str) -> str | None:
-        """Ask once; None where a good answer came, else what came."""
+        """Ask once; return None for a good answer, else what came."""
         picture = make_picture(next(self._numbers))
         tensor = struct.pack("<I", len(picture)) + picture
         document = {
@@ -116,41 +101,32 @@ class HealthProbe:
                 }
             ],
             "outputs": [{"name": TENSORS.status}],
-            "parameters": {"timeout": int(self._timeout_s * 1e6)},  # nobody works on it once nobody waits for it
+            "parameters": {"timeout": int(self._timeout_s * 1e6)},  # no work on it once nobody waits for it
         }
         header = json.dumps(document).encode()
-        request = urllib.request.Request(
-            f"http://{self._http_url}/v2/models/{quote(model, safe='')}/infer",
-            data=header + tensor,
-            headers={"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"},
-        )
+        headers = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
         try:
-            with self._opener.open(request, timeout=self._timeout_s) as response:
-                status = json.loads(response.read())["outputs"][0]["data"][0]
-        except urllib.error.HTTPError as error:
-            return f"HTTP status {error.code}, {_read_text(error)}"
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            if isinstance(reason, TimeoutError):
-                return f"no answer within {self._timeout_s:g} s"
-            return str(reason) or type(reason).__name__
+            path = f"/v2/models/{quote(model, safe='')}/infer"
+            answer = self._api.request(path, self._timeout_s, header + tensor, headers)
+            status = json.loads(answer)["outputs"][0]["data"][0]
+        except (HttpStatusError, NoAnswerError) as error:
+            return str(error)[:300]
         except (ValueError, KeyError, IndexError, TypeError):
-            return "an answer that is none of a model of this project"
+            return "its answer is not that of an imported model"
         return None if status == "OK" else f"the status {status!r}"
 
     def _count_answers(self, model: str) -> int | None:
-        """Return requests that an ensemble has answered so far; None where the server does not tell."""
+        """Return the number of requests that an ensemble has answered so far; None if the metrics cannot be read."""
         pattern = re.compile(rf'nv_inference_request_success\{{[^}}]*model="{re.escape(model)}"[^}}]*\}} ([0-9.e+]+)')
         try:
-            with self._opener.open(self._metrics_url, timeout=self._timeout_s) as response:
-                text = response.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException):
+            text = self._metrics.request("", self._timeout_s).decode(errors="replace")
+        except (HttpStatusError, NoAnswerError):
             return None
         return sum(int(float(value)) for value in pattern.findall(text))
 
 
 def make_picture(number: int) -> bytes:
-    """Return a small PNG whose pixels are a number: each number gives another one."""
+    """Return a small PNG whose pixels encode a number, so that each number gives a different picture."""
     row = b"\0" + (number % (1 << 64)).to_bytes(8, "little") * (3 * _SIDE // 8)
     header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row * _SIDE)), (b"IEND", b""))
@@ -158,11 +134,3 @@ def make_picture(number: int) -> bytes:
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks
     )
-
-
-def _read_text(error: urllib.error.HTTPError) -> str:
-    text = error.read().decode(errors="replace")
-    try:
-        return str(json.loads(text)["error"])[:300]
-    except (ValueError, KeyError, TypeError):
-        return text[:300] or "no text"

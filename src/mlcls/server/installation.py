@@ -18,9 +18,9 @@ BACKENDS: Final = ("mlcls_preprocess", "mlcls_engine", "mlcls_postprocess")
 # Environment variable that names the folder of the Python backends.
 BACKENDS_VARIABLE: Final = "MLCLS_PYTHON_BACKENDS"
 
-# Environment of the server, where the caller's does not set it: malloc keeps the memory of a decoded photo for the
-# next one instead of giving it back. The page faults cost as much as decoding: 6.5 ms without, 4.3 ms with this, for
-# decoding and resizing a JPEG file of 640x480 on one core.
+# Environment of the server unless the caller's sets it: malloc keeps the memory of a decoded photo for the next one
+# instead of returning it. The page faults cost as much as decoding: decoding and resizing a 640x480 JPEG on one core
+# takes 6.5 ms without this and 4.3 ms with it.
 ALLOCATOR_VARIABLES: Final = {name: str(256 << 20) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")}
 
 
@@ -32,7 +32,7 @@ class TritonInstallation:
         executable: The `tritonserver` program.
         backends: Folder with its backends.
         library_folders: Folders that the dynamic linker must search.
-        stub: Stub process of the python backend for the running Python's version, where it is not beside the backend.
+        stub: Stub process of the python backend for the running Python's version, if it is not beside the backend.
     """
 
     executable: Path
@@ -53,9 +53,8 @@ class TritonInstallation:
             python = folder / "python"
             python.mkdir()
             for file in sorted((self.backends / "python").iterdir()):
-                shutil.copyfile(
-                    file, python / file.name
-                )  # Triton loads no library through a link that leaves the folder
+                # not linked: Triton loads no library through a link that leaves the folder
+                shutil.copyfile(file, python / file.name)
             stub = python / self.stub.name
             shutil.copyfile(self.stub, stub)
             stub.chmod(0o755)  # a wheel keeps no run bit
@@ -64,20 +63,20 @@ class TritonInstallation:
             (folder / name).symlink_to(own / name)
 
     def environment(self) -> dict[str, str]:
-        """Return environment variables of the server process."""
+        """Return the environment variables of the server process."""
         environment = dict(os.environ)
         known = environment.get("LD_LIBRARY_PATH")
         folders = [str(folder) for folder in self.library_folders] + ([known] if known else [])
         if folders:
             environment["LD_LIBRARY_PATH"] = os.pathsep.join(folders)
-        # The stub process embeds an isolated Python: it ignores PYTHONPATH and takes the environment of the `python3`
-        # that it finds first.
+        # The stub process embeds an isolated Python: it ignores PYTHONPATH and uses the environment of the first
+        # `python3` on the PATH.
         environment["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), environment.get("PATH", os.defpath)])
         return ALLOCATOR_VARIABLES | environment
 
 
 def embedded_installation() -> TritonInstallation:
-    """Return the tritonserver that the wheel `nvidia-pytriton` carries.
+    """Return the tritonserver of the wheel `nvidia-pytriton`.
 
     Raises:
         MissingExtraError: The wheel is not installed.
@@ -103,7 +102,7 @@ def embedded_installation() -> TritonInstallation:
 
 
 def system_installation(root: Path) -> TritonInstallation:
-    """Return a tritonserver in a folder laid out as NVIDIA's container has it (`/opt/tritonserver`).
+    """Return the tritonserver of a folder laid out like `/opt/tritonserver` in NVIDIA's container.
 
     Raises:
         ServerError: The folder has no tritonserver.
@@ -118,7 +117,7 @@ def find_backends() -> Path:
     """Return the folder of the three Python backends: `$MLCLS_PYTHON_BACKENDS`, beside the package, or the checkout's.
 
     Raises:
-        RepositoryError: It is not found.
+        RepositoryError: It does not exist.
     """
     package = Path(__file__).resolve().parents[1]
     named = os.environ.get(BACKENDS_VARIABLE)

@@ -1,7 +1,7 @@
-"""Log lines as JSON objects: those of `mlcls serve` itself, and Triton's, which this translates.
+"""Log lines as JSON objects, both those of `mlcls serve` itself and Triton's, which are translated.
 
-Triton 2.51 writes text only. A pump reads it from a pipe and writes one object for each message, however many lines the
-message has; what it cannot read becomes the message of an object of its own, so that every line of the output parses.
+Triton 2.51 writes text only. A pump reads it from a pipe and writes one object per message, however many lines the
+message has. Text that it cannot parse becomes the message of an object of its own, so every line of the output parses.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _LINE: Final = re.compile(
 )
 _LEVELS: Final = {"E": "ERROR", "W": "WARNING", "I": "INFO"}
 
-# A message that does not end is written in pieces of this length.
+# A message without an end is written in pieces of this length.
 _MAX_CHARACTERS: Final = 1 << 16
-# How long a message of several lines is waited for.
+# How long to wait for the next line of a message.
 _PAUSE_S: Final = 0.2
 _TAIL_LINES: Final = 2000
 
 
 def read_log_format(given: str | None, environment: Mapping[str, str] = os.environ) -> LogFormat:
-    """Return the format that was asked for, by the option or else by the environment.
+    """Return the format that the option, or else the environment, asks for.
 
     Raises:
-        ConfigError: The environment names another one.
+        ConfigError: The environment names an unknown format.
     """
     name = given or environment.get(LOG_FORMAT_VARIABLE) or "text"
     for known in LOG_FORMATS:
@@ -59,10 +59,10 @@ def read_log_format(given: str | None, environment: Mapping[str, str] = os.envir
 
 
 class JsonLog:
-    """Writes objects to a stream, a line each; several threads may use it at once."""
+    """Writes objects to a stream, one per line; safe to use from several threads."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        """Write to the stream, which stays the caller's."""
+        """Keep the stream; the caller closes it."""
         self._stream = stream
         self._lock = threading.Lock()
 
@@ -75,29 +75,29 @@ class JsonLog:
 
 
 def make_record(level: str, logger: str, message: str, time: str | None = None, **fields: Any) -> Record:
-    """Return the content of a line.
+    """Return the object of one line.
 
     Args:
         level: `INFO`, `WARNING` or `ERROR`.
         logger: `mlcls` or `tritonserver`.
-        message: For people.
-        time: When, in RFC 3339; by default now.
-        fields: What else is known, for programs.
+        message: Text for people.
+        time: Time in RFC 3339; by default now.
+        fields: Further fields, for programs.
     """
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {"time": time or now, "level": level, "logger": logger, "message": message, **fields}
 
 
 class TritonLines:
-    """Puts the objects together from lines."""
+    """Assembles Triton's lines into objects."""
 
     def __init__(self) -> None:
-        """No line came yet."""
+        """Start without lines."""
         self._open: Record | None = None
         self._texts: list[str] = []
 
     def add(self, line: str) -> list[Record]:
-        """Take a line without its end; give the messages that it ends."""
+        """Add a line without its line break, and return the messages that it completes."""
         match = _LINE.fullmatch(line)
         if match is None:
             if not line.strip() and any(self._texts):  # after a table, for example
@@ -118,7 +118,7 @@ class TritonLines:
         return [*ended, *self.finish()] if is_whole else ended
 
     def finish(self) -> list[Record]:
-        """Return the message that is open, if any."""
+        """Return the message that is still open, if any."""
         record, text = self._open, "\n".join(self._texts).strip()
         self._open, self._texts = None, []
         if record is None or not text:
@@ -139,7 +139,7 @@ def _unquote(text: str) -> str:
 
 
 def _with_fields(record: Record) -> Record:
-    """Return what a refused request's line says, as fields; that of this project's own code alone is believed."""
+    """Return a record with the fields of a refused request's line; only lines of this project's own code count."""
     message = record["message"]
     if record.get("source", "").startswith(f"{REFUSED_SOURCE}:") and message.startswith(REFUSED):
         try:
@@ -153,14 +153,14 @@ def _with_fields(record: Record) -> Record:
 
 
 class TritonLogPump:
-    """Reads Triton's text from a pipe and writes objects, in a thread of its own."""
+    """Reads Triton's text from a pipe and writes objects, in its own thread."""
 
     def __init__(self, pipe: IO[bytes], write: Callable[[Record], None]) -> None:
-        """Start.
+        """Start the thread.
 
         Args:
-            pipe: The end to read from; closed at the end.
-            write: Takes each object.
+            pipe: The end to read from; closed when it ends.
+            write: Called with each object.
         """
         self._pipe = pipe
         self._write = write
@@ -171,18 +171,18 @@ class TritonLogPump:
 
     @classmethod
     def start(cls, process: subprocess.Popen[bytes], log: IO[bytes] | None) -> TritonLogPump:
-        """Read a process's standard output and write to a stream, by default to this process's own output."""
+        """Read a process's standard output and write to a stream, by default this process's own standard output."""
         pipe = process.stdout
         if pipe is None:
             raise ValueError("Expected a process whose standard output is a pipe.")
         return cls(pipe, JsonLog(sys.stdout.buffer if log is None else log).write)
 
     def tail(self) -> str:
-        """Return the last lines as Triton wrote them."""
+        """Return the last lines, as Triton wrote them."""
         return "\n".join(self._tail)
 
     def join(self, timeout_s: float) -> None:
-        """Wait until everything is written; the pipe ends with the last process that holds its other end."""
+        """Wait until everything is written; the pipe ends with the last process that holds its write end."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -214,7 +214,7 @@ class TritonLogPump:
         for record in records:
             try:
                 self._write(record)
-            except (OSError, ValueError):  # a full disk, a closed reader: Triton must not wait for a pipe nobody reads
+            except (OSError, ValueError):  # full disk, closed reader: Triton must not block on a pipe nobody reads
                 continue
 
 
@@ -222,10 +222,10 @@ Level = Literal["INFO", "WARNING", "ERROR"]
 
 
 class Announcements:
-    """Writes lines: as text to standard output, and warnings to standard error; as JSON all to standard output."""
+    """Writes lines: text to standard output, with warnings on standard error; JSON to standard output only."""
 
     def __init__(self, log_format: LogFormat) -> None:
-        """Nothing is written yet."""
+        """Choose the format; nothing is written yet."""
         self.log = JsonLog(sys.stdout.buffer) if log_format == "json" else None
 
     def say(self, message: str, level: Level = "INFO") -> None:
@@ -243,28 +243,28 @@ class Announcements:
         self.say(message if self.log is not None else f"{datetime.now():%Y-%m-%d %H:%M:%S} {message}", "WARNING")
 
 
-# Lines that tell nothing about a machine without a GPU.
+# Harmless lines on a machine without a GPU.
 _HARMLESS: Final = re.compile(r"CudaDriverHelper|NVML|DCGM|CUDA driver version is insufficient")
 
 _TAIL_BYTES: Final = 1 << 20
 
-# As the path of the log: Triton's log goes to standard output, as a container's should.
+# Log path that sends Triton's log to standard output, as in a container.
 STANDARD_OUTPUT: Final = Path("-")
 
 
 def describe_end(log_path: Path, exit_status: int, tail: str | None = None) -> str:
-    """Return one line for a server that ended: the first reason in its log, else how the process ended.
+    """Return one line about a server that ended: how, and the first reason in its log.
 
     Args:
         log_path: The log.
-        exit_status: Of the process, negative for a signal.
-        tail: The log's last lines, where the file does not have them as Triton wrote them.
+        exit_status: Exit status of the process, negative for a signal.
+        tail: The log's last lines as Triton wrote them, if the file holds something else.
     """
     how = f"exit status {exit_status}" if exit_status >= 0 else f"signal {-exit_status}"
     if tail is not None:
-        return f"tritonserver ended with {how}: {find_reason(tail) or 'its log tells no reason'}"
+        return f"tritonserver ended with {how}: {find_reason(tail) or 'its log gives no reason'}"
     if log_path == STANDARD_OUTPUT:
-        return f"tritonserver ended with {how}; its log above tells why"
+        return f"tritonserver ended with {how}; see its log above"
     try:
         with log_path.open("rb") as file:
             file.seek(0, 2)
@@ -273,11 +273,11 @@ def describe_end(log_path: Path, exit_status: int, tail: str | None = None) -> s
     except OSError:
         text = ""
     reason = find_reason(text)
-    return f"tritonserver ended with {how}: {reason or 'its log tells no reason'}"
+    return f"tritonserver ended with {how}: {reason or 'its log gives no reason'}"
 
 
 def find_reason(log: str) -> str | None:
-    """Return the reason why a server could not start or run, from its log; None where the log has none."""
+    """Return the reason why a server could not start or run, from its log; None if the log has none."""
     errors: list[str] = []
     for line in log.splitlines():
         match = _LINE.fullmatch(line)
@@ -285,7 +285,7 @@ def find_reason(log: str) -> str | None:
             errors.append(match["text"].strip().strip('"').split("\\n")[0].strip())
         elif line.startswith("error: ") and not _HARMLESS.search(line):
             errors.append(line.removeprefix("error: ").strip())
-    # The first line is the cause, and later ones say that something could not go on because of it; but where a model is
-    # the cause, the line that names it comes second.
+    # The first line is the cause; later ones follow from it. But if a model is the cause, the line that names it comes
+    # second.
     named = [error for error in errors if error.startswith("failed to load '")]
     return (named or errors)[0][:600] if errors else None

@@ -1,18 +1,16 @@
-"""Model control of a running tritonserver over HTTP: what is loaded, load, unload, and draining."""
+"""Model control of a running tritonserver over HTTP: list, load, unload and drain models."""
 
 from __future__ import annotations
 
 import dataclasses
-import http.client
 import json
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from mlcls.errors import ModelControlError
+from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 
 _POLL_INTERVAL_S: Final = 0.02
@@ -21,7 +19,7 @@ _QUERY_TIMEOUT_S: Final = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class ModelState:
-    """What a server says about one version of a model.
+    """What a server reports about one version of a model.
 
     Attributes:
         state: `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`; empty for a model that was never loaded.
@@ -35,29 +33,24 @@ class ModelState:
 class ModelControl:
     """Loads and unloads models of a running server.
 
-    A server that polls its repository refuses both, and does them by itself: then the calls wait until it has.
+    A server that polls its repository refuses both and does them itself; `load` then waits until it has.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 300.0) -> None:
         """Connect to nothing yet.
 
         Args:
-            url: Of the HTTP API, `http://127.0.0.1:8000`.
-            key: Of the closed APIs.
+            url: `host:port` of the HTTP API, or a URL.
+            key: Key of the closed APIs.
             timeout_s: How long loading a model may take.
 
         Raises:
-            ModelControlError: The URL is none.
+            ServerError: The URL is not an HTTP address.
         """
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ModelControlError(f"Expected the URL of Triton's HTTP API like http://127.0.0.1:8000, got {url!r}.")
-        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._api = HttpApi(url, allow_proxy=True)
+        self.url = self._api.url
         self._headers = {"Content-Type": "application/json", **({ADMIN_KEY_HEADER: key} if key else {})}
         self._timeout_s = timeout_s
-        # a proxy has no way to this machine
-        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
-        self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
 
     def states(self) -> dict[tuple[str, int], ModelState]:
         """Return the state of each version of each model that was ever loaded.
@@ -73,16 +66,11 @@ class ModelControl:
         }
 
     def is_ready(self, model: str, version: int) -> bool:
-        """Return whether a version of a model answers requests; False too where no server does."""
-        path = f"/v2/models/{quote(model, safe='')}/versions/{version}/ready"
-        try:
-            with self._opener.open(self.url + path, timeout=_QUERY_TIMEOUT_S) as response:
-                return bool(response.status == 200)
-        except (OSError, http.client.HTTPException):
-            return False
+        """Return whether the server reports a version of a model as ready; False too if it does not answer."""
+        return self._api.is_ready(model, version, _QUERY_TIMEOUT_S)
 
     def load(self, model: str, version: int) -> None:
-        """Have a model loaded, again if it is, and wait until a version of it is ready.
+        """Load a model, or reload it, and wait until a version of it is ready.
 
         Raises:
             ModelControlError: The server cannot load it; the text has Triton's reason.
@@ -100,13 +88,17 @@ class ModelControl:
             if time.monotonic() > deadline:
                 raise ModelControlError(
                     f"{model}, version {version}, was not ready within {self._timeout_s:.0f} s at {self.url}"
-                    + ("; the server refuses model control: does it poll its repository?" if polls else "; see its log")
+                    + (
+                        "; the server refuses model control: does it poll its repository?"
+                        if polls
+                        else "; see its log."
+                    )
                     + " Give it more time with --ready-timeout."
                 )
             time.sleep(_POLL_INTERVAL_S)
 
     def unload(self, model: str) -> None:
-        """Have a model unloaded once its requests are answered; a server that polls keeps what is in its repository.
+        """Unload a model once its requests are answered; a server that polls keeps what is in its repository.
 
         Raises:
             ModelControlError: The server refuses.
@@ -116,27 +108,27 @@ class ModelControl:
         except _PollingError:
             return
 
-    def wait_until_drained(self, model: str, version: int) -> None:
-        """Wait until the requests that a version of a model had taken are answered, for as long as loading may take.
+    def wait_until_drained(self, models: Collection[str]) -> bool:
+        """Wait until the versions of some models that are being unloaded have answered the requests they accepted.
+
+        Returns:
+            Whether they have, within the time that loading may take.
 
         Raises:
             ModelControlError: The server cannot be asked.
         """
         deadline = time.monotonic() + self._timeout_s
-        while self.states().get((model, version), ModelState("")).state == "UNLOADING":
+        while any(name in models and state.state == "UNLOADING" for (name, _), state in self.states().items()):
             if time.monotonic() > deadline:
-                return
+                return False
             time.sleep(_POLL_INTERVAL_S)
+        return True
 
     def _post(self, path: str, document: Mapping[str, Any], timeout_s: float) -> bytes:
-        request = urllib.request.Request(
-            self.url + path, data=json.dumps(document).encode(), headers=self._headers, method="POST"
-        )
         try:
-            with self._opener.open(request, timeout=timeout_s) as response:
-                return bytes(response.read())
-        except urllib.error.HTTPError as error:
-            reason = _read_reason(error)
+            return self._api.request(path, timeout_s, json.dumps(document).encode(), self._headers)
+        except HttpStatusError as error:
+            reason = error.reason or f"HTTP status {error.status}"
             if "not allowed if polling is enabled" in reason:
                 raise _PollingError(reason) from None
             if "restricted" in reason:
@@ -144,24 +136,16 @@ class ModelControl:
                     f"{self.url} refuses model control: set {ADMIN_KEY_VARIABLE} to the key that the server was "
                     f"started with ({reason})."
                 ) from None
-            raise ModelControlError(f"Triton at {self.url} refuses: {_shorten(reason)}") from None
-        except (OSError, http.client.HTTPException) as error:
+            raise ModelControlError(f"Triton at {self.url} refused: {_shorten(reason)}") from None
+        except NoAnswerError as error:
             raise ModelControlError(
-                f"No answer from Triton's HTTP API at {self.url} ({getattr(error, 'reason', None) or error}). Is the "
-                f"server running (mlcls serve)? Without --url, only the repository is changed."
+                f"No answer from Triton's HTTP API at {self.url} ({error}). Is the server running (mlcls serve)? "
+                f"Without --url, only the repository is changed."
             ) from None
 
 
 class _PollingError(ModelControlError):
-    """The server polls its repository and takes no orders."""
-
-
-def _read_reason(error: urllib.error.HTTPError) -> str:
-    text = error.read().decode(errors="replace")
-    try:
-        return str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
-        return text or f"HTTP status {error.code}"
+    """The server polls its repository and allows no model control."""
 
 
 def _shorten(reason: str) -> str:
@@ -170,29 +154,24 @@ def _shorten(reason: str) -> str:
 
 
 def drain(url: str, key: str, models: Sequence[str], timeout_s: float) -> bool:
-    """Unload ensembles and wait until the requests that they had taken are answered.
+    """Unload ensembles and wait until the requests that they accepted are answered.
 
     SIGTERM alone is not enough: Triton then refuses a request that is between two steps of its ensemble. An ensemble
-    that is unloaded answers what it has taken, and refuses the rest at once, as unavailable.
+    that is unloaded answers what it accepted, and refuses the rest at once, as unavailable.
 
     Args:
         url: `host:port` of the HTTP API.
-        key: Of the closed APIs.
+        key: Key of the closed APIs.
         models: The ensembles.
-        timeout_s: How long to wait for all of it.
+        timeout_s: How long the requests may take.
 
     Returns:
-        Whether all were answered in time; False too where the server does not answer, or takes no orders.
+        Whether all were answered in time; False too if the server does not answer or does not allow model control.
     """
-    deadline = time.monotonic() + timeout_s
-    control = ModelControl(f"http://{url}", key, timeout_s)
+    control = ModelControl(url, key, timeout_s)
     try:
         for name in models:
             control.unload(name)
-        while any(name in models and state.state == "UNLOADING" for (name, _), state in control.states().items()):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL_INTERVAL_S)
+        return control.wait_until_drained(models)
     except ModelControlError:
         return False
-    return True

@@ -1,4 +1,4 @@
-"""How a tritonserver is served: its options, the key of its closed APIs, spans for OpenTelemetry, its command line."""
+"""Options of a tritonserver, the admin key of its closed APIs, tracing, and its command line."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from mlcls.errors import ConfigError, ServerError
 from mlcls.repository.settings import Target
 from mlcls.server.logs import LogFormat
 
-# APIs that change the server or read its memory; open ones would let any client unload a model.
+# APIs that change the server or read its memory. If they were open, any client could unload a model.
 CLOSED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
 
-# What Triton's deployment guide closes besides on a server that others can reach. The configuration of a model stays
-# open: the client learns from it how many images a request may hold.
+# Triton's deployment guide also closes these on a server that others can reach. The configuration of a model stays
+# open: it tells the client how many images a request may hold.
 CLOSED_APIS_IN_PRODUCTION: Final = (*CLOSED_APIS, "statistics")
 
-# How long requests in flight may take at the end of a server; as long as one may wait in a queue.
+# How long requests in flight may take when a server stops; as long as a request may wait in a queue.
 DEFAULT_DRAIN_TIMEOUT_S: Final = 30.0
 
-# Environment variable with the key of the closed APIs; without it, a random key that nobody knows closes them.
+# Environment variable with the key of the closed APIs. Without it, a random key that nobody knows closes them.
 ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
-# Header of an HTTP request that carries it.
+# HTTP header that carries the key.
 ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
 
-# What goes through a header and through Triton's option alike, spaces within included.
+# What fits in a header and in Triton's option; spaces are allowed, but not at either end.
 _KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
-# Every so manieth request is traced unless told otherwise.
-DEFAULT_TRACE_EVERY: Final = 100
+# By default, one request in 100 is traced.
+DEFAULT_TRACE_RATE: Final = 100
 
 SERVICE_NAME: Final = "mlcls"
 
-# Triton's option separates by commas; a name with a password would be seen by everyone who lists the processes.
+# No commas, which separate the parts of Triton's option, and no password, which the process list would show.
 _URL: Final = re.compile(
     r"https?://[\w.-]+(:\d{1,5})?(/[\w./~%+-]*)?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?(/[\w./~%+-]*)?"
 )
@@ -45,15 +45,15 @@ _URL: Final = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class TraceSettings:
-    """Where spans go.
+    """Where spans are sent.
 
     Attributes:
-        url: Of a collector's OTLP over HTTP, `http://localhost:4318/v1/traces` for example.
-        every: Every so manieth request is traced; 1 for all.
+        url: Collector's OTLP receiver over HTTP, `http://localhost:4318/v1/traces` for example.
+        rate: One request in this many is traced; 1 for all.
     """
 
     url: str
-    every: int = DEFAULT_TRACE_EVERY
+    rate: int = DEFAULT_TRACE_RATE
 
     def __post_init__(self) -> None:
         if not _URL.fullmatch(self.url):
@@ -61,16 +61,18 @@ class TraceSettings:
                 f"Expected --trace-url to be the http or https address of a collector's OTLP receiver without a name "
                 f"or password, http://localhost:4318/v1/traces for example, got {self.url!r}."
             )
-        if not 1 <= self.every <= 1_000_000:
-            raise ConfigError(f"Expected --trace-rate 1 (every request) to 1000000 (each millionth), got {self.every}.")
+        if not 1 <= self.rate <= 1_000_000:
+            raise ConfigError(
+                f"Expected --trace-rate 1 (every request) to 1000000 (one in a million), got {self.rate}."
+            )
 
     def arguments(self) -> list[str]:
-        """Return options of tritonserver."""
+        """Return the options of tritonserver."""
         return [
             "--trace-config=mode=opentelemetry",
             f"--trace-config=opentelemetry,url={self.url}",
             f"--trace-config=opentelemetry,resource=service.name={SERVICE_NAME}",
-            f"--trace-config=rate={self.every}",
+            f"--trace-config=rate={self.rate}",
             "--trace-config=level=TIMESTAMPS",
         ]
 
@@ -82,17 +84,17 @@ class ServerOptions:
     Attributes:
         repository: The model repository.
         models: Names of the ensembles.
-        target: Which engine.
+        target: The engine.
         host: IPv4 address or name to listen on.
         http_port: Port of the HTTP API.
         grpc_port: Port of the gRPC API.
         metrics_port: Port of the Prometheus metrics.
         ready_timeout_s: How long loading may take.
-        log_path: File for Triton's whole log, or `STANDARD_OUTPUT`; by default it is dropped once the server has ended.
+        log_path: File for Triton's whole log, or `STANDARD_OUTPUT`; by default it is deleted when the server has ended.
         closed_apis: Triton's names of the APIs that need the admin key.
         drain_timeout_s: How long requests in flight may take when the server is stopped.
-        log_format: Triton's own text, or a JSON object for each message.
-        trace: Where spans of requests are sent.
+        log_format: Triton's own text, or one JSON object per message.
+        trace: Where spans are sent; None for nowhere.
     """
 
     repository: Path
@@ -111,16 +113,16 @@ class ServerOptions:
 
     @classmethod
     def on_free_ports(cls, repository: Path, *models: str) -> ServerOptions:
-        """Return options for a server that only this process will talk to."""
+        """Return options for a server on ports that are free now."""
         http_port, grpc_port, metrics_port = free_ports(3)
         return cls(repository, models, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
 
 
 def read_admin_key() -> str:
-    """Return the key of the environment, else a random one.
+    """Return the environment's key, or a random one.
 
     Raises:
-        ServerError: The key of the environment has characters that a header cannot carry; it is not shown.
+        ServerError: The environment's key has characters that a header cannot carry; the text does not show it.
     """
     key = os.environ.get(ADMIN_KEY_VARIABLE)
     if not key:
@@ -128,7 +130,7 @@ def read_admin_key() -> str:
     if not _KEY.fullmatch(key):
         raise ServerError(
             f"{ADMIN_KEY_VARIABLE}: expected printable ASCII characters without spaces at the ends, got others, which "
-            f"no header carries; make a key: openssl rand -hex 32."
+            f"a header cannot carry; make a key: openssl rand -hex 32."
         )
     return key
 
@@ -142,8 +144,8 @@ def build_command(
         options: How to serve.
         executable: The program.
         backends: Folder of all backends.
-        shared_memory_prefix: Of the names of the server's regions in /dev/shm.
-        admin_key: Of the closed APIs.
+        shared_memory_prefix: Prefix of the names of the server's regions in /dev/shm.
+        admin_key: Key of the closed APIs.
     """
     key = f"{ADMIN_KEY_HEADER}={admin_key}"
     command = [
@@ -153,8 +155,8 @@ def build_command(
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in options.models),
         "--disable-auto-complete-config",
-        # Strict, the server is not ready while any model loads, nor ever again once one was unloaded: a load balancer
-        # would take it out at the first new version. At the start it is ready after its models in any case.
+        # With strict readiness, the server is not ready while any model loads, nor ever again after an unload: a load
+        # balancer would remove it at the first new version. At startup it is ready after its models either way.
         "--strict-readiness=false",
         "--exit-on-error=true",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",

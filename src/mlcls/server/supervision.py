@@ -1,17 +1,18 @@
-"""Watching a server, and starting it again: what `mlcls serve` does from the ready line to the end.
+"""Watching a server and restarting it: what `mlcls serve` does once the server is ready.
 
-A fault ends the server in any case. With restarts it is started again, after a pause that doubles from fault to fault
-and is short again once the server was well for a while; without, the command ends with the reason, so that whoever
-started it (systemd, Docker, Kubernetes) does the same.
+A fault always ends the server. With restarts, it is started again after a pause, which doubles with each fault and is
+reset once the server was healthy for a while. Without, the command ends with the reason, and whatever started it
+(systemd, Docker, Kubernetes) restarts it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from mlcls.errors import ConfigError, MlclsError, RestartsExhaustedError, ServerError, UnhealthyServerError
@@ -19,13 +20,13 @@ from mlcls.server.health_probe import DEFAULT_PROBE_TIMEOUT_S, HealthProbe
 from mlcls.server.process import TritonServer
 from mlcls.server.watchdog import DEFAULT_HANG_TIMEOUT_S, Watchdog
 
-# How often the processes are looked at.
+# How often the processes are checked.
 WATCH_INTERVAL_S: Final = 0.25
 
-# Probes in a row that a model must leave unanswered; one alone may have met a machine that was busy with other things.
+# A model is unhealthy after this many failed probes in a row; a single one may fail because the machine was busy.
 FAILED_PROBES: Final = 2
 
-# What a server that is not well is given to answer requests of the models that are.
+# How long an unhealthy server may still answer requests for its healthy models.
 ABANDON_TIMEOUT_S: Final = 2.0
 
 Say = Callable[[str], None]
@@ -37,8 +38,8 @@ class WatchSettings:
 
     Attributes:
         hang_timeout_s: How long a Python step may work on one request or batch.
-        probe_interval_s: How often each model is asked for an answer; 0 for never.
-        probe_timeout_s: How long such an answer may take.
+        probe_interval_s: How often each model is probed; 0 for never.
+        probe_timeout_s: How long the answer to a probe may take.
     """
 
     hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S
@@ -54,14 +55,14 @@ class WatchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class RestartSettings:
-    """How often and after which pauses a server is started again.
+    """How often and after which pauses a server is restarted.
 
     Attributes:
-        max_restarts: Within a window; one more ends the command.
+        max_restarts: Restarts allowed within a window; one more ends the command.
         window_s: Length of the window.
-        first_pause_s: Before the first restart.
+        first_pause_s: Pause before the first restart.
         longest_pause_s: The pause doubles up to this.
-        healthy_s: A server that was well for so long is restarted after the first pause again.
+        healthy_s: After a server was healthy for this long, the pause is the first one again.
     """
 
     max_restarts: int = 10
@@ -77,14 +78,14 @@ class RestartSettings:
 
 
 class Restarts:
-    """Counts restarts and tells how long to wait before each."""
+    """Counts restarts and decides how long to wait before each."""
 
     def __init__(self, settings: RestartSettings, clock_s: Callable[[], float] = time.monotonic) -> None:
-        """None has happened yet.
+        """Start with no restarts.
 
         Args:
-            settings: How many, and after which pauses.
-            clock_s: A clock that no change of the date moves.
+            settings: How many are allowed, and after which pauses.
+            clock_s: A monotonic clock, in seconds.
         """
         self._settings, self._clock_s = settings, clock_s
         self._times_s: deque[float] = deque()
@@ -92,7 +93,7 @@ class Restarts:
 
     @property
     def count(self) -> int:
-        """Restarts within the window."""
+        """Number of restarts within the window."""
         return len(self._times_s)
 
     def note(self, reason: str, healthy_s: float) -> float:
@@ -103,10 +104,10 @@ class Restarts:
             healthy_s: How long the server was ready before it.
 
         Returns:
-            How long to wait before the server is started again, in seconds.
+            How long to wait before the restart, in seconds.
 
         Raises:
-            RestartsExhaustedError: It was started again too often.
+            RestartsExhaustedError: The server was restarted too often.
         """
         settings, now_s = self._settings, self._clock_s()
         while self._times_s and now_s - self._times_s[0] > settings.window_s:
@@ -122,12 +123,12 @@ class Restarts:
 
 
 def watch(server: TritonServer, settings: WatchSettings, also: Callable[[], None] = lambda: None) -> None:
-    """Block while a server is well.
+    """Block while a server is healthy.
 
     Args:
-        server: It is ready.
-        settings: What to look at.
-        also: Called at each look; what it raises ends the watch.
+        server: A server that is ready.
+        settings: How to watch it.
+        also: Called at each check; what it raises ends the watch.
 
     Raises:
         ServerError: The server ended.
@@ -139,37 +140,38 @@ def watch(server: TritonServer, settings: WatchSettings, also: Callable[[], None
             server.wait(WATCH_INTERVAL_S)
             fault = watchdog.find_fault() or prober.fault
             if fault is not None:
-                server.wait(0)  # the end of the server, which takes its steps along, is the better reason
-                raise UnhealthyServerError(f"The server is not well: {fault}")
+                server.wait(0)  # if the server itself ended, that is the better reason
+                raise UnhealthyServerError(f"The server is unhealthy: {fault}")
             also()
 
 
 def keep_serving(
-    start: Callable[[], TritonServer], serve: Callable[[TritonServer], None], restarts: Restarts | None, say: Say
+    make: Callable[[], TritonServer], serve: Callable[[TritonServer], None], restarts: Restarts | None, say: Say
 ) -> None:
-    """Start a server and serve; again after each fault where restarts are wanted.
+    """Start a server and serve, again after each fault if restarts are allowed.
 
     Args:
-        start: Starts a server, which is ready then.
-        serve: Blocks while it is well, as `watch` does.
-        restarts: How often to start it again; None for never.
-        say: Takes one line for each event.
+        make: Returns a server that is not started.
+        serve: Called with the ready server; blocks while it is healthy, as `watch` does.
+        restarts: Counts restarts; None allows none.
+        say: Called with one line per event.
 
     Raises:
-        MlclsError: The server could not be started for the first time; without restarts: any fault.
-        RestartsExhaustedError: It was started again too often.
+        MlclsError: The first start failed; without restarts: any fault.
+        RestartsExhaustedError: The server was restarted too often.
     """
     was_ready = False
     fault_s: float | None = None
     while True:
         ready_s: float | None = None
         try:
-            server = start()
-            ready_s = time.monotonic()
-            if fault_s is not None:
-                say(f"Ready again, {ready_s - fault_s:.1f} s after the fault.")
-            was_ready = True
-            _serve_until_fault(server, serve)
+            with _ending(make()) as server:
+                server.start()
+                ready_s = time.monotonic()
+                if fault_s is not None:
+                    say(f"Ready again, {ready_s - fault_s:.1f} s after the fault.")
+                was_ready = True
+                serve(server)
         except MlclsError as error:
             if restarts is None or not was_ready:
                 raise
@@ -180,9 +182,11 @@ def keep_serving(
             time.sleep(pause_s)
 
 
-def _serve_until_fault(server: TritonServer, serve: Callable[[TritonServer], None]) -> None:
+@contextlib.contextmanager
+def _ending(server: TritonServer) -> Iterator[TritonServer]:
+    """End a server when the block ends; after a fault it has a short time to answer what it can."""
     try:
-        serve(server)
+        yield server
     except ServerError:
         server.abandon(ABANDON_TIMEOUT_S)
         raise
@@ -191,10 +195,10 @@ def _serve_until_fault(server: TritonServer, serve: Callable[[TritonServer], Non
 
 
 class _Prober(threading.Thread):
-    """Asks the models for answers, in a thread, as a server that hangs keeps it waiting.
+    """Probes the models, in a thread, because a hanging server keeps it waiting.
 
     Attributes:
-        fault: What is wrong, once something is.
+        fault: What is wrong; None while nothing is.
     """
 
     def __init__(self, server: TritonServer, settings: WatchSettings) -> None:

@@ -1,4 +1,4 @@
-"""The watchdog of a running server: it finds steps that were killed, are stopped or hang."""
+"""The watchdog of a running server: finds steps that were killed, are stopped or hang."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Final
 from mlcls.backends.pulse import read_pulses
 from mlcls.base.processes import ProcessState, read_process
 
-# How long one request or batch may take in a Python step; slow models on slow machines take a few seconds.
+# How long a Python step may work on one request or batch; slow models on slow machines take a few seconds.
 DEFAULT_HANG_TIMEOUT_S: Final = 60.0
 
-# A process that is stopped this long is not under a debugger for a moment.
+# A debugger may stop a process for a moment; longer than this is a fault.
 STOPPED_GRACE_S: Final = 2.0
 
 
 class Watchdog:
-    """Looks at the processes of one server; it costs less than a millisecond a look."""
+    """Checks the processes of one server; a check takes less than a millisecond."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Watchdog:
         hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Look at nothing yet.
+        """Check nothing yet.
 
         Args:
             server_pid: Process id of tritonserver.
@@ -43,27 +43,27 @@ class Watchdog:
         self._stopped_since_ns: dict[int, int] = {}
 
     def find_fault(self) -> str | None:
-        """Return what is wrong with a process of the server, as the beginning of a sentence; None where nothing is."""
+        """Return what is wrong with a process of the server, as the start of a sentence; None if nothing is."""
         if self._is_stopped_long(self._server_pid, read_process(self._server_pid)):
             return f"tritonserver (process {self._server_pid}) is stopped"
         for pulse in read_pulses(self._pulses):
             process = read_process(pulse.pid)
             if process is not None and process.start != self._started.setdefault(pulse.pid, process.start):
-                process = None  # another one of this id
+                process = None  # another process with this id
             if not pulse.serves:
                 if process is None:
                     (self._pulses / str(pulse.pid)).unlink(missing_ok=True)
                     self._started.pop(pulse.pid, None)
                 continue
-            who = f"the step {pulse.step} (process {pulse.pid})"
+            who = f"step {pulse.step} (process {pulse.pid})"
             if process is None:
-                return f"{who} was killed or ended by itself"
+                return f"{who} was killed or exited"
             if self._is_stopped_long(pulse.pid, process):
                 return f"{who} is stopped"
             if pulse.working_since_ns is not None:
                 working_s = (self._clock_ns() - pulse.working_since_ns) / 1e9
                 if working_s > self._hang_timeout_s:
-                    return f"{who} hangs: it has worked on one request for {working_s:.0f} s"
+                    return f"{who} hangs: it has been working on one request for {working_s:.0f} s"
         return None
 
     def _is_stopped_long(self, pid: int, process: ProcessState | None) -> bool:

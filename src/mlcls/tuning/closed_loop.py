@@ -1,4 +1,4 @@
-"""A closed loop of load: a number of callers, each of which asks again as soon as it has its answer."""
+"""A closed loop of load: each of several callers sends its next request as soon as it has its answer."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class LoopFigures:
     """What a closed loop measured.
 
     Attributes:
-        concurrency: Callers.
+        concurrency: Number of callers.
         window_s: Length of the window, without the warm-up.
-        latencies_s: Of each call that ended within the window, in no order.
-        images_per_call: Images that a call stands for.
-        calls: Calls in the window; one that begins or ends outside counts by the share of its time that lies within, so
-            that a slow model's rate does not depend on where the window cuts. By default those that ended within.
+        latencies_s: Latency of each call that ended within the window, in no particular order.
+        images_per_call: Images per call.
+        calls: Calls in the window. A call that begins or ends outside counts by the share of its time within, so that a
+            slow model's rate does not depend on where the window cuts. By default the calls that ended within.
     """
 
     concurrency: int
@@ -58,15 +58,15 @@ def run_closed_loop(
     """Run a closed loop in threads of this process.
 
     Args:
-        make_call: Gives each caller its own call, with a connection of its own for example.
-        concurrency: Callers.
-        window_s: How long it is measured.
-        warmup_s: How long it runs before; by default a fifth of the window.
+        make_call: Called once per caller; returns its call, which has its own connection for example.
+        concurrency: Number of callers.
+        window_s: How long to measure.
+        warmup_s: How long to run before measuring; by default a fifth of the window.
         keep_load: Whether callers go on until the last call that the window's end cuts is answered, so that it does not
-            end sooner for having the machine to itself. For callers that share the cores without a queue.
+            get faster because the others have stopped. For callers that share the cores without a queue.
 
     Raises:
-        Exception: What the first failing call raised; the loop has ended then.
+        Exception: What the first failing call raised, after the loop has ended.
     """
     calls = [make_call() for _ in range(concurrency)]
     latencies: list[list[float]] = [[] for _ in calls]
@@ -82,7 +82,7 @@ def run_closed_loop(
         while (began < end or (keep_load and running)) and not failures:
             try:
                 call()
-            except Exception as error:  # told to the caller of the loop
+            except Exception as error:  # raised by the loop
                 failures.append(error)
                 return
             ended = time.monotonic()
@@ -106,12 +106,15 @@ def run_closed_loop(
 
 
 def ensemble_calls(url: str, spec: ModelSpec, images: Sequence[bytes]) -> Callable[[], Call]:
-    """Call for `run_closed_loop` that ask a served ensemble over gRPC for the result of one image after the other.
+    """Return a `make_call` for `run_closed_loop`: calls that send a served ensemble one image after another over gRPC.
 
     Args:
         url: `host:port` of the gRPC API.
         spec: The served model's spec.
-        images: Encoded images; each caller begins with another one.
+        images: Encoded images; each caller starts with a different one.
+
+    Raises:
+        MissingExtraError: tritonclient is not installed.
     """
     try:
         from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
@@ -126,7 +129,7 @@ def ensemble_calls(url: str, spec: ModelSpec, images: Sequence[bytes]) -> Callab
     first = itertools.count()
 
     def make_call() -> Call:
-        # a proxy of the environment has no way to this machine
+        # the environment's proxy cannot reach this machine
         client = InferenceServerClient(url, channel_args=[("grpc.enable_http_proxy", 0)])
         turn = itertools.cycle(range(len(tensors)))
         for _ in range(next(first) % len(tensors)):

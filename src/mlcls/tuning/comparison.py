@@ -1,8 +1,8 @@
 """Whether a challenger beats the incumbent by more than the noise of the machine.
 
-The two are measured in turns, incumbent, challenger, incumbent, challenger, so that what else the machine does hits
-both. Each pair of turns gives a ratio. A challenger is taken only where the median of the ratios is further above 1
-than they are spread, and by no less than `LEAST_GAIN`.
+The two are measured in alternating turns, so that other load on the machine affects both. Each pair of turns gives a
+ratio. A challenger wins only if the median of the ratios is above 1 by more than their spread and by more than
+`MIN_GAIN`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Final
 from mlcls.repository.settings import ServingSettings
 from mlcls.tuning.candidate import Candidate, Goal, Turn
 
-# A smaller gain is not worth other settings.
-LEAST_GAIN: Final = 0.02
+# A smaller gain is not worth new settings.
+MIN_GAIN: Final = 0.02
 
-# Pairs of turns without which nothing is decided: of one, nobody knows the spread.
-LEAST_PAIRS: Final = 2
+# Pairs of turns that a decision needs: one has no spread.
+MIN_PAIRS: Final = 2
+
+_MISSES_TARGET: Final = "misses the target"
 
 Pair = tuple[Turn, Turn]
 
@@ -32,10 +34,10 @@ class Verdict:
         subject: What was varied.
         incumbent: The settings in place.
         challenger: The settings that would replace them.
-        figure: What the ratios are of: `throughput`, or `p99` where neither meets the target.
-        ratios: Challenger to incumbent, one for each pair of turns, above 1 where the challenger is better.
+        figure: What the ratios compare: `throughput`, or `p99` if one of them misses the target.
+        ratios: Challenger to incumbent, one for each pair of turns, above 1 if the challenger is better.
         is_taken: Whether the challenger wins.
-        reason: Why, in words.
+        reason: Why.
     """
 
     subject: str
@@ -48,12 +50,12 @@ class Verdict:
 
     @property
     def median_ratio(self) -> float:
-        """Median of the ratios; NaN where there are none."""
+        """Median of the ratios; NaN if there are none."""
         return statistics.median(self.ratios) if self.ratios else float("nan")
 
     @property
     def spread(self) -> float:
-        """Half the distance between the extreme ratios; NaN where there are none."""
+        """Half the distance between the extreme ratios; NaN if there are none."""
         return _spread(self.ratios) if self.ratios else float("nan")
 
 
@@ -71,7 +73,7 @@ def compare(
         incumbent: The candidate in place, with all its turns.
         challenger: The other one, with all its turns.
         pairs: The turns of both, incumbent first, that were measured one after the other.
-        goal: What is looked for.
+        goal: The goal of the search.
     """
     if not pairs:
         reason = challenger.fault or "there was no time to measure it"
@@ -87,8 +89,8 @@ def compare(
         figure = "p99"
         ratios = _latency_ratios(incumbent, challenger, pairs, among)
         if ours is not None:
-            is_taken, reason = False, "misses the target"
-        elif theirs is not None and len(pairs) >= LEAST_PAIRS:
+            is_taken, reason = False, _MISSES_TARGET
+        elif theirs is not None and len(pairs) >= MIN_PAIRS:
             is_taken, reason = True, "meets the target, which the incumbent misses"
         else:
             is_taken, reason = _judge(ratios)
@@ -96,18 +98,18 @@ def compare(
 
 
 def can_win(verdict: Verdict) -> bool:
-    """Return whether more turns could still make a challenger win that a first verdict did not take."""
+    """Return whether a challenger could still win with more turns."""
     if verdict.is_taken or not verdict.ratios:
         return True
-    if verdict.reason == "misses the target":
+    if verdict.reason == _MISSES_TARGET:
         return max(verdict.ratios) > 0.8
-    return max(verdict.ratios) >= (0.9 if len(verdict.ratios) < LEAST_PAIRS else 1.0)
+    return max(verdict.ratios) >= (0.9 if len(verdict.ratios) < MIN_PAIRS else 1.0)
 
 
 def _judge(ratios: Sequence[float]) -> tuple[bool, str]:
-    if len(ratios) < LEAST_PAIRS:
-        return False, "clearly worse in its first turn" if max(ratios, default=0.0) < 0.9 else "measured too rarely"
-    gain, noise = statistics.median(ratios) - 1, max(_spread(ratios), LEAST_GAIN)
+    if len(ratios) < MIN_PAIRS:
+        return False, "clearly worse in its first turn" if max(ratios, default=0.0) < 0.9 else "measured too few times"
+    gain, noise = statistics.median(ratios) - 1, max(_spread(ratios), MIN_GAIN)
     if gain > noise:
         return True, "better by more than the noise"
     return False, "worse" if gain < -noise else "not better by more than the noise"

@@ -1,4 +1,4 @@
-"""A closed loop of load in processes of its own, so that one Python does not limit what many cores serve."""
+"""A closed loop of load in several processes, so that one Python process does not limit what many cores serve."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
 from mlcls.tuning.closed_loop import LoopFigures, ensemble_calls, run_closed_loop
 
-# Cores of the machine for each process that makes load: a client needs far less of them than the server that it asks.
+# Cores per load process: a client needs far less processor time than the server it sends requests to.
 _CORES_PER_PROCESS: Final = 8
 
 
 class LoadProcesses:
-    """Processes that ask a served ensemble; a context manager that ends them."""
+    """Processes that send requests to a served ensemble; a context manager that ends them."""
 
     def __init__(self, spec: ModelSpec, images: Sequence[bytes], cores: int) -> None:
         """Start nothing yet.
 
         Args:
             spec: The served model's spec.
-            images: Encoded images; the callers ask for them in turn.
-            cores: Of the machine.
+            images: Encoded images; the callers send them in turn.
+            cores: Cores of the machine.
         """
         self._count = max(cores // _CORES_PER_PROCESS, 1)
         # not forked: this process has threads
@@ -39,14 +39,14 @@ class LoadProcesses:
         self._pool = ProcessPoolExecutor(self._count, context, _initialize, (spec, tuple(images)))
 
     def __enter__(self) -> LoadProcesses:
-        """Wait until the processes are ready, so that no measurement pays for their start."""
+        """Wait until the processes are ready, so that no measurement includes their start."""
         list(self._pool.map(_wait_for_others, range(self._count)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the processes once the load under way has ended."""
+        """End the processes once the current load has ended."""
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, url: str, concurrency: int, window_s: float, warmup_s: float) -> LoopFigures:
@@ -54,9 +54,9 @@ class LoadProcesses:
 
         Args:
             url: `host:port` of the gRPC API.
-            concurrency: Callers, divided among the processes.
-            window_s: How long it is measured.
-            warmup_s: How long it runs before.
+            concurrency: Number of callers, divided among the processes.
+            window_s: How long to measure.
+            warmup_s: How long to run before measuring.
 
         Raises:
             ServerError: The server refused or failed to answer a request, or a process ended.
@@ -67,7 +67,7 @@ class LoadProcesses:
             futures = [self._pool.submit(_run_share, url, share, window_s, warmup_s) for share in shares]
             latencies = [future.result() for future in futures]
         except BrokenExecutor:
-            raise ServerError("A process that makes load ended by itself; is there enough memory?") from None
+            raise ServerError("A load process exited unexpectedly; is there enough memory?") from None
         return LoopFigures(concurrency, window_s, np.concatenate(latencies))
 
 
@@ -78,18 +78,18 @@ _images: tuple[bytes, ...]
 def _initialize(spec: ModelSpec, images: tuple[bytes, ...]) -> None:
     global _spec, _images
     _spec, _images = spec, images
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     end_with_parent()
 
 
 def _wait_for_others(_index: int) -> None:
-    """Long enough that each process of the pool gets one of these."""
+    """Take long enough for each process of the pool to get one of these calls."""
     time.sleep(0.2)
 
 
 def _run_share(url: str, concurrency: int, window_s: float, warmup_s: float) -> npt.NDArray[np.float64]:
-    """Return latencies in seconds, in a process of the pool."""
+    """Return the latencies in seconds; runs in a process of the pool."""
     try:
         return run_closed_loop(ensemble_calls(url, _spec, _images), concurrency, window_s, warmup_s).latencies_s
-    except Exception as error:  # as one that survives the way to the other process
+    except Exception as error:  # as an error that can be pickled
         raise ServerError(f"a request failed under load: {error}") from None

@@ -1,4 +1,4 @@
-"""A picture of a search: throughput against latency of all candidates."""
+"""The picture of a search: throughput against latency of all candidates."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def draw_search(search: Search, outcome: Outcome | None, title: str) -> bytes:
 
     Args:
         search: The search.
-        outcome: What it came to; None where it was interrupted.
-        title: Of the picture.
+        outcome: Its outcome; None if it was interrupted.
+        title: Title of the picture.
 
     Returns:
         A PNG file.
@@ -35,7 +35,7 @@ def draw_search(search: Search, outcome: Outcome | None, title: str) -> bytes:
     except ModuleNotFoundError as error:
         raise MissingExtraError("train", str(error.name)) from error
 
-    # without pyplot, which would take a backend and keep the figure
+    # without pyplot, which would choose a backend and keep the figure
     figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots()

@@ -1,4 +1,4 @@
-"""The evidence of a search: as a document, and as lines for the user."""
+"""The evidence of a search, as a JSON document and as lines for the user."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mlcls.tuning.search import Outcome, Search
 
 SCHEMA_VERSION: Final = 1
 
-# Of fewer answers a 99th percentile is hardly more than the slowest of them.
+# With fewer answers, the 99th percentile is hardly more than the slowest one.
 FEW_ANSWERS: Final = 100
 
 
 def report_name(target: Target, suffix: str = ".json") -> str:
-    """Return the name of the file with a target's evidence; with `.png`, of its picture."""
+    """Return the name of the file with a target's evidence, or with the suffix `.png` of its picture."""
     return f"tuning_{target}{suffix}"
 
 
@@ -32,13 +32,13 @@ class Circumstances:
 
     Attributes:
         model: The model's name.
-        version: Version of it that was measured.
+        version: The version that was measured.
         target: The engine.
-        machine: Facts by name.
+        machine: Facts about the machine, by name.
         cores: Processor cores that the server could use.
-        photos: What was sent, in words.
+        photos: Description of the photos that were sent.
         window_s: Length of each measurement.
-        budget_s: How long it might take.
+        budget_s: How long the search could take.
         date: When it began, in ISO 8601, UTC.
     """
 
@@ -55,7 +55,7 @@ class Circumstances:
     )
 
     def to_record(self) -> TuningRecord:
-        """Return what `serving.json` says of it."""
+        """Return its record in `serving.json`."""
         return TuningRecord(self.cores, self.date, report_name(self.target))
 
 
@@ -64,7 +64,7 @@ def make_report(search: Search, outcome: Outcome | None, circumstances: Circumst
 
     Args:
         search: The search.
-        outcome: What it came to; None where it was interrupted.
+        outcome: Its outcome; None if it was interrupted.
         circumstances: Where and how it was done.
     """
     goal = search.goal
@@ -81,7 +81,7 @@ def make_report(search: Search, outcome: Outcome | None, circumstances: Circumst
 
 
 def format_candidates(search: Search) -> str:
-    """Return a table of all candidates, each at its best concurrency, or where its latency is lowest."""
+    """Return a table of all candidates, each at its best concurrency, or else at the one with the lowest latency."""
     width = max((len(str(settings)) for settings in search.candidates), default=0)
     lines = [
         f"{'':{width}}{'concurrency':>13}{'images/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'answers':>9}  "
@@ -107,7 +107,7 @@ def format_figures(figures: LoopFigures) -> str:
 
 
 def describe_outcome(outcome: Outcome) -> Iterator[str]:
-    """Yield the choice and why, with a warning where it rests on little."""
+    """Yield the choice and the reason, with a warning if it rests on few answers."""
     figures = outcome.figures
     if outcome.status == "missed":
         yield f"Nearest to the target: {outcome.settings}."
@@ -119,7 +119,7 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
         )
     answers = len(figures.latencies_s)
     if answers < FEW_ANSWERS:
-        yield f"Warning: its p99 is that of {answers} answers, hardly more than the slowest; give more --minutes."
+        yield f"Warning: its p99 is that of only {answers} answers, hardly more than the slowest; increase --minutes."
 
 
 def _choice(outcome: Outcome, goal: Goal) -> dict[str, Any]:
@@ -167,5 +167,5 @@ def _comparison(verdict: Verdict) -> dict[str, Any]:
 
 
 def _round(value: float, digits: int = 2) -> float | None:
-    """Return a number that JSON has; None for NaN."""
+    """Return a rounded number; None for NaN, which JSON does not have."""
     return round(value, digits) if value == value else None

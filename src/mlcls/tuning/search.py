@@ -1,6 +1,6 @@
-"""The search: a walk along the knobs from the defaults, each step decided by turns of measurement.
+"""The search: starts from the defaults and varies one knob after another; measurements decide each step.
 
-What is measured, and how, is not its business: it is given a function that measures, and a clock.
+It does not know what is measured, or how: it gets a function that measures, and a clock.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mlcls.errors import ServerError, TuningError
 from mlcls.repository.settings import ServingSettings
 from mlcls.tuning.candidate import Candidate, Goal, Turn
 from mlcls.tuning.closed_loop import LoopFigures
-from mlcls.tuning.comparison import LEAST_PAIRS, Pair, Verdict, can_win, compare
+from mlcls.tuning.comparison import MIN_PAIRS, Pair, Verdict, can_win, compare
 from mlcls.tuning.search_space import Knob
 
-# Pairs of turns of a comparison, where the time allows.
+# Pairs of turns per comparison, if there is time.
 PAIRS: Final = 3
 
-# Of a window, to which the warm-up before it is added.
+# Length of the warm-up before a window, as a share of the window.
 WARMUP_SHARE: Final = 0.2
 
 
@@ -32,20 +32,20 @@ class Measure(Protocol):
         """Serve a model with the settings and load it with each concurrency.
 
         Raises:
-            ServerError: It cannot be served or does not answer.
+            ServerError: The server does not start or does not answer.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a search came to.
+    """The outcome of a search.
 
     Attributes:
-        status: `changed`: other settings than the first are better. `kept`: none are. `missed`: no candidate meets the
+        status: `changed`: other settings are better than the first. `kept`: none are. `missed`: no candidate meets the
             target.
-        settings: The settings to serve with; where the target is missed, those that come nearest.
-        figures: Theirs at the best concurrency.
-        reason: Why these, in words.
+        settings: The settings to serve with; if the target is missed, the nearest.
+        figures: Their figures at the best concurrency.
+        reason: Why these settings.
     """
 
     status: Literal["changed", "kept", "missed"]
@@ -55,10 +55,10 @@ class Outcome:
 
 
 class Search:
-    """One search; what it has measured so far can be read at any time, after an interrupt too.
+    """One search; its measurements can be read at any time, also after an interrupt.
 
     Attributes:
-        goal: What is looked for.
+        goal: The goal.
         candidates: All that were measured, by their settings, in order.
         verdicts: All comparisons, in order.
     """
@@ -76,11 +76,11 @@ class Search:
 
         Args:
             measure: Measures settings.
-            goal: What is looked for.
-            knobs: What is varied, in this order.
-            concurrencies: Those that the first candidate is measured with, ascending, if the goal names none.
-            budget_s: How long the search may take; it ends at the last comparison that fits in.
-            clock: Seconds.
+            goal: The goal.
+            knobs: The knobs to vary, in this order.
+            concurrencies: Concurrencies to measure the first candidate with, ascending, if the goal names none.
+            budget_s: How long the search may take; it ends after the last comparison that fits.
+            clock: A clock, in seconds.
         """
         self.goal = goal
         self.candidates: dict[ServingSettings, Candidate] = {}
@@ -94,11 +94,11 @@ class Search:
         self._window_s = 0.0
 
     def run(self, start: ServingSettings, others: Sequence[ServingSettings] = ()) -> Outcome:
-        """Search.
+        """Run the search.
 
         Args:
             start: The first incumbent.
-            others: Settings to compare with it before the knobs are varied, those in use for example.
+            others: Settings to compare with it before the knobs are varied, such as those in use.
 
         Raises:
             ServerError: The first incumbent cannot be measured.
@@ -114,7 +114,7 @@ class Search:
                 break
         if not any(verdict.ratios for verdict in self.verdicts):
             raise TuningError(
-                "Expected time for two turns of two candidates at least, got none; give more with --minutes."
+                "Expected time for at least two turns of two candidates, got less; allow more with --minutes."
             )
         reason = "no challenger was better than the first settings by more than the noise"
         if incumbent != start:
@@ -124,14 +124,14 @@ class Search:
     def _sweep(
         self, subject: str, incumbent: ServingSettings, challengers: Sequence[ServingSettings]
     ) -> ServingSettings:
-        """Compare challengers with the incumbent, all in turns; give the best of those that win, or the incumbent.
+        """Compare challengers with the incumbent in turns; return the best winner, or else the incumbent.
 
-        A candidate that was compared before is passed over: the incumbent has only become better since.
+        A candidate that was compared before is skipped: since then, the incumbent has only become better.
         """
         points = self._points_around(incumbent)
         fresh = [settings for settings in challengers if settings not in self.candidates]
-        reserve = 2 * LEAST_PAIRS  # turns of the final comparison
-        while fresh and not self._fits(LEAST_PAIRS * (1 + len(fresh)) + reserve, points):
+        reserve = 2 * MIN_PAIRS  # turns of the final comparison
+        while fresh and not self._fits(MIN_PAIRS * (1 + len(fresh)) + reserve, points):
             fresh.pop()
         verdicts = self._take_turns(subject, incumbent, fresh, points, reserve)
         self.verdicts += verdicts
@@ -139,12 +139,12 @@ class Search:
         return max(winners, key=self._rank).challenger if winners else incumbent
 
     def _rank(self, verdict: Verdict) -> tuple[float, float]:
-        """Return what the best of several winners has most of; meeting the target comes first if it was missed."""
+        """Return a sort key for winners; meeting the target comes first if it was missed before."""
         best = None if verdict.figure == "throughput" else self.candidates[verdict.challenger].best(self.goal)
         return (best.images_per_s if best else 0.0, verdict.median_ratio)
 
     def _confirm(self, start: ServingSettings, chosen: ServingSettings) -> tuple[ServingSettings, str]:
-        """Compare the settings that a chain of comparisons led to with those at its beginning."""
+        """Compare the settings that won the last comparison with the first ones."""
         best = self.candidates[start].best(self.goal)
         points = sorted({*self._points_around(chosen), *([best.concurrency] if best else [])})
         verdict = self._take_turns("first settings", start, [chosen], points, reserve=0)[0]
@@ -173,7 +173,7 @@ class Search:
 
         for number in range(PAIRS):
             needed = 1 + len(alive) + reserve
-            if not alive or (number >= LEAST_PAIRS and not self._fits(needed, points)):
+            if not alive or (number >= MIN_PAIRS and not self._fits(needed, points)):
                 break
             own = self._take_turn(incumbent, points)
             for settings in alive:
@@ -197,7 +197,7 @@ class Search:
         return turn
 
     def _fits(self, turns: int, points: Sequence[int]) -> bool:
-        """Return whether there is time for a number of turns, judged by those that were."""
+        """Return whether there is time for a number of turns, judging by the past ones."""
         turn_s = statistics.mean(self._overheads_s) + len(points) * self._window_s * (1 + WARMUP_SHARE)
         return self._clock() + turns * turn_s <= self._deadline
 
@@ -218,10 +218,10 @@ class Search:
             return Outcome("kept" if chosen == start else "changed", chosen, fit[chosen], reason)
         if fit:
             chosen = max(fit, key=lambda settings: fit[settings].images_per_s)
-            return Outcome("changed", chosen, fit[chosen], "no others meet the target with a higher throughput")
+            return Outcome("changed", chosen, fit[chosen], "no other settings meet the target with a higher throughput")
         near = {settings: nearest for settings, each in measured.items() if (nearest := each.nearest())}
         if not near:
-            raise TuningError("Expected answers within the measured time, got none; give more with --minutes.")
+            raise TuningError("Expected answers within the measured time, got none; allow more with --minutes.")
         chosen = min(near, key=lambda settings: near[settings].percentile_ms(99))
         figures = near[chosen]
         p99 = f"p99 {figures.percentile_ms(99):.0f} ms at concurrency {figures.concurrency}"

@@ -1,4 +1,4 @@
-"""The settings that are worth a try on a machine, one knob at a time."""
+"""The settings that are worth trying on a machine, one knob at a time."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Final
 
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, THREADED_TARGETS, ServingSettings, Target
 
-# Engine queue delays that are tried, in microseconds.
+# Engine queue delays to try, in microseconds.
 QUEUE_DELAYS: Final = (0, 1000, 5000)
 
-# Engines on one GPU that are tried: more of them only take its memory.
-MOST_GPU_ENGINES: Final = 4
+# Engines to try on one GPU; more only take memory.
+MAX_GPU_ENGINES: Final = 4
 
-# Up to so many cores each number of processes is tried, beyond them powers of two.
+# Every number of processes up to this one is tried, and powers of two beyond.
 _FEW_CORES: Final = 4
 
-# Callers for each core beyond which only the queue grows, and on a GPU, which takes them in batches.
+# With more callers per core, only the queue grows. A GPU, which takes them in batches, gets at least this many.
 _CALLERS_PER_CORE: Final = 8
-_LEAST_CALLERS_OF_GPU: Final = 128
+_MIN_GPU_CALLERS: Final = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Knob:
-    """One thing that is varied.
+    """One setting, or a group of settings, to vary.
 
     Attributes:
-        name: What to call it.
-        vary: Gives the challengers of an incumbent, which differ from it in this alone.
+        name: The name.
+        vary: Returns the challengers of an incumbent, which differ from it in this knob only.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Knob:
 
 
 def list_knobs(target: Target, cores: int) -> list[Knob]:
-    """Return the knobs of a target on a machine, the ones that matter most first."""
+    """Return the knobs of a target on a machine, the most important first."""
 
     def vary_engine(incumbent: ServingSettings) -> list[ServingSettings]:
         shapes = engine_shapes(target, cores)
@@ -60,18 +60,18 @@ def list_knobs(target: Target, cores: int) -> list[Knob]:
 
 
 def engine_shapes(target: Target, cores: int) -> list[tuple[int, int]]:
-    """Return engines and threads of each; their product is at most the number of cores; 0 threads means all cores.
+    """Return pairs of engine instances and threads per instance, at most the number of cores together.
 
-    Only the targets of this project's own engine take a number of threads.
+    0 threads means all cores. Only the targets of this project's own engine have a number of threads.
     """
     if target == "gpu":
-        return [(count, 0) for count in range(1, MOST_GPU_ENGINES + 1)]
+        return [(count, 0) for count in range(1, MAX_GPU_ENGINES + 1)]
     counts = sorted(count_series(cores))
     if target not in THREADED_TARGETS:
         return [(count, 0) for count in counts]
     shapes = [(1, 0)]
     for count in counts:
-        # all cores, or half of them, which leaves the others to preprocess
+        # all cores, or half of them, which leaves the rest to preprocess
         for threads in (cores // count, cores // count // 2):
             if threads >= 1 and (count, threads) not in ((1, cores), *shapes):
                 shapes.append((count, threads))
@@ -79,18 +79,18 @@ def engine_shapes(target: Target, cores: int) -> list[tuple[int, int]]:
 
 
 def count_series(cores: int) -> set[int]:
-    """Return numbers of processes that are tried: all up to 4, then powers of two, and the number of cores."""
+    """Return the numbers of processes to try: all up to 4, then powers of two, and the number of cores."""
     powers = {1 << power for power in range(cores.bit_length())}
     return {count for count in {*range(1, _FEW_CORES + 1), *powers, cores} if count <= cores}
 
 
 def list_concurrencies(target: Target, cores: int) -> list[int]:
-    """Return numbers of callers that are tried: 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, ascending.
+    """Return the numbers of callers to try: 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, ascending.
 
-    No more than wait before a step of the ensemble at most, since Triton refuses those beyond.
+    They stay within a step's queue, beyond which Triton refuses requests.
     """
     most = min(
-        max(_CALLERS_PER_CORE * cores, _LEAST_CALLERS_OF_GPU if target == "gpu" else 0),
+        max(_CALLERS_PER_CORE * cores, _MIN_GPU_CALLERS if target == "gpu" else 0),
         DEFAULT_MODEL_SETTINGS.queue.max_queue_size,
     )
     series = {size << power for size in (2, 3) for power in range(most.bit_length())} | {1}

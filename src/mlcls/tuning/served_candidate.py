@@ -1,4 +1,4 @@
-"""A candidate served for real, without touching the user's repository, and the progress of the search."""
+"""Measuring a candidate on a real server, without touching the user's repository, and the progress of the search."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 
 
 class ServedMeasure:
-    """Measures settings: a tritonserver for each turn, loaded with one concurrency after the other."""
+    """Measures settings: starts a tritonserver for each turn and loads it with one concurrency after another."""
 
     def __init__(
         self,
@@ -38,15 +38,15 @@ class ServedMeasure:
         window_s: float,
         progress: Progress,
     ) -> None:
-        """Read the settings of the model, of which the target's are replaced by a candidate's.
+        """Read the model's settings; a candidate's replace those of the target.
 
         Args:
-            version: What is measured: the active version of a model.
+            version: The active version of a model, which is measured.
             target: The engine.
             installation: The tritonserver.
-            load: What asks it.
-            window_s: How long each concurrency is measured.
-            progress: Is told what is being done.
+            load: The processes that load the server.
+            window_s: How long to measure each concurrency.
+            progress: Called with a text about each step.
         """
         self._version, self._target = version, target
         self._installation, self._load, self._window_s, self._progress = installation, load, window_s, progress
@@ -56,7 +56,7 @@ class ServedMeasure:
         """Serve the model with the settings and load it with each concurrency; see `search.Measure`.
 
         Raises:
-            ServerError: The server does not start, or does not answer.
+            ServerError: The server does not start or does not answer.
         """
         self._progress(f"{settings}: starting")
         candidate = self._settings.with_target(self._target, settings, None)
@@ -64,30 +64,30 @@ class ServedMeasure:
         with candidate_repository(self._version, candidate) as folder:
             options = ServerOptions.on_free_ports(folder, self._version.name)
             options = dataclasses.replace(options, target=self._target)
-            server = TritonServer(options, self._installation)
+            server = TritonServer(options, self._installation).start()
             try:
                 for concurrency in concurrencies:
                     self._progress(f"{settings}: concurrency {concurrency}")
                     warmup_s = self._window_s * WARMUP_SHARE
                     turn[concurrency] = self._load.run(server.grpc_url, concurrency, self._window_s, warmup_s)
             finally:
-                server.kill()  # nobody else asks it, and to stop takes Triton longer than to start
+                server.kill()  # nobody else uses it, and Triton takes longer to stop than to start
         self._progress(f"{settings}: measured")
         return turn
 
 
 @contextlib.contextmanager
 def candidate_repository(version: ModelVersion, settings: ModelSettings) -> Iterator[Path]:
-    """Yield a repository with the active version of one model and other settings.
+    """Yield a temporary repository with the active version of one model and other settings.
 
-    Its configurations are written, its version folders are links to those of the model repository.
+    Its configurations are new; its version folders are links to those of the model repository.
 
     Args:
         version: The active version.
         settings: The settings.
 
     Yields:
-        The repository's folder, which is gone when the block ends.
+        The folder of the temporary repository.
     """
     with tempfile.TemporaryDirectory(prefix="mlcls-tune-") as temporary:
         folder = Path(temporary)
@@ -105,13 +105,13 @@ def candidate_repository(version: ModelVersion, settings: ModelSettings) -> Iter
 
 @contextlib.contextmanager
 def show_progress(budget_s: float) -> Iterator[Callable[[str], None]]:
-    """Show a bar of the time; none where tqdm is not installed, as in the image that serves.
+    """Show a progress bar of the time, unless tqdm is not installed, as in the serving image.
 
     Args:
         budget_s: How long the search may take.
 
     Yields:
-        What is to be told of each step.
+        A function to call with a text about each step.
     """
     try:
         from tqdm import tqdm
@@ -119,8 +119,8 @@ def show_progress(budget_s: float) -> Iterator[Callable[[str], None]]:
         yield lambda _text: None
         return
     began = time.monotonic()
-    form = "{desc} {percentage:3.0f}%|{bar}| {remaining} left {postfix}"
-    with tqdm(total=budget_s, desc="tune", bar_format=form, leave=False, disable=None) as bar:
+    bar_format = "{desc} {percentage:3.0f}%|{bar}| {remaining} left {postfix}"
+    with tqdm(total=budget_s, desc="tune", bar_format=bar_format, leave=False, disable=None) as bar:
 
         def tell(text: str) -> None:
             bar.set_postfix_str(text, refresh=False)

@@ -114,10 +114,10 @@ PLANTED: dict[str, tuple[MachineFacts, str, str, str]] = {
         *("warning", "disk", "300 MB free"),
     ),
     "too little memory": (change(memory_bytes=400_000_000), "problem", "memory", "400 MB available"),
-    "hardly enough memory": (change(memory_bytes=600_000_000), "warning", "memory", "take some 540 MB"),
+    "hardly enough memory": (change(memory_bytes=600_000_000), "warning", "memory", "need about 540 MB"),
     "queues larger than memory": (
         change(memory_bytes=5_000_000_000),
-        *("note", "queues", "128 requests wait before each of 3 steps at most: 211 MB if each has one image, 6.8 GB"),
+        *("note", "queues", "up to 128 requests wait before each of 3 steps: 211 MB if each has one image, 6.8 GB"),
     ),
     "queues of single images larger than memory": (change(memory_bytes=100_000_000), "warning", "queues", "211 MB"),
     "Docker's shared memory": (
@@ -126,7 +126,7 @@ PLANTED: dict[str, tuple[MachineFacts, str, str, str]] = {
     ),
     "no shared memory": (change(shared_memory_bytes=None), "problem", "shared memory", "no /dev/shm"),
     "no answer": (change_server(version=None, fault="refused"), "problem", "server", "http://127.0.0.1:8000: refused"),
-    "no version": (change_server(version=None), "warning", "server", "does not tell its version"),
+    "no version": (change_server(version=None), "warning", "server", "does not report its version"),
     "old local server": (change_server(version=(2, 51, 0)), "note", "server", "Triton 2.51.0 at http://127.0.0.1:8000"),
     "old server for others": (
         change_server(version=(2, 51, 0), is_local=False),
@@ -136,10 +136,10 @@ PLANTED: dict[str, tuple[MachineFacts, str, str, str]] = {
         change_server(open_apis=("model-repository", "trace")),
         *("problem", "open APIs", "answers without a key: model-repository, trace"),
     ),
-    "open statistics": (change_server(open_apis=("statistics",)), "note", "open APIs", "tells its statistics"),
+    "open statistics": (change_server(open_apis=("statistics",)), "note", "open APIs", "shows its statistics"),
     "open statistics for others": (
         change_server(open_apis=("statistics",), is_local=False),
-        *("warning", "open APIs", "tells its statistics"),
+        *("warning", "open APIs", "shows its statistics"),
     ),
 }
 

@@ -16,7 +16,7 @@ import pytest
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.processes import free_ports
 from mlcls.cli import main
-from mlcls.errors import ModelControlError, RepositoryError
+from mlcls.errors import ModelControlError, RepositoryError, ServerError
 from mlcls.model.spec import ModelSpec
 from mlcls.releases import rollout
 from mlcls.releases.rollout import Rollout, roll_back
@@ -391,7 +391,7 @@ def test_no_server(root: Path, custom_spec: ModelSpec) -> None:
 
 @pytest.mark.parametrize("url", ["", "grpc://127.0.0.1:8001", "http://", "http:///v2"])
 def test_url_that_is_none(url: str) -> None:
-    with pytest.raises(ModelControlError, match=r"Expected the URL of Triton's HTTP API like http://127\.0\.0\.1:8000"):
+    with pytest.raises(ServerError, match=r"Expected the address of Triton's HTTP API like 127\.0\.0\.1:8000, got"):
         ModelControl(url)
 
 

@@ -105,7 +105,7 @@ def test_a_model_that_answers(triton: FakeTriton) -> None:
     ("status", "text", "reason"),
     [
         (503, "Exceeds maximum queue size", "HTTP status 503, Exceeds maximum queue size"),
-        (None, "", "no answer within 0.5 s"),
+        (None, "", "timed out after 0.5 s"),
         (500, "Stub process is not healthy", "HTTP status 500, Stub process is not healthy"),
         (
             200,
@@ -130,4 +130,4 @@ def test_no_server() -> None:
     assert health.verdict == "fails"
     assert "refused" in health.reason
     assert str(health).startswith("cat does not answer: ")
-    assert not probe.is_loaded("cat")
+    assert not probe.is_ready("cat")

@@ -155,7 +155,7 @@ def test_the_reason_of_an_end_is_found() -> None:
     _, running = pump(b'2026-11-28T07:00:52Z E 1 main.cc:1] "failed to start"\n')
     for path in (STANDARD_OUTPUT, Path("missing.log")):
         assert describe_end(path, 1, running.tail()) == "tritonserver ended with exit status 1: failed to start"
-    assert describe_end(STANDARD_OUTPUT, 1, "") == "tritonserver ended with exit status 1: its log tells no reason"
+    assert describe_end(STANDARD_OUTPUT, 1, "") == "tritonserver ended with exit status 1: its log gives no reason"
 
 
 def test_own_lines() -> None:

@@ -56,10 +56,15 @@ def test_the_date_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Server:
-    """Notes how it was ended."""
+    """Starts unless it has an error, and notes how it was ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self.calls: list[str] = []
+        self._error = error
+
+    def start(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def abandon(self, drain_timeout_s: float) -> None:
         self.calls.append("abandon")
@@ -77,29 +82,23 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
 
 
-def run(starts: list[Server | Exception], faults: list[BaseException], restarts: Restarts | None) -> list[str]:
-    """Starts in turn what the list has, each of which ends with the next fault; gives the lines that were said."""
+def run(servers: list[Server], faults: list[BaseException], restarts: Restarts | None) -> list[str]:
+    """Starts the servers in turn, each of which ends with the next fault; gives the lines that were said."""
     lines: list[str] = []
-    starting, failing = iter(starts), iter(faults)
-
-    def start() -> TritonServer:
-        server = next(starting)
-        if isinstance(server, Exception):
-            raise server
-        return cast(TritonServer, server)
+    starting, failing = iter(servers), iter(faults)
 
     def serve(_: TritonServer) -> None:
         raise next(failing)
 
     with pytest.raises(StopError):
-        keep_serving(start, serve, restarts, lines.append)
+        keep_serving(lambda: cast(TritonServer, next(starting)), serve, restarts, lines.append)
     return lines
 
 
 def test_it_starts_again_after_each_kind_of_fault() -> None:
-    servers = [Server(), Server(), Server()]
+    servers = [Server(), Server(RepositoryError("damaged.")), Server(), Server()]
     lines = run(
-        [servers[0], RepositoryError("damaged."), servers[1], servers[2]],
+        servers,
         [UnhealthyServerError("a step hangs."), ServerError("ended."), StopError()],
         Restarts(RestartSettings()),
     )
@@ -108,12 +107,12 @@ def test_it_starts_again_after_each_kind_of_fault() -> None:
     assert lines[2].startswith("Ready again, ")
     assert lines[3] == "ended. Restart 3 in 2.0 s."
     assert lines[4].startswith("Ready again, ")
-    assert [server.calls for server in servers] == [["abandon", "stop"], ["abandon", "stop"], ["stop"]]
+    assert [server.calls for server in servers] == [["abandon", "stop"], ["stop"], ["abandon", "stop"], ["stop"]]
 
 
 def test_a_server_that_never_started_is_not_tried_again() -> None:
     with pytest.raises(ServerError, match="Port 8000"):
-        keep_serving(lambda: raising(ServerError("Port 8000")), lambda _: None, Restarts(RestartSettings()), print)
+        run([Server(ServerError("Port 8000"))], [], Restarts(RestartSettings()))
 
 
 def test_without_supervision_a_fault_ends_it() -> None:
@@ -125,10 +124,6 @@ def test_without_supervision_a_fault_ends_it() -> None:
     with pytest.raises(UnhealthyServerError, match="a step hangs"):
         keep_serving(lambda: cast(TritonServer, server), serve, None, print)
     assert server.calls == ["abandon", "stop"]
-
-
-def raising(error: Exception) -> TritonServer:
-    raise error
 
 
 @pytest.mark.parametrize("settings", [{"hang_timeout_s": 0}, {"probe_interval_s": -1}, {"probe_timeout_s": 1e9}])

@@ -40,7 +40,7 @@ def test_wrong_addresses(url: str) -> None:
         TraceSettings(url)
 
 
-@pytest.mark.parametrize("every", [0, -1, 1_000_001])
-def test_wrong_rates(every: int) -> None:
+@pytest.mark.parametrize("rate", [0, -1, 1_000_001])
+def test_wrong_rates(rate: int) -> None:
     with pytest.raises(ConfigError, match="Expected --trace-rate 1"):
-        TraceSettings("http://a", every)
+        TraceSettings("http://a", rate)

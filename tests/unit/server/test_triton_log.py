@@ -196,7 +196,7 @@ def test_end_with_reason(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("status", "how"), [(0, "exit status 0"), (137, "exit status 137"), (-9, "signal 9")])
 def test_end_without_reason(tmp_path: Path, status: int, how: str) -> None:
-    expected = f"tritonserver ended with {how}: its log tells no reason"
+    expected = f"tritonserver ended with {how}: its log gives no reason"
     assert describe_end(write_log(tmp_path, START + END), status) == expected
     assert describe_end(tmp_path / "missing.log", status) == expected
     assert describe_end(tmp_path, status) == expected
@@ -216,4 +216,4 @@ def test_log_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_end_of_a_log_that_was_printed() -> None:
-    assert describe_end(STANDARD_OUTPUT, 1) == "tritonserver ended with exit status 1; its log above tells why"
+    assert describe_end(STANDARD_OUTPUT, 1) == "tritonserver ended with exit status 1; see its log above"

@@ -88,7 +88,7 @@ def test_a_step_that_works_too_long_hangs(watchdog: Watchdog, start: Start, cloc
     clock.later_s = 50
     assert watchdog.find_fault() is None
     clock.later_s = 61
-    expected = f"the step demo_engine_0_0 (process {process.pid}) hangs: it has worked on one request for 61 s"
+    expected = f"step demo_engine_0_0 (process {process.pid}) hangs: it has been working on one request for 61 s"
     assert watchdog.find_fault() == expected
 
 
@@ -100,7 +100,7 @@ def test_a_killed_step(watchdog: Watchdog, start: Start, is_known: bool, is_reap
         assert watchdog.find_fault() is None
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | (0 if is_reaped else os.WNOWAIT))
-    expected = f"the step demo_engine_0_0 (process {process.pid}) was killed or ended by itself"
+    expected = f"step demo_engine_0_0 (process {process.pid}) was killed or exited"
     assert watchdog.find_fault() == expected
 
 
@@ -110,13 +110,13 @@ def test_a_step_that_is_stopped_and_goes_on(watchdog: Watchdog, start: Start, cl
     os.waitid(os.P_PID, process.pid, os.WSTOPPED)
     assert watchdog.find_fault() is None, "a debugger may hold it for a moment"
     clock.later_s = 2.5
-    assert watchdog.find_fault() == f"the step demo_engine_0_0 (process {process.pid}) is stopped"
+    assert watchdog.find_fault() == f"step demo_engine_0_0 (process {process.pid}) is stopped"
     process.send_signal(signal.SIGCONT)
     os.waitid(os.P_PID, process.pid, os.WCONTINUED)
     assert watchdog.find_fault() is None
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-    assert watchdog.find_fault() is None, "the time begins anew"
+    assert watchdog.find_fault() is None, "the time starts again"
 
 
 @pytest.mark.parametrize("state", ["ended", "starting"])
