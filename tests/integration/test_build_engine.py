@@ -17,7 +17,7 @@ import pytest
 
 from mlcls.base.files import sha256_of
 from mlcls.base.machine import Gpu, Machine
-from mlcls.engines import building as engine_request
+from mlcls.engines import building
 from mlcls.engines.building import BuildRequest
 from mlcls.engines.fp16 import build as fp16_engine
 from mlcls.engines.fp16.build import STATISTICS
@@ -98,7 +98,7 @@ def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, s
 def test_what_does_not_pass_changes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(root)
     strict = dataclasses.replace(LIMITS["fp16"], max_difference=1e-9)
-    monkeypatch.setattr(engine_request, "LIMITS", {"fp16": strict})
+    monkeypatch.setattr(building, "LIMITS", {"fp16": strict})
     with pytest.raises(ParityError, match=rf"^Expected an FP16 graph of {NAME} .*serve this model in FP32"):
         list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
     assert snapshot(root) == before

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlcls.base import files as atomic
+from mlcls.base import files
 from support.quiet_http import QuietHttpServer
 
 NAME = "PP-LCNet_x1_0_ML"
@@ -76,7 +76,7 @@ def start_http() -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that cannot have two paths change places."""
-    monkeypatch.setattr(atomic, "_RENAME_EXCHANGE", 1 << 30)  # the kernel answers EINVAL to a flag it does not know
+    monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 30)  # the kernel answers EINVAL to a flag it does not know
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlcls.base import files as atomic
+from mlcls.base import files
 from mlcls.base.files import STAGING_PREFIX, replace_folder, staged_folder, write_text
 
 
@@ -241,7 +241,7 @@ def test_exchange_that_is_not_allowed(tmp_path: Path, source: Path, monkeypatch:
     (tmp_path / "target").mkdir()
     fill(tmp_path / "target", "old")
     before = list_tree(tmp_path)
-    monkeypatch.setattr(atomic, "_AT_FDCWD", -1)
+    monkeypatch.setattr(files, "_AT_FDCWD", -1)
     monkeypatch.setattr(os, "fsencode", lambda path: str(path).lstrip("/").encode())
     with pytest.raises(OSError, match=f"Bad file descriptor: '{source}' -> '{tmp_path / 'target'}'"):
         replace_folder(source, tmp_path / "target")
@@ -302,12 +302,12 @@ def test_staged_folder_that_cannot_be_renamed(tmp_path: Path, monkeypatch: pytes
 
 def test_is_locked(tmp_path: Path) -> None:
     """Also for a server that may only read the folder, and without taking the lock away from a command."""
-    assert not atomic.is_locked(tmp_path / "missing")
-    assert not atomic.is_locked(tmp_path)
-    with atomic.folder_lock(tmp_path):
-        assert atomic.is_locked(tmp_path)
-        (tmp_path / atomic.LOCK_NAME).chmod(0o444)
-        assert atomic.is_locked(tmp_path)
-    assert not atomic.is_locked(tmp_path)
-    with atomic.folder_lock(tmp_path):
+    assert not files.is_locked(tmp_path / "missing")
+    assert not files.is_locked(tmp_path)
+    with files.folder_lock(tmp_path):
+        assert files.is_locked(tmp_path)
+        (tmp_path / files.LOCK_NAME).chmod(0o444)
+        assert files.is_locked(tmp_path)
+    assert not files.is_locked(tmp_path)
+    with files.folder_lock(tmp_path):
         pass

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mlcls.conversion import to_onnx as onnx_export
+from mlcls.conversion import to_onnx
 from mlcls.conversion.onnx_edits import describe_interface
 from mlcls.conversion.to_onnx import ExportedGraph
 from mlcls.engines.runners import OnnxRuntimeRunner
@@ -34,8 +34,8 @@ def export(monkeypatch: pytest.MonkeyPatch, source: onnx.ModelProto, spec: Model
         copy.CopyFrom(source)
         return copy
 
-    monkeypatch.setattr(onnx_export, "convert_paddle_graph", convert)
-    exported = onnx_export.export_onnx(Path("inference.json"), Path("inference.pdiparams"), spec)
+    monkeypatch.setattr(to_onnx, "convert_paddle_graph", convert)
+    exported = to_onnx.export_onnx(Path("inference.json"), Path("inference.pdiparams"), spec)
     assert given == [(Path("inference.json"), Path("inference.pdiparams"))]
     return exported
 
@@ -100,7 +100,7 @@ def test_projection_of_queries_is_folded(monkeypatch: pytest.MonkeyPatch, custom
 @pytest.mark.parametrize("make", [make_scorer, make_decoder])
 def test_edits_do_not_need_the_simplifier(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec, make: Any) -> None:
     """It may do some of them itself, in some versions and on some graphs."""
-    monkeypatch.setattr(onnx_export, "_simplify", lambda model: model)
+    monkeypatch.setattr(to_onnx, "_simplify", lambda model: model)
     source = make(3, SIZE)
     exported = export(monkeypatch, source, custom_spec)
     constants = {item.name: onnx.numpy_helper.to_array(item).tolist() for item in exported.model.graph.initializer}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlcls.base import files as atomic
+from mlcls.base import files
 from mlcls.base.files import sha256_of
 from mlcls.errors import RepositoryError
 from mlcls.repository import models
@@ -146,7 +146,7 @@ def test_add_engine(folder: Path) -> None:
     written = verify_folder(folder, STEP)
     assert written.engines == (FP32, PLAN)
     assert set(written.files) == {"model.onnx", "model.plan", "model_spec.json"}
-    assert not list(folder.parents[1].glob(f"{atomic.STAGING_PREFIX}*"))
+    assert not list(folder.parents[1].glob(f"{files.STAGING_PREFIX}*"))
 
 
 def test_add_engine_in_place_of_an_older_one(folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_add_engine_in_place_of_an_older_one(folder: Path) -> None:
         ("replace_folder", models),
         ("write_manifest", models),
         ("link", os),
-        ("_exchange", atomic),
+        ("_exchange", files),
         ("move", shutil),
     ],
 )

@@ -11,8 +11,7 @@ from mlcls import cli
 from mlcls.base.files import write_bytes
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import configurations
-from mlcls.repository import publishing as settings_change
+from mlcls.repository import configurations, publishing
 from mlcls.repository.configurations import find_stale, require_fresh
 from mlcls.repository.manifest import EngineRecord
 from mlcls.repository.models import Repository
@@ -86,7 +85,7 @@ def test_a_fault_leaves_all_as_it_was(
             raise fault
         write_bytes(path, content)
 
-    monkeypatch.setattr(settings_change, "write_bytes", fail_after)
+    monkeypatch.setattr(publishing, "write_bytes", fail_after)
     monkeypatch.setattr(configurations, "write_text", lambda path, text: fail_after(path, text.encode()))
     with pytest.raises(type(fault)):
         change_settings(Repository(root), NAME, tune, EVIDENCE)

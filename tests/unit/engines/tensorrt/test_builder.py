@@ -16,8 +16,7 @@ from onnx import helper
 from mlcls.base.machine import Gpu, read_gpus
 from mlcls.engines.fp16.build import STATISTICS
 from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
-from mlcls.engines.tensorrt import builder as tensorrt_build
-from mlcls.engines.tensorrt import builder as tensorrt_progress
+from mlcls.engines.tensorrt import builder
 from mlcls.engines.tensorrt.builder import build_engine, show_progress, timing_cache_path
 from mlcls.engines.tensorrt.inspection import TensorInfo, inspect_engine
 from mlcls.engines.tensorrt.library import (
@@ -82,7 +81,7 @@ def test_several_architectures_and_none(fp16: bytes) -> None:
 
 def test_the_profile_is_the_one_that_triton_serves(fp16: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[Any] = []
-    real = tensorrt_build._add_profile
+    real = builder._add_profile
 
     def spy(builder: Any, *arguments: Any) -> None:
         class Builder:
@@ -92,7 +91,7 @@ def test_the_profile_is_the_one_that_triton_serves(fp16: bytes, monkeypatch: pyt
 
         real(Builder(), *arguments)
 
-    monkeypatch.setattr(tensorrt_build, "_add_profile", spy)
+    monkeypatch.setattr(builder, "_add_profile", spy)
     build_engine(fp16, SPEC, "tensorrt_rtx", ["7.5"])
     (profile,) = shapes
     expected = [(batch, 16, 8, 3) for batch in (1, 8, MAX_BATCH_SIZE)]
@@ -196,14 +195,14 @@ def test_an_interrupted_build_ends_and_gives_nothing(
         assert monitor.step_complete("anything", 1) is False
     assert signal.getsignal(signal.SIGINT) is before
 
-    make_monitor = tensorrt_progress._make_monitor
+    make_monitor = builder._make_monitor
 
     def make_interrupted(module: ModuleType) -> Any:
         monitor = make_monitor(module)
         monitor.interrupted = True
         return monitor
 
-    monkeypatch.setattr(tensorrt_progress, "_make_monitor", make_interrupted)
+    monkeypatch.setattr(builder, "_make_monitor", make_interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_engine(fp16, SPEC, "tensorrt_rtx", ["7.5"])
 
@@ -211,7 +210,7 @@ def test_an_interrupted_build_ends_and_gives_nothing(
 def test_timings_are_kept_apart_by_version_and_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """TensorRT-RTX has no timings, so this fakes TensorRT's configuration."""
     monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(tensorrt_build, "read_gpus", lambda: (Gpu("Tesla T4", "7.5"),))
+    monkeypatch.setattr(builder, "read_gpus", lambda: (Gpu("Tesla T4", "7.5"),))
 
     class Cache:
         def __init__(self, content: bytes) -> None:
@@ -244,16 +243,16 @@ def test_timings_are_kept_apart_by_version_and_gpu(monkeypatch: pytest.MonkeyPat
     assert path == tmp_path / "cache" / "timing-10.13.2.6-Tesla_T4.cache"
     for expected in (b"+", b"++"):
         config = Config()
-        with tensorrt_build._timing_cache(module, config):
+        with builder._timing_cache(module, config):
             pass
         assert path.read_bytes() == expected
     path.write_bytes(b"damaged")
     config = Config()
-    with tensorrt_build._timing_cache(module, config):
+    with builder._timing_cache(module, config):
         pass
     assert [cache.content for cache in config.caches] == [b"damaged", b""]
     assert path.read_bytes() == b"+"
-    with pytest.raises(RuntimeError), tensorrt_build._timing_cache(module, Config()):
+    with pytest.raises(RuntimeError), builder._timing_cache(module, Config()):
         raise RuntimeError
     assert path.read_bytes() == b"+"
     assert [file.name for file in path.parent.iterdir()] == [path.name]
