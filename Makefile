@@ -1,5 +1,5 @@
-# Everything is installed into this folder: .tools (uv), .venv (the project), .venv-paddlex (PaddleX, to compare with),
-# .venv-oldest (the oldest runtimes that a model must load in), .venv-bench (load generators and peers),
+# Everything is installed into this folder: .tools (uv), .venv (the project), .venv-paddlex (PaddleX, for comparison),
+# .venv-oldest (the oldest runtimes that must load a model), .venv-bench (load generators and peers),
 # .venv-docs (the documentation site).
 
 SHELL := /bin/bash
@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	if $$python -c '$(SUITABLE)' >/dev/null 2>&1; then echo $$python; break; fi; done)
 UV := .tools/bin/uv
 BIN := .venv/bin
-# Of the environment of an activated virtual environment nothing may leak into the ones made here.
+# An activated virtual environment must not leak into the ones created here.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 MODEL ?= PP-LCNet_x1_0_ML
@@ -38,7 +38,7 @@ serve: build ## Serve an imported model: make serve [MODEL=...]
 TEST_ENVIRONMENTS := .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed .tools/libb64/.installed
 
 .PHONY: test
-test: build $(TEST_ENVIRONMENTS) ## Run the tests, the real server and PaddleX included, but for the slow ones (10 minutes)
+test: build $(TEST_ENVIRONMENTS) ## Run all tests except the slow ones, with the real server and PaddleX (10 minutes)
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not slow' $(PYTEST_OPTIONS)
 
 .PHONY: test-slow
@@ -46,7 +46,7 @@ test-slow: build $(TEST_ENVIRONMENTS) ## Run the slow tests: all six architectur
 	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
 
 .PHONY: check
-check: build ## Lint, types, and that nothing generated is stale
+check: build ## Run linters and type checks, and check that generated files are up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -56,13 +56,13 @@ check: build ## Lint, types, and that nothing generated is stale
 	@! $(UV) pip check --python $(BIN)/python 2>&1 | grep '^The package' | grep -v '^The package `paddleclas`'
 
 .PHONY: cli-reference
-cli-reference: build ## Write docs/reference/cli.md anew from the commands' options
+cli-reference: build ## Generate docs/reference/cli.md from the commands' options
 	$(BIN)/python scripts/cli_reference.py
 
-# The site loads nothing from other places. On each build Material prints a notice about its own end of life; the variable
-# silences that, and no warning about the pages.
+# The site loads nothing from other hosts. Material prints a notice about its own end of life on each build; the variable
+# silences it, but no warnings about the pages.
 .PHONY: docs
-docs: .venv-docs/.installed ## Build the documentation site into build/site and fail on a broken link
+docs: .venv-docs/.installed ## Build the documentation site into build/site; fails on a broken link
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo 'Open build/site/index.html.'
 
@@ -71,7 +71,7 @@ parity: build .venv-paddlex/.installed ## Compare all six served models with Pad
 	@$(BIN)/python -m pytest -q tests/integration/test_parity.py
 
 .PHONY: demo-model
-demo-model: build ## Train the demo model from scratch, measure it and write demo_model/ anew (up to an hour)
+demo-model: build ## Train the demo model from scratch, measure it and replace demo_model/ (up to an hour)
 	@$(BIN)/python -m demo
 
 .PHONY: bench
@@ -95,15 +95,15 @@ bench-client: build .venv-bench/.installed .tools/libb64/.installed ## Compare t
 	@$(BIN)/python -m benchmarks.speed.client_throughput --model '$(MODEL)'
 
 .PHONY: load-test
-load-test: build .venv-bench/.installed ## Load test of a served model, every answer checked: make load-test [MODEL=...] [LOAD_OPTIONS='--shape soak --users 32']
-	@$(BIN)/python -m benchmarks.load.load_test --model '$(MODEL)' $(LOAD_OPTIONS)
+load-test: build .venv-bench/.installed ## Load-test a served model and check every answer: make load-test [MODEL=...] [LOAD_OPTIONS='--shape soak --users 32']
+	@$(BIN)/python -m benchmarks.load --model '$(MODEL)' $(LOAD_OPTIONS)
 
 .PHONY: soak
-soak: build ## Serve under load for 35 minutes while faults are done to the server, every answer checked: make soak [SOAK_OPTIONS='--minutes 60 --seed 3']
+soak: build ## Serve under load for 35 minutes while faults are injected, and check every answer: make soak [SOAK_OPTIONS='--minutes 60 --seed 3']
 	@$(BIN)/python -m benchmarks.endurance.soak $(SOAK_OPTIONS)
 
 .PHONY: overload
-overload: build ## Ask ten times what a server bears, and look at refusals, memory and a neighbor model
+overload: build ## Flood a server with ten times its load, and look at refusals, memory and a neighbor model
 	@$(BIN)/python -m benchmarks.endurance.overload $(SOAK_OPTIONS)
 
 .PHONY: isolation
@@ -111,15 +111,15 @@ isolation: build ## Check that each of 20,000 answers belongs to its image, thro
 	@$(BIN)/python -m benchmarks.endurance.isolation $(ISOLATION_OPTIONS)
 
 .PHONY: audit
-audit: .venv-audit/.installed ## Hold all locked packages against the known vulnerabilities
+audit: .venv-audit/.installed ## Check all locked packages for known vulnerabilities
 	@.venv-audit/bin/python scripts/audit.py
 
 .PHONY: fuzz
-fuzz: build ## Send 20,000 changed images to a real server, every answer checked: make fuzz [FUZZ_OPTIONS='--images 500 --seed 2']
+fuzz: build ## Send 20,000 changed images to a real server and check every answer: make fuzz [FUZZ_OPTIONS='--images 500 --seed 2']
 	@$(BIN)/python -m benchmarks.endurance.fuzzing $(FUZZ_OPTIONS)
 
 .PHONY: lock
-lock: $(UV) ## Write requirements/*.txt anew
+lock: $(UV) ## Update requirements/*.txt
 	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
 	$(LOCK) pyproject.toml --extra container --output-file requirements/triton.txt
 	$(LOCK) pyproject.toml requirements/tensorrt.in --extra container --output-file requirements/tensorrt.txt
@@ -134,35 +134,35 @@ lock: $(UV) ## Write requirements/*.txt anew
 	$(LOCK) requirements/docs.in --output-file requirements/docs.txt
 
 .PHONY: clean
-clean: ## Remove everything that make installed or produced
+clean: ## Remove everything that make has installed or produced
 	rm -rf .tools .venv .venv-paddlex .venv-oldest .venv-bench .venv-audit .venv-docs build output .mypy_cache .pytest_cache .ruff_cache
 
 $(UV): requirements/uv.txt
-	@test -n '$(PYTHON)' || { echo 'make: expected Python 3.10, 3.11 or 3.12 with venv on the PATH, got none; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@test -n '$(PYTHON)' || { echo 'make: expected Python 3.10, 3.11 or 3.12 with venv on the PATH, got none; pass one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	$(PYTHON) -m venv .tools
 	.tools/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
 	@touch $@
 
-# Debian's or Ubuntu's package, unpacked here; apt-get keeps its lists here too, so that it needs no root. Where there is
-# neither, the tests that need Prometheus are skipped and say so.
+# Debian's or Ubuntu's package, unpacked here; apt-get keeps its lists here too, so it needs no root. Without either, the
+# tests that need Prometheus are skipped and say so.
 APT = apt-get -qq -o Dir::State=$(CURDIR)/.tools/prometheus/apt -o Dir::State::status=/dev/null \
 	-o Dir::Cache=$(CURDIR)/.tools/prometheus/apt -o APT::Sandbox::User=''
 .tools/prometheus/.installed: $(UV)
 	@mkdir -p .tools/prometheus/apt/lists/partial .tools/prometheus/apt/archives/partial
 	@cd .tools/prometheus && if command -v prometheus promtool >/dev/null; then :; \
 		elif $(APT) update && $(APT) download prometheus && dpkg-deb -x prometheus_*.deb .; then rm -rf apt prometheus_*.deb; \
-		else echo 'make: no Prometheus here; its tests are skipped (Debian and Ubuntu: apt-get install prometheus)' >&2; fi
+		else echo 'make: Prometheus not found; its tests are skipped (Debian and Ubuntu: apt-get install prometheus)' >&2; fi
 	@touch $@
 
-# perf_analyzer, in the wheel tritonclient, links to libb64, which only Debian and Ubuntu package; it may be the system's, too.
+# perf_analyzer, in the wheel tritonclient, links to libb64, which only Debian and Ubuntu package; the system's works too.
 .tools/libb64/.installed: $(UV)
 	@mkdir -p .tools/libb64/apt/lists/partial .tools/libb64/apt/archives/partial
 	@cd .tools/libb64 && if $(subst .tools/prometheus,.tools/libb64,$(APT)) update && \
 		$(subst .tools/prometheus,.tools/libb64,$(APT)) download libb64-0d && dpkg-deb -x libb64-0d_*.deb .; then rm -rf apt libb64-0d_*.deb; \
-		else echo 'make: no libb64 here; without it perf_analyzer does not run (Debian and Ubuntu: apt-get install libb64-0d)' >&2; fi
+		else echo 'make: libb64 not found; perf_analyzer does not run without it (Debian and Ubuntu: apt-get install libb64-0d)' >&2; fi
 	@touch $@
 
-# A stamp is written last, so that an interrupted installation is done again.
+# A stamp is written last, so that an interrupted installation is repeated.
 .venv/.installed: $(UV) requirements/dev.txt pyproject.toml client/pyproject.toml
 	$(UV) venv --quiet --allow-existing --python '$(PYTHON)' .venv
 	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt

@@ -1,1 +1,1 @@
-"""Measurements of what this project serves; run from the root of a checkout: `python -m benchmarks.NAME`."""
+"""Benchmarks of the served models. Run them from the root of a checkout: `python -m benchmarks.NAME`."""

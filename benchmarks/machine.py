@@ -1,4 +1,4 @@
-"""Where and with what a benchmark ran: the machine, and the commit of this checkout."""
+"""The machine that a benchmark ran on, and the commit of this checkout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def _read_commit() -> str:
-    """Return the checkout's commit, `+` behind it where files differ from it."""
+    """Return the checkout's commit, followed by `+` if files differ from it."""
     try:
         command = ["git", "describe", "--always", "--dirty=+"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

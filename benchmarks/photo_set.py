@@ -1,4 +1,4 @@
-"""Photos for benchmarks, made from the sample photos: all different, the same in every run."""
+"""Photos for benchmarks, cut from the sample photos: all different, and the same in every run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CLASSES: Final = {"small": ((240, 320), 8), "medium": ((480, 640), 8), "large":
 # How often each size class is sent, relative to the others.
 IMAGE_MIX: Final = "small=3,medium=6,large=1"
 
-# Heights and widths of photos such as a web service gets, in an order that mixes them: four small, ten medium and two
-# large ones. Larger ones would make windows unlike that have one more of them than the next.
+# Heights and widths of photos that a web service gets, in a mixed order: four small, ten medium and two large ones.
+# With larger ones, a window that happens to get one more of them would differ from the next.
 _WEB_SIZES: Final = (
     *((480, 640), (240, 320), (480, 640), (1200, 1600), (480, 640), (240, 320), (480, 640), (480, 640)),
     *((480, 640), (240, 320), (480, 640), (1200, 1600), (480, 640), (240, 320), (480, 640), (480, 640)),
 )
-# What they are, for reports.
+# Their description in reports.
 WEB_PHOTOS: Final = "16 JPEG photos: four of 320x240, ten of 640x480, two of 1600x1200"
 
 
@@ -32,11 +32,11 @@ def write_uniform_photos(folder: Path, count: int, height: int, width: int, seed
     """Write JPEG photos of one size.
 
     Args:
-        folder: Where they go; it is made.
-        count: How many.
+        folder: Where they go; created if missing.
+        count: Number of photos.
         height: Pixels.
         width: Pixels.
-        seed: Of the choice of crops; the same one gives the same files.
+        seed: Seed of the choice of crops; the same seed gives the same files.
     """
     return _write(folder, photo_crops(count, seed), height, width)
 
@@ -45,7 +45,7 @@ def write_size_classes(folder: Path, seed: int = 0) -> None:
     """Write JPEG photos of 320x240, 640x480 and 4000x3000 into `small`, `medium` and `large`.
 
     Args:
-        folder: Where to.
+        folder: Where they go.
         seed: See `write_uniform_photos`.
     """
     crops = photo_crops(sum(count for _, count in _CLASSES.values()), seed)
@@ -55,10 +55,10 @@ def write_size_classes(folder: Path, seed: int = 0) -> None:
 
 
 def write_web_photos(folder: Path, seed: int = 0) -> list[Path]:
-    """Write `WEB_PHOTOS`, in the order in which they are to be sent.
+    """Write `WEB_PHOTOS` and return them in the order to send them in.
 
     Args:
-        folder: Where to.
+        folder: Where they go.
         seed: See `write_uniform_photos`.
     """
     crops = photo_crops(len(_WEB_SIZES), seed)

@@ -1,7 +1,7 @@
-"""The six official models, freshly initialized: `python -m benchmarks.random_models FOLDER`.
+"""The six official models with random weights: `python -m benchmarks.random_models FOLDER`.
 
-Speed does not depend on the weights; so where the official ones cannot be had, these are measured, and tested, in their
-place. Writes each as a PaddleX inference model to FOLDER/NAME and imports it into FOLDER/model_repository.
+Speed does not depend on the weights, so benchmarks and tests use these if the official weights are not available. Each
+is written as a PaddleX inference model to FOLDER/NAME and imported into FOLDER/model_repository.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from tqdm import tqdm
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.repository.models import Repository
 
-# Those that take longest go first.
+# Where benchmarks create the models, relative to the root of the checkout.
+RANDOM_MODELS: Final = Path("build/bench")
+
+# The slowest go first.
 _ORDER: Final = ("PP-HGNetV2-B6_ML", "CLIP_vit_base_patch16_448_ML", "PP-HGNetV2-B4_ML", "ResNet50_ML")
 _NICENESS: Final = 5
 _Model = TypeVar("_Model")
-# Of the check at the import, which in full, on eight photos, takes longer than all the rest.
+# Batch sizes of the check at import; the full check, on eight photos, takes longer than everything else.
 _BATCH_SIZES: Final = (1, 2)
 
 
@@ -33,14 +36,14 @@ def repository_of(folder: Path) -> Path:
 
 
 def prepare_models(folder: Path, names: Sequence[str]) -> None:
-    """Export and import the models that are not there, two at a time; minutes for all six.
+    """Export and import the models that are missing, two at a time; all six take minutes.
 
     Args:
-        folder: See above; an interrupted run is continued.
+        folder: Where they go; an interrupted run is continued.
         names: Official models.
 
     Raises:
-        MlclsError: One cannot be exported or imported.
+        MlclsError: A model cannot be exported or imported.
     """
     missing = [name for name in names if not _is_prepared(folder, name)]
     if not missing:
@@ -50,10 +53,10 @@ def prepare_models(folder: Path, names: Sequence[str]) -> None:
 
 
 def prepare_each(prepare: Callable[[Path, _Model], None], folder: Path, models: Sequence[_Model]) -> None:
-    """Prepare models in processes of their own, two at a time, with a progress bar.
+    """Prepare models in separate processes, two at a time, with a progress bar.
 
     Raises:
-        MlclsError: One cannot be exported or imported.
+        MlclsError: A model cannot be exported or imported.
     """
     context = multiprocessing.get_context("spawn")  # paddle's threads do not survive a fork
     with (
@@ -66,7 +69,7 @@ def prepare_each(prepare: Callable[[Path, _Model], None], folder: Path, models: 
 
 
 def _is_prepared(folder: Path, name: str) -> bool:
-    """Return the import comes last, and appears complete or not at all."""
+    """Return whether a model is there; its import comes last, and appears complete or not at all."""
     return (folder / name).is_dir() and Repository(repository_of(folder)).is_imported(name)
 
 
@@ -82,5 +85,5 @@ def _prepare(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(_NICENESS)  # it runs beside tests
+    os.nice(_NICENESS)  # it runs next to tests
     prepare_models(Path(sys.argv[1]), tuple(OFFICIAL_MODELS))

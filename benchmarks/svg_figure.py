@@ -1,4 +1,4 @@
-"""Figures of matplotlib as SVG, the same file for the same figures."""
+"""Matplotlib figures as SVG files that are reproducible: the same numbers give the same bytes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 
 def make_figure(size: tuple[float, float], rows: int = 1, columns: int = 1) -> tuple[Figure, list[Any]]:
-    """Return an empty figure, and its axes row by row.
+    """Return an empty figure and its axes, row by row.
 
     Args:
         size: Width and height in inches.
         rows: Rows of axes.
         columns: Columns of axes.
     """
-    figure = Figure(
-        figsize=size, layout="constrained"
-    )  # without pyplot, which would take a backend and keep the figure
+    figure = Figure(figsize=size, layout="constrained")  # pyplot would choose a backend and keep the figure
     FigureCanvasSVG(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for each in axes:
@@ -40,8 +38,8 @@ def set_log_scale(axes: Any, which: Literal["x", "y"]) -> None:
 
 
 def to_svg(figure: Figure) -> str:
-    """Return the text of the file."""
+    """Return the figure as the text of an SVG file."""
     buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": "mlcls"}):  # else names in it are random
+    with rc_context({"svg.hashsalt": "mlcls"}):  # otherwise its ids are random
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Train the demo model from scratch and measure it: what `make demo-model` runs; an hour or less on two cores."""
+"""Train the demo model from scratch and measure it: `make demo-model`, up to an hour on two cores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RECIPE: Final = DemoRecipe()
 
 
 def main() -> int:
-    """Parse the arguments."""
+    """Parse the arguments, make the demo model and print its figures."""
     parser = argparse.ArgumentParser("python -m demo", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/demo_model"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("demo_model"), help="default: %(default)s")

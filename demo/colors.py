@@ -1,8 +1,8 @@
-"""The demo model's ground truth: twelve basic colors, and the rule that says which of them a picture has.
+"""The demo model's ground truth: twelve basic colors, and the rule for which of them a picture has.
 
 The names are the eleven basic color terms of English (Berlin and Kay, "Basic Color Terms", 1969) and cyan. A pixel's
-name follows from its hue (degrees), value (its highest channel) and chroma (highest minus lowest channel), both from
-0 to 1:
+color follows from its hue (degrees), value (highest channel) and chroma (highest minus lowest channel); value and
+chroma go from 0 to 1:
 
     black     value below 0.2
     white     chroma below 0.1, value from 0.85 on     gray      chroma below 0.1
@@ -12,8 +12,8 @@ name follows from its hue (degrees), value (its highest channel) and chroma (hig
     orange    15 to 42          yellow    42 to 70          green     70 to 160
     cyan      160 to 195        blue      195 to 255
 
-The first line that fits counts; a range has its lower end and not its upper one. A picture has a color where at least
-a tenth of its pixels have it, after resizing to the network's input, which averages fine grain as an eye does.
+The first matching line counts; a range includes its lower end but not its upper one. A picture has a color if at least
+a tenth of its pixels have it after resizing to the network's input, which averages fine grain as the eye does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLORS: Final = (
     *("red", "orange", "yellow", "green", "cyan", "blue"),
     *("purple", "pink", "brown", "black", "gray", "white"),
 )
-# Share of a picture's pixels from which on it has a color.
+# Least share of pixels for a picture to have a color.
 NOTICEABLE_SHARE: Final = 0.1
 
 # Upper end of each hue's range in degrees; red lies around 0.
@@ -45,7 +45,7 @@ def name_pixels(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
         pixels: (..., 3) uint8 RGB.
 
     Returns:
-        (...) index into `COLORS`.
+        (...) int64, indexes into `COLORS`.
     """
     channels = pixels.astype(np.float64) / 255
     red, green, blue = np.moveaxis(channels, -1, 0)
@@ -67,7 +67,7 @@ def name_pixels(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def color_shares(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Return the share of the pixels (H, W, 3) uint8 RGB that has each color: (12,), 1 in all."""
+    """Return the share of each color among pixels (H, W, 3) uint8 RGB: (12,), with sum 1."""
     counts = np.bincount(name_pixels(pixels).ravel(), minlength=len(COLORS))
     return np.asarray(counts / counts.sum())
 
@@ -84,7 +84,7 @@ def _hue(
     value: npt.NDArray[np.float64],
     chroma: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """Hue in degrees from 0 to below 360; 0 where there is no chroma."""
+    """Return the hue in degrees, from 0 to below 360; 0 without chroma."""
     divisor = np.where(chroma > 0, chroma, 1)
     hue = np.where(
         value == red,

@@ -19,7 +19,7 @@ from mlcls.dataset.annotations import format_annotations
 
 # Images in a folder.
 _FOLDER_SIZE: Final = 1000
-# Scenes that a process is given at a time.
+# Scenes that a process gets at a time.
 _CHUNK: Final = 100
 _JPEG_QUALITY: Final = 95
 _PARTS: Final = ("train", "val", "test")
@@ -32,11 +32,11 @@ def write_demo_dataset(folder: Path, train: int, val: int, side: int, seed: int 
     """Write `label.txt`, `train.txt`, `val.txt` and the scenes as JPEG files.
 
     Args:
-        folder: Where to; replaced when the new dataset is complete.
-        train: Number of scenes to train on.
-        val: Number of scenes to evaluate on.
-        side: Height and width of the scenes, those of the network's input.
-        seed: Of the scenes.
+        folder: Where it goes; replaced once the new dataset is complete.
+        train: Number of training scenes.
+        val: Number of validation scenes.
+        side: Height and width of the scenes and of the network's input.
+        seed: Seed of the scenes.
 
     Returns:
         The folder.
@@ -49,19 +49,19 @@ def write_demo_dataset(folder: Path, train: int, val: int, side: int, seed: int 
 
 
 def write_scenes(folder: Path, part: str, count: int, side: int, seed: int) -> tuple[list[str], npt.NDArray[np.bool_]]:
-    """Draw scenes in all cores and write them as JPEG files, with a progress bar.
+    """Draw scenes on all cores and write them as JPEG files, with a progress bar.
 
-    The labels are those of the decoded files: of what a network is given and anybody sees.
+    The labels are those of the decoded files, which is what a network gets.
 
     Args:
-        folder: Where to.
-        part: `train`, `val` or `test`; each has scenes of its own.
+        folder: Where they go.
+        part: `train`, `val` or `test`; each has its own scenes.
         count: Number of scenes.
         side: Height and width.
-        seed: Of the scenes.
+        seed: Seed of the scenes.
 
     Returns:
-        Paths relative to the folder, and (count, 12) which colors each scene has.
+        Paths relative to the folder, and the colors of each scene, (count, 12) bool.
     """
     from tqdm import tqdm
 
@@ -70,7 +70,7 @@ def write_scenes(folder: Path, part: str, count: int, side: int, seed: int) -> t
         parent.mkdir(parents=True, exist_ok=True)
     write = functools.partial(_write_scene, folder, part, side, seed)
     rows = []
-    # drawing holds Python's lock, so threads would not help; a forked process would inherit the caller's locks
+    # drawing holds the GIL, so threads would not help; a forked process would inherit the caller's locks
     pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"))
     with pool, tqdm(total=count, desc=f"{part} scenes", unit="scene") as bar:
         for row in pool.map(write, range(count), chunksize=_CHUNK):
@@ -87,7 +87,7 @@ def _write_scene(root: Path, part: str, side: int, seed: int, index: int) -> npt
     import cv2
 
     scene = draw_scene(np.random.default_rng((seed, _PARTS.index(part), index)), side)
-    # colors at full resolution: JPEG's usual halving of them would wash small shapes out
+    # colors at full resolution: JPEG's usual chroma subsampling would blur small shapes
     full = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
     encoded = cv2.imencode(".jpg", scene[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY, *full])[1]
     (root / _scene_name(part, index)).write_bytes(encoded.tobytes())

@@ -1,4 +1,4 @@
-"""What the demo model is judged on: scenes it has not seen, and crops of real photos, labeled by the same rule."""
+"""What the demo model is evaluated on: unseen scenes, and crops of real photos, labeled by the same rule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlcls.images.photos import photo_crops
 from mlcls.images.transforms import resize_image
 from mlcls.model.spec import ImageTransform
 
-# Annotation file of each set, by what it is called in reports.
+# Annotation file of each set, by its name in reports.
 SETS: Final = {"scenes": "scenes.txt", "photos": "photos.txt"}
 
 
@@ -23,11 +23,11 @@ def write_test_images(folder: Path, scenes: int, crops: int, transform: ImageTra
     """Write both sets.
 
     Args:
-        folder: Where to; replaced when it is complete.
+        folder: Where they go; replaced once both are complete.
         scenes: Number of generated scenes.
-        crops: Number of crops of scikit-learn's two sample photos, some with their channels exchanged.
-        transform: The network's; colors are named after resizing with it.
-        seed: Of scenes and crops.
+        crops: Number of crops of scikit-learn's two sample photos, some with swapped channels.
+        transform: The network's transform; colors are determined after resizing with it.
+        seed: Seed of scenes and crops.
 
     Returns:
         The folder.

@@ -1,4 +1,4 @@
-"""`make demo-model`: scenes, training, and the figures of Paddle, ONNX and the served ensemble side by side."""
+"""The steps of `make demo-model`: scenes, training, and the figures of Paddle, ONNX and the served ensemble."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _SHOWN: Final = ("MultiLabelMAP", "MultiLabelMAP_11point", "CF1", "OF1")
 
 
 def make_demo_model(recipe: DemoRecipe, work: Path, target: Path) -> dict[str, Any]:
-    """Make the demo model; what an interrupted run has finished is not done again.
+    """Make the demo model; steps that an interrupted run has finished are skipped.
 
     Args:
         recipe: Sizes and seed.
-        work: Folder for dataset, training and model repository; used again by the next run of the same recipe.
+        work: Folder for dataset, training and model repository; the next run with the same recipe reuses it.
         target: Folder for the inference model, its figures and its curves; replaced at the end.
 
     Returns:
-        The figures, as `figures.json` has them.
+        The figures, as in `figures.json`.
 
     Raises:
-        ParityError: ONNX or the served ensemble differ from Paddle by more than the gate's limit for FP32.
+        ParityError: ONNX or the served ensemble differs from Paddle by more than the gate's limit for FP32.
         MlclsError: A step fails.
     """
     text = json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
@@ -64,7 +64,7 @@ def make_demo_model(recipe: DemoRecipe, work: Path, target: Path) -> dict[str, A
 
 
 def format_figures(figures: dict[str, Any]) -> str:
-    """Return the figures for people."""
+    """Return the figures as a table."""
     lines = [f"{'':10}{'runner':12}{'images':>8}" + "".join(f"{name:>23}" for name in _SHOWN)]
     for name, measured in figures["sets"].items():
         for runner, metrics in measured["runners"].items():

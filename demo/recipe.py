@@ -9,25 +9,25 @@ from typing import Final
 from mlcls.training.settings import TrainSettings
 
 MODEL: Final = "PP-LCNet_x1_0_ML"
-# Name under which it is served.
+# Its name when served.
 DEMO_NAME: Final = "demo_colors"
-# Asymmetric loss pushes scores up: of the thresholds from 0.4 to 0.9 in steps of 0.05, this one gives the best OF1 on
+# Asymmetric loss raises scores: among the thresholds from 0.4 to 0.9 in steps of 0.05, this one gives the best OF1 on
 # the validation scenes (0.75, against 0.54 at 0.5).
 THRESHOLD: Final = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class DemoRecipe:
-    """Sizes of the demo's training; the defaults made the model that comes with the project.
+    """Sizes of the demo's training; the defaults produced the model that ships with the project.
 
     Attributes:
-        train_scenes: Scenes to train on.
-        val_scenes: Scenes to choose the best epoch by; test scenes are others.
+        train_scenes: Training scenes.
+        val_scenes: Scenes that choose the best epoch.
         test_scenes: Scenes for the figures.
         test_crops: Crops of real photos for the figures.
         epochs: Passes over the training scenes.
         side: Height and width of the scenes and of the network's input.
-        seed: Of the scenes, the first weights and the order.
+        seed: Seed of the scenes, the initial weights and the order.
     """
 
     train_scenes: int = 60_000
@@ -39,10 +39,10 @@ class DemoRecipe:
     seed: int = 0
 
     def train_settings(self, dataset: Path, output: Path) -> TrainSettings:
-        """Return the training: half of PP-LCNet's channels, a quarter of the decoder's width, a few MB in all.
+        """Return the training settings: half of PP-LCNet's channels, a quarter of the decoder's width, a few MB in all.
 
-        Colors are the labels, so nothing may change them: no RandAugment, no Cutout. Fresh weights want a learning
-        rate far above that of fine-tuning (3e-3 against 1e-4), which is safe with the gradients' norm held at 1.
+        Colors are the labels, so nothing may change them: no RandAugment, no Cutout. Random weights need a much higher
+        learning rate than fine-tuning (3e-3 against 1e-4), which is safe with the gradient norm clipped at 1.
         """
         return TrainSettings(
             MODEL,

@@ -1,4 +1,4 @@
-"""Pictures to train the demo model on: shapes, gradients and cloudy textures, made to have photos' range of colors."""
+"""Pictures to train the demo model on: shapes, gradients and cloudy textures with the color range of photos."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from demo.colors import COLORS, name_pixels
 
 Canvas = npt.NDArray[np.float32]
 
-# Random colors of which each name gets its share; enough for several hundred of the rarest name.
+# Number of random colors, enough for several hundred of the rarest name.
 _POOL_SIZE: Final = 60_000
 
 
 def draw_scene(generator: np.random.Generator, side: int) -> npt.NDArray[np.uint8]:
     """Return one picture.
 
-    A few colors are drawn, every name as likely, so that rare names (cyan, pink) are learnt as well as common ones.
-    They fill a background and shapes; then light, texture, blur and noise do what a camera would.
+    It draws a few colors, each name with the same probability, so that rare names (cyan, pink) are learned as well as
+    common ones. They fill a background and shapes; then light, texture, blur and noise imitate a camera.
 
     Args:
-        generator: Draws everything.
+        generator: Source of randomness.
         side: Height and width.
 
     Returns:
@@ -86,14 +86,14 @@ def _fill(generator: np.random.Generator, side: int, colors: list[Canvas]) -> Ca
 
 
 def _ramp(generator: np.random.Generator, side: int) -> Canvas:
-    """From 0 to 1 in some direction: (side, side) float32."""
+    """Return a ramp from 0 to 1 in a random direction: (side, side) float32."""
     angle = generator.uniform(0, 2 * np.pi)
     rows, columns = np.mgrid[0:side, 0:side].astype(np.float32)
     return _stretch(rows * np.float32(np.sin(angle)) + columns * np.float32(np.cos(angle)))
 
 
 def _clouds(generator: np.random.Generator, side: int, roughness: float) -> Canvas:
-    """Noise whose amplitude falls with frequency, as in photos, from 0 to 1: (side, side) float32."""
+    """Return noise from 0 to 1 whose amplitude falls with frequency, as in photos: (side, side) float32."""
     rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
     frequency = np.hypot(rows, columns)
     frequency[0, 0] = np.inf

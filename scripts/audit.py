@@ -1,10 +1,10 @@
-"""Holds every locked package against the database of known vulnerabilities: `make audit`.
+"""Check all locked packages for known vulnerabilities: `make audit`.
 
-pip-audit asks PyPI about each package. Where PyPI's answer is missing (no network, or a mirror without that API), it
-leaves the package out and reports that nothing was found: an all-clear that means nothing. So here each file must have
-been checked whole, and a version that is known to be vulnerable must be found to be so, else nothing counts as proven.
+pip-audit asks PyPI about each package. If PyPI does not answer (no network, or a mirror without that API), pip-audit
+skips the package and reports that nothing was found, an all-clear that means nothing. So this program requires that
+every package was checked, and that a version that is known to be vulnerable is reported as such.
 
-Exit status: 0 nothing is known against any package; 1 something is; 2 wrong usage; 3 the database could not be asked.
+Exit status: 0 no known vulnerability; 1 at least one; 2 wrong usage; 3 the database could not be queried.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ACCEPTED_FILE: Final = REQUIREMENTS / "audit_accepted.txt"
 PIP_AUDIT: Final = ROOT / ".venv-audit" / "bin" / "pip-audit"
 
 FOUND, UNKNOWN = 1, 3
-# Vulnerable for ever (CVE-2022-22817 and others); whoever says that it is not has no database.
+# Vulnerable forever (CVE-2022-22817 and others): if nothing is reported for it, the query does not work.
 CANARY: Final = "pillow==9.0.0"
-# Not locks: what uv is told, and this program's own list.
+# Not locks: uv's overrides, and this program's own list.
 _NO_LOCKS: Final = ("overrides.txt", ACCEPTED_FILE.name)
 
 
@@ -39,8 +39,8 @@ class Finding:
     Attributes:
         package: `name version`.
         ids: Its identifiers, the database's own first.
-        fixed_in: Versions without it.
-        file: The lock.
+        fixed_in: Versions that fix it.
+        file: The lock file.
     """
 
     package: str
@@ -50,7 +50,7 @@ class Finding:
 
 
 class DatabaseError(Exception):
-    """The database could not be asked, or not about everything."""
+    """The database could not be queried, or not about every package."""
 
 
 def main(
@@ -58,15 +58,15 @@ def main(
     ask: Callable[[Path], Mapping[str, Any]] | None = None,
     today: datetime.date | None = None,
 ) -> int:
-    """Audit and print.
+    """Audit and print the findings.
 
     Args:
-        arguments: Of the command line.
-        ask: Gives pip-audit's report of a requirements file.
-        today: Decides which acceptances have ended.
+        arguments: Arguments of the command line.
+        ask: Returns pip-audit's report on a requirements file.
+        today: Decides which acceptances have expired.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", type=Path, help="locks (default: all of requirements/)")
+    parser.add_argument("files", nargs="*", type=Path, help="lock files (default: all in requirements/)")
     options = parser.parse_args(arguments)
     locks = options.files or sorted(path for path in REQUIREMENTS.glob("*.txt") if path.name not in _NO_LOCKS)
     ask = ask or run_pip_audit
@@ -76,27 +76,27 @@ def main(
         findings = [finding for lock in locks for finding in audit_file(lock, ask)]
     except DatabaseError as error:
         print(f"audit: nothing is proven: {error}", file=sys.stderr)
-        print("audit: run `make audit` where the JSON API of PyPI answers (/pypi/NAME/VERSION/json).", file=sys.stderr)
+        print("audit: run `make audit` with access to PyPI's JSON API (/pypi/NAME/VERSION/json).", file=sys.stderr)
         return UNKNOWN
     except ValueError as error:
         print(f"audit: {error}", file=sys.stderr)
         return 2
     open_findings = [finding for finding in findings if not set(finding.ids) & accepted]
     for finding in open_findings:
-        fixed = f"fixed in {', '.join(finding.fixed_in)}" if finding.fixed_in else "no version without it"
+        fixed = f"fixed in {', '.join(finding.fixed_in)}" if finding.fixed_in else "no fixed version"
         print(f"{finding.file}: {finding.package}: {', '.join(finding.ids)}; {fixed}")
     print(
-        f"{len(locks)} locks: {len(open_findings)} findings, and {len(findings) - len(open_findings)} that "
-        f"{ACCEPTED_FILE.name} accepts."
+        f"{len(locks)} locks: {len(open_findings)} findings, and {len(findings) - len(open_findings)} accepted in "
+        f"{ACCEPTED_FILE.name}."
     )
     return FOUND if open_findings else 0
 
 
 def check_canary(ask: Callable[[Path], Mapping[str, Any]]) -> None:
-    """Check that the database knows what it must know.
+    """Check that the database reports a package that is known to be vulnerable.
 
     Raises:
-        DatabaseError: It does not.
+        DatabaseError: It reports nothing.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "canary.txt"
@@ -106,10 +106,10 @@ def check_canary(ask: Callable[[Path], Mapping[str, Any]]) -> None:
 
 
 def audit_file(path: Path, ask: Callable[[Path], Mapping[str, Any]]) -> list[Finding]:
-    """Return what is known against the packages of a lock.
+    """Return the known vulnerabilities of a lock's packages.
 
     Raises:
-        DatabaseError: Some of them could not be asked about.
+        DatabaseError: Some packages were not checked.
     """
     packages = ask(path).get("dependencies", [])
     if not packages:
@@ -132,31 +132,21 @@ def audit_file(path: Path, ask: Callable[[Path], Mapping[str, Any]]) -> list[Fin
 
 
 def run_pip_audit(path: Path) -> Mapping[str, Any]:
-    """Return pip-audit's report of a file; nothing is installed.
+    """Return pip-audit's report on a file; nothing is installed.
 
     Raises:
-        DatabaseError: It gives none.
+        DatabaseError: There is no report.
     """
-    command = [
-        str(PIP_AUDIT),
-        "--requirement",
-        str(path),
-        "--no-deps",
-        "--disable-pip",
-        "--format",
-        "json",
-        "--timeout",
-        "20",
-    ]
-    command += ["--progress-spinner", "off"]
+    command = [str(PIP_AUDIT), "--requirement", str(path), "--no-deps", "--disable-pip", "--format", "json"]
+    command += ["--timeout", "20", "--progress-spinner", "off"]
     try:
         process = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
-        raise DatabaseError(f"{PIP_AUDIT} cannot be run ({error.strerror}); make .venv-audit/.installed") from None
+        raise DatabaseError(f"{PIP_AUDIT} does not run ({error.strerror}); run: make .venv-audit/.installed") from None
     try:
         report: Mapping[str, Any] = json.loads(process.stdout)
     except ValueError:
-        words = process.stderr.strip().splitlines() or ["no words"]
+        words = process.stderr.strip().splitlines() or ["no message"]
         raise DatabaseError(f"pip-audit could not check {path.name}: {words[-1][:300]}") from None
     return report
 
@@ -166,10 +156,10 @@ def read_accepted(path: Path, today: datetime.date) -> set[str]:
 
     Args:
         path: Lines of an identifier, the last day (YYYY-MM-DD) and the reason; `#` begins a comment.
-        today: The day.
+        today: Today's date.
 
     Raises:
-        ValueError: A line is of another form.
+        ValueError: A line has another format.
     """
     accepted = set()
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):

@@ -1,7 +1,7 @@
-"""Write `docs/reference/cli.md`, the reference of the commands `mlcls` and `mlcls-client`: make cli-reference.
+"""Write `docs/reference/cli.md`, the reference of `mlcls` and `mlcls-client`: `make cli-reference`.
 
-The page is made from the parsers of the commands themselves. It does not use argparse's own help text, which differs
-between versions of Python. `--check` writes nothing and fails if the page is stale: exit status 1.
+The page is generated from the commands' own parsers, but without argparse's help text, which differs between versions
+of Python. `--check` writes nothing and exits with status 1 if the page is stale.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def render_page() -> str:
 
 
 def make_parser(command: str) -> argparse.ArgumentParser:
-    """Return the parser that an installed command makes for itself.
+    """Return the parser that an installed command creates.
 
     Args:
-        command: Name of the command; a console script of this environment.
+        command: A console script of this environment.
 
     Raises:
         LookupError: The command is not installed.
@@ -88,7 +88,7 @@ def make_parser(command: str) -> argparse.ArgumentParser:
 
 
 class _ParserMade(BaseException):
-    """A command is about to parse its arguments; no `except Exception` of the command may swallow this."""
+    """A command is about to parse its arguments; no `except Exception` in it may swallow this."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def _subcommands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, ar
 
 
 def _render_options(parser: argparse.ArgumentParser) -> list[str]:
-    """Return a table of the arguments, and one more for each group of them that has a title of its own."""
+    """Return a table of the arguments, and another for each group with its own title."""
     usual: list[argparse.Action] = []
     titled: list[str] = []
     for group in parser._action_groups:
@@ -145,7 +145,7 @@ def _table(parser: argparse.ArgumentParser, actions: Sequence[argparse.Action]) 
 
 
 def _render_epilog(epilog: str | None) -> list[str]:
-    """Return the text below the options; lines that the author broke stay as they are."""
+    """Return the text below the options; line breaks in it are kept."""
     if not epilog:
         return []
     if "\n" in epilog.strip():
@@ -154,7 +154,7 @@ def _render_epilog(epilog: str | None) -> list[str]:
 
 
 def _usage(parser: argparse.ArgumentParser) -> list[str]:
-    """Return the line that shows how the command is called; options that may be left out are not spelled out."""
+    """Return the usage line of a command; optional arguments appear as `[OPTIONS]`."""
     shown = [parser.prog]
     options = [
         action for action in parser._actions if action.option_strings and not isinstance(action, argparse._HelpAction)
@@ -179,7 +179,7 @@ def _name(action: argparse.Action) -> str:
 
 
 def _value(action: argparse.Action) -> str:
-    """Return how the value of an argument is written: with brackets if it is optional, with dots if it repeats."""
+    """Return an argument's value as written in usage: with brackets if optional, with dots if repeated."""
     if action.nargs == 0:
         return ""
     metavar = action.metavar
@@ -219,7 +219,7 @@ def _sentence(text: str | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text as a cell of a table: options and placeholders are left to stand as they are."""
+    """Return a text as a table cell, with Markdown's special characters escaped."""
     return _sentence(text).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 

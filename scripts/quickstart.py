@@ -1,6 +1,6 @@
-"""Label photos on a real Triton server, from a PaddleX model to an annotated picture: what `make quickstart` runs.
+"""Label photos on a real Triton server, from a PaddleX model to annotated pictures: `make quickstart`.
 
-Run it from the project's folder: `python -m scripts.quickstart`.
+Run it from the root of a checkout: `python -m scripts.quickstart`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _DEMO_MODEL: Final = Path(__file__).resolve().parent.parent / "demo_model" / "in
 
 
 def main() -> int:
-    """Parse the arguments."""
+    """Parse the arguments and label the photos."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", type=Path, nargs="*", help="photos or folders (default: two sample photos)")
     parser.add_argument("--model", default="PP-LCNet_x1_0_ML", help="official model (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("build/quickstart"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output"), help="default: %(default)s")
-    parser.add_argument("--demo-model", type=Path, default=_DEMO_MODEL, help="taken where MODEL is out of reach")
+    parser.add_argument("--demo-model", type=Path, default=_DEMO_MODEL, help="used if MODEL cannot be downloaded")
     arguments = parser.parse_args()
     try:
         return run_quickstart(arguments.model, arguments.images, arguments.work, arguments.output, arguments.demo_model)
@@ -44,20 +44,20 @@ def main() -> int:
 
 
 def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path, demo_model: Path) -> int:
-    """Label photos with a model on a real tritonserver, and say on the way what happens.
+    """Label photos with a model on a real tritonserver, and print each step.
 
     Args:
         model: Name of an official model.
         images: Photos; by default scikit-learn's two.
-        work: Folder for the model and its repository; it is used again by the next run.
+        work: Folder for the model and its repository; the next run reuses it.
         output: Folder for the annotated pictures.
-        demo_model: The PaddleX inference model that stands in where the official one cannot be downloaded.
+        demo_model: The PaddleX inference model to use if the official one cannot be downloaded.
 
     Returns:
-        Exit status of the client: 0 where every photo got its labels.
+        Exit status of the client: 0 if every photo got its labels.
 
     Raises:
-        MlclsError: The model cannot be had or served.
+        MlclsError: The model cannot be imported or served.
     """
     from mlcls_client.cli.main import main as run_client
 
@@ -65,7 +65,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path,
     for photo in photos:
         if not photo.exists():
             raise MlclsError(f"Expected a photo or a folder of photos, got {photo}, which does not exist.")
-    installation = embedded_installation()  # what this machine lacks is said before anything long begins
+    installation = embedded_installation()  # what this machine lacks is reported before anything slow starts
     started = time.monotonic()
     root = work / "model_repository"
     name = _provide_model(model, root, demo_model)
@@ -78,16 +78,16 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path,
         _say(f"Annotated pictures: {', '.join(sorted(str(path) for path in output.iterdir() if path.is_file()))}")
     if name == DEMO_NAME:
         _say(
-            f"{model} could not be downloaded. The demo model that took its place names the basic colors that cover a "
+            f"{model} could not be downloaded. The demo model used instead names the basic colors that cover a "
             f"tenth of the picture or more; it was trained on generated scenes (docs/explanation/demo-model.md)."
         )
     return status
 
 
 def _provide_model(model: str, root: Path, demo_model: Path) -> str:
-    """Import the official model, or the demo model if it cannot be downloaded; return the name it is served by."""
+    """Import the official model, or the demo model if it cannot be downloaded; return its name."""
     if Repository(root).is_imported(model):
-        _say(f"{model} is imported already ({root}).")
+        _say(f"{model} is already imported ({root}).")
         return model
     try:
         _say(f"Downloading the official {model} ...")

@@ -1,8 +1,8 @@
-"""Bring the pages that lie outside `docs/` into the documentation site: a hook of MkDocs, see `mkdocs.yml`.
+"""Add the pages outside `docs/` to the documentation site: a hook of MkDocs, see `mkdocs.yml`.
 
 GitHub shows `README.md`, `SECURITY.md` and a few others where they are, so they stay there. The site shows the same
-files under the paths of `PAGES`. Links work in both places: a link to one of these files, or from one of them into
-`docs/`, becomes a link of the site. A link to another file of the repository, which has no page, becomes its text.
+files under the paths in `PAGES`. Links work in both places: a link to one of these files, or from one of them into
+`docs/`, becomes a link within the site. A link to a file without a page becomes plain text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FENCE: Final = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages and pictures that lie outside `docs/`."""
+    """Add the pages and pictures outside `docs/`."""
     from mkdocs.structure.files import File
 
     for source, page in PAGES.items():
@@ -44,15 +44,15 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn the links of a page into links of the site."""
+    """Convert the links of a page to links of the site."""
     return site_links(markdown, page.file.src_uri)
 
 
 def site_links(markdown: str, page: str) -> str:
-    """Turn the links of a page into links of the site.
+    """Convert the links of a page to links of the site.
 
     Args:
-        markdown: The page's text. Fenced code stays as it is.
+        markdown: The page's text. Fenced code is left unchanged.
         page: The page's path in the site.
 
     Returns:

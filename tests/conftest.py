@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from mlcls.model.spec import ImageTransform, ModelSpec
-from official_models import WORKER_INPUT, OfficialModels, start_preparation
-from served_models import ParityRow
+from support.official_models import WORKER_INPUT, OfficialModels, start_preparation
+from support.served_models import ParityRow
 
-_SIGNALLED = ("test_training_checkpoints.py", "test_tensorrt_build.py", "test_training.py")
 _OFFICIAL_MODELS = pytest.StashKey[OfficialModels]()
 
 
@@ -23,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Of pytest-xdist, in the process that starts the workers."""
+    """Pass the folder to a worker of pytest-xdist; runs in the process that starts the workers."""
     node.workerinput[WORKER_INPUT] = str(node.config.stash[_OFFICIAL_MODELS].folder)
 
 
@@ -34,11 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.integration)
         if _needs_official_models(item):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: "integration" not in item.path.parts)  # long files first, so that workers end alike
+    items.sort(key=lambda item: "integration" not in item.path.parts)  # long files first, so that workers end together
     late = {item.path for item in items if _needs_official_models(item)}
     items.sort(key=lambda item: item.path in late)  # last, so that the models are ready by then
-    # first those that send themselves signals: after tests that predict with Paddle this has ended in a segfault
-    items.sort(key=lambda item: item.path.name not in _SIGNALLED)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -47,7 +44,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints what tests recorded, in whichever process they ran."""
+    """Print what tests recorded, in whatever process they ran."""
     recorded = [item for report in terminalreporter.getreports("passed") for item in report.user_properties]
     rows = [ParityRow(**value) for name, value in recorded if name == "parity" and isinstance(value, dict)]
     if rows:
@@ -67,19 +64,19 @@ def _needs_official_models(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session")
 def official_models(pytestconfig: pytest.Config) -> list[Path]:
-    """All six as PaddleX inference models, freshly initialized."""
+    """All six as PaddleX inference models with random weights."""
     return pytestconfig.stash[_OFFICIAL_MODELS].folders
 
 
 @pytest.fixture(scope="session")
 def official_repository(pytestconfig: pytest.Config) -> Path:
-    """A repository with all six, imported once; tests add nothing to it."""
+    """A repository with all six, imported once; tests must not change it."""
     return pytestconfig.stash[_OFFICIAL_MODELS].repository
 
 
 @pytest.fixture
 def custom_spec() -> ModelSpec:
-    """An imported model that is unlike the official ones: three labels, 96x64, a threshold for each label."""
+    """An imported model unlike the official ones: three labels, 96x64, a threshold for each label."""
     return ModelSpec(
         name="animals-v2",
         architecture="PP-LCNet_x1_0_ML",

@@ -1,1 +1,1 @@
-"""What a server bears over time: soak, overload, isolation, fuzzing."""
+"""How a server holds up: soak, overload, isolation, fuzzing."""

@@ -1,8 +1,8 @@
-"""Ten times the load that a server bears: what is refused, what memory it takes, and how a neighbor fares.
+"""Flood a server with ten times its load, and look at refusals, memory and a neighbor model: `make overload`.
 
-Two models, the demo model under two names. One is asked by ten times as many callers as keep it busy, who come again at
-once, or soon after a refusal; the other by one caller who measures how long it waits. Then the flood ends, and the run
-looks how long it takes until the full speed is there again: `make overload`.
+The server has the demo model under two names. Ten times as many callers as keep it busy ask one of them, and come back
+at once, or soon after a refusal. A single caller asks the other and measures its latency. Then the flood ends, and the
+run measures whether the full speed returns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.endurance.soak_server import SoakServer
+from benchmarks.endurance.supervised_server import SupervisedServer
 from benchmarks.machine import describe_machine
 from mlcls.base.files import write_text
 from mlcls.errors import MissingExtraError, MlclsError
@@ -33,19 +33,19 @@ FLOODED, NEIGHBOR = "demo_a", "demo_b"
 # Callers that keep the machine busy.
 BUSY_CALLERS: Final = 32
 FACTOR: Final = 10
-# How soon a caller comes again after a refusal.
+# How soon a caller comes back after a refusal.
 REFUSAL_PAUSE_S: Final = 0.05
 
 
 @dataclasses.dataclass
 class Phase:
-    """What callers met in a span of time.
+    """What callers experienced in a phase of the run.
 
     Attributes:
-        seconds: Its length.
-        latencies_s: Of the answers, by model.
-        errors: By model and code.
-        memory_mb: Highest PSS of the server.
+        seconds: Length of the phase.
+        latencies_s: Latency of each answer, by model.
+        errors: Number of errors, by model and code.
+        memory_mb: Peak memory of the server (PSS).
     """
 
     seconds: float
@@ -67,7 +67,7 @@ class Phase:
 def main() -> int:
     """Parse the arguments, run, and write summary.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each phase (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of a phase (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=_ROOT / "output" / "overload", help="default: %(default)s")
     arguments = parser.parse_args()
     try:
@@ -78,7 +78,7 @@ def main() -> int:
                 import_model(str(_ROOT / "demo_model" / "inference"), Repository(repository), name=name)
             log = arguments.output / "serve.log"
             log.unlink(missing_ok=True)
-            with SoakServer(repository, (FLOODED, NEIGHBOR), log) as server:
+            with SupervisedServer(repository, (FLOODED, NEIGHBOR), log) as server:
                 phases = asyncio.run(run_phases(server, arguments.seconds))
     except MlclsError as error:
         print(f"overload: {error}", file=sys.stderr)
@@ -94,12 +94,12 @@ def main() -> int:
 
 
 def is_refusal(error: str) -> bool:
-    """Return whether an error is one that a server under too much load may give."""
+    """Return whether an error is one that an overloaded server may return."""
     return error.endswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
 
 
-async def run_phases(server: SoakServer, seconds: float) -> dict[str, Any]:
-    """Return the neighbor alone; the flooded model at full speed; with the flood; and after it."""
+async def run_phases(server: SupervisedServer, seconds: float) -> dict[str, Any]:
+    """Measure the neighbor alone, the flooded model at full speed, both, the flood, and the time after it."""
     callers = FACTOR * BUSY_CALLERS
     return {
         "neighbor alone": (await run_phase(server, seconds, 0, 1)).summarize(),
@@ -111,8 +111,8 @@ async def run_phases(server: SoakServer, seconds: float) -> dict[str, Any]:
     }
 
 
-async def run_phase(server: SoakServer, seconds: float, flooding: int, neighbors: int) -> Phase:
-    """Return callers of both models for a while; each waits for its answer before it asks again."""
+async def run_phase(server: SupervisedServer, seconds: float, flooding: int, neighbors: int) -> Phase:
+    """Run callers of both models for a while; each waits for its answer before it asks again."""
     try:
         from tritonclient.grpc import InferInput, InferRequestedOutput
         from tritonclient.grpc.aio import InferenceServerClient

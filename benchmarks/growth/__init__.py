@@ -1,1 +1,1 @@
-"""How cost grows with models, clients, size of photos, batch and labels."""
+"""How cost grows with models, clients, photo size, batch and labels."""

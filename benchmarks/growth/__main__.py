@@ -1,8 +1,8 @@
-"""How cost grows with models, clients, size of photos, batch and labels: `make bench-growth`.
+"""Measure how cost grows with models, clients, photo size, batch and labels: `make bench-growth`.
 
-PP-LCNet with random weights on the engine `embedded`, asked by a closed loop in this process: the load generator shares
-the cores. Each axis is gone through upwards and downwards in turn, so that a machine that gets slower meanwhile does
-not look like growth. Each axis is written when it is done.
+A closed loop in this process sends photos to PP-LCNet with random weights on the engine `embedded`, so the load
+generator shares the cores. Each axis is measured upward and downward in turn; otherwise, a machine that slows down
+would look like growth. Each axis is written as soon as it is done.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from mlcls.repository.settings import ModelSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the arguments, measure, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Parse the arguments, measure and print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--axes", nargs="+", choices=AXIS_NAMES, default=list(AXIS_NAMES), help="default: all")
-    add("--seconds", type=float, default=5.0, help="of each window (default: %(default)s)")
-    add("--turns", type=int, default=2, help="windows of each point (default: %(default)s)")
+    add("--seconds", type=float, default=5.0, help="length of a window (default: %(default)s)")
+    add("--turns", type=int, default=2, help="windows for each point (default: %(default)s)")
     add("--models-folder", type=Path, default=Path("build") / "growth", metavar="DIR", help="default: %(default)s")
     add("--output", type=Path, default=Path("output") / "growth", metavar="DIR", help="default: %(default)s")
     options = parser.parse_args(arguments)
@@ -73,16 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"growth: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"growth: interrupted; axes that were done are in {options.output}, go on with --axes.", file=sys.stderr)
+        print(f"growth: interrupted; finished axes are in {options.output}, continue with --axes.", file=sys.stderr)
         return 130
     print(f"Measured in {(time.monotonic() - began) / 60:.0f} minutes; written to {options.output}", file=sys.stderr)
     for name, why in failed.items():
-        print(f"growth: the axis {name} is not measured: {why}", file=sys.stderr)
+        print(f"growth: axis {name} was not measured: {why}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def measure_axis(root: Path, axis: Axis, seconds: float, turns: int) -> dict[Point, list[GrowthFigures]]:
-    """Measure all points of an axis, upwards and downwards in turn; points of the same models share a server.
+    """Measure all points of an axis, upward and downward in turn; points with the same models share a server.
 
     Raises:
         MlclsError: A server does not start, or a request fails.
@@ -116,7 +116,7 @@ def write_axis(
 
 
 def _reduce_decoding(root: Path) -> bool:
-    """Have `REDUCED` decode large JPEG files at a reduced scale; tell whether this version can be asked to."""
+    """Have `REDUCED` decode large JPEG files at a reduced scale; return whether this version can."""
 
     def change(settings: ModelSettings) -> ModelSettings:
         document = {**json.loads(settings.to_json()), "images": {"jpeg_oversampling": 2}}
@@ -125,7 +125,7 @@ def _reduce_decoding(root: Path) -> bool:
     try:
         change_settings(Repository(root), REDUCED.name, change)
     except ConfigError as error:
-        print(f"growth: decoding at a reduced scale is left out: {error}", file=sys.stderr)
+        print(f"growth: decoding at a reduced scale is skipped: {error}", file=sys.stderr)
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""What grows: models, clients, size of photos, images in a request, labels."""
+"""What grows: models, clients, photo size, images per request, labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REDUCED: Final = GrowthModel("copy_reduced")
 _MODELS: Final = 6
 _CLIENTS: Final = (1, 2, 4, 8, 16, 32, 64)
 _BATCHES: Final = (1, 2, 4, 8, 16, 32)
-# Clients of batches: one request is computed while the next is decoded.
+# With batches: one request is computed while the next is decoded.
 _CLIENTS_OF_BATCHES: Final = 2
 # Megapixels, height and width.
 _PHOTOS: Final = {
@@ -34,7 +34,7 @@ _PHOTOS: Final = {
 }
 _USUAL_MEGAPIXELS: Final = 0.3
 _LABELS: Final = (80, 320, 1280, 4800, 9600)
-# With a query for each label the decoder itself grows; beyond this, one image takes seconds.
+# With one query per label the decoder itself grows; beyond this, one image takes seconds.
 _LABELS_OF_ONE_QUERY_EACH: Final = (80, 320, 1280)
 
 _GROUPS: Final = f"{OFFICIAL_LABELS} queries for all labels"
@@ -46,9 +46,9 @@ class Point:
     """One value on an axis.
 
     Attributes:
-        series: Which line of the picture; empty where there is one only.
-        value: Where on the axis.
-        load: What is served and asked.
+        series: Line of the picture; empty if there is only one.
+        value: Position on the axis.
+        load: What is served and requested.
     """
 
     series: str
@@ -58,12 +58,12 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """What grows while all else stays.
+    """What grows while everything else stays the same.
 
     Attributes:
-        name: Of files and options.
+        name: Name in files and options.
         label: What the values are.
-        fixed: What stays.
+        fixed: What stays the same.
         points: In ascending order within each series.
     """
 
@@ -88,7 +88,7 @@ def needed_models(names: Sequence[str]) -> list[GrowthModel]:
 
 
 def make_axis(name: str, work: Path, with_reduced: bool = True) -> Axis:
-    """Make an axis, and the photos for it.
+    """Return an axis, and write the photos for it.
 
     Args:
         name: One of `AXIS_NAMES`.
@@ -144,12 +144,12 @@ def median_figures(turns: Sequence[GrowthFigures]) -> GrowthFigures:
 
 
 def doubling_factors(points: Mapping[float, float]) -> dict[float, float]:
-    """By what a figure is multiplied where the value doubles, as measured between a value and the one before it.
+    """Return by what a figure is multiplied if the value doubles, as measured between a value and the one before it.
 
-    1 where the figure does not depend on the value, 2 where it is proportional to it, 0.5 where inversely.
+    1 means that the figure does not depend on the value, 2 that it is proportional to it, 0.5 inversely proportional.
 
     Args:
-        points: The figure by value, ascending, above 0.
+        points: The figure by value; values ascend and are above 0.
     """
     factors = {}
     for (before, low), (value, high) in itertools.pairwise(points.items()):

@@ -1,7 +1,7 @@
-"""What a rate of images would take, on paper: `python -m benchmarks.growth.capacity output/growth`.
+"""Estimate what a rate of images would take: `python -m benchmarks.growth.capacity output/growth`.
 
-It multiplies what `make bench-growth` measured on this machine: processor time and file size of an image over the size
-of photos, memory of a server. It assumes that twice the machines answer twice the images, which nothing here measures.
+The estimate multiplies what `make bench-growth` measured on this machine: CPU time and file size of an image by photo
+size, and memory of a server. It assumes that twice the machines answer twice the images, which nothing here measures.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any, Final
 
 from mlcls.errors import MlclsError
 
-# Bytes of the pixels that go from one step to the next: 448x448 RGB.
+# Bytes of pixels passed from one step to the next: 448x448 RGB.
 _PIXELS_BYTES: Final = 448 * 448 * 3
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageCost:
-    """What one image takes, as it was measured.
+    """What one image takes, as measured.
 
     Attributes:
         megapixels: Size of the photo.
-        core_ms: Processor time of the server.
-        ingress_core_ms: The part of it in tritonserver itself: protocol and copies.
+        core_ms: CPU time of the server.
+        ingress_core_ms: The part of it spent in tritonserver itself: protocol and copies.
         image_bytes: Size of the file.
-        server_mb: Memory of the server that was measured (PSS).
-        server_cores: Cores that it had.
+        server_mb: Memory of the measured server (PSS).
+        server_cores: Its number of cores.
     """
 
     megapixels: float
@@ -45,11 +45,11 @@ class ImageCost:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What is bought.
+    """A machine to buy.
 
     Attributes:
-        cores: Of one machine, the same kind as the one that was measured.
-        utilization: Share of its cores that may be busy, so that bursts and the loss of a machine are borne.
+        cores: Number of cores, of the same kind as the measured ones.
+        utilization: Share of the cores that may be busy; the rest is for bursts and for the loss of a machine.
     """
 
     cores: int
@@ -62,11 +62,11 @@ class Need:
 
     Attributes:
         busy_cores: Cores that compute.
-        machines: Machines, one more than that for the loss of one.
-        memory_gb: Memory of all servers, each with as many cores as the one that was measured.
-        ingress_gbit_s: Network into the servers.
+        machines: Machines, with one spare.
+        memory_gb: Memory of all servers, each with as many cores as the measured one.
+        ingress_gbit_s: Network traffic into the servers.
         ingress_cores: Cores that tritonserver's own work keeps busy.
-        pixels_gb_s: Pixels that go between the steps, once.
+        pixels_gb_s: Pixels passed from one step to the next.
     """
 
     busy_cores: float
@@ -78,7 +78,7 @@ class Need:
 
 
 def read_costs(folder: Path) -> list[ImageCost]:
-    """Return costs by size of photos, from the axis `megapixels`; of several series the first.
+    """Return the cost for each photo size from the axis `megapixels`; if it has several series, from the first.
 
     Raises:
         MlclsError: The axis was not measured.
@@ -112,7 +112,7 @@ def _read_cost(point: Mapping[str, Any], cores: int) -> ImageCost:
 
 
 def estimate(cost: ImageCost, images_per_s: float, machine: Machine) -> Need:
-    """Multiply."""
+    """Return what a rate of images takes."""
     busy = images_per_s * cost.core_ms / 1e3
     servers = math.ceil(busy / machine.utilization / cost.server_cores)
     return Need(
@@ -126,20 +126,20 @@ def estimate(cost: ImageCost, images_per_s: float, machine: Machine) -> Need:
 
 
 def core_hours_per_million(cost: ImageCost) -> float:
-    """Return the processor time for a million images."""
+    """Return the CPU time for a million images."""
     return cost.core_ms * 1e6 / 3.6e6
 
 
 def format_capacity(costs: Sequence[ImageCost], rates: Sequence[float], machine: Machine) -> str:
     """Return a markdown table for the cost of an image, and one for each rate."""
-    lines = ["| photo | file | core-ms an image | core-hours a million images |", "|---|---|---|---|"]
+    lines = ["| photo | file | core-ms per image | core-hours per million images |", "|---|---|---|---|"]
     for cost in costs:
         cells = [f"{cost.megapixels:g} MP", f"{cost.image_bytes / 1e3:.0f} kB", f"{cost.core_ms:.1f}"]
         lines.append(f"| {' | '.join(cells)} | {core_hours_per_million(cost):.1f} |")
     for rate in rates:
         lines += [
             "",
-            f"{rate:,.0f} images/s, machines of {machine.cores} cores, {machine.utilization:.0%} of them busy:",
+            f"{rate:,.0f} images/s, machines with {machine.cores} cores, {machine.utilization:.0%} of them busy:",
             "",
             "| photo | busy cores | of tritonserver itself | machines | memory | network in | pixels between steps |",
             "|---|---|---|---|---|---|---|",
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("folder", type=Path, help="what make bench-growth wrote")
+    add("folder", type=Path, help="output folder of make bench-growth")
     add("--rates", nargs="+", type=float, default=[1e3, 1e5], help="images per second (default: 1000 100000)")
     add("--machine-cores", type=int, default=64, help="default: %(default)s")
     add("--utilization", type=float, default=0.6, help="share of the cores that may be busy (default: %(default)s)")

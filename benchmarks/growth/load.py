@@ -1,4 +1,4 @@
-"""The load of one point of an axis, and what was measured under it."""
+"""The load of one point of an axis, and what is measured under it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.served_cost import CostMeter
+from benchmarks.usage import CostMeter
 from mlcls.errors import ServerError
 from mlcls.model.contract import TENSORS
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 from mlcls.tuning.closed_loop import run_closed_loop
 
-# The load runs for so long before it is measured, and longer where all clients' answers take longer.
+# The load runs this long before it is measured, and longer if a round of answers to all clients takes longer.
 _WARMUP_S: Final = 1.0
-# A window has room for so many answers of each client, at least where they are computed one after the other.
+# A window has room for at least this many answers to each client, even if they are computed one after the other.
 _ROUNDS: Final = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
 class GrowthLoad:
-    """What is served and asked.
+    """What is served and requested.
 
     Attributes:
-        models: Those that are loaded; requests go to one after the other.
-        photos: Files that are sent, in turn.
-        clients: Callers, each with a connection of its own and one request at a time.
-        batch_size: Images in a request.
+        models: The loaded models; requests go to them in turn.
+        photos: Files to send, in turn.
+        clients: Callers, each with its own connection and one request at a time.
+        batch_size: Images per request.
     """
 
     models: tuple[str, ...]
@@ -45,7 +45,7 @@ class GrowthLoad:
 
 @dataclasses.dataclass(frozen=True)
 class GrowthFigures:
-    """What one measurement of a load came to.
+    """The result of one measurement.
 
     Attributes:
         images_per_s: Throughput.
@@ -53,10 +53,10 @@ class GrowthFigures:
         p95_ms: See `p50_ms`.
         p99_ms: See `p50_ms`.
         pss_mb: Memory of all processes of the server, after the load.
-        core_ms_per_image: Processor time of the server for one image, by process.
-        ready_s: From the start of the server until it was ready.
-        image_bytes: Mean size of a file.
-        metric_series: Series in the server's metrics.
+        core_ms_per_image: CPU time of the server per image, by process.
+        ready_s: Time from the start of the server until it was ready.
+        image_bytes: Mean file size.
+        metric_series: Number of series in the server's metrics.
     """
 
     images_per_s: float
@@ -77,7 +77,7 @@ class StartedServer:
     Attributes:
         server: The server.
         root: Its repository.
-        ready_s: From the start until it was ready.
+        ready_s: Time from the start until it was ready.
     """
 
     server: TritonServer
@@ -96,7 +96,7 @@ class StartedServer:
         return cls(server, root, time.monotonic() - began)
 
     def measure(self, load: GrowthLoad, seconds: float) -> GrowthFigures:
-        """Measure one window; it is made longer where answers take longer.
+        """Measure one window, which is longer if answers take long.
 
         Raises:
             ServerError: A request fails, or none was answered.
@@ -116,7 +116,7 @@ class StartedServer:
         except InferenceServerException as error:
             raise ServerError(f"Expected answers of {', '.join(load.models)}, got: {error}") from None
         if not len(figures.latencies_s):
-            raise ServerError(f"Expected answers within {window_s:g} s, got none; take more --seconds.")
+            raise ServerError(f"Expected answers within {window_s:g} s, got none; raise --seconds.")
         cost = meter.read()
         return GrowthFigures(
             figures.images_per_s * load.batch_size,
@@ -131,12 +131,12 @@ class StartedServer:
         )
 
     def _make_calls(self, load: GrowthLoad, images: Sequence[bytes]) -> Callable[[], Callable[[], object]]:
-        """Give each caller its own call; it asks the next model with the next photos each time."""
+        """Return what gives each caller its own call; each call sends the next photos to the next model."""
         turns = itertools.count()
         outputs = [InferRequestedOutput(TENSORS.result)]
 
         def make_call() -> Callable[[], object]:
-            # a proxy of the environment has no way to this machine
+            # a proxy from the environment cannot reach this machine
             client = InferenceServerClient(self.server.grpc_url, channel_args=[("grpc.enable_http_proxy", 0)])
 
             def call() -> Any:

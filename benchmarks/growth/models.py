@@ -1,4 +1,4 @@
-"""Models whose cost is compared: copies of one, and ones with more labels, all PP-LCNet with random weights."""
+"""Models whose cost is compared: copies of one model, and models with more labels; PP-LCNet with random weights."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from benchmarks.random_models import prepare_each, repository_of
 from mlcls.repository.models import Repository
 
 ARCHITECTURE: Final = "PP-LCNet_x1_0_ML"
-# Labels of the official models, and the decoder's queries where they are not one for each label.
+# Labels of the official models; also the decoder's queries, unless there is one per label.
 OFFICIAL_LABELS: Final = 80
 
-# Of the check at the import: see `random_models`.
+# Batch sizes of the check at import: see `random_models`.
 _BATCH_SIZES: Final = (1, 8)
 
 
 @dataclasses.dataclass(frozen=True)
 class GrowthModel:
-    """A model that is made.
+    """A model to create.
 
     Attributes:
         name: Its name in the repository.
-        labels: How many.
-        queries: Queries of the ML-Decoder; each has the labels of a group. At most as many as labels.
+        labels: Number of labels.
+        queries: Queries of the ML-Decoder, each for a group of labels; at most as many as labels.
     """
 
     name: str
@@ -35,12 +35,12 @@ class GrowthModel:
 
 
 def copies(count: int) -> list[GrowthModel]:
-    """Return models of the official size under different names."""
+    """Return models of the official size with different names."""
     return [GrowthModel(f"copy_{number}") for number in range(1, count + 1)]
 
 
 def with_labels(labels: int, queries: int) -> GrowthModel:
-    """Return a model with another number of labels; the official number is a copy's."""
+    """Return a model with this number of labels; for the official number, a copy."""
     if labels == queries == OFFICIAL_LABELS:
         return copies(1)[0]
     return GrowthModel(f"labels_{labels}_of_{queries}_queries", labels, queries)
@@ -50,17 +50,17 @@ def prepare_growth_models(folder: Path, models: Sequence[GrowthModel]) -> None:
     """Export and import the models that are not in `repository_of(folder)`, two at a time.
 
     Args:
-        folder: Where to; an interrupted run is continued.
-        models: What is wanted.
+        folder: Where they go; an interrupted run is continued.
+        models: The models.
 
     Raises:
-        MlclsError: One cannot be exported or imported.
+        MlclsError: A model cannot be exported or imported.
     """
     root = repository_of(folder)
     missing = [model for model in dict.fromkeys(models) if not Repository(root).is_imported(model.name)]
     if not missing:
         return
-    missing.sort(key=lambda model: -model.queries)  # those that take longest go first
+    missing.sort(key=lambda model: -model.queries)  # the slowest go first
     prepare_each(_prepare, folder, missing)
 
 
@@ -81,7 +81,7 @@ def _prepare(folder: Path, model: GrowthModel) -> None:
 
 
 def _write_weights(path: Path, model: GrowthModel) -> None:
-    """Random weights of a network that has fewer queries than labels; the export finds their number in the file."""
+    """Write random weights of a network with fewer queries than labels; the export finds their number in the file."""
     from mlcls.images.photos import photo_pixels
     from mlcls.images.transforms import normalize
     from mlcls.model.catalog import DEFAULT_TRANSFORM

@@ -15,13 +15,13 @@ from benchmarks.growth.axes import Axis, Point, doubling_factors, median_figures
 from benchmarks.growth.load import GrowthFigures
 from benchmarks.svg_figure import make_figure, set_log_scale, to_svg
 
-# What was measured at each point, one for each turn.
+# What was measured at each point, one result per turn.
 Measured = Mapping[Point, Sequence[GrowthFigures]]
 
 _PROCESSES: Final = ("preprocess", "engine", "postprocess", "tritonserver")
 _COLUMNS: Final = (
-    *("value", "images/s", "where it doubles", "p50, p95, p99 ms"),
-    *("core-ms an image: preprocess, engine, rest", "PSS MB", "ready after", "file", "metric series"),
+    *("value", "images/s", "per doubling", "p50, p95, p99 ms"),
+    *("core-ms per image: preprocess, engine, rest", "PSS MB", "ready after", "file", "metric series"),
 )
 _LATENCIES: Final = (("p50_ms", "-"), ("p95_ms", "--"), ("p99_ms", ":"))
 
@@ -62,7 +62,7 @@ def format_csv(measured: Measured) -> str:
 
 
 def format_table(axis: Axis, measured: Measured) -> str:
-    """Return the medians as a markdown table, and how throughput changes where the value doubles."""
+    """Return the medians as a Markdown table, and how throughput changes if the value doubles."""
     lines = [
         f"{axis.label}; {axis.fixed}:",
         "",
@@ -92,7 +92,7 @@ def format_table(axis: Axis, measured: Measured) -> str:
 
 
 def draw_axis(axis: Axis, measured: Measured) -> str:
-    """Return throughput, latency, processor time and memory over the values: an SVG file."""
+    """Return an SVG file of throughput, latency, CPU time and memory over the values."""
     figure, all_axes = make_figure((10, 7), rows=2, columns=2)
     rates, latencies, costs, memory = all_axes
     lines = _lines(measured)
@@ -113,7 +113,7 @@ def draw_axis(axis: Axis, measured: Measured) -> str:
     rates.set_ylabel("images/s")
     latencies.set_ylabel("latency of a request, ms")
     latencies.set_title("p50 lines, p95 dashes, p99 dots", fontsize=8)
-    costs.set_ylabel("server, core-ms an image")
+    costs.set_ylabel("server, core-ms per image")
     memory.set_ylabel("server, MB (PSS)")
     if len(lines) > 1:
         rates.legend(fontsize=7, frameon=False)

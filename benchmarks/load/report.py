@@ -1,26 +1,35 @@
-"""What a load test found: a summary, a table and a verdict."""
+"""The report of a load test: a verdict, a summary, a table and curves."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from benchmarks.load.locustfiles.outcomes import FAILURES, FAULTS, Kind, Tally
 
 PROTOCOLS: Final = ("grpc", "http")
 _PERCENTILES: Final = (50, 95, 99)
 
+_LABELS: Final = {Kind.RIGHT: "answered right", Kind.REFUSED: "refused as expected", Kind.UNAVAILABLE: "queue full"}
+
+_COLORS: Final = ("tab:red", "tab:purple", "tab:brown", "black", "tab:pink", "tab:orange")
+
 
 @dataclasses.dataclass(frozen=True)
 class UsageSample:
-    """What the server took at one moment.
+    """What the server used at one moment.
 
     Attributes:
         time_s: Unix time.
-        memory_bytes: PSS of all its processes.
-        cores: Processor time since the sample before, in seconds of each second.
+        memory_bytes: Memory of all its processes (PSS).
+        cores: CPU time since the previous sample, in seconds per second.
     """
 
     time_s: float
@@ -29,7 +38,7 @@ class UsageSample:
 
 
 def is_fit(tally: Tally) -> bool:
-    """Return whether every answer came, and was the right one; refusals of a full server are allowed."""
+    """Return whether every answer came and was right; a full server may refuse requests."""
     faults = sum(tally.count_images(kind) for kind in FAULTS)
     return faults == 0 and tally.count_unfinished() == 0 and tally.count_images(Kind.RIGHT) > 0
 
@@ -37,13 +46,13 @@ def is_fit(tally: Tally) -> bool:
 def summarize(
     tally: Tally, users: Sequence[tuple[float, int]], usage: Sequence[UsageSample], server_answers: int | None
 ) -> dict[str, Any]:
-    """Return all figures as JSON can hold them.
+    """Return all figures as a JSON document.
 
     Args:
         tally: The counts.
         users: Unix time and number of users.
-        usage: Samples of the server; empty for one that was not started here.
-        server_answers: Requests answered by the server's own count, where it is known.
+        usage: Samples of the server; empty if it was not started here.
+        server_answers: Requests answered by the server's own count, if known.
     """
     timeline = make_timeline(tally, users, usage)
     duration_s = len(tally.bins()) * tally.bin_s
@@ -64,9 +73,9 @@ def summarize(
 def make_timeline(
     tally: Tally, users: Sequence[tuple[float, int]], usage: Sequence[UsageSample]
 ) -> list[dict[str, Any]]:
-    """Return a row for each bin: users, rates, latency, and what the server took; None where there is nothing to tell.
+    """Return a row for each bin: users, rates, latency, and what the server used; None where a value is missing.
 
-    Users and usage are the last known ones: samples come a little less often than bins.
+    Users and usage are the last known ones, because samples are a little rarer than bins.
     """
     latency_ms = tally.percentiles_by_bin_ms((50, 99))
     rates: dict[int, dict[str, float]] = {}
@@ -97,7 +106,7 @@ def make_timeline(
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
-    """Return the table that is printed."""
+    """Return the table to print."""
     columns = {"all": summary["all"], **summary["by_protocol"]}
     lines = [f"{'images':26}" + "".join(f"{name:>10}" for name in columns)]
 
@@ -122,9 +131,6 @@ def format_table(summary: Mapping[str, Any]) -> str:
             f"{summary['server']['mean_cores']:.2f} cores on average"
         )
     return "\n".join(lines)
-
-
-_LABELS: Final = {Kind.RIGHT: "answered right", Kind.REFUSED: "refused as expected", Kind.UNAVAILABLE: "queue full"}
 
 
 def _figures(tally: Tally, protocol: str | None) -> dict[str, Any]:
@@ -159,3 +165,66 @@ def _or_none(value: float) -> float | None:
 
 def _format_ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
+
+
+def draw_load(timeline: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    """Draw the curves above one another.
+
+    Args:
+        timeline: Rows of `make_timeline`.
+        title: Title of the picture.
+
+    Returns:
+        A PNG file.
+    """
+    watched = any(row["memory_bytes"] is not None for row in timeline)
+    # pyplot would choose a backend and keep the figure
+    figure = Figure(figsize=(9, 11 if watched else 8), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(6 if watched else 4, 1, sharex=True)
+    seconds = [row["elapsed_s"] for row in timeline]
+
+    def draw(axis: Any, name: str, scale: float = 1.0, **style: Any) -> None:
+        values = [float("nan") if row[name] is None else row[name] * scale for row in timeline]
+        axis.plot(seconds, values, **{"linewidth": 1.3, **style})
+
+    def add_legend(axis: Any) -> None:
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=6, fontsize="small", frameon=False)
+
+    draw(axes[0], "users", drawstyle="steps-post", color="tab:gray")
+    axes[0].set_ylabel("users")
+    draw(axes[1], "right_per_s", label="answered right", color="tab:green")
+    draw(axes[1], "refused_per_s", label="bad images refused", color="tab:olive")
+    axes[1].set_ylabel("images/s")
+    add_legend(axes[1])
+    draw(axes[2], "p50_ms", label="p50", color="tab:blue")
+    draw(axes[2], "p99_ms", label="p99", color="tab:cyan")
+    axes[2].set_ylabel("latency, ms")
+    axes[2].set_yscale("log")
+    axes[2].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[2].yaxis.set_major_formatter(ScalarFormatter())
+    axes[2].yaxis.set_minor_formatter(NullFormatter())
+    add_legend(axes[2])
+    for kind, color in zip(FAILURES, _COLORS, strict=True):
+        rates = [row["failures_per_s"].get(kind.value, 0.0) for row in timeline]
+        if any(rates):
+            axes[3].plot(seconds, rates, label=kind.value, color=color, linewidth=1.3)
+    if axes[3].lines:
+        add_legend(axes[3])
+    else:
+        axes[3].text(0.5, 0.5, "none", ha="center", va="center", transform=axes[3].transAxes, color="tab:gray")
+    axes[3].set_ylabel("failures, images/s")
+    if watched:
+        draw(axes[4], "memory_bytes", 1e-6, color="tab:blue")
+        axes[4].set_ylabel("server, MB (PSS)")
+        draw(axes[5], "cores", color="tab:orange")
+        axes[5].set_ylabel("server, cores")
+    for index, axis in enumerate(axes):
+        axis.grid(alpha=0.3)
+        if index != 2:
+            axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
+    axes[-1].set_xlabel("seconds since the start")
+    figure.suptitle(title, fontsize="medium")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

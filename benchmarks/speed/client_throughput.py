@@ -1,8 +1,8 @@
-"""Throughput and memory of the client on a folder of images, next to NVIDIA's perf_analyzer: `make bench-client`.
+"""Compare the client's throughput on a folder of images with NVIDIA's perf_analyzer: `make bench-client`.
 
-Both ask the same server over gRPC, one image a request, with the same number of requests in flight, in turns in one
-run, so that a noisy machine hits both; the ratio is what carries over to another machine. Then the client goes through
-the whole folder in one call, and its memory is sampled.
+Both ask the same server over gRPC, with one image per request and the same number of requests in flight. They take
+turns in one run, so that a noisy machine affects both; only the ratio carries over to another machine. Then the client
+processes the whole folder in one call, and its memory is sampled.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from mlcls.base.machine import format_machine
 from mlcls.errors import MlclsError
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
-from mlcls_client.model import Model, create_model
+from mlcls_client import Model, create_model
 
-# Of the folder's images, so many are what perf_analyzer sends again and again; it keeps them all in memory.
+# Number of images that perf_analyzer sends again and again; it keeps them all in memory.
 PERF_ANALYZER_IMAGES: Final = 200
 _SIZE: Final = (427, 640)
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="PP-LCNet_x1_0_ML", help="imported model (default: %(default)s)")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
-    parser.add_argument("--images", type=int, default=5000, help="in the folder (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=5000, help="images in the folder (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="turns (default: %(default)s)")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[16], help="requests in flight (default: 16)")
     arguments = parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def run_benchmark(arguments: argparse.Namespace, perf_analyzer: PerfAnalyzer, folder: Path) -> None:
-    """Measure both in turns at each concurrency, then the client's memory, and print medians and ratios."""
+    """Measure both in turns at each concurrency and print medians and ratios; then measure the client's memory."""
     images = write_images(folder / "images", arguments.images)
     sent = [image.read_bytes() for image in images[:PERF_ANALYZER_IMAGES]]
     data = write_input_data(folder / "images.json", sent)
@@ -89,7 +89,7 @@ def run_benchmark(arguments: argparse.Namespace, perf_analyzer: PerfAnalyzer, fo
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
-    """Write JPEG files of 640x427 with soft shapes and some grain, all different, 40 to 60 kB each."""
+    """Write JPEG files of 640x427 with soft shapes and some grain, all different, of 40 to 60 kB."""
     folder.mkdir()
     random = np.random.default_rng(0)
     grain = random.integers(-6, 7, (*_SIZE, 3))
@@ -104,7 +104,7 @@ def write_images(folder: Path, count: int) -> list[Path]:
 
 
 def measure_client(model: Model, images: list[Path], concurrency: int) -> float:
-    """Return images per second of one `predict` call."""
+    """Return the images per second of one `predict` call."""
     began = time.monotonic()
     answered = sum(1 for result in model.predict(images, concurrency=concurrency) if result.scores is not None)
     if answered != len(images):
@@ -113,14 +113,14 @@ def measure_client(model: Model, images: list[Path], concurrency: int) -> float:
 
 
 def measure_memory(model: Model, folder: Path, count: int) -> None:
-    """Go through the whole folder in one call and print the client's resident memory on the way."""
+    """Process the whole folder in one call and print the client's resident memory along the way."""
     process = psutil.Process()
     began, samples = time.monotonic(), []
     for number, _ in enumerate(model.predict(folder), start=1):
         if number % max(1, count // 10) == 0:
             samples.append(process.memory_info().rss / 2**20)
     rate = count / (time.monotonic() - began)
-    print(f"The folder in one call, the usual window: {rate:.1f} images/s; resident memory at each tenth, MiB:")
+    print(f"The folder in one call, default window: {rate:.1f} images/s; resident memory at each tenth, MiB:")
     print("  " + " ".join(f"{sample:.0f}" for sample in samples))
 
 

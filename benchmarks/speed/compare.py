@@ -10,23 +10,75 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks.speed.comparison import Comparison
-from benchmarks.speed.contenders import Bench, Step
-from benchmarks.speed.equality import require_equal, require_telling
+from benchmarks.speed.contenders import Bench, Comparison, Step
 from benchmarks.speed.peers.bare_engines import BareEngine
 from benchmarks.speed.peers.bare_process import BareProcess
-from benchmarks.speed.peers.contender import Answer, Load
+from benchmarks.speed.peers.contender import Answer, Load, PeerError
 from benchmarks.speed.peers.engine_settings import ENGINES, ModelFiles, cores
 from benchmarks.speed.peers.litserve_server import LITSERVE, start_litserve
 from benchmarks.speed.peers.paddlex_predict import PaddlexPredict
 from benchmarks.speed.peers.paddlex_server import PADDLEX_SERVER, start_paddlex_server
 from benchmarks.speed.peers.served import ServedEnsemble
 
+# Tolerance of a score between any two contenders.
+TOLERANCE: Final = 1e-3
+
 CONCURRENCY: Final = 8
 
-# A median settles soon, and the machine's speed does not: latency is measured in so many times shorter windows and
-# more turns.
+# A median settles quickly, but the machine's speed changes: latency is measured in windows that are this many times
+# shorter, and in this many times more turns.
 LATENCY_SPLIT: Final = 2
+
+
+def require_telling(answers: Sequence[Answer]) -> None:
+    """Refuse photos that all get the same answer: comparing answers to them would prove nothing.
+
+    Raises:
+        PeerError: There are no photos, or all answers are the same or empty.
+    """
+    if len(answers) < 2 or all(_differ(answer, answers[0], ()) is None for answer in answers):
+        raise PeerError(
+            f"Expected photos with different answers, got {len(answers)} that are all alike, which would prove "
+            f"nothing about a peer. Use other photos or another model."
+        )
+
+
+def require_equal(
+    name: str, expected: Sequence[Answer], answers: Sequence[Answer], thresholds: Sequence[float]
+) -> None:
+    """Refuse a contender whose answers differ from those of the served model.
+
+    Scores may differ by `TOLERANCE`, so a label whose score is that close to its threshold may be missing.
+
+    Args:
+        name: The contender's name.
+        expected: The served model's answer to each photo.
+        answers: The contender's answer to each photo, in the same order.
+        thresholds: The threshold of each class id.
+
+    Raises:
+        PeerError: An answer differs; the text has the photo's index and the first difference.
+    """
+    if len(answers) != len(expected):
+        raise PeerError(f"{name}: expected {len(expected)} answers, one for each photo, got {len(answers)}.")
+    for index, (ours, theirs) in enumerate(zip(expected, answers, strict=True)):
+        difference = _differ(ours, theirs, thresholds)
+        if difference is not None:
+            raise PeerError(
+                f"{name}: expected the served model's answer to photo {index}, got another one ({difference}); its "
+                f"speed is not compared."
+            )
+
+
+def _differ(ours: Answer, theirs: Answer, thresholds: Sequence[float]) -> str | None:
+    """Describe the first difference; None if there is none."""
+    for index in sorted({*ours, *theirs}):
+        at_threshold = thresholds[index] if index < len(thresholds) else float("nan")
+        one, other = (answer.get(index, at_threshold) for answer in (ours, theirs))
+        if not abs(one - other) <= TOLERANCE:  # NaN differs
+            texts = [f"{answer[index]:.5f}" if index in answer else "no label" for answer in (ours, theirs)]
+            return f"class id {index}: expected {texts[0]}, got {texts[1]}"
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +86,8 @@ class Plan:
     """How long and how thoroughly a model is measured.
 
     Attributes:
-        seconds: Length of a window; longer for a model that is slow.
-        turns: Turns.
+        seconds: Length of a window; longer for a slow model.
+        turns: Number of turns.
         thorough: Whether the bare process, LitServe and PaddleX's `predict()` are measured too.
         work: Folder for what peers write.
     """
@@ -49,17 +101,17 @@ class Plan:
 def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan: Plan, step: Step) -> Comparison:
     """Compare a served model with its peers.
 
-    A peer that fails or answers otherwise is an error in the comparison, and the others are measured all the same.
+    A peer that fails or answers differently is recorded as an error, and the others are measured all the same.
 
     Args:
         files: The model.
         grpc_url: `host:port` of the running server's gRPC API.
-        photos: JPEG files; what all answer and are measured with.
-        plan: How thoroughly.
-        step: Told what is done next.
+        photos: JPEG files that all contenders answer and are measured with.
+        plan: How thoroughly to measure.
+        step: Called with a description of each next step.
 
     Raises:
-        MlclsError: The served model itself fails, or answers all photos alike.
+        MlclsError: The served model itself fails, or gives all photos the same answer.
     """
     served = ServedEnsemble(grpc_url, files.spec, photos)
     step(f"{files.spec.name}: answers")
@@ -102,9 +154,9 @@ def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan
 
 
 def _choose_load(plan: Plan, image_s: float) -> Load:
-    """Return the load for a model that takes so long for an image: a wait must fit into the warm-up and the window.
+    """Return the load for a model that takes this long per image; a wait must fit into the warm-up and the window.
 
-    Where images take long, one caller more than cores does: an image waits for the next free core.
+    For slow models, one caller more than there are cores is enough: an image then waits for the next free core.
     """
     concurrency = CONCURRENCY
     if concurrency * image_s > plan.seconds / 2:

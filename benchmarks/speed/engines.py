@@ -1,7 +1,7 @@
-"""Every engine of the imported models: size, time to build and to load, differences and flips: `make bench-engines`.
+"""Build every engine of the imported models and print size, times, differences and flips: `make bench-engines`.
 
-The FP16 graphs go into the repository, as `mlcls build-engine --engine fp16` puts them there; TensorRT-RTX engines are
-built for each architecture and dropped. Prints two markdown tables: the engines, and what each level of FP32 does.
+The FP16 graphs go into the repository, as with `mlcls build-engine --engine fp16`; TensorRT-RTX engines are built for
+each architecture and discarded. Prints two Markdown tables: the engines, and the effect of each level of FP32.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: all imported official models")
-    parser.add_argument("--photos", type=Path, nargs="+", default=[], metavar="PATH", help="default: samples")
-    parser.add_argument("--without-levels", action="store_true", help="leave out the second table")
+    parser.add_argument("--photos", type=Path, nargs="+", default=[], metavar="PATH", help="default: sample photos")
+    parser.add_argument("--without-levels", action="store_true", help="skip the second table")
     arguments = parser.parse_args()
     repository = Repository(arguments.repository)
     names = arguments.models or [name for name in OFFICIAL_MODELS if repository.is_imported(name)]
     if not names:
-        print(f"engines: {repository} has no imported model; import one: mlcls import MODEL", file=sys.stderr)
+        print(
+            f"engines: expected an imported model in {repository}, got none; run: mlcls import MODEL", file=sys.stderr
+        )
         return 1
     requests = [BuildRequest(repository.active(name), tuple(arguments.photos)) for name in names]
     try:
@@ -99,7 +101,7 @@ def measure_engines(request: BuildRequest) -> Iterator[Row]:
 
 
 def measure_levels(request: BuildRequest) -> Iterator[Row]:
-    """Yield what each level of FP32 does, and what nothing or only the sensitive nodes in FP32 do."""
+    """Yield a row for each level of FP32, and for no node and only the sensitive nodes in FP32."""
     onnx_path, spec = request.version.engine_folder / ONNX_FILE, request.version.spec
     model = read_onnx(onnx_path)
     sensitivity = measure_sensitivity(model, sample_pixels(request.photos, spec.transform))
@@ -121,7 +123,7 @@ def measure_levels(request: BuildRequest) -> Iterator[Row]:
 
 
 def _measure_onnx(version: ModelVersion, file: str, build_s: float | None) -> Row:
-    """Return size, build time, load time, and the worst figures of the gate that the manifest has."""
+    """Return size, build time, load time, and the worst gate figures in the manifest."""
     path = version.engine_folder / file
     started = time.perf_counter()
     OnnxRuntimeRunner(path, version.spec)

@@ -1,4 +1,4 @@
-"""What speed is promised, and whether measurements keep it."""
+"""The speed goals, and whether measurements meet them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Goal:
         key: Its name in the JSON file.
         what: What is measured.
         limit: The figure to reach.
-        kind: `at least` and `at most` allow the limit itself, `above` does not.
-        unit: Behind the figures.
+        kind: `at least` and `at most` include the limit itself, `above` does not.
+        unit: Unit of the figures.
     """
 
     key: str
@@ -31,11 +31,11 @@ class Goal:
 
     @property
     def text(self) -> str:
-        """The goal in words."""
+        """The goal as text."""
         return f"{self.kind} {self.limit:g}{self.unit}"
 
     def is_met(self, value: float) -> bool:
-        """Return whether a figure reaches the goal; NaN does not."""
+        """Return whether a figure meets the goal; NaN does not."""
         if self.kind == "above":
             return value > self.limit
         return value >= self.limit if self.kind == "at least" else value <= self.limit
@@ -78,13 +78,13 @@ GOALS: Final = (
 
 @dataclasses.dataclass(frozen=True)
 class GoalResult:
-    """What became of a goal.
+    """The result for one goal.
 
     Attributes:
         goal: The goal.
-        measured: All figures; the median counts. None where there are none.
-        note: Which model it is about; or why nothing was measured.
-        asked: Whether it was to be measured at all.
+        measured: All figures, of which the median counts; None if there are none.
+        note: The model, or why nothing was measured.
+        asked: Whether it was supposed to be measured.
     """
 
     goal: Goal
@@ -94,13 +94,13 @@ class GoalResult:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the goal is reached."""
+        """Whether the goal is met."""
         if self.measured is None:
             return "not measured" if self.asked else "not asked for"
         return "met" if self.goal.is_met(self.measured.median) else "missed"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as the JSON file has it."""
+        """Return the result as in the JSON file."""
         return {
             "goal": dataclasses.asdict(self.goal),
             "values": None if self.measured is None else list(self.measured.values),
@@ -111,7 +111,7 @@ class GoalResult:
 
 
 def format_goals(results: Iterable[GoalResult]) -> str:
-    """Return the results as a markdown table."""
+    """Return the results as a Markdown table."""
     lines = ["| what | goal | measured | spread | verdict |", "|---|---|---|---|---|"]
     for result in results:
         measured, spread = "-", "-"
@@ -124,5 +124,5 @@ def format_goals(results: Iterable[GoalResult]) -> str:
 
 
 def format_spread(spread: Spread) -> str:
-    """Return the least and the greatest value; a dash where there is only one."""
+    """Return the lowest and the highest value; a dash if there is only one."""
     return f"{spread.lowest:.3g} to {spread.highest:.3g}" if len(spread.values) > 1 else "-"

@@ -1,8 +1,8 @@
-"""Speed of the served models under many loads, with NVIDIA's perf_analyzer: `make bench`.
+"""Measure the served models under many loads with NVIDIA's perf_analyzer: `make bench`.
 
-Each model is served by itself, on each engine that it has, and asked over gRPC and HTTP with each number of requests in
-flight and of images in a request. What is measured lies in the output folder after each load; the same command goes on
-where an interrupted one ended.
+Each model is served alone, on each engine that it has, and measured over gRPC and HTTP with each number of requests in
+flight and of images per request. The output folder is complete after each load; after an interrupt, the same command
+continues.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.photo_set import WEB_PHOTOS, write_web_photos
-from benchmarks.random_models import prepare_models, repository_of
-from benchmarks.served_cost import CostMeter
+from benchmarks.random_models import RANDOM_MODELS, prepare_models, repository_of
 from benchmarks.speed.matrix_cells import Cell, CellResult, ResultFolder, Status, make_cells
 from benchmarks.speed.matrix_report import REPORT_FILE, format_report
-from benchmarks.speed.measured_models import RANDOM_MODELS
 from benchmarks.speed.peers.served import ServedEnsemble
 from benchmarks.speed.perf_analyzer import PROTOCOLS, Load, PerfAnalyzer, Protocol, Windows, write_input_data
+from benchmarks.usage import CostMeter
 from mlcls.base.files import write_text
 from mlcls.base.processes import sigterm_interrupts
 from mlcls.errors import MlclsError, RepositoryError
@@ -39,11 +38,11 @@ from mlcls.repository.settings import TARGETS, Target
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 
-# A window is made longer for a slow model, until so many requests end in it.
+# For a slow model, windows are longer: at least this many requests end in each.
 _LEAST_REQUESTS: Final = 6
-# A window must be longer than the longest answer, by this factor.
+# A window must be this many times longer than the slowest answer.
 _WINDOW_TO_LATENCY: Final = 1.3
-# So many tell how fast a lone image is answered.
+# Number of photos that are timed one by one.
 _TIMED_PHOTOS: Final = 4
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -57,11 +56,11 @@ class Plan:
         repository: The model repository.
         served: Models and their engines.
         protocols: gRPC, HTTP or both.
-        batches: Numbers of images in a request.
+        batches: Numbers of images per request.
         concurrencies: Numbers of requests in flight.
         windows: When a measurement ends; slow models have longer windows.
-        longest_latency_s: Loads whose answers would take longer are left out.
-        photos: What is sent, in turn.
+        longest_latency_s: Loads whose answers would take longer are skipped.
+        photos: What to send, in turn.
     """
 
     repository: Path
@@ -74,12 +73,12 @@ class Plan:
     photos: tuple[Path, ...]
 
     def cells(self, model: str, target: Target) -> list[Cell]:
-        """Return all loads on one served model."""
+        """Return all loads of one served model."""
         return list(make_cells(model, target, self.protocols, self.batches, self.concurrencies))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the arguments, measure, write the report."""
+    """Parse the arguments, measure and write the report."""
     parser = _make_parser()
     options = parser.parse_args(arguments)
     if options.seconds < 0.5 or min(options.concurrency + options.batch) < 1:
@@ -97,14 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MlclsError as error:
         print(f"matrix: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:  # while models are made
+    except KeyboardInterrupt:  # while models are created
         return 130
     failed = [result for result in folder.results.values() if result.status == "failed"]
     for result in failed:
         print(f"matrix: {result.cell}: {result.note}", file=sys.stderr)
     print(f"Written to {folder.path}: {', '.join(sorted(path.name for path in folder.path.iterdir()))}")
     if interrupted:
-        print("Interrupted; the same command goes on.", file=sys.stderr)
+        print("Interrupted; run the same command to continue.", file=sys.stderr)
         return 130
     return 1 if failed else 0
 
@@ -115,20 +114,25 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--repository",
         type=Path,
-        help="with imported models; by default models with random weights are made in build/bench and measured",
+        help="repository of imported models; by default, models with random weights are created in build/bench",
     )
-    add("--models", nargs="+", metavar="MODEL", help="default: all in the repository that are imported")
-    add("--targets", nargs="+", choices=TARGETS, help="engines; default: embedded, and int8 for models that have it")
+    add("--models", nargs="+", metavar="MODEL", help="default: all imported models of the repository")
+    add("--targets", nargs="+", choices=TARGETS, help="engines; default: embedded, and int8 if the model has it")
     add("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="default: both")
     add("--concurrency", nargs="+", type=int, default=[1, 4, 8, 16], help="requests in flight (default: 1 4 8 16)")
-    add("--batch", nargs="+", type=int, default=[1, 8], help="images in a request (default: 1 8)")
-    add("--seconds", type=float, default=2.0, help="of each window; three or more a load (default: %(default)s)")
-    add("--deviation", type=float, default=10.0, help="of three stable windows, percent (default: %(default)s)")
-    add("--windows", type=int, default=6, help="tried at most, until three are stable (default: %(default)s)")
-    add("--longest-latency", type=float, default=5.0, help="loads with slower answers are left out, s (default: 5)")
+    add("--batch", nargs="+", type=int, default=[1, 8], help="images per request (default: 1 8)")
+    add("--seconds", type=float, default=2.0, help="length of a window; three or more per load (default: %(default)s)")
+    add(
+        "--deviation",
+        type=float,
+        default=10.0,
+        help="most that three stable windows differ, in percent (default: %(default)s)",
+    )
+    add("--windows", type=int, default=6, help="most windows to try until three are stable (default: %(default)s)")
+    add("--longest-latency", type=float, default=5.0, help="skip loads with slower answers, in seconds (default: 5)")
     add("--photos", nargs="+", type=Path, metavar="PATH", help=f"files and folders to send; default: {WEB_PHOTOS}")
     add("--output", type=Path, default=Path("output") / "bench", metavar="DIR", help="default: %(default)s")
-    add("--restart", action="store_true", help="drop what an earlier run left in the output folder")
+    add("--restart", action="store_true", help="discard the results in the output folder")
     return parser
 
 
@@ -154,7 +158,7 @@ def _make_plan(options: argparse.Namespace, work: Path) -> Plan:
 
 
 def _find_targets(root: Path, name: str, asked: Sequence[Target] | None) -> list[Target]:
-    """Return the engines that were asked for; else those that the embedded server has and the model was built for."""
+    """Return the engines in the options; else those that the model has and that run on the embedded server."""
     if asked is not None:
         return list(asked)
     targets: list[Target] = ["embedded"]
@@ -167,7 +171,7 @@ def _find_targets(root: Path, name: str, asked: Sequence[Target] | None) -> list
 
 
 def _describe(options: argparse.Namespace, perf_analyzer: PerfAnalyzer) -> dict[str, str]:
-    """Return the conditions: results are comparable, and a run is continued, where all of them are the same."""
+    """Return the conditions: only if all are the same, results are comparable and a run is continued."""
     return {
         "weights": "random" if options.repository is None else f"imported, {options.repository}",
         "photos": " ".join(map(str, options.photos)) if options.photos else WEB_PHOTOS,
@@ -178,7 +182,7 @@ def _describe(options: argparse.Namespace, perf_analyzer: PerfAnalyzer) -> dict[
 
 
 def _measure(plan: Plan, perf_analyzer: PerfAnalyzer, folder: ResultFolder, work: Path) -> bool:
-    """Measure what is missing; tell whether that was interrupted."""
+    """Measure what is missing; return whether this was interrupted."""
     data = write_input_data(work / "photos.json", [photo.read_bytes() for photo in plan.photos])
     cells = [cell for model, target in plan.served for cell in plan.cells(model, target)]
     done = [cell for cell in cells if _is_done(folder, cell)]
@@ -201,7 +205,7 @@ def _is_done(folder: ResultFolder, cell: Cell) -> bool:
 def _measure_served(
     plan: Plan, perf_analyzer: PerfAnalyzer, folder: ResultFolder, data: Path, cells: Sequence[Cell], bar: tqdm
 ) -> None:
-    """Start a server for cells of one model and engine, and measure them; what goes wrong is noted."""
+    """Start a server for cells of one model and engine, and measure them; errors are recorded."""
 
     def add(cell: Cell, status: Status, **found: object) -> None:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -238,7 +242,7 @@ def _measure_served(
 
 
 def _answer_once(plan: Plan, server: TritonServer, model: str) -> float:
-    """Warm up and make sure that all photos are answered; images per second, one after the other."""
+    """Warm up, check that all photos are answered, and return the images per second, one after the other."""
     served = ServedEnsemble(server.grpc_url, Repository(plan.repository).active(model).spec, plan.photos)
     served.answer(plan.photos)
     timed = plan.photos[:_TIMED_PHOTOS]
@@ -248,7 +252,7 @@ def _answer_once(plan: Plan, server: TritonServer, model: str) -> float:
 
 
 def _choose_windows(plan: Plan, cell: Cell, images_per_s: float) -> Windows:
-    """Return windows in which some requests begin and end."""
+    """Return windows that are long enough for several requests."""
     requests_per_s = images_per_s / cell.batch_size
     least_s = max(_LEAST_REQUESTS / requests_per_s, _WINDOW_TO_LATENCY * cell.concurrency / requests_per_s)
     return dataclasses.replace(plan.windows, window_s=max(plan.windows.window_s, least_s))

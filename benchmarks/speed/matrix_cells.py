@@ -1,4 +1,4 @@
-"""Cells of the matrix, what was measured in each, and the files that keep it."""
+"""Cells of the matrix, their results, and the files that keep them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from benchmarks.served_cost import ServedCost
-from benchmarks.speed.perf_analyzer import PROTOCOLS, Protocol
-from benchmarks.speed.perf_output import PerfFigures, StepTimes
+from benchmarks.speed.perf_analyzer import PROTOCOLS, PerfFigures, Protocol, StepTimes
+from benchmarks.usage import ServedCost
 from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
 from mlcls.repository.settings import Target
@@ -22,7 +21,7 @@ RESULTS_FILE: Final = "results.json"
 TABLE_FILE: Final = "results.csv"
 _SCHEMA_VERSION: Final = 1
 
-# `left out`: an answer would take too long. `failed`: to be tried again.
+# `left out`: an answer would take too long. `failed`: to be retried.
 Status = Literal["measured", "left out", "failed"]
 
 
@@ -32,9 +31,9 @@ class Cell:
 
     Attributes:
         model: Name of the model.
-        target: Which engine.
-        protocol: Over gRPC or HTTP.
-        batch_size: Images in a request.
+        target: The engine.
+        protocol: gRPC or HTTP.
+        batch_size: Images per request.
         concurrency: Requests in flight.
     """
 
@@ -45,21 +44,21 @@ class Cell:
     concurrency: int
 
     def __str__(self) -> str:
-        """For progress bars and messages."""
+        """Return a text for progress bars and messages."""
         return f"{self.model} {self.target} {self.protocol} {self.concurrency} x {self.batch_size}"
 
 
 @dataclasses.dataclass(frozen=True)
 class CellResult:
-    """What became of a cell: figures, or why there are none.
+    """The result of a cell: figures, or why there are none.
 
     Attributes:
         cell: The cell.
-        status: Which of the two.
+        status: Whether it was measured.
         measured_at: Date and time.
-        figures: Latency and throughput, as perf_analyzer measured them; None where there are none.
-        cost: What the server took for it; None where there are no figures.
-        note: Why there are none; empty where there are.
+        figures: Latency and throughput as measured by perf_analyzer; None if it was not measured.
+        cost: What the server used; None if there are no figures.
+        note: Why there are no figures, or empty.
     """
 
     cell: Cell
@@ -70,16 +69,16 @@ class CellResult:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return as the JSON file has it."""
+        """Return the result as in the JSON file."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> CellResult:
-        """From the JSON file.
+        """Return the result from the JSON file.
 
         Raises:
-            KeyError: Something is missing.
-            TypeError: Something is unknown.
+            KeyError: A field is missing.
+            TypeError: A field is unknown.
         """
         figures, cost = document["figures"], document["cost"]
         if figures is not None:
@@ -98,7 +97,7 @@ class CellResult:
 def make_cells(
     model: str, target: Target, protocols: Sequence[Protocol], batches: Sequence[int], concurrencies: Sequence[int]
 ) -> Iterator[Cell]:
-    """Yield all loads on a served model, light ones first, the two protocols of a load next to each other in time."""
+    """Yield all loads of a served model, light ones first, and both protocols of a load one after the other."""
     for batch_size in sorted(set(batches)):
         for concurrency in sorted(set(concurrencies)):
             for protocol in (each for each in PROTOCOLS if each in protocols):
@@ -106,24 +105,24 @@ def make_cells(
 
 
 class ResultFolder:
-    """Results on the disk, complete after each cell, so that an interrupted run is continued.
+    """Results on disk, complete after each cell, so that an interrupted run can continue.
 
     Attributes:
         path: The folder.
-        conditions: How and where it was measured; results of other conditions are not mixed in.
-        results: By cell, in the order of measurement.
+        conditions: How and where the results were measured; others are not mixed in.
+        results: Results by cell, in the order of measurement.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, str], restart: bool = False) -> None:
-        """Open a folder, or begins one.
+        """Open a folder, or create it with the first result.
 
         Args:
             path: The folder.
             conditions: See above.
-            restart: Whether results that are there are to be dropped.
+            restart: Whether to discard existing results.
 
         Raises:
-            MlclsError: Its results were measured in other conditions, or cannot be read.
+            MlclsError: The results were measured under other conditions, or cannot be read.
         """
         self.path = path
         self.conditions = dict(conditions)
@@ -132,7 +131,7 @@ class ResultFolder:
             self._read()
 
     def add(self, result: CellResult) -> None:
-        """Keep a result; the files are written at once."""
+        """Add a result and write the files."""
         self.results[result.cell] = result
         document = {
             "schema_version": _SCHEMA_VERSION,
@@ -144,7 +143,7 @@ class ResultFolder:
 
     def _read(self) -> None:
         path = self.path / RESULTS_FILE
-        advice = "take another --output, or drop them with --restart"
+        advice = "choose another --output, or pass --restart"
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             if document["schema_version"] != _SCHEMA_VERSION:
@@ -161,7 +160,7 @@ class ResultFolder:
 
 
 def format_csv(results: Sequence[CellResult]) -> str:
-    """Return one row for each cell, empty if it was not measured. Steps have their part of the model's name."""
+    """Return one row for each cell, without figures if it was not measured; steps have short names."""
     rows = [_row(result) for result in results]
     columns = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
     buffer = io.StringIO()
@@ -172,7 +171,7 @@ def format_csv(results: Sequence[CellResult]) -> str:
 
 
 def steps_of(result: CellResult) -> dict[str, StepTimes]:
-    """Return times by step, `preprocess` first, in the order in which an image goes through them."""
+    """Return times by step, in the order in which an image passes through them."""
     steps = {} if result.figures is None else result.figures.steps
     short = {name.removeprefix(f"{result.cell.model}_"): times for name, times in steps.items()}
     order = ("preprocess", "engine", "postprocess")

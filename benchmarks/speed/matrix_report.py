@@ -1,14 +1,14 @@
-"""The matrix as one HTML file that needs no other: tables, pictures, and where and how it was measured."""
+"""The matrix as one self-contained HTML file: tables, pictures, and where and how it was measured."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.speed.matrix_cells import CellResult, ResultFolder, steps_of
-from benchmarks.speed.matrix_figures import draw_loads, draw_plane, draw_steps
+from benchmarks.svg_figure import make_figure, set_log_scale, to_svg
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.repository.settings import TARGETS
 
@@ -25,16 +25,19 @@ dd { margin: 0; }
 img { max-width: 100%; }
 """
 
-# What a reader must know of the figures.
+# What a reader must know about the figures.
 _NOTES: Final = """\
-A load is one number of requests in flight, each sent as soon as one is answered; the load generator runs on the \
+A load is a number of requests in flight: as soon as one is answered, the next is sent. The load generator runs on the \
 server's machine and shares its cores.
-Each figure is the mean of three windows of time in a row whose throughput and mean latency differ by no more than the \
-percentage above; what came before them is not counted. A star marks loads for which no three such windows came: \
-something else used the machine, or too few requests end in a window.
-The server's processor time is that of all requests of a load, those before the windows included.
-Figures of one run can be compared with one another, not with those of another machine or another day.
+Each figure is the mean of three time windows in a row whose throughput and mean latency differ by no more than the \
+percentage above; earlier windows do not count. A star marks loads without three such windows: something else used the \
+machine, or too few requests end in a window.
+The server's CPU time is that of all requests of a load, including those before the windows.
+Figures are comparable within one run, but not with those of another machine or another day.
 """
+
+_COLORS: Final = {"preprocess": "tab:blue", "engine": "tab:orange", "postprocess": "tab:green"}
+_LATENCIES: Final = (("p50_ms", "-", "o"), ("p95_ms", "--", "s"), ("p99_ms", ":", "^"))
 
 
 def format_report(folder: ResultFolder, command: str) -> str:
@@ -42,10 +45,10 @@ def format_report(folder: ResultFolder, command: str) -> str:
 
     Args:
         folder: The results.
-        command: The command line that made them.
+        command: The command line that produced them.
 
     Returns:
-        An HTML document; pictures are in it.
+        An HTML document with embedded pictures.
     """
     results = list(folder.results.values())
     parts = [
@@ -66,7 +69,7 @@ def format_report(folder: ResultFolder, command: str) -> str:
 
 
 def find_fastest(results: Iterable[CellResult], target: str | None = None) -> dict[str, CellResult]:
-    """Return the load with the highest throughput of each model, on one engine or on any."""
+    """Return each model's load with the highest throughput, on one engine or on any."""
     fastest: dict[str, CellResult] = {}
     for result in results:
         if result.figures is None or target not in (None, result.cell.target):
@@ -89,7 +92,7 @@ def _format_facts(facts: Mapping[str, str]) -> str:
 
 
 def _format_best(results: Sequence[CellResult]) -> str:
-    """Return a row for each model and engine: the highest throughput, and the latency of a lone image."""
+    """Return a row for each model and engine: the highest throughput, and the latency of a single image."""
     header = (
         "model",
         "engine",
@@ -97,7 +100,7 @@ def _format_best(results: Sequence[CellResult]) -> str:
         "at",
         "p50 ms",
         "p99 ms",
-        "lone image, p50 ms",
+        "single image, p50 ms",
         "core-ms an image",
         "PSS MB",
     )
@@ -140,9 +143,9 @@ def _format_plane(results: Sequence[CellResult]) -> str:
     if not fastest:
         return ""
     caption = (
-        "Speed as measured here, on the engine `embedded` (FP32), against PaddleX's published mAP on COCO2017. The mAP "
-        "is that of the official weights as PaddleX states it; it was not measured here, and says nothing of a model "
-        "with other weights. Speed does not depend on the weights."
+        "Speed as measured here on the engine `embedded` (FP32), against the mAP on COCO2017 that PaddleX publishes "
+        "for the official weights. The mAP was not measured here and says nothing about a model with other weights. "
+        "Speed does not depend on the weights."
     )
     return f"<h2>Speed and accuracy</h2><p>{escape(caption)}</p>{_embed(draw_plane(fastest), 'speed and mAP')}"
 
@@ -152,7 +155,7 @@ def _format_model(model: str, results: Sequence[CellResult]) -> list[str]:
     if any(result.figures for result in results):
         parts.append(_embed(draw_loads(results), f"throughput and latency of {model}"))
     if any(steps_of(result) for result in results):
-        parts.append("<p>Where the time of a request goes, as the server tells it:</p>")
+        parts.append("<p>Where the time of a request goes, according to the server:</p>")
         parts.append(_embed(draw_steps(results), f"times of the steps of {model}"))
     header = ["engine", "protocol", "in flight", "batch", "images/s", "mean ms", "p50", "p95", "p99"]
     steps = list(dict.fromkeys(name for result in results for name in steps_of(result)))
@@ -212,3 +215,88 @@ def _format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _embed(svg: str, text: str) -> str:
     data = base64.b64encode(svg.encode()).decode()
     return f'<p><img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}"></p>'
+
+
+def draw_loads(results: Sequence[CellResult]) -> str:
+    """Draw a model's throughput and latency over requests in flight, a line per engine, protocol and batch."""
+    figure, (left, right) = make_figure((11, 4.2), columns=2)
+    for index, (name, line) in enumerate(_lines_of(results).items()):
+        color = f"C{index % 10}"
+        clients = [result.cell.concurrency for result in line]
+        rates = [result.figures.images_per_s for result in line if result.figures]
+        left.plot(clients, rates, "-", marker="o", markersize=4, color=color, label=name)
+        for percentile, style, marker in _LATENCIES:
+            values = [getattr(result.figures, percentile) for result in line]
+            right.plot(clients, values, style, marker=marker, markersize=3, linewidth=1.2, color=color)
+    left.set_ylabel("images/s")
+    left.set_ylim(bottom=0)
+    left.legend(fontsize=7, frameon=False)
+    right.set_ylabel("latency of a request, ms")
+    right.set_title("p50 lines, p95 dashes, p99 dots", fontsize=8)
+    set_log_scale(right, "y")
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("requests in flight")
+    return to_svg(figure)
+
+
+def draw_steps(results: Sequence[CellResult]) -> str:
+    """Draw each step's mean queue and compute times, stacked to the client's latency, a bar per load."""
+    measured = [result for result in results if steps_of(result)]
+    figure, (axes,) = make_figure((11, 0.7 + 0.32 * len(measured)))
+    names = list(dict.fromkeys(name for result in measured for name in steps_of(result)))
+    rest = [result.figures.mean_ms if result.figures else 0.0 for result in measured]
+    start = [0.0] * len(measured)
+
+    def stack(values: list[float], **style: Any) -> None:
+        nonlocal start
+        axes.barh(range(len(measured)), values, left=start, height=0.7, **style)
+        start = [one + other for one, other in zip(start, values, strict=True)]
+
+    for name in names:
+        color = _COLORS.get(name, "tab:gray")
+        queue = [steps_of(result)[name].queue_ms for result in measured]
+        compute = [steps_of(result)[name].compute_ms for result in measured]
+        stack(queue, color=color, alpha=0.35, hatch="///", edgecolor="white", label=f"{name}: queue")
+        stack(compute, color=color, label=f"{name}: compute")
+    around = [max(mean - steps, 0.0) for mean, steps in zip(rest, start, strict=True)]
+    stack(around, color="lightgray", label="around the steps: protocol, copies, client")
+    axes.set_yticks(range(len(measured)), [_describe_load(result) for result in measured], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("mean time of a request, ms")
+    axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=4)
+    return to_svg(figure)
+
+
+def draw_plane(fastest: Mapping[str, float]) -> str:
+    """Draw speed against the published mAP.
+
+    Args:
+        fastest: Highest throughput of official models in images per second, by name.
+    """
+    figure, (axes,) = make_figure((8, 5))
+    for name, images_per_s in fastest.items():
+        accuracy = OFFICIAL_MODELS[name].mean_average_precision
+        axes.plot(images_per_s, accuracy, "o", markersize=8, color="tab:blue")
+        axes.annotate(name, (images_per_s, accuracy), textcoords="offset points", xytext=(8, 5), fontsize=8)
+    set_log_scale(axes, "x")
+    axes.margins(x=0.25, y=0.12)
+    axes.set_xlabel("images/s of the served model, highest measured here")
+    axes.set_ylabel("mAP on COCO2017 as published, official weights")
+    return to_svg(figure)
+
+
+def _lines_of(results: Sequence[CellResult]) -> dict[str, list[CellResult]]:
+    lines: dict[str, list[CellResult]] = {}
+    order: Callable[[CellResult], Any] = lambda result: result.cell  # noqa: E731
+    for result in sorted((each for each in results if each.figures), key=order):
+        cell = result.cell
+        images = "1 image" if cell.batch_size == 1 else f"{cell.batch_size} images"
+        lines.setdefault(f"{cell.target}, {cell.protocol}, {images} a request", []).append(result)
+    return lines
+
+
+def _describe_load(result: CellResult) -> str:
+    cell = result.cell
+    return f"{cell.target} {cell.protocol}, {cell.concurrency} in flight, of {cell.batch_size}"

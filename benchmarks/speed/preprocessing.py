@@ -1,4 +1,4 @@
-"""Time of decoding and resizing on one core, in a child that is bound to it.
+"""Time of decoding and resizing on one core, in a child process bound to it.
 
 Run as a module, this file is the child.
 """
@@ -19,12 +19,12 @@ from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ModelSpec
 from mlcls.server.installation import ALLOCATOR_VARIABLES
 
-# Each photo is taken so many times.
+# How often each photo is decoded.
 _REPEATS: Final = 20
 
 
 def measure_preprocessing(spec: ModelSpec, photos: Sequence[Path]) -> tuple[list[float], list[str]]:
-    """Decode and resizes photos as the server does.
+    """Decode and resize photos as the server does.
 
     Returns:
         The median time of each photo in milliseconds, and the SHA-256 of the pixels (H, W, 3) uint8 RGB of each.
@@ -48,7 +48,7 @@ def _load() -> dict[str, Callable[..., Any]]:
     def measure(photos: list[str]) -> tuple[list[float], list[str]]:
         images = [Path(photo).read_bytes() for photo in photos]
         times_ms: list[list[float]] = [[] for _ in images]
-        for _ in range(_REPEATS):  # a photo again only after all others, as on a server
+        for _ in range(_REPEATS):  # a photo comes again only after all others, as on a server
             for image, own in zip(images, times_ms, strict=True):
                 began = time.perf_counter()
                 preprocess(image, spec.transform)

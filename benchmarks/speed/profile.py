@@ -1,7 +1,7 @@
-"""Core-milliseconds per image of each process of the server and of the client: `python -m benchmarks.speed.profile`.
+"""Print core-milliseconds per image of each process of the server and client: `python -m benchmarks.speed.profile`.
 
-A served model is a chain of processes; where they share the cores, what counts is how much processor time each takes
-for one image, not how long it seems to work. The times come from `/proc` before and after a number of requests.
+A served model is a chain of processes. If they share the cores, what counts is the CPU time that each takes per image,
+not how long it seems to work. The times come from `/proc` before and after a number of requests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
-from benchmarks.process_usage import cpu_since, read_usage, total_pss_bytes
+from benchmarks.usage import cpu_since, read_usage, total_pss_bytes
 from mlcls.base.machine import format_machine
 from mlcls.errors import MlclsError
 from mlcls.images.photos import sample_photo_paths
@@ -45,16 +45,16 @@ def main() -> int:
 
 
 def profile(server: TritonServer, spec: ModelSpec, images: int, concurrency: int) -> str:
-    """Send photos of 640x427 over gRPC and print what each process took for one."""
+    """Send photos of 640x427 over gRPC and return what each process took per image."""
     _send(server, spec, max(images // 10, concurrency), concurrency)
     before, client_before, began = read_usage(server.pid), os.times(), time.monotonic()
     _send(server, spec, images, concurrency)
     wall_s, after, client_after = time.monotonic() - began, read_usage(server.pid), os.times()
     spent_s = cpu_since(before, after)
     spent_s["client"] = client_after.user + client_after.system - client_before.user - client_before.system
-    lines = [f"{'':40}{'core-ms an image':>17}"]
-    lines += [f"{name:40}{seconds / images * 1e3:17.2f}" for name, seconds in spent_s.items()]
-    lines.append(f"{'all':40}{sum(spent_s.values()) / images * 1e3:17.2f}")
+    lines = [f"{'':40}{'core-ms per image':>18}"]
+    lines += [f"{name:40}{seconds / images * 1e3:18.2f}" for name, seconds in spent_s.items()]
+    lines.append(f"{'all':40}{sum(spent_s.values()) / images * 1e3:18.2f}")
     lines.append(
         f"{images / wall_s:.1f} images/s at concurrency {concurrency}; {total_pss_bytes(after) / 1e6:.0f} MB (PSS)"
     )

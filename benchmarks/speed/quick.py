@@ -1,8 +1,8 @@
-"""The promises about speed, measured against the peers in ten minutes: `make bench-quick`.
+"""Measure the speed goals against the peers in ten minutes: `make bench-quick`.
 
-What is compared is measured in turns in one run, FP32, the same JPEG files in and labels out; only a contender that
-gives the served model's answers is measured. The ratios carry over to another machine, the figures do not. The exit
-status is 1 where something could not be measured, whatever became of the goals.
+All contenders are measured in turns in one run: FP32, the same JPEG files in, labels out. Only a contender that gives
+the served model's answers is measured. The ratios carry over to another machine, the figures do not. The exit status is
+1 if something could not be measured, whether or not the goals are met.
 """
 
 from __future__ import annotations
@@ -21,49 +21,104 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.photo_set import write_uniform_photos
-from benchmarks.process_usage import read_usage, total_pss_bytes
+from benchmarks.random_models import RANDOM_MODELS, prepare_models, repository_of
 from benchmarks.speed.compare import LATENCY_SPLIT, Plan, compare_model
-from benchmarks.speed.measured_models import BenchModels, find_models
+from benchmarks.speed.peers.engine_settings import ModelFiles
 from benchmarks.speed.preprocessing import measure_preprocessing
 from benchmarks.speed.quick_report import THOROUGH_MODEL, QuickReport
+from benchmarks.usage import read_usage, total_pss_bytes
 from mlcls.base.files import write_text
-from mlcls.errors import MlclsError
+from mlcls.errors import MlclsError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.paddle.model import PaddleXModel
+from mlcls.repository.models import Repository
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 
 _PHOTO_SIZE: Final = (480, 640)
 _PHOTOS: Final = 16
-# Of these, the models that are measured shortly see so many: their answers are compared, and some take a second each.
+# Number of photos for the other models, of which some take a second per photo.
 _FEW_PHOTOS: Final = 2
-# Starts of a server of one model, the last of which is measured.
+# Number of starts of a server with one model; the last one is measured under load.
 _STARTS: Final = 2
 
 # Steps of the progress bar before the turns, by whether a model is measured thoroughly.
 _STEPS_OF_PEERS: Final = {True: 12, False: 9}
 _OTHERS_IN_TURNS: Final = {True: 6, False: 3}
 
-# What a model takes on two cores beside windows of the length that was asked for, in seconds.
+# What a model takes on two cores in addition to its windows, in seconds.
 _PEERS_S: Final = {True: 45, False: 65}
 
 
+@dataclasses.dataclass(frozen=True)
+class BenchModels:
+    """Imported models and the PaddleX inference models that they come from.
+
+    Attributes:
+        repository: The model repository.
+        paddlex_models: The folder with each PaddleX model in a subfolder of its name.
+        names: The models.
+        random_weights: Whether they were created here.
+    """
+
+    repository: Path
+    paddlex_models: Path
+    names: tuple[str, ...]
+    random_weights: bool = False
+
+    def files(self, name: str) -> ModelFiles:
+        """Return spec, served graph and PaddleX model of one.
+
+        Raises:
+            RepositoryError: It is not imported, or was imported from another PaddleX model than the folder's.
+            ModelFormatError: The folder has no PaddleX model.
+        """
+        version = Repository(self.repository).active(name)
+        spec = version.spec
+        folder = self.paddlex_models / name
+        found = PaddleXModel.open(folder).make_spec(name).source_sha256
+        if found != spec.source_sha256:
+            raise RepositoryError(
+                f"Expected {folder} to be the PaddleX model that {name} in {self.repository} was imported from, got "
+                f"other files; import it again: mlcls import {folder}."
+            )
+        return ModelFiles(spec, version.weights("embedded"), folder)
+
+
+def find_models(root: Path, paddlex_models: Path | None, names: Sequence[str]) -> BenchModels:
+    """Return the imported models if their PaddleX folders are given, else models with random weights.
+
+    Args:
+        root: The model repository.
+        paddlex_models: The folder of the PaddleX models; None creates models with random weights.
+        names: The models.
+
+    Raises:
+        MlclsError: A model cannot be created.
+    """
+    if paddlex_models is not None:
+        return BenchModels(root, paddlex_models, tuple(names))
+    prepare_models(RANDOM_MODELS, names)
+    return BenchModels(repository_of(RANDOM_MODELS), RANDOM_MODELS, tuple(names), random_weights=True)
+
+
 def main() -> int:
-    """Parse the arguments, measure, print the tables."""
+    """Parse the arguments, measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
     parser.add_argument(
         "--paddlex-models",
         type=Path,
         metavar="FOLDER",
-        help="with the PaddleX models that the repository's come from, each in a folder of its name; by default models "
-        "with random weights are made in build/bench and measured instead",
+        help="folder of the PaddleX models that the repository's models come from, each in a subfolder of its name; by "
+        "default, models with random weights are created in build/bench and measured instead",
     )
     parser.add_argument(
         "--models", nargs="+", choices=tuple(OFFICIAL_MODELS), default=list(OFFICIAL_MODELS), metavar="MODEL"
     )
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each window (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of a window (default: %(default)s)")
     parser.add_argument(
-        "--turns", type=int, default=2, help=f"of {THOROUGH_MODEL}; the others take one (default: %(default)s)"
+        "--turns", type=int, default=2, help=f"turns of {THOROUGH_MODEL}; the others take one (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, metavar="JSON", help="file for all raw figures")
     arguments = parser.parse_args()
@@ -86,13 +141,13 @@ def main() -> int:
 
 
 def run_quick(models: BenchModels, work: Path, seconds: float, turns: int) -> QuickReport:
-    """Measure everything; what cannot be measured is an error in the report.
+    """Measure everything; record errors in the report.
 
     Args:
-        models: What is measured.
+        models: What to measure.
         work: Folder for photos and for what peers write.
         seconds: Length of a window.
-        turns: Turns of the model that is measured thoroughly; the others take one.
+        turns: Turns of the thoroughly measured model; the others take one.
     """
     began = time.monotonic()
     report = QuickReport(describe_machine(), models.names, models.random_weights)
@@ -134,7 +189,7 @@ def _measure_others(
     plan: Plan,
     progress: _Progress,
 ) -> None:
-    """One server has all models, so that the time until six are ready is measured with the server that answers."""
+    """Measure the other models on one server with all models, which also gives the time until six are ready."""
     progress.step("start of all models")
     six = set(models.names) == set(OFFICIAL_MODELS)
     with _timed_server(models, models.names, report.ready_six_s if six else []) as server:
@@ -146,7 +201,7 @@ def _measure_others(
 
 @contextlib.contextmanager
 def _timed_server(models: BenchModels, names: Sequence[str], ready_s: list[float]) -> Iterator[TritonServer]:
-    """Yield a server that is ready; the time that took is added to a list."""
+    """Yield a ready server, and add the time that it took to a list."""
     began = time.monotonic()
     with TritonServer(ServerOptions.on_free_ports(models.repository, *names)) as server:
         ready_s.append(time.monotonic() - began)
@@ -155,7 +210,7 @@ def _timed_server(models: BenchModels, names: Sequence[str], ready_s: list[float
 
 @dataclasses.dataclass
 class _Progress:
-    """The bar, how long its steps take, and what goes wrong while it moves."""
+    """The progress bar, the duration of its steps, and their errors."""
 
     bar: tqdm
     steps_s: dict[str, float]
@@ -170,7 +225,7 @@ class _Progress:
         self.bar.update()
 
     def end_step(self) -> None:
-        """Note how long the step took that ends."""
+        """Record how long the current step took."""
         now = time.monotonic()
         if self.current:
             self.steps_s[self.current] = self.steps_s.get(self.current, 0.0) + now - self.began
@@ -178,7 +233,7 @@ class _Progress:
 
     @contextlib.contextmanager
     def record_error(self, report: QuickReport, what: str) -> Iterator[None]:
-        """Note an error and goes on."""
+        """Record an error and continue."""
         try:
             yield
         except MlclsError as error:
@@ -187,7 +242,7 @@ class _Progress:
 
 @contextlib.contextmanager
 def _progress(names: Sequence[str], seconds: float, turns: int, steps_s: dict[str, float]) -> Iterator[_Progress]:
-    """Print the plan and show the bar; where an engine is dropped there are fewer steps than it counts with."""
+    """Print the plan and show the bar; a dropped engine leaves fewer steps than planned."""
     steps, total_s = 0, 0.0
     for name in names:
         thorough = name == THOROUGH_MODEL

@@ -1,4 +1,4 @@
-"""What the quick benchmark found: the goals' results, a table of models, and a JSON file with all raw figures."""
+"""The report of the quick benchmark: the goals' results, a table of models, and a JSON file of all raw figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from benchmarks.speed import goals
-from benchmarks.speed.comparison import Comparison
+from benchmarks.speed.contenders import Comparison
 from benchmarks.speed.goals import Goal, GoalResult, format_goals, format_spread
 from benchmarks.speed.peers.bare_process import BareProcess
 from benchmarks.speed.peers.paddlex_predict import PaddlexPredict
@@ -31,15 +31,15 @@ class QuickReport:
 
     Attributes:
         machine: Facts of the machine.
-        names: The models that were asked for.
+        names: The requested models.
         random_weights: Whether their weights are random.
-        comparisons: What was found about each model.
-        ready_one_s: Times from start to readiness with one model.
-        ready_six_s: With six.
+        comparisons: Results for each model.
+        ready_one_s: Times from start to ready with one model.
+        ready_six_s: The same with six models.
         memory_mb: Memory of the server of one model, after load.
         preprocess_ms: Median time of each photo.
         pixel_digests: SHA-256 of our pixels of each photo.
-        errors: What could not be measured, by what it is.
+        errors: What could not be measured, and why.
         steps_s: How long each kind of step took.
     """
 
@@ -56,7 +56,7 @@ class QuickReport:
     steps_s: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def goal_results(self) -> list[GoalResult]:
-        """Return what became of each goal, in the table's order."""
+        """Return the result of each goal, in the table's order."""
         return [
             self._of_thorough(goals.THROUGHPUT, lambda found: found.turns.ratio(_SERVED, PADDLEX_SERVER)),
             self._worst(goals.EACH_AGAINST_PADDLEX, lambda found: PADDLEX_SERVER),
@@ -70,13 +70,13 @@ class QuickReport:
         ]
 
     def is_complete(self) -> bool:
-        """Return whether everything that was asked for could be measured."""
+        """Return whether everything requested could be measured."""
         peers_failed = any(found.errors for found in self.comparisons.values())
         unmeasured = any(result.verdict == "not measured" for result in self.goal_results())
         return not (self.errors or peers_failed or unmeasured)
 
     def to_json(self) -> str:
-        """Return all figures and results; what is no number is null."""
+        """Return all figures and results as JSON; NaN becomes null."""
         document = {
             "goals": [result.to_dict() for result in self.goal_results()],
             **dataclasses.asdict(self),
@@ -84,7 +84,7 @@ class QuickReport:
         return json.dumps(_without_nan(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
-        """Return the two tables, what went wrong, and the facts of the machine."""
+        """Return the two tables, the errors, and the facts of the machine."""
         parts = [format_goals(self.goal_results()), self._format_models()]
         errors = [*self.errors.items()]
         for name, found in self.comparisons.items():
@@ -95,13 +95,13 @@ class QuickReport:
             f"- {name}: " + "; ".join(f"{peer}: {setting}" for peer, setting in found.settings.items())
             for name, found in self.comparisons.items()
         ]
-        parts.append("Settings, the best of those that were tried:\n\n" + "\n".join(settings))
+        parts.append("Best settings of those tried:\n\n" + "\n".join(settings))
         weights = "random weights" if self.random_weights else "imported weights"
         parts.append(f"{weights}; " + ", ".join(f"{name} {value}" for name, value in self.machine.items()))
         return "\n\n".join(parts)
 
     def _format_models(self) -> str:
-        """Return images per second of all that were measured in turns, and the served model's ratio to each."""
+        """Return a table of each contender's images per second, and the served model's ratio to it."""
         lines = [
             "| model | in flight | contender | images/s | spread | served is | spread |",
             "|---|---|---|---|---|---|---|",
@@ -121,7 +121,7 @@ class QuickReport:
         return GoalResult(goal, None, asked=THOROUGH_MODEL in self.names)
 
     def _worst(self, goal: Goal, base: Callable[[Comparison], str]) -> GoalResult:
-        """Return the model with the lowest ratio; not measured unless all models that were asked for are."""
+        """Return the result of the model with the lowest ratio; not measured unless all requested models are."""
         ratios: dict[str, tuple[Spread, str]] = {}
         for name in self.names:
             try:

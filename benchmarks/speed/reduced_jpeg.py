@@ -1,9 +1,8 @@
-"""What decoding large JPEG files at a reduced scale costs and gains: `python -m benchmarks.speed.reduced_jpeg`.
+"""Measure the cost and gain of decoding large JPEG files at a reduced scale: `python -m benchmarks.speed.reduced_jpeg`.
 
-The price is measured on the demo task, whose truth is known: drift of the scores, label decisions that turn over, mAP.
-Its scenes, four times as large as the network's input, are enlarged so far that the scale which a setting allows leaves
-exactly as many pixels as the setting asks for, which is the worst that it can do. The gain is the time of decoding and
-resizing.
+The cost is measured on the demo task, whose ground truth is known: differences of scores, flipped labels, mAP. Its
+scenes, four times as large as the network's input, are enlarged until the reduced scale leaves exactly as many pixels
+as the setting requires, which is its worst case. The gain is the time of decoding and resizing.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
 
-# Settings of `jpeg_oversampling`, by how many times the network's input the scenes are: a power of two each above.
+# Values of `jpeg_oversampling`, by the ratio of the scenes to the network's input; their quotient is a power of two.
 _SETTINGS: Final = {8: (4.0, 2.0, 1.0), 12: (3.0, 1.5)}
-# Scenes are drawn at so many times the network's input: drawing takes longer than all the rest.
+# Scenes are drawn at this many times the network's input, because drawing takes longer than everything else.
 _DRAWN: Final = 4
 _JPEG_QUALITY: Final = 90
 _BATCH: Final = 50
@@ -51,7 +50,7 @@ class _Reading:
     Attributes:
         pixels: (N, H, W, 3) uint8 RGB.
         scores: (N, num_labels) float32.
-        milliseconds: Median of decoding and resizing one.
+        milliseconds: Median time of decoding and resizing one scene.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -63,7 +62,7 @@ def main() -> int:
     """Parse the arguments and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo-model", type=Path, default=Path("demo_model/inference"), help="default: %(default)s")
-    parser.add_argument("--scenes", type=int, default=300, help="of the demo task, of each size (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=300, help="scenes of each size (default: %(default)s)")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     try:
@@ -77,7 +76,7 @@ def main() -> int:
 
 
 def measure(demo_model: Path, work: Path, count: int) -> str:
-    """Return the table, a row for each setting and size.
+    """Return the table, with a row for each setting and size.
 
     Raises:
         MlclsError: The demo model cannot be imported.

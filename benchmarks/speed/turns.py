@@ -1,4 +1,4 @@
-"""Measurements in turns: what neighbors in time measured is compared, so that a noisy machine hits both alike."""
+"""Measurements in turns: neighbors in time are compared, so that a noisy machine affects both alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Window:
 
     Attributes:
         name: What was measured.
-        value: The figure; NaN where it could not be measured.
+        value: The figure; NaN if it could not be measured.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Spread:
     """Several values of one figure.
 
     Attributes:
-        values: In the order of time, at least one.
+        values: The values in chronological order, at least one.
     """
 
     values: tuple[float, ...]
@@ -44,23 +44,23 @@ class Spread:
 
     @property
     def lowest(self) -> float:
-        """The least value."""
+        """The lowest value."""
         return min(self.values)
 
     @property
     def highest(self) -> float:
-        """The greatest value."""
+        """The highest value."""
         return max(self.values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Turns:
-    """Windows in the order of time."""
+    """Windows in chronological order."""
 
     windows: tuple[Window, ...]
 
     def values(self, name: str) -> Spread:
-        """Return all figures of one name that were measured.
+        """Return all measured figures of one name.
 
         Raises:
             MlclsError: There is none.
@@ -68,7 +68,7 @@ class Turns:
         return _spread_of(window.value for window in self.windows if window.name == name)
 
     def ratio(self, name: str, base: str) -> Spread:
-        """Return figures of `name` divided by those of `base`, each pair of neighbors once.
+        """Return the figures of `name` divided by those of `base`, once for each pair of neighbors.
 
         Raises:
             MlclsError: There is no such pair.
@@ -82,12 +82,12 @@ class Turns:
 
 
 def order_of_turns(first: str, others: Sequence[str], turns: int) -> Iterator[str]:
-    """Yield names in the order of measurement: A B A C A B A C A, so that each other one has `first` on both sides.
+    """Yield names in the order of measurement: A B A C A B A C A, so that `first` is on both sides of each other name.
 
     Args:
         first: What the others are compared with.
-        others: The others; each comes once in a turn.
-        turns: How many turns, at least 1.
+        others: The others, each once per turn.
+        turns: Number of turns, at least 1.
     """
     yield first
     for _ in range(turns):
@@ -105,7 +105,7 @@ def take_turns(
     """Measure in turns.
 
     Args:
-        measure: Measures one window of the one with this name.
+        measure: Measures one window for a name.
         first: See `order_of_turns`.
         others: See `order_of_turns`.
         turns: See `order_of_turns`.

@@ -17,7 +17,7 @@ from mlcls.server.options import (
     build_command,
     read_admin_key,
 )
-from processes import ROOT
+from support.processes import ROOT
 
 
 def command_of(options: ServerOptions) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mlcls.backends.tallies import DEFAULT_LABEL_LIMIT
-from processes import ROOT
+from support.processes import ROOT
 
 TOOLS = Path(sys.executable).parent
 COMPOSE_FILE = ROOT / "docker-compose.yml"

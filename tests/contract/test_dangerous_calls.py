@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import ROOT
+from support.processes import ROOT
 
 FOLDERS = ("src", "client/src", "python_backends", "benchmarks", "demo", "scripts", "docker")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from image_samples import write_samples
 from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
 from mlcls.training.export import export_model
-from processes import ROOT, start_server
-from served_models import SMALL_LABELS, SMALL_SIZE, ParityRow, SmallModels
+from support.image_samples import write_samples
+from support.processes import ROOT, start_server
+from support.served_models import SMALL_LABELS, SMALL_SIZE, ParityRow, SmallModels
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,8 @@ import psutil
 import pytest
 
 from benchmarks.photo_set import write_uniform_photos
-from benchmarks.speed.comparison import Comparison
-from benchmarks.speed.contenders import Bench
-from benchmarks.speed.equality import require_equal, require_telling
+from benchmarks.speed.compare import require_equal, require_telling
+from benchmarks.speed.contenders import Bench, Comparison
 from benchmarks.speed.peers.bare_process import BareProcess
 from benchmarks.speed.peers.contender import Answer, Load, PeerError
 from benchmarks.speed.peers.served import ServedEnsemble
@@ -23,7 +22,7 @@ from mlcls.errors import MlclsError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
-from served_models import SmallModels
+from support.served_models import SmallModels
 
 pytestmark = pytest.mark.slow
 
@@ -103,5 +102,5 @@ def test_peers_that_answer_alike_are_compared_and_others_are_errors(
     assert comparison.errors.keys() == {"wrong", "missing", "dies", "unknown"}
     assert "expected the served model's answer to photo " in comparison.errors["wrong"]
     assert "none.onnx" in comparison.errors["missing"]
-    assert "the process ended" in comparison.errors["dies"]
+    assert "the process exited" in comparison.errors["dies"]
     assert not psutil.pid_exists(right.pid)

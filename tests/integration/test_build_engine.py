@@ -34,8 +34,8 @@ from mlcls.repository.manifest import EngineRecord, Manifest
 from mlcls.repository.models import Repository
 from mlcls.server.installation import TritonInstallation
 from mlcls.server.preflight import check_models
-from processes import run_mlcls
-from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
+from support.processes import run_mlcls
+from support.served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
 NAME = "small_with_sigmoid"
 T4 = Gpu("Tesla T4", "7.5")

@@ -17,8 +17,8 @@ from mlcls.evaluation.scoring import score_annotated
 from mlcls.images.photos import photo_crops
 from mlcls.repository.models import Repository
 from mlcls.server.options import ADMIN_KEY_VARIABLE
-from processes import run_mlcls, start_server
-from served_models import SMALL_LABELS, SmallModels
+from support.processes import run_mlcls, start_server
+from support.served_models import SMALL_LABELS, SmallModels
 
 NAME = "small_with_sigmoid"
 COUNT = 40

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mlcls.server.process import TritonServer
-from processes import ROOT
+from support.processes import ROOT
 
 _UV = ROOT / ".tools" / "bin" / "uv"
 MAX_IMPORT_S = 0.5

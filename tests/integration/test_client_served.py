@@ -26,23 +26,24 @@ from PIL import Image
 
 from mlcls.server.options import ADMIN_KEY_VARIABLE
 from mlcls.server.process import TritonServer
-from mlcls_client.async_model import create_async_model
-from mlcls_client.cli.main import main
-from mlcls_client.errors import (
+from mlcls_client import (
     DeadlineExceededError,
     ImageRejectedError,
     InputError,
     InvalidRequestError,
     ModelNotFoundError,
+    MultiLabelResult,
     ServerError,
+    create_async_model,
+    create_model,
+    list_models,
+    read_health,
 )
-from mlcls_client.model import create_model
-from mlcls_client.result import MultiLabelResult
-from mlcls_client.server_state import list_models, read_health
-from processes import start_server
-from quiet_http import QuietHttpServer
-from served_models import SMALL_LABELS, SmallModels
-from triton_request import ask
+from mlcls_client.cli.main import main
+from support.processes import start_server
+from support.quiet_http import QuietHttpServer
+from support.served_models import SMALL_LABELS, SmallModels
+from support.triton_request import ask
 
 MODEL = "small_with_sigmoid"
 WAYS = [(protocol, way) for protocol in ("grpc", "http") for way in ("sync", "async")]

@@ -23,7 +23,7 @@ from sklearn.datasets import load_sample_image
 from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
 from mlcls.training.export import export_model
-from processes import start_server
+from support.processes import start_server
 
 NAME = "PP-LCNet_x1_0_ML"
 MAX_DIFFERENCE = 1e-4

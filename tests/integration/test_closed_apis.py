@@ -14,7 +14,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from benchmarks.endurance.identity_model import MODEL, make_image, make_repository
+from benchmarks.endurance.isolation.identity_model import MODEL, make_image, make_repository
 from mlcls.server.options import (
     ADMIN_KEY_HEADER,
     ADMIN_KEY_VARIABLE,
@@ -23,8 +23,7 @@ from mlcls.server.options import (
     ServerOptions,
 )
 from mlcls.server.process import TritonServer
-from mlcls_client.errors import ServerError
-from mlcls_client.model import create_model
+from mlcls_client import ServerError, create_model
 
 # As `openssl rand -base64` makes them, and with what Triton parses in the option around it.
 KEY: Final = "a-key/for+tests:71c2,x=="

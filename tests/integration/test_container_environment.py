@@ -18,9 +18,9 @@ import pytest
 from mlcls.base.machine import read_gpus, read_tensorrt_version
 from mlcls.base.processes import free_ports
 from mlcls.server.installation import embedded_installation
-from mlcls_client.model import create_model
-from processes import ROOT, mlcls_command, run_mlcls
-from served_models import SmallModels
+from mlcls_client import create_model
+from support.processes import ROOT, mlcls_command, run_mlcls
+from support.served_models import SmallModels
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from mlcls.evaluation.evaluate import evaluate
 from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from processes import ROOT
+from support.processes import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from mlcls.doctor.inspection import inspect_server
 from mlcls.server.installation import embedded_installation
 from mlcls.server.options import CLOSED_APIS
 from mlcls.server.process import TritonServer
-from processes import run_mlcls
-from served_models import SmallModels
+from support.processes import run_mlcls
+from support.served_models import SmallModels
 
 NAME = "small_with_sigmoid"
 

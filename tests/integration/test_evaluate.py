@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colored_dataset import write_colored_dataset
 from mlcls import cli
 from mlcls.engines.runner_selection import open_runner
 from mlcls.errors import DatasetError, ServedImageError, ServerError
@@ -24,8 +23,9 @@ from mlcls.repository.models import ModelVersion, Repository
 from mlcls.server.process import TritonServer
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
-from processes import ROOT, run_mlcls
-from served_models import SMALL_LABELS, SmallModels
+from support.colored_dataset import write_colored_dataset
+from support.processes import ROOT, run_mlcls
+from support.served_models import SMALL_LABELS, SmallModels
 
 NAME = "small_with_sigmoid"
 MODEL = "PP-LCNet_x1_0_ML"
@@ -211,9 +211,12 @@ def test_mode(trained: TrainSettings, tmp_path: Path, capsys: pytest.CaptureFixt
     ("override", "text"),
     [
         ("Evaluate.weight_path=null", "Evaluate.weight_path: expected a .pdparams file or its URL, got none"),
-        ("Evaluate.weight_path=none.pdparams", "Evaluate.weight_path: expected a .pdparams file or its URL, no such"),
+        (
+            "Evaluate.weight_path=none.pdparams",
+            "Evaluate.weight_path: expected a .pdparams file or its URL, got 'none.pdparams', which does not exist",
+        ),
         ("Evaluate.log_interval=0", "Evaluate.log_interval: expected an integer of at least 1, got 0"),
-        ("Train.image_size=64", "Train.image_size: expected (32, 32), height and width that these weights were"),
+        ("Train.image_size=64", "Train.image_size: expected (32, 32), the height and width that these weights were"),
         ("Train.num_classes=4", "expected 4 labels, as num_classes says, got 3"),
         ("Global.model=ResNet50_ML", "expected the"),
     ],

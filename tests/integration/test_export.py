@@ -14,7 +14,7 @@ from mlcls.paddle.model import PaddleXModel
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import build_network, load_trained_network
 from mlcls.training.export import export_model
-from processes import run_mlcls
+from support.processes import run_mlcls
 
 LABELS = ("red", "green", "blue")
 ARCHITECTURE = "PP-LCNet_x1_0_ML"
@@ -76,7 +76,7 @@ def test_weights_of_another_architecture_are_refused(trained_weights: Path, tmp_
 
 
 def test_weights_of_another_label_count_are_refused(trained_weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelFormatError, match=r"has the shape .* for 8 labels. Give the label list that was trained"):
+    with pytest.raises(ModelFormatError, match=r"has the shape .* for 8 labels. Use the label list that was trained"):
         export_model(ARCHITECTURE, tmp_path / "model", labels=list("abcdefgh"), weights=trained_weights)
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from processes import assert_ended, run_mlcls
-from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, own_segments, serving
-from served_models import SmallModels
+from support.processes import assert_ended, run_mlcls
+from support.serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, own_segments, serving
+from support.served_models import SmallModels
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from mlcls.repository.models import Repository
 from mlcls.repository.names import LAST_NUMBER_FILE, ONNX_FILE
 from mlcls.repository.publishing import add_model
 from mlcls.repository.staging import ConvertedVersion
-from processes import ROOT
+from support.processes import ROOT
 
 DEMO = ROOT / "demo_model" / "inference"
 NAME = "demo"

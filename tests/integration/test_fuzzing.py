@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.endurance.fuzzing.campaign import Campaign, CampaignOptions
-from benchmarks.endurance.fuzzing.record import Journal, summarize
+from benchmarks.endurance.fuzzing.requests import Journal, summarize
 from mlcls.model.spec import ModelSpec
 from mlcls.server.process import TritonServer
-from served_models import SmallModels
+from support.served_models import SmallModels
 
 MODEL = "small_with_sigmoid"
 

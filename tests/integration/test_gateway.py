@@ -21,14 +21,13 @@ from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from gateway_process import Gateway, make_certificate, make_key, run_gateway, wait_for
 from mlcls.base.processes import free_ports
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 from mlcls.server.process import TritonServer
-from mlcls_client import MultiLabelResult, create_model
-from mlcls_client.errors import MlclsClientError, ServerError
-from processes import ROOT, start_server
-from served_models import SmallModels
+from mlcls_client import MlclsClientError, MultiLabelResult, ServerError, create_model
+from support.gateway_process import Gateway, make_certificate, make_key, run_gateway, wait_for
+from support.processes import ROOT, start_server
+from support.served_models import SmallModels
 
 MODEL = "small_with_sigmoid"
 ADMIN_KEY = "the-right-admin-key"

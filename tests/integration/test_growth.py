@@ -10,7 +10,7 @@ from benchmarks.growth.load import GrowthLoad, StartedServer
 from benchmarks.photo_set import write_uniform_photos
 from mlcls.errors import ServerError
 from mlcls.server.process import TritonServer
-from served_models import SmallModels
+from support.served_models import SmallModels
 
 
 @pytest.fixture

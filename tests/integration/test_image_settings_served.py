@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from image_samples import encode
 from mlcls.engines.runners import OpenVinoRunner
 from mlcls.images.settings import ImageSettings
 from mlcls.images.transforms import preprocess
@@ -19,9 +18,10 @@ from mlcls.model.spec import ModelSpec
 from mlcls.repository.configurations import find_stale
 from mlcls.repository.models import Repository
 from mlcls.repository.publishing import change_settings
-from processes import start_server
-from served_models import SmallModels
-from triton_request import ask
+from support.image_samples import encode
+from support.processes import start_server
+from support.served_models import SmallModels
+from support.triton_request import ask
 
 MODEL = "small_with_sigmoid"
 SETTINGS = ImageSettings(

@@ -19,7 +19,7 @@ import onnx
 import pytest
 import yaml
 
-from mlcls.conversion import onnx_edits as onnx_graph
+from mlcls.conversion import onnx_edits
 from mlcls.errors import MlclsError, ParityError
 from mlcls.images.transforms import normalization_constants
 from mlcls.model import catalog
@@ -27,8 +27,8 @@ from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.releases.importing import import_model
 from mlcls.repository.configurations import expected_specs, find_stale
 from mlcls.repository.models import Repository
-from processes import ROOT, run_mlcls
-from served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
+from support.processes import ROOT, run_mlcls
+from support.served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_the_served_graph_is_what_the_design_says(small_models: SmallModels) -> 
     version = small_models.repository / "small_with_sigmoid_engine" / "1"
     model = onnx.load(str(version / "model.onnx"))
     height, width = SMALL_SIZE
-    assert onnx_graph.describe_interface(model) == (
+    assert onnx_edits.describe_interface(model) == (
         ("pixels", "UINT8", ("batch", height, width, 3)),
         ("logits", "FLOAT", ("batch", len(SMALL_LABELS))),
     )
@@ -128,7 +128,9 @@ def test_offline_a_catalog_name_says_what_to_do(tmp_path: Path) -> None:
 def test_the_older_format(tmp_path: Path) -> None:
     folder = tmp_path / "old"
     folder.mkdir()
-    subprocess.run([sys.executable, ROOT / "tests" / "old_format_model.py", folder], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, ROOT / "tests" / "support" / "old_format_model.py", folder], check=True, capture_output=True
+    )
     assert {"inference.pdmodel", "inference.pdiparams"} <= {path.name for path in folder.iterdir()}
     report = import_model(str(folder), Repository(tmp_path / "repository"), name="old")
     assert set(report.spec.source_sha256) == {"inference.pdmodel", "inference.pdiparams", "inference.yml"}
@@ -188,11 +190,11 @@ def other_size(folder: Path) -> None:
     [
         (drop_yml, "got a folder without inference.yml"),
         (drop_graph, "got a folder without inference.json or inference.pdmodel"),
-        (cut_parameters, "got a file that is cut off or damaged (tensor 167 needs 1000 more bytes)"),
+        (cut_parameters, "got a file that is truncated or damaged (tensor 167 needs 1000 more bytes)"),
         (drop_last_parameter, "expected the 167 parameters of inference.json, got 166"),
-        (text_as_parameters, "got a file that is cut off or damaged (no tensor at byte 0)"),
+        (text_as_parameters, "got a file that is truncated or damaged (no tensor at byte 0)"),
         (empty_parameters, "expected a model file, got an empty one"),
-        (cut_graph, "expected a graph in Paddle's PIR format, got a file that is cut off"),
+        (cut_graph, "expected a graph in Paddle's PIR format, got a file that is truncated"),
         (unknown_operation, "PreProcess.transform_ops.CropImage: unknown operation"),
         (one_label_more, "Expected the graph's output to be float32 (N, 6)"),
         (other_size, "Expected the graph's input to be float32 (N, 3, 128, 96)"),
@@ -254,7 +256,7 @@ def test_a_conversion_that_changes_the_scores_is_refused(
         alpha, beta = real(transform)
         return alpha * np.float32(1.01), beta
 
-    monkeypatch.setattr(onnx_graph, "normalization_constants", slightly_off)
+    monkeypatch.setattr(onnx_edits, "normalization_constants", slightly_off)
     with pytest.raises(ParityError, match=r"onnxruntime to give the answers of paddle, got: .* Nothing was written"):
         import_model(str(small_models.with_sigmoid), Repository(repository), name="small_with_sigmoid")
     assert snapshot(repository) == before

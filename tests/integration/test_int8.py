@@ -25,9 +25,9 @@ from mlcls.model.postprocess import apply_sigmoid
 from mlcls.repository.manifest import verify_folder
 from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
-from processes import run_mlcls, start_server
-from served_models import SmallModels
-from triton_request import ask
+from support.processes import run_mlcls, start_server
+from support.served_models import SmallModels
+from support.triton_request import ask
 
 NAME = "small_with_sigmoid"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.endurance.identity_model import MODEL
-from benchmarks.endurance.isolation import Run, format_report, run_isolation
-from benchmarks.endurance.isolation_ways import WAYS
+from benchmarks.endurance.isolation.identity_model import MODEL
+from benchmarks.endurance.isolation.run import Run, format_report, run_isolation
+from benchmarks.endurance.isolation.ways import WAYS
 
 pytestmark = pytest.mark.slow
 

@@ -21,9 +21,9 @@ from mlcls.engines.openvino import WAITING_IMAGES
 from mlcls.repository.configurations import write_configs
 from mlcls.repository.models import Repository
 from mlcls.repository.settings import ModelSettings, QueueSettings, settings_path
-from serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, serving
-from served_models import SmallModels
-from settling import read_settled
+from support.serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, serving
+from support.served_models import SmallModels
+from support.settling import read_settled
 
 QUEUE = 3
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.load import load_test
+from benchmarks.load import __main__ as load_test
 from mlcls.images.photos import photo_crops
 from mlcls.server.process import TritonServer
-from processes import ROOT
+from support.processes import ROOT
 
 MODEL = "small_with_sigmoid"
 PHOTOS = 8
@@ -142,7 +142,7 @@ def test_an_interrupt_ends_the_test_and_loses_no_answer(
     command = [
         sys.executable,
         "-m",
-        "benchmarks.load.load_test",
+        "benchmarks.load",
         "--model",
         MODEL,
         "--run-time",

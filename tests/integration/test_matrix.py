@@ -11,10 +11,9 @@ import pytest
 
 from benchmarks.speed import matrix
 from benchmarks.speed.matrix_cells import RESULTS_FILE, TABLE_FILE
-from benchmarks.speed.perf_analyzer import PerfAnalyzer
-from benchmarks.speed.perf_output import PerfAnalyzerError
-from processes import ROOT
-from served_models import SmallModels
+from benchmarks.speed.perf_analyzer import PerfAnalyzer, PerfAnalyzerError
+from support.processes import ROOT
+from support.served_models import SmallModels
 
 pytestmark = pytest.mark.slow
 

@@ -18,14 +18,13 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway_process import Gateway, make_key, run_gateway, wait_for
-from metrics_page import wait_for_metrics
 from mlcls.base.processes import free_ports
 from mlcls.server.process import TritonServer
-from mlcls_client.errors import MlclsClientError
-from mlcls_client.model import create_model
-from processes import ROOT
-from served_models import SMALL_LABELS, SmallModels
+from mlcls_client import MlclsClientError, create_model
+from support.gateway_process import Gateway, make_key, run_gateway, wait_for
+from support.metrics_page import wait_for_metrics
+from support.processes import ROOT
+from support.served_models import SMALL_LABELS, SmallModels
 
 MODEL = "small_with_sigmoid"
 KEY = make_key()

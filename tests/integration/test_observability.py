@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from metrics_page import MetricsPage, read_settled_metrics, wait_for_metrics
 from mlcls.base.processes import free_ports
 from mlcls.server.process import TritonServer
-from mlcls_client.model import create_model
-from otlp_receiver import OtlpReceiver, Span, receive_spans
-from processes import mlcls_command
-from served_models import SmallModels
-from triton_request import ask
+from mlcls_client import create_model
+from support.metrics_page import MetricsPage, read_settled_metrics, wait_for_metrics
+from support.otlp_receiver import OtlpReceiver, Span, receive_spans
+from support.processes import mlcls_command
+from support.served_models import SmallModels
+from support.triton_request import ask
 
 MODEL = "small_with_sigmoid"
 # The exporter sends spans once; what a busy collector does not take in time is lost, and another request is traced.

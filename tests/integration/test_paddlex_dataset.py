@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from matplotlib import font_manager
 
-from dataset_samples import coco_document, write_coco, write_dataset, write_random_dataset
 from mlcls import cli
 from mlcls.paddlex.config import read_config
-from processes import ROOT
+from support.dataset_samples import coco_document, write_coco, write_dataset, write_random_dataset
+from support.processes import ROOT
 
 CONFIG = ROOT / "configs/PP-LCNet_x1_0_ML.yaml"
 COCO = {1: "person", 18: "dog", 44: "dining table", 90: "toothbrush"}
@@ -53,7 +53,14 @@ def results(tmp_path_factory: pytest.TempPathFactory, paddlex_python: Path) -> d
     shutil.copy(font_manager.findfont("DejaVu Sans"), cache / "fonts/PingFang-SC-Regular.ttf")
     target = folder / "paddlex.json"
     datasets = [folder / name for name in (*ours, "by_paddlex")]
-    command = [paddlex_python, ROOT / "tests/paddlex_dataset_check.py", target, CONFIG, folder / "paddlex", *datasets]
+    command = [
+        paddlex_python,
+        ROOT / "tests/support/paddlex_dataset_check.py",
+        target,
+        CONFIG,
+        folder / "paddlex",
+        *datasets,
+    ]
     environment = {**os.environ, "PADDLE_PDX_CACHE_HOME": str(cache)}
     subprocess.run(command, check=True, timeout=300, env=environment, capture_output=True)
     return {"mlcls": ours, "PaddleX": json.loads(target.read_text(encoding="utf-8")), "folder": folder}

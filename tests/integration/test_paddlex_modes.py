@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colored_dataset import write_colored_dataset
 from mlcls import cli
 from mlcls.dataset.labels import format_labels
 from mlcls.model.catalog import coco_labels
 from mlcls.paddle.inference_yml import read_inference_yml
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import build_network
-from processes import ROOT
-from served_models import SMALL_LABELS, SmallModels
+from support.colored_dataset import write_colored_dataset
+from support.processes import ROOT
+from support.served_models import SMALL_LABELS, SmallModels
 
 MODEL = "PP-LCNet_x1_0_ML"
 OFFICIAL_NAME = f"{MODEL}_pretrained.pdparams"
@@ -93,7 +93,7 @@ def test_another_number_of_labels(tmp_path: Path, three_labels: Path, capsys: py
     write_labels(tmp_path / "dataset", "a", "b")
     assert run(tmp_path, "export", f"Export.weight_path={three_labels}") == 1
     error = capsys.readouterr().err
-    assert "for 2 labels. Give the label list that was trained." in error
+    assert "for 2 labels. Use the label list that was trained." in error
     assert f"The 2 labels were taken from {tmp_path / 'dataset/label.txt'}." in error
     result = result_of(tmp_path, "export")
     assert (result["done_flag"], result["err_type"]) == (False, "ModelFormatError")
@@ -135,7 +135,10 @@ def test_weights_of_a_training(tmp_path: Path, three_labels: Path, capsys: pytes
     ("weight_path", "words"),
     [
         ("null", "Export.weight_path: expected a .pdparams file or its URL, got none."),
-        ("none.pdparams", "Export.weight_path: expected a .pdparams file or its URL, no such file: 'none.pdparams'."),
+        (
+            "none.pdparams",
+            "Export.weight_path: expected a .pdparams file or its URL, got 'none.pdparams', which does not exist.",
+        ),
         ("mine", "label.txt in Global.dataset_dir"),
     ],
 )
@@ -217,7 +220,7 @@ def test_logits_and_batches(tmp_path: Path, images: Path, small_models: SmallMod
     [
         (["Predict.kernel_option.run_mode=trt_fp16"], "run_mode: expected paddle, got 'trt_fp16'"),
         (["Predict.batch_size=0"], "Predict.batch_size: expected an integer of at least 1, got 0."),
-        (["Predict.input=''"], "Predict.input: expected an image, a folder or a URL, got an empty text."),
+        (["Predict.input=''"], "Predict.input: expected an image, a folder or a URL, got an empty string."),
         (["Predict.input=none.jpg"], "error: Expected an image file or a folder at 'none.jpg', which does not exist"),
         (["Predict.model_dir=none"], "Expected a folder, a .tar archive"),
         (["Global.model=ResNet50_ML"], f"expected a model ResNet50_ML, as Global.model says, got {MODEL}"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.endurance.fuzzing.image_seeds import make_seed_images
 from mlcls.images.decoding import decode_image
-from processes import ROOT
+from support.processes import ROOT
 
 # Kinds that PaddleX 3.7 with its cv2 4.10 cannot read and mlcls can (docs/reference/input.md).
 MORE_THAN_PADDLEX = {
@@ -31,7 +31,7 @@ def test_every_kind_of_file_is_read_as_paddlex_reads_it(
     files = make_seed_images() | {path.name: path.read_bytes() for path in sample_images}
     for name, data in files.items():
         (folder / name.replace(":", "")).write_bytes(data)
-    command = [paddlex_python, ROOT / "tests" / "paddlex_reader.py", target, folder]
+    command = [paddlex_python, ROOT / "tests" / "support" / "paddlex_reader.py", target, folder]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-2000:]
     answers = json.loads(target.read_text(encoding="utf-8"))

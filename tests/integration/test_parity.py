@@ -15,9 +15,9 @@ import pytest
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import smallest_spread
 from mlcls.server.process import TritonServer
-from processes import ROOT, start_server
-from served_models import ParityRow
-from triton_request import ask
+from support.processes import ROOT, start_server
+from support.served_models import ParityRow
+from support.triton_request import ask
 
 MAX_DIFFERENCE = 1e-4
 MIN_SPREAD = 0.05
@@ -32,7 +32,13 @@ def paddlex_answers(
 ) -> dict[str, dict[str, Any]]:
     """By model and image: the raw scores and the result of PaddleX's own predictor."""
     target = tmp_path_factory.mktemp("paddlex") / "answers.json"
-    command = [paddlex_python, ROOT / "tests" / "paddlex_oracle.py", target, sample_images[0].parent, *official_models]
+    command = [
+        paddlex_python,
+        ROOT / "tests" / "support" / "paddlex_oracle.py",
+        target,
+        sample_images[0].parent,
+        *official_models,
+    ]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-2000:]
     answers: dict[str, dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))

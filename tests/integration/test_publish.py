@@ -32,9 +32,9 @@ from mlcls.server.model_control import ModelControl
 from mlcls.server.options import ADMIN_KEY_VARIABLE, ServerOptions, build_command
 from mlcls.server.process import TritonServer
 from mlcls.training.export import export_model
-from processes import mlcls_command, run_mlcls, start_server
-from request_load import Expected, Protocol, Reply, RequestLoad, find_fault
-from triton_request import ask_outputs
+from support.processes import mlcls_command, run_mlcls, start_server
+from support.request_load import Expected, Protocol, Reply, RequestLoad, find_fault
+from support.triton_request import ask_outputs
 
 MODEL = "animals"
 KEY = "a key for tests"

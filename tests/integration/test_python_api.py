@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import mlcls
-from colored_dataset import write_colored_dataset
 from mlcls.evaluation.evaluate import Evaluation
 from mlcls.images.photos import sample_photo_paths
 from mlcls.repository.models import Repository
-from processes import ROOT
+from support.colored_dataset import write_colored_dataset
+from support.processes import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ from PIL import Image
 
 from demo.colors import COLORS
 from mlcls.server.process import TritonServer
-from processes import ROOT, run_mlcls
-from served_models import SMALL_LABELS
+from support.processes import ROOT, run_mlcls
+from support.served_models import SMALL_LABELS
 
 QUICKSTART = (sys.executable, "-m", "scripts.quickstart")
 

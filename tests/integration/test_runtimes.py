@@ -20,7 +20,7 @@ from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import SPEC_FILE, ModelSpec
-from processes import ROOT
+from support.processes import ROOT
 
 # The first test waits until the six are exported and imported, which takes minutes on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -63,7 +63,7 @@ def oldest_answers(
     fp16 = folder / "fp16.onnx"
     onnx.save(make_fp16(official_repository), str(fp16))
     models.append(fp16)
-    script = ROOT / "tests" / "runtime_oracle.py"
+    script = ROOT / "tests" / "support" / "runtime_oracle.py"
     process = subprocess.run(
         [oldest_python, script, folder / "answers.npz", folder / "pixels.npy", *models], capture_output=True, text=True
     )

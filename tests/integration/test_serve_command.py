@@ -21,8 +21,8 @@ from tritonclient.utils import InferenceServerException
 
 from mlcls.base.processes import free_ports, read_process
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
-from processes import assert_ended, mlcls_command, run_mlcls, start_server
-from served_models import SmallModels
+from support.processes import assert_ended, mlcls_command, run_mlcls, start_server
+from support.served_models import SmallModels
 
 MODEL = "small_with_sigmoid"
 STOP_TIMEOUT_S = 60.0

@@ -18,8 +18,8 @@ from mlcls.images.transforms import preprocess
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.spec import ModelSpec
 from mlcls.server.process import TritonServer
-from served_models import SMALL_LABELS, SmallModels
-from triton_request import ask, ask_outputs
+from support.served_models import SMALL_LABELS, SmallModels
+from support.triton_request import ask, ask_outputs
 
 MODEL = "small_with_sigmoid"
 Protocol = Literal["grpc", "http"]

@@ -19,7 +19,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from colored_dataset import COLORS, write_colored_dataset
 from mlcls import cli
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
 from mlcls.model.catalog import OFFICIAL_MODELS
@@ -29,17 +28,15 @@ from mlcls.paddlex.config import read_config
 from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
 from mlcls.training.architectures import PPLCNET_SCALES, NetworkSize, build_network, load_trained_network
-from mlcls.training.data import TrainingData
-from mlcls.training.interruption import StopRequest
-from mlcls.training.loading import Batch, BatchLoader
-from mlcls.training.optimizer import make_optimizer
-from mlcls.training.process_group import ProcessGroup
+from mlcls.training.data import Batch, BatchLoader, TrainingData
+from mlcls.training.optimization import make_optimizer
+from mlcls.training.processes import ProcessGroup, StopRequest
 from mlcls.training.run_folder import RunFolder, RunLog, TrainReport
-from mlcls.training.scoring import score_images
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
-from mlcls.training.trainer import Trainer
-from processes import ROOT
+from mlcls.training.trainer import Trainer, score_images
+from support.colored_dataset import COLORS, write_colored_dataset
+from support.processes import ROOT
 
 MODEL = "PP-LCNet_x1_0_ML"
 SIZE = (32, 32)
@@ -116,7 +113,7 @@ def test_files_of_a_training(learned: tuple[TrainSettings, TrainReport]) -> None
     log = (root / "train.log").read_text()
     assert "8 images to train on, 8 to evaluate on, 3 labels" in log
     assert "No pretrained weights: training from scratch." in log
-    assert log.count(" images/s to go ") == LEARNED_STEPS // 10
+    assert log.count(" images/s time left ") == LEARNED_STEPS // 10
     assert f"Done: mAP {report.mean_average_precision:.4f}" in log
 
 
@@ -242,7 +239,7 @@ def after_line(log: Path, text: str, action: Callable[[], None]) -> threading.Th
 def test_a_stopped_training_is_resumed_to_the_same_weights(whole: TrainSettings, tmp_path: Path) -> None:
     output = tmp_path / "output"
     thread = after_line(output / "train.log", "epoch 2/2 step 1/3", lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(TrainingInterruptedError, match=r"go on with resume_path .*latest") as stopped:
+    with pytest.raises(TrainingInterruptedError, match=r"resume with resume_path .*latest") as stopped:
         train_model(with_changes(whole, output=str(output)))
     thread.join()
     assert stopped.value.exit_code == 128 + signal.SIGTERM
@@ -322,7 +319,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
         pytest.skip("this paddle knows GPUs")
     dataset = write_colored_dataset(tmp_path / "dataset", train=4)
     for device in ("gpu:0", "gpu:0,1"):
-        with pytest.raises(TrainingError, match="device: expected a paddle with CUDA for a GPU"):
+        with pytest.raises(TrainingError, match="device: expected paddle with CUDA for a GPU"):
             train_model(TrainSettings(MODEL, dataset, tmp_path / "output", device=device))
     assert not (tmp_path / "output").exists()
 

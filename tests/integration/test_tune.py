@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.process_usage import read_usage
+from benchmarks.usage import read_usage
 from mlcls.images.photos import sample_photo_paths
 from mlcls.repository.configurations import require_fresh
 from mlcls.repository.models import Repository
 from mlcls.repository.settings import DEFAULT_SETTINGS, ServingSettings, read_settings
 from mlcls.repository.triton_config import parse_config
-from processes import run_mlcls, start_server
-from served_models import SmallModels
-from triton_request import ask
+from support.processes import run_mlcls, start_server
+from support.served_models import SmallModels
+from support.triton_request import ask
 
 NAME = "small_with_sigmoid"
 

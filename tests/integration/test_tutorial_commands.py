@@ -16,11 +16,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from colored_dataset import COLORS, write_colored_dataset
-from dataset_samples import coco_document, write_coco
 from mlcls.paddle.inference_yml import read_inference_yml
 from mlcls.paddle.model import PaddleXModel
-from processes import ROOT
+from support.colored_dataset import COLORS, write_colored_dataset
+from support.dataset_samples import coco_document, write_coco
+from support.processes import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -219,7 +219,7 @@ def test_paddlex_labels_alike(tutorial: Tutorial, paddlex_python: Path, tmp_path
     for name in ("inference.json", "inference.pdiparams", "inference.yml"):
         shutil.copy(tutorial.folder / "output" / name, model)
     answers = tmp_path / "answers.json"
-    command = [paddlex_python, ROOT / "tests/paddlex_oracle.py", answers, images, model]
+    command = [paddlex_python, ROOT / "tests/support/paddlex_oracle.py", answers, images, model]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     theirs = json.loads(answers.read_text())["exported"]
     ours = {Path(labels["input_path"]).name: labels for labels in tutorial.results["predict folder"]["results"]}

@@ -22,9 +22,9 @@ from mlcls.model.postprocess import apply_sigmoid
 from mlcls.repository.models import ModelVersion, Repository
 from mlcls.repository.names import ONNX_FILE
 from mlcls.server.process import TritonServer
-from planted_faults import EditedRunner, SwappingRunner
-from processes import run_mlcls
-from served_models import SMALL_LABELS, SmallModels
+from support.planted_faults import EditedRunner, SwappingRunner
+from support.processes import run_mlcls
+from support.served_models import SMALL_LABELS, SmallModels
 
 NAME = "small_with_sigmoid"
 
@@ -115,7 +115,7 @@ def test_exit_status_of_photos_that_tell_nothing(small_models: SmallModels, phot
         (["--reference", "paddle"], "Expected paddle=FOLDER"),
         (["--candidate", "served=127.0.0.1:9"], "small_with_sigmoid at 127.0.0.1:9: "),
         (["--photos", "no.jpg"], "no.jpg: expected a photo"),
-        (["--annotations", "no.txt"], "no.txt: expected this file, there is none"),
+        (["--annotations", "no.txt"], "no.txt: expected this file, but it does not exist"),
     ],
 )
 def test_wrong_arguments(small_models: SmallModels, arguments: list[str], message: str) -> None:

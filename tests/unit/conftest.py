@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mlcls.base import files as atomic
-from quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer
 
 NAME = "PP-LCNet_x1_0_ML"
 

@@ -1,1 +1,1 @@
-"""Fuzzing of what strangers send: images to the real server, and the files that the library itself parses."""
+"""Fuzzing: changed images for the real server, and changed files for the library's own parsers."""

@@ -1,8 +1,8 @@
-"""The long fuzz run: `make fuzz`, or `python -m benchmarks.endurance.fuzzing --images 20000 --seed 1`.
+"""Fuzz a server and the library's parsers: `make fuzz`, or `python -m benchmarks.endurance.fuzzing --seed 1`.
 
-Changed images go to a real server with the demo model, good ones in between, and files that the library itself parses
-are changed as well. What is found is printed and written to `output/fuzz`; the exit status is 1 where anything was. A
-run that was interrupted goes on where it was when it is started again with the same seed.
+It sends changed images, with good ones in between, to a real server with the demo model, and feeds changed files to the
+library's own parsers. Findings are printed and written to `output/fuzz`; if there are any, the exit status is 1. An
+interrupted run continues where it stopped if it is started again with the same seed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.endurance.fuzzing.campaign import Campaign, CampaignOptions
 from benchmarks.endurance.fuzzing.library_fuzz import PARSERS, fuzz_parser
-from benchmarks.endurance.fuzzing.record import Journal, save_request, summarize
+from benchmarks.endurance.fuzzing.requests import Journal, save_request, summarize
 from demo.recipe import DEMO_NAME
 from mlcls.images.settings import ImageSettings
 from mlcls.releases.importing import import_model
@@ -30,19 +30,23 @@ from mlcls.server.process import TritonServer
 
 _DEMO_MODEL: Final = Path("demo_model/inference")
 _MODELS: Final = Path("build/fuzz/model_repository")
-# Cases for each parser of the library, per image that is sent.
+# Cases for each parser of the library, per image sent.
 _CASES_PER_IMAGE: Final = 0.1
 
 
 def main() -> int:
-    """Run it; 1 where something was found."""
+    """Parse the arguments and run; return 1 if something was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endurance.fuzzing", description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=20_000, help="changed images (20000)")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed sends the same (1)")
-    parser.add_argument("--seconds", type=float, help="end after this time, however many images there were")
-    parser.add_argument("--output", type=Path, default=Path("output/fuzz"), help="folder of the report (output/fuzz)")
+    parser.add_argument("--images", type=int, default=20_000, help="changed images (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="the same seed sends the same images (default: %(default)s)"
+    )
+    parser.add_argument("--seconds", type=float, help="stop after this time, whatever the number of images")
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/fuzz"), help="folder of the report (default: %(default)s)"
+    )
     parser.add_argument("--accept-truncated", action="store_true", help="serve with accept_truncated")
-    parser.add_argument("--save-request", type=int, metavar="N", help="write the images of a request and end")
+    parser.add_argument("--save-request", type=int, metavar="N", help="write the images of request N and exit")
     arguments = parser.parse_args()
     settings = ImageSettings(accept_truncated=arguments.accept_truncated)
     options = CampaignOptions(arguments.images, arguments.seed, arguments.seconds, settings=settings)
@@ -90,14 +94,14 @@ def main() -> int:
 
 
 def describe(report: dict[str, Any]) -> str:
-    """Return the figures, for people."""
+    """Return the report as readable text."""
     outcomes = "\n".join(f"  {name:22}{count:>8}" for name, count in report["outcomes"].items())
     problems = ", ".join(f"{kind} {count}" for kind, count in report["problems"].items())
     parsers = ", ".join(f"{name} {len(each['faults'])} of {each['cases']}" for name, each in report["parsers"].items())
     return (
         f"{report['images']} changed images and {report['good_images']} good ones in {report['requests']} requests, "
         f"seed {report['seed']}\n{outcomes}\nproblems: {problems}\nslowest answer: {report['slowest_s']} s\n"
-        f"peak memory of a process that decodes: {report['peak_decoding_mb']} MB\nfaults of parsers: {parsers}"
+        f"peak memory of a decoding process: {report['peak_decoding_mb']} MB\nparser faults: {parsers}"
     )
 
 

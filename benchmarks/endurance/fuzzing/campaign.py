@@ -1,8 +1,9 @@
-"""Sends changed and good images to a real server and holds every answer against what it has to be."""
+"""Send changed and good images to a real server and check every answer."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,22 +13,83 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from benchmarks.endurance.fuzzing.image_seeds import make_good_images, make_seed_images
 from benchmarks.endurance.fuzzing.judge import Judge, Verdict
-from benchmarks.endurance.fuzzing.processes import ServerProcesses
-from benchmarks.endurance.fuzzing.record import Journal, Problem, RequestRecord, save_request
-from benchmarks.endurance.fuzzing.requests import Item, plan_request
+from benchmarks.endurance.fuzzing.requests import Item, Journal, Problem, RequestRecord, plan_request, save_request
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.contract import TENSORS
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.spec import ModelSpec
 
-# Scores of one image, alone and in a batch, on one engine or the other, differ by less.
+_PEAK: Final = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
+
+# Scores of an image differ by less, whether alone or in a batch, and between engines.
 TOLERANCE: Final = 1e-4
-# Good images differ from each other by more, so that exchanged answers show.
+# Scores of the good images differ by more from each other, so that swapped answers show.
 SMALLEST_SPREAD: Final = 100 * TOLERANCE
 _WINDOW: Final = 64
+
+
+class ServerProcesses:
+    """tritonserver and its Python processes: which have ended, and how much memory they used."""
+
+    def __init__(self, pid: int, model: str) -> None:
+        """Record the processes that run now.
+
+        Args:
+            pid: Process id of tritonserver.
+            model: The ensemble's name.
+        """
+        self._server = psutil.Process(pid)
+        self._names = {process.pid: _describe(process) for process in self.descendants()}
+        self._decoding = {pid for pid, name in self._names.items() if name.startswith(f"{model}_preprocess")}
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return all descendants of tritonserver."""
+        return list(self._server.children(recursive=True))
+
+    def is_server_alive(self) -> bool:
+        """Return whether tritonserver is running."""
+        return bool(self._server.is_running() and self._server.status() != psutil.STATUS_ZOMBIE)
+
+    def find_lost(self) -> list[str]:
+        """Return the names of the processes that have ended since the last call."""
+        if not self.is_server_alive():
+            return ["tritonserver"]
+        alive = {process.pid for process in self.descendants() if _runs(process)}
+        lost = [self._names.pop(pid) for pid in sorted(set(self._names) - alive)]
+        self._names |= {pid: _describe(psutil.Process(pid)) for pid in alive - set(self._names)}
+        return lost
+
+    def peak_decoding_bytes(self) -> int:
+        """Return the peak memory of the decoding processes."""
+        peaks = []
+        for pid in self._decoding:
+            try:
+                found = _PEAK.search(Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
+            except FileNotFoundError:
+                continue
+            peaks.append(int(found[1]) * 1024 if found else 0)
+        return max(peaks, default=0)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _describe(process: psutil.Process) -> str:
+    """Return the instance of a Python stub (`NAME_preprocess_0_0`, its last argument but one), or the process id."""
+    try:
+        arguments = process.cmdline()
+    except psutil.NoSuchProcess:
+        return "a process"
+    is_stub = len(arguments) > 2 and arguments[0].endswith("triton_python_backend_stub")
+    return str(arguments[-2] if is_stub else process.pid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +97,12 @@ class CampaignOptions:
     """How much is sent, and how.
 
     Attributes:
-        images: Changed images.
-        seed: The same seed sends the same.
-        seconds: The run ends after this time, however many there were; None for no limit.
-        concurrency: Requests at once.
-        deadline_s: An answer that takes longer is a hang.
-        settings: What images the model accepts.
+        images: Number of changed images.
+        seed: The same seed sends the same images.
+        seconds: The run ends after this time, whatever the number of images; None for no limit.
+        concurrency: Requests in flight.
+        deadline_s: A slower answer counts as a hang.
+        settings: The model's image settings.
     """
 
     images: int
@@ -53,7 +115,7 @@ class CampaignOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the server said: rows, or the text of a refusal, or what went wrong."""
+    """The server's answer: rows, or the text of a refusal, or a problem."""
 
     seconds: float
     statuses: tuple[str, ...] = ()
@@ -71,9 +133,9 @@ class Campaign:
         Args:
             url: `host:port` of the gRPC API.
             server_pid: Process id of tritonserver.
-            spec: The model's.
+            spec: The model's spec.
             weights: Its ONNX file.
-            options: What is sent.
+            options: What to send.
         """
         import tritonclient.grpc as triton
 
@@ -87,18 +149,18 @@ class Campaign:
         self._references: dict[str, Verdict] = {}
 
     def run(self, journal: Journal, problems: Path, progress: Callable[[int], None] = lambda images: None) -> int:
-        """Send until there were enough images.
+        """Send requests until the wanted number of images is reached.
 
         Args:
-            journal: Has the requests that were sent before; gets the others.
+            journal: The requests sent before; the new ones are added to it.
             problems: Folder for the images of requests with problems.
             progress: Called with the number of changed images after each window of requests.
 
         Returns:
-            The highest memory, in bytes, that one of the processes which decode has ever used.
+            The peak memory of the decoding processes, in bytes.
 
         Raises:
-            ValueError: The good images are not accepted, or this model cannot tell them apart.
+            ValueError: The server would not accept the good images, or this model cannot tell them apart.
         """
         began = time.monotonic()
         sent = {record.number for record in journal.records}
@@ -145,12 +207,12 @@ class Campaign:
     def _judge_good_images(self) -> dict[str, Verdict]:
         verdicts = self._judge.judge(list(self._good.values()))
         if isinstance(verdicts, str) or any(verdict.scores is None for verdict in verdicts):
-            raise ValueError(f"The good images are expected to be accepted, got {verdicts}.")
+            raise ValueError(f"Expected the good images to be accepted, got {verdicts}.")
         spread = smallest_spread(np.stack([verdict.scores for verdict in verdicts if verdict.scores is not None]))
         if spread < SMALLEST_SPREAD:
             raise ValueError(
                 f"Expected scores of the good images that differ by {SMALLEST_SPREAD:g} or more, got {spread:g}: with "
-                "this model exchanged answers would not show."
+                "this model, swapped answers would not show."
             )
         return dict(zip(self._good, verdicts, strict=True))
 
@@ -188,7 +250,7 @@ class Campaign:
 
 
 def compare(items: Sequence[Item], expected: Sequence[Verdict], answer: Answer) -> list[str]:
-    """Return what is wrong with an answer, a text for each image."""
+    """Return what is wrong with an answer, one text per image."""
     if all(verdict.scores is None for verdict in expected):
         first = expected[0].text
         wanted = first if len(items) == 1 else f"none of the {len(items)} images can be decoded; the first: {first}"

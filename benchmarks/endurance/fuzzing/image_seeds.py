@@ -1,4 +1,4 @@
-"""Good image files of every kind that can be decoded, made on the spot; what the fuzz run changes and mixes in."""
+"""Generated image files of every kind that can be decoded, for the fuzz run to change and to mix in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-# Height and width of the files; odd, so that no block of any format ends where the picture does.
+# Height and width of the files; odd, so that no format's blocks end at the edge of the picture.
 SIZE: Final = (61, 83)
 _ORIENTATION: Final = 0x0112
 _ADAM7: Final = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
@@ -32,13 +32,13 @@ def encode(image: Image.Image, format_name: str, **options: Any) -> bytes:
 
 
 def make_seed_images() -> dict[str, bytes]:
-    """Return good files by a name that begins with their format; the same at every call."""
+    """Return good files by name, which begins with the format; the same at every call."""
     picture = make_picture(1)
     gray, palette = picture.convert("L"), picture.quantize(40)
     exif = Image.Exif()
     exif[_ORIENTATION] = 6
     wide = np.asarray(gray).astype(np.uint16) * 257
-    # Pillow leaves settings of the last format in the further frames, so each file has its own
+    # Pillow leaves settings of the last format in the extra frames, so each file has its own
     frames = [{"save_all": True, "append_images": [make_picture(2), make_picture(3)]} for _ in range(4)]
     translucent = picture.convert("RGBA")
     translucent.putalpha(90)
@@ -88,7 +88,7 @@ def make_seed_images() -> dict[str, bytes]:
 
 
 def make_good_images() -> dict[str, bytes]:
-    """Return good files whose pictures differ so much that a network tells them apart, in different formats."""
+    """Return good files in different formats, whose pictures differ enough for a network to tell them apart."""
     colors = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (40, 70, 220), "white": (235, 235, 235)}
     pictures = {name: make_picture(10 + index, color) for index, (name, color) in enumerate(colors.items())}
     return {
@@ -100,7 +100,7 @@ def make_good_images() -> dict[str, bytes]:
 
 
 def _interlaced_png(image: npt.NDArray[np.uint8]) -> bytes:
-    """Return the seven passes of Adam7, unfiltered."""
+    """Return a PNG file of the seven Adam7 passes, unfiltered."""
     rows = (row for y, x, down, right in _ADAM7 for row in image[y::down, x::right])
     height, width = image.shape[:2]
     chunks = [
@@ -114,7 +114,7 @@ def _interlaced_png(image: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _rle8_bmp(gray: npt.NDArray[np.uint8]) -> bytes:
-    """Return a BMP file of 256 grays, run-length encoded, from the bottom up."""
+    """Return a run-length encoded BMP file of 256 grays, from the bottom up."""
     height, width = gray.shape
     rows = []
     for row in gray[::-1]:

@@ -1,4 +1,4 @@
-"""What this library itself makes of an image, in a process of its own: what would end it must not end the run."""
+"""What the library itself makes of an image, in a separate process: a crash there must not end the run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _model: dict[str, Any] = {}
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What is expected of the server for one image.
+    """The expected answer to one image.
 
     Attributes:
         outcome: `OK`, or the reason of the refusal.
         text: The text of the refusal.
-        scores: (num_labels,) float32 of an image that is not refused.
+        scores: (num_labels,) float32, unless the image is refused.
     """
 
     outcome: str
@@ -38,21 +38,21 @@ class Verdict:
 
 
 class Judge:
-    """Decodes and scores images with the served model's files, without a server."""
+    """Decodes and scores images with the served model's files, but without the server."""
 
     def __init__(self, spec: ModelSpec, weights: Path, settings: ImageSettings) -> None:
-        """Start nothing yet.
+        """Create a judge; its process starts with the first images.
 
         Args:
-            spec: The served model's.
+            spec: The served model's spec.
             weights: Its ONNX file.
-            settings: What images it accepts.
+            settings: Its image settings.
         """
         self._arguments = (spec.to_json(), str(weights), settings)
         self._pool: ProcessPoolExecutor | None = None
 
     def judge(self, images: Sequence[bytes]) -> list[Verdict] | str:
-        """Return the verdicts, in order, or why there are none: the process ended or raised something else."""
+        """Return the verdicts in order, or why there are none: the process ended or raised an unexpected error."""
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, _prepare, self._arguments)
@@ -65,7 +65,7 @@ class Judge:
             return f"decoding these images without the server raised {type(error).__name__}: {error}"
 
     def __enter__(self) -> Judge:
-        """Itself."""
+        """Return the judge itself."""
         return self
 
     def __exit__(
@@ -82,7 +82,7 @@ def _prepare(spec: str, weights: str, settings: ImageSettings) -> None:
     from mlcls.engines.runners import OpenVinoRunner
 
     cv2.setNumThreads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where libpng, libjpeg and cv2 tell what is wrong with each image
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng, libjpeg and cv2 complain there about each image
     _model["settings"] = settings
     _model["spec"] = ModelSpec.from_json(spec)
     _model["runner"] = OpenVinoRunner(Path(weights), _model["spec"])

@@ -1,4 +1,4 @@
-"""Changes the files and texts that the library parses itself: each must be read, or refused with an error of mlcls."""
+"""Change the files and texts that the library parses itself; each must be read, or refused with an error of mlcls."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.endurance.fuzzing.mutations import mutate
-from mlcls.base.archive import extract_model
 from mlcls.errors import MlclsError
 from mlcls.images.settings import ImageSettings
 from mlcls.model.catalog import official_spec
 from mlcls.model.postprocess import parse_thresholds
 from mlcls.model.spec import ModelSpec
-from mlcls.paddle.inference_yml import FILE_NAME, format_inference_yml, read_inference_yml
+from mlcls.paddle.archive import extract_model
+from mlcls.paddle.inference_yml import INFERENCE_YML, format_inference_yml, read_inference_yml
 from mlcls.repository.settings import ModelSettings, ServingSettings
 
 _LABELS: Final = ("cat", "犬", "fox")
@@ -39,12 +39,12 @@ _VALUES: Final = (
 
 @dataclasses.dataclass(frozen=True)
 class Parser:
-    """Something that parses.
+    """One parser of the library.
 
     Attributes:
         seeds: Good inputs by name.
-        parse: Takes one, in an empty folder; what it raises beyond `MlclsError` is a fault, as is a text that it gives.
-        is_text: Whether inputs are UTF-8 text, whose words are changed too.
+        parse: Parses an input in an empty folder. Errors other than `MlclsError` are faults, and so is a returned text.
+        is_text: Whether inputs are UTF-8 text; then words are changed too.
     """
 
     seeds: Mapping[str, bytes]
@@ -57,11 +57,11 @@ def fuzz_parser(name: str, cases: int, seed: int) -> list[str]:
 
     Args:
         name: One of `PARSERS`.
-        cases: How many changed inputs.
-        seed: The same seed changes the same.
+        cases: Number of changed inputs.
+        seed: The same seed makes the same changes.
 
     Returns:
-        What was found, a text each, the input in it; at most 50.
+        At most 50 findings, each with its input.
     """
     parser, faults = PARSERS[name], []
     for case in range(cases):
@@ -77,7 +77,7 @@ def fuzz_parser(name: str, cases: int, seed: int) -> list[str]:
                 fault = f"{type(error).__name__}: {error}"
             seconds = time.process_time() - began
         if fault is None and seconds > _SLOW_S:
-            fault = f"took {seconds:.1f} s of processor time"
+            fault = f"took {seconds:.1f} s of CPU time"
         if fault is not None:
             faults.append(f"case {case}: {fault[:300]}; the input: {data[:300]!r}")
         if len(faults) >= _MAX_FAULTS:
@@ -98,8 +98,8 @@ def _change(chance: random.Random, parser: Parser) -> bytes:
 
 
 def _parse_inference_yml(data: bytes, folder: Path) -> None:
-    (folder / FILE_NAME).write_bytes(data)
-    read_inference_yml(folder / FILE_NAME)
+    (folder / INFERENCE_YML).write_bytes(data)
+    read_inference_yml(folder / INFERENCE_YML)
 
 
 def _extract_archive(data: bytes, folder: Path) -> str | None:
@@ -134,7 +134,7 @@ def _make_specs() -> dict[str, ModelSpec]:
 
 def _make_archives() -> dict[str, bytes]:
     archives = {}
-    files = {"inference.json": b"{}", "inference.pdiparams": bytes(2000), FILE_NAME: b"Global: {}\n"}
+    files = {"inference.json": b"{}", "inference.pdiparams": bytes(2000), INFERENCE_YML: b"Global: {}\n"}
     for mode in ("", "gz", "bz2", "xz"):
         for form, name in ((tarfile.PAX_FORMAT, "pax"), (tarfile.GNU_FORMAT, "gnu")):
             buffer = io.BytesIO()

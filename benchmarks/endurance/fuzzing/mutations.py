@@ -1,4 +1,4 @@
-"""Changes files as chance and knowledge of their formats suggest; the same generator state gives the same change."""
+"""Change files at random and by what their formats suggest; the same generator state gives the same change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 _NUMBERS: Final = (0, 1, 2, 7, 8, 127, 128, 255, 256, 4095, 32767, 32768, 65535, 65536, 1 << 24, 1 << 31, (1 << 32) - 1)
-# So often the first bytes are put back, or most changes would end where a decoder looks first.
+# How often the first bytes are restored; otherwise decoders would refuse most files at first sight.
 _KEEP_START: Final = 0.7
 _START_BYTES: Final = 12
 _SEGMENT: Final = re.compile(rb"\xff[\xc0-\xcf\xda-\xef\xfe]")
@@ -28,11 +28,11 @@ def mutate(chance: random.Random, seeds: Mapping[str, bytes]) -> tuple[str, byte
     """Return one changed file.
 
     Args:
-        chance: Decides all.
+        chance: Source of randomness.
         seeds: Good files by name.
 
     Returns:
-        What was done, in words, and the bytes.
+        A description of the change, and the bytes.
     """
     name = chance.choice(sorted(seeds))
     data = start = seeds[name]
@@ -57,7 +57,7 @@ def flip_bits(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> byt
 
 
 def set_bytes(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Return a few bytes."""
+    """Set a few bytes, anywhere or near the start."""
     changed = bytearray(data)
     for _time in range(chance.choice((1, 2, 4, 12))):
         if changed:
@@ -66,30 +66,30 @@ def set_bytes(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> byt
 
 
 def cut_end(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Only the start is left."""
+    """Cut off the end."""
     most = chance.choice((4, 40, 400, len(data)))
     return data[: len(data) - chance.randint(0, min(most, len(data)))]
 
 
 def cut_start(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Return the start is missing."""
+    """Cut off the start."""
     return data[chance.randint(0, min(chance.choice((1, 12, len(data))), len(data))) :]
 
 
 def remove_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Return bytes in the middle are missing."""
+    """Remove bytes from the middle."""
     begin, end = _range(chance, data)
     return data[:begin] + data[end:]
 
 
 def repeat_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Return bytes in the middle stand there several times."""
+    """Repeat bytes in the middle."""
     begin, end = _range(chance, data)
     return data[:end] + data[begin:end] * chance.choice((1, 2, 20)) + data[end:]
 
 
 def fill_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Set bytes in the middle to the same value, or random."""
+    """Set bytes in the middle to one value, or to random ones."""
     begin, end = _range(chance, data)
     filling = (
         chance.randbytes(end - begin) if chance.random() < 0.3 else chance.choice((b"\0", b"\xff")) * (end - begin)
@@ -98,7 +98,7 @@ def fill_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> byt
 
 
 def splice(chance: random.Random, data: bytes, seeds: Mapping[str, bytes]) -> bytes:
-    """Return the start of one file and the end of another, half the time one of the same format."""
+    """Join the start of one file and the end of another; half the time, of the same format."""
     names = sorted(seeds)
     alike = [name for name in names if seeds[name][:4] == data[:4]] if chance.random() < 0.5 else []
     other = seeds[chance.choice(alike or names)]
@@ -106,14 +106,14 @@ def splice(chance: random.Random, data: bytes, seeds: Mapping[str, bytes]) -> by
 
 
 def insert_word(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Return a marker or a name of a chunk, written over what stands there or before it."""
+    """Insert a marker or a chunk's name, or overwrite bytes with it."""
     word = chance.choice(_WORDS)
     at = _position(chance, data) if data else 0
     return data[:at] + word + data[at + chance.choice((0, len(word))) :]
 
 
 def lie_about_number(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Return a number of 2, 4 or 8 bytes near the start is another one: a size, a length, an offset, a count."""
+    """Change a number of 2, 4 or 8 bytes near the start: a size, a length, an offset, a count."""
     size = chance.choice((2, 2, 4, 4, 8))
     if len(data) < size:
         return data
@@ -123,7 +123,7 @@ def lie_about_number(chance: random.Random, data: bytes, _: Mapping[str, bytes])
 
 
 def lie_about_size(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Return the picture's height or width, where the format has it."""
+    """Change the picture's height or width where its format stores it."""
     value = chance.choice((0, 1, 2, 16, 100, 5000, 16_383, 20_000, 65_535, 1 << 24, (1 << 31) - 1, (1 << 32) - 1))
     at, form = _find_size(chance, data)
     room = struct.calcsize(form)
@@ -133,14 +133,14 @@ def lie_about_size(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -
 
 
 def lie_about_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Make the length of a segment, a chunk, a block or an entry wrong; the checksum of a PNG chunk is mended."""
+    """Change the length of a segment, chunk, block or entry, or the content of a PNG chunk, with a correct checksum."""
     changed = bytearray(data)
     if data.startswith(b"\x89PNG"):
         chunks = list(_png_chunks(data))
         if not chunks:
             return data
         at, length = chance.choice(chunks)
-        if chance.random() < 0.5:  # its content, with a right checksum
+        if chance.random() < 0.5:  # its content, with a correct checksum
             if length:
                 changed[at + 8 + chance.randrange(length)] = chance.randrange(256)
             struct.pack_into(">I", changed, at + 8 + length, zlib.crc32(bytes(changed[at + 4 : at + 8 + length])))
@@ -187,7 +187,7 @@ def _near(chance: random.Random, value: int) -> int:
 
 
 def _find_size(chance: random.Random, data: bytes) -> tuple[int, str]:
-    """Return where a side stands and how; -1 where the format is not known."""
+    """Return the position and the format of a side; the position is -1 for an unknown format."""
     second = chance.randrange(2)
     if data.startswith(b"\x89PNG"):
         return 16 + 4 * second, ">I"
@@ -212,7 +212,7 @@ def _find_size(chance: random.Random, data: bytes) -> tuple[int, str]:
 
 
 def _png_chunks(data: bytes) -> Sequence[tuple[int, int]]:
-    """Start and length of each chunk that is whole."""
+    """Return the start and the length of each complete chunk."""
     chunks, at = [], 8
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -233,7 +233,7 @@ def _riff_lengths(data: bytes) -> list[int]:
 
 
 def _tiff_fields(data: bytes) -> list[int]:
-    """Return kind, number and value of the entries of the first directory."""
+    """Return the positions of type, count and value of the entries of the first directory."""
     order = "<" if data[:2] == b"II" else ">"
     if len(data) < 16:
         return []
@@ -241,7 +241,7 @@ def _tiff_fields(data: bytes) -> list[int]:
     return [offset, *(offset + 2 + 12 * entry + field for entry in range(16) for field in (0, 2, 4, 8))]
 
 
-# By what is done.
+# By a description of the change.
 MUTATIONS: Final[Mapping[str, Callable[[random.Random, bytes, Mapping[str, bytes]], bytes]]] = {
     "bits": flip_bits,
     "bytes": set_bytes,

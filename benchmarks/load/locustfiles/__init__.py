@@ -1,1 +1,1 @@
-"""Load tests by locust; everything here runs in `.venv-bench`, which has no mlcls."""
+"""The part of a load test that Locust runs, in `.venv-bench`, which has no mlcls."""

@@ -1,8 +1,8 @@
-"""Whether an answer is the one for its image: what a quiet server said about each photo, and the comparison with it.
+"""The check of each answer against the one that an idle server gave for its image.
 
-The expected answers are learnt from one request at a time with one image, before there is any load. The scores of an
-answer must be those within a tolerance, and its labels must follow from its scores: the learnt answers tell each
-label's threshold to within the gap between the highest score without the label and the lowest one with it.
+Before the load, the expected answers are learned from one request per photo. Under load, an answer's scores must match
+them within a tolerance, and its labels must follow from its scores: the learned answers determine each label's
+threshold to within the gap between the highest score without the label and the lowest one with it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from benchmarks.load.locustfiles.images import Sample
 from benchmarks.load.locustfiles.outcomes import Kind
 from benchmarks.load.locustfiles.reply import ImageReply, Refusal, Reply
 
-# FP32 on a CPU: the gate's limit for an image's own answers, alone and among others.
+# FP32 on a CPU: the gate's limit between an image's answers alone and in a batch.
 DEFAULT_TOLERANCE: Final = 1e-4
 
-# Triton's words when a queue is full, and when a request has waited in it for too long. gRPC's own status for a
-# connection that broke is UNAVAILABLE as well.
+# Triton's texts for a full queue and for a request that has waited in it for too long. gRPC's status for a broken
+# connection is UNAVAILABLE as well.
 _QUEUE_WORDS: Final = re.compile(r"exceeds maximum queue size|timeout expired|request timed out", re.IGNORECASE)
 
 _OK: Final = "OK"
@@ -35,10 +35,10 @@ _OK: Final = "OK"
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """The learnt answer of one photo.
+    """The learned answer to one photo.
 
     Attributes:
-        name: The photo.
+        name: Name of the photo.
         scores: (num_labels,) float32.
         class_ids: The predicted labels.
     """
@@ -54,18 +54,18 @@ class AnswerBook:
     def __init__(
         self, answers: Mapping[str, Expected], labels: Mapping[int, str], tolerance: float = DEFAULT_TOLERANCE
     ) -> None:
-        """Derive between which scores each label's threshold lies.
+        """Derive the range that each label's threshold lies in.
 
         Args:
-            answers: The learnt answers, by digest; 1 or more.
-            labels: Name of each class id that was predicted.
+            answers: The learned answers, by digest; 1 or more.
+            labels: Name of each predicted class id.
             tolerance: How far a score may be from the expected one.
 
         Raises:
-            LoadTestError: The answers are not of one model.
+            LoadTestError: The answers are not from one model.
         """
         if len({len(answer.scores) for answer in answers.values()}) != 1:
-            raise LoadTestError("Expected answers of one model, got several numbers of labels or no answer at all.")
+            raise LoadTestError("Expected answers from one model, got different numbers of labels or no answer at all.")
         self.answers = answers
         self.labels = labels
         self.tolerance = tolerance
@@ -78,7 +78,7 @@ class AnswerBook:
 
     @property
     def alike(self) -> int:
-        """Pairs of photos whose answers are too alike for exchanged ones to be noticed."""
+        """Number of pairs of photos whose answers are too similar to detect a swap."""
         within = 0
         for index, row in enumerate(self._scores):
             distances = np.abs(self._scores[index + 1 :] - row).max(axis=1)
@@ -86,7 +86,7 @@ class AnswerBook:
         return within
 
     def judge(self, batch: Sequence[Sample], reply: Reply) -> tuple[list[Kind], str]:
-        """Return what became of each image of a request, and in words what is wrong with the first that failed."""
+        """Return the outcome of each image of a request, and what is wrong with the first that failed."""
         if isinstance(reply, Refusal):
             return self._judge_refusal(batch, reply)
         judged = [self._judge_image(*pair) for pair in zip(batch, reply, strict=True)]
@@ -97,7 +97,7 @@ class AnswerBook:
         said = f"{refusal.code}: {refusal.message[:300]}"
         kind = Kind.ERROR
         if refusal.code == "INVALID_ARGUMENT" and all(sample.refusal for sample in batch):
-            # it has the words for the first image
+            # it has the text for the first image
             if re.search(str(batch[0].refusal), refusal.message):
                 return [Kind.REFUSED] * len(batch), ""
             kind, said = Kind.WRONG, f"{batch[0].name}: expected a refusal like {batch[0].refusal!r}, got {said}"
@@ -128,7 +128,10 @@ class AnswerBook:
         for other in self.answers.values():
             if float(np.abs(reply.scores - other.scores).max()) <= self.tolerance:
                 return Kind.CROSSED, f"{expected.name}: got the answer of {other.name}"
-        return Kind.WRONG, f"{expected.name}: scores are off by {difference:.2e}, at most {self.tolerance:.0e} expected"
+        return (
+            Kind.WRONG,
+            f"{expected.name}: expected scores within {self.tolerance:.0e}, got a difference of {difference:.2e}",
+        )
 
     def _judge_labels(self, expected: Expected, reply: ImageReply) -> tuple[Kind, str]:
         """Check the result against the answer's own scores."""
@@ -144,7 +147,7 @@ class AnswerBook:
         contradicting = np.where(predicted, reply.scores <= self._never, reply.scores >= self._always)
         if contradicting.any():
             changed = np.flatnonzero(contradicting).tolist()
-            return Kind.WRONG, f"{expected.name}: class ids {changed} came or went against their scores"
+            return Kind.WRONG, f"{expected.name}: class ids {changed} contradict their scores"
         if scores != own or scores != sorted(scores, reverse=True):
             return Kind.WRONG, f"{expected.name}: expected the scores {own} in the result, got {scores}"
         learnt = [self.labels.get(class_id, name) for class_id, name in zip(class_ids, names, strict=False)]
@@ -156,15 +159,15 @@ class AnswerBook:
 def learn_answers(
     ask: Callable[[Sequence[bytes]], Reply], photos: Sequence[Sample], tolerance: float = DEFAULT_TOLERANCE
 ) -> AnswerBook:
-    """Ask a quiet server for each photo by itself, twice.
+    """Ask an idle server for each photo alone, twice.
 
     Args:
-        ask: One request with the images given.
+        ask: Sends one request with these images.
         photos: The photos.
         tolerance: See `AnswerBook`.
 
     Raises:
-        LoadTestError: The server refuses one, or answers differently the second time.
+        LoadTestError: The server refuses a photo, or answers differently the second time.
     """
     answers: dict[str, Expected] = {}
     labels: dict[int, str] = {}
@@ -176,7 +179,7 @@ def learn_answers(
     for photo in photos:
         _, wrong = book.judge([photo], [_ask_one(ask, photo)])
         if wrong:
-            raise LoadTestError(f"Expected the same answer twice from a quiet server, got another one: {wrong}")
+            raise LoadTestError(f"Expected the same answer twice from an idle server, got another one: {wrong}")
     return book
 
 
@@ -212,12 +215,12 @@ def read_answers(path: Path, photos: Sequence[Sample], tolerance: float = DEFAUL
         }
         labels = {int(class_id): name for class_id, name in content["labels"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoadTestError(f"Expected a file of answers that a load test wrote, got {path}: {error}.") from error
+        raise LoadTestError(f"Expected a file of answers written by a load test, got {path}: {error}.") from error
     missing = [photo.name for photo in photos if photo.key not in answers]
     if missing:
         raise LoadTestError(
             f"Expected answers for all {len(photos)} photos in {path}, got none for {', '.join(missing[:3])}"
-            f"{' and others' if len(missing) > 3 else ''}; remove the file to have them learnt."
+            f"{' and others' if len(missing) > 3 else ''}; remove the file to learn them again."
         )
     return AnswerBook(answers, labels, tolerance)
 

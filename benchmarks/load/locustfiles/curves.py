@@ -1,4 +1,4 @@
-"""How many users there are over time."""
+"""The number of users over time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Protocol
 
 
 class Curve(Protocol):
-    """The number of users over time."""
+    """A number of users over time."""
 
     def users_at(self, elapsed_s: float) -> int | None:
-        """Return how many users there are to be, or None once the test is over."""
+        """Return the wanted number of users, or None once the test is over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Soak:
     """The same number of users all the time.
 
     Attributes:
-        users: How many.
-        run_time_s: How long.
+        users: Number of users.
+        run_time_s: Length of the test.
     """
 
     users: int
@@ -33,12 +33,12 @@ class Soak:
 
 @dataclasses.dataclass(frozen=True)
 class Ramp:
-    """Stairs of equal height and length up to a number of users.
+    """Equal steps up to a number of users.
 
     Attributes:
-        users: Of the last step.
-        run_time_s: Of all steps.
-        steps: How many.
+        users: Users of the last step.
+        run_time_s: Length of all steps.
+        steps: Number of steps.
     """
 
     users: int
@@ -55,12 +55,12 @@ class Ramp:
 
 @dataclasses.dataclass(frozen=True)
 class Spike:
-    """A number of users, many times as many in the middle third, and the number again: does it recover?
+    """A number of users, a multiple of it in the middle third, then the number again: does the server recover?
 
     Attributes:
-        users: Before and after.
-        run_time_s: Of all three parts.
-        factor: How many times as many in the middle.
+        users: Users before and after the spike.
+        run_time_s: Length of all three parts.
+        factor: The multiple in the middle.
     """
 
     users: int
@@ -76,7 +76,7 @@ class Spike:
 
 
 def choose_curve(name: str, users: int, run_time_s: float, steps: int, factor: float) -> Curve:
-    """Return the curve of a name: `ramp`, `soak` or `spike`."""
+    """Return the curve with this name: `ramp`, `soak` or `spike`."""
     if name == "ramp":
         return Ramp(users, run_time_s, steps)
     return Spike(users, run_time_s, factor) if name == "spike" else Soak(users, run_time_s)

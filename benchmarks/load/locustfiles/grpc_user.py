@@ -1,4 +1,4 @@
-"""Users that ask over gRPC, with tritonclient."""
+"""Users that send requests over gRPC, with tritonclient."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from locust import User, task
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.load.locustfiles import triton_grpc
-from benchmarks.load.locustfiles.locust_events import BACKOFF_S, current_session, pause_s, user_generator
+from benchmarks.load.locustfiles.locust_events import BACKOFF_S, ChosenShape, current_session, pause_s, user_generator
 from benchmarks.load.locustfiles.outcomes import FAILURES, Kind
 from benchmarks.load.locustfiles.reply import Reply
-from benchmarks.load.locustfiles.shapes import ChosenShape
 
 grpc.experimental.gevent.init_gevent()
 
@@ -22,7 +21,7 @@ __all__ = ["ChosenShape", "GrpcUser"]
 
 
 class GrpcUser(User):  # type: ignore[misc]  # locust is not in mypy's environment
-    """Asks, checks the answer, and asks again; on a connection of its own."""
+    """Sends a request, checks the answer, and repeats; on its own connection."""
 
     _numbers: ClassVar = itertools.count()
 
@@ -44,7 +43,7 @@ class GrpcUser(User):  # type: ignore[misc]  # locust is not in mypy's environme
 
     @task  # type: ignore[untyped-decorator]
     def infer(self) -> None:
-        """One request; locust hears of it as its own HTTP client would tell it."""
+        """Send one request and report it to Locust as its own HTTP client does."""
         session = current_session()
         batch = session.begin("grpc", self._random)
         arguments = triton_grpc.encode_request([sample.data for sample in batch], self._options.threshold or None)

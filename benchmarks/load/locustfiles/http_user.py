@@ -1,4 +1,4 @@
-"""Users that ask over HTTP, with locust's own client and Triton's binary tensors."""
+"""Users that send requests over HTTP, with Locust's own client and Triton's binary tensors."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import gevent
 from locust import FastHttpUser, task
 
 from benchmarks.load.locustfiles import triton_http
-from benchmarks.load.locustfiles.locust_events import BACKOFF_S, current_session, pause_s, user_generator
+from benchmarks.load.locustfiles.locust_events import BACKOFF_S, ChosenShape, current_session, pause_s, user_generator
 from benchmarks.load.locustfiles.outcomes import FAILURES, Kind
 from benchmarks.load.locustfiles.reply import Refusal, Reply
-from benchmarks.load.locustfiles.shapes import ChosenShape
 
 __all__ = ["ChosenShape", "HttpUser"]
 
 
 class HttpUser(FastHttpUser):  # type: ignore[misc]  # locust is not in mypy's environment
-    """Asks, checks the answer, and asks again; on a connection of its own."""
+    """Sends a request, checks the answer, and repeats; on its own connection."""
 
     _numbers: ClassVar = itertools.count()
 
     def __init__(self, environment: Any) -> None:
-        """Prepare the connection; the first request makes it."""
+        """Prepare the connection; the first request opens it."""
         self._options = environment.parsed_options
         self.host = self._options.http_url
         self.network_timeout = self.connection_timeout = self._options.deadline
@@ -37,7 +36,7 @@ class HttpUser(FastHttpUser):  # type: ignore[misc]  # locust is not in mypy's e
 
     @task  # type: ignore[untyped-decorator]
     def infer(self) -> None:
-        """One request; the deadline is for all of it, the client's own timeouts are for each read."""
+        """Send one request; the deadline covers all of it, while the client's own timeouts cover single reads."""
         session = current_session()
         batch = session.begin("http", self._random)
         headers, body = triton_http.encode_request([sample.data for sample in batch], self._options.threshold or None)
@@ -58,7 +57,7 @@ class HttpUser(FastHttpUser):  # type: ignore[misc]  # locust is not in mypy's e
 
     @staticmethod
     def _decode(response: Any, image_count: int) -> Reply:
-        # The client gives an error of the connection as a response: in one of two places, and wrapped in another error.
+        # The client returns a connection error as a response: in one of two places, and wrapped in another error.
         broken = response.request_meta["exception"]
         if response.status_code == 0 or (response.status_code == 200 and broken is not None):
             error = response.error if response.status_code == 0 else broken

@@ -1,4 +1,4 @@
-"""What the users send: photos by size class, a share of files that must be refused, and several images a request."""
+"""What the users send: photos by size class, a share of files that must be refused, several images per request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sample:
     """One file to send.
 
     Attributes:
-        name: What it is, for reports.
+        name: Its name in reports.
         data: Its bytes.
         refusal: A regular expression that the server's refusal must match; None for an image that must be answered.
     """
@@ -32,7 +32,7 @@ class Sample:
 
     @property
     def key(self) -> str:
-        """Its digest, by which its expected answer is found."""
+        """Its digest, the key of its expected answer."""
         return hashlib.sha256(self.data).hexdigest()
 
 
@@ -51,16 +51,16 @@ class ImageMix:
         batch_sizes: Mapping[int, float],
         bad_share: float = 0.0,
     ) -> None:
-        """Check that all that is named is there.
+        """Check that there are photos for the weights.
 
         Args:
             photos: The photos of each size class.
-            weights: How often each class is drawn, relative to the others; empty for all alike.
-            batch_sizes: How often a request has so many images.
+            weights: How often each class is drawn, relative to the others; empty for equal weights.
+            batch_sizes: How often a request has this many images.
             bad_share: Share of files, 0 to 1, that must be refused.
 
         Raises:
-            LoadTestError: There are no photos, a weight names a class that there is not, or leaves none.
+            LoadTestError: There are no photos, a weight names an unknown class, or no class has a weight.
         """
         if not any(photos.values()):
             raise LoadTestError("Expected photos to send, got none.")
@@ -94,13 +94,13 @@ class ImageMix:
 
 
 def read_photos(folder: Path) -> dict[str, list[Sample]]:
-    """Read the photos of a folder; each folder in it is a size class, named after it. Equal files are read once.
+    """Read the photos in a folder; each subfolder is a size class with its name. Duplicates are read once.
 
     Raises:
-        LoadTestError: There is no such folder, or no photo in it.
+        LoadTestError: The folder does not exist, or has no photo.
     """
     if not folder.is_dir():
-        raise LoadTestError(f"Expected a folder of photos, got {folder}, which is none.")
+        raise LoadTestError(f"Expected a folder of photos, got {folder}, which is not a folder.")
     photos: dict[str, list[Sample]] = {}
     seen = set()
     for path in sorted(folder.rglob("*")):
@@ -120,7 +120,7 @@ def make_bad_files(photo: Sample) -> list[Sample]:
     """Return files that a server must refuse, and what the refusal must say.
 
     Args:
-        photo: A photo; where it is a JPEG file, half of it is among them.
+        photo: A photo; if it is a JPEG file, half of it is one of them.
     """
     bad = [
         Sample("text", b"https://example.com/photo.jpg\n", r"got text \(30 bytes"),
@@ -135,10 +135,10 @@ def make_bad_files(photo: Sample) -> list[Sample]:
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """Read `small=2,medium=6`.
+    """Parse `small=2,medium=6`.
 
     Raises:
-        LoadTestError: It has another form, a weight below 0, or none above 0.
+        LoadTestError: The format is wrong, a weight is below 0, or none is above 0.
     """
     weights = {}
     for part in filter(None, text.split(",")):
@@ -148,15 +148,15 @@ def parse_weights(text: str) -> dict[str, float]:
         except ValueError:
             raise LoadTestError(f"Expected weights like small=2,medium=6, got {text!r}.") from None
     if any(not 0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
-        raise LoadTestError(f"Expected weights of 0 or more, and one above 0, got {text!r}.")
+        raise LoadTestError(f"Expected weights of 0 or more, at least one above 0, got {text!r}.")
     return weights
 
 
 def parse_batch_mix(text: str) -> dict[int, float]:
-    """Read `1=8,4=1`: eight of nine requests have one image, the other has four.
+    """Parse `1=8,4=1`: eight of nine requests have one image, the other has four.
 
     Raises:
-        LoadTestError: It has another form, or a size below 1.
+        LoadTestError: The format is wrong, or a size is below 1.
     """
     weights = parse_weights(text)
     if not all(size.isdecimal() and int(size) >= 1 for size in weights):
@@ -165,7 +165,7 @@ def parse_batch_mix(text: str) -> dict[int, float]:
 
 
 def _png_of_size(height: int, width: int) -> bytes:
-    """Return a PNG file whose header promises more than it has."""
+    """Return a PNG file whose header announces more pixels than it has."""
     chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"\0")),

@@ -1,4 +1,4 @@
-"""What a server says to one request, whichever protocol brought it."""
+"""A server's reply to one request, over either protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-# The outputs that every request asks for; all that a client can see is checked.
+# The outputs of every request: everything that a client can see is checked.
 OUTPUTS: Final = ("scores", "result", "status")
 
 
@@ -31,12 +31,12 @@ class ImageReply:
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """No outputs.
+    """A reply without outputs.
 
     Attributes:
-        code: gRPC's name of the status, `INVALID_ARGUMENT` for example; `NO_ANSWER` where the connection failed and
-            `MALFORMED` where the answer is not what the protocol says.
-        message: The server's words, or the library's.
+        code: gRPC's name of the status, for example `INVALID_ARGUMENT`; `NO_ANSWER` if the connection failed, and
+            `MALFORMED` if the answer violates the protocol.
+        message: Text from the server or the client library.
     """
 
     code: str
@@ -49,16 +49,16 @@ Reply = list[ImageReply] | Refusal
 def assemble_reply(
     scores: npt.NDArray[np.float32], results: Sequence[bytes], statuses: Sequence[bytes], image_count: int
 ) -> Reply:
-    """Put the outputs of a request together, one `ImageReply` for each image.
+    """Assemble the outputs of a request, one `ImageReply` for each image.
 
     Args:
         scores: (N, num_labels) float32.
         results: N JSON texts in UTF-8.
         statuses: N texts in UTF-8.
-        image_count: Images that were sent.
+        image_count: Number of images sent.
 
     Returns:
-        The replies, or a `MALFORMED` refusal where they are not N well-formed ones.
+        The replies, or a `MALFORMED` refusal if they are not N well-formed ones.
     """
     lengths = {len(scores), len(results), len(statuses), image_count}
     if scores.ndim != 2 or len(lengths) != 1:

@@ -1,4 +1,4 @@
-"""Triton's gRPC API by tritonclient."""
+"""Triton's gRPC API, through tritonclient."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmarks.load.locustfiles.reply import OUTPUTS, Refusal, Reply, assemble_
 
 
 def connect(url: str) -> InferenceServerClient:
-    """Return a client with a connection of its own: gRPC would share one among all clients of a process.
+    """Return a client with its own connection; by default, gRPC shares one among all clients of a process.
 
     Args:
         url: `host:port`.
     """
-    # a proxy of the environment has no way to this machine
+    # a proxy from the environment cannot reach this machine
     return InferenceServerClient(
         url, channel_args=[("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
     )
@@ -41,7 +41,7 @@ def encode_request(images: Sequence[bytes], threshold: str | None = None) -> dic
 
 
 def decode_result(result: Any, image_count: int) -> Reply:
-    """Return what the server said, of an `InferResult`."""
+    """Return the server's reply from an `InferResult`."""
     scores, results, statuses = (result.as_numpy(name) for name in OUTPUTS)
     if scores is None or results is None or statuses is None:
         return Refusal("MALFORMED", f"expected the outputs {', '.join(OUTPUTS)}, got some of them")
@@ -49,12 +49,12 @@ def decode_result(result: Any, image_count: int) -> Reply:
 
 
 def decode_error(error: InferenceServerException) -> Refusal:
-    """Return the refusal that an exception of tritonclient stands for."""
+    """Return the refusal behind an exception of tritonclient."""
     return Refusal(str(error.status()).removeprefix("StatusCode."), str(error.message()))
 
 
 def ask(url: str, model: str, images: Sequence[bytes], threshold: str | None, timeout_s: float) -> Reply:
-    """Send one request on a connection of its own; `url` is `host:port`, the others as in `triton_http.ask`."""
+    """Send one request on its own connection; `url` is `host:port`, the other arguments as in `triton_http.ask`."""
     client = connect(url)
     try:
         return decode_result(

@@ -1,8 +1,8 @@
-"""Triton's HTTP/REST API with binary tensors, as the KServe v2 protocol's binary tensor data extension has it.
+"""Triton's HTTP/REST API with binary tensors, by the binary tensor data extension of the KServe v2 protocol.
 
-A body is a JSON header of `Inference-Header-Content-Length` bytes with the tensors' bytes behind it, in the header's
-order. An element of a BYTES tensor is its length, 4 bytes little-endian, and its content. tritonclient's own HTTP
-client does not go together with locust's.
+A body is a JSON header of `Inference-Header-Content-Length` bytes, followed by the tensors' bytes in the header's
+order. An element of a BYTES tensor is its length (4 bytes, little-endian) and its content. tritonclient's own HTTP
+client does not work with Locust's.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ def encode_request(images: Sequence[bytes], threshold: str | None = None) -> tup
     headers = {
         "Content-Type": "application/octet-stream",
         _HEADER_LENGTH: str(len(text)),
-        "Accept-Encoding": "identity",  # Triton would compress the answer, and measure the compression
+        "Accept-Encoding": "identity",  # else Triton compresses the answer, and the compression is measured too
     }
     return headers, text + tensor
 
 
 def decode_response(status: int, headers: Mapping[str, str], body: bytes, image_count: int) -> Reply:
-    """Return what the server said.
+    """Return the server's reply.
 
     Args:
-        status: HTTP's status.
-        headers: HTTP's headers; their names in any case.
+        status: HTTP status.
+        headers: HTTP headers; names in any case.
         body: The whole body.
-        image_count: Images that were sent.
+        image_count: Number of images sent.
     """
     if status != 200:
         return Refusal(_CODES.get(status, f"HTTP_{status}"), _error_text(body))
@@ -89,7 +89,7 @@ def decode_bytes_tensor(raw: bytes) -> list[bytes]:
     """Return the elements of a BYTES tensor.
 
     Raises:
-        ValueError: It ends within an element.
+        ValueError: The tensor ends within an element.
     """
     elements, position = [], 0
     while position < len(raw):
@@ -103,14 +103,14 @@ def decode_bytes_tensor(raw: bytes) -> list[bytes]:
 
 
 def ask(url: str, model: str, images: Sequence[bytes], threshold: str | None, timeout_s: float) -> Reply:
-    """Send one request on a connection of its own.
+    """Send one request on its own connection.
 
     Args:
         url: `http://host:port`.
         model: The ensemble.
         images: Encoded images.
         threshold: Request parameter `threshold`.
-        timeout_s: Of each read and write.
+        timeout_s: Time limit of each read and write.
     """
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection

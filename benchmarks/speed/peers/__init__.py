@@ -1,1 +1,1 @@
-"""What a served model is compared with, one module for each peer; all answer and are measured in the same way."""
+"""What a served model is compared with, one module per peer; all are asked and measured in the same way."""

@@ -1,4 +1,4 @@
-"""Bare engines: OpenVINO, ONNX Runtime and Paddle on decoded images, each in a child, in the best of its settings.
+"""Bare engines: OpenVINO, ONNX Runtime and Paddle on decoded images, each in a child process in its best setting.
 
 Run as a module, this file is the child.
 """
@@ -22,20 +22,20 @@ from mlcls.model.postprocess import select_labels
 from mlcls.model.spec import ModelSpec
 from mlcls.tuning.closed_loop import Call, run_closed_loop
 
-# Told a setting, its answers to the first photos, and how many photos these are; raises where they are wrong.
+# Called with a setting, its answers to the first photos, and their number; raises if one is wrong.
 Check = Callable[[str, Sequence[Answer], int], object]
 
-# A first call takes up to so many times the later ones.
+# A first call takes up to this many times as long as later ones.
 _FIRST_CALL: Final = 4
 
 
 class BareEngine:
-    """The parent's side of one engine; a context manager that ends the child.
+    """The parent's side of one engine.
 
     Attributes:
-        name: The engine's.
-        setting: The best one of those that were tried.
-        trials: Images per second of each setting that was tried; none before `choose_setting`.
+        name: The engine's name.
+        setting: The best setting of those tried.
+        trials: Images per second of each setting tried; empty before `choose_setting`.
     """
 
     def __init__(self, engine: str, files: ModelFiles, photos: Sequence[Path]) -> None:
@@ -44,7 +44,7 @@ class BareEngine:
         Args:
             engine: One of `engine_settings.ENGINES`.
             files: The model.
-            photos: What it is measured with; decoded before any clock runs.
+            photos: What it is measured with; decoded before the clock starts.
         """
         self.name = engine
         self.setting = next(iter(list_settings(engine)))
@@ -64,14 +64,14 @@ class BareEngine:
         self._child.wait_until_loaded()
 
     def choose_setting(self, check: Check, trial_s: float, to_beat: float = 0.0) -> None:
-        """Try all settings, and keep the best one alone.
+        """Try all settings and keep only the best one.
 
-        A setting that would be too slow even if its callers did not slow down one another is not tried any further.
+        A setting that would be too slow even if its callers did not slow down one another is not tried further.
 
         Args:
             check: Called with each setting's answer to the first photo.
             trial_s: Length of a trial.
-            to_beat: Images per second below which the engine is of no interest.
+            to_beat: Images per second that the engine must reach to matter.
 
         Raises:
             PeerError: A trial failed; or what `check` raises.
@@ -86,7 +86,7 @@ class BareEngine:
 
     @property
     def trial_images_per_s(self) -> float:
-        """What the best setting did when it was tried."""
+        """Images per second of the best setting in its trial."""
         return self.trials[self.setting]
 
     @property
@@ -95,12 +95,12 @@ class BareEngine:
         return self._child.pid
 
     def answer(self, photos: Sequence[Path]) -> list[Answer]:
-        """See `Contender`; only of the photos that it is measured with, and all of them."""
+        """See `Contender`; the photos must be all those that it is measured with."""
         results = self._child.ask("answer")
         return [answer_of_result(result) for result in results]
 
     def measure(self, load: Load) -> Figures:
-        """See `Contender`; it has as many callers as images at once."""
+        """See `Contender`; the engine chooses the number of callers."""
         return Figures(*self._child.ask("measure", window_s=load.window_s, warmup_s=load.warmup_s))
 
     def stop(self) -> None:
@@ -109,7 +109,7 @@ class BareEngine:
 
 
 class _Commands:
-    """The child's side: the engine in each setting, and in one of them after the choice."""
+    """The child's side: the engine in each setting; after the choice, in one."""
 
     def __init__(self, engine: str, files: ModelFiles, photos: Sequence[Path]) -> None:
         self._spec = files.spec
@@ -122,7 +122,7 @@ class _Commands:
         return [self._select(runner(self._engine.prepare(pixels))) for pixels in self._pixels]
 
     def try_out(self, setting: str, window_s: float, to_beat: float) -> tuple[Any, float]:
-        """Return the result for the first photo, and images per second, or more than they are if too few."""
+        """Return the result for the first photo, and images per second: an upper estimate if they are too few."""
         self._engine = engine = self._loaded[setting]
         runner, image = engine.make_runner(), engine.prepare(self._pixels[0])
         began = time.monotonic()
@@ -159,7 +159,7 @@ class _Commands:
 
 
 def _time_calls(call: Call, limit_s: float) -> float:
-    """Return the mean seconds of the calls that begin within a time, of the first at least."""
+    """Return the mean seconds of the calls that start within a time, at least of one."""
     began, calls = time.monotonic(), 0
     while not calls or time.monotonic() - began < limit_s:
         call()

@@ -1,4 +1,4 @@
-"""The fastest plain program: decode, resize, OpenVINO and labels in one process, a thread for each core; no server.
+"""The fastest plain program: decode, resize, OpenVINO and labels in one process, one thread per core, no server.
 
 Run as a module, this file is the child. It decodes with the project's own code, so that the pixels are the same.
 """
@@ -23,14 +23,14 @@ from mlcls.tuning.closed_loop import Call, run_closed_loop
 
 
 class BareProcess:
-    """The parent's side; a context manager that ends the child.
+    """The parent's side.
 
     Each core has a thread that takes a photo through all steps on an OpenVINO stream of one thread, so that no core
-    waits for another; or twice as many threads, where one decodes while another's image is computed, if that is faster.
+    waits for another. If it is faster, there are twice as many threads: one decodes while another's image is computed.
 
     Attributes:
         setting: Which of the two.
-        trials: Images per second of both; none before `choose_threads`.
+        trials: Images per second of both; empty before `choose_threads`.
     """
 
     name = "bare process"
@@ -59,7 +59,7 @@ class BareProcess:
         self._child.wait_until_loaded()
 
     def choose_threads(self, trial_s: float) -> None:
-        """Try both numbers of threads for so many seconds each, and keep the faster one.
+        """Try both numbers of threads, each for `trial_s` seconds, and keep the faster one.
 
         Raises:
             PeerError: A trial failed.

@@ -1,4 +1,4 @@
-"""What all contenders have in common: they answer photos with labels, and they are measured by the same closed loop."""
+"""What all contenders have in common: they answer photos with labels, and the same closed loop measures them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Protocol
 from mlcls.errors import MlclsError
 from mlcls.tuning.closed_loop import LoopFigures
 
-# Score of each predicted class id.
+# The score of each predicted class id.
 Answer = Mapping[int, float]
 
 
 class PeerError(MlclsError):
-    """A peer cannot be started, does not answer, or answers something else than the served model."""
+    """A peer cannot be started, does not answer, or answers differently from the served model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Load:
     """How a contender is measured.
 
     Attributes:
-        concurrency: Callers of a server; a program without a server has its own number.
+        concurrency: Callers of a server; a program without a server chooses its own number.
         window_s: Length of the window.
         warmup_s: How long the load runs before it.
     """
@@ -39,7 +39,7 @@ class Figures:
 
     Attributes:
         images_per_s: Throughput.
-        median_ms: Median latency of a call; NaN where no call ended in the window.
+        median_ms: Median latency of a call; NaN if no call ended in the window.
     """
 
     images_per_s: float
@@ -55,8 +55,8 @@ class Contender(Protocol):
     """Something that labels photos.
 
     Attributes:
-        name: What tables call it.
-        setting: How it is set up, in a few words.
+        name: Its name in tables.
+        setting: How it is set up, in short.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Contender(Protocol):
         """Return the answer to each photo.
 
         Raises:
-            PeerError: There is none.
+            PeerError: An answer is missing.
         """
         ...
 
@@ -80,26 +80,26 @@ class Contender(Protocol):
 
 
 class Peer(Contender, Protocol):
-    """A contender in processes of its own, which load while the caller goes on."""
+    """A contender in its own processes, which load while the caller continues."""
 
     @property
     def pid(self) -> int:
-        """Process id of the first one; the others descend from it."""
+        """Process id of the first process; the others descend from it."""
         ...
 
     def wait_until_loaded(self) -> None:
         """Wait until it can answer.
 
         Raises:
-            PeerError: It ended or took too long.
+            PeerError: It exited or took too long.
         """
         ...
 
     def stop(self) -> None:
-        """End it; do nothing the second time."""
+        """Stop it; do nothing the second time."""
         ...
 
 
 def answer_of_result(result: Mapping[str, Any]) -> Answer:
-    """Return the answer in a result of PaddleX's form, `class_ids` and `scores`."""
+    """Return the answer from a result in PaddleX's format, `class_ids` and `scores`."""
     return {int(index): float(score) for index, score in zip(result["class_ids"], result["scores"], strict=True)}

@@ -1,6 +1,6 @@
-"""The bare engines in every setting that is tried; runs in the child of `bare_engines.py` and `bare_process.py`.
+"""The bare engines in every setting to try; runs in the child processes of `bare_engines.py` and `bare_process.py`.
 
-An engine gets an image as the tensor that its graph takes, and gives scores. Each caller has a runner of its own.
+An engine takes an image as its graph's input tensor and returns scores. Each caller has its own runner.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlcls.model.contract import TENSORS
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.model import PaddleXModel
-from mlcls.paddle.predictor import PaddleGraph
+from mlcls.paddle.predictor import PaddlePredictor
 
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
@@ -49,9 +49,9 @@ class Engine:
     """A loaded engine.
 
     Attributes:
-        make_runner: Gives a caller its runner.
-        callers: How many ask at once.
-        prepare: From `pixels` (1, H, W, 3) uint8 RGB to the tensor that the runner takes.
+        make_runner: Creates a caller's runner.
+        callers: Number of concurrent callers.
+        prepare: Converts `pixels` (1, H, W, 3) uint8 RGB to the runner's input tensor.
     """
 
     make_runner: Callable[[], Runner]
@@ -60,20 +60,20 @@ class Engine:
 
 
 def cores() -> int:
-    """Return cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def load_openvino(files: ModelFiles, streams: int, threads: int = 0, pin: bool = True) -> Engine:
-    """OpenVINO in float32 with threads in so many streams, the graph compiled for one image.
+    """Load OpenVINO in float32 with the graph compiled for one image.
 
-    Compiled for any number of images it was never faster, for none of the six models (docs/explanation/performance.md).
+    Compiled for any number of images, none of the six models was faster (docs/explanation/performance.md).
 
     Args:
         files: The model.
         streams: Images at once; each has an equal share of the threads.
-        threads: Threads of all streams; 0 takes as many as cores.
-        pin: Whether a thread stays on its core; several processes would all choose the same one.
+        threads: Threads of all streams; 0 for one per core.
+        pin: Whether a thread stays on its core; several processes would all choose the same core.
     """
     import openvino
 
@@ -105,7 +105,7 @@ def load_openvino(files: ModelFiles, streams: int, threads: int = 0, pin: bool =
 
 
 def load_onnxruntime(files: ModelFiles, sessions: int) -> Engine:
-    """ONNX Runtime's CPU provider with all cores divided among so many sessions."""
+    """Load ONNX Runtime's CPU provider, with all cores divided among the sessions."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -116,7 +116,7 @@ def load_onnxruntime(files: ModelFiles, sessions: int) -> Engine:
         onnxruntime.InferenceSession(str(files.onnx), options, providers=["CPUExecutionProvider"])
         for _ in range(sessions)
     ]
-    turn = itertools.cycle(loaded)  # so that each caller gets one of its own
+    turn = itertools.cycle(loaded)  # each caller gets its own
     names = TENSORS
 
     def make_runner() -> Runner:
@@ -127,19 +127,19 @@ def load_onnxruntime(files: ModelFiles, sessions: int) -> Engine:
 
 
 def load_paddle(files: ModelFiles) -> Engine:
-    """Paddle Inference on the original graph, configured as PaddleX does it, with as many threads as cores."""
-    graph = PaddleGraph(PaddleXModel.open(files.paddlex), cores())
+    """Load Paddle Inference with the original graph, configured as in PaddleX, with one thread per core."""
+    graph = PaddlePredictor(PaddleXModel.open(files.paddlex), cores())
 
     def run(image: npt.NDArray[Any]) -> Scores:
         output = graph.run(image)
         return apply_sigmoid(output) if files.spec.source_activation == "none" else output
 
-    # normalization is part of the ONNX graph but not of Paddle's; it is done before the clock runs
+    # normalization is part of the ONNX graph but not of Paddle's; it happens before the clock starts
     return Engine(lambda: run, 1, lambda pixels: normalize(pixels, files.spec.transform))
 
 
 def list_settings(engine: str) -> Mapping[str, Callable[[ModelFiles], Engine]]:
-    """Return all settings of an engine that are tried, by name."""
+    """Return all settings of an engine to try, by name."""
     return _ENGINES[engine](cores())
 
 

@@ -1,4 +1,4 @@
-"""A peer that is an HTTP server in a process of its own: started, awaited, asked over kept connections, ended."""
+"""A peer that is an HTTP server in its own process: started, awaited, asked over persistent connections, stopped."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LAST_WORDS: Final = 800
 
 
 class HttpServer:
-    """A server that labels photos; a context manager that ends it. It loads while the caller goes on.
+    """A server that labels photos. It loads while the caller continues.
 
     Attributes:
-        name: What tables call it.
+        name: Its name in tables.
         setting: How it is set up.
     """
 
@@ -50,15 +50,15 @@ class HttpServer:
         """Start the server.
 
         Args:
-            name: What tables call it.
+            name: Its name in tables.
             setting: How it is set up.
             command: Its command line.
             environment: Its whole environment.
-            port: Port that the command has it listen on, on 127.0.0.1.
-            path: Where it takes images.
+            port: Port on 127.0.0.1 that the command makes it listen on.
+            path: URL path that takes images.
             photos: What it is measured with.
-            encode: Body of the request for the content of an image file.
-            decode: Answer in the body of a response.
+            encode: Converts the content of an image file to a request body.
+            decode: Converts a response body to an answer.
 
         Raises:
             PeerError: Its program does not exist.
@@ -66,7 +66,7 @@ class HttpServer:
         self.name = name
         self.setting = setting
         self._port, self._path, self._encode, self._decode = port, path, encode, decode
-        # bodies are made before the window, so that the load takes as little of the cores as it can
+        # bodies are encoded before the window, so that the load takes as little CPU time as possible
         self._bodies = [encode(photo.read_bytes()) for photo in photos]
         if not Path(command[0]).exists():
             raise PeerError(f"{name}: expected the program {command[0]}, which does not exist; run: make bench-quick.")
@@ -91,12 +91,12 @@ class HttpServer:
         """Wait until its `/health` answers.
 
         Raises:
-            PeerError: It ended or did not get ready.
+            PeerError: It exited or did not become ready.
         """
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while True:
             if self._process.poll() is not None:
-                raise PeerError(f"{self.name}: ended with status {self._process.returncode}.{self._words()}")
+                raise PeerError(f"{self.name}: exited with status {self._process.returncode}.{self._words()}")
             connection = http.client.HTTPConnection(_HOST, self._port, timeout=5)
             with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
                 connection.request("GET", "/health")
@@ -127,7 +127,7 @@ class HttpServer:
                 connection.close()
 
     def stop(self) -> None:
-        """End the server and the processes that it started; do nothing the second time."""
+        """Stop the server and the processes that it started; do nothing the second time."""
         if self._log.closed:
             return
         if self._process.poll() is None:
@@ -135,7 +135,7 @@ class HttpServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_TIMEOUT_S)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # its session: workers that outlived it
+            os.killpg(self._process.pid, signal.SIGKILL)  # its session, with workers that outlived it
         self._process.wait()
         self._log.close()
 

@@ -1,6 +1,6 @@
-"""A child process that obeys commands: a line of JSON in, a line of JSON out.
+"""A child process that executes commands: a line of JSON in, a line of JSON out.
 
-So that programs of other environments can be measured in turns: loaded once, idle until they are asked.
+This way, programs in other environments can be measured in turns: loaded once, idle until asked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO, Any, Final, cast
 from benchmarks.speed.peers.contender import PeerError
 from mlcls.base.processes import end_with_parent
 
-# Root of the checkout, which a child runs in.
+# Root of the checkout, where a child runs.
 ROOT: Final = Path(__file__).resolve().parents[3]
 
 # Several children load at once.
@@ -33,26 +33,26 @@ _LAST_WORDS: Final = 600
 
 
 def child_environment(**variables: str) -> dict[str, str]:
-    """Return the environment of a child of any virtual environment: this checkout's packages can be imported."""
+    """Return an environment in which a child of any virtual environment can import this checkout's packages."""
     return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", **variables}
 
 
 class LineChild:
-    """The parent's side; a context manager that ends the child. The child loads while the parent goes on.
+    """The parent's side; a context manager that stops the child. The child loads while the parent continues.
 
     Attributes:
-        name: What errors call it.
+        name: Its name in errors.
     """
 
     def __init__(self, name: str, python: Path, module: str, *arguments: str, **environment: str) -> None:
         """Start `python -m module arguments`, which must call `obey`.
 
         Args:
-            name: What errors call it.
+            name: Its name in errors.
             python: The interpreter.
             module: The module, importable from the root of the checkout.
             arguments: Its arguments.
-            environment: Variables besides those of this process.
+            environment: Variables in addition to those of this process.
 
         Raises:
             PeerError: The interpreter does not exist.
@@ -68,7 +68,7 @@ class LineChild:
             stderr=self._log,
             cwd=ROOT,
             env=child_environment(**environment),
-            start_new_session=True,  # an interrupt at the terminal reaches this process, which ends its children
+            start_new_session=True,  # an interrupt at the terminal reaches this process, which stops its children
             preexec_fn=end_with_parent,
         )
         self._input = cast(IO[bytes], self._process.stdin)
@@ -84,17 +84,17 @@ class LineChild:
         """Wait until the child has loaded what it measures.
 
         Raises:
-            PeerError: That failed or took too long.
+            PeerError: Loading failed or took too long.
         """
         if not self._loaded:
             self._receive("load", _LOAD_TIMEOUT_S)
             self._loaded = True
 
     def ask(self, command: str, timeout_s: float = 120.0, **arguments: Any) -> Any:
-        """Have the child obey a command and give its answer.
+        """Have the child execute a command, and return the answer.
 
         Raises:
-            PeerError: It failed, took too long or ended.
+            PeerError: The command failed or took too long, or the child exited.
         """
         self.wait_until_loaded()
         line = json.dumps({"command": command, **arguments}).encode() + b"\n"
@@ -106,7 +106,7 @@ class LineChild:
         return self._receive(command, timeout_s)
 
     def stop(self) -> None:
-        """End the child."""
+        """Stop the child."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -127,7 +127,7 @@ class LineChild:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it."""
+        """Stop it."""
         self.stop()
 
     def _receive(self, command: str, timeout_s: float) -> Any:
@@ -143,8 +143,8 @@ class LineChild:
             selector.register(descriptor, selectors.EVENT_READ)
             while not content.endswith(b"\n"):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise PeerError(f"{self.name}: {command} took more than {timeout_s:.0f} s; its answer is missing.")
-                part = os.read(descriptor, 1 << 16)  # unbuffered: only so many bytes as have come
+                    raise PeerError(f"{self.name}: {command} gave no answer within {timeout_s:.0f} s.")
+                part = os.read(descriptor, 1 << 16)  # unbuffered: returns the bytes that have arrived
                 if not part:
                     raise self._ended(command)
                 content += part
@@ -156,26 +156,26 @@ class LineChild:
         self._log.seek(0)
         words = self._log.read().decode(errors="replace").strip()[-_LAST_WORDS:]
         return PeerError(
-            f"{self.name}: the process ended during {command} with status {self._process.poll()}; its last words: "
-            f"{words or 'none'}"
+            f"{self.name}: the process exited during {command} with status {self._process.poll()}; the end of its log: "
+            f"{words or 'nothing'}"
         )
 
 
 def obey(load: Callable[[], Mapping[str, Callable[..., Any]]]) -> None:
-    """Run the child's side: tell when it has loaded, and obeys commands until standard input ends.
+    """Run the child's side: report when it has loaded, then execute commands until standard input ends.
 
     Args:
-        load: Loads what is measured, and gives what to call for each command, with its arguments by name; the value
-            goes back as JSON.
+        load: Loads what is measured, and returns the function for each command; its arguments are passed by name, and
+            its value goes back as JSON.
     """
-    # the libraries that are measured write to standard output as they like
+    # the measured libraries may write to standard output
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as replies:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
         def reply(call: Callable[[], Any]) -> None:
             try:
                 answer = {"value": call()}
-            except Exception as error:  # told to the parent
+            except Exception as error:  # reported to the parent
                 answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:_LAST_WORDS]}"}
             replies.write(json.dumps(answer) + "\n")
             replies.flush()

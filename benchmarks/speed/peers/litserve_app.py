@@ -1,6 +1,6 @@
-"""The program that `litserve_server.py` starts: a LitServe API of a photo's labels; runs in `.venv-bench`.
+"""The program that `litserve_server.py` starts in `.venv-bench`: a LitServe API that labels photos.
 
-It decodes with the project's own code, so that the pixels are the same, and sends the labels back as JSON.
+It decodes with the project's own code, so that the pixels are the same, and returns the labels as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlcls.model.spec import ModelSpec
 
 
 class LabelApi(litserve.LitAPI):  # type: ignore[misc]  # litserve is untyped
-    """Labels of one JPEG a request."""
+    """Labels one JPEG per request."""
 
     def __init__(self, onnx: Path, spec: ModelSpec) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class LabelApi(litserve.LitAPI):  # type: ignore[misc]  # litserve is untyped
         return select_labels(self._runner(pixels)[0], self._thresholds, self._model_spec.labels)
 
     def encode_response(self, output: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Return the labels; LitServe makes JSON of them."""
+        """Return the labels; LitServe converts them to JSON."""
         return output
 
 

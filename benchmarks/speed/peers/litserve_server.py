@@ -1,4 +1,4 @@
-"""LitServe with OpenVINO, from `.venv-bench`: what a Python program behind FastAPI does with the same graph."""
+"""LitServe with OpenVINO, from `.venv-bench`: a Python program behind FastAPI with the same graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.speed.peers.line_child import ROOT, child_environment
 from mlcls.base.processes import free_ports
 from mlcls.model.spec import ModelSpec
 
-# What tables call it.
+# Its name in tables.
 LITSERVE: Final = "LitServe"
 
 # LitServe's environment.
@@ -28,8 +28,8 @@ def start_litserve(onnx: Path, spec: ModelSpec, photos: Sequence[Path]) -> HttpS
     """Start LitServe.
 
     Each core has a worker that decodes and computes one image at a time on one thread. LitServe's batches are not used:
-    one worker that computes a batch side by side on as many streams is no faster, and its loop keeps a core busy even
-    while nothing is asked.
+    one worker that computes a batch in parallel on as many streams is no faster, and its loop keeps a core busy even
+    when idle.
 
     Args:
         onnx: The graph that is served.

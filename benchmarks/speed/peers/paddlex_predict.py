@@ -1,6 +1,6 @@
-"""PaddleX in process: `create_model(...).predict(path)`, in a child of `.venv-paddlex`.
+"""PaddleX in process: `create_model(...).predict(path)`, in a child process in `.venv-paddlex`.
 
-Run as a module by that environment's Python, this file is the child; it imports nothing that PaddleX does not bring.
+Run as a module by that environment's Python, this file is the child; it imports only what PaddleX installs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlcls.tuning.closed_loop import run_closed_loop
 
 
 class PaddlexPredict:
-    """The parent's side; a context manager that ends the child. One photo a call, one call after the other."""
+    """The parent's side. One photo per call, one call after the other."""
 
     name = "PaddleX predict()"
 
@@ -27,7 +27,7 @@ class PaddlexPredict:
 
         Args:
             model: A PaddleX inference model.
-            folder: For PaddleX's cache.
+            folder: Folder for PaddleX's cache.
             photos: What it is measured with.
 
         Raises:
@@ -59,12 +59,12 @@ class PaddlexPredict:
         return Figures(*self._child.ask("measure", photos=self._photos, window_s=load.window_s, warmup_s=load.warmup_s))
 
     def versions(self) -> dict[str, str]:
-        """Return versions of paddlex and paddlepaddle."""
+        """Return the versions of paddlex and paddlepaddle."""
         versions: dict[str, str] = self._child.ask("versions")
         return versions
 
     def pixel_digests(self, photos: Sequence[Path]) -> list[str]:
-        """Return SHA-256 of the pixels (H, W, 3) uint8 RGB that PaddleX's own reader and resize give for each photo."""
+        """Return the SHA-256 of each photo's pixels (H, W, 3) uint8 RGB from PaddleX's own reader and resize."""
         digests: list[str] = self._child.ask("pixel_digests", photos=[str(photo.resolve()) for photo in photos])
         return digests
 
@@ -103,7 +103,7 @@ class _Commands:
         return loop.images_per_s, loop.percentile_ms(50)
 
     def pixel_digests(self, photos: list[str]) -> list[str]:
-        steps = self._model._predictor.preprocessors  # `create_model` gives a wrapper without access to them
+        steps = self._model._predictor.preprocessors  # `create_model` returns a wrapper without access to them
         pixels = [steps["Resize"](imgs=steps["Read"](imgs=[photo]))[0] for photo in photos]
         return [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
 

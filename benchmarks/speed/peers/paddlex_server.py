@@ -18,7 +18,7 @@ from mlcls.base.files import write_text
 from mlcls.base.processes import free_ports
 from mlcls.paddle.model import PaddleXModel
 
-# What tables call it.
+# Its name in tables.
 PADDLEX_SERVER: Final = "paddlex --serve"
 
 # PaddleX's environment; its Python has paddlex and paddle, and nothing of mlcls.
@@ -29,17 +29,17 @@ _ENDPOINT: Final = "/multilabel-image-classification"
 
 
 def paddlex_variables(cache: Path) -> dict[str, str]:
-    """Return variables that PaddleX runs with in its best setting.
+    """Return the environment variables of PaddleX in its best setting.
 
-    Paddle's oneDNN kernels are on, as PaddleX ships it. There are as many threads as cores: PaddleX's 10 get less from
-    two cores. The server passes images to the pipeline one after the other, as shipped: PaddleX does so because of a
-    fault of Paddle Inference, and side by side was no faster.
+    Paddle's oneDNN kernels are on, as in PaddleX by default. There is one thread per core: PaddleX's default of 10 is
+    slower on two cores. The server passes images to the pipeline one after the other, as by default: PaddleX does so
+    because of a bug in Paddle Inference, and in parallel it was no faster.
 
     Args:
-        cache: Where PaddleX keeps what it likes to keep, instead of in the home folder.
+        cache: Folder for PaddleX's cache, instead of the home folder.
     """
     return {
-        "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True",  # it otherwise asks its model hosts, for a folder too
+        "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True",  # else it asks its model hosts, even for a folder
         "PADDLE_PDX_CPU_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         "PADDLE_PDX_CACHE_HOME": str(cache),
     }
@@ -50,7 +50,7 @@ def start_paddlex_server(model: Path, folder: Path, photos: Sequence[Path]) -> H
 
     Args:
         model: A PaddleX inference model.
-        folder: For the pipeline's configuration and PaddleX's cache.
+        folder: Folder for the pipeline's configuration and PaddleX's cache.
         photos: What it is measured with.
 
     Raises:
@@ -79,13 +79,13 @@ def start_paddlex_server(model: Path, folder: Path, photos: Sequence[Path]) -> H
 
 
 def _pipeline(model: Path, name: str) -> dict[str, object]:
-    """Return PaddleX's own configuration of this pipeline for a model on disk; a request is one image there."""
+    """Return PaddleX's own configuration of this pipeline for a model on disk; a request is one image."""
     module = {"module_name": _PIPELINE, "model_name": name, "model_dir": str(model.resolve()), "batch_size": 1}
     return {"pipeline_name": _PIPELINE, "SubModules": {"ImageMultiLabelClassification": module}}
 
 
 def _encode(image: bytes) -> bytes:
-    """Without `visualize` it would draw the labels and send the picture back."""
+    """Return a request body; by default, PaddleX would draw the labels and return the picture."""
     return json.dumps({"image": base64.b64encode(image).decode("ascii"), "visualize": False}).encode()
 
 

@@ -1,4 +1,4 @@
-"""The served model itself, asked over gRPC as clients ask it."""
+"""The served model itself, asked over gRPC like any client asks it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ServedEnsemble:
     setting = "as shipped"
 
     def __init__(self, grpc_url: str, spec: ModelSpec, photos: Sequence[Path]) -> None:
-        """Note the server.
+        """Prepare requests to the server.
 
         Args:
             grpc_url: `host:port` of its gRPC API.

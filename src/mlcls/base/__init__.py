@@ -1,1 +1,1 @@
-"""What knows nothing of models: files, downloads, archives, YAML, text, processes, the machine, pictures."""
+"""What knows nothing about models: files, downloads, YAML, text, processes, the machine, charts."""

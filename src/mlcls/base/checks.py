@@ -6,7 +6,7 @@ import math
 
 
 def finite_float(value: object) -> float | None:
-    """Return the value as a float; None if it is not a finite number. An int counts as a float, a bool does not."""
+    """Return a value as a float; None if it is not a finite number. An int is a number, a bool is not."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:

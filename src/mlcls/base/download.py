@@ -1,6 +1,6 @@
-"""Fetch a model file from an http(s) URL into a cache folder, resuming what was interrupted.
+"""Fetch a model file from an http(s) URL into a cache folder, resuming an interrupted download.
 
-Beside a cached file lie `<name>.lock` (kept) and, of an interrupted download, `<name>.part` and `<name>.part.json`.
+Next to a cached file is `<name>.lock` (kept); an interrupted download leaves `<name>.part` and `<name>.part.json`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mlcls.base.files import sha256_of
+from mlcls.base.text import one_line
 from mlcls.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -27,16 +29,15 @@ READ_TIMEOUT_S: Final = 30.0
 ATTEMPTS: Final = 4
 FIRST_BACKOFF_S: Final = 0.5
 MAX_REDIRECTS: Final = 5
-HASH_CHUNK_BYTES: Final = 1024**2
 
 
 class _RetryError(Exception):
-    """An attempt ended in a way that another attempt may mend."""
+    """An attempt failed in a way that a retry may fix."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Version:
-    """Which version of a URL's content the bytes of a `.part` file belong to."""
+    """The version of a URL's content that the bytes of a `.part` file belong to."""
 
     url: str
     etag: str | None
@@ -45,7 +46,7 @@ class _Version:
 
     @property
     def validator(self) -> str | None:
-        """Value for If-Range, which takes no weak ETag (RFC 9110, 13.1.5); None: cannot be resumed."""
+        """Value for If-Range, which accepts no weak ETag (RFC 9110, 13.1.5); None if the file cannot be resumed."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
 
 
@@ -65,15 +66,15 @@ class _Job:
         return self.target.with_name(self.target.name + suffix)
 
     def error(self, came: str) -> DownloadError:
-        """Return the one line: what was tried, what came, what to do."""
+        """Return the error, in one line: what was tried, what came, what to do."""
         return DownloadError(
-            f"Could not download {self.shown_url}: {' '.join(came.split())}. Without network access, download this URL "
+            f"Could not download {self.shown_url}: {one_line(came)}. Without network access, download this URL "
             f"on another machine and pass the file or its folder (mlcls import /path/to/{_file_name(self.url)}), or "
             f"set MLCLS_CACHE_DIR to a cache that holds {self.target.name}."
         )
 
     def kept(self) -> tuple[_Version | None, int]:
-        """Return the version and the size in bytes of a `.part` file that can be resumed; None, 0: there is none."""
+        """Return version and size in bytes of the `.part` file; (None, 0) if there is none that can be resumed."""
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             version = _Version(**json.loads(self.beside(".part.json").read_text(encoding="utf-8")))
             size = self.beside(".part").stat().st_size
@@ -87,21 +88,17 @@ class _Job:
         self.beside(".part.json").unlink(missing_ok=True)
 
     def size_defect(self, size: int) -> str | None:
-        """Return what is wrong with this size in bytes, None if nothing."""
+        """Return what is wrong with this size in bytes; None if nothing is."""
         if 0 < size <= self.max_bytes and self.expected_size in (None, size):
             return None
         return f"{size} bytes, expected {self.expected_size or 'at least 1'} and at most {self.max_bytes}"
 
     def defect(self, path: Path) -> str | None:
-        """Return what is wrong with a complete file, None if nothing."""
+        """Return what is wrong with a complete file; None if nothing is."""
         if (defect := self.size_defect(path.stat().st_size)) or not self.expected_sha256:
             return defect
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
-        wanted = self.expected_sha256.lower()
-        return None if digest.hexdigest() == wanted else f"SHA-256 {digest.hexdigest()}, expected {wanted}"
+        digest, wanted = sha256_of(path), self.expected_sha256.lower()
+        return None if digest == wanted else f"SHA-256 {digest}, expected {wanted}"
 
     def is_cached(self) -> bool:
         return self.target.is_file() and self.defect(self.target) is None
@@ -119,7 +116,7 @@ def cache_dir() -> Path:
 
 
 def cache_path(url: str) -> Path:
-    """Return where `fetch` keeps the file of `url`: a readable name, a short hash of the URL and the file's suffix."""
+    """Return where `fetch` keeps the file of a URL: a readable name, a short hash of the URL and the file's suffix."""
     name = _file_name(url)
     suffix = "".join(re.findall(r"(?:\.tar)?\.[A-Za-z0-9]{1,10}$", name))
     return cache_dir() / f"{name.removesuffix(suffix)[:100]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}{suffix}"
@@ -134,21 +131,22 @@ def fetch(
     transport: httpx.BaseTransport | None = None,
     progress: bool | None = None,
 ) -> Path:
-    """Download `url` into the cache, or find it there without network; gives the file's path, `cache_path`.
+    """Download a file into the cache, or find it there without network access; return its path, `cache_path(url)`.
 
-    Resumes what was interrupted if the server's file is still the same; after a lost connection, HTTP 5xx, 408 or 429
-    tries again, `ATTEMPTS` times in all. Waits for a process that fetches the same URL. Heeds proxy variables.
+    An interrupted download is resumed if the server's file is still the same. After a lost connection, HTTP 5xx, 408
+    or 429 the download is retried, for `ATTEMPTS` attempts in all. If another process is fetching the same URL, wait
+    for it. Proxy variables apply.
 
     Args:
-        url: http or https URL; `MAX_REDIRECTS` redirects are followed, to http and https only.
+        url: http or https URL; up to `MAX_REDIRECTS` redirects are followed, to http and https only.
         max_bytes: Largest file that is accepted.
-        expected_sha256: Hexadecimal SHA-256 that the file must have; a cached file without it is fetched anew.
+        expected_sha256: Hexadecimal SHA-256 that the file must have; a cached file with another is fetched again.
         expected_size: Size in bytes that the file must have; likewise.
-        transport: httpx transport to use instead of the network's.
-        progress: Show a progress bar on stderr; None: only when stderr is a terminal.
+        transport: httpx transport to use instead of the network.
+        progress: Whether to show a progress bar on stderr; None shows it if stderr is a terminal.
 
     Raises:
-        DownloadError: On every failure; the message is one line and says what to do offline.
+        DownloadError: The download failed; the message is one line and says what to do offline.
     """
     if not re.fullmatch(r"(?i)https?://[^/?#\s]+([/?#]\S*)?", url) or not url.isprintable():
         raise DownloadError(f"Expected an http:// or https:// URL, got {url!r}; a local file is given by its path.")
@@ -170,13 +168,13 @@ def fetch(
 
 
 def _file_name(url: str) -> str:
-    """Return last component of the URL's path, reduced to characters that are safe in file names and messages."""
+    """Return the last component of the URL's path, reduced to characters that are safe in file names and messages."""
     name = re.split(r"[?#]", url)[0].rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-") or "download"
 
 
 def _download(job: _Job, transport: httpx.BaseTransport | None) -> None:
-    """Bring the file to its target in at most ATTEMPTS attempts; the caller holds the lock."""
+    """Download the file to its target in at most `ATTEMPTS` attempts; the caller holds the lock."""
     import httpx
 
     try:
@@ -202,11 +200,11 @@ def _download(job: _Job, transport: httpx.BaseTransport | None) -> None:
 
 
 def _transfer(client: httpx.Client, job: _Job) -> bool:
-    """Request once: write what is missing to the `.part` file; True if a part of it was there before."""
+    """Request once and write what is missing to the `.part` file; return whether a part of it was there before."""
     known, start = job.kept()
     if known and start == known.total_bytes:
         return True
-    # The bytes are stored as they travel: a size, a range or a hash means nothing for a recoded body.
+    # The bytes are stored as they travel: sizes, ranges and hashes mean nothing for a compressed body.
     headers = {"Accept-Encoding": "identity"}
     if known and known.validator:
         headers |= {"Range": f"bytes={start}-", "If-Range": known.validator}
@@ -225,7 +223,7 @@ def _transfer(client: httpx.Client, job: _Job) -> bool:
 
 
 def _open(client: httpx.Client, job: _Job, headers: dict[str, str]) -> httpx.Response:
-    """GET with streaming. httpx's own redirects read each redirect's whole body and leave the scheme unchecked."""
+    """GET with streaming. httpx itself would read the whole body of each redirect and not check its scheme."""
     request = client.build_request("GET", job.url, headers=headers)
     for _ in range(MAX_REDIRECTS + 1):
         if request.url.scheme not in ("http", "https"):
@@ -239,20 +237,20 @@ def _open(client: httpx.Client, job: _Job, headers: dict[str, str]) -> httpx.Res
 
 
 def _version(job: _Job, response: httpx.Response) -> _Version:
-    """Check the head of a 200: is it a whole file, and which."""
+    """Check the headers of a 200 response and return the version that they describe."""
     headers = response.headers
     if headers.get("Content-Type", "").lower().startswith("text/html"):
-        raise job.error("an HTML page came instead of a file (the login page of a network, or a wrong URL)")
+        raise job.error("the server sent an HTML page instead of a file (a network's login page, or a wrong URL)")
     length = headers.get("Content-Length")
     if length is None and "Transfer-Encoding" not in headers and job.expected_size is None and not job.expected_sha256:
-        raise job.error("the server tells no size, so a complete file cannot be told from a cut one")
+        raise job.error("the server reports no size, so a complete file cannot be told from a truncated one")
     return _Version(job.shown_url, headers.get("ETag"), headers.get("Last-Modified"), int(length) if length else None)
 
 
 def _resume(job: _Job, response: httpx.Response, known: _Version | None, start: int) -> _Version:
-    """Check the head of a 206 or 416 against what is here; on a contradiction forget that, to start anew."""
+    """Check the headers of a 206 or 416 response against the `.part` file; if they contradict it, discard the file."""
     headers, value = response.headers, response.headers.get("Content-Range", "")
-    # 416 with the size that is here means: complete (its size had not been told before).
+    # 416 with the size of the `.part` file means that it is complete; its total size was not known before.
     pattern = r"bytes \*/(?P<total>{0})" if response.status_code == 416 else r"bytes {0}-\d+/(?P<total>\d+|\*)"
     if known and (fits := re.fullmatch(pattern.format(start), value)):
         total = None if fits["total"] == "*" else int(fits["total"])
@@ -289,9 +287,9 @@ def _receive(job: _Job, response: httpx.Response, version: _Version, start: int)
 
 
 def _land(job: _Job, *, resumed: bool) -> None:
-    """Check the complete `.part` file and give it its name."""
+    """Check the complete `.part` file and rename it to its target."""
     if defect := job.defect(part := job.beside(".part")):
-        job.discard()  # if resumed, it may be of two versions that had one validator: a whole download mends that
+        job.discard()  # if resumed, it may be a mixture of two versions with one validator: a whole download fixes that
         raise _RetryError(f"the resumed file has {defect}") if resumed else job.error(f"the file has {defect}")
     with part.open("rb") as file:
         os.fsync(file.fileno())

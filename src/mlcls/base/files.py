@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all."""
+"""Files and folders that appear complete or not at all, locks on folders, and digests of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-# Start of the names of temporary files and folders, so that what a killed process leaves can be told.
+# Prefix of temporary files and folders, by which those that a killed process left behind are recognized.
 STAGING_PREFIX: Final = ".mlcls-staging-"
 LOCK_NAME: Final = ".mlcls-lock"
 
@@ -24,12 +24,12 @@ _RENAME_EXCHANGE: Final = 2
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file as `write_bytes` does."""
+    """Write a UTF-8 file, like `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in the same folder, then rename it; folders are made as needed."""
+    """Write a file under a temporary name in the same folder, then rename it; create parent folders as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=STAGING_PREFIX, dir=path.parent)
     try:
@@ -47,7 +47,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder while several of its files change; wait for the one that is in it."""
+    """Keep other processes out of a folder while several of its files change; wait for the one that holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_NAME).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, by the kernel if need be
@@ -55,7 +55,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether another process is in a folder by `folder_lock`; needs no right to write."""
+    """Return whether another process holds `folder_lock` on a folder; needs read access only."""
     try:
         with (folder / LOCK_NAME).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -70,7 +70,7 @@ def is_locked(folder: Path) -> bool:
 def staged_folder(target: Path) -> Iterator[Path]:
     """Yield a fresh folder beside `target` that takes its place when the block ends without an error.
 
-    An existing `target` stays as it was until then, and for good when the block raises.
+    Until then an existing `target` stays as it was; if the block raises, it is kept.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target.parent))
@@ -83,7 +83,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Rename `source` to `target`; an existing `target` changes places with it in one step and is then removed."""
+    """Rename `source` to `target`; an existing `target` is swapped with it atomically and then removed."""
     if not target.exists():
         os.rename(source, target)
         return
@@ -104,13 +104,22 @@ def replace_folder(source: Path, target: Path) -> None:
             raise
     except BaseException:
         with contextlib.suppress(OSError):
-            retired.rmdir()  # not where it still holds the old folder
+            retired.rmdir()  # fails, as it should, if it still holds the old folder
         raise
     shutil.rmtree(retired, ignore_errors=True)
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 digest of a file's content in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _exchange(one: Path, other: Path) -> bool:
-    """Have two paths change names, as `renameat2(2)` does; False where the kernel or the file system cannot."""
+    """Swap two paths atomically with `renameat2(2)`; return False if the kernel or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
@@ -120,12 +129,3 @@ def _exchange(one: Path, other: Path) -> bool:
     if number in (errno.ENOSYS, errno.EINVAL):
         return False
     raise OSError(number, os.strerror(number), str(one), None, str(other))
-
-
-def sha256_of(path: Path) -> str:
-    """Return SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

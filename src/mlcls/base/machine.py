@@ -1,6 +1,6 @@
-"""This machine: its processor, and its GPUs and TensorRT as far as they are installed.
+"""This machine: its description for reports, its processor, and its GPUs and TensorRT library, if any.
 
-The driver and TensorRT are asked through their C interfaces, so that nothing beside them needs to be installed.
+The driver and TensorRT are called through their C interfaces, so that no Python package of NVIDIA's is needed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+LoadLibrary = Callable[[str], Any]
+
+# Instruction sets with 8-bit dot products, as Linux names them.
+INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "amx_int8")
+# Instruction sets with bf16 products; OpenVINO uses bf16 by default on a processor that has one.
+BF16_FLAGS: Final = ("avx512_bf16", "amx_bf16")
+
+_CPU_INFO: Final = Path("/proc/cpuinfo")
 _PACKAGES: Final = (
     "mlcls",
     "nvidia-pytriton",
@@ -25,6 +33,42 @@ _PACKAGES: Final = (
     "opencv-python-headless",
     "pillow",
 )
+
+# `CUdevice_attribute` of cuda.h.
+_COMPUTE_CAPABILITY_MAJOR: Final = 75
+_COMPUTE_CAPABILITY_MINOR: Final = 76
+_NAME_BYTES: Final = 256
+# Names of TensorRT's library, newest first; Triton's image has one of them.
+_TENSORRT_LIBRARIES: Final = ("libnvinfer.so.12", "libnvinfer.so.11", "libnvinfer.so.10", "libnvinfer.so")
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        name: The driver's name for it, like `Tesla T4`.
+        compute_capability: Like `7.5`.
+    """
+
+    name: str
+    compute_capability: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.compute_capability})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What a machine has to run TensorRT plans.
+
+    Attributes:
+        gpus: Its GPUs in CUDA's order.
+        tensorrt: Version of its TensorRT library, like `10.13.2.6`; None if there is none.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    tensorrt: str | None = None
 
 
 def describe_machine() -> dict[str, str]:
@@ -46,16 +90,16 @@ def format_machine(facts: dict[str, str]) -> str:
 
 
 def read_processor() -> str:
-    """Return the processor's name as Linux tells it."""
+    """Return the processor's name as Linux reports it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
 def read_cores(system: Path = Path("/")) -> int:
-    """Return the number of cores that this process may use, no more than its container's share of time.
+    """Return the number of cores that this process may use, at most its container's CPU limit.
 
     Args:
         system: Root of the file system.
@@ -68,29 +112,13 @@ def read_cores(system: Path = Path("/")) -> int:
         else:
             quota, period = ((folder / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         share = int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):  # not there, or "max"
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
         return cores
     return min(cores, max(math.ceil(share), 1)) if share > 0 else cores  # -1: no limit
 
 
-def _read_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-# Instruction sets with 8-bit dot products, as Linux names them.
-INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "amx_int8")
-
-# Instruction sets with bf16 products; OpenVINO takes bf16 by itself where it finds one and nothing forbids it.
-BF16_FLAGS: Final = ("avx512_bf16", "amx_bf16")
-
-_CPU_INFO: Final = Path("/proc/cpuinfo")
-
-
 def read_cpu_flags(path: Path = _CPU_INFO) -> frozenset[str]:
-    """Return flags of the first processor; empty where Linux does not tell, as on other architectures than x86."""
+    """Return the flags of the first processor; empty if Linux reports none, as on architectures other than x86."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -103,17 +131,17 @@ def read_cpu_flags(path: Path = _CPU_INFO) -> frozenset[str]:
 
 
 def find_int8_units(flags: Collection[str]) -> tuple[str, ...]:
-    """Return those of `INT8_FLAGS` that are there."""
+    """Return those of `INT8_FLAGS` that the processor has."""
     return tuple(flag for flag in INT8_FLAGS if flag in flags)
 
 
 def find_bf16_units(flags: Collection[str]) -> tuple[str, ...]:
-    """Return those of `BF16_FLAGS` that are there."""
+    """Return those of `BF16_FLAGS` that the processor has."""
     return tuple(flag for flag in BF16_FLAGS if flag in flags)
 
 
 def warn_about_int8(flags: Collection[str]) -> str | None:
-    """Return what to expect of INT8 on a processor without units for it; None where it has them."""
+    """Return a note for a processor without INT8 instructions, on which INT8 may be no faster; None if it has some."""
     if find_int8_units(flags):
         return None
     return (
@@ -122,58 +150,17 @@ def warn_about_int8(flags: Collection[str]) -> str | None:
     )
 
 
-# `CUdevice_attribute` of cuda.h.
-_COMPUTE_CAPABILITY_MAJOR: Final = 75
-_COMPUTE_CAPABILITY_MINOR: Final = 76
-
-_NAME_BYTES: Final = 256
-
-# Names of TensorRT's library, newest first; Triton's image has one of them.
-_TENSORRT_LIBRARIES: Final = ("libnvinfer.so.12", "libnvinfer.so.11", "libnvinfer.so.10", "libnvinfer.so")
-
-LoadLibrary = Callable[[str], Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Gpu:
-    """One GPU.
-
-    Attributes:
-        name: The driver's name of it, `Tesla T4`.
-        compute_capability: `7.5`.
-    """
-
-    name: str
-    compute_capability: str
-
-    def __str__(self) -> str:
-        return f"{self.name} (compute capability {self.compute_capability})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """What a machine has to run TensorRT plans.
-
-    Attributes:
-        gpus: Its GPUs in CUDA's order.
-        tensorrt: Version of its TensorRT library, `10.13.2.6`; None where there is none.
-    """
-
-    gpus: tuple[Gpu, ...] = ()
-    tensorrt: str | None = None
-
-
 def read_machine(load_library: LoadLibrary = ctypes.CDLL) -> Machine:
-    """Ask the driver and TensorRT's library.
+    """Return the GPUs and the version of TensorRT.
 
     Args:
-        load_library: Opens a shared library by its name, or raises OSError.
+        load_library: Opens a shared library by name, or raises OSError.
     """
     return Machine(read_gpus(load_library), read_tensorrt_version(load_library))
 
 
 def read_gpus(load_library: LoadLibrary = ctypes.CDLL) -> tuple[Gpu, ...]:
-    """Return the GPUs that the driver lets this process see; none where there is no driver or no GPU."""
+    """Return the GPUs that the driver shows this process; empty without a driver or a GPU."""
     try:
         cuda = load_library("libcuda.so.1")
     except OSError:
@@ -199,7 +186,7 @@ def read_gpus(load_library: LoadLibrary = ctypes.CDLL) -> tuple[Gpu, ...]:
 
 
 def read_tensorrt_version(load_library: LoadLibrary = ctypes.CDLL) -> str | None:
-    """Return version of the TensorRT library that this process would load; None where there is none."""
+    """Return the version of the TensorRT library that this process would load; None if there is none."""
     for name in _TENSORRT_LIBRARIES:
         try:
             library = load_library(name)
@@ -212,3 +199,10 @@ def read_tensorrt_version(load_library: LoadLibrary = ctypes.CDLL) -> str | None
             number = int(library.getInferLibVersion())
             return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
     return None
+
+
+def _read_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,4 +1,4 @@
-"""Pictures of figures: the one set-up of matplotlib, its fonts, and panels of bars with a row for each label."""
+"""Charts: the one setup of matplotlib, fonts that have all characters, and panels with a row for each label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mlcls.errors import DatasetError, MissingExtraError
 
-# Font file for labels, the same variable as the client's.
+# Environment variable with a font file for labels, the same as the client's.
 FONT_VARIABLE: Final = "MLCLS_FONT"
 
 _ROWS_PER_PANEL: Final = 50
@@ -31,7 +31,7 @@ logger = logging.getLogger("mlcls")
 
 
 def require_matplotlib() -> None:
-    """Raise now what `draw_histogram` would raise after long work.
+    """Check that matplotlib is installed, before long work whose result is to be drawn.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -48,14 +48,14 @@ def draw_label_panels(
     draw_panel: Callable[[Any, npt.NDArray[np.intp]], None],
     title: str,
 ) -> bytes:
-    """Draw a row for each label, in panels of at most 50 beside and below one another.
+    """Draw a row for each label, in a grid of panels with at most 50 rows each.
 
     Args:
         labels: The labels.
         order: (num_rows,) class ids from top to bottom.
-        draw_panel: Draws what stands beside the labels, given axes and the class ids of their rows 0, 1 and so on.
-            What it gives names to stands in the legend.
-        title: Of the picture.
+        draw_panel: Draws the rows of one panel, given its axes and the class ids of its rows from the top. Artists
+            that it labels are listed in the legend.
+        title: Title of the chart.
 
     Returns:
         A PNG file.
@@ -74,7 +74,7 @@ def draw_label_panels(
     rows = math.ceil(panel_count / columns)
     height = rows * (_ROW_HEIGHT_IN * panel_rows + 0.7) + 0.6
     width = max(columns * _PANEL_WIDTH_IN, 8.0)
-    # without pyplot, which would choose a backend and keep the figure
+    # without pyplot, which would choose a backend and keep a reference to the figure
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     families = choose_families("".join(labels))
@@ -94,7 +94,7 @@ def draw_label_panels(
 
 
 def save_figure(figure: Any, dpi: float) -> bytes:
-    """Return a figure as a PNG file, without a warning for each character that `choose_families` has told of."""
+    """Return a figure as a PNG file, without matplotlib's warnings of characters that `choose_families` has logged."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -103,9 +103,9 @@ def save_figure(figure: Any, dpi: float) -> bytes:
 
 
 def choose_families(text: str) -> list[str]:
-    """Return names of fonts that together have the characters of a text; those that none has are logged.
+    """Return font families that together have the characters of a text; log the characters that no font has.
 
-    The first is the one that MLCLS_FONT names, or else matplotlib's own DejaVu Sans.
+    The first family is that of the file in MLCLS_FONT, or else matplotlib's own DejaVu Sans.
 
     Raises:
         DatasetError: The named font cannot be loaded.
@@ -140,29 +140,29 @@ def choose_families(text: str) -> list[str]:
     return families
 
 
+def shorten_label(label: str) -> str:
+    """Return a label cut to 28 characters."""
+    return label if len(label) <= _MAX_LABEL_LENGTH else label[: _MAX_LABEL_LENGTH - 1] + "…"
+
+
 def _characters_of(path: str) -> set[int]:
     from matplotlib import font_manager
 
-    if Path(path).name.startswith("LastResort"):  # has a box for every character
+    if Path(path).name.startswith("LastResort"):  # has a placeholder for every character
         return set()
     try:
         return set(font_manager.get_font(path).get_charmap())
-    except (OSError, RuntimeError):  # a file that has gone, or that FreeType cannot read
+    except (OSError, RuntimeError):  # the file is gone, or FreeType cannot read it
         return set()
 
 
 def _name_rows(axes: Any, labels: Sequence[str], families: list[str]) -> None:
     axes.set_yticks(np.arange(len(labels)), [shorten_label(label) for label in labels], fontsize=8, fontfamily=families)
     for text in axes.get_yticklabels():
-        text.set_parse_math(False)  # a label may have dollar signs
+        text.set_parse_math(False)  # a label may contain dollar signs
     axes.tick_params(axis="x", labelsize=7)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def shorten_label(label: str) -> str:
-    """Return a label of at most 28 characters, for a picture."""
-    return label if len(label) <= _MAX_LABEL_LENGTH else label[: _MAX_LABEL_LENGTH - 1] + "…"

@@ -1,4 +1,4 @@
-"""Processes of this machine: their state and end, signals, and the ports that they listen on."""
+"""Processes of this machine: their state, ending them, signals, and the TCP ports that they listen on."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from mlcls.errors import ServerError
 
 _PROC: Final = Path("/proc")
 _GROUP_END_TIMEOUT_S: Final = 5.0
+# of <linux/prctl.h>
+_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,7 @@ class ProcessState:
     """A process that runs.
 
     Attributes:
-        start: When it was started, in ticks since the machine was; another process of the same id has another.
+        start: Start time in clock ticks since boot; tells it from a later process with the same id.
         is_stopped: Whether a signal has stopped it.
         group: Its process group.
     """
@@ -36,7 +38,7 @@ class ProcessState:
 
 
 def read_process(pid: int) -> ProcessState | None:
-    """Return the state of a process; None where it is gone, or has ended and waits for its parent to take note."""
+    """Return the state of a process, or None if it is gone or a zombie."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
@@ -47,10 +49,10 @@ def read_process(pid: int) -> ProcessState | None:
 
 
 def end_group(pid: int) -> None:
-    """Kill what is left of a process group, and wait until it is gone: it may hold ports.
+    """Kill what is left of a process group and wait until it is gone, since it may hold ports.
 
     Args:
-        pid: The process that the group is named after; it has ended.
+        pid: Process id of the group's leader, which has ended.
     """
     deadline = time.monotonic() + _GROUP_END_TIMEOUT_S
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -59,23 +61,14 @@ def end_group(pid: int) -> None:
             time.sleep(0.01)
 
 
-def _has_members(group: int) -> bool:
-    pids = (int(path.name) for path in _PROC.iterdir() if path.name.isdigit())
-    return any(process is not None and process.group == group for process in map(read_process, pids))
-
-
-# of <linux/prctl.h>
-_PR_SET_PDEATHSIG: Final = 1
-
-
 def end_with_parent() -> None:
-    """Have the kernel end this process when the thread that started it ends, however that comes about."""
+    """Have the kernel send this process SIGTERM when the thread that started it ends, for whatever reason."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """While the block runs, SIGTERM raises KeyboardInterrupt in it; for the main thread only."""
+    """Raise KeyboardInterrupt on SIGTERM while the block runs; for the main thread only."""
 
     def interrupt(_signum: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -92,10 +85,10 @@ def check_ports(host: str, ports: Mapping[str, int]) -> None:
 
     Args:
         host: Address to listen on.
-        ports: Each port by the option that sets it.
+        ports: Ports by the option that sets them.
 
     Raises:
-        ServerError: One is taken.
+        ServerError: Two ports are the same, or one is taken.
     """
     if len(set(ports.values())) != len(ports):
         raise ServerError(f"Expected different ports, got {', '.join(f'{k} {v}' for k, v in ports.items())}.")
@@ -111,9 +104,14 @@ def check_ports(host: str, ports: Mapping[str, int]) -> None:
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return ports that are free right now, all different."""
+    """Return `count` different ports that are free right now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in sockets:
             probe.bind((host, 0))
         return [probe.getsockname()[1] for probe in sockets]
+
+
+def _has_members(group: int) -> bool:
+    pids = (int(path.name) for path in _PROC.iterdir() if path.name.isdigit())
+    return any(process is not None and process.group == group for process in map(read_process, pids))

@@ -1,7 +1,7 @@
 """The one place where YAML is read: plain values only, within limits.
 
-A YAML file of a few lines can stand for more than a machine holds: an alias stands for all that its anchor has, and
-merge keys (`<<`) multiply it. PaddleX's own writer uses aliases where two lists are one, so they cannot be forbidden.
+A YAML file of a few lines can expand to more than the memory of a machine: an alias stands for all that its anchor has,
+and merge keys (`<<`) multiply it. PaddleX itself writes aliases for lists that are one object, so they must be allowed.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import functools
 from pathlib import Path
 from typing import Any, Final
 
-# 10,000 labels with their thresholds take a third of it; a megabyte takes about five seconds to read.
+# 10,000 labels with their thresholds take a third of this; a megabyte takes about five seconds to read.
 MAX_BYTES: Final = 2 * 1024**2
 MAX_DEPTH: Final = 50
 MAX_ALIASES: Final = 1000
-# Of one mapping, what merge keys bring included.
+# Keys of one mapping, including those from merge keys.
 MAX_MERGED_KEYS: Final = 10_000
-# YAML 1.1 reads `1:1:1` to the base of 60, in time that grows with the square of its length.
+# YAML 1.1 reads `1:1:1` as a number in base 60, in time that grows with the square of its length.
 MAX_NUMBER_CHARACTERS: Final = 1000
 
 
 class YamlError(Exception):
-    """A text is no YAML, or beyond a limit."""
+    """A text is not YAML, or exceeds a limit."""
 
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML file.
 
     Returns:
-        Its document: dicts, lists, texts, numbers, booleans, dates, None. An alias gives the very object of its anchor.
+        Its document: dicts, lists, strings, numbers, booleans, dates, None. An alias is the same object as its anchor.
 
     Raises:
-        YamlError: It is no YAML in UTF-8, has a tag that makes an object, or is beyond a limit.
+        YamlError: The file is not YAML in UTF-8, has a tag that makes an object, or exceeds a limit.
         OSError: The file cannot be read.
     """
     size = path.stat().st_size
@@ -48,13 +48,13 @@ def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text; see `read_yaml`.
 
     Raises:
-        YamlError: It is no YAML, has a tag that makes an object, or is beyond a limit.
+        YamlError: The text is not YAML, has a tag that makes an object, or exceeds a limit.
     """
     import yaml
 
     try:
         return yaml.load(text, Loader=_bounded_loader())  # a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, a number of too many digits
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, a number of too many digits
         raise YamlError(str(error)) from None
     except RecursionError:
         raise YamlError("a document that is nested too deeply") from None
@@ -65,7 +65,7 @@ def _bounded_loader() -> Any:
     import yaml
 
     class BoundedLoader(yaml.SafeLoader):
-        """yaml's loader of plain values, within the limits of this module."""
+        """PyYAML's loader of plain values, with the limits of this module."""
 
         def __init__(self, stream: str) -> None:
             super().__init__(stream)
@@ -84,7 +84,7 @@ def _bounded_loader() -> Any:
             return node
 
         def fetch_flow_collection_start(self, token_class: Any) -> None:
-            # before the scanner looks ahead, in time that grows with the square of the depth
+            # before the scanner looks ahead, which takes time that grows with the square of the depth
             if self.flow_level >= MAX_DEPTH:
                 raise YamlError(f"a document that is nested too deeply, more than {MAX_DEPTH} levels")
             super().fetch_flow_collection_start(token_class)

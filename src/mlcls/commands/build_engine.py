@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from mlcls.commands.options import add_repository_option
-from mlcls.dataset.photos import add_photo_options
+from mlcls.commands.options import add_photo_options, add_repository_option
 
 NAME: Final = "build-engine"
 SUMMARY: Final = "Make another engine of an imported model, and keep it only where it gives the model's answers."

@@ -169,9 +169,8 @@ def _hash_images(annotations: Path, num_labels: int) -> _Images:
     from mlcls.base.files import sha256_of
     from mlcls.dataset.annotations import read_annotations
 
-    samples = read_annotations(annotations, num_labels)
     try:
-        digests = [sha256_of(sample.image) for sample in samples]
+        digests = [sha256_of(path) for path in read_annotations(annotations, num_labels).paths]
     except OSError as error:
         raise DatasetError(
             f"{error.filename}: expected an image, got a file that cannot be read: {error.strerror}."

@@ -29,6 +29,24 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_photo_options(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add `--photos` and `--annotations`, which `LabeledPhotos.open` takes."""
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help=f"photos, or folders of photos, {purpose} (default: crops of two samples)",
+    )
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="annotation file of an MLClsDataset (val.txt) in place of --photos; mAP is compared too",
+    )
+
+
 def add_control_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that switches a running server, for `make_control`."""
     parser.add_argument(

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlcls.commands.options import add_repository_option
-from mlcls.dataset.photos import LabeledPhotos, add_photo_options
+from mlcls.commands.options import add_photo_options, add_repository_option
 
 if TYPE_CHECKING:
     from mlcls.engines.gate import GateReport, Limits
@@ -46,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compare, print a table, and tell by the exit status whether the candidate passed."""
     from mlcls.base.files import write_text
+    from mlcls.dataset.photos import LabeledPhotos
     from mlcls.engines.gate import PROBED_IMAGES, run_gate
     from mlcls.engines.runner_selection import open_runner
     from mlcls.images.photos import photo_images

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 Dimension = int | str | None
 Interface = tuple[tuple[str, str, tuple[Dimension, ...]], ...]
 
-# Operations that a model may end in besides the sigmoid, none of which a multi-label model has.
+# Activations other than the sigmoid that a model may end in; a multi-label model has none of them.
 _OTHER_ACTIVATIONS: Final = ("Softmax", "LogSoftmax", "HardSigmoid", "Tanh", "Relu", "ArgMax", "TopK")
 
-# Operations that change no score, and those that only move or bound them.
+# Operations that do not change the scores, and those that only rearrange or bound them.
 _NEUTRAL: Final = ("Identity", "Cast")
 _RESHAPING: Final = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Clip")
 
-# Operations that give the same with (1, ...) as with a tensor tiled to (batch, ...), or a dim that still broadcasts.
+# Operations whose result with (1, ...) is that with a tensor tiled to (batch, ...), or has a dim that still broadcasts.
 _BROADCASTING: Final = frozenset(("Add", "Sub", "Mul", "Div", "MatMul", "LayerNormalization"))
 
 
@@ -41,16 +41,16 @@ def describe_interface(model: onnx.ModelProto) -> Interface:
 
 
 def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Return the inputs that are no initializers."""
+    """Return the graph's inputs without the initializers."""
     constants = {initializer.name for initializer in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in constants]
 
 
 def check_interface(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Check that a graph, as paddle2onnx gives it, takes and gives what the spec says.
+    """Check that a graph from paddle2onnx has the input and output that the spec describes.
 
     Raises:
-        ModelFormatError: It has other inputs or outputs, another input size or another number of labels.
+        ModelFormatError: The graph has other inputs or outputs, another input size or another number of labels.
     """
     interface = describe_interface(model)
     if len(graph_inputs(model)) != 1 or len(model.graph.output) != 1:
@@ -69,12 +69,12 @@ def check_interface(model: onnx.ModelProto, spec: ModelSpec) -> None:
         )
     ):
         raise ModelFormatError(
-            f"Expected the graph's input to be float32 (N, 3, {transform.height}, {transform.width}), which is what "
+            f"Expected the graph's input to be float32 (N, 3, {transform.height}, {transform.width}), the size that "
             f"inference.yml resizes to, got {input_type} {input_dims}."
         )
     if isinstance(input_dims[0], int) and input_dims[0] > 0:
         raise ModelFormatError(
-            f"Expected a graph that takes any batch, got one for {input_dims[0]} images; export again."
+            f"Expected a graph with a free batch size, got one for {input_dims[0]} images; export it again."
         )
     if output_type != "FLOAT" or len(output_dims) != 2 or output_dims[1] not in (spec.num_labels, None):
         raise ModelFormatError(
@@ -84,10 +84,10 @@ def check_interface(model: onnx.ModelProto, spec: ModelSpec) -> None:
 
 
 def require_same_interface(made: onnx.ModelProto, model: onnx.ModelProto, name: str) -> None:
-    """Check that a graph that was made of another is valid ONNX and takes and gives the same.
+    """Check that a graph that was made from a model is valid ONNX and has the model's inputs and outputs.
 
     Raises:
-        ConversionError: It is not so; the text calls it by `name`.
+        ConversionError: It is not or has not; the text calls the graph `name`.
     """
     import onnx
 
@@ -104,7 +104,7 @@ def cut_activation(model: onnx.ModelProto) -> Activation:
     """Make the graph end in its logits.
 
     Returns:
-        `sigmoid` where a sigmoid was found at the end and cut off, `none` where there is no activation.
+        `sigmoid` if the graph ended in a sigmoid, which was cut off; `none` if it ended in no activation.
 
     Raises:
         ModelFormatError: The graph ends in another activation.
@@ -113,7 +113,7 @@ def cut_activation(model: onnx.ModelProto) -> Activation:
     producer = _producer(model, output.name)
     producer = _skip(model, producer, _NEUTRAL)
     if producer is None:
-        raise ModelFormatError("Expected a graph that computes its output, got one that hands an input through.")
+        raise ModelFormatError("Expected a graph that computes its output, got one that returns an input.")
     if producer.op_type in _OTHER_ACTIVATIONS:
         raise ModelFormatError(
             f"Expected a multi-label model, whose graph ends in a Sigmoid or in logits, got one that ends in "
@@ -136,7 +136,7 @@ def cut_activation(model: onnx.ModelProto) -> Activation:
 
 
 def untile_constants(model: onnx.ModelProto) -> bool:
-    """Take out each Tile that only repeats a constant (1, ...) along the batch: what follows broadcasts.
+    """Remove each Tile that only repeats a constant (1, ...) along the batch, since what follows broadcasts.
 
     Returns:
         Whether there was one.
@@ -159,10 +159,9 @@ def untile_constants(model: onnx.ModelProto) -> bool:
 
 
 def flatten_without_shape(model: onnx.ModelProto) -> None:
-    """Write each `Reshape(x, Concat(Shape(x)[0:1], [-1]))` as `Reshape(x, [0, -1])`.
+    """Replace each `Reshape(x, Concat(Shape(x)[0:1], [-1]))` with the equivalent `Reshape(x, [0, -1])`.
 
-    The two are the same; OpenVINO 2024.4 rejects the scalar Reshape that the first leaves behind, and no engine can
-    fold it.
+    OpenVINO 2024.4 rejects the scalar Reshape that the former leaves behind, and no engine can fold it.
     """
     import onnx
 
@@ -180,9 +179,9 @@ def flatten_without_shape(model: onnx.ModelProto) -> None:
 
 
 def drop_scalar_reshapes(model: onnx.ModelProto) -> None:
-    """Take out each Reshape of a scalar to a scalar, which paddle2onnx writes around the batch's size.
+    """Remove each Reshape of a scalar to a scalar, which paddle2onnx writes around the batch size.
 
-    It changes nothing, and OpenVINO 2024.4 rejects its empty pattern. A Reshape of one element to a scalar becomes a
+    It has no effect, and OpenVINO 2024.4 rejects its empty pattern. A Reshape of one element to a scalar becomes a
     Squeeze.
     """
     from onnx import shape_inference
@@ -204,7 +203,7 @@ def drop_scalar_reshapes(model: onnx.ModelProto) -> None:
 
 
 def prepend_normalization(model: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Put the conversion, the normalization and the change of layout in front of the graph.
+    """Prepend the conversion to float32, the normalization and the transposition to (N, 3, H, W).
 
     The arithmetic is PaddleX's: one float32 multiplication and one float32 addition per value.
     """
@@ -232,7 +231,7 @@ def prepend_normalization(model: onnx.ModelProto, spec: ModelSpec) -> None:
 
 
 def name_output(model: onnx.ModelProto, name: str) -> None:
-    """Rename the graph's output, wherever the tensor is used."""
+    """Rename the graph's output, everywhere that the tensor is used."""
     output = model.graph.output[0]
     old = output.name
     if old == name:
@@ -248,14 +247,14 @@ def name_output(model: onnx.ModelProto, name: str) -> None:
 
 
 def set_batch_dimension(model: onnx.ModelProto, name: str) -> None:
-    """Name the first dim of the input and the output, which is free, and forget the dims inferred in between."""
+    """Name the free first dim of the input and the output, and drop the dims inferred in between."""
     for value in (*graph_inputs(model), *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = name
     del model.graph.value_info[:]
 
 
 def _skip(model: onnx.ModelProto, node: onnx.NodeProto | None, operations: tuple[str, ...]) -> onnx.NodeProto | None:
-    """Return the node itself, or the first one before it that is none of the operations."""
+    """Return the node, or the first one before it that is not one of the operations."""
     while node is not None and node.op_type in operations:
         node = _producer(model, node.input[0])
     return node
@@ -291,7 +290,7 @@ def _repeats_along_batch_only(model: onnx.ModelProto, repeats: str, rank: int) -
 
 
 def _batch_source(model: onnx.ModelProto, tensor: str) -> str | None:
-    """Return the tensor X where `tensor` is `Shape(X)[0:1]`, in whatever rank; None where it is something else."""
+    """Return X if `tensor` is `Shape(X)[0:1]`, of whatever rank; None if it is something else."""
     slicing = _skip(model, _producer(model, tensor), ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"))
     if slicing is None or slicing.op_type != "Slice":
         return None

@@ -1,9 +1,8 @@
-"""The one place where ONNX files are read, and what is refused before a library sees them.
+"""The one place where ONNX files are read, with checks before a library sees them.
 
-An ONNX file can ask for other files (`external_data`, a path with or without `..`), for operations of somebody's own,
-and for more memory than it has bytes. Its messages are walked here without the package `onnx`, which a serving image
-does not have, and without reading the weights: a few milliseconds, whatever the size.
-Field numbers are those of `onnx/onnx.proto`.
+An ONNX file can ask for other files (`external_data`, a path with or without `..`), for custom operations, and for more
+memory than it has bytes. The checks walk its messages without the package `onnx`, which a serving image does not have,
+and without reading the weights, in a few milliseconds whatever the size. Field numbers are those of `onnx/onnx.proto`.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from mlcls.errors import ModelFormatError
 if TYPE_CHECKING:
     import onnx
 
-# protobuf's own limit of one message.
+# protobuf's own limit for one message.
 MAX_FILE_BYTES: Final = 2**31 - 1
-# The conversion writes 17; runtimes of today know 25. A higher number is no file of theirs.
+# The conversion writes 17; today's runtimes know up to 25.
 MAX_OPSET: Final = 25
 MAX_NODES: Final = 200_000
-# Graphs in attributes of nodes (If, Loop): no classifier has one in the other in the other.
+# Levels of graphs in attributes of nodes (If, Loop); no classifier nests them so deeply.
 MAX_DEPTH: Final = 4
 
-# Domains of operations that the runtimes bring along; others need a library that somebody would have to load.
+# Domains of operations that the runtimes have built in; others need a library to be loaded.
 _DOMAINS: Final = frozenset((b"", b"ai.onnx", b"ai.onnx.ml", b"com.microsoft"))
 
 _GRAPH, _OPSET, _TRAINING, _FUNCTION = 7, 8, 20, 25
@@ -42,15 +41,15 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class _RefusedError(Exception):
-    """What is wrong with the file, in words."""
+    """The text says what the file is instead of a valid one."""
 
 
 def check_onnx_file(path: Path) -> None:
-    """Refuse an ONNX file that is not whole in itself.
+    """Check that an ONNX file is complete and self-contained.
 
     Raises:
-        ModelFormatError: The file is missing, empty, too large, cut off or no ONNX file; it has data in other files,
-            operations of unknown domains, a newer opset, or more nodes or deeper graphs than any model here.
+        ModelFormatError: The file is missing, empty, too large, truncated or not an ONNX file; it has data in other
+            files, operations of unknown domains, a newer opset, or more nodes or deeper graphs than any model here.
     """
     try:
         size = path.stat().st_size
@@ -59,10 +58,12 @@ def check_onnx_file(path: Path) -> None:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             _Walk(content).check_model(size)
     except OSError as error:
-        raise ModelFormatError(f"{path}: expected an ONNX file, it cannot be read: {error.strerror}.") from None
+        raise ModelFormatError(
+            f"{path}: expected an ONNX file, got one that cannot be read: {error.strerror}."
+        ) from None
     except _RefusedError as error:
         raise ModelFormatError(
-            f"{path}: expected an ONNX file that mlcls wrote, whole in itself, got {error}; import the model again."
+            f"{path}: expected a self-contained ONNX file written by mlcls, got {error}; import the model again."
         ) from None
 
 
@@ -70,7 +71,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """Read an ONNX file that passes `check_onnx_file`.
 
     Raises:
-        ModelFormatError: It does not, or it cannot be parsed.
+        ModelFormatError: The file does not, or it cannot be parsed.
     """
     import onnx
 
@@ -85,7 +86,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 class _Walk:
-    """Goes through the messages of a model, from field to field, over the data that they hold."""
+    """Walks the messages of a model from field to field, skipping their data."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content
@@ -123,13 +124,13 @@ class _Walk:
             elif field == 2 and kind == _VARINT:
                 version, _ = self._varint(first, last)
         if domain not in _DOMAINS:
-            raise _RefusedError(f"operations of the domain {clip(domain)}, which no runtime here brings along")
+            raise _RefusedError(f"operations of the domain {clip(domain)}, which no runtime here has built in")
         if domain in (b"", b"ai.onnx") and not 1 <= version <= MAX_OPSET:
             raise _RefusedError(f"the opset {version}, expected 1 to {MAX_OPSET}")
 
     def _check_graph(self, start: int, end: int, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise _RefusedError(f"graphs more than {MAX_DEPTH} deep in each other")
+            raise _RefusedError(f"graphs nested more than {MAX_DEPTH} levels deep")
         self._check_nodes(start, end, _NODE, depth)
         for field, kind, first, last in self._fields(start, end):
             if field == _INITIALIZER and kind == _BYTES:
@@ -178,10 +179,10 @@ class _Walk:
             elif field == _TENSOR_DATA_LOCATION and kind == _VARINT:
                 is_outside |= self._varint(first, last)[0] != 0
         if is_outside:
-            raise _RefusedError(f"the tensor {clip(name)} whose data is said to be in another file")
+            raise _RefusedError(f"the tensor {clip(name)} with its data in another file")
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield number, wire type, and where the content of each field begins and ends."""
+        """Yield the number, the wire type, and the start and end of the content of each field."""
         position = start
         while position < end:
             key, position = self._varint(position, end)
@@ -197,9 +198,9 @@ class _Walk:
                 length, first = self._varint(position, end)
                 position = first + length
             else:
-                raise _RefusedError(f"no ONNX file, or a damaged one (at byte {first})")
+                raise _RefusedError(f"another kind of file or a damaged one (at byte {first})")
             if position > end or key >> 3 == 0:
-                raise _RefusedError(f"no ONNX file, or one that was cut off or damaged (at byte {first})")
+                raise _RefusedError(f"another kind of file, or a truncated or damaged one (at byte {first})")
             yield key >> 3, kind, first, position
 
     def _varint(self, position: int, end: int) -> tuple[int, int]:
@@ -211,4 +212,4 @@ class _Walk:
             if byte < 0x80:
                 return value, position
             shift += 7
-        raise _RefusedError(f"no ONNX file, or one that was cut off or damaged (at byte {position})")
+        raise _RefusedError(f"another kind of file, or a truncated or damaged one (at byte {position})")

@@ -1,4 +1,4 @@
-"""paddle2onnx in a process of its own: on a damaged graph its C++ part ends the process instead of raising."""
+"""Run paddle2onnx in a process of its own, since its C++ part ends the process on a damaged graph."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _TIMEOUT_S: Final = 900
 
 
 def convert_paddle_graph(graph_path: Path, parameters_path: Path) -> onnx.ModelProto:
-    """Return what paddle2onnx makes of a Paddle graph, unedited.
+    """Convert a Paddle graph with paddle2onnx, without edits.
 
     Args:
         graph_path: `inference.json` or `inference.pdmodel`.
         parameters_path: `inference.pdiparams`.
 
     Raises:
-        ConversionError: paddle2onnx fails; the text has its last words.
+        ConversionError: paddle2onnx failed; the text has the last line of its output.
         MissingExtraError: The extra `convert` is not installed.
     """
     from importlib.util import find_spec
@@ -57,10 +57,10 @@ def _last_words(process: subprocess.CompletedProcess[str]) -> str:
 
 
 def main(graph_path: str, parameters_path: str, target: str) -> None:
-    """Convert a graph and write the ONNX file; the body of the process."""
+    """Convert a graph and write the ONNX file; the process runs this."""
     import paddle2onnx
 
-    # Its own optimization is off: it installs packages with pip while it runs, and mlcls edits the graph itself.
+    # paddle2onnx's own optimization stays off: it installs packages with pip at run time, and mlcls edits the graph.
     model: bytes | None = paddle2onnx.export(
         graph_path,
         parameters_path,
@@ -71,7 +71,7 @@ def main(graph_path: str, parameters_path: str, target: str) -> None:
         optimize_tool="none",
     )
     if not model:
-        raise SystemExit("error: paddle2onnx gave no graph")
+        raise SystemExit("error: paddle2onnx returned no graph")
     Path(target).write_bytes(model)
 
 

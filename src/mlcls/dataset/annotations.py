@@ -1,39 +1,49 @@
-"""Annotation files of PaddleX's `MLClsDataset`: an image's path, a tab, and a 0 or 1 for each label, by commas."""
+"""Annotation files of PaddleX's `MLClsDataset`: on each line an image's path, a tab, and 0 or 1 for each label."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.text_lines import read_lines
+from mlcls.errors import DatasetError
+
+TRAIN_FILE: Final = "train.txt"
+VAL_FILE: Final = "val.txt"
+_LISTED_FILES: Final = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
-    """One line of an annotation file.
+class ImageSet:
+    """The images of one annotation file.
 
     Attributes:
-        image: The image file.
-        vector: Whether the image has each label.
+        paths: The image files.
+        targets: (N, num_labels) whether each image has each label.
     """
 
-    image: Path
-    vector: tuple[bool, ...]
+    paths: tuple[Path, ...]
+    targets: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.paths)
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """The samples of one annotation file.
+    """The samples of one annotation file as it is written.
 
     Attributes:
-        names: The images' paths as they are written.
-        places: Where each sample stands.
-        targets: (N, num_labels) which labels each image has.
+        names: Paths of the images, relative to the dataset.
+        places: Place of each sample in the file.
+        targets: (N, num_labels) whether each image has each label.
     """
 
     names: tuple[str, ...]
@@ -45,46 +55,56 @@ class Annotations:
         return len(self.names)
 
 
-def read_annotations(path: Path, num_labels: int, root: Path | None = None) -> list[Sample]:
-    """Read an annotation file; the images are not opened.
+def read_annotations(path: Path, num_labels: int) -> ImageSet:
+    """Read an annotation file, in whose folder its images are; the images are not opened.
 
     Args:
         path: `train.txt`, `val.txt` or a file like them.
         num_labels: Number of labels.
-        root: Folder that the images' paths are relative to; by default the annotation file's.
 
     Raises:
-        DatasetError: The file cannot be read, has no line, or some lines are wrong; the text names the lines.
+        DatasetError: The file cannot be read, is empty, or some lines are wrong; the text names the lines.
     """
     log = ProblemLog()
     annotations = parse_annotations(path, str(path), num_labels, log)
     log.raise_errors(path)
     if annotations is None:
-        return []
-    folder = path.parent if root is None else root
-    return [
-        Sample(folder / name, tuple(vector))
-        for name, vector in zip(annotations.names, annotations.targets.tolist(), strict=True)
-    ]
+        return ImageSet((), np.empty((0, num_labels), np.bool_))
+    return ImageSet(tuple(path.parent / name for name in annotations.names), annotations.targets)
+
+
+def require_files(annotations: Path, paths: Sequence[Path]) -> None:
+    """Check that every image exists, without opening any.
+
+    Raises:
+        DatasetError: Some are missing; the text has the first of their paths.
+    """
+    missing = [path for path in dict.fromkeys(paths) if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - _LISTED_FILES} more" if len(missing) > _LISTED_FILES else ""
+        raise DatasetError(
+            f"{annotations}: expected image files, got paths without one: "
+            f"{', '.join(map(str, missing[:_LISTED_FILES]))}{more}."
+        )
 
 
 def parse_annotations(path: Path, name: str, num_labels: int, log: ProblemLog) -> Annotations | None:
-    """Read an annotation file; what is wrong with a line goes to the log, and the line is left out.
+    """Read an annotation file; log what is wrong with a line and leave the line out.
 
     Args:
         path: The file.
-        name: What problems call it.
+        name: Name of the file in problems.
         num_labels: Number of labels.
         log: Where problems go.
 
     Returns:
-        The good lines; None where the file cannot be read at all.
+        The good lines; None if the file cannot be read at all.
     """
     lines = read_lines(path, name, log)
     if lines is None:
         return None
     if not lines and not log.errors:
-        log.error("empty-file", Place(name), "expected one image a line, got an empty file")
+        log.error("empty-file", Place(name), "expected one image per line, got an empty file")
     names, places, vectors = [], [], []
     for number, line in lines:
         try:
@@ -105,11 +125,6 @@ def format_annotations(names: Sequence[str], targets: npt.NDArray[np.bool_]) -> 
         f"{name}\t{','.join('1' if value else '0' for value in vector)}\n"
         for name, vector in zip(names, targets.tolist(), strict=True)
     )
-
-
-def target_matrix(samples: Sequence[Sample]) -> npt.NDArray[np.bool_]:
-    """Return which labels each image has, (N, num_labels)."""
-    return np.array([sample.vector for sample in samples], dtype=np.bool_)
 
 
 class _LineError(ValueError):

@@ -1,4 +1,4 @@
-"""Mode `check_dataset`: a dataset converted, split and checked, and changed only where it passes."""
+"""Mode `check_dataset`: convert, split and check a dataset, and change it only if it passes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from mlcls.dataset import coco
 from mlcls.dataset.consistency import check_names, check_repetition, report_images, warn_of_empty_classes
 from mlcls.dataset.content import (
     COCO_FOLDER,
-    LABEL_FILE,
     PART_FILES,
     TRAIN,
     VAL,
@@ -22,25 +21,26 @@ from mlcls.dataset.content import (
     read_content,
     warn_of_layout,
 )
-from mlcls.dataset.histogram import require_pictures, write_histogram, write_sample_pictures
-from mlcls.dataset.images import inspect_images
+from mlcls.dataset.image_inspection import inspect_images
+from mlcls.dataset.labels import DATASET_LABELS_FILE
+from mlcls.dataset.pictures import require_pictures, write_histogram, write_sample_pictures
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.split import split_content
-from mlcls.dataset.transaction import recover, replace_files
+from mlcls.dataset.transaction import BACKUP_SUFFIX, recover, replace_files
 
 OUTPUT_FOLDER: Final = "check_dataset"
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckRequest:
-    """What is to be done.
+    """What to do with a dataset.
 
     Attributes:
         dataset_dir: The dataset, or the folder that its archive was unpacked to.
         output: Folder for the results.
-        convert_coco: Whether it is a COCO dataset that is to be converted.
-        train_percent: Share of the training samples in a new split; None keeps the split that there is.
-        seed: Of the split.
+        convert_coco: Whether to convert the dataset from COCO.
+        train_percent: Percentage of training samples in a new split; None keeps the existing split.
+        seed: Seed of the split.
     """
 
     dataset_dir: Path
@@ -52,13 +52,13 @@ class CheckRequest:
 
 @dataclasses.dataclass(frozen=True)
 class CheckReport:
-    """What came of it.
+    """The outcome of a check.
 
     Attributes:
         root: The dataset.
         log: All problems.
-        result: PaddleX's result; empty where the dataset did not pass.
-        backups: What is kept of each file that was replaced.
+        result: PaddleX's result; empty if the dataset did not pass.
+        backups: Name of the backup of each file that was replaced.
     """
 
     root: Path
@@ -73,9 +73,9 @@ class CheckReport:
 
 
 def check_dataset(request: CheckRequest) -> CheckReport:
-    """Convert and split a dataset in memory as asked, check the outcome, and then write all files.
+    """Convert and split a dataset in memory as requested, check the outcome, and then write all files.
 
-    A dataset that does not pass is left as it was, and so is an earlier `check_dataset` folder.
+    A dataset that does not pass is left as it was, and so is an existing `check_dataset` folder.
 
     Raises:
         DatasetError: There is no dataset, or a file cannot be written.
@@ -101,14 +101,14 @@ def check_dataset(request: CheckRequest) -> CheckReport:
 
 
 def _read(root: Path, request: CheckRequest, log: ProblemLog) -> tuple[DatasetContent | None, list[str]]:
-    """Return the dataset, and the files that are to be taken away."""
+    """Return the dataset, and the files to remove."""
     both = (TRAIN, VAL)
-    # a new split makes both parts of whatever there is
+    # a new split makes both parts from whatever there is
     required = both if request.train_percent is None else ()
     if not request.convert_coco:
         if not required and not any((root / PART_FILES[part]).exists() for part in both):
             required = both
-        if (root / COCO_FOLDER).is_dir() and not (root / LABEL_FILE).exists():
+        if (root / COCO_FOLDER).is_dir() and not (root / DATASET_LABELS_FILE).exists():
             log.error(
                 "not-converted",
                 Place(COCO_FOLDER),
@@ -120,7 +120,7 @@ def _read(root: Path, request: CheckRequest, log: ProblemLog) -> tuple[DatasetCo
     if not files and not log.errors:
         files = coco.find_coco_files(root, both, log)
     content = None if log.errors else coco.read_coco(root, files, log)
-    return content, [file.name for file in files.values() if not file.name.endswith(coco.BACKUP_SUFFIX)]
+    return content, [file.name for file in files.values() if not file.name.endswith(BACKUP_SUFFIX)]
 
 
 def _write(
@@ -133,11 +133,11 @@ def _write(
         if request.convert_coco or request.train_percent is not None:
             files: dict[str, bytes | None] = {**content.to_files(), **dict.fromkeys(retired)}
             if not request.convert_coco:
-                del files[LABEL_FILE]
+                del files[DATASET_LABELS_FILE]
             backups = replace_files(root, files)
     target = request.output / OUTPUT_FOLDER
     attributes: dict[str, Any] = {
-        "label_file": os.path.relpath(root / LABEL_FILE, target),
+        "label_file": os.path.relpath(root / DATASET_LABELS_FILE, target),
         "num_classes": len(content.labels),
     }
     for part in PART_FILES:

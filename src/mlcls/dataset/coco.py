@@ -1,14 +1,14 @@
 """COCO's object annotations as an `MLClsDataset`: an image has the labels of the objects in it.
 
-Decisions, where COCO's format leaves a choice (each is reported with its place):
+Decisions where COCO's format leaves a choice:
 
 - Class ids are 0, 1, 2 and so on in the order of `categories`, which is that of PaddleX's vectors; PaddleX writes
-  COCO's own ids to `label.txt`, which its own check then refuses. Categories of both files make one list, those of
+  COCO's own ids to `label.txt`, which its own check then rejects. The categories of both files form one list, those of
   train first.
-- Crowd annotations (`iscrowd`) count: a crowd of people is people. So do annotations whose box is missing or broken,
+- Crowd annotations (`iscrowd`) count: a crowd of people is people. So do annotations with a missing or broken box,
   since boxes are not used; a broken one is a warning.
 - Images without annotations are samples without labels.
-- Images whose file is missing are left out, with a warning each, as PaddleX does.
+- Images whose file is missing are left out, each with a warning, as in PaddleX.
 - An annotation of an image that is not listed is ignored, with a warning; one of a category that is not listed is an
   error, since a label would be lost.
 """
@@ -28,21 +28,21 @@ import numpy as np
 from mlcls.dataset.annotations import Annotations
 from mlcls.dataset.content import COCO_FOLDER, IMAGE_FOLDER, TRAIN, VAL, DatasetContent, fault_of_name
 from mlcls.dataset.problems import Place, ProblemLog
-from mlcls.dataset.text_lines import has_control_character
+from mlcls.dataset.text_lines import is_line_safe
+from mlcls.dataset.transaction import BACKUP_SUFFIX
 
 # `instance_train.json` of PaddleX's examples, `instances_train.json`, `instances_train2017.json` of COCO itself.
-_FILE_NAME: Final = re.compile(r"instances?_((train|val)\d*)\.json(\.bak)?")
-BACKUP_SUFFIX: Final = ".bak"
+_COCO_FILE_NAME: Final = re.compile(r"instances?_((train|val)\d*)\.json(\.bak)?")
 
 
 class CocoFile:
-    """The annotation file of one part, as it was found.
+    """The annotation file of one part.
 
     Attributes:
-        path: The file; the `.bak` of an earlier conversion where there is no other.
+        path: The file; the `.bak` of an earlier conversion if there is no other.
         name: Its path relative to the dataset.
         part: `train` or `val`.
-        folders: Where its images may be, relative to the dataset, in this order.
+        folders: Folders to look for its images in, relative to the dataset, in this order.
     """
 
     def __init__(self, path: Path, stem: str, part: str) -> None:
@@ -53,7 +53,7 @@ class CocoFile:
 
 
 def find_coco_files(root: Path, required: tuple[str, ...], log: ProblemLog) -> dict[str, CocoFile]:
-    """Return the annotation file of each part; a missing or an ambiguous one goes to the log.
+    """Return the annotation file of each part; log a missing or ambiguous one.
 
     Args:
         root: The dataset.
@@ -62,17 +62,17 @@ def find_coco_files(root: Path, required: tuple[str, ...], log: ProblemLog) -> d
     """
     found: dict[str, dict[str, Path]] = {TRAIN: {}, VAL: {}}
     for path in sorted((root / COCO_FOLDER).glob("*.json*")):
-        match = _FILE_NAME.fullmatch(path.name)
+        match = _COCO_FILE_NAME.fullmatch(path.name)
         if match and path.is_file():
             found[match[2]].setdefault(path.name.removesuffix(BACKUP_SUFFIX), path)  # sorted: .json before .json.bak
     files = {}
     for part, paths in found.items():
         if len(paths) > 1:
-            message = f"expected one file of the part {part}, got {', '.join(sorted(paths))}; move the others away"
+            message = f"expected one file for the part {part}, got {', '.join(sorted(paths))}; move the others away"
             log.error("ambiguous-file", Place(COCO_FOLDER), message)
         elif paths:
             ((_, path),) = paths.items()
-            match = _FILE_NAME.fullmatch(path.name)
+            match = _COCO_FILE_NAME.fullmatch(path.name)
             files[part] = CocoFile(path, match[1] if match else part, part)
         elif part in required:
             message = f"expected instance_{part}.json, instances_{part}.json or instances_{part}2017.json, got none"
@@ -81,7 +81,7 @@ def find_coco_files(root: Path, required: tuple[str, ...], log: ProblemLog) -> d
 
 
 def read_coco(root: Path, files: Mapping[str, CocoFile], log: ProblemLog) -> DatasetContent | None:
-    """Read the annotation files; what is wrong with them, and what was decided, goes to the log.
+    """Read the annotation files; log what is wrong with them and what is left out.
 
     Args:
         root: The dataset.
@@ -89,7 +89,7 @@ def read_coco(root: Path, files: Mapping[str, CocoFile], log: ProblemLog) -> Dat
         log: Where problems go.
 
     Returns:
-        The dataset, images in the order of their COCO ids as PaddleX has them; None where a file is no COCO file.
+        The dataset, with the images in the order of their COCO ids, as in PaddleX; None if a file is not a COCO file.
     """
     documents = {part: _read_document(file, log) for part, file in files.items()}
     if not documents or any(document is None for document in documents.values()):
@@ -111,7 +111,7 @@ def read_coco(root: Path, files: Mapping[str, CocoFile], log: ProblemLog) -> Dat
 def _read_document(file: CocoFile, log: ProblemLog) -> dict[str, list[Any]] | None:
     place = Place(file.name)
     try:
-        # polygons are most of a file, and are dropped while it is read
+        # polygons, which make up most of a file, are dropped while it is read
         document = json.loads(file.path.read_bytes(), object_hook=_drop_outline)
     except (OSError, ValueError, RecursionError) as error:
         log.error("coco-file", place, f"expected a JSON file, got one that cannot be read: {error}")
@@ -135,7 +135,7 @@ def _collect_categories(
     for place, category in _entries(file, document, "categories"):
         category_id = _identifier(category, "id")
         label = category.get("name") if isinstance(category, dict) else None
-        if category_id is None or not isinstance(label, str) or not label.strip() or has_control_character(label):
+        if category_id is None or not isinstance(label, str) or not label.strip() or not is_line_safe(label):
             message = f"expected an object with an integer id and a name in one line, got {_clip(category)}"
             log.error("category", place, message)
             continue
@@ -170,7 +170,8 @@ def _convert_part(
             continue
         fault = _fault_of_box(annotation)
         if fault:
-            log.warning("broken-box", place, f"expected a box [x, y, width, height], got {fault}; its label counts")
+            message = f"expected a box [x, y, width, height], got {fault}; the label counts anyway"
+            log.warning("broken-box", place, message)
         if image_id not in listed:
             unlisted[image_id] += 1
         elif image_id in rows:
@@ -191,13 +192,13 @@ def _collect_images(root: Path, file: CocoFile, document: Mapping[str, list[Any]
     for place, image in _entries(file, document, "images"):
         image_id = _identifier(image, "id")
         name = image.get("file_name") if isinstance(image, dict) else None
-        if image_id is None or not isinstance(name, str) or not name or has_control_character(name) or "\t" in name:
+        if image_id is None or not isinstance(name, str) or not name or not is_line_safe(name) or "\t" in name:
             message = f"expected an object with an integer id and a file_name, got {_clip(image)}"
             log.error("image", place, message)
             continue
         place = Place(file.name, item=f"image {image_id}")
         if image_id in seen:
-            log.error("image", place, "expected each id once, got it again")
+            log.error("image", place, "expected each id once, got this one again")
             continue
         seen.add(image_id)
         fault = fault_of_name(name)
@@ -226,7 +227,7 @@ def _identifier(entry: object, key: str) -> int | None:
 
 
 def _fault_of_box(annotation: Mapping[str, Any]) -> str:
-    """Return what is wrong with an annotation's box; empty where nothing is, or where it has none."""
+    """Return a box that is wrong, as text; empty if the box is right or missing."""
     box = annotation.get("bbox")
     if box is None:
         return ""

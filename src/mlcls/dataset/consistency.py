@@ -1,4 +1,4 @@
-"""What the samples of a dataset must be to one another: none twice, none on both sides, every label somewhere."""
+"""Check the samples of a dataset against each other: none twice, none in both parts, every label somewhere."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 
 from mlcls.dataset.annotations import Annotations
 from mlcls.dataset.content import PART_FILES, TRAIN, VAL, DatasetContent, fault_of_name
-from mlcls.dataset.images import ImageFinding
+from mlcls.dataset.image_inspection import ImageFinding
 from mlcls.dataset.problems import Place, ProblemLog
 
 
 def normalize_name(name: str) -> str:
-    """Return the one spelling of an image's path: `./a//b.jpg` is `a/b.jpg`."""
+    """Return an image's path in normal form: `a/b.jpg` for `./a//b.jpg`."""
     return posixpath.normpath(name)
 
 
 def check_names(content: DatasetContent, log: ProblemLog) -> list[str]:
-    """Check the paths as they are written.
+    """Check the paths of the images as they are written.
 
     Returns:
-        The paths that may be opened, each once.
+        The paths that are safe to open, each once.
     """
     safe: dict[str, None] = {}
     for samples in content.parts.values():
@@ -36,7 +36,7 @@ def check_names(content: DatasetContent, log: ProblemLog) -> list[str]:
 
 
 def report_images(content: DatasetContent, findings: Mapping[str, ImageFinding], log: ProblemLog) -> None:
-    """Report the images that cannot be decoded, at each place where they are named."""
+    """Log the images that cannot be decoded, at each place that names them."""
     for samples in content.parts.values():
         for name, place in zip(samples.names, samples.places, strict=True):
             finding = findings.get(name)
@@ -45,7 +45,7 @@ def report_images(content: DatasetContent, findings: Mapping[str, ImageFinding],
 
 
 def check_repetition(content: DatasetContent, findings: Mapping[str, ImageFinding], log: ProblemLog) -> None:
-    """Find samples that are there twice and pictures that are in both parts."""
+    """Find samples that occur twice and pictures that are in both parts."""
     first_by_name: dict[str, tuple[str, int]] = {}
     first_by_digest: dict[bytes, tuple[str, int]] = {}
     for part, index, samples in _iterate_samples(content):
@@ -63,7 +63,7 @@ def check_repetition(content: DatasetContent, findings: Mapping[str, ImageFindin
         other = content.parts[earlier[0]]
         same = f"the same picture as {other.names[earlier[1]]} ({other.places[earlier[1]]})"
         if earlier[0] != part:
-            message = f"expected pictures that are not for training in validation, got {name}, {same}"
+            message = f"expected no training picture in validation, got {name}, {same}"
             log.error("leaked-picture", place, message)
         else:
             differ = "" if _same_vectors(other, earlier[1], samples, index) else ", with other labels"
@@ -71,13 +71,13 @@ def check_repetition(content: DatasetContent, findings: Mapping[str, ImageFindin
 
 
 def warn_of_empty_classes(content: DatasetContent, log: ProblemLog) -> None:
-    """Warn of labels that no sample of a part has: they cannot be learned, or not be measured."""
-    consequence = {TRAIN: "it cannot be learned", VAL: "how well it is learned cannot be measured"}
+    """Warn about labels that no sample of a part has: they cannot be learned, or not be evaluated."""
+    consequence = {TRAIN: "it cannot be learned", VAL: "it cannot be evaluated"}
     for part, samples in content.parts.items():
         if not len(samples):
             continue
         for label in np.flatnonzero(~samples.targets.any(axis=0)):
-            message = f"no sample has label {label} {content.labels[label]!r}: {consequence[part]}"
+            message = f"no sample has label {label} {content.labels[label]!r}; {consequence[part]}"
             log.warning("empty-class", Place(PART_FILES[part]), message)
 
 
@@ -88,7 +88,7 @@ def _report_same_name(
     name, place, first = samples.names[index], samples.places[index], other.places[earlier[1]]
     differ = "" if _same_vectors(other, earlier[1], samples, index) else ", with other labels"
     if earlier[0] != part:
-        message = f"expected each image in one part, got {name} that is in the other too ({first}{differ})"
+        message = f"expected each image in one part, got {name}, which is also in the other ({first}{differ})"
         log.error("leaked-path", place, message)
     else:
         message = f"expected each image once, got {name} again (first at {first}{differ})"

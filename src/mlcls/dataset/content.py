@@ -1,4 +1,4 @@
-"""What an `MLClsDataset` consists of, and where its files are."""
+"""The content of an `MLClsDataset`, and where its files are."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from mlcls.dataset.annotations import Annotations, format_annotations, parse_annotations
-from mlcls.dataset.labels import format_labels, parse_labels
+from mlcls.dataset.annotations import TRAIN_FILE, VAL_FILE, Annotations, format_annotations, parse_annotations
+from mlcls.dataset.labels import DATASET_LABELS_FILE, format_labels, parse_labels
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.errors import DatasetError
 
-LABEL_FILE: Final = "label.txt"
 TRAIN: Final = "train"
 VAL: Final = "val"
 # Annotation file of each part.
-PART_FILES: Final[Mapping[str, str]] = {TRAIN: "train.txt", VAL: "val.txt"}
+PART_FILES: Final[Mapping[str, str]] = {TRAIN: TRAIN_FILE, VAL: VAL_FILE}
 IMAGE_FOLDER: Final = "images"
 COCO_FOLDER: Final = "annotations"
 
@@ -27,7 +26,7 @@ _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 
 @dataclasses.dataclass(frozen=True)
 class DatasetContent:
-    """A dataset in memory, images left out.
+    """A dataset in memory, without its images.
 
     Attributes:
         labels: Label of each class id.
@@ -38,65 +37,63 @@ class DatasetContent:
     parts: Mapping[str, Annotations]
 
     def to_files(self) -> dict[str, bytes]:
-        """Return the name and content of each file of the dataset."""
-        files = {LABEL_FILE: format_labels(self.labels)}
+        """Return the content of each file of the dataset by name."""
+        files = {DATASET_LABELS_FILE: format_labels(self.labels)}
         for part, samples in self.parts.items():
             files[PART_FILES[part]] = format_annotations(samples.names, samples.targets)
         return {name: text.encode() for name, text in files.items()}
 
 
 def find_dataset(folder: Path) -> Path:
-    """Return the folder of the dataset: the one that was named, or the one inside it that an archive was unpacked to.
+    """Return the folder of the dataset: the given one, or the one inside it that an archive was unpacked to.
 
-    PaddleX takes the parent of the only folder `images` at any depth; so does this where the named folder has none of
-    a dataset's files itself.
+    If the given folder has none of a dataset's files, it is the parent of the only folder `images` at any depth, as in
+    PaddleX.
 
     Raises:
         DatasetError: There is no such folder, or no dataset in it, or several.
     """
     if not folder.is_dir():
-        raise DatasetError(
-            f"{folder}: expected the folder of a dataset, got {'a file' if folder.exists() else 'a path without one'}; "
-            f"see Global.dataset_dir."
-        )
-    if any((folder / name).exists() for name in (LABEL_FILE, *PART_FILES.values(), COCO_FOLDER)):
+        got = "a file" if folder.exists() else "a path that does not exist"
+        raise DatasetError(f"{folder}: expected the folder of a dataset, got {got}; see Global.dataset_dir.")
+    if any((folder / name).exists() for name in (DATASET_LABELS_FILE, *PART_FILES.values(), COCO_FOLDER)):
         return folder
     found = _image_folders(folder)
     if len(found) == 1:
         return found[0].parent
-    files = ", ".join((LABEL_FILE, *PART_FILES.values()))
+    files = ", ".join((DATASET_LABELS_FILE, *PART_FILES.values()))
     got = "neither" if not found else f"several: {', '.join(map(str, found[:3]))}"
     raise DatasetError(f"{folder}: expected {files}, or one folder {IMAGE_FOLDER} at any depth, got {got}.")
 
 
 def warn_of_layout(root: Path, log: ProblemLog) -> None:
-    """Warn where PaddleX itself would not find the dataset, which it tells by one folder `images`."""
+    """Warn if PaddleX itself would not find the dataset, which it recognizes by its one folder `images`."""
     found = _image_folders(root)
     if found != [root / IMAGE_FOLDER]:
         log.warning(
             "layout",
             Place("."),
             f"PaddleX itself expects one folder {IMAGE_FOLDER} here and no other below, got "
-            f"{', '.join(path.relative_to(root).as_posix() for path in found[:3]) or 'none'}; mlcls does not mind",
+            f"{', '.join(path.relative_to(root).as_posix() for path in found[:3]) or 'none'}; mlcls needs neither",
         )
 
 
 def read_content(root: Path, required: tuple[str, ...], log: ProblemLog) -> DatasetContent | None:
-    """Read `label.txt` and the annotation files; what is wrong with them goes to the log.
+    """Read `label.txt` and the annotation files; log what is wrong with them.
 
     Args:
         root: The dataset.
-        required: Parts whose file must be there; the other is taken as empty where it is missing.
+        required: Parts whose file must exist; the other may be missing.
         log: Where problems go.
 
     Returns:
-        The good lines; None where `label.txt` does not say how many labels there are.
+        The good lines; None if `label.txt` does not tell the number of labels.
     """
-    labels = parse_labels(root / LABEL_FILE, LABEL_FILE, log)
+    labels = parse_labels(root / DATASET_LABELS_FILE, DATASET_LABELS_FILE, log)
     if labels is None:
         for name in PART_FILES.values():
             if not (root / name).is_file():
-                log.error("missing-file", Place(name), "expected this file, there is none")
+                log.error("missing-file", Place(name), "expected this file, but it does not exist")
         return None
     parts = {}
     for part, name in PART_FILES.items():
@@ -108,11 +105,11 @@ def read_content(root: Path, required: tuple[str, ...], log: ProblemLog) -> Data
 
 
 def fault_of_name(name: str) -> tuple[str, str] | None:
-    """Return kind and message of what is wrong with an image's path as it is written; None where nothing is."""
+    """Return kind and message of what is wrong with an image's path as it is written; None if nothing is."""
     if name.startswith("/") or _DRIVE.match(name):
-        return "absolute-path", f"expected a path relative to the dataset's folder, got the absolute {name!r}"
+        return "absolute-path", f"expected a path relative to the dataset's folder, got the absolute path {name!r}"
     if ".." in re.split(r"[\\/]", name):
-        return "climbing-path", f"expected a path that stays in the dataset's folder, got {name!r}"
+        return "climbing-path", f"expected a path inside the dataset's folder, got {name!r}"
     return None
 
 

@@ -9,16 +9,41 @@ from typing import Final
 from mlcls.base.text import has_control
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.text_lines import read_lines
+from mlcls.errors import DatasetError
 
-# Class ids that a file may have: a typing error should not cost gigabytes.
+DATASET_LABELS_FILE: Final = "label.txt"
+# Highest class id that a file may have, so that a typo does not cost gigabytes.
 _MAX_CLASS_ID: Final = 999_999
+
+
+def read_dataset_labels(folder: Path, num_classes: int | None = None) -> tuple[str, ...]:
+    """Return the labels of a dataset.
+
+    Args:
+        folder: The dataset.
+        num_classes: Expected number of labels; None for any number.
+
+    Raises:
+        DatasetError: There is no such folder, `label.txt` is missing or wrong, or has another number of labels.
+    """
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder}: expected the folder of a dataset, got a path that is not a folder; see dataset_dir."
+        )
+    labels = read_labels(folder / DATASET_LABELS_FILE)
+    if num_classes is not None and num_classes != len(labels):
+        raise DatasetError(
+            f"{folder / DATASET_LABELS_FILE}: expected {num_classes} labels, as num_classes says, got {len(labels)}; "
+            f"correct one of them, or leave num_classes out."
+        )
+    return labels
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
     """Read the labels in the order of their class ids, which must be 0, 1, 2 and so on, each once.
 
     Raises:
-        DatasetError: The file cannot be read, has no line, or some lines are wrong; the text names the lines.
+        DatasetError: The file cannot be read, is empty, or some lines are wrong; the text names the lines.
     """
     log = ProblemLog()
     labels = parse_labels(path, str(path), log)
@@ -27,15 +52,15 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | None:
-    """Read the labels; what is wrong with them goes to the log.
+    """Read the labels; log what is wrong with them.
 
     Args:
         path: The file.
-        name: What problems call it.
+        name: Name of the file in problems.
         log: Where problems go.
 
     Returns:
-        The labels by class id; None where it is not known how many there are.
+        The labels by class id; None if their number is not known.
     """
     lines = read_lines(path, name, log)
     if lines is None:
@@ -69,12 +94,12 @@ def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | No
         id_of.setdefault(label, class_id)
     if not by_id:
         if not log.errors:
-            log.error("empty-file", Place(name), "expected a class id, a space and a label a line, got an empty file")
+            log.error("empty-file", Place(name), "expected a class id, a space and a label per line, got an empty file")
         return None
     missing = sorted(set(range(max(by_id) + 1)) - set(by_id))
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-        log.error("id-gap", Place(name), f"expected class ids 0 to {max(by_id)}, each once, got none with {shown}")
+        log.error("id-gap", Place(name), f"expected class ids 0 to {max(by_id)}, each once, got no label for {shown}")
     return tuple(by_id.get(class_id, ("", 0))[0] for class_id in range(max(by_id) + 1))
 
 

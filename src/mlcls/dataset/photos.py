@@ -1,18 +1,16 @@
-"""Photos that the user gives to compare engines on, with their labels where they are known."""
+"""Photos that a user gives to compare or calibrate engines on, with their labels if they are known."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.dataset.annotations import read_annotations
 from mlcls.errors import DatasetError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +18,8 @@ class LabeledPhotos:
     """Files of photos.
 
     Attributes:
-        paths: Photos, and folders of photos where no labels are known; empty for the sample photos.
-        targets: (N, num_labels) which labels each photo has; None where that is not known.
+        paths: Photos, or photos and folders of photos without known labels; empty for the sample photos.
+        targets: (N, num_labels) whether each photo has each label; None if that is not known.
     """
 
     paths: tuple[Path, ...]
@@ -29,7 +27,7 @@ class LabeledPhotos:
 
     @classmethod
     def open(cls, photos: Sequence[Path], annotations: Path | None, num_labels: int) -> LabeledPhotos:
-        """Return the photos of an annotation file, or those that were named.
+        """Return the photos of an annotation file, or the given photos without labels.
 
         Args:
             photos: Photos and folders of photos.
@@ -43,25 +41,5 @@ class LabeledPhotos:
             return cls(tuple(photos), None)
         if photos:
             raise DatasetError("Expected --photos or --annotations, which names its photos itself, got both.")
-        from mlcls.dataset.annotations import read_annotations, target_matrix
-
-        samples = read_annotations(annotations, num_labels)
-        return cls(tuple(sample.image for sample in samples), target_matrix(samples))
-
-
-def add_photo_options(parser: argparse.ArgumentParser, purpose: str) -> None:
-    """Add `--photos` and `--annotations`, which `LabeledPhotos.open` takes."""
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help=f"photos, or folders of photos, {purpose} (default: crops of two samples)",
-    )
-    parser.add_argument(
-        "--annotations",
-        type=Path,
-        metavar="FILE",
-        help="annotation file of an MLClsDataset (val.txt) in place of --photos; mAP is compared too",
-    )
+        images = read_annotations(annotations, num_labels)
+        return cls(images.paths, images.targets)

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, each thing with its place, collected until all is known."""
+"""Problems of a dataset, each with its place, collected so that they can be reported together."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, Final, NamedTuple
 
 from mlcls.errors import DatasetError
 
-# Errors that the text of an exception lists; it counts the others.
+# Number of errors that the text of an exception lists; it counts the others.
 _LISTED_ERRORS: Final = 5
 
 
 class Place(NamedTuple):
-    """Where in a dataset something stands.
+    """A place in a dataset.
 
     Attributes:
         file: Path relative to the dataset's folder, with slashes.
-        line: Number of the line, from 1 on.
-        item: What it is in a file without lines, like `image 17`.
+        line: Number of the line, from 1.
+        item: Item in a file without lines, like `image 17`.
     """
 
     file: str
@@ -33,13 +33,13 @@ class Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
         kind: Short name of this kind of problem, for programs.
         message: What was expected and what came.
-        place: Where.
-        is_error: Whether the dataset is refused for it; else it is a warning.
+        place: Where it is.
+        is_error: Whether the dataset is rejected for it; otherwise it is a warning.
     """
 
     kind: str
@@ -51,14 +51,14 @@ class Problem:
         return f"{self.place}: {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form; `line` and `item` are there where they are known."""
+        """Return the JSON form, with `line` and `item` if they are known."""
         place = {name: value for name, value in self.place._asdict().items() if value is not None}
         severity = "error" if self.is_error else "warning"
         return {"severity": severity, "kind": self.kind, **place, "message": self.message}
 
 
 class ProblemLog:
-    """All that was found so far, in the order in which it was found."""
+    """The problems found so far, in order."""
 
     def __init__(self) -> None:
         self._problems: list[Problem] = []
@@ -70,24 +70,24 @@ class ProblemLog:
 
     @property
     def errors(self) -> list[Problem]:
-        """What the dataset is refused for."""
+        """Problems that the dataset is rejected for."""
         return [problem for problem in self._problems if problem.is_error]
 
     @property
     def warnings(self) -> list[Problem]:
-        """What its owner should know."""
+        """Problems that its owner should know about."""
         return [problem for problem in self._problems if not problem.is_error]
 
     def error(self, kind: str, place: Place, message: str) -> None:
-        """Note what the dataset is refused for."""
+        """Add a problem that the dataset is rejected for."""
         self._problems.append(Problem(kind, message, place))
 
     def warning(self, kind: str, place: Place, message: str) -> None:
-        """Note what its owner should know."""
+        """Add a problem that its owner should know about."""
         self._problems.append(Problem(kind, message, place, is_error=False))
 
     def raise_errors(self, path: Path) -> None:
-        """Raise the errors of one file, the first of them in full.
+        """Raise the errors of one file, if any, with the first of them in full.
 
         Raises:
             DatasetError: There are errors.

@@ -1,4 +1,4 @@
-"""A new split of a dataset into training and validation samples."""
+"""Split a dataset into training and validation samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mlcls.dataset.annotations import Annotations
 from mlcls.dataset.consistency import normalize_name
 from mlcls.dataset.content import TRAIN, VAL, DatasetContent
-from mlcls.dataset.images import ImageFinding
+from mlcls.dataset.image_inspection import ImageFinding
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.stratification import choose_validation
 
@@ -22,15 +22,15 @@ def split_content(
     seed: int,
     log: ProblemLog,
 ) -> DatasetContent:
-    """Split all samples anew; how they were split before makes no difference.
+    """Split all samples, no matter how they were split before.
 
-    Every label keeps its share in both parts as nearly as can be, and copies of one picture stay together. A sample
-    that is there twice is kept once, with a warning; with different labels it is an error.
+    Every label keeps its share in both parts as nearly as possible, and copies of one picture stay together. A sample
+    that occurs twice is kept once, with a warning; with different labels it is an error.
 
     Args:
         content: The dataset.
-        findings: Of every image.
-        train_percent: Share of the training samples, 1 to 99; their number is rounded as PaddleX does.
+        findings: A finding for every image.
+        train_percent: Percentage of training samples, 1 to 99; their number is rounded as PaddleX does.
         seed: The same seed gives the same split.
         log: Where problems go.
     """
@@ -56,7 +56,7 @@ def _merge_parts(content: DatasetContent, log: ProblemLog) -> Annotations:
             if first is part and at == index:
                 continue
             if np.array_equal(first.targets[at], part.targets[index]):
-                message = f"{name} is there twice (first at {first.places[at]}); the split keeps it once"
+                message = f"{name} occurs twice (first at {first.places[at]}); the split keeps it once"
                 log.warning("duplicate-path", place, message)
             else:
                 message = f"expected each image once, got {name} again with other labels (first at {first.places[at]})"

@@ -1,11 +1,11 @@
-"""Which samples of a multi-label dataset are for validation, so that each label keeps its share.
+"""Choose the validation samples of a multi-label dataset so that each label keeps its share.
 
 Iterative stratification: K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD
-2011, figure 1, for two subsets. Three things are added. A subset that is full takes no more, so that the sizes are
-exact. Samples may be tied together into groups, which are never torn apart: copies of one picture must not end up on
-both sides. And what the greedy choice leaves uneven, most of all where rare labels come together with frequent ones, is
-evened out by exchanging single samples between the subsets. On random data of 200 to 3,000 samples with 5 to 80 labels,
-each label then has at most 2 validation samples, or 2%, more or less than its share.
+2011, figure 1, for two subsets, with three additions. A full subset takes no more samples, so that the sizes are exact.
+Samples can be tied into groups, which are never split: copies of one picture must not end up in both subsets. And what
+the greedy choice leaves uneven, mostly if rare labels occur together with frequent ones, is evened out by exchanging
+single samples between the subsets. On random data of 200 to 3,000 samples with 5 to 80 labels, each label then has at
+most 2 validation samples, or 2%, more or less than its share.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TRAIN: Final = 0
 _VAL: Final = 1
 _MAX_EXCHANGES: Final = 2000
 _LEAVING_CANDIDATES: Final = 8
-# An exchange has to lower the deviation by this much; one that does not is noise.
+# Least decrease of the deviation for an exchange; less is noise.
 _LEAST_GAIN: Final = 1e-6
 
 
@@ -29,14 +29,14 @@ def choose_validation(
     """Choose the validation samples.
 
     Args:
-        targets: (N, num_labels) which labels each sample has.
+        targets: (N, num_labels) whether each sample has each label.
         groups: (N,) number of each sample's group, 0 to G - 1; samples with the same number stay together.
-        val_count: How many samples are wanted for validation; reached exactly where no group has more than one sample,
-            and otherwise as nearly as the groups allow.
+        val_count: Wanted number of validation samples; met exactly if no group has more than one sample, and otherwise
+            as nearly as the groups allow.
         seed: The same seed gives the same choice.
 
     Returns:
-        (N,) whether a sample is for validation.
+        (N,) whether each sample is for validation.
     """
     count = len(targets)
     generator = np.random.default_rng(seed)
@@ -50,7 +50,7 @@ def choose_validation(
     left = labels.sum(axis=0)
     subset = np.full(len(sizes), -1)
     order = generator.permutation(len(sizes))
-    order = order[np.argsort(-sizes[order], kind="stable")]  # large groups while there is room for them
+    order = order[np.argsort(-sizes[order], kind="stable")]  # large groups first, while there is room for them
     holders = [order[labels[order, label] > 0] for label in range(labels.shape[1])]
 
     while (left > 0).any():
@@ -76,8 +76,8 @@ def _exchange_samples(
 ) -> None:
     """Exchange single samples as long as that lowers the deviation, in place.
 
-    The deviation is the sum over the labels of (validation samples - wanted ones)^2 / wanted ones. Each time one of the
-    samples whose departure alone would help most changes places with the one that then fits best.
+    The deviation is the sum over the labels of (validation samples - wanted ones)^2 / wanted ones. Each step swaps one
+    of the samples whose departure alone would help most with the one that then fits best.
     """
     wanted = labels.sum(axis=0) * share
     weights = np.divide(1.0, wanted, out=np.zeros_like(wanted), where=wanted > 0)
@@ -122,7 +122,7 @@ def _choose_subset(
     size: int,
     generator: np.random.Generator,
 ) -> int:
-    """Return the subset with the greatest want; of equals the one with more room, of equals again any."""
+    """Return the subset that lacks most samples; on a tie the one with more room, and on another tie a random one."""
     fits = room >= size
     if fits[_TRAIN] != fits[_VAL]:
         return int(np.argmax(fits))

@@ -1,4 +1,4 @@
-"""Text files of a dataset, line by line, with every byte that is not plain UTF-8 text told."""
+"""Read the text files of a dataset line by line, and report every byte that is not plain UTF-8 text."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Final
 from mlcls.dataset.problems import Place, ProblemLog
 
 _UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# Line ends to some readers and not to others among them; a tab has a meaning in annotation files.
+# Control characters, some of which only some readers take for line ends; the tab has a meaning in annotation files.
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 
 
 def read_lines(path: Path, name: str, log: ProblemLog) -> list[tuple[int, str]] | None:
-    """Read a UTF-8 file; what is wrong with a line goes to the log, and the line is left out.
+    """Read a UTF-8 file; log what is wrong with a line and leave the line out.
 
-    Line ends may be LF or CRLF, as PaddleX takes them.
+    Line ends may be LF or CRLF, as in PaddleX.
 
     Args:
         path: The file.
-        name: What problems call it.
+        name: Name of the file in problems.
         log: Where problems go.
 
     Returns:
-        Number and text of each good line, without its end; None where the file cannot be read at all.
+        Number and text of each good line, without its line end; None if the file cannot be read at all.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        log.error("missing-file", Place(name), "expected this file, there is none")
+        log.error("missing-file", Place(name), "expected this file, but it does not exist")
         return None
     except OSError as error:
         log.error(
@@ -41,7 +41,7 @@ def read_lines(path: Path, name: str, log: ProblemLog) -> list[tuple[int, str]] 
         log.error("encoding", Place(name), "expected UTF-8, got UTF-16; save it as UTF-8")
         return None
     if data.startswith(codecs.BOM_UTF8):
-        message = "expected UTF-8 without a byte order mark, got one; save it without (PaddleX takes it for text)"
+        message = "expected UTF-8 without a byte order mark, got one; save it without (PaddleX reads it as text)"
         log.error("byte-order-mark", Place(name, 1), message)
         data = data.removeprefix(codecs.BOM_UTF8)
     raw_lines = data.split(b"\n")
@@ -58,9 +58,9 @@ def read_lines(path: Path, name: str, log: ProblemLog) -> list[tuple[int, str]] 
     return lines
 
 
-def has_control_character(text: str) -> bool:
-    """Return whether a text has characters, tabs aside, that a line of a file would not give back unchanged."""
-    return _CONTROLS.search(text) is not None
+def is_line_safe(text: str) -> bool:
+    """Return whether a text can be written in one line and read again unchanged: it has no controls but tabs."""
+    return _CONTROLS.search(text) is None
 
 
 def _decode_line(raw_line: bytes, place: Place, log: ProblemLog) -> str | None:

@@ -1,8 +1,8 @@
-"""Several files of a dataset changed together: all of them or none, whatever happens in between.
+"""Change several files of a dataset together: all of them or none, whatever happens in between.
 
-Each file that goes is kept as `NAME.bak`, as PaddleX does; where there is a `.bak` of something else already, as
-`NAME.bak2` and so on. Before the first change a journal says how to take everything back. It is removed with the last
-change; whoever finds one takes everything back first.
+Each file that is replaced is kept as `NAME.bak`, as in PaddleX, or as `NAME.bak2` and so on if there already is a
+`.bak` of something else. Before the first change a journal is written that says how to undo everything. It is removed
+after the last change; whoever finds a journal first undoes everything in it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class _Step:
 
     Attributes:
         name: The file, relative to the dataset.
-        existed: Whether there was one before.
-        backup: What is kept of it; empty where nothing has to be, because there was none or it is kept already.
-        kept: An older backup with the same content.
+        existed: Whether the file existed before.
+        backup: New backup of the file; empty if it did not exist, or if there already is a backup of it.
+        kept: Existing backup with the same content.
     """
 
     name: str
@@ -40,20 +40,20 @@ class _Step:
 
 
 def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, str]:
-    """Replace files of a dataset, all or none of them; those that stay as they are are not touched.
+    """Replace files of a dataset, all or none of them; unchanged files are not touched.
 
     Args:
         root: The dataset.
-        files: New content by path relative to the dataset; None takes a file away.
+        files: New content by path relative to the dataset; None removes the file.
 
     Returns:
-        Backup by name of each file that was replaced or taken away.
+        Name of the backup of each file that was replaced or removed.
 
     Raises:
-        DatasetError: Something could not be written; everything is as it was.
+        DatasetError: A file could not be written; everything is as it was.
     """
     with folder_lock(root):
-        _take_back(root)
+        _undo(root)
         steps = [step for name, content in files.items() if (step := _plan_step(root, name, content)) is not None]
         if not steps:
             return {}
@@ -63,7 +63,7 @@ def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, st
                 _do_step(root, step, files[step.name])
             (root / JOURNAL).unlink()
         except BaseException as error:
-            _take_back(root)
+            _undo(root)
             if isinstance(error, OSError):
                 raise DatasetError(
                     f"{root}: expected to write {', '.join(step.name for step in steps)}, got: {error}; nothing was "
@@ -74,14 +74,14 @@ def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, st
 
 
 def recover(root: Path) -> None:
-    """Take back what an interrupted `replace_files` has left half done.
+    """Undo what an interrupted `replace_files` has left half done.
 
     Raises:
-        DatasetError: It cannot be taken back.
+        DatasetError: It cannot be undone.
     """
     if (root / JOURNAL).exists():
         with folder_lock(root):
-            _take_back(root)
+            _undo(root)
 
 
 def _plan_step(root: Path, name: str, content: bytes | None) -> _Step | None:
@@ -116,8 +116,8 @@ def _do_step(root: Path, step: _Step, content: bytes | None) -> None:
     write_bytes(path, content)
 
 
-def _take_back(root: Path) -> None:
-    """Undo the steps of the journal, done or not; may itself be interrupted and repeated."""
+def _undo(root: Path) -> None:
+    """Undo the steps of the journal, done or not; can itself be interrupted and repeated."""
     for leftover in root.glob(f"{STAGING_PREFIX}*"):
         if leftover.is_file():
             leftover.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def _take_back(root: Path) -> None:
     except (OSError, ValueError, TypeError) as error:
         raise DatasetError(
             f"{journal}: expected the journal of an interrupted change, got a file that cannot be read ({error}); "
-            f"compare the files with their {BACKUP_SUFFIX} yourself and remove it."
+            f"compare the files with their {BACKUP_SUFFIX} yourself, then remove the journal."
         ) from None
     for step in steps:
         path = root / step.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -57,7 +58,6 @@ class OpenVinoEngine:
         model: Path,
         spec: ModelSpec,
         threads: int = 0,
-        cache_dir: Path | None = None,
         precision: str = "f32",
         on_progress: Callable[[int], object] = lambda _: None,
     ) -> None:
@@ -67,7 +67,6 @@ class OpenVinoEngine:
             model: The ONNX file.
             spec: The model's spec.
             threads: Threads of all streams together; 0 takes all cores that the process may use.
-            cache_dir: Where compiled models are kept, to start faster next time.
             precision: `f32`, or `bf16` if the processor has units for it.
             on_progress: Called with the number of images under way, when a first one begins and after each; in any
                 thread.
@@ -78,19 +77,11 @@ class OpenVinoEngine:
                 spec.
             MissingExtraError: OpenVINO is not installed.
         """
-        try:
-            import openvino
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("serve", "openvino") from error
+        core = open_core()
         if precision == "bf16":
             _require_bf16(read_cpu_flags())
         threads = threads or len(os.sched_getaffinity(0))
-        # the first conversion of a type for numpy deadlocks if two threads make it at once (OpenVINO 2026.4)
-        openvino.Type.u8.to_dtype()
         check_onnx_file(model)
-        core = openvino.Core()
-        if cache_dir is not None:
-            core.set_property({"CACHE_DIR": str(cache_dir)})
         self._num_labels = spec.num_labels
         try:
             graph = core.read_model(str(model))
@@ -246,6 +237,28 @@ def _check_tensors(graph: Any, model: Path, spec: ModelSpec) -> None:
             f"{model}: expected {spec.num_labels} logits, one for each label of the spec, got "
             f"{shape[1].get_length()}; the file belongs to another model, import this one again."
         )
+
+
+@functools.cache
+def open_core() -> Any:
+    """Return OpenVINO's core, the only one of this process, which stays until it ends.
+
+    Several cores would be a trap (OpenVINO 2026.4): each gives its thread a stack for signal handlers and at its end
+    restores the one before, even if the core of that one is gone. The next signal, Ctrl-C for example, would then end
+    in a segmentation fault.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+    """
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("serve", "openvino") from error
+    # the first conversion of a type for numpy deadlocks if two threads make it at once (OpenVINO 2026.4)
+    openvino.Type.u8.to_dtype()
+    core = openvino.Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
+    return core
 
 
 def _stream_requests(core: Any, graph: Any, streams: int, precision: str) -> list[Any]:

@@ -17,7 +17,7 @@ from mlcls.model.contract import TENSORS
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ImageTransform, ModelSpec
 from mlcls.paddle.model import PaddleXModel
-from mlcls.paddle.predictor import PaddleGraph
+from mlcls.paddle.predictor import PaddlePredictor
 
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
@@ -125,7 +125,7 @@ class PaddleRunner:
         """
         if spec.source_activation is None:
             raise ValueError("spec.source_activation: expected 'sigmoid' or 'none', got None; convert the graph first.")
-        self._graph, self._spec = PaddleGraph(model, threads), spec
+        self._graph, self._spec = PaddlePredictor(model, threads), spec
 
     def scores(self, pixels: Pixels) -> Scores:
         """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB, normalized as PaddleX does."""

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.dataset.image_set import LABEL_FILE
-from mlcls.dataset.labels import read_labels
+from mlcls.dataset.labels import DATASET_LABELS_FILE, read_labels
 from mlcls.engines.runners import ImageRunner, Scores
 from mlcls.errors import DatasetError
 from mlcls.evaluation.metrics import Metrics, compute_metrics
@@ -73,7 +72,7 @@ def evaluate(
         ServedImageError: The server has no good answer for an image.
         ServerError: The server does not answer.
     """
-    label_file = annotations.parent / LABEL_FILE
+    label_file = annotations.parent / DATASET_LABELS_FILE
     if label_file.is_file():
         require_labels(label_file, read_labels(label_file), runner.labels)
     scores, targets = score_annotated(

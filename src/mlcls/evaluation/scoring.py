@@ -11,8 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.dataset.annotations import parse_annotations
-from mlcls.dataset.image_set import require_files
+from mlcls.dataset.annotations import parse_annotations, require_files
 from mlcls.dataset.problems import ProblemLog
 from mlcls.engines.runners import DecodingRunner, ImageRunner, Scores
 from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError

@@ -1,1 +1,1 @@
-"""Paddle's and PaddleX's files: inference.yml, parameters, pickles, and the predictor that runs them."""
+"""Paddle's and PaddleX's files: archives, `inference.yml`, parameters and pickles; and the predictor that runs them."""

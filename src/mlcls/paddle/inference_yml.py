@@ -1,8 +1,8 @@
-"""PaddleX's `inference.yml`: reading it into what a `ModelSpec` needs, and writing it.
+"""Read and write PaddleX's `inference.yml`, which has what a `ModelSpec` needs.
 
-Every operation and option is either understood or an error that names it: an option that is passed over gives wrong
-scores, not a crash. The rules are those of PaddleX 3.7 (`paddlex/inference/models/image_classification/predictor.py`
-and `.../image_multilabel_classification`).
+Every operation and option is either supported or an error that names it, since an option that is ignored would give
+wrong scores, not a crash. The rules are those of PaddleX 3.7
+(`paddlex/inference/models/image_classification/predictor.py` and `.../image_multilabel_classification`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mlcls.base.text import clip
+from mlcls.base.text import clip, one_line
 from mlcls.base.yaml_file import YamlError, read_yaml
 from mlcls.errors import SpecError, ThresholdError
 from mlcls.model.postprocess import resolve_thresholds
 from mlcls.model.spec import ImageTransform, ModelSpec
 
-FILE_NAME: Final = "inference.yml"
+INFERENCE_YML: Final = "inference.yml"
 
 # PaddleX's defaults of options that a file may leave out.
 _IMAGENET_MEAN: Final = [0.485, 0.456, 0.406]
@@ -46,16 +46,16 @@ def read_inference_yml(path: Path) -> InferenceConfig:
     """Read an `inference.yml`.
 
     Raises:
-        SpecError: The file is missing, no YAML, or asks for something that mlcls cannot do; the text names the key.
+        SpecError: The file is missing, not YAML, or asks for something that mlcls cannot do; the text names the key.
     """
     try:
         document = read_yaml(path)
     except FileNotFoundError:
         raise SpecError(
-            f"{path} does not exist; a PaddleX inference model has an {FILE_NAME} beside its graph."
+            f"{path} does not exist; a PaddleX inference model has an {INFERENCE_YML} next to its graph."
         ) from None
     except (OSError, YamlError) as error:
-        raise SpecError(f"{path}: expected a YAML document, got one that cannot be read: {_one_line(error)}") from None
+        raise SpecError(f"{path}: expected a YAML document, got one that cannot be read: {one_line(error)}") from None
     try:
         return parse_inference_config(document)
     except SpecError as error:
@@ -63,12 +63,12 @@ def read_inference_yml(path: Path) -> InferenceConfig:
 
 
 def parse_inference_config(document: object) -> InferenceConfig:
-    """Read the content of an `inference.yml`.
+    """Parse the document of an `inference.yml`.
 
     Raises:
         SpecError: It asks for something that mlcls cannot do; the text names the key.
     """
-    # `Hpi` holds settings of PaddleX's high-performance runtimes; they pick an engine and change no answer.
+    # `Hpi` has settings of PaddleX's high-performance runtimes, which choose an engine and do not change the scores.
     root = _mapping("the document", document, required=("Global", "PreProcess", "PostProcess"), optional=("Hpi",))
     model = _mapping("Global", root["Global"], required=("model_name",))
     if not isinstance(model["model_name"], str):
@@ -129,11 +129,11 @@ def _parse_preprocess(value: object) -> ImageTransform:
     seen: list[str] = []
     for operation in operations:
         if not isinstance(operation, dict) or len(operation) != 1:
-            raise SpecError(f"PreProcess.transform_ops: expected operations of one name each, got {clip(operation)}.")
+            raise SpecError(f"PreProcess.transform_ops: expected operations with one name each, got {clip(operation)}.")
         name, options = next(iter(operation.items()))
         if name not in known:
             raise SpecError(
-                f"PreProcess.transform_ops.{name}: unknown operation; mlcls and PaddleX's multi-label predictor do "
+                f"PreProcess.transform_ops.{name}: unknown operation; mlcls and PaddleX's multi-label predictor know "
                 f"{', '.join(known)}. Export the model again with these."
             )
         fields.update(known[name](options))
@@ -152,7 +152,7 @@ def _parse_resize(value: object) -> dict[str, Any]:
     if options.get("resize_short") is not None:
         raise SpecError(
             f"{where}.resize_short: expected `size` (the image is resized to it directly), got resize_short: "
-            f"{clip(options['resize_short'])}, which leaves images of different shapes that no batch can hold."
+            f"{clip(options['resize_short'])}, which gives images of different shapes, and a batch needs one shape."
         )
     size = options.get("size")
     sides = [size, size] if isinstance(size, int) else size
@@ -221,7 +221,3 @@ def _mapping(where: str, value: object, required: tuple[str, ...], optional: tup
     if missing:
         raise SpecError(f"{where}: the key {clip(missing[0])} is missing; expected {', '.join(required)}.")
     return value
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -9,16 +9,16 @@ from typing import Final
 from mlcls.base.files import sha256_of
 from mlcls.errors import ModelFormatError
 from mlcls.model.spec import ModelSpec
-from mlcls.paddle import inference_yml
+from mlcls.paddle.inference_yml import INFERENCE_YML, InferenceConfig, read_inference_yml
 
-# Names of the graph file, newer (Paddle's PIR) first.
+# Possible names of the graph file, the newer format (Paddle's PIR) first.
 GRAPH_NAMES: Final = ("inference.json", "inference.pdmodel")
 PARAMETERS_NAME: Final = "inference.pdiparams"
 
 
 @dataclasses.dataclass(frozen=True)
 class PaddleXModel:
-    """The files of a PaddleX inference model and what its `inference.yml` says.
+    """The files of a PaddleX inference model and the content of its `inference.yml`.
 
     Attributes:
         folder: The folder.
@@ -30,7 +30,7 @@ class PaddleXModel:
     folder: Path
     graph: Path
     parameters: Path
-    config: inference_yml.InferenceConfig
+    config: InferenceConfig
 
     @classmethod
     def open(cls, folder: Path) -> PaddleXModel:
@@ -41,25 +41,25 @@ class PaddleXModel:
             SpecError: `inference.yml` asks for something that mlcls cannot do.
         """
         if not folder.is_dir():
-            raise ModelFormatError(f"Expected the folder of a PaddleX inference model, got {folder}, which is none.")
+            raise ModelFormatError(f"Expected the folder of a PaddleX inference model, got {folder}, which is not one.")
         present = {path.name for path in folder.iterdir() if path.is_file()}
-        missing = [name for name in (inference_yml.FILE_NAME, PARAMETERS_NAME) if name not in present]
+        missing = [name for name in (INFERENCE_YML, PARAMETERS_NAME) if name not in present]
         graphs = [name for name in GRAPH_NAMES if name in present]
         if not graphs:
             missing.append(" or ".join(GRAPH_NAMES))
         if missing:
             raise ModelFormatError(
                 f"{folder}: expected a PaddleX inference model ({' or '.join(GRAPH_NAMES)}, {PARAMETERS_NAME}, "
-                f"{inference_yml.FILE_NAME}), got a folder without {', '.join(missing)}."
+                f"{INFERENCE_YML}), got a folder without {', '.join(missing)}."
             )
         for name in (graphs[0], PARAMETERS_NAME):
             if (folder / name).stat().st_size == 0:
                 raise ModelFormatError(f"{folder / name}: expected a model file, got an empty one; copy it again.")
-        config = inference_yml.read_inference_yml(folder / inference_yml.FILE_NAME)
+        config = read_inference_yml(folder / INFERENCE_YML)
         return cls(folder, folder / graphs[0], folder / PARAMETERS_NAME, config)
 
     def make_spec(self, name: str | None = None) -> ModelSpec:
-        """Return the spec of the model before conversion, hashes of the source files included.
+        """Return the model's spec before conversion, with the hashes of the source files.
 
         Args:
             name: Name under which it is served; by default `Global.model_name`.
@@ -71,7 +71,6 @@ class PaddleXModel:
             thresholds=self.config.thresholds,
             transform=self.config.transform,
             source_sha256={
-                path.name: sha256_of(path)
-                for path in (self.graph, self.parameters, self.folder / inference_yml.FILE_NAME)
+                path.name: sha256_of(path) for path in (self.graph, self.parameters, self.folder / INFERENCE_YML)
             },
         )

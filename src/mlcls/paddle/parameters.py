@@ -1,7 +1,7 @@
-"""Checks that an `inference.pdiparams` is complete.
+"""Check that an `inference.pdiparams` is complete.
 
-Neither Paddle nor paddle2onnx does: both read past the end of a file that was cut off and go on with whatever the
-memory holds. The format is Paddle's `save_combine`, one record a tensor (`dense_tensor_serialize` in
+Neither Paddle nor paddle2onnx does: both read past the end of a truncated file and continue with whatever is in
+memory. The format is Paddle's `save_combine`, one record per tensor (`dense_tensor_serialize` in
 `paddle/phi/core/framework`): uint32 version; uint64 number of LoD levels, each with a uint64 size and as many bytes;
 uint32 tensor version; int32 size of a `VarType.TensorDesc` protobuf (1: data type, 2: dims); that protobuf; the data.
 """
@@ -22,36 +22,36 @@ _MAX_LOD_LEVELS: Final = 16
 
 
 class _FormatError(Exception):
-    """The bytes are not of the format."""
+    """The bytes do not have the expected format."""
 
 
 def check_parameters(graph: Path, parameters: Path) -> None:
-    """Check that a parameter file holds whole tensors, and as many as the graph has parameters.
+    """Check that a parameter file has only complete tensors, as many as the graph has parameters.
 
     Args:
         graph: `inference.json`, whose parameters are counted, or `inference.pdmodel`, whose are not.
         parameters: `inference.pdiparams`.
 
     Raises:
-        ModelFormatError: The file is cut off, is none of the format, or has another number of tensors.
+        ModelFormatError: The file is truncated, of another format, or has another number of tensors.
     """
     try:
         found = count_tensors(parameters)
     except _FormatError as error:
         raise ModelFormatError(
-            f"{parameters}: expected the whole parameters of a Paddle model, got a file that is cut off or damaged "
+            f"{parameters}: expected all parameters of a Paddle model, got a file that is truncated or damaged "
             f"({error}); copy or download it again."
         ) from None
     expected = _count_graph_parameters(graph) if graph.suffix == ".json" else found
     if found != expected:
         raise ModelFormatError(
             f"{parameters}: expected the {expected} parameters of {graph.name}, got {found}; the two files do not "
-            f"belong together, or one is cut off. Copy or download the model again."
+            f"belong together, or one is truncated. Copy or download the model again."
         )
 
 
 def count_tensors(path: Path) -> int:
-    """Return the number of tensors of a parameter file, all of which are whole."""
+    """Return the number of tensors in a parameter file, all of which must be complete."""
     count = 0
     with path.open("rb") as file:
         size = file.seek(0, 2)
@@ -66,7 +66,7 @@ def count_tensors(path: Path) -> int:
 
 
 def _read_record_head(file: BinaryIO) -> int:
-    """Read a record up to its data; give the size of the data in bytes."""
+    """Read a record up to its data and return the size of the data in bytes."""
     version, lod_levels = _unpack(file, "<IQ")
     if version != 0 or lod_levels > _MAX_LOD_LEVELS:
         raise _FormatError(f"no tensor at byte {file.tell() - 12}")
@@ -80,7 +80,7 @@ def _read_record_head(file: BinaryIO) -> int:
 
 
 def _data_bytes(description: bytes) -> int:
-    """Return bytes of the data that a `TensorDesc` describes."""
+    """Return the size in bytes of the data that a `TensorDesc` describes."""
     position = 0
     element_bytes = 0
     elements = 1
@@ -129,13 +129,13 @@ def _read(file: BinaryIO, size: int) -> bytes:
 
 
 def _count_graph_parameters(graph: Path) -> int:
-    """Return the number of parameters of a graph in Paddle's PIR format: its operations of the name `p`."""
+    """Return the number of parameters of a graph in Paddle's PIR format: its operations named `p`."""
     try:
         document: Any = json.loads(graph.read_bytes())
         operations = document["program"]["regions"][0]["blocks"][0]["ops"]
         return sum(operation["#"] == "p" for operation in operations)
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise ModelFormatError(
-            f"{graph}: expected a graph in Paddle's PIR format, got a file that is cut off or none ({error}); copy or "
-            f"download it again."
+            f"{graph}: expected a graph in Paddle's PIR format, got a file that is truncated or something else "
+            f"({error}); copy or download it again."
         ) from None

@@ -1,4 +1,4 @@
-"""A PaddleX model's own graph on Paddle Inference, with the settings that PaddleX itself has on a CPU."""
+"""The original graph of a PaddleX model on Paddle Inference, with PaddleX's own settings for a CPU."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mlcls.paddle.model import PaddleXModel
 from mlcls.paddle.runtime import import_paddle
 
 
-class PaddleGraph:
-    """A loaded graph: with oneDNN, three to eight times as fast, or without where oneDNN's kernels fail on it.
+class PaddlePredictor:
+    """A loaded graph, run with oneDNN, which is three to eight times as fast, or without it if its kernels fail.
 
-    Paddle 3.3's fail on some graphs of the older format, at the first image.
+    Those of Paddle 3.3 fail on some graphs of the older format, at the first image.
     """
 
     def __init__(self, model: PaddleXModel, threads: int) -> None:
@@ -23,7 +23,7 @@ class PaddleGraph:
 
         Args:
             model: The PaddleX inference model.
-            threads: Threads of the math library.
+            threads: Number of threads of the math library.
 
         Raises:
             ModelFormatError: Paddle cannot load the graph.

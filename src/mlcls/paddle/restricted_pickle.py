@@ -1,8 +1,8 @@
-"""Reads paddle's `.pdparams`, `.pdopt` and `.pdstates` without running what is in them.
+"""Read paddle's `.pdparams`, `.pdopt` and `.pdstates` without running what is in them.
 
-These files are pickles, and reading a pickle runs whatever it names: `paddle.load` of a file from a stranger is running
-the stranger's program. Here a pickle can name nothing but the few things that paddle's own files name, and each of
-these is a stand-in: numpy's code never sees a state that was made up, as its `__setstate__` trusts what it is given.
+These files are pickles, and reading a pickle runs whatever it names: `paddle.load` of a stranger's file runs the
+stranger's program. Here a pickle can name only the few things that paddle's own files name, and each of these is a
+stand-in: numpy's code never sees a forged state, since its `__setstate__` trusts what it gets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlcls.errors import ModelFormatError
 
 # Largest file that is read; CLIP's checkpoint with the optimizer's two moments has about 1.2 GB.
 MAX_FILE_BYTES: Final = 8 * 1024**3
-# Containers in containers; paddle's own states have three.
+# Levels of nested containers; paddle's own states have three.
 MAX_DEPTH: Final = 32
 MAX_VALUES: Final = 5_000_000
 MAX_DIMS: Final = 32
@@ -32,11 +32,11 @@ _PLAIN_VALUES: Final = (str, bytes, bool, int, float, complex, type(None))
 
 
 class _RefusedError(Exception):
-    """The file names or holds something that no file of parameters has; the text says what."""
+    """The file names or contains something that no file of parameters has; the text says what."""
 
 
 class _Code:
-    """Stands for a type name until its byte order is set, like `numpy.dtype`."""
+    """Stand-in for `numpy.dtype`: a type name until its byte order is set."""
 
     __slots__ = ("name", "order")
 
@@ -60,7 +60,7 @@ class _Code:
 
 
 class _Array:
-    """Stands for an array until its shape, type and bytes are set, like `numpy.ndarray`."""
+    """Stand-in for `numpy.ndarray`: empty until shape, type and bytes are set."""
 
     __slots__ = ("value",)
 
@@ -86,7 +86,7 @@ class _Array:
 
 
 class _Marker:
-    """Stands for a class that is named as an argument only."""
+    """Stand-in for a class that is named only as an argument."""
 
     __slots__ = ()
 
@@ -95,7 +95,7 @@ class _Marker:
 
 
 class _Call(_Marker):
-    """Stands for a function; unlike one, nothing about it can be changed from inside a pickle."""
+    """Stand-in for a function; unlike a function, it cannot be changed from inside a pickle."""
 
     __slots__ = ("__function",)
 
@@ -114,7 +114,7 @@ def _reconstruct(kind: object, shape: object, code: object) -> _Array:
 
 def _scalar(code: object, content: object = b"") -> object:
     if not isinstance(code, _Code) or not isinstance(content, bytes):
-        raise _RefusedError("a number of numpy's that has no type or no bytes")
+        raise _RefusedError("a numpy number without a type or without bytes")
     dtype = code.dtype()
     if len(content) != dtype.itemsize:
         raise _RefusedError(f"{len(content)} bytes for a number of the type {dtype}")
@@ -122,19 +122,19 @@ def _scalar(code: object, content: object = b"") -> object:
 
 
 def _encode(text: object, encoding: object = "latin1") -> bytes:
-    """Return how pickles of the protocols 0 to 2 write bytes."""
+    """Stand in for `_codecs.encode`, with which pickles of protocols 0 to 2 write bytes."""
     if not isinstance(text, str) or encoding != "latin1":
         raise _RefusedError("an encoding other than latin1")
     return text.encode("latin1")
 
 
 def _bytes() -> bytes:
-    """Return how they write no bytes at all."""
+    """Stand in for `bytes`, with which they write empty bytes."""
     return b""
 
 
 def _eval(text: object, names: object = None) -> object:
-    """Return how paddle writes a tensor of a static graph: `eval("data", {"data": array})`. Nothing is evaluated."""
+    """Stand in for `eval("data", {"data": array})`, as paddle writes a tensor of a static graph; evaluate nothing."""
     if (
         text != "data"
         or not isinstance(names, dict)
@@ -147,14 +147,14 @@ def _eval(text: object, names: object = None) -> object:
 
 def _tuple(items: object = ()) -> tuple[object, ...]:
     if not isinstance(items, (tuple, list)):
-        raise _RefusedError("a tuple of something else than a list")
+        raise _RefusedError("a tuple of something other than a list")
     return tuple(items)
 
 
 def _ordered(items: object = ()) -> dict[object, object]:
-    """Return a dict stands for an OrderedDict; it keeps the order, and has no attributes to be set."""
+    """Return a dict in place of an OrderedDict; it keeps the order and has no attributes that could be set."""
     if not isinstance(items, (tuple, list)) or not all(isinstance(pair, (tuple, list)) for pair in items):
-        raise _RefusedError("an OrderedDict of something else than pairs")
+        raise _RefusedError("an OrderedDict of something other than pairs")
     return dict(items)
 
 
@@ -182,27 +182,27 @@ _ALLOWED: Final[dict[tuple[str, str], object]] = {
 
 
 class _Reader(pickle.Unpickler):
-    """A reader of pickles that finds stand-ins and nothing else."""
+    """An unpickler that finds stand-ins and nothing else."""
 
     def find_class(self, module: str, name: str) -> object:
         found = _ALLOWED.get((module, name))
         if found is None:
-            raise _RefusedError(f"it names {clip(f'{module}.{name}')}, and reading it would run that")
+            raise _RefusedError(f"the name {clip(f'{module}.{name}')}, which reading the file would run")
         return found
 
     def persistent_load(self, identifier: object) -> object:
-        raise _RefusedError("a reference to something outside of the file")
+        raise _RefusedError("a reference to something outside the file")
 
 
 def read_values(path: Path) -> Any:
     """Read a file that `paddle.save` wrote.
 
     Returns:
-        What was saved, in plain dicts, lists and tuples, with arrays and numbers of numpy's.
+        What was saved, as plain dicts, lists and tuples with numpy's arrays and numbers.
 
     Raises:
-        ModelFormatError: The file cannot be read, is too large, damaged or no such file, or holds anything but numbers,
-            texts and containers of these; nothing of it was run, and the text names what it holds.
+        ModelFormatError: The file cannot be read, is too large, damaged or of another format, or contains anything but
+            numbers, strings and containers of these, which the text names; nothing in it was run.
     """
     try:
         size = path.stat().st_size
@@ -214,25 +214,24 @@ def read_values(path: Path) -> Any:
     except _RefusedError as error:
         raise ModelFormatError(
             f"{path}: expected a file of parameters, numbers by name, as paddle.save writes it, got one with something "
-            f"else in it: {error}. Nothing of it was run; get the file from where it was trained."
+            f"else in it: {error}. Nothing in it was run; get the file from whoever trained the model."
         ) from None
-    # a damaged pickle raises whatever it stumbles over
-    except Exception as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise ModelFormatError(
-            f"{path}: expected a file that paddle.save wrote, got none, or a damaged one ({type(error).__name__}: "
+            f"{path}: expected a file that paddle.save wrote, got another or a damaged one ({type(error).__name__}: "
             f"{clip(str(error), 120)}); copy or download it again."
         ) from None
 
 
 class _Plain:
-    """Puts arrays in the place of their stand-ins, within limits of depth and number."""
+    """Replaces the stand-ins of arrays with the arrays, within limits of depth and number."""
 
     def __init__(self) -> None:
         self._left = MAX_VALUES
 
     def value(self, value: object, depth: int = 0) -> Any:
         self._left -= 1
-        # a container that holds itself ends here as well; and ten that each hold the next ten times
+        # this also stops at a container that holds itself, and at ten that each hold the next one ten times
         if depth > MAX_DEPTH or self._left < 0:
             raise _RefusedError(f"containers more than {MAX_DEPTH} deep, or more than {MAX_VALUES} values")
         if isinstance(value, _Array):
@@ -241,10 +240,10 @@ class _Plain:
             return value.value
         if isinstance(value, dict):
             if not all(isinstance(key, (str, int, float)) for key in value):
-                raise _RefusedError("keys that are neither texts nor numbers")
+                raise _RefusedError("keys that are neither strings nor numbers")
             return {key: self.value(item, depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)(self.value(item, depth + 1) for item in value)
         if type(value) in _PLAIN_VALUES or isinstance(value, np.generic):
             return value
-        raise _RefusedError(f"a {type(value).__name__.lstrip('_').lower()} that stands alone")
+        raise _RefusedError(f"a {type(value).__name__.lstrip('_').lower()} on its own")

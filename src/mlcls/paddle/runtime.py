@@ -1,4 +1,4 @@
-"""Importing paddle, which wants to be set up before it is imported and talks while it is."""
+"""Import paddle, which must be configured before the import and prints warnings during it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mlcls.errors import MissingExtraError
 
 
 def import_paddle(extra: str) -> ModuleType:
-    """Import paddle for the CPU, with all cores and without its remarks.
+    """Import paddle for the CPU, with all cores and without its warnings.
 
     Args:
-        extra: The extra that should have installed it.
+        extra: The extra that installs it, for the error.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: paddle is not installed.
     """
     if "paddle" in sys.modules:
         return sys.modules["paddle"]
     os.environ.setdefault("GLOG_minloglevel", "2")
-    # paddle's own default is one thread, and it can be changed only before the import
+    # paddle's default is one thread, which can be changed only before the import
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):

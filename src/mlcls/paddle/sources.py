@@ -1,4 +1,4 @@
-"""Open a PaddleX inference model wherever it is: a folder, an archive, a URL or a catalog name."""
+"""Open a PaddleX inference model from a folder, an archive, a URL or by the name of an official model."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlcls.base.archive import extract_model
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.paddle.archive import extract_model
 from mlcls.paddle.model import PaddleXModel
 
 
 @contextlib.contextmanager
 def open_source(source: str) -> Iterator[PaddleXModel]:
-    """Open a PaddleX inference model, wherever it is.
+    """Open a PaddleX inference model, wherever it comes from.
 
     Args:
         source: A folder; an archive (`.tar`, compressed or not); an http(s) URL of an archive; or the name of an
             official model, which is downloaded.
 
     Yields:
-        The model. What had to be unpacked is gone when the block ends; downloads stay in the cache.
+        The model. Unpacked files are removed when the block ends; downloads stay in the cache.
 
     Raises:
-        DownloadError: The URL or the official model cannot be had.
+        DownloadError: The URL or the official model cannot be downloaded.
         ModelFormatError: The source is none of these, or not a PaddleX model.
         SpecError: Its `inference.yml` asks for something that mlcls cannot do.
     """
@@ -49,7 +49,7 @@ def open_source(source: str) -> Iterator[PaddleXModel]:
         try:
             folder = extract_model(archive, Path(temporary) / "model")
         except ModelFormatError:
-            if downloaded:  # the next try must fetch it again instead of finding it in the cache
+            if downloaded:  # so that the next try downloads it again
                 archive.unlink(missing_ok=True)
             raise
         yield PaddleXModel.open(folder)

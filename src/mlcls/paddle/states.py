@@ -1,6 +1,6 @@
-"""Paddle's saved states as tensors: what `paddle.load` gives for them, read without running anything.
+"""Read paddle's saved states as `paddle.load` does, but without running anything in them.
 
-The rules of what becomes a tensor are those of `paddle.load` (`paddle/framework/io.py`, 3.3).
+The rules for what becomes a tensor are those of `paddle.load` (`paddle/framework/io.py`, 3.3).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mlcls.errors import ModelFormatError
 from mlcls.paddle.restricted_pickle import read_values
 from mlcls.paddle.runtime import import_paddle
 
-# paddle's keys for the names of tensors, and for arrays that were cut because pickle's protocol 2 ends at 4 GiB.
+# paddle's keys for the names of tensors, and for arrays that were split because pickle's protocol 2 ends at 4 GiB.
 _NAMES_KEY: Final = "StructuredToParameterName@@"
 _SLICES_KEY: Final = "UnpackBigParamInfor@@"
 
@@ -29,7 +29,7 @@ def read_state(path: Path) -> Any:
         What was saved; arrays are tensors.
 
     Raises:
-        ModelFormatError: The file is missing, damaged, or holds anything but numbers, texts and containers of these.
+        ModelFormatError: The file is missing or damaged, or contains anything but numbers, strings and containers.
         MissingExtraError: paddle is not installed.
     """
     paddle = import_paddle("train")
@@ -51,7 +51,7 @@ def _to_tensors(values: Any, paddle: ModuleType) -> Any:
                 if isinstance(values[key], np.ndarray):
                     values[key] = _named_tensor(paddle, name, values[key])
             return values
-    # one tensor with a name means that all tensors have one, and that arrays without a name are arrays
+    # if one tensor has a name, all tensors have one, and arrays without a name stay arrays
     if _has_named(values):
         return _replace(values, _is_named, lambda pair: _named_tensor(paddle, *pair))
     return _replace(values, lambda value: isinstance(value, np.ndarray), _maker(paddle))

@@ -1,4 +1,4 @@
-"""PaddleX's configuration files and the overrides of the command line, read into frozen sections."""
+"""Read PaddleX's configuration files, with the overrides of the command line, into frozen sections."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mlcls.base.checks import finite_float
+from mlcls.base.text import one_line
 from mlcls.base.yaml_file import YamlError, parse_yaml, read_yaml
 from mlcls.errors import ConfigError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.training.settings import TrainSettings
 
-# Formats that `CheckDataset.convert` reads.
+# Formats that `CheckDataset.convert` can read.
 SOURCE_TYPES: Final = ("COCO",)
 
 
 @dataclasses.dataclass(frozen=True)
 class GlobalSection:
-    """What every mode reads.
+    """The settings of all modes.
 
     Attributes:
         model: One of the six models.
-        mode: What is done; see `mlcls.paddlex.main`.
+        mode: What to do; see `mlcls.paddlex.main`.
         dataset_dir: Folder of the dataset.
         device: `cpu`, `gpu:0` or `gpu:0,1`.
         output: Folder that everything is written to.
@@ -40,11 +41,11 @@ class GlobalSection:
 
 @dataclasses.dataclass(frozen=True)
 class ConvertSection:
-    """Conversion of a dataset of another format.
+    """Conversion of a dataset from another format.
 
     Attributes:
         enable: Whether to convert.
-        src_dataset_type: Format of the dataset as it is, one of `SOURCE_TYPES`.
+        src_dataset_type: Present format of the dataset, one of `SOURCE_TYPES`.
     """
 
     enable: bool
@@ -57,9 +58,9 @@ class SplitSection:
 
     Attributes:
         enable: Whether to split.
-        train_percent: Share of the training images.
-        val_percent: Share of the validation images; both make 100.
-        seed: Another seed gives another split of the same quality (not in PaddleX, whose split is another every time).
+        train_percent: Percentage of training images.
+        val_percent: Percentage of validation images; both add up to 100.
+        seed: Another seed gives another split of the same quality (not in PaddleX, whose split differs each time).
     """
 
     enable: bool
@@ -81,29 +82,29 @@ class TrainSection:
     """Mode `train`.
 
     Attributes:
-        num_classes: Labels of the dataset; null takes those of `label.txt`.
-        epochs_iters: Passes over the training images.
-        batch_size: Images in a step of one device.
+        num_classes: Number of labels; null accepts any number.
+        epochs_iters: Number of epochs.
+        batch_size: Images per step and device.
         learning_rate: Highest learning rate.
         pretrain_weight_path: Weights to start from, a path or a URL; null starts with fresh ones.
         warmup_steps: Epochs in which the learning rate rises.
-        resume_path: Checkpoint to go on from.
+        resume_path: Checkpoint to resume from.
         log_interval: Steps between two lines of the log.
         eval_interval: Epochs between two evaluations.
         save_interval: Epochs between two checkpoints.
-        seed: Of everything random. This field and the following are not in PaddleX; see
+        seed: Seed of everything random. This field and the following are not in PaddleX; see
             `mlcls.training.settings.TrainSettings`.
-        amp: Whether to compute in mixed precision.
+        amp: Whether to use mixed precision.
         image_size: Height and width of the network's input.
-        threshold: Of every label of the exported model.
-        weight_decay: Of the parameters that are not one-dimensional.
-        ema_decay: Of the moving average of the weights.
+        threshold: Threshold of every label of the exported model.
+        weight_decay: Weight decay of the parameters that are not one-dimensional.
+        ema_decay: Decay of the moving average of the weights.
         cutout: Whether a rectangle is cut out of each training image.
-        rand_augment: Whether training images are changed by RandAugment.
-        num_workers: Threads that read images, for each process.
+        rand_augment: Whether RandAugment is applied to training images.
+        num_workers: Threads per process that read images.
         backbone_scale: Width of a PP-LCNet.
         decoder_width: Width of the head.
-        gradient_clip: Highest norm of the gradients; 0 leaves them.
+        gradient_clip: Largest norm of the gradients; 0 for no limit.
     """
 
     num_classes: int | None
@@ -132,7 +133,7 @@ class TrainSection:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateSection:
-    """Mode `evaluate`: the weights, and batches between two lines of the log."""
+    """Mode `evaluate`: the weights, and the number of batches between two lines of the log."""
 
     weight_path: str | None
     log_interval: int
@@ -147,14 +148,14 @@ class ExportSection:
 
 @dataclasses.dataclass(frozen=True)
 class KernelOptionSection:
-    """How the model is run; `paddle` is Paddle's own engine."""
+    """How to run the model; `paddle` is Paddle's own engine."""
 
     run_mode: str = "paddle"
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictSection:
-    """Mode `predict`: images in a batch, folder of the inference model, and an image, a folder or a URL."""
+    """Mode `predict`: the batch size, the folder of the inference model, and an image, a folder or a URL."""
 
     batch_size: int
     model_dir: str | None
@@ -177,7 +178,7 @@ class PaddleXConfig:
 Section = TypeVar("Section")
 
 _TYPE_NAMES: Final = {str: "text", int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
-# 1e-4 is a number to everyone but YAML 1.1, which wants 1.0e-4
+# YAML 1.1 takes 1.0e-4 for a number, but 1e-4 for text
 _EXPONENT: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
@@ -185,12 +186,12 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> PaddleXConfig:
     """Read a configuration file.
 
     Args:
-        path: A YAML file with all the sections.
+        path: A YAML file with all sections.
         overrides: `Key.Sub=value`, each in place of the file's value; the value is read as YAML, and `None` is null.
 
     Raises:
-        ConfigError: The file cannot be read, or some keys are unknown or missing or have values of a wrong type; the
-            text names them all.
+        ConfigError: The file cannot be read, or keys are unknown or missing or have a value of the wrong type; the text
+            names them all.
     """
     document = _read_document(path)
     for override in overrides:
@@ -208,10 +209,10 @@ def _read_document(path: Path) -> dict[str, Any]:
         document = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: expected a configuration file, there is none; configs/ has one for each model."
+            f"{path}: expected a configuration file, but it does not exist; configs/ has one for each model."
         ) from None
     except (OSError, YamlError) as error:
-        raise ConfigError(f"{path}: expected a YAML file, got one that cannot be read: {_one_line(error)}") from None
+        raise ConfigError(f"{path}: expected a YAML file, got one that cannot be read: {one_line(error)}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: expected the sections {_names(PaddleXConfig)}, got {_describe(document)}.")
     return document
@@ -225,11 +226,11 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
     try:
         value = None if text == "None" else parse_yaml(text)  # None is what PaddleX's users write
     except YamlError as error:
-        raise ConfigError(f"-o {override}: expected a YAML value, got {text!r}: {_one_line(error)}") from None
+        raise ConfigError(f"-o {override}: expected a YAML value, got {text!r}: {one_line(error)}") from None
     section = document
     for parent in parents:
         if section.get(parent) is None:
-            section[parent] = {}  # of an unknown name, which is told with all that is wrong
+            section[parent] = {}  # an unknown name is reported later, with the other faults
         section = section[parent]
         if not isinstance(section, dict):
             raise ConfigError(f"-o {override}: expected a section {parent}, got {_describe(section)}.")
@@ -237,7 +238,7 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def _build(kind: type[Section], document: object, key: str, faults: list[str]) -> Section | None:
-    """Return a section from its part of the document; None, and faults, where something in it is wrong."""
+    """Return a section from its part of the document; None, with its faults added, if something is wrong."""
     if not isinstance(document, dict):
         faults.append(f"{key}: expected a section with {_names(kind)}, got {_describe(document)}")
         return None
@@ -278,11 +279,11 @@ def _check_values(config: PaddleXConfig) -> Iterator[str]:
         yield f"Global.model: expected one of {', '.join(OFFICIAL_MODELS)}, got {config.Global.model!r}"
     for name in ("dataset_dir", "output"):
         if not getattr(config.Global, name).strip():
-            yield f"Global.{name}: expected the path of a folder, got an empty text"
+            yield f"Global.{name}: expected the path of a folder, got an empty string"
     convert, split = config.CheckDataset.convert, config.CheckDataset.split
     if convert.enable and convert.src_dataset_type not in SOURCE_TYPES:
         yield (
-            f"CheckDataset.convert.src_dataset_type: expected {' or '.join(SOURCE_TYPES)} where convert.enable is "
+            f"CheckDataset.convert.src_dataset_type: expected {' or '.join(SOURCE_TYPES)} if convert.enable is "
             f"true, got {_describe(convert.src_dataset_type)}"
         )
     if not split.enable:
@@ -295,7 +296,7 @@ def _check_values(config: PaddleXConfig) -> Iterator[str]:
             yield f"CheckDataset.split.{name}: expected an integer between 0 and 100, got {_describe(percent)}"
     if None not in percents and sum(filter(None, percents)) != 100:
         yield (
-            f"CheckDataset.split: expected train_percent and val_percent that make 100 together, got "
+            f"CheckDataset.split: expected train_percent and val_percent that add up to 100, got "
             f"{percents[0]} + {percents[1]} = {sum(filter(None, percents))}"
         )
 
@@ -317,7 +318,3 @@ def _join(key: str, name: object) -> str:
 def _describe(value: object) -> str:
     text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

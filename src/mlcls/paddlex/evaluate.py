@@ -1,4 +1,4 @@
-"""Mode `evaluate` of a PaddleX configuration: trained weights (`.pdparams`) on the dataset's `val.txt`."""
+"""Mode `evaluate` of a PaddleX configuration: evaluate trained weights (`.pdparams`) on the dataset's `val.txt`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlcls.base.pictures import require_matplotlib
-from mlcls.dataset.image_set import LABEL_FILE, VAL_FILE, read_dataset_labels
+from mlcls.dataset.annotations import VAL_FILE
+from mlcls.dataset.labels import DATASET_LABELS_FILE, read_dataset_labels
 from mlcls.engines.runners import DecodingRunner, Pixels, Scores
 from mlcls.errors import ConfigError
 from mlcls.evaluation.evaluate import evaluate, require_labels
@@ -18,11 +19,11 @@ from mlcls.evaluation.report import format_table, write_report
 from mlcls.images.transforms import normalize
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ImageTransform
-from mlcls.paddle.inference_yml import FILE_NAME, read_inference_yml
+from mlcls.paddle.inference_yml import INFERENCE_YML, read_inference_yml
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import load_trained_network
 from mlcls.training.pretrained import find_weights
-from mlcls.training.process_group import set_device
+from mlcls.training.processes import set_device
 from mlcls.training.run_folder import INFERENCE
 from mlcls.training.settings import Device, TrainSettings
 
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkInput:
-    """What a `DecodingRunner` needs to know where there is no spec yet.
+    """What a `DecodingRunner` needs of a model that has no spec yet.
 
     Attributes:
         labels: Label of each class id.
-        transform: From an image to `pixels`.
+        transform: Transform from an image to `pixels`.
     """
 
     labels: tuple[str, ...]
@@ -44,7 +45,7 @@ class NetworkInput:
 
 
 class NetworkRunner:
-    """A paddle network, on paddle's present device."""
+    """A paddle network on paddle's current device."""
 
     name = "weights"
 
@@ -53,7 +54,7 @@ class NetworkRunner:
 
         Args:
             network: (N, 3, H, W) float32 to logits.
-            transform: Normalizes.
+            transform: Transform with the normalization.
         """
         network.eval()
         self._network = network
@@ -69,25 +70,25 @@ class NetworkRunner:
 
 
 def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Evaluate `Evaluate.weight_path`; print the figures.
+    """Evaluate `Evaluate.weight_path` and print the metrics.
 
     Number of labels, input size, threshold, batch size and threads are those of the section `Train`. Of several
-    devices the first one is used.
+    devices, the first one is used.
 
     Args:
-        config: The configuration's sections by name; `Global`, `Train` and `Evaluate` are read.
+        config: The sections of the configuration by name; `Global`, `Train` and `Evaluate` are read.
 
     Returns:
-        What `evaluate_result.json` says beside `done_flag`.
+        The content of `evaluate_result.json` without `done_flag`.
 
     Raises:
-        ConfigError: A field of `Evaluate` is wrong, or `Train.image_size` is not the weights' one.
+        ConfigError: A field of `Evaluate` is wrong, or `Train.image_size` is not that of the weights.
         TrainingError: A field of `Train` is wrong, or there is no such file of weights.
         ModelFormatError: The weights are not of this architecture and these labels.
         DatasetError: The dataset is wrong, or an image cannot be used.
         MissingExtraError: The extra `train` is not installed.
     """
-    require_matplotlib()  # now, and not after an hour
+    require_matplotlib()  # fails now, not after an hour
     settings = TrainSettings.from_config(config)
     source, interval = config["Evaluate"]["weight_path"], config["Evaluate"]["log_interval"]
     if not source:
@@ -96,7 +97,7 @@ def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, A
         raise ConfigError(f"Evaluate.log_interval: expected an integer of at least 1, got {interval}.")
     labels = read_dataset_labels(settings.dataset_dir, settings.num_classes)
     weights = find_weights(source, "Evaluate.weight_path")
-    _compare_with_export(weights.parent / INFERENCE / FILE_NAME, settings, labels)
+    _compare_with_export(weights.parent / INFERENCE / INFERENCE_YML, settings, labels)
     import_paddle("train")
     device = Device.parse(settings.device)
     set_device(dataclasses.replace(device, ids=device.ids[:1]))
@@ -116,11 +117,11 @@ def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 
 
 def _compare_with_export(exported: Path, settings: TrainSettings, labels: tuple[str, ...]) -> None:
-    """Compare with the model that a training exported beside its weights, which themselves say nothing of this.
+    """Compare with the model that a training exported next to its weights, which do not tell input size or labels.
 
     Raises:
-        ConfigError: Another input size, which would give other figures without a word.
-        DatasetError: Other labels.
+        ConfigError: The input size differs, which would silently give other metrics.
+        DatasetError: The labels differ.
     """
     if not exported.is_file():
         return
@@ -128,14 +129,14 @@ def _compare_with_export(exported: Path, settings: TrainSettings, labels: tuple[
     trained, asked = ((each.height, each.width) for each in (config.transform, settings.transform))
     if trained != asked:
         raise ConfigError(
-            f"Train.image_size: expected {trained}, height and width that these weights were exported with "
+            f"Train.image_size: expected {trained}, the height and width that these weights were exported with "
             f"({exported}), got {asked}."
         )
-    require_labels(settings.dataset_dir / LABEL_FILE, labels, config.labels)
+    require_labels(settings.dataset_dir / DATASET_LABELS_FILE, labels, config.labels)
 
 
 class _Log:
-    """Prints a line every few batches, past the progress bar."""
+    """Prints a line every few batches, above the progress bar."""
 
     def __init__(self, interval: int) -> None:
         self._interval = interval

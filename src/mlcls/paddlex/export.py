@@ -1,4 +1,4 @@
-"""Mode `export` of a PaddleX configuration: trained weights become a PaddleX inference model in `Global.output`."""
+"""Mode `export` of a PaddleX configuration: write trained weights as a PaddleX inference model to `Global.output`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from urllib.parse import urlsplit
 
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.yaml_file import YamlError, read_yaml
-from mlcls.dataset.image_set import LABEL_FILE
-from mlcls.dataset.labels import read_labels
+from mlcls.dataset.labels import DATASET_LABELS_FILE, read_labels
 from mlcls.errors import ConfigError, ModelFormatError, SpecError
 from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels
-from mlcls.paddle.inference_yml import FILE_NAME
+from mlcls.paddle.inference_yml import INFERENCE_YML
 from mlcls.paddle.model import GRAPH_NAMES, PARAMETERS_NAME
 from mlcls.paddlex.config import PaddleXConfig
 from mlcls.training.export import export_model
 from mlcls.training.pretrained import find_weights, is_url
 from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE
 
-# File names of the official weights, under which people keep them.
+# File names of the official weights, by which local copies are recognized.
 _OFFICIAL_FILES: Final = frozenset(model.pretrained_url.rpartition("/")[2] for model in OFFICIAL_MODELS.values())
 
 
@@ -30,18 +29,18 @@ def export_weights(config: PaddleXConfig) -> dict[str, Any]:
     """Write `inference.json`, `inference.pdiparams` and `inference.yml` into `Global.output`.
 
     The labels are those of the training (`label_dict.txt` in the folder of the weights or the one above), else COCO's
-    80 for official weights, else those of the dataset. Everything else in the folder stays as it is.
+    80 for official weights, else those of the dataset. Other files in the folder stay as they are.
 
     Args:
         config: The configuration; `Train.image_size` and `Train.threshold` become the model's.
 
     Returns:
-        The result: `model_name`, the files by PaddleX's names, `num_classes`, `label_source`.
+        The result: `model_name`, the files under PaddleX's names, `num_classes`, `label_source`.
 
     Raises:
         ConfigError: `Export.weight_path` or `Train.num_classes` does not fit.
-        SpecError: No labels can be found, or the dataset's are not those of official weights.
-        ModelFormatError: The weights are not of this architecture or of another number of labels.
+        SpecError: No labels are found, or the dataset's are not those of official weights.
+        ModelFormatError: The weights are of another architecture or another number of labels.
         MlclsError: See `find_weights`, `read_labels` and `mlcls.training.export.export_model`.
     """
     source = config.Export.weight_path
@@ -73,8 +72,8 @@ def export_weights(config: PaddleXConfig) -> dict[str, Any]:
     print(f"{output}: {config.Global.model}, {len(labels)} labels of {label_source}, weights of {source}")
     return {
         "model_name": config.Global.model,
-        "inference_config": FILE_NAME,
-        "pdmodel": GRAPH_NAMES[0],  # PaddleX's name of the field; its graphs are JSON files by now
+        "inference_config": INFERENCE_YML,
+        "pdmodel": GRAPH_NAMES[0],  # PaddleX's name for the field; its graphs are JSON files now
         "pdiparams": PARAMETERS_NAME,
         "num_classes": len(labels),
         "label_source": label_source,
@@ -82,40 +81,40 @@ def export_weights(config: PaddleXConfig) -> dict[str, Any]:
 
 
 def _find_run(weights: Path) -> Path | None:
-    """Return the folder of the training that left these weights."""
+    """Return the folder of the training that wrote these weights; None if there is none."""
     above = weights.absolute().parents
     return next((folder for folder in above[:2] if (folder / LABEL_DICT_FILE).is_file()), None)
 
 
 def _find_labels(source: str, run: Path | None, dataset: Path) -> tuple[tuple[str, ...], str]:
-    """Return the labels, and where they are from."""
+    """Return the labels and their source."""
     if run is not None:
         return read_labels(run / LABEL_DICT_FILE), str(run / LABEL_DICT_FILE)
-    path = dataset / LABEL_FILE
+    path = dataset / DATASET_LABELS_FILE
     name = urlsplit(source).path if is_url(source) else source
     if Path(name).name in _OFFICIAL_FILES:
         labels = coco_labels()
         if path.is_file() and (own := read_labels(path)) != labels:
             raise SpecError(
                 f"Export.weight_path: expected weights that were trained on {path} ({len(own)} labels), got official "
-                f"ones, whose labels are COCO's {len(labels)}. Give the weights of your training, or a "
-                f"Global.dataset_dir without {LABEL_FILE}."
+                f"ones, whose labels are COCO's {len(labels)}. Use the weights of your training, or a "
+                f"Global.dataset_dir without {DATASET_LABELS_FILE}."
             )
         return labels, "COCO"
     if not path.is_file():
         raise SpecError(
             f"Export.weight_path: expected {LABEL_DICT_FILE} in the folder of {source} or the one above, or "
-            f"{LABEL_FILE} in Global.dataset_dir ({dataset}), found neither; put one there."
+            f"{DATASET_LABELS_FILE} in Global.dataset_dir ({dataset}), found neither; put one there."
         )
     return read_labels(path), str(path)
 
 
 def _note_other_size(config: PaddleXConfig, run: Path) -> None:
-    """Say so where the training had another input size: such a model works, but was not trained for it."""
+    """Print a note if the training had another input size: the model works, but was not trained for this one."""
     try:
         trained = read_yaml(run / CONFIG_FILE)["Train"]["image_size"]
     except (OSError, TypeError, KeyError, YamlError):
-        return  # an older or a foreign folder; nothing of it is needed
+        return  # an older folder, or another program's; its settings are not needed
     if trained != config.Train.image_size:
         print(
             f"Note: Train.image_size is {config.Train.image_size}, the training's was {trained} ({run / CONFIG_FILE}).",
@@ -124,7 +123,7 @@ def _note_other_size(config: PaddleXConfig, run: Path) -> None:
 
 
 def _move_model(source: Path, target: Path) -> None:
-    """Move the three files; `inference.yml` is taken away first and put there last, so that no mixture is a model."""
-    (target / FILE_NAME).unlink(missing_ok=True)
-    for name in (GRAPH_NAMES[0], PARAMETERS_NAME, FILE_NAME):
+    """Move the three files; `inference.yml` is removed first and moved last, so that a mixture is no model."""
+    (target / INFERENCE_YML).unlink(missing_ok=True)
+    for name in (GRAPH_NAMES[0], PARAMETERS_NAME, INFERENCE_YML):
         os.replace(source / name, target / name)

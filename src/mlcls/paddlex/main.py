@@ -1,4 +1,4 @@
-"""What a PaddleX configuration can ask for: its modes, and the result file that each of them leaves."""
+"""Run the modes of a PaddleX configuration, and write the result file of each."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, Final
 from mlcls.errors import ConfigError, DatasetError, MlclsError
 from mlcls.paddlex.config import PaddleXConfig
 
-# Problems of a dataset that are printed; the result file has them all.
+# Number of problems of a dataset that are printed; the result file has them all.
 _PRINTED_PROBLEMS: Final = 20
 
 
 def run_mode(config: PaddleXConfig) -> int:
-    """Do what `Global.mode` asks for.
+    """Run the mode that `Global.mode` names.
 
-    As PaddleX does, writes `MODE_result.json` into `Global.output`, with `done_flag` false, `err_type` and `err_msg`
-    where the mode fails. The modes `export` and `predict` have one too, which PaddleX writes only of their failures.
+    Like PaddleX, write `MODE_result.json` into `Global.output`, with `done_flag` false, `err_type` and `err_msg` if the
+    mode fails. The modes `export` and `predict` have one too, which PaddleX writes only if they fail.
 
     Args:
         config: The configuration.
@@ -46,13 +46,13 @@ def run_mode(config: PaddleXConfig) -> int:
 
 
 def check_dataset(config: PaddleXConfig) -> Mapping[str, Any]:
-    """Run mode `check_dataset`: print the problems and what was changed.
+    """Run mode `check_dataset`, and print the problems and what was changed.
 
     Returns:
-        The result, with `problems` where there are warnings.
+        The result, with `problems` if there are warnings.
 
     Raises:
-        DatasetError: The dataset did not pass; its details have the problems.
+        DatasetError: The dataset did not pass; the details have the problems.
     """
     from mlcls.dataset.check import CheckRequest
     from mlcls.dataset.check import check_dataset as check
@@ -118,7 +118,7 @@ def predict(config: PaddleXConfig) -> Mapping[str, Any]:
     return predict_images(config)
 
 
-# Each gives its part of the result file.
+# Each mode returns its part of the result file.
 MODES: Final[Mapping[str, Callable[[PaddleXConfig], Mapping[str, Any]]]] = {
     "check_dataset": check_dataset,
     "train": train,
@@ -133,10 +133,10 @@ def _result_path(config: PaddleXConfig) -> Path:
 
 
 def _kept_result(config: PaddleXConfig) -> Mapping[str, Any]:
-    """Return what the result file says that a failure leaves true.
+    """Return what the existing result file says that remains true after a failure.
 
-    A training writes its file as it goes: the checkpoints and the metrics in it are there after a failure too. The
-    other modes write theirs when all is done, so that an old one has nothing to say about a run that failed.
+    A training updates its file as it runs, and its checkpoints and metrics remain valid after a failure. The other
+    modes write theirs at the end, so that an existing one says nothing about the run that failed.
     """
     if config.Global.mode != "train":
         return {}

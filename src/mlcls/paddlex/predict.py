@@ -1,4 +1,4 @@
-"""Mode `predict` of a PaddleX configuration: Paddle's own engine labels images, to PaddleX's output and files."""
+"""Mode `predict` of a PaddleX configuration: label images with Paddle's own engine, with PaddleX's output and files."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from mlcls.paddlex.config import PaddleXConfig
 if TYPE_CHECKING:
     from mlcls.engines.runners import Runner
     from mlcls.model.spec import ModelSpec
+    from mlcls_client import MultiLabelResult
     from mlcls_client.inputs.sources import ImageSource
-    from mlcls_client.result import MultiLabelResult
 
 # Values of `Predict.kernel_option.run_mode`; PaddleX's others are for TensorRT, oneDNN and half precision.
 RUN_MODES: Final = ("paddle",)
 
 
 def predict_images(config: PaddleXConfig) -> dict[str, Any]:
-    """Label the images of `Predict.input`, print each result, and save JSON and annotated picture.
+    """Label the images of `Predict.input`, print each result, and save it as JSON and as an annotated picture.
 
     Args:
-        config: The configuration. `Predict.model_dir` is whatever `mlcls.paddle.sources.open_source` takes; null
-            takes the official model.
+        config: The configuration. `Predict.model_dir` is anything that `mlcls.paddle.sources.open_source` accepts; null
+            means the official model.
 
     Returns:
         The result: `model_name`, `model_dir`, and `results` with the labels and files of each image.
@@ -38,7 +38,7 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
     Raises:
         ConfigError: A field of `Predict` is wrong.
         PredictionError: Some images could not be labeled; all others were, and the details have both.
-        MlclsError: The model cannot be had or run; see `mlcls.releases.importing.open_source`.
+        MlclsError: The model cannot be opened or run; see `mlcls.paddle.sources.open_source`.
     """
     _check_client()
     from mlcls.conversion.to_onnx import find_activation
@@ -83,14 +83,14 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
 
 
 class _Labeler:
-    """Images to results, by the project's own decoding and threshold rule."""
+    """Labels images, with the library's own decoding and threshold rule."""
 
     def __init__(self, runner: Runner, spec: ModelSpec) -> None:
         self._runner, self._spec = runner, spec
         self._thresholds = np.asarray(spec.thresholds, np.float32)
 
     def label(self, batch: Sequence[ImageSource]) -> Iterator[tuple[ImageSource, MultiLabelResult | Exception]]:
-        """Label a batch; yield a result for each image, or what is wrong with it."""
+        """Label a batch and yield a result or an error for each image."""
         read = [self._read(source) for source in batch]
         pixels = [image[1] for image in read if not isinstance(image, Exception)]
         scores = iter(self._runner.scores(np.stack(pixels)) if pixels else ())
@@ -99,7 +99,7 @@ class _Labeler:
 
     def _read(self, source: ImageSource) -> tuple[bytes, npt.NDArray[np.uint8]] | Exception:
         from mlcls.images.transforms import preprocess
-        from mlcls_client.errors import InputError
+        from mlcls_client import InputError
 
         try:
             encoded = source.read()
@@ -109,7 +109,7 @@ class _Labeler:
 
     def _result(self, source: ImageSource, encoded: bytes, scores: npt.NDArray[np.float32]) -> MultiLabelResult:
         from mlcls.model.postprocess import select_labels
-        from mlcls_client.result import MultiLabelResult
+        from mlcls_client import MultiLabelResult
         from mlcls_client.transport.contract import STATUS_OK, Answer
 
         chosen = select_labels(scores, self._thresholds, self._spec.labels)
@@ -120,7 +120,7 @@ class _Labeler:
 
 
 class _ResultLog:
-    """Prints and saves results, and keeps what the result file says of them."""
+    """Prints and saves results, and keeps their entries for the result file."""
 
     def __init__(self, output: Path) -> None:
         from mlcls_client.cli.output import ResultSaver
@@ -131,12 +131,12 @@ class _ResultLog:
 
     @property
     def count(self) -> int:
-        """Images so far."""
+        """Number of images so far."""
         return len(self.results) + len(self.failures)
 
     def add(self, source: ImageSource, outcome: MultiLabelResult | Exception) -> None:
-        """Print a result and saves its files; an error, also one of saving, is printed with the image's path."""
-        from mlcls_client.errors import InputError, OutputError
+        """Print a result and save its files; print an error, including one of saving, with the image's path."""
+        from mlcls_client import InputError, OutputError
 
         if isinstance(outcome, Exception):
             self._fail(source, outcome)
@@ -172,7 +172,7 @@ def _check_fields(config: PaddleXConfig) -> None:
     if section.batch_size < 1:
         raise ConfigError(f"Predict.batch_size: expected an integer of at least 1, got {section.batch_size}.")
     if not section.input.strip():
-        raise ConfigError("Predict.input: expected an image, a folder or a URL, got an empty text.")
+        raise ConfigError("Predict.input: expected an image, a folder or a URL, got an empty string.")
     run_mode = section.kernel_option.run_mode
     if run_mode not in RUN_MODES:
         raise ConfigError(

@@ -1,1 +1,1 @@
-"""Networks of the six models: building, initializing, loading weights. Needs the extra `train`."""
+"""Train the six models: networks, the loop, checkpoints, export. Needs the extra `train`."""

@@ -1,4 +1,4 @@
-"""The six architectures, built by PaddleClas, so that parameter names are those of the official `.pdparams`."""
+"""The six architectures, built by PaddleClas so that parameter names are those of the official `.pdparams`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     import paddle
 
 
-# The widths that PaddleClas has PP-LCNet in, as factors of its channels; the official model is 1.0.
+# Widths of PaddleClas's PP-LCNet, as factors of its channels; the official model's is 1.0.
 PPLCNET_SCALES: Final = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
-# PaddleClas's defaults of `MLDecoder`: the official models.
+# PaddleClas's defaults for `MLDecoder`, those of the official models.
 DECODER_WIDTH: Final = 768
 _DECODER_HEADS: Final = 8
 _HIDDEN_RATIO: Final = 8 / 3
 
 _PPLCNET: Final = "PPLCNet_x1_0"
-# Its last block's pointwise convolution, by whose outputs (512 at 1.0) a file of weights tells its scale.
+# Pointwise convolution of its last block; the number of outputs (512 at 1.0) tells the scale of a file of weights.
 _PPLCNET_LAST: Final = "blocks6.1.pw_conv.conv.weight"
 _PPLCNET_LAST_CHANNELS: Final = 512
 _QUERIES: Final = "query_pos_embed.weight"
@@ -35,7 +35,7 @@ _QUERIES: Final = "query_pos_embed.weight"
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSize:
-    """Smaller or larger than the official models, which the defaults are.
+    """The size of a network; by default the official model's.
 
     Attributes:
         backbone_scale: Factor of the backbone's channels, one of `PPLCNET_SCALES`; other than 1 for PP-LCNet only.
@@ -46,7 +46,7 @@ class NetworkSize:
     decoder_width: int = DECODER_WIDTH
 
     def check(self, architecture: str) -> None:
-        """Refuse a size that the architecture does not come in.
+        """Check that the architecture comes in this size.
 
         Raises:
             ModelFormatError: It does not.
@@ -62,7 +62,7 @@ class NetworkSize:
 
     @classmethod
     def of_parameters(cls, architecture: str, state: Mapping[str, Any]) -> NetworkSize:
-        """Return the size that a file of weights has; what it does not tell is taken for the official model's."""
+        """Return the size of a network from its weights; what they do not tell is the official model's."""
         scale, width = 1.0, DECODER_WIDTH
         if official_model(architecture).backbone == _PPLCNET and _PPLCNET_LAST in state:
             scale = int(state[_PPLCNET_LAST].shape[0]) / _PPLCNET_LAST_CHANNELS
@@ -76,7 +76,7 @@ class NetworkSize:
 def build_network(
     architecture: str, num_labels: int, query_num: int | None = None, size: NetworkSize | None = None
 ) -> paddle.nn.Layer:
-    """Build a network with fresh weights drawn from paddle's global generator (see `paddle.seed`).
+    """Build a network with fresh weights, drawn from paddle's global generator (see `paddle.seed`).
 
     Args:
         architecture: Name of one of the six models.
@@ -88,7 +88,7 @@ def build_network(
         A network in evaluation mode: (N, 3, H, W) float32 to logits (N, num_labels) float32.
 
     Raises:
-        ModelFormatError: The architecture is none of the six, or does not come in this size.
+        ModelFormatError: The architecture is not one of the six, or does not come in this size.
         MissingExtraError: paddleclas is not installed.
     """
     model = official_model(architecture)
@@ -132,10 +132,10 @@ def find_decoder(network: paddle.nn.Layer) -> Any:
 
 
 def load_trained_network(architecture: str, num_labels: int, weights: Path) -> paddle.nn.Layer:
-    """Build a network, of the size that the file has, and load all its parameters from a `.pdparams` file.
+    """Build a network of the size that the file has, and load all its parameters from a `.pdparams` file.
 
     Raises:
-        ModelFormatError: The file is no parameter file, or its parameters are not exactly those of the network.
+        ModelFormatError: The file is not a parameter file, or its parameters are not exactly those of the network.
     """
     state = read_parameters(weights)
     size = NetworkSize.of_parameters(architecture, state)
@@ -147,13 +147,13 @@ def load_trained_network(architecture: str, num_labels: int, weights: Path) -> p
         raise ModelFormatError(
             f"{weights}: expected the {len(expected)} parameters of {architecture}, got {len(state)}; "
             f"missing {len(missing)} ({', '.join(missing[:3]) or 'none'}), "
-            f"unknown {len(unknown)} ({', '.join(unknown[:3]) or 'none'}). Give the architecture that was trained."
+            f"unknown {len(unknown)} ({', '.join(unknown[:3]) or 'none'}). Use the architecture that was trained."
         )
     for name, parameter in expected.items():
         if list(parameter.shape) != list(state[name].shape):
             raise ModelFormatError(
                 f"{weights}: parameter {name} has the shape {list(state[name].shape)}, expected "
-                f"{list(parameter.shape)} for {num_labels} labels. Give the label list that was trained."
+                f"{list(parameter.shape)} for {num_labels} labels. Use the label list that was trained."
             )
     network.set_state_dict(state)
     network.eval()
@@ -167,7 +167,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
         Tensors by structured name.
 
     Raises:
-        ModelFormatError: The file is none, or names code that reading it would run.
+        ModelFormatError: The file is not a `.pdparams` file, or names code that reading it would run.
     """
     state = read_state(path)
     if not isinstance(state, dict) or not state or not all(hasattr(value, "shape") for value in state.values()):
@@ -185,7 +185,7 @@ def _query_num(state: dict[str, Any]) -> int | None:
 
 def _import_build_model() -> Any:
     import_paddle("train")
-    logging.getLogger("faiss").setLevel(logging.ERROR)  # paddleclas imports faiss, which reports each step of its own
+    logging.getLogger("faiss").setLevel(logging.ERROR)  # paddleclas imports faiss, which logs its loading
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             from paddleclas.ppcls.arch import build_model

@@ -1,6 +1,6 @@
-"""Changes of training images: Cutout and RandAugment as PaddleClas's multi-label recipes use them.
+"""Augmentation of training images: Cutout and RandAugment as in PaddleClas's multi-label recipes.
 
-Both work on the resized image, before normalization. All draws come from the generator that is passed in.
+Both work on the resized image, before normalization. All random draws come from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
-# What an image that is moved or turned leaves uncovered.
+# Fills what an image that is moved or rotated leaves uncovered.
 _GRAY: Final = (128, 128, 128)
-# Operations for each image, and the probability of each (PaddleClas's `RandAugmentV4`, of ML-Decoder's authors).
+# Number of operations for each image, and the probability of each (PaddleClas's `RandAugmentV4`, by ML-Decoder's
+# authors).
 _OPERATIONS: Final = 2
 _PROBABILITY: Final = 0.5
-# A magnitude is one ninth to nine ninths of the highest, each as likely.
+# A magnitude is one ninth to nine ninths of the highest, all equally likely.
 _MAGNITUDES: Final = 9
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Which changes are made.
+    """The augmentations to apply.
 
     Attributes:
-        cutout: See `cut_out`.
-        rand_augment: See `rand_augment`.
+        cutout: Whether to apply `cut_out`.
+        rand_augment: Whether to apply `rand_augment`.
     """
 
     cutout: bool = True
@@ -44,7 +45,7 @@ class Augmentation:
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the generator of one image in one epoch; what it draws depends on nothing else."""
+    """Return the random generator of one image in one epoch; its draws depend on nothing else."""
     return np.random.default_rng((seed, epoch, index))
 
 
@@ -54,8 +55,8 @@ def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> np
     Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
 
     Args:
-        pixels: (H, W, 3) uint8; left as it is.
-        generator: Where and in what color.
+        pixels: (H, W, 3) uint8; not changed.
+        generator: Draws place and color.
     """
     height, width = pixels.shape[:2]
     row, column = (int(generator.integers(side)) for side in (height, width))
@@ -67,18 +68,18 @@ def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> np
 
 
 def rand_augment(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Draw two of fifteen operations with a magnitude each and do each with probability one half.
+    """Draw two of fifteen operations and a magnitude for each, and apply each with probability one half.
 
-    Source: Cubuk et al., "RandAugment", 2020, in the form of ML-Decoder's authors.
+    Source: Cubuk et al., "RandAugment", 2020, in the version of ML-Decoder's authors.
 
     Args:
-        pixels: (H, W, 3) uint8; left as it is.
+        pixels: (H, W, 3) uint8; not changed.
         generator: Draws operations, magnitudes and signs.
     """
     image = Image.fromarray(pixels)
     names = list(OPERATIONS)
     for _ in range(_OPERATIONS):
-        # always the same number of draws, so that one operation does not shift those after it
+        # always the same number of draws, so that one operation does not affect the next ones
         name = names[int(generator.integers(len(names)))]
         magnitude = int(generator.integers(1, _MAGNITUDES + 1)) / _MAGNITUDES
         sign = 1 if generator.random() < 0.5 else -1
@@ -93,7 +94,7 @@ _Operation = Callable[[Image.Image, float, int, npt.NDArray[np.float64]], Image.
 
 def _affine(image: Image.Image, *, shear_x: float = 0, shear_y: float = 0, x: float = 0, y: float = 0) -> Image.Image:
     coefficients = (1, shear_x, x * image.width, shear_y, 1, y * image.height)
-    # moving by whole pixels would do without interpolation; these are fractions of the image's sides
+    # interpolated, since the shifts are fractions of the image's sides and not whole pixels
     return image.transform(image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC, fillcolor=_GRAY)
 
 
@@ -102,7 +103,7 @@ def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> _Opera
 
 
 def _cover_small(image: Image.Image, magnitude: float, _sign: int, place: npt.NDArray[np.float64]) -> Image.Image:
-    """Return a gray square of up to 40 pixels at an input of 448."""
+    """Cover a gray square with a side of up to 40 pixels at an input size of 448."""
     side = max(1, round(40 / 448 * magnitude * max(image.size)))
     left, top = (int(fraction * length) - side // 2 for fraction, length in zip(place, image.size, strict=True))
     covered = image.copy()
@@ -110,8 +111,8 @@ def _cover_small(image: Image.Image, magnitude: float, _sign: int, place: npt.ND
     return covered
 
 
-# Each takes an image, a magnitude above 0 and at most 1, a sign and a place in fractions of width and height. The
-# highest magnitudes are AutoAugment's (Cubuk et al., 2019).
+# Each takes an image, a magnitude in (0, 1], a sign, and a place as fractions of width and height. The highest
+# magnitudes are AutoAugment's (Cubuk et al., 2019).
 OPERATIONS: Final[dict[str, _Operation]] = {
     "shear_x": lambda image, m, sign, _: _affine(image, shear_x=0.3 * m * sign),
     "shear_y": lambda image, m, sign, _: _affine(image, shear_y=0.3 * m * sign),

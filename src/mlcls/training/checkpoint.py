@@ -1,8 +1,8 @@
 """Checkpoints: four files with PaddleClas's suffixes in a folder that appears complete or not at all.
 
 `NAME.pdparams` has parameters, `NAME.pdema` the moving average, `NAME.pdopt` the optimizer, `NAME.pdstates` the rest.
-The states of random generators are not in it: each step, image and order draws from a generator of its own, which seed
-and position give (see `mlcls.training.trainer`), so that the position says it all, on any kind of device.
+The states of random generators are not saved: each step, image and order draws from a generator of its own, which
+depends only on seed and position (see `mlcls.training.trainer`), on any kind of device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlcls.paddle.states import read_state
 
 SUFFIXES: Final = ("pdparams", "pdema", "pdopt", "pdstates")
 FORMAT_VERSION: Final = 1
-# Where the weights that are trained lie when the average is what `.pdparams` publishes.
+# Key of the trained weights in `.pdstates` if `.pdparams` has the average.
 _TRAINED_WEIGHTS: Final = "trained_weights"
 
 
@@ -33,7 +33,7 @@ class Checkpoint:
         weights: State of the network that is trained.
         average: State of the moving average.
         optimizer: State of the optimizer.
-        states: Everything else: position, best score, history, loss scaling, what the training is of.
+        states: Everything else: position, best score, history, loss scaling, settings, digests of the dataset.
     """
 
     weights: dict[str, Any]
@@ -44,13 +44,13 @@ class Checkpoint:
 
 @contextmanager
 def checkpoint_folder(folder: Path, name: str, checkpoint: Checkpoint, publish_average: bool = False) -> Iterator[Path]:
-    """Write a checkpoint; the folder takes its place when the `with` block ends, with what the block added to it.
+    """Write a checkpoint; the folder appears when the `with` block ends, with what the block added to it.
 
     Args:
-        folder: Where to; what is there is replaced.
-        name: Of the files.
+        folder: Folder of the checkpoint; an existing one is replaced.
+        name: Name of the files.
         checkpoint: What to write.
-        publish_average: Whether `.pdparams`, which evaluation and export read, holds the average.
+        publish_average: Whether `.pdparams`, which evaluation and export read, has the average.
     """
     paddle = import_paddle("train")
     states = {"format_version": FORMAT_VERSION, **checkpoint.states}
@@ -81,14 +81,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         path: The folder, one of its four files, or the path of one without its suffix.
 
     Raises:
-        TrainingError: There is none, one of its files is missing or damaged, or it is of another version.
+        TrainingError: There is no checkpoint, one of its files is missing or damaged, or it has another version.
     """
     prefix = _find_prefix(path)
     contents = []
     for suffix in SUFFIXES:
         file = prefix.with_name(f"{prefix.name}.{suffix}")
         if not file.is_file():
-            raise TrainingError(f"resume_path: expected {', '.join(SUFFIXES)} of a checkpoint, {file} does not exist.")
+            raise TrainingError(
+                f"resume_path: expected {', '.join(SUFFIXES)} of a checkpoint, but {file} does not exist."
+            )
         try:
             content = read_state(file)
         except ModelFormatError as error:

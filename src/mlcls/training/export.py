@@ -1,4 +1,4 @@
-"""Writes a network as a PaddleX inference model: `inference.json`, `inference.pdiparams`, `inference.yml`."""
+"""Write a network as a PaddleX inference model: `inference.json`, `inference.pdiparams`, `inference.yml`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mlcls.base.files import staged_folder, write_text
 from mlcls.errors import SpecError
 from mlcls.model.catalog import DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, coco_labels, official_model
 from mlcls.model.spec import ModelSpec
-from mlcls.paddle.inference_yml import FILE_NAME, format_inference_yml
+from mlcls.paddle.inference_yml import INFERENCE_YML, format_inference_yml
 from mlcls.paddle.runtime import import_paddle
 
 if TYPE_CHECKING:
     import paddle
 
-# Photos whose statistics a fresh network gets; few, since the largest networks need a second or more for each.
+# Photos for a fresh network's statistics; few, since the largest networks need a second or more for each.
 CALIBRATION_PHOTOS: Final = 8
 
 
@@ -33,7 +33,7 @@ class ExportReport:
     Attributes:
         folder: The PaddleX inference model.
         weights: The `.pdparams` that were loaded; None for a freshly initialized network.
-        smallest_spread: Of a fresh network, the smallest spread of scores between two calibration photos.
+        smallest_spread: Smallest spread of scores between two calibration photos; None unless the network is fresh.
     """
 
     folder: Path
@@ -53,25 +53,25 @@ def export_model(
     photos: Sequence[Path] = (),
     with_sigmoid: bool = True,
 ) -> ExportReport:
-    """Export a trained or a freshly initialized model as a PaddleX inference model.
+    """Export a trained or freshly initialized model as a PaddleX inference model.
 
     A fresh model is made sensitive to its input (see `mlcls.training.initialization`); the same seed gives the same
     weights on the same kind of processor.
 
     Args:
         architecture: Name of one of the six models.
-        folder: Where the model goes; an existing model there is replaced when the new one is complete.
+        folder: Folder of the model; an existing model is replaced when the new one is complete.
         labels: Label of each class id; COCO's 80 by default.
         size: Input size (height, width); (448, 448) by default.
         threshold: Threshold of every label; 0.5 by default.
-        weights: Trained parameters (`.pdparams`); without, the network is fresh.
+        weights: Trained parameters (`.pdparams`); None for a fresh network.
         seed: Seed of a fresh network.
         photos: Photos for a fresh network's statistics; crops of scikit-learn's two sample photos by default.
-        with_sigmoid: Whether the graph ends in the sigmoid, as PaddleX's own exports do. PaddleX takes the outputs of a
-            model without it for scores; mlcls finds out and applies it in either case.
+        with_sigmoid: Whether the graph ends in the sigmoid, as in PaddleX's own exports. Without it, PaddleX takes the
+            outputs for scores; mlcls detects it and applies the sigmoid in either case.
 
     Raises:
-        ModelFormatError: The architecture is none of the six, or the weights are not its own.
+        ModelFormatError: The architecture is not one of the six, or the weights are another's.
         SpecError: Labels, thresholds or size cannot be served.
         MissingExtraError: The extra `train` is not installed.
     """
@@ -81,7 +81,7 @@ def export_model(
 
     spec = _make_spec(architecture, labels, size, threshold)
     spread: float | None = None
-    with paddle.utils.unique_name.guard():  # parameter names, and so the file, are those of a first model
+    with paddle.utils.unique_name.guard():  # parameter names, and so the file, as for the first model
         if weights is not None:
             network = load_trained_network(architecture, spec.num_labels, weights)
         else:
@@ -91,7 +91,7 @@ def export_model(
             spread = make_input_sensitive(network, _calibration_inputs(spec, photos, seed))
         with staged_folder(folder) as staging:
             _save_graph(network, spec, staging, with_sigmoid)
-            write_text(staging / FILE_NAME, format_inference_yml(spec))
+            write_text(staging / INFERENCE_YML, format_inference_yml(spec))
     return ExportReport(folder, weights, spread)
 
 

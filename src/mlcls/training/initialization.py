@@ -1,13 +1,13 @@
-"""Makes a freshly initialized network answer to its input.
+"""Make the scores of a freshly initialized network depend on its input.
 
 A fresh network all but ignores the picture: over real photos its scores differ by less than 5e-5, so that a comparison
 of two runtimes passes whatever they compute. The cure is data-dependent initialization (Mishkin and Matas, "All you
 need is a good init", ICLR 2016): batch-norm statistics are taken from real photos, and the linear layers of the head
 are rescaled, feature by feature, to unit variance over those photos.
 
-A deep network of fresh batch-norm and ReLU layers also amplifies the smallest perturbation, rounding included, by a
+A deep network of fresh batch-norm and ReLU layers also amplifies the smallest perturbation, including rounding, by a
 factor of 150 (measured on ResNet50_ML and PP-LCNet_x1_0_ML), so that two runtimes differ by more than 1e-4. A bias of
-2 in each batch norm keeps most units of a ReLU in its linear part and brings that down to below 30.
+2 in each batch norm keeps most inputs of a ReLU in its linear part and reduces the factor to less than 30.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOGIT_STD: Final = 1.0
 # Bias of a fresh network's batch norms.
 NORM_BIAS: Final = 2.0
 
-# The least by which the scores of some label must differ between two photos.
+# Least difference of some label's scores between any two photos.
 MIN_SCORE_SPREAD: Final = 0.05
 
 
@@ -45,10 +45,10 @@ def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float3
         inputs: Normalized real photos, (N, 3, H, W) float32, all different, N at least 4.
 
     Returns:
-        The smallest spread of scores between any two of the photos: the highest difference over the labels.
+        The smallest spread of scores between two of the photos, where a spread is the largest difference of a label.
 
     Raises:
-        ConversionError: The scores spread by less than `MIN_SCORE_SPREAD` all the same.
+        ConversionError: The spread is still less than `MIN_SCORE_SPREAD`.
     """
     import paddle
 
@@ -76,7 +76,7 @@ def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float3
 
 
 def _decoder_input(network: paddle.nn.Layer, decoder: Any, inputs: paddle.Tensor) -> paddle.Tensor:
-    """Run the backbone once, setting its batch-norm statistics on the way, and give what the decoder receives."""
+    """Run the backbone once, set its batch-norm statistics on the way, and return the decoder's input."""
     import paddle
 
     norms = [layer for layer in network.sublayers() if hasattr(layer, "_momentum") and hasattr(layer, "_variance")]
@@ -89,7 +89,7 @@ def _decoder_input(network: paddle.nn.Layer, decoder: Any, inputs: paddle.Tensor
             norm._momentum = 0.0  # the statistics become those of this one batch
             norm.train()
         with paddle.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # paddle remarks that training statistics are tracked, which is the point
+            warnings.simplefilter("ignore")  # paddle warns that training statistics are tracked, which is intended
             network(inputs)
     finally:
         hook.remove()
@@ -109,7 +109,7 @@ def _normalize_output(layer: Any, run: Callable[[], Any], axis: int, mean: float
         hook.remove()
     values = np.moveaxis(outputs[0], axis, -1).reshape(-1, outputs[0].shape[axis])
     spread = values.std(axis=0)
-    # a feature that happens to vary little over these few photos must not have its rounding blown up
+    # the floor keeps the rounding of a feature that varies little over these few photos from being amplified
     gain = (std / np.maximum(spread, 0.5 * np.median(spread))).astype(np.float32)
     weight = layer.weight.numpy()
     feature_first = type(layer).__name__.startswith("Conv")  # Linear keeps its output features last

@@ -1,4 +1,4 @@
-"""Weights to start from, with a plain report of what became of each parameter."""
+"""Load pretrained weights, with a report of what was done with each parameter."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mlcls.training.architectures import read_parameters
 if TYPE_CHECKING:
     import paddle
 
-# Parameters of the ML-Decoder head whose shape goes with the number of labels or of queries.
+# Parameters of the ML-Decoder head whose shape depends on the number of labels or queries.
 _LABEL_PARAMETERS: Final = ("query_pos_embed.weight", "group_conv.weight", "group_conv.bias")
-# Of the elements of the network, the least that a file must fill; an ImageNet backbone without the head does.
+# Least share of the network's weights that a file must have; an ImageNet backbone without the head has more.
 _LEAST_SHARE: Final = 0.1
 _LISTED_NAMES: Final = 6
 
@@ -25,9 +25,9 @@ class PretrainedReport:
     """What was done with a file of weights.
 
     Attributes:
-        source: The path or URL as it was given.
-        loaded: Names of the parameters that were taken.
-        replaced: Of the head's parameters for another number of labels, why each was left fresh.
+        source: The given path or URL.
+        loaded: Names of the parameters that were loaded.
+        replaced: Reasons, by name, for parameters of the head left fresh because the number of labels differs.
         missing: Names of the network's parameters that the file does not have; they are left fresh.
         unknown: Names of the file's parameters that the network does not have; they are not used.
     """
@@ -39,7 +39,7 @@ class PretrainedReport:
     unknown: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """Return the report for people."""
+        """Return the report as lines for the log."""
         total = len(self.loaded) + len(self.replaced) + len(self.missing)
         lines = [f"Pretrained weights {self.source}: loaded {len(self.loaded)} of {total} parameters."]
         lines += [f"  fresh: {name}: {reason}" for name, reason in self.replaced.items()]
@@ -51,16 +51,16 @@ class PretrainedReport:
 
 
 def is_url(source: str) -> bool:
-    """Return whether it is an http(s) URL and not a path."""
+    """Return whether a source is an http(s) URL and not a path."""
     return re.match(r"(?i)https?://", source) is not None
 
 
 def find_weights(source: str, field: str = "pretrain_weight_path") -> Path:
-    """Return the file of a path or URL; a URL is downloaded into the cache.
+    """Return the path of a file of weights; a URL is downloaded into the cache.
 
     Args:
         source: The path or URL.
-        field: What an error calls it.
+        field: Name of the setting, for the error.
 
     Raises:
         TrainingError: There is no such file.
@@ -72,14 +72,14 @@ def find_weights(source: str, field: str = "pretrain_weight_path") -> Path:
         return fetch(source)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise TrainingError(f"{field}: expected a .pdparams file or its URL, no such file: {source!r}.")
+        raise TrainingError(f"{field}: expected a .pdparams file or its URL, got {source!r}, which does not exist.")
     return path
 
 
 def load_pretrained(network: paddle.nn.Layer, source: str) -> PretrainedReport:
-    """Load what fits into the network, in place.
+    """Load the weights that fit into the network, in place.
 
-    The head's parameters that belong to the labels are left fresh where the file is of another number of labels.
+    The head's parameters that depend on the labels are left fresh if the file is for another number of labels.
 
     Args:
         network: A network with fresh weights.
@@ -87,7 +87,7 @@ def load_pretrained(network: paddle.nn.Layer, source: str) -> PretrainedReport:
 
     Raises:
         TrainingError: The file is missing, or its parameters are those of another architecture.
-        ModelFormatError: It is no parameter file.
+        ModelFormatError: It is not a parameter file.
         DownloadError: The URL could not be fetched.
     """
     state = read_parameters(find_weights(source))
@@ -104,7 +104,7 @@ def load_pretrained(network: paddle.nn.Layer, source: str) -> PretrainedReport:
             replaced[name] = f"the file's has the shape {have}, these labels need {want}"
         else:
             raise TrainingError(
-                f"{source}: parameter {name} has the shape {have}, expected {want}; give weights of the same "
+                f"{source}: parameter {name} has the shape {have}, expected {want}; use weights of the same "
                 f"architecture."
             )
     share = sum(expected[name].size for name in loaded) / sum(parameter.size for parameter in expected.values())
@@ -115,7 +115,7 @@ def load_pretrained(network: paddle.nn.Layer, source: str) -> PretrainedReport:
             f"{source}: expected weights of this architecture, got a file with {len(loaded)} of its {len(expected)} "
             f"parameters ({share:.0%} of its weights); it has {_names(unknown)}."
         )
-    # copied one by one: set_state_dict warns of each parameter that is not there
+    # one by one, since set_state_dict warns about each missing parameter
     for name, value in loaded.items():
         expected[name].set_value(value)
     return PretrainedReport(source, tuple(loaded), replaced, missing, unknown)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.base.files import write_bytes, write_text
-from mlcls.dataset.image_set import LABEL_FILE
+from mlcls.dataset.labels import DATASET_LABELS_FILE
 from mlcls.training.checkpoint import SUFFIXES
-from mlcls.training.curves import draw_curves
-from mlcls.training.history import EvaluationRow, History, StepRow, format_csv
+from mlcls.training.history import EvaluationRow, History, StepRow, draw_curves, format_csv
 from mlcls.training.settings import TrainSettings
 
 BEST: Final = "best_model"
@@ -37,25 +36,25 @@ class RunFolder:
         self.latest = self.root / LATEST
 
     def begin(self, metrics: dict[str, Any]) -> None:
-        """Write what is known before the first step: configuration, labels, and a result that says "not done".
+        """Write what is known before the first step: configuration, labels, and a result that is not done.
 
         Args:
-            metrics: Of the part that was done before, where this training is resumed.
+            metrics: Metrics so far; empty unless the training is resumed.
         """
         import yaml
 
         config = yaml.safe_dump(self._whole_config(), sort_keys=False, allow_unicode=True)
         write_text(self.root / CONFIG_FILE, config)
-        shutil.copyfile(self._settings.dataset_dir / LABEL_FILE, self.root / LABEL_DICT_FILE)
+        shutil.copyfile(self._settings.dataset_dir / DATASET_LABELS_FILE, self.root / LABEL_DICT_FILE)
         self.write_result(done=False, metrics=metrics)
 
     def write_progress(self, history: History, metrics: dict[str, Any]) -> None:
-        """Write curves and result of a training that is under way anew."""
+        """Update curves and result of a training in progress."""
         self.write_curves(history)
         self.write_result(done=False, metrics=metrics)
 
     def write_curves(self, history: History) -> None:
-        """Write both tables and the picture anew."""
+        """Update both tables and the chart."""
         folder = self.root / "curves"
         write_text(folder / "steps.csv", format_csv(StepRow, history.steps))
         write_text(folder / "evaluations.csv", format_csv(EvaluationRow, history.evaluations))
@@ -67,8 +66,8 @@ class RunFolder:
         """Write `train_result.json`: PaddleX's fields, paths relative to the folder, and `metrics` and `curves`.
 
         Args:
-            done: Whether the training has come to its end.
-            metrics: Of the best model; `MultiLabelMAP` is its score.
+            done: Whether the training is complete.
+            metrics: Metrics of the best model; `MultiLabelMAP` is its score.
         """
         score = metrics.get("MultiLabelMAP", "")
         document = {
@@ -88,12 +87,12 @@ class RunFolder:
         write_text(self.root / RESULT_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     def read_result(self) -> dict[str, Any]:
-        """Return what `train_result.json` says."""
+        """Return the content of `train_result.json`."""
         result: dict[str, Any] = json.loads((self.root / RESULT_FILE).read_text(encoding="utf-8"))
         return result
 
     def _whole_config(self) -> dict[str, Any]:
-        """Return all sections of a PaddleX configuration; the other modes find this training's model in it."""
+        """Return all sections of a PaddleX configuration, in which the other modes find this training's model."""
         weights = str(self.best / f"{BEST}.pdparams")
         return {
             **self._settings.to_config(),
@@ -115,21 +114,21 @@ class RunFolder:
             "score": "" if isinstance(score, float) and math.isnan(score) else score,
             **{suffix: present(f"{name}/{name}.{suffix}") for suffix in SUFFIXES},
             "inference_config": present(f"{graph}.yml"),
-            "pdmodel": present(f"{graph}.json"),  # PaddleX's name of the field; its graphs are JSON files by now
+            "pdmodel": present(f"{graph}.json"),  # PaddleX's name for the field; its graphs are JSON files now
             "pdiparams": present(f"{graph}.pdiparams"),
             "pdiparams.info": "",
         }
 
 
 class RunLog:
-    """Lines for `train.log` and for whoever watches."""
+    """Writes lines to `train.log` and to stdout."""
 
     def __init__(self, path: Path | None, *, append: bool) -> None:
         """Open the log.
 
         Args:
-            path: The file; None for a process that only follows, which says nothing.
-            append: Whether to go on with the file that is there.
+            path: The file; None for a process other than the first, which logs nothing.
+            append: Whether to append to an existing file.
         """
         self._file = None
         if path is not None:
@@ -137,14 +136,14 @@ class RunLog:
             self._file = path.open("a" if append else "w", encoding="utf-8")
 
     def write(self, text: str) -> None:
-        """Write one line, with the time in the file."""
+        """Write one line, in the file with the time."""
         if self._file is None:
             return
         from tqdm import tqdm
 
         self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         self._file.flush()
-        tqdm.write(text, file=sys.stdout)  # past a bar that may be on the screen
+        tqdm.write(text, file=sys.stdout)  # above a progress bar, if any
         sys.stdout.flush()
 
     def close(self) -> None:
@@ -158,10 +157,10 @@ class TrainReport:
     """How a training ended.
 
     Attributes:
-        output: Its folder.
+        output: Folder of the training.
         mean_average_precision: Best mAP on the validation images, from 0 to 1.
-        best_epoch: Epochs done when it was reached.
-        best_weights: Which weights reached it: `average` or `weights`.
+        best_epoch: Number of the epoch that reached it, from 1.
+        best_weights: The weights that reached it: `average` or `weights`.
         weights: The best model's `.pdparams`.
         inference: The best model as a PaddleX inference model.
     """

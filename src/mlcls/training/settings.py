@@ -1,4 +1,4 @@
-"""What a training is told: PaddleX's `Global` and `Train` fields, and the few that it does not have."""
+"""Settings of a training: PaddleX's `Global` and `Train` fields, and a few that PaddleX does not have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlcls.model.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, DEFAULT_TRANSFO
 from mlcls.model.spec import ImageTransform
 from mlcls.training.architectures import DECODER_WIDTH, NetworkSize
 
-# AdamW diverges far below this; PaddleX's own files say up to 0.1, which PaddleClas's recipes do not.
+# AdamW can diverge well below this. PaddleX's own files have up to 0.1, PaddleClas's recipes do not.
 HIGH_LEARNING_RATE: Final = 0.01
 
 _MIN_SIDE: Final = 32
@@ -55,28 +55,28 @@ class TrainSettings:
         dataset_dir: Folder with `label.txt`, `train.txt`, `val.txt` and the images.
         output: Folder that everything is written to.
         device: See `Device.parse`; several numbers start as many processes.
-        num_classes: Number of labels, to be checked against `label.txt`; None takes what is there.
-        epochs_iters: Passes over the training images.
-        batch_size: Images in a step of one process.
-        learning_rate: Highest learning rate, reached when the warm-up ends.
+        num_classes: Number of labels, checked against `label.txt`; None accepts any number.
+        epochs_iters: Number of epochs.
+        batch_size: Images per step and process.
+        learning_rate: Highest learning rate, reached at the end of the warm-up.
         pretrain_weight_path: `.pdparams` to start from, a path or a URL; None starts with fresh weights.
-        resume_path: Checkpoint to go on from: a folder like `output/latest`, or a file in it; None starts anew.
+        resume_path: Checkpoint to resume from: a folder like `output/latest`, or a file in it; None starts a new run.
         warmup_steps: Epochs of warm-up; PaddleX's name for PaddleClas's `warmup_epoch`.
         log_interval: Steps between two lines of the log and two points of the curves.
         eval_interval: Epochs between two evaluations on the validation images; the last epoch is always evaluated.
         save_interval: Epochs between two checkpoints; the last epoch is always saved.
-        seed: Of initial weights, order of the images, augmentation and dropout.
-        amp: Mixed precision, O1: float16 with loss scaling on a GPU, bfloat16 on a CPU.
+        seed: Seed of initial weights, order of the images, augmentation and dropout.
+        amp: Whether to use mixed precision, O1: float16 with loss scaling on a GPU, bfloat16 on a CPU.
         image_size: Height and width of the network's input; one number makes a square.
         threshold: Threshold of every label in the exported model.
         weight_decay: Decoupled weight decay of all parameters that are not one-dimensional.
-        ema_decay: Decay of the averaged weights in a long run; see `mlcls.training.ema`.
+        ema_decay: Decay of the averaged weights in a long run; see `mlcls.training.optimization`.
         cutout: Whether a rectangle is cut out of each training image.
-        rand_augment: Whether training images are changed by RandAugment.
-        num_workers: Threads that read and augment images, for each process; 0 does it between the steps.
+        rand_augment: Whether RandAugment is applied to training images.
+        num_workers: Threads per process that read and augment images; 0 reads them between the steps.
         backbone_scale: Width of a PP-LCNet; see `mlcls.training.architectures.NetworkSize`.
         decoder_width: Width of the head; see there.
-        gradient_clip: Norm of all gradients together above which they are scaled down to it; 0 leaves them.
+        gradient_clip: Largest norm of all gradients together, to which they are scaled down; 0 for no limit.
     """
 
     model: str
@@ -108,11 +108,11 @@ class TrainSettings:
     gradient_clip: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check every value and brings paths and sizes into one form.
+        """Check every value and bring paths and sizes into one form.
 
         Raises:
             TrainingError: A value is out of its range; the text names it.
-            ModelFormatError: The architecture is none of the six, or does not come in this size.
+            ModelFormatError: The architecture is not one of the six, or does not come in this size.
         """
         self.network_size.check(self.model)
         Device.parse(self.device)
@@ -147,11 +147,11 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not isinstance(value, (str, Path)):
                 raise TrainingError(f"{name}: expected a path or null, got {value!r}.")
-            object.__setattr__(self, name, str(value) if value else None)  # an empty text is PaddleX's other null
+            object.__setattr__(self, name, str(value) if value else None)  # an empty string is PaddleX's other null
 
     @property
     def transform(self) -> ImageTransform:
-        """From a decoded image to the network's input."""
+        """The transform from a decoded image to the network's input."""
         return dataclasses.replace(DEFAULT_TRANSFORM, height=self.image_size[0], width=self.image_size[1])
 
     @property
@@ -161,11 +161,11 @@ class TrainSettings:
 
     @property
     def warmup_epochs(self) -> int:
-        """Epochs of warm-up that are done: at most half of all, so that there is something left to decay."""
+        """Actual epochs of warm-up: at most half of all, so that some are left for the decay."""
         return min(self.warmup_steps, self.epochs_iters // 2)
 
     def to_config(self) -> dict[str, dict[str, Any]]:
-        """Return the `Global` and `Train` sections of a PaddleX configuration that does this training again."""
+        """Return the sections `Global` and `Train` of a PaddleX configuration that repeats this training."""
         values = dataclasses.asdict(self)
         values |= {"dataset_dir": str(self.dataset_dir), "output": str(self.output)}
         height, width = self.image_size
@@ -178,7 +178,7 @@ class TrainSettings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Mapping[str, Any]]) -> TrainSettings:
-        """Return the settings of the sections `Global` and `Train`; other sections are not looked at.
+        """Return the settings in the sections `Global` and `Train`; other sections are ignored.
 
         Raises:
             TrainingError: A key is unknown or a value is wrong.

@@ -1,4 +1,4 @@
-"""`train_model`: a whole training, from a dataset's folder to a PaddleX inference model."""
+"""Run a whole training, from a dataset's folder to a PaddleX inference model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from mlcls.training.architectures import build_network
 from mlcls.training.checkpoint import Checkpoint, read_checkpoint
 from mlcls.training.data import TrainingData
 from mlcls.training.export import export_model
-from mlcls.training.interruption import StopRequest
-from mlcls.training.launch import train_in_processes
 from mlcls.training.pretrained import find_weights, load_pretrained
-from mlcls.training.process_group import ProcessGroup, require_devices, set_device
+from mlcls.training.processes import ProcessGroup, StopRequest, require_devices, set_device, train_in_processes
 from mlcls.training.run_folder import BEST, INFERENCE, LOG_FILE, RunFolder, RunLog, TrainReport
 from mlcls.training.settings import HIGH_LEARNING_RATE, Device, TrainSettings
 from mlcls.training.trainer import Trainer
@@ -28,9 +26,9 @@ from mlcls.training.trainer import Trainer
 if TYPE_CHECKING:
     import paddle
 
-# What a resumed training must have in common with its checkpoint, or the position in it means nothing.
+# Settings that a resumed training must have in common with its checkpoint, or its position would mean nothing.
 _MUST_AGREE: Final = ("model", "backbone_scale", "decoder_width", "image_size", "batch_size", "seed")
-# What it may change, at the price of other weights than an uninterrupted run's.
+# Settings that it may change; its weights then differ from those of an uninterrupted run.
 _MAY_CHANGE: Final = (
     *("epochs_iters", "learning_rate", "warmup_steps", "weight_decay", "ema_decay", "amp", "cutout", "rand_augment"),
     "gradient_clip",
@@ -40,25 +38,25 @@ _MAY_CHANGE: Final = (
 def train_model(settings: TrainSettings) -> TrainReport:
     """Train a model, evaluate it on the way, and export the best weights.
 
-    With several devices the work is done in as many processes, which `paddle.distributed.launch` starts. SIGINT and
-    SIGTERM end the training after the step in progress with a checkpoint in `output/latest`.
+    Several devices take one process each, started by `paddle.distributed.launch`. SIGINT and SIGTERM stop the training
+    after the step in progress, with a checkpoint in `output/latest`.
 
     Args:
-        settings: What to do.
+        settings: Settings of the training.
 
     Returns:
-        What came out.
+        The report of the training.
 
     Raises:
         DatasetError: The dataset is wrong, or an image cannot be used.
         TrainingError: Weights, checkpoint or device do not allow it, or the training diverged.
-        TrainingInterruptedError: A signal came.
+        TrainingInterruptedError: A signal stopped the training.
         MissingExtraError: The extra `train` is not installed.
     """
     device = Device.parse(settings.device)
     if len(device.ids) == 1:
         return train_in_process(settings, ProcessGroup())
-    TrainingData.read(settings.dataset_dir, settings.num_classes)  # one error now, and not one for each process
+    TrainingData.read(settings.dataset_dir, settings.num_classes)  # one error now instead of one from each process
     if settings.pretrain_weight_path and not settings.resume_path:
         find_weights(settings.pretrain_weight_path)
     require_devices(device)
@@ -70,10 +68,10 @@ def train_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     """Run mode `train` of a PaddleX configuration.
 
     Args:
-        config: Its sections by name; `Global` and `Train` are read.
+        config: The sections of the configuration by name; `Global` and `Train` are read.
 
     Returns:
-        What `train_result.json` says.
+        The content of `train_result.json`.
 
     Raises:
         MlclsError: See `train_model`.
@@ -84,7 +82,7 @@ def train_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
 
 
 def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainReport:
-    """Return this process's part of a training; see `train_model`."""
+    """Do this process's part of a training; see `train_model`."""
     data = TrainingData.read(settings.dataset_dir, settings.num_classes)
     paddle = import_paddle("train")
     checkpoint = read_checkpoint(Path(settings.resume_path)) if settings.resume_path else None
@@ -94,8 +92,8 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainRepor
     folder = RunFolder(settings)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # paddle remarks on each batch norm that it counts statistics
-        # parameter names, which the optimizer's state goes by, are those of a first model
+        warnings.simplefilter("ignore")  # paddle warns for each batch norm that it tracks statistics
+        # parameter names, by which the optimizer's state is saved, start as for the first model
         stack.enter_context(paddle.utils.unique_name.guard())
         network, lines = _make_network(settings, len(data.labels), load=checkpoint is None)
         stop = stack.enter_context(StopRequest())
@@ -109,7 +107,7 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainRepor
             log.write(line)
         if group.is_first:
             folder.begin(trainer.metrics)
-            folder.write_curves(trainer.history)  # what is missing for the pictures is missed now, not hours later
+            folder.write_curves(trainer.history)  # fails now, not hours later, if a package is missing
         trainer.run()
         if group.is_first:
             _finish(settings, data, folder, trainer.metrics, log)
@@ -117,10 +115,10 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainRepor
 
 
 def _make_network(settings: TrainSettings, num_labels: int, load: bool) -> tuple[paddle.nn.Layer, list[str]]:
-    """Return the network with its first weights, and what is to be said about them."""
+    """Return the network with its initial weights, and lines for the log about them."""
     import paddle
 
-    # paddleclas draws some initial values from the global generators of numpy and Python, which are the caller's
+    # paddleclas draws some initial values from the global generators of numpy and Python, which belong to the caller
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         for seed in (paddle.seed, np.random.seed, random.seed):
@@ -139,7 +137,7 @@ def _make_network(settings: TrainSettings, num_labels: int, load: bool) -> tuple
 def _finish(
     settings: TrainSettings, data: TrainingData, folder: RunFolder, metrics: dict[str, Any], log: RunLog
 ) -> None:
-    """Export the best model into its folder and say that all is done."""
+    """Export the best model into its folder and log the end of the training."""
     export_model(
         settings.model,
         folder.best / INFERENCE,
@@ -169,8 +167,8 @@ def _remarks(settings: TrainSettings) -> list[str]:
     remarks = []
     if settings.warmup_epochs < settings.warmup_steps:
         remarks.append(
-            f"Note: warmup_steps {settings.warmup_steps} of epochs_iters {settings.epochs_iters} would leave too "
-            f"little: warming up for {settings.warmup_epochs}."
+            f"Note: warmup_steps {settings.warmup_steps} of epochs_iters {settings.epochs_iters} would leave too few "
+            f"epochs for the decay; warming up for {settings.warmup_epochs}."
         )
     if settings.learning_rate > HIGH_LEARNING_RATE:
         remarks.append(
@@ -181,8 +179,8 @@ def _remarks(settings: TrainSettings) -> list[str]:
 
 
 def _compare(settings: TrainSettings, data: TrainingData, group: ProcessGroup, checkpoint: Checkpoint) -> list[str]:
-    """Check that a checkpoint is of this training; return what is to be said about differences that may be."""
-    begun = TrainSettings.from_config(checkpoint.states["config"])  # with the defaults of fields that it does not have
+    """Check that a checkpoint is of this training; return notes about the differences that are allowed."""
+    begun = TrainSettings.from_config(checkpoint.states["config"])  # with defaults for fields that it does not have
     before, now = ({**config["Global"], **config["Train"]} for config in (begun.to_config(), settings.to_config()))
     differences = [f"{name} was {before[name]}, is {now[name]}" for name in _MUST_AGREE if before[name] != now[name]]
     if checkpoint.states["world_size"] != group.size:
@@ -192,11 +190,11 @@ def _compare(settings: TrainSettings, data: TrainingData, group: ProcessGroup, c
         differences.append(f"{', '.join(changed)} of the dataset changed")
     if differences:
         raise TrainingError(
-            f"resume_path: expected a checkpoint of this training, but {'; '.join(differences)}. Resume with what it "
-            f"was begun with, or start anew from its weights (pretrain_weight_path)."
+            f"resume_path: expected a checkpoint of this training, but {'; '.join(differences)}. Resume with the "
+            f"settings that it was started with, or start a new training from its weights (pretrain_weight_path)."
         )
     return [
-        f"Note: {name} was {before[name]}, is {now[name]}: the result will not be that of an uninterrupted training."
+        f"Note: {name} was {before[name]}, is {now[name]}; the result will differ from an uninterrupted training's."
         for name in _MAY_CHANGE
         if before[name] != now[name]
     ]

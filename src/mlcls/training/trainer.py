@@ -1,8 +1,8 @@
-"""The loop: steps, evaluations, checkpoints.
+"""The training loop: steps, evaluations, checkpoints.
 
-Everything random in a step is drawn from generators that the seed and the step give: paddle's own is seeded anew before
-each step. Two runs that meet at a step therefore go on alike, and a run that is resumed ends with the weights of one
-that was never interrupted (bit for bit on a CPU with the same number of threads).
+Everything random in a step is drawn from generators that depend only on the seed and the step; paddle's own is seeded
+before each step. A resumed run therefore ends with the weights of an uninterrupted one (bit for bit on a CPU with the
+same number of threads).
 """
 
 from __future__ import annotations
@@ -10,34 +10,31 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
+from mlcls.dataset.annotations import ImageSet
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
 from mlcls.model.metrics import mean_average_precision
 from mlcls.training.augmentation import Augmentation
 from mlcls.training.checkpoint import Checkpoint, write_checkpoint
-from mlcls.training.data import TrainingData
-from mlcls.training.ema import WeightAverage
+from mlcls.training.data import Batch, BatchLoader, TrainingData, epoch_batches, sequential_batches
 from mlcls.training.history import EvaluationRow, History
-from mlcls.training.interruption import StopRequest
-from mlcls.training.loading import Batch, BatchLoader, epoch_batches
-from mlcls.training.loss import asymmetric_loss
-from mlcls.training.optimizer import make_optimizer
-from mlcls.training.process_group import ProcessGroup
+from mlcls.training.optimization import CosineSchedule, WeightAverage, asymmetric_loss, make_optimizer
+from mlcls.training.processes import ProcessGroup, StopRequest
 from mlcls.training.run_folder import BEST, LATEST, RunFolder, RunLog
-from mlcls.training.schedule import CosineSchedule
-from mlcls.training.scoring import score_images
 from mlcls.training.settings import Device, TrainSettings
 
 if TYPE_CHECKING:
     import paddle
     from tqdm import tqdm
 
-# A checkpoint within an epoch, so that a long one is not lost.
+# Time between checkpoints within an epoch, so that a long epoch is not lost.
 CHECKPOINT_INTERVAL_S: Final = 900.0
-# The highest difference of scores between images at which a network tells them no more apart.
+# If no score differs more than this between images, the network no longer tells them apart.
 _COLLAPSED: Final = 1e-4
 # PaddleClas's `scale_loss`.
 _LOSS_SCALE: Final = 128.0
@@ -45,12 +42,12 @@ _LOSS_SCALE: Final = 128.0
 
 @dataclasses.dataclass
 class Progress:
-    """Where a training is.
+    """The position of a training.
 
     Attributes:
-        epoch: Epochs that are done, with their evaluation.
-        step: Steps of the present epoch that are done.
-        metrics: Of the best evaluation and the last one, as `train_result.json` has them.
+        epoch: Number of epochs done, including their evaluation.
+        step: Number of steps done in the current epoch.
+        metrics: Metrics of the best and the last evaluation, as in `train_result.json`.
     """
 
     epoch: int = 0
@@ -59,7 +56,7 @@ class Progress:
 
 
 class Trainer:
-    """One process's part of a training. To be used with the same `paddle.utils.unique_name.guard` throughout."""
+    """One process's part of a training; use it within one `paddle.utils.unique_name.guard`."""
 
     def __init__(
         self,
@@ -71,16 +68,16 @@ class Trainer:
         stop: StopRequest,
         group: ProcessGroup,
     ) -> None:
-        """Set up everything but the first step.
+        """Prepare the first step.
 
         Args:
-            settings: What to do.
+            settings: Settings of the training.
             data: The dataset.
-            network: With the weights to start from.
+            network: The network, with the weights to start from.
             folder: Where files go.
-            log: Where lines go.
-            stop: Asked after each step.
-            group: The other processes.
+            log: Where log lines go.
+            stop: Checked after each step.
+            group: This process and the others.
         """
         import paddle
 
@@ -105,21 +102,21 @@ class Trainer:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What the evaluations found so far."""
+        """The metrics so far."""
         return self._progress.metrics
 
     @property
     def history(self) -> History:
-        """What was done so far."""
+        """The history so far."""
         return self._history
 
     @property
     def steps_done(self) -> int:
-        """Steps since the first."""
+        """Number of steps done."""
         return self._progress.epoch * self._steps_per_epoch + self._progress.step
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up a checkpoint of the same training."""
+        """Restore a checkpoint of the same training."""
         self._network.set_state_dict(checkpoint.weights)
         self._average.network.set_state_dict(checkpoint.average)
         self._optimizer.set_state_dict(checkpoint.optimizer)
@@ -132,9 +129,9 @@ class Trainer:
         """Train to the end of the last epoch.
 
         Raises:
-            TrainingInterruptedError: A signal came; `latest` is written.
+            TrainingInterruptedError: A signal stopped the training; `latest` is written.
             DatasetError: An image cannot be used; `latest` is written.
-            TrainingError: The loss is no number.
+            TrainingError: The loss is not finite.
         """
         try:
             with self._show_progress() as bar:
@@ -177,7 +174,7 @@ class Trainer:
                     self._log.write(
                         f"epoch {row.epoch}/{settings.epochs_iters} step {progress.step}/{self._steps_per_epoch} "
                         f"loss {row.loss:.4f} learning rate {learning_rate:.3e} {rate:.1f} images/s "
-                        f"to go {self._remaining(rate)}"
+                        f"time left {self._remaining(rate)}"
                     )
                 if time.monotonic() - saved > CHECKPOINT_INTERVAL_S:
                     self._save_latest()
@@ -199,8 +196,8 @@ class Trainer:
         if not math.isfinite(value):
             raise TrainingError(
                 f"The loss is {value} at epoch {self._progress.epoch + 1}, step {self._progress.step + 1}: the "
-                f"training has diverged. Lower learning_rate (it is {self._settings.learning_rate:g}), and resume from "
-                f"an earlier checkpoint or start anew."
+                f"training has diverged. Lower learning_rate (it is {self._settings.learning_rate:g}) and resume from "
+                f"an earlier checkpoint, or start again."
             )
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
@@ -216,9 +213,11 @@ class Trainer:
             answers = score_images(network, self._data.val, self._settings, self._group, self._obey_stop_alone)
             scores[name] = mean_average_precision(answers, self._data.val.targets)
             collapsed = len(answers) > 1 and np.ptp(answers, axis=0).max() < _COLLAPSED
-            if collapsed and name == "weights" and epoch > self._settings.warmup_epochs:  # a fresh network starts so
+            if (
+                collapsed and name == "weights" and epoch > self._settings.warmup_epochs
+            ):  # a fresh network starts like this
                 self._log.write(
-                    "Note: every image gets the same scores. Where this stays so the network has collapsed: start anew "
+                    "Note: every image gets the same scores. If this persists, the network has collapsed: start again "
                     "with a lower learning_rate or from pretrained weights."
                 )
         best = max(scores, key=lambda name: scores[name])
@@ -273,13 +272,15 @@ class Trainer:
         if self._group.any(self._stop.requested):
             error = TrainingInterruptedError(
                 f"Stopped in epoch {self._progress.epoch + 1} after step {self._progress.step} of "
-                f"{self._steps_per_epoch}; go on with resume_path {self._folder.latest}."
+                f"{self._steps_per_epoch}; resume with resume_path {self._folder.latest}."
             )
             error.exit_code = 128 + (self._stop.signal_number or 2)
             raise error
 
     def _obey_stop_alone(self) -> None:
-        if self._group.size == 1:  # several processes may have different numbers of batches to ask each other at
+        if (
+            self._group.size == 1
+        ):  # several processes may have different numbers of batches, and so cannot ask each other
             self._obey_stop()
 
     def _remaining(self, images_per_s: float) -> str:
@@ -297,3 +298,42 @@ class Trainer:
             unit="step",
             disable=None if self._group.is_first else True,
         )
+
+
+def score_images(
+    network: paddle.nn.Layer,
+    images: ImageSet,
+    settings: TrainSettings,
+    group: ProcessGroup,
+    after_batch: Callable[[], None] = lambda: None,
+) -> npt.NDArray[np.float32]:
+    """Score all images in float32, in bounded memory; each process scores its share.
+
+    Args:
+        network: (N, 3, H, W) float32 to logits; put into evaluation mode and left there.
+        images: The images to score.
+        settings: Settings with image size, batch size and threads.
+        group: The processes that share the work.
+        after_batch: Called after each batch; an exception that it raises ends the scoring.
+
+    Returns:
+        (N, num_labels) float32 in the images' order, in every process.
+
+    Raises:
+        DatasetError: An image cannot be used.
+    """
+    import paddle
+    from tqdm import tqdm
+
+    network.eval()
+    own = sequential_batches(len(images), settings.batch_size, group.rank, group.size)
+    rows = [np.empty((0, images.targets.shape[1]), np.float32)]
+    loader = BatchLoader(images, settings.transform, num_workers=settings.num_workers)
+    hidden = None if group.is_first else True
+    bar = tqdm(total=len(own), desc="evaluation", unit="batch", leave=False, disable=hidden)
+    with loader, bar, paddle.no_grad():
+        for batch in loader.batches(own):
+            rows.append(paddle.nn.functional.sigmoid(network(paddle.to_tensor(batch.inputs))).numpy())
+            bar.update()
+            after_batch()
+    return group.gather_rows(np.concatenate(rows), len(images))

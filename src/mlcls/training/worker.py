@@ -1,4 +1,4 @@
-"""One of the processes of a training; `paddle.distributed.launch` runs this file (see `mlcls.training.launch`)."""
+"""One of several processes of a training: the file that `paddle.distributed.launch` runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from pathlib import Path
 from mlcls.base.files import write_text
 from mlcls.base.yaml_file import read_yaml
 from mlcls.errors import MlclsError
-from mlcls.training.launch import FAILURE_FILE
-from mlcls.training.process_group import ProcessGroup, set_device
+from mlcls.training.processes import FAILURE_FILE, ProcessGroup, set_device
 from mlcls.training.settings import Device, TrainSettings
 from mlcls.training.train import train_in_process
 
 
 def main(settings_file: Path) -> int:
-    """Do this process's part; a failure is written where the starting process finds it."""
+    """Do this process's part of the training; write a failure where the starting process finds it."""
     try:
         settings = TrainSettings.from_config(read_yaml(settings_file))
         set_device(Device.parse(settings.device))

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from image_samples import encode
 from mlcls.backends.steps import parse_parameters, postprocess_logits, preprocess_images, request_thresholds
 from mlcls.errors import ImageError, ThresholdError
 from mlcls.images.transforms import preprocess
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
+from support.image_samples import encode
 
 NOISE: npt.NDArray[np.uint8] = np.random.default_rng(3).integers(1, 256, (96, 64, 3), dtype=np.uint8)
 

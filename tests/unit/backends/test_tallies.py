@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from image_samples import encode
 from mlcls.backends.steps import postprocess_logits, preprocess_images
 from mlcls.backends.tallies import SCORE_BOUNDS, DecodeTally, ScoreTally, _Tally, read_label_limit
 from mlcls.errors import IMAGE_REASONS, ConfigError, ImageError
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
+from support.image_samples import encode
 
 GOOD = encode(np.full((30, 40, 3), 99, np.uint8), "PNG")
 

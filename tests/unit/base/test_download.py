@@ -130,7 +130,7 @@ def partial(content_range: str | None, *, start: int = CUT_BYTES, **headers: obj
 
 
 def chunked(body: bytes, *, ends: bool) -> Callable[[Handler], None]:
-    """An answer that tells no size, with the end mark or, cut, without it."""
+    """An answer that reports no size, with the end mark or, truncated, without it."""
 
     def behave(handler: Handler) -> None:
         handler.protocol_version = "HTTP/1.1"
@@ -212,7 +212,7 @@ def test_cached_file_in_a_folder_that_cannot_be_written(site: Site, monkeypatch:
     assert leftovers() == {""}
 
 
-def test_cached_file_that_is_not_the_expected_one_is_fetched_anew(site: Site) -> None:
+def test_cached_file_that_is_not_the_expected_one_is_fetched_again(site: Site) -> None:
     """The hash and the size hold for what is in the cache too, and the old file stays until the new one is there."""
     path = download.cache_path(site.url())
     path.parent.mkdir()
@@ -267,7 +267,7 @@ def test_bytes_that_are_kept_are_not_read_again(site: Site, monkeypatch: pytest.
     assert download.fetch(site.url()).read_bytes() == b"x" * CUT_BYTES + CONTENT[CUT_BYTES:]
 
 
-def test_file_that_changed_on_the_server_is_started_anew(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_changed_on_the_server_starts_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """If-Range makes the server send the whole new file."""
     interrupt(site, monkeypatch)
     site.content, site.headers["ETag"] = OTHER, '"v2"'
@@ -276,7 +276,7 @@ def test_file_that_changed_on_the_server_is_started_anew(site: Site, monkeypatch
 
 
 def test_weak_etag_is_not_used_for_resuming(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Last-Modified takes its place; without either, the file is started anew."""
+    """Last-Modified takes its place; without either, the download starts again."""
     site.headers["ETag"] = 'W/"v1"'
     interrupt(site, monkeypatch)
     download.fetch(site.url())
@@ -318,7 +318,7 @@ LAST = len(CONTENT) - 1
 def test_partial_answer_that_does_not_fit(
     site: Site, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[Handler], None]
 ) -> None:
-    """What is here is forgotten, and the file is started anew."""
+    """What is here is forgotten, and the download starts again."""
     interrupt(site, monkeypatch)
     site.script = [wrong]
     assert download.fetch(site.url()).read_bytes() == CONTENT
@@ -356,7 +356,7 @@ def test_complete_part_is_not_asked_for_again(site: Site, monkeypatch: pytest.Mo
 
 
 def test_sidecar_that_cannot_be_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damaged, of another URL, or missing: the file is started anew."""
+    """Damaged, of another URL, or missing: the download starts again."""
     interrupt(site, monkeypatch)
     path = download.cache_path(site.url())
     part, sidecar = path.with_suffix(".tar.part"), path.with_suffix(".tar.part.json")
@@ -398,7 +398,7 @@ def test_size_that_was_not_told_and_nothing_is_missing(site: Site) -> None:
 def test_answer_without_any_size(site: Site) -> None:
     """The end of the connection says nothing, unless the caller knows what must come."""
     site.script = [answer(200, CONTENT, Content_Length=None)] * 2
-    assert "the server tells no size, so a complete file cannot be told from a cut one" in failure(site.url())
+    assert "the server reports no size, so a complete file cannot be told from a truncated one" in failure(site.url())
     assert download.fetch(site.url(), expected_size=len(CONTENT)).read_bytes() == CONTENT
 
 
@@ -597,7 +597,7 @@ def test_body_of_a_redirect_is_not_read(site: Site) -> None:
 def test_html_instead_of_a_file(site: Site) -> None:
     """The login page of a network must not get into the cache."""
     site.script = [answer(200, b"<html>log in</html>", Content_Type="text/html; charset=utf-8")]
-    assert "an HTML page came instead of a file" in failure(site.url())
+    assert "the server sent an HTML page instead of a file" in failure(site.url())
 
 
 def test_encoded_body_is_stored_as_it_travels(site: Site) -> None:

@@ -19,12 +19,11 @@ from mlcls.dataset.labels import read_labels
 from mlcls.errors import DatasetError, SpecError
 from mlcls.model.spec import MAX_LABEL_CHARACTERS
 from mlcls.paddle.inference_yml import read_inference_yml
+from mlcls_client import InputError, MultiLabelResult
 from mlcls_client.cli.output import CsvWriter, JsonLinesWriter, LabelTable, ResultSaver, TableWriter
 from mlcls_client.cli.terminal import complain
-from mlcls_client.errors import InputError
 from mlcls_client.inputs.fetch import url_file_name
 from mlcls_client.pictures.drawing import draw_labels, draw_names
-from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport.contract import Answer
 
 # Bytes and marks that a terminal obeys: colors, the window's title, C1's one-byte CSI, a turned text, new lines.

@@ -13,16 +13,17 @@ from typing import Any, TypeVar
 import pytest
 from PIL import Image
 
-from mlcls_client.async_model import AsyncModel, create_async_model
-from mlcls_client.errors import (
+from mlcls_client import (
+    AsyncModel,
     DeadlineExceededError,
     ImageRejectedError,
     InvalidRequestError,
     MlclsClientError,
+    MultiLabelResult,
     ServerUnavailableError,
+    create_async_model,
+    create_model,
 )
-from mlcls_client.model import create_model
-from mlcls_client.result import MultiLabelResult
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"

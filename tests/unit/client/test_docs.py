@@ -18,7 +18,7 @@ from PIL import Image
 import mlcls_client
 from mlcls_client import testing
 from mlcls_client.testing import FakeServer
-from quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer
 
 NAMES = [name for name in mlcls_client.__all__ if name != "__version__"]
 # Modules whose examples are about what a program may import from them.

@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import (
+from mlcls_client import (
     DeadlineExceededError,
     ImageRejectedError,
     InputError,
     InvalidRequestError,
     MlclsClientError,
+    Model,
     ModelNotFoundError,
     ProtocolError,
     ServerUnavailableError,
+    create_model,
 )
-from mlcls_client.model import Model, create_model
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import ImageRejectedError, InputError, OutputError
-from mlcls_client.result import MultiLabelResult
+from mlcls_client import ImageRejectedError, InputError, MultiLabelResult, OutputError
 from mlcls_client.transport.contract import Answer
 
 ANSWER = Answer("OK", (46, 49, 47), (0.99972, 0.99601, 0.5), ("banana", "orange", "äpple"))

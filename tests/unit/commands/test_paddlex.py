@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset_samples import write_dataset
 from mlcls import cli
 from mlcls.paddlex.main import MODES
-from processes import ROOT
+from support.dataset_samples import write_dataset
+from support.processes import ROOT
 
 CONFIG = ROOT / "configs/PP-LCNet_x1_0_ML.yaml"
 
@@ -67,7 +67,7 @@ def test_bad_dataset(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result_file = root.parent / "output/check_dataset_result.json"
     lines = err.splitlines()
     assert out == ""
-    assert lines[0] == "error: train.txt:7: images/none0.png: expected an image file, there is none"
+    assert lines[0] == "error: train.txt:7: images/none0.png: expected an image file, but it does not exist"
     assert len(lines) == 22
     assert lines[20] == f"... and 10 more, all in {result_file}"
     text = f"{root}: expected a dataset without errors, got 30; see {result_file}."
@@ -82,7 +82,7 @@ def test_bad_dataset(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "kind": "missing-image",
         "file": "train.txt",
         "line": 7,
-        "message": "images/none0.png: expected an image file, there is none",
+        "message": "images/none0.png: expected an image file, but it does not exist",
     }
 
 
@@ -104,9 +104,8 @@ def test_bad_dataset_is_not_split(root: Path, capsys: pytest.CaptureFixture[str]
 
 def test_no_dataset(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root.parent / "none/x", "Global.output=" + str(root.parent / "output")) == 1
-    text = (
-        f"{root.parent / 'none/x'}: expected the folder of a dataset, got a path without one; see Global.dataset_dir."
-    )
+    expected = "expected the folder of a dataset, got a path that does not exist; see Global.dataset_dir."
+    text = f"{root.parent / 'none/x'}: {expected}"
     assert capsys.readouterr().err == f"mlcls paddlex: {text}\n"
     assert result_of(root) == {"done_flag": False, "err_type": "DatasetError", "err_msg": text}
 

@@ -13,12 +13,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mlcls.conversion import onnx_edits as onnx_graph
+from mlcls.conversion import onnx_edits
 from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.images.transforms import normalize
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
-from onnx_graphs import Array, list_operations, make_decoder, make_model, make_scorer, run
+from support.onnx_graphs import Array, list_operations, make_decoder, make_model, make_scorer, run
 
 SIZE = (96, 64)
 BATCHES = (1, 3)
@@ -57,13 +57,13 @@ def test_describe_interface() -> None:
     )
     model.graph.input.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, [3]))  # as older exporters do
     model.graph.input[0].type.tensor_type.shape.dim.add()
-    assert onnx_graph.describe_interface(model) == (("a", "FLOAT", ("N", 3, None)), ("b", "FLOAT", ("N", 3)))
-    assert [value.name for value in onnx_graph.graph_inputs(model)] == ["a"]
+    assert onnx_edits.describe_interface(model) == (("a", "FLOAT", ("N", 3, None)), ("b", "FLOAT", ("N", 3)))
+    assert [value.name for value in onnx_edits.graph_inputs(model)] == ["a"]
 
 
 @pytest.mark.parametrize("make", [make_scorer, make_decoder])
 def test_interface_that_fits(custom_spec: ModelSpec, make: Any) -> None:
-    onnx_graph.check_interface(make(3, SIZE), custom_spec)
+    onnx_edits.check_interface(make(3, SIZE), custom_spec)
 
 
 def with_dims(tensor: str, dims: Sequence[int | str | None], element_type: int = TensorProto.FLOAT) -> onnx.ModelProto:
@@ -78,7 +78,7 @@ def with_dims(tensor: str, dims: Sequence[int | str | None], element_type: int =
     "dims", [("N", 3, "H", "W"), (None, None, None, None), ("N", 3, 96, None), (-1, 3, -1, -1), ("N", "C", 96, 64)]
 )
 def test_free_size(custom_spec: ModelSpec, dims: Sequence[int | str | None]) -> None:
-    onnx_graph.check_interface(with_dims("x", dims), custom_spec)
+    onnx_edits.check_interface(with_dims("x", dims), custom_spec)
 
 
 @pytest.mark.parametrize(
@@ -86,36 +86,36 @@ def test_free_size(custom_spec: ModelSpec, dims: Sequence[int | str | None]) -> 
 )
 def test_wrong_input(custom_spec: ModelSpec, dims: Sequence[int | str]) -> None:
     with pytest.raises(ModelFormatError, match=r"input to be float32 \(N, 3, 96, 64\).* got FLOAT \("):
-        onnx_graph.check_interface(with_dims("x", dims), custom_spec)
+        onnx_edits.check_interface(with_dims("x", dims), custom_spec)
 
 
 @pytest.mark.parametrize("element_type", [TensorProto.UINT8, TensorProto.FLOAT16, TensorProto.DOUBLE])
 def test_wrong_types(custom_spec: ModelSpec, element_type: int) -> None:
     name = TensorProto.DataType.Name(element_type)
     with pytest.raises(ModelFormatError, match=rf"input to be float32 .* got {name} "):
-        onnx_graph.check_interface(with_dims("x", ("N", 3, 96, 64), element_type), custom_spec)
+        onnx_edits.check_interface(with_dims("x", ("N", 3, 96, 64), element_type), custom_spec)
     with pytest.raises(ModelFormatError, match=rf"output to be float32 .* got {name} "):
-        onnx_graph.check_interface(with_dims("y", ("N", 3), element_type), custom_spec)
+        onnx_edits.check_interface(with_dims("y", ("N", 3), element_type), custom_spec)
 
 
 @pytest.mark.parametrize("dims", [("N", 2), ("N", 4), ("N", 80), ("N",), ("N", 3, 1), ("N", 1, 3), ("N", 0)])
 def test_wrong_number_of_labels(custom_spec: ModelSpec, dims: Sequence[int | str]) -> None:
     with pytest.raises(ModelFormatError, match=r"output to be float32 \(N, 3\), one score for each label .* got FLOAT"):
-        onnx_graph.check_interface(with_dims("y", dims), custom_spec)
+        onnx_edits.check_interface(with_dims("y", dims), custom_spec)
 
 
 def test_two_inputs(custom_spec: ModelSpec) -> None:
     model = make_scorer(3, SIZE)
     model.graph.input.append(helper.make_tensor_value_info("im_shape", TensorProto.FLOAT, ["N", 2]))
     with pytest.raises(ModelFormatError, match=r"got 2 inputs and 1 outputs: x, im_shape, sigmoid.0\.$"):
-        onnx_graph.check_interface(model, custom_spec)
+        onnx_edits.check_interface(model, custom_spec)
 
 
 def test_two_outputs(custom_spec: ModelSpec) -> None:
     model = make_scorer(3, SIZE)
     model.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 8]))
     with pytest.raises(ModelFormatError, match=r"got 1 inputs and 2 outputs: x, sigmoid.0, features\.$"):
-        onnx_graph.check_interface(model, custom_spec)
+        onnx_edits.check_interface(model, custom_spec)
 
 
 # --- the activation
@@ -128,7 +128,7 @@ def test_two_outputs(custom_spec: ModelSpec) -> None:
 def test_sigmoid_is_cut(make: Any, endings: tuple[str, ...]) -> None:
     before = make(3, SIZE, endings)
     model = copy.deepcopy(before)
-    assert onnx_graph.cut_activation(model) == "sigmoid"
+    assert onnx_edits.cut_activation(model) == "sigmoid"
     onnx.checker.check_model(model)
     for batch in BATCHES:
         x = make_input(batch)
@@ -143,7 +143,7 @@ def test_sigmoid_is_cut(make: Any, endings: tuple[str, ...]) -> None:
 def test_no_activation(make: Any, endings: tuple[str, ...]) -> None:
     before = make(3, SIZE, endings)
     model = copy.deepcopy(before)
-    assert onnx_graph.cut_activation(model) == "none"
+    assert onnx_edits.cut_activation(model) == "none"
     assert_same(before, model, x=make_input(2))
 
 
@@ -153,25 +153,25 @@ def test_other_activation(operation: str, after: tuple[str, ...]) -> None:
     with pytest.raises(
         ModelFormatError, match=rf"^Expected a multi-label model, .* got one that ends in {operation}\."
     ):
-        onnx_graph.cut_activation(make_scorer(3, SIZE, (operation, *after)))
+        onnx_edits.cut_activation(make_scorer(3, SIZE, (operation, *after)))
 
 
 @pytest.mark.parametrize("operation", ["Sigmoid", "Softmax", "Tanh", "Relu"])
 @pytest.mark.parametrize("after", [(), ("Identity",)])
 def test_two_activations(operation: str, after: tuple[str, ...]) -> None:
     with pytest.raises(ModelFormatError, match=rf"^Expected one activation .*, got {operation} before a Sigmoid\."):
-        onnx_graph.cut_activation(make_scorer(3, SIZE, (operation, "Sigmoid", *after)))
+        onnx_edits.cut_activation(make_scorer(3, SIZE, (operation, "Sigmoid", *after)))
 
 
 def test_two_activations_with_something_between() -> None:
     with pytest.raises(ModelFormatError, match=r"^Expected one activation"):
-        onnx_graph.cut_activation(make_scorer(3, SIZE, ("Sigmoid", "Identity", "Sigmoid")))
+        onnx_edits.cut_activation(make_scorer(3, SIZE, ("Sigmoid", "Identity", "Sigmoid")))
 
 
 def test_output_that_is_the_input() -> None:
     model = make_model([helper.make_node("Identity", ["x"], ["y"])], {"x": ("N", 3)}, {"y": ("N", 3)})
     with pytest.raises(ModelFormatError, match=r"^Expected a graph that computes its output"):
-        onnx_graph.cut_activation(model)
+        onnx_edits.cut_activation(model)
 
 
 @pytest.mark.parametrize("ending", ["Reshape", "Squeeze", "Flatten", "Transpose", "Clip"])
@@ -192,7 +192,7 @@ def test_sigmoid_before_another_operation(ending: str) -> None:
     model.graph.output[0].name = "y"
     assert run(model, x=make_input(2)).min() > 0
     try:
-        found = onnx_graph.cut_activation(model)
+        found = onnx_edits.cut_activation(model)
     except ModelFormatError:
         return
     assert found == "sigmoid"
@@ -205,7 +205,7 @@ def test_sigmoid_before_another_operation(ending: str) -> None:
 def test_queries_are_untiled(batch: int) -> None:
     before = make_decoder(3, SIZE)
     model = copy.deepcopy(before)
-    assert onnx_graph.untile_constants(model) is True
+    assert onnx_edits.untile_constants(model) is True
     assert "Tile" in list_operations(before)
     assert "Tile" not in list_operations(model)
     assert_same(before, model, x=make_input(batch))
@@ -214,7 +214,7 @@ def test_queries_are_untiled(batch: int) -> None:
 def test_nothing_to_untile() -> None:
     model = make_scorer(3, SIZE)
     before = copy.deepcopy(model)
-    assert onnx_graph.untile_constants(model) is False
+    assert onnx_edits.untile_constants(model) is False
     assert model == before
 
 
@@ -246,7 +246,7 @@ def make_tile(source: str, *repeats: str, rows: int = 1, rank: int = 3, operatio
 def test_tile_of_constant(batch: int) -> None:
     before = make_tile("constant", "batch", "one", "one")
     model = copy.deepcopy(before)
-    assert onnx_graph.untile_constants(model) is True
+    assert onnx_edits.untile_constants(model) is True
     assert "Tile" not in list_operations(model)
     x = np.random.default_rng(batch).normal(size=(batch, 4, 5)).astype(np.float32)
     assert_same(before, model, x=x)
@@ -267,7 +267,7 @@ def test_tile_of_constant(batch: int) -> None:
 def test_tile_that_stays(source: str, repeats: tuple[str, ...], options: dict[str, Any], batch: int) -> None:
     before = make_tile(source, *repeats, **options)
     model = copy.deepcopy(before)
-    assert onnx_graph.untile_constants(model) is False
+    assert onnx_edits.untile_constants(model) is False
     assert model == before
     x = np.random.default_rng(batch).normal(size=(batch, 4, 5)).astype(np.float32)
     assert_same(before, model, x=x)
@@ -278,7 +278,7 @@ def test_tile_by_a_constant_stays() -> None:
     model.graph.initializer.append(onnx.numpy_helper.from_array(int64(2, 1, 1), "fixed"))
     next(node for node in model.graph.node if node.op_type == "Tile").input[1] = "fixed"
     before = copy.deepcopy(model)
-    assert onnx_graph.untile_constants(model) is False
+    assert onnx_edits.untile_constants(model) is False
     assert model == before
 
 
@@ -294,7 +294,7 @@ def test_tile_by_a_constant_stays() -> None:
 def test_tile_that_nothing_broadcasts(repeats: tuple[str, ...], operation: str) -> None:
     before = make_tile("constant", *repeats, operation=operation)
     model = copy.deepcopy(before)
-    onnx_graph.untile_constants(model)
+    onnx_edits.untile_constants(model)
     x = np.random.default_rng(3).normal(size=(3, 4, 5)).astype(np.float32)
     got, expected = run(model, x=x), run(before, x=x)
     assert got.shape == expected.shape
@@ -308,7 +308,7 @@ def test_tile_that_nothing_broadcasts(repeats: tuple[str, ...], operation: str) 
 def test_flatten_is_rewritten(make: Any) -> None:
     before = make(3, SIZE)
     model = copy.deepcopy(before)
-    onnx_graph.flatten_without_shape(model)
+    onnx_edits.flatten_without_shape(model)
     reshape = next(node for node in model.graph.node if node.name.startswith("flatten."))
     dims = next(item for item in model.graph.initializer if item.name == reshape.input[1])
     assert onnx.numpy_helper.to_array(dims).tolist() == [0, -1]
@@ -342,7 +342,7 @@ def test_reshape_that_stays(batch: int, of: str, start: str, end: str, rest: tup
     rank = 1 + len(rest) - (start == end) + (start == "zero" and end == "two")
     model = make_model(nodes, {"x": ("N", 4, 5)}, {"y": tuple("ABC"[:rank])}, constants)
     before = copy.deepcopy(model)
-    onnx_graph.flatten_without_shape(model)
+    onnx_edits.flatten_without_shape(model)
     assert model == before
     x = np.random.default_rng(batch).normal(size=(batch, 4, 5)).astype(np.float32)
     assert run(model, x=x).size == x.size
@@ -352,7 +352,7 @@ def test_reshape_to_constant_dims_stays() -> None:
     nodes = [helper.make_node("Reshape", ["x", "dims"], ["y"])]
     model = make_model(nodes, {"x": ("N", 4, 5)}, {"y": ("N", 20)}, {"dims": int64(-1, 20)})
     before = copy.deepcopy(model)
-    onnx_graph.flatten_without_shape(model)
+    onnx_edits.flatten_without_shape(model)
     assert model == before
 
 
@@ -373,7 +373,7 @@ def test_reshape_to_a_scalar(batch: int, of: str) -> None:
     ]
     before = make_model(nodes, {"x": ("N", 4, 5)}, {"y": ("N", 20)}, constants)
     model = copy.deepcopy(before)
-    onnx_graph.drop_scalar_reshapes(model)
+    onnx_edits.drop_scalar_reshapes(model)
     onnx.checker.check_model(model, full_check=True)
     assert list_operations(model).count("Reshape") == 1
     assert list_operations(model).count("Squeeze") == (1 if of == "scalar" else 2)
@@ -385,7 +385,7 @@ def test_other_reshapes_stay() -> None:
     nodes = [helper.make_node("Reshape", ["x", "dims"], ["y"])]
     model = make_model(nodes, {"x": ("N", 4, 5)}, {"y": ("N", 20)}, {"dims": int64(-1, 20)})
     before = copy.deepcopy(model)
-    onnx_graph.drop_scalar_reshapes(model)
+    onnx_edits.drop_scalar_reshapes(model)
     assert model == before
 
 
@@ -403,7 +403,7 @@ def test_normalization_is_that_of_transforms(custom_spec: ModelSpec, size: tuple
     transform = dataclasses.replace(custom_spec.transform, height=size[0], width=size[1])
     spec = dataclasses.replace(custom_spec, transform=transform)
     model = make_passthrough(size)
-    onnx_graph.prepend_normalization(model, spec)
+    onnx_edits.prepend_normalization(model, spec)
     onnx.checker.check_model(model, full_check=True)
     pixels = np.random.default_rng(batch).integers(0, 256, (batch, *size, 3), dtype=np.uint8)
     got = run(model, pixels=pixels)
@@ -415,7 +415,7 @@ def test_normalization_of_every_value(custom_spec: ModelSpec) -> None:
     """Each of the 256 values in each channel, at batch 1."""
     transform = dataclasses.replace(custom_spec.transform, height=256, width=3)
     model = make_passthrough((256, 3))
-    onnx_graph.prepend_normalization(model, dataclasses.replace(custom_spec, transform=transform))
+    onnx_edits.prepend_normalization(model, dataclasses.replace(custom_spec, transform=transform))
     pixels = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None, None], (1, 256, 3, 3)).copy()
     got = run(model, pixels=pixels)
     for channel, (mean, std) in enumerate(zip(transform.mean, transform.std, strict=True)):
@@ -425,8 +425,8 @@ def test_normalization_of_every_value(custom_spec: ModelSpec) -> None:
 
 def test_interface_after_normalization(custom_spec: ModelSpec) -> None:
     model = make_passthrough((96, 64))
-    onnx_graph.prepend_normalization(model, custom_spec)
-    assert onnx_graph.describe_interface(model) == (
+    onnx_edits.prepend_normalization(model, custom_spec)
+    assert onnx_edits.describe_interface(model) == (
         ("pixels", "UINT8", ("N", 96, 64, 3)),
         ("y", "FLOAT", ("N", 3, 96, 64)),
     )
@@ -440,7 +440,7 @@ def test_interface_after_normalization(custom_spec: ModelSpec) -> None:
 def test_name_output(endings: tuple[str, ...]) -> None:
     before = make_scorer(3, SIZE, endings)
     model = copy.deepcopy(before)
-    onnx_graph.name_output(model, "logits")
+    onnx_edits.name_output(model, "logits")
     assert model.graph.output[0].name == "logits"
     assert_same(before, model, x=make_input(2))
 
@@ -449,7 +449,7 @@ def test_name_output_that_is_used_inside() -> None:
     before = make_scorer(3, SIZE)
     before.graph.output[0].name = "raw"
     model = copy.deepcopy(before)
-    onnx_graph.name_output(model, "logits")
+    onnx_edits.name_output(model, "logits")
     sigmoid = next(node for node in model.graph.node if node.op_type == "Sigmoid")
     assert list(sigmoid.input) == ["logits"]
     assert_same(before, model, x=make_input(2))
@@ -457,14 +457,14 @@ def test_name_output_that_is_used_inside() -> None:
 
 def test_name_that_is_taken() -> None:
     with pytest.raises(ConversionError, match=r"^Expected no tensor named 'relu' in the Paddle graph"):
-        onnx_graph.name_output(make_scorer(3, SIZE), "relu")
+        onnx_edits.name_output(make_scorer(3, SIZE), "relu")
 
 
 def test_set_batch_dimension() -> None:
     model = make_scorer(3, SIZE, batch=1)
     model.graph.value_info.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 8]))
-    onnx_graph.set_batch_dimension(model, "batch")
-    assert [dims for _, _, dims in onnx_graph.describe_interface(model)] == [("batch", 3, 96, 64), ("batch", 3)]
+    onnx_edits.set_batch_dimension(model, "batch")
+    assert [dims for _, _, dims in onnx_edits.describe_interface(model)] == [("batch", 3, 96, 64), ("batch", 3)]
     assert not model.graph.value_info
     onnx.checker.check_model(model, full_check=True)
     x = make_input(3)

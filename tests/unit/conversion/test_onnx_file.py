@@ -14,7 +14,7 @@ from mlcls.conversion.onnx_file import MAX_OPSET, check_onnx_file, read_onnx
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.errors import ModelFormatError
-from served_graphs import SPEC, make_attention, make_served
+from support.served_graphs import SPEC, make_attention, make_served
 
 
 def put_outside(tensor: onnx.TensorProto, where: str) -> None:
@@ -96,20 +96,20 @@ def nested(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (outside_initializer, r"the tensor b'conv\.weight' whose data is said to be in another file"),
+        (outside_initializer, r"the tensor b'conv\.weight' with its data in another file"),
         (outside_without_location, "in another file"),
         (location_without_outside, "in another file"),
-        (outside_constant, "the tensor b'hidden' whose"),
-        (outside_in_a_branch, "the tensor b'deep' whose"),
-        (outside_sparse, "the tensor b'sparse' whose"),
-        (outside_in_a_function, "the tensor b'in a function' whose"),
+        (outside_constant, "the tensor b'hidden' with"),
+        (outside_in_a_branch, "the tensor b'deep' with"),
+        (outside_sparse, "the tensor b'sparse' with"),
+        (outside_in_a_function, "the tensor b'in a function' with"),
         (foreign_opset, r"the domain b'evil\.example'"),
         (foreign_node, r"an operation of the domain b'evil\.example'"),
         (future_opset, f"the opset {MAX_OPSET + 1}"),
         (no_opset, "without an opset"),
         (no_graph, "without a graph"),
         (with_training, "graphs for training"),
-        (nested, "deep in each other"),
+        (nested, "graphs nested more than"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, spoil: Callable[[onnx.ModelProto], None], words: str) -> None:
@@ -151,7 +151,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         check_onnx_file(path)
     for end in range(1, len(whole), 37):
         path.write_bytes(whole[:end])
-        with pytest.raises(ModelFormatError, match=r"cut off|damaged|without"):
+        with pytest.raises(ModelFormatError, match=r"truncated|damaged|without"):
             check_onnx_file(path)
 
 

@@ -19,7 +19,7 @@ from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.images.transforms import normalize
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
-from onnx_graphs import list_operations, make_decoder, make_scorer, run
+from support.onnx_graphs import list_operations, make_decoder, make_scorer, run
 
 SIZE = (96, 64)
 

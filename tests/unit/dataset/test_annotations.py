@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlcls.dataset.annotations import Sample, read_annotations, target_matrix
+from mlcls.dataset.annotations import read_annotations
 from mlcls.errors import DatasetError
 
 
@@ -18,19 +18,15 @@ def write(tmp_path: Path, text: str) -> Path:
 
 def test_samples(tmp_path: Path) -> None:
     path = write(tmp_path, "images/a b.jpg\t0,1,0\nimages/ü\u3000.jpg\t1, 1,0\r\n")
-    samples = read_annotations(path, 3)
-    assert samples == [
-        Sample(tmp_path / "images/a b.jpg", (False, True, False)),
-        Sample(tmp_path / "images/ü\u3000.jpg", (True, True, False)),
-    ]
-    assert target_matrix(samples).tolist() == [[False, True, False], [True, True, False]]
-    assert read_annotations(path, 3, Path("/data"))[0].image == Path("/data/images/a b.jpg")
+    images = read_annotations(path, 3)
+    assert images.paths == (tmp_path / "images/a b.jpg", tmp_path / "images/ü\u3000.jpg")
+    assert images.targets.tolist() == [[False, True, False], [True, True, False]]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected one image a line, got an empty file"),
+        ("", "expected one image per line, got an empty file"),
         ("a.jpg 0,1,0\n", "line 1: expected PATH, a tab and 3 numbers, got 'a.jpg 0,1,0'"),
         ("\t0,1,0\n", "line 1: expected PATH, a tab and 3 numbers"),
         ("a.jpg\t0,1,0\nb.jpg\t0,1\n", "line 2: expected 3 numbers, one for each label, got 2"),
@@ -55,7 +51,7 @@ def test_all_wrong_lines_are_named(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no\.txt: expected this file, there is none"):
+    with pytest.raises(DatasetError, match=r"no\.txt: expected this file, but it does not exist"):
         read_annotations(tmp_path / "no.txt", 3)
     (tmp_path / "val.txt").write_bytes(b"\xff\t0,1,0\n")
     with pytest.raises(DatasetError, match="line 1: expected UTF-8, got the bytes"):

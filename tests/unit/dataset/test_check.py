@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_samples import LABELS, read_tree, write_dataset, write_picture
-from mlcls.dataset import images
+from mlcls.dataset import image_inspection
 from mlcls.dataset.check import CheckReport, CheckRequest, check_dataset
 from mlcls.dataset.problems import Problem
 from mlcls.errors import DatasetError
+from support.dataset_samples import LABELS, read_tree, write_dataset, write_picture
 
 
 def check(root: Path, **options: object) -> CheckReport:
@@ -70,13 +70,13 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda root: (root / "label.txt").unlink(),
         "missing-file",
         "label.txt",
-        "expected this file, there is none",
+        "expected this file, but it does not exist",
     ),
     "no val.txt": (
         lambda root: (root / "val.txt").unlink(),
         "missing-file",
         "val.txt",
-        "expected this file, there is none",
+        "expected this file, but it does not exist",
     ),
     "train.txt is a folder": (
         lambda root: put_folder(root / "train.txt"),
@@ -88,13 +88,13 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda root: (root / "train.txt").write_text(""),
         "empty-file",
         "train.txt",
-        "expected one image a line, got an empty file",
+        "expected one image per line, got an empty file",
     ),
     "empty label.txt": (
         lambda root: (root / "label.txt").write_text(""),
         "empty-file",
         "label.txt",
-        "expected a class id, a space and a label a line, got an empty file",
+        "expected a class id, a space and a label per line, got an empty file",
     ),
     "label without an id": (
         lambda root: append(root / "label.txt", "bird\n"),
@@ -130,7 +130,7 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda root: (root / "label.txt").write_text("1 cat\n2 dog\n3 mouse\n"),
         "id-gap",
         "label.txt",
-        "expected class ids 0 to 3, each once, got none with 0",
+        "expected class ids 0 to 3, each once, got no label for 0",
     ),
     "no tab": (
         lambda root: append(root / "train.txt", "images/000.png 1,0,0,0\n"),
@@ -160,7 +160,7 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda root: reencode(root / "label.txt", "utf-8-sig"),
         "byte-order-mark",
         "label.txt:1",
-        "expected UTF-8 without a byte order mark, got one; save it without (PaddleX takes it for text)",
+        "expected UTF-8 without a byte order mark, got one; save it without (PaddleX reads it as text)",
     ),
     "UTF-16": (
         lambda root: reencode(root / "val.txt", "utf-16"),
@@ -196,7 +196,7 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda root: replace(root / "val.txt", "images/006.png", "images/../../x/images/006.png"),
         "climbing-path",
         "val.txt:1",
-        "expected a path that stays in the dataset's folder, got 'images/../../x/images/006.png'",
+        "expected a path inside the dataset's folder, got 'images/../../x/images/006.png'",
     ),
     "same image twice": (
         lambda root: append(root / "train.txt", "images/000.png\t1,0,0,0\n"),
@@ -214,14 +214,14 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda root: append(root / "val.txt", "images/002.png\t0,0,1,1\n"),
         "leaked-path",
         "val.txt:3",
-        "expected each image in one part, got images/002.png that is in the other too (train.txt:3)",
+        "expected each image in one part, got images/002.png, which is also in the other (train.txt:3)",
     ),
     "copy of an image in the other part": (
         leak_picture,
         "leaked-picture",
         "val.txt:3",
         (
-            "expected pictures that are not for training in validation, got images/copy.bmp, the same picture as "
+            "expected no training picture in validation, got images/copy.bmp, the same picture as "
             "images/002.png (train.txt:3)"
         ),
     ),
@@ -229,13 +229,13 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda root: (root / "images/001.png").unlink(),
         "missing-image",
         "train.txt:2",
-        "images/001.png: expected an image file, there is none",
+        "images/001.png: expected an image file, but it does not exist",
     ),
     "path of Windows": (
         lambda root: replace(root / "train.txt", "images/001.png", r"images\001.png"),
         "missing-image",
         "train.txt:2",
-        r"images\001.png: expected an image file, there is none; write paths with /",
+        r"images\001.png: expected an image file, but it does not exist; write paths with /",
     ),
     "folder as an image": (
         lambda root: put_folder(root / "images/001.png"),
@@ -247,7 +247,7 @@ BAD_DATASETS: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         make_pipe,
         "unreadable-image",
         "train.txt:2",
-        "images/001.png: expected an image file, got something that is no file",
+        "images/001.png: expected an image file, got something that is not a file",
     ),
     "text as an image": (
         lambda root: (root / "images/001.png").write_text("<html>404</html>"),
@@ -324,11 +324,11 @@ def test_warnings(root: Path) -> None:
         "val.txt: lines end with CRLF (Windows); they are read as if they ended with LF",
         (
             ".: PaddleX itself expects one folder images here and no other below, got images, more/images; "
-            "mlcls does not mind"
+            "mlcls needs neither"
         ),
         "train.txt:7: images/copy.bmp is the same picture as images/000.png (train.txt:1), with other labels",
-        "train.txt: no sample has label 4 'bird': it cannot be learned",
-        "val.txt: no sample has label 4 'bird': how well it is learned cannot be measured",
+        "train.txt: no sample has label 4 'bird'; it cannot be learned",
+        "val.txt: no sample has label 4 'bird'; it cannot be evaluated",
     ]
 
 
@@ -390,7 +390,7 @@ def test_dataset_inside_the_folder(root: Path) -> None:
 
 
 def test_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="expected the folder of a dataset, got a path without one"):
+    with pytest.raises(DatasetError, match="expected the folder of a dataset, got a path that does not exist"):
         check(tmp_path / "no")
     with pytest.raises(DatasetError, match="or one folder images at any depth, got neither"):
         check(tmp_path)
@@ -417,9 +417,9 @@ def test_several_processes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_picture(root / names[-1], 1000 + number // 2)
     truncate(root / names[33])
     names.append("images/none.png")
-    alone = images.inspect_images(root, names)
-    monkeypatch.setattr(images, "_choose_process_count", lambda count: 2)
-    together = images.inspect_images(root, names)
+    alone = image_inspection.inspect_images(root, names)
+    monkeypatch.setattr(image_inspection, "_choose_process_count", lambda count: 2)
+    together = image_inspection.inspect_images(root, names)
     assert list(together.items()) == list(alone.items())
     assert [name for name in names if together[name].fault] == [names[33], "images/none.png"]
     assert together[names[0]] == together[names[1]] != together[names[2]]
@@ -434,15 +434,17 @@ class ExitStatuses(list[str]):
 
 def test_ended_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that the kernel ends for its memory must not leave the others waiting."""
-    monkeypatch.setattr(images, "_inspect_chunk", os._exit)
-    with pytest.raises(DatasetError, match="was ended from outside"):
-        list(images._inspect_paths(ExitStatuses(["a.png"] * 40), 2))
+    monkeypatch.setattr(image_inspection, "_inspect_chunk", os._exit)
+    with pytest.raises(DatasetError, match="that did was killed"):
+        list(image_inspection._inspect_paths(ExitStatuses(["a.png"] * 40), 2))
 
 
 def test_picture_digest_is_of_pixels(root: Path) -> None:
     copy_picture(root, "images/000.png", "images/copy.bmp")
-    finding = images.inspect_image(str(root / "images/copy.bmp"))
-    assert finding == images.inspect_image(str(root / "images/000.png"))
+    finding = image_inspection.inspect_image(str(root / "images/copy.bmp"))
+    assert finding == image_inspection.inspect_image(str(root / "images/000.png"))
     write_picture(root / "images/wide.png", 0, (12, 64))
     write_picture(root / "images/high.png", 0, (64, 12))
-    assert images.inspect_image(str(root / "images/wide.png")) != images.inspect_image(str(root / "images/high.png"))
+    assert image_inspection.inspect_image(str(root / "images/wide.png")) != image_inspection.inspect_image(
+        str(root / "images/high.png")
+    )

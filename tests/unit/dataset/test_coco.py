@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataset_samples import coco_document, read_tree, write_coco, write_picture
 from mlcls.dataset import transaction
 from mlcls.dataset.annotations import read_annotations
 from mlcls.dataset.check import CheckReport, CheckRequest, check_dataset
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import DatasetError
+from support.dataset_samples import coco_document, read_tree, write_coco, write_picture
 
 CATEGORIES = {1: "person", 18: "dog", 90: "toothbrush"}
 TRAIN = {3: [18], 1: [1, 18, 18], 2: []}
@@ -128,11 +128,11 @@ def add_annotation(**fields: Any) -> Callable[[Document], Any]:
     [
         ({"iscrowd": 1, "segmentation": {"counts": [3, 4], "size": [24, 32]}}, None),
         ({"bbox": None}, None),
-        ({"bbox": [0, 0, 0, 4]}, "expected a box [x, y, width, height], got [0, 0, 0, 4]; its label counts"),
-        ({"bbox": [0, 0, -3, 4]}, "got [0, 0, -3, 4]; its label counts"),
-        ({"bbox": [0, 0, 4]}, "got [0, 0, 4]; its label counts"),
-        ({"bbox": [0, 0, float("nan"), 4]}, "got [0, 0, NaN, 4]; its label counts"),
-        ({"bbox": "none"}, 'got "none"; its label counts'),
+        ({"bbox": [0, 0, 0, 4]}, "expected a box [x, y, width, height], got [0, 0, 0, 4]; the label counts anyway"),
+        ({"bbox": [0, 0, -3, 4]}, "got [0, 0, -3, 4]; the label counts anyway"),
+        ({"bbox": [0, 0, 4]}, "got [0, 0, 4]; the label counts anyway"),
+        ({"bbox": [0, 0, float("nan"), 4]}, "got [0, 0, NaN, 4]; the label counts anyway"),
+        ({"bbox": "none"}, 'got "none"; the label counts anyway'),
     ],
 )
 def test_annotation_that_counts(tmp_path: Path, fields: dict[str, Any], warning: str | None) -> None:
@@ -205,7 +205,7 @@ BAD_DOCUMENTS: dict[str, tuple[Callable[[Document], Any], str, str]] = {
     "image id twice": (
         lambda d: d["images"].append(d["images"][0]),
         "image 3",
-        "expected each id once, got it again",
+        "expected each id once, got this one again",
     ),
     "image file twice": (
         lambda d: d["images"].append({**d["images"][0], "id": 55}),
@@ -220,12 +220,12 @@ BAD_DOCUMENTS: dict[str, tuple[Callable[[Document], Any], str, str]] = {
     "climbing image": (
         lambda d: d["images"].append({"id": 55, "file_name": "../../a.png"}),
         "image 55",
-        "expected a path that stays in the dataset's folder, got '../../a.png'",
+        "expected a path inside the dataset's folder, got '../../a.png'",
     ),
     "absolute image": (
         lambda d: d["images"].append({"id": 55, "file_name": "/a.png"}),
         "image 55",
-        "expected a path relative to the dataset's folder, got the absolute '/a.png'",
+        "expected a path relative to the dataset's folder, got the absolute path '/a.png'",
     ),
     "image as a number": (
         lambda d: d["images"].append(5),
@@ -278,7 +278,7 @@ def test_files_that_are_missing_or_too_many(tmp_path: Path) -> None:
     )
     root = write_coco(tmp_path / "y", {**both, "instance_val.json": both["instances_val.json"]})
     (error,) = convert(root).log.errors
-    assert "expected one file of the part val, got instance_val.json, instances_val.json" in str(error)
+    assert "expected one file for the part val, got instance_val.json, instances_val.json" in str(error)
     for document in both.values():
         document["categories"] = []
     root = write_coco(tmp_path / "z", both)
@@ -320,10 +320,10 @@ def test_nothing_is_lost(tmp_path: Path, seed: int) -> None:
         str(index) for index in range(count)
     ]
     for part, chosen in parts.items():
-        samples = read_annotations(root / f"{part}.txt", count)
+        images = read_annotations(root / f"{part}.txt", count)
         found = {
-            int(sample.image.stem): {label for label, has in zip(labels, sample.vector, strict=True) if has}
-            for sample in samples
+            int(path.stem): {label for label, has in zip(labels, vector, strict=True) if has}
+            for path, vector in zip(images.paths, images.targets, strict=True)
         }
         assert found == {number: {categories[category] for category in truth[number]} for number in chosen}
 
@@ -349,4 +349,4 @@ def test_check_without_conversion(tmp_path: Path) -> None:
         "annotations: this looks like a COCO dataset; convert it with -o CheckDataset.convert.enable=True "
         "-o CheckDataset.convert.src_dataset_type=COCO"
     )
-    assert problems[1:] == [f"{name}: expected this file, there is none" for name in EXPECTED]
+    assert problems[1:] == [f"{name}: expected this file, but it does not exist" for name in EXPECTED]

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dataset_samples import read_tree, write_dataset, write_picture, write_random_dataset
 from mlcls.dataset.check import CheckReport, CheckRequest, check_dataset
 from mlcls.dataset.stratification import choose_validation
+from support.dataset_samples import read_tree, write_dataset, write_picture, write_random_dataset
 
 
 def split(root: Path, train_percent: int, seed: int = 0, **options: Any) -> CheckReport:
@@ -178,7 +178,7 @@ def test_repeated_samples(tmp_path: Path) -> None:
         file.write("images/000.png\t1,0,0,0\n")
     report = split(root, 50)
     assert report.passed
-    assert "val.txt:3: images/000.png is there twice (first at train.txt:1); the split keeps it once" in map(
+    assert "val.txt:3: images/000.png occurs twice (first at train.txt:1); the split keeps it once" in map(
         str, report.log.warnings
     )
     assert len(lines_of(root, "train.txt", "val.txt")) == 8

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from dataset_samples import coco_document, read_tree, write_coco, write_random_dataset
 from mlcls.dataset.check import CheckRequest, check_dataset
 from mlcls.dataset.transaction import JOURNAL, recover, replace_files
 from mlcls.errors import DatasetError
+from support.dataset_samples import coco_document, read_tree, write_coco, write_random_dataset
 
 CATEGORIES = {1: "person", 18: "dog"}
 

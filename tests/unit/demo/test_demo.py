@@ -14,7 +14,7 @@ from demo.colors import COLORS, color_shares, has_colors, name_pixels
 from demo.dataset import write_demo_dataset
 from demo.recipe import DemoRecipe
 from demo.scenes import draw_scene
-from mlcls.dataset.annotations import read_annotations, target_matrix
+from mlcls.dataset.annotations import read_annotations
 from mlcls.dataset.check import CheckRequest, check_dataset
 
 
@@ -92,15 +92,13 @@ def test_dataset_passes_the_check_and_its_labels_are_those_of_its_files(tmp_path
     folder = write_demo_dataset(tmp_path / "dataset", train=60, val=20, side=32)
     report = check_dataset(CheckRequest(dataset_dir=folder, output=tmp_path / "output"))
     assert not report.log.errors
-    samples = read_annotations(folder / "val.txt", len(COLORS))
-    pictures = [cv2.imread(str(sample.image))[:, :, ::-1] for sample in samples]
-    assert np.array_equal(target_matrix(samples), [has_colors(np.asarray(picture, np.uint8)) for picture in pictures])
-    trained = {sample.image.read_bytes() for sample in read_annotations(folder / "train.txt", len(COLORS))}
-    assert not trained & {sample.image.read_bytes() for sample in samples}
+    images = read_annotations(folder / "val.txt", len(COLORS))
+    pictures = [cv2.imread(str(path))[:, :, ::-1] for path in images.paths]
+    assert np.array_equal(images.targets, [has_colors(np.asarray(picture, np.uint8)) for picture in pictures])
+    trained = {path.read_bytes() for path in read_annotations(folder / "train.txt", len(COLORS)).paths}
+    assert not trained & {path.read_bytes() for path in images.paths}
     again = write_demo_dataset(tmp_path / "again", train=60, val=20, side=32)
-    assert all(
-        (again / sample.image.relative_to(folder)).read_bytes() == sample.image.read_bytes() for sample in samples
-    )
+    assert all((again / path.relative_to(folder)).read_bytes() == path.read_bytes() for path in images.paths)
 
 
 def test_recipe_changes_no_color() -> None:

@@ -23,7 +23,7 @@ from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.configurations import write_configs
 from mlcls.repository.models import Repository
-from quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from mlcls.engines.gate import BATCH_SIZES, LIMITS, Differences, GateReport, Lim
 from mlcls.errors import ConversionError, ParityError
 from mlcls.model.metrics import mean_average_precision, smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
-from planted_faults import SwappingRunner
+from support.planted_faults import SwappingRunner
 
 Scores = npt.NDArray[np.float32]
 Edit = Callable[[Scores], Scores]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -15,17 +16,17 @@ import numpy as np
 import onnx
 import pytest
 
-from bf16_error import assert_computed_in_bf16
-from int8_graphs import make_pixels, make_served, spec_of
 from mlcls.base.machine import find_bf16_units, read_cpu_flags
 from mlcls.engines import openvino as openvino_engine
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.errors import ConfigError
+from support.bf16_error import assert_computed_in_bf16
+from support.int8_graphs import make_pixels, make_served, spec_of
 
 _FIRST_CALLS = """
 import os, sys, threading
 import openvino
-from int8_graphs import spec_of
+from support.int8_graphs import spec_of
 from mlcls.engines.openvino import OpenVinoEngine
 from pathlib import Path
 
@@ -166,3 +167,27 @@ def test_bf16_is_near_and_another_arithmetic(model: Path) -> None:
         OpenVinoEngine(model, spec_of(), precision=precision).logits(pixels) for precision in ("f32", "bf16")
     )
     assert_computed_in_bf16(rounded, exact)
+
+
+def test_a_signal_after_engines_are_gone_ends_nothing(model: Path) -> None:
+    """In a process of its own, as it has ended in a segmentation fault on processors with AMX."""
+    code = f"""
+import gc, os, signal
+from pathlib import Path
+from support.int8_graphs import spec_of
+from mlcls.engines.openvino import OpenVinoEngine
+first, second = (OpenVinoEngine(Path({str(model)!r}), spec_of()) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    tests = Path(__file__).parents[2]
+    process = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tests)}, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stdout) == (0, "interrupted\n"), process.stderr

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colored_dataset import COLORS, write_colored_dataset
 from mlcls.engines.runners import DecodingRunner, ImageRunner, Pixels, Scores
 from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
 from mlcls.evaluation.scoring import score_annotated
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ImageTransform, ModelSpec
+from support.colored_dataset import COLORS, write_colored_dataset
 
 LABELS = tuple(COLORS)
 TRANSFORM = ImageTransform(16, 24, "pil", "BILINEAR", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -147,7 +147,7 @@ def test_wrong_annotations(val_file: Path) -> None:
     with pytest.raises(DatasetError, match="line 20: expected 3 numbers"):
         score_annotated(Remote(), val_file)
     val_file.write_text("")
-    with pytest.raises(DatasetError, match="expected one image a line, got an empty file"):
+    with pytest.raises(DatasetError, match="expected one image per line, got an empty file"):
         score_annotated(Remote(), val_file)
 
 

@@ -14,10 +14,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from image_samples import encode, forbid_cv2, oriented
 from mlcls.errors import ImageError
 from mlcls.images.decoding import decode_image
 from mlcls.images.settings import ImageSettings
+from support.image_samples import encode, forbid_cv2, oriented
 
 NOISE = np.random.default_rng(3).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 # Smooth, 91 x 123.

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from image_samples import encode, write_samples
 from mlcls.errors import IMAGE_REASONS, ImageError
 from mlcls.images.decoding import strip_png_animation
 from mlcls.images.encoded_image import open_image
 from mlcls.images.formats import FORMATS, sniff_format
+from support.image_samples import encode, write_samples
 
 EXPECTED = "image: expected the bytes of one JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file, got "
 

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from image_samples import forbid_cv2, with_cv2
 from mlcls.images.decoding import decode_image, find_orientation, turn
 from mlcls.images.encoded_image import open_image
+from support.image_samples import forbid_cv2, with_cv2
 
 # No two of its eight orientations are alike.
 PICTURE = cv2.resize(np.random.default_rng(0).integers(0, 255, (6, 10, 3), np.uint8), (40, 24))

@@ -13,11 +13,11 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from image_samples import encode
 from mlcls.errors import IMAGE_REASONS, ImageError
 from mlcls.images.decoding import decode_image
 from mlcls.images.encoded_image import open_image
 from mlcls.images.settings import ImageSettings
+from support.image_samples import encode
 
 PICTURE = Image.effect_noise((40, 30), 60).convert("RGB")
 OTHERS = [PICTURE.rotate(180), Image.new("RGB", PICTURE.size, "red")]

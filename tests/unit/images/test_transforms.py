@@ -19,13 +19,13 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from image_samples import encode, oriented, with_cv2, write_samples
 from mlcls.errors import ImageError
 from mlcls.images import transforms
 from mlcls.images.decoding import decode_image
 from mlcls.images.settings import ImageSettings
 from mlcls.images.transforms import normalization_constants, normalize, preprocess, resize_image
 from mlcls.model.spec import INTERPOLATIONS, ImageTransform, ResizeBackend
+from support.image_samples import encode, oriented, with_cv2, write_samples
 
 TRANSFORM = ImageTransform(448, 448, "pil", "BILINEAR", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -146,20 +146,20 @@ def hostile_pickles(mark: Path) -> dict[str, tuple[bytes, str]]:
         "eval": (Runs(eval, touch), "a call of eval"),
         "eval of data": (Runs(eval, "data", {"data": Runs(eval, touch)}), "a call of eval"),
         "eval with other names": (Runs(eval, "data", {"data": array, "__builtins__": {}}), "a call of eval"),
-        "exec": (Runs(exec, touch), r"it names 'builtins\.exec'"),
-        "system": (Runs(os.system, f"touch {mark}"), r"it names 'posix\.system'"),
-        "process": (Runs(subprocess.call, ["touch", str(mark)]), r"it names 'subprocess\.call'"),
-        "getattr": (Runs(getattr, "a", "upper"), r"it names 'builtins\.getattr'"),
-        "numpy.load": (Runs(np.load, str(mark)), r"it names 'numpy\."),
+        "exec": (Runs(exec, touch), r"the name 'builtins\.exec'"),
+        "system": (Runs(os.system, f"touch {mark}"), r"the name 'posix\.system'"),
+        "process": (Runs(subprocess.call, ["touch", str(mark)]), r"the name 'subprocess\.call'"),
+        "getattr": (Runs(getattr, "a", "upper"), r"the name 'builtins\.getattr'"),
+        "numpy.load": (Runs(np.load, str(mark)), r"the name 'numpy\."),
         "array of objects": (objects, "an array of the type 'O8'"),
         "structured array": (structured, "an array of the type 'V4'"),
-        "class": ({"a": np.ndarray}, "a marker that stands alone"),
-        "set": ({"a": {1, 2}}, "a set that stands alone"),
+        "class": ({"a": np.ndarray}, "a marker on its own"),
+        "set": ({"a": {1, 2}}, "a set on its own"),
         "bytes as a key": ({b"a": 1}, "keys that are neither"),
         "recursive": (recursive, "containers more than"),
         "deep": (deep, "containers more than"),
         "wide": (wide, "or more than"),
-        "in an array's place": ({"a": array, "b": Runs(os.system, f"touch {mark}")}, r"it names 'posix\.system'"),
+        "in an array's place": ({"a": array, "b": Runs(os.system, f"touch {mark}")}, r"the name 'posix\.system'"),
     }
     written = {name: (pickle.dumps(value, protocol=4), words) for name, (value, words) in plain.items()}
     stream = io.BytesIO()
@@ -171,8 +171,8 @@ def hostile_pickles(mark: Path) -> dict[str, tuple[bytes, str]]:
     code = b"cnumpy\ndtype\n(Vf4\nI00\nI01\ntR(K\x03V<\nNNNK\xffK\xffK\x00tb"
     return {
         **written,
-        "persistent": (stream.getvalue(), "something outside of the file"),
-        "dotted name": (b"\x80\x04\x8c\x05numpy\x8c\x0fcore.os.system.\x93.", "it names"),
+        "persistent": (stream.getvalue(), "something outside the file"),
+        "dotted name": (b"\x80\x04\x8c\x05numpy\x8c\x0fcore.os.system.\x93.", "the name "),
         "too few bytes": (
             b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tVb\ntR"
             b"(K\x01(M\xe8\x03t" + code + b"I00\nC\x04abcdtb.",

@@ -89,7 +89,7 @@ def test_last_override_holds() -> None:
         (["Train.learning_rate=fast"], "Train.learning_rate: expected a number, got 'fast'."),
         (["CheckDataset.split.enable=1"], "CheckDataset.split.enable: expected true or false, got 1."),
         (["Global.output=2017"], "Global.output: expected text, got 2017 (put it in quotes to make it text)."),
-        (["Global.output=''"], "Global.output: expected the path of a folder, got an empty text."),
+        (["Global.output=''"], "Global.output: expected the path of a folder, got an empty string."),
         (["Global.model=ResNet50"], "Global.model: expected one of CLIP_vit_base_patch16_448_ML, "),
         (
             ["Train.batch_size=x", "Train.log_interval=y"],
@@ -97,15 +97,15 @@ def test_last_override_holds() -> None:
         ),
         (
             ["CheckDataset.convert.enable=True"],
-            "CheckDataset.convert.src_dataset_type: expected COCO where convert.enable is true, got null.",
+            "CheckDataset.convert.src_dataset_type: expected COCO if convert.enable is true, got null.",
         ),
         (
             ["CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=LabelMe"],
-            "CheckDataset.convert.src_dataset_type: expected COCO where convert.enable is true, got 'LabelMe'.",
+            "CheckDataset.convert.src_dataset_type: expected COCO if convert.enable is true, got 'LabelMe'.",
         ),
         (
             [f"CheckDataset.split.{field}" for field in ("enable=True", "train_percent=80", "val_percent=10")],
-            "CheckDataset.split: expected train_percent and val_percent that make 100 together, got 80 + 10 = 90.",
+            "CheckDataset.split: expected train_percent and val_percent that add up to 100, got 80 + 10 = 90.",
         ),
         (
             [f"CheckDataset.split.{field}" for field in ("enable=True", "train_percent=100", "val_percent=0")],
@@ -195,5 +195,5 @@ def test_file_of_another_kind(tmp_path: Path, content: bytes, message: str) -> N
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a configuration file, there is none; configs/ has one"):
+    with pytest.raises(ConfigError, match="expected a configuration file, but it does not exist; configs/ has one"):
         read_config(tmp_path / "no.yaml")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from processes import ROOT
+from support.processes import ROOT
 
 TODAY = datetime.date(2026, 11, 28)
 FAULT = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2.0"], "description": "bad"}

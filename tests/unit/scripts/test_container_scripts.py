@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from processes import ROOT
+from support.processes import ROOT
 
 GATEWAY_START = ROOT / "docker" / "gateway" / "start.sh"
 KEY = "0123456789abcdef0123456789abcdef"

@@ -16,7 +16,7 @@ from mlcls.base.processes import free_ports
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ImageTransform
 from mlcls.server.health_probe import Health, HealthProbe, make_picture
-from quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer
 
 TIMEOUT_S = 0.5
 

@@ -11,7 +11,7 @@ import pytest
 
 from mlcls.base.processes import free_ports
 from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
-from quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer
 
 ANSWERS = {
     "/v2/models/a%2Fb/ready": (200, b""),

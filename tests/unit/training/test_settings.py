@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlcls.errors import ModelFormatError, TrainingError
-from mlcls.training.schedule import CosineSchedule
+from mlcls.training.optimization import CosineSchedule
 from mlcls.training.settings import Device, TrainSettings
 
 MODEL = "PP-LCNet_x1_0_ML"

@@ -13,14 +13,20 @@ import numpy as np
 import pytest
 
 from benchmarks.endurance.fuzzing import library_fuzz
-from benchmarks.endurance.fuzzing.campaign import Answer, compare
+from benchmarks.endurance.fuzzing.campaign import Answer, ServerProcesses, compare
 from benchmarks.endurance.fuzzing.image_seeds import SIZE, make_good_images, make_seed_images
 from benchmarks.endurance.fuzzing.judge import Verdict
 from benchmarks.endurance.fuzzing.library_fuzz import PARSERS, Parser, fuzz_parser
 from benchmarks.endurance.fuzzing.mutations import MUTATIONS, mutate
-from benchmarks.endurance.fuzzing.processes import ServerProcesses
-from benchmarks.endurance.fuzzing.record import Journal, Problem, RequestRecord, save_request, summarize
-from benchmarks.endurance.fuzzing.requests import Item, plan_request
+from benchmarks.endurance.fuzzing.requests import (
+    Item,
+    Journal,
+    Problem,
+    RequestRecord,
+    plan_request,
+    save_request,
+    summarize,
+)
 from mlcls.images.decoding import decode_image
 from mlcls.images.encoded_image import open_image
 from mlcls.images.formats import FORMATS

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.endurance.identity_model import (
+from benchmarks.endurance.isolation.identity_model import (
     FORMATS,
     LABELS,
     MODEL,
@@ -23,7 +23,7 @@ from benchmarks.endurance.identity_model import (
     make_repository,
     make_spec,
 )
-from benchmarks.endurance.isolation_questions import BAD_IMAGES, ImageAnswer, Question, make_question
+from benchmarks.endurance.isolation.questions import BAD_IMAGES, ImageAnswer, Question, make_question
 from mlcls.backends.steps import postprocess_logits, preprocess_images, request_thresholds
 from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.images.transforms import preprocess

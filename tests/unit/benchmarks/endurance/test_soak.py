@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.endurance import soak_load
-from benchmarks.endurance.soak_faults import FAULTS, plan_faults
-from benchmarks.endurance.soak_load import Outcome, Photo, SoakLoad, ask_once
-from benchmarks.endurance.soak_report import FaultRecord, SoakRecord, describe, draw, find_failures, summarize
+from benchmarks.endurance.soak import load as soak_load
+from benchmarks.endurance.soak.faults import FAULTS, plan_faults
+from benchmarks.endurance.soak.load import Outcome, Photo, SoakLoad, ask_once
+from benchmarks.endurance.soak.report import FaultRecord, SoakRecord, describe, draw, find_failures, summarize
 
 PHOTO = Photo(b"photo", {"cat": np.array([0.9, 0.1], np.float32)}, {"cat": ["fur"]})
 
@@ -75,7 +75,7 @@ def test_figures() -> None:
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 9, "lost")]}, "1 requests were lost"),
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 1, "wrong")]}, "1 requests were wrong"),
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 9, "refused")]}, "1 requests were refused"),
-        ({"exit_status": 1}, "mlcls serve ended with 1"),
+        ({"exit_status": 1}, "mlcls serve exited with 1 after SIGTERM"),
     ],
 )
 def test_what_must_not_be(change: dict[str, Any], words: str) -> None:

@@ -45,7 +45,7 @@ def test_the_tables_have_every_rate(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capacity.main([str(tmp_path), "--rates", "1000", "100000", "--utilization", "0.5"]) == 0
     printed = capsys.readouterr().out
     assert "| 0.3 MP | 100 kB | 31.0 | 8.6 |" in printed
-    assert "100,000 images/s, machines of 64 cores, 50% of them busy:" in printed
+    assert "100,000 images/s, machines with 64 cores, 50% of them busy:" in printed
     assert "| 0.3 MP | 3,100 | 100.0 | 98 | 1,550 GB | 80.0 Gbit/s | 60.2 GB/s |" in printed
 
 

@@ -20,9 +20,9 @@ from benchmarks.load.locustfiles.images import (
     read_photos,
 )
 from benchmarks.photo_set import IMAGE_MIX, write_size_classes
-from image_samples import encode
 from mlcls.errors import ImageError
 from mlcls.images.decoding import decode_image
+from support.image_samples import encode
 
 NOISE = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 JPEG = Sample("noise.jpg", encode(NOISE, "JPEG"))
@@ -77,7 +77,7 @@ def test_photos_are_read_by_size_class_and_once(tmp_path: Path) -> None:
 def test_without_photos(tmp_path: Path) -> None:
     with pytest.raises(LoadTestError, match="got none"):
         read_photos(tmp_path)
-    with pytest.raises(LoadTestError, match="which is none"):
+    with pytest.raises(LoadTestError, match="which is not a folder"):
         read_photos(tmp_path / "missing")
 
 

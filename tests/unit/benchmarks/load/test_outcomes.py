@@ -7,10 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.load.figure import draw_load
 from benchmarks.load.locustfiles.curves import Ramp, Soak, Spike, choose_curve
 from benchmarks.load.locustfiles.outcomes import FAULTS, Kind, Tally, worst
-from benchmarks.load.report import UsageSample, format_table, is_fit, make_timeline, summarize
+from benchmarks.load.report import UsageSample, draw_load, format_table, is_fit, make_timeline, summarize
 
 
 def answered(*kinds: Kind, latency_s: float = 0.1, now_s: float = 100.5, protocol: str = "grpc") -> Tally:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.served_cost import ServedCost, count_images
 from benchmarks.speed.matrix_cells import RESULTS_FILE, TABLE_FILE, Cell, CellResult, ResultFolder, make_cells, steps_of
 from benchmarks.speed.matrix_report import find_fastest, format_report
-from benchmarks.speed.perf_output import PerfFigures, StepTimes
+from benchmarks.speed.perf_analyzer import PerfFigures, StepTimes
+from benchmarks.usage import ServedCost, count_images
 from mlcls.errors import MlclsError
 
 LCNET = "PP-LCNet_x1_0_ML"

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed.perf_analyzer import Load, PerfAnalyzer, Windows, write_input_data
-from benchmarks.speed.perf_output import PerfAnalyzerError, StepTimes, parse_output
+from benchmarks.speed.perf_analyzer import (
+    Load,
+    PerfAnalyzer,
+    PerfAnalyzerError,
+    StepTimes,
+    Windows,
+    parse_output,
+    write_input_data,
+)
 
 REPORT = (
     "Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,Server Compute Input,"
@@ -157,7 +164,7 @@ def test_failures_are_told(tmp_path: Path, script: str, message: str) -> None:
 
 def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
     program = make_program(tmp_path / "analyzer", "exec sleep 60")
-    with pytest.raises(PerfAnalyzerError, match="to its end"):
+    with pytest.raises(PerfAnalyzerError, match="did not finish"):
         program.measure_requests(make_load(tmp_path), 10, limit_s=0.3)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from benchmarks.speed import goals
-from benchmarks.speed.comparison import Comparison
-from benchmarks.speed.equality import require_equal, require_telling
+from benchmarks.speed.compare import require_equal, require_telling
+from benchmarks.speed.contenders import Comparison
 from benchmarks.speed.goals import GOALS, GoalResult, format_goals
 from benchmarks.speed.peers.contender import Load, PeerError
 from benchmarks.speed.quick_report import QuickReport

@@ -15,10 +15,10 @@ from threading import Thread
 import pytest
 from PIL import Image
 
+from mlcls_client import ServerUnavailableError
 from mlcls_client.cli.main import main
 from mlcls_client.cli.output import LabelTable
 from mlcls_client.cli.predict import add_predict_arguments, run_predict
-from mlcls_client.errors import ServerUnavailableError
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"

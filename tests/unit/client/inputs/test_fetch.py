@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import InputError, InvalidRequestError
-from mlcls_client.inputs.fetch import FetchLimits, fetch_url, is_url, url_file_name
+from mlcls_client import FetchLimits, InputError, InvalidRequestError, create_model
+from mlcls_client.inputs.fetch import fetch_url, is_url, url_file_name
 from mlcls_client.inputs.sources import iterate_sources
-from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
-from quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer
 
 NAME = "PP-LCNet_x1_0_ML"
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import InputError
+from mlcls_client import InputError, create_model
 from mlcls_client.inputs.pages import MAX_PAGE_PIXELS, PdfFile, TiffFile, find_render_scale
 from mlcls_client.inputs.sources import ImageSource, iterate_sources
-from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"

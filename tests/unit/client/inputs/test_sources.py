@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import InputError
+from mlcls_client import InputError
 from mlcls_client.inputs.encoding import encode_bgr_array
 from mlcls_client.inputs.sources import ImageSource, iterate_sources
 

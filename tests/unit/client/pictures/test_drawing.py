@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import InputError
+from mlcls_client import InputError
 from mlcls_client.pictures.caption import Box, CaptionLayout, PlacedText, lay_out_caption, lay_out_names, wrap_text
 from mlcls_client.pictures.drawing import (
     PANEL_COLOR,

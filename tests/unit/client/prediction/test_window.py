@@ -17,10 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
+from mlcls_client import (
+    ImageRejectedError,
+    InputError,
+    InvalidRequestError,
+    MlclsClientError,
+    MultiLabelResult,
+    create_model,
+)
 from mlcls_client.inputs.sources import ImageSource
-from mlcls_client.model import create_model
-from mlcls_client.result import MultiLabelResult
 from mlcls_client.testing import FakeServer
 
 NAME = "PP-LCNet_x1_0_ML"

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import DeadlineExceededError, InvalidRequestError, ServerUnavailableError
-from mlcls_client.model import create_model
+from mlcls_client import DeadlineExceededError, InvalidRequestError, ServerUnavailableError, create_model
 from mlcls_client.testing import FakeServer
 from mlcls_client.transport.connection import read_connection_options
 

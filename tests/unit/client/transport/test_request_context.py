@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from image_samples import encode
-from mlcls_client.errors import ImageRejectedError, InvalidRequestError, ServerUnavailableError
-from mlcls_client.model import create_model
+from mlcls_client import ImageRejectedError, InvalidRequestError, ServerUnavailableError, create_model
 from mlcls_client.testing import FakeServer
+from support.image_samples import encode
 
 NAME = "PP-LCNet_x1_0_ML"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import (
+from mlcls_client import (
     DeadlineExceededError,
     InvalidRequestError,
     ModelNotFoundError,
     ServerError,
     ServerUnavailableError,
+    create_model,
 )
-from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
 from mlcls_client.transport import request as request_module
 from mlcls_client.transport.connection import Endpoint

@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import InvalidRequestError, ServerError
-from mlcls_client.model import create_model
-from mlcls_client.result import MultiLabelResult
+from mlcls_client import InvalidRequestError, MultiLabelResult, ServerError, create_model
 from mlcls_client.testing import FakeServer
 from mlcls_client.transport import shared_memory
 

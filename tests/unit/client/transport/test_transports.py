@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlcls_client.errors import (
+from mlcls_client import (
     DeadlineExceededError,
     ImageRejectedError,
     InvalidRequestError,
@@ -21,8 +21,8 @@ from mlcls_client.errors import (
     ProtocolError,
     ServerError,
     ServerUnavailableError,
+    create_model,
 )
-from mlcls_client.model import create_model
 from mlcls_client.testing import FakeServer
 from mlcls_client.transport.connection import Endpoint
 from mlcls_client.transport.error_mapping import error_from_status

@@ -27,7 +27,7 @@ from mlcls.engines.gate import LIMITS, GateReport, Limits, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from mlcls.errors import ConversionError, ParityError
 from mlcls.images.photos import photo_images
-from served_graphs import SPEC, make_attention, make_cancelling, make_overflowing, make_pixels, make_served
+from support.served_graphs import SPEC, make_attention, make_cancelling, make_overflowing, make_pixels, make_served
 
 
 def make_gate(path: Path, limits: Limits, seen: list[str] | None = None) -> Gate:

@@ -15,7 +15,7 @@ from mlcls.engines.fp16.conversion import Protection, convert_to_fp16, count_kep
 from mlcls.engines.fp16.rounding import element_types
 from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.errors import ConversionError
-from served_graphs import SPEC, make_attention, make_overflowing, make_pixels, make_served
+from support.served_graphs import SPEC, make_attention, make_overflowing, make_pixels, make_served
 
 NOTHING = Protection("nothing")
 NORMS = Protection("norms", frozenset(("LayerNormalization", "Softmax")))

@@ -13,8 +13,8 @@ from onnx import TensorProto
 
 from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
 from mlcls.engines.fp16.rounding import element_types, round_like_fp16
-from onnx_graphs import run
-from served_graphs import make_attention, make_cancelling, make_overflowing, make_pixels, make_served
+from support.onnx_graphs import run
+from support.served_graphs import make_attention, make_cancelling, make_overflowing, make_pixels, make_served
 
 NOTHING = Protection("nothing")
 Array = npt.NDArray[Any]

@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from mlcls.engines.fp16.sensitivity import Sensitivity, measure_sensitivity
-from onnx_graphs import run
-from served_graphs import make_attention, make_cancelling, make_overflowing, make_pixels, make_served
+from support.onnx_graphs import run
+from support.served_graphs import make_attention, make_cancelling, make_overflowing, make_pixels, make_served
 
 
 def measure(model: onnx.ModelProto) -> Sensitivity:

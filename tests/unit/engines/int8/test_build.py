@@ -9,18 +9,17 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
-import openvino
 import pytest
 
-from int8_graphs import NUM_LABELS, make_pixels, make_served, spec_of
 from mlcls.base.files import sha256_of
 from mlcls.engines.gate import LIMITS, Limits
 from mlcls.engines.int8.build import MAX_CALIBRATION_PHOTOS, MIN_PHOTOS, Int8Build, _divide_photos, build_int8
 from mlcls.engines.int8.parts import split_graph
 from mlcls.engines.int8.quantization import check_quantized, quantize_graph
-from mlcls.engines.openvino import OpenVinoEngine
+from mlcls.engines.openvino import OpenVinoEngine, open_core
 from mlcls.engines.runners import OnnxRuntimeRunner, OpenVinoRunner
 from mlcls.errors import ConversionError, ImageError, ParityError
+from support.int8_graphs import NUM_LABELS, make_pixels, make_served, spec_of
 
 # Wide enough for whatever a small random network does in INT8.
 WIDE = Limits(1.0, 1.0, 1e-2, 1.0, 1.0)
@@ -182,4 +181,4 @@ def test_nncf_draws_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_openvino_can_do_int8_here() -> None:
     """Otherwise the precisions above would prove nothing."""
-    assert "INT8" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert "INT8" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

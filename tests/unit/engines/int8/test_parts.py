@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from int8_graphs import SIZE, make_pixels, make_served, spec_of
 from mlcls.engines.int8.parts import count_products, find_decoder, find_normalization, restore_nodes, split_graph
 from mlcls.engines.int8.quantization import check_quantized, has_attention_backbone, quantize_graph
 from mlcls.errors import ConversionError
-from onnx_graphs import Array, make_scorer, run
+from support.int8_graphs import SIZE, make_pixels, make_served, spec_of
+from support.onnx_graphs import Array, make_scorer, run
 
 FRONT = {"mlcls.cast", "mlcls.scale", "mlcls.shift", "mlcls.to_chw"}
 

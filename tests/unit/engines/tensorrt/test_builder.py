@@ -29,7 +29,7 @@ from mlcls.engines.tensorrt.library import (
 )
 from mlcls.errors import ConversionError, MissingExtraError
 from mlcls.repository.settings import MAX_BATCH_SIZE
-from served_graphs import SPEC, make_attention, make_served
+from support.served_graphs import SPEC, make_attention, make_served
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from mlcls.engines.tensorrt.runner import CudaDevice, TensorRtRunner
 from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
-from served_graphs import HEIGHT, LABELS, SPEC, WIDTH, make_attention, make_pixels
+from support.served_graphs import HEIGHT, LABELS, SPEC, WIDTH, make_attention, make_pixels
 
 MAX_BATCH = 4
 TENSORS = (

@@ -1,0 +1,1 @@
+"""Whether each answer belongs to its image, through rollouts, restarts and kills."""

@@ -1,0 +1,1 @@
+"""Soak run: a supervised server under steady load while faults are injected."""

@@ -1,0 +1,263 @@
+"""The processes of a training: what stops them, what they tell each other, and how several are started.
+
+Several processes, each with a device of its own, are started by `paddle.distributed.launch` and run
+`mlcls.training.worker`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlcls.base.files import write_text
+from mlcls.errors import TrainingError, TrainingInterruptedError
+from mlcls.paddle.runtime import import_paddle
+from mlcls.training.settings import Device, TrainSettings
+
+if TYPE_CHECKING:
+    import paddle
+
+LOG_FOLDER: Final = "process_logs"
+SETTINGS_FILE: Final = "settings.yaml"
+# One line with the failure of a process, for the process that started it.
+FAILURE_FILE: Final = "failure.txt"
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Records SIGINT and SIGTERM while its `with` block runs, so that a training can stop after the step in progress.
+
+    Outside the main thread it records none.
+
+    Attributes:
+        signal_number: The first signal that came; None if none did.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self.signal_number is not None
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        # a second Ctrl-C means to stop at once; paddle's launcher sends SIGTERM several times
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+
+class ProcessGroup:
+    """This process and the others of the training.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: Number of processes.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank = rank
+        self.size = size
+
+    @classmethod
+    def join(cls) -> ProcessGroup:
+        """Join the other processes that `paddle.distributed.launch` started, on the device that was set."""
+        paddle = import_paddle("train")
+        paddle.distributed.init_parallel_env()
+        return cls(paddle.distributed.get_rank(), paddle.distributed.get_world_size())
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
+
+    def wrap(self, network: paddle.nn.Layer) -> Any:
+        """Return the network with gradients averaged over the processes."""
+        import paddle
+
+        if self.size == 1:
+            return network
+        # CLIP's backbone has a projection that the head does not use
+        return paddle.DataParallel(network, find_unused_parameters=True)
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process; all processes must call this."""
+        if self.size == 1:
+            return flag
+        import paddle
+
+        value = paddle.to_tensor(np.array([flag], np.float32))
+        paddle.distributed.all_reduce(value, op=paddle.distributed.ReduceOp.MAX)
+        return bool(value.item() > 0)
+
+    def share_statistics(self, network: paddle.nn.Layer) -> None:
+        """Give all processes the first one's batch-norm statistics, which each computes over its own images."""
+        if self.size == 1:
+            return
+        import paddle
+
+        for name, tensor in network.state_dict().items():
+            if name.endswith(("._mean", "._variance")):
+                paddle.distributed.broadcast(tensor, src=0)
+
+    def gather_rows(self, rows: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
+        """Gather rows that are spread over the processes: process i mod size has row i.
+
+        Args:
+            rows: This process's rows, (n, columns).
+            count: Number of rows in all processes.
+
+        Returns:
+            (count, columns), in every process.
+        """
+        if self.size == 1:
+            return rows
+        import paddle
+
+        padded = np.zeros((-(-count // self.size), rows.shape[1]), np.float32)
+        padded[: len(rows)] = rows
+        gathered: list[Any] = []
+        paddle.distributed.all_gather(gathered, paddle.to_tensor(padded))
+        stacked = np.stack([tensor.numpy() for tensor in gathered], axis=1)
+        together: npt.NDArray[np.float32] = stacked.reshape(-1, rows.shape[1])[:count]
+        return together
+
+
+def set_device(device: Device) -> None:
+    """Make paddle compute on the device; with several processes, each on its own.
+
+    Raises:
+        TrainingError: paddle has no CUDA, or there is no GPU with that number.
+    """
+    paddle = import_paddle("train")
+    require_devices(device)
+    if device.kind == "cpu":
+        paddle.set_device("cpu")
+        # an inference in this process may have set another number, with which sums differ in the last bit
+        paddle.base.core.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+        return
+    paddle.set_device("gpu" if len(device.ids) > 1 else f"gpu:{device.ids[0]}")
+
+
+def require_devices(device: Device) -> None:
+    """Check that the devices can be used.
+
+    Raises:
+        TrainingError: The GPUs do not exist, or paddle's launcher cannot start several processes on the CPU.
+    """
+    paddle = import_paddle("train")
+    if device.kind == "cpu":
+        if len(device.ids) > 1 and paddle.device.is_compiled_with_cuda():
+            raise TrainingError(
+                "device: expected paddle without CUDA for several processes on the CPU, got paddle with CUDA, whose "
+                "launcher assigns GPUs; train with device cpu, or with GPUs."
+            )
+        return
+    if not paddle.device.is_compiled_with_cuda():
+        raise TrainingError(
+            "device: expected paddle with CUDA for a GPU, got paddle without; install paddlepaddle-gpu, or train with "
+            "device cpu."
+        )
+    count = paddle.device.cuda.device_count()
+    if max(device.ids) >= count:
+        raise TrainingError(f"device: expected GPUs {', '.join(map(str, device.ids))}, got {count} on this machine.")
+
+
+def launch_command(settings_file: Path, device: Device) -> list[str]:
+    """Return the command line that starts one process for each number of the device.
+
+    Args:
+        settings_file: Settings for `mlcls.training.worker`; logs go to its folder.
+        device: Several GPUs, or several processes on the CPU.
+    """
+    numbers = ",".join(map(str, device.ids))
+    where = ["--devices", numbers] if device.kind == "gpu" else ["--nproc_per_node", str(len(device.ids))]
+    worker = Path(__file__).with_name("worker.py")
+    return [
+        *(sys.executable, "-m", "paddle.distributed.launch"),
+        *("--log_dir", os.fspath(settings_file.parent), "--log_level", "ERROR", "--max_restart", "0", *where),
+        *(os.fspath(worker), os.fspath(settings_file)),
+    ]
+
+
+def train_in_processes(settings: TrainSettings, device: Device) -> None:
+    """Train in several processes and wait for them; forward a signal to them.
+
+    Raises:
+        TrainingInterruptedError: A signal came; the first process has written `latest`.
+        TrainingError: A process failed.
+    """
+    import yaml
+
+    folder = settings.output / LOG_FOLDER
+    settings_file = folder / SETTINGS_FILE
+    (folder / FAILURE_FILE).unlink(missing_ok=True)
+    write_text(settings_file, yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True))
+    with StopRequest() as stop:
+        status = _run(launch_command(settings_file, device), _environment(device), stop)
+    if status == 0:
+        return
+    failure = _first_line(folder / FAILURE_FILE)
+    if stop.requested:
+        error = TrainingInterruptedError(failure or f"Stopped; resume with resume_path {settings.output / 'latest'}.")
+        error.exit_code = 128 + (stop.signal_number or 2)
+        raise error
+    raise TrainingError(failure or f"A process failed with status {status}; see {folder}/workerlog.*.")
+
+
+def _run(command: Sequence[str], environment: dict[str, str], stop: StopRequest) -> int:
+    # in a session of its own: a terminal's Ctrl-C would reach the launcher twice, and the second means "at once"
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    passed_on = False
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=0.2)
+            if stop.requested and not passed_on:
+                passed_on = True
+                process.terminate()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+def _environment(device: Device) -> dict[str, str]:
+    environment = dict(os.environ)
+    environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // len(device.ids)))
+    environment.setdefault("PYTHONWARNINGS", "ignore")  # the launcher warns about tools that it does not need here
+    environment.setdefault("GLOG_minloglevel", "2")
+    if device.kind == "cpu":
+        environment.pop("CUDA_VISIBLE_DEVICES", None)  # or the launcher would assign its GPUs
+    return environment
+
+
+def _first_line(path: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text(encoding="utf-8").partition("\n")[0]
+    return ""

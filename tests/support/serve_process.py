@@ -1,0 +1,126 @@
+"""`mlcls serve` in its own process, for tests that disturb it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mlcls.base.processes import free_ports
+from support.processes import ROOT, is_running, mlcls_command
+
+MODEL = "small_with_sigmoid"
+RECOVERY_TIMEOUT_S = 60.0
+
+
+@dataclasses.dataclass
+class Served:
+    """`mlcls serve` in its own process."""
+
+    process: subprocess.Popen[str]
+    http_url: str
+    grpc_url: str
+    metrics_url: str
+    errors: Path
+
+    def label(self, image: bytes, timeout_s: float = 5.0) -> dict[str, Any]:
+        """Return the answer to one image; an OSError if there is none."""
+        request = urllib.request.Request(
+            f"http://{self.http_url}/v2/models/{MODEL}/infer",
+            data=image,
+            headers={"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"},
+        )
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            content = response.read()
+        begin = content.index(b'{"class_ids"')
+        result: dict[str, Any] = json.loads(content[begin : content.index(b"}", begin) + 1])
+        return result
+
+    def tritonserver(self) -> psutil.Process:
+        return next(each for each in self.descendants() if each.name() == "tritonserver")
+
+    def step(self, suffix: str) -> psutil.Process:
+        """Return the stub process of a step."""
+        begin = f"{MODEL}_{suffix}_0_0"
+        return next(each for each in self.descendants() if begin in each.cmdline())
+
+    def descendants(self) -> Sequence[psutil.Process]:
+        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return [each for each in found if is_running(each)]
+
+    def lines(self) -> list[str]:
+        return self.errors.read_text().splitlines()
+
+    def wait_for_answer(self, image: bytes) -> dict[str, Any]:
+        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
+        while True:
+            try:
+                return self.label(image)
+            except (OSError, ValueError):
+                assert time.monotonic() < deadline, self.lines()
+                assert self.process.poll() is None, self.lines()
+                time.sleep(0.05)
+
+    def wait_for_line(self, words: str, count: int = 1) -> str:
+        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
+        while len(found := [line for line in self.lines() if words in line]) < count:
+            assert time.monotonic() < deadline, (words, self.lines())
+            time.sleep(0.02)
+        return found[count - 1]
+
+
+@contextlib.contextmanager
+def serving(repository: Path, folder: Path, *options: str, **environment: str) -> Iterator[Served]:
+    http_port, grpc_port, metrics_port = free_ports(3)
+    ports = [f"--http-port={http_port}", f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}"]
+    errors = folder / "errors"
+    with errors.open("w") as error_file:
+        process = subprocess.Popen(
+            mlcls_command("serve", MODEL, "--repository", repository, *ports, *options),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=error_file,
+            text=True,
+            env={**os.environ, **environment},
+        )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline().startswith("Loading")
+        assert process.stdout.readline().startswith("Ready"), errors.read_text()
+        yield Served(
+            process,
+            f"127.0.0.1:{http_port}",
+            f"127.0.0.1:{grpc_port}",
+            f"http://127.0.0.1:{metrics_port}/metrics",
+            errors,
+        )
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def own_segments(process: subprocess.Popen[str]) -> list[str]:
+    return [path.name for path in Path("/dev/shm").glob(f"mlcls_{process.pid}_*")]
+
+
+def copy_backends(folder: Path, engine_prelude: str) -> Path:
+    """Copy the project's backends, with lines of Python that the engine runs before it computes an image."""
+    shutil.copytree(ROOT / "python_backends", folder, dirs_exist_ok=True)
+    model = folder / "mlcls_engine" / "model.py"
+    indented = "".join(f"    {line}\n" for line in engine_prelude.strip().splitlines())
+    model.write_text(
+        f"{model.read_text()}\n\n_compute = OpenVinoEngine._compute\n\n\ndef _held(*arguments):\n{indented}"
+        f"    return _compute(*arguments)\n\n\nOpenVinoEngine._compute = _held\n"
+    )
+    return folder
