@@ -123,7 +123,7 @@ def test_a_signal_in_the_moment_of_the_ready_line(small_models: SmallModels) -> 
 
 
 def test_a_signal_in_the_moment_of_the_fork(small_models: SmallModels) -> None:
-    """Python drops what the handler raises then."""
+    """Python then drops the exception that the handler raises."""
     options = ["--repository", str(small_models.repository), *port_options()]
     process = subprocess.run(
         [sys.executable, "-c", _STOPPED_IN_FORK, "serve", MODEL, *options],

@@ -1,4 +1,4 @@
-"""Each finding, from facts in which one thing is planted."""
+"""Each finding, from facts with one planted fault."""
 
 from __future__ import annotations
 

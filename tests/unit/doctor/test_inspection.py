@@ -1,4 +1,4 @@
-"""Facts are read as the system, an installation and a server give them."""
+"""Facts are read from the system, an installation and a server."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_triton_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_embedded_triton_is_known() -> None:
-    """A newer wheel must be looked at before its version is told."""
+    """The version of a newer wheel must be added by a person."""
     facts = inspect_triton(None)
     assert facts.is_embedded
     assert facts.version in EMBEDDED_VERSIONS.values()
@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def http_server() -> Iterator[tuple[str, dict[str, tuple[int, bytes]]]]:
-    """Its address, and its answers by path, which a test fills in."""
+    """Yield a server's address and its answers by path, which a test fills in."""
     answers: dict[str, tuple[int, bytes]] = {}
     handler = type("Handler", (_Handler,), {"answers": answers})
     with QuietHttpServer(("127.0.0.1", 0), handler) as server:

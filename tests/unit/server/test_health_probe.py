@@ -1,4 +1,4 @@
-"""What the health probe makes of a server's answers."""
+"""How the health probe judges a server's answers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TIMEOUT_S = 0.5
 
 
 class FakeTriton:
-    """Answers a probe as it is told, and counts in its metrics what it answers to others.
+    """Answers probes as configured, and counts requests of others in its metrics.
 
     Attributes:
-        status: HTTP status of an answer to a probe; None for no answer at all.
+        status: HTTP status of the answer to a probe; None for no answer at all.
         text: The status of the image in a good answer, else the reason.
         others_per_s: How many requests of others it answers.
-        pictures: What the probes sent.
+        pictures: The pictures of the probes.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ def test_a_model_that_answers(triton: FakeTriton) -> None:
         ),
     ],
 )
-def test_a_model_that_does_not_answer_is_well_if_it_answers_others(
+def test_a_model_that_does_not_answer_is_busy_if_it_answers_others(
     triton: FakeTriton, status: int | None, text: str, reason: str, others_per_s: float
 ) -> None:
     triton.status, triton.text, triton.others_per_s = status, text, others_per_s

@@ -1,4 +1,4 @@
-"""Triton's text becomes JSON objects, one for each message, whatever comes."""
+"""Triton's text becomes JSON objects, one per message, whatever it contains."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ def test_fields_of_a_refusal() -> None:
 
 
 @pytest.mark.parametrize("text", ["refused: [1]", "refused: {", 'refused: {"level": "X", "time": 1, "pid": 2}'])
-def test_a_refusal_that_is_none(text: str) -> None:
+def test_a_line_that_only_looks_like_a_refusal(text: str) -> None:
     (record,) = translate(f"2026-11-28T07:00:52Z W 1 refusal_log.py:80] {json.dumps(text)}")
     assert (record["level"], record["time"], record["pid"]) == ("WARNING", "2026-11-28T07:00:52Z", 1)
 
 
 def pump(*parts: bytes, pause_s: float = 0) -> tuple[list[dict[str, Any]], TritonLogPump]:
-    """What comes out for bytes that go into the pipe piece by piece."""
+    """Return the records for bytes that are written to the pipe piece by piece."""
     reader, writer = os.pipe()
     stream = io.BytesIO()
     running = TritonLogPump(os.fdopen(reader, "rb"), JsonLog(stream).write)

@@ -1,4 +1,4 @@
-"""When a server is started again, after which pauses, and when not any more."""
+"""When a server is restarted, after which pauses, and when no longer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlcls.server.supervision import Restarts, RestartSettings, WatchSettings, k
 
 
 class Clock:
-    """A monotonic clock that a test moves."""
+    """A monotonic clock that a test advances."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -56,7 +56,7 @@ def test_the_date_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Server:
-    """Starts unless it has an error, and notes how it was ended."""
+    """Starts unless it has an error, and records how it was ended."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.calls: list[str] = []
@@ -83,7 +83,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(servers: list[Server], faults: list[BaseException], restarts: Restarts | None) -> list[str]:
-    """Starts the servers in turn, each of which ends with the next fault; gives the lines that were said."""
+    """Start the servers in turn, each ending with the next fault, and return the printed lines."""
     lines: list[str] = []
     starting, failing = iter(servers), iter(faults)
 

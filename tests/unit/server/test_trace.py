@@ -1,4 +1,4 @@
-"""Where spans go."""
+"""Where spans are sent."""
 
 from __future__ import annotations
 

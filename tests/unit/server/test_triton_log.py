@@ -1,4 +1,4 @@
-"""The reason why a server ended, from what tritonserver 2.51 really writes (paths and process ids shortened)."""
+"""The reason why a server ended, from real logs of tritonserver 2.51 (paths and process ids shortened)."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_port_that_is_taken(service: str) -> None:
 
 
 def test_cause_goes_before_what_follows_from_it() -> None:
-    """`failed to load all models` helps nobody."""
+    """`failed to load all models` alone is no help."""
     reason = find_reason(BAD_CONFIG_LOG)
     assert reason is not None
     assert "failed to read text proto from /m/M/config.pbtxt" in reason
@@ -163,7 +163,7 @@ def test_error_line_without_a_last_word() -> None:
 
 
 def test_failure_of_the_gpu_is_a_reason() -> None:
-    """What is harmless at a start without a GPU is the cause where the engine needs one."""
+    """What is harmless on a machine without a GPU is the cause if the engine needs one."""
     log = "error: creating server: Internal - load failed for model 'M_engine': CUDA error: out of memory\n"
     assert find_reason(log) == "creating server: Internal - load failed for model 'M_engine': CUDA error: out of memory"
 
@@ -203,13 +203,13 @@ def test_end_without_reason(tmp_path: Path, status: int, how: str) -> None:
 
 
 def test_end_of_a_long_log(tmp_path: Path) -> None:
-    """Only the end is read, wherever that cuts a character."""
+    """Only the end is read, even if that cuts a character."""
     path = write_log(tmp_path, "犬\n" * 1_000_000 + "error: the cause\n")
     assert path.stat().st_size > 3 << 20
     assert describe_end(path, 1) == "tritonserver ended with exit status 1: the cause"
 
 
-def test_log_that_is_no_text(tmp_path: Path) -> None:
+def test_log_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "tritonserver.log"
     path.write_bytes(b"\xff\xfe\n\nerror: caf\xe9\n")
     assert describe_end(path, 1) == "tritonserver ended with exit status 1: caf�"

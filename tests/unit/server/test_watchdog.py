@@ -1,4 +1,4 @@
-"""The pulse of a step and the watchdog that reads it, on real processes."""
+"""The pulse of a step and the watchdog that reads it, with real processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a process with a pulse, as a stub process has it."""
+    """Yield a function that starts a process with a pulse, like a stub process."""
     processes = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
@@ -58,7 +58,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 class Clock:
-    """The monotonic clock, which a test moves on."""
+    """The monotonic clock, which a test advances."""
 
     def __init__(self) -> None:
         self.later_s = 0.0
@@ -77,7 +77,7 @@ def watchdog(tmp_path: Path, clock: Clock) -> Watchdog:
     return Watchdog(os.getpid(), tmp_path, hang_timeout_s=60, clock_ns=clock)
 
 
-def test_a_step_that_waits_for_requests_is_well_however_long(watchdog: Watchdog, start: Start, clock: Clock) -> None:
+def test_a_step_that_waits_for_requests_is_healthy_however_long(watchdog: Watchdog, start: Start, clock: Clock) -> None:
     start()
     clock.later_s = 1e6
     assert watchdog.find_fault() is None

@@ -1,4 +1,4 @@
-"""What `mlcls tune` decides, from measurements that are made up."""
+"""What `mlcls tune` decides, from made-up measurements."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def figures(concurrency: int, images_per_s: float, p99_ms: float) -> LoopFigures
 
 
 class Machine:
-    """Throughput is that of its slowest step; each turn takes time and is off by some noise."""
+    """Has the throughput of its slowest step; each turn takes time and adds noise."""
 
     def __init__(self, noise: float = 0.0, broken: Sequence[ServingSettings] = ()) -> None:
         self.now_s = 0.0
@@ -68,7 +68,7 @@ def test_the_best_settings_are_found() -> None:
 
 
 def test_noise_changes_nothing() -> None:
-    """All settings are the same machine, which is off by 20%."""
+    """All settings give the same throughput, with 20% noise."""
     machine = Machine(noise=0.2)
     machine.rate = lambda settings: 60.0  # type: ignore[method-assign]
     outcome = machine.search(Goal(None)).run(START)
@@ -87,7 +87,7 @@ def test_no_candidate_meets_the_target() -> None:
     assert "no candidate gives the highest throughput with p99 of at most 5 ms; the nearest has" in outcome.reason
 
 
-def test_settings_that_cannot_be_served_are_passed_over() -> None:
+def test_settings_that_cannot_be_served_are_skipped() -> None:
     machine = Machine(broken=[BETTER])
     search = machine.search(Goal(150.0))
     outcome = search.run(START)
