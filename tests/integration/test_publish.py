@@ -315,20 +315,25 @@ def test_an_interrupted_publish(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mlcls import model_control, rollout
-from mlcls.repository.manifest import Manifest
+from mlcls.releases import rollout
+from mlcls.repository.models import Repository
+from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE
+from mlcls.repository.staging import ConvertedVersion
+from mlcls.server.model_control import ModelControl
 root, source, staged, url, function, model = sys.argv[1:]
-module = model_control.ModelControl if function in ("load", "unload") else rollout
+module = ModelControl if function in ("load", "unload") else rollout
 real = getattr(module, function)
 def killed(*arguments, **options):
-    if model in map(str, arguments):
+    if model in [getattr(argument, "name", argument) for argument in arguments]:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments, **options)
 setattr(module, function, killed)
-folder = Path(source) / (model_name := "animals_engine") / "1"
-rollout.publish_version(
-    Path(root), read_spec(Path(source), "animals"), Path(staged), Manifest.read(folder).engine("model.onnx"),
-    control=model_control.ModelControl(url, os.environ["MLCLS_ADMIN_KEY"]),
+version = Repository(Path(source)).active("animals")
+record = version.verify(ENGINE_SUFFIX).engine(ONNX_FILE)
+rollout.publish(
+    Repository(Path(root)),
+    ConvertedVersion(version.spec, Path(staged), record),
+    control=ModelControl(url, os.environ["MLCLS_ADMIN_KEY"]),
 )
 """
 
