@@ -53,8 +53,9 @@ class TritonInstallation:
             python = folder / "python"
             python.mkdir()
             for file in sorted((self.backends / "python").iterdir()):
-                # not linked: Triton loads no library through a link that leaves the folder
-                shutil.copyfile(file, python / file.name)
+                if file.is_file():  # pip compiles bytecode into a folder
+                    # not linked: Triton loads no library through a link that leaves the folder
+                    shutil.copyfile(file, python / file.name)
             stub = python / self.stub.name
             shutil.copyfile(self.stub, stub)
             stub.chmod(0o755)  # a wheel keeps no run bit
