@@ -197,7 +197,9 @@ class _Methods:
             self._fake.in_flight += 1
             self._fake.most_in_flight = max(self._fake.most_in_flight, self._fake.in_flight)
         answered = threading.Event()
-        context.add_callback(lambda: self._note_end(answered.is_set()))
+        if not context.add_callback(lambda: self._note_end(answered.is_set())):
+            self._note_end(answered=False)
+            context.abort(self._codes.CANCELLED, "the caller has left already")
         if self._fake.delay is not None:
             self._fake.delay(images)
         answered.set()
