@@ -86,19 +86,20 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path,
 
 def _provide_model(model: str, root: Path, demo_model: Path) -> str:
     """Import the official model, or the demo model if it cannot be downloaded; return its name."""
-    if Repository(root).is_imported(model):
+    repository = Repository(root)
+    if repository.is_imported(model):
         _say(f"{model} is already imported ({root}).")
         return model
     try:
         _say(f"Downloading the official {model} ...")
-        report = import_model(model, Repository(root))
+        report = import_model(model, repository)
     except DownloadError as error:
         _say(f"{error}\nGoing on with the demo model.")
         source_sha256 = PaddleXModel.open(demo_model).make_spec().source_sha256
-        imported = Repository(root).is_imported(DEMO_NAME) and Repository(root).active(DEMO_NAME).spec
+        imported = repository.is_imported(DEMO_NAME) and repository.active(DEMO_NAME).spec
         if imported and imported.source_sha256 == source_sha256:
             return DEMO_NAME
-        report = import_model(str(demo_model), Repository(root), name=DEMO_NAME)
+        report = import_model(str(demo_model), repository, name=DEMO_NAME)
     _say(f"Imported {report.spec.name}: {report.parity}.")
     return report.spec.name
 

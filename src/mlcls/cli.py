@@ -13,7 +13,6 @@ from mlcls.base.text import visible
 from mlcls.commands import COMMANDS
 from mlcls.errors import MlclsError
 
-_USAGE_STATUS: Final = 2
 _INTERRUPTED_STATUS: Final = 130
 
 

@@ -29,7 +29,7 @@ DATASET = "./dataset/mlcls_nus_examples"
 COCO_DATASET = "./dataset/det_coco_examples"
 SIZE = 64
 THRESHOLD = 0.1
-# What makes the training a matter of seconds; the export is told the size and the threshold as well.
+# Makes the training a matter of seconds; the export gets the size and the threshold too.
 INPUT = (f"Train.image_size={SIZE}", f"Train.threshold={THRESHOLD}")
 TINY = (
     *INPUT, "Train.batch_size=8", "Train.pretrain_weight_path=null", "Train.num_workers=1",

@@ -240,10 +240,11 @@ def _run(arguments: argparse.Namespace, log_format: LogFormat, announcements: An
 def _warn_about_cores(options: ServerOptions, announcements: Announcements) -> None:
     """Warn of models whose settings were tuned for another number of cores."""
     from mlcls.base.machine import read_cores
-    from mlcls.repository.settings import read_settings
+    from mlcls.repository.models import Repository
 
+    repository = Repository(options.repository)
     for name in options.models:
-        mismatch = read_settings(options.repository, name).describe_mismatch(options.target, read_cores())
+        mismatch = repository.settings(name).describe_mismatch(options.target, read_cores())
         if mismatch is not None:
             remedy = f"Tune it here: mlcls tune {name} --target {options.target}"
             announcements.say(f"Warning: {name}: {mismatch}. {remedy}", "WARNING")

@@ -66,18 +66,6 @@ ENGINE_TARGETS: Final[Mapping[Target, EngineTarget]] = {
 }
 
 
-def build_configs(
-    spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
-) -> dict[str, ModelConfig]:
-    """Return all configurations of a served model, with the ensemble pinned to one version.
-
-    Returns:
-        Each configuration by its path in the model repository, `NAME_engine/configs/gpu.pbtxt` for example.
-    """
-    ensemble = build_ensemble(spec, version, settings)
-    return {f"{spec.name}/config.pbtxt": ensemble, **build_steps(spec, version, settings)}
-
-
 def build_steps(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> dict[str, ModelConfig]:
