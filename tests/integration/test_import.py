@@ -217,7 +217,7 @@ def test_bad_archives_are_refused(model_folder: Path, tmp_path: Path) -> None:
     archive = pack(model_folder, tmp_path / "model.tar")
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(MlclsError, match="expected a complete tar, got one that ends early"):
+    with pytest.raises(MlclsError, match=r"or a truncated or damaged one \(unexpected end of data\)"):
         import_model(str(archive), Repository(tmp_path / "repository"))
 
     climbing = tmp_path / "climbing.tar"
@@ -238,7 +238,7 @@ def test_a_damaged_download_is_fetched_again(
     archive = tmp_path / "web" / "PP-LCNet_x1_0_ML_infer.tar"
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(MlclsError, match="ends early"):
+    with pytest.raises(MlclsError, match="a truncated or damaged one"):
         import_model(archive_server, Repository(tmp_path / "repository"), name="fetched")
     archive.write_bytes(whole)
     assert import_model(archive_server, Repository(tmp_path / "repository"), name="fetched").spec.name == "fetched"

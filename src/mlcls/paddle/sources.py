@@ -46,8 +46,9 @@ def open_source(source: str) -> Iterator[PaddleXModel]:
             f"{source!r}, which is none of them."
         )
     with tempfile.TemporaryDirectory(prefix="mlcls-") as temporary:
+        folder = Path(temporary) / "model"
         try:
-            folder = extract_model(archive, Path(temporary) / "model")
+            extract_model(archive, folder)
         except ModelFormatError:
             if downloaded:  # so that the next try downloads it again
                 archive.unlink(missing_ok=True)
