@@ -195,7 +195,7 @@ def other_size(folder: Path) -> None:
         (text_as_parameters, "got a file that is truncated or damaged (no tensor at byte 0)"),
         (empty_parameters, "expected a model file, got an empty one"),
         (cut_graph, "expected a graph in Paddle's PIR format, got a file that is truncated"),
-        (unknown_operation, "PreProcess.transform_ops.CropImage: unknown operation"),
+        (unknown_operation, "unknown key PreProcess.transform_ops[1].CropImage; expected only ResizeImage, "),
         (one_label_more, "Expected the graph's output to be float32 (N, 6)"),
         (other_size, "Expected the graph's input to be float32 (N, 3, 128, 96)"),
     ],
