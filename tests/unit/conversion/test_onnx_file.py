@@ -104,7 +104,7 @@ def nested(model: onnx.ModelProto) -> None:
         (outside_sparse, "the tensor b'sparse' with"),
         (outside_in_a_function, "the tensor b'in a function' with"),
         (foreign_opset, r"the domain b'evil\.example'"),
-        (foreign_node, r"an operation of the domain b'evil\.example'"),
+        (foreign_node, r"operations of the domain b'evil\.example'"),
         (future_opset, f"the opset {MAX_OPSET + 1}"),
         (no_opset, "without an opset"),
         (no_graph, "without a graph"),
