@@ -25,9 +25,9 @@ _PACKAGES: Final = (
     "mlcls", "nvidia-pytriton", "openvino", "onnxruntime", "paddlepaddle", "opencv-python-headless", "pillow"
 )  # fmt: skip
 
-# `CUdevice_attribute` of cuda.h.
-_COMPUTE_CAPABILITY_MAJOR: Final = 75
-_COMPUTE_CAPABILITY_MINOR: Final = 76
+# `CUdevice_attribute` of cuda.h: the compute capability's major and minor number.
+_MAJOR: Final = 75
+_MINOR: Final = 76
 _NAME_BYTES: Final = 256
 # Names of TensorRT's library, newest first; Triton's image has one of them.
 _TENSORRT_LIBRARIES: Final = ("libnvinfer.so.12", "libnvinfer.so.11", "libnvinfer.so.10", "libnvinfer.so")
@@ -150,8 +150,8 @@ def read_gpus() -> tuple[Gpu, ...]:
         failed = (
             cuda.cuDeviceGet(ctypes.byref(device), index)
             or cuda.cuDeviceGetName(name, _NAME_BYTES, device)
-            or cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
-            or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
+            or cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+            or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
         )
         if not failed:
             gpus.append(Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}"))

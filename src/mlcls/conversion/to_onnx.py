@@ -76,16 +76,7 @@ def export_onnx(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> Exp
 
 
 def find_activation(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> Activation:
-    """Return the activation that a Paddle graph ends in, for callers that run the Paddle graph.
-
-    Args:
-        graph_path: `inference.json` or `inference.pdmodel`.
-        parameters_path: `inference.pdiparams`.
-        spec: The model's spec, which the graph must fit.
-
-    Raises:
-        MlclsError: See `export_onnx`.
-    """
+    """Return the activation that a Paddle graph ends in, for callers that run it. Arguments, errors: `export_onnx`."""
     model = convert_paddle_graph(graph_path, parameters_path)
     onnx_edits.check_interface(model, spec)
     return onnx_edits.cut_activation(model)

@@ -141,12 +141,8 @@ def _find_model(archive: Path, members: _Members) -> PurePosixPath:
     names = [str(path)[:200] for path in (found or members)]
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     listed = (", ".join(names[:_NAMES_SHOWN]) or "nothing") + more
-    if found:
-        raise ModelFormatError(
-            f"{archive}: expected one folder with {INFERENCE_YML}, got {len(found)}: {listed}; unpack it and pass the "
-            f"folder of one model."
-        )
     raise ModelFormatError(
-        f"{archive}: expected a PaddleX inference model with {INFERENCE_YML}, got an archive with: {listed}; export "
-        f"the model with PaddleX, or use the official inference model (not the pretrained one)."
+        f"{archive}: expected a PaddleX inference model, one folder with {INFERENCE_YML}, got {len(found)} folders "
+        f"in an archive with: {listed}; unpack it and pass the folder of one model, export the model with PaddleX, or "
+        f"use the official inference model (not the pretrained one)."
     )
