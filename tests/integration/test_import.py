@@ -196,8 +196,8 @@ def other_size(folder: Path) -> None:
         (empty_parameters, "expected a model file, got an empty one"),
         (cut_graph, "expected a graph in Paddle's PIR format, got a file that is truncated"),
         (unknown_operation, "unknown key PreProcess.transform_ops[1].CropImage; expected only ResizeImage, "),
-        (one_label_more, "Expected the graph's output to be float32 (N, 6)"),
-        (other_size, "Expected the graph's input to be float32 (N, 3, 128, 96)"),
+        (one_label_more, "one output, float32 (N, 6), one score for each label"),
+        (other_size, "Expected a graph with one input, float32 (N, 3, 128, 96), "),
     ],
 )
 def test_a_bad_model_is_refused_and_the_old_one_stays(

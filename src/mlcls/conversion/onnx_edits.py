@@ -53,33 +53,23 @@ def check_interface(model: onnx.ModelProto, spec: ModelSpec) -> None:
     Raises:
         ModelFormatError: The graph has other inputs or outputs, another input size or another number of labels.
     """
-    interface = describe_interface(model)
-    inputs, outputs = len(graph_inputs(model)), len(model.graph.output)
-    if (inputs, outputs) != (1, 1):
+    shape, interface = (3, spec.transform.height, spec.transform.width), describe_interface(model)
+    wanted = ((0, *shape), (None, spec.num_labels))  # 0: must be free; None: is not looked at
+    fits = (len(graph_inputs(model)), len(model.graph.output)) == (1, 1) and all(
+        kind == "FLOAT" and len(dims) == len(sizes) and all(map(_fits, dims, sizes))
+        for (_, kind, dims), sizes in zip(interface, wanted, strict=True)
+    )
+    if not fits:
+        got = ", ".join(f"{name} {kind} {dims}" for name, kind, dims in interface)
         raise ModelFormatError(
-            f"Expected a graph with one input (the image) and one output (the scores), got {inputs} inputs and "
-            f"{outputs} outputs: {', '.join(name for name, _, _ in interface)}."
+            f"Expected a graph with one input, float32 (N, {', '.join(map(str, shape))}), which is a free batch size "
+            f"and the size that inference.yml resizes to, and with one output, float32 (N, {spec.num_labels}), one "
+            f"score for each label of inference.yml; got {got}."
         )
-    (_, input_type, input_dims), (_, output_type, output_dims) = interface
-    shape = (3, spec.transform.height, spec.transform.width)
-    # a dim that is a name, None or negative is free
-    fits = [
-        not isinstance(dim, int) or dim < 1 or dim == want for dim, want in zip(input_dims[1:], shape, strict=False)
-    ]
-    if input_type != "FLOAT" or len(input_dims) != 4 or not all(fits):
-        raise ModelFormatError(
-            f"Expected the graph's input to be float32 (N, {', '.join(map(str, shape))}), the size that inference.yml "
-            f"resizes to, got {input_type} {input_dims}."
-        )
-    if isinstance(input_dims[0], int) and input_dims[0] > 0:
-        raise ModelFormatError(
-            f"Expected a graph with a free batch size, got one for {input_dims[0]} images; export it again."
-        )
-    if output_type != "FLOAT" or len(output_dims) != 2 or output_dims[1] not in (spec.num_labels, None):
-        raise ModelFormatError(
-            f"Expected the graph's output to be float32 (N, {spec.num_labels}), one score for each label of "
-            f"inference.yml, got {output_type} {output_dims}."
-        )
+
+
+def _fits(dim: Dimension, size: int | None) -> bool:
+    return size is None or not isinstance(dim, int) or dim < 1 or dim == size
 
 
 def require_interface(model: onnx.ModelProto, expected: Interface, name: str) -> None:

@@ -89,35 +89,34 @@ def test_interface_that_fits(custom_spec: ModelSpec, dims: Sequence[int | str | 
     onnx_edits.check_interface(with_dims("x", dims), custom_spec)
 
 
-INPUT = r"input to be float32 \(N, 3, 96, 64\), .* got FLOAT \("
-OUTPUT = r"output to be float32 \(N, 3\), one score for each label .* got FLOAT"
+EXPECTED = "one input, float32 (N, 3, 96, 64), which is a free batch size and the size that inference.yml resizes to, "
 
 
 @pytest.mark.parametrize(
-    ("tensor", "dims", "element_type", "words"),
+    ("tensor", "dims", "element_type"),
     [
-        *(("x", dims, TensorProto.FLOAT, INPUT) for dims in [("N", 3, 64, 96), ("N", 96, 64, 3), ("N", 3, 96), ()]),
-        *(("y", dims, TensorProto.FLOAT, OUTPUT) for dims in [("N", 2), ("N", 80), ("N",), ("N", 3, 1), ("N", 0)]),
-        ("x", ("N", 3, *SIZE), TensorProto.UINT8, "input to be float32 .* got UINT8 "),
-        ("y", ("N", 3), TensorProto.FLOAT16, "output to be float32 .* got FLOAT16 "),
-        ("x", (1, 3, *SIZE), TensorProto.FLOAT, "a graph with a free batch size, got one for 1 images"),
+        *(("x", dims, "FLOAT") for dims in [("N", 3, 64, 96), ("N", 96, 64, 3), ("N", 3, 96), (), (1, 3, *SIZE)]),
+        *(("y", dims, "FLOAT") for dims in [("N", 2), ("N", 80), ("N",), ("N", 3, 1)]),
+        ("x", ("N", 3, *SIZE), "UINT8"),
+        ("y", ("N", 3), "FLOAT16"),
     ],
 )
 def test_interface_that_does_not_fit(
-    custom_spec: ModelSpec, tensor: str, dims: Sequence[int | str], element_type: int, words: str
+    custom_spec: ModelSpec, tensor: str, dims: Sequence[int | str], element_type: str
 ) -> None:
-    with pytest.raises(ModelFormatError, match=words):
-        onnx_edits.check_interface(with_dims(tensor, dims, element_type), custom_spec)
+    with pytest.raises(ModelFormatError) as caught:
+        onnx_edits.check_interface(with_dims(tensor, dims, getattr(TensorProto, element_type)), custom_spec)
+    assert EXPECTED in str(caught.value)
+    assert f"{element_type} {dims}" in str(caught.value).partition("; got ")[2]
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [("input", r"got 2 inputs and 1 outputs: x, more, sigmoid.0\.$"), ("output", "got 1 inputs and 2 outputs")],
-)
-def test_one_tensor_more(custom_spec: ModelSpec, values: str, words: str) -> None:
+@pytest.mark.parametrize("values", ["input", "output"])
+def test_one_tensor_more(custom_spec: ModelSpec, values: str) -> None:
     model = make_scorer(3, SIZE)
     getattr(model.graph, values).append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N", 2]))
-    with pytest.raises(ModelFormatError, match=words):
+    with pytest.raises(
+        ModelFormatError, match=r"Expected a graph with one input.*; got x FLOAT .* more FLOAT \('N', 2\)"
+    ):
         onnx_edits.check_interface(model, custom_spec)
 
 

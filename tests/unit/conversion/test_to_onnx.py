@@ -117,8 +117,8 @@ def test_edits_do_not_need_the_simplifier(monkeypatch: pytest.MonkeyPatch, custo
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (make_scorer(3, SIZE, batch=1), "a graph with a free batch size"),
-        (make_decoder(4, SIZE), r"output to be float32 \(N, 3\).* got FLOAT \('N', 4\)"),
+        (make_scorer(3, SIZE, batch=1), "which is a free batch size"),
+        (make_decoder(4, SIZE), r"one output, float32 \(N, 3\), .*; got .* FLOAT \('N', 4\)"),
         (make_scorer(3, SIZE, ("Softmax",)), "ends in Softmax"),
     ],
 )
