@@ -6,7 +6,6 @@ import bz2
 import gzip
 import io
 import lzma
-import os
 import random
 import shutil
 import subprocess
@@ -365,6 +364,6 @@ def test_places_that_cannot_be_used(pack: Pack, tmp_path: Path, monkeypatch: pyt
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "mkdir", full)
+    monkeypatch.setattr(Path, "mkdir", full)
     message = refusal(pack(model()))
     assert "into, got: [Errno 28] No space left on device; check both places and the free space." in message
