@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import dataclasses
 import os
 import secrets
 import signal
@@ -216,6 +217,7 @@ class TritonServer:
             backends.mkdir()
             installation.assemble_backends(backends)
             pulses.mkdir()
+            (folder / "models").symlink_to(self.options.repository.resolve())
             log_path = self.options.log_path or folder / "tritonserver.log"
             prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
             try:
@@ -226,7 +228,7 @@ class TritonServer:
                 raise ServerError(f"The log file {log_path} cannot be written: {error.strerror}.") from None
             as_json = self.options.log_format == "json"  # through a pipe
             process = subprocess.Popen(
-                build_command(self.options, installation.executable, backends, prefix, self.admin_key),
+                build_command(dataclasses.replace(self.options, repository=folder / 'models'), installation.executable, backends, prefix, self.admin_key),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if as_json else log,
                 stderr=subprocess.STDOUT if as_json or log is not None else None,
