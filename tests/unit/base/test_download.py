@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import io
 import json
@@ -11,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 
 from mlcls.base import download
 from mlcls.errors import DownloadError
+from support.quiet_http import QuietHttpServer
 
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
@@ -28,18 +30,39 @@ LAST = len(CONTENT) - 1
 CUT_BYTES = 123_457
 NAME = "PP-LCNet_x1_0_ML_infer.tar"
 LEFT = f"bytes={CUT_BYTES}-"
+REST = f"bytes {CUT_BYTES}-{LAST}/{len(CONTENT)}"
+
+# Nothing that tells this version of the file from another one.
+UNKNOWN: dict[str, str | None] = {"ETag": None, "Last-Modified": None}
 
 
-class Site(ThreadingHTTPServer):
-    """Serves `content` at every path; `script` holds one behavior per coming request, then all goes well."""
+@dataclasses.dataclass
+class Reply:
+    """Where the site does something else than a good server.
 
-    daemon_threads = True
+    Attributes:
+        status: Instead of 200, or of 206 to a Range that fits.
+        body: Instead of the content, or of what is missing of it.
+        headers: Instead of or beside the usual ones; None leaves one out.
+        sent_bytes: So many of the body's bytes are sent before the connection is lost.
+        pause_at: After so many bytes, nothing comes until the gate opens.
+    """
+
+    status: int | None = None
+    body: bytes | None = None
+    headers: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    sent_bytes: int | None = None
+    pause_at: int | None = None
+
+
+class Site(QuietHttpServer):
+    """Serves `content` at every path; `script` holds a reply for each coming request, then all goes well."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = CONTENT
         self.headers = {"ETag": '"v1"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
-        self.script: list[Callable[[Handler], None]] = []
+        self.script: list[Reply] = []
         self.requests: list[Handler] = []
         self.gate = threading.Event()
 
@@ -55,73 +78,45 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one request per connection, and keeps count of the body's bytes."""
 
     server: Site
+    protocol_version = "HTTP/1.1"
     sent_bytes = 0
 
     def do_GET(self) -> None:
-        self.server.requests.append(self)
-        self.close_connection = True
-        (self.server.script.pop(0) if self.server.script else serve)(self)
-
-    def head(self, status: int, **headers: object) -> None:
-        """Send the status line and the headers, `_` in a name standing for `-`."""
-        self.send_response(status)
-        own = {name.replace("_", "-"): value for name, value in headers.items()}
-        for name, value in {**self.server.headers, **own}.items():
+        site, asked = self.server, self.headers["Range"]
+        site.requests.append(self)
+        reply = site.script.pop(0) if site.script else Reply()
+        start, status = 0, 200
+        headers: dict[str, str | None] = {"Connection": "close", **site.headers}
+        if asked and self.headers["If-Range"] in site.headers.values():
+            start, status = int(asked.removeprefix("bytes=").removesuffix("-")), 206
+            headers["Content-Range"] = f"bytes {start}-{len(site.content) - 1}/{len(site.content)}"
+        body = site.content[start:] if reply.body is None else reply.body
+        self.send_response(reply.status or status)
+        for name, value in {**headers, "Content-Length": str(len(body)), **reply.headers}.items():
             if value is not None:
-                self.send_header(name, str(value))
+                self.send_header(name, value)
         self.end_headers()
-
-    def body(self, data: bytes) -> None:
-        self.wfile.write(data)
-        self.wfile.flush()
-        self.sent_bytes += len(data)
+        for part in (body[: reply.pause_at or 0], body[reply.pause_at or 0 : reply.sent_bytes]):
+            self.wfile.write(part)
+            self.sent_bytes += len(part)
+            if reply.pause_at is not None:
+                site.gate.wait(5)
 
     def log_message(self, *_: Any) -> None:
         """Nothing: stderr is looked at by tests."""
 
 
-def serve(handler: Handler, sent_bytes: int | None = None) -> None:
-    """What a good server does with Range and If-Range; `sent_bytes`: the connection is cut after so many."""
-    content, headers, asked = handler.server.content, handler.server.headers, handler.headers["Range"]
-    if not asked or handler.headers["If-Range"] not in (headers.get("ETag"), headers.get("Last-Modified")):
-        handler.head(200, Content_Length=len(content))
-        handler.body(content[:sent_bytes])
-        return
-    start = int(asked.removeprefix("bytes=").removesuffix("-"))
-    span = f"bytes {start}-{len(content) - 1}/{len(content)}"
-    handler.head(206, Content_Range=span, Content_Length=len(content) - start)
-    handler.body(content[start:][:sent_bytes])
+CUT = Reply(sent_bytes=CUT_BYTES)
 
 
-def cut(handler: Handler) -> None:
-    """Loses the connection in the middle of the body."""
-    serve(handler, sent_bytes=CUT_BYTES)
+def partial(content_range: str | None, body: bytes = CONTENT[CUT_BYTES:]) -> Reply:
+    return Reply(206, body, {"Content-Range": content_range})
 
 
-def answer(status: int, body: bytes = b"no", **headers: object) -> Callable[[Handler], None]:
-    """A fixed answer."""
-
-    def behave(handler: Handler) -> None:
-        handler.head(status, **{"Content_Length": len(body), **headers})
-        handler.body(body)
-
-    return behave
-
-
-def partial(content_range: str | None, start: int = CUT_BYTES) -> Callable[[Handler], None]:
-    """A 206 with the bytes from `start` on, whatever was asked for, labeled with `content_range`."""
-    return answer(206, CONTENT[start:], Content_Range=content_range)
-
-
-def chunked(body: bytes, *, ends: bool) -> Callable[[Handler], None]:
+def chunked(body: bytes, *, ends: bool) -> Reply:
     """An answer that reports no size, with the end mark or, truncated, without it."""
-
-    def behave(handler: Handler) -> None:
-        handler.protocol_version = "HTTP/1.1"
-        handler.head(200, Transfer_Encoding="chunked", Connection="close")
-        handler.body(f"{len(body):x}\r\n".encode() + body + b"\r\n" + (b"0\r\n\r\n" if ends else b""))
-
-    return behave
+    sent = f"{len(body):x}\r\n".encode() + body + b"\r\n" + (b"0\r\n\r\n" if ends else b"")
+    return Reply(200, sent, {"Transfer-Encoding": "chunked", "Content-Length": None})
 
 
 @pytest.fixture
@@ -133,12 +128,10 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
     monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "FIRST_BACKOFF_S", 0.0)
     with Site() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         yield server
         server.gate.set()
         server.shutdown()
-        thread.join()
 
 
 def failure(url: str) -> str:
@@ -168,7 +161,7 @@ def beside(site: Site, suffix: str) -> Path:
 @pytest.fixture
 def interrupted(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     """The site, after a run that left the first CUT_BYTES of CONTENT in the cache."""
-    site.script = [cut]
+    site.script = [CUT]
     with monkeypatch.context() as patch:
         patch.setattr(download, "ATTEMPTS", 1)
         message = failure(site.url())
@@ -219,12 +212,7 @@ def test_file_appears_complete_and_synced(site: Site, monkeypatch: pytest.Monkey
 
 def test_two_processes_download_once(site: Site) -> None:
     """The second waits for the lock, and then finds what the first has brought."""
-
-    def hold(handler: Handler) -> None:
-        site.gate.wait(5)
-        serve(handler)
-
-    site.script = [hold, hold]
+    site.script = [Reply(pause_at=0)] * 2
     code = "import sys; from mlcls.base import download; print('go', flush=True); print(download.fetch(sys.argv[1]))"
     command = [sys.executable, "-c", code, site.url()]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -244,7 +232,7 @@ def test_two_processes_download_once(site: Site) -> None:
 
 
 def test_lost_connection_is_resumed_with_the_missing_bytes_only(site: Site) -> None:
-    site.script = [cut]
+    site.script = [CUT]
     assert download.fetch(site.url()).read_bytes() == CONTENT
     assert site.ranges() == [None, LEFT]
     assert site.requests[1].headers["If-Range"] == '"v1"'
@@ -271,7 +259,7 @@ def test_file_that_changed_on_the_server_starts_again(interrupted: Site) -> None
 def test_weak_etag_is_not_used_for_resuming(site: Site, date: str | None) -> None:
     """Last-Modified takes its place; without either, the download starts again."""
     site.headers = {"ETag": 'W/"v1"', **({"Last-Modified": date} if date else {})}
-    site.script = [cut]
+    site.script = [CUT]
     assert download.fetch(site.url()).read_bytes() == CONTENT
     assert site.ranges() == [None, LEFT if date else None]
     assert site.requests[1].headers["If-Range"] == date
@@ -281,19 +269,16 @@ def test_weak_etag_is_not_used_for_resuming(site: Site, date: str | None) -> Non
     ("reply", "ranges"),
     [
         (partial(f"bytes {CUT_BYTES}-{LAST}/*"), [LEFT]),
-        (answer(200, CONTENT), [LEFT]),  # a server that knows no Range
-        (partial(f"bytes {CUT_BYTES - 10}-{LAST}/{len(CONTENT)}", start=CUT_BYTES - 10), [LEFT, None]),
+        (Reply(200, CONTENT, {"Content-Range": None}), [LEFT]),  # a server that knows no Range
+        (partial(f"bytes {CUT_BYTES - 10}-{LAST}/{len(CONTENT)}", CONTENT[CUT_BYTES - 10 :]), [LEFT, None]),
         (partial(f"bytes {CUT_BYTES}-{LAST}/{len(CONTENT) + 1}"), [LEFT, None]),
         (partial(None), [LEFT, None]),
-        (answer(416, Content_Range=f"bytes */{len(CONTENT)}"), [LEFT, None]),
-        (
-            answer(206, CONTENT[CUT_BYTES:-9], Content_Range=f"bytes {CUT_BYTES}-{LAST}/{len(CONTENT)}"),
-            [LEFT, f"bytes={len(CONTENT) - 9}-"],
-        ),
+        (Reply(416, b"no", {"Content-Range": f"bytes */{len(CONTENT)}"}), [LEFT, None]),
+        (partial(REST, CONTENT[CUT_BYTES:-9]), [LEFT, f"bytes={len(CONTENT) - 9}-"]),
     ],
     ids=["no-total", "whole", "start", "total", "none", "416", "ends too early"],
 )
-def test_answer_to_a_range(interrupted: Site, reply: Callable[[Handler], None], ranges: list[str | None]) -> None:
+def test_answer_to_a_range(interrupted: Site, reply: Reply, ranges: list[str | None]) -> None:
     """If it does not fit, what is here is forgotten, and the download starts again."""
     interrupted.script = [reply]
     assert download.fetch(interrupted.url()).read_bytes() == CONTENT
@@ -301,7 +286,7 @@ def test_answer_to_a_range(interrupted: Site, reply: Callable[[Handler], None], 
 
 
 def test_partial_answer_that_is_too_long(interrupted: Site) -> None:
-    interrupted.script = [partial(f"bytes {CUT_BYTES}-{LAST}/{len(CONTENT)}", start=0)]
+    interrupted.script = [partial(REST, CONTENT)]
     assert f"more than {len(CONTENT)} bytes came" in failure(interrupted.url())
     assert leftovers() == {".lock"}
 
@@ -332,10 +317,10 @@ def test_sidecar_that_cannot_be_used(interrupted: Site, sidecar: str | None) -> 
     [
         chunked(CONTENT[:CUT_BYTES], ends=False),  # the cut is seen, and the download starts again
         chunked(CONTENT, ends=True),
-        answer(200, CONTENT, Content_Encoding="gzip"),  # some servers label a `.tar.gz` so; it is stored as it travels
+        Reply(headers={"Content-Encoding": "gzip"}),  # some servers label a `.tar.gz` so; it is stored as it travels
     ],
 )
-def test_answer_that_is_a_file(site: Site, reply: Callable[[Handler], None]) -> None:
+def test_answer_that_is_a_file(site: Site, reply: Reply) -> None:
     site.script = [reply]
     assert download.fetch(site.url()).read_bytes() == CONTENT
     assert set(site.ranges()) == {None}
@@ -344,22 +329,19 @@ def test_answer_that_is_a_file(site: Site, reply: Callable[[Handler], None]) -> 
 @pytest.mark.parametrize(
     ("replies", "words"),
     [
-        ([answer(200, CONTENT, Content_Length=None)], "the server reports no size, so a complete file cannot be told"),
-        ([answer(200, CONTENT, Content_Length=len(CONTENT) + 1)] * 4, f"received {len(CONTENT)} bytes, expected 3000"),
-        ([answer(200, b"")], "the server offers 0 bytes, expected 1 to "),
+        ([Reply(headers={"Content-Length": None})], "the server reports no size, so a complete file cannot be told"),
+        ([Reply(headers=UNKNOWN | {"Content-Length": "300001"})] * 4, "received 300000 bytes, expected 300001"),
+        ([Reply(200, b"")], "the server offers 0 bytes, expected 1 to "),
         ([chunked(b"", ends=True)] * 4, "expected at least 1"),
-        (
-            [answer(200, b"<html>", Content_Type="text/html; charset=utf-8")],
-            "the server sent an HTML page",
-        ),
-        ([partial(f"bytes 0-{LAST}/{len(CONTENT)}", start=0)], "HTTP 206 Partial Content"),
-        ([answer(401)], ": HTTP 401 "),
-        ([answer(404)], ": HTTP 404 "),
-        ([answer(302, Location="file:///etc/passwd")], "unsupported protocol 'file"),
-        ([answer(302, Location="ftp://127.0.0.1/x")], "unsupported protocol 'ftp"),
+        ([Reply(headers={"Content-Type": "text/html; charset=utf-8"})], "the server sent an HTML page"),
+        ([partial(f"bytes 0-{LAST}/{len(CONTENT)}", CONTENT)], "HTTP 206 Partial Content"),
+        ([Reply(401)], ": HTTP 401 "),
+        ([Reply(404)], ": HTTP 404 "),
+        ([Reply(302, headers={"Location": "file:///etc/passwd"})], "unsupported protocol 'file"),
+        ([Reply(302, headers={"Location": "ftp://127.0.0.1/x"})], "unsupported protocol 'ftp"),
     ],
 )
-def test_answer_that_is_no_file(site: Site, replies: list[Callable[[Handler], None]], words: str) -> None:
+def test_answer_that_is_no_file(site: Site, replies: list[Reply], words: str) -> None:
     site.script = list(replies)
     assert words in failure(site.url())
     assert len(site.requests) == len(replies)
@@ -382,7 +364,7 @@ def test_file_that_is_too_large(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_trouble_of_the_server_passes(site: Site, status: int) -> None:
     """Another attempt is made, and what is here is kept."""
-    site.script = [cut, answer(status)]
+    site.script = [CUT, Reply(status)]
     assert download.fetch(site.url()).read_bytes() == CONTENT
     assert site.ranges() == [None, LEFT, LEFT]
 
@@ -392,7 +374,7 @@ def test_trouble_of_the_server_stays(site: Site, monkeypatch: pytest.MonkeyPatch
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     monkeypatch.setattr(download, "FIRST_BACKOFF_S", 0.5)
-    site.script = [answer(503)] * 10
+    site.script = [Reply(503)] * 10
     assert ": 4 attempts failed, the last with: HTTP 503 Service Unavailable. " in failure(site.url())
     assert len(site.requests) == 4
     assert waits == [0.5, 1.0, 2.0]
@@ -401,15 +383,11 @@ def test_trouble_of_the_server_stays(site: Site, monkeypatch: pytest.MonkeyPatch
 def test_server_that_falls_silent(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The read timeout ends the attempt, and the next one resumes."""
 
-    def fall_silent(handler: Handler) -> None:
-        cut(handler)
-        site.gate.wait(5)
-
-    monkeypatch.setattr(download, "READ_TIMEOUT_S", 0.1)
-    site.script = [fall_silent]
+    monkeypatch.setattr(download, "READ_TIMEOUT_S", 0.3)
+    site.script = [Reply(pause_at=CUT_BYTES)]
     assert download.fetch(site.url()).read_bytes() == CONTENT
     assert site.ranges() == [None, LEFT]
-    site.script = [lambda _: time.sleep(0.3)] * 4
+    site.script = [Reply(pause_at=0)] * 4
     assert "the last with: timed out" in failure(site.url(f"/silent/{NAME}"))
 
 
@@ -434,15 +412,15 @@ def test_connection_that_hangs_is_not_tried_again(site: Site, monkeypatch: pytes
 
 def test_redirect_is_followed(site: Site) -> None:
     """The cache knows the file by the URL that was asked for; ranges travel along."""
-    elsewhere = answer(302, Location=site.url("/elsewhere"))
-    site.script = [elsewhere, cut, elsewhere]
+    elsewhere = Reply(302, headers={"Location": site.url("/elsewhere")})
+    site.script = [elsewhere, CUT, elsewhere]
     assert download.fetch(site.url()) == download.cache_path(site.url())
     assert [request.path for request in site.requests] == [f"/models/{NAME}", "/elsewhere"] * 2
     assert site.ranges() == [None, None, LEFT, LEFT]
 
 
 def test_redirects_without_end(site: Site) -> None:
-    site.script = [answer(302, Location=site.url())] * 20
+    site.script = [Reply(302, headers={"Location": site.url()})] * 20
     assert ": it redirects more than 5 times. " in failure(site.url())
     assert len(site.requests) == 6
 
@@ -450,11 +428,7 @@ def test_redirects_without_end(site: Site) -> None:
 def test_body_of_a_redirect_is_not_read(site: Site) -> None:
     """It has no limit of size."""
 
-    def endless(handler: Handler) -> None:
-        handler.head(302, Location=site.url("/end"), Content_Length=None)
-        site.gate.wait(5)
-
-    site.script = [endless]
+    site.script = [Reply(302, b"", {"Location": site.url("/end"), "Content-Length": None}, pause_at=0)]
     start_s = time.monotonic()
     assert download.fetch(site.url()).read_bytes() == CONTENT
     assert time.monotonic() - start_s < 5
@@ -502,7 +476,7 @@ def test_host_that_cannot_be(site: Site, host: str) -> None:
 def test_password_is_used_but_not_shown(site: Site) -> None:
     """Neither in the message nor on the disk."""
     url = site.url().replace("http://", "http://user:s3cret@")
-    site.script = [cut] + [answer(503)] * 3
+    site.script = [CUT] + [Reply(503)] * 3
     with pytest.raises(DownloadError) as caught:
         download.fetch(url)
     assert site.requests[0].headers["Authorization"] == "Basic dXNlcjpzM2NyZXQ="
@@ -520,7 +494,7 @@ def test_progress(site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: p
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", terminal)
-    site.script = [cut]
+    site.script = [CUT]
     download.fetch(site.url("/2.tar"))
     assert "2.tar:  41%" in terminal.getvalue()
     assert "300k/300k" in terminal.getvalue()
