@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from msgspec import Meta
 
-from mlcls.base.documents import Document, convert, decode, read, to_json
+from mlcls.base.documents import Document, VersionedDocument, change, convert, decode, read, to_json
 from mlcls.errors import SpecError
 
 
@@ -20,10 +20,11 @@ class Part(Document, frozen=True):
             raise ValueError("count: expected anything but 3")
 
 
-class Whole(Document, frozen=True):
+class Whole(VersionedDocument, frozen=True):
     name: str
     part: Part = Part()
     parts: dict[str, Part] = {}  # noqa: RUF012 (msgspec copies it)
+    kinds: dict[Literal["a", "b"], int] = {}  # noqa: RUF012
 
 
 def test_a_document_survives_json() -> None:
@@ -44,21 +45,38 @@ def test_a_document_survives_json() -> None:
         ({"part": {"count": 3}}, "part: count: expected anything but 3"),
         ({"part": [1]}, "part: expected object, got [1]"),
         ({"part": {"colour": 1}}, "unknown key part.colour; expected only count, share, sizes, color"),
-        ({"parts": {"x": {"count": "many"}}}, "parts[...].count: expected int"),
-        ({"parts": {1: {}}}, "parts: expected str as each key, got {1: {}}"),
-        ({"\x1b[31m": 2}, r"unknown key \x1b[31m; expected only name, part, parts"),
+        ({"parts": {"w": {}, "x": {"count": 9}}}, "parts.x.count: expected int <= 5, got 9"),
+        (
+            {"part": {"share": 10**400}},
+            "part.share: expected a number within the range of its type, got 1" + "0" * 59 + "...",
+        ),
+        ({"kinds": {"a": 1, "c": 2}}, "a key of kinds: expected one of a, b, got 'c'"),
+        ({"schema_version": 2}, "schema_version: expected 1, got 2"),
+        ({"schema_version": True}, "schema_version: expected 1, got True"),
+        ({"parts": {1: {}}}, "a key of parts: expected str, got 1"),
+        ({"\x1b[31m": 2}, r"unknown key \x1b[31m; expected only name, part, parts, kinds"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_was_expected(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(SpecError) as caught:
-        convert({"name": "n"} | changes, Whole, SpecError, "here", "write it anew")
+        convert({"schema_version": 1, "name": "n"} | changes, Whole, SpecError, "here", "write it anew")
 
     assert str(caught.value) == f"here: {text}; write it anew."
 
 
 def test_a_missing_key_is_named() -> None:
-    with pytest.raises(SpecError, match=r"^here: missing key name; expected name, part, parts\.$"):
-        convert({}, Whole, SpecError, "here")
+    with pytest.raises(SpecError, match=r"^here: missing key name; expected name, part, parts, kinds\.$"):
+        convert({"schema_version": 1}, Whole, SpecError, "here")
+    with pytest.raises(SpecError, match=r"^here: schema_version: expected 1, got None\.$"):
+        convert({"name": "n"}, Whole, SpecError, "here")
+
+
+def test_a_copy_with_other_values_is_checked() -> None:
+    whole = Whole("n", Part(4))
+
+    assert change(whole, SpecError, name="m") == Whole("m", Part(4))
+    with pytest.raises(SpecError, match=r"^count: expected int <= 5, got 9\.$"):
+        change(whole.part, SpecError, count=9)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"name": NaN}', "9" * 5000, "[" * 100_000, b"\xff"], ids=repr)
