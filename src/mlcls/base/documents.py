@@ -7,11 +7,12 @@ module adds to its errors what they lack: the document's name, the key in the us
 from __future__ import annotations
 
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -20,6 +21,9 @@ from mlcls.errors import MlclsError
 
 T = TypeVar("T")
 D = TypeVar("D", bound="Document")
+
+# A number that is neither NaN nor infinite; JSON has no others, YAML and Python do.
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 
 # One step of a path in msgspec's messages: `.name` or `[0]`.
 _STEP: Final = re.compile(r"([^.\[\]]+)(?![^\[]*\])|\[([^\]]+)\]")
@@ -50,6 +54,8 @@ def decode(text: str | bytes, kind: type[T], error: type[MlclsError], origin: st
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as fault:
         raise error(_join(f"{origin}: expected a JSON document, got invalid JSON ({fault})", remedy)) from None
+    if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, VersionedDocument):
+        value = {"schema_version": None} | value  # msgspec would not miss it
     return convert(value, kind, error, origin, remedy)
 
 
@@ -59,9 +65,6 @@ def convert(value: Any, kind: type[T], error: type[MlclsError], origin: str = ""
     Raises:
         MlclsError: `error`; a key is unknown or missing, or a value is wrong.
     """
-    config = getattr(kind, "__struct_config__", None)
-    if isinstance(value, dict) and config is not None and config.tag is not None:
-        value = {config.tag_field: None} | value  # msgspec would not miss it
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as fault:
@@ -124,14 +127,17 @@ def _describe(fault: str, document: Any, kind: object) -> str:
     if missing := re.fullmatch(r"Object missing required field (.*)", message):
         return f"missing key {prefix}{missing[1]}; expected {', '.join(_keys(wanted))}"
     if message.endswith("out of range"):
-        message = "Expected a number within the range of its type"
+        message = "Expected a number in its type's range"
     elif wanted is None and hasattr(owner, "__struct_config__"):
         message = f"Expected {owner.__struct_config__.tag}"
     elif message.startswith("Invalid enum value"):
         choices = [*_choices(wanted)]
         message = f"Expected {'one of ' if len(choices) > 1 else ''}{', '.join(choices)}"
     if message.startswith("Expected"):
-        message = "e" + re.sub(", got [^ ]*", "", message[1:]) + f", got {clip(value)}"
+        message = re.sub(", got [^ ]*", "", message).replace("Expected", "expected")
+        message = re.sub(r"float [<>]= -?1\.79\S*", "a finite number", message) + f", got {clip(value)}"
+    elif re.match(r"\w+: ", message):  # a rule of the document itself, about one of its keys
+        return prefix + message
     return f"{key}: {message}" if key else message
 
 
@@ -146,7 +152,7 @@ def _fits(value: object, kind: Any) -> bool:
 def _options(kind: Any) -> Iterator[Any]:
     """Yield the types that a type stands for: without annotations, and those of a union one by one."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Annotated:
+    if origin is Annotated:
         yield from _options(parts[0])
     elif origin in (typing.Union, types.UnionType):
         for part in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from typing import Final
 
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     reports = describe_versions(Repository(arguments.repository), arguments.model)
     if arguments.json:
-        print(json.dumps([report.to_dict() for report in reports], indent=2, ensure_ascii=False))
+        print(json.dumps([dataclasses.asdict(report) for report in reports], indent=2, ensure_ascii=False))
         return 0
     print(
         f"{'version':>7}  {'':6}  {'made':25}  {'replaced':>8}  {'labels':>6}  {'size (MB)':>9}  {'model.onnx':12}  "

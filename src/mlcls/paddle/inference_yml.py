@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from mlcls.base.documents import convert
 from mlcls.base.text import clip, one_line
 from mlcls.base.yaml_file import YamlError, read_yaml
 from mlcls.errors import SpecError, ThresholdError
@@ -143,7 +144,7 @@ def _parse_preprocess(value: object) -> ImageTransform:
             f"PreProcess.transform_ops: expected {', '.join(known)}, each once and in this order, got "
             f"{', '.join(seen) or 'none'}."
         )
-    return ImageTransform(**fields)
+    return convert(fields, ImageTransform, SpecError, "PreProcess.transform_ops")
 
 
 def _parse_resize(value: object) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,51 +9,37 @@ from mlcls.base.files import STAGING_PREFIX, write_text
 from mlcls.errors import RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import triton_config
 from mlcls.repository.models import ModelVersion, Repository
 from mlcls.repository.names import (
     CONFIG_FILE,
     FIRST_VERSION,
     LABELS_FILE,
     POSTPROCESS_SUFFIX,
+    PREPROCESS_SUFFIX,
     ensemble_labels_file,
     step_name,
 )
-from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings
-
-
-@dataclasses.dataclass(frozen=True)
-class StaleFile:
-    """A generated file that is not what the generator would write now.
-
-    Attributes:
-        path: The file, relative to the repository.
-        reason: What is wrong with it, `missing` for example.
-    """
-
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, TARGETS, ModelSettings
+from mlcls.repository.triton_config import ConfigBuilder, format_config, target_path
 
 
 def render_files(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> dict[str, str]:
     """Return the text of each generated file of a model with one version, by its path in the repository."""
-    ensemble = triton_config.format_config(triton_config.build_ensemble(spec, version, settings))
+    ensemble = format_config(ConfigBuilder(spec, version, settings).ensemble())
     return {f"{spec.name}/{CONFIG_FILE}": ensemble, **render_version(spec, version, settings)}
 
 
-def render_version(spec: ModelSpec, version: int, settings: ModelSettings = DEFAULT_MODEL_SETTINGS) -> dict[str, str]:
+def render_version(spec: ModelSpec, version: int, settings: ModelSettings) -> dict[str, str]:
     """Return the text of each file of one version, active or not: all but the ensemble's configuration."""
-    steps = triton_config.build_steps(spec, version, settings)
-    files = {path: triton_config.format_config(config) for path, config in steps.items()}
+    steps = ConfigBuilder(spec, version, settings).steps()
     labels = "".join(f"{label}\n" for label in spec.labels)
-    files[f"{spec.name}/{ensemble_labels_file(version)}"] = labels
-    files[f"{step_name(spec.name, POSTPROCESS_SUFFIX, version)}/{LABELS_FILE}"] = labels
-    return files
+    return {
+        **{path: format_config(config) for path, config in steps.items()},
+        f"{spec.name}/{ensemble_labels_file(version)}": labels,
+        f"{step_name(spec.name, POSTPROCESS_SUFFIX, version)}/{LABELS_FILE}": labels,
+    }
 
 
 def expected_specs(repository: Repository) -> list[ModelSpec]:
@@ -123,38 +108,39 @@ def write_configs(repository: Repository, spec: ModelSpec) -> list[Path]:
 def possible_paths(repository: Repository, name: str) -> set[str]:
     """Return the configurations that a model has with some settings only, by their paths in the repository."""
     numbers = {repository.active_number(name), *repository.numbers(name)}
-    return {path for number in numbers for path in triton_config.preprocess_paths(name, number)}
+    steps = [step_name(name, PREPROCESS_SUFFIX, number) for number in numbers]
+    return {target_path(step, target) for step in steps for target in TARGETS}
 
 
 def write_files(root: Path, files: Mapping[str, str]) -> list[Path]:
     """Write each file that differs from its text, given by path in the repository; return those that changed."""
-    changed = []
-    for relative, text in files.items():
-        path = root / relative
-        if not path.is_file() or path.read_bytes() != text.encode():
-            write_text(path, text)
-            changed.append(path)
-    return changed
+    changed = {root / path: text for path, text in files.items() if not has_text(root / path, text)}
+    for path, text in changed.items():
+        write_text(path, text)
+    return [*changed]
 
 
-def find_stale(repository: Repository, specs: Iterable[ModelSpec]) -> list[StaleFile]:
-    """Return the generated files that are missing, differ from what the generator writes, or belong to no model."""
+def has_text(path: Path, text: str) -> bool:
+    """Return whether a file exists and has exactly this text."""
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def find_stale(repository: Repository, specs: Iterable[ModelSpec]) -> dict[str, str]:
+    """Find generated files that are missing, differ from what the generator writes, or belong to no model.
+
+    Returns:
+        What is wrong with each, by its path in the repository.
+    """
     root = repository.root
-    stale = []
-    expected: set[str] = set()
-    owners: set[str] = set()
+    files: dict[str, str] = {}
     for spec in specs:
-        files = expected_files(repository, spec, repository.settings(spec.name))
-        expected.update(files)
-        owners.update(path.split("/")[0] for path in files)
-        stale += _compare(root, files)
-    if root.is_dir():
-        for path in sorted(root.rglob("*.pbtxt")):
-            relative = path.relative_to(root).as_posix()
-            if relative not in expected and relative.split("/")[0] in owners:
-                stale.append(StaleFile(relative, "is not a file that the generator writes"))
-            elif relative.split("/")[0] not in owners and not relative.startswith(STAGING_PREFIX):
-                stale.append(StaleFile(relative, "belongs to no model of the repository"))
+        files |= expected_files(repository, spec, repository.settings(spec.name))
+    stale = _compare(root, files)
+    owners = {path.split("/")[0] for path in files}
+    for path in sorted(root.rglob("*.pbtxt")):
+        relative = path.relative_to(root).as_posix()
+        if relative.split("/")[0] not in owners and not relative.startswith(STAGING_PREFIX):
+            stale[relative] = "belongs to no model of the repository"
     return stale
 
 
@@ -165,25 +151,21 @@ def require_fresh(version: ModelVersion) -> None:
         RepositoryError: A configuration is stale.
         ConfigError: The model's `serving.json` is wrong.
     """
-    root = version.repository.root
-    files = render_files(version.spec, version.number, version.repository.settings(version.name))
-    stale = _compare(root, files)
-    for folder in sorted({path.split("/")[0] for path in files}):
-        for path in sorted((root / folder).rglob("*.pbtxt")):
-            if (relative := path.relative_to(root).as_posix()) not in files:
-                stale.append(StaleFile(relative, "is not a file that the generator writes"))
+    repository = version.repository
+    stale = _compare(repository.root, render_files(version.spec, version.number, repository.settings(version.name)))
     if stale:
-        raise RepositoryError(f"{root} is stale: {'; '.join(map(str, stale))}. Run: mlcls repository.")
+        faults = "; ".join(f"{path}: {reason}" for path, reason in stale.items())
+        raise RepositoryError(f"{repository} is stale: {faults}. Run: mlcls repository.")
 
 
-def _compare(root: Path, files: Mapping[str, str]) -> list[StaleFile]:
-    stale = []
-    for relative, text in files.items():
-        try:
-            found = (root / relative).read_bytes()
-        except FileNotFoundError:
-            stale.append(StaleFile(relative, "missing"))
-            continue
-        if found != text.encode():
-            stale.append(StaleFile(relative, "differs from what the generator writes"))
+def _compare(root: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """Compare files with their texts, and find configurations beside them that should not be there."""
+    stale = {
+        path: "differs from what the generator writes" if (root / path).is_file() else "missing"
+        for path, text in files.items()
+        if not has_text(root / path, text)
+    }
+    for folder in sorted({path.split("/")[0] for path in files}):
+        found = [path.relative_to(root).as_posix() for path in sorted((root / folder).rglob("*.pbtxt"))]
+        stale |= {path: "is not a file that the generator writes" for path in found if path not in files}
     return stale

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import shutil
 import tempfile
@@ -28,12 +27,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from mlcls.base.documents import Document, read
 from mlcls.base.files import STAGING_PREFIX, folder_lock, replace_folder
-from mlcls.errors import RepositoryError
+from mlcls.errors import ConfigError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository import triton_config
-from mlcls.repository.manifest import EngineRecord, Manifest, verify_folder, write_manifest
+from mlcls.repository.manifest import EngineRecord, Manifest, require_same_spec, verify_folder, write_manifest
 from mlcls.repository.names import (
     CONFIG_FILE,
     ENGINE_SUFFIX,
@@ -46,7 +46,7 @@ from mlcls.repository.names import (
     is_step_name,
     step_name,
 )
-from mlcls.repository.settings import ModelSettings, Target, read_settings
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, SETTINGS_REMEDY, ModelSettings, Target, settings_path
 
 # What to do if the model file of a target is missing; for the other targets, import the model again.
 _REMEDIES: Final[Mapping[Target, str]] = {
@@ -165,7 +165,8 @@ class Repository:
         Raises:
             ConfigError: The file cannot be read, or is wrong.
         """
-        return read_settings(self.root, name)
+        path = settings_path(self.root, name)
+        return read(path, ModelSettings, ConfigError, SETTINGS_REMEDY) if path.exists() else DEFAULT_MODEL_SETTINGS
 
     def leftovers(self, name: str) -> dict[int, list[Path]]:
         """Return the step folders whose version does not exist, by its number: an interrupted command left them.
@@ -200,6 +201,12 @@ class Repository:
                 raise RepositoryError(f"{path}: expected the number of the last version, got {text[:20]!r}; remove it.")
             last = int(text)
         return max([last, *self.numbers(name), *self.leftovers(name), *taken]) + 1
+
+
+class VersionRecord(Document, frozen=True):
+    """The content of `version.json`: the number of the version that was active when this one was made."""
+
+    replaces: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,20 +256,14 @@ class ModelVersion:
                 manifest says.
             SpecError: A spec cannot be read.
         """
-        specs = {suffix: ModelSpec.read(folder / SPEC_FILE) for suffix, folder in self.folders.items()}
-        spec = specs[ENGINE_SUFFIX]
-        for suffix, other in specs.items():
-            if other != spec:
-                raise RepositoryError(
-                    f"{self.folders[suffix] / SPEC_FILE} is not the same as the spec of {self.step(ENGINE_SUFFIX)}: "
-                    f"the folders come from different imports. Import the model again."
-                )
+        for suffix in STEP_SUFFIXES:
+            self.verify(suffix, SPEC_FILE)
+        require_same_spec({self.step(suffix): folder for suffix, folder in self.folders.items()})
+        spec = ModelSpec.read(self.engine_folder / SPEC_FILE)
         if spec.name != self.name:
             raise RepositoryError(
                 f"The spec of {self.name} in {self.repository} is that of {spec.name!r}. Import the model again."
             )
-        for suffix in STEP_SUFFIXES:
-            self.verify(suffix, SPEC_FILE)
         return spec
 
     def check(self) -> None:
@@ -289,17 +290,9 @@ class ModelVersion:
             RepositoryError: The record is damaged.
         """
         path = self.folder / VERSION_FILE
-        try:
-            replaced = json.loads(path.read_text(encoding="utf-8"))["replaces"]
-            if replaced is not None and (not isinstance(replaced, int) or isinstance(replaced, bool)):
-                raise TypeError("replaces is not a number")
-        except FileNotFoundError:  # as written before there were several versions
+        if not path.exists():  # as written before there were several versions
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RepositoryError(
-                f"{path}: expected the record of a version, got another document ({error}); remove it."
-            ) from None
-        return replaced
+        return read(path, VersionRecord, RepositoryError, "remove it").replaces
 
     def weights(self, target: Target) -> Path:
         """Return the engine's model file for a target.

@@ -18,6 +18,7 @@ from mlcls.base.files import STAGING_PREFIX, replace_folder, write_bytes, write_
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.repository.configurations import (
     expected_files,
+    has_text,
     possible_paths,
     render_files,
     render_version,
@@ -25,16 +26,10 @@ from mlcls.repository.configurations import (
     write_files,
 )
 from mlcls.repository.models import ModelVersion, Repository, format_numbers
-from mlcls.repository.names import (
-    CONFIG_FILE,
-    FIRST_VERSION,
-    LAST_NUMBER_FILE,
-    STEP_SUFFIXES,
-    VERSION_FILE,
-    check_name,
-)
+from mlcls.repository.names import CONFIG_FILE, FIRST_VERSION, LAST_NUMBER_FILE, check_name
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings, settings_path
-from mlcls.repository.staging import ENSEMBLE_FOLDER, StagedVersion
+from mlcls.repository.staging import StagedVersion
+from mlcls.repository.triton_config import ConfigBuilder, format_config
 
 
 def add_model(repository: Repository, staged: StagedVersion, *, replace_versions: bool = False) -> None:
@@ -96,17 +91,13 @@ def add_version(repository: Repository, staged: StagedVersion, taken: Iterable[i
     remove_leftovers(repository, name)
     version = ModelVersion(repository, name, repository.next_number(name, taken))
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
-        staging = Path(temporary)
-        staged.write(staging, version.number, repository.active_number(name))
+        new = ModelVersion(Repository(Path(temporary)), name, version.number)
+        staged.write(new, repository.active_number(name))
+        write_files(new.repository.root, render_version(staged.spec, version.number, repository.settings(name)))
         write_text(root / name / LAST_NUMBER_FILE, f"{version.number}\n")
-        models = staging / "models"
-        write_files(models, render_version(staged.spec, version.number, repository.settings(name)))
-        for suffix in STEP_SUFFIXES:
-            os.rename(staging / suffix, models / version.step(suffix) / str(version.number))
-            os.rename(models / version.step(suffix), root / version.step(suffix))
-        ensemble = models / name / str(version.number)
-        os.rename(staging / ENSEMBLE_FOLDER / VERSION_FILE, ensemble / VERSION_FILE)
-        os.rename(ensemble, version.folder)
+        for step in version.steps:
+            os.rename(new.repository.root / step, root / step)
+        os.rename(new.folder, version.folder)
     return version
 
 
@@ -117,9 +108,8 @@ def pin_version(version: ModelVersion) -> None:
         RepositoryError: The version is damaged.
     """
     repository = version.repository
-    path = f"{version.name}/{CONFIG_FILE}"
-    files = render_files(version.spec, version.number, repository.settings(version.name))
-    write_text(repository.root / path, files[path])
+    config = ConfigBuilder(version.spec, version.number, repository.settings(version.name)).ensemble()
+    write_text(repository.root / version.name / CONFIG_FILE, format_config(config))
 
 
 def remove_version(version: ModelVersion) -> None:
@@ -171,16 +161,19 @@ def _put_first_version(repository: Repository, staged: StagedVersion) -> ModelVe
     settings = repository.settings(name)  # of the model that it replaces; fails here if the file is wrong
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
         staging = Path(temporary)
-        staged.write(staging, FIRST_VERSION, None)
+        new = ModelVersion(Repository(staging / "new"), name, FIRST_VERSION)
+        staged.write(new, None)
         files = render_files(staged.spec, settings=settings)
-        write_files(staging / "files", files)  # fails here if the disk is full, with the old model still in place
+        write_files(new.repository.root, files)  # fails here if the disk is full, with the old model still in place
         with _new_folders(root, files):
             for old in repository.versions(name):
                 os.rename(old.folder, staging / str(old.number))
-            _move_files(staging / "files", root, files)
+            for path, text in files.items():
+                if not has_text(root / path, text):
+                    os.replace(new.repository.root / path, root / path)
         for suffix, folder in version.folders.items():
-            replace_folder(staging / suffix, folder)
-        replace_folder(staging / ENSEMBLE_FOLDER, version.folder)
+            replace_folder(new.folders[suffix], folder)
+        replace_folder(new.folder, version.folder)
     remove_leftovers(repository, name)
     return version
 
@@ -199,14 +192,6 @@ def _new_folders(root: Path, files: Iterable[str]) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
-
-
-def _move_files(staging: Path, root: Path, files: Mapping[str, str]) -> None:
-    """Move staged files into the repository, except those that are already there."""
-    for path, text in files.items():
-        target = root / path
-        if not target.is_file() or target.read_bytes() != text.encode():
-            os.replace(staging / path, target)
 
 
 def change_settings(

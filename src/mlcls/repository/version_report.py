@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from mlcls.repository.manifest import Manifest
-from mlcls.repository.models import ModelVersion, Repository
+from mlcls.repository.models import Repository
 from mlcls.repository.names import POSTPROCESS_SUFFIX
 
 
@@ -36,11 +36,7 @@ class VersionReport:
     onnx_sha256: str
     source_sha256: dict[str, str]
     files: dict[str, str]
-    calibration: dict[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report for JSON."""
-        return dataclasses.asdict(self)
+    calibration: dict[str, Any] | None
 
 
 def describe_versions(repository: Repository, name: str) -> list[VersionReport]:
@@ -50,23 +46,20 @@ def describe_versions(repository: Repository, name: str) -> list[VersionReport]:
         RepositoryError: The model is unknown or not imported, or a version is damaged.
         SpecError: A spec cannot be read.
     """
-    active = repository.active(name)
-    return [_describe(version, version == active) for version in repository.versions(name)]
-
-
-def _describe(version: ModelVersion, active: bool) -> VersionReport:
-    spec = version.spec
-    manifest = Manifest.read(version.engine_folder)
-    calibration = Manifest.read(version.folders[POSTPROCESS_SUFFIX]).calibration
-    return VersionReport(
-        version.number,
-        active,
-        manifest.created,
-        version.replaced,
-        spec.num_labels,
-        sum(record.size_bytes for record in manifest.files.values()),
-        spec.onnx_sha256 or "",
-        dict(spec.source_sha256),
-        manifest.digests(*manifest.files),
-        None if calibration is None else dict(calibration),
-    )
+    active, reports = repository.active(name), []
+    for version in repository.versions(name):
+        spec, manifest = version.spec, Manifest.read(version.engine_folder)
+        report = VersionReport(
+            version.number,
+            version == active,
+            manifest.created,
+            version.replaced,
+            spec.num_labels,
+            sum(record.size_bytes for record in manifest.files.values()),
+            spec.onnx_sha256 or "",
+            spec.source_sha256,
+            manifest.digests(*manifest.files),
+            Manifest.read(version.folders[POSTPROCESS_SUFFIX]).calibration,
+        )
+        reports.append(report)
+    return reports

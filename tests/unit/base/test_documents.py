@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from msgspec import Meta
 
-from mlcls.base.documents import Document, VersionedDocument, change, convert, decode, read, to_json
+from mlcls.base.documents import Document, Finite, VersionedDocument, change, convert, decode, read, to_json
+from mlcls.base.text import clip
 from mlcls.errors import SpecError
 
 
@@ -14,6 +15,7 @@ class Part(Document, frozen=True):
     share: Annotated[float, Meta(ge=0, lt=1)] = 0.5
     sizes: tuple[int, ...] = ()
     color: Literal["red", "blue"] | None = None
+    weight: Finite = 1.0
 
     def __post_init__(self) -> None:
         if self.count == 3:
@@ -42,14 +44,13 @@ def test_a_document_survives_json() -> None:
         ({"part": {"share": float("nan")}}, "part.share: expected float >= 0.0, got nan"),
         ({"part": {"sizes": [1, "a"]}}, "part.sizes[1]: expected int, got 'a'"),
         ({"part": {"color": "green"}}, "part.color: expected one of red, blue, got 'green'"),
-        ({"part": {"count": 3}}, "part: count: expected anything but 3"),
+        ({"part": {"count": 3}}, "part.count: expected anything but 3"),
         ({"part": [1]}, "part: expected object, got [1]"),
-        ({"part": {"colour": 1}}, "unknown key part.colour; expected only count, share, sizes, color"),
+        ({"part": {"colour": 1}}, "unknown key part.colour; expected only count, share, sizes, color, weight"),
         ({"parts": {"w": {}, "x": {"count": 9}}}, "parts.x.count: expected int <= 5, got 9"),
-        (
-            {"part": {"share": 10**400}},
-            "part.share: expected a number within the range of its type, got 1" + "0" * 59 + "...",
-        ),
+        ({"part": {"share": 1 << 2000}}, f"part.share: expected a number in its type's range, got {clip(1 << 2000)}"),
+        ({"part": {"weight": float("inf")}}, "part.weight: expected a finite number, got inf"),
+        ({"part": {"weight": float("nan")}}, "part.weight: expected a finite number, got nan"),
         ({"kinds": {"a": 1, "c": 2}}, "a key of kinds: expected one of a, b, got 'c'"),
         ({"schema_version": 2}, "schema_version: expected 1, got 2"),
         ({"schema_version": True}, "schema_version: expected 1, got True"),
@@ -59,16 +60,16 @@ def test_a_document_survives_json() -> None:
 )
 def test_what_is_wrong_is_named_with_what_was_expected(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(SpecError) as caught:
-        convert({"schema_version": 1, "name": "n"} | changes, Whole, SpecError, "here", "write it anew")
+        convert({"name": "n"} | changes, Whole, SpecError, "here", "write it anew")
 
     assert str(caught.value) == f"here: {text}; write it anew."
 
 
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(SpecError, match=r"^here: missing key name; expected name, part, parts, kinds\.$"):
-        convert({"schema_version": 1}, Whole, SpecError, "here")
+        convert({}, Whole, SpecError, "here")
     with pytest.raises(SpecError, match=r"^here: schema_version: expected 1, got None\.$"):
-        convert({"name": "n"}, Whole, SpecError, "here")
+        decode('{"name": "n"}', Whole, SpecError, "here")
 
 
 def test_a_copy_with_other_values_is_checked() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -146,7 +146,7 @@ def test_one_mean_for_all_channels() -> None:
     assert parse_with_option("NormalizeImage", "mean", 0.25).transform.mean == (0.25, 0.25, 0.25)
     assert parse_with_option("NormalizeImage", "std", 0.5).transform.std == (0.5, 0.5, 0.5)
     for option in ("mean", "std"):
-        with pytest.raises(SpecError, match=f"{option}: expected three numbers"):
+        with pytest.raises(SpecError, match=f"{option}: expected array, got 1"):
             parse_with_option("NormalizeImage", option, 1)
 
 
@@ -288,9 +288,9 @@ def test_wrong_size(size: object) -> None:
         parse_with_option("ResizeImage", "size", size)
 
 
-@pytest.mark.parametrize(("size", "field"), [(0, "height"), (-448, "height"), ([0, 448], "width"), (9000, "height")])
-def test_impossible_size(size: object, field: str) -> None:
-    with pytest.raises(SpecError, match=rf"^transform\.{field}: expected an integer from 1 to 8192"):
+@pytest.mark.parametrize("size", [0, -448, [0, 448], 9000])
+def test_impossible_size(size: object) -> None:
+    with pytest.raises(SpecError, match=r"^PreProcess\.transform_ops: width: expected int (>= 1|<= 8192), got "):
         parse_with_option("ResizeImage", "size", size)
 
 
@@ -318,7 +318,7 @@ def test_interpolation_of_the_other_backend(backend: str, interpolation: str) ->
 
 @pytest.mark.parametrize("backend", [None, "PIL", "turbojpeg", 1])
 def test_wrong_backend(backend: object) -> None:
-    with pytest.raises(SpecError, match=r"backend: expected 'pil' or 'cv2', got "):
+    with pytest.raises(SpecError, match=r"backend: expected (one of pil, cv2|'pil' or 'cv2'), got "):
         parse_with_option("ResizeImage", "backend", backend)
 
 
@@ -355,7 +355,7 @@ def test_channel_num(channels: object) -> None:
     ],
 )
 def test_wrong_normalization(option: str, value: object) -> None:
-    with pytest.raises(SpecError, match=rf"{option}: expected "):
+    with pytest.raises(SpecError, match=rf"{option}(\[\d\])?: expected "):
         parse_with_option("NormalizeImage", option, value)
 
 
@@ -548,7 +548,7 @@ def test_round_trip_of_custom_model(tmp_path: Path, custom_spec: ModelSpec) -> N
     ],
 )
 def test_round_trip_of_labels(tmp_path: Path, custom_spec: ModelSpec, label: str) -> None:
-    spec = dataclasses.replace(custom_spec, labels=(label, "b", "c"))
+    spec = msgspec.structs.replace(custom_spec, labels=(label, "b", "c"))
     config = read_text(tmp_path, format_inference_yml(spec))
     assert config.labels == spec.labels
     assert yaml.safe_load(format_inference_yml(spec))["PostProcess"]["MultiLabelThreshOutput"]["label_list"][0] == label
@@ -558,14 +558,14 @@ def test_round_trip_of_labels(tmp_path: Path, custom_spec: ModelSpec, label: str
     "thresholds", [(0.5, 0.5, 0.5), (0.1, 1e-05, 0.30000000000000004), (0.0, 1.0, -1.0), (0.0,) * 3]
 )
 def test_round_trip_of_thresholds(tmp_path: Path, custom_spec: ModelSpec, thresholds: tuple[float, ...]) -> None:
-    spec = dataclasses.replace(custom_spec, thresholds=thresholds)
+    spec = msgspec.structs.replace(custom_spec, thresholds=thresholds)
     assert read_text(tmp_path, format_inference_yml(spec)).thresholds == thresholds
 
 
 def test_written_form_is_what_paddlex_takes() -> None:
     """PaddleX passes every option by name: a threshold for all labels is a float, the size is the width first."""
-    spec = dataclasses.replace(
-        official_spec("ResNet50_ML"), transform=dataclasses.replace(DEFAULT_TRANSFORM, height=96)
+    spec = msgspec.structs.replace(
+        official_spec("ResNet50_ML"), transform=msgspec.structs.replace(DEFAULT_TRANSFORM, height=96)
     )
     assert yaml.safe_load(format_inference_yml(spec)) == {
         "Global": {"model_name": "ResNet50_ML"},

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mlcls.base import files
@@ -151,7 +151,7 @@ def test_add_engine(folder: Path) -> None:
 
 def test_add_engine_in_place_of_an_older_one(folder: Path) -> None:
     add_engine(folder, stage(folder), PLAN)
-    newer = dataclasses.replace(PLAN, tools={"tensorrt": "10.14"})
+    newer = msgspec.structs.replace(PLAN, tools={"tensorrt": "10.14"})
     add_engine(folder, stage(folder, b"newer plan"), newer)
     assert (folder / "model.plan").read_bytes() == b"newer plan"
     assert verify_folder(folder, STEP).engines == (FP32, newer)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mlcls.base import files as atomic
@@ -55,8 +56,8 @@ def add(root: Path, spec: ModelSpec) -> None:
 
 def make_other(spec: ModelSpec) -> ModelSpec:
     """Another import under the same name."""
-    transform = dataclasses.replace(spec.transform, height=32, width=48)
-    return dataclasses.replace(
+    transform = msgspec.structs.replace(spec.transform, height=32, width=48)
+    return msgspec.structs.replace(
         spec, labels=("x", "y"), thresholds=(0.1, 0.2), transform=transform, onnx_sha256="5" * 64
     )
 
@@ -217,10 +218,10 @@ def test_stale_line_ends(root: Path, custom_spec: ModelSpec, file: str) -> None:
 
 def test_stale_after_change_of_spec(root: Path, custom_spec: ModelSpec) -> None:
     write_configs(Repository(root), custom_spec)
-    labels = dataclasses.replace(custom_spec, labels=("a", "b", "c"))
+    labels = msgspec.structs.replace(custom_spec, labels=("a", "b", "c"))
     assert list_stale(root, labels).keys() == {"animals-v2/labels.txt", "animals-v2_postprocess/labels.txt"}
-    transform = dataclasses.replace(custom_spec.transform, height=64, width=96)
-    assert list_stale(root, dataclasses.replace(custom_spec, transform=transform)).keys() == {
+    transform = msgspec.structs.replace(custom_spec.transform, height=64, width=96)
+    assert list_stale(root, msgspec.structs.replace(custom_spec, transform=transform)).keys() == {
         *(path for path in FILES if "_engine/" in path),
         "animals-v2_preprocess/config.pbtxt",
     }
@@ -274,7 +275,7 @@ def test_add_model_in_place_of_another(root: Path, custom_spec: ModelSpec) -> No
 def test_models_side_by_side(root: Path, custom_spec: ModelSpec) -> None:
     add(root, custom_spec)
     before = snapshot(root)
-    other = dataclasses.replace(make_other(custom_spec), name="animals-v3")
+    other = msgspec.structs.replace(make_other(custom_spec), name="animals-v3")
     add(root, other)
     assert before.items() <= snapshot(root).items()
     assert Repository(root).models() == ["animals-v2", "animals-v3"]
@@ -378,7 +379,7 @@ def test_name_of_a_step(root: Path, custom_spec: ModelSpec, suffix: str) -> None
     add(root, custom_spec)
     before = snapshot(root)
     with pytest.raises(MlclsError):
-        add(root, dataclasses.replace(make_other(custom_spec), name=f"animals-v2{suffix}"))
+        add(root, msgspec.structs.replace(make_other(custom_spec), name=f"animals-v2{suffix}"))
     assert snapshot(root) == before
 
 
@@ -423,13 +424,13 @@ def test_specs_that_differ_in_one_field(root: Path, custom_spec: ModelSpec, fiel
         "architecture": "ResNet50_ML",
         "labels": ("cat", "dog", "fox"),
         "thresholds": (0.5, 0.3, 0.7),
-        "transform": dataclasses.replace(custom_spec.transform, std=(0.4, 0.5, 0.7)),
+        "transform": msgspec.structs.replace(custom_spec.transform, std=(0.4, 0.5, 0.7)),
         "source_activation": "none",
         "source_sha256": {"inference.json": "9" * 64},
         "onnx_sha256": "9" * 64,
     }
     add(root, custom_spec)
-    other = dataclasses.replace(custom_spec, **{field: values[field]})
+    other = msgspec.structs.replace(custom_spec, **{field: values[field]})
     (root / "animals-v2_preprocess" / "1" / "model_spec.json").write_text(other.to_json(), encoding="utf-8")
     with pytest.raises(RepositoryError, match="different imports"):
         Repository(root).active("animals-v2").check()
@@ -500,7 +501,7 @@ def test_expected_specs_without_repository(root: Path) -> None:
 def test_expected_specs_of_imported_models(root: Path, custom_spec: ModelSpec) -> None:
     """An imported model has its own spec, an official one too."""
     labels = ("a", *coco_labels()[1:])
-    trained = dataclasses.replace(official_spec("ResNet50_ML"), labels=labels)
+    trained = msgspec.structs.replace(official_spec("ResNet50_ML"), labels=labels)
     add(root, custom_spec)
     add(root, trained)
     specs = {spec.name: spec for spec in expected_specs(Repository(root))}
@@ -520,7 +521,7 @@ def test_custom_model_that_is_not_imported(root: Path, custom_spec: ModelSpec) -
 
 
 def test_require_fresh(root: Path, custom_spec: ModelSpec) -> None:
-    other = dataclasses.replace(make_other(custom_spec), name="animals-v3")
+    other = msgspec.structs.replace(make_other(custom_spec), name="animals-v3")
     add(root, custom_spec)
     add(root, other)
     (root / "animals-v3" / "labels.txt").unlink()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mlcls.errors import ConfigError
@@ -193,7 +193,7 @@ def test_settings_of_one_target_leave_the_others_alone(custom_spec: ModelSpec) -
 
 
 def test_settings_of_another_target_than_the_default(custom_spec: ModelSpec) -> None:
-    settings = ModelSettings(targets={"gpu": dataclasses.replace(MANY, engine_threads=0)})
+    settings = ModelSettings(targets={"gpu": msgspec.structs.replace(MANY, engine_threads=0)})
     plain = render_files(custom_spec)
     tuned = render_files(custom_spec, settings=settings)
     changed = {path for path in tuned if tuned[path] != plain.get(path)}
@@ -244,7 +244,7 @@ def test_new_versions_and_imports_keep_the_settings(tmp_path: Path, custom_spec:
     assert find_stale(Repository(root), [custom_spec]) == []
     weights = tmp_path / "next.onnx"
     weights.write_text("another graph")
-    second = dataclasses.replace(custom_spec, labels=("x", "y"), thresholds=(0.1, 0.2))
+    second = msgspec.structs.replace(custom_spec, labels=("x", "y"), thresholds=(0.1, 0.2))
     publish(Repository(root), ConvertedVersion(second, weights, EngineRecord("model.onnx", "fp32", {}, {})))
     assert count_engines(root, f"{NAME}_engine_2") == 2
     require_fresh(Repository(root).active(second.name))
@@ -268,5 +268,5 @@ def test_an_import_over_wrong_settings_changes_nothing(tmp_path: Path, custom_sp
     settings_path(root, NAME).write_text("{}")
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match="is missing"):
-        add(root, dataclasses.replace(custom_spec, labels=("x", "y"), thresholds=(0.1, 0.2)))
+        add(root, msgspec.structs.replace(custom_spec, labels=("x", "y"), thresholds=(0.1, 0.2)))
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before

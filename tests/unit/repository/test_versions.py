@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mlcls.base.files import STAGING_PREFIX
@@ -49,8 +49,8 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_spec(spec: ModelSpec, number: int) -> ModelSpec:
     """Return the model that a test publishes as this version, with its own labels, number of labels and size."""
     labels = tuple(f"label {index} of {number}" for index in range(number + 1))
-    transform = dataclasses.replace(spec.transform, height=32 * number)
-    return dataclasses.replace(
+    transform = msgspec.structs.replace(spec.transform, height=32 * number)
+    return msgspec.structs.replace(
         spec, labels=labels, thresholds=(0.5,) * len(labels), transform=transform, onnx_sha256=str(number) * 64
     )
 
@@ -354,7 +354,7 @@ def test_names_of_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
         match="Expected a name that does not end in _preprocess or _engine or _postprocess or one of these",
     ):
         rollout.publish(
-            Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name=name), give(root, 1), RECORD)
+            Repository(root), ConvertedVersion(msgspec.structs.replace(custom_spec, name=name), give(root, 1), RECORD)
         )
 
 
@@ -362,11 +362,12 @@ def test_names_of_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
 def test_names_that_look_like_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
     """Names beside a model whose steps they must not be mistaken for."""
     rollout.publish(
-        Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name="a"), give(root, 1), RECORD)
+        Repository(root), ConvertedVersion(msgspec.structs.replace(custom_spec, name="a"), give(root, 1), RECORD)
     )
     for number in (1, 2):
         rollout.publish(
-            Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name=name), give(root, number), RECORD)
+            Repository(root),
+            ConvertedVersion(msgspec.structs.replace(custom_spec, name=name), give(root, number), RECORD),
         )
     assert Repository(root).models() == sorted(["a", name])
     assert Repository(root).leftovers("a") == {}
