@@ -259,12 +259,7 @@ class ModelVersion:
         for suffix in STEP_SUFFIXES:
             self.verify(suffix, SPEC_FILE)
         require_same_spec({self.step(suffix): folder for suffix, folder in self.folders.items()})
-        spec = ModelSpec.read(self.engine_folder / SPEC_FILE)
-        if spec.name != self.name:
-            raise RepositoryError(
-                f"The spec of {self.name} in {self.repository} is that of {spec.name!r}. Import the model again."
-            )
-        return spec
+        return ModelSpec.read(self.engine_folder / SPEC_FILE)
 
     def check(self) -> None:
         """Check that the steps belong together; raise the errors of `spec`."""
