@@ -68,10 +68,7 @@ def expected_specs(repository: Repository) -> list[ModelSpec]:
 def expected_files(repository: Repository, spec: ModelSpec, settings: ModelSettings) -> dict[str, str]:
     """Return the text of each generated file of a model with all its versions, by its path in the repository.
 
-    Args:
-        repository: The model repository.
-        spec: The spec of the active version.
-        settings: The model's settings.
+    `spec` is that of the active version.
     """
     active = repository.active_number(spec.name)
     files = render_files(spec, active, settings)
@@ -82,16 +79,9 @@ def expected_files(repository: Repository, spec: ModelSpec, settings: ModelSetti
 
 
 def write_configs(repository: Repository, spec: ModelSpec) -> list[Path]:
-    """Write the generated files of a model with all its versions, if they differ.
+    """Write the generated files of a model with all its versions, if they differ, and return those that changed.
 
-    Files that only earlier settings needed are removed.
-
-    Args:
-        repository: The model repository.
-        spec: The spec of the active version.
-
-    Returns:
-        The files that changed.
+    `spec` is that of the active version. Files that only earlier settings needed are removed.
 
     Raises:
         ConfigError: The model's `serving.json` is wrong.

@@ -38,13 +38,9 @@ def add_model(repository: Repository, staged: StagedVersion, *, replace_versions
     Everything is written to a staging folder first. The ensemble's version folder is removed first and added last:
     while it is missing, a half-replaced model cannot be served. Processes that change a repository wait for each other.
 
-    Args:
-        repository: The model repository.
-        staged: The model.
-        replace_versions: Whether to remove later versions.
-
     Raises:
-        RepositoryError: The name could be a step of another model, or there are later versions.
+        RepositoryError: The name could be a step of another model, or there are later versions, which only
+            `replace_versions` removes.
     """
     check_name(staged.spec.name)
     with repository.lock():
@@ -73,13 +69,8 @@ def add_version(repository: Repository, staged: StagedVersion, taken: Iterable[i
     The first version of a model is active at once, since no other could be. The caller holds the lock of the
     repository.
 
-    Args:
-        repository: The model repository.
-        staged: The version.
-        taken: Numbers that a running server still uses for versions.
-
     Returns:
-        The version; its number is higher than all that exist, existed or are taken.
+        The version; its number is higher than all that exist, existed or are taken by a running server.
 
     Raises:
         RepositoryError: The name could be a step of another model, or the version's source is damaged.
@@ -133,10 +124,7 @@ def remove_version(version: ModelVersion) -> None:
 def prune_versions(repository: Repository, name: str, keep: int) -> list[int]:
     """Remove old versions; keep the active one, the one before it and the newest others, `keep` in all.
 
-    The caller holds the lock of the repository.
-
-    Returns:
-        The numbers of the versions that were removed.
+    The caller holds the lock of the repository. Return the numbers of the versions that were removed.
     """
     active = repository.active(name)
     others = [version for version in reversed(repository.versions(name)) if version != active]
@@ -181,7 +169,7 @@ def _put_first_version(repository: Repository, staged: StagedVersion) -> ModelVe
 @contextlib.contextmanager
 def _new_folders(root: Path, files: Iterable[str]) -> Iterator[None]:
     """Create the folders of files; if the block fails, remove those that it left empty."""
-    folders = sorted({root / parent for file in files for parent in Path(file).parents if parent != Path()})
+    folders = sorted({root / parent for file in files for parent in Path(file).parents})
     made = [folder for folder in folders if not folder.exists()]
     try:
         for folder in made:
@@ -249,10 +237,7 @@ def remove_wrong_settings(repository: Repository, name: str) -> bool:
 
 
 def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
+    return path.read_bytes() if path.exists() else None
 
 
 def _put(path: Path, content: bytes | None) -> None:

@@ -66,7 +66,7 @@ def test_calibrated_version(root: Path, custom_spec: ModelSpec, capsys: pytest.C
     assert [record.file for record in Manifest.read(engine).engines] == ["model.onnx", "model_fp16.onnx"]
     assert Manifest.read(engine).engine("model_fp16.onnx").gate == ({"passed": True},)
     assert (engine / "model.onnx").samefile(root / f"{NAME}_engine" / "1" / "model.onnx")
-    assert [report.calibration for report in describe_versions(Repository(root), NAME)] == [None, NOTE]
+    assert [report["calibration"] for report in describe_versions(Repository(root), NAME)] == [None, NOTE]
     capsys.readouterr()
     assert main(["versions", NAME, "--repository", str(root)]) == 0
     assert [line.endswith("best F1") for line in capsys.readouterr().out.splitlines()] == [False, False, True]
