@@ -27,14 +27,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from mlcls.errors import ImageError
-from mlcls.images.encoded_image import (
-    EncodedImage,
-    JpegSegments,
-    check_image,
-    check_size,
-    open_image,
-    pillow_broken,
-)
+from mlcls.images.encoded_image import EncodedImage, JpegSegments, check_image, check_size, open_image, pillow_broken
 from mlcls.images.formats import PNG_SIGNATURE, broken
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.spec import ImageTransform
@@ -60,9 +53,7 @@ _CV2_REDUCTIONS: Final = {
 
 
 def decode_image(
-    data: bytes | memoryview,
-    settings: ImageSettings = DEFAULT_IMAGE_SETTINGS,
-    transform: ImageTransform | None = None,
+    data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS, transform: ImageTransform | None = None
 ) -> npt.NDArray[np.uint8]:
     """Open, check and decode one image, to the pixels that PaddleX computes with.
 

@@ -187,10 +187,7 @@ class ConfigBuilder:
             max_batch_size=self.settings.max_batch_size,
             backend=backend,
             instance_group=[{"kind": kind, "count": instances}],
-            dynamic_batching={
-                "max_queue_delay_microseconds": queue_delay_microseconds,
-                "default_queue_policy": queue,
-            },
+            dynamic_batching={"max_queue_delay_microseconds": queue_delay_microseconds, "default_queue_policy": queue},
             parameters={name: {"string_value": value} for name, value in parameters.items() if value},
             **fields,
         )

@@ -15,14 +15,7 @@ from mlcls.base import files
 from mlcls.base.files import sha256_of
 from mlcls.errors import RepositoryError
 from mlcls.repository import models
-from mlcls.repository.manifest import (
-    EngineRecord,
-    FileRecord,
-    Manifest,
-    tool_versions,
-    verify_folder,
-    write_manifest,
-)
+from mlcls.repository.manifest import EngineRecord, FileRecord, Manifest, tool_versions, verify_folder, write_manifest
 from mlcls.repository.models import Repository
 from support.repositories import snapshot
 
@@ -164,13 +157,7 @@ def test_add_engine_in_place_of_an_older_one(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("function", "module"),
-    [
-        ("replace_folder", models),
-        ("write_manifest", models),
-        ("link", os),
-        ("_exchange", files),
-        ("move", shutil),
-    ],
+    [("replace_folder", models), ("write_manifest", models), ("link", os), ("_exchange", files), ("move", shutil)],
 )
 def test_add_engine_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, function: str, module: Any) -> None:
     """The folder stays as it was, and the command can be run again."""

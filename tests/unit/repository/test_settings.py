@@ -284,9 +284,7 @@ def test_a_killed_change_is_mended(two_versions: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "change",
-    [lambda root, _: change_settings(Repository(root), NAME, tune), add],
-    ids=["change_settings", "add_model"],
+    "change", [lambda root, _: change_settings(Repository(root), NAME, tune), add], ids=["change_settings", "add_model"]
 )
 def test_wrong_settings_are_not_replaced(
     two_versions: Path, custom_spec: ModelSpec, change: Callable[[Path, ModelSpec], object]
