@@ -60,6 +60,14 @@ def replace_all(root: Path, spec: ModelSpec, number: int) -> None:
     add_model(Repository(root), staged(root, spec, number), replace_versions=True)
 
 
+@pytest.fixture
+def two_versions(root: Path, custom_spec: ModelSpec) -> Path:
+    """A repository with two versions of a model; the second one is active."""
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    return root
+
+
 def list_stale(root: Path) -> dict[str, str]:
     return find_stale(Repository(root), [Repository(root).active(name).spec for name in Repository(root).models()])
 
@@ -220,27 +228,23 @@ def test_old_versions_are_removed(root: Path, custom_spec: ModelSpec) -> None:
     assert served_number(root) == 2
 
 
-def test_no_number_is_used_twice(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    roll_back(Repository(root), NAME)
-    remove_version(Repository(root).version(NAME, 2))
-    assert publish(root, custom_spec, 3).version == 3
-    replace_all(root, custom_spec, 1)
-    assert Repository(root).numbers(NAME) == [1]
-    assert publish(root, custom_spec, 4).version == 4
-    (root / NAME / LAST_NUMBER_FILE).write_text("four")
+def test_no_number_is_used_twice(two_versions: Path, custom_spec: ModelSpec) -> None:
+    roll_back(Repository(two_versions), NAME)
+    remove_version(Repository(two_versions).version(NAME, 2))
+    assert publish(two_versions, custom_spec, 3).version == 3
+    replace_all(two_versions, custom_spec, 1)
+    assert Repository(two_versions).numbers(NAME) == [1]
+    assert publish(two_versions, custom_spec, 4).version == 4
+    (two_versions / NAME / LAST_NUMBER_FILE).write_text("four")
     with pytest.raises(RepositoryError, match=r"expected the number of the last version, got 'four'; remove it"):
-        publish(root, custom_spec, 5)
-    assert served_number(root) == 4
+        publish(two_versions, custom_spec, 5)
+    assert served_number(two_versions) == 4
 
 
-def test_the_active_version_cannot_be_removed(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
+def test_the_active_version_cannot_be_removed(two_versions: Path) -> None:
     with pytest.raises(RepositoryError, match="serves version 2, so it cannot be removed"):
-        remove_version(Repository(root).version(NAME, 2))
-    assert served_number(root) == 2
+        remove_version(Repository(two_versions).version(NAME, 2))
+    assert served_number(two_versions) == 2
 
 
 def test_the_only_version_leaves_its_configurations(root: Path, custom_spec: ModelSpec) -> None:
@@ -250,15 +254,13 @@ def test_the_only_version_leaves_its_configurations(root: Path, custom_spec: Mod
     assert find_stale(Repository(root), [make_spec(custom_spec, 1)]) == {}
 
 
-def test_import_does_not_remove_published_versions_unasked(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
+def test_import_does_not_remove_published_versions_unasked(two_versions: Path, custom_spec: ModelSpec) -> None:
     with pytest.raises(RepositoryError, match=r"has the versions 1, 2\. Add the next one: mlcls publish\. Or"):
-        add_model(Repository(root), staged(root, custom_spec, 3))
-    assert served_number(root) == 2
-    replace_all(root, custom_spec, 3)
-    assert (served_number(root), Repository(root).numbers(NAME)) == (3, [1])
-    assert list_stale(root) == {}
+        add_model(Repository(two_versions), staged(two_versions, custom_spec, 3))
+    assert served_number(two_versions) == 2
+    replace_all(two_versions, custom_spec, 3)
+    assert (served_number(two_versions), Repository(two_versions).numbers(NAME)) == (3, [1])
+    assert list_stale(two_versions) == {}
 
 
 # --- reading
@@ -276,16 +278,14 @@ def test_import_does_not_remove_published_versions_unasked(root: Path, custom_sp
         ("platform", "platforms"),
     ],
 )
-def test_a_mixed_ensemble_is_refused(root: Path, custom_spec: ModelSpec, old: str, new: str) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    path = root / NAME / "config.pbtxt"
+def test_a_mixed_ensemble_is_refused(two_versions: Path, old: str, new: str) -> None:
+    path = two_versions / NAME / "config.pbtxt"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(RepositoryError, match=r"animals-v2 has the versions 1, 2; choose one: mlcls rollback"):
-        Repository(root).active(NAME).check()
-    assert roll_back(Repository(root), NAME, 2) == Rollout(NAME, 2, None, 2)
+        Repository(two_versions).active(NAME).check()
+    assert roll_back(Repository(two_versions), NAME, 2) == Rollout(NAME, 2, None, 2)
     assert path.read_text() == text
 
 
@@ -303,27 +303,23 @@ def test_a_repository_of_before_there_were_versions(root: Path, custom_spec: Mod
     assert list_stale(root) == {}
 
 
-def test_an_active_version_that_is_gone(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    shutil.rmtree(root / NAME / "2")
+def test_an_active_version_that_is_gone(two_versions: Path) -> None:
+    shutil.rmtree(two_versions / NAME / "2")
     with pytest.raises(RepositoryError, match=r"Version 2, which animals-v2 .* does not exist; choose one of 1: mlcls"):
-        Repository(root).active(NAME).check()
-    assert roll_back(Repository(root), NAME, 1).active == 1
-    assert served_number(root) == 1
-    assert Repository(root).leftovers(NAME) == {}
+        Repository(two_versions).active(NAME).check()
+    assert roll_back(Repository(two_versions), NAME, 1).active == 1
+    assert served_number(two_versions) == 1
+    assert Repository(two_versions).leftovers(NAME) == {}
 
 
-def test_a_damaged_version_is_not_chosen(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    (root / f"{NAME}_preprocess" / "1" / "model_spec.json").write_text(make_spec(custom_spec, 3).to_json())
+def test_a_damaged_version_is_not_chosen(two_versions: Path, custom_spec: ModelSpec) -> None:
+    (two_versions / f"{NAME}_preprocess" / "1" / "model_spec.json").write_text(make_spec(custom_spec, 3).to_json())
     with pytest.raises(RepositoryError, match="is not the file that its manifest was written for"):
-        roll_back(Repository(root), NAME)
-    (root / NAME / "2" / VERSION_FILE).write_text('{"replaces": "1"}')
-    with pytest.raises(RepositoryError, match=r"version\.json: replaces: expected int | null, got '1'; remove it"):
-        roll_back(Repository(root), NAME)
-    assert Repository(root).active(NAME).spec == make_spec(custom_spec, 2)
+        roll_back(Repository(two_versions), NAME)
+    (two_versions / NAME / "2" / VERSION_FILE).write_text('{"replaces": "1"}')
+    with pytest.raises(RepositoryError, match=r"version\.json: replaces: expected int \| null, got '1'; remove it"):
+        roll_back(Repository(two_versions), NAME)
+    assert Repository(two_versions).active(NAME).spec == make_spec(custom_spec, 2)
 
 
 @pytest.mark.parametrize("name", ["a_engine", "a_engine_2", "a_preprocess_10", "a_postprocess"])
@@ -374,31 +370,30 @@ def run_main(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tupl
     return status, captured.out, captured.err
 
 
-def test_versions_command(root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    roll_back(Repository(root), NAME)
-    status, output, _ = run_main(capsys, "versions", NAME, "--repository", root)
+def test_versions_command(two_versions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    roll_back(Repository(two_versions), NAME)
+    status, output, _ = run_main(capsys, "versions", NAME, "--repository", two_versions)
     lines = [line.split() for line in output.splitlines()]
     assert status == 0
     assert [line[0] for line in lines] == ["version", "1", "2"]
     assert [("active" in line, line[-1]) for line in lines[1:]] == [(True, "1" * 12), (False, "2" * 12)]
-    status, output, _ = run_main(capsys, "versions", NAME, "--json", "--repository", root)
+    status, output, _ = run_main(capsys, "versions", NAME, "--json", "--repository", two_versions)
     first, second = json.loads(output)
     assert (first["version"], first["active"], first["replaces"], first["labels"]) == (1, True, None, 2)
     assert (second["version"], second["active"], second["replaces"], second["labels"]) == (2, False, 1, 3)
     assert set(second["files"]) == {"model.onnx", "model_spec.json"}
-    assert run_main(capsys, "versions", "horse", "--repository", root)[0] == 1
+    assert run_main(capsys, "versions", "horse", "--repository", two_versions)[0] == 1
 
 
-def test_rollback_command(root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    status, output, _ = run_main(capsys, "rollback", NAME, "--repository", root)
+def test_rollback_command(two_versions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, _ = run_main(capsys, "rollback", NAME, "--repository", two_versions)
     assert (status, output) == (0, f"Version 1 of {NAME} is active in the repository, in place of version 2\n")
-    status, _, errors = run_main(capsys, "rollback", NAME, "--to", "7", "--repository", root)
-    assert (status, errors) == (1, f"mlcls rollback: {NAME} in {root} has no version 7; expected one of 1, 2.\n")
-    status, _, errors = run_main(capsys, "rollback", "horse", "--to", "1", "--repository", root)
+    status, _, errors = run_main(capsys, "rollback", NAME, "--to", "7", "--repository", two_versions)
+    assert (status, errors) == (
+        1,
+        f"mlcls rollback: {NAME} in {two_versions} has no version 7; expected one of 1, 2.\n",
+    )
+    status, _, errors = run_main(capsys, "rollback", "horse", "--to", "1", "--repository", two_versions)
     assert status == 1
     assert "has no model 'horse'" in errors
 
@@ -413,19 +408,17 @@ def test_publish_keeps_at_least(
 
 
 def test_repository_command_knows_versions(
-    root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
+    two_versions: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    publish(root, custom_spec, 3, activate=False)
-    run_main(capsys, "repository", "--repository", root)
-    assert run_main(capsys, "repository", "--check", "--repository", root)[0] == 0
+    publish(two_versions, custom_spec, 3, activate=False)
+    run_main(capsys, "repository", "--repository", two_versions)
+    assert run_main(capsys, "repository", "--check", "--repository", two_versions)[0] == 0
     for path in (f"{NAME}_engine/config.pbtxt", f"{NAME}_engine_2/configs/gpu.pbtxt", f"{NAME}/3/labels.txt"):
-        (root / path).write_text("")
-        status, _, errors = run_main(capsys, "repository", "--check", "--repository", root)
-        assert (status, errors.splitlines()[0]) == (1, f"{root}/{path}: differs from what the generator writes")
-        assert run_main(capsys, "repository", "--repository", root)[0] == 0
-    shutil.rmtree(root / NAME / "3")
-    assert run_main(capsys, "repository", "--check", "--repository", root)[0] == 1
-    assert run_main(capsys, "repository", "--repository", root)[0] == 0
-    assert not (root / f"{NAME}_engine_3").exists()
+        (two_versions / path).write_text("")
+        status, _, errors = run_main(capsys, "repository", "--check", "--repository", two_versions)
+        assert (status, errors.splitlines()[0]) == (1, f"{two_versions}/{path}: differs from what the generator writes")
+        assert run_main(capsys, "repository", "--repository", two_versions)[0] == 0
+    shutil.rmtree(two_versions / NAME / "3")
+    assert run_main(capsys, "repository", "--check", "--repository", two_versions)[0] == 1
+    assert run_main(capsys, "repository", "--repository", two_versions)[0] == 0
+    assert not (two_versions / f"{NAME}_engine_3").exists()
