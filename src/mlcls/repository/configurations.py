@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mlcls.base.files import STAGING_PREFIX, write_text
+from mlcls.base.files import STAGING_PREFIX, write_bytes
 from mlcls.errors import RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.model.spec import ModelSpec
@@ -78,41 +78,63 @@ def expected_files(repository: Repository, spec: ModelSpec, settings: ModelSetti
     return files
 
 
-def write_configs(repository: Repository, spec: ModelSpec) -> list[Path]:
+def write_configs(
+    repository: Repository,
+    spec: ModelSpec,
+    settings: ModelSettings | None = None,
+    others: Mapping[str, str | bytes | None] | None = None,
+) -> list[Path]:
     """Write the generated files of a model with all its versions, if they differ, and return those that changed.
 
-    `spec` is that of the active version. Files that only earlier settings needed are removed.
+    Files that only earlier settings needed are removed. If this fails, every file stays as it was.
+
+    Args:
+        repository: The model repository.
+        spec: The spec of the active version.
+        settings: The model's settings; by default those in its `serving.json`.
+        others: Further files to write first, or to remove if None, by their paths in the repository.
 
     Raises:
         ConfigError: The model's `serving.json` is wrong.
     """
-    files = expected_files(repository, spec, repository.settings(spec.name))
-    changed = write_files(repository.root, files)
-    obsolete = [repository.root / path for path in sorted(possible_paths(repository, spec.name) - files.keys())]
-    obsolete = [path for path in obsolete if path.is_file()]
-    for path in obsolete:
-        path.unlink()
-    return changed + obsolete
+    settings = repository.settings(spec.name) if settings is None else settings
+    numbers = {repository.active_number(spec.name), *repository.numbers(spec.name)}
+    steps = [step_name(spec.name, PREPROCESS_SUFFIX, number) for number in numbers]
+    obsolete = {target_path(step, target): None for step in steps for target in TARGETS}
+    others, files = others or {}, expected_files(repository, spec, settings)
+    changed = write_files(repository.root, {**others, **obsolete, **files})
+    return [path for path in changed if path.relative_to(repository.root).as_posix() not in others]
 
 
-def possible_paths(repository: Repository, name: str) -> set[str]:
-    """Return the configurations that a model has with some settings only, by their paths in the repository."""
-    numbers = {repository.active_number(name), *repository.numbers(name)}
-    steps = [step_name(name, PREPROCESS_SUFFIX, number) for number in numbers]
-    return {target_path(step, target) for step in steps for target in TARGETS}
+def write_files(root: Path, files: Mapping[str, str | bytes | None]) -> list[Path]:
+    """Write each file that differs from its content, by path in the repository, or remove it if that is None.
+
+    If this fails, every file stays as it was. Return the files that changed.
+    """
+    contents = {root / path: text.encode() if isinstance(text, str) else text for path, text in files.items()}
+    before = {path: read_file(path) for path in contents}
+    changed = [path for path in contents if contents[path] != before[path]]
+    try:
+        for path in changed:
+            _put(path, contents[path])
+    except BaseException:
+        for path in changed:
+            if read_file(path) != before[path]:
+                _put(path, before[path])
+        raise
+    return changed
 
 
-def write_files(root: Path, files: Mapping[str, str]) -> list[Path]:
-    """Write each file that differs from its text, given by path in the repository; return those that changed."""
-    changed = {root / path: text for path, text in files.items() if not has_text(root / path, text)}
-    for path, text in changed.items():
-        write_text(path, text)
-    return [*changed]
+def read_file(path: Path) -> bytes | None:
+    """Return the content of a file; None if there is none."""
+    return path.read_bytes() if path.is_file() else None
 
 
-def has_text(path: Path, text: str) -> bool:
-    """Return whether a file exists and has exactly this text."""
-    return path.is_file() and path.read_bytes() == text.encode()
+def _put(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_bytes(path, content)
 
 
 def find_stale(repository: Repository, specs: Iterable[ModelSpec]) -> dict[str, str]:
@@ -153,7 +175,7 @@ def _compare(root: Path, files: Mapping[str, str]) -> dict[str, str]:
     stale = {
         path: "differs from what the generator writes" if (root / path).is_file() else "missing"
         for path, text in files.items()
-        if not has_text(root / path, text)
+        if read_file(root / path) != text.encode()
     }
     for folder in sorted({path.split("/")[0] for path in files}):
         found = [path.relative_to(root).as_posix() for path in sorted((root / folder).rglob("*.pbtxt"))]

@@ -257,9 +257,7 @@ class ModelVersion:
             RepositoryError: The record is damaged.
         """
         path = self.folder / VERSION_FILE
-        if not path.exists():  # as written before there were several versions
-            return None
-        return read(path, VersionRecord, RepositoryError, "remove it").replaces
+        return read(path, VersionRecord, RepositoryError, "remove it").replaces if path.exists() else None
 
     def weights(self, target: Target) -> Path:
         """Return the engine's model file for a target.
@@ -310,12 +308,11 @@ def read_pin(path: Path) -> int:
     except (OSError, UnicodeDecodeError, ParseError) as error:
         raise RepositoryError(f"{path}: expected the configuration of an ensemble, got: {error}.") from None
     steps = [(step.model_name, step.model_version) for step in config.ensemble_scheduling.step]
-    # none, and -1 for a step's version, as written before there were several versions
     served = [*config.version_policy.specific.versions]
-    number, of_step = (served[0], served[0]) if served else (FIRST_VERSION, -1)
-    if len(served) > 1 or steps != [(step_name(config.name, suffix, number), of_step) for suffix in STEP_SUFFIXES]:
+    expected = [(step_name(config.name, suffix, number), number) for number in served for suffix in STEP_SUFFIXES]
+    if len(served) != 1 or steps != expected:
         raise RepositoryError(f"{path}: expected an ensemble of the three steps of one version, got {steps}.")
-    return int(number)
+    return int(served[0])
 
 
 def format_numbers(numbers: list[int]) -> str:

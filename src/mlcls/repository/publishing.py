@@ -14,12 +14,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from mlcls.base.files import STAGING_PREFIX, replace_folder, write_bytes, write_text
+from mlcls.base import documents
+from mlcls.base.files import STAGING_PREFIX, replace_folder, write_text
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.repository.configurations import (
-    expected_files,
-    has_text,
-    possible_paths,
+    read_file,
     render_files,
     render_version,
     write_configs,
@@ -27,7 +26,7 @@ from mlcls.repository.configurations import (
 )
 from mlcls.repository.models import ModelVersion, Repository, format_numbers
 from mlcls.repository.names import CONFIG_FILE, FIRST_VERSION, LAST_NUMBER_FILE, check_name
-from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings, settings_path
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, SETTINGS_FILE, ModelSettings, settings_path
 from mlcls.repository.staging import StagedVersion
 from mlcls.repository.triton_config import ConfigBuilder, format_config
 
@@ -157,7 +156,7 @@ def _put_first_version(repository: Repository, staged: StagedVersion) -> ModelVe
             for old in repository.versions(name):
                 os.rename(old.folder, staging / str(old.number))
             for path, text in files.items():
-                if not has_text(root / path, text):
+                if read_file(root / path) != text.encode():
                     os.replace(new.repository.root / path, root / path)
         for suffix, folder in version.folders.items():
             replace_folder(new.folders[suffix], folder)
@@ -204,26 +203,15 @@ def change_settings(
 
     Raises:
         RepositoryError: The model is not imported, or damaged.
-        ConfigError: Its `serving.json` is wrong.
+        ConfigError: Its `serving.json`, or a new setting, is wrong.
     """
     with repository.lock():
         spec = repository.active(name).spec
-        settings = change(repository.settings(name))
-        path = settings_path(repository.root, name)
-        files = {path.parent / file: content for file, content in (evidence or {}).items()}
+        settings = documents.change(change(repository.settings(name)), ConfigError)
+        files: dict[str, str | bytes | None] = {f"{name}/{file}": content for file, content in (evidence or {}).items()}
         # default settings have no file, so that a later mlcls uses its own defaults
-        files[path] = None if settings == DEFAULT_MODEL_SETTINGS else settings.to_json().encode()
-        configs = expected_files(repository, spec, settings).keys() | possible_paths(repository, name)
-        before = {path: _read(path) for path in [*files, *(repository.root / config for config in configs)]}
-        try:
-            for file, content in files.items():
-                _put(file, content)
-            return write_configs(repository, spec)
-        except BaseException:
-            for file, content in before.items():
-                if _read(file) != content:
-                    _put(file, content)
-            raise
+        files[f"{name}/{SETTINGS_FILE}"] = None if settings == DEFAULT_MODEL_SETTINGS else settings.to_json()
+        return write_configs(repository, spec, settings, files)
 
 
 def remove_wrong_settings(repository: Repository, name: str) -> bool:
@@ -234,14 +222,3 @@ def remove_wrong_settings(repository: Repository, name: str) -> bool:
         settings_path(repository.root, name).unlink(missing_ok=True)
         return True
     return False
-
-
-def _read(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
-
-
-def _put(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_bytes(path, content)

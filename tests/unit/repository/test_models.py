@@ -183,7 +183,7 @@ def assert_not_mixed(root: Path, *imports: ModelSpec) -> ModelSpec | None:
 # Where an import fails, at which calls, and whether something has changed by then.
 FAILURES: list[tuple[Any, str, range, bool]] = [
     (staging, "write_text", range(1, 5), False),
-    (configurations, "write_text", range(1, 10), False),
+    (configurations, "write_bytes", range(1, 10), False),
     (publishing, "replace_folder", range(1, 5), True),
     (atomic, "_exchange", range(1, 4), True),  # the ensemble's folder is gone by then
 ]

@@ -266,8 +266,7 @@ def test_a_fault_leaves_all_as_it_was(
             raise fault
         write_bytes(path, content)
 
-    monkeypatch.setattr(publishing, "write_bytes", fail_after)
-    monkeypatch.setattr(configurations, "write_text", lambda path, text: fail_after(path, text.encode()))
+    monkeypatch.setattr(configurations, "write_bytes", fail_after)
     with pytest.raises(type(fault)):
         change_settings(Repository(two_versions), NAME, tune, EVIDENCE)
     assert snapshot(two_versions) == before

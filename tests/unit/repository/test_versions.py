@@ -289,20 +289,6 @@ def test_a_mixed_ensemble_is_refused(two_versions: Path, old: str, new: str) -> 
     assert path.read_text() == text
 
 
-def test_a_repository_of_before_there_were_versions(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    path = root / NAME / "config.pbtxt"
-    text = path.read_text().replace("model_version: 1", "model_version: -1")
-    text = text.replace("version_policy {\n  specific {\n    versions: 1\n  }\n}\n", "")
-    path.write_text(text)
-    (root / NAME / "1" / VERSION_FILE).unlink()
-    assert read_pin(path) == 1
-    assert list_stale(root) == {f"{NAME}/config.pbtxt": "differs from what the generator writes"}
-    assert publish(root, custom_spec, 2).previous == 1
-    assert roll_back(Repository(root), NAME).active == 1
-    assert list_stale(root) == {}
-
-
 def test_an_active_version_that_is_gone(two_versions: Path) -> None:
     shutil.rmtree(two_versions / NAME / "2")
     with pytest.raises(RepositoryError, match=r"Version 2, which animals-v2 .* does not exist; choose one of 1: mlcls"):
