@@ -107,7 +107,7 @@ def write_configs(
 
 
 def write_files(root: Path, files: Mapping[str, str | bytes | None]) -> list[Path]:
-    """Write each file that differs from its content, by path in the repository, or remove it if that is None.
+    """Write each file, by path in the repository, that differs from its content; None removes it.
 
     If this fails, every file stays as it was. Return the files that changed.
     """
@@ -138,11 +138,7 @@ def _put(path: Path, content: bytes | None) -> None:
 
 
 def find_stale(repository: Repository, specs: Iterable[ModelSpec]) -> dict[str, str]:
-    """Find generated files that are missing, differ from what the generator writes, or belong to no model.
-
-    Returns:
-        What is wrong with each, by its path in the repository.
-    """
+    """Return what is wrong with generated files, by path: missing, different, unexpected, or of no model."""
     root = repository.root
     files: dict[str, str] = {}
     for spec in specs:
