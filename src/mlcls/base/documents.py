@@ -116,7 +116,7 @@ def _describe(fault: str, document: Any, kind: object) -> str:
         if index == "...":  # how msgspec writes the key of a mapping
             name = next(key for key, item in value.items() if not _fits(item, wanted))
         value = value[int(index)] if index.isdigit() else value.get(name)
-        key += f"[{index}]" if index.isdigit() else f".{clip(name)[1:-1]}"
+        key += f"[{index}]" if index.isdigit() else f".{clip(str(name))[1:-1]}"
     key = key.lstrip(".")
     if of_key:
         wanted = next(parts[0] for option in _options(wanted) if (parts := typing.get_args(option)))
