@@ -6,13 +6,13 @@ The walk itself is tested with planted faults in the repository of a custom mode
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb2
@@ -241,7 +241,7 @@ def test_official_models_have_their_dims(name: str) -> None:
 
 
 def test_committed_files_are_what_the_generator_writes() -> None:
-    assert find_stale(Repository(COMMITTED), expected_specs(Repository(COMMITTED))) == []
+    assert not find_stale(Repository(COMMITTED), expected_specs(Repository(COMMITTED)))
 
 
 # --- a custom model, and that the walk finds what is wrong
@@ -261,18 +261,18 @@ def test_custom_model(custom_repository: Path, custom_spec: ModelSpec) -> None:
         assert describe(engine.input) == {"pixels": ("TYPE_UINT8", (96, 64, 3))}
         assert describe(engine.output) == {"logits": ("TYPE_FP32", (3,))}
     assert (custom_repository / "animals-v2" / "labels.txt").read_text(encoding="utf-8") == 'cat\n犬\na "fox"\n'
-    assert find_stale(Repository(custom_repository), [custom_spec]) == []
+    assert not find_stale(Repository(custom_repository), [custom_spec])
 
 
 def test_versions_of_a_model(tmp_path: Path, custom_spec: ModelSpec) -> None:
     """Each version's steps fit its own model, and the ensemble fits whichever version is active."""
     root = tmp_path / "models"
     root.mkdir()
-    second = dataclasses.replace(
+    second = msgspec.structs.replace(
         custom_spec,
         labels=("x", "y"),
         thresholds=(0.1, 0.2),
-        transform=dataclasses.replace(custom_spec.transform, height=32, width=48),
+        transform=msgspec.structs.replace(custom_spec.transform, height=32, width=48),
     )
     for spec in (custom_spec, second):
         weights = tmp_path / "model.onnx"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import shutil
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mlcls.base.files import LOCK_NAME
@@ -98,7 +98,7 @@ def test_a_disk_that_is_full_at_any_point_of_the_writing(
     """A converted graph is there, and the room ends with each block that is written after it."""
     kept = tmp_path / "kept"
     shutil.copytree(repository, kept)
-    spec = dataclasses.replace(Repository(repository).active(NAME).spec, **change)
+    spec = msgspec.structs.replace(Repository(repository).active(NAME).spec, **change)
     (record,) = Manifest.read(Repository(repository).active(NAME).engine_folder).engines
     before = snapshot(repository)
     for blocks in range(100):

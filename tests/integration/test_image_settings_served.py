@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,12 +34,12 @@ def test_a_model_is_served_with_its_own_image_settings(
 ) -> None:
     root = tmp_path / "repository"
     shutil.copytree(small_models.repository, root)
-    changed = change_settings(Repository(root), MODEL, lambda settings: dataclasses.replace(settings, images=SETTINGS))
-    assert [path.parent.name for path in changed] == [f"{MODEL}_preprocess"]
-    assert (
-        find_stale(Repository(root), [Repository(root).active(name).spec for name in (MODEL, "small_with_logits")])
-        == []
+    changed = change_settings(
+        Repository(root), MODEL, lambda settings: msgspec.structs.replace(settings, images=SETTINGS)
     )
+    assert [path.parent.name for path in changed] == [f"{MODEL}_preprocess"]
+    specs = [Repository(root).active(name).spec for name in (MODEL, "small_with_logits")]
+    assert not find_stale(Repository(root), specs)
     version = root / f"{MODEL}_engine" / "1"
     spec = ModelSpec.read(version / "model_spec.json")
     runner = OpenVinoRunner(version / "model.onnx", spec)

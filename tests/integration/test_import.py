@@ -74,9 +74,7 @@ def test_the_small_model_was_imported_as_it_is(small_models: SmallModels) -> Non
     assert Repository(small_models.repository).active("small_with_logits").spec.source_activation == "none"
     assert Repository(small_models.repository).models() == ["small_with_logits", "small_with_sigmoid"]
     own = [spec for spec in expected_specs(Repository(small_models.repository)) if spec.name.startswith("small")]
-    assert [
-        file for file in find_stale(Repository(small_models.repository), own) if file.path.startswith("small")
-    ] == []
+    assert not [path for path in find_stale(Repository(small_models.repository), own) if path.startswith("small")]
 
 
 def test_the_served_graph_is_what_the_design_says(small_models: SmallModels) -> None:

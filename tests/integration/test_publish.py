@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from tritonclient.http import InferenceServerClient, InferInput
@@ -100,7 +101,7 @@ def publish_new(
     folder = Repository(two_models.new_repository).active(MODEL).engine_folder
     staged = root.parent / "staged.onnx"
     shutil.copy(folder / ONNX_FILE, staged)
-    spec = dataclasses.replace(Repository(two_models.new_repository).active(MODEL).spec, name=name)
+    spec = msgspec.structs.replace(Repository(two_models.new_repository).active(MODEL).spec, name=name)
     return publish(
         Repository(root),
         ConvertedVersion(spec, staged, Manifest.read(folder).engine(ONNX_FILE)),
@@ -116,7 +117,7 @@ def publish_broken(two_models: TwoModels, root: Path, control: ModelControl | No
         (Repository(two_models.new_repository).active(MODEL).engine_folder / ONNX_FILE).read_bytes()[:100_000]
     )
     spec = Repository(two_models.new_repository).active(MODEL).spec
-    spec = dataclasses.replace(spec, name=name, onnx_sha256=sha256_of(staged))
+    spec = msgspec.structs.replace(spec, name=name, onnx_sha256=sha256_of(staged))
     record = Manifest.read(Repository(two_models.new_repository).active(MODEL).engine_folder).engine(ONNX_FILE)
     return publish(Repository(root), ConvertedVersion(spec, staged, record), control=control)
 

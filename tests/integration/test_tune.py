@@ -16,7 +16,7 @@ from benchmarks.usage import read_usage
 from mlcls.images.photos import sample_photo_paths
 from mlcls.repository.configurations import require_fresh
 from mlcls.repository.models import Repository
-from mlcls.repository.settings import DEFAULT_SETTINGS, ServingSettings, read_settings
+from mlcls.repository.settings import DEFAULT_SETTINGS, ServingSettings
 from mlcls.repository.triton_config import parse_config
 from support.processes import run_mlcls, start_server
 from support.served_models import SmallModels
@@ -41,7 +41,7 @@ def test_what_is_found_is_served(root: Path) -> None:
     assert tuned.returncode == 0, tuned.stderr
     report = json.loads((root / NAME / "tuning_embedded.json").read_text())
     assert (root / NAME / "tuning_embedded.png").read_bytes().startswith(b"\x89PNG")
-    settings = read_settings(root, NAME)
+    settings = Repository(root).settings(NAME)
     chosen = settings.targets["embedded"]
     assert settings.tuned["embedded"].report == "tuning_embedded.json"
     assert str(chosen) in tuned.stdout
@@ -55,7 +55,7 @@ def test_what_is_found_is_served(root: Path) -> None:
     document["targets"]["embedded"] |= {"preprocess_instances": 3, "engine_instances": 2, "engine_threads": 1}
     path.write_text(json.dumps(document))
     assert run_mlcls("repository", "--repository", root).returncode == 0
-    assert read_settings(root, NAME).of("embedded") == ServingSettings(3, 2, 1)
+    assert Repository(root).settings(NAME).of("embedded") == ServingSettings(3, 2, 1)
     engine = parse_config((root / f"{NAME}_engine" / "config.pbtxt").read_text())
     assert engine.instance_group[0].count == 2
     with start_server(root, NAME) as server:
@@ -66,7 +66,7 @@ def test_what_is_found_is_served(root: Path) -> None:
 
     assert run_mlcls("tune", NAME, "--repository", root, "--reset").returncode == 0
     assert not path.exists()
-    assert read_settings(root, NAME).of("embedded") == DEFAULT_SETTINGS["embedded"]
+    assert Repository(root).settings(NAME).of("embedded") == DEFAULT_SETTINGS["embedded"]
     assert not list((root / NAME).glob("tuning_*"))
     require_fresh(Repository(root).active(spec.name))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -158,16 +159,16 @@ def test_a_second_sigmoid(paddle: ImageRunner, onnxruntime: ImageRunner) -> None
 
 def test_cv2_instead_of_pil(paddle: ImageRunner, model: ModelVersion) -> None:
     """It does not antialias: other pixels, other scores."""
-    transform = dataclasses.replace(model.spec.transform, resize_backend="cv2", interpolation="LINEAR")
+    transform = msgspec.structs.replace(model.spec.transform, resize_backend="cv2", interpolation="LINEAR")
     runner = OnnxRuntimeRunner(model.engine_folder / ONNX_FILE, model.spec)
-    candidate = DecodingRunner(runner, dataclasses.replace(model.spec, transform=transform))
+    candidate = DecodingRunner(runner, msgspec.structs.replace(model.spec, transform=transform))
     with pytest.raises(ParityError, match="batch 1: highest difference"):
         compare(paddle, candidate).require()
 
 
 def test_exchanged_labels(paddle: ImageRunner, model: ModelVersion, small_server: TritonServer) -> None:
     labels = (SMALL_LABELS[1], SMALL_LABELS[0], *SMALL_LABELS[2:])
-    spec = dataclasses.replace(model.spec, labels=labels)
+    spec = msgspec.structs.replace(model.spec, labels=labels)
     exchanged = DecodingRunner(OnnxRuntimeRunner(model.engine_folder / ONNX_FILE, spec), spec)
     assert compare(paddle, exchanged).failures == ("2 labels differ, the first is class 0: 'dog' instead of 'cat'",)
     # a server whose results name other labels than the spec

@@ -8,6 +8,8 @@ are the same on every machine, byte for byte. PaddleX's file reader reads all of
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,15 @@ def encode(image: npt.NDArray[Any] | Image.Image, format_name: str, **options: A
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format_name, **options)
     return buffer.getvalue()
+
+
+def make_png(height: int, width: int, content: bytes, interlaced: int = 0) -> bytes:
+    """Return an 8-bit RGB PNG file whose IDAT chunk has the given content, whole or not."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", header), (b"IDAT", content), (b"IEND", b""))
+    )
 
 
 def with_cv2(data: bytes) -> npt.NDArray[Any]:

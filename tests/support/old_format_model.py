@@ -7,10 +7,10 @@ Paddle 3.3 still runs and converts this format, but cannot trace today's network
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from mlcls.model.catalog import DEFAULT_TRANSFORM
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
         executor = paddle.static.Executor(paddle.CPUPlace())
         executor.run(startup)
         paddle.static.save_inference_model(str(folder / "inference"), [x], [scores], executor, program=program)
-    transform = dataclasses.replace(DEFAULT_TRANSFORM, height=SIZE, width=SIZE)
+    transform = msgspec.structs.replace(DEFAULT_TRANSFORM, height=SIZE, width=SIZE)
     spec = ModelSpec("old", "PP-LCNet_x1_0_ML", LABELS, (0.5,) * len(LABELS), transform)
     (folder / "inference.yml").write_text(format_inference_yml(spec), encoding="utf-8")
 

@@ -8,12 +8,12 @@ interrupted run continues where it stopped if it is started again with the same 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from tqdm import tqdm
 
 from benchmarks.endurance.fuzzing.campaign import Campaign, CampaignOptions
@@ -52,7 +52,7 @@ def main() -> int:
     options = CampaignOptions(arguments.images, arguments.seed, arguments.seconds, settings=settings)
     if not Repository(_MODELS).is_imported(DEMO_NAME):
         import_model(str(_DEMO_MODEL), Repository(_MODELS), name=DEMO_NAME)
-    change_settings(Repository(_MODELS), DEMO_NAME, lambda served: dataclasses.replace(served, images=settings))
+    change_settings(Repository(_MODELS), DEMO_NAME, lambda served: msgspec.structs.replace(served, images=settings))
     spec = Repository(_MODELS).active(DEMO_NAME).spec
     weights = Repository(_MODELS).active(DEMO_NAME).engine_folder / ONNX_FILE
     run = f"seed-{arguments.seed}" + ("-accept-truncated" if arguments.accept_truncated else "")

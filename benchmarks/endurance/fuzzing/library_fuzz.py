@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from benchmarks.endurance.fuzzing.mutations import mutate
 from mlcls.errors import MlclsError
 from mlcls.images.settings import ImageSettings
@@ -128,8 +130,8 @@ def _parse_spec(data: bytes, _: Path) -> None:
 
 def _make_specs() -> dict[str, ModelSpec]:
     spec = official_spec("PP-LCNet_x1_0_ML")
-    small = dataclasses.replace(spec, labels=_LABELS, thresholds=(0.5, 0.3, 0.75))
-    return {"same thresholds": dataclasses.replace(small, thresholds=(0.5,) * 3), "own thresholds": small}
+    small = msgspec.structs.replace(spec, labels=_LABELS, thresholds=(0.5, 0.3, 0.75))
+    return {"same thresholds": msgspec.structs.replace(small, thresholds=(0.5,) * 3), "own thresholds": small}
 
 
 def _make_archives() -> dict[str, bytes]:
@@ -155,7 +157,9 @@ def _make_archives() -> dict[str, bytes]:
 
 _SPECS: Final = _make_specs()
 _SETTINGS: Final = ModelSettings(
-    16, {"embedded": ServingSettings(3, 2, 1)}, images=ImageSettings(formats=("JPEG",), jpeg_oversampling=2.0)
+    max_batch_size=16,
+    targets={"embedded": ServingSettings(3, 2, 1)},
+    images=ImageSettings(formats=("JPEG",), jpeg_oversampling=2.0),
 )
 
 # By what they read.

@@ -8,7 +8,6 @@ patches and in the names of the labels.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 import tempfile
@@ -16,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -122,7 +122,7 @@ def publish(root: Path, version: int, control: ModelControl) -> None:
 def _make_version(version: int, folder: Path) -> tuple[ModelSpec, Path, EngineRecord]:
     path = folder / ONNX_FILE
     path.write_bytes(_make_graph(version))
-    spec = dataclasses.replace(make_spec(version), onnx_sha256=sha256_of(path))
+    spec = msgspec.structs.replace(make_spec(version), onnx_sha256=sha256_of(path))
     return spec, path, EngineRecord(ONNX_FILE, "fp32", made_from={}, tools={})
 
 

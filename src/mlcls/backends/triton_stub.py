@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mlcls.backends.metric_sender import CounterGroup, MetricSender
 from mlcls.backends.pulse import Pulse
 from mlcls.backends.refusal_log import RefusalLog
+from mlcls.base.documents import decode
 from mlcls.errors import ConfigError, ImageError, RepositoryError, ThresholdError
 from mlcls.images.settings import ImageSettings
 from mlcls.model.spec import SPEC_FILE, ModelSpec
@@ -91,11 +92,12 @@ class StepArguments:
         Raises:
             RepositoryError: The parameter is wrong.
         """
-        text = self._parameter(IMAGES_PARAMETER, "{}")
+        value = self._parameter(IMAGES_PARAMETER, "{}")
+        text = value if isinstance(value, str) else json.dumps(value)
         try:
-            return ImageSettings.from_json(text if isinstance(text, str) else json.dumps(text))
+            return decode(text, ImageSettings, ConfigError, IMAGES_PARAMETER)
         except ConfigError as error:
-            raise self._wrong(f"the parameter {IMAGES_PARAMETER} is wrong: {error}") from None
+            raise self._wrong(f"the parameter {error}") from None
 
     def load_spec(self, *files: str) -> ModelSpec:
         """Return the spec in the version folder, after checking the folder against its manifest.

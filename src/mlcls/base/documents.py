@@ -7,10 +7,12 @@ module adds to its errors what they lack: the document's name, the key in the us
 from __future__ import annotations
 
 import re
+import sys
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -18,13 +20,21 @@ from mlcls.base.text import clip
 from mlcls.errors import MlclsError
 
 T = TypeVar("T")
+D = TypeVar("D", bound="Document")
+
+# A number that is neither NaN nor infinite; JSON has no others, YAML and Python do.
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 
 # One step of a path in msgspec's messages: `.name` or `[0]`.
 _STEP: Final = re.compile(r"([^.\[\]]+)(?![^\[]*\])|\[([^\]]+)\]")
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of every document; `convert` and `decode` check one, its constructor does not check types or limits."""
+    """Base of every document; `convert`, `decode` and `change` check one, its constructor checks no types or limits."""
+
+
+class VersionedDocument(Document, frozen=True, tag_field="schema_version", tag=1):
+    """Base of the documents of whole files, which have the key `schema_version`, always 1 so far."""
 
 
 def decode(text: str | bytes, kind: type[T], error: type[MlclsError], origin: str, remedy: str = "") -> T:
@@ -44,6 +54,8 @@ def decode(text: str | bytes, kind: type[T], error: type[MlclsError], origin: st
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as fault:
         raise error(_join(f"{origin}: expected a JSON document, got invalid JSON ({fault})", remedy)) from None
+    if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, VersionedDocument):
+        value = {"schema_version": None} | value  # msgspec would not miss it
     return convert(value, kind, error, origin, remedy)
 
 
@@ -58,6 +70,15 @@ def convert(value: Any, kind: type[T], error: type[MlclsError], origin: str = ""
     except (msgspec.ValidationError, RecursionError) as fault:
         text = _describe(str(fault), value, kind)
         raise error(_join(f"{origin}: {text}" if origin else text, remedy)) from None
+
+
+def change(document: D, error: type[MlclsError], **values: Any) -> D:
+    """Return a checked copy of a document with other values.
+
+    Raises:
+        MlclsError: `error`; a value is wrong.
+    """
+    return convert({**msgspec.to_builtins(document), **values}, type(document), error)
 
 
 def read(path: Path, kind: type[T], error: type[MlclsError], remedy: str) -> T:
@@ -86,39 +107,75 @@ def _join(text: str, remedy: str) -> str:
 
 def _describe(fault: str, document: Any, kind: object) -> str:
     """Return msgspec's message with the key first and the value that came: `a.b[0]: expected int >= 1, got 0`."""
-    message, _, place = fault.replace(" - at `key` in `$", " as each key - at `$").partition(" - at `$")
-    message, key = message.replace("`", ""), place.rstrip("`").lstrip(".")
-    value, wanted = document, kind
-    for name, index in _STEP.findall(key):
-        # msgspec's messages write "[...]" for a key of a mapping, so the value there is not known
-        known = isinstance(value, (dict, list)) and index != "..."
-        value = (value.get(name) if name else value[int(index)]) if known else None
-        wanted = _type_within(wanted, name)
+    message, _, place = fault.replace(" - at `key` in `$", " - at `$[key]").partition(" - at `$")
+    place, of_key = place.rstrip("`").removeprefix("[key]"), place.startswith("[key]")
+    message, key = message.replace("`", ""), ""
+    value, wanted, owner = document, kind, kind
+    for name, index in _STEP.findall(place):
+        owner, wanted = wanted, _type_within(wanted, name)
+        if index == "...":  # how msgspec writes the key of a mapping
+            name = next(key for key, item in value.items() if not _fits(item, wanted))
+        value = value[int(index)] if index.isdigit() else value.get(name)
+        key += f"[{index}]" if index.isdigit() else f".{clip(str(name))[1:-1]}"
+    key = key.lstrip(".")
+    if of_key:
+        wanted = next((parts[0] for option in _options(wanted) if (parts := typing.get_args(option))), str)
+        key, value = f"a key of {key or 'the document'}", next(name for name in value if not _fits(name, wanted))
     prefix = f"{key}." if key else ""
     if unknown := re.fullmatch(r"Object contains unknown field (.*)", message, re.DOTALL):
         return f"unknown key {clip(prefix + unknown[1])[1:-1]}; expected only {', '.join(_keys(wanted))}"
     if missing := re.fullmatch(r"Object missing required field (.*)", message):
         return f"missing key {prefix}{missing[1]}; expected {', '.join(_keys(wanted))}"
-    if message.startswith("Invalid enum value"):
-        message = f"Expected one of {', '.join(map(str, _choices(wanted)))}"
+    if message.endswith("out of range"):
+        message = "Expected a number in its type's range"
+    elif wanted is None and hasattr(owner, "__struct_config__"):
+        message = f"Expected {owner.__struct_config__.tag}"
+    elif message.startswith("Invalid enum value"):
+        choices = [*_choices(wanted)]
+        message = f"Expected {'one of ' if len(choices) > 1 else ''}{', '.join(choices)}"
     if message.startswith("Expected"):
-        message = "e" + re.sub(", got [^ ]*", "", message[1:]) + ("" if "..." in key else f", got {clip(value)}")
+        message = re.sub(", got [^ ]*", "", message).replace("Expected", "expected")
+        message = re.sub(r"float [<>]= -?1\.79\S*", "a finite number", message) + f", got {clip(value)}"
+    elif re.match(r"\w+: ", message):  # a rule of the document itself, about one of its keys
+        return prefix + message
     return f"{key}: {message}" if key else message
 
 
-def _type_within(kind: object, field: str) -> object:
+def _fits(value: object, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except (msgspec.ValidationError, RecursionError):
+        return False
+    return True
+
+
+def _options(kind: Any) -> Iterator[Any]:
+    """Yield the types that a type stands for: without annotations, and those of a union one by one."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        yield from _options(parts[0])
+    elif origin in (typing.Union, types.UnionType):
+        for part in parts:
+            yield from _options(part)
+    else:
+        yield kind
+
+
+def _type_within(kind: object, field: str) -> Any:
     """Return the type of a field of a document, or of the items of a list or mapping if `field` is empty."""
-    for option in (kind, *typing.get_args(kind)):
-        if field and isinstance(option, type) and issubclass(option, msgspec.Struct):
-            return typing.get_type_hints(option).get(field)
-    return None if field else next(reversed(typing.get_args(kind)), None)
+    for option in _options(kind):
+        if field and hasattr(option, "__struct_fields__"):
+            return {info.encode_name: info.type for info in msgspec.structs.fields(option)}.get(field)
+        if parts := typing.get_args(option):
+            return parts[0] if parts[-1] is ... else parts[-1]
+    return None
 
 
 def _keys(kind: object) -> Iterator[str]:
-    for option in (kind, *typing.get_args(kind)):
+    for option in _options(kind):
         yield from getattr(option, "__struct_encode_fields__", ())
 
 
-def _choices(kind: object) -> Iterator[object]:
-    for option in typing.get_args(kind):
-        yield from typing.get_args(option) or ([] if option is type(None) else [option])
+def _choices(kind: object) -> Iterator[str]:
+    for option in _options(kind):
+        yield from map(str, typing.get_args(option))

@@ -30,11 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
         with repository.lock():
             for spec in specs:
                 remove_leftovers(repository, spec.name)
-                for path in write_configs(repository, spec):
-                    print(f"wrote {path}")
+                for written in write_configs(repository, spec):
+                    print(f"wrote {written}")
     stale = find_stale(repository, specs)
-    for file in stale:
-        print(f"{repository}/{file}", file=sys.stderr)
+    for path, reason in stale.items():
+        print(f"{repository}/{path}: {reason}", file=sys.stderr)
     if stale:
         remedy = "run `mlcls repository`" if arguments.check else "remove the files that are not generated"
         print(f"mlcls repository: {len(stale)} files are stale; {remedy}", file=sys.stderr)

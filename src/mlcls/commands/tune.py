@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from mlcls.base.processes import sigterm_interrupts
 from mlcls.commands.options import add_repository_option
@@ -121,7 +122,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     goal = Goal(None if arguments.throughput else arguments.p99_ms, tuple(sorted(set(arguments.concurrency))))
     current = repository.settings(name).of(target)
     # the precision changes the answers, so the user chooses it, not the search
-    start = dataclasses.replace(DEFAULT_SETTINGS[target], engine_precision=current.engine_precision)
+    start = msgspec.structs.replace(DEFAULT_SETTINGS[target], engine_precision=current.engine_precision)
     print(f"Looking for {goal}: {name} on {target}, {cores} cores, {photos}, about {arguments.minutes:g} minutes.")
     with sigterm_interrupts(), LoadProcesses(version.spec, images, cores) as load, show_progress(budget_s) as progress:
         measure = ServedMeasure(version, target, installation, load, window_s, progress)

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     reports = describe_versions(Repository(arguments.repository), arguments.model)
     if arguments.json:
-        print(json.dumps([report.to_dict() for report in reports], indent=2, ensure_ascii=False))
+        print(json.dumps(reports, indent=2, ensure_ascii=False))
         return 0
     print(
         f"{'version':>7}  {'':6}  {'made':25}  {'replaced':>8}  {'labels':>6}  {'size (MB)':>9}  {'model.onnx':12}  "
@@ -34,8 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for report in reports:
         print(
-            f"{report.version:7}  {'active' if report.active else '':6}  {report.created:25}  "
-            f"{report.replaces or '':8}  {report.labels:6}  {report.size_bytes / 1e6:9.1f}  {report.onnx_sha256[:12]}"
-            + (f"  {report.calibration.get('objective')}" if report.calibration else "")
+            f"{report['version']:7}  {'active' if report['active'] else '':6}  {report['created']:25}  "
+            f"{report['replaces'] or '':8}  {report['labels']:6}  {report['size_bytes'] / 1e6:9.1f}  "
+            f"{report['onnx_sha256'][:12]}"
+            + (f"  {report['calibration'].get('objective')}" if report["calibration"] else "")
         )
     return 0

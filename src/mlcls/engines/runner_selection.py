@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from mlcls.engines.runners import DecodingRunner, ImageRunner, OnnxRuntimeRunner, OpenVinoRunner, PaddleRunner
 from mlcls.errors import MlclsError
@@ -42,7 +43,7 @@ def _open_paddle(version: ModelVersion, where: str | None, stack: contextlib.Exi
             f"(SHA-256); import it under a name of its own."
         )
     # labels and transform come from inference.yml, not from the model that is compared with it
-    spec = dataclasses.replace(spec, source_activation=version.spec.source_activation)
+    spec = msgspec.structs.replace(spec, source_activation=version.spec.source_activation)
     return DecodingRunner(PaddleRunner(source, spec), spec)
 
 

@@ -13,9 +13,11 @@ The pixels are those of PaddleX (`paddlex/inference/common/reader`), which decod
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import cv2
@@ -25,14 +27,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from mlcls.errors import ImageError
-from mlcls.images.encoded_image import (
-    EncodedImage,
-    JpegSegments,
-    check_image,
-    check_size,
-    open_image,
-    pillow_broken,
-)
+from mlcls.images.encoded_image import EncodedImage, JpegSegments, check_image, check_size, open_image, pillow_broken
 from mlcls.images.formats import PNG_SIGNATURE, broken
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.spec import ImageTransform
@@ -58,9 +53,7 @@ _CV2_REDUCTIONS: Final = {
 
 
 def decode_image(
-    data: bytes | memoryview,
-    settings: ImageSettings = DEFAULT_IMAGE_SETTINGS,
-    transform: ImageTransform | None = None,
+    data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS, transform: ImageTransform | None = None
 ) -> npt.NDArray[np.uint8]:
     """Open, check and decode one image, to the pixels that PaddleX computes with.
 
@@ -78,15 +71,12 @@ def decode_image(
     """
     image = open_image(data, settings)
     check_image(image, settings)
-    return _decode(image, settings, transform)
-
-
-def _decode(image: EncodedImage, settings: ImageSettings, transform: ImageTransform | None) -> npt.NDArray[np.uint8]:
     if image.jpeg is not None:
         reduction = _choose_reduction(image, settings, transform)
         return _decode_jpeg(image, image.jpeg, reduction, settings.accept_truncated)
     if image.format in _PILLOW_FORMATS:
-        return _decode_with_pillow(image, settings)
+        with _open_with_pillow(image, settings) as opened:
+            return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
     if image.still_chunks:
         return _decode_with_cv2(strip_png_animation(image), image.format)
     if image.compression in _PILLOW_COMPRESSIONS:
@@ -106,30 +96,26 @@ def _decode_with_cv2(data: bytes, name: str, flags: int = cv2.IMREAD_COLOR) -> n
     return rgb
 
 
-def _decode_with_pillow(image: EncodedImage, settings: ImageSettings) -> npt.NDArray[np.uint8]:
+@contextlib.contextmanager
+def _open_with_pillow(image: EncodedImage, settings: ImageSettings) -> Iterator[Image.Image]:
+    """Open a file with Pillow, whose plugins raise nearly anything; the block decodes it."""
     try:
         opened = image.pillow or Image.open(io.BytesIO(image.data), formats=(image.format,))
         check_size(opened.height, opened.width, settings)  # a GIF's frame may be larger than its screen
-        return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+        yield opened
     except ImageError:
         raise
-    except Exception as error:  # Pillow's plugins raise nearly anything
+    except Exception as error:
         raise pillow_broken(image.format, image.data, error) from None
 
 
 def _decompress_tiff(image: EncodedImage, settings: ImageSettings) -> bytes:
     """Return a TIFF file's first page, upright and uncompressed, so that cv2's rules apply to the rest."""
-    try:
-        with Image.open(io.BytesIO(image.data), formats=("TIFF",)) as opened:
-            check_size(opened.height, opened.width, settings)
-            opened.load()
-            plain = io.BytesIO()
-            opened.save(plain, "TIFF", compression="raw", tiffinfo={})
-            return plain.getvalue()
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow's plugins raise nearly anything
-        raise pillow_broken("TIFF", image.data, error) from None
+    plain = io.BytesIO()
+    with _open_with_pillow(image, settings) as opened:
+        opened.load()
+        opened.save(plain, "TIFF", compression="raw", tiffinfo={})
+    return plain.getvalue()
 
 
 def strip_png_animation(image: EncodedImage) -> bytes:
@@ -207,13 +193,9 @@ def find_orientation(app1: bytes) -> int:
 
 def turn(picture: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
     """Apply an EXIF orientation, 1 to 8, as cv2 does: 5 to 8 exchange height and width."""
-    turned: Any = picture
-    if orientation in (5, 6, 7, 8):
-        turned = cv2.transpose(turned)
-    flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
-    if orientation in flips:
-        turned = cv2.flip(turned, flips[orientation])
-    result: npt.NDArray[np.uint8] = turned
+    turned: Any = cv2.transpose(picture) if orientation >= 5 else picture
+    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    result: npt.NDArray[np.uint8] = turned if flip is None else cv2.flip(turned, flip)
     return result
 
 
@@ -224,14 +206,9 @@ def _look(picture: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
     return picture.shape[0], int(row), int(column)
 
 
-def _make_probe() -> npt.NDArray[np.uint8]:
-    """Make a picture with one white corner."""
-    probe = np.zeros((16, 32, 3), np.uint8)
-    probe[:8, :8] = 255
-    return probe
-
-
-_PROBE: Final = _make_probe()
+# A picture with one white corner.
+_PROBE: Final = np.zeros((16, 32, 3), np.uint8)
+_PROBE[:8, :8] = 255
 # Without its first marker; the segments go between.
 _PROBE_FILE: Final = cv2.imencode(".jpg", _PROBE)[1].tobytes()[len(_JPEG_START) :]
 _ORIENTATION_OF_LOOK: Final = {_look(turn(_PROBE, orientation)): orientation for orientation in range(1, 9)}

@@ -9,6 +9,7 @@ which decodes them anyway.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import re
@@ -89,11 +90,7 @@ class EncodedImage:
 
 
 def open_image(data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS) -> EncodedImage:
-    """Open an image file, if the settings accept files of this length and format.
-
-    Args:
-        data: The whole file.
-        settings: What images are accepted.
+    """Open a whole image file, if the settings accept files of this length and format.
 
     Returns:
         The opened file; height and width are 1 or more and not checked yet.
@@ -134,12 +131,7 @@ def check_image(image: EncodedImage, settings: ImageSettings) -> None:
 
 
 def check_size(height: int, width: int, settings: ImageSettings) -> None:
-    """Check the size of a picture.
-
-    Args:
-        height: Rows, 1 or more.
-        width: Columns, 1 or more.
-        settings: The limits.
+    """Check the height and width, each 1 or more, of a picture.
 
     Raises:
         ImageError: It is over a limit.
@@ -183,19 +175,13 @@ def _read_jpeg(data: bytes, _: int) -> EncodedImage:
             app1.append(b"\xff\xe1" + data[at : at + length])
         elif marker == 0xDA:
             single_scan = frame in (0xC0, 0xC1) and data[at + 2] == channels
-            if not single_scan:
-                _check_jpeg_scans(data, at)
+            # stuffing keeps the two bytes of a marker out of picture data
+            if not single_scan and data.count(_JPEG_SCAN, at, data.find(_JPEG_END, at)) >= _MAX_JPEG_SCANS:
+                raise too_complex("JPEG", "scans", _MAX_JPEG_SCANS)
             segments = JpegSegments(channels, b"".join(app1), at, single_scan)
             return EncodedImage(data, "JPEG", height, width, jpeg=segments)
         at += max(length, 2)
     raise too_complex("JPEG", "segments before its picture data", _MAX_JPEG_SEGMENTS)
-
-
-def _check_jpeg_scans(data: bytes, at: int) -> None:
-    """Count the scans; stuffing keeps the two bytes of a marker out of picture data."""
-    end = data.find(_JPEG_END, at)
-    if 1 + data.count(_JPEG_SCAN, at, end if end >= 0 else len(data)) > _MAX_JPEG_SCANS:
-        raise too_complex("JPEG", "scans", _MAX_JPEG_SCANS)
 
 
 def _read_png(data: bytes, _: int) -> EncodedImage:
@@ -203,20 +189,12 @@ def _read_png(data: bytes, _: int) -> EncodedImage:
     if data[12:16] != b"IHDR":
         raise broken("PNG", data, f"its first chunk is {data[12:16]!r}, not IHDR")
     width, height = struct.unpack_from(">II", data, 16)
-    chunks = _list_png_chunks(data)
-    kinds = [kind for kind, _, _ in chunks]
-    if b"IDAT" not in kinds:  # cv2 4.11 would read on past the end
-        raise broken("PNG", data, "it has no IDAT chunk")
-    still = tuple((start, end) for kind, start, end in chunks if kind not in _PNG_ANIMATION_CHUNKS)
-    still_chunks = still if len(still) < len(chunks) else ()
-    return EncodedImage(data, "PNG", height, width, max(1, kinds.count(b"fcTL")), still_chunks=still_chunks)
-
-
-def _list_png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
-    """Return kind, start and end, in bytes, of each chunk."""
-    chunks = []
-    at = len(PNG_SIGNATURE)
-    for _ in range(_MAX_PNG_CHUNKS):
+    chunks: list[tuple[bytes, int, int]] = []  # kind, start and end
+    end = len(PNG_SIGNATURE)
+    while not chunks or chunks[-1][0] != b"IEND":
+        if len(chunks) == _MAX_PNG_CHUNKS:
+            raise too_complex("PNG", "chunks", _MAX_PNG_CHUNKS)
+        at = end
         if at + 12 > len(data):
             raise broken("PNG", data, "it has no IEND chunk", "truncated")
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -225,10 +203,12 @@ def _list_png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
             why = f"its chunk {kind!r} says {length} bytes, only {len(data) - at - 12} are there"
             raise broken("PNG", data, why, "truncated")
         chunks.append((kind, at, end))
-        if kind == b"IEND":
-            return chunks
-        at = end
-    raise too_complex("PNG", "chunks", _MAX_PNG_CHUNKS)
+    kinds = [kind for kind, _, _ in chunks]
+    if b"IDAT" not in kinds:  # cv2 4.11 would read on past the end
+        raise broken("PNG", data, "it has no IDAT chunk")
+    still = tuple((start, end) for kind, start, end in chunks if kind not in _PNG_ANIMATION_CHUNKS)
+    still_chunks = still if len(still) < len(chunks) else ()
+    return EncodedImage(data, "PNG", height, width, max(1, kinds.count(b"fcTL")), still_chunks=still_chunks)
 
 
 def _read_webp(data: bytes, most_frames: int) -> EncodedImage:
@@ -267,89 +247,65 @@ def _read_bmp(data: bytes, _: int) -> EncodedImage:
     return EncodedImage(data, "BMP", abs(height), width)
 
 
-@dataclasses.dataclass(frozen=True)
-class _TiffLayout:
-    """The layout of directories: byte order, and the wider fields of BigTIFF."""
-
-    order: str
-    offset_at: int
-    offset: str
-    count: str
-    entry_bytes: int
-    value_at: int
-
-
 def _read_tiff(data: bytes, most_frames: int) -> EncodedImage:
-    """Read the first directory and follow the offsets of the others: TIFF 6.0, section 2, and BigTIFF."""
+    """Read the first directory and follow the offsets of the others: TIFF 6.0, section 2, and BigTIFF.
+
+    Pages count up to where their chain is broken or circular; only the first one is decoded, and it is whole.
+    """
     order = "<" if data[:2] == b"II" else ">"
-    layout = (
-        _TiffLayout(order, 8, order + "Q", order + "Q", 20, 12)
-        if b"+" in data[2:4]
-        else _TiffLayout(order, 4, order + "I", order + "H", 12, 8)
-    )
-    (offset,) = struct.unpack_from(layout.offset, data, layout.offset_at)
-    first, count = _find_tiff_entries(data, offset, layout)
-    if first + count * layout.entry_bytes > len(data) or count > 0xFFFF:
-        why = f"its directory of {count} entries at byte {offset} lies beyond the end"
+    layout = (8, "Q", "Q", 20, 12) if b"+" in data[2:4] else (4, "I", "H", 12, 8)
+    offset_at, offset_form, count_form, entry_bytes, value_at = layout
+
+    def find_entries(offset: int) -> tuple[int, int]:
+        """Return where the entries of the directory at an offset begin and end."""
+        (count,) = struct.unpack_from(order + count_form, data, min(offset, len(data)))
+        first = offset + struct.calcsize(order + count_form)
+        return first, first + count * entry_bytes
+
+    (offset,) = struct.unpack_from(order + offset_form, data, offset_at)
+    first, end = find_entries(offset)
+    if end > len(data) or end - first > 0xFFFF * entry_bytes:
+        why = f"its directory of {(end - first) // entry_bytes} entries at byte {offset} lies beyond the end"
         raise broken("TIFF", data, why, "truncated")
-    values = dict.fromkeys((_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT), 0) | {_COMPRESSION: 1}
-    for at in range(first, first + count * layout.entry_bytes, layout.entry_bytes):
+    values = {_WIDTH: 0, _HEIGHT: 0, _TILE_WIDTH: 0, _TILE_HEIGHT: 0, _COMPRESSION: 1}
+    for at in range(first, end, entry_bytes):
         tag, kind = struct.unpack_from(order + "HH", data, at)
         if tag in values:
             form = order + {3: "H", 4: "I", 16: "Q"}.get(kind, "I")
-            (values[tag],) = struct.unpack_from(form, data, at + layout.value_at)
+            (values[tag],) = struct.unpack_from(form, data, at + value_at)
     width, height = values[_WIDTH], values[_HEIGHT]
     tile_height, tile_width = values[_TILE_HEIGHT], values[_TILE_WIDTH]
     # cv2 allocates a whole tile
     if tile_height > max(height, _LARGE_TILE) or tile_width > max(width, _LARGE_TILE):
         raise broken("TIFF", data, f"its tiles of {tile_height} x {tile_width} are larger than the picture")
-    pages = _count_tiff_pages(data, offset, layout, most_frames)
-    return EncodedImage(data, "TIFF", height, width, pages, compression=values[_COMPRESSION])
-
-
-def _find_tiff_entries(data: bytes, offset: int, layout: _TiffLayout) -> tuple[int, int]:
-    """Return where the entries of the directory at an offset begin, and their number."""
-    (count,) = struct.unpack_from(layout.count, data, min(offset, len(data)))
-    return offset + struct.calcsize(layout.count), count
-
-
-def _count_tiff_pages(data: bytes, offset: int, layout: _TiffLayout, most: int) -> int:
-    """Count the pages up to where the chain is broken or circular; only the first one is decoded, and it is whole."""
-    seen: set[int] = set()
-    while offset and offset not in seen and len(seen) < most:
-        seen.add(offset)
-        try:
-            first, count = _find_tiff_entries(data, offset, layout)
-            at = first + count * layout.entry_bytes
-            (offset,) = struct.unpack_from(layout.offset, data, min(at, len(data)))
-        except struct.error:
-            break
-    return len(seen)
+    pages: set[int] = set()
+    with contextlib.suppress(struct.error):
+        while offset and offset not in pages and len(pages) < most_frames:
+            pages.add(offset)
+            (offset,) = struct.unpack_from(order + offset_form, data, min(find_entries(offset)[1], len(data)))
+    return EncodedImage(data, "TIFF", height, width, len(pages), compression=values[_COMPRESSION])
 
 
 def _read_gif(data: bytes, most_frames: int) -> EncodedImage:
-    """Read the logical screen; the first frame may be larger, so the decoder checks the size again."""
+    """Read the logical screen and walk the blocks: GIF89a, appendix B.
+
+    The first frame may be larger than the screen, so the decoder checks the size again. The count of frames ends where
+    the file does: only the first one has to be whole.
+    """
     width, height = struct.unpack_from("<HH", data, 6)
-    return EncodedImage(data, "GIF", height, width, _count_gif_frames(data, most_frames))
-
-
-def _count_gif_frames(data: bytes, most: int) -> int:
-    """Walk the blocks: GIF89a, appendix B. The count ends where the file does: only the first frame has to be whole."""
     end = len(data)
     steps = most_steps = _GIF_BLOCKS + end // _GIF_BLOCK_BYTES
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     frames = 0
-    while at < end and frames < most:
+    while at < end and frames < most_frames:
         kind = data[at]
-        if kind == _GIF_IMAGE:
-            if at + 9 >= end:
-                break
+        if kind == _GIF_IMAGE and at + 9 < end:
             frames += 1
             flags = data[at + 9]
             at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
         elif kind == _GIF_EXTENSION:
             at += 2
-        else:  # the trailer, or not a block
+        else:  # the trailer, not a block, or cut off
             break
         while steps > 0 and at < end and (size := data[at]):
             at += size + 1
@@ -358,7 +314,7 @@ def _count_gif_frames(data: bytes, most: int) -> int:
         steps -= 1
         if steps <= 0:
             raise too_complex("GIF", "blocks for its length", most_steps)
-    return max(1, frames)
+    return EncodedImage(data, "GIF", height, width, max(1, frames))
 
 
 def _read_avif(data: bytes, _: int) -> EncodedImage:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal, get_args
 
 from mlcls.errors import ImageError, ImageReason
 
 # Formats that can be decoded, by their names in messages.
-FORMATS: Final = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF")
+Format = Literal["JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF"]
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 # Beginning of every message: what was expected.
 EXPECTED: Final = f"image: expected the bytes of one {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"

@@ -22,7 +22,12 @@ def sample_photo_paths() -> list[Path]:
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    return [_photo_folder() / name for name in ("china.jpg", "flower.jpg")]
+    from importlib.util import find_spec
+
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("train", "scikit-learn")
+    return [Path(spec.origin).parent / "datasets" / "images" / name for name in ("china.jpg", "flower.jpg")]
 
 
 def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
@@ -46,16 +51,13 @@ def load_photos(paths: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
 def photo_pixels(
     paths: Sequence[Path], transform: ImageTransform, sample_count: int, seed: int = 0
 ) -> npt.NDArray[np.uint8]:
-    """Return photos at the size of a network's input: the given ones, or else crops of the sample photos.
+    """Return photos at the size of a network's input: (N, H, W, 3) uint8 RGB.
 
     Args:
-        paths: Photos, and folders of them; may be empty.
+        paths: Photos, and folders of them; if there are none, crops of the sample photos take their place.
         transform: The model's transform.
-        sample_count: How many crops, if there are no paths.
+        sample_count: How many crops.
         seed: See `photo_crops`.
-
-    Returns:
-        (N, H, W, 3) uint8 RGB.
 
     Raises:
         ImageError: See `load_photos`.
@@ -97,12 +99,7 @@ class PhotoFiles(Sequence[bytes]):
 
 
 def photo_images(paths: Sequence[Path], sample_count: int, seed: int = 0) -> Sequence[bytes]:
-    """Return encoded photos: the given files, or else crops of the sample photos as PNG.
-
-    Args:
-        paths: Photos, and folders of them; may be empty.
-        sample_count: How many crops, if there are no paths.
-        seed: See `photo_crops`.
+    """Return encoded photos: the given files, and those in given folders, or else crops of the sample photos as PNG.
 
     Raises:
         ImageError: See `PhotoFiles`.
@@ -135,12 +132,7 @@ def list_photos(paths: Sequence[Path]) -> list[Path]:
 def photo_crops(count: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
     """Return different crops of the sample photos, some mirrored, some with permuted channels.
 
-    Args:
-        count: How many, taken from the photos in turn.
-        seed: The same seed gives the same crops.
-
-    Returns:
-        Crops (H, W, 3) uint8 RGB of 0.3 to 1 times the photo's sides.
+    The same seed gives the same crops: (H, W, 3) uint8 RGB of 0.3 to 1 times the photo's sides, of each photo in turn.
     """
     photos = load_photos(sample_photo_paths())
     generator = np.random.default_rng(seed)
@@ -164,12 +156,3 @@ def _read_photo(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: expected a photo, got a path that cannot be read: {error.strerror}.") from None
-
-
-def _photo_folder() -> Path:
-    from importlib.util import find_spec
-
-    spec = find_spec("sklearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError("train", "scikit-learn")
-    return Path(next(iter(spec.submodule_search_locations))) / "datasets" / "images"

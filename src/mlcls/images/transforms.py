@@ -49,7 +49,8 @@ def resize_image(image: npt.NDArray[np.uint8], transform: ImageTransform) -> npt
     if transform.resize_backend == "pil":
         resized = Image.fromarray(image).resize((width, height), _PIL_FILTERS[transform.interpolation])
         return np.asarray(resized)
-    return _as_uint8(cv2.resize(image, (width, height), interpolation=_CV2_FILTERS[transform.interpolation]))
+    result: Any = cv2.resize(image, (width, height), interpolation=_CV2_FILTERS[transform.interpolation])
+    return np.asarray(result, np.uint8)
 
 
 def preprocess(
@@ -97,9 +98,3 @@ def normalize(pixels: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.N
     np.multiply(pixels.transpose(0, 3, 1, 2), alpha[:, None, None], out=normalized)
     normalized += beta[:, None, None]
     return normalized
-
-
-def _as_uint8(image: Any) -> npt.NDArray[np.uint8]:
-    """Narrow the types that cv2 declares."""
-    result: npt.NDArray[np.uint8] = image
-    return result

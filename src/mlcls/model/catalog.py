@@ -91,12 +91,9 @@ def official_model(name: str) -> OfficialModel:
     Raises:
         ModelFormatError: No official model has this name.
     """
-    try:
-        return OFFICIAL_MODELS[name]
-    except KeyError:
-        raise ModelFormatError(
-            f"{name!r} is not one of the six models; expected one of {', '.join(OFFICIAL_MODELS)}."
-        ) from None
+    if name not in OFFICIAL_MODELS:
+        raise ModelFormatError(f"{name!r} is not one of the six models; expected one of {', '.join(OFFICIAL_MODELS)}.")
+    return OFFICIAL_MODELS[name]
 
 
 def coco_labels() -> tuple[str, ...]:
@@ -111,12 +108,5 @@ def official_spec(name: str) -> ModelSpec:
     Raises:
         ModelFormatError: No official model has this name.
     """
-    model = official_model(name)
-    labels = coco_labels()
-    return ModelSpec(
-        name=model.name,
-        architecture=model.name,
-        labels=labels,
-        thresholds=(DEFAULT_THRESHOLD,) * len(labels),
-        transform=DEFAULT_TRANSFORM,
-    )
+    name, labels = official_model(name).name, coco_labels()
+    return ModelSpec(name, name, labels, (DEFAULT_THRESHOLD,) * len(labels), DEFAULT_TRANSFORM)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, Literal
+
+from mlcls.base.documents import Document
 
 
-class TensorNames(NamedTuple):
+class TensorNames(Document, frozen=True):
     """Names of the tensors that a served model takes, gives and passes from step to step."""
 
-    image: str = "image"
-    pixels: str = "pixels"
-    decode_status: str = "decode_status"
-    logits: str = "logits"
-    scores: str = "scores"
-    result: str = "result"
-    status: str = "status"
+    image: Literal["image"] = "image"
+    pixels: Literal["pixels"] = "pixels"
+    decode_status: Literal["decode_status"] = "decode_status"
+    logits: Literal["logits"] = "logits"
+    scores: Literal["scores"] = "scores"
+    result: Literal["result"] = "result"
+    status: Literal["status"] = "status"
 
 
 TENSORS: Final = TensorNames()
-
-# What postprocess applies to `logits`, once.
-ACTIVATION: Final = "sigmoid"
 
 # Request parameter that sets the thresholds.
 THRESHOLD_PARAMETER: Final = "threshold"

@@ -13,9 +13,6 @@ from mlcls.base.checks import finite_float
 from mlcls.base.text import clip
 from mlcls.errors import ThresholdError
 
-# Decimals of the scores in a result, as PaddleX rounds them.
-SCORE_DECIMALS: Final = 5
-
 _FORMS: Final = (
     'a number, a mapping like {"default": 0.5, "0": 0.3} of class ids or labels with a "default", or a list with one '
     "number for each label"
@@ -47,13 +44,12 @@ def resolve_thresholds(value: object, labels: Sequence[str]) -> tuple[float, ...
     """
     if isinstance(value, dict):
         return _resolve_mapping(value, labels)
-    if isinstance(value, (list, tuple)):
-        if len(value) != len(labels):
-            raise ThresholdError(
-                f"threshold: expected a list of {len(labels)} numbers, one for each label, got {len(value)}."
-            )
-        return tuple(_number(item, f"threshold[{index}]") for index, item in enumerate(value))
-    return (_number(value, "threshold"),) * len(labels)
+    if not isinstance(value, (list, tuple)):
+        return (_number(value, "threshold"),) * len(labels)
+    if len(value) != len(labels):
+        text = f"threshold: expected a list of {len(labels)} numbers, one for each label, got {len(value)}."
+        raise ThresholdError(text)
+    return tuple(_number(item, f"threshold[{index}]") for index, item in enumerate(value))
 
 
 def parse_thresholds(text: str, labels: Sequence[str]) -> tuple[float, ...]:
@@ -84,13 +80,13 @@ def select_labels(
         labels: Label of each class id.
 
     Returns:
-        `class_ids`, `scores` (rounded to 5 decimals) and `label_names`, lists of equal length.
+        `class_ids`, `scores` (rounded to 5 decimals, as PaddleX does) and `label_names`, lists of equal length.
     """
     chosen = np.flatnonzero(scores > thresholds)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     return {
         "class_ids": chosen.tolist(),
-        "scores": np.around(scores[chosen].astype(np.float64), SCORE_DECIMALS).tolist(),
+        "scores": np.around(scores[chosen].astype(np.float64), 5).tolist(),
         "label_names": [labels[index] for index in chosen],
     }
 
@@ -101,15 +97,12 @@ def _resolve_mapping(value: dict[Any, Any], labels: Sequence[str]) -> tuple[floa
     thresholds = [_number(value["default"], 'threshold["default"]')] * len(labels)
     ids = {label: index for index, label in enumerate(labels)}
     for key, item in value.items():
-        if key == "default":
+        if (text := str(key)) == "default":
             continue
-        text = str(key)
         index = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else ids.get(text, -1)
         if not 0 <= index < len(labels):
-            raise ThresholdError(
-                f"threshold: expected a class id from 0 to {len(labels) - 1} or one of the model's labels, got the key "
-                f"{clip(text)}."
-            )
+            known = f"a class id from 0 to {len(labels) - 1} or one of the model's labels"
+            raise ThresholdError(f"threshold: expected {known}, got the key {clip(text)}.")
         thresholds[index] = _number(item, f"threshold[{clip(text)}]")
     return tuple(thresholds)
 

@@ -175,4 +175,13 @@ def _make_transform(resize: _Resize, normalize: _Normalize) -> ImageTransform:
     mean, std = (
         (value, value, value) if isinstance(value, float) else value for value in (normalize.mean, normalize.std)
     )
-    return ImageTransform(height, width, resize.backend, resize.interpolation.upper(), normalize.scale, mean, std)
+    fields = {
+        "width": width,
+        "height": height,
+        "resize_backend": resize.backend,
+        "interpolation": resize.interpolation.upper(),
+        "scale": normalize.scale,
+        "mean": mean,
+        "std": std,
+    }
+    return convert(fields, ImageTransform, SpecError, "PreProcess.transform_ops")

@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Final
 
+from mlcls.base.documents import convert
 from mlcls.base.files import sha256_of
-from mlcls.errors import ModelFormatError
+from mlcls.errors import ModelFormatError, SpecError
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.inference_yml import INFERENCE_YML, InferenceConfig, read_inference_yml
 
@@ -63,14 +64,17 @@ class PaddleXModel:
 
         Args:
             name: Name under which it is served; by default `Global.model_name`.
+
+        Raises:
+            SpecError: The name or a label is not allowed.
         """
-        return ModelSpec(
-            name=self.config.model_name if name is None else name,
-            architecture=self.config.model_name,
-            labels=self.config.labels,
-            thresholds=self.config.thresholds,
-            transform=self.config.transform,
-            source_sha256={
-                path.name: sha256_of(path) for path in (self.graph, self.parameters, self.folder / INFERENCE_YML)
-            },
-        )
+        sources = (self.graph, self.parameters, self.folder / INFERENCE_YML)
+        fields = {
+            "name": self.config.model_name if name is None else name,
+            "architecture": self.config.model_name,
+            "labels": self.config.labels,
+            "thresholds": self.config.thresholds,
+            "transform": self.config.transform,
+            "source_sha256": {path.name: sha256_of(path) for path in sources},
+        }
+        return convert(fields, ModelSpec, SpecError)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -63,7 +63,7 @@ def predict_images(config: PaddleXConfig) -> dict[str, Any]:
         check_parameters(model.graph, model.parameters)
         spec = model.make_spec()
         activation = find_activation(model.graph, model.parameters, spec)
-        spec = dataclasses.replace(spec, source_activation=activation)
+        spec = msgspec.structs.replace(spec, source_activation=activation)
         labeler = _Labeler(PaddleRunner(model, spec), spec)
         sources = iterate_sources(section.input)
         with ProgressBar(None, lambda: count_images([section.input])) as progress:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from mlcls.base.files import STAGING_PREFIX, sha256_of
 from mlcls.engines.gate import BATCH_SIZES, PROBED_IMAGES, GateReport, run_gate
 from mlcls.images.photos import photo_images
@@ -123,7 +125,7 @@ def convert_model(
             check(repository, spec.name)
         check_parameters(model.graph, model.parameters)
         graph = export_onnx(model.graph, model.parameters, spec)
-        spec = dataclasses.replace(spec, source_activation=graph.source_activation)
+        spec = msgspec.structs.replace(spec, source_activation=graph.source_activation)
         repository.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=repository.root) as temporary:
             onnx_path = Path(temporary) / ONNX_FILE
@@ -136,7 +138,7 @@ def convert_model(
                 batch_sizes=batch_sizes,
             )
             parity.require("Nothing was written; please report the model.")
-            spec = dataclasses.replace(spec, onnx_sha256=sha256_of(onnx_path))
+            spec = msgspec.structs.replace(spec, onnx_sha256=sha256_of(onnx_path))
             record = EngineRecord(
                 ONNX_FILE, "fp32", dict(spec.source_sha256), tool_versions(*_TOOLS), gate=(parity.to_dict(),)
             )

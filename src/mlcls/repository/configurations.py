@@ -2,59 +2,44 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mlcls.base.files import STAGING_PREFIX, write_text
+from mlcls.base.files import STAGING_PREFIX, write_bytes
 from mlcls.errors import RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.model.spec import ModelSpec
-from mlcls.repository import triton_config
 from mlcls.repository.models import ModelVersion, Repository
 from mlcls.repository.names import (
     CONFIG_FILE,
     FIRST_VERSION,
     LABELS_FILE,
     POSTPROCESS_SUFFIX,
+    PREPROCESS_SUFFIX,
     ensemble_labels_file,
     step_name,
 )
-from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings
-
-
-@dataclasses.dataclass(frozen=True)
-class StaleFile:
-    """A generated file that is not what the generator would write now.
-
-    Attributes:
-        path: The file, relative to the repository.
-        reason: What is wrong with it, `missing` for example.
-    """
-
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, TARGETS, ModelSettings
+from mlcls.repository.triton_config import ConfigBuilder, format_config, target_path
 
 
 def render_files(
     spec: ModelSpec, version: int = FIRST_VERSION, settings: ModelSettings = DEFAULT_MODEL_SETTINGS
 ) -> dict[str, str]:
     """Return the text of each generated file of a model with one version, by its path in the repository."""
-    ensemble = triton_config.format_config(triton_config.build_ensemble(spec, version, settings))
+    ensemble = format_config(ConfigBuilder(spec, version, settings).ensemble())
     return {f"{spec.name}/{CONFIG_FILE}": ensemble, **render_version(spec, version, settings)}
 
 
-def render_version(spec: ModelSpec, version: int, settings: ModelSettings = DEFAULT_MODEL_SETTINGS) -> dict[str, str]:
+def render_version(spec: ModelSpec, version: int, settings: ModelSettings) -> dict[str, str]:
     """Return the text of each file of one version, active or not: all but the ensemble's configuration."""
-    steps = triton_config.build_steps(spec, version, settings)
-    files = {path: triton_config.format_config(config) for path, config in steps.items()}
+    steps = ConfigBuilder(spec, version, settings).steps()
     labels = "".join(f"{label}\n" for label in spec.labels)
-    files[f"{spec.name}/{ensemble_labels_file(version)}"] = labels
-    files[f"{step_name(spec.name, POSTPROCESS_SUFFIX, version)}/{LABELS_FILE}"] = labels
-    return files
+    return {
+        **{path: format_config(config) for path, config in steps.items()},
+        f"{spec.name}/{ensemble_labels_file(version)}": labels,
+        f"{step_name(spec.name, POSTPROCESS_SUFFIX, version)}/{LABELS_FILE}": labels,
+    }
 
 
 def expected_specs(repository: Repository) -> list[ModelSpec]:
@@ -83,10 +68,7 @@ def expected_specs(repository: Repository) -> list[ModelSpec]:
 def expected_files(repository: Repository, spec: ModelSpec, settings: ModelSettings) -> dict[str, str]:
     """Return the text of each generated file of a model with all its versions, by its path in the repository.
 
-    Args:
-        repository: The model repository.
-        spec: The spec of the active version.
-        settings: The model's settings.
+    `spec` is that of the active version.
     """
     active = repository.active_number(spec.name)
     files = render_files(spec, active, settings)
@@ -96,65 +78,77 @@ def expected_files(repository: Repository, spec: ModelSpec, settings: ModelSetti
     return files
 
 
-def write_configs(repository: Repository, spec: ModelSpec) -> list[Path]:
-    """Write the generated files of a model with all its versions, if they differ.
+def write_configs(
+    repository: Repository,
+    spec: ModelSpec,
+    settings: ModelSettings | None = None,
+    others: Mapping[str, str | bytes | None] | None = None,
+) -> list[Path]:
+    """Write the generated files of a model with all its versions, if they differ, and return those that changed.
 
-    Files that only earlier settings needed are removed.
+    Files that only earlier settings needed are removed. If this fails, every file stays as it was.
 
     Args:
         repository: The model repository.
         spec: The spec of the active version.
-
-    Returns:
-        The files that changed.
+        settings: The model's settings; by default those in its `serving.json`.
+        others: Further files to write first, or to remove if None, by their paths in the repository.
 
     Raises:
         ConfigError: The model's `serving.json` is wrong.
     """
-    files = expected_files(repository, spec, repository.settings(spec.name))
-    changed = write_files(repository.root, files)
-    obsolete = [repository.root / path for path in sorted(possible_paths(repository, spec.name) - files.keys())]
-    obsolete = [path for path in obsolete if path.is_file()]
-    for path in obsolete:
-        path.unlink()
-    return changed + obsolete
+    settings = repository.settings(spec.name) if settings is None else settings
+    numbers = {repository.active_number(spec.name), *repository.numbers(spec.name)}
+    steps = [step_name(spec.name, PREPROCESS_SUFFIX, number) for number in numbers]
+    obsolete = {target_path(step, target): None for step in steps for target in TARGETS}
+    others, files = others or {}, expected_files(repository, spec, settings)
+    changed = write_files(repository.root, {**others, **obsolete, **files})
+    return [path for path in changed if path.relative_to(repository.root).as_posix() not in others]
 
 
-def possible_paths(repository: Repository, name: str) -> set[str]:
-    """Return the configurations that a model has with some settings only, by their paths in the repository."""
-    numbers = {repository.active_number(name), *repository.numbers(name)}
-    return {path for number in numbers for path in triton_config.preprocess_paths(name, number)}
+def write_files(root: Path, files: Mapping[str, str | bytes | None]) -> list[Path]:
+    """Write each file, by path in the repository, that differs from its content; None removes it.
 
-
-def write_files(root: Path, files: Mapping[str, str]) -> list[Path]:
-    """Write each file that differs from its text, given by path in the repository; return those that changed."""
-    changed = []
-    for relative, text in files.items():
-        path = root / relative
-        if not path.is_file() or path.read_bytes() != text.encode():
-            write_text(path, text)
-            changed.append(path)
+    If this fails, every file stays as it was. Return the files that changed.
+    """
+    contents = {root / path: text.encode() if isinstance(text, str) else text for path, text in files.items()}
+    before = {path: read_file(path) for path in contents}
+    changed = [path for path in contents if contents[path] != before[path]]
+    try:
+        for path in changed:
+            _put(path, contents[path])
+    except BaseException:
+        for path in changed:
+            if read_file(path) != before[path]:
+                _put(path, before[path])
+        raise
     return changed
 
 
-def find_stale(repository: Repository, specs: Iterable[ModelSpec]) -> list[StaleFile]:
-    """Return the generated files that are missing, differ from what the generator writes, or belong to no model."""
+def read_file(path: Path) -> bytes | None:
+    """Return the content of a file; None if there is none."""
+    return path.read_bytes() if path.is_file() else None
+
+
+def _put(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_bytes(path, content)
+
+
+def find_stale(repository: Repository, specs: Iterable[ModelSpec]) -> dict[str, str]:
+    """Return what is wrong with generated files, by path: missing, different, unexpected, or of no model."""
     root = repository.root
-    stale = []
-    expected: set[str] = set()
-    owners: set[str] = set()
+    files: dict[str, str] = {}
     for spec in specs:
-        files = expected_files(repository, spec, repository.settings(spec.name))
-        expected.update(files)
-        owners.update(path.split("/")[0] for path in files)
-        stale += _compare(root, files)
-    if root.is_dir():
-        for path in sorted(root.rglob("*.pbtxt")):
-            relative = path.relative_to(root).as_posix()
-            if relative not in expected and relative.split("/")[0] in owners:
-                stale.append(StaleFile(relative, "is not a file that the generator writes"))
-            elif relative.split("/")[0] not in owners and not relative.startswith(STAGING_PREFIX):
-                stale.append(StaleFile(relative, "belongs to no model of the repository"))
+        files |= expected_files(repository, spec, repository.settings(spec.name))
+    stale = _compare(root, files)
+    owners = {path.split("/")[0] for path in files}
+    for path in sorted(root.rglob("*.pbtxt")):
+        relative = path.relative_to(root).as_posix()
+        if relative.split("/")[0] not in owners and not relative.startswith(STAGING_PREFIX):
+            stale[relative] = "belongs to no model of the repository"
     return stale
 
 
@@ -165,25 +159,21 @@ def require_fresh(version: ModelVersion) -> None:
         RepositoryError: A configuration is stale.
         ConfigError: The model's `serving.json` is wrong.
     """
-    root = version.repository.root
-    files = render_files(version.spec, version.number, version.repository.settings(version.name))
-    stale = _compare(root, files)
-    for folder in sorted({path.split("/")[0] for path in files}):
-        for path in sorted((root / folder).rglob("*.pbtxt")):
-            if (relative := path.relative_to(root).as_posix()) not in files:
-                stale.append(StaleFile(relative, "is not a file that the generator writes"))
+    repository = version.repository
+    stale = _compare(repository.root, render_files(version.spec, version.number, repository.settings(version.name)))
     if stale:
-        raise RepositoryError(f"{root} is stale: {'; '.join(map(str, stale))}. Run: mlcls repository.")
+        faults = "; ".join(f"{path}: {reason}" for path, reason in stale.items())
+        raise RepositoryError(f"{repository} is stale: {faults}. Run: mlcls repository.")
 
 
-def _compare(root: Path, files: Mapping[str, str]) -> list[StaleFile]:
-    stale = []
-    for relative, text in files.items():
-        try:
-            found = (root / relative).read_bytes()
-        except FileNotFoundError:
-            stale.append(StaleFile(relative, "missing"))
-            continue
-        if found != text.encode():
-            stale.append(StaleFile(relative, "differs from what the generator writes"))
+def _compare(root: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """Compare files with their texts, and find configurations beside them that should not be there."""
+    stale = {
+        path: "differs from what the generator writes" if (root / path).is_file() else "missing"
+        for path, text in files.items()
+        if read_file(root / path) != text.encode()
+    }
+    for folder in sorted({path.split("/")[0] for path in files}):
+        found = [path.relative_to(root).as_posix() for path in sorted((root / folder).rglob("*.pbtxt"))]
+        stale |= {path: "is not a file that the generator writes" for path in found if path not in files}
     return stale

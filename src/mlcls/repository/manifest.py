@@ -8,28 +8,26 @@ gate. The Triton backends and `mlcls serve` check it before they use a file, and
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
+from mlcls.base.documents import Document, VersionedDocument, read, to_json
 from mlcls.base.files import sha256_of, write_text
 from mlcls.errors import RepositoryError
 from mlcls.model.spec import SPEC_FILE
 
-SCHEMA_VERSION: Final = 1
 MANIFEST_FILE: Final = "manifest.json"
 
 Precision = Literal["fp32", "fp16", "int8"]
 
 # Suffixes of files that an engine could load; such a file is refused if the manifest does not name it.
 _MODEL_SUFFIXES: Final = (".onnx", ".plan", ".engine", ".xml", ".bin", ".data")
+_REMEDY: Final = "import the model again: mlcls import MODEL"
 
 
-@dataclasses.dataclass(frozen=True)
-class FileRecord:
+class FileRecord(Document, frozen=True):
     """One file of a version folder."""
 
     sha256: str
@@ -41,8 +39,7 @@ class FileRecord:
         return cls(sha256_of(path), path.stat().st_size)
 
 
-@dataclasses.dataclass(frozen=True)
-class EngineRecord:
+class EngineRecord(Document, frozen=True):
     """Where one model file came from.
 
     Attributes:
@@ -56,21 +53,13 @@ class EngineRecord:
 
     file: str
     precision: Precision
-    made_from: Mapping[str, str]
-    tools: Mapping[str, str]
-    built_for: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    gate: tuple[Mapping[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise RepositoryError(
-                f"precision: expected one of {', '.join(get_args(Precision))}, got {self.precision!r}."
-            )
-        object.__setattr__(self, "gate", tuple(self.gate))
+    made_from: dict[str, str]
+    tools: dict[str, str]
+    built_for: dict[str, str] = {}  # noqa: RUF012 (msgspec copies it)
+    gate: tuple[dict[str, Any], ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Manifest:
+class Manifest(VersionedDocument, frozen=True, omit_defaults=True):
     """What a version folder holds.
 
     Attributes:
@@ -84,13 +73,9 @@ class Manifest:
 
     step: str
     created: str
-    files: Mapping[str, FileRecord]
-    engines: tuple[EngineRecord, ...] = ()
-    calibration: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.calibration is not None and not isinstance(self.calibration, Mapping):
-            raise RepositoryError(f"calibration: expected an object, got {self.calibration!r}.")
+    files: dict[str, FileRecord]
+    engines: tuple[EngineRecord, ...]
+    calibration: dict[str, Any] | None = None
 
     def engine(self, file: str) -> EngineRecord:
         """Return the record of a model file.
@@ -109,33 +94,6 @@ class Manifest:
         """Return the SHA-256 of files, by name: `EngineRecord.made_from`."""
         return {file: self.files[file].sha256 for file in files}
 
-    def to_json(self) -> str:
-        """Return the text of `manifest.json`; `from_json` gives an equal manifest back."""
-        document = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
-        if self.calibration is None:
-            del document["calibration"]
-        return json.dumps(document, indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, origin: str = MANIFEST_FILE) -> Manifest:
-        """Read the text of a `manifest.json`.
-
-        Raises:
-            RepositoryError: The text is not a manifest of this schema version.
-        """
-        try:
-            document = json.loads(text)
-            if document.pop("schema_version") != SCHEMA_VERSION:
-                raise ValueError("another schema_version")
-            document["files"] = {name: FileRecord(**record) for name, record in document["files"].items()}
-            document["engines"] = tuple(EngineRecord(**record) for record in document["engines"])
-            return cls(**document)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, RepositoryError) as error:
-            raise RepositoryError(
-                f"{origin}: expected a manifest of schema version {SCHEMA_VERSION}, got another document ({error}); "
-                f"import the model again."
-            ) from None
-
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Read the manifest of a version folder.
@@ -143,23 +101,21 @@ class Manifest:
         Raises:
             RepositoryError: It is missing or wrong.
         """
-        path = folder / MANIFEST_FILE
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise RepositoryError(f"{path} does not exist; import the model: mlcls import MODEL.") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RepositoryError(f"{path} cannot be read: {error}.") from None
-        return cls.from_json(text, str(path))
+        return read(folder / MANIFEST_FILE, cls, RepositoryError, _REMEDY)
 
 
 def write_manifest(
     folder: Path, step: str, engines: Iterable[EngineRecord] = (), calibration: Mapping[str, Any] | None = None
 ) -> Manifest:
     """Write the manifest of a folder, which names all files in it."""
-    files = {path.name: FileRecord.of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_FILE}
-    manifest = Manifest(step, _now(), files, tuple(sorted(engines, key=lambda record: record.file)), calibration)
-    write_text(folder / MANIFEST_FILE, manifest.to_json())
+    manifest = Manifest(
+        step,
+        datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        {path.name: FileRecord.of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_FILE},
+        tuple(sorted(engines, key=lambda record: record.file)),
+        None if calibration is None else dict(calibration),
+    )
+    write_text(folder / MANIFEST_FILE, to_json(manifest))
     return manifest
 
 
@@ -176,15 +132,12 @@ def verify_folder(folder: Path, step: str, files: Iterable[str] | None = None) -
         RepositoryError: The folder belongs to another step, or a file, which the text names, is missing, changed or not
             in the manifest.
     """
-    manifest = Manifest.read(folder)
-    remedy = "import the model again"
+    manifest, origin = Manifest.read(folder), folder / MANIFEST_FILE
+    required = set(manifest.files if files is None else files)
     if manifest.step != step:
-        raise RepositoryError(
-            f"{folder / MANIFEST_FILE}: expected the manifest of {step}, got that of {manifest.step}; {remedy}."
-        )
-    required = set(manifest.files) if files is None else set(files)
-    for name in sorted(required - set(manifest.files)):
-        raise RepositoryError(f"{folder / MANIFEST_FILE} has no {name}, only {', '.join(manifest.files)}; {remedy}.")
+        raise RepositoryError(f"{origin}: expected the manifest of {step}, got that of {manifest.step}; {_REMEDY}.")
+    for name in sorted(required - manifest.files.keys()):
+        raise RepositoryError(f"{origin} has no {name}, only {', '.join(manifest.files)}; {_REMEDY}.")
     for path in sorted(folder.iterdir()):
         if path.suffix in _MODEL_SUFFIXES and path.name not in manifest.files:
             raise RepositoryError(
@@ -194,17 +147,17 @@ def verify_folder(folder: Path, step: str, files: Iterable[str] | None = None) -
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise RepositoryError(f"{path} does not exist, but its manifest has it; {remedy}.")
+            raise RepositoryError(f"{path} does not exist, but its manifest has it; {_REMEDY}.")
         if path.stat().st_size != record.size_bytes or (name in required and sha256_of(path) != record.sha256):
             raise RepositoryError(
                 f"{path} is not the file that its manifest was written for (its size or SHA-256 differs): damaged, "
-                f"edited, or copied from another model; {remedy}."
+                f"edited, or copied from another model; {_REMEDY}."
             )
     return manifest
 
 
 def require_same_spec(folders: Mapping[str, Path]) -> None:
-    """Check that the version folders of a model's steps hold one spec.
+    """Check that the version folders of a model's steps hold one spec, as their manifests say.
 
     Args:
         folders: Version folder of each step, by the step's name; those without a manifest are skipped.
@@ -212,18 +165,16 @@ def require_same_spec(folders: Mapping[str, Path]) -> None:
     Raises:
         RepositoryError: Two of them differ.
     """
-    digests = {
-        step: Manifest.read(folder).files[SPEC_FILE].sha256
-        for step, folder in folders.items()
-        if (folder / MANIFEST_FILE).is_file()
-    }
-    first = next(iter(digests), None)
-    for step, digest in digests.items():
-        if first is not None and digest != digests[first]:
-            raise RepositoryError(
-                f"{folders[step] / SPEC_FILE} is not the same as the spec of {first}: the folders come from "
-                f"different imports. Import the model again."
-            )
+    first, known = "", ""
+    for step, folder in folders.items():
+        if (folder / MANIFEST_FILE).is_file():
+            digest = Manifest.read(folder).digests(SPEC_FILE)[SPEC_FILE]
+            first, known = first or step, known or digest
+            if digest != known:
+                raise RepositoryError(
+                    f"{folder / SPEC_FILE} is not the same as the spec of {first}: the folders come from different "
+                    f"imports; {_REMEDY}."
+                )
 
 
 def tool_versions(*packages: str) -> dict[str, str]:
@@ -235,7 +186,3 @@ def tool_versions(*packages: str) -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

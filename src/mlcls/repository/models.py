@@ -20,20 +20,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from mlcls.base.documents import Document, read
 from mlcls.base.files import STAGING_PREFIX, folder_lock, replace_folder
-from mlcls.errors import RepositoryError
+from mlcls.errors import ConfigError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository import triton_config
-from mlcls.repository.manifest import EngineRecord, Manifest, verify_folder, write_manifest
+from mlcls.repository.manifest import EngineRecord, Manifest, require_same_spec, verify_folder, write_manifest
 from mlcls.repository.names import (
     CONFIG_FILE,
     ENGINE_SUFFIX,
@@ -43,10 +44,9 @@ from mlcls.repository.names import (
     STEP_SUFFIXES,
     VERSION_FILE,
     VERSION_NUMBER,
-    is_step_name,
     step_name,
 )
-from mlcls.repository.settings import ModelSettings, Target, read_settings
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, SETTINGS_REMEDY, ModelSettings, Target, settings_path
 
 # What to do if the model file of a target is missing; for the other targets, import the model again.
 _REMEDIES: Final[Mapping[Target, str]] = {
@@ -57,11 +57,7 @@ _REMEDIES: Final[Mapping[Target, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Repository:
-    """A folder of Triton models.
-
-    Attributes:
-        root: The folder.
-    """
+    """A folder of Triton models."""
 
     root: Path
 
@@ -80,24 +76,18 @@ class Repository:
         """
         if not self.root.is_dir():
             raise RepositoryError(f"Expected a model repository, got {self}, which is not a folder; see --repository.")
-        return sorted(
-            path.name
-            for path in self.root.iterdir()
-            if (path / CONFIG_FILE).is_file() and not is_step_name(path.name) and self._has_engine(path.name)
-        )
 
-    def _has_engine(self, name: str) -> bool:
-        numbers = {FIRST_VERSION, *self.numbers(name)}
-        return any((self.root / step_name(name, ENGINE_SUFFIX, number)).is_dir() for number in numbers)
+        def has_engine(name: str) -> bool:
+            numbers = {FIRST_VERSION, *self.numbers(name)}
+            return any((self.root / step_name(name, ENGINE_SUFFIX, number)).is_dir() for number in numbers)
+
+        names = [path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}")]
+        return sorted(name for name in names if not STEP_NAME.fullmatch(name) and has_engine(name))
 
     def numbers(self, name: str) -> list[int]:
         """Return the numbers of a model's complete versions, ascending; none if it is not imported."""
-        folder = self.root / name
-        if not folder.is_dir():
-            return []
-        return sorted(
-            int(path.name) for path in folder.iterdir() if VERSION_NUMBER.fullmatch(path.name) and path.is_dir()
-        )
+        folders = [path for path in (self.root / name).glob("[1-9]*") if path.is_dir()]
+        return sorted(int(path.name) for path in folders if VERSION_NUMBER.fullmatch(path.name))
 
     def is_imported(self, name: str) -> bool:
         """Return whether the version folders of a model are filled in."""
@@ -142,22 +132,20 @@ class Repository:
         Raises:
             RepositoryError: The model is unknown or not imported, or the active version does not exist.
         """
-        models = self.models()
-        if name not in models:
+        if name not in (models := self.models()):
             known = f"expected one of {', '.join(models)}" if models else "the repository is empty"
             raise RepositoryError(f"{self} has no model {name!r}; {known}. Import it: mlcls import {name}.")
+        if not (numbers := self.numbers(name)):
+            source = name if name in OFFICIAL_MODELS else f"FOLDER --name {name}"
+            text = f"has no weights yet: {name}/{FIRST_VERSION} does not exist. Import it: mlcls import {source}."
+            raise RepositoryError(f"The model {name} in {self} {text}")
         number = self.active_number(name)
-        if number in (numbers := self.numbers(name)):
-            return ModelVersion(self, name, number)
-        if numbers:
+        if number not in numbers:
             raise RepositoryError(
                 f"Version {number}, which {name} in {self} serves, does not exist; choose one of "
                 f"{format_numbers(numbers)}: mlcls rollback {name} --to N."
             )
-        raise RepositoryError(
-            f"The model {name} in {self} has no weights yet: {name}/{FIRST_VERSION} does not exist. Import it: "
-            f"mlcls import {name if name in OFFICIAL_MODELS else f'FOLDER --name {name}'}."
-        )
+        return ModelVersion(self, name, number)
 
     def settings(self, name: str) -> ModelSettings:
         """Return a model's settings; the defaults if it has no `serving.json`.
@@ -165,7 +153,8 @@ class Repository:
         Raises:
             ConfigError: The file cannot be read, or is wrong.
         """
-        return read_settings(self.root, name)
+        path = settings_path(self.root, name)
+        return read(path, ModelSettings, ConfigError, SETTINGS_REMEDY) if path.exists() else DEFAULT_MODEL_SETTINGS
 
     def leftovers(self, name: str) -> dict[int, list[Path]]:
         """Return the step folders whose version does not exist, by its number: an interrupted command left them.
@@ -174,7 +163,7 @@ class Repository:
         """
         complete = self.numbers(name)
         found: dict[int, list[Path]] = {}
-        for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+        for path in sorted(self.root.glob("*")):
             match = STEP_NAME.fullmatch(path.name)
             if match and match["model"] == name and path.is_dir():
                 number = int(match["version"] or FIRST_VERSION)
@@ -185,32 +174,27 @@ class Repository:
     def next_number(self, name: str, taken: Iterable[int] = ()) -> int:
         """Return a number that no version has or had, since a server, its log and its metrics may still use old ones.
 
-        Args:
-            name: The model.
-            taken: Further numbers, of versions that a running server still has.
+        A running server may still have further versions: `taken`.
 
         Raises:
             RepositoryError: The file with the last number is damaged.
         """
         path = self.root / name / LAST_NUMBER_FILE
-        last = 0
-        if path.exists():
-            text = path.read_text(encoding="utf-8", errors="replace").strip()
-            if not VERSION_NUMBER.fullmatch(text):
-                raise RepositoryError(f"{path}: expected the number of the last version, got {text[:20]!r}; remove it.")
-            last = int(text)
-        return max([last, *self.numbers(name), *self.leftovers(name), *taken]) + 1
+        last = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else "0"
+        if not re.fullmatch(rf"0|{VERSION_NUMBER.pattern}", last):
+            raise RepositoryError(f"{path}: expected the number of the last version, got {last[:20]!r}; remove it.")
+        return max([int(last), *self.numbers(name), *self.leftovers(name), *taken]) + 1
+
+
+class VersionRecord(Document, frozen=True):
+    """The content of `version.json`: the number of the version that was active when this one was made."""
+
+    replaces: int | None
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelVersion:
-    """One version of a model in a repository.
-
-    Attributes:
-        repository: Where it is.
-        name: Name of the model, which is that of its ensemble.
-        number: Number of the version.
-    """
+    """One version of a model in a repository; the model's name is that of its ensemble."""
 
     repository: Repository
     name: str
@@ -249,35 +233,19 @@ class ModelVersion:
                 manifest says.
             SpecError: A spec cannot be read.
         """
-        specs = {suffix: ModelSpec.read(folder / SPEC_FILE) for suffix, folder in self.folders.items()}
-        spec = specs[ENGINE_SUFFIX]
-        for suffix, other in specs.items():
-            if other != spec:
-                raise RepositoryError(
-                    f"{self.folders[suffix] / SPEC_FILE} is not the same as the spec of {self.step(ENGINE_SUFFIX)}: "
-                    f"the folders come from different imports. Import the model again."
-                )
-        if spec.name != self.name:
-            raise RepositoryError(
-                f"The spec of {self.name} in {self.repository} is that of {spec.name!r}. Import the model again."
-            )
         for suffix in STEP_SUFFIXES:
             self.verify(suffix, SPEC_FILE)
-        return spec
+        require_same_spec({self.step(suffix): folder for suffix, folder in self.folders.items()})
+        return ModelSpec.read(self.engine_folder / SPEC_FILE)
 
     def check(self) -> None:
         """Check that the steps belong together; raise the errors of `spec`."""
         _ = self.spec
 
     def verify(self, suffix: str, *files: str) -> Manifest:
-        """Check that a step's folder is what its manifest says, and return the manifest.
+        """Check that a step's folder is what its manifest says, and return the manifest; see `verify_folder`.
 
-        Args:
-            suffix: Which step.
-            files: Names of the files whose content is checked; all if none is named.
-
-        Raises:
-            RepositoryError: See `verify_folder`.
+        The content of the named files is checked, of all if none is named.
         """
         return verify_folder(self.folders[suffix], self.step(suffix), files or None)
 
@@ -289,17 +257,7 @@ class ModelVersion:
             RepositoryError: The record is damaged.
         """
         path = self.folder / VERSION_FILE
-        try:
-            replaced = json.loads(path.read_text(encoding="utf-8"))["replaces"]
-            if replaced is not None and (not isinstance(replaced, int) or isinstance(replaced, bool)):
-                raise TypeError("replaces is not a number")
-        except FileNotFoundError:  # as written before there were several versions
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RepositoryError(
-                f"{path}: expected the record of a version, got another document ({error}); remove it."
-            ) from None
-        return replaced
+        return read(path, VersionRecord, RepositoryError, "remove it").replaces if path.exists() else None
 
     def weights(self, target: Target) -> Path:
         """Return the engine's model file for a target.
@@ -316,11 +274,7 @@ class ModelVersion:
         return path
 
     def add_engine(self, staged: Path, record: EngineRecord) -> None:
-        """Put a model file into the engine's folder, in place of an older one of the same name.
-
-        Args:
-            staged: The file; it is moved.
-            record: Its record; `record.file` is its name in the folder.
+        """Move a model file into the engine's folder as `record.file`, in place of an older one of the same name.
 
         Raises:
             RepositoryError: The folder has no manifest, or is not what its manifest says.
@@ -353,11 +307,9 @@ def read_pin(path: Path) -> int:
         config = triton_config.parse_config(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ParseError) as error:
         raise RepositoryError(f"{path}: expected the configuration of an ensemble, got: {error}.") from None
-    served = tuple(config.version_policy.specific.versions)
     steps = [(step.model_name, step.model_version) for step in config.ensemble_scheduling.step]
-    if not served and all(version == -1 for _, version in steps):  # as written before there were several versions
-        served, steps = (FIRST_VERSION,), [(step, FIRST_VERSION) for step, _ in steps]
-    expected = [(step_name(config.name, suffix, served[0]), served[0]) for suffix in STEP_SUFFIXES] if served else []
+    served = [*config.version_policy.specific.versions]
+    expected = [(step_name(config.name, suffix, number), number) for number in served for suffix in STEP_SUFFIXES]
     if len(served) != 1 or steps != expected:
         raise RepositoryError(f"{path}: expected an ensemble of the three steps of one version, got {steps}.")
     return int(served[0])

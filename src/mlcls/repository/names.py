@@ -48,18 +48,13 @@ def ensemble_labels_file(version: int) -> str:
     return LABELS_FILE if version == FIRST_VERSION else f"{version}/{LABELS_FILE}"
 
 
-def is_step_name(name: str) -> bool:
-    """Return whether the name can be that of a step."""
-    return STEP_NAME.fullmatch(name) is not None
-
-
 def check_name(name: str) -> None:
     """Check that a model's name cannot be the name of another model's step.
 
     Raises:
         RepositoryError: It ends like the name of a step.
     """
-    if is_step_name(name):
+    if STEP_NAME.fullmatch(name):
         raise RepositoryError(
             f"Expected a name that does not end in {' or '.join(STEP_SUFFIXES)} or one of these with a number, got "
             f"{name!r}."

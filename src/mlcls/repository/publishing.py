@@ -14,27 +14,21 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from mlcls.base.files import STAGING_PREFIX, replace_folder, write_bytes, write_text
+from mlcls.base import documents
+from mlcls.base.files import STAGING_PREFIX, replace_folder, write_text
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.repository.configurations import (
-    expected_files,
-    possible_paths,
+    read_file,
     render_files,
     render_version,
     write_configs,
     write_files,
 )
 from mlcls.repository.models import ModelVersion, Repository, format_numbers
-from mlcls.repository.names import (
-    CONFIG_FILE,
-    FIRST_VERSION,
-    LAST_NUMBER_FILE,
-    STEP_SUFFIXES,
-    VERSION_FILE,
-    check_name,
-)
-from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, ModelSettings, settings_path
-from mlcls.repository.staging import ENSEMBLE_FOLDER, StagedVersion
+from mlcls.repository.names import CONFIG_FILE, FIRST_VERSION, LAST_NUMBER_FILE, check_name
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, SETTINGS_FILE, ModelSettings, settings_path
+from mlcls.repository.staging import StagedVersion
+from mlcls.repository.triton_config import ConfigBuilder, format_config
 
 
 def add_model(repository: Repository, staged: StagedVersion, *, replace_versions: bool = False) -> None:
@@ -43,13 +37,9 @@ def add_model(repository: Repository, staged: StagedVersion, *, replace_versions
     Everything is written to a staging folder first. The ensemble's version folder is removed first and added last:
     while it is missing, a half-replaced model cannot be served. Processes that change a repository wait for each other.
 
-    Args:
-        repository: The model repository.
-        staged: The model.
-        replace_versions: Whether to remove later versions.
-
     Raises:
-        RepositoryError: The name could be a step of another model, or there are later versions.
+        RepositoryError: The name could be a step of another model, or there are later versions, which only
+            `replace_versions` removes.
     """
     check_name(staged.spec.name)
     with repository.lock():
@@ -78,13 +68,8 @@ def add_version(repository: Repository, staged: StagedVersion, taken: Iterable[i
     The first version of a model is active at once, since no other could be. The caller holds the lock of the
     repository.
 
-    Args:
-        repository: The model repository.
-        staged: The version.
-        taken: Numbers that a running server still uses for versions.
-
     Returns:
-        The version; its number is higher than all that exist, existed or are taken.
+        The version; its number is higher than all that exist, existed or are taken by a running server.
 
     Raises:
         RepositoryError: The name could be a step of another model, or the version's source is damaged.
@@ -96,17 +81,13 @@ def add_version(repository: Repository, staged: StagedVersion, taken: Iterable[i
     remove_leftovers(repository, name)
     version = ModelVersion(repository, name, repository.next_number(name, taken))
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
-        staging = Path(temporary)
-        staged.write(staging, version.number, repository.active_number(name))
+        new = ModelVersion(Repository(Path(temporary)), name, version.number)
+        staged.write(new, repository.active_number(name))
+        write_files(new.repository.root, render_version(staged.spec, version.number, repository.settings(name)))
         write_text(root / name / LAST_NUMBER_FILE, f"{version.number}\n")
-        models = staging / "models"
-        write_files(models, render_version(staged.spec, version.number, repository.settings(name)))
-        for suffix in STEP_SUFFIXES:
-            os.rename(staging / suffix, models / version.step(suffix) / str(version.number))
-            os.rename(models / version.step(suffix), root / version.step(suffix))
-        ensemble = models / name / str(version.number)
-        os.rename(staging / ENSEMBLE_FOLDER / VERSION_FILE, ensemble / VERSION_FILE)
-        os.rename(ensemble, version.folder)
+        for step in version.steps:
+            os.rename(new.repository.root / step, root / step)
+        os.rename(new.folder, version.folder)
     return version
 
 
@@ -117,9 +98,8 @@ def pin_version(version: ModelVersion) -> None:
         RepositoryError: The version is damaged.
     """
     repository = version.repository
-    path = f"{version.name}/{CONFIG_FILE}"
-    files = render_files(version.spec, version.number, repository.settings(version.name))
-    write_text(repository.root / path, files[path])
+    config = ConfigBuilder(version.spec, version.number, repository.settings(version.name)).ensemble()
+    write_text(repository.root / version.name / CONFIG_FILE, format_config(config))
 
 
 def remove_version(version: ModelVersion) -> None:
@@ -143,10 +123,7 @@ def remove_version(version: ModelVersion) -> None:
 def prune_versions(repository: Repository, name: str, keep: int) -> list[int]:
     """Remove old versions; keep the active one, the one before it and the newest others, `keep` in all.
 
-    The caller holds the lock of the repository.
-
-    Returns:
-        The numbers of the versions that were removed.
+    The caller holds the lock of the repository. Return the numbers of the versions that were removed.
     """
     active = repository.active(name)
     others = [version for version in reversed(repository.versions(name)) if version != active]
@@ -171,16 +148,19 @@ def _put_first_version(repository: Repository, staged: StagedVersion) -> ModelVe
     settings = repository.settings(name)  # of the model that it replaces; fails here if the file is wrong
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
         staging = Path(temporary)
-        staged.write(staging, FIRST_VERSION, None)
+        new = ModelVersion(Repository(staging / "new"), name, FIRST_VERSION)
+        staged.write(new, None)
         files = render_files(staged.spec, settings=settings)
-        write_files(staging / "files", files)  # fails here if the disk is full, with the old model still in place
+        write_files(new.repository.root, files)  # fails here if the disk is full, with the old model still in place
         with _new_folders(root, files):
             for old in repository.versions(name):
                 os.rename(old.folder, staging / str(old.number))
-            _move_files(staging / "files", root, files)
+            for path, text in files.items():
+                if read_file(root / path) != text.encode():
+                    os.replace(new.repository.root / path, root / path)
         for suffix, folder in version.folders.items():
-            replace_folder(staging / suffix, folder)
-        replace_folder(staging / ENSEMBLE_FOLDER, version.folder)
+            replace_folder(new.folders[suffix], folder)
+        replace_folder(new.folder, version.folder)
     remove_leftovers(repository, name)
     return version
 
@@ -188,7 +168,7 @@ def _put_first_version(repository: Repository, staged: StagedVersion) -> ModelVe
 @contextlib.contextmanager
 def _new_folders(root: Path, files: Iterable[str]) -> Iterator[None]:
     """Create the folders of files; if the block fails, remove those that it left empty."""
-    folders = sorted({root / parent for file in files for parent in Path(file).parents if parent != Path()})
+    folders = sorted({root / parent for file in files for parent in Path(file).parents})
     made = [folder for folder in folders if not folder.exists()]
     try:
         for folder in made:
@@ -199,14 +179,6 @@ def _new_folders(root: Path, files: Iterable[str]) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
-
-
-def _move_files(staging: Path, root: Path, files: Mapping[str, str]) -> None:
-    """Move staged files into the repository, except those that are already there."""
-    for path, text in files.items():
-        target = root / path
-        if not target.is_file() or target.read_bytes() != text.encode():
-            os.replace(staging / path, target)
 
 
 def change_settings(
@@ -231,26 +203,15 @@ def change_settings(
 
     Raises:
         RepositoryError: The model is not imported, or damaged.
-        ConfigError: Its `serving.json` is wrong.
+        ConfigError: Its `serving.json`, or a new setting, is wrong.
     """
     with repository.lock():
         spec = repository.active(name).spec
-        settings = change(repository.settings(name))
-        path = settings_path(repository.root, name)
-        files = {path.parent / file: content for file, content in (evidence or {}).items()}
+        settings = documents.change(change(repository.settings(name)), ConfigError)
+        files: dict[str, str | bytes | None] = {f"{name}/{file}": content for file, content in (evidence or {}).items()}
         # default settings have no file, so that a later mlcls uses its own defaults
-        files[path] = None if settings == DEFAULT_MODEL_SETTINGS else settings.to_json().encode()
-        configs = expected_files(repository, spec, settings).keys() | possible_paths(repository, name)
-        before = {path: _read(path) for path in [*files, *(repository.root / config for config in configs)]}
-        try:
-            for file, content in files.items():
-                _put(file, content)
-            return write_configs(repository, spec)
-        except BaseException:
-            for file, content in before.items():
-                if _read(file) != content:
-                    _put(file, content)
-            raise
+        files[f"{name}/{SETTINGS_FILE}"] = None if settings == DEFAULT_MODEL_SETTINGS else settings.to_json()
+        return write_configs(repository, spec, settings, files)
 
 
 def remove_wrong_settings(repository: Repository, name: str) -> bool:
@@ -261,17 +222,3 @@ def remove_wrong_settings(repository: Repository, name: str) -> bool:
         settings_path(repository.root, name).unlink(missing_ok=True)
         return True
     return False
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-
-
-def _put(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_bytes(path, content)

@@ -7,45 +7,53 @@ writes it; after an edit, `mlcls repository` writes the configurations.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from mlcls.base.documents import Document, VersionedDocument, decode, to_json
 from mlcls.errors import ConfigError
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 
 Target = Literal["embedded", "cpu", "int8", "gpu"]
-TARGETS: Final[tuple[Target, ...]] = ("embedded", "cpu", "int8", "gpu")
+TARGETS: Final[tuple[Target, ...]] = get_args(Target)
 
-SCHEMA_VERSION: Final = 1
+# In what the target `embedded` computes.
+EnginePrecision = Literal["f32", "bf16"]
+ENGINE_PRECISIONS: Final[tuple[EnginePrecision, ...]] = get_args(EnginePrecision)
+
 SETTINGS_FILE: Final = "serving.json"
+SETTINGS_REMEDY: Final = "fix it, or restore the defaults: mlcls tune MODEL --reset"
 
 # Most images in one request, and in one batch that Triton forms; the gate and the TensorRT plans support no more.
 MAX_BATCH_SIZE: Final = 32
 
-# Smallest `max_batch_size`: engines warm up on batches of this size.
-SMALLEST_MAX_BATCH_SIZE: Final = 8
-
-# In what the target `embedded` computes; see `ServingSettings.engine_precision`.
-ENGINE_PRECISIONS: Final = ("f32", "bf16")
-
 # Targets whose engine is OpenVINO in this project's own backend; the number of threads can be set for these only.
 THREADED_TARGETS: Final[tuple[Target, ...]] = ("embedded", "int8")
 
-MOST_INSTANCES: Final = 256
-MOST_THREADS: Final = 1024
-LONGEST_QUEUE_DELAY_MICROSECONDS: Final = 10_000
+_Count = Annotated[int, Meta(ge=1, le=256)]
+_Delay = Annotated[int, Meta(ge=0, le=10_000)]
+_Text = Annotated[str, Meta(min_length=1)]
 
 
-def _check_range(field: str, value: object, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ConfigError(f"{field}: expected a whole number from {least} to {most}, got {value!r}.")
+class TuningRecord(Document, frozen=True):
+    """Where and when a target's settings were measured.
+
+    Attributes:
+        cores: Processor cores that the server could use.
+        date: When, in ISO 8601, UTC.
+        report: File with the measurements, beside `serving.json`.
+    """
+
+    cores: Annotated[int, Meta(ge=1, le=1 << 20)]
+    date: _Text
+    report: _Text
 
 
-@dataclasses.dataclass(frozen=True)
-class ServingSettings:
+class ServingSettings(Document, frozen=True):
     """How a model is served on one target.
 
     Attributes:
@@ -57,26 +65,16 @@ class ServingSettings:
             default: there, a batch is no faster than its images one by one.
         engine_precision: `f32`, or `bf16` on the target `embedded`. bf16 is faster but needs a processor with units for
             it, and its scores differ from PaddleX's.
+        tuned: Where the settings were measured, in a file only.
     """
 
-    preprocess_instances: int = 2
-    engine_instances: int = 1
-    engine_threads: int = 0
-    preprocess_queue_delay_microseconds: int = 0
-    engine_queue_delay_microseconds: int = 0
-    engine_precision: str = "f32"
-
-    def __post_init__(self) -> None:
-        _check_range("preprocess_instances", self.preprocess_instances, 1, MOST_INSTANCES)
-        _check_range("engine_instances", self.engine_instances, 1, MOST_INSTANCES)
-        _check_range("engine_threads", self.engine_threads, 0, MOST_THREADS)
-        for step in ("preprocess", "engine"):
-            field = f"{step}_queue_delay_microseconds"
-            _check_range(field, getattr(self, field), 0, LONGEST_QUEUE_DELAY_MICROSECONDS)
-        if self.engine_precision not in ENGINE_PRECISIONS:
-            raise ConfigError(
-                f"engine_precision: expected one of {', '.join(ENGINE_PRECISIONS)}, got {self.engine_precision!r}."
-            )
+    preprocess_instances: _Count = 2
+    engine_instances: _Count = 1
+    engine_threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    preprocess_queue_delay_microseconds: _Delay = 0
+    engine_queue_delay_microseconds: _Delay = 0
+    engine_precision: EnginePrecision = "f32"
+    tuned: TuningRecord | UnsetType = UNSET
 
     def __str__(self) -> str:
         threads = {0: "all cores", 1: "1 thread"}.get(self.engine_threads, f"{self.engine_threads} threads")
@@ -94,30 +92,7 @@ DEFAULT_SETTINGS: Final[Mapping[Target, ServingSettings]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class TuningRecord:
-    """Where and when a target's settings were measured.
-
-    Attributes:
-        cores: Processor cores that the server could use.
-        date: When, in ISO 8601, UTC.
-        report: File with the measurements, beside `serving.json`.
-    """
-
-    cores: int
-    date: str
-    report: str
-
-    def __post_init__(self) -> None:
-        _check_range("cores", self.cores, 1, 1 << 20)
-        for field in ("date", "report"):
-            value = getattr(self, field)
-            if not isinstance(value, str) or not value:
-                raise ConfigError(f"{field}: expected a non-empty string, got {value!r}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class QueueSettings:
+class QueueSettings(Document, frozen=True):
     """How many requests wait, and how long.
 
     Attributes:
@@ -127,65 +102,55 @@ class QueueSettings:
             another timeout with Triton's parameter `timeout`.
     """
 
-    max_queue_size: int = 128
-    timeout_microseconds: int = 30_000_000
-
-    def __post_init__(self) -> None:
-        _check_range("queue.max_queue_size", self.max_queue_size, 1, 100_000)
-        _check_range("queue.timeout_microseconds", self.timeout_microseconds, 1000, 3_600_000_000)
+    max_queue_size: Annotated[int, Meta(ge=1, le=100_000)] = 128
+    timeout_microseconds: Annotated[int, Meta(ge=1000, le=3_600_000_000)] = 30_000_000
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(VersionedDocument, frozen=True, kw_only=True):
     """The content of `serving.json`.
 
     Attributes:
-        max_batch_size: Images in one request, and in one batch that Triton forms; part of the served contract, the same
-            on all targets, and never changed by `mlcls tune`.
-        targets: The settings of the targets that are not served with the defaults.
-        tuned: Where the settings were measured, for the targets for which they were.
+        max_batch_size: Images in one request, and in one batch that Triton forms, at least as many as engines warm up
+            with; part of the served contract, the same on all targets, and never changed by `mlcls tune`.
         queue: The queue of each step, on all targets; optional in the file.
         images: Which images are accepted and how they are read, on all targets; optional in the file.
+        targets: The settings of the targets that are not served with the defaults.
     """
 
-    max_batch_size: int = MAX_BATCH_SIZE
-    targets: Mapping[Target, ServingSettings] = dataclasses.field(default_factory=dict)
-    tuned: Mapping[Target, TuningRecord] = dataclasses.field(default_factory=dict)
+    max_batch_size: Annotated[int, Meta(ge=8, le=MAX_BATCH_SIZE)] = MAX_BATCH_SIZE
     queue: QueueSettings = QueueSettings()
     images: ImageSettings = DEFAULT_IMAGE_SETTINGS
+    targets: dict[Target, ServingSettings] = {}  # noqa: RUF012 (msgspec copies it)
 
     def __post_init__(self) -> None:
-        _check_range("max_batch_size", self.max_batch_size, SMALLEST_MAX_BATCH_SIZE, MAX_BATCH_SIZE)
-        for target, settings in self.targets.items():
-            if settings.engine_threads and target not in THREADED_TARGETS:
-                raise ConfigError(
-                    f"{target}.engine_threads: expected 0, got {settings.engine_threads}: it can be set for "
-                    f"{' and '.join(THREADED_TARGETS)} only."
-                )
-            if settings.engine_precision != "f32" and target != "embedded":
-                raise ConfigError(
-                    f"{target}.engine_precision: expected 'f32', got {settings.engine_precision!r}: it can be set for "
-                    f"embedded only."
-                )
+        for field, default, allowed in (
+            ("engine_threads", 0, THREADED_TARGETS),
+            ("engine_precision", "f32", TARGETS[:1]),
+        ):
+            for target, settings in self.targets.items():
+                value = getattr(settings, field)
+                if value != default and target not in allowed:
+                    text = f"targets.{target}.{field}: expected {default!r}, got {value!r}"
+                    raise ValueError(f"{text}: it can be set for {' and '.join(allowed)} only")
+
+    @property
+    def tuned(self) -> dict[Target, TuningRecord]:
+        """Where the settings were measured, for the targets for which they were."""
+        return {target: settings.tuned for target, settings in self.targets.items() if settings.tuned}
 
     def of(self, target: Target) -> ServingSettings:
         """Return the settings of a target."""
-        return self.targets.get(target, DEFAULT_SETTINGS[target])
+        return msgspec.structs.replace(self.targets.get(target, DEFAULT_SETTINGS[target]), tuned=UNSET)
 
     def with_target(self, target: Target, settings: ServingSettings, tuned: TuningRecord | None) -> ModelSettings:
         """Return a copy with other settings for a target."""
-        records = {name: record for name, record in self.tuned.items() if name != target}
-        if tuned is not None:
-            records[target] = tuned
-        return dataclasses.replace(self, targets={**self.targets, target: settings}, tuned=records)
+        settings = msgspec.structs.replace(settings, tuned=tuned or UNSET)
+        return msgspec.structs.replace(self, targets={**self.targets, target: settings})
 
     def without_target(self, target: Target) -> ModelSettings:
         """Return a copy with the defaults for a target."""
-        return dataclasses.replace(
-            self,
-            targets={name: settings for name, settings in self.targets.items() if name != target},
-            tuned={name: record for name, record in self.tuned.items() if name != target},
-        )
+        others = {name: settings for name, settings in self.targets.items() if name != target}
+        return msgspec.structs.replace(self, targets=others)
 
     def describe_mismatch(self, target: Target, cores: int) -> str | None:
         """Return a warning if a target's settings were measured with another number of cores, else None."""
@@ -196,38 +161,21 @@ class ModelSettings:
 
     def to_json(self) -> str:
         """Return the text of `serving.json`; `from_json` gives equal settings back."""
-        targets = {}
-        for target in TARGETS:
-            if target in self.targets:
-                targets[target] = dataclasses.asdict(self.targets[target])
-                if target in self.tuned:
-                    targets[target]["tuned"] = dataclasses.asdict(self.tuned[target])
-        document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "max_batch_size": self.max_batch_size}
-        if self.queue != QueueSettings():
-            document["queue"] = dataclasses.asdict(self.queue)
-        if self.images != DEFAULT_IMAGE_SETTINGS:
-            document["images"] = self.images.changes()
-        document["targets"] = targets
-        return json.dumps(document, indent=2) + "\n"
+        document = msgspec.to_builtins(self) | {"images": self.images.changes()}
+        if self.queue == QueueSettings():
+            del document["queue"]
+        if not document["images"]:
+            del document["images"]
+        return to_json(document)
 
     @classmethod
     def from_json(cls, text: str, origin: str = SETTINGS_FILE) -> ModelSettings:
-        """Read the text of a `serving.json`.
-
-        Args:
-            text: The JSON document.
-            origin: Name of the text in errors, usually its path.
+        """Read the text of a `serving.json`, called `origin` in errors.
 
         Raises:
-            ConfigError: The text is not JSON, has another schema version, or a key is unknown, missing or wrong.
+            ConfigError: The text is not JSON, has another schema version, or a key is unknown or wrong.
         """
-        remedy = "Fix it, or restore the defaults: mlcls tune MODEL --reset."
-        try:
-            return _parse(json.loads(text))
-        except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number with too many digits
-            raise ConfigError(f"{origin}: expected a JSON document, got other text ({error}). {remedy}") from None
-        except ConfigError as error:
-            raise ConfigError(f"{origin}: {error} {remedy}") from None
+        return decode(text, cls, ConfigError, origin, SETTINGS_REMEDY)
 
 
 DEFAULT_MODEL_SETTINGS: Final = ModelSettings()
@@ -236,67 +184,3 @@ DEFAULT_MODEL_SETTINGS: Final = ModelSettings()
 def settings_path(root: Path, name: str) -> Path:
     """Return the path of a model's settings file in a repository."""
     return root / name / SETTINGS_FILE
-
-
-def read_settings(root: Path, name: str) -> ModelSettings:
-    """Return the settings of a model; the defaults if it has no file.
-
-    Raises:
-        ConfigError: The file cannot be read, or is wrong.
-    """
-    path = settings_path(root, name)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return DEFAULT_MODEL_SETTINGS
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: expected the settings of a model, got a file that cannot be read: {error}."
-        ) from None
-    return ModelSettings.from_json(text, str(path))
-
-
-def _parse(document: Any) -> ModelSettings:
-    _check_keys("", document, {"schema_version", "max_batch_size", "targets"}, optional={"queue", "images"})
-    if document["schema_version"] != SCHEMA_VERSION or isinstance(document["schema_version"], bool):
-        raise ConfigError(f"schema_version: expected {SCHEMA_VERSION}, got {document['schema_version']!r}.")
-    _check_keys("targets.", document["targets"], set(), optional=set(TARGETS))
-    targets: dict[Target, ServingSettings] = {}
-    tuned: dict[Target, TuningRecord] = {}
-    for target in TARGETS:
-        if target not in document["targets"]:
-            continue
-        values = document["targets"][target]
-        prefix = f"targets.{target}."
-        _check_keys(prefix, values, _names(ServingSettings) - _NEWER_NAMES, optional={"tuned", *_NEWER_NAMES})
-        try:
-            if "tuned" in values:
-                _check_keys("tuned.", values["tuned"], _names(TuningRecord))
-                tuned[target] = TuningRecord(**values["tuned"])
-            targets[target] = ServingSettings(**{key: value for key, value in values.items() if key != "tuned"})
-        except ConfigError as error:
-            raise ConfigError(f"{prefix}{error}") from None
-    queue = document.get("queue", {})
-    _check_keys("queue.", queue, set(), optional=_names(QueueSettings))
-    images = ImageSettings.from_document(document.get("images", {}), "images: ")
-    return ModelSettings(document["max_batch_size"], targets, tuned, QueueSettings(**queue), images)
-
-
-# Settings that older files do not have.
-_NEWER_NAMES: Final = frozenset({"engine_precision"})
-
-
-def _names(cls: type[Any]) -> set[str]:
-    return {field.name for field in dataclasses.fields(cls)}
-
-
-def _check_keys(prefix: str, values: Any, required: set[str], optional: set[str] | None = None) -> None:
-    if not isinstance(values, dict):
-        raise ConfigError(f"{prefix.rstrip('.') or 'the document'}: expected an object, got {values!r}.")
-    known = required | (optional or set())
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ConfigError(f"unknown key {prefix}{unknown[0]}; expected one of {', '.join(sorted(known))}.")
-    missing = sorted(required - set(values))
-    if missing:
-        raise ConfigError(f"{prefix}{missing[0]} is missing.")

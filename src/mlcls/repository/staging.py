@@ -9,16 +9,15 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from mlcls.base.documents import change
 from mlcls.base.files import write_text
+from mlcls.errors import SpecError
 from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository.manifest import EngineRecord, write_manifest
 from mlcls.repository.models import ModelVersion
-from mlcls.repository.names import ENGINE_SUFFIX, POSTPROCESS_SUFFIX, STEP_SUFFIXES, VERSION_FILE, step_name
-
-# Folder of a staged version that becomes the ensemble's version folder.
-ENSEMBLE_FOLDER: Final = "ensemble"
+from mlcls.repository.names import ENGINE_SUFFIX, POSTPROCESS_SUFFIX, VERSION_FILE
 
 
 class StagedVersion(abc.ABC):
@@ -30,34 +29,29 @@ class StagedVersion(abc.ABC):
     """
 
     spec: ModelSpec
-    calibration: Mapping[str, Any] | None
+    calibration: Mapping[str, Any] | None = None
 
     @abc.abstractmethod
     def put_engines(self, folder: Path) -> Sequence[EngineRecord]:
         """Put the model files into the engine's version folder and return their records."""
 
-    def write(self, staging: Path, number: int, replaces: int | None) -> None:
-        """Write the version folders into a staging folder: one named by the suffix of each step, and `ENSEMBLE_FOLDER`.
+    def write(self, target: ModelVersion, replaces: int | None) -> None:
+        """Write the version folders.
 
         Args:
-            staging: The staging folder.
-            number: Number of the version.
+            target: The version to be, in a staging repository.
             replaces: The version that is active now; None if there is none.
 
         Raises:
             RepositoryError: The version that this one is derived from is damaged.
         """
-        for suffix in STEP_SUFFIXES:
-            write_text(staging / suffix / SPEC_FILE, self.spec.to_json())
-        engines = self.put_engines(staging / ENGINE_SUFFIX)
-        for suffix in STEP_SUFFIXES:
-            write_manifest(
-                staging / suffix,
-                step_name(self.spec.name, suffix, number),
-                engines if suffix == ENGINE_SUFFIX else (),
-                self.calibration if suffix == POSTPROCESS_SUFFIX else None,
-            )
-        write_text(staging / ENSEMBLE_FOLDER / VERSION_FILE, json.dumps({"replaces": replaces}) + "\n")
+        for folder in target.folders.values():
+            write_text(folder / SPEC_FILE, self.spec.to_json())
+        engines = self.put_engines(target.engine_folder)
+        for suffix, folder in target.folders.items():
+            calibration = self.calibration if suffix == POSTPROCESS_SUFFIX else None
+            write_manifest(folder, target.step(suffix), engines if suffix == ENGINE_SUFFIX else (), calibration)
+        write_text(target.folder / VERSION_FILE, json.dumps({"replaces": replaces}) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +67,6 @@ class ConvertedVersion(StagedVersion):
     spec: ModelSpec
     onnx_model: Path
     record: EngineRecord
-    calibration: None = None
 
     def put_engines(self, folder: Path) -> Sequence[EngineRecord]:
         """Move the ONNX file."""
@@ -94,10 +87,10 @@ class RecalibratedVersion(StagedVersion):
 
         Raises:
             RepositoryError: The other version is damaged.
-            SpecError: The thresholds are not one number for each label.
+            SpecError: The thresholds are not one finite number for each label.
         """
         self._base = base
-        self.spec = dataclasses.replace(base.spec, thresholds=tuple(thresholds))
+        self.spec = change(base.spec, SpecError, thresholds=thresholds)
         self.calibration = calibration
 
     def put_engines(self, folder: Path) -> Sequence[EngineRecord]:

@@ -2,71 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from mlcls.repository.manifest import Manifest
-from mlcls.repository.models import ModelVersion, Repository
+from mlcls.repository.models import Repository
 from mlcls.repository.names import POSTPROCESS_SUFFIX
 
 
-@dataclasses.dataclass(frozen=True)
-class VersionReport:
-    """One version.
-
-    Attributes:
-        version: Its number.
-        active: Whether the ensemble serves it.
-        created: When it was made, or when an engine was last added, in ISO 8601, UTC.
-        replaces: The version that was active when it was made.
-        labels: Number of labels.
-        size_bytes: Size of its engine's folder.
-        onnx_sha256: Digest of the FP32 ONNX file.
-        source_sha256: Digest of each file of the PaddleX model.
-        files: Digest of each file of the engine's folder.
-        calibration: What the thresholds were calibrated on and for; None for the imported model's thresholds.
-    """
-
-    version: int
-    active: bool
-    created: str
-    replaces: int | None
-    labels: int
-    size_bytes: int
-    onnx_sha256: str
-    source_sha256: dict[str, str]
-    files: dict[str, str]
-    calibration: dict[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report for JSON."""
-        return dataclasses.asdict(self)
-
-
-def describe_versions(repository: Repository, name: str) -> list[VersionReport]:
+def describe_versions(repository: Repository, name: str) -> list[dict[str, Any]]:
     """Read all versions of a model.
+
+    Returns:
+        For each its number; whether it is `active`; when it was made, or an engine last added (ISO 8601, UTC); the
+        number of the version that it replaced; the number of labels; the size of its engine's folder in bytes; the
+        digests of the FP32 ONNX file, of the PaddleX model's files and of the files in the engine's folder; and what
+        the thresholds were calibrated on and for, None for the imported model's thresholds.
 
     Raises:
         RepositoryError: The model is unknown or not imported, or a version is damaged.
         SpecError: A spec cannot be read.
     """
-    active = repository.active(name)
-    return [_describe(version, version == active) for version in repository.versions(name)]
-
-
-def _describe(version: ModelVersion, active: bool) -> VersionReport:
-    spec = version.spec
-    manifest = Manifest.read(version.engine_folder)
-    calibration = Manifest.read(version.folders[POSTPROCESS_SUFFIX]).calibration
-    return VersionReport(
-        version.number,
-        active,
-        manifest.created,
-        version.replaced,
-        spec.num_labels,
-        sum(record.size_bytes for record in manifest.files.values()),
-        spec.onnx_sha256 or "",
-        dict(spec.source_sha256),
-        manifest.digests(*manifest.files),
-        None if calibration is None else dict(calibration),
-    )
+    active, reports = repository.active(name), []
+    for version in repository.versions(name):
+        spec, manifest = version.spec, Manifest.read(version.engine_folder)
+        report = {
+            "version": version.number,
+            "active": version == active,
+            "created": manifest.created,
+            "replaces": version.replaced,
+            "labels": spec.num_labels,
+            "size_bytes": sum(record.size_bytes for record in manifest.files.values()),
+            "onnx_sha256": spec.onnx_sha256 or "",
+            "source_sha256": spec.source_sha256,
+            "files": manifest.digests(*manifest.files),
+            "calibration": Manifest.read(version.folders[POSTPROCESS_SUFFIX]).calibration,
+        }
+        reports.append(report)
+    return reports

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.base.documents import change, convert
 from mlcls.base.files import staged_folder, write_text
 from mlcls.errors import SpecError
 from mlcls.model.catalog import DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, coco_labels, official_model
@@ -105,16 +106,17 @@ def _make_spec(
     label_list = coco_labels() if labels is None else tuple(labels)
     transform = DEFAULT_TRANSFORM
     if size is not None:
-        transform = dataclasses.replace(transform, height=size[0], width=size[1])
+        transform = change(transform, SpecError, height=size[0], width=size[1])
     if min(transform.height, transform.width) < 32:
         raise SpecError(f"size: expected at least 32x32, got {transform.height}x{transform.width}.")
-    return ModelSpec(
-        name=architecture,
-        architecture=architecture,
-        labels=label_list,
-        thresholds=(DEFAULT_THRESHOLD if threshold is None else threshold,) * len(label_list),
-        transform=transform,
-    )
+    fields = {
+        "name": architecture,
+        "architecture": architecture,
+        "labels": label_list,
+        "thresholds": (DEFAULT_THRESHOLD if threshold is None else threshold,) * len(label_list),
+        "transform": transform,
+    }
+    return convert(fields, ModelSpec, SpecError)
 
 
 def _calibration_inputs(spec: ModelSpec, photos: Sequence[Path], seed: int) -> npt.NDArray[np.float32]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlcls.base.checks import finite_float
-from mlcls.errors import TrainingError
+from mlcls.base.documents import change
+from mlcls.errors import SpecError, TrainingError
 from mlcls.model.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, DEFAULT_TRANSFORM
 from mlcls.model.spec import ImageTransform
 from mlcls.training.architectures import DECODER_WIDTH, NetworkSize
@@ -152,7 +153,7 @@ class TrainSettings:
     @property
     def transform(self) -> ImageTransform:
         """The transform from a decoded image to the network's input."""
-        return dataclasses.replace(DEFAULT_TRANSFORM, height=self.image_size[0], width=self.image_size[1])
+        return change(DEFAULT_TRANSFORM, SpecError, height=self.image_size[0], width=self.image_size[1])
 
     @property
     def network_size(self) -> NetworkSize:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
+import msgspec
+
 from mlcls.repository.settings import Target, TuningRecord
 from mlcls.tuning.candidate import Candidate, Goal
 from mlcls.tuning.closed_loop import LoopFigures
@@ -124,7 +126,7 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
 
 def _choice(outcome: Outcome, goal: Goal) -> dict[str, Any]:
     return {
-        "settings": dataclasses.asdict(outcome.settings),
+        "settings": msgspec.to_builtins(outcome.settings),
         **_figures(outcome.figures, goal),
         "reason": outcome.reason,
     }
@@ -138,7 +140,7 @@ def _candidate(candidate: Candidate, goal: Goal) -> dict[str, Any]:
             {**_figures(figures, goal), "images_per_s_of_turns": [_round(rate) for rate in rates]}
             | ({"spread": _round((max(rates) - min(rates)) / 2 / statistics.median(rates), 3)} if min(rates) else {})
         )
-    return {"settings": dataclasses.asdict(candidate.settings), "fault": candidate.fault, "points": points}
+    return {"settings": msgspec.to_builtins(candidate.settings), "fault": candidate.fault, "points": points}
 
 
 def _figures(figures: LoopFigures, goal: Goal) -> dict[str, Any]:
@@ -155,8 +157,8 @@ def _figures(figures: LoopFigures, goal: Goal) -> dict[str, Any]:
 def _comparison(verdict: Verdict) -> dict[str, Any]:
     return {
         "subject": verdict.subject,
-        "incumbent": dataclasses.asdict(verdict.incumbent),
-        "challenger": dataclasses.asdict(verdict.challenger),
+        "incumbent": msgspec.to_builtins(verdict.incumbent),
+        "challenger": msgspec.to_builtins(verdict.challenger),
         "figure": verdict.figure,
         "ratios": [_round(ratio, 3) for ratio in verdict.ratios],
         "median_ratio": _round(verdict.median_ratio, 3),

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final
 
+from msgspec.structs import replace
+
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, THREADED_TARGETS, ServingSettings, Target
 
 # Engine queue delays to try, in microseconds.
@@ -40,16 +42,16 @@ def list_knobs(target: Target, cores: int) -> list[Knob]:
 
     def vary_engine(incumbent: ServingSettings) -> list[ServingSettings]:
         shapes = engine_shapes(target, cores)
-        found = [dataclasses.replace(incumbent, engine_instances=n, engine_threads=threads) for n, threads in shapes]
+        found = [replace(incumbent, engine_instances=n, engine_threads=threads) for n, threads in shapes]
         return [settings for settings in found if settings != incumbent]
 
     def vary_preprocess(incumbent: ServingSettings) -> list[ServingSettings]:
         counts = sorted(count_series(cores) | {cores + 1})
-        found = [dataclasses.replace(incumbent, preprocess_instances=count) for count in counts]
+        found = [replace(incumbent, preprocess_instances=count) for count in counts]
         return [settings for settings in found if settings != incumbent]
 
     def vary_delay(incumbent: ServingSettings) -> list[ServingSettings]:
-        found = [dataclasses.replace(incumbent, engine_queue_delay_microseconds=delay) for delay in QUEUE_DELAYS]
+        found = [replace(incumbent, engine_queue_delay_microseconds=delay) for delay in QUEUE_DELAYS]
         return [settings for settings in found if settings != incumbent]
 
     return [

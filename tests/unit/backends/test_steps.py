@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -91,8 +91,8 @@ def test_empty_bytes(custom_spec: ModelSpec) -> None:
 
 
 def test_sizes_are_not_swapped(custom_spec: ModelSpec) -> None:
-    transform = dataclasses.replace(custom_spec.transform, height=30, width=50)
-    pixels, _ = preprocess_images([LARGE], dataclasses.replace(custom_spec, transform=transform))
+    transform = msgspec.structs.replace(custom_spec.transform, height=30, width=50)
+    pixels, _ = preprocess_images([LARGE], msgspec.structs.replace(custom_spec, transform=transform))
     assert pixels.shape == (1, 30, 50, 3)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -113,7 +113,7 @@ def test_labels_and_scores(custom_spec: ModelSpec) -> None:
 
 
 def test_every_score_has_its_bin(custom_spec: ModelSpec) -> None:
-    spec = dataclasses.replace(custom_spec, labels=tuple("abcdefghij"), thresholds=(0.5,) * 10)
+    spec = msgspec.structs.replace(custom_spec, labels=tuple("abcdefghij"), thresholds=(0.5,) * 10)
     tally = ScoreTally(spec, "3", 10)
     logits = np.random.default_rng(1).normal(0, 4, (200, 10)).astype(np.float32)
     answer(tally, spec, logits, *["OK"] * 200)
@@ -145,7 +145,7 @@ def test_images_without_answer_count_as_what_they_are(custom_spec: ModelSpec) ->
 
 def test_many_labels_are_not_counted_one_by_one(custom_spec: ModelSpec) -> None:
     labels = tuple(f"label {index}" for index in range(9600))
-    spec = dataclasses.replace(custom_spec, labels=labels, thresholds=(0.5,) * 9600)
+    spec = msgspec.structs.replace(custom_spec, labels=labels, thresholds=(0.5,) * 9600)
     tally = ScoreTally(spec, "3", read_label_limit({}))
     answer(tally, spec, np.linspace(-3, 3, 9600)[None], "OK")
     assert sum(len(group.totals) for group in tally.groups) < 30

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import pytest
 from google.protobuf import json_format
@@ -25,7 +25,7 @@ from mlcls.repository.names import STEP_SUFFIXES
 from mlcls.repository.publishing import add_model
 from mlcls.repository.settings import Target
 from mlcls.repository.staging import ConvertedVersion
-from mlcls.repository.triton_config import ENGINE_TARGETS, build_engine
+from mlcls.repository.triton_config import ENGINE_TARGETS, ConfigBuilder
 
 
 class Error(Exception):
@@ -130,7 +130,7 @@ def arguments_of(config: dict[str, Any]) -> StepArguments:
 
 @pytest.mark.parametrize("target", ["embedded", "int8"])
 def test_the_engine_takes_the_file_that_its_configuration_names(custom_spec: ModelSpec, target: Target) -> None:
-    config = json_format.MessageToJson(build_engine(custom_spec, target), preserving_proto_field_name=True)
+    config = json_format.MessageToJson(ConfigBuilder(custom_spec).engine(target), preserving_proto_field_name=True)
     assert arguments_of(json.loads(config)).engine_file() == ENGINE_TARGETS[target].model_file
 
 
@@ -195,7 +195,7 @@ def test_labels_that_were_exchanged_are_refused(imported: Path, custom_spec: Mod
     """A list of labels edited by hand, in one step."""
     path = imported / f"animals-v2{suffix}" / "1" / "model_spec.json"
     labels = (custom_spec.labels[1], custom_spec.labels[0], *custom_spec.labels[2:])
-    path.write_text(dataclasses.replace(custom_spec, labels=labels).to_json(), encoding="utf-8")
+    path.write_text(msgspec.structs.replace(custom_spec, labels=labels).to_json(), encoding="utf-8")
     with pytest.raises(RepositoryError, match=f"{path} is not the file that its manifest was written for"):
         load_spec(arguments_for(imported, custom_spec, suffix))
 
@@ -208,7 +208,7 @@ def test_a_folder_of_another_step_or_model_is_refused(imported: Path, custom_spe
 
 def test_steps_of_different_imports_are_refused(imported: Path, tmp_path: Path, custom_spec: ModelSpec) -> None:
     """Each folder agrees with its own manifest; together they would name labels wrongly."""
-    other = dataclasses.replace(custom_spec, labels=("a", "b", "c"))
+    other = msgspec.structs.replace(custom_spec, labels=("a", "b", "c"))
     model = tmp_path / "other.onnx"
     model.write_bytes(b"others")
     add_model(

@@ -13,7 +13,7 @@ from mlcls.cli import main
 from mlcls.commands.build_engine import ENGINES
 from mlcls.engines.building import BuildRequest
 from mlcls.engines.tensorrt.build import build_plan, build_rtx_engines
-from mlcls.errors import ConversionError, SpecError
+from mlcls.errors import ConversionError, RepositoryError
 from mlcls.repository.models import ModelVersion, Repository
 
 
@@ -23,7 +23,7 @@ def test_each_engine_has_a_builder(engine: str, tmp_path: Path) -> None:
     build = getattr(importlib.import_module(module), function)
     assert list(inspect.signature(build).parameters) == ["request"]
     if engine != "tensorrt":  # which first of all needs a GPU
-        with pytest.raises((SpecError, ConversionError)):
+        with pytest.raises((RepositoryError, ConversionError)):
             list(
                 build(
                     BuildRequest(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -328,9 +328,9 @@ def make_passthrough(size: tuple[int, int]) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(("size", "batch"), [((96, 64), 1), ((64, 96), 3)])
 def test_normalization_is_that_of_transforms(custom_spec: ModelSpec, size: tuple[int, int], batch: int) -> None:
-    transform = dataclasses.replace(custom_spec.transform, height=size[0], width=size[1])
+    transform = msgspec.structs.replace(custom_spec.transform, height=size[0], width=size[1])
     model = make_passthrough(size)
-    onnx_edits.prepend_normalization(model, dataclasses.replace(custom_spec, transform=transform))
+    onnx_edits.prepend_normalization(model, msgspec.structs.replace(custom_spec, transform=transform))
     onnx.checker.check_model(model, full_check=True)
     assert onnx_edits.describe_interface(model)[0] == ("pixels", "UINT8", ("N", *size, 3))
     assert list_operations(model) == ["Cast", "Mul", "Add", "Transpose", "Identity"]
@@ -342,9 +342,9 @@ def test_normalization_is_that_of_transforms(custom_spec: ModelSpec, size: tuple
 
 def test_normalization_of_every_value(custom_spec: ModelSpec) -> None:
     """Each of the 256 values in each channel, at batch 1."""
-    transform = dataclasses.replace(custom_spec.transform, height=256, width=3)
+    transform = msgspec.structs.replace(custom_spec.transform, height=256, width=3)
     model = make_passthrough((256, 3))
-    onnx_edits.prepend_normalization(model, dataclasses.replace(custom_spec, transform=transform))
+    onnx_edits.prepend_normalization(model, msgspec.structs.replace(custom_spec, transform=transform))
     pixels = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None, None], (1, 256, 3, 3)).copy()
     got = run(model, pixels=pixels)
     for channel, (mean, std) in enumerate(zip(transform.mean, transform.std, strict=True)):

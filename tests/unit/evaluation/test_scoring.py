@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +22,7 @@ from support.colored_dataset import COLORS, write_colored_dataset
 LABELS = tuple(COLORS)
 TRANSFORM = ImageTransform(16, 24, "pil", "BILINEAR", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SPEC = ModelSpec("colors", "PP-LCNet_x1_0_ML", LABELS, (0.5,) * 3, TRANSFORM)
-SPEC_OF_LARGE_INPUT = dataclasses.replace(SPEC, transform=dataclasses.replace(TRANSFORM, height=256, width=256))
+SPEC_OF_LARGE_INPUT = msgspec.structs.replace(SPEC, transform=msgspec.structs.replace(TRANSFORM, height=256, width=256))
 
 
 def mean_colors(pixels: Pixels) -> Scores:

@@ -17,7 +17,7 @@ from mlcls.errors import IMAGE_REASONS, ImageError
 from mlcls.images.decoding import decode_image
 from mlcls.images.encoded_image import open_image
 from mlcls.images.settings import ImageSettings
-from support.image_samples import encode
+from support.image_samples import encode, make_png
 
 PICTURE = Image.effect_noise((40, 30), 60).convert("RGB")
 OTHERS = [PICTURE.rotate(180), Image.new("RGB", PICTURE.size, "red")]
@@ -27,15 +27,6 @@ LONG = Image.new("RGB", (900, 30), "green")
 def animated(format_name: str, frames: int = 3) -> bytes:
     further = [Image.new("RGB", PICTURE.size, (40 * index, 9, 9)) for index in range(1, frames)]
     return encode(PICTURE.copy(), format_name, save_all=True, append_images=further)
-
-
-def png_of(height: int, width: int) -> bytes:
-    """A PNG file that says that it is so large, whose picture data are all zeros."""
-    body = zlib.compress(bytes((3 * width + 1) * min(height, 100)))
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", body), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
-    )
 
 
 def many_chunks(count: int) -> bytes:
@@ -103,7 +94,12 @@ REFUSED: dict[str, Case] = {
         "format_not_allowed",
         "expected JPEG, which is all",
     ),
-    "bomb": (png_of(60_000, 60_000), {}, "side_too_long", "got height 60000, width 60000"),
+    "bomb": (
+        make_png(60_000, 60_000, zlib.compress(bytes(18_000_000))),
+        {},
+        "side_too_long",
+        "got height 60000, width 60000",
+    ),
     "chunks": (
         many_chunks(70_000),
         {},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,7 +51,7 @@ def test_the_smallest_scale_with_enough_pixels(
 ) -> None:
     data = encode(*size, orientation)
     settings = ImageSettings(jpeg_oversampling=least and 1.0)
-    transform = dataclasses.replace(TRANSFORM, height=least or 400, width=10)
+    transform = msgspec.structs.replace(TRANSFORM, height=least or 400, width=10)
     assert decode_image(data, settings, transform).shape == (*expected, 3)
     assert decode_image(data, settings).shape == (*size, 3)
 

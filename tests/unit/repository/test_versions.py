@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mlcls.base.files import STAGING_PREFIX
@@ -21,61 +21,55 @@ from mlcls.model.spec import ModelSpec
 from mlcls.releases import rollout
 from mlcls.releases.rollout import Rollout, roll_back
 from mlcls.repository.configurations import find_stale, require_fresh
-from mlcls.repository.manifest import EngineRecord
 from mlcls.repository.models import Repository, read_pin
 from mlcls.repository.names import LAST_NUMBER_FILE, VERSION_FILE
 from mlcls.repository.publishing import add_model, prune_versions, remove_leftovers, remove_version
 from mlcls.repository.staging import ConvertedVersion
 from mlcls.server.model_control import ModelControl
+from support.repositories import stage
 
 NAME = "animals-v2"
-RECORD = EngineRecord("model.onnx", "fp32", {}, {})
 KILLED = 9
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of repositories are written here, and no power is lost."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+def root(root: Path) -> Path:
+    """An empty repository."""
+    root.mkdir()
+    return root
 
 
 def make_spec(spec: ModelSpec, number: int) -> ModelSpec:
     """Return the model that a test publishes as this version, with its own labels, number of labels and size."""
     labels = tuple(f"label {index} of {number}" for index in range(number + 1))
-    transform = dataclasses.replace(spec.transform, height=32 * number)
-    return dataclasses.replace(
+    transform = msgspec.structs.replace(spec.transform, height=32 * number)
+    return msgspec.structs.replace(
         spec, labels=labels, thresholds=(0.5,) * len(labels), transform=transform, onnx_sha256=str(number) * 64
     )
 
 
-def give(root: Path, number: int) -> Path:
-    path = root.parent / f"given{number}.onnx"
-    path.write_text(f"graph of {number}")
-    return path
+def staged(root: Path, spec: ModelSpec, number: int) -> ConvertedVersion:
+    return stage(root, make_spec(spec, number), f"graph of {number}")
 
 
 def publish(root: Path, spec: ModelSpec, number: int, **options: Any) -> Rollout:
-    return rollout.publish(
-        Repository(root), ConvertedVersion(make_spec(spec, number), give(root, number), RECORD), **options
-    )
+    return rollout.publish(Repository(root), staged(root, spec, number), **options)
 
 
 def replace_all(root: Path, spec: ModelSpec, number: int) -> None:
-    add_model(
-        Repository(root), ConvertedVersion(make_spec(spec, number), give(root, number), RECORD), replace_versions=True
-    )
+    add_model(Repository(root), staged(root, spec, number), replace_versions=True)
 
 
-def list_stale(root: Path) -> list[str]:
-    specs = [Repository(root).active(name).spec for name in Repository(root).models()]
-    return [str(file) for file in find_stale(Repository(root), specs)]
+@pytest.fixture
+def two_versions(root: Path, custom_spec: ModelSpec) -> Path:
+    """A repository with two versions of a model; the second one is active."""
+    publish(root, custom_spec, 1)
+    publish(root, custom_spec, 2)
+    return root
+
+
+def list_stale(root: Path) -> dict[str, str]:
+    return find_stale(Repository(root), [Repository(root).active(name).spec for name in Repository(root).models()])
 
 
 def served_number(root: Path) -> int | None:
@@ -83,15 +77,14 @@ def served_number(root: Path) -> int | None:
     if not Repository(root).is_imported(NAME):
         return None
     spec = Repository(root).active(NAME).spec
-    require_fresh(Repository(root).active(spec.name))
+    require_fresh(Repository(root).active(NAME))
     number = len(spec.labels) - 1
-    weights = Repository(root).active(NAME).weights("embedded")
-    assert weights.read_text() == f"graph of {number}"
+    assert Repository(root).active(NAME).weights("embedded").read_text() == f"graph of {number}"
     assert spec.transform.height == 32 * number
     assert read_pin(root / NAME / "config.pbtxt") == Repository(root).active_number(NAME)
-    for version in Repository(root).numbers(NAME):  # each of them can be chosen
-        Repository(root).version(NAME, version).check()
-        assert Repository(root).version(NAME, version).replaced != version
+    for version in Repository(root).versions(NAME):  # each of them can be chosen
+        version.check()
+        assert version.replaced != version.number
     return number
 
 
@@ -181,12 +174,12 @@ def test_killed_before_each_write(tmp_path: Path, custom_spec: ModelSpec, name: 
             done = publish(root, custom_spec, 5)
             assert done.version > last
             assert served_number(root) == 5
-            assert list_stale(root) == []
+            assert list_stale(root) == {}
             assert Repository(root).leftovers(NAME) == {}
         else:
             replace_all(root, custom_spec, 5)
             assert served_number(root) == 5
-            assert list_stale(root) == []
+            assert list_stale(root) == {}
         if status == 0:
             break
     assert set(reached) == allowed
@@ -208,7 +201,7 @@ def test_publish_and_roll_back(root: Path, custom_spec: ModelSpec) -> None:
         roll_back(Repository(root), NAME)
     assert roll_back(Repository(root), NAME, 3) == Rollout(NAME, 3, 1, 3)
     assert roll_back(Repository(root), NAME, 3) == Rollout(NAME, 3, 3, 3)
-    assert list_stale(root) == []
+    assert list_stale(root) == {}
 
 
 def test_staged_version_is_not_served(root: Path, custom_spec: ModelSpec) -> None:
@@ -226,7 +219,7 @@ def test_old_versions_are_removed(root: Path, custom_spec: ModelSpec) -> None:
     assert not list(root.glob(f"{NAME}_*/1"))
     assert Repository(root).numbers(NAME) == [2, 3, 4]
     assert Repository(root).models() == [NAME]
-    assert list_stale(root) == []
+    assert list_stale(root) == {}
     roll_back(Repository(root), NAME, 2)
     # 2 is active before 5 is, so that 3 and 4 go first
     assert publish(root, custom_spec, 5, keep=2).removed == (3, 4)
@@ -235,45 +228,39 @@ def test_old_versions_are_removed(root: Path, custom_spec: ModelSpec) -> None:
     assert served_number(root) == 2
 
 
-def test_no_number_is_used_twice(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    roll_back(Repository(root), NAME)
-    remove_version(Repository(root).version(NAME, 2))
-    assert publish(root, custom_spec, 3).version == 3
-    replace_all(root, custom_spec, 1)
-    assert Repository(root).numbers(NAME) == [1]
-    assert publish(root, custom_spec, 4).version == 4
-    (root / NAME / LAST_NUMBER_FILE).write_text("four")
+def test_no_number_is_used_twice(two_versions: Path, custom_spec: ModelSpec) -> None:
+    roll_back(Repository(two_versions), NAME)
+    remove_version(Repository(two_versions).version(NAME, 2))
+    assert publish(two_versions, custom_spec, 3).version == 3
+    replace_all(two_versions, custom_spec, 1)
+    assert Repository(two_versions).numbers(NAME) == [1]
+    assert publish(two_versions, custom_spec, 4).version == 4
+    (two_versions / NAME / LAST_NUMBER_FILE).write_text("four")
     with pytest.raises(RepositoryError, match=r"expected the number of the last version, got 'four'; remove it"):
-        publish(root, custom_spec, 5)
-    assert served_number(root) == 4
+        publish(two_versions, custom_spec, 5)
+    assert served_number(two_versions) == 4
 
 
-def test_the_active_version_cannot_be_removed(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
+def test_the_active_version_cannot_be_removed(two_versions: Path) -> None:
     with pytest.raises(RepositoryError, match="serves version 2, so it cannot be removed"):
-        remove_version(Repository(root).version(NAME, 2))
-    assert served_number(root) == 2
+        remove_version(Repository(two_versions).version(NAME, 2))
+    assert served_number(two_versions) == 2
 
 
 def test_the_only_version_leaves_its_configurations(root: Path, custom_spec: ModelSpec) -> None:
     publish(root, custom_spec, 1)
     remove_version(Repository(root).version(NAME, 1))
     assert not Repository(root).is_imported(NAME)
-    assert find_stale(Repository(root), [make_spec(custom_spec, 1)]) == []
+    assert find_stale(Repository(root), [make_spec(custom_spec, 1)]) == {}
 
 
-def test_import_does_not_remove_published_versions_unasked(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
+def test_import_does_not_remove_published_versions_unasked(two_versions: Path, custom_spec: ModelSpec) -> None:
     with pytest.raises(RepositoryError, match=r"has the versions 1, 2\. Add the next one: mlcls publish\. Or"):
-        add_model(Repository(root), ConvertedVersion(make_spec(custom_spec, 3), give(root, 3), RECORD))
-    assert served_number(root) == 2
-    replace_all(root, custom_spec, 3)
-    assert (served_number(root), Repository(root).numbers(NAME)) == (3, [1])
-    assert list_stale(root) == []
+        add_model(Repository(two_versions), staged(two_versions, custom_spec, 3))
+    assert served_number(two_versions) == 2
+    replace_all(two_versions, custom_spec, 3)
+    assert (served_number(two_versions), Repository(two_versions).numbers(NAME)) == (3, [1])
+    assert list_stale(two_versions) == {}
 
 
 # --- reading
@@ -291,87 +278,52 @@ def test_import_does_not_remove_published_versions_unasked(root: Path, custom_sp
         ("platform", "platforms"),
     ],
 )
-def test_a_mixed_ensemble_is_refused(root: Path, custom_spec: ModelSpec, old: str, new: str) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    path = root / NAME / "config.pbtxt"
+def test_a_mixed_ensemble_is_refused(two_versions: Path, old: str, new: str) -> None:
+    path = two_versions / NAME / "config.pbtxt"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(RepositoryError, match=r"animals-v2 has the versions 1, 2; choose one: mlcls rollback"):
-        Repository(root).active(NAME).check()
-    assert roll_back(Repository(root), NAME, 2) == Rollout(NAME, 2, None, 2)
+        Repository(two_versions).active(NAME).check()
+    assert roll_back(Repository(two_versions), NAME, 2) == Rollout(NAME, 2, None, 2)
     assert path.read_text() == text
 
 
-def test_a_repository_of_before_there_were_versions(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    path = root / NAME / "config.pbtxt"
-    text = path.read_text().replace("model_version: 1", "model_version: -1")
-    text = text.replace("version_policy {\n  specific {\n    versions: 1\n  }\n}\n", "")
-    path.write_text(text)
-    (root / NAME / "1" / VERSION_FILE).unlink()
-    assert read_pin(path) == 1
-    assert list_stale(root) == [f"{NAME}/config.pbtxt: differs from what the generator writes"]
-    assert publish(root, custom_spec, 2).previous == 1
-    assert roll_back(Repository(root), NAME).active == 1
-    assert list_stale(root) == []
-
-
-def test_an_active_version_that_is_gone(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    shutil.rmtree(root / NAME / "2")
+def test_an_active_version_that_is_gone(two_versions: Path) -> None:
+    shutil.rmtree(two_versions / NAME / "2")
     with pytest.raises(RepositoryError, match=r"Version 2, which animals-v2 .* does not exist; choose one of 1: mlcls"):
-        Repository(root).active(NAME).check()
-    assert roll_back(Repository(root), NAME, 1).active == 1
-    assert served_number(root) == 1
-    assert Repository(root).leftovers(NAME) == {}
+        Repository(two_versions).active(NAME).check()
+    assert roll_back(Repository(two_versions), NAME, 1).active == 1
+    assert served_number(two_versions) == 1
+    assert Repository(two_versions).leftovers(NAME) == {}
 
 
-def test_a_damaged_version_is_not_chosen(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    (root / f"{NAME}_preprocess" / "1" / "model_spec.json").write_text(make_spec(custom_spec, 3).to_json())
-    with pytest.raises(RepositoryError, match="different imports"):
-        roll_back(Repository(root), NAME)
-    (root / NAME / "2" / VERSION_FILE).write_text('{"replaces": "1"}')
-    with pytest.raises(
-        RepositoryError, match=r"version\.json: expected the record of a version, got another document .*; remove it"
-    ):
-        roll_back(Repository(root), NAME)
-    assert served_number_of_active(root) == 2
-
-
-def served_number_of_active(root: Path) -> int:
-    return len(Repository(root).active(NAME).spec.labels) - 1
+def test_a_damaged_version_is_not_chosen(two_versions: Path, custom_spec: ModelSpec) -> None:
+    (two_versions / f"{NAME}_preprocess" / "1" / "model_spec.json").write_text(make_spec(custom_spec, 3).to_json())
+    with pytest.raises(RepositoryError, match="is not the file that its manifest was written for"):
+        roll_back(Repository(two_versions), NAME)
+    (two_versions / NAME / "2" / VERSION_FILE).write_text('{"replaces": "1"}')
+    with pytest.raises(RepositoryError, match=r"version\.json: replaces: expected int \| null, got '1'; remove it"):
+        roll_back(Repository(two_versions), NAME)
+    assert Repository(two_versions).active(NAME).spec == make_spec(custom_spec, 2)
 
 
 @pytest.mark.parametrize("name", ["a_engine", "a_engine_2", "a_preprocess_10", "a_postprocess"])
 def test_names_of_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
-    with pytest.raises(
-        RepositoryError,
-        match="Expected a name that does not end in _preprocess or _engine or _postprocess or one of these",
-    ):
-        rollout.publish(
-            Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name=name), give(root, 1), RECORD)
-        )
+    for add in (rollout.publish, add_model):
+        with pytest.raises(RepositoryError, match="Expected a name that does not end in _preprocess or _engine or "):
+            add(Repository(root), stage(root, msgspec.structs.replace(custom_spec, name=name)))
 
 
 @pytest.mark.parametrize("name", ["a_2", "a_engine_x", "a_engine_0", "a_engine_2_b", "engine"])
 def test_names_that_look_like_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
     """Names beside a model whose steps they must not be mistaken for."""
-    rollout.publish(
-        Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name="a"), give(root, 1), RECORD)
-    )
-    for number in (1, 2):
-        rollout.publish(
-            Repository(root), ConvertedVersion(dataclasses.replace(custom_spec, name=name), give(root, number), RECORD)
-        )
+    for each in ("a", name, name):
+        rollout.publish(Repository(root), stage(root, msgspec.structs.replace(custom_spec, name=each)))
     assert Repository(root).models() == sorted(["a", name])
     assert Repository(root).leftovers("a") == {}
     remove_leftovers(Repository(root), "a")
-    assert list_stale(root) == []
+    assert list_stale(root) == {}
     assert Repository(root).numbers(name) == [1, 2]
 
 
@@ -404,31 +356,30 @@ def run_main(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tupl
     return status, captured.out, captured.err
 
 
-def test_versions_command(root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    roll_back(Repository(root), NAME)
-    status, output, _ = run_main(capsys, "versions", NAME, "--repository", root)
+def test_versions_command(two_versions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    roll_back(Repository(two_versions), NAME)
+    status, output, _ = run_main(capsys, "versions", NAME, "--repository", two_versions)
     lines = [line.split() for line in output.splitlines()]
     assert status == 0
     assert [line[0] for line in lines] == ["version", "1", "2"]
     assert [("active" in line, line[-1]) for line in lines[1:]] == [(True, "1" * 12), (False, "2" * 12)]
-    status, output, _ = run_main(capsys, "versions", NAME, "--json", "--repository", root)
+    status, output, _ = run_main(capsys, "versions", NAME, "--json", "--repository", two_versions)
     first, second = json.loads(output)
     assert (first["version"], first["active"], first["replaces"], first["labels"]) == (1, True, None, 2)
     assert (second["version"], second["active"], second["replaces"], second["labels"]) == (2, False, 1, 3)
     assert set(second["files"]) == {"model.onnx", "model_spec.json"}
-    assert run_main(capsys, "versions", "horse", "--repository", root)[0] == 1
+    assert run_main(capsys, "versions", "horse", "--repository", two_versions)[0] == 1
 
 
-def test_rollback_command(root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    status, output, _ = run_main(capsys, "rollback", NAME, "--repository", root)
+def test_rollback_command(two_versions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, _ = run_main(capsys, "rollback", NAME, "--repository", two_versions)
     assert (status, output) == (0, f"Version 1 of {NAME} is active in the repository, in place of version 2\n")
-    status, _, errors = run_main(capsys, "rollback", NAME, "--to", "7", "--repository", root)
-    assert (status, errors) == (1, f"mlcls rollback: {NAME} in {root} has no version 7; expected one of 1, 2.\n")
-    status, _, errors = run_main(capsys, "rollback", "horse", "--to", "1", "--repository", root)
+    status, _, errors = run_main(capsys, "rollback", NAME, "--to", "7", "--repository", two_versions)
+    assert (status, errors) == (
+        1,
+        f"mlcls rollback: {NAME} in {two_versions} has no version 7; expected one of 1, 2.\n",
+    )
+    status, _, errors = run_main(capsys, "rollback", "horse", "--to", "1", "--repository", two_versions)
     assert status == 1
     assert "has no model 'horse'" in errors
 
@@ -443,19 +394,17 @@ def test_publish_keeps_at_least(
 
 
 def test_repository_command_knows_versions(
-    root: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
+    two_versions: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publish(root, custom_spec, 1)
-    publish(root, custom_spec, 2)
-    publish(root, custom_spec, 3, activate=False)
-    run_main(capsys, "repository", "--repository", root)
-    assert run_main(capsys, "repository", "--check", "--repository", root)[0] == 0
+    publish(two_versions, custom_spec, 3, activate=False)
+    run_main(capsys, "repository", "--repository", two_versions)
+    assert run_main(capsys, "repository", "--check", "--repository", two_versions)[0] == 0
     for path in (f"{NAME}_engine/config.pbtxt", f"{NAME}_engine_2/configs/gpu.pbtxt", f"{NAME}/3/labels.txt"):
-        (root / path).write_text("")
-        status, _, errors = run_main(capsys, "repository", "--check", "--repository", root)
-        assert (status, errors.splitlines()[0]) == (1, f"{root}/{path}: differs from what the generator writes")
-        assert run_main(capsys, "repository", "--repository", root)[0] == 0
-    shutil.rmtree(root / NAME / "3")
-    assert run_main(capsys, "repository", "--check", "--repository", root)[0] == 1
-    assert run_main(capsys, "repository", "--repository", root)[0] == 0
-    assert not (root / f"{NAME}_engine_3").exists()
+        (two_versions / path).write_text("")
+        status, _, errors = run_main(capsys, "repository", "--check", "--repository", two_versions)
+        assert (status, errors.splitlines()[0]) == (1, f"{two_versions}/{path}: differs from what the generator writes")
+        assert run_main(capsys, "repository", "--repository", two_versions)[0] == 0
+    shutil.rmtree(two_versions / NAME / "3")
+    assert run_main(capsys, "repository", "--check", "--repository", two_versions)[0] == 1
+    assert run_main(capsys, "repository", "--repository", two_versions)[0] == 0
+    assert not (two_versions / f"{NAME}_engine_3").exists()

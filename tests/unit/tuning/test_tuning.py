@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -62,7 +62,7 @@ def test_the_best_settings_are_found() -> None:
     outcome = Machine().search(Goal(150.0)).run(START)
     assert outcome.status == "changed"
     # 75 images/s of the engine take three processes that decode 35 each
-    assert outcome.settings == dataclasses.replace(BETTER, preprocess_instances=3)
+    assert outcome.settings == msgspec.structs.replace(BETTER, preprocess_instances=3)
     assert outcome.figures.images_per_s == pytest.approx(75.0, rel=0.01)
     assert outcome.figures.percentile_ms(99) <= 150.0
 

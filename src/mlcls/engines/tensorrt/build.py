@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+
+import msgspec
 
 from mlcls.base.files import sha256_of, write_bytes, write_text
 from mlcls.base.machine import Gpu, read_gpus
@@ -93,7 +94,7 @@ def build_rtx_engines(request: BuildRequest) -> Iterator[str]:
         record = _record(path.name, manifest, built, gpu, capability, report)
         path.with_suffix(".json").unlink(missing_ok=True)  # better no record than a wrong one
         write_bytes(path, built.plan)
-        document = {**dataclasses.asdict(record), "sha256": sha256_of(path)}
+        document = {**msgspec.to_builtins(record), "sha256": sha256_of(path)}
         write_text(path.with_suffix(".json"), json.dumps(document, indent=2) + "\n")
         yield _sum_up(path, built)
         if report is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mlcls.base.machine import Gpu, Machine
@@ -103,7 +103,7 @@ def test_another_source(folder: Path) -> None:
 def test_the_source_of_the_source(folder: Path) -> None:
     manifest = Manifest.read(folder)
     engines: list[Any] = [
-        dataclasses.replace(engine, made_from={"model.onnx": "b" * 64}) if "fp16.onnx" in engine.file else engine
+        msgspec.structs.replace(engine, made_from={"model.onnx": "b" * 64}) if "fp16.onnx" in engine.file else engine
         for engine in manifest.engines
     ]
     write_manifest(folder, "tiny_engine", engines)
