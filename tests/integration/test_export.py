@@ -56,9 +56,7 @@ def test_the_command_writes_a_paddlex_model(tmp_path: Path) -> None:
 
 
 def test_trained_weights_are_exported_as_they_are(tmp_path: Path, trained_weights: Path) -> None:
-    report = export_model(ARCHITECTURE, tmp_path / "model", labels=LABELS, size=(64, 64), weights=trained_weights)
-    assert (report.weights, report.smallest_spread) == (trained_weights, None)
-
+    export_model(ARCHITECTURE, tmp_path / "model", labels=LABELS, size=(64, 64), weights=trained_weights)
     paddle = import_paddle("train")
     network = load_trained_network(ARCHITECTURE, len(LABELS), trained_weights)
     inputs = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import yaml
@@ -27,8 +28,8 @@ from mlcls.paddle.runtime import import_paddle
 from mlcls.paddlex.config import read_config
 from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
-from mlcls.training.architectures import PPLCNET_SCALES, NetworkSize, build_network, load_trained_network
-from mlcls.training.data import Batch, BatchLoader, TrainingData
+from mlcls.training.architectures import PPLCNET_SCALES, build_network, find_size, load_trained_network
+from mlcls.training.data import Batch, TrainingData, read_batches
 from mlcls.training.optimization import make_optimizer
 from mlcls.training.processes import ProcessGroup, StopRequest
 from mlcls.training.run_folder import RunFolder, RunLog, TrainReport
@@ -141,8 +142,7 @@ def test_the_exported_model_scores_like_the_best_weights(learned: tuple[TrainSet
 
     exported = paddle.jit.load(str(report.inference / "inference"))
     exported.eval()
-    with BatchLoader(data.val, settings.transform, num_workers=0) as loader:
-        batch = next(loader.batches([np.arange(len(data.val))]))
+    (batch,) = read_batches(data.val, settings.transform, [np.arange(len(data.val))], 0)
     np.testing.assert_allclose(exported(paddle.to_tensor(batch.inputs)).numpy(), expected, rtol=0, atol=1e-5)
 
 
@@ -151,7 +151,7 @@ def test_the_best_model_is_imported(learned: tuple[TrainSettings, TrainReport], 
     import_model(str(report.inference), Repository(tmp_path / "repository"), name="colors")
     spec = json.loads((tmp_path / "repository" / "colors_preprocess" / "1" / "model_spec.json").read_text())
     assert tuple(spec["labels"]) == tuple(COLORS)
-    assert (spec["transform"]["height"], spec["transform"]["width"]) == settings.image_size
+    assert (spec["transform"]["height"], spec["transform"]["width"]) == settings.size
 
 
 def test_weights_of_other_labels_are_a_start(learned: tuple[TrainSettings, TrainReport], tmp_path: Path) -> None:
@@ -195,8 +195,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
 
 
 def with_changes(settings: TrainSettings, **changes: Any) -> TrainSettings:
-    config = settings.to_config()
-    return TrainSettings.from_config({"Global": {**config["Global"], **config["Train"], **changes}, "Train": {}})
+    return msgspec.structs.replace(settings, **changes)
 
 
 def assert_same_training(one: Path, other: Path) -> None:
@@ -209,9 +208,7 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 def training_command(settings: TrainSettings, output: Path, **changes: Any) -> list[str]:
     """PaddleX's command line with each setting that is not in its file."""
-    config = with_changes(
-        settings, output=str(output), **{name: str(value) for name, value in changes.items()}
-    ).to_config()
+    config = with_changes(settings, output=output, **changes).to_config()
     command = [sys.executable, str(ROOT / "scripts" / "main.py"), "-c", str(ROOT / "configs" / f"{MODEL}.yaml")]
     for section, values in config.items():
         for name, value in values.items():
@@ -240,11 +237,11 @@ def test_a_stopped_training_is_resumed_to_the_same_weights(whole: TrainSettings,
     output = tmp_path / "output"
     thread = after_line(output / "train.log", "epoch 2/2 step 1/3", lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(TrainingInterruptedError, match=r"resume with resume_path .*latest") as stopped:
-        train_model(with_changes(whole, output=str(output)))
+        train_model(with_changes(whole, output=output))
     thread.join()
     assert stopped.value.exit_code == 128 + signal.SIGTERM
     assert json.loads((output / "train_result.json").read_text())["done_flag"] is False
-    train_model(with_changes(whole, output=str(output), resume_path=str(output / "latest")))
+    train_model(with_changes(whole, output=output, resume_path=str(output / "latest")))
     assert_same_training(whole.output, output)
     log = (output / "train.log").read_text()
     assert "Resumed after " in log
@@ -262,7 +259,7 @@ def test_a_killed_training_is_resumed_to_the_same_weights(
     assert process.wait(timeout=60) == -signal.SIGKILL
     assert json.loads((output / "train_result.json").read_text())["done_flag"] is False
     # what was killed may be named in PaddleX's way, by its weights
-    command = training_command(whole, output, resume_path=output / "latest" / "latest.pdparams")
+    command = training_command(whole, output, resume_path=str(output / "latest" / "latest.pdparams"))
     assert cli.main(["paddlex", *command[2:]]) == 0  # what scripts/main.py does, without importing paddle again
     assert "Resumed after 3 steps from " in capsys.readouterr().out
     assert_same_training(whole.output, output)
@@ -298,7 +295,7 @@ def test_an_unreadable_image_stops_the_training_and_it_goes_on_when_mended(
     path = dataset / "images" / "012.png"
     good = path.read_bytes()
     path.write_bytes(good[:100])
-    settings = with_changes(whole, dataset_dir=str(dataset), output=str(tmp_path / "output"))
+    settings = with_changes(whole, dataset_dir=dataset, output=tmp_path / "output")
     with pytest.raises(DatasetError, match=r"images/012\.png: expected an image"):
         train_model(settings)
     path.write_bytes(good)
@@ -361,9 +358,9 @@ def test_one_step_of_each_architecture(architecture: str, amp: bool, tmp_path: P
 @pytest.mark.parametrize("scale", PPLCNET_SCALES)
 def test_a_file_of_weights_tells_its_size(scale: float, tmp_path: Path) -> None:
     paddle = import_paddle("train")
-    size = NetworkSize(scale, 48)
-    network = build_network(MODEL, len(COLORS), size=size)
-    assert NetworkSize.of_parameters(MODEL, network.state_dict()) == size
+    size: dict[str, Any] = {"query_num": 2, "backbone_scale": scale, "decoder_width": 48}
+    network = build_network(MODEL, len(COLORS), **size)
+    assert find_size(MODEL, network.state_dict()) == size
     paddle.save(network.state_dict(), str(tmp_path / "small.pdparams"))
     loaded = load_trained_network(MODEL, len(COLORS), tmp_path / "small.pdparams")
     inputs = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, *SIZE)).astype(np.float32))

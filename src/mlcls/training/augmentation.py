@@ -5,7 +5,6 @@ Both work on the resized image, before normalization. All random draws come from
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Final
 
@@ -23,30 +22,18 @@ _PROBABILITY: Final = 0.5
 _MAGNITUDES: Final = 9
 
 
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """The augmentations to apply.
-
-    Attributes:
-        cutout: Whether to apply `cut_out`.
-        rand_augment: Whether to apply `rand_augment`.
-    """
-
-    cutout: bool = True
-    rand_augment: bool = True
-
-    def apply(self, pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """Return a changed copy of (H, W, 3) uint8 RGB, of the same shape."""
-        if self.cutout:
-            pixels = cut_out(pixels, generator)
-        if self.rand_augment:
-            pixels = rand_augment(pixels, generator)
-        return pixels
-
-
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """Return the random generator of one image in one epoch; its draws depend on nothing else."""
     return np.random.default_rng((seed, epoch, index))
+
+
+def augment(
+    pixels: npt.NDArray[np.uint8], generator: np.random.Generator, *, cutout: bool = True, rand: bool = True
+) -> npt.NDArray[np.uint8]:
+    """Return a copy of (H, W, 3) uint8 RGB with Cutout and RandAugment, of the same shape."""
+    if cutout:
+        pixels = cut_out(pixels, generator)
+    return rand_augment(pixels, generator) if rand else pixels
 
 
 def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:

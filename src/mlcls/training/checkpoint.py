@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,9 +40,8 @@ class Checkpoint:
     states: dict[str, Any]
 
 
-@contextmanager
-def checkpoint_folder(folder: Path, name: str, checkpoint: Checkpoint, publish_average: bool = False) -> Iterator[Path]:
-    """Write a checkpoint; the folder appears when the `with` block ends, with what the block added to it.
+def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, publish_average: bool = False) -> None:
+    """Write a checkpoint; the folder appears when all its files are complete.
 
     Args:
         folder: Folder of the checkpoint; an existing one is replaced.
@@ -65,13 +62,6 @@ def checkpoint_folder(folder: Path, name: str, checkpoint: Checkpoint, publish_a
             paddle.save(content, str(path))
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        yield staging
-
-
-def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, publish_average: bool = False) -> None:
-    """Write a checkpoint and nothing else; see `checkpoint_folder`."""
-    with checkpoint_folder(folder, name, checkpoint, publish_average):
-        pass
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -8,6 +8,8 @@ import io
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from mlcls.base.pictures import require_matplotlib, save_figure
 
 _DPI: Final = 110
@@ -68,19 +70,10 @@ class History:
         self.loss_sum, self.image_count = 0.0, 0
         return row
 
-    def to_state(self) -> dict[str, Any]:
-        """Return the state for a checkpoint."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> History:
-        """Return the history with this state."""
-        return cls(
-            [StepRow(**row) for row in state["steps"]],
-            [EvaluationRow(**row) for row in state["evaluations"]],
-            state["loss_sum"],
-            state["image_count"],
-        )
+        """Return the history with this state, made by `dataclasses.asdict`."""
+        return msgspec.convert(state, cls)
 
 
 def format_csv(row_type: type[StepRow] | type[EvaluationRow], rows: Sequence[StepRow | EvaluationRow]) -> str:
@@ -88,7 +81,7 @@ def format_csv(row_type: type[StepRow] | type[EvaluationRow], rows: Sequence[Ste
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in dataclasses.fields(row_type))
-    writer.writerows(dataclasses.astuple(row) for row in rows)
+    writer.writerows(map(dataclasses.astuple, rows))
     return text.getvalue()
 
 
@@ -113,29 +106,30 @@ def draw_curves(history: History, title: str) -> bytes:
     # without pyplot, which would choose a backend and keep a reference to the figure
     figure = Figure(figsize=(8, 9), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(3, 1, sharex=True)
+    loss, rate, score = axes = figure.subplots(3, 1, sharex=True)
+    style: dict[str, Any] = {"markersize": 3, "linewidth": 1.2}
     marker = "o" if len(history.steps) < 40 else ""
     steps = [row.step for row in history.steps]
     losses = [row.loss for row in history.steps]
-    axes[0].plot(steps, losses, color="tab:red", marker=marker, markersize=3, linewidth=1.2)
-    axes[0].set_ylabel("loss of an image")
+    loss.plot(steps, losses, color="tab:red", marker=marker, **style)
+    loss.set_ylabel("loss of an image")
     if losses and 0 < 10 * min(losses) < max(losses):
-        axes[0].set_yscale("log")
-    axes[1].plot(steps, [row.learning_rate for row in history.steps], color="tab:green", marker=marker, markersize=3)
-    axes[1].set_ylabel("learning rate")
-    axes[1].ticklabel_format(axis="y", style="scientific", scilimits=(-2, 2))
+        loss.set_yscale("log")
+    rate.plot(steps, [row.learning_rate for row in history.steps], color="tab:green", marker=marker, **style)
+    rate.set_ylabel("learning rate")
+    rate.ticklabel_format(axis="y", style="scientific", scilimits=(-2, 2))
     at = [row.step for row in history.evaluations]
-    for name, color in (("map_average", "tab:blue"), ("map_weights", "tab:orange")):
-        label = "moving average" if name == "map_average" else "weights"
-        values = [getattr(row, name) for row in history.evaluations]
-        axes[2].plot(at, values, color=color, marker="o", markersize=3, linewidth=1.2, label=label)
-    axes[2].set_ylabel("mAP, validation images")
-    axes[2].set_ylim(-0.02, 1.02)
-    axes[2].set_xlabel("step")
-    axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
+    averages = [row.map_average for row in history.evaluations]
+    score.plot(at, averages, color="tab:blue", marker="o", label="moving average", **style)
+    weights = [row.map_weights for row in history.evaluations]
+    score.plot(at, weights, color="tab:orange", marker="o", label="weights", **style)
+    score.set_ylabel("mAP, validation images")
+    score.set_ylim(-0.02, 1.02)
+    score.set_xlabel("step")
+    score.xaxis.set_major_locator(MaxNLocator(integer=True))
     if history.evaluations:
-        axes[2].legend(loc="lower right")
-    for axis in axes:
-        axis.grid(alpha=0.3)
+        score.legend(loc="lower right")
+    for panel in axes:
+        panel.grid(alpha=0.3)
     figure.suptitle(title)
     return save_figure(figure, _DPI)

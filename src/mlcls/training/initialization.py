@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from mlcls.errors import ConversionError
 from mlcls.model.metrics import smallest_spread
-from mlcls.training.architectures import find_decoder
 
 if TYPE_CHECKING:
     import paddle
@@ -37,22 +36,19 @@ NORM_BIAS: Final = 2.0
 MIN_SCORE_SPREAD: Final = 0.05
 
 
-def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float32]) -> float:
+def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float32]) -> None:
     """Rescale a fresh network in place so that its scores depend on the picture.
 
     Args:
         network: A network of `build_network` with fresh weights.
         inputs: Normalized real photos, (N, 3, H, W) float32, all different, N at least 4.
 
-    Returns:
-        The smallest spread of scores between two of the photos, where a spread is the largest difference of a label.
-
     Raises:
-        ConversionError: The spread is still less than `MIN_SCORE_SPREAD`.
+        ConversionError: All scores of some two photos still differ by less than `MIN_SCORE_SPREAD`.
     """
     import paddle
 
-    decoder = find_decoder(network)
+    (decoder,) = (layer for layer in network.sublayers() if type(layer).__name__ == "MLDecoder")
     features = _decoder_input(network, decoder, paddle.to_tensor(inputs))
 
     def run_head() -> Any:
@@ -72,7 +68,6 @@ def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float3
             f"Expected the scores of any two photos to differ by at least {MIN_SCORE_SPREAD}, got {spread:.4f}; use "
             f"other photos (--photos) or another seed."
         )
-    return spread
 
 
 def _decoder_input(network: paddle.nn.Layer, decoder: Any, inputs: paddle.Tensor) -> paddle.Tensor:

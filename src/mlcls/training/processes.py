@@ -14,12 +14,13 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.base.documents import to_json
 from mlcls.base.files import write_text
 from mlcls.errors import TrainingError, TrainingInterruptedError
 from mlcls.paddle.runtime import import_paddle
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import paddle
 
 LOG_FOLDER: Final = "process_logs"
-SETTINGS_FILE: Final = "settings.yaml"
+SETTINGS_FILE: Final = "settings.json"
 # One line with the failure of a process, for the process that started it.
 FAILURE_FILE: Final = "failure.txt"
 
@@ -54,9 +55,7 @@ class StopRequest:
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -64,6 +63,12 @@ class StopRequest:
     def requested(self) -> bool:
         """Whether a signal came."""
         return self.signal_number is not None
+
+    def error(self, text: str) -> TrainingInterruptedError:
+        """Return the error that ends a stopped training, with the exit status of a program that the signal ends."""
+        error = TrainingInterruptedError(text)
+        error.exit_code = 128 + (self.signal_number or signal.SIGINT)
+        return error
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         # a second Ctrl-C means to stop at once; paddle's launcher sends SIGTERM several times
@@ -189,19 +194,22 @@ def require_devices(device: Device) -> None:
 
 
 def launch_command(settings_file: Path, device: Device) -> list[str]:
-    """Return the command line that starts one process for each number of the device.
-
-    Args:
-        settings_file: Settings for `mlcls.training.worker`; logs go to its folder.
-        device: Several GPUs, or several processes on the CPU.
-    """
-    numbers = ",".join(map(str, device.ids))
-    where = ["--devices", numbers] if device.kind == "gpu" else ["--nproc_per_node", str(len(device.ids))]
+    """Return the command line that starts one process for each number of the device; logs go to the file's folder."""
     worker = Path(__file__).with_name("worker.py")
+    if device.kind == "gpu":
+        where = ["--devices", ",".join(map(str, device.ids))]
+    else:
+        where = ["--nproc_per_node", str(len(device.ids))]
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir", os.fspath(settings_file.parent)]
     return [
-        *(sys.executable, "-m", "paddle.distributed.launch"),
-        *("--log_dir", os.fspath(settings_file.parent), "--log_level", "ERROR", "--max_restart", "0", *where),
-        *(os.fspath(worker), os.fspath(settings_file)),
+        *launcher,
+        "--log_level",
+        "ERROR",
+        "--max_restart",
+        "0",
+        *where,
+        os.fspath(worker),
+        os.fspath(settings_file),
     ]
 
 
@@ -212,21 +220,17 @@ def train_in_processes(settings: TrainSettings, device: Device) -> None:
         TrainingInterruptedError: A signal came; the first process has written `latest`.
         TrainingError: A process failed.
     """
-    import yaml
-
     folder = settings.output / LOG_FOLDER
-    settings_file = folder / SETTINGS_FILE
-    (folder / FAILURE_FILE).unlink(missing_ok=True)
-    write_text(settings_file, yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True))
+    settings_file, failure_file = folder / SETTINGS_FILE, folder / FAILURE_FILE
+    failure_file.unlink(missing_ok=True)
+    write_text(settings_file, to_json(settings.to_config()))
     with StopRequest() as stop:
         status = _run(launch_command(settings_file, device), _environment(device), stop)
     if status == 0:
         return
-    failure = _first_line(folder / FAILURE_FILE)
+    failure = failure_file.read_text(encoding="utf-8").partition("\n")[0] if failure_file.is_file() else ""
     if stop.requested:
-        error = TrainingInterruptedError(failure or f"Stopped; resume with resume_path {settings.output / 'latest'}.")
-        error.exit_code = 128 + (stop.signal_number or 2)
-        raise error
+        raise stop.error(failure or f"Stopped; resume with resume_path {settings.output / 'latest'}.")
     raise TrainingError(failure or f"A process failed with status {status}; see {folder}/workerlog.*.")
 
 
@@ -255,9 +259,3 @@ def _environment(device: Device) -> dict[str, str]:
     if device.kind == "cpu":
         environment.pop("CUDA_VISIBLE_DEVICES", None)  # or the launcher would assign its GPUs
     return environment
-
-
-def _first_line(path: Path) -> str:
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_text(encoding="utf-8").partition("\n")[0]
-    return ""

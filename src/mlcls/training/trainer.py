@@ -7,6 +7,7 @@ same number of threads).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -19,11 +20,11 @@ import numpy.typing as npt
 from mlcls.dataset.annotations import ImageSet
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
 from mlcls.model.metrics import mean_average_precision
-from mlcls.training.augmentation import Augmentation
+from mlcls.training.augmentation import augment, sample_generator
 from mlcls.training.checkpoint import Checkpoint, write_checkpoint
-from mlcls.training.data import Batch, BatchLoader, TrainingData, epoch_batches, sequential_batches
+from mlcls.training.data import Batch, TrainingData, epoch_batches, read_batches, sequential_batches
 from mlcls.training.history import EvaluationRow, History
-from mlcls.training.optimization import CosineSchedule, WeightAverage, asymmetric_loss, make_optimizer
+from mlcls.training.optimization import WeightAverage, asymmetric_loss, cosine_rate, make_optimizer
 from mlcls.training.processes import ProcessGroup, StopRequest
 from mlcls.training.run_folder import BEST, LATEST, RunFolder, RunLog
 from mlcls.training.settings import Device, TrainSettings
@@ -81,15 +82,10 @@ class Trainer:
         """
         import paddle
 
-        self._settings, self._data, self._folder, self._log = settings, data, folder, log
-        self._stop, self._group = stop, group
+        self._settings, self._data, self._network = settings, data, network
+        self._folder, self._log, self._stop, self._group = folder, log, stop, group
         self._steps_per_epoch = len(self._epoch_batches(0))
-        self._schedule = CosineSchedule(
-            settings.learning_rate,
-            total_steps=settings.epochs_iters * self._steps_per_epoch,
-            warmup_steps=settings.warmup_epochs * self._steps_per_epoch,
-        )
-        self._network = network
+        self._total_steps = settings.epochs_iters * self._steps_per_epoch
         self._average = WeightAverage(network, settings.ema_decay)
         self._optimizer = make_optimizer(network, settings.weight_decay, settings.gradient_clip)
         self._model = group.wrap(network)
@@ -104,11 +100,6 @@ class Trainer:
     def metrics(self) -> dict[str, Any]:
         """The metrics so far."""
         return self._progress.metrics
-
-    @property
-    def history(self) -> History:
-        """The history so far."""
-        return self._history
 
     @property
     def steps_done(self) -> int:
@@ -147,28 +138,35 @@ class Trainer:
             self._save_latest()
             raise
 
+    def write_progress(self, *, done: bool = False) -> None:
+        """Update curves and result, in the one process that writes files."""
+        self._folder.write_progress(self._history, self.metrics, done=done)
+
     def _train_epoch(self, bar: tqdm[Any]) -> None:
         settings, progress = self._settings, self._progress
-        augmentation = Augmentation(settings.cutout, settings.rand_augment)
-        batches = self._epoch_batches(progress.epoch)[progress.step :]
-        loader = BatchLoader(
-            self._data.train,
-            settings.transform,
-            num_workers=settings.num_workers,
-            augmentation=augmentation,
-            seed=settings.seed,
-        )
-        with loader:
-            started, images, saved = time.monotonic(), 0, time.monotonic()
-            for batch in loader.batches(batches, progress.epoch):
-                learning_rate = self._schedule.learning_rate(self.steps_done)
+
+        def change(pixels: npt.NDArray[np.uint8], index: int) -> npt.NDArray[np.uint8]:
+            generator = sample_generator(settings.seed, progress.epoch, index)
+            return augment(pixels, generator, cutout=settings.cutout, rand=settings.rand_augment)
+
+        left = self._epoch_batches(progress.epoch)[progress.step :]
+        reading = read_batches(self._data.train, settings.transform, left, settings.num_workers, change)
+        started, images, saved = time.monotonic(), 0, time.monotonic()
+        with contextlib.closing(reading) as batches:
+            for batch in batches:
+                learning_rate = cosine_rate(
+                    self.steps_done,
+                    peak=settings.learning_rate,
+                    total_steps=self._total_steps,
+                    warmup_steps=settings.warmup_epochs * self._steps_per_epoch,
+                )
                 loss = self._train_step(batch, learning_rate)
                 self._average.update(self.steps_done)
                 progress.step += 1
                 images += len(batch.targets) * self._group.size
                 self._history.add_loss(loss, len(batch.targets))
                 bar.update()
-                if self.steps_done % settings.log_interval == 0 or self.steps_done == self._schedule.total_steps:
+                if self.steps_done % settings.log_interval == 0 or self.steps_done == self._total_steps:
                     row = self._history.close_row(self.steps_done, progress.epoch + 1, learning_rate)
                     rate = images / max(time.monotonic() - started, 1e-9)
                     self._log.write(
@@ -212,17 +210,16 @@ class Trainer:
             self._group.share_statistics(network)
             answers = score_images(network, self._data.val, self._settings, self._group, self._obey_stop_alone)
             scores[name] = mean_average_precision(answers, self._data.val.targets)
-            collapsed = len(answers) > 1 and np.ptp(answers, axis=0).max() < _COLLAPSED
-            if (
-                collapsed and name == "weights" and epoch > self._settings.warmup_epochs
-            ):  # a fresh network starts like this
-                self._log.write(
-                    "Note: every image gets the same scores. If this persists, the network has collapsed: start again "
-                    "with a lower learning_rate or from pretrained weights."
-                )
+        # a fresh network starts like this too
+        collapsed = len(answers) > 1 and np.ptp(answers, axis=0).max() < _COLLAPSED
+        if collapsed and epoch > self._settings.warmup_epochs:
+            self._log.write(
+                "Note: every image gets the same scores. If this persists, the network has collapsed: start again with "
+                "a lower learning_rate or from pretrained weights."
+            )
         best = max(scores, key=lambda name: scores[name])
         self._history.evaluations.append(EvaluationRow(self.steps_done, epoch, scores["weights"], scores["average"]))
-        metrics = self._progress.metrics
+        metrics = self.metrics
         metrics["last_MultiLabelMAP"] = scores["weights"]
         improved = scores[best] > metrics.get("MultiLabelMAP", -1.0)
         if improved:
@@ -234,7 +231,7 @@ class Trainer:
         if self._group.is_first:
             if improved:
                 write_checkpoint(self._folder.best, BEST, self._checkpoint(), publish_average=best == "average")
-            self._folder.write_progress(self._history, metrics)
+            self.write_progress()
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
@@ -243,9 +240,9 @@ class Trainer:
             optimizer=self._optimizer.state_dict(),
             states={
                 "epoch": self._progress.epoch,
-                "metric": self._progress.metrics.get("MultiLabelMAP"),
+                "metric": self.metrics.get("MultiLabelMAP"),
                 "progress": dataclasses.asdict(self._progress),
-                "history": self._history.to_state(),
+                "history": dataclasses.asdict(self._history),
                 "scaler": self._scaler.state_dict(),
                 "config": self._settings.to_config(),
                 "digests": self._data.digests,
@@ -256,7 +253,7 @@ class Trainer:
     def _save_latest(self) -> None:
         if self._group.is_first:
             write_checkpoint(self._folder.latest, LATEST, self._checkpoint())
-            self._folder.write_progress(self._history, self._progress.metrics)
+            self.write_progress()
 
     def _epoch_batches(self, epoch: int) -> list[Any]:
         settings = self._settings
@@ -270,21 +267,18 @@ class Trainer:
 
     def _obey_stop(self) -> None:
         if self._group.any(self._stop.requested):
-            error = TrainingInterruptedError(
+            raise self._stop.error(
                 f"Stopped in epoch {self._progress.epoch + 1} after step {self._progress.step} of "
                 f"{self._steps_per_epoch}; resume with resume_path {self._folder.latest}."
             )
-            error.exit_code = 128 + (self._stop.signal_number or 2)
-            raise error
 
     def _obey_stop_alone(self) -> None:
-        if (
-            self._group.size == 1
-        ):  # several processes may have different numbers of batches, and so cannot ask each other
+        # several processes may have different numbers of batches, and so cannot ask each other
+        if self._group.size == 1:
             self._obey_stop()
 
     def _remaining(self, images_per_s: float) -> str:
-        steps = self._schedule.total_steps - self.steps_done
+        steps = self._total_steps - self.steps_done
         seconds = round(steps / self._steps_per_epoch * len(self._data.train) / max(images_per_s, 1e-9))
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
@@ -292,7 +286,7 @@ class Trainer:
         from tqdm import tqdm
 
         return tqdm(
-            total=self._schedule.total_steps,
+            total=self._total_steps,
             initial=self.steps_done,
             desc=self._settings.model,
             unit="step",
@@ -328,11 +322,11 @@ def score_images(
     network.eval()
     own = sequential_batches(len(images), settings.batch_size, group.rank, group.size)
     rows = [np.empty((0, images.targets.shape[1]), np.float32)]
-    loader = BatchLoader(images, settings.transform, num_workers=settings.num_workers)
     hidden = None if group.is_first else True
     bar = tqdm(total=len(own), desc="evaluation", unit="batch", leave=False, disable=hidden)
-    with loader, bar, paddle.no_grad():
-        for batch in loader.batches(own):
+    reading = read_batches(images, settings.transform, own, settings.num_workers)
+    with contextlib.closing(reading) as batches, bar, paddle.no_grad():
+        for batch in batches:
             rows.append(paddle.nn.functional.sigmoid(network(paddle.to_tensor(batch.inputs))).numpy())
             bar.update()
             after_batch()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import functools
+import dataclasses
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls.errors import DownloadError, ModelFormatError, TrainingError
+from mlcls.errors import ModelFormatError, TrainingError
 from mlcls.paddle.runtime import import_paddle
-from mlcls.training.checkpoint import SUFFIXES, Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
+from mlcls.training.checkpoint import SUFFIXES, Checkpoint, read_checkpoint, write_checkpoint
 from mlcls.training.history import EvaluationRow, History, StepRow, draw_curves, format_csv
 from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.processes import StopRequest, launch_command
 from mlcls.training.settings import Device
-from support.quiet_http import QuietHttpServer
 
 
 @pytest.fixture
@@ -61,38 +60,47 @@ def test_checkpoint_and_back(paddle: Any, tmp_path: Path, publish_average: bool)
         assert checkpoint.states["progress"] == {"epoch": 3, "step": 5}
 
 
-def test_a_checkpoint_that_fails_leaves_the_one_before(paddle: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_that_fails_leaves_the_one_before(
+    paddle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "latest"
-    write_checkpoint(folder, "latest", make_checkpoint(paddle, 1.0))
-    with pytest.raises(RuntimeError, match="disk"), checkpoint_folder(folder, "latest", make_checkpoint(paddle, 2.0)):
-        raise RuntimeError("disk")
-    assert read_checkpoint(folder).weights["a"].item() == 1
-    write_checkpoint(folder, "latest", make_checkpoint(paddle, 3.0))
-    assert read_checkpoint(folder).weights["a"].item() == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["latest"]
+    save = paddle.save
+
+    def fail_at_the_end(content: Any, path: str) -> None:
+        save(content, path)
+        if path.endswith("pdstates"):
+            raise OSError("disk")
+
+    for value, failing in ((1.0, False), (2.0, True), (3.0, False)):
+        monkeypatch.setattr(paddle, "save", fail_at_the_end if failing else save)
+        with contextlib.suppress(OSError):
+            write_checkpoint(folder, "latest", make_checkpoint(paddle, value))
+        assert read_checkpoint(folder).weights["a"].item() == (1 if failing else value)
+        assert [path.name for path in tmp_path.iterdir()] == ["latest"]
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_checkpoint_without_one_of_its_files(paddle: Any, tmp_path: Path, suffix: str) -> None:
+def break_file(path: Path) -> None:
+    path.write_bytes(b"nothing")
+
+
+def save_another(path: Path) -> None:
+    import_paddle("train").save({"epoch": 3, "metric": 0.5}, str(path))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage", "message"),
+    [
+        *((suffix, Path.unlink, "resume_path: expected ") for suffix in SUFFIXES),
+        ("pdopt", break_file, r"Expected a part of a checkpoint\. .*latest\.pdopt: expected a file that paddle"),
+        ("pdstates", save_another, "expected a checkpoint of mlcls, format 1, got 'another program'"),
+    ],
+)
+def test_a_damaged_checkpoint(
+    paddle: Any, tmp_path: Path, suffix: str, damage: Callable[[Path], None], message: str
+) -> None:
     write_checkpoint(tmp_path / "latest", "latest", make_checkpoint(paddle, 1.0))
-    (tmp_path / "latest" / f"latest.{suffix}").unlink()
-    with pytest.raises(TrainingError, match=r"resume_path: expected"):
-        read_checkpoint(tmp_path / "latest")
-
-
-def test_a_damaged_checkpoint(paddle: Any, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "latest", "latest", make_checkpoint(paddle, 1.0))
-    (tmp_path / "latest" / "latest.pdopt").write_bytes(b"nothing")
-    with pytest.raises(
-        TrainingError, match=r"Expected a part of a checkpoint\. .*latest\.pdopt: expected a file that paddle"
-    ):
-        read_checkpoint(tmp_path / "latest")
-
-
-def test_a_checkpoint_of_another_program(paddle: Any, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "latest", "latest", make_checkpoint(paddle, 1.0))
-    paddle.save({"epoch": 3, "metric": 0.5}, str(tmp_path / "latest" / "latest.pdstates"))
-    with pytest.raises(TrainingError, match="expected a checkpoint of mlcls, format 1, got 'another program'"):
+    damage(tmp_path / "latest" / f"latest.{suffix}")
+    with pytest.raises(TrainingError, match=message):
         read_checkpoint(tmp_path / "latest")
 
 
@@ -126,22 +134,20 @@ def save(paddle: Any, state: dict[str, Any], path: Path) -> str:
 def test_the_head_of_another_number_of_labels_is_left_fresh(paddle: Any, tmp_path: Path) -> None:
     trained, network = make_head(paddle, 80), make_head(paddle, 3)
     before = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
-    report = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
+    lines = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
     replaced = {"fc.query_pos_embed.weight", "fc.group_conv.weight", "fc.group_conv.bias"}
-    assert set(report.replaced) == replaced
-    assert (report.missing, report.unknown) == ((), ())
     for name, tensor in network.state_dict().items():
         expected = before[name] if name in replaced else trained.state_dict()[name].numpy()
         np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=name)
-    text = "\n".join(report.lines())
-    assert "loaded 4 of 7 parameters" in text
-    assert "fresh: fc.group_conv.bias: the file's has the shape [80], these labels need [3]" in text
+    assert lines[0].endswith("loaded 4 of 7 parameters.")
+    assert len(lines) == 1 + len(replaced)
+    assert "  fresh: fc.group_conv.bias: the file's has the shape [80], these labels need [3]" in lines
 
 
 def test_the_same_number_of_labels_keeps_the_head(paddle: Any, tmp_path: Path) -> None:
     trained, network = make_head(paddle, 3), make_head(paddle, 3)
-    report = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
-    assert len(report.loaded) == 7
+    (line,) = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
+    assert line.endswith("loaded 7 of 7 parameters.")
     np.testing.assert_array_equal(network.fc.group_conv.weight.numpy(), trained.fc.group_conv.weight.numpy())
 
 
@@ -149,13 +155,10 @@ def test_a_backbone_without_the_head(paddle: Any, tmp_path: Path) -> None:
     trained, network = make_head(paddle, 3), make_head(paddle, 3)
     state = {name: value for name, value in trained.state_dict().items() if not name.startswith("fc.")}
     state["classifier.weight"] = trained.backbone.weight
-    report = load_pretrained(network, save(paddle, state, tmp_path / "w.pdparams"))
-    assert report.loaded == ("backbone.weight", "backbone.bias")
-    assert len(report.missing) == 5
-    assert report.unknown == ("classifier.weight",)
-    text = "\n".join(report.lines())
-    assert "fresh: 5 that the file does not have: fc.query_pos_embed.weight" in text
-    assert "not used: 1 that the network does not have: classifier.weight" in text
+    first, fresh, unused = load_pretrained(network, save(paddle, state, tmp_path / "w.pdparams"))
+    assert first.endswith("loaded 2 of 7 parameters.")
+    assert "fresh: 5 that the file does not have: fc.query_pos_embed.weight" in fresh
+    assert "not used: 1 that the network does not have: classifier.weight" in unused
 
 
 def test_weights_that_cannot_be_used(paddle: Any, tmp_path: Path) -> None:
@@ -173,22 +176,9 @@ def test_weights_that_cannot_be_used(paddle: Any, tmp_path: Path) -> None:
         load_pretrained(network, str(tmp_path / "c.pdparams"))
 
 
-def test_weights_from_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "w.pdparams").write_bytes(b"weights")
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
-    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
-    server = QuietHttpServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}/w.pdparams"
-        assert find_weights(url).read_bytes() == b"weights"
-        with pytest.raises(DownloadError, match="404"):
-            find_weights(f"http://127.0.0.1:{server.server_port}/no.pdparams")
-    finally:
-        server.shutdown()
-        server.server_close()
+def test_weights_from_a_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("mlcls.base.download.fetch", lambda url: tmp_path / url.rpartition("/")[2])
+    assert find_weights("https://models.example/w.pdparams") == tmp_path / "w.pdparams"
 
 
 # --- history
@@ -207,7 +197,7 @@ def make_history(rows: int) -> History:
 def test_history_and_back() -> None:
     history = make_history(7)
     history.add_loss(3.0, 2)
-    again = History.from_state(history.to_state())
+    again = History.from_state(dataclasses.asdict(history))
     assert again == history
     assert again.close_row(8, 1, 1e-5) == StepRow(8, 1, 1e-5, 1.5)
 

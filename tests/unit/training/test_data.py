@@ -11,9 +11,8 @@ import pytest
 
 from mlcls.errors import DatasetError
 from mlcls.images.transforms import normalize, preprocess
-from mlcls.model.catalog import DEFAULT_TRANSFORM
-from mlcls.training.augmentation import OPERATIONS, Augmentation, cut_out, rand_augment, sample_generator
-from mlcls.training.data import PREFETCHED_BATCHES, BatchLoader, TrainingData, epoch_batches, sequential_batches
+from mlcls.training.augmentation import OPERATIONS, augment, cut_out, rand_augment, sample_generator
+from mlcls.training.data import PREFETCHED_BATCHES, TrainingData, epoch_batches, read_batches, sequential_batches
 from mlcls.training.settings import TrainSettings
 from support.colored_dataset import write_colored_dataset
 from support.image_samples import encode
@@ -36,12 +35,11 @@ def picture(seed: int = 0) -> np.ndarray:  # type: ignore[type-arg]
 def test_augmentation_keeps_shape_and_source_and_repeats_itself() -> None:
     pixels = picture()
     before = pixels.copy()
-    augmentation = Augmentation()
     for index in range(40):
-        first = augmentation.apply(pixels, sample_generator(3, 1, index))
+        first = augment(pixels, sample_generator(3, 1, index))
         assert first.shape == pixels.shape
         assert first.dtype == np.uint8
-        np.testing.assert_array_equal(first, augmentation.apply(pixels, sample_generator(3, 1, index)))
+        np.testing.assert_array_equal(first, augment(pixels, sample_generator(3, 1, index)))
     np.testing.assert_array_equal(pixels, before)
 
 
@@ -51,7 +49,8 @@ def test_seed_epoch_and_image_give_other_draws(other: tuple[int, int, int]) -> N
 
 
 def test_augmentation_that_is_off_changes_nothing() -> None:
-    np.testing.assert_array_equal(Augmentation(False, False).apply(picture(), sample_generator(0, 0, 0)), picture())
+    changed = augment(picture(), sample_generator(0, 0, 0), cutout=False, rand=False)
+    np.testing.assert_array_equal(changed, picture())
 
 
 def test_cut_out_covers_one_rectangle_with_one_color() -> None:
@@ -116,8 +115,7 @@ def test_processes_share_an_evaluation() -> None:
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_batches_are_those_of_the_one_transform(dataset: Path, num_workers: int) -> None:
     data = TrainingData.read(dataset)
-    with BatchLoader(data.train, TRANSFORM, num_workers=num_workers) as loader:
-        batches = list(loader.batches([np.array([5, 0]), np.array([3])]))
+    batches = list(read_batches(data.train, TRANSFORM, [np.array([5, 0]), np.array([3])], num_workers))
     for batch, indices in zip(batches, ([5, 0], [3]), strict=True):
         expected = [preprocess(data.train.paths[index].read_bytes(), TRANSFORM) for index in indices]
         np.testing.assert_array_equal(batch.inputs, normalize(np.stack(expected), TRANSFORM))
@@ -125,55 +123,47 @@ def test_batches_are_those_of_the_one_transform(dataset: Path, num_workers: int)
 
 
 def test_threads_do_not_change_what_is_loaded(dataset: Path) -> None:
+    def change(pixels: Any, index: int) -> Any:
+        return augment(pixels, sample_generator(5, 1, index))
+
     data = TrainingData.read(dataset)
-    results = []
-    for num_workers in (0, 1, 4):
-        loader = BatchLoader(data.train, TRANSFORM, num_workers=num_workers, augmentation=Augmentation(), seed=5)
-        with loader:
-            results.append([batch.inputs for batch in loader.batches(epoch_batches(7, 2, 5, 1), epoch=1)])
+    batches = epoch_batches(7, 2, 5, 1)
+    results = [
+        [batch.inputs for batch in read_batches(data.train, TRANSFORM, batches, num_workers, change)]
+        for num_workers in (0, 1, 4)
+    ]
     for other in results[1:]:
         assert all(np.array_equal(one, two) for one, two in zip(results[0], other, strict=True))
 
 
-def test_few_images_are_read_ahead_and_threads_end(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = TrainingData.read(dataset)
+@pytest.mark.parametrize(("num_workers", "ahead"), [(0, 0), (2, PREFETCHED_BATCHES)])
+def test_few_images_are_read_ahead_and_threads_end(dataset: Path, num_workers: int, ahead: int) -> None:
     read: list[int] = []
-    original = BatchLoader._read
 
-    def note(loader: BatchLoader, index: int, epoch: int) -> Any:
+    def note(pixels: Any, index: int) -> Any:
         read.append(index)
-        return original(loader, index, epoch)
+        return pixels
 
-    monkeypatch.setattr(BatchLoader, "_read", note)
     before = threading.active_count()
-    with BatchLoader(data.train, TRANSFORM, num_workers=2) as loader:
-        batches = loader.batches([np.array([0])] * 50)
+    data = TrainingData.read(dataset)
+    batches = read_batches(data.train, TRANSFORM, [np.array([0])] * 50, num_workers, note)
+    for _ in range(4):
         next(batches)
-        for _ in range(3):
-            next(batches)
-        assert len(read) <= 4 + PREFETCHED_BATCHES + 1
-        batches.close()  # type: ignore[attr-defined]
+    assert 4 <= len(read) <= 4 + ahead
+    batches.close()
     assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("content", [b"no image", encode(picture(), "PNG")[:-60]])
-def test_an_unreadable_image_is_an_error_with_its_path(dataset: Path, content: bytes, num_workers: int) -> None:
+@pytest.mark.parametrize("content", [b"no image", encode(picture(), "PNG")[:-60], None])
+def test_an_unreadable_image_is_an_error_with_its_path(dataset: Path, content: bytes | None, num_workers: int) -> None:
+    data = TrainingData.read(dataset)
     path = dataset / "images" / "004.png"
-    path.write_bytes(content)
-    data = TrainingData.read(dataset)
-    with (
-        BatchLoader(data.train, TRANSFORM, num_workers=num_workers) as loader,
-        pytest.raises(DatasetError, match=r"images/004\.png: expected an image"),
-    ):
-        list(loader.batches([np.array([index]) for index in range(7)]))
-
-
-def test_an_image_that_is_gone_is_an_error_with_its_path(dataset: Path) -> None:
-    data = TrainingData.read(dataset)
-    (dataset / "images" / "002.png").unlink()
-    with BatchLoader(data.train, TRANSFORM, num_workers=0) as loader, pytest.raises(DatasetError, match=r"002\.png"):
-        list(loader.batches([np.arange(7)]))
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"images/004\.png: expected an image"):
+        list(read_batches(data.train, TRANSFORM, [np.array([index]) for index in range(7)], num_workers))
 
 
 # --- datasets
@@ -185,7 +175,6 @@ def test_dataset(dataset: Path) -> None:
     assert (len(data.train), len(data.val)) == (7, 3)
     assert data.train.targets.shape == (7, 3)
     assert set(data.digests) == {"label.txt", "train.txt", "val.txt"}
-    assert DEFAULT_TRANSFORM.height == 448
 
 
 @pytest.mark.parametrize(
