@@ -29,10 +29,10 @@ from mlcls.paddlex.config import read_config
 from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
 from mlcls.training.architectures import PPLCNET_SCALES, build_network, find_size, load_trained_network
-from mlcls.training.data import Batch, TrainingData, read_batches
+from mlcls.training.data import TrainingData, read_batches
 from mlcls.training.optimization import make_optimizer
 from mlcls.training.processes import ProcessGroup, StopRequest
-from mlcls.training.run_folder import RunFolder, RunLog, TrainReport
+from mlcls.training.run_folder import RunFolder, TrainReport
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
 from mlcls.training.trainer import Trainer, score_images
@@ -142,8 +142,8 @@ def test_the_exported_model_scores_like_the_best_weights(learned: tuple[TrainSet
 
     exported = paddle.jit.load(str(report.inference / "inference"))
     exported.eval()
-    (batch,) = read_batches(data.val, settings.transform, [np.arange(len(data.val))], 0)
-    np.testing.assert_allclose(exported(paddle.to_tensor(batch.inputs)).numpy(), expected, rtol=0, atol=1e-5)
+    ((inputs, _),) = read_batches(data.val, settings.transform, [np.arange(len(data.val))], 0)
+    np.testing.assert_allclose(exported(paddle.to_tensor(inputs)).numpy(), expected, rtol=0, atol=1e-5)
 
 
 def test_the_best_model_is_imported(learned: tuple[TrainSettings, TrainReport], tmp_path: Path) -> None:
@@ -343,11 +343,10 @@ def test_one_step_of_each_architecture(architecture: str, amp: bool, tmp_path: P
         paddle.seed(0)
         network = build_network(architecture, len(COLORS))
         before = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
-        log = RunLog(None, append=False)
-        trainer = Trainer(settings, data, network, RunFolder(settings), log, StopRequest(), ProcessGroup())
+        trainer = Trainer(settings, data, network, RunFolder(settings), StopRequest(), ProcessGroup())
         generator = np.random.default_rng(0)
         inputs = generator.standard_normal((2, 3, *SIZE)).astype(np.float32)
-        assert trainer._train_step(Batch(inputs, np.array([[1, 0, 1], [0, 1, 0]], np.float32)), 1e-3) > 0
+        assert trainer._train_step(inputs, np.array([[1, 0, 1], [0, 1, 0]], np.float32), 1e-3) > 0
     still = {name for name, tensor in network.state_dict().items() if np.array_equal(tensor.numpy(), before[name])}
     frozen = {name for name in before if name.endswith("query_pos_embed.weight")}
     # CLIP's backbone ends in a projection that the head does not use; units of ReLU may be silent for two images

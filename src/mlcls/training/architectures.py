@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.model.catalog import official_model
@@ -39,8 +42,9 @@ def build_network(
     *,
     backbone_scale: float = 1.0,
     decoder_width: int = DECODER_WIDTH,
+    seed: int = 0,
 ) -> paddle.nn.Layer:
-    """Build a network with fresh weights, drawn from paddle's global generator (see `paddle.seed`).
+    """Build a network with fresh weights.
 
     Args:
         architecture: Name of one of the six models.
@@ -48,6 +52,7 @@ def build_network(
         query_num: Decoder queries, at most `num_labels`; by default one for each label, as PaddleX trains.
         backbone_scale: Factor of the backbone's channels, one of `PPLCNET_SCALES`; other than 1 for PP-LCNet only.
         decoder_width: Width of the ML-Decoder's embeddings, a multiple of 24; its hidden layer is 8/3 as wide.
+        seed: Seed of the weights, and of what is drawn next from paddle's global generator.
 
     Returns:
         A network in evaluation mode: (N, 3, H, W) float32 to logits (N, num_labels) float32.
@@ -61,27 +66,21 @@ def build_network(
     backbone = model.backbone
     if backbone == _PPLCNET:
         backbone = f"PPLCNet_x{str(float(backbone_scale)).replace('.', '_')}"
-    network = _import_build_model()(
-        {
-            "Arch": {
-                "name": backbone,
-                "class_num": num_labels,
-                "pretrained": False,
-                "use_ml_decoder": True,
-                **model.arch_options,
-            },
-            "MLDecoder": {
-                "query_num": num_labels if query_num is None else query_num,
-                "class_num": num_labels,
-                "in_channels": model.decoder_channels,
-                "embed_dim": decoder_width,
-                "num_heads": _DECODER_HEADS,
-                "mlp_hidden_dim": round(decoder_width * _HIDDEN_RATIO),
-                **model.decoder_options,
-            },
-        },
-        mode="export",
-    )
+    backbone_options = {"class_num": num_labels, "pretrained": False, "use_ml_decoder": True, **model.arch_options}
+    decoder_options = {
+        "query_num": num_labels if query_num is None else query_num,
+        "class_num": num_labels,
+        "in_channels": model.decoder_channels,
+        "embed_dim": decoder_width,
+        "num_heads": _DECODER_HEADS,
+        "mlp_hidden_dim": round(decoder_width * _HIDDEN_RATIO),
+        **model.decoder_options,
+    }
+    build_model = _import_build_model()
+    with _seeded(seed):
+        network = build_model(
+            {"Arch": {"name": backbone, **backbone_options}, "MLDecoder": decoder_options}, mode="export"
+        )
     network.eval()
     return network
 
@@ -154,6 +153,21 @@ def read_parameters(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not state or not all(hasattr(value, "shape") for value in state.values()):
         raise ModelFormatError(f"{path}: expected parameters by name, got {type(state).__name__}.")
     return state
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed all generators that paddleclas draws from; those of numpy and Python, the caller's, are as before after."""
+    import paddle
+
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        for set_seed in (paddle.seed, np.random.seed, random.seed):
+            set_seed(seed % 2**32)
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def _import_build_model() -> Any:

@@ -28,6 +28,8 @@ from mlcls.model.spec import ImageTransform
 # Batches that are read ahead of the one in use; the number bounds the memory.
 PREFETCHED_BATCHES: Final = 2
 
+Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
@@ -68,19 +70,6 @@ class TrainingData:
         return cls(labels, train, val, {name: sha256_of(folder / name) for name in files})
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """The input of a step.
-
-    Attributes:
-        inputs: (N, 3, H, W) float32, normalized.
-        targets: (N, num_labels) float32, 0 or 1.
-    """
-
-    inputs: npt.NDArray[np.float32]
-    targets: npt.NDArray[np.float32]
-
-
 def epoch_batches(
     count: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
 ) -> list[npt.NDArray[np.int64]]:
@@ -89,14 +78,6 @@ def epoch_batches(
     Every image occurs once in an epoch, in an order that depends only on the seed and the epoch. The images are spread
     evenly: batch sizes differ by at most one, so that no epoch ends in a batch too small for batch norm, and all
     processes do the same number of steps.
-
-    Args:
-        count: Number of images.
-        batch_size: Largest number of images in a batch.
-        seed: Seed of the order.
-        epoch: Number of the epoch, from 0.
-        rank: Number of this process.
-        world_size: Number of processes.
     """
     steps = -(-count // (batch_size * world_size))
     order = np.random.default_rng((seed, epoch)).permutation(count)
@@ -127,7 +108,7 @@ def read_batches(
         augment: Changes the resized image (H, W, 3) uint8 RGB with an index.
 
     Yields:
-        The batches, in order, whatever the number of threads.
+        (N, 3, H, W) float32, normalized, and targets (N, num_labels) float32, 0 or 1, in order.
 
     Raises:
         DatasetError: An image cannot be read or decoded; the text has its path.
@@ -148,4 +129,4 @@ def read_batches(
         contextlib.closing(map_ahead(pool, read, indices, ahead)) as inputs,
     ):
         for batch in batches:
-            yield Batch(np.stack([next(inputs) for _ in batch]), images.targets[batch].astype(np.float32))
+            yield np.stack([next(inputs) for _ in batch]), images.targets[batch].astype(np.float32)

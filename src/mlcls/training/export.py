@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from mlcls.base.files import staged_folder, write_text
 from mlcls.errors import SpecError
 from mlcls.model.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, official_spec
@@ -70,9 +68,7 @@ def export_model(
         if weights is not None:
             network = load_trained_network(architecture, spec.num_labels, weights)
         else:
-            paddle.seed(seed)
-            np.random.seed(seed)  # paddleclas draws some initial values from numpy's global generator
-            network = build_network(architecture, spec.num_labels)
+            network = build_network(architecture, spec.num_labels, seed=seed)
             pixels = photo_pixels(photos, spec.transform, CALIBRATION_PHOTOS, seed)
             if len(pixels) < 4:
                 raise SpecError(f"photos: expected at least 4 different photos, got {len(pixels)}.")

@@ -6,12 +6,13 @@ Several processes, each with a device of its own, are started by `paddle.distrib
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -77,6 +78,7 @@ class StopRequest:
         self.signal_number = number
 
 
+@dataclasses.dataclass(frozen=True)
 class ProcessGroup:
     """This process and the others of the training.
 
@@ -85,9 +87,8 @@ class ProcessGroup:
         size: Number of processes.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank = rank
-        self.size = size
+    rank: int = 0
+    size: int = 1
 
     @classmethod
     def join(cls) -> ProcessGroup:
@@ -131,15 +132,7 @@ class ProcessGroup:
                 paddle.distributed.broadcast(tensor, src=0)
 
     def gather_rows(self, rows: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
-        """Gather rows that are spread over the processes: process i mod size has row i.
-
-        Args:
-            rows: This process's rows, (n, columns).
-            count: Number of rows in all processes.
-
-        Returns:
-            (count, columns), in every process.
-        """
+        """Return all `count` rows (count, columns) in every process; row i comes from process i mod size."""
         if self.size == 1:
             return rows
         import paddle
@@ -149,8 +142,7 @@ class ProcessGroup:
         gathered: list[Any] = []
         paddle.distributed.all_gather(gathered, paddle.to_tensor(padded))
         stacked = np.stack([tensor.numpy() for tensor in gathered], axis=1)
-        together: npt.NDArray[np.float32] = stacked.reshape(-1, rows.shape[1])[:count]
-        return together
+        return stacked.reshape(-1, rows.shape[1])[:count]
 
 
 def set_device(device: Device) -> None:
@@ -200,17 +192,8 @@ def launch_command(settings_file: Path, device: Device) -> list[str]:
         where = ["--devices", ",".join(map(str, device.ids))]
     else:
         where = ["--nproc_per_node", str(len(device.ids))]
-    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir", os.fspath(settings_file.parent)]
-    return [
-        *launcher,
-        "--log_level",
-        "ERROR",
-        "--max_restart",
-        "0",
-        *where,
-        os.fspath(worker),
-        os.fspath(settings_file),
-    ]
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir", str(settings_file.parent)]
+    return [*launcher, "--log_level", "ERROR", "--max_restart", "0", *where, str(worker), str(settings_file)]
 
 
 def train_in_processes(settings: TrainSettings, device: Device) -> None:
@@ -237,14 +220,12 @@ def train_in_processes(settings: TrainSettings, device: Device) -> None:
 def _run(command: Sequence[str], environment: dict[str, str], stop: StopRequest) -> int:
     # in a session of its own: a terminal's Ctrl-C would reach the launcher twice, and the second means "at once"
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-    passed_on = False
     try:
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(timeout=0.2)
-            if stop.requested and not passed_on:
-                passed_on = True
-                process.terminate()
+        while process.poll() is None and not stop.requested:
+            time.sleep(0.1)
+        if stop.requested:
+            process.terminate()
+        return process.wait()
     except BaseException:
         process.kill()
         process.wait()

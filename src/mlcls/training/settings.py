@@ -17,9 +17,6 @@ from mlcls.model.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, DEFAULT_TRANSFO
 from mlcls.model.spec import ImageTransform
 from mlcls.training.architectures import DECODER_WIDTH, check_scale
 
-# AdamW can diverge well below this. PaddleX's own files have up to 0.1, PaddleClas's recipes do not.
-HIGH_LEARNING_RATE: Final = 0.01
-
 _MIN_SIDE: Final = 32
 # The settings that PaddleX has in `Global`.
 _SHARED: Final = ("model", "dataset_dir", "device", "output")

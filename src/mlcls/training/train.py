@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-import numpy as np
 
 from mlcls.errors import TrainingError
 from mlcls.paddle.runtime import import_paddle
@@ -18,13 +14,15 @@ from mlcls.training.data import TrainingData
 from mlcls.training.export import export_model
 from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.processes import ProcessGroup, StopRequest, require_devices, set_device, train_in_processes
-from mlcls.training.run_folder import LOG_FILE, RunFolder, RunLog, TrainReport
-from mlcls.training.settings import HIGH_LEARNING_RATE, Device, TrainSettings
+from mlcls.training.run_folder import RunFolder, TrainReport
+from mlcls.training.settings import Device, TrainSettings
 from mlcls.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import paddle
 
+# AdamW can diverge well below this. PaddleX's own files have up to 0.1, PaddleClas's recipes do not.
+_HIGH_LEARNING_RATE: Final = 0.01
 # Settings that a resumed training must have in common with its checkpoint, or its position would mean nothing.
 _MUST_AGREE: Final = ("model", "backbone_scale", "decoder_width", "image_size", "batch_size", "seed")
 # Settings that it may change; its weights then differ from those of an uninterrupted run.
@@ -70,7 +68,7 @@ def train_model(settings: TrainSettings) -> TrainReport:
             find_weights(settings.pretrain_weight_path)
         require_devices(device)
         train_in_processes(settings, device)
-    return TrainReport.read(RunFolder(settings))
+    return RunFolder(settings).report()
 
 
 def train_in_process(settings: TrainSettings, group: ProcessGroup) -> None:
@@ -82,29 +80,29 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> None:
     if group.size == 1:
         set_device(Device.parse(settings.device))
     folder = RunFolder(settings)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+    with warnings.catch_warnings(), paddle.utils.unique_name.guard(), StopRequest() as stop:
         warnings.simplefilter("ignore")  # paddle warns for each batch norm that it tracks statistics
-        # parameter names, by which the optimizer's state is saved, start as for the first model
-        stack.enter_context(paddle.utils.unique_name.guard())
-        network = _make_network(settings, len(data.labels))
-        stop = stack.enter_context(StopRequest())
-        log = RunLog(folder.root / LOG_FILE if group.is_first else None, append=checkpoint is not None)
-        stack.callback(log.close)
-        if checkpoint:
-            lines = []
-        elif settings.pretrain_weight_path:
-            lines = load_pretrained(network, settings.pretrain_weight_path)
-        else:
-            lines = ["No pretrained weights: training from scratch."]
-        trainer = Trainer(settings, data, network, folder, log, stop, group)
+        # the guard: parameter names, by which the optimizer's state is saved, start as for the first model
+        network = build_network(
+            settings.model,
+            len(data.labels),
+            backbone_scale=settings.backbone_scale,
+            decoder_width=settings.decoder_width,
+            seed=settings.seed,
+        )
+        lines = [_headline(settings, data, network, group), *notes]
+        if settings.pretrain_weight_path and not checkpoint:
+            lines += load_pretrained(network, settings.pretrain_weight_path)
+        elif not checkpoint:
+            lines.append("No pretrained weights: training from scratch.")
+        trainer = Trainer(settings, data, network, folder, stop, group)
         if checkpoint:
             trainer.restore(checkpoint)
-            lines = [f"Resumed after {trainer.steps_done} steps from {settings.resume_path}."]
-        for line in [_headline(settings, data, network, group), *notes, *lines]:
-            log.write(line)
+            lines.append(f"Resumed after {trainer.steps_done} steps from {settings.resume_path}.")
         if group.is_first:
-            folder.begin()
+            folder.begin(resumed=checkpoint is not None)
+            for line in lines:
+                folder.log(line)
             trainer.write_progress()  # fails now, not hours later, if a package is missing
         trainer.run()
         if not group.is_first:
@@ -118,29 +116,11 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> None:
             weights=folder.weights,
         )
         trainer.write_progress(done=True)
-        log.write(
-            f"Done: mAP {trainer.metrics['MultiLabelMAP']:.4f} after epoch {trainer.metrics['best_epoch']}; "
+        metrics = trainer.progress.metrics
+        folder.log(
+            f"Done: mAP {metrics['MultiLabelMAP']:.4f} after epoch {metrics['best_epoch']}; "
             f"{folder.inference} is ready for `mlcls import`."
         )
-
-
-def _make_network(settings: TrainSettings, num_labels: int) -> paddle.nn.Layer:
-    import paddle
-
-    # paddleclas draws some initial values from the global generators of numpy and Python, which belong to the caller
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        for seed in (paddle.seed, np.random.seed, random.seed):
-            seed(settings.seed % 2**32)
-        return build_network(
-            settings.model,
-            num_labels,
-            backbone_scale=settings.backbone_scale,
-            decoder_width=settings.decoder_width,
-        )
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
 
 
 def _headline(settings: TrainSettings, data: TrainingData, network: paddle.nn.Layer, group: ProcessGroup) -> str:
@@ -160,7 +140,7 @@ def _remarks(settings: TrainSettings) -> list[str]:
             f"Note: warmup_steps {settings.warmup_steps} of epochs_iters {settings.epochs_iters} would leave too few "
             f"epochs for the decay; warming up for {settings.warmup_epochs}."
         )
-    if settings.learning_rate > HIGH_LEARNING_RATE:
+    if settings.learning_rate > _HIGH_LEARNING_RATE:
         remarks.append(
             f"Note: learning_rate {settings.learning_rate:g} is high for AdamW; PaddleClas's recipes have 1e-4, and "
             f"5e-5 for CLIP."

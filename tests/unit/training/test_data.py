@@ -116,10 +116,10 @@ def test_processes_share_an_evaluation() -> None:
 def test_batches_are_those_of_the_one_transform(dataset: Path, num_workers: int) -> None:
     data = TrainingData.read(dataset)
     batches = list(read_batches(data.train, TRANSFORM, [np.array([5, 0]), np.array([3])], num_workers))
-    for batch, indices in zip(batches, ([5, 0], [3]), strict=True):
+    for (inputs, targets), indices in zip(batches, ([5, 0], [3]), strict=True):
         expected = [preprocess(data.train.paths[index].read_bytes(), TRANSFORM) for index in indices]
-        np.testing.assert_array_equal(batch.inputs, normalize(np.stack(expected), TRANSFORM))
-        np.testing.assert_array_equal(batch.targets, data.train.targets[indices].astype(np.float32))
+        np.testing.assert_array_equal(inputs, normalize(np.stack(expected), TRANSFORM))
+        np.testing.assert_array_equal(targets, data.train.targets[indices].astype(np.float32))
 
 
 def test_threads_do_not_change_what_is_loaded(dataset: Path) -> None:
@@ -129,7 +129,7 @@ def test_threads_do_not_change_what_is_loaded(dataset: Path) -> None:
     data = TrainingData.read(dataset)
     batches = epoch_batches(7, 2, 5, 1)
     results = [
-        [batch.inputs for batch in read_batches(data.train, TRANSFORM, batches, num_workers, change)]
+        [inputs for inputs, _ in read_batches(data.train, TRANSFORM, batches, num_workers, change)]
         for num_workers in (0, 1, 4)
     ]
     for other in results[1:]:
