@@ -22,20 +22,6 @@ _PROBABILITY: Final = 0.5
 _MAGNITUDES: Final = 9
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the random generator of one image in one epoch; its draws depend on nothing else."""
-    return np.random.default_rng((seed, epoch, index))
-
-
-def augment(
-    pixels: npt.NDArray[np.uint8], generator: np.random.Generator, *, cutout: bool = True, rand: bool = True
-) -> npt.NDArray[np.uint8]:
-    """Return a copy of (H, W, 3) uint8 RGB with Cutout and RandAugment, of the same shape."""
-    if cutout:
-        pixels = cut_out(pixels, generator)
-    return rand_augment(pixels, generator) if rand else pixels
-
-
 def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Cover a rectangle of half the image's sides, centered anywhere, with one random color.
 

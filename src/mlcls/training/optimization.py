@@ -10,8 +10,6 @@ import copy
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from mlcls.errors import TrainingError
-
 if TYPE_CHECKING:
     import paddle
 
@@ -65,16 +63,11 @@ def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip:
         network: The network that is trained.
         weight_decay: See `TrainSettings`.
         gradient_clip: See `TrainSettings`.
-
-    Raises:
-        TrainingError: The network has no parameters to train.
     """
     import paddle
 
     # batch-norm statistics and the decoder's frozen queries are parameters for paddle, but have no gradient
     parameters = [parameter for parameter in network.parameters() if not parameter.stop_gradient]
-    if not parameters:
-        raise TrainingError("Expected a network with parameters to train, got one that is frozen throughout.")
     decayed = {parameter.name for parameter in parameters if len(parameter.shape) > 1}
     return paddle.optimizer.AdamW(
         learning_rate=0.0,

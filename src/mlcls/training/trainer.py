@@ -21,7 +21,7 @@ import numpy.typing as npt
 from mlcls.dataset.annotations import ImageSet
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
 from mlcls.model.metrics import mean_average_precision
-from mlcls.training.augmentation import augment, sample_generator
+from mlcls.training.augmentation import cut_out, rand_augment
 from mlcls.training.checkpoint import Checkpoint, write_checkpoint
 from mlcls.training.data import TrainingData, epoch_batches, read_batches, sequential_batches
 from mlcls.training.history import EvaluationRow, Progress
@@ -128,8 +128,10 @@ class Trainer:
         settings, progress = self._settings, self.progress
 
         def change(pixels: npt.NDArray[np.uint8], index: int) -> npt.NDArray[np.uint8]:
-            generator = sample_generator(settings.seed, progress.epoch, index)
-            return augment(pixels, generator, cutout=settings.cutout, rand=settings.rand_augment)
+            generator = np.random.default_rng((settings.seed, progress.epoch, index))
+            if settings.cutout:
+                pixels = cut_out(pixels, generator)
+            return rand_augment(pixels, generator) if settings.rand_augment else pixels
 
         left = self._epoch_batches(progress.epoch)[progress.step :]
         reading = read_batches(self._data.train, settings.transform, left, settings.num_workers, change)

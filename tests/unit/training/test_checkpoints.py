@@ -7,8 +7,8 @@ import csv
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,28 +78,21 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(
         assert [path.name for path in tmp_path.iterdir()] == ["latest"]
 
 
-def break_file(path: Path) -> None:
-    path.write_bytes(b"nothing")
-
-
-def save_another(path: Path) -> None:
-    import_paddle("train").save({"epoch": 3, "metric": 0.5}, str(path))
-
-
-@pytest.mark.parametrize(
-    ("suffix", "damage", "message"),
-    [
-        *((suffix, Path.unlink, "resume_path: expected ") for suffix in SUFFIXES),
-        ("pdopt", break_file, r"Expected a part of a checkpoint\. .*latest\.pdopt: expected a file that paddle"),
-        ("pdstates", save_another, "expected a checkpoint of mlcls, format 1, got 'another program'"),
-    ],
-)
-def test_a_damaged_checkpoint(
-    paddle: Any, tmp_path: Path, suffix: str, damage: Callable[[Path], None], message: str
-) -> None:
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_checkpoint_without_one_of_its_files(paddle: Any, tmp_path: Path, suffix: str) -> None:
     write_checkpoint(tmp_path / "latest", make_checkpoint(paddle, 1.0))
-    damage(tmp_path / "latest" / f"latest.{suffix}")
-    with pytest.raises(TrainingError, match=message):
+    (tmp_path / "latest" / f"latest.{suffix}").unlink()
+    with pytest.raises(TrainingError, match=r"resume_path: expected"):
+        read_checkpoint(tmp_path / "latest")
+
+
+def test_a_damaged_checkpoint_and_one_of_another_program(paddle: Any, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "latest", make_checkpoint(paddle, 1.0))
+    paddle.save({"epoch": 3, "metric": 0.5}, str(tmp_path / "latest/latest.pdstates"))
+    with pytest.raises(TrainingError, match="expected a checkpoint of mlcls, format 1, got 'another program'"):
+        read_checkpoint(tmp_path / "latest")
+    (tmp_path / "latest/latest.pdopt").write_bytes(b"nothing")
+    with pytest.raises(TrainingError, match=r"Expected a part of a checkpoint\. .*latest\.pdopt: expected a file that"):
         read_checkpoint(tmp_path / "latest")
 
 
@@ -129,24 +122,23 @@ def save(paddle: Any, state: dict[str, Any], path: Path) -> str:
     return str(path)
 
 
-def test_the_head_of_another_number_of_labels_is_left_fresh(paddle: Any, tmp_path: Path) -> None:
-    trained, network = make_head(paddle, 80), make_head(paddle, 3)
+@pytest.mark.parametrize(
+    ("labels", "replaced"),
+    [(3, set()), (80, {"fc.query_pos_embed.weight", "fc.group_conv.weight", "fc.group_conv.bias"})],
+)
+def test_the_head_of_another_number_of_labels_is_left_fresh(
+    paddle: Any, tmp_path: Path, labels: int, replaced: set[str]
+) -> None:
+    trained, network = make_head(paddle, labels), make_head(paddle, 3)
     before = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
     lines = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
-    replaced = {"fc.query_pos_embed.weight", "fc.group_conv.weight", "fc.group_conv.bias"}
     for name, tensor in network.state_dict().items():
         expected = before[name] if name in replaced else trained.state_dict()[name].numpy()
         np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=name)
-    assert lines[0].endswith("loaded 4 of 7 parameters.")
+    assert lines[0].endswith(f"loaded {7 - len(replaced)} of 7 parameters.")
     assert len(lines) == 1 + len(replaced)
-    assert "  fresh: fc.group_conv.bias: the file's has the shape [80], these labels need [3]" in lines
-
-
-def test_the_same_number_of_labels_keeps_the_head(paddle: Any, tmp_path: Path) -> None:
-    trained, network = make_head(paddle, 3), make_head(paddle, 3)
-    (line,) = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
-    assert line.endswith("loaded 7 of 7 parameters.")
-    np.testing.assert_array_equal(network.fc.group_conv.weight.numpy(), trained.fc.group_conv.weight.numpy())
+    bias = "  fresh: fc.group_conv.bias: the file's has the shape [80], these labels need [3]"
+    assert (bias in lines) == bool(replaced)
 
 
 def test_a_backbone_without_the_head(paddle: Any, tmp_path: Path) -> None:
@@ -218,36 +210,28 @@ def test_curves_are_a_picture(tmp_path: Path, rows: int) -> None:
 
 
 def test_signals_are_noted_and_handlers_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    """Paddle's launcher repeats SIGTERM; a second Ctrl-C ends at once."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with StopRequest() as stop:
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # paddle's launcher repeats it
+        os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
-        assert stop.signal_number == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_second_ctrl_c_ends_at_once() -> None:
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal_number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+    assert stop.error("").exit_code == 128 + signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_other_threads_take_no_signals() -> None:
     before = signal.getsignal(signal.SIGINT)
-    seen: list[Any] = []
 
-    def run() -> None:
-        with StopRequest() as stop:
-            seen.extend([signal.getsignal(signal.SIGINT), stop.requested])
+    def handler_within() -> Any:
+        with StopRequest():
+            return signal.getsignal(signal.SIGINT)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert seen == [before, False]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(handler_within).result() is before
 
 
 # --- several processes
@@ -257,8 +241,8 @@ def test_other_threads_take_no_signals() -> None:
     ("device", "where"), [("gpu:0,3", ["--devices", "0,3"]), ("cpu:0,1", ["--nproc_per_node", "2"])]
 )
 def test_launch_command(tmp_path: Path, device: str, where: list[str]) -> None:
-    command = launch_command(tmp_path / "settings.yaml", Device.parse(device))
+    command = launch_command(tmp_path / "settings.json", Device.parse(device))
     assert command[:3] == [sys.executable, "-m", "paddle.distributed.launch"]
     assert command[3:-2] == ["--log_dir", str(tmp_path), "--log_level", "ERROR", "--max_restart", "0", *where]
     assert Path(command[-2]).is_file()
-    assert command[-1] == str(tmp_path / "settings.yaml")
+    assert command[-1] == str(tmp_path / "settings.json")
