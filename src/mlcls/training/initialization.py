@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from mlcls.errors import ConversionError
 from mlcls.model.metrics import smallest_spread
+from mlcls.model.postprocess import apply_sigmoid
 
 if TYPE_CHECKING:
     import paddle
@@ -61,8 +62,7 @@ def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float3
     _normalize_output(layer.linear2, run_head, axis=2)
     _normalize_output(decoder.group_conv, run_head, axis=1, mean=LOGIT_MEAN, std=LOGIT_STD)
 
-    scores = 1 / (1 + np.exp(-run_head().numpy()))
-    spread = smallest_spread(scores)
+    spread = smallest_spread(apply_sigmoid(run_head().numpy()))
     if spread < MIN_SCORE_SPREAD:
         raise ConversionError(
             f"Expected the scores of any two photos to differ by at least {MIN_SCORE_SPREAD}, got {spread:.4f}; use "
@@ -74,23 +74,18 @@ def _decoder_input(network: paddle.nn.Layer, decoder: Any, inputs: paddle.Tensor
     """Run the backbone once, set its batch-norm statistics on the way, and return the decoder's input."""
     import paddle
 
-    norms = [layer for layer in network.sublayers() if hasattr(layer, "_momentum") and hasattr(layer, "_variance")]
-    momenta = [norm._momentum for norm in norms]
     captured: list[paddle.Tensor] = []
     hook = decoder.register_forward_pre_hook(lambda _layer, args: captured.append(args[0]))
-    try:
-        for norm in norms:
+    for norm in network.sublayers():
+        if hasattr(norm, "_momentum") and hasattr(norm, "_variance"):
             norm.bias.set_value(np.full(norm.bias.shape, NORM_BIAS, np.float32))
             norm._momentum = 0.0  # the statistics become those of this one batch
             norm.train()
-        with paddle.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # paddle warns that training statistics are tracked, which is intended
-            network(inputs)
-    finally:
-        hook.remove()
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm._momentum = momentum
-            norm.eval()
+    with paddle.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # paddle warns that training statistics are tracked, which is intended
+        network(inputs)
+    hook.remove()
+    network.eval()
     return captured[-1]
 
 
@@ -98,10 +93,8 @@ def _normalize_output(layer: Any, run: Callable[[], Any], axis: int, mean: float
     """Give each feature of a linear or convolution layer's output the wanted mean and standard deviation."""
     outputs: list[npt.NDArray[np.float32]] = []
     hook = layer.register_forward_post_hook(lambda _layer, _args, output: outputs.append(output.numpy()))
-    try:
-        run()
-    finally:
-        hook.remove()
+    run()
+    hook.remove()
     values = np.moveaxis(outputs[0], axis, -1).reshape(-1, outputs[0].shape[axis])
     spread = values.std(axis=0)
     # the floor keeps the rounding of a feature that varies little over these few photos from being amplified
