@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import yaml
+from msgspec.structs import replace
 from PIL import Image
 
 from mlcls import cli
@@ -194,10 +194,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
     return settings
 
 
-def with_changes(settings: TrainSettings, **changes: Any) -> TrainSettings:
-    return msgspec.structs.replace(settings, **changes)
-
-
 def assert_same_training(one: Path, other: Path) -> None:
     for name in ("latest/latest", "best_model/best_model"):
         for suffix in ("pdparams", "pdema", "pdopt"):
@@ -208,7 +204,7 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 def training_command(settings: TrainSettings, output: Path, **changes: Any) -> list[str]:
     """PaddleX's command line with each setting that is not in its file."""
-    config = with_changes(settings, output=output, **changes).to_config()
+    config = replace(settings, output=output, **changes).to_config()
     command = [sys.executable, str(ROOT / "scripts" / "main.py"), "-c", str(ROOT / "configs" / f"{MODEL}.yaml")]
     for section, values in config.items():
         for name, value in values.items():
@@ -237,11 +233,11 @@ def test_a_stopped_training_is_resumed_to_the_same_weights(whole: TrainSettings,
     output = tmp_path / "output"
     thread = after_line(output / "train.log", "epoch 2/2 step 1/3", lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(TrainingInterruptedError, match=r"resume with resume_path .*latest") as stopped:
-        train_model(with_changes(whole, output=output))
+        train_model(replace(whole, output=output))
     thread.join()
     assert stopped.value.exit_code == 128 + signal.SIGTERM
     assert json.loads((output / "train_result.json").read_text())["done_flag"] is False
-    train_model(with_changes(whole, output=output, resume_path=str(output / "latest")))
+    train_model(replace(whole, output=output, resume_path=str(output / "latest")))
     assert_same_training(whole.output, output)
     log = (output / "train.log").read_text()
     assert "Resumed after " in log
@@ -273,13 +269,13 @@ def test_a_killed_training_is_resumed_to_the_same_weights(
 def test_another_training_is_not_resumed(whole: TrainSettings) -> None:
     latest = str(whole.output / "latest")
     with pytest.raises(TrainingError, match=r"batch_size was 4, is 5; seed was 11, is 12") as refused:
-        train_model(with_changes(whole, resume_path=latest, batch_size=5, seed=12))
+        train_model(replace(whole, resume_path=latest, batch_size=5, seed=12))
     assert "pretrain_weight_path" in str(refused.value)
     lines = (whole.dataset_dir / "train.txt").read_text()
     try:
         (whole.dataset_dir / "train.txt").write_text(lines + lines.splitlines()[0] + "\n")
         with pytest.raises(TrainingError, match=r"train\.txt of the dataset changed"):
-            train_model(with_changes(whole, resume_path=latest))
+            train_model(replace(whole, resume_path=latest))
     finally:
         (whole.dataset_dir / "train.txt").write_text(lines)
 
@@ -295,11 +291,11 @@ def test_an_unreadable_image_stops_the_training_and_it_goes_on_when_mended(
     path = dataset / "images" / "012.png"
     good = path.read_bytes()
     path.write_bytes(good[:100])
-    settings = with_changes(whole, dataset_dir=dataset, output=tmp_path / "output")
+    settings = replace(whole, dataset_dir=dataset, output=tmp_path / "output")
     with pytest.raises(DatasetError, match=r"images/012\.png: expected an image"):
         train_model(settings)
     path.write_bytes(good)
-    train_model(with_changes(settings, resume_path=str(tmp_path / "output" / "latest")))
+    train_model(replace(settings, resume_path=str(tmp_path / "output" / "latest")))
     assert_same_training(whole.output, tmp_path / "output")
 
 

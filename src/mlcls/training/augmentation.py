@@ -25,11 +25,8 @@ _MAGNITUDES: Final = 9
 def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Cover a rectangle of half the image's sides, centered anywhere, with one random color.
 
-    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
-
-    Args:
-        pixels: (H, W, 3) uint8; not changed.
-        generator: Draws place and color.
+    `pixels` (H, W, 3) uint8 are not changed. Source: DeVries and Taylor, "Improved Regularization of Convolutional
+    Neural Networks with Cutout", 2017.
     """
     height, width = pixels.shape[:2]
     row, column = (int(generator.integers(side)) for side in (height, width))
@@ -43,11 +40,8 @@ def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> np
 def rand_augment(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Draw two of fifteen operations and a magnitude for each, and apply each with probability one half.
 
-    Source: Cubuk et al., "RandAugment", 2020, in the version of ML-Decoder's authors.
-
-    Args:
-        pixels: (H, W, 3) uint8; not changed.
-        generator: Draws operations, magnitudes and signs.
+    `pixels` (H, W, 3) uint8 are not changed. Source: Cubuk et al., "RandAugment", 2020, in the version of ML-Decoder's
+    authors.
     """
     image = Image.fromarray(pixels)
     names = list(OPERATIONS)

@@ -41,12 +41,9 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, publish_average: bool = False) -> None:
-    """Write a checkpoint; the folder appears when all its files are complete.
+    """Write a checkpoint; the folder, whose name its files have, appears or is replaced when all are complete.
 
-    Args:
-        folder: Folder of the checkpoint, whose name is that of its files; an existing one is replaced.
-        checkpoint: What to write.
-        publish_average: Whether `.pdparams`, which evaluation and export read, has the average.
+    With `publish_average`, `.pdparams`, which evaluation and export read, has the average.
     """
     paddle = import_paddle("train")
     states = {"format_version": FORMAT_VERSION, **checkpoint.states}
@@ -64,10 +61,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, publish_average: bool
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Args:
-        path: The folder, or the path of one of its files with or without suffix.
+    """Read a checkpoint, given its folder, or the path of one of its files with or without suffix.
 
     Raises:
         TrainingError: There is no checkpoint, one of its files is missing or damaged, or it has another version.

@@ -51,12 +51,9 @@ class TrainingData:
     def read(cls, folder: Path, num_classes: int | None = None) -> TrainingData:
         """Read the three files and check that every image exists, without opening any.
 
-        Args:
-            folder: The dataset.
-            num_classes: Expected number of labels; None for any number.
-
         Raises:
-            DatasetError: A file is missing or wrong, images are missing, or no image of `val.txt` has a label.
+            DatasetError: A file is missing or wrong, the number of labels is not `num_classes`, images are missing, or
+                no image of `val.txt` has a label.
         """
         labels = read_dataset_labels(folder, num_classes)
         train, val = (read_annotations(folder / name, len(labels)) for name in (TRAIN_FILE, VAL_FILE))

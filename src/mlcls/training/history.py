@@ -87,14 +87,7 @@ def format_csv(row_type: type[StepRow] | type[EvaluationRow], rows: Sequence[Ste
 
 
 def draw_curves(progress: Progress, title: str) -> bytes:
-    """Draw loss, learning rate and mAP over the steps, one above the other.
-
-    Args:
-        progress: What was done so far; may be empty.
-        title: Title of the chart.
-
-    Returns:
-        A PNG file.
+    """Return a chart, a PNG file, of loss, learning rate and mAP over the steps, one above the other.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

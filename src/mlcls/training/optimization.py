@@ -58,11 +58,6 @@ def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip:
 
     All but one-dimensional parameters decay, which are biases and the scales and shifts of norms (PaddleClas's
     `one_dim_param_no_weight_decay`).
-
-    Args:
-        network: The network that is trained.
-        weight_decay: See `TrainSettings`.
-        gradient_clip: See `TrainSettings`.
     """
     import paddle
 
@@ -84,13 +79,8 @@ def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip:
 def cosine_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int) -> float:
     """Return the learning rate of a step: linear warm-up, then a cosine to almost zero (PaddleClas's `Cosine`).
 
-    It depends only on the step, so that a checkpoint needs nothing but the step.
-
-    Args:
-        step: The step, counted from 0.
-        peak: Learning rate at the end of the warm-up.
-        total_steps: Steps of the whole training.
-        warmup_steps: Steps of the warm-up, below `total_steps`.
+    The step, counted from 0, is all that it depends on; a checkpoint needs nothing more. `peak` is the learning rate at
+    the end of the warm-up.
     """
     if step < warmup_steps:
         start = min(WARMUP_START, peak)

@@ -25,14 +25,10 @@ def is_url(source: str) -> bool:
 
 
 def find_weights(source: str | None, field: str = "pretrain_weight_path") -> Path:
-    """Return the path of a file of weights; a URL is downloaded into the cache.
-
-    Args:
-        source: The path or URL; None is an error.
-        field: Name of the setting, for the error.
+    """Return the path of a file of weights, given its path or URL; a URL is downloaded into the cache.
 
     Raises:
-        TrainingError: There is no such file.
+        TrainingError: There is no such file; the text names the setting, `field`.
         DownloadError: The URL could not be fetched.
     """
     if source and is_url(source):
@@ -49,10 +45,6 @@ def load_pretrained(network: paddle.nn.Layer, source: str) -> list[str]:
     """Load the weights that fit into the network, in place.
 
     The head's parameters that depend on the labels are left fresh if the file is for another number of labels.
-
-    Args:
-        network: A network with fresh weights.
-        source: A `.pdparams` file, or its URL.
 
     Returns:
         Lines for the log: what was loaded, and what was not, and why.

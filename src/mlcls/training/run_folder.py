@@ -47,14 +47,9 @@ class TrainReport:
 
 
 class RunFolder:
-    """The output folder of one training, written to by one process.
+    """The output folder `root` of one training, written to by one process.
 
-    Attributes:
-        root: The folder.
-        best: Folder of the best model.
-        latest: Folder of the last checkpoint.
-        weights: The best model's weights.
-        inference: The best model as a PaddleX inference model.
+    `best` is the folder of the best model, with its `weights` and its `inference` model; `latest` is a checkpoint.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
@@ -98,13 +93,9 @@ class RunFolder:
         sys.stdout.flush()
 
     def write_progress(self, progress: Progress, *, done: bool = False) -> None:
-        """Update both tables, their chart, and `train_result.json`.
+        """Update both tables, their chart, and `train_result.json`; `done` if the training is complete.
 
         The result has PaddleX's fields, paths relative to the folder, and `metrics` and `curves`.
-
-        Args:
-            progress: What was done so far.
-            done: Whether the training is complete.
         """
         curves = {
             "curves/curves.png": draw_curves(progress, f"{self._settings.model}, {self._settings.dataset_dir.name}"),

@@ -45,12 +45,6 @@ def train_model(settings: TrainSettings) -> TrainReport:
     Several devices take one process each, started by `paddle.distributed.launch`. SIGINT and SIGTERM stop the training
     after the step in progress, with a checkpoint in `output/latest`.
 
-    Args:
-        settings: Settings of the training.
-
-    Returns:
-        The report of the training.
-
     Raises:
         DatasetError: The dataset is wrong, or an image cannot be used.
         TrainingError: A setting is wrong, weights, checkpoint or device do not allow it, or the training diverged.
