@@ -24,9 +24,8 @@ ARCHITECTURE = "PP-LCNet_x1_0_ML"
 def trained_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights as a training would leave them: here those of a fresh network with five queries for three labels."""
     paddle = import_paddle("train")
-    paddle.seed(3)
     path = tmp_path_factory.mktemp("weights") / "model.pdparams"
-    paddle.save(build_network(ARCHITECTURE, len(LABELS), query_num=2).state_dict(), str(path))
+    paddle.save(build_network(ARCHITECTURE, len(LABELS), query_num=2, seed=3).state_dict(), str(path))
     return path
 
 

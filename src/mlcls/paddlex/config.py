@@ -13,7 +13,7 @@ from mlcls.base.documents import Document, convert
 from mlcls.base.text import clip, one_line
 from mlcls.base.yaml_file import YamlError, parse_yaml, read_yaml
 from mlcls.errors import ConfigError
-from mlcls.model.catalog import official_model
+from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.training.settings import Count, TrainSection, TrainSettings
 
 Percent = Annotated[int, Meta(gt=0, lt=100)]
@@ -37,7 +37,8 @@ class GlobalSection(Document, frozen=True):
     output: Path
 
     def __post_init__(self) -> None:
-        official_model(self.model)
+        if self.model not in OFFICIAL_MODELS:
+            raise ValueError(f"model: expected one of {', '.join(OFFICIAL_MODELS)}, got {self.model!r}")
 
 
 class ConvertSection(Document, frozen=True):
@@ -143,7 +144,6 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> PaddleXConfig:
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or missing, or a value is wrong.
-        ModelFormatError: There is no such model.
     """
     try:
         document = read_yaml(path)

@@ -141,8 +141,8 @@ class ProcessGroup:
         padded[: len(rows)] = rows
         gathered: list[Any] = []
         paddle.distributed.all_gather(gathered, paddle.to_tensor(padded))
-        stacked = np.stack([tensor.numpy() for tensor in gathered], axis=1)
-        return stacked.reshape(-1, rows.shape[1])[:count]
+        together: npt.NDArray[np.float32] = np.stack([tensor.numpy() for tensor in gathered], axis=1)
+        return together.reshape(-1, rows.shape[1])[:count]
 
 
 def set_device(device: Device) -> None:

@@ -116,10 +116,6 @@ class Trainer:
             self._save_latest()
             raise
 
-    def _log(self, text: str) -> None:
-        if self._group.is_first:
-            self._folder.log(text)
-
     def write_progress(self, *, done: bool = False) -> None:
         """Update curves and result, in the one process that writes files."""
         self._folder.write_progress(self.progress, done=done)
@@ -222,6 +218,10 @@ class Trainer:
             if improved:
                 write_checkpoint(self._folder.best, self._checkpoint(), publish_average=best == "average")
             self.write_progress()
+
+    def _log(self, text: str) -> None:
+        if self._group.is_first:
+            self._folder.log(text)
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(

@@ -27,7 +27,8 @@ def loss_by_hand(logits: Doubles, targets: Doubles, weights_of: Doubles, clip: f
     """The published formula; `weights_of` are the logits that the focal weights are taken from."""
     scores, weight_scores = (1 / (1 + np.exp(-values)) for values in (logits, weights_of))
     absent = -np.log(np.minimum(1 - scores + clip, 1)) * np.maximum(weight_scores - clip, 0) ** 4
-    return np.where(targets > 0, -np.log(scores), absent).sum(axis=1)
+    losses: Doubles = np.where(targets > 0, -np.log(scores), absent).sum(axis=1)
+    return losses
 
 
 @pytest.mark.parametrize("seed", range(3))
