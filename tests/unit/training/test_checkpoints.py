@@ -7,7 +7,6 @@ import csv
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,11 @@ import pytest
 from PIL import Image
 
 from mlcls.errors import ModelFormatError, TrainingError
-from mlcls.paddle.runtime import import_paddle
 from mlcls.training.checkpoint import SUFFIXES, Checkpoint, read_checkpoint, write_checkpoint
 from mlcls.training.history import EvaluationRow, Progress, StepRow, draw_curves, format_csv
 from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.processes import StopRequest, launch_command
 from mlcls.training.settings import Device
-
-
-@pytest.fixture
-def paddle() -> Iterator[Any]:
-    module = import_paddle("train")
-    module.seed(0)
-    with module.utils.unique_name.guard():
-        yield module
 
 
 def make_checkpoint(paddle: Any, value: float) -> Checkpoint:

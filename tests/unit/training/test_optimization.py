@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mlcls.paddle.runtime import import_paddle
 from mlcls.training.optimization import WeightAverage, asymmetric_loss, make_optimizer
 
 Doubles = npt.NDArray[np.float64]
-
-
-@pytest.fixture
-def paddle() -> Iterator[Any]:
-    module = import_paddle("train")
-    module.seed(0)
-    with module.utils.unique_name.guard():
-        yield module
 
 
 def loss_by_hand(logits: Doubles, targets: Doubles, weights_of: Doubles, clip: float = 0.05) -> Doubles:

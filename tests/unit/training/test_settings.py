@@ -10,7 +10,6 @@ import pytest
 
 import mlcls
 from mlcls.errors import MlclsError, TrainingError
-from mlcls.paddle.runtime import import_paddle
 from mlcls.training.optimization import cosine_rate
 from mlcls.training.settings import Device, TrainSettings
 from mlcls.training.train import train_model
@@ -83,12 +82,8 @@ def test_config_and_back() -> None:
         "output": "output",
     }
     assert TrainSettings.from_config(config) == settings
-
-
-def test_one_number_makes_a_square() -> None:
-    settings = TrainSettings(MODEL, Path("dataset"), image_size=(64, 64))
-    assert settings.to_config()["Train"]["image_size"] == 64
-    assert settings.size == (64, 64)
+    square = TrainSettings(MODEL, Path("dataset"), image_size=(64, 64))
+    assert (square.to_config()["Train"]["image_size"], square.size) == (64, (64, 64))
 
 
 def test_warm_up_leaves_half_of_a_short_training() -> None:
@@ -106,9 +101,9 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_learning_rate_is_that_of_paddle() -> None:
+def test_learning_rate_is_that_of_paddle(paddle: Any) -> None:
     """The cosine part, against `paddle.optimizer.lr.CosineAnnealingDecay` as PaddleClas sets it up."""
-    reference = import_paddle("train").optimizer.lr.CosineAnnealingDecay(2e-4, T_max=30, eta_min=1e-10)
+    reference = paddle.optimizer.lr.CosineAnnealingDecay(2e-4, T_max=30, eta_min=1e-10)
     for step in range(30):
         rate = cosine_rate(step, peak=2e-4, total_steps=30, warmup_steps=0)
         assert rate == pytest.approx(reference.last_lr, rel=1e-9, abs=1e-15)
