@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from mlcls.base.pictures import require_matplotlib, save_figure
 
@@ -68,6 +70,11 @@ class Progress:
     evaluations: list[EvaluationRow] = dataclasses.field(default_factory=list)
     loss_sum: float = 0.0
     image_count: int = 0
+
+    @classmethod
+    def from_states(cls, states: Mapping[str, Any]) -> Progress:
+        """Return the progress in the states of a checkpoint; version 0.1.0 kept the tables apart."""
+        return msgspec.convert(states["progress"] | states.get("history", {}), cls)
 
     def close_row(self, step: int, learning_rate: float) -> StepRow:
         """Add a row for the steps since the last one and return it."""

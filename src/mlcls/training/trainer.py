@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -86,9 +85,7 @@ class Trainer:
         self._optimizer.set_state_dict(checkpoint.optimizer)
         if checkpoint.states["scaler"]:
             self._scaler.load_state_dict(checkpoint.states["scaler"])
-        states = checkpoint.states
-        # version 0.1.0 kept the tables apart
-        self.progress = msgspec.convert(states["progress"] | states.get("history", {}), Progress)
+        self.progress = Progress.from_states(checkpoint.states)
 
     def run(self) -> None:
         """Train to the end of the last epoch.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import os
 import signal
 import sys
@@ -172,6 +173,15 @@ def make_progress(rows: int) -> Progress:
         if step % 5 == 0:
             progress.evaluations.append(EvaluationRow(step, step // 5, 0.5 + step / 64, step / 64))
     return progress
+
+
+def test_progress_and_back() -> None:
+    progress = make_progress(7)
+    progress.epoch, progress.metrics = 1, {"MultiLabelMAP": 0.5}
+    state = dataclasses.asdict(progress)
+    assert Progress.from_states({"progress": state}) == progress
+    apart = {name: state.pop(name) for name in ("steps", "evaluations", "loss_sum", "image_count")}
+    assert Progress.from_states({"progress": state, "history": apart}) == progress, "a checkpoint of version 0.1.0"
 
 
 def test_tables() -> None:
