@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from demo.colors import COLORS
@@ -84,7 +85,7 @@ def _train(recipe: DemoRecipe, work: Path) -> Path:
         return run
     settings = recipe.train_settings(dataset, run)
     if (run / LATEST / f"{LATEST}.pdparams").is_file():
-        settings = dataclasses.replace(settings, resume_path=str(run / LATEST))
+        settings = msgspec.structs.replace(settings, resume_path=str(run / LATEST))
     train_model(settings)
     return run
 

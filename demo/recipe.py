@@ -52,7 +52,7 @@ class DemoRecipe:
             batch_size=64,
             learning_rate=3e-3,
             warmup_steps=1,
-            image_size=(self.side, self.side),
+            image_size=self.side,
             threshold=THRESHOLD,
             seed=self.seed,
             cutout=False,

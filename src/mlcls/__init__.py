@@ -167,4 +167,5 @@ def train(model: str, dataset: str | Path, output: str | Path = "output", **sett
     from mlcls.training.settings import TrainSettings
     from mlcls.training.train import train_model
 
-    return train_model(TrainSettings(model, Path(dataset), Path(output), **settings))
+    shared = {"model": model, "dataset_dir": dataset, "output": output}
+    return train_model(TrainSettings.from_config({"Global": shared, "Train": settings}))

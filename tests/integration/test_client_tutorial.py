@@ -73,7 +73,8 @@ def outcomes(paddlex_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """By package: the folder in which it ran the scripts, and what they printed."""
     root = tmp_path_factory.mktemp("tutorial")
     # Where PaddleX has the models and the font that it downloads.
-    exported = export_model(NAME, root / "cache" / "official_models" / NAME).folder
+    exported = root / "cache" / "official_models" / NAME
+    export_model(NAME, exported)
     import_model(str(exported), Repository(root / "model_repository"))
     font = root / "cache" / "fonts" / "PingFang-SC-Regular.ttf"
     font.parent.mkdir()

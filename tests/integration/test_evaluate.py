@@ -215,7 +215,6 @@ def test_mode(trained: TrainSettings, tmp_path: Path, capsys: pytest.CaptureFixt
             "Evaluate.weight_path=none.pdparams",
             "Evaluate.weight_path: expected a .pdparams file or its URL, got 'none.pdparams', which does not exist",
         ),
-        ("Evaluate.log_interval=0", "Evaluate.log_interval: expected an integer of at least 1, got 0"),
         ("Train.image_size=64", "Train.image_size: expected (32, 32), the height and width that these weights were"),
         ("Train.num_classes=4", "expected 4 labels, as num_classes says, got 3"),
         ("Global.model=ResNet50_ML", "expected the"),

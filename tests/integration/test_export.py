@@ -24,9 +24,8 @@ ARCHITECTURE = "PP-LCNet_x1_0_ML"
 def trained_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights as a training would leave them: here those of a fresh network with five queries for three labels."""
     paddle = import_paddle("train")
-    paddle.seed(3)
     path = tmp_path_factory.mktemp("weights") / "model.pdparams"
-    paddle.save(build_network(ARCHITECTURE, len(LABELS), query_num=2).state_dict(), str(path))
+    paddle.save(build_network(ARCHITECTURE, len(LABELS), query_num=2, seed=3).state_dict(), str(path))
     return path
 
 
@@ -56,9 +55,7 @@ def test_the_command_writes_a_paddlex_model(tmp_path: Path) -> None:
 
 
 def test_trained_weights_are_exported_as_they_are(tmp_path: Path, trained_weights: Path) -> None:
-    report = export_model(ARCHITECTURE, tmp_path / "model", labels=LABELS, size=(64, 64), weights=trained_weights)
-    assert (report.weights, report.smallest_spread) == (trained_weights, None)
-
+    export_model(ARCHITECTURE, tmp_path / "model", labels=LABELS, size=(64, 64), weights=trained_weights)
     paddle = import_paddle("train")
     network = load_trained_network(ARCHITECTURE, len(LABELS), trained_weights)
     inputs = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)

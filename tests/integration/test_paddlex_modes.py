@@ -131,23 +131,10 @@ def test_weights_of_a_training(tmp_path: Path, three_labels: Path, capsys: pytes
     assert read_inference_yml(tmp_path / "output/inference.yml").labels == ("x", "y", "z")
 
 
-@pytest.mark.parametrize(
-    ("weight_path", "words"),
-    [
-        ("null", "Export.weight_path: expected a .pdparams file or its URL, got none."),
-        (
-            "none.pdparams",
-            "Export.weight_path: expected a .pdparams file or its URL, got 'none.pdparams', which does not exist.",
-        ),
-        ("mine", "label.txt in Global.dataset_dir"),
-    ],
-)
-def test_nothing_to_export(
-    tmp_path: Path, three_labels: Path, weight_path: str, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = str(three_labels) if weight_path == "mine" else weight_path
-    assert run(tmp_path, "export", f"Export.weight_path={path}") == 1
-    assert words in capsys.readouterr().err
+def test_weights_without_labels(tmp_path: Path, three_labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, words in ((three_labels, "label.txt in Global.dataset_dir"), ("none.pdparams", "which does not exist")):
+        assert run(tmp_path, "export", f"Export.weight_path={path}") == 1
+        assert words in capsys.readouterr().err
 
 
 # --- predict
@@ -216,23 +203,20 @@ def test_logits_and_batches(tmp_path: Path, images: Path, small_models: SmallMod
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("override", "words"),
     [
-        (["Predict.kernel_option.run_mode=trt_fp16"], "run_mode: expected paddle, got 'trt_fp16'"),
-        (["Predict.batch_size=0"], "Predict.batch_size: expected an integer of at least 1, got 0."),
-        (["Predict.input=''"], "Predict.input: expected an image, a folder or a URL, got an empty string."),
-        (["Predict.input=none.jpg"], "error: Expected an image file or a folder at 'none.jpg', which does not exist"),
-        (["Predict.model_dir=none"], "Expected a folder, a .tar archive"),
-        (["Global.model=ResNet50_ML"], f"expected a model ResNet50_ML, as Global.model says, got {MODEL}"),
+        ("Predict.input=none.jpg", "error: Expected an image file or a folder at 'none.jpg', which does not exist"),
+        ("Predict.model_dir=none", "Expected a folder, a .tar archive"),
+        ("Global.model=ResNet50_ML", f"expected a model ResNet50_ML, as Global.model says, got {MODEL}"),
     ],
 )
 def test_nothing_to_predict(
     tmp_path: Path,
     small_models: SmallModels,
-    overrides: list[str],
+    override: str,
     words: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(tmp_path, "predict", f"Predict.model_dir={small_models.with_sigmoid}", *overrides) == 1
+    assert run(tmp_path, "predict", f"Predict.model_dir={small_models.with_sigmoid}", override) == 1
     assert words in capsys.readouterr().err
     assert result_of(tmp_path, "predict")["done_flag"] is False

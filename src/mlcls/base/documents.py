@@ -59,14 +59,18 @@ def decode(text: str | bytes, kind: type[T], error: type[MlclsError], origin: st
     return convert(value, kind, error, origin, remedy)
 
 
-def convert(value: Any, kind: type[T], error: type[MlclsError], origin: str = "", remedy: str = "") -> T:
+def convert(
+    value: Any, kind: type[T], error: type[MlclsError], origin: str = "", remedy: str = "", *, strict: bool = True
+) -> T:
     """Read a parsed document, made of dicts, lists and plain values. See `decode` for the arguments.
+
+    A text becomes a path where one is wanted and, unless `strict`, a number, true, false or null.
 
     Raises:
         MlclsError: `error`; a key is unknown or missing, or a value is wrong.
     """
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, strict=strict, dec_hook=_read_text)
     except (msgspec.ValidationError, RecursionError) as fault:
         text = _describe(str(fault), value, kind)
         raise error(_join(f"{origin}: {text}" if origin else text, remedy)) from None
@@ -99,6 +103,12 @@ def read(path: Path, kind: type[T], error: type[MlclsError], remedy: str) -> T:
 def to_json(document: object) -> str:
     """Return the indented JSON text of a document, with a line break at its end."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+
+
+def _read_text(wanted: type[T], found: object) -> T:
+    if not isinstance(found, str):
+        raise TypeError(f"expected str, got {clip(found)}")
+    return wanted(found)  # type: ignore[call-arg]  # a path, so far
 
 
 def _join(text: str, remedy: str) -> str:

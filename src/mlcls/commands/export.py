@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.training.export import export_model
 
     labels = _read_labels(arguments.labels) if arguments.labels else None
-    report = export_model(
+    export_model(
         arguments.architecture,
         arguments.output,
         labels=labels,
@@ -51,10 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
         photos=arguments.photos,
         with_sigmoid=not arguments.without_sigmoid,
     )
-    origin = f"weights of {report.weights}" if report.weights else f"freshly initialized (seed {arguments.seed})"
+    origin = f"weights of {arguments.weights}" if arguments.weights else f"freshly initialized (seed {arguments.seed})"
     label_count = "COCO's 80 labels" if labels is None else f"{len(labels)} labels"
-    print(f"{report.folder}: {arguments.architecture}, {label_count}, {origin}")
-    if report.weights is None:
+    print(f"{arguments.output}: {arguments.architecture}, {label_count}, {origin}")
+    if arguments.weights is None:
         print("Its labels mean nothing: nothing was trained.")
     return 0
 

@@ -32,4 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.paddlex.config import read_config
     from mlcls.paddlex.main import run_mode
 
-    return run_mode(read_config(arguments.config, arguments.override))
+    run_mode(read_config(arguments.config, arguments.override))
+    return 0

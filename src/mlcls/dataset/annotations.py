@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.text_lines import read_lines
-from mlcls.errors import DatasetError
+from mlcls.errors import DatasetError, ImageError
 
 TRAIN_FILE: Final = "train.txt"
 VAL_FILE: Final = "val.txt"
 _LISTED_FILES: Final = 3
+
+_Prepared = TypeVar("_Prepared")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,20 @@ def require_files(annotations: Path, paths: Sequence[Path]) -> None:
             f"{annotations}: expected image files, got paths without one: "
             f"{', '.join(map(str, missing[:_LISTED_FILES]))}{more}."
         )
+
+
+def read_image(path: Path, prepare: Callable[[bytes], _Prepared]) -> _Prepared:
+    """Return what a function makes of an image file's bytes.
+
+    Raises:
+        DatasetError: The file cannot be read, or the function cannot use the image; the text has the path.
+    """
+    try:
+        return prepare(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{path}: expected an image, got a file that cannot be read: {error.strerror}.") from None
+    except ImageError as error:
+        raise DatasetError(f"{path}: expected an image, got one that cannot be used: {error}") from None
 
 
 def parse_annotations(path: Path, name: str, num_labels: int, log: ProblemLog) -> Annotations | None:

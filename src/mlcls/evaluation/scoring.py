@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.dataset.annotations import parse_annotations, require_files
+from mlcls.base.threads import map_ahead
+from mlcls.dataset.annotations import parse_annotations, read_image, require_files
 from mlcls.dataset.problems import ProblemLog
 from mlcls.engines.runners import DecodingRunner, ImageRunner, Scores
-from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
+from mlcls.errors import DatasetError, ServedImageError, ServerError
 
 # Images in a batch; every served model takes as many.
 BATCH_SIZE: Final = 8
@@ -22,9 +22,6 @@ BATCH_SIZE: Final = 8
 NUM_WORKERS: Final = 4
 # Batches of images that are read ahead of the one being computed, which bounds the memory.
 _BATCHES_AHEAD: Final = 2
-
-_Item = TypeVar("_Item")
-_Done = TypeVar("_Done")
 
 
 class AnnotatedScores(NamedTuple):
@@ -90,14 +87,14 @@ def score_annotated(
         ThreadPoolExecutor(runner.concurrency, "mlcls-batches") as callers,
         tqdm(total=len(names), desc=f"evaluation ({runner.name})", unit="image", leave=False, disable=None) as bar,
     ):
-        images = _map_ahead(
-            readers, lambda name: _prepare(folder / name, prepare), names, _BATCHES_AHEAD * batch_size + num_workers
+        images = map_ahead(
+            readers, lambda name: read_image(folder / name, prepare), names, _BATCHES_AHEAD * batch_size + num_workers
         )
         batches = _in_batches(images, len(names), batch_size)
         # a runner that takes one call at a time may be bound to this thread, as Paddle's device is
         one_by_one = runner.concurrency == 1
         results = (
-            map(score_batch, batches) if one_by_one else _map_ahead(callers, score_batch, batches, runner.concurrency)
+            map(score_batch, batches) if one_by_one else map_ahead(callers, score_batch, batches, runner.concurrency)
         )
         for indices, rows in results:
             scores[indices.start : indices.stop] = rows
@@ -113,15 +110,6 @@ def _read(annotations: Path, num_labels: int) -> tuple[tuple[str, ...], npt.NDAr
     if samples is None or not len(samples):
         raise DatasetError(f"{annotations}: expected one image per line, got none.")
     return samples.names, samples.targets
-
-
-def _prepare(path: Path, prepare: Callable[[bytes], Any]) -> Any:
-    try:
-        return prepare(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"{path}: expected an image, got a file that cannot be read: {error.strerror}.") from None
-    except ImageError as error:
-        raise DatasetError(f"{path}: expected an image, got one that cannot be used: {error}") from None
 
 
 def _score_batch(score: Callable[[Sequence[Any]], Scores], images: Sequence[Any], paths: Sequence[Path]) -> Scores:
@@ -147,21 +135,3 @@ def _in_batches(images: Iterator[Any], count: int, batch_size: int) -> Iterator[
     for start in range(0, count, batch_size):
         indices = range(start, min(start + batch_size, count))
         yield indices, [next(images) for _ in indices]
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[_Item], _Done], items: Sequence[_Item] | Iterator[_Item], ahead: int
-) -> Iterator[_Done]:
-    """Yield a function's result for each item, in order, with at most `ahead` calls waiting, running or done."""
-    waiting: collections.deque[Future[_Done]] = collections.deque()
-    source = iter(items)
-    try:
-        while True:
-            while len(waiting) < max(1, ahead) and (items_left := next(source, None)) is not None:
-                waiting.append(pool.submit(function, items_left))
-            if not waiting:
-                return
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,105 +19,77 @@ from mlcls.evaluation.evaluate import evaluate, require_labels
 from mlcls.evaluation.report import format_table, write_report
 from mlcls.images.transforms import normalize
 from mlcls.model.postprocess import apply_sigmoid
-from mlcls.model.spec import ImageTransform
+from mlcls.model.spec import ModelSpec
 from mlcls.paddle.inference_yml import INFERENCE_YML, read_inference_yml
-from mlcls.paddle.runtime import import_paddle
+from mlcls.paddlex.config import PaddleXConfig
 from mlcls.training.architectures import load_trained_network
+from mlcls.training.export import make_spec
 from mlcls.training.pretrained import find_weights
 from mlcls.training.processes import set_device
 from mlcls.training.run_folder import INFERENCE
-from mlcls.training.settings import Device, TrainSettings
+from mlcls.training.settings import Device
 
 if TYPE_CHECKING:
     import paddle
 
 
-@dataclasses.dataclass(frozen=True)
-class NetworkInput:
-    """What a `DecodingRunner` needs of a model that has no spec yet.
-
-    Attributes:
-        labels: Label of each class id.
-        transform: Transform from an image to `pixels`.
-    """
-
-    labels: tuple[str, ...]
-    transform: ImageTransform
-
-
 class NetworkRunner:
-    """A paddle network on paddle's current device."""
+    """A paddle network in evaluation mode, (N, 3, H, W) float32 to logits, on paddle's current device."""
 
     name = "weights"
 
-    def __init__(self, network: paddle.nn.Layer, transform: ImageTransform) -> None:
-        """Put the network into evaluation mode.
-
-        Args:
-            network: (N, 3, H, W) float32 to logits.
-            transform: Transform with the normalization.
-        """
-        network.eval()
-        self._network = network
-        self._transform = transform
+    def __init__(self, network: paddle.nn.Layer, spec: ModelSpec) -> None:
+        self._network, self._spec = network, spec
 
     def scores(self, pixels: Pixels) -> Scores:
         """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
         import paddle
 
         with paddle.no_grad():
-            logits = self._network(paddle.to_tensor(normalize(pixels, self._transform)))
+            logits = self._network(paddle.to_tensor(normalize(pixels, self._spec.transform)))
         return apply_sigmoid(np.asarray(logits.numpy(), np.float32))
 
 
-def evaluate_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def run(config: PaddleXConfig) -> dict[str, Any]:
     """Evaluate `Evaluate.weight_path` and print the metrics.
 
     Number of labels, input size, threshold, batch size and threads are those of the section `Train`. Of several
     devices, the first one is used.
 
-    Args:
-        config: The sections of the configuration by name; `Global`, `Train` and `Evaluate` are read.
-
     Returns:
         The content of `evaluate_result.json` without `done_flag`.
 
     Raises:
-        ConfigError: A field of `Evaluate` is wrong, or `Train.image_size` is not that of the weights.
-        TrainingError: A field of `Train` is wrong, or there is no such file of weights.
+        ConfigError: There are no weights, or `Train.image_size` is not theirs.
+        TrainingError: There is no such device, or no such file of weights.
         ModelFormatError: The weights are not of this architecture and these labels.
         DatasetError: The dataset is wrong, or an image cannot be used.
         MissingExtraError: The extra `train` is not installed.
     """
     require_matplotlib()  # fails now, not after an hour
-    settings = TrainSettings.from_config(config)
-    source, interval = config["Evaluate"]["weight_path"], config["Evaluate"]["log_interval"]
-    if not source:
-        raise ConfigError("Evaluate.weight_path: expected a .pdparams file or its URL, got none.")
-    if interval < 1:
-        raise ConfigError(f"Evaluate.log_interval: expected an integer of at least 1, got {interval}.")
+    settings = config.settings
+    annotations = settings.dataset_dir / VAL_FILE
     labels = read_dataset_labels(settings.dataset_dir, settings.num_classes)
-    weights = find_weights(source, "Evaluate.weight_path")
-    _compare_with_export(weights.parent / INFERENCE / INFERENCE_YML, settings, labels)
-    import_paddle("train")
+    weights = find_weights(config.Evaluate.weight_path, "Evaluate.weight_path")
+    spec = make_spec(settings.model, labels, settings.size, settings.threshold)
+    _compare_with_export(weights.parent / INFERENCE / INFERENCE_YML, spec, settings.dataset_dir)
     device = Device.parse(settings.device)
     set_device(dataclasses.replace(device, ids=device.ids[:1]))
     network = load_trained_network(settings.model, len(labels), weights)
-    runner = NetworkRunner(network, settings.transform)
     evaluation = evaluate(
-        DecodingRunner(runner, NetworkInput(labels, settings.transform)),
-        settings.dataset_dir / VAL_FILE,
-        [settings.threshold] * len(labels),
+        DecodingRunner(NetworkRunner(network, spec), spec),
+        annotations,
+        spec.thresholds,
         batch_size=settings.batch_size,
         num_workers=max(1, settings.num_workers),
-        after_batch=_Log(interval),
+        after_batch=_make_log(config.Evaluate.log_interval),
     )
-    result = write_report(evaluation, settings.output, f"{settings.model}, {settings.dataset_dir / VAL_FILE}")
+    result = write_report(evaluation, settings.output, f"{settings.model}, {annotations}")
     print(format_table(evaluation))
-    return {**result, "weight_path": source}
+    return {**result, "weight_path": config.Evaluate.weight_path}
 
 
-def _compare_with_export(exported: Path, settings: TrainSettings, labels: tuple[str, ...]) -> None:
+def _compare_with_export(exported: Path, spec: ModelSpec, dataset: Path) -> None:
     """Compare with the model that a training exported next to its weights, which do not tell input size or labels.
 
     Raises:
@@ -126,25 +99,23 @@ def _compare_with_export(exported: Path, settings: TrainSettings, labels: tuple[
     if not exported.is_file():
         return
     config = read_inference_yml(exported)
-    trained, asked = ((each.height, each.width) for each in (config.transform, settings.transform))
+    trained, asked = ((each.height, each.width) for each in (config.transform, spec.transform))
     if trained != asked:
         raise ConfigError(
             f"Train.image_size: expected {trained}, the height and width that these weights were exported with "
             f"({exported}), got {asked}."
         )
-    require_labels(settings.dataset_dir / DATASET_LABELS_FILE, labels, config.labels)
+    require_labels(dataset / DATASET_LABELS_FILE, spec.labels, config.labels)
 
 
-class _Log:
-    """Prints a line every few batches, above the progress bar."""
+def _make_log(interval: int) -> Callable[[int], None]:
+    """Return a function for the end of each batch that prints a line every few batches, above the progress bar."""
+    from tqdm import tqdm
 
-    def __init__(self, interval: int) -> None:
-        self._interval = interval
-        self._batches = 0
+    numbers = itertools.count(1)
 
-    def __call__(self, images: int) -> None:
-        from tqdm import tqdm
-
-        self._batches += 1
-        if self._batches % self._interval == 0:
+    def log(images: int) -> None:
+        if next(numbers) % interval == 0:
             tqdm.write(f"evaluated {images} images")
+
+    return log

@@ -25,14 +25,13 @@ from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE
 _OFFICIAL_FILES: Final = frozenset(model.pretrained_url.rpartition("/")[2] for model in OFFICIAL_MODELS.values())
 
 
-def export_weights(config: PaddleXConfig) -> dict[str, Any]:
+def run(config: PaddleXConfig) -> dict[str, Any]:
     """Write `inference.json`, `inference.pdiparams` and `inference.yml` into `Global.output`.
 
     The labels are those of the training (`label_dict.txt` in the folder of the weights or the one above), else COCO's
     80 for official weights, else those of the dataset. Other files in the folder stay as they are.
 
-    Args:
-        config: The configuration; `Train.image_size` and `Train.threshold` become the model's.
+    `Train.image_size` and `Train.threshold` become the model's.
 
     Returns:
         The result: `model_name`, the files under PaddleX's names, `num_classes`, `label_source`.
@@ -44,31 +43,30 @@ def export_weights(config: PaddleXConfig) -> dict[str, Any]:
         MlclsError: See `find_weights`, `read_labels` and `mlcls.training.export.export_model`.
     """
     source = config.Export.weight_path
-    if not source:
-        raise ConfigError("Export.weight_path: expected a .pdparams file or its URL, got none.")
     weights = find_weights(source, "Export.weight_path")
-    run = None if is_url(source) else _find_run(weights)
-    labels, label_source = _find_labels(source, run, Path(config.Global.dataset_dir))
+    source = str(source)
+    training = None if is_url(source) else _find_training(weights)
+    labels, label_source = _find_labels(source, training, config.Global.dataset_dir)
     wanted = config.Train.num_classes
     if wanted is not None and wanted != len(labels):
         raise ConfigError(f"Train.num_classes: expected {len(labels)}, as many as {label_source} has, got {wanted}.")
-    if run is not None:
-        _note_other_size(config, run)
-    output = Path(config.Global.output)
+    if training is not None:
+        _note_other_size(config, training)
+    output = config.Global.output
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=output) as staging:
         try:
-            report = export_model(
+            export_model(
                 config.Global.model,
                 Path(staging) / "inference",
                 labels=labels,
-                size=(config.Train.image_size, config.Train.image_size),
+                size=config.Train.size,
                 threshold=config.Train.threshold,
                 weights=weights,
             )
         except ModelFormatError as error:
             raise ModelFormatError(f"{error} The {len(labels)} labels were taken from {label_source}.") from None
-        _move_model(report.folder, output)
+        _move_model(Path(staging) / "inference", output)
     print(f"{output}: {config.Global.model}, {len(labels)} labels of {label_source}, weights of {source}")
     return {
         "model_name": config.Global.model,
@@ -80,16 +78,16 @@ def export_weights(config: PaddleXConfig) -> dict[str, Any]:
     }
 
 
-def _find_run(weights: Path) -> Path | None:
+def _find_training(weights: Path) -> Path | None:
     """Return the folder of the training that wrote these weights; None if there is none."""
     above = weights.absolute().parents
     return next((folder for folder in above[:2] if (folder / LABEL_DICT_FILE).is_file()), None)
 
 
-def _find_labels(source: str, run: Path | None, dataset: Path) -> tuple[tuple[str, ...], str]:
+def _find_labels(source: str, training: Path | None, dataset: Path) -> tuple[tuple[str, ...], str]:
     """Return the labels and their source."""
-    if run is not None:
-        return read_labels(run / LABEL_DICT_FILE), str(run / LABEL_DICT_FILE)
+    if training is not None:
+        return read_labels(training / LABEL_DICT_FILE), str(training / LABEL_DICT_FILE)
     path = dataset / DATASET_LABELS_FILE
     name = urlsplit(source).path if is_url(source) else source
     if Path(name).name in _OFFICIAL_FILES:
@@ -109,15 +107,16 @@ def _find_labels(source: str, run: Path | None, dataset: Path) -> tuple[tuple[st
     return read_labels(path), str(path)
 
 
-def _note_other_size(config: PaddleXConfig, run: Path) -> None:
+def _note_other_size(config: PaddleXConfig, training: Path) -> None:
     """Print a note if the training had another input size: the model works, but was not trained for this one."""
     try:
-        trained = read_yaml(run / CONFIG_FILE)["Train"]["image_size"]
+        trained = read_yaml(training / CONFIG_FILE)["Train"]["image_size"]
     except (OSError, TypeError, KeyError, YamlError):
         return  # an older folder, or another program's; its settings are not needed
     if trained != config.Train.image_size:
         print(
-            f"Note: Train.image_size is {config.Train.image_size}, the training's was {trained} ({run / CONFIG_FILE}).",
+            f"Note: Train.image_size is {config.Train.image_size}, the training's was {trained} "
+            f"({training / CONFIG_FILE}).",
             file=sys.stderr,
         )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import logging
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.model.catalog import official_model
@@ -33,56 +35,24 @@ _PPLCNET_LAST_CHANNELS: Final = 512
 _QUERIES: Final = "query_pos_embed.weight"
 
 
-@dataclasses.dataclass(frozen=True)
-class NetworkSize:
-    """The size of a network; by default the official model's.
-
-    Attributes:
-        backbone_scale: Factor of the backbone's channels, one of `PPLCNET_SCALES`; other than 1 for PP-LCNet only.
-        decoder_width: Width of the ML-Decoder's embeddings, a multiple of 24; its hidden layer is 8/3 as wide.
-    """
-
-    backbone_scale: float = 1.0
-    decoder_width: int = DECODER_WIDTH
-
-    def check(self, architecture: str) -> None:
-        """Check that the architecture comes in this size.
-
-        Raises:
-            ModelFormatError: It does not.
-        """
-        scales = PPLCNET_SCALES if official_model(architecture).backbone == _PPLCNET else (1.0,)
-        if self.backbone_scale not in scales:
-            raise ModelFormatError(
-                f"backbone_scale: expected {' or '.join(map(str, scales))} for {architecture}, got "
-                f"{self.backbone_scale!r}."
-            )
-        if type(self.decoder_width) is not int or self.decoder_width < 24 or self.decoder_width % 24:
-            raise ModelFormatError(f"decoder_width: expected a multiple of 24, got {self.decoder_width!r}.")
-
-    @classmethod
-    def of_parameters(cls, architecture: str, state: Mapping[str, Any]) -> NetworkSize:
-        """Return the size of a network from its weights; what they do not tell is the official model's."""
-        scale, width = 1.0, DECODER_WIDTH
-        if official_model(architecture).backbone == _PPLCNET and _PPLCNET_LAST in state:
-            scale = int(state[_PPLCNET_LAST].shape[0]) / _PPLCNET_LAST_CHANNELS
-            scale = min(PPLCNET_SCALES, key=lambda known: abs(known - scale))  # channels are rounded to multiples of 8
-        for name, value in state.items():
-            if name.endswith(_QUERIES) and len(value.shape) == 2 and int(value.shape[1]) % 24 == 0:
-                width = int(value.shape[1])
-        return cls(scale, width)
-
-
 def build_network(
-    architecture: str, num_labels: int, query_num: int | None = None, size: NetworkSize | None = None
+    architecture: str,
+    num_labels: int,
+    query_num: int | None = None,
+    *,
+    backbone_scale: float = 1.0,
+    decoder_width: int = DECODER_WIDTH,
+    seed: int = 0,
 ) -> paddle.nn.Layer:
-    """Build a network with fresh weights, drawn from paddle's global generator (see `paddle.seed`).
+    """Build a network with fresh weights.
 
     Args:
         architecture: Name of one of the six models.
         num_labels: Number of outputs.
         query_num: Decoder queries, at most `num_labels`; by default one for each label, as PaddleX trains.
-        size: By default the official model's.
+        backbone_scale: Factor of the backbone's channels, one of `PPLCNET_SCALES`; other than 1 for PP-LCNet only.
+        decoder_width: Width of the ML-Decoder's embeddings, a multiple of 24; its hidden layer is 8/3 as wide.
+        seed: Seed of the weights, and of what is drawn next from paddle's global generator.
 
     Returns:
         A network in evaluation mode: (N, 3, H, W) float32 to logits (N, num_labels) float32.
@@ -91,44 +61,56 @@ def build_network(
         ModelFormatError: The architecture is not one of the six, or does not come in this size.
         MissingExtraError: paddleclas is not installed.
     """
+    check_scale(architecture, backbone_scale)
     model = official_model(architecture)
-    size = size or NetworkSize()
-    size.check(architecture)
     backbone = model.backbone
     if backbone == _PPLCNET:
-        backbone = f"PPLCNet_x{str(size.backbone_scale).replace('.', '_')}"
+        backbone = f"PPLCNet_x{str(float(backbone_scale)).replace('.', '_')}"
+    backbone_options = {"class_num": num_labels, "pretrained": False, "use_ml_decoder": True, **model.arch_options}
+    decoder_options = {
+        "query_num": num_labels if query_num is None else query_num,
+        "class_num": num_labels,
+        "in_channels": model.decoder_channels,
+        "embed_dim": decoder_width,
+        "num_heads": _DECODER_HEADS,
+        "mlp_hidden_dim": round(decoder_width * _HIDDEN_RATIO),
+        **model.decoder_options,
+    }
     build_model = _import_build_model()
-    network = build_model(
-        {
-            "Arch": {
-                "name": backbone,
-                "class_num": num_labels,
-                "pretrained": False,
-                "use_ml_decoder": True,
-                **model.arch_options,
-            },
-            "MLDecoder": {
-                "query_num": num_labels if query_num is None else query_num,
-                "class_num": num_labels,
-                "in_channels": model.decoder_channels,
-                "embed_dim": size.decoder_width,
-                "num_heads": _DECODER_HEADS,
-                "mlp_hidden_dim": round(size.decoder_width * _HIDDEN_RATIO),
-                **model.decoder_options,
-            },
-        },
-        mode="export",
-    )
+    with _seeded(seed):
+        network = build_model(
+            {"Arch": {"name": backbone, **backbone_options}, "MLDecoder": decoder_options}, mode="export"
+        )
     network.eval()
     return network
 
 
-def find_decoder(network: paddle.nn.Layer) -> Any:
-    """Return the ML-Decoder head of a network (PaddleClas's `MLDecoder`)."""
-    decoders = [layer for layer in network.sublayers() if type(layer).__name__ == "MLDecoder"]
-    if len(decoders) != 1:
-        raise ModelFormatError(f"Expected a network with one ML-Decoder head, got {len(decoders)} of them.")
-    return decoders[0]
+def check_scale(architecture: str, backbone_scale: float) -> None:
+    """Check that an architecture comes in this size.
+
+    Raises:
+        ModelFormatError: It does not, or is not one of the six.
+    """
+    scales = PPLCNET_SCALES if official_model(architecture).backbone == _PPLCNET else (1.0,)
+    if backbone_scale not in scales:
+        raise ModelFormatError(
+            f"backbone_scale: expected {' or '.join(map(str, scales))} for {architecture}, got {backbone_scale!r}."
+        )
+
+
+def find_size(architecture: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, as arguments of `build_network`, what a network's weights tell of its size."""
+    size: dict[str, Any] = {}
+    if official_model(architecture).backbone == _PPLCNET and _PPLCNET_LAST in state:
+        scale = int(state[_PPLCNET_LAST].shape[0]) / _PPLCNET_LAST_CHANNELS
+        # channels are rounded to multiples of 8
+        size["backbone_scale"] = min(PPLCNET_SCALES, key=lambda known: abs(known - scale))
+    for name, value in state.items():
+        if name.endswith(_QUERIES):
+            size["query_num"] = int(value.shape[0])
+            if len(value.shape) == 2 and int(value.shape[1]) % 24 == 0:
+                size["decoder_width"] = int(value.shape[1])
+    return size
 
 
 def load_trained_network(architecture: str, num_labels: int, weights: Path) -> paddle.nn.Layer:
@@ -138,8 +120,7 @@ def load_trained_network(architecture: str, num_labels: int, weights: Path) -> p
         ModelFormatError: The file is not a parameter file, or its parameters are not exactly those of the network.
     """
     state = read_parameters(weights)
-    size = NetworkSize.of_parameters(architecture, state)
-    network = build_network(architecture, num_labels, query_num=_query_num(state), size=size)
+    network = build_network(architecture, num_labels, **find_size(architecture, state))
     expected = network.state_dict()
     missing = sorted(set(expected) - set(state))
     unknown = sorted(set(state) - set(expected))
@@ -156,7 +137,6 @@ def load_trained_network(architecture: str, num_labels: int, weights: Path) -> p
                 f"{list(parameter.shape)} for {num_labels} labels. Use the label list that was trained."
             )
     network.set_state_dict(state)
-    network.eval()
     return network
 
 
@@ -169,18 +149,25 @@ def read_parameters(path: Path) -> dict[str, Any]:
     Raises:
         ModelFormatError: The file is not a `.pdparams` file, or names code that reading it would run.
     """
-    state = read_state(path)
+    state: Any = read_state(path)
     if not isinstance(state, dict) or not state or not all(hasattr(value, "shape") for value in state.values()):
         raise ModelFormatError(f"{path}: expected parameters by name, got {type(state).__name__}.")
-    parameters: dict[str, Any] = state
-    return parameters
+    return state
 
 
-def _query_num(state: dict[str, Any]) -> int | None:
-    for name, value in state.items():
-        if name.endswith(_QUERIES):
-            return int(value.shape[0])
-    return None
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed all generators that paddleclas draws from; those of numpy and Python, the caller's, are as before after."""
+    import paddle
+
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        for set_seed in (paddle.seed, np.random.seed, random.seed):
+            set_seed(seed % 2**32)
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def _import_build_model() -> Any:

@@ -5,7 +5,6 @@ Both work on the resized image, before normalization. All random draws come from
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Final
 
@@ -23,40 +22,11 @@ _PROBABILITY: Final = 0.5
 _MAGNITUDES: Final = 9
 
 
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """The augmentations to apply.
-
-    Attributes:
-        cutout: Whether to apply `cut_out`.
-        rand_augment: Whether to apply `rand_augment`.
-    """
-
-    cutout: bool = True
-    rand_augment: bool = True
-
-    def apply(self, pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """Return a changed copy of (H, W, 3) uint8 RGB, of the same shape."""
-        if self.cutout:
-            pixels = cut_out(pixels, generator)
-        if self.rand_augment:
-            pixels = rand_augment(pixels, generator)
-        return pixels
-
-
-def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the random generator of one image in one epoch; its draws depend on nothing else."""
-    return np.random.default_rng((seed, epoch, index))
-
-
 def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Cover a rectangle of half the image's sides, centered anywhere, with one random color.
 
-    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
-
-    Args:
-        pixels: (H, W, 3) uint8; not changed.
-        generator: Draws place and color.
+    `pixels` (H, W, 3) uint8 are not changed. Source: DeVries and Taylor, "Improved Regularization of Convolutional
+    Neural Networks with Cutout", 2017.
     """
     height, width = pixels.shape[:2]
     row, column = (int(generator.integers(side)) for side in (height, width))
@@ -70,11 +40,8 @@ def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> np
 def rand_augment(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Draw two of fifteen operations and a magnitude for each, and apply each with probability one half.
 
-    Source: Cubuk et al., "RandAugment", 2020, in the version of ML-Decoder's authors.
-
-    Args:
-        pixels: (H, W, 3) uint8; not changed.
-        generator: Draws operations, magnitudes and signs.
+    `pixels` (H, W, 3) uint8 are not changed. Source: Cubuk et al., "RandAugment", 2020, in the version of ML-Decoder's
+    authors.
     """
     image = Image.fromarray(pixels)
     names = list(OPERATIONS)

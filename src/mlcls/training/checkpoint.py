@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,15 +40,10 @@ class Checkpoint:
     states: dict[str, Any]
 
 
-@contextmanager
-def checkpoint_folder(folder: Path, name: str, checkpoint: Checkpoint, publish_average: bool = False) -> Iterator[Path]:
-    """Write a checkpoint; the folder appears when the `with` block ends, with what the block added to it.
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, publish_average: bool = False) -> None:
+    """Write a checkpoint; the folder, whose name its files have, appears or is replaced when all are complete.
 
-    Args:
-        folder: Folder of the checkpoint; an existing one is replaced.
-        name: Name of the files.
-        checkpoint: What to write.
-        publish_average: Whether `.pdparams`, which evaluation and export read, has the average.
+    With `publish_average`, `.pdparams`, which evaluation and export read, has the average.
     """
     paddle = import_paddle("train")
     states = {"format_version": FORMAT_VERSION, **checkpoint.states}
@@ -61,32 +54,28 @@ def checkpoint_folder(folder: Path, name: str, checkpoint: Checkpoint, publish_a
     contents = (published, checkpoint.average, checkpoint.optimizer, states)
     with staged_folder(folder) as staging:
         for suffix, content in zip(SUFFIXES, contents, strict=True):
-            path = staging / f"{name}.{suffix}"
+            path = staging / f"{folder.name}.{suffix}"
             paddle.save(content, str(path))
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        yield staging
-
-
-def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, publish_average: bool = False) -> None:
-    """Write a checkpoint and nothing else; see `checkpoint_folder`."""
-    with checkpoint_folder(folder, name, checkpoint, publish_average):
-        pass
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Args:
-        path: The folder, one of its four files, or the path of one without its suffix.
+    """Read a checkpoint, given its folder, or the path of one of its files with or without suffix.
 
     Raises:
         TrainingError: There is no checkpoint, one of its files is missing or damaged, or it has another version.
     """
-    prefix = _find_prefix(path)
+    folder = path.expanduser() if path.expanduser().is_dir() else path.expanduser().parent
+    found = sorted(folder.glob("*.pdstates"))
+    if len(found) != 1:
+        raise TrainingError(
+            f"resume_path: expected the folder of a checkpoint, like output/latest, with one .pdstates, got "
+            f"{len(found)} of them in {folder}."
+        )
     contents = []
     for suffix in SUFFIXES:
-        file = prefix.with_name(f"{prefix.name}.{suffix}")
+        file = found[0].with_suffix(f".{suffix}")
         if not file.is_file():
             raise TrainingError(
                 f"resume_path: expected {', '.join(SUFFIXES)} of a checkpoint, but {file} does not exist."
@@ -101,21 +90,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     weights, average, optimizer, states = contents
     if states.get("format_version") != FORMAT_VERSION:
         raise TrainingError(
-            f"{prefix}.pdstates: expected a checkpoint of mlcls, format {FORMAT_VERSION}, got "
+            f"{found[0]}: expected a checkpoint of mlcls, format {FORMAT_VERSION}, got "
             f"{states.get('format_version', 'another program')!r}. Its weights can still be used: pretrain_weight_path."
         )
     return Checkpoint(states.pop(_TRAINED_WEIGHTS, weights), average, optimizer, states)
-
-
-def _find_prefix(path: Path) -> Path:
-    path = path.expanduser()
-    if path.is_dir():
-        found = sorted(path.glob("*.pdstates"))
-        if len(found) != 1:
-            raise TrainingError(f"resume_path: expected a folder with one .pdstates, got {len(found)} in {path}.")
-        return found[0].with_suffix("")
-    if path.suffix.lstrip(".") in SUFFIXES:
-        return path.with_suffix("")
-    if path.with_name(f"{path.name}.pdstates").is_file():
-        return path
-    raise TrainingError(f"resume_path: expected the folder of a checkpoint, like output/latest, got {str(path)!r}.")

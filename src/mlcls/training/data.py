@@ -8,10 +8,10 @@ through pipes, and leave nothing behind when the training is killed; a process f
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -19,14 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.base.files import sha256_of
-from mlcls.dataset.annotations import TRAIN_FILE, VAL_FILE, ImageSet, read_annotations, require_files
+from mlcls.base.threads import map_ahead
+from mlcls.dataset.annotations import TRAIN_FILE, VAL_FILE, ImageSet, read_annotations, read_image, require_files
 from mlcls.dataset.labels import DATASET_LABELS_FILE, read_dataset_labels
-from mlcls.errors import DatasetError, ImageError
+from mlcls.errors import DatasetError
 from mlcls.model.spec import ImageTransform
-from mlcls.training.augmentation import Augmentation, sample_generator
 
 # Batches that are read ahead of the one in use; the number bounds the memory.
 PREFETCHED_BATCHES: Final = 2
+
+Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +51,9 @@ class TrainingData:
     def read(cls, folder: Path, num_classes: int | None = None) -> TrainingData:
         """Read the three files and check that every image exists, without opening any.
 
-        Args:
-            folder: The dataset.
-            num_classes: Expected number of labels; None for any number.
-
         Raises:
-            DatasetError: A file is missing or wrong, images are missing, or no image of `val.txt` has a label.
+            DatasetError: A file is missing or wrong, the number of labels is not `num_classes`, images are missing, or
+                no image of `val.txt` has a label.
         """
         labels = read_dataset_labels(folder, num_classes)
         train, val = (read_annotations(folder / name, len(labels)) for name in (TRAIN_FILE, VAL_FILE))
@@ -68,19 +67,6 @@ class TrainingData:
         return cls(labels, train, val, {name: sha256_of(folder / name) for name in files})
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """The input of a step.
-
-    Attributes:
-        inputs: (N, 3, H, W) float32, normalized.
-        targets: (N, num_labels) float32, 0 or 1.
-    """
-
-    inputs: npt.NDArray[np.float32]
-    targets: npt.NDArray[np.float32]
-
-
 def epoch_batches(
     count: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
 ) -> list[npt.NDArray[np.int64]]:
@@ -89,14 +75,6 @@ def epoch_batches(
     Every image occurs once in an epoch, in an order that depends only on the seed and the epoch. The images are spread
     evenly: batch sizes differ by at most one, so that no epoch ends in a batch too small for batch norm, and all
     processes do the same number of steps.
-
-    Args:
-        count: Number of images.
-        batch_size: Largest number of images in a batch.
-        seed: Seed of the order.
-        epoch: Number of the epoch, from 0.
-        rank: Number of this process.
-        world_size: Number of processes.
     """
     steps = -(-count // (batch_size * world_size))
     order = np.random.default_rng((seed, epoch)).permutation(count)
@@ -110,84 +88,42 @@ def sequential_batches(count: int, batch_size: int, rank: int = 0, world_size: i
     return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
 
 
-class BatchLoader:
-    """Reads images, resizes them with the one transform, augments and normalizes them; for use in a `with` block."""
+def read_batches(
+    images: ImageSet,
+    transform: ImageTransform,
+    batches: Sequence[npt.NDArray[np.int64]],
+    num_workers: int,
+    augment: Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint8]] | None = None,
+) -> Generator[Batch, None, None]:
+    """Read images, resize them with the one transform, augment and normalize them.
 
-    def __init__(
-        self,
-        images: ImageSet,
-        transform: ImageTransform,
-        *,
-        num_workers: int,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Start the threads.
+    Args:
+        images: The images that the indices refer to.
+        transform: From an image to the network's input.
+        batches: Indices of each batch's images.
+        num_workers: Number of threads; 0 reads each image on demand.
+        augment: Changes the resized image (H, W, 3) uint8 RGB with an index.
 
-        Args:
-            images: The images that the indices refer to.
-            transform: From an image to the network's input.
-            num_workers: Number of threads; 0 reads each batch on demand.
-            augmentation: Augmentation of the images; None for none.
-            seed: Seed of the augmentation.
-        """
-        self._images = images
-        self._transform = transform
-        self._augmentation = augmentation
-        self._seed = seed
-        self._pool = ThreadPoolExecutor(num_workers, "mlcls-images") if num_workers else None
+    Yields:
+        (N, 3, H, W) float32, normalized, and targets (N, num_labels) float32, 0 or 1, in order.
 
-    def __enter__(self) -> BatchLoader:
-        return self
+    Raises:
+        DatasetError: An image cannot be read or decoded; the text has its path.
+    """
+    from mlcls.images.transforms import normalize, preprocess
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-
-    def batches(self, batches: Sequence[npt.NDArray[np.int64]], epoch: int = 0) -> Iterator[Batch]:
-        """Yield the batches with these indices, in order, whatever the number of threads.
-
-        Raises:
-            DatasetError: An image cannot be read or decoded; the text has its path.
-        """
-        waiting: collections.deque[tuple[npt.NDArray[np.int64], list[Future[npt.NDArray[np.float32]]]]]
-        waiting = collections.deque()
-        ahead = iter(batches)
-        try:
-            while True:
-                while self._pool and len(waiting) <= PREFETCHED_BATCHES and (indices := next(ahead, None)) is not None:
-                    waiting.append((indices, [self._pool.submit(self._read, int(i), epoch) for i in indices]))
-                if self._pool:
-                    if not waiting:
-                        return
-                    indices, futures = waiting.popleft()
-                    inputs = [future.result() for future in futures]
-                else:
-                    if (indices := next(ahead, None)) is None:
-                        return
-                    inputs = [self._read(int(index), epoch) for index in indices]
-                yield Batch(np.stack(inputs), self._images.targets[indices].astype(np.float32))
-        finally:
-            for _, futures in waiting:
-                for future in futures:
-                    future.cancel()
-
-    def _read(self, index: int, epoch: int) -> npt.NDArray[np.float32]:
-        from mlcls.images.transforms import normalize, preprocess
-
-        path = self._images.paths[index]
-        try:
-            pixels = preprocess(_read_bytes(path), self._transform)
-        except ImageError as error:
-            raise DatasetError(f"{path}: expected an image, got one that cannot be used: {error}") from None
-        if self._augmentation:
-            pixels = self._augmentation.apply(pixels, sample_generator(self._seed, epoch, index))
-        inputs: npt.NDArray[np.float32] = normalize(pixels[None], self._transform)[0]
+    def read(index: int) -> npt.NDArray[np.float32]:
+        pixels = read_image(images.paths[index], lambda encoded: preprocess(encoded, transform))
+        if augment:
+            pixels = augment(pixels, index)
+        inputs: npt.NDArray[np.float32] = normalize(pixels[None], transform)[0]
         return inputs
 
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: expected an image, got a file that cannot be read: {error.strerror}.") from None
+    indices = (int(index) for batch in batches for index in batch)
+    ahead = (PREFETCHED_BATCHES + 1) * max(map(len, batches), default=0) if num_workers else 1
+    with (
+        ThreadPoolExecutor(max(1, num_workers), "mlcls-images") as pool,
+        contextlib.closing(map_ahead(pool, read, indices, ahead)) as inputs,
+    ):
+        for batch in batches:
+            yield np.stack([next(inputs) for _ in batch]), images.targets[batch].astype(np.float32)

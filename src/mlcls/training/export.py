@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
-
-from mlcls.base.documents import change, convert
+from mlcls.base.documents import change
 from mlcls.base.files import staged_folder, write_text
 from mlcls.errors import SpecError
-from mlcls.model.catalog import DEFAULT_THRESHOLD, DEFAULT_TRANSFORM, coco_labels, official_model
+from mlcls.model.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, official_spec
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.inference_yml import INFERENCE_YML, format_inference_yml
 from mlcls.paddle.runtime import import_paddle
@@ -25,21 +21,6 @@ if TYPE_CHECKING:
 
 # Photos for a fresh network's statistics; few, since the largest networks need a second or more for each.
 CALIBRATION_PHOTOS: Final = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportReport:
-    """What was exported.
-
-    Attributes:
-        folder: The PaddleX inference model.
-        weights: The `.pdparams` that were loaded; None for a freshly initialized network.
-        smallest_spread: Smallest spread of scores between two calibration photos; None unless the network is fresh.
-    """
-
-    folder: Path
-    weights: Path | None
-    smallest_spread: float | None
 
 
 def export_model(
@@ -53,7 +34,7 @@ def export_model(
     seed: int = 0,
     photos: Sequence[Path] = (),
     with_sigmoid: bool = True,
-) -> ExportReport:
+) -> None:
     """Export a trained or freshly initialized model as a PaddleX inference model.
 
     A fresh model is made sensitive to its input (see `mlcls.training.initialization`); the same seed gives the same
@@ -77,56 +58,45 @@ def export_model(
         MissingExtraError: The extra `train` is not installed.
     """
     paddle = import_paddle("train")
+    from mlcls.images.photos import photo_pixels
+    from mlcls.images.transforms import normalize
     from mlcls.training.architectures import build_network, load_trained_network
     from mlcls.training.initialization import make_input_sensitive
 
-    spec = _make_spec(architecture, labels, size, threshold)
-    spread: float | None = None
+    spec = make_spec(architecture, labels, size, threshold)
     with paddle.utils.unique_name.guard():  # parameter names, and so the file, as for the first model
         if weights is not None:
             network = load_trained_network(architecture, spec.num_labels, weights)
         else:
-            paddle.seed(seed)
-            np.random.seed(seed)  # paddleclas draws some initial values from numpy's global generator
-            network = build_network(architecture, spec.num_labels)
-            spread = make_input_sensitive(network, _calibration_inputs(spec, photos, seed))
+            network = build_network(architecture, spec.num_labels, seed=seed)
+            pixels = photo_pixels(photos, spec.transform, CALIBRATION_PHOTOS, seed)
+            if len(pixels) < 4:
+                raise SpecError(f"photos: expected at least 4 different photos, got {len(pixels)}.")
+            make_input_sensitive(network, normalize(pixels, spec.transform))
         with staged_folder(folder) as staging:
             _save_graph(network, spec, staging, with_sigmoid)
             write_text(staging / INFERENCE_YML, format_inference_yml(spec))
-    return ExportReport(folder, weights, spread)
 
 
-def _make_spec(
+def make_spec(
     architecture: str,
-    labels: Sequence[str] | None,
-    size: tuple[int, int] | None,
-    threshold: float | None,
+    labels: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+    threshold: float | None = None,
 ) -> ModelSpec:
-    official_model(architecture)
-    label_list = coco_labels() if labels is None else tuple(labels)
-    transform = DEFAULT_TRANSFORM
-    if size is not None:
-        transform = change(transform, SpecError, height=size[0], width=size[1])
-    if min(transform.height, transform.width) < 32:
-        raise SpecError(f"size: expected at least 32x32, got {transform.height}x{transform.width}.")
-    fields = {
-        "name": architecture,
-        "architecture": architecture,
-        "labels": label_list,
-        "thresholds": (DEFAULT_THRESHOLD if threshold is None else threshold,) * len(label_list),
-        "transform": transform,
-    }
-    return convert(fields, ModelSpec, SpecError)
-
-
-def _calibration_inputs(spec: ModelSpec, photos: Sequence[Path], seed: int) -> npt.NDArray[np.float32]:
-    from mlcls.images.photos import photo_pixels
-    from mlcls.images.transforms import normalize
-
-    pixels = photo_pixels(photos, spec.transform, CALIBRATION_PHOTOS, seed)
-    if len(pixels) < 4:
-        raise SpecError(f"photos: expected at least 4 different photos, got {len(pixels)}.")
-    return normalize(pixels, spec.transform)
+    """Return the spec of a model that is not exported yet; see `export_model`."""
+    official = official_spec(architecture)
+    label_list = official.labels if labels is None else tuple(labels)
+    height, width = DEFAULT_SIZE if size is None else size
+    if min(height, width) < 32:
+        raise SpecError(f"size: expected at least 32x32, got {height}x{width}.")
+    return change(
+        official,
+        SpecError,
+        labels=label_list,
+        thresholds=(DEFAULT_THRESHOLD if threshold is None else threshold,) * len(label_list),
+        transform=change(official.transform, SpecError, height=height, width=width),
+    )
 
 
 def _save_graph(network: paddle.nn.Layer, spec: ModelSpec, folder: Path, with_sigmoid: bool) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from mlcls.base.pictures import require_matplotlib, save_figure
 
@@ -48,39 +50,38 @@ class EvaluationRow:
 
 
 @dataclasses.dataclass
-class History:
-    """Both tables, and the sums for the next row of steps."""
+class Progress:
+    """How far a training is, and what it did.
 
+    Attributes:
+        epoch: Number of epochs done, including their evaluation.
+        step: Number of steps done in the current epoch.
+        metrics: Metrics of the best and the last evaluation, as in `train_result.json`.
+        steps: Table of steps.
+        evaluations: Table of evaluations.
+        loss_sum: Losses since the last row of steps.
+        image_count: Images since then.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     steps: list[StepRow] = dataclasses.field(default_factory=list)
     evaluations: list[EvaluationRow] = dataclasses.field(default_factory=list)
     loss_sum: float = 0.0
     image_count: int = 0
 
-    def add_loss(self, loss_sum: float, image_count: int) -> None:
-        """Add the losses of a step."""
-        self.loss_sum += loss_sum
-        self.image_count += image_count
+    @classmethod
+    def from_states(cls, states: Mapping[str, Any]) -> Progress:
+        """Return the progress in the states of a checkpoint; version 0.1.0 kept the tables apart."""
+        return msgspec.convert(states["progress"] | states.get("history", {}), cls)
 
-    def close_row(self, step: int, epoch: int, learning_rate: float) -> StepRow:
+    def close_row(self, step: int, learning_rate: float) -> StepRow:
         """Add a row for the steps since the last one and return it."""
-        row = StepRow(step, epoch, learning_rate, self.loss_sum / self.image_count)
+        row = StepRow(step, self.epoch + 1, learning_rate, self.loss_sum / self.image_count)
         self.steps.append(row)
         self.loss_sum, self.image_count = 0.0, 0
         return row
-
-    def to_state(self) -> dict[str, Any]:
-        """Return the state for a checkpoint."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> History:
-        """Return the history with this state."""
-        return cls(
-            [StepRow(**row) for row in state["steps"]],
-            [EvaluationRow(**row) for row in state["evaluations"]],
-            state["loss_sum"],
-            state["image_count"],
-        )
 
 
 def format_csv(row_type: type[StepRow] | type[EvaluationRow], rows: Sequence[StepRow | EvaluationRow]) -> str:
@@ -88,19 +89,12 @@ def format_csv(row_type: type[StepRow] | type[EvaluationRow], rows: Sequence[Ste
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in dataclasses.fields(row_type))
-    writer.writerows(dataclasses.astuple(row) for row in rows)
+    writer.writerows(map(dataclasses.astuple, rows))
     return text.getvalue()
 
 
-def draw_curves(history: History, title: str) -> bytes:
-    """Draw loss, learning rate and mAP over the steps, one above the other.
-
-    Args:
-        history: What was done so far; may be empty.
-        title: Title of the chart.
-
-    Returns:
-        A PNG file.
+def draw_curves(progress: Progress, title: str) -> bytes:
+    """Return a chart, a PNG file, of loss, learning rate and mAP over the steps, one above the other.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -113,29 +107,30 @@ def draw_curves(history: History, title: str) -> bytes:
     # without pyplot, which would choose a backend and keep a reference to the figure
     figure = Figure(figsize=(8, 9), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(3, 1, sharex=True)
-    marker = "o" if len(history.steps) < 40 else ""
-    steps = [row.step for row in history.steps]
-    losses = [row.loss for row in history.steps]
-    axes[0].plot(steps, losses, color="tab:red", marker=marker, markersize=3, linewidth=1.2)
-    axes[0].set_ylabel("loss of an image")
+    loss, rate, score = axes = figure.subplots(3, 1, sharex=True)
+    style: dict[str, Any] = {"markersize": 3, "linewidth": 1.2}
+    marker = "o" if len(progress.steps) < 40 else ""
+    steps = [row.step for row in progress.steps]
+    losses = [row.loss for row in progress.steps]
+    loss.plot(steps, losses, color="tab:red", marker=marker, **style)
+    loss.set_ylabel("loss of an image")
     if losses and 0 < 10 * min(losses) < max(losses):
-        axes[0].set_yscale("log")
-    axes[1].plot(steps, [row.learning_rate for row in history.steps], color="tab:green", marker=marker, markersize=3)
-    axes[1].set_ylabel("learning rate")
-    axes[1].ticklabel_format(axis="y", style="scientific", scilimits=(-2, 2))
-    at = [row.step for row in history.evaluations]
-    for name, color in (("map_average", "tab:blue"), ("map_weights", "tab:orange")):
-        label = "moving average" if name == "map_average" else "weights"
-        values = [getattr(row, name) for row in history.evaluations]
-        axes[2].plot(at, values, color=color, marker="o", markersize=3, linewidth=1.2, label=label)
-    axes[2].set_ylabel("mAP, validation images")
-    axes[2].set_ylim(-0.02, 1.02)
-    axes[2].set_xlabel("step")
-    axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
-    if history.evaluations:
-        axes[2].legend(loc="lower right")
-    for axis in axes:
-        axis.grid(alpha=0.3)
+        loss.set_yscale("log")
+    rate.plot(steps, [row.learning_rate for row in progress.steps], color="tab:green", marker=marker, **style)
+    rate.set_ylabel("learning rate")
+    rate.ticklabel_format(axis="y", style="scientific", scilimits=(-2, 2))
+    at = [row.step for row in progress.evaluations]
+    averages = [row.map_average for row in progress.evaluations]
+    score.plot(at, averages, color="tab:blue", marker="o", label="moving average", **style)
+    weights = [row.map_weights for row in progress.evaluations]
+    score.plot(at, weights, color="tab:orange", marker="o", label="weights", **style)
+    score.set_ylabel("mAP, validation images")
+    score.set_ylim(-0.02, 1.02)
+    score.set_xlabel("step")
+    score.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if progress.evaluations:
+        score.legend(loc="lower right")
+    for panel in axes:
+        panel.grid(alpha=0.3)
     figure.suptitle(title)
     return save_figure(figure, _DPI)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from mlcls.errors import ConversionError
 from mlcls.model.metrics import smallest_spread
-from mlcls.training.architectures import find_decoder
+from mlcls.model.postprocess import apply_sigmoid
 
 if TYPE_CHECKING:
     import paddle
@@ -37,22 +37,19 @@ NORM_BIAS: Final = 2.0
 MIN_SCORE_SPREAD: Final = 0.05
 
 
-def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float32]) -> float:
+def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float32]) -> None:
     """Rescale a fresh network in place so that its scores depend on the picture.
 
     Args:
         network: A network of `build_network` with fresh weights.
         inputs: Normalized real photos, (N, 3, H, W) float32, all different, N at least 4.
 
-    Returns:
-        The smallest spread of scores between two of the photos, where a spread is the largest difference of a label.
-
     Raises:
-        ConversionError: The spread is still less than `MIN_SCORE_SPREAD`.
+        ConversionError: All scores of some two photos still differ by less than `MIN_SCORE_SPREAD`.
     """
     import paddle
 
-    decoder = find_decoder(network)
+    (decoder,) = (layer for layer in network.sublayers() if type(layer).__name__ == "MLDecoder")
     features = _decoder_input(network, decoder, paddle.to_tensor(inputs))
 
     def run_head() -> Any:
@@ -65,37 +62,30 @@ def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float3
     _normalize_output(layer.linear2, run_head, axis=2)
     _normalize_output(decoder.group_conv, run_head, axis=1, mean=LOGIT_MEAN, std=LOGIT_STD)
 
-    scores = 1 / (1 + np.exp(-run_head().numpy()))
-    spread = smallest_spread(scores)
+    spread = smallest_spread(apply_sigmoid(run_head().numpy()))
     if spread < MIN_SCORE_SPREAD:
         raise ConversionError(
             f"Expected the scores of any two photos to differ by at least {MIN_SCORE_SPREAD}, got {spread:.4f}; use "
             f"other photos (--photos) or another seed."
         )
-    return spread
 
 
 def _decoder_input(network: paddle.nn.Layer, decoder: Any, inputs: paddle.Tensor) -> paddle.Tensor:
     """Run the backbone once, set its batch-norm statistics on the way, and return the decoder's input."""
     import paddle
 
-    norms = [layer for layer in network.sublayers() if hasattr(layer, "_momentum") and hasattr(layer, "_variance")]
-    momenta = [norm._momentum for norm in norms]
     captured: list[paddle.Tensor] = []
     hook = decoder.register_forward_pre_hook(lambda _layer, args: captured.append(args[0]))
-    try:
-        for norm in norms:
+    for norm in network.sublayers():
+        if hasattr(norm, "_momentum") and hasattr(norm, "_variance"):
             norm.bias.set_value(np.full(norm.bias.shape, NORM_BIAS, np.float32))
             norm._momentum = 0.0  # the statistics become those of this one batch
             norm.train()
-        with paddle.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # paddle warns that training statistics are tracked, which is intended
-            network(inputs)
-    finally:
-        hook.remove()
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm._momentum = momentum
-            norm.eval()
+    with paddle.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # paddle warns that training statistics are tracked, which is intended
+        network(inputs)
+    hook.remove()
+    network.eval()
     return captured[-1]
 
 
@@ -103,10 +93,8 @@ def _normalize_output(layer: Any, run: Callable[[], Any], axis: int, mean: float
     """Give each feature of a linear or convolution layer's output the wanted mean and standard deviation."""
     outputs: list[npt.NDArray[np.float32]] = []
     hook = layer.register_forward_post_hook(lambda _layer, _args, output: outputs.append(output.numpy()))
-    try:
-        run()
-    finally:
-        hook.remove()
+    run()
+    hook.remove()
     values = np.moveaxis(outputs[0], axis, -1).reshape(-1, outputs[0].shape[axis])
     spread = values.std(axis=0)
     # the floor keeps the rounding of a feature that varies little over these few photos from being amplified

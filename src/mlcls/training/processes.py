@@ -6,20 +6,22 @@ Several processes, each with a device of its own, are started by `paddle.distrib
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.base.documents import to_json
 from mlcls.base.files import write_text
 from mlcls.errors import TrainingError, TrainingInterruptedError
 from mlcls.paddle.runtime import import_paddle
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     import paddle
 
 LOG_FOLDER: Final = "process_logs"
-SETTINGS_FILE: Final = "settings.yaml"
+SETTINGS_FILE: Final = "settings.json"
 # One line with the failure of a process, for the process that started it.
 FAILURE_FILE: Final = "failure.txt"
 
@@ -54,9 +56,7 @@ class StopRequest:
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -65,6 +65,12 @@ class StopRequest:
         """Whether a signal came."""
         return self.signal_number is not None
 
+    def error(self, text: str) -> TrainingInterruptedError:
+        """Return the error that ends a stopped training, with the exit status of a program that the signal ends."""
+        error = TrainingInterruptedError(text)
+        error.exit_code = 128 + (self.signal_number or signal.SIGINT)
+        return error
+
     def _note(self, number: int, _frame: FrameType | None) -> None:
         # a second Ctrl-C means to stop at once; paddle's launcher sends SIGTERM several times
         if self.requested and number == signal.SIGINT:
@@ -72,6 +78,7 @@ class StopRequest:
         self.signal_number = number
 
 
+@dataclasses.dataclass(frozen=True)
 class ProcessGroup:
     """This process and the others of the training.
 
@@ -80,9 +87,8 @@ class ProcessGroup:
         size: Number of processes.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank = rank
-        self.size = size
+    rank: int = 0
+    size: int = 1
 
     @classmethod
     def join(cls) -> ProcessGroup:
@@ -126,15 +132,7 @@ class ProcessGroup:
                 paddle.distributed.broadcast(tensor, src=0)
 
     def gather_rows(self, rows: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
-        """Gather rows that are spread over the processes: process i mod size has row i.
-
-        Args:
-            rows: This process's rows, (n, columns).
-            count: Number of rows in all processes.
-
-        Returns:
-            (count, columns), in every process.
-        """
+        """Return all `count` rows (count, columns) in every process; row i comes from process i mod size."""
         if self.size == 1:
             return rows
         import paddle
@@ -143,9 +141,8 @@ class ProcessGroup:
         padded[: len(rows)] = rows
         gathered: list[Any] = []
         paddle.distributed.all_gather(gathered, paddle.to_tensor(padded))
-        stacked = np.stack([tensor.numpy() for tensor in gathered], axis=1)
-        together: npt.NDArray[np.float32] = stacked.reshape(-1, rows.shape[1])[:count]
-        return together
+        together: npt.NDArray[np.float32] = np.stack([tensor.numpy() for tensor in gathered], axis=1)
+        return together.reshape(-1, rows.shape[1])[:count]
 
 
 def set_device(device: Device) -> None:
@@ -189,20 +186,14 @@ def require_devices(device: Device) -> None:
 
 
 def launch_command(settings_file: Path, device: Device) -> list[str]:
-    """Return the command line that starts one process for each number of the device.
-
-    Args:
-        settings_file: Settings for `mlcls.training.worker`; logs go to its folder.
-        device: Several GPUs, or several processes on the CPU.
-    """
-    numbers = ",".join(map(str, device.ids))
-    where = ["--devices", numbers] if device.kind == "gpu" else ["--nproc_per_node", str(len(device.ids))]
+    """Return the command line that starts one process for each number of the device; logs go to the file's folder."""
     worker = Path(__file__).with_name("worker.py")
-    return [
-        *(sys.executable, "-m", "paddle.distributed.launch"),
-        *("--log_dir", os.fspath(settings_file.parent), "--log_level", "ERROR", "--max_restart", "0", *where),
-        *(os.fspath(worker), os.fspath(settings_file)),
-    ]
+    if device.kind == "gpu":
+        where = ["--devices", ",".join(map(str, device.ids))]
+    else:
+        where = ["--nproc_per_node", str(len(device.ids))]
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir", str(settings_file.parent)]
+    return [*launcher, "--log_level", "ERROR", "--max_restart", "0", *where, str(worker), str(settings_file)]
 
 
 def train_in_processes(settings: TrainSettings, device: Device) -> None:
@@ -212,35 +203,29 @@ def train_in_processes(settings: TrainSettings, device: Device) -> None:
         TrainingInterruptedError: A signal came; the first process has written `latest`.
         TrainingError: A process failed.
     """
-    import yaml
-
     folder = settings.output / LOG_FOLDER
-    settings_file = folder / SETTINGS_FILE
-    (folder / FAILURE_FILE).unlink(missing_ok=True)
-    write_text(settings_file, yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True))
+    settings_file, failure_file = folder / SETTINGS_FILE, folder / FAILURE_FILE
+    failure_file.unlink(missing_ok=True)
+    write_text(settings_file, to_json(settings.to_config()))
     with StopRequest() as stop:
         status = _run(launch_command(settings_file, device), _environment(device), stop)
     if status == 0:
         return
-    failure = _first_line(folder / FAILURE_FILE)
+    failure = failure_file.read_text(encoding="utf-8").partition("\n")[0] if failure_file.is_file() else ""
     if stop.requested:
-        error = TrainingInterruptedError(failure or f"Stopped; resume with resume_path {settings.output / 'latest'}.")
-        error.exit_code = 128 + (stop.signal_number or 2)
-        raise error
+        raise stop.error(failure or f"Stopped; resume with resume_path {settings.output / 'latest'}.")
     raise TrainingError(failure or f"A process failed with status {status}; see {folder}/workerlog.*.")
 
 
 def _run(command: Sequence[str], environment: dict[str, str], stop: StopRequest) -> int:
     # in a session of its own: a terminal's Ctrl-C would reach the launcher twice, and the second means "at once"
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-    passed_on = False
     try:
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(timeout=0.2)
-            if stop.requested and not passed_on:
-                passed_on = True
-                process.terminate()
+        while process.poll() is None and not stop.requested:
+            time.sleep(0.1)
+        if stop.requested:
+            process.terminate()
+        return process.wait()
     except BaseException:
         process.kill()
         process.wait()
@@ -255,9 +240,3 @@ def _environment(device: Device) -> dict[str, str]:
     if device.kind == "cpu":
         environment.pop("CUDA_VISIBLE_DEVICES", None)  # or the launcher would assign its GPUs
     return environment
-
-
-def _first_line(path: Path) -> str:
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_text(encoding="utf-8").partition("\n")[0]
-    return ""

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Final
 
 from mlcls.errors import TrainingError
 from mlcls.paddle.runtime import import_paddle
@@ -19,18 +14,27 @@ from mlcls.training.data import TrainingData
 from mlcls.training.export import export_model
 from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.processes import ProcessGroup, StopRequest, require_devices, set_device, train_in_processes
-from mlcls.training.run_folder import BEST, INFERENCE, LOG_FILE, RunFolder, RunLog, TrainReport
-from mlcls.training.settings import HIGH_LEARNING_RATE, Device, TrainSettings
+from mlcls.training.run_folder import RunFolder, TrainReport
+from mlcls.training.settings import Device, TrainSettings
 from mlcls.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import paddle
 
+# AdamW can diverge well below this. PaddleX's own files have up to 0.1, PaddleClas's recipes do not.
+_HIGH_LEARNING_RATE: Final = 0.01
 # Settings that a resumed training must have in common with its checkpoint, or its position would mean nothing.
 _MUST_AGREE: Final = ("model", "backbone_scale", "decoder_width", "image_size", "batch_size", "seed")
 # Settings that it may change; its weights then differ from those of an uninterrupted run.
 _MAY_CHANGE: Final = (
-    *("epochs_iters", "learning_rate", "warmup_steps", "weight_decay", "ema_decay", "amp", "cutout", "rand_augment"),
+    "epochs_iters",
+    "learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "ema_decay",
+    "amp",
+    "cutout",
+    "rand_augment",
     "gradient_clip",
 )
 
@@ -41,47 +45,27 @@ def train_model(settings: TrainSettings) -> TrainReport:
     Several devices take one process each, started by `paddle.distributed.launch`. SIGINT and SIGTERM stop the training
     after the step in progress, with a checkpoint in `output/latest`.
 
-    Args:
-        settings: Settings of the training.
-
-    Returns:
-        The report of the training.
-
     Raises:
         DatasetError: The dataset is wrong, or an image cannot be used.
-        TrainingError: Weights, checkpoint or device do not allow it, or the training diverged.
+        TrainingError: A setting is wrong, weights, checkpoint or device do not allow it, or the training diverged.
         TrainingInterruptedError: A signal stopped the training.
         MissingExtraError: The extra `train` is not installed.
     """
+    settings = TrainSettings.from_config(settings.to_config())  # checks values that a program gave
     device = Device.parse(settings.device)
     if len(device.ids) == 1:
-        return train_in_process(settings, ProcessGroup())
-    TrainingData.read(settings.dataset_dir, settings.num_classes)  # one error now instead of one from each process
-    if settings.pretrain_weight_path and not settings.resume_path:
-        find_weights(settings.pretrain_weight_path)
-    require_devices(device)
-    train_in_processes(settings, device)
-    return TrainReport.read(RunFolder(settings))
+        train_in_process(settings, ProcessGroup())
+    else:
+        # one error now instead of one from each process
+        TrainingData.read(settings.dataset_dir, settings.num_classes)
+        if settings.pretrain_weight_path and not settings.resume_path:
+            find_weights(settings.pretrain_weight_path)
+        require_devices(device)
+        train_in_processes(settings, device)
+    return RunFolder(settings).report()
 
 
-def train_from_config(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Run mode `train` of a PaddleX configuration.
-
-    Args:
-        config: The sections of the configuration by name; `Global` and `Train` are read.
-
-    Returns:
-        The content of `train_result.json`.
-
-    Raises:
-        MlclsError: See `train_model`.
-    """
-    settings = TrainSettings.from_config(config)
-    train_model(settings)
-    return RunFolder(settings).read_result()
-
-
-def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainReport:
+def train_in_process(settings: TrainSettings, group: ProcessGroup) -> None:
     """Do this process's part of a training; see `train_model`."""
     data = TrainingData.read(settings.dataset_dir, settings.num_classes)
     paddle = import_paddle("train")
@@ -90,72 +74,52 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> TrainRepor
     if group.size == 1:
         set_device(Device.parse(settings.device))
     folder = RunFolder(settings)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+    with warnings.catch_warnings(), paddle.utils.unique_name.guard(), StopRequest() as stop:
         warnings.simplefilter("ignore")  # paddle warns for each batch norm that it tracks statistics
-        # parameter names, by which the optimizer's state is saved, start as for the first model
-        stack.enter_context(paddle.utils.unique_name.guard())
-        network, lines = _make_network(settings, len(data.labels), load=checkpoint is None)
-        stop = stack.enter_context(StopRequest())
-        log = RunLog(folder.root / LOG_FILE if group.is_first else None, append=checkpoint is not None)
-        stack.callback(log.close)
-        trainer = Trainer(settings, data, network, folder, log, stop, group)
+        # the guard: parameter names, by which the optimizer's state is saved, start as for the first model
+        network = build_network(
+            settings.model,
+            len(data.labels),
+            backbone_scale=settings.backbone_scale,
+            decoder_width=settings.decoder_width,
+            seed=settings.seed,
+        )
+        lines = [_headline(settings, data, network, group), *notes]
+        if settings.pretrain_weight_path and not checkpoint:
+            lines += load_pretrained(network, settings.pretrain_weight_path)
+        elif not checkpoint:
+            lines.append("No pretrained weights: training from scratch.")
+        trainer = Trainer(settings, data, network, folder, stop, group)
         if checkpoint:
             trainer.restore(checkpoint)
-            lines = [f"Resumed after {trainer.steps_done} steps from {settings.resume_path}."]
-        for line in [_headline(settings, data, network, group), *notes, *lines]:
-            log.write(line)
+            lines.append(f"Resumed after {trainer.steps_done} steps from {settings.resume_path}.")
         if group.is_first:
-            folder.begin(trainer.metrics)
-            folder.write_curves(trainer.history)  # fails now, not hours later, if a package is missing
+            folder.begin(resumed=checkpoint is not None)
+            for line in lines:
+                folder.log(line)
+            trainer.write_progress()  # fails now, not hours later, if a package is missing
         trainer.run()
-        if group.is_first:
-            _finish(settings, data, folder, trainer.metrics, log)
-    return TrainReport.of(folder, trainer.metrics)
-
-
-def _make_network(settings: TrainSettings, num_labels: int, load: bool) -> tuple[paddle.nn.Layer, list[str]]:
-    """Return the network with its initial weights, and lines for the log about them."""
-    import paddle
-
-    # paddleclas draws some initial values from the global generators of numpy and Python, which belong to the caller
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        for seed in (paddle.seed, np.random.seed, random.seed):
-            seed(settings.seed % 2**32)
-        network = build_network(settings.model, num_labels, size=settings.network_size)
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-    if not load:
-        return network, []
-    if settings.pretrain_weight_path is None:
-        return network, ["No pretrained weights: training from scratch."]
-    return network, load_pretrained(network, settings.pretrain_weight_path).lines()
-
-
-def _finish(
-    settings: TrainSettings, data: TrainingData, folder: RunFolder, metrics: dict[str, Any], log: RunLog
-) -> None:
-    """Export the best model into its folder and log the end of the training."""
-    export_model(
-        settings.model,
-        folder.best / INFERENCE,
-        labels=data.labels,
-        size=settings.image_size,
-        threshold=settings.threshold,
-        weights=folder.best / f"{BEST}.pdparams",
-    )
-    folder.write_result(done=True, metrics=metrics)
-    log.write(
-        f"Done: mAP {metrics['MultiLabelMAP']:.4f} after epoch {metrics['best_epoch']}; "
-        f"{folder.best / INFERENCE} is ready for `mlcls import`."
-    )
+        if not group.is_first:
+            return
+        export_model(
+            settings.model,
+            folder.inference,
+            labels=data.labels,
+            size=settings.size,
+            threshold=settings.threshold,
+            weights=folder.weights,
+        )
+        trainer.write_progress(done=True)
+        metrics = trainer.progress.metrics
+        folder.log(
+            f"Done: mAP {metrics['MultiLabelMAP']:.4f} after epoch {metrics['best_epoch']}; "
+            f"{folder.inference} is ready for `mlcls import`."
+        )
 
 
 def _headline(settings: TrainSettings, data: TrainingData, network: paddle.nn.Layer, group: ProcessGroup) -> str:
     weights = sum(parameter.size for parameter in network.parameters()) / 1e6
-    height, width = settings.image_size
+    height, width = settings.size
     processes = f", {group.size} processes" if group.size > 1 else ""
     return (
         f"{settings.model} ({weights:.1f} million weights) at {height}x{width} on {settings.device}{processes}: "
@@ -170,7 +134,7 @@ def _remarks(settings: TrainSettings) -> list[str]:
             f"Note: warmup_steps {settings.warmup_steps} of epochs_iters {settings.epochs_iters} would leave too few "
             f"epochs for the decay; warming up for {settings.warmup_epochs}."
         )
-    if settings.learning_rate > HIGH_LEARNING_RATE:
+    if settings.learning_rate > _HIGH_LEARNING_RATE:
         remarks.append(
             f"Note: learning_rate {settings.learning_rate:g} is high for AdamW; PaddleClas's recipes have 1e-4, and "
             f"5e-5 for CLIP."
@@ -180,12 +144,17 @@ def _remarks(settings: TrainSettings) -> list[str]:
 
 def _compare(settings: TrainSettings, data: TrainingData, group: ProcessGroup, checkpoint: Checkpoint) -> list[str]:
     """Check that a checkpoint is of this training; return notes about the differences that are allowed."""
-    begun = TrainSettings.from_config(checkpoint.states["config"])  # with defaults for fields that it does not have
-    before, now = ({**config["Global"], **config["Train"]} for config in (begun.to_config(), settings.to_config()))
-    differences = [f"{name} was {before[name]}, is {now[name]}" for name in _MUST_AGREE if before[name] != now[name]]
-    if checkpoint.states["world_size"] != group.size:
-        differences.append(f"the number of processes was {checkpoint.states['world_size']}, is {group.size}")
-    changed = [name for name, digest in data.digests.items() if checkpoint.states["digests"][name] != digest]
+    states = checkpoint.states
+    begun = TrainSettings.from_config(states["config"])  # with defaults for fields that it does not have
+    changes = {
+        name: f"{name} was {getattr(begun, name)}, is {getattr(settings, name)}"
+        for name in (*_MUST_AGREE, *_MAY_CHANGE)
+        if getattr(begun, name) != getattr(settings, name)
+    }
+    differences = [changes[name] for name in _MUST_AGREE if name in changes]
+    if states["world_size"] != group.size:
+        differences.append(f"the number of processes was {states['world_size']}, is {group.size}")
+    changed = [name for name, digest in data.digests.items() if states["digests"][name] != digest]
     if changed:
         differences.append(f"{', '.join(changed)} of the dataset changed")
     if differences:
@@ -193,8 +162,4 @@ def _compare(settings: TrainSettings, data: TrainingData, group: ProcessGroup, c
             f"resume_path: expected a checkpoint of this training, but {'; '.join(differences)}. Resume with the "
             f"settings that it was started with, or start a new training from its weights (pretrain_weight_path)."
         )
-    return [
-        f"Note: {name} was {before[name]}, is {now[name]}; the result will differ from an uninterrupted training's."
-        for name in _MAY_CHANGE
-        if before[name] != now[name]
-    ]
+    return [f"Note: {change}; the result will differ from an uninterrupted training's." for change in changes.values()]

@@ -7,6 +7,7 @@ same number of threads).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -19,13 +20,13 @@ import numpy.typing as npt
 from mlcls.dataset.annotations import ImageSet
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
 from mlcls.model.metrics import mean_average_precision
-from mlcls.training.augmentation import Augmentation
+from mlcls.training.augmentation import cut_out, rand_augment
 from mlcls.training.checkpoint import Checkpoint, write_checkpoint
-from mlcls.training.data import Batch, BatchLoader, TrainingData, epoch_batches, sequential_batches
-from mlcls.training.history import EvaluationRow, History
-from mlcls.training.optimization import CosineSchedule, WeightAverage, asymmetric_loss, make_optimizer
+from mlcls.training.data import TrainingData, epoch_batches, read_batches, sequential_batches
+from mlcls.training.history import EvaluationRow, Progress
+from mlcls.training.optimization import WeightAverage, asymmetric_loss, cosine_rate, make_optimizer
 from mlcls.training.processes import ProcessGroup, StopRequest
-from mlcls.training.run_folder import BEST, LATEST, RunFolder, RunLog
+from mlcls.training.run_folder import RunFolder
 from mlcls.training.settings import Device, TrainSettings
 
 if TYPE_CHECKING:
@@ -40,23 +41,12 @@ _COLLAPSED: Final = 1e-4
 _LOSS_SCALE: Final = 128.0
 
 
-@dataclasses.dataclass
-class Progress:
-    """The position of a training.
+class Trainer:
+    """One process's part of a training; use it within one `paddle.utils.unique_name.guard`.
 
     Attributes:
-        epoch: Number of epochs done, including their evaluation.
-        step: Number of steps done in the current epoch.
-        metrics: Metrics of the best and the last evaluation, as in `train_result.json`.
+        progress: What was done so far.
     """
-
-    epoch: int = 0
-    step: int = 0
-    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-class Trainer:
-    """One process's part of a training; use it within one `paddle.utils.unique_name.guard`."""
 
     def __init__(
         self,
@@ -64,32 +54,16 @@ class Trainer:
         data: TrainingData,
         network: paddle.nn.Layer,
         folder: RunFolder,
-        log: RunLog,
         stop: StopRequest,
         group: ProcessGroup,
     ) -> None:
-        """Prepare the first step.
-
-        Args:
-            settings: Settings of the training.
-            data: The dataset.
-            network: The network, with the weights to start from.
-            folder: Where files go.
-            log: Where log lines go.
-            stop: Checked after each step.
-            group: This process and the others.
-        """
+        """Prepare the first step; the network has the weights to start from."""
         import paddle
 
-        self._settings, self._data, self._folder, self._log = settings, data, folder, log
-        self._stop, self._group = stop, group
+        self._settings, self._data, self._network = settings, data, network
+        self._folder, self._stop, self._group = folder, stop, group
         self._steps_per_epoch = len(self._epoch_batches(0))
-        self._schedule = CosineSchedule(
-            settings.learning_rate,
-            total_steps=settings.epochs_iters * self._steps_per_epoch,
-            warmup_steps=settings.warmup_epochs * self._steps_per_epoch,
-        )
-        self._network = network
+        self._total_steps = settings.epochs_iters * self._steps_per_epoch
         self._average = WeightAverage(network, settings.ema_decay)
         self._optimizer = make_optimizer(network, settings.weight_decay, settings.gradient_clip)
         self._model = group.wrap(network)
@@ -97,23 +71,12 @@ class Trainer:
         self._amp_type = "float16" if on_gpu else "bfloat16"
         # bfloat16 has float32's range and needs no scaling
         self._scaler = paddle.amp.GradScaler(enable=settings.amp and on_gpu, init_loss_scaling=_LOSS_SCALE)
-        self._progress = Progress()
-        self._history = History()
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """The metrics so far."""
-        return self._progress.metrics
-
-    @property
-    def history(self) -> History:
-        """The history so far."""
-        return self._history
+        self.progress = Progress()
 
     @property
     def steps_done(self) -> int:
         """Number of steps done."""
-        return self._progress.epoch * self._steps_per_epoch + self._progress.step
+        return self.progress.epoch * self._steps_per_epoch + self.progress.step
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restore a checkpoint of the same training."""
@@ -122,8 +85,7 @@ class Trainer:
         self._optimizer.set_state_dict(checkpoint.optimizer)
         if checkpoint.states["scaler"]:
             self._scaler.load_state_dict(checkpoint.states["scaler"])
-        self._progress = Progress(**checkpoint.states["progress"])
-        self._history = History.from_state(checkpoint.states["history"])
+        self.progress = Progress.from_states(checkpoint.states)
 
     def run(self) -> None:
         """Train to the end of the last epoch.
@@ -133,45 +95,60 @@ class Trainer:
             DatasetError: An image cannot be used; `latest` is written.
             TrainingError: The loss is not finite.
         """
+        from tqdm import tqdm
+
+        hidden = None if self._group.is_first else True
+        done, name = self.steps_done, self._settings.model
         try:
-            with self._show_progress() as bar:
-                while self._progress.epoch < self._settings.epochs_iters:
+            with tqdm(total=self._total_steps, initial=done, desc=name, unit="step", disable=hidden) as bar:
+                while self.progress.epoch < self._settings.epochs_iters:
                     self._train_epoch(bar)
                     if self._is_due(self._settings.eval_interval):
                         self._evaluate()
-                    self._progress.epoch += 1
-                    self._progress.step = 0
+                    self.progress.epoch += 1
+                    self.progress.step = 0
                     if self._is_due(self._settings.save_interval, done=0):
                         self._save_latest()
         except (TrainingInterruptedError, DatasetError):
             self._save_latest()
             raise
 
+    def write_progress(self, *, done: bool = False) -> None:
+        """Update curves and result, in the one process that writes files."""
+        self._folder.write_progress(self.progress, done=done)
+
     def _train_epoch(self, bar: tqdm[Any]) -> None:
-        settings, progress = self._settings, self._progress
-        augmentation = Augmentation(settings.cutout, settings.rand_augment)
-        batches = self._epoch_batches(progress.epoch)[progress.step :]
-        loader = BatchLoader(
-            self._data.train,
-            settings.transform,
-            num_workers=settings.num_workers,
-            augmentation=augmentation,
-            seed=settings.seed,
-        )
-        with loader:
-            started, images, saved = time.monotonic(), 0, time.monotonic()
-            for batch in loader.batches(batches, progress.epoch):
-                learning_rate = self._schedule.learning_rate(self.steps_done)
-                loss = self._train_step(batch, learning_rate)
+        settings, progress = self._settings, self.progress
+
+        def change(pixels: npt.NDArray[np.uint8], index: int) -> npt.NDArray[np.uint8]:
+            generator = np.random.default_rng((settings.seed, progress.epoch, index))
+            if settings.cutout:
+                pixels = cut_out(pixels, generator)
+            return rand_augment(pixels, generator) if settings.rand_augment else pixels
+
+        left = self._epoch_batches(progress.epoch)[progress.step :]
+        reading = read_batches(self._data.train, settings.transform, left, settings.num_workers, change)
+        started = saved = time.monotonic()
+        images = 0
+        with contextlib.closing(reading) as batches:
+            for inputs, targets in batches:
+                learning_rate = cosine_rate(
+                    self.steps_done,
+                    peak=settings.learning_rate,
+                    total_steps=self._total_steps,
+                    warmup_steps=settings.warmup_epochs * self._steps_per_epoch,
+                )
+                loss = self._train_step(inputs, targets, learning_rate)
                 self._average.update(self.steps_done)
                 progress.step += 1
-                images += len(batch.targets) * self._group.size
-                self._history.add_loss(loss, len(batch.targets))
+                images += len(targets) * self._group.size
+                progress.loss_sum += loss
+                progress.image_count += len(targets)
                 bar.update()
-                if self.steps_done % settings.log_interval == 0 or self.steps_done == self._schedule.total_steps:
-                    row = self._history.close_row(self.steps_done, progress.epoch + 1, learning_rate)
+                if self.steps_done % settings.log_interval == 0 or self.steps_done == self._total_steps:
+                    row = progress.close_row(self.steps_done, learning_rate)
                     rate = images / max(time.monotonic() - started, 1e-9)
-                    self._log.write(
+                    self._log(
                         f"epoch {row.epoch}/{settings.epochs_iters} step {progress.step}/{self._steps_per_epoch} "
                         f"loss {row.loss:.4f} learning rate {learning_rate:.3e} {rate:.1f} images/s "
                         f"time left {self._remaining(rate)}"
@@ -181,7 +158,9 @@ class Trainer:
                     saved = time.monotonic()
                 self._obey_stop()
 
-    def _train_step(self, batch: Batch, learning_rate: float) -> float:
+    def _train_step(
+        self, inputs: npt.NDArray[np.float32], targets: npt.NDArray[np.float32], learning_rate: float
+    ) -> float:
         """Take one step and return the loss, summed over this process's images."""
         import paddle
 
@@ -190,12 +169,12 @@ class Trainer:
         self._optimizer.set_lr(learning_rate)
         self._network.train()
         with paddle.amp.auto_cast(enable=self._settings.amp, level="O1", dtype=self._amp_type):
-            logits = self._model(paddle.to_tensor(batch.inputs))
-        loss = asymmetric_loss(logits, paddle.to_tensor(batch.targets)).sum()
+            logits = self._model(paddle.to_tensor(inputs))
+        loss = asymmetric_loss(logits, paddle.to_tensor(targets)).sum()
         value = float(loss)
         if not math.isfinite(value):
             raise TrainingError(
-                f"The loss is {value} at epoch {self._progress.epoch + 1}, step {self._progress.step + 1}: the "
+                f"The loss is {value} at epoch {self.progress.epoch + 1}, step {self.progress.step + 1}: the "
                 f"training has diverged. Lower learning_rate (it is {self._settings.learning_rate:g}) and resume from "
                 f"an earlier checkpoint, or start again."
             )
@@ -206,35 +185,40 @@ class Trainer:
         return value
 
     def _evaluate(self) -> None:
-        epoch = self._progress.epoch + 1
+        epoch = self.progress.epoch + 1
         scores = {}
+        # several processes may have different numbers of batches, and so cannot ask each other
+        after_batch = self._obey_stop if self._group.size == 1 else lambda: None
         for name, network in (("average", self._average.network), ("weights", self._network)):
             self._group.share_statistics(network)
-            answers = score_images(network, self._data.val, self._settings, self._group, self._obey_stop_alone)
+            answers = score_images(network, self._data.val, self._settings, self._group, after_batch)
             scores[name] = mean_average_precision(answers, self._data.val.targets)
-            collapsed = len(answers) > 1 and np.ptp(answers, axis=0).max() < _COLLAPSED
-            if (
-                collapsed and name == "weights" and epoch > self._settings.warmup_epochs
-            ):  # a fresh network starts like this
-                self._log.write(
-                    "Note: every image gets the same scores. If this persists, the network has collapsed: start again "
-                    "with a lower learning_rate or from pretrained weights."
-                )
+        # a fresh network starts like this too
+        collapsed = len(answers) > 1 and np.ptp(answers, axis=0).max() < _COLLAPSED
+        if collapsed and epoch > self._settings.warmup_epochs:
+            self._log(
+                "Note: every image gets the same scores. If this persists, the network has collapsed: start again with "
+                "a lower learning_rate or from pretrained weights."
+            )
         best = max(scores, key=lambda name: scores[name])
-        self._history.evaluations.append(EvaluationRow(self.steps_done, epoch, scores["weights"], scores["average"]))
-        metrics = self._progress.metrics
+        self.progress.evaluations.append(EvaluationRow(self.steps_done, epoch, scores["weights"], scores["average"]))
+        metrics = self.progress.metrics
         metrics["last_MultiLabelMAP"] = scores["weights"]
         improved = scores[best] > metrics.get("MultiLabelMAP", -1.0)
         if improved:
             metrics |= {"MultiLabelMAP": scores[best], "best_epoch": epoch, "best_weights": best}
-        self._log.write(
+        self._log(
             f"epoch {epoch}/{self._settings.epochs_iters} mAP of the moving average {scores['average']:.4f}, of the "
             f"weights {scores['weights']:.4f}{', the best so far' if improved else ''}"
         )
         if self._group.is_first:
             if improved:
-                write_checkpoint(self._folder.best, BEST, self._checkpoint(), publish_average=best == "average")
-            self._folder.write_progress(self._history, metrics)
+                write_checkpoint(self._folder.best, self._checkpoint(), publish_average=best == "average")
+            self.write_progress()
+
+    def _log(self, text: str) -> None:
+        if self._group.is_first:
+            self._folder.log(text)
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
@@ -242,10 +226,9 @@ class Trainer:
             average=self._average.network.state_dict(),
             optimizer=self._optimizer.state_dict(),
             states={
-                "epoch": self._progress.epoch,
-                "metric": self._progress.metrics.get("MultiLabelMAP"),
-                "progress": dataclasses.asdict(self._progress),
-                "history": self._history.to_state(),
+                "epoch": self.progress.epoch,
+                "metric": self.progress.metrics.get("MultiLabelMAP"),
+                "progress": dataclasses.asdict(self.progress),
                 "scaler": self._scaler.state_dict(),
                 "config": self._settings.to_config(),
                 "digests": self._data.digests,
@@ -255,8 +238,8 @@ class Trainer:
 
     def _save_latest(self) -> None:
         if self._group.is_first:
-            write_checkpoint(self._folder.latest, LATEST, self._checkpoint())
-            self._folder.write_progress(self._history, self._progress.metrics)
+            write_checkpoint(self._folder.latest, self._checkpoint())
+            self.write_progress()
 
     def _epoch_batches(self, epoch: int) -> list[Any]:
         settings = self._settings
@@ -265,39 +248,20 @@ class Trainer:
         )
 
     def _is_due(self, interval: int, done: int = 1) -> bool:
-        epochs = self._progress.epoch + done
+        epochs = self.progress.epoch + done
         return epochs % interval == 0 or epochs == self._settings.epochs_iters
 
     def _obey_stop(self) -> None:
         if self._group.any(self._stop.requested):
-            error = TrainingInterruptedError(
-                f"Stopped in epoch {self._progress.epoch + 1} after step {self._progress.step} of "
+            raise self._stop.error(
+                f"Stopped in epoch {self.progress.epoch + 1} after step {self.progress.step} of "
                 f"{self._steps_per_epoch}; resume with resume_path {self._folder.latest}."
             )
-            error.exit_code = 128 + (self._stop.signal_number or 2)
-            raise error
-
-    def _obey_stop_alone(self) -> None:
-        if (
-            self._group.size == 1
-        ):  # several processes may have different numbers of batches, and so cannot ask each other
-            self._obey_stop()
 
     def _remaining(self, images_per_s: float) -> str:
-        steps = self._schedule.total_steps - self.steps_done
+        steps = self._total_steps - self.steps_done
         seconds = round(steps / self._steps_per_epoch * len(self._data.train) / max(images_per_s, 1e-9))
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-
-    def _show_progress(self) -> tqdm[Any]:
-        from tqdm import tqdm
-
-        return tqdm(
-            total=self._schedule.total_steps,
-            initial=self.steps_done,
-            desc=self._settings.model,
-            unit="step",
-            disable=None if self._group.is_first else True,
-        )
 
 
 def score_images(
@@ -328,12 +292,12 @@ def score_images(
     network.eval()
     own = sequential_batches(len(images), settings.batch_size, group.rank, group.size)
     rows = [np.empty((0, images.targets.shape[1]), np.float32)]
-    loader = BatchLoader(images, settings.transform, num_workers=settings.num_workers)
     hidden = None if group.is_first else True
     bar = tqdm(total=len(own), desc="evaluation", unit="batch", leave=False, disable=hidden)
-    with loader, bar, paddle.no_grad():
-        for batch in loader.batches(own):
-            rows.append(paddle.nn.functional.sigmoid(network(paddle.to_tensor(batch.inputs))).numpy())
+    reading = read_batches(images, settings.transform, own, settings.num_workers)
+    with contextlib.closing(reading) as batches, bar, paddle.no_grad():
+        for inputs, _ in batches:
+            rows.append(paddle.nn.functional.sigmoid(network(paddle.to_tensor(inputs))).numpy())
             bar.update()
             after_batch()
     return group.gather_rows(np.concatenate(rows), len(images))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 from mlcls.base.files import write_text
-from mlcls.base.yaml_file import read_yaml
 from mlcls.errors import MlclsError
 from mlcls.training.processes import FAILURE_FILE, ProcessGroup, set_device
 from mlcls.training.settings import Device, TrainSettings
@@ -16,7 +16,7 @@ from mlcls.training.train import train_in_process
 def main(settings_file: Path) -> int:
     """Do this process's part of the training; write a failure where the starting process finds it."""
     try:
-        settings = TrainSettings.from_config(read_yaml(settings_file))
+        settings = TrainSettings.from_config(json.loads(settings_file.read_text(encoding="utf-8")))
         set_device(Device.parse(settings.device))
         train_in_process(settings, ProcessGroup.join())
     except MlclsError as error:

@@ -90,6 +90,13 @@ def test_every_reader_is_bounded(tmp_path: Path) -> None:
         read_inference_yml(tmp_path / "inference.yml")
     with pytest.raises(ConfigError, match="nested too deeply"):
         read_config(tmp_path / "inference.yml")
+    # by aliases, ten times as many sections at each level
+    levels = [
+        f"a{level}: &a{level} {{{', '.join(f'{k}: *a{level - 1}' for k in 'abcdefghij')}}}" for level in range(1, 40)
+    ]
+    (tmp_path / "config.yaml").write_text("\n".join(["a0: &a0 {}", *levels]))
+    with pytest.raises(ConfigError, match="unknown key a0"):
+        read_config(tmp_path / "config.yaml")
 
 
 def test_brackets_are_counted_before_the_scanner_looks_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

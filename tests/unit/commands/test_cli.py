@@ -20,7 +20,6 @@ from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.configurations import write_configs
 from mlcls.repository.models import Repository
-from mlcls.training.export import ExportReport
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = tuple(command.NAME for command in commands.COMMANDS)
@@ -156,9 +155,8 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The arguments that the command passes to `export_model`, which does nothing here."""
     calls: list[dict[str, Any]] = []
 
-    def export_model(architecture: str, folder: Path, **options: Any) -> ExportReport:
+    def export_model(architecture: str, folder: Path, **options: Any) -> None:
         calls.append({"architecture": architecture, "folder": folder, **options})
-        return ExportReport(folder, options["weights"], None)
 
     monkeypatch.setattr("mlcls.training.export.export_model", export_model)
     return calls

@@ -105,4 +105,4 @@ def test_recipe_changes_no_color() -> None:
     settings = DemoRecipe(side=32).train_settings(Path("dataset"), Path("output"))
     assert not settings.cutout
     assert not settings.rand_augment
-    assert settings.image_size == (32, 32)
+    assert settings.size == (32, 32)

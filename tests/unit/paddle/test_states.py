@@ -227,7 +227,7 @@ def test_every_reader_refuses_it(paddle: Any, tmp_path: Path) -> None:
             read(weights)
     state = {"a": paddle.ones([1])}
     for suffix in ("pdparams", "pdema", "pdopt", "pdstates"):
-        write_checkpoint(tmp_path / "latest", "latest", Checkpoint(state, state, state, {}))
+        write_checkpoint(tmp_path / "latest", Checkpoint(state, state, state, {}))
         (tmp_path / "latest" / f"latest.{suffix}").write_bytes(hostile)
         with pytest.raises(TrainingError, match=r"posix\.system"):
             read_checkpoint(tmp_path / "latest")

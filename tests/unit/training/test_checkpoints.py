@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import functools
+import dataclasses
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls.errors import DownloadError, ModelFormatError, TrainingError
-from mlcls.paddle.runtime import import_paddle
-from mlcls.training.checkpoint import SUFFIXES, Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
-from mlcls.training.history import EvaluationRow, History, StepRow, draw_curves, format_csv
+from mlcls.errors import ModelFormatError, TrainingError
+from mlcls.training.checkpoint import SUFFIXES, Checkpoint, read_checkpoint, write_checkpoint
+from mlcls.training.history import EvaluationRow, Progress, StepRow, draw_curves, format_csv
 from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.processes import StopRequest, launch_command
 from mlcls.training.settings import Device
-from support.quiet_http import QuietHttpServer
-
-
-@pytest.fixture
-def paddle() -> Iterator[Any]:
-    module = import_paddle("train")
-    module.seed(0)
-    with module.utils.unique_name.guard():
-        yield module
 
 
 def make_checkpoint(paddle: Any, value: float) -> Checkpoint:
@@ -50,7 +39,7 @@ def make_checkpoint(paddle: Any, value: float) -> Checkpoint:
 @pytest.mark.parametrize("publish_average", [False, True])
 def test_checkpoint_and_back(paddle: Any, tmp_path: Path, publish_average: bool) -> None:
     folder = tmp_path / "latest"
-    write_checkpoint(folder, "latest", make_checkpoint(paddle, 1.0), publish_average)
+    write_checkpoint(folder, make_checkpoint(paddle, 1.0), publish_average)
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"latest.{suffix}" for suffix in SUFFIXES)
     assert paddle.load(str(folder / "latest.pdparams"))["a"].item() == (101 if publish_average else 1)
     for path in (folder, folder / "latest.pdparams", folder / "latest.pdstates", folder / "latest"):
@@ -61,46 +50,47 @@ def test_checkpoint_and_back(paddle: Any, tmp_path: Path, publish_average: bool)
         assert checkpoint.states["progress"] == {"epoch": 3, "step": 5}
 
 
-def test_a_checkpoint_that_fails_leaves_the_one_before(paddle: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_that_fails_leaves_the_one_before(
+    paddle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "latest"
-    write_checkpoint(folder, "latest", make_checkpoint(paddle, 1.0))
-    with pytest.raises(RuntimeError, match="disk"), checkpoint_folder(folder, "latest", make_checkpoint(paddle, 2.0)):
-        raise RuntimeError("disk")
-    assert read_checkpoint(folder).weights["a"].item() == 1
-    write_checkpoint(folder, "latest", make_checkpoint(paddle, 3.0))
-    assert read_checkpoint(folder).weights["a"].item() == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["latest"]
+    save = paddle.save
+
+    def fail_at_the_end(content: Any, path: str) -> None:
+        save(content, path)
+        if path.endswith("pdstates"):
+            raise OSError("disk")
+
+    for value, failing in ((1.0, False), (2.0, True), (3.0, False)):
+        monkeypatch.setattr(paddle, "save", fail_at_the_end if failing else save)
+        with contextlib.suppress(OSError):
+            write_checkpoint(folder, make_checkpoint(paddle, value))
+        assert read_checkpoint(folder).weights["a"].item() == (1 if failing else value)
+        assert [path.name for path in tmp_path.iterdir()] == ["latest"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_checkpoint_without_one_of_its_files(paddle: Any, tmp_path: Path, suffix: str) -> None:
-    write_checkpoint(tmp_path / "latest", "latest", make_checkpoint(paddle, 1.0))
+    write_checkpoint(tmp_path / "latest", make_checkpoint(paddle, 1.0))
     (tmp_path / "latest" / f"latest.{suffix}").unlink()
     with pytest.raises(TrainingError, match=r"resume_path: expected"):
         read_checkpoint(tmp_path / "latest")
 
 
-def test_a_damaged_checkpoint(paddle: Any, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "latest", "latest", make_checkpoint(paddle, 1.0))
-    (tmp_path / "latest" / "latest.pdopt").write_bytes(b"nothing")
-    with pytest.raises(
-        TrainingError, match=r"Expected a part of a checkpoint\. .*latest\.pdopt: expected a file that paddle"
-    ):
-        read_checkpoint(tmp_path / "latest")
-
-
-def test_a_checkpoint_of_another_program(paddle: Any, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "latest", "latest", make_checkpoint(paddle, 1.0))
-    paddle.save({"epoch": 3, "metric": 0.5}, str(tmp_path / "latest" / "latest.pdstates"))
+def test_a_damaged_checkpoint_and_one_of_another_program(paddle: Any, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "latest", make_checkpoint(paddle, 1.0))
+    paddle.save({"epoch": 3, "metric": 0.5}, str(tmp_path / "latest/latest.pdstates"))
     with pytest.raises(TrainingError, match="expected a checkpoint of mlcls, format 1, got 'another program'"):
         read_checkpoint(tmp_path / "latest")
+    (tmp_path / "latest/latest.pdopt").write_bytes(b"nothing")
+    with pytest.raises(TrainingError, match=r"Expected a part of a checkpoint\. .*latest\.pdopt: expected a file that"):
+        read_checkpoint(tmp_path / "latest")
 
 
-def test_no_checkpoint(paddle: Any, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"expected a folder with one \.pdstates, got 0"):
-        read_checkpoint(tmp_path)
-    with pytest.raises(TrainingError, match="expected the folder of a checkpoint, like output/latest"):
-        read_checkpoint(tmp_path / "no")
+@pytest.mark.parametrize("name", ["", "no", "no/latest.pdparams"])
+def test_no_checkpoint(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TrainingError, match=r"expected the folder of a checkpoint, .* got 0 of them"):
+        read_checkpoint(tmp_path / name)
 
 
 # --- pretrained weights
@@ -123,39 +113,33 @@ def save(paddle: Any, state: dict[str, Any], path: Path) -> str:
     return str(path)
 
 
-def test_the_head_of_another_number_of_labels_is_left_fresh(paddle: Any, tmp_path: Path) -> None:
-    trained, network = make_head(paddle, 80), make_head(paddle, 3)
+@pytest.mark.parametrize(
+    ("labels", "replaced"),
+    [(3, set()), (80, {"fc.query_pos_embed.weight", "fc.group_conv.weight", "fc.group_conv.bias"})],
+)
+def test_the_head_of_another_number_of_labels_is_left_fresh(
+    paddle: Any, tmp_path: Path, labels: int, replaced: set[str]
+) -> None:
+    trained, network = make_head(paddle, labels), make_head(paddle, 3)
     before = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
-    report = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
-    replaced = {"fc.query_pos_embed.weight", "fc.group_conv.weight", "fc.group_conv.bias"}
-    assert set(report.replaced) == replaced
-    assert (report.missing, report.unknown) == ((), ())
+    lines = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
     for name, tensor in network.state_dict().items():
         expected = before[name] if name in replaced else trained.state_dict()[name].numpy()
         np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=name)
-    text = "\n".join(report.lines())
-    assert "loaded 4 of 7 parameters" in text
-    assert "fresh: fc.group_conv.bias: the file's has the shape [80], these labels need [3]" in text
-
-
-def test_the_same_number_of_labels_keeps_the_head(paddle: Any, tmp_path: Path) -> None:
-    trained, network = make_head(paddle, 3), make_head(paddle, 3)
-    report = load_pretrained(network, save(paddle, trained.state_dict(), tmp_path / "w.pdparams"))
-    assert len(report.loaded) == 7
-    np.testing.assert_array_equal(network.fc.group_conv.weight.numpy(), trained.fc.group_conv.weight.numpy())
+    assert lines[0].endswith(f"loaded {7 - len(replaced)} of 7 parameters.")
+    assert len(lines) == 1 + len(replaced)
+    bias = "  fresh: fc.group_conv.bias: the file's has the shape [80], these labels need [3]"
+    assert (bias in lines) == bool(replaced)
 
 
 def test_a_backbone_without_the_head(paddle: Any, tmp_path: Path) -> None:
     trained, network = make_head(paddle, 3), make_head(paddle, 3)
     state = {name: value for name, value in trained.state_dict().items() if not name.startswith("fc.")}
     state["classifier.weight"] = trained.backbone.weight
-    report = load_pretrained(network, save(paddle, state, tmp_path / "w.pdparams"))
-    assert report.loaded == ("backbone.weight", "backbone.bias")
-    assert len(report.missing) == 5
-    assert report.unknown == ("classifier.weight",)
-    text = "\n".join(report.lines())
-    assert "fresh: 5 that the file does not have: fc.query_pos_embed.weight" in text
-    assert "not used: 1 that the network does not have: classifier.weight" in text
+    first, fresh, unused = load_pretrained(network, save(paddle, state, tmp_path / "w.pdparams"))
+    assert first.endswith("loaded 2 of 7 parameters.")
+    assert "fresh: 5 that the file does not have: fc.query_pos_embed.weight" in fresh
+    assert "not used: 1 that the network does not have: classifier.weight" in unused
 
 
 def test_weights_that_cannot_be_used(paddle: Any, tmp_path: Path) -> None:
@@ -173,50 +157,38 @@ def test_weights_that_cannot_be_used(paddle: Any, tmp_path: Path) -> None:
         load_pretrained(network, str(tmp_path / "c.pdparams"))
 
 
-def test_weights_from_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "w.pdparams").write_bytes(b"weights")
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
-    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
-    server = QuietHttpServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}/w.pdparams"
-        assert find_weights(url).read_bytes() == b"weights"
-        with pytest.raises(DownloadError, match="404"):
-            find_weights(f"http://127.0.0.1:{server.server_port}/no.pdparams")
-    finally:
-        server.shutdown()
-        server.server_close()
+def test_weights_from_a_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("mlcls.base.download.fetch", lambda url: tmp_path / url.rpartition("/")[2])
+    assert find_weights("https://models.example/w.pdparams") == tmp_path / "w.pdparams"
 
 
 # --- history
 
 
-def make_history(rows: int) -> History:
-    history = History()
+def make_progress(rows: int) -> Progress:
+    progress = Progress()
     for step in range(1, rows + 1):
-        history.add_loss(12.0 / step, 4)
-        history.close_row(step, 1 + step // 10, 1e-4 / step)
+        progress.loss_sum, progress.image_count = 12.0 / step, 4
+        progress.close_row(step, 1e-4 / step)
         if step % 5 == 0:
-            history.evaluations.append(EvaluationRow(step, step // 5, 0.5 + step / 64, step / 64))
-    return history
+            progress.evaluations.append(EvaluationRow(step, step // 5, 0.5 + step / 64, step / 64))
+    return progress
 
 
-def test_history_and_back() -> None:
-    history = make_history(7)
-    history.add_loss(3.0, 2)
-    again = History.from_state(history.to_state())
-    assert again == history
-    assert again.close_row(8, 1, 1e-5) == StepRow(8, 1, 1e-5, 1.5)
+def test_progress_and_back() -> None:
+    progress = make_progress(7)
+    progress.epoch, progress.metrics = 1, {"MultiLabelMAP": 0.5}
+    state = dataclasses.asdict(progress)
+    assert Progress.from_states({"progress": state}) == progress
+    apart = {name: state.pop(name) for name in ("steps", "evaluations", "loss_sum", "image_count")}
+    assert Progress.from_states({"progress": state, "history": apart}) == progress, "a checkpoint of version 0.1.0"
 
 
 def test_tables() -> None:
-    history = make_history(5)
-    rows = list(csv.DictReader(format_csv(StepRow, history.steps).splitlines()))
+    progress = make_progress(5)
+    rows = list(csv.DictReader(format_csv(StepRow, progress.steps).splitlines()))
     assert [float(row["loss"]) for row in rows] == [3 / step for step in range(1, 6)]
-    assert format_csv(EvaluationRow, history.evaluations).splitlines() == [
+    assert format_csv(EvaluationRow, progress.evaluations).splitlines() == [
         "step,epoch,map_weights,map_average",
         "5,1,0.578125,0.078125",
     ]
@@ -225,7 +197,7 @@ def test_tables() -> None:
 @pytest.mark.parametrize("rows", [0, 1, 60])
 def test_curves_are_a_picture(tmp_path: Path, rows: int) -> None:
     path = tmp_path / "curves.png"
-    path.write_bytes(draw_curves(make_history(rows), "a title"))
+    path.write_bytes(draw_curves(make_progress(rows), "a title"))
     with Image.open(path) as image:
         assert image.size == (880, 990)
         colors = image.convert("RGB").getcolors(1 << 20)
@@ -238,36 +210,28 @@ def test_curves_are_a_picture(tmp_path: Path, rows: int) -> None:
 
 
 def test_signals_are_noted_and_handlers_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    """Paddle's launcher repeats SIGTERM; a second Ctrl-C ends at once."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with StopRequest() as stop:
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # paddle's launcher repeats it
+        os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
-        assert stop.signal_number == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_second_ctrl_c_ends_at_once() -> None:
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal_number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+    assert stop.error("").exit_code == 128 + signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_other_threads_take_no_signals() -> None:
     before = signal.getsignal(signal.SIGINT)
-    seen: list[Any] = []
 
-    def run() -> None:
-        with StopRequest() as stop:
-            seen.extend([signal.getsignal(signal.SIGINT), stop.requested])
+    def handler_within() -> Any:
+        with StopRequest():
+            return signal.getsignal(signal.SIGINT)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert seen == [before, False]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(handler_within).result() is before
 
 
 # --- several processes
@@ -277,8 +241,8 @@ def test_other_threads_take_no_signals() -> None:
     ("device", "where"), [("gpu:0,3", ["--devices", "0,3"]), ("cpu:0,1", ["--nproc_per_node", "2"])]
 )
 def test_launch_command(tmp_path: Path, device: str, where: list[str]) -> None:
-    command = launch_command(tmp_path / "settings.yaml", Device.parse(device))
+    command = launch_command(tmp_path / "settings.json", Device.parse(device))
     assert command[:3] == [sys.executable, "-m", "paddle.distributed.launch"]
     assert command[3:-2] == ["--log_dir", str(tmp_path), "--log_level", "ERROR", "--max_restart", "0", *where]
     assert Path(command[-2]).is_file()
-    assert command[-1] == str(tmp_path / "settings.yaml")
+    assert command[-1] == str(tmp_path / "settings.json")
