@@ -31,7 +31,7 @@ MAX_RELATIVE_ERROR: Final = 1e-2
 
 
 class NodeFigures(NamedTuple):
-    """What a floating-point operation did on the images.
+    """What an operation on floating-point numbers did on the images.
 
     Attributes:
         highest: Highest absolute value of its inputs, its constants and its results, in float32.
@@ -115,8 +115,9 @@ def measure_nodes(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> dict
                     peak = found[f"{tensor}.peak"]
                     peaks[tensor] = max(peaks[tensor], np.inf if np.isnan(peak) else peak)
     return {
-        node.name: NodeFigures(max(peaks[tensor] for tensor in (*node.input, *node.output)), errors[node.name])
-        for node in nodes
+        node.name: NodeFigures(max(peaks[tensor] for tensor in tensors), errors[node.name])
+        for node in model.graph.node
+        if (tensors := floats.intersection((*node.input, *node.output)))
     }
 
 

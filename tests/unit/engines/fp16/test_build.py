@@ -94,6 +94,13 @@ def test_what_overflows_stays_in_fp32() -> None:
             id="near the end of the range, before it overflows",
         ),
         pytest.param(
+            [("Less", ["features", "bounds"], "mask"), ("Where", ["mask", "features", "zero"], "mixed")],
+            scalars(bounds=1e6, zero=0),
+            {"n.mask"},
+            {"n.mixed"},
+            id="constant of a comparison",
+        ),
+        pytest.param(
             [("Min", ["features", "bounds"], "mixed")], scalars(bounds=1e6), {"n.mixed"}, {"n.features"}, id="constant"
         ),
     ],
