@@ -87,7 +87,7 @@ bench-quick: build .venv-paddlex/.installed .venv-bench/.installed ## Compare wi
 	@$(BIN)/python -m benchmarks.speed.quick $(BENCH_OPTIONS)
 
 .PHONY: bench-engines
-bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported models and print the tables
+bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported models and print a table
 	@$(BIN)/python -m benchmarks.speed.engines
 
 .PHONY: bench-client

@@ -29,7 +29,7 @@ from demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.base.files import write_bytes
 from mlcls.base.machine import find_bf16_units, find_int8_units, format_machine, read_cpu_flags
 from mlcls.conversion.onnx_file import read_onnx
-from mlcls.engines.fp16.rounding import element_types
+from mlcls.engines.fp16.conversion import element_types
 from mlcls.engines.gate import LIMITS, GateReport, run_gate
 from mlcls.engines.int8.build import build_int8
 from mlcls.engines.int8.quantization import quantize_graph

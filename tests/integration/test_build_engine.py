@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import ClassVar
@@ -17,12 +16,9 @@ import pytest
 
 from mlcls.base.files import sha256_of
 from mlcls.base.machine import Gpu, Machine
-from mlcls.engines import building
 from mlcls.engines.building import BuildRequest
 from mlcls.engines.fp16 import build as fp16_engine
-from mlcls.engines.fp16.build import STATISTICS
-from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
-from mlcls.engines.gate import LIMITS
+from mlcls.engines.fp16.conversion import convert_to_fp16
 from mlcls.engines.runners import OnnxRuntimeRunner
 from mlcls.engines.tensorrt import build as tensorrt_engine
 from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
@@ -63,7 +59,7 @@ def test_fp16_goes_through_the_gate_into_the_repository(root: Path) -> None:
     assert built.returncode == 0, built.stderr
     path = engine_folder(root) / "model.fp16.onnx"
     assert str(path) in built.stdout
-    assert built.stdout.count(" against onnxruntime on 8 images: highest difference") == 2
+    assert "fp16 onnxruntime against onnxruntime on 8 images: highest difference" in built.stdout
     assert path.stat().st_size < 0.6 * path.with_name("model.onnx").stat().st_size
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     pixels = np.zeros((3, *SMALL_SIZE, 3), np.uint8)
@@ -73,8 +69,9 @@ def test_fp16_goes_through_the_gate_into_the_repository(root: Path) -> None:
     assert record.precision == "fp16"
     assert dict(record.made_from) == {"model.onnx": sha256_of(path.with_name("model.onnx"))}
     assert {"mlcls", "onnx", "onnxruntime"} <= record.tools.keys()
-    assert [report["candidate"] for report in record.gate] == ["fp16 rounded", "fp16 onnxruntime"]
-    assert all(report["failures"] == [] and report["max_difference"] > 1e-5 for report in record.gate)
+    (report,) = record.gate
+    assert (report["candidate"], report["failures"]) == ("fp16 onnxruntime", [])
+    assert report["max_difference"] > 1e-5
 
     checked = run_mlcls(
         "verify", NAME, "--candidate", f"onnxruntime={path}", "--precision", "fp16", "--repository", root
@@ -87,31 +84,12 @@ def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, s
     staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", root)
     assert staged.returncode == 0, staged.stderr
     first = snapshot(engine_folder(root))
-    assert len(list(fp16_engine.build(BuildRequest(Repository(root).version(NAME, 2))))) == 3
+    assert len(list(fp16_engine.build(BuildRequest(Repository(root).version(NAME, 2))))) == 2
     assert (root / f"{NAME}_engine_2" / "2" / "model.fp16.onnx").is_file()
     assert snapshot(engine_folder(root)) == first
     missing = run_mlcls("build-engine", NAME, "--engine", "fp16", "--version", "3", "--repository", root)
     assert missing.returncode == 1
     assert "has no version 3" in missing.stderr
-
-
-def test_what_does_not_pass_changes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = snapshot(root)
-    strict = dataclasses.replace(LIMITS["fp16"], max_difference=1e-9)
-    monkeypatch.setattr(building, "LIMITS", {"fp16": strict})
-    with pytest.raises(ParityError, match=rf"^Expected an FP16 graph of {NAME} .*serve this model in FP32"):
-        list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
-    assert snapshot(root) == before
-
-
-def test_a_mixed_up_folder_is_refused(root: Path) -> None:
-    path = engine_folder(root) / "model.onnx"
-    os.chmod(path, 0o644)
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    before = snapshot(root)
-    with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
-        list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
-    assert snapshot(root) == before
 
 
 def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path: Path) -> None:
@@ -156,55 +134,24 @@ def installation(tmp_path: Path) -> TritonInstallation:
     return TritonInstallation(tmp_path / "tritonserver", tmp_path / "backends", ())
 
 
-def add_plan(root: Path, tmp_path: Path, library: str = "tensorrt", source: str = "model.onnx") -> Path:
-    folder = engine_folder(root)
-    staged = tmp_path / "staged.plan"
-    staged.write_bytes(b"a plan")
-    digest = sha256_of(folder / "model.onnx") if source == "model.onnx" else source
-    built_for = describe_target(library, "10.13.2.6", T4)
-    Repository(root).active(NAME).add_engine(
-        staged, EngineRecord("model.plan", "fp16", {"model.onnx": digest}, {}, built_for)
-    )
-    return folder / "model.plan"
-
-
 def check(root: Path, installation: TritonInstallation, machine: Machine = HERE) -> None:
     check_models(Repository(root), (NAME,), "gpu", installation, lambda: machine)
 
 
-def test_serving_a_plan_that_fits(root: Path, installation: TritonInstallation, tmp_path: Path) -> None:
+def test_serving_a_plan(root: Path, installation: TritonInstallation, tmp_path: Path) -> None:
+    """One that fits; what does not is in the unit tests of `check_plan`."""
     with pytest.raises(RepositoryError, match=rf"mlcls build-engine {NAME} --engine tensorrt"):
         check(root, installation)
-    add_plan(root, tmp_path)
+    path, staged = engine_folder(root) / "model.plan", tmp_path / "staged.plan"
+    staged.write_bytes(b"a plan")
+    made_from = {"model.onnx": sha256_of(path.with_name("model.onnx"))}
+    record = EngineRecord("model.plan", "fp16", made_from, {}, describe_target("tensorrt", "10.13.2.6", T4))
+    Repository(root).active(NAME).add_engine(staged, record)
     check(root, installation)
-
-
-@pytest.mark.parametrize(
-    ("machine", "text"),
-    [
-        (Machine((Gpu("NVIDIA A10", "8.6"),), "10.13.2.6"), "but here is NVIDIA A10"),
-        (Machine((T4,), "11.4.0.106"), "but here is TensorRT 11.4.0.106"),
-        (Machine((), "10.13.2.6"), "the driver shows none here"),
-    ],
-)
-def test_serving_a_plan_that_does_not_fit(
-    root: Path, installation: TritonInstallation, tmp_path: Path, machine: Machine, text: str
-) -> None:
-    add_plan(root, tmp_path)
-    with pytest.raises(RepositoryError, match=text):
-        check(root, installation, machine)
-
-
-def test_serving_another_plan(root: Path, installation: TritonInstallation, tmp_path: Path) -> None:
-    path = add_plan(root, tmp_path)
+    with pytest.raises(RepositoryError, match="the driver shows none here"):
+        check(root, installation, Machine((), "10.13.2.6"))
     path.write_bytes(b"b plan")
     with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
-        check(root, installation)
-    add_plan(root, tmp_path, "tensorrt_rtx")
-    with pytest.raises(RepositoryError, match="got an engine of tensorrt_rtx"):
-        check(root, installation)
-    add_plan(root, tmp_path, source="f" * 64)
-    with pytest.raises(RepositoryError, match=r"was made from another model\.onnx than the one beside it"):
         check(root, installation)
 
 
@@ -217,7 +164,7 @@ class PlayedRunner:
     def __init__(self, plan: bytes, spec: ModelSpec, library: str) -> None:
         self.opened.append(plan)
         self.name = library
-        self._runner = OnnxRuntimeRunner(FP16_GRAPHS[0], spec, threads=1)
+        self._runner = OnnxRuntimeRunner(FP16_GRAPHS[0], spec)
 
     def scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         scores = self._runner.scores(pixels)
@@ -243,10 +190,9 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     assert fp16_lines
     FP16_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
 
-    def build(content: bytes, spec: ModelSpec, library: str, _: object) -> BuiltEngine:
-        assert (content, library) == (FP16_GRAPHS[0], "tensorrt")
-        built = build_engine(content, spec, "tensorrt_rtx", ["7.5"])
-        return dataclasses.replace(built, library="tensorrt", version="10.13.2.6")
+    def build(content: bytes, spec: ModelSpec) -> BuiltEngine:
+        assert content == FP16_GRAPHS[0]
+        return dataclasses.replace(build_engine(content, spec, "7.5"), library="tensorrt", version="10.13.2.6")
 
     monkeypatch.setattr(tensorrt_engine, "build_engine", build)
     monkeypatch.setattr(tensorrt_engine, "read_gpus", lambda: HERE.gpus)
@@ -254,7 +200,7 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     monkeypatch.setattr(PlayedRunner, "fault", fault)
     before = snapshot(root)
     if fault:
-        with pytest.raises(ParityError, match=r"batch 2: .*The plan was not kept\.$"):
+        with pytest.raises(ParityError, match=r"batch 2: .*The engine was not kept\.$"):
             list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
         assert snapshot(root) == before
         return
@@ -276,14 +222,11 @@ def test_rtx_builds_every_model_for_every_architecture(name: str, official_repos
     spec = ModelSpec.read(folder / "model_spec.json")
     model = onnx.load(str(folder / "model.onnx"))
     products = sum(node.op_type in ("Conv", "MatMul") for node in model.graph.node)
-    fp16 = convert_to_fp16(model, Protection("statistics", STATISTICS)).SerializeToString()
+    fp16 = convert_to_fp16(model).SerializeToString()
     for capability in ("7.5", "8.6", "8.9"):
-        built = build_engine(fp16, spec, "tensorrt_rtx", [capability])
-        assert built.compute_capabilities == (capability,)
+        built = build_engine(fp16, spec, capability)
         assert 0.9 * len(fp16) < len(built.plan) < 1.5 * len(fp16)
-        layers = built.network.layers
+        layers = built.layers
         assert {*layers["CONVOLUTION"], *layers["MATRIX_MULTIPLY"]} == {"float16"}
         assert layers["CONVOLUTION"]["float16"] + layers["MATRIX_MULTIPLY"]["float16"] == products
         assert set(layers["NORMALIZATION"]) == set(layers["SOFTMAX"]) == {"float32"}
-        tensors = [(tensor.name, tensor.data_type, tensor.shape) for tensor in built.network.tensors]
-        assert tensors == [("pixels", "uint8", (-1, 448, 448, 3)), ("logits", "float32", (-1, 80))]

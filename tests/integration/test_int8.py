@@ -119,6 +119,8 @@ def test_the_manifest_tells_how_it_was_made(repository: Path) -> None:
     record = manifest.engine("model.int8.onnx")
     assert record.precision == "int8"
     assert dict(record.made_from) == {"model.onnx": manifest.files["model.onnx"].sha256}
+    assert {"mlcls", "nncf", "onnx", "openvino"} <= set(record.tools)
+    assert record.gate[0]["kept_in_fp32"] == []
     assert record.gate[0]["calibration_photos"] == (MIN_PHOTOS + 6) * 2 // 3
     assert record.gate[0]["limits"] == dataclasses.asdict(WIDE)
     assert record.gate[0]["reference_map"] == pytest.approx(1.0)

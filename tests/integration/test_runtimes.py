@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from mlcls.engines.fp16.build import STATISTICS
-from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
+from mlcls.engines.fp16.conversion import convert_to_fp16
 from mlcls.engines.gate import LIMITS
 from mlcls.engines.runners import OnnxRuntimeRunner, OpenVinoRunner
 from mlcls.images.photos import photo_pixels
@@ -49,7 +48,7 @@ def pixels(official_repository: Path) -> Any:
 def make_fp16(repository: Path) -> onnx.ModelProto:
     """The FP16 graph of the smallest model."""
     graph = onnx.load(str(version_folder(repository, FP16_MODEL) / "model.onnx"))
-    return convert_to_fp16(graph, Protection("statistics", STATISTICS))
+    return convert_to_fp16(graph)
 
 
 @pytest.fixture(scope="module")

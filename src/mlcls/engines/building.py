@@ -12,7 +12,7 @@ from mlcls.dataset.photos import LabeledPhotos
 from mlcls.engines.gate import LIMITS, PROBED_IMAGES, GateReport, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
 from mlcls.images.photos import photo_images
-from mlcls.repository.manifest import EngineRecord, Manifest, Precision
+from mlcls.repository.manifest import EngineRecord, Manifest
 from mlcls.repository.models import ModelVersion
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE
 
@@ -36,20 +36,12 @@ class BuildRequest:
     annotations: Path | None = None
 
     def check_fp32(self) -> Manifest:
-        """Check the version and its FP32 graph, and return the engine's manifest.
-
-        Raises:
-            RepositoryError: The folders do not belong together, or the FP32 graph is missing or not the manifest's.
-        """
+        """Return the engine's manifest; raise a `RepositoryError` unless the folders and the FP32 graph are right."""
         self.version.check()
         return self.version.verify(ENGINE_SUFFIX, ONNX_FILE)
 
     def open_photos(self) -> LabeledPhotos:
-        """Return the user's photos.
-
-        Raises:
-            DatasetError: The annotation file is wrong.
-        """
+        """Return the user's photos; raise a `DatasetError` if the annotation file is wrong."""
         return LabeledPhotos.open(self.photos, self.annotations, self.version.spec.num_labels)
 
 
@@ -71,24 +63,20 @@ def describe_report(report: GateReport) -> Iterator[str]:
         )
 
 
-class Fp32Gate:
-    """Compares runners with the FP32 graph on ONNX Runtime, which the import compared with Paddle."""
+def compare_with_fp32(request: BuildRequest, candidate: Runner) -> GateReport:
+    """Run an FP16 candidate through the gate, against the FP32 graph, which the import compared with Paddle.
 
-    def __init__(self, request: BuildRequest, precision: Precision) -> None:
-        """Load the FP32 graph and the photos.
-
-        Raises:
-            ImageError: A photo cannot be read.
-            DatasetError: The annotation file is wrong.
-        """
-        self._spec = spec = request.version.spec
-        self._limits = LIMITS[precision]
-        photos = request.open_photos()
-        self._images = photo_images(photos.paths, PROBED_IMAGES)
-        self._targets = photos.targets
-        self._reference = DecodingRunner(OnnxRuntimeRunner(request.version.engine_folder / ONNX_FILE, spec), spec)
-
-    def __call__(self, candidate: Runner) -> GateReport:
-        """Run the candidate through the gate."""
-        decoding = DecodingRunner(candidate, self._spec)
-        return run_gate(self._reference, decoding, self._images, self._spec.thresholds, self._limits, self._targets)
+    Raises:
+        ImageError: A photo cannot be read.
+        DatasetError: The annotation file is wrong.
+    """
+    spec = request.version.spec
+    photos = request.open_photos()
+    return run_gate(
+        DecodingRunner(OnnxRuntimeRunner(request.version.engine_folder / ONNX_FILE, spec), spec),
+        DecodingRunner(candidate, spec),
+        photo_images(photos.paths, PROBED_IMAGES),
+        spec.thresholds,
+        LIMITS["fp16"],
+        photos.targets,
+    )

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -69,6 +68,18 @@ LIMITS: Final[Mapping[Precision, Limits]] = {
 }
 
 
+# What is limited in each way of running the candidate: the figure, its limit, and the text of a failure.
+_LIMITED: Final = (
+    ("max_difference", "max_difference", "highest difference {:.1e} > {:.0e}"),
+    ("mean_difference", "max_mean_difference", "mean difference {:.1e} > {:.0e}"),
+    (
+        "row_difference",
+        "max_row_difference",
+        "an image's answer changes by {:.1e} with its neighbors or its slot > {:.0e}",
+    ),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Differences:
     """How far one way of running the candidate differs from the reference's answers to single images.
@@ -91,7 +102,7 @@ class Differences:
     mean_difference: float
     flips: int
     near_ties: int
-    row_difference: float
+    row_difference: float = 0.0
     is_partial: bool = False
 
 
@@ -126,25 +137,23 @@ class GateReport:
     @property
     def max_difference(self) -> float:
         """Highest absolute difference of two scores, over all ways; NaN if a score is NaN."""
-        differences = [figure.max_difference for figure in self.figures]
-        return math.nan if not differences or any(map(math.isnan, differences)) else max(differences)
+        return float(np.max([figure.max_difference for figure in self.figures]))
 
     @property
     def mean_difference(self) -> float:
         """Mean absolute difference over all answers."""
         rows = sum(figure.rows for figure in self.figures)
-        return sum(figure.mean_difference * figure.rows for figure in self.figures) / rows if rows else math.nan
+        return sum(figure.mean_difference * figure.rows for figure in self.figures) / rows
 
     @property
     def flip_rate(self) -> float:
         """Highest share of flipped label decisions, of all ways that run every image."""
-        whole = [figure for figure in self.figures if not figure.is_partial]
-        return max((figure.flips / (figure.rows * self.labels) for figure in whole), default=math.nan)
+        return max(each.flips / (each.rows * self.labels) for each in self.figures if not each.is_partial)
 
     @property
     def flips(self) -> int:
         """Highest number of flipped labels, of all ways."""
-        return max((figure.flips for figure in self.figures), default=0)
+        return max(figure.flips for figure in self.figures)
 
     @property
     def map_drop(self) -> float | None:
@@ -164,47 +173,34 @@ class GateReport:
         limits = self.limits
         found = list(self.faults)
         for figure in self.figures:
-            # `not <=` is true of NaN too
-            if not figure.max_difference <= limits.max_difference:
-                found.append(
-                    f"{figure.way}: highest difference {figure.max_difference:.1e} > {limits.max_difference:.0e}"
-                )
-            if not figure.mean_difference <= limits.max_mean_difference:
-                found.append(
-                    f"{figure.way}: mean difference {figure.mean_difference:.1e} > {limits.max_mean_difference:.0e}"
-                )
-            if not figure.row_difference <= limits.max_row_difference:
-                found.append(
-                    f"{figure.way}: an image's answer changes by {figure.row_difference:.1e} with its neighbors or "
-                    f"its slot > {limits.max_row_difference:.0e}"
-                )
+            for name, limit_name, text in _LIMITED:
+                value, limit = getattr(figure, name), getattr(limits, limit_name)
+                if not value <= limit:  # true of NaN too
+                    found.append(f"{figure.way}: {text.format(value, limit)}")
+            decisions = figure.rows * self.labels
             # if no flip is allowed, none is allowed in any way
             is_share = not figure.is_partial or not limits.max_flip_rate
-            if is_share and figure.flips > limits.max_flip_rate * figure.rows * self.labels:
+            if is_share and figure.flips > limits.max_flip_rate * decisions:
                 found.append(
-                    f"{figure.way}: {figure.flips} of {figure.rows * self.labels} label decisions flip > "
-                    f"{limits.max_flip_rate:.1%}"
+                    f"{figure.way}: {figure.flips} of {decisions} label decisions flip > {limits.max_flip_rate:.1%}"
                 )
         if self.map_drop is not None and not self.map_drop <= limits.max_map_drop:
             found.append(f"mAP falls by {self.map_drop:.4f} > {limits.max_map_drop}")
         return tuple(found)
 
     def require(self, advice: str = "") -> None:
-        """Raise an error unless the candidate passed.
+        """Raise the error of `error` unless the candidate passed."""
+        if self.failures:
+            raise self.error(advice)
 
-        Args:
-            advice: What to do, appended to the error.
-
-        Raises:
-            ParityError: It failed; the text has the first failures.
-        """
+    def error(self, advice: str = "") -> ParityError:
+        """Return an error with the first failures, then what to do."""
         failures = self.failures
-        if failures:
-            more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""
-            raise ParityError(
-                f"Expected {self.candidate} to give the answers of {self.reference}, got: {'; '.join(failures[:3])}"
-                f"{more}. {advice}".rstrip()
-            )
+        more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""
+        return ParityError(
+            f"Expected {self.candidate} to give the answers of {self.reference}, got: {'; '.join(failures[:3])}{more}. "
+            f"{advice}".rstrip()
+        )
 
     def __str__(self) -> str:
         text = (
@@ -217,12 +213,10 @@ class GateReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values, derived figures included."""
+        derived = ("max_difference", "mean_difference", "flip_rate", "map_drop")
         return {
             **dataclasses.asdict(self),
-            "max_difference": self.max_difference,
-            "mean_difference": self.mean_difference,
-            "flip_rate": self.flip_rate,
-            "map_drop": self.map_drop,
+            **{name: getattr(self, name) for name in derived},
             "failures": list(self.failures),
         }
 
@@ -271,20 +265,58 @@ def run_gate(
     if targets is not None and targets.shape != (len(images), len(thresholds)):
         raise ParityError(f"Expected targets {(len(images), len(thresholds))}, got {targets.shape}.")
     probed = _choose_different(images)
-    ways = list(_list_ways(len(probed), batch_sizes))
+    photos = list(probed.values())
+    ways = list(_list_ways(len(photos), batch_sizes))
     rest = [index for index in range(len(images)) if targets is not None or index not in probed]
-    rows = sum(len(order) for _, _, order in ways) + len(probed) + 2 * len(rest)
-    with tqdm(total=rows, desc="comparing", unit="image", leave=False, disable=None) as progress:  # on a terminal only
-        comparison = _Comparison(reference, candidate, list(probed.values()), thresholds, progress.update)
-        figures = [comparison.run_way(way, size, order) for way, size, order in ways]
+    total = sum(len(order) for _, _, order in ways) + len(photos) + 2 * len(rest)
+    threshold_row = np.asarray(thresholds, np.float32)
+    with tqdm(total=total, desc="comparing", unit="image", leave=False, disable=None) as progress:  # on a terminal only
+
+        def run(runner: ImageRunner, encoded: Sequence[bytes], batch_size: int) -> Scores:
+            rows = []
+            for start in range(0, len(encoded), batch_size):
+                batch = encoded[start : start + batch_size]
+                rows.append(runner.scores(batch))
+                wanted = (len(batch), len(thresholds))
+                if rows[-1].shape != wanted:
+                    raise ParityError(f"Expected scores {wanted} of {runner.name}, got {rows[-1].shape}.")
+                progress.update(len(batch))
+            return np.concatenate(rows)
+
+        expected = run(reference, photos, 1)
+        answers = [(way, order, run(candidate, [photos[row] for row in order], size)) for way, size, order in ways]
         if candidate.concurrency > 1:
-            figures.append(comparison.run_at_once())
-        figures_of_rest, expected, got = comparison.stream(images, rest)
-    figures += figures_of_rest
+            order = [row % len(photos) for row in range(4 * CONCURRENCY)]
+            with ThreadPoolExecutor(CONCURRENCY) as pool:
+                rows = list(pool.map(lambda row: candidate.scores([photos[row]]), order))
+            answers.append((f"{CONCURRENCY} requests at once", order, np.concatenate(rows)))
+        streamed = []
+        for start in range(0, len(rest), STREAM_BATCH_SIZE):  # a few in memory at a time
+            batch = [images[index] for index in rest[start : start + STREAM_BATCH_SIZE]]
+            streamed.append((run(reference, batch, 1), run(candidate, batch, STREAM_BATCH_SIZE)))
+    own = answers[0][2]  # those to batch 1, in order
+    figures = [
+        dataclasses.replace(
+            _compare(way, got, expected[order], threshold_row),
+            row_difference=float(_distances(got, own[order]).max()),
+            is_partial=len(set(order)) < len(photos),
+        )
+        for way, order, got in answers
+    ]
+    faults = _compare_labels(reference, candidate)
     reference_map = candidate_map = None
-    if targets is not None:
-        reference_map = mean_average_precision(expected, targets)
-        candidate_map = mean_average_precision(got, targets)
+    if streamed:
+        all_expected, all_got = map(np.concatenate, zip(*streamed, strict=True))
+        figures.append(_compare("all images", all_got, all_expected, threshold_row))
+        answers.append(("all images", rest, all_got))
+        if targets is not None:
+            reference_map = mean_average_precision(all_expected, targets)
+            candidate_map = mean_average_precision(all_got, targets)
+    faults += [
+        f"{way}: {int((~np.isfinite(got)).sum())} of {got.size} scores are not finite"
+        for way, _, got in answers
+        if not np.isfinite(got).all()
+    ]
     return GateReport(
         reference.name,
         candidate.name,
@@ -292,10 +324,10 @@ def run_gate(
         len(thresholds),
         limits,
         tuple(figures),
-        smallest_spread(comparison.expected),
+        smallest_spread(expected),
         reference_map,
         candidate_map,
-        faults=(*_compare_labels(reference, candidate), *comparison.faults),
+        tuple(faults),
     )
 
 
@@ -311,92 +343,27 @@ def _choose_different(images: Sequence[bytes]) -> dict[int, bytes]:
 
 
 def _list_ways(count: int, batch_sizes: Sequence[int]) -> Iterator[tuple[str, int, list[int]]]:
-    """Yield name, batch size, and the image of each row, in whole batches."""
+    """Yield name, batch size, and which of the probed images each row is, in whole batches."""
     for size in batch_sizes:
-        batches = -(-min(count, PROBED_IMAGES) // size)
-        yield f"batch {size}", size, [row % count for row in range(batches * size)]
-    largest = max(batch_sizes)
-    if largest > 1:
-        repeated = [0] * min(8, largest)
-        yield "repeated rows", len(repeated), [*repeated[:-1], count - 1]
-        order = np.random.default_rng(0).permutation(min(8, largest)) % count
-        yield "permuted rows", len(order), order.tolist()
+        yield f"batch {size}", size, [row % count for row in range(-(-count // size) * size)]
+    rows = min(8, max(batch_sizes))
+    if rows > 1:
+        yield "repeated rows", rows, [*[0] * (rows - 1), count - 1]
+        yield "permuted rows", rows, (np.random.default_rng(0).permutation(rows) % count).tolist()
 
 
-class _Comparison:
-    """The runners, the answers to single images that all others are compared with, and the faults found."""
-
-    def __init__(
-        self,
-        reference: ImageRunner,
-        candidate: ImageRunner,
-        probed: Sequence[bytes],
-        thresholds: Sequence[float],
-        advance: Callable[[int], object],
-    ) -> None:
-        self._reference, self._candidate, self._probed, self._advance = reference, candidate, probed, advance
-        self._thresholds = np.asarray(thresholds, np.float32)
-        self.faults: list[str] = []
-        self.expected = self._run(reference, probed, 1)
-        self._own: Scores | None = None
-
-    def run_way(self, way: str, batch_size: int, order: list[int]) -> Differences:
-        """Run the probed images in an order, in batches of a size."""
-        got = self._run(self._candidate, [self._probed[index] for index in order], batch_size)
-        return self._measure(way, got, order)
-
-    def run_at_once(self) -> Differences:
-        """Run the probed images as requests of one image, several in flight, each of them several times."""
-        order = [index % len(self._probed) for index in range(4 * CONCURRENCY)]
-        with ThreadPoolExecutor(CONCURRENCY) as pool:
-            rows = list(pool.map(lambda index: self._candidate.scores([self._probed[index]]), order))
-        return self._measure(f"{CONCURRENCY} requests at once", np.concatenate(rows), order)
-
-    def stream(self, images: Sequence[bytes], indices: Sequence[int]) -> tuple[list[Differences], Scores, Scores]:
-        """Run further images once, a few in memory at a time; return the differences and both scores."""
-        if not indices:
-            return [], self.expected, self.expected
-        expected, got = [], []
-        for start in range(0, len(indices), STREAM_BATCH_SIZE):
-            batch = [images[index] for index in indices[start : start + STREAM_BATCH_SIZE]]
-            expected.append(self._run(self._reference, batch, 1))
-            got.append(self._run(self._candidate, batch, STREAM_BATCH_SIZE))
-        all_expected, all_got = np.concatenate(expected), np.concatenate(got)
-        return [self._compare("all images", all_got, all_expected, 0.0)], all_expected, all_got
-
-    def _run(self, runner: ImageRunner, images: Sequence[bytes], batch_size: int) -> Scores:
-        rows = []
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            scores = runner.scores(batch)
-            wanted = (len(batch), len(self._thresholds))
-            if scores.shape != wanted:
-                raise ParityError(f"Expected scores {wanted} of {runner.name}, got {scores.shape}.")
-            rows.append(scores)
-            self._advance(len(batch))
-        return np.concatenate(rows)
-
-    def _measure(self, way: str, got: Scores, order: list[int]) -> Differences:
-        if self._own is None:  # the first way is batch 1, in order
-            self._own = got
-        figures = self._compare(way, got, self.expected[order], float(_distances(got, self._own[order]).max()))
-        return dataclasses.replace(figures, is_partial=len(set(order)) < len(self._probed))
-
-    def _compare(self, way: str, got: Scores, expected: Scores, row_difference: float) -> Differences:
-        if not np.isfinite(got).all():
-            self.faults.append(f"{way}: {int((~np.isfinite(got)).sum())} of {got.size} scores are not finite")
-        differences = _distances(got, expected)
-        flips = (got > self._thresholds) != (expected > self._thresholds)
-        near = np.abs(expected.astype(np.float64) - self._thresholds) <= NEAR_TIE
-        return Differences(
-            way,
-            len(got),
-            float(differences.max()),
-            float(differences.mean()),
-            int((flips & ~near).sum()),
-            int((flips & near).sum()),
-            row_difference,
-        )
+def _compare(way: str, got: Scores, expected: Scores, thresholds: Scores) -> Differences:
+    differences = _distances(got, expected)
+    flips = (got > thresholds) != (expected > thresholds)
+    near = np.abs(expected.astype(np.float64) - thresholds) <= NEAR_TIE
+    return Differences(
+        way,
+        len(got),
+        float(differences.max()),
+        float(differences.mean()),
+        int((flips & ~near).sum()),
+        int((flips & near).sum()),
+    )
 
 
 def _distances(one: Scores, other: Scores) -> npt.NDArray[np.float64]:
@@ -409,7 +376,7 @@ def _compare_labels(reference: ImageRunner, candidate: ImageRunner) -> list[str]
     """Return what is wrong with the candidate's labels."""
     pairs = itertools.zip_longest(reference.labels, candidate.labels)
     different = [(index, one, other) for index, (one, other) in enumerate(pairs) if one != other]
-    if not different:
-        return []
-    index, one, other = different[0]
-    return [f"{len(different)} labels differ, the first is class {index}: {other!r} instead of {one!r}"]
+    return [
+        f"{len(different)} labels differ, the first is class {index}: {other!r} instead of {one!r}"
+        for index, one, other in different[:1]
+    ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -78,8 +79,11 @@ class OpenVinoEngine:
             MissingExtraError: OpenVINO is not installed.
         """
         core = open_core()
-        if precision == "bf16":
-            _require_bf16(read_cpu_flags())
+        if precision == "bf16" and not find_bf16_units(read_cpu_flags()):
+            raise ConfigError(
+                f"engine_precision: expected f32 on a processor without {' or '.join(BF16_FLAGS)}, got bf16; set f32 "
+                f"in {SETTINGS_FILE} and run: mlcls repository."
+            )
         threads = threads or len(os.sched_getaffinity(0))
         check_onnx_file(model)
         self._num_labels = spec.num_labels
@@ -108,14 +112,7 @@ class OpenVinoEngine:
             self._idle.put(request)
 
     def logits(self, *batches: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return the logits of images in one or more arrays, without joining the arrays first.
-
-        Args:
-            batches: `pixels` (N, H, W, 3) uint8 RGB each, N free.
-
-        Returns:
-            (sum of all N, num_labels) float32, in order.
-        """
+        """Return the logits (sum of all N, num_labels) float32 of arrays of `pixels` (N, H, W, 3) uint8 RGB."""
         requests = [_AwaitedRequest(batch) for batch in batches]
         self.start(requests)
         return np.concatenate([request.logits.result() for request in requests])
@@ -127,8 +124,11 @@ class OpenVinoEngine:
         """
         is_lone = self._lone_request is not None and sum(len(request.pixels) for request in requests) == 1
         for request in requests:
-            started = _StartedRequest(request, self._num_labels)
-            for index in range(len(request.pixels)):
+            count = len(request.pixels)
+            started = _StartedRequest(request, np.empty((count, self._num_labels), np.float32), count)
+            if not count:
+                request.answer(started.logits)
+            for index in range(count):
                 self._places.acquire()
                 with self._lock:
                     self._under_way += 1
@@ -144,54 +144,41 @@ class OpenVinoEngine:
         self._pool.shutdown()
 
     def _compute(self, started: _StartedRequest, index: int, is_alone: bool) -> None:
+        stream = self._lone_request if is_alone else self._idle.get()
         try:
-            started.compute(index, self._infer_alone if is_alone else self._infer_on_idle_stream)
+            if started.request.is_cancelled():
+                raise CancelledError
+            _infer(stream, started.request.pixels[index : index + 1], started.logits[index])
+        except Exception as error:  # the caller gets it as the outcome
+            started.error = error
         finally:
+            if not is_alone:
+                self._idle.put(stream)
             with self._lock:
                 self._under_way -= 1
                 self._on_progress(self._under_way)
+                started.to_go -= 1
+                is_last = not started.to_go
             self._places.release()
-            started.end_image()
-
-    def _infer_alone(self, image: npt.NDArray[np.uint8], logits: npt.NDArray[np.float32]) -> None:
-        _infer(self._lone_request, image, logits)
-
-    def _infer_on_idle_stream(self, image: npt.NDArray[np.uint8], logits: npt.NDArray[np.float32]) -> None:
-        request = self._idle.get()
-        try:
-            _infer(request, image, logits)
-        finally:
-            self._idle.put(request)
+            if is_last:
+                started.request.answer(started.logits if started.error is None else started.error)
 
 
+@dataclasses.dataclass
 class _StartedRequest:
-    """A request whose images finish in any order."""
+    """A request whose images finish in any order.
 
-    def __init__(self, request: LogitsRequest, num_labels: int) -> None:
-        self._request = request
-        self._logits = np.empty((len(request.pixels), num_labels), np.float32)
-        self._error: Exception | None = None
-        self._to_go = len(request.pixels)
-        self._lock = threading.Lock()
-        if not self._to_go:
-            request.answer(self._logits)
+    Attributes:
+        request: The request.
+        logits: Those of the images that are done.
+        to_go: Number of images that are not.
+        error: Why an image has no logits.
+    """
 
-    def compute(self, index: int, infer: Callable[[npt.NDArray[np.uint8], npt.NDArray[np.float32]], object]) -> None:
-        """Compute one image; keep an error for the answer."""
-        try:
-            if self._request.is_cancelled():
-                raise CancelledError
-            infer(self._request.pixels[index : index + 1], self._logits[index])
-        except Exception as error:  # the caller gets it as the outcome
-            self._error = error
-
-    def end_image(self) -> None:
-        """Count a finished image, and answer after the last one."""
-        with self._lock:
-            self._to_go -= 1
-            if self._to_go:
-                return
-        self._request.answer(self._logits if self._error is None else self._error)
+    request: LogitsRequest
+    logits: npt.NDArray[np.float32]
+    to_go: int
+    error: Exception | None = None
 
 
 class _AwaitedRequest:
@@ -211,14 +198,6 @@ class _AwaitedRequest:
             self.logits.set_exception(outcome)
         else:
             self.logits.set_result(outcome)
-
-
-def _require_bf16(flags: Collection[str]) -> None:
-    if not find_bf16_units(flags):
-        raise ConfigError(
-            f"engine_precision: expected f32 on a processor without {' or '.join(BF16_FLAGS)}, got bf16; set f32 in "
-            f"{SETTINGS_FILE} and run: mlcls repository."
-        )
 
 
 def _check_tensors(graph: Any, model: Path, spec: ModelSpec) -> None:

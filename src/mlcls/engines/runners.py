@@ -25,6 +25,9 @@ Scores = npt.NDArray[np.float32]
 # Decoded images that a `DecodingRunner` keeps: 38 MB at 448x448.
 _DECODED_IMAGES: Final = 64
 
+# Threads within one operation.
+_THREADS: Final = 2
+
 
 class Runner(Protocol):
     """Computes scores from decoded images."""
@@ -72,12 +75,6 @@ class DecodingRunner:
     concurrency = 1
 
     def __init__(self, runner: Runner, spec: InputContract) -> None:
-        """Put decoding in front of a runner.
-
-        Args:
-            runner: Computes scores from `pixels`.
-            spec: The model's spec, which has the transform and the labels.
-        """
         self.name = runner.name
         self.labels = spec.labels
         self._runner = runner
@@ -111,13 +108,12 @@ class PaddleRunner:
 
     name = "paddle"
 
-    def __init__(self, model: PaddleXModel, spec: ModelSpec, threads: int = 2) -> None:
+    def __init__(self, model: PaddleXModel, spec: ModelSpec) -> None:
         """Load the graph.
 
         Args:
             model: The PaddleX inference model.
             spec: Its spec; `source_activation` must be set, as the graph's outputs may be scores or logits.
-            threads: Threads of the math library.
 
         Raises:
             ModelFormatError: Paddle cannot load the graph.
@@ -125,7 +121,7 @@ class PaddleRunner:
         """
         if spec.source_activation is None:
             raise ValueError("spec.source_activation: expected 'sigmoid' or 'none', got None; convert the graph first.")
-        self._graph, self._spec = PaddlePredictor(model, threads), spec
+        self._graph, self._spec = PaddlePredictor(model, _THREADS), spec
 
     def scores(self, pixels: Pixels) -> Scores:
         """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB, normalized as PaddleX does."""
@@ -138,13 +134,12 @@ class OnnxRuntimeRunner:
 
     name = "onnxruntime"
 
-    def __init__(self, model: Path | bytes, spec: ModelSpec, threads: int = 2) -> None:
+    def __init__(self, model: Path | bytes, spec: ModelSpec) -> None:
         """Load the graph.
 
         Args:
             model: The ONNX file, or its content.
-            spec: The model's spec.
-            threads: Threads within one operation.
+            spec: Not read; every runner of a file takes it.
 
         Raises:
             ModelFormatError: The file is incomplete, or ONNX Runtime cannot load the graph.
@@ -155,12 +150,11 @@ class OnnxRuntimeRunner:
         except ModuleNotFoundError as error:
             raise MissingExtraError("convert", "onnxruntime") from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = _THREADS
         options.log_severity_level = 3
         # the gate runs batches of many sizes: free what the largest one needed
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
-        self._spec = spec
         if isinstance(model, Path):
             check_onnx_file(model)
         source = model if isinstance(model, bytes) else str(model)
@@ -180,13 +174,13 @@ class OpenVinoRunner:
 
     name = "openvino"
 
-    def __init__(self, model: Path, spec: ModelSpec, threads: int = 0, precision: str = "f32") -> None:
+    def __init__(self, model: Path, spec: ModelSpec, precision: str = "f32") -> None:
         """Load the graph; see `mlcls.engines.openvino.OpenVinoEngine`."""
         from mlcls.engines.openvino import OpenVinoEngine
 
         if precision != "f32":
             self.name = f"openvino-{precision}"
-        self._engine = OpenVinoEngine(model, spec, threads=threads, precision=precision)
+        self._engine = OpenVinoEngine(model, spec, precision=precision)
 
     def scores(self, pixels: Pixels) -> Scores:
         """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""

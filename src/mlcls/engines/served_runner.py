@@ -18,13 +18,7 @@ _TIMEOUT_S: Final = 300.0
 
 
 class ServedRunner:
-    """Asks an ensemble over gRPC; an `ImageRunner` that takes several calls at once.
-
-    Attributes:
-        name: `served`.
-        labels: The server's labels, read from the server.
-        concurrency: How many calls it takes at once.
-    """
+    """Asks an ensemble over gRPC; an `ImageRunner` that takes several calls at once, with the server's own labels."""
 
     name = "served"
     concurrency = 8
@@ -78,8 +72,10 @@ class ServedRunner:
 
     def _ask_labels(self) -> tuple[str, ...]:
         """Return the label of each class id, from an answer with `score:class id:label` for every class."""
-        count = self._spec.num_labels
-        answer = self._ask([_tiny_image()], [TENSORS.scores], class_count=count)
+        import cv2
+
+        image = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+        answer = self._ask([image], [TENSORS.scores], class_count=self._spec.num_labels)
         parts = [entry.decode().split(":", 2) for entry in answer.as_numpy(TENSORS.scores).ravel()]
         return tuple(label for _, _, label in sorted(parts, key=lambda part: int(part[1])))
 
@@ -92,9 +88,3 @@ class ServedRunner:
             return self._client.infer(self._spec.name, [tensor], outputs=wanted, client_timeout=_TIMEOUT_S)
         except triton.InferenceServerException as error:
             raise ServerError(f"{self._spec.name} at {self._url}: {error}") from error
-
-
-def _tiny_image() -> bytes:
-    import cv2
-
-    return bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,38 +16,32 @@ from mlcls.engines.gate import BATCH_SIZES, LIMITS, Differences, GateReport, Lim
 from mlcls.errors import ConversionError, ParityError
 from mlcls.model.metrics import mean_average_precision, smallest_spread
 from mlcls.model.postprocess import apply_sigmoid
-from support.planted_faults import SwappingRunner
 
 Scores = npt.NDArray[np.float32]
 Edit = Callable[[Scores], Scores]
 
+LOCK = threading.Lock()
 LABELS = ("cat", "dog", "fox")
 THRESHOLDS = (0.5, 0.3, 0.6)
 # Eleven "images" whose scores differ by far more than the limits; a fake runner takes their bytes for pixels.
 IMAGES = [np.random.default_rng(seed).integers(0, 256, 72, dtype=np.uint8).tobytes() for seed in range(11)]
 
 
+@dataclasses.dataclass
 class FakeRunner:
     """Scores that depend on the picture, with an edit planted into each batch; notes the batch sizes."""
 
-    def __init__(
-        self,
-        edit: Edit = lambda scores: scores,
-        name: str = "other",
-        labels: Sequence[str] = LABELS,
-        concurrency: int = 1,
-    ) -> None:
-        self.name = name
-        self.labels = tuple(labels)
-        self.concurrency = concurrency
-        self.batch_sizes: list[int] = []
-        self._edit = edit
+    edit: Edit = lambda scores: scores
+    name: str = "other"
+    labels: tuple[str, ...] = LABELS
+    concurrency: int = 1
+    batch_sizes: list[int] = dataclasses.field(default_factory=list)
 
     def scores(self, images: Sequence[bytes]) -> Scores:
         self.batch_sizes.append(len(images))
         pixels = np.stack([np.frombuffer(image, np.uint8) for image in images])
         mixing = np.random.default_rng(5).normal(size=(pixels.shape[1], len(LABELS)))
-        return self._edit(apply_sigmoid(((pixels / 255 - 0.5) @ mixing).astype(np.float32)))
+        return self.edit(apply_sigmoid(((pixels / 255 - 0.5) @ mixing).astype(np.float32)))
 
 
 def compare(
@@ -68,9 +63,8 @@ def test_equal_runners() -> None:
     assert report.failures == ()
     assert (report.max_difference, report.mean_difference, report.flips, report.is_blind) == (0, 0, 0, False)
     report.require()
-    assert [figure.way for figure in report.figures] == [
-        *("batch 1", "batch 2", "batch 7", "batch 8", "batch 32", "repeated rows", "permuted rows", "all images"),
-    ]
+    ways = [*(f"batch {size}" for size in BATCH_SIZES), "repeated rows", "permuted rows", "all images"]
+    assert [figure.way for figure in report.figures] == ways
 
 
 def test_batches_are_whole() -> None:
@@ -81,13 +75,10 @@ def test_batches_are_whole() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_images(count: int) -> None:
-    report = compare(images=IMAGES[:count])
-    assert report.failures == ()
-    assert report.is_blind is (count == 1), "one image alone says nothing about swapped answers"
-
-
-def test_a_repeated_image_is_probed_once() -> None:
-    assert compare(images=[IMAGES[0]] * 3 + IMAGES[1:3]).is_blind is False
+    for images in (IMAGES[:count], [IMAGES[0]] * 3 + IMAGES[1:count]):  # a repeated one is probed once
+        report = compare(images=images)
+        assert report.failures == ()
+        assert report.is_blind is (count == 1), "one image alone says nothing about swapped answers"
 
 
 def test_no_images() -> None:
@@ -161,29 +152,37 @@ def test_rows_that_depend_on_their_neighbors() -> None:
     assert all("with its neighbors or its slot" in failure for failure in failures)
 
 
-def test_swapped_answers_of_concurrent_requests() -> None:
-    """Alone, every request gets the right answer; two at once get each other's."""
+class LaggingRunner(FakeRunner):
+    """Answers single requests correctly, but concurrent ones with the answer to the request before."""
 
-    report = run_gate(FakeRunner(), SwappingRunner(FakeRunner()), IMAGES[:8], THRESHOLDS)
+    last: Scores | None = None
+
+    def scores(self, images: Sequence[bytes]) -> Scores:
+        own = super().scores(images)
+        if threading.current_thread() is threading.main_thread():
+            return own
+        with LOCK:
+            answer, self.last = own if self.last is None else self.last, own
+        return answer
+
+
+def test_swapped_answers_of_concurrent_requests() -> None:
+    report = run_gate(FakeRunner(), LaggingRunner(concurrency=8), IMAGES[:8], THRESHOLDS)
     assert {failure.split(":")[0] for failure in report.failures} == {"8 requests at once"}
     assert run_gate(FakeRunner(), FakeRunner(concurrency=8), IMAGES[:8], THRESHOLDS).failures == ()
 
 
 def test_swapped_labels() -> None:
     """The scores agree; only the names differ."""
-    report = run_gate(FakeRunner(), FakeRunner(labels=("cat", "fox", "dog")), IMAGES, THRESHOLDS)
-    assert report.failures == ("2 labels differ, the first is class 1: 'fox' instead of 'dog'",)
-    report = run_gate(FakeRunner(), FakeRunner(labels=LABELS[:2]), IMAGES, THRESHOLDS)
-    assert report.failures == ("1 labels differ, the first is class 2: None instead of 'fox'",)
+    for labels, text in (
+        (("cat", "fox", "dog"), "2 labels differ, the first is class 1: 'fox' instead of 'dog'"),
+        (LABELS[:2], "1 labels differ, the first is class 2: None instead of 'fox'"),
+    ):
+        assert run_gate(FakeRunner(), FakeRunner(labels=labels), IMAGES, THRESHOLDS).failures == (text,)
 
 
 def test_difference_is_measured() -> None:
-    def edit(scores: Scores) -> Scores:
-        scores = scores.copy()
-        scores[:, 2] += np.float32(0.25)
-        return scores
-
-    report = compare(edit)
+    report = compare(lambda scores: scores + np.array([0, 0, 0.25], np.float32))
     assert report.max_difference == pytest.approx(0.25, abs=1e-6)
     assert report.mean_difference == pytest.approx(0.25 / 3, abs=1e-6)
     assert all(figure.row_difference == 0 for figure in report.figures)
@@ -265,7 +264,9 @@ def test_map_drop() -> None:
     limits = Limits(2, 2, 2, 1, 0.1)
 
     def edit(scores: Scores) -> Scores:
-        return np.stack([1 - scores[:, 0], scores[:, 1], scores[:, 2]], axis=1)
+        scores = scores.copy()
+        scores[:, 0] = 1 - scores[:, 0]
+        return scores
 
     report = run_gate(FakeRunner(), FakeRunner(edit), IMAGES, THRESHOLDS, limits, targets)
     assert report.reference_map == 1.0
@@ -277,10 +278,8 @@ def test_map_drop() -> None:
 
 
 def test_images_that_look_alike_are_noticed() -> None:
-    def edit(scores: Scores) -> Scores:
-        return (0.3 + 1e-4 * scores).astype(np.float32)
-
-    report = run_gate(FakeRunner(edit), FakeRunner(edit), IMAGES, THRESHOLDS)
+    dull = FakeRunner(lambda scores: (0.3 + 1e-4 * scores).astype(np.float32))
+    report = run_gate(dull, dull, IMAGES, THRESHOLDS)
     assert report.failures == ()
     assert report.is_blind
 
@@ -292,22 +291,20 @@ def test_rows_missing(count: int) -> None:
         compare(lambda scores: scores[:1], images=IMAGES[:count])
 
 
-def make_report(**changes: object) -> GateReport:
-    figures = (Differences("batch 1", 8, 1.2e-5, 3e-7, 0, 1, 0.0), Differences("batch 8", 8, 9e-6, 1e-7, 2, 0, 1e-6))
-    report = GateReport("paddle", "onnxruntime", 8, 80, LIMITS["fp32"], figures, 0.5)
-    return dataclasses.replace(report, **changes)  # type: ignore[arg-type]
+FIGURES = (Differences("batch 1", 8, 1.2e-5, 3e-7, 0, 1, 0.0), Differences("batch 8", 8, 9e-6, 1e-7, 2, 0, 1e-6))
+REPORT = GateReport("paddle", "onnxruntime", 8, 80, LIMITS["fp32"], FIGURES, 0.5)
 
 
 def test_nan_alone_is_a_failure() -> None:
     """Even if no label flips: NaN is above no threshold."""
-    figures = (Differences("batch 1", 8, math.nan, math.nan, 0, 0, math.nan), make_report().figures[0])
-    report = make_report(figures=figures)
+    nothing = Differences("batch 1", 8, math.nan, math.nan, 0, 0, math.nan)
+    report = dataclasses.replace(REPORT, figures=(FIGURES[0], nothing))
     assert len(report.failures) == 3
     assert math.isnan(report.max_difference)
 
 
 def test_text_of_report() -> None:
-    report = make_report()
+    report = REPORT
     assert str(report) == (
         "onnxruntime against paddle on 8 images: highest difference 1.2e-05, mean 2.0e-07, 2 flipped labels"
     )
@@ -323,7 +320,7 @@ def test_text_of_report() -> None:
 
 
 def test_json_of_report() -> None:
-    document = json.loads(json.dumps(make_report().to_dict()))
+    document = json.loads(json.dumps(REPORT.to_dict()))
     assert document["figures"][1]["way"] == "batch 8"
     assert document["limits"]["max_difference"] == 1e-4
     assert document["failures"] == ["batch 8: 2 of 640 label decisions flip > 0.0%"]

@@ -10,19 +10,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.base.files import STAGING_PREFIX, sha256_of
+from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.machine import read_cpu_flags, warn_about_int8
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.building import BuildRequest, describe_report
 from mlcls.engines.gate import LIMITS, GateReport, Limits, run_gate
-from mlcls.engines.int8.parts import GraphPart, count_products, restore_nodes, split_graph
+from mlcls.engines.int8.parts import count_products, restore_nodes, split_graph
 from mlcls.engines.int8.quantization import check_quantized, quantize_graph
 from mlcls.engines.runners import DecodingRunner, OpenVinoRunner
 from mlcls.errors import ImageError, MissingExtraError, ParityError
@@ -58,17 +58,17 @@ class Int8Build:
 
     Attributes:
         staged: The ONNX file, for `ModelVersion.add_engine`.
-        record: Its record for the manifest.
         report: The gate's report.
         kept: Names of the parts that stayed in FP32, the one that INT8 hurts most first.
         int8_share: Share of the matrix products that run in INT8.
+        calibration_photos: How many photos the ranges come from.
     """
 
     staged: Path
-    record: EngineRecord
     report: GateReport
     kept: tuple[str, ...]
     int8_share: float
+    calibration_photos: int
 
 
 def build(request: BuildRequest) -> Iterator[str]:
@@ -84,7 +84,7 @@ def build(request: BuildRequest) -> Iterator[str]:
         RepositoryError: The model is not imported, or its folder is mixed up.
     """
     version = request.version
-    request.check_fp32()
+    manifest = request.check_fp32()
     labeled = request.open_photos()
     photos = PhotoFiles(labeled.paths)  # never the sample photos: the ranges must be those of the user's
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=version.repository.root) as temporary:
@@ -97,10 +97,17 @@ def build(request: BuildRequest) -> Iterator[str]:
             targets=labeled.targets,
         )
         size_bytes = built.staged.stat().st_size
-        version.add_engine(built.staged, built.record)
+        gate = {
+            **built.report.to_dict(),
+            "kept_in_fp32": list(built.kept),
+            "calibration_photos": built.calibration_photos,
+        }
+        tools = tool_versions("nncf", "onnx", "onnxruntime", "openvino")
+        record = EngineRecord(INT8_FILE, "int8", manifest.digests(ONNX_FILE), tools, gate=(gate,))
+        version.add_engine(built.staged, record)
     yield (
-        f"{version.engine_folder / built.record.file}: {size_bytes / 1e6:.1f} MB, {built.int8_share:.0%} of the "
-        f"matrix products in INT8, in FP32: {', '.join(built.kept) or 'none'}"
+        f"{version.engine_folder / INT8_FILE}: {size_bytes / 1e6:.1f} MB, {built.int8_share:.0%} of the matrix "
+        f"products in INT8, in FP32: {', '.join(built.kept) or 'none'}"
     )
     yield from describe_report(built.report)
     yield f"Serve it: mlcls serve {version.name} --target int8"
@@ -120,10 +127,10 @@ def build_int8(
     """Quantize a served FP32 graph, run the gate, and write the graph to a folder.
 
     Args:
-        onnx_path: The FP32 graph, `model.onnx` of the engine's version folder.
+        onnx_path: The FP32 graph.
         spec: The model's spec.
         photos: Encoded photos of what the model will see; at least `MIN_PHOTOS` different ones.
-        folder: Where the file is written, on the disk of the repository; nothing else is left there.
+        folder: Where the file is written; nothing else is left there.
         limits: What the gate allows.
         targets: (N, num_labels) which labels each photo has, for mAP; None if not known.
 
@@ -142,37 +149,48 @@ def build_int8(
     model = read_onnx(onnx_path)
     pixels = np.stack([preprocess(photos[index], spec.transform) for index in for_calibration])
     quantized = quantize_graph(model, pixels)
-    trial = _Trial(onnx_path, spec, folder)
     gate_photos = [photos[index] for index in for_gate]
     gate_targets = None if targets is None else targets[for_gate]
-    rejected: list[tuple[GateReport, tuple[str, ...]]] = []
     staged = folder / INT8_FILE
-    for kept, candidate in _climb_down(model, quantized, pixels[:_RANKING_PHOTOS], trial):
-        share = 1 - count_products(model, kept) / count_products(model, split_graph(model))
+    fp32 = OpenVinoRunner(onnx_path, spec)
+    ranking = pixels[:_RANKING_PHOTOS]
+    expected = _score_alone(fp32, ranking)
+
+    def load(candidate: onnx.ModelProto) -> OpenVinoRunner:
+        staged.unlink(missing_ok=True)  # OpenVINO may still have the last one mapped
         onnx.save(candidate, str(staged))
-        report = trial.run_gate(staged, gate_photos, limits, gate_targets)
-        names = tuple(part.name for part in kept)
-        if not report.failures and not report.is_blind:
-            return Int8Build(staged, _record(onnx_path, report, names, len(pixels)), report, names, share)
-        rejected.append((report, names))
+        return OpenVinoRunner(staged, spec)
+
+    def measure(candidate: onnx.ModelProto) -> float:
+        return float(np.abs(_score_alone(load(candidate), ranking) - expected).mean())
+
+    reference = DecodingRunner(fp32, spec)
+    reference.name = "FP32 on OpenVINO"
+    rejected: list[tuple[GateReport, tuple[str, ...]]] = []
+    for kept, int8_share, candidate in _climb_down(model, quantized, measure):
+        runner = DecodingRunner(load(candidate), spec)
+        runner.name = "INT8 on OpenVINO"
+        report = run_gate(reference, runner, gate_photos, spec.thresholds, limits, gate_targets)
         if report.is_blind:
-            break
+            staged.unlink()
+            raise ParityError(
+                f"The scores of two photos differ by only {report.spread:.1e}: answers swapped between them would "
+                f"pass; give photos of the model's labels, each different."
+            )
+        if not report.failures:
+            return Int8Build(staged, report, kept, int8_share, len(pixels))
+        rejected.append((report, kept))
     staged.unlink()
-    _refuse(*min(rejected, key=lambda each: each[0].mean_difference))
-    raise AssertionError("unreachable")
-
-
-def _refuse(report: GateReport, kept: Sequence[str]) -> None:
-    if report.is_blind:
-        raise ParityError(
-            f"The scores of two photos differ by only {report.spread:.1e}: answers swapped between them would pass; "
-            f"give photos of the model's labels, each different."
-        )
-    report.require(
+    report, kept = min(rejected, key=lambda each: each[0].mean_difference)
+    raise report.error(
         f"This is the best INT8 graph with up to {1 - MIN_INT8_SHARE:.0%} of the network kept in FP32 "
         f"(here: {', '.join(kept) or 'nothing'}). Nothing was written; serve FP32, or give more photos of what the "
         f"model really sees."
     )
+
+
+def _score_alone(runner: OpenVinoRunner, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    return np.concatenate([runner.scores(image[None]) for image in pixels])
 
 
 def _divide_photos(photos: Sequence[bytes]) -> tuple[list[int], list[int]]:
@@ -192,84 +210,29 @@ def _divide_photos(photos: Sequence[bytes]) -> tuple[list[int], list[int]]:
 
 
 def _climb_down(
-    model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: npt.NDArray[np.uint8], trial: _Trial
-) -> Iterator[tuple[tuple[GraphPart, ...], onnx.ModelProto]]:
-    """Yield graphs from all INT8 down to `MIN_INT8_SHARE`; the parts that INT8 hurts most go back to FP32 first.
+    model: onnx.ModelProto, quantized: onnx.ModelProto, measure: Callable[[onnx.ModelProto], float]
+) -> Iterator[tuple[tuple[str, ...], float, onnx.ModelProto]]:
+    """Yield graphs from all INT8 down to `MIN_INT8_SHARE`, with the parts kept in FP32 and the share of INT8 products.
 
-    Yields:
-        The parts that are kept in FP32, and the graph.
+    The parts that INT8 hurts most go back to FP32 first: alone in FP32 they bring the scores, whose difference
+    `measure` returns, nearest to FP32's.
     """
-    yield (), quantized
-    parts = split_graph(model)
-    total = count_products(model, parts)
-    kept: tuple[GraphPart, ...] = ()
-    for part in _rank_parts(model, quantized, parts, pixels, trial):
-        if count_products(model, (*kept, part)) > total * (1 - MIN_INT8_SHARE):
-            continue  # a smaller one may still fit
-        kept = (*kept, part)
-        restored = restore_nodes(quantized, model, frozenset().union(*(part.nodes for part in kept)))
-        check_quantized(restored, model)
-        yield kept, restored
-
-
-def _rank_parts(
-    model: onnx.ModelProto,
-    quantized: onnx.ModelProto,
-    parts: Sequence[GraphPart],
-    pixels: npt.NDArray[np.uint8],
-    trial: _Trial,
-) -> list[GraphPart]:
-    """Return the parts, first the one that alone in FP32 brings the scores nearest to FP32's."""
     from tqdm import tqdm
 
-    errors = {}
-    for part in tqdm(parts, desc="trying parts in FP32", unit="part", leave=False, disable=None):
-        errors[part.name] = trial.mean_error(restore_nodes(quantized, model, part.nodes), pixels)
-    return sorted(parts, key=lambda part: errors[part.name])
-
-
-class _Trial:
-    """Compares candidates with the FP32 engine."""
-
-    def __init__(self, onnx_path: Path, spec: ModelSpec, folder: Path) -> None:
-        self._spec, self._folder = spec, folder
-        self._reference = OpenVinoRunner(onnx_path, spec)
-        self._expected: npt.NDArray[np.float32] | None = None
-
-    def mean_error(self, candidate: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> float:
-        """Return the mean absolute difference from FP32's scores; `pixels` must be the same in every call."""
-        import onnx
-
-        if self._expected is None:
-            self._expected = self._run(self._reference, pixels)
-        path = self._folder / "candidate.onnx"
-        try:
-            onnx.save(candidate, str(path))
-            scores = self._run(OpenVinoRunner(path, self._spec), pixels)
-        finally:
-            path.unlink(missing_ok=True)
-        return float(np.abs(scores - self._expected).mean())
-
-    def run_gate(
-        self, candidate: Path, photos: Sequence[bytes], limits: Limits, targets: npt.NDArray[np.bool_] | None
-    ) -> GateReport:
-        """Run the gate, both on OpenVINO as they are served."""
-        runners = [self._reference, OpenVinoRunner(candidate, self._spec)]
-        reference, quantized = (DecodingRunner(runner, self._spec) for runner in runners)
-        reference.name, quantized.name = "FP32 on OpenVINO", "INT8 on OpenVINO"
-        return run_gate(reference, quantized, photos, self._spec.thresholds, limits, targets)
-
-    @staticmethod
-    def _run(runner: OpenVinoRunner, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return np.concatenate([runner.scores(image[None]) for image in pixels])
-
-
-def _record(onnx_path: Path, report: GateReport, kept: tuple[str, ...], calibration_photos: int) -> EngineRecord:
-    gate = {**report.to_dict(), "kept_in_fp32": list(kept), "calibration_photos": calibration_photos}
-    return EngineRecord(
-        file=INT8_FILE,
-        precision="int8",
-        made_from={onnx_path.name: sha256_of(onnx_path)},
-        tools=tool_versions("nncf", "onnx", "onnxruntime", "openvino"),
-        gate=(gate,),
-    )
+    yield (), 1.0, quantized
+    parts = split_graph(model)
+    total = count_products(model, frozenset().union(*parts.values()))
+    errors = {
+        name: measure(restore_nodes(quantized, model, nodes))
+        for name, nodes in tqdm(parts.items(), desc="trying parts in FP32", unit="part", leave=False, disable=None)
+    }
+    kept: tuple[str, ...] = ()
+    for name in sorted(parts, key=lambda name: errors[name]):
+        nodes = frozenset().union(*(parts[each] for each in (*kept, name)))
+        share = 1 - count_products(model, nodes) / total
+        if share < MIN_INT8_SHARE:
+            continue  # a smaller one may still fit
+        kept = (*kept, name)
+        restored = restore_nodes(quantized, model, nodes)
+        check_quantized(restored, model)
+        yield kept, share, restored

@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,7 @@ from mlcls.engines.int8.parts import find_decoder, find_normalization
 from mlcls.errors import ConversionError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import onnx
-
-# If this variable is set when NNCF is imported, it sends no telemetry.
-_NO_TELEMETRY: Final = "NNCF_CI"
 
 
 def quantize_graph(model: onnx.ModelProto, pixels: npt.NDArray[np.uint8]) -> onnx.ModelProto:
@@ -92,35 +87,18 @@ def has_attention_backbone(model: onnx.ModelProto) -> bool:
 
 
 def check_quantized(quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Check that a quantized graph is valid, has INT8 operations, and has the FP32 graph's interface.
-
-    Raises:
-        ConversionError: One of these does not hold.
-    """
+    """Raise a `ConversionError` unless a graph is valid, has INT8 operations and the FP32 graph's interface."""
     require_interface(quantized, describe_interface(model), "INT8")
     if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
         raise ConversionError("Expected a graph with INT8 operations, got one without.")
 
 
 def _import_nncf() -> Any:
-    with _environment(_NO_TELEMETRY, "1"):
-        try:
-            import nncf
-            import nncf.onnx  # `nncf.quantize` needs it for ONNX, and would fail late without it
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("int8", str(error.name)) from error
+    os.environ.setdefault("NNCF_CI", "1")  # if it is set when NNCF is imported, NNCF sends no telemetry
+    try:
+        import nncf
+        import nncf.onnx  # `nncf.quantize` needs it for ONNX, and would fail late without it
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("int8", str(error.name)) from error
     nncf.set_log_level(logging.ERROR)
     return nncf
-
-
-@contextlib.contextmanager
-def _environment(variable: str, value: str) -> Iterator[None]:
-    old = os.environ.get(variable)
-    os.environ[variable] = value
-    try:
-        yield
-    finally:
-        if old is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = old

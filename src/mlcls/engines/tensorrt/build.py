@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import msgspec
 
 from mlcls.base.files import sha256_of, write_bytes, write_text
 from mlcls.base.machine import Gpu, read_gpus
-from mlcls.engines.building import BuildRequest, Fp32Gate, add_to_repository, describe_report
+from mlcls.engines.building import BuildRequest, add_to_repository, compare_with_fp32, describe_report
 from mlcls.engines.fp16 import build as fp16_engine
 from mlcls.engines.gate import GateReport
 from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
 from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.engines.tensorrt.runner import TensorRtRunner
 from mlcls.errors import ConversionError
-from mlcls.repository.manifest import EngineRecord, Manifest, tool_versions
+from mlcls.repository.manifest import EngineRecord, tool_versions
 from mlcls.repository.names import ENGINE_SUFFIX, FP16_FILE, ONNX_FILE, PLAN_FILE
 
 
@@ -39,15 +40,11 @@ def build_plan(request: BuildRequest) -> Iterator[str]:
             "serves, with its GPU; --engine tensorrt-rtx builds engines for RTX GPUs without one."
         )
     yield from _make_fp16_if_missing(request)
-    version, spec = request.version, request.version.spec
-    manifest = version.verify(ENGINE_SUFFIX, FP16_FILE)
-    yield f"Building the plan of {spec.name} for {gpus[0]} ..."
-    content = (version.engine_folder / FP16_FILE).read_bytes()
-    built = build_engine(content, spec, "tensorrt", request.compute_capabilities)
-    with TensorRtRunner(built.plan, spec, "tensorrt") as runner:
-        report = Fp32Gate(request, "fp16")(runner)
-    report.require("The plan was not kept.")
-    add_to_repository(version, _record(PLAN_FILE, manifest, built, gpus[0], "", report), built.plan)
+    version = request.version
+    yield f"Building the plan of {version.name} for {gpus[0]} ..."
+    built = build_engine((version.engine_folder / FP16_FILE).read_bytes(), version.spec)
+    report = _run_gate(request, built)
+    add_to_repository(version, _record(PLAN_FILE, request, built, gpus[0], report), built.plan)
     yield _sum_up(version.engine_folder / PLAN_FILE, built)
     yield from describe_report(report)
 
@@ -68,7 +65,7 @@ def build_rtx_engines(request: BuildRequest) -> Iterator[str]:
     """
     if request.output is None:
         raise ConversionError("Expected --output DIR for TensorRT-RTX engines, which Triton does not serve, got none.")
-    if request.version.repository.root.resolve() in (request.output.resolve(), *request.output.resolve().parents):
+    if request.output.resolve().is_relative_to(request.version.repository.root.resolve()):
         raise ConversionError(
             f"Expected a folder outside of the model repository for TensorRT-RTX engines, which Triton does not serve, "
             f"got {request.output}."
@@ -78,20 +75,15 @@ def build_rtx_engines(request: BuildRequest) -> Iterator[str]:
             "Expected the architectures to build for, got none: --compute-capability 7.5 8.6 8.9, for example."
         )
     yield from _make_fp16_if_missing(request)
-    version, spec = request.version, request.version.spec
-    manifest = version.verify(ENGINE_SUFFIX, FP16_FILE)
+    version = request.version
     content = (version.engine_folder / FP16_FILE).read_bytes()
     for text in dict.fromkeys(request.compute_capabilities):
-        built = build_engine(content, spec, "tensorrt_rtx", [text])
-        (capability,) = built.compute_capabilities
+        built = build_engine(content, version.spec, text)
+        capability = built.compute_capability
         gpu = next((gpu for gpu in read_gpus()[:1] if gpu.compute_capability == capability), None)
-        report = None
-        if gpu is not None:
-            with TensorRtRunner(built.plan, spec, "tensorrt_rtx") as runner:
-                report = Fp32Gate(request, "fp16")(runner)
-            report.require("The engine was not kept.")
-        path = request.output / f"{spec.name}.sm{capability.replace('.', '')}.engine"
-        record = _record(path.name, manifest, built, gpu, capability, report)
+        report = None if gpu is None else _run_gate(request, built)
+        path = request.output / f"{version.name}.sm{capability.replace('.', '')}.engine"
+        record = _record(path.name, request, built, gpu, report)
         path.with_suffix(".json").unlink(missing_ok=True)  # better no record than a wrong one
         write_bytes(path, built.plan)
         document = {**msgspec.to_builtins(record), "sha256": sha256_of(path)}
@@ -111,22 +103,31 @@ def _make_fp16_if_missing(request: BuildRequest) -> Iterator[str]:
         yield from fp16_engine.build(request)
 
 
+def _run_gate(request: BuildRequest, built: BuiltEngine) -> GateReport:
+    with TensorRtRunner(built.plan, request.version.spec, built.library) as runner:
+        report = compare_with_fp32(request, runner)
+    report.require("The engine was not kept.")
+    return report
+
+
 def _record(
-    file: str, manifest: Manifest, built: BuiltEngine, gpu: Gpu | None, capability: str, report: GateReport | None
+    file: str, request: BuildRequest, built: BuiltEngine, gpu: Gpu | None, report: GateReport | None
 ) -> EngineRecord:
     return EngineRecord(
         file,
         "fp16",
-        manifest.digests(FP16_FILE),
+        request.version.verify(ENGINE_SUFFIX, FP16_FILE).digests(FP16_FILE),
         {**tool_versions("cuda-bindings"), built.library: built.version},
-        describe_target(built.library, built.version, gpu, capability),
+        describe_target(built.library, built.version, gpu, built.compute_capability),
         (report.to_dict(),) if report else (),
     )
 
 
 def _sum_up(path: Path, built: BuiltEngine) -> str:
-    precisions = ", ".join(f"{count} {name}" for name, count in sorted(built.network.precisions.items()))
+    total: Counter[str] = Counter()
+    for counts in built.layers.values():
+        total.update(counts)
     return (
         f"{path}: {len(built.plan) / 1e6:.1f} MB, {built.library} {built.version}, built in {built.build_s:.1f} s; "
-        f"layers by type: {precisions}"
+        f"layers by type: {', '.join(f'{count} {name}' for name, count in sorted(total.items()))}"
     )

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Final, Literal
 
-from mlcls.errors import ConversionError, MissingExtraError
+import numpy as np
+
+from mlcls.errors import ConversionError, MissingExtraError, ModelFormatError
+from mlcls.model.contract import TENSORS
+from mlcls.model.spec import ModelSpec
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
+# An input or output: its name, whether it is an input, NumPy's name of its type, its dims with -1 for a free one.
+TensorInfo = tuple[str, bool, str, tuple[int, ...]]
+
 # The first version that deprecates weak typing.
 MIN_TENSORRT: Final = (10, 12)
-
-# The first TensorRT without weak typing.
-_STRONG_TYPING_ONLY: Final = 11
 
 # PyPI also has TensorRT's Python part alone, under another name, for images that already have the libraries.
 _MODULES: Final[Mapping[Library, tuple[str, ...]]] = {
@@ -27,8 +32,8 @@ _MODULES: Final[Mapping[Library, tuple[str, ...]]] = {
     "tensorrt_rtx": ("tensorrt_rtx",),
 }
 
-# How many of the library's messages an error quotes.
-_QUOTED_MESSAGES: Final = 3
+# How many messages of a library an error quotes.
+QUOTED_MESSAGES: Final = 3
 
 
 def load_library(library: Library) -> ModuleType:
@@ -38,8 +43,9 @@ def load_library(library: Library) -> ModuleType:
         MissingExtraError: It is not installed.
         ConversionError: It cannot be loaded, or is too old.
     """
+    names = _MODULES[library]
     try:
-        module = _import_first(_MODULES[library])
+        module = importlib.import_module(next((name for name in names if find_spec(name)), library))
     except ModuleNotFoundError as error:
         raise MissingExtraError(library.replace("_", "-"), library) from error
     except (ImportError, OSError) as error:  # a shared library that it needs is missing
@@ -52,114 +58,86 @@ def load_library(library: Library) -> ModuleType:
     return module
 
 
-def _import_first(names: tuple[str, ...]) -> ModuleType:
-    for name in names[:-1]:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-    return importlib.import_module(names[-1])
-
-
 def parse_version(text: str) -> tuple[int, ...]:
     """Return the numbers of a version: `10.12.0.36` gives (10, 12, 0, 36)."""
     return tuple(int(number) for number in re.findall(r"\d+", text.split("+")[0]))
 
 
 def make_logger(module: ModuleType) -> Any:
-    """Return a logger that keeps warnings and errors in `messages` (severity, text) and prints nothing."""
+    """Return a logger that keeps errors in `errors` and prints nothing."""
 
     class KeepingLogger(module.ILogger):  # type: ignore[misc, name-defined]
         """See `make_logger`."""
 
         def __init__(self) -> None:
             module.ILogger.__init__(self)
-            self.messages: list[tuple[int, str]] = []
+            self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(module.ILogger.Severity.WARNING):
-                self.messages.append((int(severity), message))
+            if int(severity) <= int(module.ILogger.Severity.ERROR):
+                self.errors.append(" ".join(message.split()))
 
     return KeepingLogger()
 
 
-def quote_errors(module: ModuleType, logger: Any) -> str:
+def quote_errors(logger: Any) -> str:
     """Return the library's last different error messages."""
-    worst = int(module.ILogger.Severity.ERROR)
-    errors = dict.fromkeys(" ".join(text.split()) for severity, text in logger.messages if severity <= worst)
-    return " | ".join(list(errors)[-_QUOTED_MESSAGES:]) or "it gave no reason"
+    return " | ".join(list(dict.fromkeys(logger.errors))[-QUOTED_MESSAGES:]) or "it gave no reason"
 
 
-def make_builder(module: ModuleType, logger: Any) -> Any:
-    """Return a builder.
+def load_engine(module: ModuleType, plan: bytes, logger: Any) -> Any:
+    """Load a serialized engine onto the GPU.
 
     Raises:
-        ConversionError: The library cannot make one; `tensorrt` needs a GPU, `tensorrt_rtx` does not.
+        ConversionError: The library cannot load it: no GPU, another version or architecture, a damaged file.
     """
+    engine = reason = None
     try:
-        builder = module.Builder(logger)
-    except (TypeError, RuntimeError) as error:  # pybind11: "factory function returned nullptr"
+        engine = module.Runtime(logger).deserialize_cuda_engine(plan)
+    except (RuntimeError, TypeError) as error:
+        reason = error
+    if engine is None:
         raise ConversionError(
-            f"{module.__name__} {module.__version__} cannot start its builder: {quote_errors(module, logger)} "
-            f"({error}). It needs an NVIDIA GPU and its driver: run this where the model will be served."
-        ) from error
-    return builder
-
-
-def make_network(module: ModuleType, builder: Any) -> Any:
-    """Return an empty strongly typed network.
-
-    Without the flag, TensorRT 10 is weakly typed. TensorRT 11 and TensorRT-RTX know only strong typing; 11 accepts and
-    ignores the flag ("Migrating from TensorRT 10.x to 11.x", docs.nvidia.com). A version without the flag needs none.
-    """
-    flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return builder.create_network(0 if flag is None else 1 << int(flag))
-
-
-def is_strongly_typed(module: ModuleType, network: Any) -> bool:
-    """Return whether a network keeps its graph's types; TensorRT 11 always does, whatever its flag says."""
-    flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    always = module.__name__ != "tensorrt_rtx" and parse_version(module.__version__)[0] >= _STRONG_TYPING_ONLY
-    return always or flag is None or bool(network.get_flag(flag))
-
-
-def parse_onnx(module: ModuleType, network: Any, content: bytes, logger: Any) -> None:
-    """Read an ONNX graph into a network.
-
-    Raises:
-        ConversionError: The parser rejects it; the text quotes the parser.
-    """
-    parser = module.OnnxParser(network, logger)
-    if parser.parse(content):
-        return
-    reasons = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        where = f"{error.node_operator()} {error.node_name()}: " if error.node_operator() else ""
-        reasons.append(f"{where}{' '.join(error.desc().split())}")
-    text = " | ".join(reasons[:_QUOTED_MESSAGES]) or quote_errors(module, logger)
-    raise ConversionError(f"The ONNX parser of {module.__name__} {module.__version__} rejects the graph: {text}")
-
-
-def find_compute_capability(module: ModuleType, text: str) -> Any:
-    """Return the library's value for an architecture that a user names: `7.5`, `75`, `sm75` or `SM75`.
-
-    Raises:
-        ConversionError: The library does not build for this architecture.
-    """
-    known = module.ComputeCapability.__members__
-    digits = re.fullmatch(r"(?i)(?:sm_?)?(\d{1,2})\.?(\d)", text.strip())
-    name = f"SM{digits[1]}{digits[2]}" if digits else ""
-    if name not in known:
-        named = sorted((each for each in known if each.startswith("SM")), key=lambda each: int(each[2:]))
-        raise ConversionError(
-            f"Expected a compute capability that {module.__name__} {module.__version__} builds for "
-            f"({', '.join(f'{each[2:-1]}.{each[-1]}' for each in named)}), got {text!r}."
+            f"{module.__name__} {module.__version__} cannot load the engine: {quote_errors(logger)}"
+            + (f" ({reason})" if reason else "")
         )
-    return known[name]
+    return engine
 
 
-def format_compute_capability(capability: Any) -> str:
-    """Return `7.5` for the library's `ComputeCapability.SM75`."""
-    return f"{capability.name[2:-1]}.{capability.name[-1]}"
+def describe_engine(module: ModuleType, engine: Any) -> list[TensorInfo]:
+    """Return the inputs and outputs of a loaded engine."""
+    return [
+        (
+            name,
+            engine.get_tensor_mode(name) == module.TensorIOMode.INPUT,
+            name_type(module, engine.get_tensor_dtype(name)),
+            tuple(engine.get_tensor_shape(name)),
+        )
+        for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
+    ]
+
+
+def check_tensors(found: Iterable[TensorInfo], spec: ModelSpec) -> None:
+    """Check that the inputs and outputs of a network or an engine are those of Triton's configuration.
+
+    Raises:
+        ModelFormatError: They are others.
+    """
+    expected = [
+        (TENSORS.logits, False, "float32", (-1, spec.num_labels)),
+        (TENSORS.pixels, True, "uint8", (-1, spec.transform.height, spec.transform.width, 3)),
+    ]
+    got = sorted(found)
+    if got != expected:
+        raise ModelFormatError(
+            f"Expected the tensors (name, input, type, dims) {expected}, got {got}; the file belongs to another model, "
+            f"build this one's again."
+        )
+
+
+def name_type(module: ModuleType, data_type: Any) -> str:
+    """Return NumPy's name of a library's element type, or the library's name if NumPy has none."""
+    try:
+        return np.dtype(module.nptype(data_type)).name
+    except TypeError:
+        return str(data_type.name).lower()

@@ -1,4 +1,4 @@
-"""The least FP32 that passes the gate; more if less does not pass; an error that says what was tried."""
+"""What FP16 cannot hold, or not precisely enough, stays in FP32 or is refused; nothing else stays."""
 
 from __future__ import annotations
 
@@ -6,126 +6,197 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
+from onnx import TensorProto
 
-from mlcls.engines.fp16.build import (
-    ARITHMETIC,
-    MAX_PHOTOS,
-    STATISTICS,
-    Fp16Build,
-    Gate,
-    RoundedFp16Runner,
-    build_fp16,
-    list_levels,
-    sample_pixels,
-)
-from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
-from mlcls.engines.fp16.rounding import element_types
-from mlcls.engines.fp16.sensitivity import measure_sensitivity
-from mlcls.engines.gate import LIMITS, GateReport, Limits, run_gate
-from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
-from mlcls.errors import ConversionError, ParityError
+from mlcls.engines import building
+from mlcls.engines.building import BuildRequest
+from mlcls.engines.fp16 import build as fp16_engine
+from mlcls.engines.fp16.build import MAX_PHOTOS, build, sample_pixels
+from mlcls.engines.fp16.conversion import convert_to_fp16, element_types
+from mlcls.engines.fp16.sensitivity import MAX_FP16, find_sensitive, measure_nodes
+from mlcls.engines.gate import LIMITS
+from mlcls.errors import ConversionError, ParityError, RepositoryError
 from mlcls.images.photos import photo_images
-from support.served_graphs import SPEC, make_attention, make_cancelling, make_overflowing, make_pixels, make_served
+from mlcls.repository.manifest import EngineRecord, Manifest
+from mlcls.repository.models import Repository
+from mlcls.repository.publishing import add_model
+from mlcls.repository.staging import ConvertedVersion
+from support.onnx_graphs import run
+from support.served_graphs import (
+    SPEC,
+    Steps,
+    make_attention,
+    make_cancelling,
+    make_overflowing,
+    make_pixels,
+    make_served,
+)
+
+PIXELS = make_pixels(5)
 
 
-def make_gate(path: Path, limits: Limits, seen: list[str] | None = None) -> Gate:
-    """The gate, on real photos, against the FP32 graph."""
-    reference = DecodingRunner(OnnxRuntimeRunner(path, SPEC, threads=1), SPEC)
-    images = photo_images((), 8)
-
-    def gate(candidate: Runner) -> GateReport:
-        if seen is not None:
-            seen.append(candidate.name)
-        return run_gate(reference, DecodingRunner(candidate, SPEC), images, SPEC.thresholds, limits)
-
-    return gate
+def scalars(**values: float) -> dict[str, npt.NDArray[np.float32]]:
+    return {name: np.array(value, np.float32) for name, value in values.items()}
 
 
-def make(folder: Path, source: onnx.ModelProto, limits: Limits = LIMITS["fp16"]) -> Fp16Build:
-    path = folder / "model.onnx"
-    onnx.save(source, str(path))
-    return build_fp16(path, SPEC, (), make_gate(path, limits))
+def show_peaks(model: onnx.ModelProto) -> dict[str, float]:
+    """The highest value of every tensor that is FP16, which ONNX Runtime computes in float32."""
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    tensors = [name for name, found in element_types(model).items() if found == TensorProto.FLOAT16]
+    outputs = {name for node in model.graph.node for name in node.output}
+    peaks = {}
+    for name in outputs.intersection(tensors):
+        shown.graph.node.append(onnx.helper.make_node("Cast", [name], ["shown"], to=TensorProto.DOUBLE))
+        shown.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("shown", TensorProto.DOUBLE, None))
+        peaks[name] = float(np.abs(run(shown, pixels=PIXELS)).max())
+        del shown.graph.node[-1]
+    return peaks
 
 
-def strict(max_difference: float) -> Limits:
-    return dataclasses.replace(LIMITS["fp16"], max_difference=max_difference, max_flip_rate=1.0)
+def test_nothing_is_sensitive_in_a_good_model() -> None:
+    source = make_attention()
+    before = source.SerializeToString()
+    figures = measure_nodes(source, PIXELS)
+    assert source.SerializeToString() == before
+    assert set(figures) == {node.name for node in source.graph.node}
+    assert find_sensitive(source, PIXELS) == frozenset()
+    # one rounding of the inputs and one of the result
+    assert 1e-5 < figures["n.query"].relative_error < 2e-3
+    expected = max(np.abs(run(source, pixels=PIXELS[i : i + 1])).max() for i in range(5))
+    assert figures["n.logits"].highest == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_least_level_is_enough_for_a_good_model(tmp_path: Path) -> None:
-    built = make(tmp_path, make_attention())
-    assert built.protection.name == "statistics"
-    assert built.kept == 3  # LayerNormalization, Softmax, ReduceMean
-    metadata = {entry.key: entry.value for entry in built.model.metadata_props}
-    assert metadata == {"mlcls.fp32_level": "statistics", "mlcls.delicate_nodes": "0"}
-    assert [report.candidate for report in built.reports] == ["fp16 rounded", "fp16 onnxruntime"]
-    assert not any(report.failures or report.is_blind for report in built.reports)
-
-
-def test_what_would_overflow_is_protected(tmp_path: Path) -> None:
+def test_what_overflows_stays_in_fp32() -> None:
     source = make_overflowing()
-    built = make(tmp_path, source)
-    assert "n.squares" in built.protection.nodes
-    onnx.save(source, str(tmp_path / "model.onnx"))
-    unprotected = RoundedFp16Runner(convert_to_fp16(source, Protection("norms", STATISTICS)), SPEC)
-    with pytest.raises(ParityError, match="are not finite"):
-        make_gate(tmp_path / "model.onnx", LIMITS["fp16"])(unprotected).require()
+    assert measure_nodes(source, PIXELS)["n.squares"].relative_error == np.inf
+    sensitive = find_sensitive(source, PIXELS)
+    assert {"n.squares", "n.roots"} <= sensitive
+    assert not sensitive & {"n.normalized", "n.features", "n.conv", "n.pooled", "n.logits"}
 
 
-def test_a_level_that_fails_falls_back_to_more_fp32(tmp_path: Path) -> None:
-    # an offset of 24 loses up to 8e-3, too little to count as sensitive
-    source = make_cancelling(24.0)
-    assert make(tmp_path, source).protection.name == "statistics"
-    built = make(tmp_path, source, strict(3e-4))
-    assert built.protection.name == "arithmetic"
-    types = element_types(built.model)
-    sums = [node for node in built.model.graph.node if node.op_type in ("Add", "Sub", "Mul")]
-    assert len(sums) == 5
-    assert {types[node.output[0]] for node in sums} == {onnx.TensorProto.FLOAT}
-    assert built.reports[0].max_difference < 3e-4
+@pytest.mark.parametrize(
+    ("steps", "constants", "sensitive", "others"),
+    [
+        pytest.param(
+            [
+                ("Tanh", ["features"], "bounded"),
+                ("Mul", ["bounded", "far"], "grown"),
+                ("Relu", ["grown"], "positive"),
+                ("Mul", ["positive", "back"], "mixed"),
+            ],
+            scalars(far=3e4, back=1 / 3e4),
+            {"n.grown", "n.positive", "n.mixed"},
+            {"n.bounded"},
+            id="near the end of the range, before it overflows",
+        ),
+        pytest.param(
+            [("Less", ["features", "bounds"], "mask"), ("Where", ["mask", "features", "zero"], "mixed")],
+            scalars(bounds=1e6, zero=0),
+            {"n.mask"},
+            {"n.mixed"},
+            id="constant of a comparison",
+        ),
+        pytest.param(
+            [("Min", ["features", "bounds"], "mixed")], scalars(bounds=1e6), {"n.mixed"}, {"n.features"}, id="constant"
+        ),
+    ],
+)
+def test_numbers_near_the_end_of_the_range(
+    steps: Steps, constants: dict[str, npt.NDArray[np.float32]], sensitive: set[str], others: set[str]
+) -> None:
+    found = find_sensitive(make_served(steps, constants), PIXELS)
+    assert sensitive <= found
+    assert not others & found
 
 
-def test_the_error_names_every_level_and_how_far_off_it_was(tmp_path: Path) -> None:
-    with pytest.raises(ParityError) as caught:
-        make(tmp_path, make_cancelling(24.0), strict(1e-7))
-    text = str(caught.value)
-    assert text.startswith("Expected an FP16 graph of tiny that gives the FP32 graph's answers, got none.")
-    for level in ("statistics (1 of 12 operations in FP32)", "arithmetic (", "all but products ("):
-        assert f"{level}" in text
-    assert text.count("fp16 rounded: highest difference") == 3
-    assert "(limit 1e-07)" in text
-    assert "TensorRT-RTX has no FP32 ones for compute capability 7.5. Nothing was written; serve" in text
+def test_an_infinite_constant_is_in_the_range() -> None:
+    """As attention masks have it."""
+    source = make_served([("Max", ["features", "bounds"], "mixed")], scalars(bounds=-np.inf))
+    assert find_sensitive(source, PIXELS) == frozenset()
 
 
-def test_a_product_beyond_fp16_is_refused_at_once(tmp_path: Path) -> None:
-    weight = np.random.default_rng(3).normal(0, 3e4, (16, 16)).astype(np.float32)
-    source = make_served(
-        [("MatMul", ["features", "w"], "grown"), ("Mul", ["grown", "small"], "mixed")],
-        {"w": weight, "small": np.array(1e-4, np.float32)},
-    )
-    with pytest.raises(
-        ConversionError, match=r"^tiny cannot be served in FP16: 1 matrix products go beyond .*n\.grown"
-    ):
-        make(tmp_path, source)
+def test_cancellation_keeps_the_operation_and_what_gives_its_inputs() -> None:
+    source = make_cancelling(300.0)
+    figures = measure_nodes(source, PIXELS)
+    assert figures["n.mixed"].relative_error > 0.01
+    assert figures["n.moved"].relative_error < 1e-3
+    assert find_sensitive(source, PIXELS) == {"n.moved", "n.mixed"}
 
 
-def test_both_runs_must_pass(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    onnx.save(make_attention(), str(path))
-    seen: list[str] = []
-    real = make_gate(path, LIMITS["fp16"], seen)
-
-    def gate(candidate: Runner) -> GateReport:
-        report = real(candidate)
-        return dataclasses.replace(report, faults=("planted",)) if candidate.name == "fp16 onnxruntime" else report
-
-    with pytest.raises(ParityError, match="got none"):
-        build_fp16(path, SPEC, (), gate)
-    assert seen == ["fp16 rounded", "fp16 onnxruntime"] * 3
+def make_product(weight: float = 1.0, grow: float = 1.0) -> onnx.ModelProto:
+    weights = np.random.default_rng(3).normal(0, weight, (16, 16)).astype(np.float32)
+    steps: Steps = [
+        ("Mul", ["features", "grow"], "taken"),
+        ("MatMul", ["taken", "w"], "given"),
+        ("Mul", ["given", "small"], "mixed"),
+    ]
+    return make_served(steps, {"w": weights, **scalars(grow=grow, small=1e-4)})
 
 
-def test_sensitivity_is_measured_on_a_part_of_many_photos(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("weight", "grow"), [(3e4, 1.0), (1e-5, 1e6), (7e5, 1e-9)])
+def test_a_product_beyond_fp16_is_refused(weight: float, grow: float) -> None:
+    """Its result, its input, or its weights."""
+    assert not find_sensitive(make_product(), PIXELS) & {"n.given"}
+    with pytest.raises(ConversionError, match=r"range of 65504, got 1 that .*n\.given: .*Nothing was written; serve"):
+        find_sensitive(make_product(weight, grow), PIXELS)
+
+
+def make_request(folder: Path, source: onnx.ModelProto) -> BuildRequest:
+    """A repository with the graph."""
+    staged = folder / "model.onnx"
+    onnx.save(source, str(staged))
+    repository = Repository(folder / "model_repository")
+    add_model(repository, ConvertedVersion(SPEC, staged, EngineRecord("model.onnx", "fp32", {}, {})))
+    return BuildRequest(repository.active(SPEC.name))
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        pytest.param(make_attention(), "3 of 19 operations in FP32 (0 of them sensitive on the photos)", id="good"),
+        pytest.param(
+            make_overflowing(), "4 of 14 operations in FP32 (3 of them sensitive on the photos)", id="overflowing"
+        ),
+    ],
+)
+def test_the_file_overflows_nowhere(tmp_path: Path, source: onnx.ModelProto, kept: str) -> None:
+    request = make_request(tmp_path, source)
+    lines = list(build(request))
+    path = request.version.engine_folder / "model.fp16.onnx"
+    assert lines[0] == f"{path}: 0.0 MB, {kept}"
+    assert max(show_peaks(onnx.load(str(path))).values()) < MAX_FP16
+    (report,) = Manifest.read(path.parent).engine(path.name).gate
+    assert (report["candidate"], report["failures"]) == ("fp16 onnxruntime", [])
+    assert lines[1].startswith("fp16 onnxruntime against onnxruntime on 8 images: highest difference")
+
+
+def test_without_the_measurement_it_would_overflow() -> None:
+    assert max(show_peaks(convert_to_fp16(make_overflowing())).values()) > MAX_FP16
+
+
+def test_what_does_not_pass_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = make_request(tmp_path, make_product(3e4))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConversionError, match="Expected matrix products within FP16's range"):
+        list(build(request))
+    strict = dataclasses.replace(LIMITS["fp16"], max_difference=1e-9)
+    monkeypatch.setattr(building, "LIMITS", {"fp16": strict})
+    monkeypatch.setattr(fp16_engine, "find_sensitive", lambda model, pixels: frozenset())
+    with pytest.raises(ParityError, match=r"^Expected fp16 onnxruntime to give .*serve this model in FP32"):
+        list(build(request))
+    assert sorted(tmp_path.rglob("*")) == before
+    model = request.version.engine_folder / "model.onnx"
+    model.chmod(0o644)
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    with pytest.raises(RepositoryError, match=rf"^{model} is not the file that its manifest was written for"):
+        list(build(request))
+
+
+def test_a_part_of_many_photos_is_measured(tmp_path: Path) -> None:
     image = photo_images((), 1)[0]
     for index in range(2 * MAX_PHOTOS + 1):
         (tmp_path / f"{index:03}.png").write_bytes(image)
@@ -133,14 +204,3 @@ def test_sensitivity_is_measured_on_a_part_of_many_photos(tmp_path: Path) -> Non
     assert len(sample_pixels([tmp_path / "000.png"], SPEC.transform)) == 1
     pixels = sample_pixels([], SPEC.transform)
     assert pixels.shape == (4, 16, 8, 3)
-    assert pixels.dtype == np.uint8
-
-
-def test_levels_grow_and_never_name_a_product() -> None:
-    source = make_attention()
-    levels = list_levels(source, measure_sensitivity(source, make_pixels(2), threads=1))
-    assert [level.name for level in levels] == ["statistics", "arithmetic", "all but products"]
-    sizes = [sum(map(level.covers, source.graph.node)) for level in levels]
-    assert sizes == sorted(set(sizes))
-    assert not any(level.covers(node) for level in levels for node in source.graph.node if node.op_type == "MatMul")
-    assert not STATISTICS & ARITHMETIC

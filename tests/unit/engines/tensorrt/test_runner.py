@@ -13,76 +13,60 @@ import numpy.typing as npt
 import pytest
 
 from mlcls.base.machine import read_gpus
-from mlcls.engines.fp16.build import STATISTICS
-from mlcls.engines.fp16.conversion import Protection, convert_to_fp16
+from mlcls.engines.fp16.conversion import convert_to_fp16
 from mlcls.engines.tensorrt import runner as tensorrt_runner
 from mlcls.engines.tensorrt.builder import build_engine
-from mlcls.engines.tensorrt.inspection import TensorInfo
-from mlcls.engines.tensorrt.runner import CudaDevice, TensorRtRunner
+from mlcls.engines.tensorrt.runner import TensorRtRunner
 from mlcls.errors import ConversionError, ModelFormatError
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
 from support.served_graphs import HEIGHT, LABELS, SPEC, WIDTH, make_attention, make_pixels
 
 MAX_BATCH = 4
-TENSORS = (
-    TensorInfo("logits", "output", "float32", (-1, len(LABELS))),
-    TensorInfo(
-        "pixels",
-        "input",
-        "uint8",
-        (-1, HEIGHT, WIDTH, 3),
-        tuple((batch, HEIGHT, WIDTH, 3) for batch in (1, 2, MAX_BATCH)),
-    ),
-)
+TENSORS = [("logits", False, "float32", (-1, len(LABELS))), ("pixels", True, "uint8", (-1, HEIGHT, WIDTH, 3))]
 
 
-class PlayedDevice(CudaDevice):
-    """Memory of this process in place of a GPU's; copies happen at `synchronize`, in order, as on a stream."""
+class PlayedGpu:
+    """Memory of this process in place of a GPU's, and an engine that gives the mean of each channel as a logit.
+
+    What is queued on the stream happens when it is synchronized.
+    """
 
     def __init__(self) -> None:
-        self.allocations: dict[int, Any] = {}
+        self.memory: dict[int, Any] = {}
         self.queue: list[Callable[[], object]] = []
-        self.closed = False
-
-    @property
-    def stream(self) -> int:
-        return 77
-
-    def allocate(self, size_bytes: int) -> int:
-        memory = ctypes.create_string_buffer(size_bytes)
-        self.allocations[ctypes.addressof(memory)] = memory
-        return ctypes.addressof(memory)
-
-    def copy_in(self, address: int, array: npt.NDArray[Any]) -> None:
-        assert array.flags.c_contiguous
-        assert array.nbytes <= ctypes.sizeof(self.allocations[address])
-        self.queue.append(lambda: ctypes.memmove(address, array.ctypes.data, array.nbytes))
-
-    def copy_out(self, array: npt.NDArray[Any], address: int) -> None:
-        assert array.nbytes <= ctypes.sizeof(self.allocations[address])
-        self.queue.append(lambda: ctypes.memmove(array.ctypes.data, address, array.nbytes))
-
-    def synchronize(self) -> None:
-        while self.queue:
-            self.queue.pop(0)()
-
-    def close(self) -> None:
-        self.closed = True
-        self.allocations.clear()
-
-
-class PlayedContext:
-    """An execution context whose engine gives the mean of each channel as that label's logit."""
-
-    def __init__(self, device: PlayedDevice) -> None:
-        self._device = device
-        self._addresses: dict[str, int] = {}
+        self.addresses: dict[str, int] = {}
         self.shapes: list[tuple[int, ...]] = []
-        self.accepts = self.runs = True
+        self.accepts = self.runs = self.has_room = True
+        self.runtime = SimpleNamespace(
+            cudaError_t=SimpleNamespace(cudaSuccess=0),
+            cudaMemcpyKind=SimpleNamespace(cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out"),
+            cudaGetErrorString=lambda status: (0, b"out of memory"),
+            cudaStreamCreate=lambda: (0, 77),
+            cudaStreamDestroy=lambda stream: (0,),
+            cudaStreamSynchronize=lambda stream: ([self.queue.pop(0)() for _ in list(self.queue)], (0,))[1],
+            cudaMalloc=self.allocate,
+            cudaFree=self.memory.pop,
+            cudaMemcpyAsync=self.copy,
+        )
+        shapes = [(batch, HEIGHT, WIDTH, 3) for batch in (1, 2, MAX_BATCH)]
+        self.engine = SimpleNamespace(
+            create_execution_context=lambda: self, get_tensor_profile_shape=lambda name, index: shapes
+        )
+
+    def allocate(self, size_bytes: int) -> tuple[int, int]:
+        memory = ctypes.create_string_buffer(size_bytes)
+        self.memory[ctypes.addressof(memory)] = memory
+        return 0 if self.has_room else 2, ctypes.addressof(memory)
+
+    def copy(self, target: int, source: int, size_bytes: int, kind: str, stream: int) -> tuple[int]:
+        assert stream == 77
+        assert size_bytes <= ctypes.sizeof(self.memory[target if kind == "in" else source])
+        self.queue.append(lambda: ctypes.memmove(target, source, size_bytes))
+        return (0,)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
-        self._addresses[name] = address
+        self.addresses[name] = address
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -95,12 +79,11 @@ class PlayedContext:
         shape = self.shapes[-1]
 
         def compute() -> None:
-            pixels = np.frombuffer(self._device.allocations[self._addresses["pixels"]], np.uint8)
-            pixels = pixels[: int(np.prod(shape))].reshape(shape)
-            logits = np.frombuffer(self._device.allocations[self._addresses["logits"]], np.float32)
-            logits[: shape[0] * 3] = expected_logits(pixels).ravel()
+            pixels = np.frombuffer(self.memory[self.addresses["pixels"]], np.uint8)
+            logits = np.frombuffer(self.memory[self.addresses["logits"]], np.float32)
+            logits[: shape[0] * 3] = expected_logits(pixels[: int(np.prod(shape))].reshape(shape)).ravel()
 
-        self._device.queue.append(compute)
+        self.queue.append(compute)
         return self.runs
 
 
@@ -110,68 +93,72 @@ def expected_logits(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 @pytest.fixture
-def played(monkeypatch: pytest.MonkeyPatch) -> tuple[TensorRtRunner, PlayedDevice, PlayedContext]:
-    device = PlayedDevice()
-    context = PlayedContext(device)
-    engine = SimpleNamespace(create_execution_context=lambda: context)
-    monkeypatch.setattr(tensorrt_runner, "load_engine", lambda module, plan, logger: engine)
-    monkeypatch.setattr(tensorrt_runner, "describe_tensors", lambda module, engine: TENSORS)
-    return TensorRtRunner(b"plan", SPEC, "tensorrt_rtx", device), device, context
+def gpu(monkeypatch: pytest.MonkeyPatch) -> PlayedGpu:
+    gpu = PlayedGpu()
+    monkeypatch.setattr(tensorrt_runner, "_import_cuda", lambda: gpu.runtime)
+    monkeypatch.setattr(tensorrt_runner, "load_engine", lambda module, plan, logger: gpu.engine)
+    monkeypatch.setattr(tensorrt_runner, "describe_engine", lambda module, engine: TENSORS)
+    return gpu
 
 
-def test_each_batch_gets_its_own_scores(played: tuple[TensorRtRunner, PlayedDevice, PlayedContext]) -> None:
-    runner, device, context = played
+def test_each_batch_gets_its_own_scores(gpu: PlayedGpu) -> None:
     pixels = make_pixels(MAX_BATCH)
-    assert runner.max_batch_size == MAX_BATCH
-    for batch in (MAX_BATCH, 1, 3, 2):
-        scores = runner.scores(pixels[:batch])
-        assert scores.dtype == np.float32
-        np.testing.assert_array_equal(scores, apply_sigmoid(expected_logits(pixels[:batch])))
-    # mirrored pictures are views that are not contiguous
-    np.testing.assert_array_equal(runner.scores(pixels[:, :, ::-1]), runner.scores(pixels[:, :, ::-1].copy()))
-    assert context.shapes[:4] == [(batch, HEIGHT, WIDTH, 3) for batch in (4, 1, 3, 2)]
-    sizes = sorted(ctypes.sizeof(memory) for memory in device.allocations.values())
-    assert sizes == [MAX_BATCH * 3 * 4, MAX_BATCH * HEIGHT * WIDTH * 3]
-    with runner:
-        pass
-    assert device.closed
+    with TensorRtRunner(b"plan", SPEC, "tensorrt_rtx") as runner:
+        assert runner.max_batch_size == MAX_BATCH
+        for batch in (MAX_BATCH, 1, 3, 2):
+            scores = runner.scores(pixels[:batch])
+            assert scores.dtype == np.float32
+            np.testing.assert_array_equal(scores, apply_sigmoid(expected_logits(pixels[:batch])))
+        # mirrored pictures are views that are not contiguous
+        np.testing.assert_array_equal(runner.scores(pixels[:, :, ::-1]), runner.scores(pixels[:, :, ::-1].copy()))
+        assert gpu.shapes[:4] == [(batch, HEIGHT, WIDTH, 3) for batch in (4, 1, 3, 2)]
+        sizes = sorted(ctypes.sizeof(memory) for memory in gpu.memory.values())
+        assert sizes == [MAX_BATCH * 3 * 4, MAX_BATCH * HEIGHT * WIDTH * 3]
+    assert not gpu.memory
 
 
-def test_other_pixels_are_refused(played: tuple[TensorRtRunner, PlayedDevice, PlayedContext]) -> None:
-    runner, device, _ = played
-    with pytest.raises(ValueError, match=r"expected uint8 \(N, 16, 8, 3\), got float32"):
-        runner.scores(make_pixels(1).astype(np.float32))
-    with pytest.raises(ValueError, match=r"got uint8 \(1, 8, 16, 3\)"):
-        runner.scores(make_pixels(1).transpose(0, 2, 1, 3))
-    for count in (0, MAX_BATCH + 1):
-        with pytest.raises(ValueError, match=rf"expected 1 to 4 rows, got {count}"):
-            runner.scores(make_pixels(MAX_BATCH + 1)[:count])
-    assert not device.queue
+def test_other_pixels_are_refused(gpu: PlayedGpu) -> None:
+    runner = TensorRtRunner(b"plan", SPEC, "tensorrt_rtx")
+    pixels = make_pixels(MAX_BATCH + 1)
+    wrong: Any
+    for wrong, got in (
+        (pixels[:1].astype(np.float32), r"float32 \(1, 16, 8, 3\)"),
+        (pixels[:1].transpose(0, 2, 1, 3), r"uint8 \(1, 8, 16, 3\)"),
+        (pixels[:0], r"uint8 \(0, 16, 8, 3\)"),
+        (pixels, r"uint8 \(5, 16, 8, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"expected uint8 \(16, 8, 3\) and 1 to 4 rows, got {got}"):
+            runner.scores(wrong)
+    assert not gpu.queue
 
 
-@pytest.mark.parametrize(("fault", "text"), [("accepts", "rejects a batch of 2"), ("runs", "fails at a batch of 2")])
-def test_a_gpu_that_fails(played: tuple[TensorRtRunner, PlayedDevice, PlayedContext], fault: str, text: str) -> None:
-    runner, _, context = played
-    setattr(context, fault, False)
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("accepts", "rejects a batch of 2"),
+        ("runs", "fails at a batch of 2"),
+        ("has_room", r"^CUDA cannot be used: cudaMalloc: out of memory\."),
+    ],
+)
+def test_a_gpu_that_fails(gpu: PlayedGpu, fault: str, text: str) -> None:
+    setattr(gpu, fault, False)
     with pytest.raises(ConversionError, match=text):
-        runner.scores(make_pixels(2))
+        TensorRtRunner(b"plan", SPEC, "tensorrt_rtx").scores(make_pixels(2))
 
 
-def test_another_models_plan(monkeypatch: pytest.MonkeyPatch, custom_spec: ModelSpec) -> None:
-    device = PlayedDevice()
-    monkeypatch.setattr(tensorrt_runner, "load_engine", lambda module, plan, logger: SimpleNamespace())
-    monkeypatch.setattr(tensorrt_runner, "describe_tensors", lambda module, engine: TENSORS)
-    with pytest.raises(ModelFormatError, match="it belongs to another model"):
-        TensorRtRunner(b"plan", custom_spec, "tensorrt_rtx", device)
-    assert device.closed
+def test_another_models_plan(gpu: PlayedGpu, custom_spec: ModelSpec) -> None:
+    with pytest.raises(ModelFormatError, match="the file belongs to another model"):
+        TensorRtRunner(b"plan", custom_spec, "tensorrt_rtx")
+    assert not gpu.memory
 
 
 @pytest.mark.skipif(bool(read_gpus()), reason="this machine has a GPU")
-def test_without_a_gpu_cuda_and_tensorrt_are_quoted(tmp_path: Path) -> None:
-    fp16 = convert_to_fp16(make_attention(), Protection("statistics", STATISTICS)).SerializeToString()
+def test_without_a_gpu_cuda_and_tensorrt_are_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fp16 = convert_to_fp16(make_attention()).SerializeToString()
     path = tmp_path / "tiny.engine"
-    path.write_bytes(build_engine(fp16, SPEC, "tensorrt_rtx", ["7.5"]).plan)
+    path.write_bytes(build_engine(fp16, SPEC, "7.5").plan)
     with pytest.raises(ConversionError, match=r"^CUDA cannot be used: .*driver"):
         TensorRtRunner(path, SPEC, "tensorrt_rtx")
+    monkeypatch.setattr(tensorrt_runner, "_import_cuda", lambda: PlayedGpu().runtime)
     with pytest.raises(ConversionError, match=r"^tensorrt_rtx .* cannot load the engine: .*CUDA driver"):
-        TensorRtRunner(path, SPEC, "tensorrt_rtx", PlayedDevice())
+        TensorRtRunner(path, SPEC, "tensorrt_rtx")
