@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Any
 
 from mlcls_client.async_model import AsyncModel, create_async_model
 from mlcls_client.base.threads import LoopThread, shared_loop, wait_for
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
-from mlcls_client.prediction.call import OnError, Prediction, PredictOptions, read_predict_options
+from mlcls_client.prediction.call import OnError, Prediction
 from mlcls_client.prediction.window import Window
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.connection import DEFAULT_RETRIES, Ssl
+from mlcls_client.transport.connection import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Ssl
 from mlcls_client.transport.contract import Threshold
-from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S
 
 
 def create_model(
@@ -176,23 +175,19 @@ class Model:
             None [0] ['red'] [0.98039]
             photo.png [0] ['red'] [0.78431]
         """
-        options = read_predict_options(
-            batch_size, threshold, on_error, top_k, concurrency, fetch_limits, array_format, request_id
-        )
-        self._model.check_open()
-        return self._predict(input, options)
+        prediction = self._model.prepare(batch_size, threshold, on_error, top_k, concurrency, array_format, request_id)
+        return self._predict(iterate_sources(input, fetch_limits, array_format), prediction)
 
-    def _predict(self, input: ImageInput, options: PredictOptions) -> Iterator[MultiLabelResult]:
+    def _predict(self, sources: Iterator[ImageSource], prediction: Prediction) -> Iterator[MultiLabelResult]:
         self._model.check_open()
-        prediction = self._loop.run(self._model.begin(options))
-        sources = iterate_sources(input, options.fetch_limits, options.array_format)
-        window: Window[Future[list[MultiLabelResult]]] = Window(sources, prediction.batch_size, prediction.window_limit)
+        self._loop.run(prediction.begin())
+        window: Window[Future[Any]] = Window(sources, prediction.batch_size, prediction.window_limit)
         sent = taken = 0
         try:
             while True:
                 while window.has_room():
                     if batch := window.read_batch():
-                        window.add(self._loop.submit(_watched(self._model, prediction, sent, batch)))
+                        window.add(self._loop.submit(self._model.answer(prediction, sent, batch)))
                         sent += 1
                 first = window.take_first()
                 if first is None:
@@ -242,12 +237,3 @@ class Model:
 def _drop(model: AsyncModel, loop: LoopThread) -> None:
     # No waiting: the garbage collector may run in the loop's own thread.
     loop.submit(model.close())
-
-
-async def _watched(
-    model: AsyncModel, prediction: Prediction, number: int, batch: list[ImageSource]
-) -> list[MultiLabelResult]:
-    task = asyncio.current_task()
-    if task is not None:
-        model.watch(task)
-    return await prediction.answer(number, batch)

@@ -55,7 +55,7 @@ class FakeServer:
         port: Port to serve on; 0 for a free one.
         in_flight: Requests that are being answered.
         most_in_flight: Maximum of `in_flight` so far.
-        cancelled: How many requests were canceled before they were answered.
+        canceled: How many requests were canceled before they were answered.
         regions: The registered regions of shared memory, by name.
         requests: The images and the `threshold` parameter of each inference request so far.
         request_ids: The id of each inference request so far.
@@ -76,7 +76,7 @@ class FakeServer:
     port: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
-    cancelled: int = 0
+    canceled: int = 0
     regions: dict[str, mmap.mmap] = field(default_factory=dict, repr=False)
     requests: list[tuple[list[bytes], str | None]] = field(default_factory=list, repr=False)
     request_ids: list[str] = field(default_factory=list, repr=False)
@@ -215,7 +215,7 @@ class _Methods:
     def _note_end(self, answered: bool) -> None:
         with self._fake._lock:
             self._fake.in_flight -= 1
-            self._fake.cancelled += not answered
+            self._fake.canceled += not answered
 
     def _check_key(self, context: Any) -> None:
         header = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"

@@ -156,7 +156,7 @@ def test_stopping_cancels_what_is_in_flight(server: FakeServer, way: str) -> Non
                 await model.close()
                 with pytest.raises(MlclsClientError, match="closed"):
                     await taking
-        await wait_until(lambda: server.cancelled == in_flight)
+        await wait_until(lambda: server.canceled == in_flight)
 
     try:
         run(server.url, ask)

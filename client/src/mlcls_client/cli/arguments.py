@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mlcls_client.errors import InvalidRequestError
 from mlcls_client.model import Model, create_model
-from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
+from mlcls_client.transport.connection import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
 
 API_KEY_VARIABLE: Final = "MLCLS_API_KEY"
 ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"

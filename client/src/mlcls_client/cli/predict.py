@@ -6,20 +6,16 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Final, get_args
 
 from mlcls_client.cli.arguments import add_request_arguments, add_server_arguments, open_model, parse_count
 from mlcls_client.cli.output import (
-    MEMORY_TEXT,
     CsvWriter,
     JsonLinesWriter,
-    LabelTable,
     ResultSaver,
     ResultWriter,
     SavedKind,
@@ -33,7 +29,7 @@ from mlcls_client.cli.terminal import (
     print_line,
     with_exit_code,
 )
-from mlcls_client.errors import InputError, InvalidRequestError, OutputError
+from mlcls_client.errors import InputError, InvalidRequestError, MlclsClientError, OutputError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.sources import ImageSource, count_images, iterate_sources
 from mlcls_client.prediction.call import MAX_CONCURRENCY
@@ -47,8 +43,11 @@ LIST_PREFIX: Final = "@"
 _READS_STDIN: Final = (STDIN, LIST_PREFIX + STDIN)
 _STDIN_NAME: Final = "stdin"
 
-# A table's columns are as wide as the first inputs need.
-_MEASURED_SOURCES: Final = 1000
+_WRITERS: Final[dict[str, Callable[[], ResultWriter]]] = {
+    "table": TableWriter,
+    "jsonl": JsonLinesWriter,
+    "csv": CsvWriter,
+}
 
 EXIT_CODES: Final = """\
 exit codes:
@@ -101,7 +100,7 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=["table", "jsonl", "csv"],
+        choices=list(_WRITERS),
         default="table",
         help="print a table, a JSON object per image, or a CSV row per label (default: %(default)s)",
     )
@@ -119,7 +118,7 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
-        help="show a progress bar on standard error (default: if that is a terminal and tqdm is installed)",
+        help="show a progress bar on standard error (default: if that is a terminal and rich is installed)",
     )
 
 
@@ -135,16 +134,17 @@ def run_predict(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     if sum(given in _READS_STDIN for given in args.input) > 1:
         raise InvalidRequestError("Expected standard input once, got several of - and @-.")
-    savers = [saver for saver in (_saver(args.save_img, "img"), _saver(args.save_json, "json")) if saver is not None]
+    folders: tuple[tuple[Path | None, SavedKind], ...] = ((args.save_img, "img"), (args.save_json, "json"))
+    savers = [ResultSaver(folder, kind) for folder, kind in folders if folder is not None]
+    writer = _WRITERS[args.format]()
+    has_list = any(given.startswith(LIST_PREFIX) for given in args.input)
     exit_code = EXIT_OK
     with (
         open_model(args, args.timeout, args.retries) as model,
-        ProgressBar(args.progress, lambda: _count(args.input)) as progress,
+        ProgressBar(args.progress, lambda: None if has_list else count_images(args.input)) as progress,
     ):
-        sources = _iterate_inputs(args)
-        writer, sources = _make_writer(args.format, sources)
         results = model.predict(
-            sources,
+            _iterate_inputs(args),
             args.batch_size,
             args.threshold,
             on_error="yield",
@@ -153,20 +153,21 @@ def _predict(args: argparse.Namespace) -> int:
             array_format=args.array_format,
             request_id=args.request_id,
         )
+        pause = progress.pause if sys.stdout.isatty() else contextlib.nullcontext
         for result in results:
-            with progress.pause():
-                if result.error is not None:
-                    exit_code = EXIT_IMAGE_FAILED
-                    complain(result.error)
+            errors: list[MlclsClientError] = [] if result.error is None else [result.error]
+            with pause():
                 for line in writer.lines(result):
                     print_line(line)
             for saver in savers if result.error is None else ():
                 try:
                     saver.save(result)
                 except (InputError, OutputError) as error:
-                    exit_code = EXIT_IMAGE_FAILED
-                    with progress.pause():
-                        complain(error)
+                    errors.append(error)
+            if errors:
+                exit_code = EXIT_IMAGE_FAILED
+                with progress.pause():
+                    complain(*errors)
             progress.advance()
             if args.fail_on_error and exit_code != EXIT_OK:
                 break
@@ -181,10 +182,6 @@ def _iterate_inputs(args: argparse.Namespace) -> Iterator[ImageSource]:
             yield from iterate_sources(_read_lines(given.removeprefix(LIST_PREFIX)), array_format=args.array_format)
         else:
             yield from iterate_sources(given, array_format=args.array_format)
-
-
-def _count(inputs: Sequence[str]) -> int | None:
-    return None if any(given.startswith(LIST_PREFIX) for given in inputs) else count_images(inputs)
 
 
 def _stdin_sources(args: argparse.Namespace) -> Iterator[ImageSource]:
@@ -202,26 +199,6 @@ def _read_lines(path: str) -> Iterator[str]:
                     yield os.fsdecode(stripped)
     except OSError as error:
         raise InvalidRequestError(f"Cannot read the list {path!r}: {error.strerror or error}.") from error
-
-
-def _make_writer(name: str, sources: Iterator[ImageSource]) -> tuple[ResultWriter, Iterator[ImageSource]]:
-    if name == "jsonl":
-        return JsonLinesWriter(), sources
-    if name == "csv":
-        return CsvWriter(), sources
-    measured = list(islice(sources, _MEASURED_SOURCES))
-    return TableWriter(_make_table(measured)), chain(measured, sources)
-
-
-def _make_table(sources: Sequence[ImageSource]) -> LabelTable:
-    names = [source.input_path or MEMORY_TEXT for source in sources]
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    indexes = [source.page_index for source in sources if source.page_index is not None]
-    return LabelTable(names, width, page_count=max(indexes, default=-1) + 1)
-
-
-def _saver(folder: Path | None, kind: SavedKind) -> ResultSaver | None:
-    return None if folder is None else ResultSaver(folder, kind)
 
 
 def _parse_threshold(text: str) -> Threshold:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal
 
 from mlcls_client.base.text import end_sentence
-from mlcls_client.errors import InputError, InvalidRequestError
+from mlcls_client.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,16 +21,6 @@ _PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 # No chroma subsampling: small colored things stay sharp.
 _JPEG_OPTIONS: Final = {"quality": 95, "subsampling": 0}
 _MAX_JPEG_SIDE: Final = 65500
-
-
-def check_array_format(array_format: object) -> None:
-    """Check an `ArrayFormat`.
-
-    Raises:
-        InvalidRequestError: It is neither `png` nor `jpeg`.
-    """
-    if array_format not in get_args(ArrayFormat):
-        raise InvalidRequestError(f"Expected array_format to be one of {get_args(ArrayFormat)}, got {array_format!r}.")
 
 
 def encode_bgr_array(pixels: npt.NDArray[np.uint8], array_format: ArrayFormat = "png") -> bytes:

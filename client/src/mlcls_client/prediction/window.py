@@ -5,25 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mlcls_client.inputs.sources import ImageSource
 
-
-class Pending(Protocol):
-    """What `Window` needs from the futures of asyncio and of threads."""
-
-    def done(self) -> bool:
-        """Return whether there is an answer."""
-        ...
-
-    def cancel(self) -> Any:
-        """Stop the work on the answer."""
-        ...
-
-
-PendingBatch = TypeVar("PendingBatch", bound=Pending)
+PendingBatch = TypeVar("PendingBatch", "Future[Any]", "asyncio.Task[Any]")
 
 
 class Window(Generic[PendingBatch]):

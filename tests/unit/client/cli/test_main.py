@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from threading import Thread
 import pytest
 from PIL import Image
 
-from mlcls_client import ServerUnavailableError
+from mlcls_client import MultiLabelResult, ServerUnavailableError
 from mlcls_client.cli.main import main
-from mlcls_client.cli.output import LabelTable
+from mlcls_client.cli.output import TableWriter
 from mlcls_client.cli.predict import add_predict_arguments, run_predict
 from mlcls_client.testing import FakeServer
+from mlcls_client.transport.contract import Answer
 
 NAME = "PP-LCNet_x1_0_ML"
 
@@ -56,15 +58,13 @@ def unused_url() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def test_the_table_is_aligned(server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_per_image(server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", NAME, str(folder), "--url", server.url]) == 0
     captured = capsys.readouterr()
-    width = len(f"{folder}/more/img2.png")
     assert captured.out.splitlines() == [
-        f"{'image':{width}}  labels",
-        f"{folder / 'img2.png'!s:{width}}  red 1.000, green 0.800",
-        f"{folder / 'img10.png'!s:{width}}  blue 1.000",
-        f"{folder / 'more/img2.png'!s:{width}}  (no label above the threshold)",
+        f"{folder / 'img2.png'}  red 1.000, green 0.800",
+        f"{folder / 'img10.png'}  blue 1.000",
+        f"{folder / 'more/img2.png'}  (no label above the threshold)",
     ]
     assert captured.err == ""
 
@@ -85,21 +85,17 @@ def test_json_lines(server: FakeServer, folder: Path, capsys: pytest.CaptureFixt
     assert server.requests[-1][1] == '{"default": 0.9}'
 
 
-def test_pages_have_a_column(
-    server: FakeServer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pages_are_named(server: FakeServer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pages = [Image.new("RGB", (40, 30), color) for color in [(255, 0, 0), (0, 255, 0)]]
     path = tmp_path / "two.tif"
     pages[0].save(path, save_all=True, append_images=pages[1:])
     arguments = [str(path), str(folder / "img10.png"), str(tmp_path / "gone.tif"), "--url", server.url]
     assert main(["predict", NAME, *arguments, "--save", str(tmp_path / "saved")]) == 1
-    width = max(len(argument) for argument in arguments[:3])
     assert capsys.readouterr().out.splitlines() == [
-        f"{'image':{width}}  page  labels",
-        f"{path!s:{width}}     0  red 1.000",
-        f"{path!s:{width}}     1  green 1.000",
-        f"{arguments[1]:{width}}        blue 1.000",
-        f"{arguments[2]:{width}}        (no result)",
+        f"{path}[0]  red 1.000",
+        f"{path}[1]  green 1.000",
+        f"{arguments[1]}  blue 1.000",
+        f"{arguments[2]}  (no result)",
     ]
     saved = sorted(found.name for found in (tmp_path / "saved").iterdir())
     assert saved == ["img10_res.png", "two_0_res.tif", "two_1_res.tif"]
@@ -174,7 +170,7 @@ def test_a_bad_image_has_its_reason_on_standard_error(
     (folder / "img3.png").write_bytes(b"junk")
     assert main(["predict", NAME, str(folder), "--url", server.url, "--batch-size", "4"]) == 1
     captured = capsys.readouterr()
-    assert len(captured.out.splitlines()) == 5
+    assert len(captured.out.splitlines()) == 4
     assert captured.out.count("(no result)") == 1
     assert captured.err.startswith("mlcls-client: The server has no result for ")
     assert "img3.png" in captured.err
@@ -267,19 +263,38 @@ def test_a_reader_that_leaves_is_no_traceback(server: FakeServer, folder: Path) 
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_rows_with_pages_fit_a_terminal() -> None:
-    table = LabelTable(["photo.pdf"], 40, page_count=12345)
-    assert table.row("photo.pdf", ["dining table", "wine glass"], [0.9, 0.8], 12344).splitlines() == [
-        "photo.pdf  12344  dining table 0.900,",
-        f"{'':9}  {'':5}  wine glass 0.800",
-    ]
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 40 cells on standard output."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
 
 
+def rows(*results: MultiLabelResult) -> list[str]:
+    writer = TableWriter()
+    text = "\n".join(line for result in results for line in writer.lines(result))
+    return [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()]
+
+
+def labeled(path: str, *names: str, page_index: int | None = None) -> MultiLabelResult:
+    answer = Answer("OK", tuple(range(len(names))), (0.9,) * len(names), names)
+    return MultiLabelResult(answer, input_path=path, page_index=page_index)
+
+
+@pytest.mark.usefixtures("terminal")
 def test_rows_fit_a_terminal() -> None:
-    table = LabelTable(["a/very/long/path/of/a/photo.jpg", "餐.jpg"], 52)
-    path = "a/very/long/path/of/a/photo.jpg"
-    assert table.row(path, ["dining table", "wine glass", "knife"], [0.9, 0.8, 0.7]).splitlines() == [
-        f"…{path[-19:]}  dining table 0.900,",
-        f"{'':20}  wine glass 0.800, knife 0.700",
+    photo = labeled("a/very/long/path.jpg", "dining table", "wine glass")
+    assert rows(labeled("餐.pdf", "cat", page_index=3), photo, labeled("a.png")) == [
+        "餐.pdf[3]  cat 0.900",
+        "a/very/long/path  dining table 0.900,",
+        ".jpg              wine glass 0.900",
+        "a.png             (no label above the",
+        "                  threshold)",
     ]
-    assert table.row("餐.jpg", ["x"], [0.5]) == "餐.jpg" + " " * 14 + "  x 0.500"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_without_rich_a_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert rows(labeled("a.png", "dining table", "wine glass")) == ["a.png  dining table 0.900, wine glass 0.900"]

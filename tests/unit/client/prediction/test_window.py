@@ -194,7 +194,7 @@ def test_stopping_cancels_what_is_in_flight(server: FakeServer, way: str) -> Non
             del results
             gc.collect()
         wait_until(lambda: server.in_flight == 0)
-        assert server.cancelled == len(server.requests) - 1 >= 7
+        assert server.canceled == len(server.requests) - 1 >= 7
     finally:
         hold.set()
         model.close()
@@ -319,7 +319,7 @@ def test_control_c_ends_the_wait_and_what_is_in_flight(server: FakeServer, tmp_p
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
         assert (process.returncode, errors) == (130, "mlcls-client: interrupted\n")
-        wait_until(lambda: server.cancelled == 16)
+        wait_until(lambda: server.canceled == 16)
     finally:
         hold.set()
         process.kill()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mlcls_client import DeadlineExceededError, InvalidRequestError, ServerUnavailableError, create_model
 from mlcls_client.testing import FakeServer
-from mlcls_client.transport.connection import read_connection_options
+from mlcls_client.transport.connection import read_connection
 
 NAME = "PP-LCNet_x1_0_ML"
 SECRET = "s3cr3t-k3y"
@@ -116,7 +116,7 @@ def test_wrong_options_are_refused_at_once_and_secrets_not_told(options: dict[st
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_secrets_are_in_no_repr_and_no_error(protocol: str) -> None:
-    assert SECRET not in repr(read_connection_options(headers={"x": SECRET}, api_key=SECRET + "2"))
+    assert SECRET not in repr(read_connection(NAME, None, "grpc", 1.0, headers={"x": SECRET}, api_key=SECRET + "2"))
     options: Any = {"headers": {"x": SECRET}, "api_key": SECRET}
     with create_model(NAME, url="127.0.0.1:9", protocol=protocol, timeout_s=2, **options) as model:
         assert SECRET not in repr(model) + repr(vars(model)) + repr(vars(model._model))

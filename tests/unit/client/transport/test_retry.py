@@ -20,7 +20,7 @@ from mlcls_client import (
 )
 from mlcls_client.testing import FakeServer
 from mlcls_client.transport import request as request_module
-from mlcls_client.transport.connection import Endpoint
+from mlcls_client.transport.connection import Connection
 from mlcls_client.transport.error_mapping import error_from_status
 from mlcls_client.transport.request import call_with_retries
 
@@ -105,11 +105,11 @@ def test_a_server_that_lost_a_step_may_be_asked_again(status: str) -> None:
     text = (
         "in ensemble 'cat', Failed to process the request(s) for model instance 'cat_engine_0_0', message: Stub process"
     )
-    endpoint = Endpoint(url="localhost:8001", protocol="grpc", model_name=NAME, timeout_s=1.0)
-    error = error_from_status(status, f"{text} 'cat_engine_0_0' is not healthy.", endpoint)
+    connection = Connection("localhost:8001")
+    error = error_from_status(status, f"{text} 'cat_engine_0_0' is not healthy.", connection)
     assert isinstance(error, ServerUnavailableError)
-    assert isinstance(error_from_status(status, "ZeroDivisionError", endpoint), ServerError)
-    assert not isinstance(error_from_status(status, "ZeroDivisionError", endpoint), ServerUnavailableError)
+    assert isinstance(error_from_status(status, "ZeroDivisionError", connection), ServerError)
+    assert not isinstance(error_from_status(status, "ZeroDivisionError", connection), ServerUnavailableError)
 
 
 @pytest.mark.usefixtures("short_pauses")

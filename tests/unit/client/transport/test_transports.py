@@ -24,11 +24,11 @@ from mlcls_client import (
     create_model,
 )
 from mlcls_client.testing import FakeServer
-from mlcls_client.transport.connection import Endpoint
+from mlcls_client.transport.connection import Connection
 from mlcls_client.transport.error_mapping import error_from_status
 
 NAME = "ResNet50_ML"
-ENDPOINT = Endpoint("server:8001", "grpc", NAME, 30.0)
+CONNECTION = Connection("server:8001")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -231,7 +231,7 @@ def test_the_port_of_the_other_protocol(server: Any) -> None:
     ],
 )
 def test_every_status_has_its_error(status: str | None, text: str, expected: type[MlclsClientError]) -> None:
-    error = error_from_status(status, text, ENDPOINT)
+    error = error_from_status(status, text, CONNECTION)
     assert type(error) is expected
     assert error.server_text == text
     assert "server:8001" in str(error)
