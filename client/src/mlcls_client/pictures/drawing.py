@@ -8,8 +8,9 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from mlcls_client.base.files import decoding_reason
 from mlcls_client.base.text import end_sentence, visible
 from mlcls_client.errors import InputError
 from mlcls_client.pictures.caption import EMPTY_TEXT, NAMELESS_TEXT, Item, lay_out_names, lay_out_scores
@@ -35,12 +36,10 @@ def open_image(encoded_image: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(encoded_image)) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError as error:  # its text has the address of the BytesIO object
-        raise InputError(
-            f"Expected an image that Pillow can decode, got {len(encoded_image)} bytes in no format that it knows."
-        ) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(end_sentence(f"Expected an image that Pillow can decode, got: {error}")) from error
+        raise InputError(
+            end_sentence(f"Expected an image that Pillow can decode, got: {decoding_reason(error)}")
+        ) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mlcls_client import InputError, create_model
-from mlcls_client.inputs.pages import MAX_PAGE_PIXELS, PdfFile, TiffFile, find_render_scale
+from mlcls_client.inputs.pages import MAX_PAGE_PIXELS, PdfDocument, TiffDocument, find_render_scale
 from mlcls_client.inputs.sources import ImageSource, iterate_sources
 from mlcls_client.testing import FakeServer
 
@@ -47,17 +47,17 @@ def suffix(request: pytest.FixtureRequest) -> str:
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     pages: list[int] = []
 
-    def watch(kind: type[PdfFile] | type[TiffFile]) -> None:
-        original = kind._render
+    def watch(kind: type[PdfDocument] | type[TiffDocument]) -> None:
+        original = kind.render
 
-        def render(self: PdfFile | TiffFile, page_index: int) -> Image.Image:
+        def render(self: PdfDocument | TiffDocument, page_index: int) -> Image.Image:
             pages.append(page_index)
             return original(self, page_index)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(kind, "_render", render)
+        monkeypatch.setattr(kind, "render", render)
 
-    watch(PdfFile)
-    watch(TiffFile)
+    watch(PdfDocument)
+    watch(TiffDocument)
     return pages
 
 
@@ -128,15 +128,15 @@ def test_a_broken_file_fails_when_its_turn_comes(tmp_path: Path, suffix: str) ->
 def test_a_broken_page_costs_only_itself(
     tmp_path: Path, suffix: str, rendered: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = PdfFile if suffix == ".pdf" else TiffFile
-    original = kind._render
+    kind = PdfDocument if suffix == ".pdf" else TiffDocument
+    original = kind.render
 
-    def render(self: PdfFile | TiffFile, page_index: int) -> Image.Image:
+    def render(self: PdfDocument | TiffDocument, page_index: int) -> Image.Image:
         if page_index == 1:
             raise ZeroDivisionError("a decoder's own trouble")
         return original(self, page_index)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(kind, "_render", render)
+    monkeypatch.setattr(kind, "render", render)
     first, second, third = iterate_sources(write_pages(tmp_path / f"document{suffix}"))
     assert mean_color(first.read())[0] > 190
     with pytest.raises(InputError, match=r"Cannot read page 1 of .*a decoder's own trouble"):
