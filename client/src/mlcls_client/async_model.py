@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -13,20 +12,25 @@ from typing import Any, Final
 
 from mlcls_client.base.text import end_sentence
 from mlcls_client.base.threads import ReaderThreads
-from mlcls_client.errors import InvalidRequestError, MlclsClientError, ServerUnavailableError
+from mlcls_client.errors import MlclsClientError, ServerUnavailableError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
 from mlcls_client.prediction.call import MAX_CONCURRENCY, OnError, Prediction
 from mlcls_client.prediction.window import Window
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.connection import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Connection, Ssl, read_connection
+from mlcls_client.transport.connection import (
+    DEFAULT_RETRIES,
+    DEFAULT_TIMEOUT_S,
+    Connection,
+    Ssl,
+    check_paddlex_arguments,
+    read_connection,
+)
 from mlcls_client.transport.contract import Threshold
 from mlcls_client.transport.transports import Transport
 
 _POLL_INTERVAL_S: Final = 0.25
-
-logger = logging.getLogger("mlcls_client")
 
 
 def create_async_model(
@@ -54,17 +58,11 @@ def create_async_model(
         >>> asyncio.run(main())
         [['red'], ['green'], ['blue']]
     """
-    if model_dir is not None:  # a model other than the one in that folder would answer
-        raise InvalidRequestError(
-            f"Expected no model_dir, got {os.fspath(model_dir)!r}: the model is on the server. Import it there: "
-            "mlcls import DIR --name NAME. Then pass that name as model_name."
-        )
-    for name, value in (("device", device), ("use_hpip", use_hpip or None)):
-        if value is not None:
-            logger.warning("%s=%r has no effect: the server's configuration decides it.", name, value)
-    return AsyncModel(
-        read_connection(model_name, url, protocol, timeout_s, ssl, headers, api_key, retries, admin_key, shared_memory)
+    check_paddlex_arguments(model_dir, device, use_hpip)
+    connection = read_connection(
+        model_name, url, protocol, timeout_s, ssl, headers, api_key, retries, admin_key, shared_memory
     )
+    return AsyncModel(connection)
 
 
 class AsyncModel:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
-from mlcls_client.async_model import AsyncModel, create_async_model
+from mlcls_client.async_model import AsyncModel
 from mlcls_client.base.threads import LoopThread, shared_loop, wait_for
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
@@ -17,7 +17,14 @@ from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
 from mlcls_client.prediction.call import OnError, Prediction
 from mlcls_client.prediction.window import Window
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.connection import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Ssl
+from mlcls_client.transport.connection import (
+    DEFAULT_RETRIES,
+    DEFAULT_TIMEOUT_S,
+    Connection,
+    Ssl,
+    check_paddlex_arguments,
+    read_connection,
+)
 from mlcls_client.transport.contract import Threshold
 
 
@@ -72,23 +79,11 @@ def create_model(
         {'res': {'input_path': 'photo.png', 'page_index': None, 'class_ids': [0], 'scores': [0.78431], 'label_names': ['red']}}
         >>> model.close()
     """  # noqa: E501
-    return Model(
-        create_async_model(
-            model_name,
-            url,
-            protocol,
-            timeout_s,
-            ssl=ssl,
-            headers=headers,
-            api_key=api_key,
-            retries=retries,
-            admin_key=admin_key,
-            shared_memory=shared_memory,
-            model_dir=model_dir,
-            device=device,
-            use_hpip=use_hpip,
-        )
+    check_paddlex_arguments(model_dir, device, use_hpip)
+    connection = read_connection(
+        model_name, url, protocol, timeout_s, ssl, headers, api_key, retries, admin_key, shared_memory
     )
+    return Model(connection)
 
 
 class Model:
@@ -100,12 +95,12 @@ class Model:
         [['red'], ['green'], ['blue']]
     """
 
-    def __init__(self, model: AsyncModel) -> None:
-        """Make a model on top of an `AsyncModel`; `create_model` is the usual way."""
-        self._model = model
+    def __init__(self, connection: Connection) -> None:
+        """Make a model on a connection; `create_model` is the usual way."""
+        self._model = AsyncModel(connection)
         self._loop = shared_loop()
         # A model that is dropped without `close` must not leave its requests and its connection behind.
-        self._finalizer = weakref.finalize(self, _drop, model, self._loop)
+        self._finalizer = weakref.finalize(self, _drop, self._model, self._loop)
         self._finalizer.atexit = False
 
     @property

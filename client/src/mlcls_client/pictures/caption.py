@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from PIL import Image, ImageDraw
 
-from mlcls_client.pictures.fonts import FontStack
+from mlcls_client.pictures.fonts import Fonts
 
 EMPTY_TEXT: Final = "no label above the threshold"
 NAMELESS_TEXT: Final = "no label"
@@ -41,7 +41,7 @@ Item: TypeAlias = tuple[Image.Image, int, int]
 
 
 def lay_out_scores(
-    width: int, label_names: Sequence[str], scores: Sequence[float], fonts: FontStack
+    width: int, label_names: Sequence[str], scores: Sequence[float], fonts: Fonts
 ) -> tuple[int, list[Item]]:
     """Place labels, bars and scores in as many columns as fit the width, column by column.
 
@@ -90,7 +90,7 @@ def lay_out_scores(
     return 2 * padding + sum(row_heights) + (row_count - 1) * row_gap, items
 
 
-def lay_out_names(width: int, label_names: Sequence[str], fonts: FontStack) -> tuple[int, list[Item]]:
+def lay_out_names(width: int, label_names: Sequence[str], fonts: Fonts) -> tuple[int, list[Item]]:
     """Place texts one after the other, in as many lines as they need; return the panel's height and the texts."""
     padding, gap = round(_PADDING_EM * fonts.size), round(_COLUMN_GAP_EM * fonts.size)
     items: list[Item] = []
@@ -116,7 +116,7 @@ def draw_bar(size: tuple[int, int], score: float) -> Image.Image:
     return bar.resize(size, Image.Resampling.BOX)
 
 
-def wrap_text(text: str, width: int, fonts: FontStack) -> list[str]:
+def wrap_text(text: str, width: int, fonts: Fonts) -> list[str]:
     """Break a text into lines that fit a width: between words, or inside a word that is too long.
 
     There are at most six lines; an ellipsis replaces the rest.
@@ -142,6 +142,6 @@ def wrap_text(text: str, width: int, fonts: FontStack) -> list[str]:
     return lines
 
 
-def _fitting_length(word: str, width: int, fonts: FontStack) -> int:
+def _fitting_length(word: str, width: int, fonts: Fonts) -> int:
     """Return how many characters of a word fit into a width, at least one."""
     return max(1, bisect.bisect_right(range(1, len(word) + 1), width, key=lambda length: fonts.width(word[:length])))

@@ -14,7 +14,7 @@ from mlcls_client.base.files import decoding_reason
 from mlcls_client.base.text import end_sentence, visible
 from mlcls_client.errors import InputError
 from mlcls_client.pictures.caption import EMPTY_TEXT, NAMELESS_TEXT, Item, lay_out_names, lay_out_scores
-from mlcls_client.pictures.fonts import FontStack, choose_fonts
+from mlcls_client.pictures.fonts import Fonts, choose_fonts
 
 PANEL_COLOR: Final = (248, 249, 251)
 SURROUND_COLOR: Final = (233, 236, 241)
@@ -107,10 +107,10 @@ def draw_names(
 
 def _prepare(
     image: Image.Image, label_names: Sequence[str], font_path: str | os.PathLike[str] | None
-) -> tuple[list[str], int, FontStack]:
+) -> tuple[list[str], int, Fonts]:
     names = [visible(name[:_MAX_DRAWN_CHARACTERS]) for name in label_names]
     width = picture_width(image.height, image.width)
-    return names, width, choose_fonts("".join(names), font_size(image.height, width), font_path)
+    return names, width, choose_fonts(names, font_size(image.height, width), font_path)
 
 
 def _compose(image: Image.Image, width: int, panel_height: int, items: Sequence[Item]) -> Image.Image:

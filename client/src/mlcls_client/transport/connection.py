@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import logging
 import math
 import os
 import re
@@ -33,6 +34,8 @@ _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _OWN_HEADER: Final = re.compile(
     "accept-encoding|connection|content-(encoding|length|type)|host|inference-header-content-length|te|transfer-encoding"
 )
+
+logger = logging.getLogger("mlcls_client")
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,22 @@ def read_connection(
     _check_key("admin_key", admin_key)
     tls, all_headers = _read_ssl(ssl), _read_headers(headers, api_key)
     return Connection(url, protocol, model_name or "", timeout_s, tls, all_headers, retries, admin_key, shared_memory)
+
+
+def check_paddlex_arguments(model_dir: str | os.PathLike[str] | None, device: str | None, use_hpip: bool) -> None:
+    """Reject `model_dir`, and warn about the arguments of PaddleX that only the server can follow.
+
+    Raises:
+        InvalidRequestError: `model_dir` is given.
+    """
+    if model_dir is not None:  # a model other than the one in that folder would answer
+        raise InvalidRequestError(
+            f"Expected no model_dir, got {os.fspath(model_dir)!r}: the model is on the server. Import it there: "
+            "mlcls import DIR --name NAME. Then pass that name as model_name."
+        )
+    for name, value in (("device", device), ("use_hpip", use_hpip or None)):
+        if value is not None:
+            logger.warning("%s=%r has no effect: the server's configuration decides it.", name, value)
 
 
 def _read_ssl(ssl: Ssl) -> dict[str, str] | None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mlcls_client import InputError
+from mlcls_client.pictures import fonts
 from mlcls_client.pictures.caption import Item, lay_out_names, lay_out_scores, wrap_text
 from mlcls_client.pictures.drawing import (
     PANEL_COLOR,
@@ -21,7 +22,7 @@ from mlcls_client.pictures.drawing import (
     open_image,
     picture_width,
 )
-from mlcls_client.pictures.fonts import FontFace, FontStack, _font_files, _fonts_with, choose_fonts, load_font
+from mlcls_client.pictures.fonts import Fonts, choose_fonts, load_font
 
 NAMES = ["banana", "orange", "apple", "bowl", "dining table", "knife", "bottle"]
 SCORES = [0.99972, 0.99601, 0.99277, 0.65718, 0.56914, 0.56436, 0.52865]
@@ -36,8 +37,8 @@ def photo(height: int, width: int) -> Image.Image:
     return Image.fromarray(channels.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
 
 
-def plain_fonts(size: int) -> FontStack:
-    return FontStack([FontFace(load_font("", size))], size)
+def plain_fonts(size: int) -> Fonts:
+    return Fonts([load_font("", size)], size)
 
 
 class Written:
@@ -56,9 +57,9 @@ class Written:
 def lay_out(
     height: int, width: int, names: Sequence[str], scores: Sequence[float]
 ) -> tuple[int, list[Item], list[str]]:
-    fonts: Any = Written(font_size(height, width))
-    panel_height, items = lay_out_scores(width, names, scores, fonts)
-    return panel_height, items, fonts.texts
+    written: Any = Written(font_size(height, width))
+    panel_height, items = lay_out_scores(width, names, scores, written)
+    return panel_height, items, written.texts
 
 
 def box_of(item: Item) -> tuple[int, int, int, int]:
@@ -187,72 +188,51 @@ def test_a_named_font_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) 
         draw_labels(photo(10, 10), ["a"], [0.5])
 
 
-def test_characters_without_a_picture_are_found_and_told(
-    monkeypatch: pytest.MonkeyPatch, client_log: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    assert plain_fonts(16).missing("abc 餐") == "餐"
-    monkeypatch.setattr("mlcls_client.pictures.fonts._font_files", list)
-    monkeypatch.setattr("mlcls_client.pictures.fonts._fonts_with", _fonts_with.__wrapped__)
-    monkeypatch.delenv("MLCLS_FONT", raising=False)
-    choose_fonts("餐桌", 17)
-    assert "MLCLS_FONT" in client_log.text
-    assert "fonts-noto-cjk" in client_log.text
-    assert "桌餐" in client_log.text
-
-
-class PartialFace(FontFace):
-    """The built-in font, as if it had some characters only."""
-
-    def __init__(self, characters: str, size: int, scale: float = 1.0) -> None:
-        super().__init__(load_font("", size), scale)
-        self._characters = characters
-
-    def has(self, character: str) -> bool:
-        return character in self._characters
-
-
-def test_other_fonts_stand_in_for_what_the_first_lacks() -> None:
-    first, second, scaled = PartialFace("abc ", 20), PartialFace("xyz ", 26), PartialFace("m", 80, 0.25)
-    fonts = FontStack([first, second, scaled], 20)
-    assert fonts._pieces("abc abc") == [(first, "abc abc")]
-    assert fonts._pieces("xy z") == [(second, "xy z")], "a text that one font has all of is written in that font"
-    assert fonts._pieces("axm") == [(first, "a"), (second, "x"), (scaled, "m")]
-    assert fonts.missing("abxm?") == "?"
-    assert scaled.length("m") == pytest.approx(PartialFace("m", 20).length("m"), abs=1)
-
-
-@pytest.mark.parametrize("text", ["abc", "xyz", "axb m yc", "m", "aymbxc m"])
-def test_all_ink_is_in_the_picture_of_a_text(text: str) -> None:
-    fonts = FontStack([PartialFace("abc ", 20), PartialFace("xyz", 26), PartialFace("m", 80, 0.25)], 20)
-    picture = fonts.draw(text, (0, 0, 0))
-    left, top, right, bottom = picture.getchannel("A").getbbox() or (0, 0, 0, 0)
-    assert picture.width == fonts.width(text)
-    assert right - left == pytest.approx(fonts.width(text), abs=5)
-    assert top >= 1 and bottom <= picture.height - 1
-
-
-def test_pieces_of_a_text_that_runs_from_right_to_left_follow_one_another_so() -> None:
-    hebrew, latin = PartialFace("אב ", 20), PartialFace("ab", 20)
-    fonts = FontStack([hebrew, latin], 20)
-    assert [piece for _, piece in fonts._pieces("אב ab")] == ["ab", "אב "]
-    assert [piece for _, piece in fonts._pieces("ab אב")] == ["ab", " אב"]
-
-
-def test_a_font_of_the_system_is_found_by_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def fresh_fonts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder, which is the only one with fonts of the system."""
     folder = tmp_path / "fonts" / "truetype"
     folder.mkdir(parents=True)
-    # The one font that is there on every machine, as a file.
-    (folder / "Some-Regular.ttf").write_bytes(load_font("", 20).font_bytes)
-    (folder / "Broken-Sans-Regular.ttf").write_bytes(b"no font")
+    monkeypatch.delenv("MLCLS_FONT", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path / "none"))
-    monkeypatch.setattr("mlcls_client.pictures.fonts._font_files", _font_files.__wrapped__)
-    monkeypatch.setattr("mlcls_client.pictures.fonts._fonts_with", _fonts_with.__wrapped__)
-    assert _fonts_with.__wrapped__("©") == (str(folder / "Some-Regular.ttf"),)
-    assert _fonts_with.__wrapped__("餐") == ()
+    for cached in ("_font_files", "_fonts_for"):
+        monkeypatch.setattr(fonts, cached, getattr(fonts, cached).__wrapped__)
+    return folder
 
 
-@pytest.mark.parametrize("name", ["餐桌", "собака", "طاولة الطعام", "🍌 banana", "हिन्दी", "👩\u200d🌾"])
+@pytest.mark.usefixtures("fresh_fonts")
+def test_characters_without_a_picture_are_found_and_told(client_log: pytest.LogCaptureFixture) -> None:
+    choose_fonts(["abc", "餐桌"], 17)
+    for told in ("MLCLS_FONT", "fonts-noto-cjk", "桌餐"):
+        assert told in client_log.text
+
+
+def test_a_font_of_the_system_is_found_by_what_it_has(fresh_fonts: Path, client_log: pytest.LogCaptureFixture) -> None:
+    # A font that is there on every machine, as a file; only its first characters count as there.
+    (fresh_fonts / "Some-Regular.ttf").write_bytes(load_font("", 20).font_bytes)
+    (fresh_fonts / "Broken-Sans-Regular.ttf").write_bytes(b"no font")
+    chosen = fonts._fonts_for(("a©", "餐"))
+    assert chosen == (str(fresh_fonts / "Some-Regular.ttf"),)
+
+
+def test_a_text_is_in_the_first_font_that_has_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = load_font("", 20), load_font("", 26)
+    has = {one: "abc ", other: "xyz a"}
+    monkeypatch.setattr(fonts, "_has", lambda font, character: character in has[font])
+    stack = Fonts([one, other], 20)
+    assert [stack._choose(text) for text in ("abc", "xyz", "axy", "a", "abx", "?")] == [
+        one,
+        other,
+        other,
+        one,
+        one,
+        one,
+    ]
+    assert stack.missing(["abc", "xyz", "abx?"]) == "?x"
+
+
+@pytest.mark.parametrize("name", ["餐桌", "собака", "طاولة الطعام", "हिन्दी"])
 def test_any_script_can_be_drawn_with_the_fonts_that_are_there(name: str) -> None:
     image = photo(480, 640)
     picture = draw_labels(image, [name, "cat"], [0.9, 0.8])
