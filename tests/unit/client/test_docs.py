@@ -16,13 +16,12 @@ import pytest
 from PIL import Image
 
 import mlcls_client
-from mlcls_client import testing
 from mlcls_client.testing import FakeServer
 from support.quiet_http import QuietHttpServer
 
 NAMES = [name for name in mlcls_client.__all__ if name != "__version__"]
 # Modules whose examples are about what a program may import from them.
-MODULES = ["mlcls_client", "mlcls_client.inputs.sources", "mlcls_client.base.threads", "mlcls_client.testing"]
+MODULES = ["mlcls_client", "mlcls_client.inputs.sources", "mlcls_client.testing"]
 
 
 class SilentHandler(SimpleHTTPRequestHandler):
@@ -31,10 +30,9 @@ class SilentHandler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> Any:
     """What the examples need: a server, and three pictures in the working directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("no_proxy", "*")
     Path("photos").mkdir()
     Image.new("RGB", (80, 60), (200, 0, 0)).save("photo.png")
     Image.new("RGB", (80, 60), (0, 200, 0)).save("photos/img2.png")
@@ -43,20 +41,10 @@ def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     names = {name: getattr(mlcls_client, name) for name in NAMES}
     inputs = importlib.import_module("mlcls_client.inputs.sources")
-    threads = importlib.import_module("mlcls_client.base.threads")
-    with FakeServer("PP-LCNet_x1_0_ML") as server:
-        yield {
-            **names,
-            "server": server,
-            "photo_url": f"http://127.0.0.1:{web.server_port}/photo.png",
-            "asyncio": asyncio,
-            "numpy": numpy,
-            "os": os,
-            "time": time,
-            "FakeServer": testing.FakeServer,
-            "iterate_sources": inputs.iterate_sources,
-            "shared_loop": threads.shared_loop,
-        }
+    modules = {"asyncio": asyncio, "numpy": numpy, "os": os, "time": time}
+    more = {"FakeServer": FakeServer, "iterate_sources": inputs.iterate_sources}
+    photo_url = f"http://127.0.0.1:{web.server_port}/photo.png"
+    yield {**names, **modules, **more, "server": server, "photo_url": photo_url}
     web.shutdown()
     web.server_close()
 
@@ -84,13 +72,8 @@ def test_the_examples_of_a_module(name: str, globs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_public_methods_are_documented(name: str) -> None:
     documented = getattr(mlcls_client, name)
-    methods = (
-        [
-            (attribute, value)
-            for attribute, value in vars(documented).items()
-            if not attribute.startswith("_") and (callable(value) or isinstance(value, property))
-        ]
-        if isinstance(documented, type)
-        else []
-    )
+    attributes = vars(documented).items() if isinstance(documented, type) else ()
+    methods = [
+        item for item in attributes if item[0][0] != "_" and (callable(item[1]) or isinstance(item[1], property))
+    ]
     assert [attribute for attribute, value in methods if not value.__doc__] == []

@@ -20,15 +20,7 @@ Returned = TypeVar("Returned")
 
 
 class LoopThread:
-    """An event loop that runs in a daemon thread until the process ends.
-
-    Examples:
-        >>> loop = shared_loop()
-        >>> async def add(one, two):
-        ...     return one + two
-        >>> loop.run(add(1, 2))
-        3
-    """
+    """An event loop that runs in a daemon thread until the process ends."""
 
     def __init__(self) -> None:
         """Start the thread."""

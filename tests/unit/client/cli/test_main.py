@@ -4,10 +4,8 @@ import argparse
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,24 +20,12 @@ from mlcls_client.cli.output import TableWriter
 from mlcls_client.cli.predict import add_predict_arguments, run_predict
 from mlcls_client.testing import FakeServer
 from mlcls_client.transport.contract import Answer
-
-NAME = "PP-LCNet_x1_0_ML"
+from support.client_images import NAME
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Keep standard error for the command."""
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLCLS_API_KEY", raising=False)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeServer]:
-    with FakeServer(NAME) as fake:
-        yield fake
 
 
 @pytest.fixture
@@ -50,12 +36,6 @@ def folder(tmp_path: Path) -> Path:
     Image.new("RGB", (40, 30), (0, 0, 255)).save(photos / "img10.png")
     Image.new("RGB", (40, 30), (0, 0, 0)).save(photos / "more" / "img2.png")
     return photos
-
-
-def unused_url() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def test_a_line_per_image(server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,12 +84,8 @@ def test_pages_are_named(server: FakeServer, folder: Path, tmp_path: Path, capsy
     assert [(result["page_index"], result["label_names"]) for result in printed] == [(0, ["red"]), (1, ["green"])]
 
 
-def test_a_url_is_an_input(
-    server: FakeServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    handler = partial(QuietHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+def test_a_url_is_an_input(server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as web:
         Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         base = f"http://127.0.0.1:{web.server_port}"
         assert main(["predict", NAME, f"{base}/img10.png", f"{base}/gone.png", "--url", server.url]) == 1
@@ -131,13 +107,6 @@ def test_headers_and_the_key_are_sent(server: FakeServer, folder: Path, monkeypa
     assert main(["wait", NAME, "--url", server.url, "--header", "y: 3"]) == 0
     assert server.headers[-1]["y"] == "3"
     assert "authorization" not in server.headers[-1]
-
-
-def test_retries(server: FakeServer, folder: Path) -> None:
-    server.outages = 1
-    assert main(["predict", NAME, str(folder), "--url", server.url, "--retries", "0"]) == 3
-    server.outages = 1
-    assert main(["predict", NAME, str(folder), "--url", server.url, "--retries", "1"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -174,21 +143,8 @@ def test_a_bad_image_has_its_reason_on_standard_error(
     assert captured.out.count("(no result)") == 1
     assert captured.err.startswith("mlcls-client: The server has no result for ")
     assert "img3.png" in captured.err
-
-
-def test_saved_pictures_never_replace_each_other(server: FakeServer, folder: Path, tmp_path: Path) -> None:
-    saved = tmp_path / "saved"
-    assert main(["predict", NAME, str(folder), "--url", server.url, "--save", str(saved)]) == 0
-    assert sorted(path.name for path in saved.iterdir()) == ["img10_res.png", "img2_res.png", "img2_res_2.png"]
-    with Image.open(saved / "img2_res.png") as picture:
-        assert picture.height > 30
-
-
-def test_a_folder_that_cannot_be_written_fails_the_images(
-    server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["predict", NAME, str(folder), "--url", server.url, "--save", str(folder / "img2.png")]) == 1
-    assert capsys.readouterr().err.count("Cannot write") == 3
+    assert main(["predict", NAME, str(folder / "img2.png"), "--url", server.url, "--save", __file__]) == 1
+    assert capsys.readouterr().err.count("Cannot write") == 1
 
 
 @pytest.mark.parametrize(
@@ -219,25 +175,34 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert "s3cret" not in complaint
 
 
-def test_a_threshold_that_the_server_refuses_is_2(
-    server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["predict", NAME, "FOLDER", "--threshold", '{"person": 0.5}'], 2, "neither a number nor a dict"),
+        (["predict", NAME, "FOLDER", "--url", "127.0.0.1:9", "--retries", "0"], 3, "Check the address"),
+        (["predict", "ResNet50_ML", "FOLDER"], 3, "no model 'ResNet50_ML'"),
+        (["wait", NAME], 0, ""),
+        (["wait", NAME, "--url", "127.0.0.1:9", "--timeout", "0.3"], 3, "ready within 0.3 s"),
+        (["wait", "ResNet50_ML", "--timeout", "0.3"], 3, "the model is not loaded or not ready"),
+    ],
+)
+def test_what_the_server_decides(
+    server: FakeServer,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    complaint: str,
 ) -> None:
-    assert main(["predict", NAME, str(folder), "--url", server.url, "--threshold", '{"person": 0.5}']) == 2
-    assert "neither a number nor a dict with a default" in capsys.readouterr().err
+    where = [] if "--url" in arguments else ["--url", server.url]
+    assert main([str(folder) if argument == "FOLDER" else argument for argument in arguments] + where) == code
+    assert complaint in capsys.readouterr().err
 
 
-def test_no_usable_server_is_3(server: FakeServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", NAME, str(folder), "--url", unused_url()]) == 3
-    assert "Check the address" in capsys.readouterr().err
-    assert main(["predict", "ResNet50_ML", str(folder), "--url", server.url]) == 3
-    assert "no model 'ResNet50_ML'" in capsys.readouterr().err
-
-
-def test_wait(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["wait", NAME, "--url", server.url]) == 0
-    assert main(["wait", NAME, "--url", unused_url(), "--timeout", "0.3"]) == 3
-    assert main(["wait", "ResNet50_ML", "--url", server.url, "--timeout", "0.3"]) == 3
-    assert "the model is not loaded or not ready" in capsys.readouterr().err
+def test_retries(server: FakeServer, folder: Path) -> None:
+    for retries, code in (("0", 3), ("1", 0)):
+        server.outages = 1
+        assert main(["predict", NAME, str(folder), "--url", server.url, "--retries", retries]) == code
 
 
 def test_help_is_0(capsys: pytest.CaptureFixture[str]) -> None:
