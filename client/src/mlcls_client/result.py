@@ -67,7 +67,6 @@ class MultiLabelResult(dict[str, Any]):
     def __init__(
         self,
         answer: Answer,
-        *,
         input_path: str | None = None,
         page_index: int | None = None,
         encoded_image: bytes = b"",

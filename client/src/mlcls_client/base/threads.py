@@ -7,6 +7,7 @@ do: it may already run an event loop (a notebook does), and requests must go on 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import queue
 import threading
@@ -63,26 +64,14 @@ def wait_for(future: Future[Returned]) -> Returned:
         raise
 
 
-_lock = threading.Lock()
-_shared: LoopThread | None = None
-
-
+@functools.cache
 def shared_loop() -> LoopThread:
     """Return the loop that all models of this process share; the first call starts it."""
-    global _shared
-    with _lock:
-        if _shared is None:
-            _shared = LoopThread()
-        return _shared
+    return LoopThread()
 
 
-def _forget_after_fork() -> None:
-    # A forked child has the object and not the thread.
-    global _shared, _lock
-    _shared, _lock = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)
+# A forked child has the object and not the thread.
+os.register_at_fork(after_in_child=shared_loop.cache_clear)
 
 
 class ReaderThreads:

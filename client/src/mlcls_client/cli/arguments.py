@@ -42,12 +42,14 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key",
         metavar="KEY",
+        default=os.environ.get(API_KEY_VARIABLE) or None,
         help=f"send 'authorization: Bearer KEY' (default: the environment variable {API_KEY_VARIABLE}, which other "
         "users of this machine cannot see)",
     )
     parser.add_argument(
         "--admin-key",
         metavar="KEY",
+        default=os.environ.get(ADMIN_KEY_VARIABLE) or None,
         help="key of the APIs that `mlcls serve` closes: shared memory and the list of all models "
         f"(default: the environment variable {ADMIN_KEY_VARIABLE})",
     )
@@ -99,22 +101,14 @@ def read_server_arguments(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InvalidRequestError: A header is not as described.
     """
-    files = {
-        "root_certificates": args.ssl_root_certificates,
-        "private_key": args.ssl_private_key,
-        "certificate_chain": args.ssl_certificate_chain,
-    }
+    files = {name: getattr(args, f"ssl_{name}") for name in ("root_certificates", "private_key", "certificate_chain")}
     given = {key: path for key, path in files.items() if path is not None}
     return {
         "ssl": given or args.ssl,
         "headers": _read_headers(args.header),
-        "api_key": _key(args.api_key, API_KEY_VARIABLE),
-        "admin_key": _key(args.admin_key, ADMIN_KEY_VARIABLE),
+        "api_key": args.api_key,
+        "admin_key": args.admin_key,
     }
-
-
-def _key(given: str | None, variable: str) -> str | None:
-    return given if given is not None else os.environ.get(variable) or None
 
 
 def _read_headers(texts: list[str]) -> dict[str, str]:
@@ -133,15 +127,13 @@ def _read_headers(texts: list[str]) -> dict[str, str]:
 
 def parse_count(text: str) -> int:
     """Read a number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return number
+    if (number := int(text)) >= 1:
+        return number
+    raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
 
 
 def parse_seconds(text: str) -> float:
     """Read a time above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
-    return number
+    if 0 < (number := float(text)) < float("inf"):
+        return number
+    raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")

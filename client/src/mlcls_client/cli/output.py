@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from mlcls_client.base.text import csv_cell, visible, visible_json
 from mlcls_client.result import MultiLabelResult
@@ -28,14 +28,6 @@ _MAX_NAME_SHARE: Final = 0.4
 _MIN_NAME_WIDTH: Final = 10
 
 
-class ResultWriter(Protocol):
-    """A format of printed results."""
-
-    def lines(self, result: MultiLabelResult) -> Iterator[str]:
-        """Yield the lines of one result; before those of the first, the header."""
-        ...
-
-
 class TableWriter:
     """A row per image: in columns on a terminal, if rich is installed (extra `cli`), or else a plain line."""
 
@@ -50,7 +42,7 @@ class TableWriter:
                 self._console = Console(highlight=False)
 
     def lines(self, result: MultiLabelResult) -> Iterator[str]:
-        """See `ResultWriter.lines`."""
+        """Yield the lines of one result."""
         name = result.input_path or MEMORY_TEXT
         name = visible(name if result.page_index is None else f"{name}[{result.page_index}]")
         labels = [
@@ -80,7 +72,7 @@ class JsonLinesWriter:
     """A JSON object per image."""
 
     def lines(self, result: MultiLabelResult) -> Iterator[str]:
-        """See `ResultWriter.lines`."""
+        """Yield the line of one result."""
         yield visible_json(json.dumps(result.json["res"], ensure_ascii=False))
 
 
@@ -94,7 +86,7 @@ class CsvWriter:
         self._begun = False
 
     def lines(self, result: MultiLabelResult) -> Iterator[str]:
-        """See `ResultWriter.lines`."""
+        """Yield the lines of one result; before those of the first, the header."""
         if not self._begun:
             self._begun = True
             yield _csv_row(self._HEADER)
@@ -114,21 +106,13 @@ class ResultSaver:
     """A folder of results under PaddleX's names; a name that was already used gets a number."""
 
     def __init__(self, folder: Path, kind: SavedKind) -> None:
-        """Make a saver.
-
-        Args:
-            folder: Folder of the files; made as needed.
-            kind: `img` for annotated pictures, `json` for JSON files.
-        """
+        """Make a saver of annotated pictures (`img`) or JSON files (`json`); the folder is made as needed."""
         self._folder = folder
         self._kind = kind
         self._used: set[str] = set()
 
     def save(self, result: MultiLabelResult) -> Path:
-        """Write the file of one result.
-
-        Returns:
-            Its path.
+        """Write the file of one result and return its path.
 
         Raises:
             OutputError: The file cannot be written.

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, get_args
@@ -17,7 +17,6 @@ from mlcls_client.cli.output import (
     CsvWriter,
     JsonLinesWriter,
     ResultSaver,
-    ResultWriter,
     SavedKind,
     TableWriter,
 )
@@ -43,7 +42,7 @@ LIST_PREFIX: Final = "@"
 _READS_STDIN: Final = (STDIN, LIST_PREFIX + STDIN)
 _STDIN_NAME: Final = "stdin"
 
-_WRITERS: Final[dict[str, Callable[[], ResultWriter]]] = {
+_WRITERS: Final[dict[str, type[TableWriter | JsonLinesWriter | CsvWriter]]] = {
     "table": TableWriter,
     "jsonl": JsonLinesWriter,
     "csv": CsvWriter,

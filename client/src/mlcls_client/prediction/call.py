@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final, Literal, get_args
@@ -56,8 +57,8 @@ class Prediction:
         Raises:
             InvalidRequestError: An argument is not as described there.
         """
-        _check_count("batch_size", batch_size, None)
-        _check_count("top_k", 1 if top_k is None else top_k, None)
+        _check_count("batch_size", batch_size)
+        _check_count("top_k", 1 if top_k is None else top_k)
         _check_count("concurrency", 1 if concurrency is None else concurrency, MAX_CONCURRENCY)
         for name, value, choices in (
             ("on_error", on_error, get_args(OnError)),
@@ -107,12 +108,16 @@ class Prediction:
             readable = [image for image in images if isinstance(image, bytes)]
             self._gate.hold(number, sum(map(len, readable)))
             answers = iter(await self._ask(readable, str(number)) if readable else [])
-        return [
-            _failed_result(source, image)
-            if isinstance(image, InputError)
-            else _make_result(source, image, keep_top(next(answers), self._top_k), self._request_id(str(number)))
-            for source, image in zip(batch, images, strict=True)
-        ]
+        results = []
+        for source, image in zip(batch, images, strict=True):
+            error: MlclsClientError | None = image if isinstance(image, InputError) else None
+            answer = Answer("") if error is not None else keep_top(next(answers), self._top_k)
+            if error is None and answer.status != STATUS_OK:
+                error = _rejected(source, answer.status)
+                error.request_id = self._request_id(str(number))
+            sent = image if isinstance(image, bytes) else b""
+            results.append(MultiLabelResult(answer, source.input_path, source.page_index, sent, error))
+        return results
 
     def release(self, number: int) -> None:
         """Note that the results of batch `number` were taken."""
@@ -175,10 +180,9 @@ class Prediction:
         return answers
 
 
-def _check_count(name: str, number: object, highest: int | None) -> None:
-    is_count = isinstance(number, int) and not isinstance(number, bool) and number >= 1
-    if not is_count or (highest is not None and isinstance(number, int) and number > highest):
-        wanted = "1 or more" if highest is None else f"from 1 to {highest}"
+def _check_count(name: str, number: object, highest: float = math.inf) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= highest:
+        wanted = "1 or more" if highest == math.inf else f"from 1 to {highest}"
         raise InvalidRequestError(f"Expected {name} to be {wanted}, got {number!r}.")
 
 
@@ -197,20 +201,10 @@ def _read(source: ImageSource) -> bytes | InputError:
         return error
 
 
-def _make_result(source: ImageSource, image: bytes, answer: Answer, request_id: str) -> MultiLabelResult:
-    if answer.status != STATUS_OK:
-        name = "an image from memory" if source.input_path is None else repr(source.input_path)
-        if source.page_index is not None:
-            name = f"page {source.page_index} of {name}"
-        error = ImageRejectedError(
-            f"The server has no result for {name}: {answer.status}", input_path=source.input_path, reason=answer.status
-        )
-        error.request_id = request_id
-        return _failed_result(source, error)
-    return MultiLabelResult(answer, input_path=source.input_path, page_index=source.page_index, encoded_image=image)
-
-
-def _failed_result(source: ImageSource, error: MlclsClientError) -> MultiLabelResult:
-    return MultiLabelResult(
-        Answer(status=error.args[0]), input_path=source.input_path, page_index=source.page_index, error=error
+def _rejected(source: ImageSource, reason: str) -> ImageRejectedError:
+    name = "an image from memory" if source.input_path is None else repr(source.input_path)
+    if source.page_index is not None:
+        name = f"page {source.page_index} of {name}"
+    return ImageRejectedError(
+        f"The server has no result for {name}: {reason}", input_path=source.input_path, reason=reason
     )
