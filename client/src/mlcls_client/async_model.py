@@ -171,14 +171,7 @@ class AsyncModel:
             return False
 
     async def wait_until_ready(self, timeout_s: float) -> None:
-        """Wait until the server answers and the model is ready.
-
-        Args:
-            timeout_s: How long to wait, in seconds.
-
-        Raises:
-            ServerUnavailableError: It is not ready by then; the message gives the last reason.
-        """
+        """Wait like `Model.wait_until_ready`."""
         self.check_open()
         deadline = time.monotonic() + timeout_s
         while True:

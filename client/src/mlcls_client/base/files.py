@@ -14,11 +14,7 @@ from mlcls_client.errors import InputError, OutputError
 
 @contextlib.contextmanager
 def mapped_read_errors(path: str) -> Iterator[None]:
-    """Turn errors of opening or reading an image file into `InputError`.
-
-    Raises:
-        InputError: There is no such file, or it cannot be read.
-    """
+    """Turn errors of opening or reading an image file into `InputError`."""
     try:
         yield
     except FileNotFoundError as error:

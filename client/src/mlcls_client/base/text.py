@@ -24,11 +24,7 @@ def visible(text: str) -> str:
 
 
 def visible_json(text: str) -> str:
-    """Return an equal JSON text without the control characters that JSON allows in strings (DEL, C1, U+2028, ...).
-
-    Args:
-        text: JSON; line breaks and spaces between its values stay.
-    """
+    """Return an equal JSON text without the control characters that JSON allows in strings (DEL, C1, U+2028, ...)."""
     return _CONTROL.sub(lambda match: match[0] if match[0] in "\n\r\t" else f"\\u{ord(match[0]):04x}", text)
 
 
@@ -40,11 +36,7 @@ def csv_cell(value: object) -> object:
 
 
 def safe_file_name(name: str) -> str:
-    """Return a safe name for a file: no separators, no control characters, not too long.
-
-    Args:
-        name: Any text; its suffix stays.
-    """
+    """Return a safe name for a file, of the same suffix: no separators, no control characters, not too long."""
     name = "".join("_" if _is_unsafe(character) else character for character in name).strip(" ")
     stem, dot, suffix = name.rpartition(".")
     if not dot or not stem or len(suffix) > 10:

@@ -50,11 +50,7 @@ class LoopThread:
 
 
 def wait_for(future: Future[Returned]) -> Returned:
-    """Return the result of a future; an interrupt of the wait cancels it.
-
-    Raises:
-        MlclsClientError: The work was canceled, because the model was closed.
-    """
+    """Return the result of a future; an interrupt of the wait cancels it, and a closed model is an MlclsClientError."""
     try:
         return future.result()
     except CancelledError:

@@ -79,11 +79,7 @@ def add_request_arguments(parser: argparse.ArgumentParser, default_retries: int)
 
 
 def open_model(args: argparse.Namespace, timeout_s: float, retries: int = 0) -> Model:
-    """Make the model that the arguments of `add_server_arguments` describe.
-
-    Raises:
-        InvalidRequestError: An argument is not as described.
-    """
+    """Make the model that the arguments of `add_server_arguments` describe."""
     return create_model(
         args.model,
         args.url,
@@ -96,11 +92,7 @@ def open_model(args: argparse.Namespace, timeout_s: float, retries: int = 0) -> 
 
 
 def read_server_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments that `create_model` and `list_models` share, except the address.
-
-    Raises:
-        InvalidRequestError: A header is not as described.
-    """
+    """Return the arguments that `create_model` and `list_models` share, except the address."""
     files = {name: getattr(args, f"ssl_{name}") for name in ("root_certificates", "private_key", "certificate_chain")}
     given = {key: path for key, path in files.items() if path is not None}
     return {

@@ -122,11 +122,7 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_predict(args: argparse.Namespace) -> int:
-    """Print and save the labels of images, according to the arguments of `add_predict_arguments`.
-
-    Returns:
-        The exit code.
-    """
+    """Print and save the labels of images, according to `add_predict_arguments`; return the exit code."""
     return with_exit_code(_predict, args)
 
 

@@ -24,11 +24,7 @@ EXIT_INTERRUPTED: Final = 130
 
 
 def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Run a command; write its errors to standard error.
-
-    Returns:
-        The exit code.
-    """
+    """Run a command, write its errors to standard error, and return the exit code."""
     try:
         exit_code = run(args)
         sys.stdout.flush()

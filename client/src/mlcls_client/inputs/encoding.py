@@ -24,15 +24,7 @@ _MAX_JPEG_SIDE: Final = 65500
 
 
 def encode_bgr_array(pixels: npt.NDArray[np.uint8], array_format: ArrayFormat = "png") -> bytes:
-    """Encode an array.
-
-    Args:
-        pixels: (H, W, 3) uint8 BGR, as in PaddleX and OpenCV.
-        array_format: Format of the result.
-
-    Raises:
-        InputError: The array has another shape or type.
-    """
+    """Encode an array (H, W, 3) uint8 BGR, as in PaddleX and OpenCV; any other is an InputError."""
     import numpy as np
     from PIL import Image
 
@@ -44,11 +36,7 @@ def encode_bgr_array(pixels: npt.NDArray[np.uint8], array_format: ArrayFormat = 
 
 
 def encode_pil_image(image: Image.Image, array_format: ArrayFormat = "png") -> bytes:
-    """Encode a PIL image, turned upright according to its EXIF orientation.
-
-    Raises:
-        InputError: The image cannot be decoded or has no pixel.
-    """
+    """Encode a PIL image, turned upright; one that cannot be decoded or has no pixel is an InputError."""
     from PIL import ImageOps
 
     if 0 in image.size:

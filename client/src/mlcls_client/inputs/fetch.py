@@ -42,11 +42,7 @@ class FetchLimits:
     max_redirects: int = 5
 
     def __post_init__(self) -> None:
-        """Reject limits that nothing can meet.
-
-        Raises:
-            InvalidRequestError: A limit is not as described.
-        """
+        """Reject limits that nothing can meet."""
         if self.max_bytes < 1 or not 0 < self.timeout_s < float("inf") or self.max_redirects < 0:
             raise InvalidRequestError(
                 f"Expected max_bytes of 1 or more, timeout_s above 0 and max_redirects of 0 or more, got {self}."

@@ -128,14 +128,7 @@ class PageFile:
             raise InputError(f"Expected at least one page in {name!r}, got none.")
 
     def read(self, page_index: int) -> bytes:
-        """Return one page, encoded.
-
-        Args:
-            page_index: Number of the page, from 0.
-
-        Raises:
-            InputError: The file or this page cannot be read.
-        """
+        """Return one page, encoded; a file or page that cannot be read is an InputError."""
         page = None
         with self._lock:
             self._unread -= 1
@@ -172,11 +165,7 @@ class PageFile:
 
 
 def find_render_scale(height: float, width: float) -> float:
-    """Return pixels per point for a PDF page: 2, or fewer to keep the page within `MAX_PAGE_PIXELS`.
-
-    Args:
-        height: Height of the page, in points.
-        width: Width of the page, in points.
+    """Return pixels per point for a PDF page of this size in points: 2, or fewer to keep it within `MAX_PAGE_PIXELS`.
 
     Raises:
         InputError: The page has no area, or is too large even at the smallest scale, 0.1.

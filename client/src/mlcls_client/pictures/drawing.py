@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -54,13 +53,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def draw_labels(
-    image: Image.Image,
-    label_names: Sequence[str],
-    scores: Sequence[float],
-    font_path: str | os.PathLike[str] | None = None,
-) -> Image.Image:
-    """Draw labels and scores in a panel below an image.
+def draw_labels(image: Image.Image, label_names: Sequence[str], scores: Sequence[float]) -> Image.Image:
+    """Draw labels and scores in a panel below an image; the picture is RGB.
 
     The pixels of the image stay unchanged. An image that is too narrow for readable text is centered in a wider
     picture.
@@ -69,10 +63,6 @@ def draw_labels(
         image: The photo, any mode.
         label_names: N names, in the order in which to list them.
         scores: N finite probabilities.
-        font_path: A font file for the labels; None for the environment variable MLCLS_FONT or a built-in font.
-
-    Returns:
-        An RGB picture.
 
     Raises:
         InputError: The font cannot be loaded, or there is not one finite score per name.
@@ -80,37 +70,29 @@ def draw_labels(
     if len(label_names) != len(scores) or not all(math.isfinite(score) for score in scores):
         raise InputError(f"Expected one finite score per label, got {list(scores)} for {list(label_names)}.")
     if not label_names:
-        return draw_names(image, [EMPTY_TEXT], font_path)
-    names, width, fonts = _prepare(image, label_names, font_path)
+        return draw_names(image, [EMPTY_TEXT])
+    names, width, fonts = _prepare(image, label_names)
     return _compose(image, width, *lay_out_scores(width, names, scores, fonts))
 
 
-def draw_names(
-    image: Image.Image, label_names: Sequence[str], font_path: str | os.PathLike[str] | None = None
-) -> Image.Image:
-    """Draw labels without scores, like those of a dataset, in a panel below an image.
+def draw_names(image: Image.Image, label_names: Sequence[str]) -> Image.Image:
+    """Draw labels without scores, like those of a dataset, in a panel below an image; the picture is RGB.
 
     Args:
         image: The photo, any mode.
         label_names: N names, in the order in which to list them; without any, the panel says "no label".
-        font_path: See `draw_labels`.
-
-    Returns:
-        An RGB picture.
 
     Raises:
         InputError: The font cannot be loaded.
     """
-    names, width, fonts = _prepare(image, label_names or [NAMELESS_TEXT], font_path)
+    names, width, fonts = _prepare(image, label_names or [NAMELESS_TEXT])
     return _compose(image, width, *lay_out_names(width, names, fonts))
 
 
-def _prepare(
-    image: Image.Image, label_names: Sequence[str], font_path: str | os.PathLike[str] | None
-) -> tuple[list[str], int, Fonts]:
+def _prepare(image: Image.Image, label_names: Sequence[str]) -> tuple[list[str], int, Fonts]:
     names = [visible(name[:_MAX_DRAWN_CHARACTERS]) for name in label_names]
     width = picture_width(image.height, image.width)
-    return names, width, choose_fonts(names, font_size(image.height, width), font_path)
+    return names, width, choose_fonts(names, font_size(image.height, width))
 
 
 def _compose(image: Image.Image, width: int, panel_height: int, items: Sequence[Item]) -> Image.Image:

@@ -60,11 +60,7 @@ class Fonts:
         return math.ceil(max(right, self._choose(text).getlength(text))) - min(0, math.floor(left))
 
     def draw(self, text: str, color: tuple[int, int, int]) -> Image.Image:
-        """Draw a text.
-
-        Returns:
-            An RGBA picture with all of its ink. Capitals are vertically centered in it.
-        """
+        """Draw a text: an RGBA picture with all of its ink, in which capitals are vertically centered."""
         font = self._choose(text)
         left, top, _, bottom = font.getbbox(text, anchor="ls")
         half_capital = -self._fonts[0].getbbox("H", anchor="ls")[1] / 2
@@ -92,28 +88,21 @@ def _has(font: ImageFont.FreeTypeFont, character: str) -> bool:
     return (glyph.size, bytes(glyph)) != (missing.size, bytes(missing))
 
 
-def choose_fonts(texts: Sequence[str], size: int, font_path: str | os.PathLike[str] | None = None) -> Fonts:
-    """Load fonts that can write texts.
+def choose_fonts(texts: Sequence[str], size: int) -> Fonts:
+    """Load fonts that can write texts, of a height in pixels.
 
-    The first is the named font (`font_path`, or the environment variable MLCLS_FONT), or else Pillow's built-in one.
-    For characters that it lacks, the system's fonts follow: well-known ones first, then any that has them. Characters
+    The first is the font of the environment variable MLCLS_FONT (a file or a system font), or else Pillow's built-in
+    one. For characters that it lacks, the system's fonts follow: well-known ones first, then any that has them. Characters
     that are still missing are logged and drawn as empty boxes.
-
-    Args:
-        texts: Everything that will be written.
-        size: Height of the font, in pixels.
-        font_path: A TrueType or OpenType file, or the name of a system font.
 
     Raises:
         InputError: The named font cannot be loaded.
     """
-    named = os.fspath(font_path or os.environ.get(FONT_VARIABLE) or "")
+    named = os.environ.get(FONT_VARIABLE) or ""
     try:
         fonts = [load_font(named, size)]
     except OSError as error:
-        raise InputError(
-            f"Expected a TrueType or OpenType font at {named!r} (font_path or {FONT_VARIABLE}), got: {error}."
-        ) from error
+        raise InputError(f"Expected a TrueType or OpenType font in {FONT_VARIABLE}, got {named!r}: {error}.") from error
     lacking = [text for text in texts if Fonts(fonts, size).missing([text])]
     fonts += [load_font(path, size) for path in _fonts_for(tuple(lacking))]
     chosen = Fonts(fonts, size)

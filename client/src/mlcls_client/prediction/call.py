@@ -80,11 +80,7 @@ class Prediction:
         self._probing = asyncio.Lock()
 
     async def begin(self) -> None:
-        """Find out how large the requests may be.
-
-        Raises:
-            MlclsClientError: The server cannot be asked how many images one request may hold.
-        """
+        """Find out how large the requests may be."""
         if self.batch_size > 1:
             self.batch_size = min(self.batch_size, await self._transport.max_batch_size())
         usual = max(2, min(_USUAL_CONCURRENCY, _USUAL_IMAGES_IN_FLIGHT // self.batch_size))
@@ -93,11 +89,7 @@ class Prediction:
         self._slots = asyncio.Semaphore(concurrency)
 
     async def answer(self, number: int, batch: Sequence[ImageSource]) -> list[MultiLabelResult]:
-        """Read and send one batch; an image that cannot be read or is rejected fails alone.
-
-        Args:
-            number: Number of the batch in this call, from 0.
-            batch: Its images.
+        """Read and send batch `number` (from 0); an image that cannot be read or is rejected fails alone.
 
         Raises:
             MlclsClientError: The request failed, for a reason other than its images.
@@ -124,12 +116,7 @@ class Prediction:
         self._gate.release(number)
 
     def sort_out(self, results: Sequence[MultiLabelResult]) -> Iterator[MultiLabelResult]:
-        """Yield the results that the caller gets under `on_error`.
-
-        Raises:
-            InputError: An image cannot be read, and `on_error` is `raise`.
-            ImageRejectedError: The server rejected an image, and `on_error` is `raise`.
-        """
+        """Yield the results that the caller gets under `on_error`, or raise the error of the first that failed."""
         for result in results:
             if result.error is None or self._on_error == "yield":
                 yield result
@@ -150,15 +137,7 @@ class Prediction:
             raise
 
     async def _ask(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:
-        """Return one answer per image, even if the server rejects some or all of them.
-
-        Args:
-            encoded_images: Image files.
-            name: Name of the request within this call, for its id.
-
-        Raises:
-            InvalidRequestError: The server rejects the request for a reason other than its images.
-        """
+        """Return one answer per image, even if the server rejects some or all; `name` is for the request's id."""
         try:
             answers = await self._infer(encoded_images, name)
         except InvalidRequestError as error:

@@ -61,11 +61,7 @@ class Window(Generic[PendingBatch]):
         self._pending.append(pending)
 
     def take_first(self) -> PendingBatch | None:
-        """Remove and return the first batch; None if all are answered and the input is at its end.
-
-        Raises:
-            Exception: The input raised it.
-        """
+        """Remove and return the first batch; None, or the input's error, if all are taken and nothing follows."""
         if self._pending:
             self._owes_batch = True
             return self._pending.popleft()

@@ -112,11 +112,7 @@ def read_connection(
 
 
 def check_paddlex_arguments(model_dir: str | os.PathLike[str] | None, device: str | None, use_hpip: bool) -> None:
-    """Reject `model_dir`, and warn about the arguments of PaddleX that only the server can follow.
-
-    Raises:
-        InvalidRequestError: `model_dir` is given.
-    """
+    """Reject `model_dir`, and warn about the arguments of PaddleX that only the server can follow."""
     if model_dir is not None:  # a model other than the one in that folder would answer
         raise InvalidRequestError(
             f"Expected no model_dir, got {os.fspath(model_dir)!r}: the model is on the server. Import it there: "
@@ -154,11 +150,7 @@ def _read_ssl(ssl: Ssl) -> dict[str, str] | None:
 
 
 def make_ssl_context(files: Mapping[str, str]) -> Any:
-    """Return the `ssl.SSLContext` of a connection.
-
-    Raises:
-        OSError: A file cannot be read or is not as expected.
-    """
+    """Return the `ssl.SSLContext` of a connection; an OSError if a file is not as expected."""
     tls: Any = importlib.import_module("ssl")
     context = tls.create_default_context(cafile=files.get("root_certificates"))
     if "certificate_chain" in files:

@@ -42,12 +42,9 @@ class Answer:
 
 
 def encode_threshold(threshold: Threshold | None) -> str | None:
-    """Return a threshold as JSON text for the request parameter `threshold`.
+    """Return a threshold as JSON text for the request parameter `threshold`; None keeps the model's own.
 
     Only the form is checked here; the server checks label names, class ids and lengths.
-
-    Returns:
-        JSON text; None for None, which keeps the model's own threshold.
 
     Raises:
         InvalidRequestError: It is not a number, dict or list of finite numbers.
@@ -89,12 +86,7 @@ def _threshold_number(value: object) -> float:
 def read_answers(
     result: npt.NDArray[np.object_] | None, status: npt.NDArray[np.object_] | None, count: int
 ) -> list[Answer]:
-    """Read the outputs of one request.
-
-    Args:
-        result: Output `result`, (N, 1) bytes, JSON; None if the response lacks it.
-        status: Output `status`, (N, 1) bytes; None if the response lacks it.
-        count: N, the number of images sent.
+    """Read the outputs of a request of N = `count` images: each (N, 1) bytes, or None if the response lacks it.
 
     Raises:
         ProtocolError: An output is missing or does not follow the contract.

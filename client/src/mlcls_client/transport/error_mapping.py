@@ -44,13 +44,7 @@ def is_lost_shared_memory(text: str) -> bool:
 
 
 def error_from_status(status: str | None, text: str, connection: Connection) -> MlclsClientError:
-    """Map an error status of the server to an error of this package, with the server's text.
-
-    Args:
-        status: The gRPC code (`StatusCode.NOT_FOUND`) or HTTP status code (`404`); None if the library gave none.
-        text: The server's text.
-        connection: Where the request went.
-    """
+    """Map an error of the server; the status is gRPC's (`StatusCode.NOT_FOUND`), HTTP's (`404`), or None."""
     server, model, said = connection.server, connection.subject, end_sentence(text)
     kind: type[MlclsClientError] = ServerError
     # A closed API answers 403 over HTTP, and UNAVAILABLE with "This protocol is restricted, expecting header ..." over

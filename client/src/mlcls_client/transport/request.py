@@ -42,14 +42,7 @@ class RequestContext:
 
 
 def begin_context(request_id: str | None) -> RequestContext:
-    """Return what the requests of one `predict` call share: the prefix of their ids, and the caller's span.
-
-    Args:
-        request_id: The prefix; None for a random one.
-
-    Raises:
-        InvalidRequestError: It is not a text of 1 to 100 printable ASCII characters.
-    """
+    """Return what the requests of one `predict` call share: the prefix of their ids, and the caller's span."""
     if request_id is None:
         request_id = secrets.token_hex(8)
     elif not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):

@@ -100,13 +100,7 @@ class ServerRegion:
         self._registering = asyncio.Lock()
 
     async def place(self, images: Sequence[bytes], left_s: float) -> SharedBlock | None:
-        """Copy images into shared memory; return None if they do not fit now and have to travel.
-
-        Raises:
-            InvalidRequestError: This machine has no room for the region.
-            ServerError: The server rejects it.
-            MlclsClientError: The connection failed in another way.
-        """
+        """Copy images into shared memory; return None if they do not fit now and have to travel."""
         async with self._registering:
             if self._region is None:
                 self._region = await self._register(left_s)

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from mlcls_client.base.text import end_sentence
 from mlcls_client.errors import (
@@ -19,15 +19,13 @@ from mlcls_client.errors import (
 from mlcls_client.transport.connection import ADMIN_KEY_HEADER, Connection, is_loopback, make_ssl_context
 from mlcls_client.transport.contract import IMAGE, RESULT, STATUS, THRESHOLD_PARAMETER, Answer, read_answers
 from mlcls_client.transport.error_mapping import is_lost_shared_memory, mapped_errors
-from mlcls_client.transport.request import RequestContext, call_with_retries
-from mlcls_client.transport.shared_memory import ServerRegion, SharedBlock
+from mlcls_client.transport.request import Answered, RequestContext, call_with_retries
+from mlcls_client.transport.shared_memory import ServerRegion
 
 _MAX_MESSAGE_BYTES: Final = 2**31 - 1
 _MAX_RECONNECT_BACKOFF_MS: Final = 1000
 # Triton counts in microseconds, and a day is as good as forever.
 _LONGEST_QUEUE_TIMEOUT_S: Final = 86_400.0
-
-Answered = TypeVar("Answered")
 
 logger = logging.getLogger("mlcls_client")
 
@@ -55,15 +53,7 @@ class Transport:
         context: RequestContext | None = None,
         **options: Any,
     ) -> Any:
-        """Make one call of tritonclient's client.
-
-        Args:
-            left_s: Time limit, in seconds.
-            method: Its name.
-            args: Its arguments.
-            admin: Also send the key of the closed APIs.
-            context: Trace of the request.
-            options: Its named arguments.
+        """Call a method of tritonclient's client within `left_s` seconds; `admin` sends the key of the closed APIs.
 
         Raises:
             MlclsClientError: Any error in `mlcls_client.errors`.
@@ -148,61 +138,49 @@ class Transport:
         return read_answers(result, status, len(encoded_images))
 
     async def _infer_once(
-        self, encoded_images: Sequence[bytes], threshold_json: str | None, context: RequestContext, left_s: float
-    ) -> Any:
-        if self._region is None:
-            return await self._send(encoded_images, None, threshold_json, context, left_s)
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + left_s
-        lost_before = False
-        while True:
-            block = await self._region.place(encoded_images, left_s)
-            try:
-                left_s = max(0.001, deadline - clock())
-                return await self._send(encoded_images, block, threshold_json, context, left_s)
-            except MlclsClientError as error:
-                if lost_before or block is None or not is_lost_shared_memory(error.server_text or ""):
-                    raise
-                # The server was restarted and no longer knows the region.
-                lost_before = True
-                self._region.forget(block)
-            finally:
-                if block is not None:
-                    block.region.release(block)
-
-    async def _send(
         self,
         encoded_images: Sequence[bytes],
-        block: SharedBlock | None,
         threshold_json: str | None,
         context: RequestContext,
         left_s: float,
+        is_second: bool = False,
     ) -> Any:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + left_s
         self._open()
         image_input = self._tritonclient.InferInput(IMAGE, [len(encoded_images), 1], "BYTES")
+        block = None if self._region is None else await self._region.place(encoded_images, left_s)
         if block is None:
             image_input.set_data_from_numpy(_to_tensor(encoded_images))
         else:
             image_input.set_shared_memory(block.region.name, block.size_bytes, block.offset)
-        return await self.ask(
-            left_s,
-            "infer",
-            self.connection.model_name,
-            context=context,
-            inputs=[image_input],
-            outputs=[self._tritonclient.InferRequestedOutput(name) for name in (RESULT, STATUS)],
-            request_id=context.request_id,
-            # Triton drops a request that is still queued by then.
-            timeout=max(1, int(min(left_s, _LONGEST_QUEUE_TIMEOUT_S) * 1e6)),
-            parameters=None if threshold_json is None else {THRESHOLD_PARAMETER: threshold_json},
-        )
+        left_s = max(0.001, deadline - clock())
+        try:
+            return await self.ask(
+                left_s,
+                "infer",
+                self.connection.model_name,
+                context=context,
+                inputs=[image_input],
+                outputs=[self._tritonclient.InferRequestedOutput(name) for name in (RESULT, STATUS)],
+                request_id=context.request_id,
+                # Triton drops a request that is still queued by then.
+                timeout=max(1, int(min(left_s, _LONGEST_QUEUE_TIMEOUT_S) * 1e6)),
+                parameters=None if threshold_json is None else {THRESHOLD_PARAMETER: threshold_json},
+            )
+        except MlclsClientError as error:
+            is_lost = is_lost_shared_memory(error.server_text or "")
+            if self._region is None or block is None or not is_lost or is_second:
+                raise
+            # The server was restarted and no longer knows the region.
+            self._region.forget(block)
+        finally:
+            if block is not None:
+                block.region.release(block)
+        return await self._infer_once(encoded_images, threshold_json, context, max(0.001, deadline - clock()), True)
 
     async def is_ready(self) -> bool:
-        """Return whether the model can answer now.
-
-        Raises:
-            ServerUnavailableError: Nothing answers at the address.
-        """
+        """Return whether the model can answer now."""
         return bool(
             await self.call("is_server_ready", retries=0)
             and await self.call("is_model_ready", self.connection.model_name, retries=0)
@@ -243,6 +221,4 @@ class Transport:
 def _to_tensor(encoded_images: Sequence[bytes]) -> Any:
     import numpy as np
 
-    images = np.empty((len(encoded_images), 1), dtype=np.object_)
-    images[:, 0] = encoded_images
-    return images
+    return np.array([[image] for image in encoded_images], dtype=np.object_)
