@@ -92,8 +92,8 @@ def choose_fonts(texts: Sequence[str], size: int) -> Fonts:
     """Load fonts that can write texts, of a height in pixels.
 
     The first is the font of the environment variable MLCLS_FONT (a file or a system font), or else Pillow's built-in
-    one. For characters that it lacks, the system's fonts follow: well-known ones first, then any that has them. Characters
-    that are still missing are logged and drawn as empty boxes.
+    one. For texts of which it lacks characters, the system's fonts follow: well-known ones first, then any that has
+    them. Characters that are still missing are logged and drawn as empty boxes.
 
     Raises:
         InputError: The named font cannot be loaded.
