@@ -108,3 +108,14 @@ def start_http() -> Iterator[Callable[..., Any]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(params=["grpc", "http"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def asked(protocol: str, server: FakeServer, start_http: Callable[..., Any]) -> Any:
+    """A server of each protocol; both have `url`, `requests`, `headers` and `config_closed`."""
+    return server if protocol == "grpc" else start_http()

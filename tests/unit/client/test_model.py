@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,11 +79,12 @@ def test_requests_are_no_larger_than_the_server_takes(server: FakeServer, model:
 
 
 def test_a_server_that_keeps_its_configuration_to_itself_gets_one_image_per_request(
-    server: FakeServer, model: Model, folder: Path, client_log: pytest.LogCaptureFixture
+    asked: Any, protocol: str, folder: Path, client_log: pytest.LogCaptureFixture
 ) -> None:
-    server.config_closed = True
-    assert len(list(model.predict(folder, batch_size=4))) == 5
-    assert [len(images) for images, _ in server.requests] == [1] * 5
+    asked.config_closed = True
+    with create_model(NAME, asked.url, protocol) as model:
+        assert len(list(model.predict(folder, batch_size=4))) == 5
+    assert len(asked.requests) == 5
     assert "one image per request" in client_log.text
 
 
@@ -153,15 +155,19 @@ def test_a_single_bad_image_is_told_from_a_bad_request(server: FakeServer, model
     assert len(server.requests) == 2, "one more request, with an image that is good"
 
 
-def test_nobody_at_the_address() -> None:
-    url = unused_url()
-    with create_model(NAME, url=url) as model, ExitStack() as started:
+def test_nobody_at_the_address(protocol: str) -> None:
+    with create_model(NAME, unused_url(), protocol) as model:
         assert not model.is_ready()
         with pytest.raises(ServerUnavailableError, match="Check the address"):
             list(model.predict(encode(RED)))
         with pytest.raises(ServerUnavailableError, match=r"ready within 0\.3 s"):
             model.wait_until_ready(0.3)
-        late = FakeServer(NAME, port=int(url.rpartition(":")[2]))
+
+
+def test_waiting_may_begin_before_the_server_does() -> None:
+    late = FakeServer(NAME, port=int(unused_url().rpartition(":")[2]))
+    with create_model(NAME, f"127.0.0.1:{late.port}") as model, ExitStack() as started:
+        assert not model.is_ready()
         threading.Timer(0.5, started.enter_context, (late,)).start()
         model.wait_until_ready(10)
 
@@ -176,20 +182,21 @@ def test_a_model_that_is_not_ready(server: FakeServer, model: Model) -> None:
     assert model.is_ready()
 
 
-def test_an_unknown_model(server: FakeServer) -> None:
-    with create_model("ResNet50_ML", url=server.url) as model:
+def test_an_unknown_model(asked: Any, protocol: str) -> None:
+    with create_model("ResNet50_ML", asked.url, protocol) as model:
         with pytest.raises(ModelNotFoundError, match=r"no model 'ResNet50_ML'.*is not found"):
             list(model.predict(encode(RED)))
         assert not model.is_ready()
 
 
-def test_a_late_answer(server: FakeServer) -> None:
-    server.delay = lambda images: time.sleep(0.6)
+def test_a_late_answer_is_not_asked_for_again(asked: Any, protocol: str) -> None:
+    asked.delay = asked.trouble = lambda _: time.sleep(0.6)
     with (
-        create_model(NAME, url=server.url, timeout_s=0.2) as model,
+        create_model(NAME, asked.url, protocol, timeout_s=0.2, retries=5) as model,
         pytest.raises(DeadlineExceededError, match=r"within 0\.2 s"),
     ):
         list(model.predict(encode(RED)))
+    assert len(asked.requests) == 1
 
 
 @pytest.mark.parametrize(

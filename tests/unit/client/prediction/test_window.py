@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -182,18 +183,13 @@ def test_images_that_are_read_ahead_are_bounded_in_bytes(model: Model, monkeypat
 
 def test_several_threads_share_a_model(server: FakeServer, model: Model) -> None:
     server.delay = lambda images: time.sleep(0.002)
-    found: dict[int, list[int]] = {}
 
-    def ask(begin: int) -> None:
+    def ask(begin: int) -> list[int]:
         results = model.predict(map(shade, range(begin, begin + 50)), threshold=0.0)
-        found[begin] = [number_of(result) for result in results]
+        return [number_of(result) for result in results]
 
-    threads = [threading.Thread(target=ask, args=(begin,)) for begin in (0, 50, 100, 150)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == {begin: list(range(begin, begin + 50)) for begin in (0, 50, 100, 150)}
+    with ThreadPoolExecutor(4) as pool:
+        assert [*pool.map(ask, range(0, 200, 50))] == [[*range(begin, begin + 50)] for begin in range(0, 200, 50)]
 
 
 @pytest.mark.parametrize(

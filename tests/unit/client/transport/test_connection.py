@@ -19,8 +19,6 @@ from support.client_images import NAME, encode
 SECRET = "s3cr3t-k3y"
 UNREACHABLE = (ServerUnavailableError, DeadlineExceededError)
 
-both_protocols = pytest.mark.parametrize("protocol", ["grpc", "http"])
-
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,9 +51,7 @@ def grpc_credentials(folder: Path, wants_client: bool = False) -> Any:
     return grpc.ssl_server_credentials([(key, certificate)], roots, wants_client)
 
 
-@both_protocols
-def test_headers_go_with_every_request(protocol: str, server: FakeServer, start_http: Callable[..., Any]) -> None:
-    asked: Any = server if protocol == "grpc" else start_http()
+def test_headers_go_with_every_request(protocol: str, asked: Any) -> None:
     with create_model(NAME, asked.url, protocol, headers={"X-Tenant": "a b"}, api_key=SECRET) as model:
         assert model.is_ready()
         assert len(list(model.predict([encode()], batch_size=2))) == 1
@@ -107,7 +103,6 @@ def test_options_that_only_the_server_can_follow_are_told(client_log: pytest.Log
     assert "use_hpip=True has no effect" in client_log.text
 
 
-@both_protocols
 def test_secrets_are_in_no_repr_and_no_error(protocol: str) -> None:
     options: Any = {"headers": {"x": SECRET}, "api_key": SECRET}
     assert SECRET not in repr(read_connection(NAME, None, protocol, 1.0, admin_key=SECRET, **options))
@@ -121,7 +116,6 @@ def test_secrets_are_in_no_repr_and_no_error(protocol: str) -> None:
         error = error.__cause__
 
 
-@both_protocols
 @pytest.mark.parametrize("wants_client", [False, True])
 def test_tls(protocol: str, wants_client: bool, certificates: Path, start_http: Callable[..., Any]) -> None:
     root = certificates / "cert.pem"

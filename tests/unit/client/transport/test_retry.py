@@ -42,7 +42,6 @@ def test_a_server_that_comes_back_is_asked_again(server: FakeServer) -> None:
     assert server.outages == 1, "without retries the first failure counts"
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_a_server_that_is_started_late(protocol: str, start_http: Callable[..., Any]) -> None:
     if protocol == "http":
         server = start_http()
@@ -107,17 +106,6 @@ def test_a_server_that_is_still_loading_is_asked_again(name: str) -> None:
                 list(model.predict(encode()))
         assert server.ready, "the model was not given up before the server had loaded what it has"
         timer.join()
-
-
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_late_answer_is_not_asked_for_again(protocol: str, start_http: Callable[..., Any]) -> None:
-    server = start_http()
-    server.trouble = lambda handler: time.sleep(0.8)
-    with FakeServer(NAME, delay=lambda images: time.sleep(0.8)) as grpc_server:
-        asked: Any = grpc_server if protocol == "grpc" else server
-        with create_model(NAME, asked.url, protocol, 0.3, retries=5) as model, pytest.raises(DeadlineExceededError):
-            list(model.predict(encode()))
-        assert len(asked.requests) == 1
 
 
 def test_the_deadline_is_that_of_all_tries() -> None:

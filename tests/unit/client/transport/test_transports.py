@@ -1,6 +1,5 @@
 """The HTTP protocol of Triton, and the mapping of errors."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from mlcls_client import (
 from mlcls_client.testing import FakeServer
 from mlcls_client.transport.connection import Connection
 from mlcls_client.transport.error_mapping import error_from_status
-from support.client_images import NAME, encode, unused_url
+from support.client_images import NAME, encode
 
 
 @pytest.fixture
@@ -44,33 +43,6 @@ def test_predict_over_http(web: Any) -> None:
     assert sorted(request["inputs"][0]["shape"] for request in web.requests[:2]) == [[1, 1], [2, 1]]
     assert web.requests[0]["parameters"]["threshold"] == '{"cat": 0.3}'
     assert 5_000_000 < web.requests[0]["parameters"]["timeout"] <= 7_500_000, "how long it is wanted, in microseconds"
-
-
-def test_closed_configuration_over_http(web: Any) -> None:
-    web.config_closed = True
-    with open_http(web.url) as model:
-        assert len(list(model.predict([encode()] * 3, batch_size=8))) == 3
-    assert len(web.requests) == 3
-
-
-def test_an_unknown_model_over_http(web: Any) -> None:
-    with open_http(web.url, "other") as model:
-        assert not model.is_ready()
-        with pytest.raises(ModelNotFoundError, match="is not found"):
-            list(model.predict(encode()))
-
-
-def test_nobody_at_the_http_address() -> None:
-    with open_http(unused_url(), timeout_s=2) as model:
-        assert not model.is_ready()
-        with pytest.raises(ServerUnavailableError, match="Cannot reach"):
-            list(model.predict(encode()))
-
-
-def test_a_late_answer_over_http(web: Any) -> None:
-    web.trouble = lambda handler: time.sleep(0.8)
-    with open_http(web.url, timeout_s=0.2) as model, pytest.raises(DeadlineExceededError, match=r"within 0\.2 s"):
-        list(model.predict(encode()))
 
 
 @pytest.mark.parametrize(
