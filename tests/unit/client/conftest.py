@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlcls_client.cli.main import main
 from mlcls_client.testing import FakeServer
 from support.client_images import NAME
 from support.quiet_http import QuietHttpServer
@@ -119,3 +120,15 @@ def protocol(request: pytest.FixtureRequest) -> str:
 def asked(protocol: str, server: FakeServer, start_http: Callable[..., Any]) -> Any:
     """A server of each protocol; both have `url`, `requests`, `headers` and `config_closed`."""
     return server if protocol == "grpc" else start_http()
+
+
+@pytest.fixture
+def ask(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command against the gRPC server; returns its exit code and what it wrote to both streams."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        texts = list(map(str, arguments))
+        code = main(texts if "--url" in texts or "--help" in texts else [*texts, "--url", server.url])
+        return code, *capsys.readouterr()
+
+    return run
