@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlcls_client.base.files import write_file
 from mlcls_client.base.text import visible_json
@@ -92,6 +92,7 @@ class MultiLabelResult(dict[str, Any]):
             self["error"] = str(error.args[0])  # without the request id: the result does not depend on who asks
         self.error = error
         self._encoded_image = encoded_image
+        # PaddleX's name of an image from memory: the time and a random number.
         self._memory_name = f"{int(time.time())}_{1000 + secrets.randbelow(9000)}"
 
     def __getattr__(self, name: str) -> Any:
@@ -119,16 +120,13 @@ class MultiLabelResult(dict[str, Any]):
 
         return {"res": draw_labels(open_image(self._encoded_image), self.label_names, self.scores)}
 
-    @property
-    def picture_name(self) -> str:
-        """Name of the file that `save_to_img` writes into a folder."""
-        suffix = Path(self._input_name or "").suffix
-        return f"{self._saved_stem()}_res{suffix if suffix.lower() in _SAVED_SUFFIXES else '.png'}"
-
-    @property
-    def json_name(self) -> str:
-        """Name of the file that `save_to_json` writes into a folder."""
-        return f"{self._saved_stem()}_res.json"
+    def file_name(self, kind: Literal["img", "json"]) -> str:
+        """Return the name of the file that `save_to_img` or `save_to_json` writes into a folder."""
+        path = self.input_path or self._memory_name
+        name = Path(url_file_name(path) if is_url(path) else path)
+        page = "" if self.page_index is None else f"_{self.page_index}"
+        picture_suffix = name.suffix if name.suffix.lower() in _SAVED_SUFFIXES else ".png"
+        return f"{name.stem}{page}_res{picture_suffix if kind == 'img' else '.json'}"
 
     def print(
         self,
@@ -171,7 +169,7 @@ class MultiLabelResult(dict[str, Any]):
         text = visible_json(json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii))
         path = Path(save_path)
         if path.suffix.lower() != ".json":
-            path = path / self.json_name
+            path = path / self.file_name("json")
         # A file name that is not UTF-8 is a lone surrogate here; its \udcxx form is a valid escape of JSON.
         write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
@@ -193,7 +191,7 @@ class MultiLabelResult(dict[str, Any]):
         picture = self.img["res"]
         path = Path(save_path)
         if path.suffix.lower() not in _SAVED_SUFFIXES:
-            path = path / self.picture_name
+            path = path / self.file_name("img")
         suffix = path.suffix.lower()
         file_format = Image.registered_extensions()[suffix]
         write_file(path, lambda file: picture.save(file, format=file_format, **_SAVE_OPTIONS.get(suffix, {})))
@@ -202,13 +200,3 @@ class MultiLabelResult(dict[str, Any]):
         """Write the JSON file and the annotated picture into a folder, as PaddleX does."""
         self.save_to_json(save_path)
         self.save_to_img(save_path)
-
-    @property
-    def _input_name(self) -> str | None:
-        path = self.input_path
-        return url_file_name(path) if path is not None and is_url(path) else path
-
-    def _saved_stem(self) -> str:
-        """Return PaddleX's stem of saved files: the input and its page, or else the time and a random number."""
-        stem = self._memory_name if self._input_name is None else Path(self._input_name).stem
-        return stem if self.page_index is None else f"{stem}_{self.page_index}"

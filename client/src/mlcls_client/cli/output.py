@@ -118,7 +118,7 @@ class ResultSaver:
             OutputError: The file cannot be written.
             InputError: Pillow cannot decode the image.
         """
-        name = result.picture_name if self._kind == "img" else result.json_name
+        name = result.file_name(self._kind)
         stem, suffix = os.path.splitext(name)
         number = 2
         while name.casefold() in self._used:
