@@ -14,7 +14,6 @@ from PIL import Image
 
 from mlcls_client import (
     AsyncModel,
-    DeadlineExceededError,
     ImageRejectedError,
     InvalidRequestError,
     MlclsClientError,
@@ -159,19 +158,6 @@ def test_errors_are_the_same(server: FakeServer) -> None:
             model.predict(shade(0))
 
     run(server.url, ask, retries=0)
-
-
-def test_over_http(start_http: Callable[..., Any]) -> None:
-    server = start_http()
-
-    async def ask(model: AsyncModel) -> list[list[str]]:
-        assert await model.is_ready()
-        return [result.label_names async for result in model.predict(map(shade, range(40)), concurrency=8)]
-
-    assert run(server.url, ask, "http") == [["cat"]] * 40
-    server.trouble = lambda handler: time.sleep(0.8)
-    with pytest.raises(DeadlineExceededError):
-        run(server.url, ask, "http", timeout_s=0.3)
 
 
 def test_a_model_that_blocks_works_within_a_running_event_loop(server: FakeServer) -> None:

@@ -67,13 +67,3 @@ def test_a_public_name_has_an_example(name: str, globs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module(name: str, globs: dict[str, Any]) -> None:
     assert run_examples(importlib.import_module(name), globs, name) >= 1
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_public_methods_are_documented(name: str) -> None:
-    documented = getattr(mlcls_client, name)
-    attributes = vars(documented).items() if isinstance(documented, type) else ()
-    methods = [
-        item for item in attributes if item[0][0] != "_" and (callable(item[1]) or isinstance(item[1], property))
-    ]
-    assert [attribute for attribute, value in methods if not value.__doc__] == []

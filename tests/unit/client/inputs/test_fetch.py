@@ -40,23 +40,16 @@ class Handler(BaseHTTPRequestHandler):
             self.redirect(f"/redirect/{left - 1}" if left > 1 else "/red.png")
         elif path == "/to-file":
             self.redirect("file:///etc/hostname")
-        elif path == "/slow":
-            self.send_response(200)
-            self.end_headers()
-            for _ in range(100):
-                self.wfile.write(b"x")
-                time.sleep(0.02)
-        elif path == "/slow-header":
+        elif path.startswith("/slow"):
+            if path == "/slow":
+                self.reply(b"", {})
             for _ in range(100):
                 self.wfile.write(b"H")
                 time.sleep(0.02)
         elif path == "/short":
             self.reply(b"only this", {"Content-Length": "100"})
         elif path == "/endless":
-            self.send_response(200)
-            self.end_headers()
-            for _ in range(1000):
-                self.wfile.write(b"x" * 1000)
+            self.reply(b"x" * 1_000_000, {})
         elif path == "/no-http":
             self.wfile.write(b"this is not HTTP\r\n\r\n")
         elif path in self.server.files:

@@ -71,43 +71,26 @@ def test_wrong_ids(request_id: Any) -> None:
         model.predict("photo.png", request_id=request_id)
 
 
-def install_opentelemetry(monkeypatch: pytest.MonkeyPatch, inject: Any) -> None:
-    propagate = types.ModuleType("opentelemetry.propagate")
-    propagate.inject = inject  # type: ignore[attr-defined]
-    for name, module in (
-        ("opentelemetry", types.ModuleType("opentelemetry")),
-        ("opentelemetry.trace", types.ModuleType("opentelemetry.trace")),
-        ("opentelemetry.propagate", propagate),
-    ):
-        monkeypatch.setitem(sys.modules, name, module)
-
-
-def test_the_current_span_of_the_caller_is_sent(monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> None:
-    def inject(carrier: dict[str, str]) -> None:
-        carrier.update({"traceparent": TRACEPARENT, "tracestate": "a=b", "baggage": "user=alice"})
-
-    install_opentelemetry(monkeypatch, inject)
-    with create_model(NAME, url=server.url) as model:
-        list(model.predict(encode()))
-        assert (server.headers[-1]["traceparent"], server.headers[-1]["tracestate"]) == (TRACEPARENT, "a=b")
-        assert "baggage" not in server.headers[-1]
-
-
-def test_a_tracer_that_fails_costs_nothing(monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> None:
-    def inject(carrier: dict[str, str]) -> None:
-        raise RuntimeError
-
-    install_opentelemetry(monkeypatch, inject)
-    with create_model(NAME, url=server.url) as model:
+@pytest.mark.parametrize(
+    ("sent", "headers", "expected"),
+    [
+        ({"traceparent": TRACEPARENT, "tracestate": "a=b", "baggage": "user=alice"}, None, (TRACEPARENT, "a=b")),
+        (None, None, (None, None)),  # a tracer that fails costs nothing
+        ({"traceparent": "00-ff-ff-01"}, {"traceparent": TRACEPARENT}, (TRACEPARENT, None)),  # the caller's headers win
+    ],
+)
+def test_the_current_span_of_the_caller_is_sent(
+    monkeypatch: pytest.MonkeyPatch, server: FakeServer, sent: Any, headers: Any, expected: tuple[str | None, ...]
+) -> None:
+    propagate: Any = types.ModuleType("opentelemetry.propagate")
+    propagate.inject = lambda carrier: carrier.update(sent)  # TypeError for None
+    for name in ("opentelemetry", "opentelemetry.trace"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "opentelemetry.propagate", propagate)
+    with create_model(NAME, url=server.url, headers=headers) as model:
         assert len(list(model.predict(encode()))) == 1
-        assert "traceparent" not in server.headers[-1]
-
-
-def test_headers_of_the_caller_win(monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> None:
-    install_opentelemetry(monkeypatch, lambda carrier: carrier.update(traceparent="00-ff-ff-01"))
-    with create_model(NAME, url=server.url, headers={"traceparent": TRACEPARENT}) as model:
-        list(model.predict(encode()))
-        assert server.headers[-1]["traceparent"] == TRACEPARENT
+    assert tuple(map(server.headers[-1].get, ("traceparent", "tracestate"))) == expected
+    assert "baggage" not in server.headers[-1]
 
 
 def test_nothing_is_imported_for_it(tmp_path: Path) -> None:
