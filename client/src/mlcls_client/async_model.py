@@ -7,7 +7,6 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from types import TracebackType
 from typing import Any, Final
 
 from mlcls_client.base.text import end_sentence
@@ -219,8 +218,6 @@ class AsyncModel:
         """Return the model itself."""
         return self
 
-    async def __aexit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         """Close the connection."""
         await self.close()

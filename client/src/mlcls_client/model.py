@@ -6,7 +6,6 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any
 
 from mlcls_client.async_model import AsyncModel
@@ -222,9 +221,7 @@ class Model:
         """Return the model itself."""
         return self
 
-    def __exit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close the connection."""
         self.close()
 

@@ -72,15 +72,7 @@ class MultiLabelResult(dict[str, Any]):
         encoded_image: bytes = b"",
         error: MlclsClientError | None = None,
     ) -> None:
-        """Make the result of one image.
-
-        Args:
-            answer: The server's answer.
-            input_path: Path or URL of the image; None for an image from memory.
-            page_index: Number of the page, from 0.
-            encoded_image: The image as it was sent, on which `img` draws.
-            error: Why there is no result.
-        """
+        """Make the result of one image; `encoded_image` is the image as it was sent, on which `img` draws."""
         super().__init__(
             input_path=input_path,
             page_index=page_index,

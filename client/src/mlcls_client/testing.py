@@ -21,7 +21,6 @@ from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from mlcls_client.transport.connection import ADMIN_KEY_HEADER
@@ -106,9 +105,7 @@ class FakeServer:
         self._server.start()
         return self
 
-    def __exit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Stop at once."""
         self._server.stop(grace=None).wait()
 

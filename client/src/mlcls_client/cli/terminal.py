@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, TextIO
 
 from mlcls_client.base.text import visible
@@ -66,11 +65,7 @@ class ProgressBar:
     """A progress bar that counts images (rich, extra `cli`), or nothing. A context manager."""
 
     def __init__(self, wanted: bool | None, count: Callable[[], int | None]) -> None:
-        """Prepare a bar.
-
-        Args:
-            wanted: True, False, or None for a bar if standard error is a terminal and rich is installed.
-            count: Returns the number of images, None if it is unknown; called only for a bar.
+        """Prepare a bar of `count()` images; None wants one if standard error is a terminal and rich is installed.
 
         Raises:
             InvalidRequestError: A bar is wanted, and rich is not installed.
@@ -112,9 +107,7 @@ class ProgressBar:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Stop the bar; it stays visible."""
         if self._bar is not None:
             self._bar.live.transient = False

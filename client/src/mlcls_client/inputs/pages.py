@@ -104,13 +104,7 @@ class PageFile:
     """A file with pages; thread-safe. It stays open from the first page that is read to the last."""
 
     def __init__(self, name: str, suffix: str, content: bytes | None, array_format: ArrayFormat) -> None:
-        """Open the file to count its pages.
-
-        Args:
-            name: Path of the file, for error messages too.
-            suffix: One of `PAGED_SUFFIXES`, which decides the format.
-            content: The file in memory; None to read it from its path.
-            array_format: How to encode the pages.
+        """Open the file to count its pages; without `content` it is read from the path `name`.
 
         Raises:
             InputError: The file cannot be read or has no page; for a PDF file, pypdfium2 is not installed.

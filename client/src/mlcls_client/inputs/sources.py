@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias, Union
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mlcls_client.base.files import decoding_reason, mapped_read_errors
 from mlcls_client.base.text import end_sentence
@@ -54,15 +54,9 @@ class ImageSource:
     page_index: int | None = None
 
 
-ImageInput: TypeAlias = Union[
-    str,
-    "os.PathLike[str]",
-    bytes,
-    "npt.NDArray[np.uint8]",
-    "Image.Image",
-    ImageSource,
-    Iterable["ImageInput"],
-]
+ImageInput: TypeAlias = (
+    "str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image | ImageSource | Iterable[ImageInput]"
+)
 """The path of a file or folder, an http(s) URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image,
 or an iterable of these."""
 
@@ -78,11 +72,6 @@ def iterate_sources(
     fetched, and kept in memory as long as its sources) to count the pages, which are rendered one by one as they are
     read. A missing path, a file whose pages cannot be counted, or a folder that cannot be listed or has no image gives
     one source whose `read` raises, so that one bad path need not stop the others.
-
-    Args:
-        inputs: See `ImageInput`.
-        fetch_limits: Limits of fetching a URL.
-        array_format: How to encode arrays, PIL images, pages and converted files.
 
     Raises:
         InputError: Something in the input has an unsupported type.

@@ -23,13 +23,7 @@ class Window(Generic[PendingBatch]):
     """
 
     def __init__(self, sources: Iterator[ImageSource], batch_size: int, limit: int) -> None:
-        """Make an empty window.
-
-        Args:
-            sources: The input. Its errors are raised after the results of everything before them.
-            batch_size: Images per batch.
-            limit: Pending batches, at most: waiting, sent, or answered and not yet taken.
-        """
+        """Make an empty window of at most `limit` batches: waiting, sent, or answered and not yet taken."""
         self._sources = sources
         self._batch_size = batch_size
         self._limit = limit

@@ -109,11 +109,6 @@ class Transport:
     ) -> list[Answer]:
         """Send one request and return one answer per image, in order; cancelling cancels the request.
 
-        Args:
-            encoded_images: N image files, byte for byte; N is at most `max_batch_size()`.
-            threshold_json: JSON text of the request parameter `threshold`; None for the model's own threshold.
-            context: Id and trace of the request.
-
         Raises:
             InvalidRequestError: The server rejects the request, or no image in it is good.
             MlclsClientError: Any other error in `mlcls_client.errors`.
