@@ -20,7 +20,7 @@ _FORMULA: Final = re.compile("\\s*[=+\\-@|\uff1d\uff0b\uff0d\uff20]")
 
 def visible(text: str) -> str:
     """Return a text on one line, with its control characters as backslash escapes."""
-    return _CONTROL.sub(_escape, text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def visible_json(text: str) -> str:
@@ -37,7 +37,8 @@ def csv_cell(value: object) -> object:
 
 def safe_file_name(name: str) -> str:
     """Return a safe name for a file, of the same suffix: no separators, no control characters, not too long."""
-    name = "".join("_" if _is_unsafe(character) else character for character in name).strip(" ")
+    name = re.sub(r'[/\\:*?"<>|]', "_", _CONTROL.sub("_", name))
+    name = "".join("_" if unicodedata.category(c) in ("Cs", "Cn") else c for c in name).strip(" ")
     stem, dot, suffix = name.rpartition(".")
     if not dot or not stem or len(suffix) > 10:
         stem, dot, suffix = name, "", ""
@@ -48,13 +49,3 @@ def safe_file_name(name: str) -> str:
 def end_sentence(text: str) -> str:
     """Return a text with one period at its end."""
     return f"{text.rstrip('.')}."
-
-
-def _is_unsafe(character: str) -> bool:
-    return (
-        character in '/\\:*?"<>|' or bool(_CONTROL.match(character)) or unicodedata.category(character) in ("Cs", "Cn")
-    )
-
-
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode("ascii")

@@ -39,8 +39,6 @@ SUMMARY: Final = "Label images and print the results."
 
 STDIN: Final = "-"
 LIST_PREFIX: Final = "@"
-_READS_STDIN: Final = (STDIN, LIST_PREFIX + STDIN)
-_STDIN_NAME: Final = "stdin"
 
 _WRITERS: Final[dict[str, type[TableWriter | JsonLinesWriter | CsvWriter]]] = {
     "table": TableWriter,
@@ -127,7 +125,7 @@ def run_predict(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    if sum(given in _READS_STDIN for given in args.input) > 1:
+    if sum(given in (STDIN, LIST_PREFIX + STDIN) for given in args.input) > 1:
         raise InvalidRequestError("Expected standard input once, got several of - and @-.")
     folders: tuple[tuple[Path | None, SavedKind], ...] = ((args.save_img, "img"), (args.save_json, "json"))
     savers = [ResultSaver(folder, kind) for folder, kind in folders if folder is not None]
@@ -172,17 +170,12 @@ def _predict(args: argparse.Namespace) -> int:
 def _iterate_inputs(args: argparse.Namespace) -> Iterator[ImageSource]:
     for given in args.input:
         if given == STDIN:
-            yield from _stdin_sources(args)
+            for source in iterate_sources(sys.stdin.buffer.read(), array_format=args.array_format):
+                yield replace(source, input_path="stdin")
         elif given.startswith(LIST_PREFIX):
             yield from iterate_sources(_read_lines(given.removeprefix(LIST_PREFIX)), array_format=args.array_format)
         else:
             yield from iterate_sources(given, array_format=args.array_format)
-
-
-def _stdin_sources(args: argparse.Namespace) -> Iterator[ImageSource]:
-    content = sys.stdin.buffer.read()
-    for source in iterate_sources(content, array_format=args.array_format):
-        yield replace(source, input_path=_STDIN_NAME)
 
 
 def _read_lines(path: str) -> Iterator[str]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Final, Literal, get_args
 
 from mlcls_client.base.threads import ReaderThreads
 from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
-from mlcls_client.inputs.encoding import ArrayFormat
+from mlcls_client.inputs.encoding import ArrayFormat, encode_image
 from mlcls_client.inputs.sources import ImageSource
 from mlcls_client.prediction.window import MemoryGate
 from mlcls_client.result import MultiLabelResult
@@ -143,9 +142,12 @@ class Prediction:
         except InvalidRequestError as error:
             # INVALID_ARGUMENT is about the images or the request, which the served contract leaves open. If the images
             # are bad, the server accepts a request with a good image and the same threshold.
+            from PIL import Image
+
             async with self._probing:
                 if not self._accepted:
-                    await self._infer([_good_image()], "probe")
+                    good = encode_image(Image.new("RGB", (64, 64), (128, 128, 128)))
+                    await self._infer([good], "probe")
                     self._accepted = True
             if len(encoded_images) == 1:
                 return [Answer(status=error.server_text or error.args[0])]
@@ -163,14 +165,6 @@ def _check_count(name: str, number: object, highest: float = math.inf) -> None:
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= highest:
         wanted = "1 or more" if highest == math.inf else f"from 1 to {highest}"
         raise InvalidRequestError(f"Expected {name} to be {wanted}, got {number!r}.")
-
-
-def _good_image() -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), (128, 128, 128)).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _read(source: ImageSource) -> bytes | InputError:
