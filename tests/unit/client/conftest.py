@@ -3,8 +3,8 @@
 import json
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from mlcls_client.cli.main import main
 from mlcls_client.testing import FakeServer
 from support.client_images import NAME
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer, running
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def _split(content: bytes) -> Iterator[bytes]:
 
 @pytest.fixture
 def start_http() -> Iterator[Callable[..., Any]]:
-    servers: list[Any] = []
+    servers = ExitStack()
 
     def start(context: ssl.SSLContext | None = None) -> Any:
         server: Any = QuietHttpServer(("127.0.0.1", 0), Handler)
@@ -101,14 +101,10 @@ def start_http() -> Iterator[Callable[..., Any]]:
         server.url = f"localhost:{server.server_port}"
         if context is not None:
             server.socket = context.wrap_socket(server.socket, server_side=True)
-        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        servers.append(server)
-        return server
+        return servers.enter_context(running(server))
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with servers:
+        yield start
 
 
 @pytest.fixture(params=["grpc", "http"])

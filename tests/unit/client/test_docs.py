@@ -5,10 +5,7 @@ import doctest
 import importlib
 import os
 import time
-from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy
@@ -17,16 +14,11 @@ from PIL import Image
 
 import mlcls_client
 from mlcls_client.testing import FakeServer
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import served_folder
 
 NAMES = [name for name in mlcls_client.__all__ if name != "__version__"]
 # Modules whose examples are about what a program may import from them.
 MODULES = ["mlcls_client", "mlcls_client.inputs.sources", "mlcls_client.testing"]
-
-
-class SilentHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's output clean."""
 
 
 @pytest.fixture
@@ -37,16 +29,12 @@ def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: FakeServer) -
     Image.new("RGB", (80, 60), (200, 0, 0)).save("photo.png")
     Image.new("RGB", (80, 60), (0, 200, 0)).save("photos/img2.png")
     Image.new("RGB", (80, 60), (0, 0, 200)).save("photos/img10.png")
-    web: Any = QuietHttpServer(("127.0.0.1", 0), partial(SilentHandler, directory=str(tmp_path)))
-    Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     names = {name: getattr(mlcls_client, name) for name in NAMES}
     inputs = importlib.import_module("mlcls_client.inputs.sources")
     modules = {"asyncio": asyncio, "numpy": numpy, "os": os, "time": time}
     more = {"FakeServer": FakeServer, "iterate_sources": inputs.iterate_sources}
-    photo_url = f"http://127.0.0.1:{web.server_port}/photo.png"
-    yield {**names, **modules, **more, "server": server, "photo_url": photo_url}
-    web.shutdown()
-    web.server_close()
+    with served_folder(tmp_path) as web:
+        yield {**names, **modules, **more, "server": server, "photo_url": f"{web}/photo.png"}
 
 
 def run_examples(documented: object, globs: dict[str, Any], name: str) -> int:

@@ -9,17 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from PIL import Image
 
 from mlcls_client.testing import FakeServer
 from support.client_images import NAME
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import served_folder
 
 Ask = Callable[..., tuple[int, str, str]]
 
@@ -81,20 +78,10 @@ def test_pages_are_named(ask: Ask, photos: list[str], tmp_path: Path) -> None:
     assert [(result["page_index"], result["label_names"]) for result in printed] == [(0, ["red"]), (1, ["green"])]
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep standard error for the command."""
-
-
 def test_a_url_is_an_input(ask: Ask, photos: list[str]) -> None:
-    handler = partial(QuietHandler, directory=os.path.dirname(photos[0]))
-    with QuietHttpServer(("127.0.0.1", 0), handler) as web:
-        Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        base = f"http://127.0.0.1:{web.server_port}"
-        code, out, err = ask("predict", NAME, f"{base}/img2.png", f"{base}/gone.png")
-        web.shutdown()
-    assert code == 1
-    assert f"{base}/img2.png  red 1.000" in out
+    with served_folder(Path(photos[0]).parent) as web:
+        code, out, err = ask("predict", NAME, f"{web}/img2.png", f"{web}/gone.png")
+    assert (code, out.splitlines()[0]) == (1, f"{web}/img2.png  red 1.000, green 0.800")
     assert "404" in err
 
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from mlcls_client.inputs.fetch import fetch_url, is_url, url_file_name
 from mlcls_client.inputs.sources import iterate_sources
 from mlcls_client.testing import FakeServer
 from support.client_images import GREEN, NAME, RED, decode, encode, unused_url
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer, running
 
 RED_PNG = encode(RED)
 
@@ -76,8 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web() -> Iterator[Any]:
-    with QuietHttpServer(("127.0.0.1", 0), Handler) as http_server:
-        settings: Any = http_server
+    with running(QuietHttpServer(("127.0.0.1", 0), Handler)) as settings:
         settings.paths = []
         settings.files = {
             "/red.png": RED_PNG,
@@ -86,10 +84,8 @@ def web() -> Iterator[Any]:
             "/gray.ppm": encode(image_format="PPM"),
             "/empty": b"",
         }
-        settings.url = f"http://127.0.0.1:{http_server.server_port}"
-        Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        settings.url = f"http://127.0.0.1:{settings.server_port}"
         yield settings
-        http_server.shutdown()
 
 
 def test_a_url_is_fetched_when_its_turn_comes(web: Any) -> None:
