@@ -57,24 +57,21 @@ def test_results_come_in_order_at_any_batch_size(
     assert [Path(result.input_path or "").name for result in results] == [f"{number}.png" for number in range(5)]
     assert results[0].scores == [round(200 / 255, 5)]
     # Requests overlap, so that the server may see them in another order.
-    sizes = sorted(len(images) for images, _ in server.requests)
-    assert sizes == sorted(min(batch_size, 5 - start) for start in range(0, 5, batch_size))
-    assert sorted(image for images, _ in server.requests for image in images) == sorted(
-        (folder / f"{number}.png").read_bytes() for number in range(5)
+    assert sorted(len(images) for images, _ in server.requests) == sorted(
+        min(batch_size, 5 - start) for start in range(0, 5, batch_size)
     )
+    files = (path.read_bytes() for path in folder.iterdir())
+    assert sorted(image for images, _ in server.requests for image in images) == sorted(files)
 
 
-def test_nothing_is_sent_before_the_first_result_is_asked_for(server: FakeServer, model: Model, folder: Path) -> None:
-    results = model.predict(folder)
+def test_nothing_is_sent_before_the_first_result_and_no_more_than_the_server_takes(
+    server: FakeServer, model: Model, folder: Path
+) -> None:
+    server.max_batch_size = 2
+    results = model.predict(folder, batch_size=100)
     time.sleep(0.05)
     assert server.requests == []
-    next(results)
-    assert len(server.requests) >= 1
-
-
-def test_requests_are_no_larger_than_the_server_takes(server: FakeServer, model: Model, folder: Path) -> None:
-    server.max_batch_size = 2
-    assert len(list(model.predict(folder, batch_size=100))) == 5
+    assert len(list(results)) == 5
     assert sorted(len(images) for images, _ in server.requests) == [1, 2, 2]
 
 

@@ -109,16 +109,13 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "res.jpg").write_bytes(b"old")
+    result = make_result()
     monkeypatch.setattr(Image.Image, "save", lambda self, file, **options: file.write(b"half") and 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        make_result().save_to_img(tmp_path / "res.jpg")
+        result.save_to_img(tmp_path / "res.jpg")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"res.jpg": b"old"}
-
-
-def test_a_path_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="Cannot write"):
-        make_result().save_to_json(tmp_path / "file" / "res.json")
+        result.save_to_json(tmp_path / "res.jpg" / "res.json")
 
 
 def test_a_failed_result_says_so_everywhere(tmp_path: Path) -> None:

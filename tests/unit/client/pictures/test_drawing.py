@@ -171,16 +171,14 @@ def test_any_mode_can_be_drawn(mode: str) -> None:
     assert mode == "1" or 90 < drawn[:, 28:36].mean() < 165
 
 
-def test_one_finite_score_per_label() -> None:
-    for scores in ([], [float("nan")]):
-        with pytest.raises(InputError, match="one finite score per label"):
-            draw_labels(photo(10, 10), ["a"], scores)
-
-
-def test_a_named_font_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [([], "one finite score per label"), ([float("nan")], "one finite score per label"), ([0.5], r"no/such/font\.ttf")],
+)
+def test_what_cannot_be_drawn(monkeypatch: pytest.MonkeyPatch, scores: list[float], message: str) -> None:
     monkeypatch.setenv("MLCLS_FONT", "no/such/font.ttf")
-    with pytest.raises(InputError, match=r"no/such/font\.ttf"):
-        draw_labels(photo(10, 10), ["a"], [0.5])
+    with pytest.raises(InputError, match=message):
+        draw_labels(photo(10, 10), ["a"], scores)
 
 
 @pytest.fixture
