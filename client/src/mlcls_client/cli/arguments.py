@@ -16,44 +16,43 @@ ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `open_model` reads to a parser."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--url",
         metavar="HOST:PORT",
         help=f"address of the server (default: the environment variable {URL_VARIABLE}, or {DEFAULT_URLS['grpc']}; "
         f"with --protocol http {DEFAULT_URLS['http']})",
     )
-    parser.add_argument(
-        "--protocol", choices=list(DEFAULT_URLS), default="grpc", help="protocol (default: %(default)s)"
-    )
-    parser.add_argument("--ssl", action="store_true", help="encrypt the connection (TLS)")
+    add("--protocol", choices=list(DEFAULT_URLS), default="grpc", help="protocol (default: %(default)s)")
+    add("--ssl", action="store_true", help="encrypt the connection (TLS)")
     for name, meaning in (
         ("root-certificates", "PEM file of the root certificates to trust"),
         ("private-key", "PEM file of this client's key"),
         ("certificate-chain", "PEM file of this client's certificates"),
     ):
-        parser.add_argument(f"--ssl-{name}", metavar="FILE", help=f"{meaning}; implies --ssl")
-    parser.add_argument(
+        add(f"--ssl-{name}", metavar="FILE", help=f"{meaning}; implies --ssl")
+    add(
         "--header",
         action="append",
         default=[],
         metavar="'NAME: VALUE'",
         help="send this header with every request; repeatable",
     )
-    parser.add_argument(
+    add(
         "--api-key",
         metavar="KEY",
         default=os.environ.get(API_KEY_VARIABLE) or None,
         help=f"send 'authorization: Bearer KEY' (default: the environment variable {API_KEY_VARIABLE}, which other "
         "users of this machine cannot see)",
     )
-    parser.add_argument(
+    add(
         "--admin-key",
         metavar="KEY",
         default=os.environ.get(ADMIN_KEY_VARIABLE) or None,
         help="key of the APIs that `mlcls serve` closes: shared memory and the list of all models "
         f"(default: the environment variable {ADMIN_KEY_VARIABLE})",
     )
-    parser.add_argument(
+    add(
         "--shared-memory",
         action="store_true",
         help="pass images through shared memory; the server must be on this machine and allow it",
@@ -62,14 +61,15 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_request_arguments(parser: argparse.ArgumentParser, default_retries: int) -> None:
     """Add `--timeout` and `--retries` to a parser."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--timeout",
         type=parse_seconds,
         default=DEFAULT_TIMEOUT_S,
         metavar="S",
         help="time limit of one request with its retries, in seconds (default: %(default)g)",
     )
-    parser.add_argument(
+    add(
         "--retries",
         type=int,
         default=default_retries,

@@ -51,13 +51,8 @@ def _make_parser() -> argparse.ArgumentParser:
     wait = commands.add_parser("wait", help=summary, description=f"{summary} Exit 0 if it is, 3 if not in time.")
     wait.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
     add_server_arguments(wait)
-    wait.add_argument(
-        "--timeout",
-        type=parse_seconds,
-        default=_WAIT_TIMEOUT_S,
-        metavar="S",
-        help="how long to wait, in seconds (default: %(default)g)",
-    )
+    seconds = "how long to wait, in seconds (default: %(default)g)"
+    wait.add_argument("--timeout", type=parse_seconds, default=_WAIT_TIMEOUT_S, metavar="S", help=seconds)
     wait.set_defaults(run=_wait)
 
     summary = "List the models of a server."

@@ -60,8 +60,9 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `predict` to a parser, for `run_predict`. `mlcls predict` uses both, too."""
     parser.epilog = EXIT_CODES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
+    add(
         "input",
         metavar="INPUT",
         nargs="+",
@@ -70,49 +71,43 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_server_arguments(parser)
     add_request_arguments(parser, DEFAULT_RETRIES)
-    parser.add_argument(
-        "--batch-size", type=parse_count, default=1, metavar="N", help="images per request (default: %(default)s)"
-    )
-    parser.add_argument(
+    add("--batch-size", type=parse_count, default=1, metavar="N", help="images per request (default: %(default)s)")
+    add(
         "--concurrency",
         type=parse_count,
         metavar="N",
         help=f"requests in flight, at most {MAX_CONCURRENCY} (default: 16, fewer for large batches)",
     )
-    parser.add_argument(
+    add(
         "--threshold",
         type=_parse_threshold,
         metavar="T",
         help='keep labels above this score: a number, or JSON such as \'{"default": 0.5, "person": 0.8}\' '
         "(default: the model's own)",
     )
-    parser.add_argument(
-        "--top-k", type=parse_count, metavar="K", help="keep at most K of these labels, those with the highest scores"
-    )
-    parser.add_argument(
+    add("--top-k", type=parse_count, metavar="K", help="keep at most K of these labels, those with the highest scores")
+    add(
         "--array-format",
         choices=get_args(ArrayFormat),
         default="png",
         help="how to send pages of PDF and TIFF files (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--format",
         choices=list(_WRITERS),
         default="table",
         help="print a table, a JSON object per image, or a CSV row per label (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
-    parser.add_argument(
-        "--save-img", "--save", type=Path, metavar="DIR", help="write an annotated picture per image to this folder"
-    )
-    parser.add_argument("--save-json", type=Path, metavar="DIR", help="write a JSON file per image to this folder")
-    parser.add_argument("--fail-on-error", action="store_true", help="stop at the first image that fails")
-    parser.add_argument(
+    add("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
+    add("--save-img", "--save", type=Path, metavar="DIR", help="write an annotated picture per image to this folder")
+    add("--save-json", type=Path, metavar="DIR", help="write a JSON file per image to this folder")
+    add("--fail-on-error", action="store_true", help="stop at the first image that fails")
+    add(
         "--request-id",
         metavar="ID",
         help="prefix of the request ids in the server's log and traces: ID-0, ID-1, ... (default: random)",
     )
-    parser.add_argument(
+    add(
         "--progress",
         action=argparse.BooleanOptionalAction,
         help="show a progress bar on standard error (default: if that is a terminal and rich is installed)",

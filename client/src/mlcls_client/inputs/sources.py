@@ -120,15 +120,9 @@ def count_images(paths: Iterable[str]) -> int | None:
     """
     count = 0
     for path in paths:
-        if is_url(path):
-            names: Iterable[str] = [url_file_name(path)]
-        elif os.path.isdir(path):
-            found = (name for _, _, files in os.walk(path) for name in files)
-            names = (name for name in found if _suffix(name) in IMAGE_SUFFIXES)
-        else:
-            names = [path]
+        names = [url_file_name(path)] if is_url(path) else _list_images(path) if os.path.isdir(path) else [path]
         for name in names:
-            if _suffix(name) in PAGED_SUFFIXES:
+            if _suffix(str(name)) in PAGED_SUFFIXES:
                 return None
             count += 1
     return count

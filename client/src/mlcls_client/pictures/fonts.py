@@ -153,9 +153,7 @@ def _font_files() -> list[str]:
     data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
     shared = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
     folders = [Path(folder, "fonts") for folder in (data, *shared.split(":"))]
-    if sys.platform == "win32":
-        folders = [Path(os.environ.get("WINDIR", r"C:\Windows"), "fonts")]
-    elif sys.platform == "darwin":
+    if sys.platform == "darwin":
         folders = [Path("/Library/Fonts"), Path("/System/Library/Fonts"), Path.home() / "Library/Fonts"]
     found = (
         path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in (".ttf", ".otf", ".ttc")
