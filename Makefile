@@ -124,7 +124,7 @@ lock: $(UV) ## Update requirements/*.txt
 	$(LOCK) pyproject.toml --extra container --output-file requirements/triton.txt
 	$(LOCK) pyproject.toml requirements/tensorrt.in --extra container --output-file requirements/tensorrt.txt
 	$(LOCK) requirements/wheel.in --output-file requirements/wheel.txt
-	$(LOCK) pyproject.toml client/pyproject.toml requirements/dev.in --extra serve --extra convert --extra train --extra pdf \
+	$(LOCK) pyproject.toml client/pyproject.toml requirements/dev.in --extra serve --extra convert --extra train --extra pdf --extra cli \
 		--extra tensorrt-rtx --extra int8 \
 		--override requirements/overrides.txt --output-file requirements/dev.txt
 	$(LOCK) requirements/paddlex.in --output-file requirements/paddlex.txt

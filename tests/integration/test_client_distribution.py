@@ -50,9 +50,9 @@ def test_it_works_alone(python: Path, small_server: TritonServer, tmp_path: Path
             "predict",
             "small_with_sigmoid",
             tmp_path / "a.png",
-            "--json",
         ]
-        where: list[str | Path] = [
+        command += [
+            "--json",
             "--url",
             url,
             "--protocol",
@@ -62,7 +62,7 @@ def test_it_works_alone(python: Path, small_server: TritonServer, tmp_path: Path
             "--save-img",
             tmp_path / protocol,
         ]
-        done = subprocess.run([*command, *where], capture_output=True, text=True, cwd=tmp_path)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert len(json.loads(done.stdout)["label_names"]) == 5
         assert (tmp_path / protocol / "a_res.png").exists()

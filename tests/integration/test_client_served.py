@@ -13,8 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,7 @@ from mlcls_client import (
 )
 from mlcls_client.cli.main import main
 from support.processes import start_server
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import served_folder
 from support.served_models import SMALL_LABELS, SmallModels
 from support.triton_request import ask
 
@@ -147,30 +145,20 @@ def test_every_other_input(
     pages[0].save(tmp_path / "three.tiff", save_all=True, append_images=pages[1:])
     pages[0].save(tmp_path / "three.pdf", save_all=True, append_images=pages[1:], resolution=144.0)
     image.save(tmp_path / "photo.ppm")
-    web = QuietHttpServer(("127.0.0.1", 0), partial(SilentHandler, directory=str(jpeg.parent)))
-    threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    url = f"http://127.0.0.1:{web.server_port}/china.jpg"
-    try:
-        results = predict(
-            small_server,
-            protocol,
-            way,
-            [str(jpeg), jpeg, url, jpeg.read_bytes(), array, image, [[array], tmp_path / "photo.ppm"],
-             tmp_path / "three.tiff", tmp_path / "three.pdf", (tmp_path / "three.tiff").read_bytes()],
-            threshold=0,
-        )  # fmt: skip
-    finally:
-        web.shutdown()
-        web.server_close()
+    with served_folder(jpeg.parent) as web:
+        url = f"{web}/china.jpg"
+        inputs = [
+            [str(jpeg), jpeg, url, jpeg.read_bytes(), array, image, [[array], tmp_path / "photo.ppm"]],
+            [tmp_path / "three.tiff", tmp_path / "three.pdf", (tmp_path / "three.tiff").read_bytes()],
+        ]
+        results = predict(small_server, protocol, way, inputs, threshold=0)
     same, tiff, pdf, from_memory = results[:8], results[8:11], results[11:14], results[14:]
     paths = [str(jpeg), str(jpeg), url, None, None, None, None, str(tmp_path / "photo.ppm")]
     assert [result.input_path for result in same] == paths
     for result in same[:4]:
         check_same(result, expected["china.jpg"])
     for result in same[4:]:
-        check_same(
-            result, page_answers[0], 5e-3
-        )  # Pillow's and OpenCV's JPEG decoders differ by a level here and there
+        check_same(result, page_answers[0], 5e-3)  # Pillow's and OpenCV's JPEG decoders differ by a level in places
     for results in (tiff, from_memory):
         assert [result.page_index for result in results] == [0, 1, 2]
         for result, answer in zip(results, page_answers, strict=True):
@@ -179,11 +167,6 @@ def test_every_other_input(
     for result, answer in zip(pdf, page_answers, strict=True):
         check_same(result, answer, 0.1)  # the PDF holds the pages as JPEG
     assert {result.input_path for result in from_memory} == {None}
-
-
-class SilentHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's output clean."""
 
 
 @every_way

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from http.server import ThreadingHTTPServer
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 
@@ -14,3 +19,26 @@ class QuietHttpServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore errors: in some tests, clients leave early."""
+
+
+class _FolderHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the test's output clean."""
+
+
+@contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[Any]:
+    """Let a server answer in a thread."""
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def served_folder(folder: Path) -> Iterator[str]:
+    """Serve the files of a folder; the address ends without a slash."""
+    with running(QuietHttpServer(("127.0.0.1", 0), partial(_FolderHandler, directory=str(folder)))) as server:
+        yield f"http://127.0.0.1:{server.server_port}"

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
-from types import TracebackType
-from typing import Final
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Final
 
 from mlcls_client.base.text import end_sentence
 from mlcls_client.base.threads import ReaderThreads
-from mlcls_client.errors import InvalidRequestError, MlclsClientError, ServerUnavailableError
+from mlcls_client.errors import MlclsClientError, ServerUnavailableError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
-from mlcls_client.inputs.sources import ImageInput, iterate_sources
-from mlcls_client.prediction.call import MAX_CONCURRENCY, OnError, Prediction, PredictOptions, read_predict_options
+from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
+from mlcls_client.prediction.call import MAX_CONCURRENCY, OnError, Prediction
 from mlcls_client.prediction.window import Window
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.connection import DEFAULT_RETRIES, Ssl, read_connection_options
+from mlcls_client.transport.connection import (
+    DEFAULT_RETRIES,
+    DEFAULT_TIMEOUT_S,
+    Connection,
+    Ssl,
+    check_paddlex_arguments,
+    read_connection,
+)
 from mlcls_client.transport.contract import Threshold
-from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S, Transport, open_transport
+from mlcls_client.transport.transports import Transport
 
 _POLL_INTERVAL_S: Final = 0.25
-
-logger = logging.getLogger("mlcls_client")
 
 
 def create_async_model(
@@ -54,25 +57,11 @@ def create_async_model(
         >>> asyncio.run(main())
         [['red'], ['green'], ['blue']]
     """
-    _note_paddlex_arguments(model_dir, device, use_hpip)
-    options = read_connection_options(ssl, headers, api_key, retries, admin_key, shared_memory)
-    return AsyncModel(open_transport(model_name, url, protocol, timeout_s, options))
-
-
-def _note_paddlex_arguments(model_dir: str | os.PathLike[str] | None, device: str | None, use_hpip: bool) -> None:
-    """Reject `model_dir`, and warn about the arguments of PaddleX that only the server can follow.
-
-    Raises:
-        InvalidRequestError: `model_dir` is given; a model other than the one in that folder would answer.
-    """
-    if model_dir is not None:
-        raise InvalidRequestError(
-            f"Expected no model_dir, got {os.fspath(model_dir)!r}: the model is on the server. Import it there: "
-            "mlcls import DIR --name NAME. Then pass that name as model_name."
-        )
-    for name, value in (("device", device), ("use_hpip", use_hpip or None)):
-        if value is not None:
-            logger.warning("%s=%r has no effect: the server's configuration decides it.", name, value)
+    check_paddlex_arguments(model_dir, device, use_hpip)
+    connection = read_connection(
+        model_name, url, protocol, timeout_s, ssl, headers, api_key, retries, admin_key, shared_memory
+    )
+    return AsyncModel(connection)
 
 
 class AsyncModel:
@@ -88,19 +77,18 @@ class AsyncModel:
         {'res': {'input_path': 'photo.png', 'page_index': None, 'class_ids': [0], 'scores': [0.78431], 'label_names': ['red']}}
     """  # noqa: E501
 
-    def __init__(self, transport: Transport) -> None:
-        """Make a model on a transport; `create_async_model` is the usual way."""
-        self._transport = transport
+    def __init__(self, connection: Connection) -> None:
+        """Make a model on a connection; `create_async_model` is the usual way."""
+        self._transport = Transport(connection)
         self._readers = ReaderThreads(MAX_CONCURRENCY)
-        self._under_way: set[asyncio.Task[list[MultiLabelResult]]] = set()
-        self._known_batch_size: int | None = None
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._process_id = os.getpid()
         self._closed = False
 
     @property
     def model_name(self) -> str:
         """Name of the ensemble."""
-        return self._transport.endpoint.model_name
+        return self._transport.connection.model_name
 
     def predict(
         self,
@@ -121,25 +109,20 @@ class AsyncModel:
         at a time. A generator that is left early (`break`) cancels its requests when it is closed: at once with
         `contextlib.aclosing`, otherwise when Python collects it.
         """
-        options = read_predict_options(
-            batch_size, threshold, on_error, top_k, concurrency, fetch_limits, array_format, request_id
-        )
-        self.check_open()
-        return self._predict(input, options)
+        prediction = self.prepare(batch_size, threshold, on_error, top_k, concurrency, array_format, request_id)
+        return self._predict(iterate_sources(input, fetch_limits, array_format), prediction)
 
-    async def _predict(self, input: ImageInput, options: PredictOptions) -> AsyncIterator[MultiLabelResult]:
-        prediction = await self.begin(options)
-        sources = iterate_sources(input, options.fetch_limits, options.array_format)
-        window: Window[asyncio.Task[list[MultiLabelResult]]] = Window(
-            sources, prediction.batch_size, prediction.window_limit
-        )
+    async def _predict(self, sources: Iterator[ImageSource], prediction: Prediction) -> AsyncIterator[MultiLabelResult]:
+        await prediction.begin()
+        window: Window[asyncio.Task[Any]] = Window(sources, prediction.batch_size, prediction.window_limit)
         sent = taken = 0
         try:
             while True:
                 while window.has_room():
                     if batch := await self._readers.run(window.read_batch):
-                        task = asyncio.ensure_future(prediction.answer(sent, batch))
-                        self.watch(task)
+                        task = asyncio.ensure_future(self.answer(prediction, sent, batch))
+                        # A failure that nobody waits for is not reported.
+                        task.add_done_callback(lambda done: done.cancelled() or done.exception())
                         window.add(task)
                         sent += 1
                 first = window.take_first()
@@ -159,36 +142,24 @@ class AsyncModel:
         finally:
             window.cancel()
 
-    def watch(self, task: asyncio.Task[list[MultiLabelResult]]) -> None:
-        """Make `close` cancel a task. A failure that nobody waits for is not reported."""
-        self._under_way.add(task)
-        task.add_done_callback(self._forget)
-
-    def _forget(self, task: asyncio.Task[list[MultiLabelResult]]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()
-
-    async def begin(self, options: PredictOptions) -> Prediction:
-        """Prepare the requests of one `predict` call.
+    def prepare(self, *options: Any) -> Prediction:
+        """Check the options of `predict`, which are those of `Prediction`.
 
         Raises:
-            MlclsClientError: The server cannot be asked how many images one request may hold.
+            MlclsClientError: The model cannot be used any more.
+            InvalidRequestError: An argument is not as described.
         """
-        max_batch_size = 1 if options.batch_size == 1 else await self._max_batch_size()
-        return Prediction(self._transport, self._readers, options, max_batch_size)
+        self.check_open()
+        return Prediction(self._transport, self._readers, *options)
 
-    async def _max_batch_size(self) -> int:
-        if self._known_batch_size is None:
-            size = await self._transport.max_batch_size()
-            if size is None:
-                logger.warning(
-                    "The server does not tell the batch size of model %r (restricted API); sending one image per "
-                    "request.",
-                    self.model_name,
-                )
-            self._known_batch_size = size or 1
-        return self._known_batch_size
+    async def answer(self, prediction: Prediction, number: int, batch: list[ImageSource]) -> list[MultiLabelResult]:
+        """Answer one batch like `Prediction.answer`, in a task that `close` cancels."""
+        self.check_open()
+        task = asyncio.current_task()
+        if task is not None:
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        return await prediction.answer(number, batch)
 
     async def is_ready(self) -> bool:
         """Return whether the server answers and the model is ready."""
@@ -199,14 +170,7 @@ class AsyncModel:
             return False
 
     async def wait_until_ready(self, timeout_s: float) -> None:
-        """Wait until the server answers and the model is ready.
-
-        Args:
-            timeout_s: How long to wait, in seconds.
-
-        Raises:
-            ServerUnavailableError: It is not ready by then; the message gives the last reason.
-        """
+        """Wait like `Model.wait_until_ready`."""
         self.check_open()
         deadline = time.monotonic() + timeout_s
         while True:
@@ -219,7 +183,7 @@ class AsyncModel:
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 raise ServerUnavailableError(
-                    f"Expected model {self.model_name!r} at {self._transport.endpoint.url} to be ready within "
+                    f"Expected model {self.model_name!r} at {self._transport.connection.url} to be ready within "
                     f"{timeout_s:g} s: {end_sentence(reason)} Check the address, the protocol and the server's log."
                 )
             await asyncio.sleep(min(_POLL_INTERVAL_S, remaining_s))
@@ -254,8 +218,6 @@ class AsyncModel:
         """Return the model itself."""
         return self
 
-    async def __aexit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         """Close the connection."""
         await self.close()

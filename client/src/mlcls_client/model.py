@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from types import TracebackType
+from typing import Any
 
-from mlcls_client.async_model import AsyncModel, create_async_model
+from mlcls_client.async_model import AsyncModel
 from mlcls_client.base.threads import LoopThread, shared_loop, wait_for
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
-from mlcls_client.prediction.call import OnError, Prediction, PredictOptions, read_predict_options
+from mlcls_client.prediction.call import OnError, Prediction
 from mlcls_client.prediction.window import Window
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.connection import DEFAULT_RETRIES, Ssl
+from mlcls_client.transport.connection import (
+    DEFAULT_RETRIES,
+    DEFAULT_TIMEOUT_S,
+    Connection,
+    Ssl,
+    check_paddlex_arguments,
+    read_connection,
+)
 from mlcls_client.transport.contract import Threshold
-from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S
 
 
 def create_model(
@@ -73,23 +78,11 @@ def create_model(
         {'res': {'input_path': 'photo.png', 'page_index': None, 'class_ids': [0], 'scores': [0.78431], 'label_names': ['red']}}
         >>> model.close()
     """  # noqa: E501
-    return Model(
-        create_async_model(
-            model_name,
-            url,
-            protocol,
-            timeout_s,
-            ssl=ssl,
-            headers=headers,
-            api_key=api_key,
-            retries=retries,
-            admin_key=admin_key,
-            shared_memory=shared_memory,
-            model_dir=model_dir,
-            device=device,
-            use_hpip=use_hpip,
-        )
+    check_paddlex_arguments(model_dir, device, use_hpip)
+    connection = read_connection(
+        model_name, url, protocol, timeout_s, ssl, headers, api_key, retries, admin_key, shared_memory
     )
+    return Model(connection)
 
 
 class Model:
@@ -101,12 +94,12 @@ class Model:
         [['red'], ['green'], ['blue']]
     """
 
-    def __init__(self, model: AsyncModel) -> None:
-        """Make a model on top of an `AsyncModel`; `create_model` is the usual way."""
-        self._model = model
+    def __init__(self, connection: Connection) -> None:
+        """Make a model on a connection; `create_model` is the usual way."""
+        self._model = AsyncModel(connection)
         self._loop = shared_loop()
         # A model that is dropped without `close` must not leave its requests and its connection behind.
-        self._finalizer = weakref.finalize(self, _drop, model, self._loop)
+        self._finalizer = weakref.finalize(self, _drop, self._model, self._loop)
         self._finalizer.atexit = False
 
     @property
@@ -176,23 +169,19 @@ class Model:
             None [0] ['red'] [0.98039]
             photo.png [0] ['red'] [0.78431]
         """
-        options = read_predict_options(
-            batch_size, threshold, on_error, top_k, concurrency, fetch_limits, array_format, request_id
-        )
-        self._model.check_open()
-        return self._predict(input, options)
+        prediction = self._model.prepare(batch_size, threshold, on_error, top_k, concurrency, array_format, request_id)
+        return self._predict(iterate_sources(input, fetch_limits, array_format), prediction)
 
-    def _predict(self, input: ImageInput, options: PredictOptions) -> Iterator[MultiLabelResult]:
+    def _predict(self, sources: Iterator[ImageSource], prediction: Prediction) -> Iterator[MultiLabelResult]:
         self._model.check_open()
-        prediction = self._loop.run(self._model.begin(options))
-        sources = iterate_sources(input, options.fetch_limits, options.array_format)
-        window: Window[Future[list[MultiLabelResult]]] = Window(sources, prediction.batch_size, prediction.window_limit)
+        self._loop.run(prediction.begin())
+        window: Window[Future[Any]] = Window(sources, prediction.batch_size, prediction.window_limit)
         sent = taken = 0
         try:
             while True:
                 while window.has_room():
                     if batch := window.read_batch():
-                        window.add(self._loop.submit(_watched(self._model, prediction, sent, batch)))
+                        window.add(self._loop.submit(self._model.answer(prediction, sent, batch)))
                         sent += 1
                 first = window.take_first()
                 if first is None:
@@ -232,9 +221,7 @@ class Model:
         """Return the model itself."""
         return self
 
-    def __exit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close the connection."""
         self.close()
 
@@ -242,12 +229,3 @@ class Model:
 def _drop(model: AsyncModel, loop: LoopThread) -> None:
     # No waiting: the garbage collector may run in the loop's own thread.
     loop.submit(model.close())
-
-
-async def _watched(
-    model: AsyncModel, prediction: Prediction, number: int, batch: list[ImageSource]
-) -> list[MultiLabelResult]:
-    task = asyncio.current_task()
-    if task is not None:
-        model.watch(task)
-    return await prediction.answer(number, batch)

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlcls_client.base.files import write_file
 from mlcls_client.base.text import visible_json
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+_KEYS: Final = ("input_path", "page_index", "class_ids", "scores", "label_names")
 # What save_to_img writes; an input of any other kind is saved as PNG.
 _SAVED_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 # The panel's small colored text suffers from chroma subsampling.
@@ -32,12 +33,15 @@ _SAVE_OPTIONS: Final[dict[str, dict[str, Any]]] = {
 class MultiLabelResult(dict[str, Any]):
     """The labels of one image: a dict with PaddleX's keys, which are attributes too.
 
-    Keys: `input_path` (str, a path or URL; None for an image from memory), `page_index` (of a PDF or TIFF file, from 0;
-    None for a plain image), `class_ids` (list of int, by descending score), `scores` (list of float, 5 decimals),
-    `label_names` (list of str). With `predict(on_error="yield")`, the result of an image without an answer has empty
-    lists and one more key, `error` (str), which good results do not have.
+    With `predict(on_error="yield")`, the result of an image without an answer has empty lists and one more key, `error`
+    (str), which good results do not have.
 
     Attributes:
+        input_path: Path or URL of the image; None for an image from memory.
+        page_index: Number of the page of a PDF or TIFF file, from 0; None for a plain image.
+        class_ids: Numbers of the labels above the threshold, by descending score.
+        scores: Probabilities of these labels, 5 decimals.
+        label_names: Names of these labels.
         error: Why there is no result (ImageRejectedError, InputError); None for a good result.
 
     Examples:
@@ -54,24 +58,21 @@ class MultiLabelResult(dict[str, Any]):
         320
     """  # noqa: E501
 
+    input_path: str | None
+    page_index: int | None
+    class_ids: list[int]
+    scores: list[float]
+    label_names: list[str]
+
     def __init__(
         self,
         answer: Answer,
-        *,
         input_path: str | None = None,
         page_index: int | None = None,
         encoded_image: bytes = b"",
         error: MlclsClientError | None = None,
     ) -> None:
-        """Make the result of one image.
-
-        Args:
-            answer: The server's answer.
-            input_path: Path or URL of the image; None for an image from memory.
-            page_index: Number of the page, from 0.
-            encoded_image: The image as it was sent, on which `img` draws.
-            error: Why there is no result.
-        """
+        """Make the result of one image; `encoded_image` is the image as it was sent, on which `img` draws."""
         super().__init__(
             input_path=input_path,
             page_index=page_index,
@@ -83,37 +84,14 @@ class MultiLabelResult(dict[str, Any]):
             self["error"] = str(error.args[0])  # without the request id: the result does not depend on who asks
         self.error = error
         self._encoded_image = encoded_image
-        self._memory_name: str | None = None
+        # PaddleX's name of an image from memory: the time and a random number.
+        self._memory_name = f"{int(time.time())}_{1000 + secrets.randbelow(9000)}"
 
-    @property
-    def input_path(self) -> str | None:
-        """Path or URL of the image; None for an image from memory."""
-        path: str | None = self["input_path"]
-        return path
-
-    @property
-    def page_index(self) -> int | None:
-        """Number of the page of a PDF or TIFF file, from 0; None for a plain image."""
-        index: int | None = self["page_index"]
-        return index
-
-    @property
-    def class_ids(self) -> list[int]:
-        """Numbers of the labels above the threshold, by descending score."""
-        class_ids: list[int] = self["class_ids"]
-        return class_ids
-
-    @property
-    def scores(self) -> list[float]:
-        """Probabilities of these labels, 5 decimals."""
-        scores: list[float] = self["scores"]
-        return scores
-
-    @property
-    def label_names(self) -> list[str]:
-        """Names of these labels."""
-        names: list[str] = self["label_names"]
-        return names
+    def __getattr__(self, name: str) -> Any:
+        """Return the value of a key of the dict."""
+        if name in _KEYS:
+            return self[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def json(self) -> dict[str, dict[str, Any]]:
@@ -134,16 +112,13 @@ class MultiLabelResult(dict[str, Any]):
 
         return {"res": draw_labels(open_image(self._encoded_image), self.label_names, self.scores)}
 
-    @property
-    def picture_name(self) -> str:
-        """Name of the file that `save_to_img` writes into a folder."""
-        suffix = Path(self._input_name or "").suffix
-        return f"{self._saved_stem()}_res{suffix if suffix.lower() in _SAVED_SUFFIXES else '.png'}"
-
-    @property
-    def json_name(self) -> str:
-        """Name of the file that `save_to_json` writes into a folder."""
-        return f"{self._saved_stem()}_res.json"
+    def file_name(self, kind: Literal["img", "json"]) -> str:
+        """Return the name of the file that `save_to_img` or `save_to_json` writes into a folder."""
+        path = self.input_path or self._memory_name
+        name = Path(url_file_name(path) if is_url(path) else path)
+        page = "" if self.page_index is None else f"_{self.page_index}"
+        picture_suffix = name.suffix if name.suffix.lower() in _SAVED_SUFFIXES else ".png"
+        return f"{name.stem}{page}_res{picture_suffix if kind == 'img' else '.json'}"
 
     def print(
         self,
@@ -186,9 +161,9 @@ class MultiLabelResult(dict[str, Any]):
         text = visible_json(json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii))
         path = Path(save_path)
         if path.suffix.lower() != ".json":
-            path = path / self.json_name
+            path = path / self.file_name("json")
         # A file name that is not UTF-8 is a lone surrogate here; its \udcxx form is a valid escape of JSON.
-        write_file(path, lambda file: _write_bytes(file, text.encode("utf-8", "backslashreplace")))
+        write_file(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
     def save_to_img(self, save_path: str | os.PathLike[str]) -> None:
         """Write the annotated picture.
@@ -208,7 +183,7 @@ class MultiLabelResult(dict[str, Any]):
         picture = self.img["res"]
         path = Path(save_path)
         if path.suffix.lower() not in _SAVED_SUFFIXES:
-            path = path / self.picture_name
+            path = path / self.file_name("img")
         suffix = path.suffix.lower()
         file_format = Image.registered_extensions()[suffix]
         write_file(path, lambda file: picture.save(file, format=file_format, **_SAVE_OPTIONS.get(suffix, {})))
@@ -217,22 +192,3 @@ class MultiLabelResult(dict[str, Any]):
         """Write the JSON file and the annotated picture into a folder, as PaddleX does."""
         self.save_to_json(save_path)
         self.save_to_img(save_path)
-
-    @property
-    def _input_name(self) -> str | None:
-        path = self.input_path
-        return url_file_name(path) if path is not None and is_url(path) else path
-
-    def _saved_stem(self) -> str:
-        """Return PaddleX's stem of saved files: the input and its page, or else the time and a random number."""
-        if self._input_name is None:
-            if self._memory_name is None:
-                self._memory_name = f"{int(time.time())}_{1000 + secrets.randbelow(9000)}"
-            stem = self._memory_name
-        else:
-            stem = Path(self._input_name).stem
-        return stem if self.page_index is None else f"{stem}_{self.page_index}"
-
-
-def _write_bytes(file: BinaryIO, content: bytes) -> None:
-    file.write(content)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mlcls_client.base.threads import shared_loop
 from mlcls_client.errors import ModelNotFoundError, ServerError
-from mlcls_client.transport.connection import DEFAULT_RETRIES, ConnectionOptions, Ssl, read_connection_options
-from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S, TritonTransport, open_server_transport
+from mlcls_client.transport.connection import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Connection, Ssl, read_connection
+from mlcls_client.transport.request import Answered
+from mlcls_client.transport.transports import Transport
 
 # An ensemble of the served contract and its steps, by name.
 _STEPS: Final = ("_preprocess", "_engine", "_postprocess")
@@ -75,16 +76,8 @@ def list_models(
     The model-repository API lists all models. `mlcls serve` closes it to clients without `admin_key`; then the
     statistics API lists those that are loaded.
 
-    Args:
-        url: As for `create_model`.
-        protocol: As for `create_model`.
-        timeout_s: As for `create_model`.
-        with_steps: List every model of the server, including the steps of ensembles and models not made by mlcls.
-        ssl: As for `create_model`.
-        headers: As for `create_model`.
-        api_key: As for `create_model`.
-        retries: As for `create_model`.
-        admin_key: As for `create_model`.
+    `with_steps` lists every model of the server, including the steps of ensembles and models not made by mlcls. All
+    other arguments are those of `create_model`.
 
     Raises:
         ServerError: Both APIs are closed.
@@ -94,9 +87,13 @@ def list_models(
         >>> list_models(url=server.url)
         [ServedModel(name='PP-LCNet_x1_0_ML', version='1', state='READY')]
     """
-    options = read_connection_options(ssl, headers, api_key, retries, admin_key)
-    found = shared_loop().run(_ask(open_server_transport(url, protocol, timeout_s, options), _list_models))
-    return sorted(found if with_steps else _ensembles(found), key=lambda model: model.name)
+    connection = read_connection(None, url, protocol, timeout_s, ssl, headers, api_key, retries, admin_key)
+    found = shared_loop().run(_ask(connection, _list_models))
+    names = {model.name for model in found}
+    return sorted(
+        (model for model in found if with_steps or names.issuperset(model.name + step for step in _STEPS)),
+        key=lambda model: model.name,
+    )
 
 
 def read_health(
@@ -112,15 +109,7 @@ def read_health(
 ) -> ServerHealth:
     """Return the state of a server.
 
-    Args:
-        url: As for `create_model`.
-        protocol: As for `create_model`.
-        timeout_s: As for `create_model`.
-        models: Names of models to check as well.
-        ssl: As for `create_model`.
-        headers: As for `create_model`.
-        api_key: As for `create_model`.
-        retries: As for `create_model`.
+    `models` are names of models to check as well. All other arguments are those of `create_model`.
 
     Raises:
         ServerUnavailableError: No server answers.
@@ -130,10 +119,10 @@ def read_health(
         >>> read_health(url=server.url, models=["PP-LCNet_x1_0_ML", "other"]).models
         {'PP-LCNet_x1_0_ML': True, 'other': False}
     """
-    options: ConnectionOptions = read_connection_options(ssl, headers, api_key, retries)
+    connection = read_connection(None, url, protocol, timeout_s, ssl, headers, api_key, retries)
     names = list(models)
 
-    async def ask(transport: TritonTransport) -> ServerHealth:
+    async def ask(transport: Transport) -> ServerHealth:
         live = bool(await transport.call("is_server_live"))
         metadata = await transport.call("get_server_metadata")
         return ServerHealth(
@@ -144,25 +133,25 @@ def read_health(
             models={name: await _is_model_ready(transport, name) for name in names},
         )
 
-    health: ServerHealth = shared_loop().run(_ask(open_server_transport(url, protocol, timeout_s, options), ask))
-    return health
+    return shared_loop().run(_ask(connection, ask))
 
 
-async def _ask(transport: TritonTransport, question: Any) -> Any:
+async def _ask(connection: Connection, question: Callable[[Transport], Awaitable[Answered]]) -> Answered:
+    transport = Transport(connection)
     try:
         return await question(transport)
     finally:
         await transport.close()
 
 
-async def _is_model_ready(transport: TritonTransport, name: str) -> bool:
+async def _is_model_ready(transport: Transport, name: str) -> bool:
     try:
         return bool(await transport.call("is_model_ready", name))
     except ModelNotFoundError:
         return False
 
 
-async def _list_models(transport: TritonTransport) -> list[ServedModel]:
+async def _list_models(transport: Transport) -> list[ServedModel]:
     try:
         index = await transport.call("get_model_repository_index", admin=True)
     except ServerError as error:
@@ -175,23 +164,16 @@ async def _list_models(transport: TritonTransport) -> list[ServedModel]:
             for entry in _field(statistics, "model_stats", [])
         }
         return [ServedModel(name, version, "READY") for name, version in sorted(found)]
-    return [_read_index_entry(entry) for entry in (index if isinstance(index, list) else index.models)]
-
-
-def _read_index_entry(entry: Any) -> ServedModel:
-    state, reason = str(_field(entry, "state")), str(_field(entry, "reason"))
-    return ServedModel(
-        name=str(_field(entry, "name")),
-        version=str(_field(entry, "version")),
-        state=": ".join(part for part in (state or "not loaded", reason) if part),
-    )
+    return [
+        ServedModel(
+            name=str(_field(entry, "name")),
+            version=str(_field(entry, "version")),
+            state=": ".join(filter(None, (_field(entry, "state") or "not loaded", _field(entry, "reason")))),
+        )
+        for entry in (index if isinstance(index, list) else index.models)
+    ]
 
 
 def _field(message: Any, name: str, default: Any = "") -> Any:
     """Return a field of an answer over gRPC (a message) or HTTP (a dict)."""
     return message.get(name, default) if isinstance(message, dict) else getattr(message, name)
-
-
-def _ensembles(models: list[ServedModel]) -> list[ServedModel]:
-    names = {model.name for model in models}
-    return [model for model in models if all(model.name + step in names for step in _STEPS)]

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from mlcls_client.transport.connection import ADMIN_KEY_HEADER
@@ -30,6 +29,8 @@ from mlcls_client.transport.contract import IMAGE, RESULT, STATUS, STATUS_OK, TH
 LABEL_NAMES: Final = ("red", "green", "blue")
 DEFAULT_THRESHOLD: Final = 0.5
 _MAX_WORKERS: Final = 96
+# What `admin_key` closes.
+_CLOSED_CALLS: Final = ("RepositoryIndex", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister")
 
 
 @dataclass
@@ -55,7 +56,7 @@ class FakeServer:
         port: Port to serve on; 0 for a free one.
         in_flight: Requests that are being answered.
         most_in_flight: Maximum of `in_flight` so far.
-        cancelled: How many requests were canceled before they were answered.
+        canceled: How many requests were canceled before they were answered.
         regions: The registered regions of shared memory, by name.
         requests: The images and the `threshold` parameter of each inference request so far.
         request_ids: The id of each inference request so far.
@@ -76,7 +77,7 @@ class FakeServer:
     port: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
-    cancelled: int = 0
+    canceled: int = 0
     regions: dict[str, mmap.mmap] = field(default_factory=dict, repr=False)
     requests: list[tuple[list[bytes], str | None]] = field(default_factory=list, repr=False)
     request_ids: list[str] = field(default_factory=list, repr=False)
@@ -87,11 +88,13 @@ class FakeServer:
     def __enter__(self) -> FakeServer:
         """Start serving."""
         grpc: Any = importlib.import_module("grpc")
-        stubs: Any = importlib.import_module("tritonclient.grpc.service_pb2_grpc")
+        self._codes: Any = grpc.StatusCode
+        self._messages: Any = importlib.import_module("tritonclient.grpc.service_pb2")
+        handlers = {name: self._make_handler(grpc, name, answer) for name, answer in self._answers().items()}
         limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._server: Any = grpc.server(futures.ThreadPoolExecutor(max_workers=_MAX_WORKERS), options=limits)
-        servicer = type("Servicer", (_Methods, stubs.GRPCInferenceServiceServicer), {})(self)
-        stubs.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
+        self._server.add_generic_rpc_handlers((service,))
         address = f"127.0.0.1:{self.port}"
         self.port = (
             self._server.add_insecure_port(address)
@@ -102,106 +105,97 @@ class FakeServer:
         self._server.start()
         return self
 
-    def __exit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Stop at once."""
         self._server.stop(grace=None).wait()
 
+    def _make_handler(self, grpc: Any, name: str, answer: Callable[[Any, Any], Any]) -> Any:
+        def handle(request: Any, context: Any) -> Any:
+            headers = dict(context.invocation_metadata())
+            self.headers.append(headers)
+            if name in _CLOSED_CALLS and self.admin_key is not None:
+                self._check_key(context, headers, ADMIN_KEY_HEADER, self.admin_key)
+            response = answer(request, context)
+            if isinstance(response, dict):
+                response = getattr(self._messages, f"{name}Response")(**response)
+            return response
 
-class _Methods:
-    """The calls of Triton's gRPC service that the client uses."""
+        read = getattr(self._messages, f"{name}Request").FromString
+        write = getattr(self._messages, f"{name}Response").SerializeToString
+        return grpc.unary_unary_rpc_method_handler(handle, request_deserializer=read, response_serializer=write)
 
-    def __init__(self, fake: FakeServer) -> None:
-        self._fake = fake
-        self._messages: Any = importlib.import_module("tritonclient.grpc.service_pb2")
-        self._codes: Any = importlib.import_module("grpc").StatusCode
+    def _answers(self) -> dict[str, Callable[[Any, Any], Any]]:
+        """Return the calls of Triton's gRPC service that the client uses, and the fields or messages they answer."""
+        names = [self.model_name + suffix for suffix in ("", "_preprocess", "_engine", "_postprocess")]
+        models = [{"name": name, "version": "1", "state": "READY"} for name in names]
+        return {
+            "ServerLive": lambda request, context: {"live": True},
+            "ServerReady": lambda request, context: {"ready": self.ready},
+            "ServerMetadata": lambda request, context: {"name": "fake", "version": "0"},
+            "ModelReady": lambda request, context: {"ready": self.ready and request.name == self.model_name},
+            "ModelConfig": self._configure,
+            "ModelInfer": self._infer,
+            "ModelStatistics": lambda request, context: {
+                "model_stats": [{"name": name, "version": "1"} for name in names]
+            },
+            "RepositoryIndex": lambda request, context: {"models": models},
+            "SystemSharedMemoryRegister": self._register,
+            "SystemSharedMemoryUnregister": self._unregister,
+        }
 
-    def ServerLive(self, request: Any, context: Any) -> Any:
-        self._note_headers(context)
-        return self._messages.ServerLiveResponse(live=True)
+    def _check_key(self, context: Any, headers: dict[str, str], name: str, key: str | None) -> None:
+        header = f"triton-grpc-protocol-{name}"
+        if key is None or headers.get(header) != key:
+            context.abort(self._codes.UNAVAILABLE, f"This protocol is restricted, expecting header '{header}'")
 
-    def ServerMetadata(self, request: Any, context: Any) -> Any:
-        self._note_headers(context)
-        return self._messages.ServerMetadataResponse(name="fake", version="0")
-
-    def RepositoryIndex(self, request: Any, context: Any) -> Any:
-        self._note_headers(context)
-        self._check_key(context)
-        response = self._messages.RepositoryIndexResponse()
-        for suffix in ("", "_preprocess", "_engine", "_postprocess"):
-            response.models.add(name=self._fake.model_name + suffix, version="1", state="READY")
-        return response
-
-    def ModelStatistics(self, request: Any, context: Any) -> Any:
-        self._note_headers(context)
-        response = self._messages.ModelStatisticsResponse()
-        for suffix in ("", "_preprocess", "_engine", "_postprocess"):
-            response.model_stats.add(name=self._fake.model_name + suffix, version="1")
-        return response
-
-    def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:
-        self._check_key(context)
+    def _register(self, request: Any, context: Any) -> dict[str, Any]:
         try:
             with (Path("/dev/shm") / request.key.lstrip("/")).open("r+b") as file:
-                self._fake.regions[request.name] = mmap.mmap(file.fileno(), request.byte_size)
+                self.regions[request.name] = mmap.mmap(file.fileno(), request.byte_size)
         except OSError:
             context.abort(self._codes.INVALID_ARGUMENT, f"Unable to open shared memory region: '{request.key}'")
-        return self._messages.SystemSharedMemoryRegisterResponse()
+        return {}
 
-    def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
-        self._check_key(context)
-        if self._fake.busy_regions > 0:
-            self._fake.busy_regions -= 1
+    def _unregister(self, request: Any, context: Any) -> dict[str, Any]:
+        if self.busy_regions > 0:
+            self.busy_regions -= 1
             text = f"Cannot unregister shared memory region '{request.name}', it is currently in use."
             context.abort(self._codes.INTERNAL, text)
-        self._fake.regions.pop(request.name).close()
-        return self._messages.SystemSharedMemoryUnregisterResponse()
+        self.regions.pop(request.name).close()
+        return {}
 
-    def ServerReady(self, request: Any, context: Any) -> Any:
-        self._note_headers(context)
-        return self._messages.ServerReadyResponse(ready=self._fake.ready)
-
-    def ModelReady(self, request: Any, context: Any) -> Any:
-        self._note_headers(context)
-        return self._messages.ModelReadyResponse(ready=self._fake.ready and request.name == self._fake.model_name)
-
-    def ModelConfig(self, request: Any, context: Any) -> Any:
-        self._note_headers(context)
-        if self._fake.config_closed:
-            context.abort(
-                self._codes.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-key'"
-            )
+    def _configure(self, request: Any, context: Any) -> dict[str, Any]:
+        if self.config_closed:
+            self._check_key(context, {}, "key", None)
         self._check_name(request.name, context)
-        response = self._messages.ModelConfigResponse()
-        response.config.name = request.name
-        response.config.max_batch_size = self._fake.max_batch_size
-        return response
+        return {"config": {"name": request.name, "max_batch_size": self.max_batch_size}}
 
-    def ModelInfer(self, request: Any, context: Any) -> Any:
-        self._note_headers(context)
+    def _check_name(self, name: str, context: Any) -> None:
+        if name != self.model_name:
+            context.abort(self._codes.NOT_FOUND, f"Request for unknown model: '{name}' is not found")
+
+    def _infer(self, request: Any, context: Any) -> Any:
         self._check_name(request.model_name, context)
-        if not self._fake.ready:
-            context.abort(
-                self._codes.UNAVAILABLE, f"Request for unknown model: '{request.model_name}' has no available versions"
-            )
-        if self._fake.outages > 0:
-            self._fake.outages -= 1
+        if not self.ready:
+            text = f"Request for unknown model: '{request.model_name}' has no available versions"
+            context.abort(self._codes.UNAVAILABLE, text)
+        if self.outages > 0:
+            self.outages -= 1
             context.abort(self._codes.UNAVAILABLE, "the server is being restarted")
         images = self._read_images(request, context)
         parameter = request.parameters.get(THRESHOLD_PARAMETER)
         threshold_json = parameter.string_param if parameter is not None else None
-        with self._fake._lock:
-            self._fake.requests.append((images, threshold_json))
-            self._fake.request_ids.append(request.id)
-            self._fake.in_flight += 1
-            self._fake.most_in_flight = max(self._fake.most_in_flight, self._fake.in_flight)
+        with self._lock:
+            self.requests.append((images, threshold_json))
+            self.request_ids.append(request.id)
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
         answered = threading.Event()
         if not context.add_callback(lambda: self._note_end(answered.is_set())):
             self._note_end(answered=False)
             context.abort(self._codes.CANCELLED, "the caller has left already")
-        if self._fake.delay is not None:
-            self._fake.delay(images)
+        if self.delay is not None:
+            self.delay(images)
         answered.set()
         try:
             threshold = _read_threshold(threshold_json)
@@ -210,62 +204,42 @@ class _Methods:
         answers = [_answer(image, threshold) for image in images]
         if all(status != STATUS_OK for status, _ in answers):
             context.abort(self._codes.INVALID_ARGUMENT, "; ".join(status for status, _ in answers))
-        return self._make_response(request, answers)
+        results = [self.raw_result or json.dumps(result).encode() for _, result in answers]
+        contents = {RESULT: results, STATUS: [status.encode() for status, _ in answers]}
+        response = self._messages.ModelInferResponse(model_name=request.model_name, model_version="1")
+        for wanted in request.outputs:
+            response.outputs.add(name=wanted.name, datatype="BYTES", shape=[len(answers), 1])
+            texts = contents[wanted.name]
+            response.raw_output_contents.append(b"".join(len(text).to_bytes(4, "little") + text for text in texts))
+        return response
 
     def _note_end(self, answered: bool) -> None:
-        with self._fake._lock:
-            self._fake.in_flight -= 1
-            self._fake.cancelled += not answered
-
-    def _check_key(self, context: Any) -> None:
-        header = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
-        if self._fake.admin_key not in (None, dict(context.invocation_metadata()).get(header)):
-            context.abort(self._codes.UNAVAILABLE, f"This protocol is restricted, expecting header '{header}'")
-
-    def _note_headers(self, context: Any) -> None:
-        self._fake.headers.append(dict(context.invocation_metadata()))
-
-    def _check_name(self, name: str, context: Any) -> None:
-        if name != self._fake.model_name:
-            context.abort(self._codes.NOT_FOUND, f"Request for unknown model: '{name}' is not found")
+        with self._lock:
+            self.in_flight -= 1
+            self.canceled += not answered
 
     def _read_images(self, request: Any, context: Any) -> list[bytes]:
         tensor = request.inputs[0]
         if (tensor.name, tensor.datatype, list(tensor.shape)[1:]) != (IMAGE, "BYTES", [1]):
             context.abort(self._codes.INVALID_ARGUMENT, f"unexpected inference input {tensor.name!r}")
-        content, images = self._read_tensor(request, context), []
+        if "shared_memory_region" in tensor.parameters:
+            name = tensor.parameters["shared_memory_region"].string_param
+            if name not in self.regions:
+                context.abort(self._codes.INVALID_ARGUMENT, f"Unable to find shared memory region: '{name}'")
+            begin = tensor.parameters["shared_memory_offset"].int64_param
+            end = begin + tensor.parameters["shared_memory_byte_size"].int64_param
+            content = self.regions[name][begin:end]
+        else:
+            content = request.raw_input_contents[0]
+        images = []
         while content:
             end = 4 + int.from_bytes(content[:4], "little")
             images.append(content[4:end])
             content = content[end:]
-        if len(images) > self._fake.max_batch_size:
-            context.abort(
-                self._codes.INVALID_ARGUMENT,
-                f"inference request batch-size must be <= {self._fake.max_batch_size} for '{request.model_name}'",
-            )
+        if len(images) > self.max_batch_size:
+            text = f"inference request batch-size must be <= {self.max_batch_size} for '{request.model_name}'"
+            context.abort(self._codes.INVALID_ARGUMENT, text)
         return images
-
-    def _read_tensor(self, request: Any, context: Any) -> bytes:
-        parameters = request.inputs[0].parameters
-        if "shared_memory_region" not in parameters:
-            content: bytes = request.raw_input_contents[0]
-            return content
-        name = parameters["shared_memory_region"].string_param
-        if name not in self._fake.regions:
-            context.abort(self._codes.INVALID_ARGUMENT, f"Unable to find shared memory region: '{name}'")
-        begin = parameters["shared_memory_offset"].int64_param if "shared_memory_offset" in parameters else 0
-        return self._fake.regions[name][begin : begin + parameters["shared_memory_byte_size"].int64_param]
-
-    def _make_response(self, request: Any, answers: list[tuple[str, dict[str, Any]]]) -> Any:
-        response = self._messages.ModelInferResponse(model_name=request.model_name, model_version="1")
-        results = [self._fake.raw_result or json.dumps(result).encode() for _, result in answers]
-        contents = {RESULT: results, STATUS: [status.encode() for status, _ in answers]}
-        for wanted in request.outputs:
-            response.outputs.add(name=wanted.name, datatype="BYTES", shape=[len(answers), 1])
-            response.raw_output_contents.append(
-                b"".join(len(text).to_bytes(4, "little") + text for text in contents[wanted.name])
-            )
-        return response
 
 
 def _read_threshold(threshold_json: str | None) -> float:

@@ -5,10 +5,7 @@ import doctest
 import importlib
 import os
 import time
-from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy
@@ -16,49 +13,28 @@ import pytest
 from PIL import Image
 
 import mlcls_client
-from mlcls_client import testing
 from mlcls_client.testing import FakeServer
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import served_folder
 
 NAMES = [name for name in mlcls_client.__all__ if name != "__version__"]
 # Modules whose examples are about what a program may import from them.
-MODULES = ["mlcls_client", "mlcls_client.inputs.sources", "mlcls_client.base.threads", "mlcls_client.testing"]
-
-
-class SilentHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's output clean."""
+MODULES = ["mlcls_client", "mlcls_client.inputs.sources", "mlcls_client.testing"]
 
 
 @pytest.fixture
-def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> Any:
     """What the examples need: a server, and three pictures in the working directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("no_proxy", "*")
     Path("photos").mkdir()
     Image.new("RGB", (80, 60), (200, 0, 0)).save("photo.png")
     Image.new("RGB", (80, 60), (0, 200, 0)).save("photos/img2.png")
     Image.new("RGB", (80, 60), (0, 0, 200)).save("photos/img10.png")
-    web: Any = QuietHttpServer(("127.0.0.1", 0), partial(SilentHandler, directory=str(tmp_path)))
-    Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     names = {name: getattr(mlcls_client, name) for name in NAMES}
     inputs = importlib.import_module("mlcls_client.inputs.sources")
-    threads = importlib.import_module("mlcls_client.base.threads")
-    with FakeServer("PP-LCNet_x1_0_ML") as server:
-        yield {
-            **names,
-            "server": server,
-            "photo_url": f"http://127.0.0.1:{web.server_port}/photo.png",
-            "asyncio": asyncio,
-            "numpy": numpy,
-            "os": os,
-            "time": time,
-            "FakeServer": testing.FakeServer,
-            "iterate_sources": inputs.iterate_sources,
-            "shared_loop": threads.shared_loop,
-        }
-    web.shutdown()
-    web.server_close()
+    modules = {"asyncio": asyncio, "numpy": numpy, "os": os, "time": time}
+    more = {"FakeServer": FakeServer, "iterate_sources": inputs.iterate_sources}
+    with served_folder(tmp_path) as web:
+        yield {**names, **modules, **more, "server": server, "photo_url": f"{web}/photo.png"}
 
 
 def run_examples(documented: object, globs: dict[str, Any], name: str) -> int:
@@ -79,18 +55,3 @@ def test_a_public_name_has_an_example(name: str, globs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module(name: str, globs: dict[str, Any]) -> None:
     assert run_examples(importlib.import_module(name), globs, name) >= 1
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_public_methods_are_documented(name: str) -> None:
-    documented = getattr(mlcls_client, name)
-    methods = (
-        [
-            (attribute, value)
-            for attribute, value in vars(documented).items()
-            if not attribute.startswith("_") and (callable(value) or isinstance(value, property))
-        ]
-        if isinstance(documented, type)
-        else []
-    )
-    assert [attribute for attribute, value in methods if not value.__doc__] == []

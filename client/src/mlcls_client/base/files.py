@@ -14,11 +14,7 @@ from mlcls_client.errors import InputError, OutputError
 
 @contextlib.contextmanager
 def mapped_read_errors(path: str) -> Iterator[None]:
-    """Turn errors of opening or reading an image file into `InputError`.
-
-    Raises:
-        InputError: There is no such file, or it cannot be read.
-    """
+    """Turn errors of opening or reading an image file into `InputError`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -29,12 +25,13 @@ def mapped_read_errors(path: str) -> Iterator[None]:
         raise InputError(f"Cannot read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write a file under a temporary name in the same folder, then rename it; folders are made as needed.
+def decoding_reason(error: Exception) -> str:
+    """Return why an image cannot be decoded; Pillow's own text for an unknown format has the address of an object."""
+    return "unknown format" if type(error).__name__ == "UnidentifiedImageError" else str(error)
 
-    Args:
-        path: The file.
-        write: Writes the content into the open binary file.
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file under a temporary name in the same folder, then rename it; folders are made as needed.
 
     Raises:
         OutputError: The file cannot be written; nothing is left behind and an older file is untouched.

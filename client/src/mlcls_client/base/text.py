@@ -20,15 +20,11 @@ _FORMULA: Final = re.compile("\\s*[=+\\-@|\uff1d\uff0b\uff0d\uff20]")
 
 def visible(text: str) -> str:
     """Return a text on one line, with its control characters as backslash escapes."""
-    return _CONTROL.sub(_escape, text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def visible_json(text: str) -> str:
-    """Return an equal JSON text without the control characters that JSON allows in strings (DEL, C1, U+2028, ...).
-
-    Args:
-        text: JSON; line breaks and spaces between its values stay.
-    """
+    """Return an equal JSON text without the control characters that JSON allows in strings (DEL, C1, U+2028, ...)."""
     return _CONTROL.sub(lambda match: match[0] if match[0] in "\n\r\t" else f"\\u{ord(match[0]):04x}", text)
 
 
@@ -40,12 +36,9 @@ def csv_cell(value: object) -> object:
 
 
 def safe_file_name(name: str) -> str:
-    """Return a safe name for a file: no separators, no control characters, not too long.
-
-    Args:
-        name: Any text; its suffix stays.
-    """
-    name = "".join("_" if _is_unsafe(character) else character for character in name).strip(" ")
+    """Return a safe name for a file, of the same suffix: no separators, no control characters, not too long."""
+    name = re.sub(r'[/\\:*?"<>|]', "_", _CONTROL.sub("_", name))
+    name = "".join("_" if unicodedata.category(c) in ("Cs", "Cn") else c for c in name).strip(" ")
     stem, dot, suffix = name.rpartition(".")
     if not dot or not stem or len(suffix) > 10:
         stem, dot, suffix = name, "", ""
@@ -56,13 +49,3 @@ def safe_file_name(name: str) -> str:
 def end_sentence(text: str) -> str:
     """Return a text with one period at its end."""
     return f"{text.rstrip('.')}."
-
-
-def _is_unsafe(character: str) -> bool:
-    return (
-        character in '/\\:*?"<>|' or bool(_CONTROL.match(character)) or unicodedata.category(character) in ("Cs", "Cn")
-    )
-
-
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode("ascii")

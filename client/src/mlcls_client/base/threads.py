@@ -7,7 +7,7 @@ do: it may already run an event loop (a notebook does), and requests must go on 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import os
 import queue
 import threading
@@ -19,19 +19,9 @@ from mlcls_client.errors import MlclsClientError
 
 Returned = TypeVar("Returned")
 
-_Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
-
 
 class LoopThread:
-    """An event loop that runs in a daemon thread until the process ends.
-
-    Examples:
-        >>> loop = shared_loop()
-        >>> async def add(one, two):
-        ...     return one + two
-        >>> loop.run(add(1, 2))
-        3
-    """
+    """An event loop that runs in a daemon thread until the process ends."""
 
     def __init__(self) -> None:
         """Start the thread."""
@@ -60,11 +50,7 @@ class LoopThread:
 
 
 def wait_for(future: Future[Returned]) -> Returned:
-    """Return the result of a future; an interrupt of the wait cancels it.
-
-    Raises:
-        MlclsClientError: The work was canceled, because the model was closed.
-    """
+    """Return the result of a future; an interrupt of the wait cancels it, and a closed model is an MlclsClientError."""
     try:
         return future.result()
     except CancelledError:
@@ -74,26 +60,14 @@ def wait_for(future: Future[Returned]) -> Returned:
         raise
 
 
-_lock = threading.Lock()
-_shared: LoopThread | None = None
-
-
+@functools.cache
 def shared_loop() -> LoopThread:
     """Return the loop that all models of this process share; the first call starts it."""
-    global _shared
-    with _lock:
-        if _shared is None:
-            _shared = LoopThread()
-        return _shared
+    return LoopThread()
 
 
-def _forget_after_fork() -> None:
-    # A forked child has the object and not the thread.
-    global _shared, _lock
-    _shared, _lock = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)
+# A forked child has the object and not the thread.
+os.register_at_fork(after_in_child=shared_loop.cache_clear)
 
 
 class ReaderThreads:
@@ -106,53 +80,41 @@ class ReaderThreads:
     def __init__(self, limit: int) -> None:
         """Make a pool of at most `limit` threads; none is started yet."""
         self._limit = limit
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._started = 0
         self._free = 0
-        self._closed = False
 
     async def run(self, call: Callable[[], Returned]) -> Returned:
         """Return what a call returns or raise what it raises. Cancelling does not stop the call."""
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[Returned] = loop.create_future()
+        outcome: Future[Returned] = Future()
         with self._lock:
             if self._free <= 0 and self._started < self._limit:
                 self._started += 1
                 threading.Thread(target=self._work, name="mlcls-client-reader", daemon=True).start()
             else:
                 self._free -= 1
-        self._jobs.put((call, loop, outcome))
-        return await outcome
+        self._jobs.put((call, outcome))
+        return await asyncio.wrap_future(outcome)
 
     def close(self) -> None:
         """Let the threads end after their current call."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                for _ in range(self._started):
-                    self._jobs.put(None)
+        for _ in range(self._started):
+            self._jobs.put(None)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            call, loop, outcome = job
+            call, outcome = job
             value, error = None, None
-            if not outcome.cancelled():
+            if outcome.set_running_or_notify_cancel():
                 try:
                     value = call()
                 except Exception as raised:
                     error = raised
             with self._lock:
                 self._free += 1
-            with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
-                loop.call_soon_threadsafe(_settle, outcome, value, error)
+            if error is not None:
+                outcome.set_exception(error)
+            elif outcome.running():
+                outcome.set_result(value)
             del job, call, outcome, value, error  # a waiting thread must not keep an image
-
-
-def _settle(outcome: asyncio.Future[Any], value: object, error: Exception | None) -> None:
-    if outcome.done():
-        return
-    if error is not None:
-        outcome.set_exception(error)
-    else:
-        outcome.set_result(value)

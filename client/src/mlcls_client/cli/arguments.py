@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mlcls_client.errors import InvalidRequestError
 from mlcls_client.model import Model, create_model
-from mlcls_client.transport.transports import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
+from mlcls_client.transport.connection import DEFAULT_TIMEOUT_S, DEFAULT_URLS, URL_VARIABLE
 
 API_KEY_VARIABLE: Final = "MLCLS_API_KEY"
 ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
@@ -16,42 +16,43 @@ ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `open_model` reads to a parser."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--url",
         metavar="HOST:PORT",
         help=f"address of the server (default: the environment variable {URL_VARIABLE}, or {DEFAULT_URLS['grpc']}; "
         f"with --protocol http {DEFAULT_URLS['http']})",
     )
-    parser.add_argument(
-        "--protocol", choices=list(DEFAULT_URLS), default="grpc", help="protocol (default: %(default)s)"
-    )
-    parser.add_argument("--ssl", action="store_true", help="encrypt the connection (TLS)")
+    add("--protocol", choices=list(DEFAULT_URLS), default="grpc", help="protocol (default: %(default)s)")
+    add("--ssl", action="store_true", help="encrypt the connection (TLS)")
     for name, meaning in (
         ("root-certificates", "PEM file of the root certificates to trust"),
         ("private-key", "PEM file of this client's key"),
         ("certificate-chain", "PEM file of this client's certificates"),
     ):
-        parser.add_argument(f"--ssl-{name}", metavar="FILE", help=f"{meaning}; implies --ssl")
-    parser.add_argument(
+        add(f"--ssl-{name}", metavar="FILE", help=f"{meaning}; implies --ssl")
+    add(
         "--header",
         action="append",
         default=[],
         metavar="'NAME: VALUE'",
         help="send this header with every request; repeatable",
     )
-    parser.add_argument(
+    add(
         "--api-key",
         metavar="KEY",
+        default=os.environ.get(API_KEY_VARIABLE) or None,
         help=f"send 'authorization: Bearer KEY' (default: the environment variable {API_KEY_VARIABLE}, which other "
         "users of this machine cannot see)",
     )
-    parser.add_argument(
+    add(
         "--admin-key",
         metavar="KEY",
+        default=os.environ.get(ADMIN_KEY_VARIABLE) or None,
         help="key of the APIs that `mlcls serve` closes: shared memory and the list of all models "
         f"(default: the environment variable {ADMIN_KEY_VARIABLE})",
     )
-    parser.add_argument(
+    add(
         "--shared-memory",
         action="store_true",
         help="pass images through shared memory; the server must be on this machine and allow it",
@@ -60,14 +61,15 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_request_arguments(parser: argparse.ArgumentParser, default_retries: int) -> None:
     """Add `--timeout` and `--retries` to a parser."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--timeout",
         type=parse_seconds,
         default=DEFAULT_TIMEOUT_S,
         metavar="S",
         help="time limit of one request with its retries, in seconds (default: %(default)g)",
     )
-    parser.add_argument(
+    add(
         "--retries",
         type=int,
         default=default_retries,
@@ -77,11 +79,7 @@ def add_request_arguments(parser: argparse.ArgumentParser, default_retries: int)
 
 
 def open_model(args: argparse.Namespace, timeout_s: float, retries: int = 0) -> Model:
-    """Make the model that the arguments of `add_server_arguments` describe.
-
-    Raises:
-        InvalidRequestError: An argument is not as described.
-    """
+    """Make the model that the arguments of `add_server_arguments` describe."""
     return create_model(
         args.model,
         args.url,
@@ -94,27 +92,15 @@ def open_model(args: argparse.Namespace, timeout_s: float, retries: int = 0) -> 
 
 
 def read_server_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments that `create_model` and `list_models` share, except the address.
-
-    Raises:
-        InvalidRequestError: A header is not as described.
-    """
-    files = {
-        "root_certificates": args.ssl_root_certificates,
-        "private_key": args.ssl_private_key,
-        "certificate_chain": args.ssl_certificate_chain,
-    }
+    """Return the arguments that `create_model` and `list_models` share, except the address."""
+    files = {name: getattr(args, f"ssl_{name}") for name in ("root_certificates", "private_key", "certificate_chain")}
     given = {key: path for key, path in files.items() if path is not None}
     return {
         "ssl": given or args.ssl,
         "headers": _read_headers(args.header),
-        "api_key": _key(args.api_key, API_KEY_VARIABLE),
-        "admin_key": _key(args.admin_key, ADMIN_KEY_VARIABLE),
+        "api_key": args.api_key,
+        "admin_key": args.admin_key,
     }
-
-
-def _key(given: str | None, variable: str) -> str | None:
-    return given if given is not None else os.environ.get(variable) or None
 
 
 def _read_headers(texts: list[str]) -> dict[str, str]:
@@ -133,15 +119,13 @@ def _read_headers(texts: list[str]) -> dict[str, str]:
 
 def parse_count(text: str) -> int:
     """Read a number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return number
+    if (number := int(text)) >= 1:
+        return number
+    raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
 
 
 def parse_seconds(text: str) -> float:
     """Read a time above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
-    return number
+    if 0 < (number := float(text)) < float("inf"):
+        return number
+    raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")

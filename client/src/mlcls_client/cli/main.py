@@ -1,14 +1,9 @@
-"""The `mlcls-client` command.
-
-Exit codes: 0 all images answered; 1 some images failed, the reasons are on standard error and the others are answered;
-2 wrong usage, or a request that the server rejects; 3 server unreachable, not ready, without this model, too slow, or
-failing; 130 interrupted.
-"""
+"""The `mlcls-client` command; `mlcls_client.cli.predict` has its exit codes."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from mlcls_client.base.text import visible
@@ -31,20 +26,12 @@ _READINESS_TIMEOUT_S: Final = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments after the program's name; None for the process's own.
-
-    Returns:
-        The exit code.
-    """
+    """Run the command with these arguments, or the process's own; return the exit code."""
     try:
         args = _make_parser().parse_args(argv)
     except SystemExit as stop:  # argparse ends --help with 0 and wrong usage with 2
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
-    run: Callable[[argparse.Namespace], int] = args.run
-    return run(args)
+    return with_exit_code(args.run, args)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -60,42 +47,28 @@ def _make_parser() -> argparse.ArgumentParser:
     add_predict_arguments(predict)
     predict.set_defaults(run=run_predict)
 
-    wait = commands.add_parser(
-        "wait",
-        help="Wait until a model is ready.",
-        description="Wait until a model is ready. Exit 0 if it is, 3 if it is not ready in time.",
-    )
+    summary = "Wait until a model is ready."
+    wait = commands.add_parser("wait", help=summary, description=f"{summary} Exit 0 if it is, 3 if not in time.")
     wait.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
     add_server_arguments(wait)
-    wait.add_argument(
-        "--timeout",
-        type=parse_seconds,
-        default=_WAIT_TIMEOUT_S,
-        metavar="S",
-        help="how long to wait, in seconds (default: %(default)g)",
-    )
-    wait.set_defaults(run=lambda args: with_exit_code(_wait, args))
+    seconds = "how long to wait, in seconds (default: %(default)g)"
+    wait.add_argument("--timeout", type=parse_seconds, default=_WAIT_TIMEOUT_S, metavar="S", help=seconds)
+    wait.set_defaults(run=_wait)
 
-    models = commands.add_parser(
-        "models",
-        help="List the models of a server.",
-        description="List the models of a server. If the server closes its list, as mlcls serve does to clients "
-        "without --admin-key, list only the loaded models.",
-    )
+    summary = "List the models of a server."
+    closed = "If the server closes its list, as mlcls serve does to clients without --admin-key, list the loaded ones."
+    models = commands.add_parser("models", help=summary, description=f"{summary} {closed}")
     models.add_argument("--all", action="store_true", help="also list the steps of ensembles and all other models")
     add_server_arguments(models)
     add_request_arguments(models, DEFAULT_RETRIES)
-    models.set_defaults(run=lambda args: with_exit_code(_models, args))
+    models.set_defaults(run=_models)
 
-    health = commands.add_parser(
-        "health",
-        help="Check whether a server and its models are ready.",
-        description="Check whether a server and the given models are ready. Exit 0 if all are, 3 if not.",
-    )
+    summary = "Check whether a server and the given models are ready."
+    health = commands.add_parser("health", help=summary, description=f"{summary} Exit 0 if all are, 3 if not.")
     health.add_argument("model", metavar="MODEL", nargs="*", help="name of a model, e.g. PP-LCNet_x1_0_ML")
     add_server_arguments(health)
     add_request_arguments(health, 0)
-    health.set_defaults(run=lambda args: with_exit_code(_health, args))
+    health.set_defaults(run=_health)
     return parser
 
 

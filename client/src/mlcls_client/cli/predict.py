@@ -6,22 +6,17 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Final, get_args
 
 from mlcls_client.cli.arguments import add_request_arguments, add_server_arguments, open_model, parse_count
 from mlcls_client.cli.output import (
-    MEMORY_TEXT,
     CsvWriter,
     JsonLinesWriter,
-    LabelTable,
     ResultSaver,
-    ResultWriter,
     SavedKind,
     TableWriter,
 )
@@ -33,7 +28,7 @@ from mlcls_client.cli.terminal import (
     print_line,
     with_exit_code,
 )
-from mlcls_client.errors import InputError, InvalidRequestError, OutputError
+from mlcls_client.errors import InputError, InvalidRequestError, MlclsClientError, OutputError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.sources import ImageSource, count_images, iterate_sources
 from mlcls_client.prediction.call import MAX_CONCURRENCY
@@ -44,11 +39,12 @@ SUMMARY: Final = "Label images and print the results."
 
 STDIN: Final = "-"
 LIST_PREFIX: Final = "@"
-_READS_STDIN: Final = (STDIN, LIST_PREFIX + STDIN)
-_STDIN_NAME: Final = "stdin"
 
-# A table's columns are as wide as the first inputs need.
-_MEASURED_SOURCES: Final = 1000
+_WRITERS: Final[dict[str, type[TableWriter | JsonLinesWriter | CsvWriter]]] = {
+    "table": TableWriter,
+    "jsonl": JsonLinesWriter,
+    "csv": CsvWriter,
+}
 
 EXIT_CODES: Final = """\
 exit codes:
@@ -64,8 +60,9 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `predict` to a parser, for `run_predict`. `mlcls predict` uses both, too."""
     parser.epilog = EXIT_CODES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
+    add(
         "input",
         metavar="INPUT",
         nargs="+",
@@ -74,77 +71,68 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_server_arguments(parser)
     add_request_arguments(parser, DEFAULT_RETRIES)
-    parser.add_argument(
-        "--batch-size", type=parse_count, default=1, metavar="N", help="images per request (default: %(default)s)"
-    )
-    parser.add_argument(
+    add("--batch-size", type=parse_count, default=1, metavar="N", help="images per request (default: %(default)s)")
+    add(
         "--concurrency",
         type=parse_count,
         metavar="N",
         help=f"requests in flight, at most {MAX_CONCURRENCY} (default: 16, fewer for large batches)",
     )
-    parser.add_argument(
+    add(
         "--threshold",
         type=_parse_threshold,
         metavar="T",
         help='keep labels above this score: a number, or JSON such as \'{"default": 0.5, "person": 0.8}\' '
         "(default: the model's own)",
     )
-    parser.add_argument(
-        "--top-k", type=parse_count, metavar="K", help="keep at most K of these labels, those with the highest scores"
-    )
-    parser.add_argument(
+    add("--top-k", type=parse_count, metavar="K", help="keep at most K of these labels, those with the highest scores")
+    add(
         "--array-format",
         choices=get_args(ArrayFormat),
         default="png",
         help="how to send pages of PDF and TIFF files (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--format",
-        choices=["table", "jsonl", "csv"],
+        choices=list(_WRITERS),
         default="table",
         help="print a table, a JSON object per image, or a CSV row per label (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
-    parser.add_argument(
-        "--save-img", "--save", type=Path, metavar="DIR", help="write an annotated picture per image to this folder"
-    )
-    parser.add_argument("--save-json", type=Path, metavar="DIR", help="write a JSON file per image to this folder")
-    parser.add_argument("--fail-on-error", action="store_true", help="stop at the first image that fails")
-    parser.add_argument(
+    add("--json", action="store_const", const="jsonl", dest="format", help="the same as --format jsonl")
+    add("--save-img", "--save", type=Path, metavar="DIR", help="write an annotated picture per image to this folder")
+    add("--save-json", type=Path, metavar="DIR", help="write a JSON file per image to this folder")
+    add("--fail-on-error", action="store_true", help="stop at the first image that fails")
+    add(
         "--request-id",
         metavar="ID",
         help="prefix of the request ids in the server's log and traces: ID-0, ID-1, ... (default: random)",
     )
-    parser.add_argument(
+    add(
         "--progress",
         action=argparse.BooleanOptionalAction,
-        help="show a progress bar on standard error (default: if that is a terminal and tqdm is installed)",
+        help="show a progress bar on standard error (default: if that is a terminal and rich is installed)",
     )
 
 
 def run_predict(args: argparse.Namespace) -> int:
-    """Print and save the labels of images, according to the arguments of `add_predict_arguments`.
-
-    Returns:
-        The exit code.
-    """
+    """Print and save the labels of images, according to `add_predict_arguments`; return the exit code."""
     return with_exit_code(_predict, args)
 
 
 def _predict(args: argparse.Namespace) -> int:
-    if sum(given in _READS_STDIN for given in args.input) > 1:
+    if sum(given in (STDIN, LIST_PREFIX + STDIN) for given in args.input) > 1:
         raise InvalidRequestError("Expected standard input once, got several of - and @-.")
-    savers = [saver for saver in (_saver(args.save_img, "img"), _saver(args.save_json, "json")) if saver is not None]
+    folders: tuple[tuple[Path | None, SavedKind], ...] = ((args.save_img, "img"), (args.save_json, "json"))
+    savers = [ResultSaver(folder, kind) for folder, kind in folders if folder is not None]
+    writer = _WRITERS[args.format]()
+    has_list = any(given.startswith(LIST_PREFIX) for given in args.input)
     exit_code = EXIT_OK
     with (
         open_model(args, args.timeout, args.retries) as model,
-        ProgressBar(args.progress, lambda: _count(args.input)) as progress,
+        ProgressBar(args.progress, lambda: None if has_list else count_images(args.input)) as progress,
     ):
-        sources = _iterate_inputs(args)
-        writer, sources = _make_writer(args.format, sources)
         results = model.predict(
-            sources,
+            _iterate_inputs(args),
             args.batch_size,
             args.threshold,
             on_error="yield",
@@ -153,20 +141,21 @@ def _predict(args: argparse.Namespace) -> int:
             array_format=args.array_format,
             request_id=args.request_id,
         )
+        pause = progress.pause if sys.stdout.isatty() else contextlib.nullcontext
         for result in results:
-            with progress.pause():
-                if result.error is not None:
-                    exit_code = EXIT_IMAGE_FAILED
-                    complain(result.error)
+            errors: list[MlclsClientError] = [] if result.error is None else [result.error]
+            with pause():
                 for line in writer.lines(result):
                     print_line(line)
             for saver in savers if result.error is None else ():
                 try:
                     saver.save(result)
                 except (InputError, OutputError) as error:
-                    exit_code = EXIT_IMAGE_FAILED
-                    with progress.pause():
-                        complain(error)
+                    errors.append(error)
+            if errors:
+                exit_code = EXIT_IMAGE_FAILED
+                with progress.pause():
+                    complain(*errors)
             progress.advance()
             if args.fail_on_error and exit_code != EXIT_OK:
                 break
@@ -176,21 +165,12 @@ def _predict(args: argparse.Namespace) -> int:
 def _iterate_inputs(args: argparse.Namespace) -> Iterator[ImageSource]:
     for given in args.input:
         if given == STDIN:
-            yield from _stdin_sources(args)
+            for source in iterate_sources(sys.stdin.buffer.read(), array_format=args.array_format):
+                yield replace(source, input_path="stdin")
         elif given.startswith(LIST_PREFIX):
             yield from iterate_sources(_read_lines(given.removeprefix(LIST_PREFIX)), array_format=args.array_format)
         else:
             yield from iterate_sources(given, array_format=args.array_format)
-
-
-def _count(inputs: Sequence[str]) -> int | None:
-    return None if any(given.startswith(LIST_PREFIX) for given in inputs) else count_images(inputs)
-
-
-def _stdin_sources(args: argparse.Namespace) -> Iterator[ImageSource]:
-    content = sys.stdin.buffer.read()
-    for source in iterate_sources(content, array_format=args.array_format):
-        yield replace(source, input_path=_STDIN_NAME)
 
 
 def _read_lines(path: str) -> Iterator[str]:
@@ -202,26 +182,6 @@ def _read_lines(path: str) -> Iterator[str]:
                     yield os.fsdecode(stripped)
     except OSError as error:
         raise InvalidRequestError(f"Cannot read the list {path!r}: {error.strerror or error}.") from error
-
-
-def _make_writer(name: str, sources: Iterator[ImageSource]) -> tuple[ResultWriter, Iterator[ImageSource]]:
-    if name == "jsonl":
-        return JsonLinesWriter(), sources
-    if name == "csv":
-        return CsvWriter(), sources
-    measured = list(islice(sources, _MEASURED_SOURCES))
-    return TableWriter(_make_table(measured)), chain(measured, sources)
-
-
-def _make_table(sources: Sequence[ImageSource]) -> LabelTable:
-    names = [source.input_path or MEMORY_TEXT for source in sources]
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    indexes = [source.page_index for source in sources if source.page_index is not None]
-    return LabelTable(names, width, page_count=max(indexes, default=-1) + 1)
-
-
-def _saver(folder: Path | None, kind: SavedKind) -> ResultSaver | None:
-    return None if folder is None else ResultSaver(folder, kind)
 
 
 def _parse_threshold(text: str) -> Threshold:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from mlcls_client.base.text import visible
 from mlcls_client.errors import InvalidRequestError, MlclsClientError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 EXIT_OK: Final = 0
 EXIT_IMAGE_FAILED: Final = 1
@@ -22,11 +23,7 @@ EXIT_INTERRUPTED: Final = 130
 
 
 def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Run a command; write its errors to standard error.
-
-    Returns:
-        The exit code.
-    """
+    """Run a command, write its errors to standard error, and return the exit code."""
     try:
         exit_code = run(args)
         sys.stdout.flush()
@@ -51,9 +48,10 @@ def print_line(text: str) -> None:
     _write(sys.stdout, text)
 
 
-def complain(error: Exception) -> None:
-    """Write an error to standard error."""
-    _write(sys.stderr, visible(f"mlcls-client: {error}"))
+def complain(*errors: Exception) -> None:
+    """Write errors to standard error."""
+    for error in errors:
+        _write(sys.stderr, visible(f"mlcls-client: {error}"))
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -64,54 +62,53 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 class ProgressBar:
-    """A progress bar that counts images (tqdm, extra `progress`), or nothing. A context manager."""
+    """A progress bar that counts images (rich, extra `cli`), or nothing. A context manager."""
 
     def __init__(self, wanted: bool | None, count: Callable[[], int | None]) -> None:
-        """Prepare a bar.
-
-        Args:
-            wanted: True, False, or None for a bar if standard error is a terminal and tqdm is installed.
-            count: Returns the number of images, None if it is unknown; called only for a bar.
+        """Prepare a bar of `count()` images; None wants one if standard error is a terminal and rich is installed.
 
         Raises:
-            InvalidRequestError: A bar is wanted, and tqdm is not installed.
+            InvalidRequestError: A bar is wanted, and rich is not installed.
         """
-        self._bar: Any = None
-        if wanted is None and not sys.stderr.isatty():
-            wanted = False
-        if wanted is False:
+        self._bar: Progress | None = None
+        if wanted is False or (wanted is None and not sys.stderr.isatty()):
             return
         try:
-            self._tqdm: Any = importlib.import_module("tqdm").tqdm
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
         except ModuleNotFoundError as error:
             if wanted:
                 raise InvalidRequestError(
-                    "A progress bar needs tqdm, which is not installed: pip install 'mlcls-client[progress]'."
+                    "A progress bar needs rich, which is not installed: pip install 'mlcls-client[cli]'."
                 ) from error
             return
-        self._bar = self._tqdm(total=count(), unit=" images", file=sys.stderr, dynamic_ncols=True)
+        columns = (BarColumn(), MofNCompleteColumn(), "images", TimeElapsedColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._task = self._bar.add_task("", total=count())
 
     def advance(self) -> None:
         """Count one more image."""
         if self._bar is not None:
-            self._bar.update()
+            self._bar.advance(self._task)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
         """Hide the bar while something else is written to the terminal."""
-        if self._bar is None:
-            yield
-            return
-        with self._tqdm.external_write_mode(file=sys.stderr):
-            yield
+        if self._bar is not None:
+            self._bar.stop()
+        yield
+        if self._bar is not None:
+            self._bar.start()
 
     def __enter__(self) -> ProgressBar:
-        """Return the bar itself."""
+        """Show the bar."""
+        if self._bar is not None:
+            self._bar.start()
         return self
 
-    def __exit__(
-        self, exception_type: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the bar; it stays visible."""
+    def __exit__(self, *exception: object) -> None:
+        """Stop the bar; it stays visible."""
         if self._bar is not None:
-            self._bar.close()
+            self._bar.live.transient = False
+            self._bar.stop()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal
 
 from mlcls_client.base.text import end_sentence
-from mlcls_client.errors import InputError, InvalidRequestError
+from mlcls_client.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,26 +23,8 @@ _JPEG_OPTIONS: Final = {"quality": 95, "subsampling": 0}
 _MAX_JPEG_SIDE: Final = 65500
 
 
-def check_array_format(array_format: object) -> None:
-    """Check an `ArrayFormat`.
-
-    Raises:
-        InvalidRequestError: It is neither `png` nor `jpeg`.
-    """
-    if array_format not in get_args(ArrayFormat):
-        raise InvalidRequestError(f"Expected array_format to be one of {get_args(ArrayFormat)}, got {array_format!r}.")
-
-
 def encode_bgr_array(pixels: npt.NDArray[np.uint8], array_format: ArrayFormat = "png") -> bytes:
-    """Encode an array.
-
-    Args:
-        pixels: (H, W, 3) uint8 BGR, as in PaddleX and OpenCV.
-        array_format: Format of the result.
-
-    Raises:
-        InputError: The array has another shape or type.
-    """
+    """Encode an array (H, W, 3) uint8 BGR, as in PaddleX and OpenCV; any other is an InputError."""
     import numpy as np
     from PIL import Image
 
@@ -54,11 +36,7 @@ def encode_bgr_array(pixels: npt.NDArray[np.uint8], array_format: ArrayFormat = 
 
 
 def encode_pil_image(image: Image.Image, array_format: ArrayFormat = "png") -> bytes:
-    """Encode a PIL image, turned upright according to its EXIF orientation.
-
-    Raises:
-        InputError: The image cannot be decoded or has no pixel.
-    """
+    """Encode a PIL image, turned upright; one that cannot be decoded or has no pixel is an InputError."""
     from PIL import ImageOps
 
     if 0 in image.size:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import http.client
-import queue
 import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
@@ -41,11 +42,7 @@ class FetchLimits:
     max_redirects: int = 5
 
     def __post_init__(self) -> None:
-        """Reject limits that nothing can meet.
-
-        Raises:
-            InvalidRequestError: A limit is not as described.
-        """
+        """Reject limits that nothing can meet."""
         if self.max_bytes < 1 or not 0 < self.timeout_s < float("inf") or self.max_redirects < 0:
             raise InvalidRequestError(
                 f"Expected max_bytes of 1 or more, timeout_s above 0 and max_redirects of 0 or more, got {self}."
@@ -79,17 +76,23 @@ def fetch_url(url: str, limits: FetchLimits = DEFAULT_FETCH_LIMITS) -> bytes:
         InputError: It is not an http(s) address, there is no file, or a limit is exceeded; the message says what came.
     """
     address = _quoted_address(url)
-    outcome: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    outcome: Future[bytes] = Future()
+
+    def fetch() -> None:
+        try:
+            outcome.set_result(_download(url, address, limits))
+        except Exception as error:
+            outcome.set_exception(error)
+
     # A thread, because a socket's time limit stops neither a slow name server nor a server that sends its header one
     # byte at a time.
-    threading.Thread(target=_fetch, args=(url, address, limits, outcome), daemon=True).start()
+    threading.Thread(target=fetch, daemon=True).start()
     try:
-        content = outcome.get(timeout=limits.timeout_s)
-    except queue.Empty:
-        raise _late(url, limits) from None
-    if isinstance(content, Exception):
-        raise content
-    return content
+        return outcome.result(limits.timeout_s)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(_fetch_message(url, limits, error)) from error
 
 
 def _quoted_address(url: str) -> str:
@@ -107,15 +110,6 @@ def _quoted_address(url: str) -> str:
     return parts._replace(
         path=quote(parts.path, safe="/%:@!$&'()*+,;=~"), query=quote(parts.query, safe="/%?:@!$&'()*+,;=~"), fragment=""
     ).geturl()
-
-
-def _fetch(url: str, address: str, limits: FetchLimits, outcome: queue.SimpleQueue[bytes | Exception]) -> None:
-    try:
-        outcome.put(_download(url, address, limits))
-    except InputError as error:
-        outcome.put(error)
-    except Exception as error:
-        outcome.put(_fetch_error(url, limits, error))
 
 
 def _download(url: str, address: str, limits: FetchLimits) -> bytes:
@@ -170,18 +164,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _fetch_error(url: str, limits: FetchLimits, error: Exception) -> InputError:
+def _fetch_message(url: str, limits: FetchLimits, error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return InputError(f"Expected an image at {url!r}, but the server answered {error.code} {error.reason}.")
+        return f"Expected an image at {url!r}, but the server answered {error.code} {error.reason}."
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, TimeoutError):
-        return _late(url, limits)
+    if isinstance(reason, TimeoutError | concurrent.futures.TimeoutError):  # two classes before Python 3.11
+        return f"Expected the image at {url!r} within {limits.timeout_s:g} s, but it did not arrive; raise timeout_s."
     if isinstance(error, http.client.HTTPException):
         reason = f"not an answer of a web server ({type(error).__name__}: {error})"
-    return InputError(end_sentence(f"Cannot fetch {url!r}: {reason}"))
-
-
-def _late(url: str, limits: FetchLimits) -> InputError:
-    return InputError(
-        f"Expected the image at {url!r} within {limits.timeout_s:g} s, but it did not arrive; raise timeout_s."
-    )
+    return end_sentence(f"Cannot fetch {url!r}: {reason}")

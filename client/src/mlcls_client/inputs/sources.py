@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias, Union
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from mlcls_client.base.files import mapped_read_errors
+from mlcls_client.base.files import decoding_reason, mapped_read_errors
 from mlcls_client.base.text import end_sentence
 from mlcls_client.errors import InputError
 from mlcls_client.inputs.encoding import ArrayFormat, encode_bgr_array, encode_pil_image
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits, fetch_url, is_url, url_file_name
-from mlcls_client.inputs.pages import PAGED_SUFFIXES, find_paged_suffix, open_pages
+from mlcls_client.inputs.pages import PAGED_SUFFIXES, PageFile, find_paged_suffix
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 # Formats that PaddleX reads and the server does not.
 CONVERTED_SUFFIXES: Final = frozenset({".pbm", ".pgm", ".ppm", ".pnm", ".sr", ".ras"})
 
-# PaddleX's list, and more formats of the server: GIF, and other suffixes of JPEG.
+# PaddleX's list, and more formats of the server: GIF, AVIF, and other suffixes of JPEG.
 IMAGE_SUFFIXES: Final = (
-    frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif"})
+    frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".avif"})
     | PAGED_SUFFIXES
     | CONVERTED_SUFFIXES
 )
@@ -54,25 +54,11 @@ class ImageSource:
     page_index: int | None = None
 
 
-ImageInput: TypeAlias = Union[
-    str,
-    "os.PathLike[str]",
-    bytes,
-    "npt.NDArray[np.uint8]",
-    "Image.Image",
-    ImageSource,
-    Iterable["ImageInput"],
-]
+ImageInput: TypeAlias = (
+    "str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image | ImageSource | Iterable[ImageInput]"
+)
 """The path of a file or folder, an http(s) URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image,
 or an iterable of these."""
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """How to read inputs: the limits of fetches, and the format of images that the client encodes."""
-
-    fetch_limits: FetchLimits
-    array_format: ArrayFormat
 
 
 def iterate_sources(
@@ -87,11 +73,6 @@ def iterate_sources(
     read. A missing path, a file whose pages cannot be counted, or a folder that cannot be listed or has no image gives
     one source whose `read` raises, so that one bad path need not stop the others.
 
-    Args:
-        inputs: See `ImageInput`.
-        fetch_limits: Limits of fetching a URL.
-        array_format: How to encode arrays, PIL images, pages and converted files.
-
     Raises:
         InputError: Something in the input has an unsupported type.
 
@@ -99,10 +80,6 @@ def iterate_sources(
         >>> [source.input_path for source in iterate_sources(["photo.png", "photos/"])]
         ['photo.png', 'photos/img2.png', 'photos/img10.png']
     """
-    return _sources(inputs, _Reading(fetch_limits, array_format))
-
-
-def _sources(inputs: ImageInput, reading: _Reading) -> Iterator[ImageSource]:
     import numpy as np
     from PIL import Image
 
@@ -110,16 +87,24 @@ def _sources(inputs: ImageInput, reading: _Reading) -> Iterator[ImageSource]:
         yield inputs
     elif isinstance(inputs, str | os.PathLike):
         path = os.fspath(inputs)
-        yield from _url_sources(path, reading) if is_url(path) else _path_sources(path, reading)
+        if is_url(path):
+            fetch = partial(fetch_url, path, fetch_limits)
+            yield from _named_sources(path, _suffix(url_file_name(path)), fetch, array_format, fetch)
+        elif os.path.isdir(path):
+            yield from _folder_sources(path, array_format)
+        else:
+            yield from _file_sources(path, array_format)
     elif isinstance(inputs, bytes | bytearray | memoryview):
-        yield from _bytes_sources(bytes(inputs), reading)
+        content = bytes(inputs)
+        suffix = find_paged_suffix(content) or ""
+        yield from _named_sources(None, suffix, lambda: content, array_format, lambda: content)
     elif isinstance(inputs, np.ndarray):
-        yield ImageSource(None, partial(encode_bgr_array, inputs, reading.array_format))
+        yield ImageSource(None, partial(encode_bgr_array, inputs, array_format))
     elif isinstance(inputs, Image.Image):
-        yield ImageSource(None, partial(encode_pil_image, inputs, reading.array_format))
+        yield ImageSource(None, partial(encode_pil_image, inputs, array_format))
     elif isinstance(inputs, Iterable) and not isinstance(inputs, dict):
         for item in inputs:
-            yield from _sources(item, reading)
+            yield from iterate_sources(item, fetch_limits, array_format)
     else:
         raise InputError(
             "Expected a path, a URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image or a list "
@@ -135,121 +120,83 @@ def count_images(paths: Iterable[str]) -> int | None:
     """
     count = 0
     for path in paths:
-        if is_url(path):
-            names: Iterable[str] = [url_file_name(path)]
-        elif os.path.isdir(path):
-            found = (name for _, _, files in os.walk(path) for name in files)
-            names = (name for name in found if _suffix(name) in IMAGE_SUFFIXES)
-        else:
-            names = [path]
+        names = [url_file_name(path)] if is_url(path) else _list_images(path) if os.path.isdir(path) else [path]
         for name in names:
-            if _suffix(name) in PAGED_SUFFIXES:
+            if _suffix(str(name)) in PAGED_SUFFIXES:
                 return None
             count += 1
     return count
 
 
-def _path_sources(path: str, reading: _Reading) -> Iterator[ImageSource]:
-    if not os.path.isdir(path):
-        yield from _file_sources(path, reading)
-        return
+def _folder_sources(folder: str, array_format: ArrayFormat) -> Iterator[ImageSource]:
     empty = True
-    for source in _folder_sources(path, reading):
+    for path in _list_images(folder):
         empty = False
-        yield source
+        yield from _file_sources(path, array_format) if isinstance(path, str) else [_failing_source(folder, str(path))]
     if empty:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        yield _failing_source(path, f"Expected images ({suffixes}) in folder {path!r}, found none.")
+        yield _failing_source(folder, f"Expected images ({suffixes}) in folder {folder!r}, found none.")
 
 
-def _folder_sources(folder: str, reading: _Reading) -> Iterator[ImageSource]:
+def _list_images(folder: str) -> Iterator[str | InputError]:
     """Go through a folder; only its names and those of the folders above it are in memory."""
     try:
         with os.scandir(folder) as entries:
             found = [
-                (entry.name, is_folder)
+                (_natural_key(entry.name), entry.path, is_folder)
                 for entry in entries
-                if (is_folder := _is_searched(entry)) or _suffix(entry.name) in IMAGE_SUFFIXES
+                # Links to folders are not searched: they may form a loop.
+                if (is_folder := entry.is_dir(follow_symlinks=False)) or _suffix(entry.name) in IMAGE_SUFFIXES
             ]
     except OSError as error:
-        yield _failing_source(folder, f"Cannot list folder {folder!r}: {error.strerror or error}.")
+        yield InputError(f"Cannot list folder {folder!r}: {error.strerror or error}.")
         return
-    found.sort(key=lambda item: _natural_key(item[0]))
-    for name, is_folder in found:
-        path = os.path.join(folder, name)
-        yield from _folder_sources(path, reading) if is_folder else _file_sources(path, reading)
+    for _, path, is_folder in sorted(found):
+        yield from _list_images(path) if is_folder else [path]
 
 
-def _is_searched(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder to search. Links to folders are not: they may form a loop."""
-    try:
-        return entry.is_dir(follow_symlinks=False)
-    except OSError:
-        return False
+def _file_sources(path: str, array_format: ArrayFormat) -> Iterator[ImageSource]:
+    return _named_sources(path, _suffix(path), partial(_read_file, path), array_format)
 
 
-def _file_sources(path: str, reading: _Reading) -> Iterator[ImageSource]:
-    suffix = _suffix(path)
-    if suffix in PAGED_SUFFIXES:
-        yield from _page_sources(path, suffix, reading)
-    elif suffix in CONVERTED_SUFFIXES:
-        yield ImageSource(path, lambda: _convert(path, _read_file(path), reading))
-    else:
-        yield ImageSource(path, partial(_read_file, path))
-
-
-def _url_sources(url: str, reading: _Reading) -> Iterator[ImageSource]:
-    suffix = _suffix(url_file_name(url))
-    if suffix in PAGED_SUFFIXES:
-        try:
-            content = fetch_url(url, reading.fetch_limits)
-        except InputError as error:
-            yield _failing_source(url, str(error))
-        else:
-            yield from _page_sources(url, suffix, reading, content)
-    elif suffix in CONVERTED_SUFFIXES:
-        yield ImageSource(url, lambda: _convert(url, fetch_url(url, reading.fetch_limits), reading))
-    else:
-        yield ImageSource(url, partial(fetch_url, url, reading.fetch_limits))
-
-
-def _bytes_sources(content: bytes, reading: _Reading) -> Iterator[ImageSource]:
-    suffix = find_paged_suffix(content)
-    if suffix is None:
-        yield ImageSource(None, lambda: content)
-    else:
-        yield from _page_sources(None, suffix, reading, content)
-
-
-def _page_sources(
-    path: str | None, suffix: str, reading: _Reading, content: bytes | None = None
+def _named_sources(
+    name: str | None,
+    suffix: str,
+    read: Callable[[], bytes],
+    array_format: ArrayFormat,
+    load: Callable[[], bytes] | None = None,
 ) -> Iterator[ImageSource]:
-    pages = open_pages(path or "file from memory", suffix, content, reading.array_format)
-    try:
-        count = pages.count()
-    except InputError as error:
-        yield _failing_source(path, str(error))
-        return
-    for page_index in range(count):
-        yield ImageSource(path, partial(pages.read, page_index), page_index)
+    """Make the sources of one file; `load` reads a file with pages that is kept in memory."""
+    if suffix in CONVERTED_SUFFIXES:
+        yield ImageSource(name, lambda: _convert(str(name), read(), array_format))
+    elif suffix in PAGED_SUFFIXES:
+        try:
+            pages = PageFile(name or "file from memory", suffix, load and load(), array_format)
+        except InputError as error:
+            yield _failing_source(name, str(error))
+        else:
+            for page_index in range(pages.page_count):
+                yield ImageSource(name, partial(pages.read, page_index), page_index)
+    else:
+        yield ImageSource(name, read)
 
 
 def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _convert(name: str, content: bytes, reading: _Reading) -> bytes:
+def _convert(name: str, content: bytes, array_format: ArrayFormat) -> bytes:
     """Convert an image from a format that the server does not read."""
     from PIL import Image
 
     try:
         image = Image.open(io.BytesIO(content))
         # Pillow reads 16-bit gray of a PGM file as 32-bit integers, and would clip them at 255.
-        return encode_pil_image(image.convert("I;16") if image.mode == "I" else image, reading.array_format)
+        return encode_pil_image(image.convert("I;16") if image.mode == "I" else image, array_format)
     except InputError:
         raise
     except Exception as error:  # decoders raise whatever a broken file leads them to
-        raise InputError(end_sentence(f"Cannot read {name!r} as an image: {error}")) from error
+        raise InputError(end_sentence(f"Cannot read {name!r} as an image: {decoding_reason(error)}")) from error
 
 
 def _failing_source(path: str | None, message: str) -> ImageSource:

@@ -6,21 +6,20 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal, get_args
 
 from mlcls_client.base.threads import ReaderThreads
 from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
-from mlcls_client.inputs.encoding import ArrayFormat, check_array_format
-from mlcls_client.inputs.fetch import FetchLimits
+from mlcls_client.inputs.encoding import ArrayFormat, encode_image
 from mlcls_client.inputs.sources import ImageSource
 from mlcls_client.prediction.window import MemoryGate
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
-from mlcls_client.transport.request import RequestContext, begin_context
+from mlcls_client.transport.request import begin_context
 from mlcls_client.transport.transports import Transport
 
 OnError = Literal["raise", "yield", "skip"]
@@ -37,94 +36,59 @@ _MAX_HELD_BYTES: Final = 64 * 2**20
 logger = logging.getLogger("mlcls_client")
 
 
-@dataclass(frozen=True)
-class PredictOptions:
-    """The checked arguments of `predict`, without its input.
-
-    Attributes:
-        batch_size: Images per request, at most.
-        threshold_json: The threshold as JSON text; None for the model's own.
-        on_error: What to do with an image without an answer.
-        top_k: Labels per result, at most; None for all above the threshold.
-        concurrency: Requests in flight, at most; None for the usual number.
-        fetch_limits: Limits of fetching URLs.
-        array_format: Format of images that the client encodes.
-        context: Id prefix and trace, shared by all requests.
-    """
-
-    batch_size: int
-    threshold_json: str | None
-    on_error: OnError
-    top_k: int | None
-    concurrency: int | None
-    fetch_limits: FetchLimits
-    array_format: ArrayFormat
-    context: RequestContext
-
-
-def read_predict_options(
-    batch_size: int,
-    threshold: Threshold | None,
-    on_error: OnError,
-    top_k: int | None,
-    concurrency: int | None,
-    fetch_limits: FetchLimits,
-    array_format: ArrayFormat,
-    request_id: str | None,
-) -> PredictOptions:
-    """Check the arguments of `predict`, and note the current span.
-
-    Raises:
-        InvalidRequestError: An argument is not as described there.
-    """
-    _check_count("batch_size", batch_size, None)
-    if top_k is not None:
-        _check_count("top_k", top_k, None)
-    if concurrency is not None:
-        _check_count("concurrency", concurrency, MAX_CONCURRENCY)
-    if on_error not in get_args(OnError):
-        raise InvalidRequestError(f"Expected on_error to be one of {get_args(OnError)}, got {on_error!r}.")
-    check_array_format(array_format)
-    threshold_json, context = encode_threshold(threshold), begin_context(request_id)
-    return PredictOptions(batch_size, threshold_json, on_error, top_k, concurrency, fetch_limits, array_format, context)
-
-
-def _check_count(name: str, number: object, highest: int | None) -> None:
-    is_count = isinstance(number, int) and not isinstance(number, bool) and number >= 1
-    if not is_count or (highest is not None and isinstance(number, int) and number > highest):
-        wanted = "1 or more" if highest is None else f"from 1 to {highest}"
-        raise InvalidRequestError(f"Expected {name} to be {wanted}, got {number!r}.")
-
-
 class Prediction:
-    """The batches of one `predict` call. Its coroutines belong to one event loop."""
+    """One `predict` call and its batches. Its coroutines belong to one event loop."""
 
     def __init__(
-        self, transport: Transport, readers: ReaderThreads, options: PredictOptions, max_batch_size: int
+        self,
+        transport: Transport,
+        readers: ReaderThreads,
+        batch_size: int,
+        threshold: Threshold | None,
+        on_error: OnError,
+        top_k: int | None,
+        concurrency: int | None,
+        array_format: ArrayFormat,
+        request_id: str | None,
     ) -> None:
-        """Prepare a call.
+        """Check the arguments of `predict`, and note the current span.
 
-        Args:
-            transport: The connection.
-            readers: Threads that read images.
-            options: The checked arguments.
-            max_batch_size: How many images the server takes in one request.
+        Raises:
+            InvalidRequestError: An argument is not as described there.
         """
+        _check_count("batch_size", batch_size)
+        _check_count("top_k", 1 if top_k is None else top_k)
+        _check_count("concurrency", 1 if concurrency is None else concurrency, MAX_CONCURRENCY)
+        for name, value, choices in (
+            ("on_error", on_error, get_args(OnError)),
+            ("array_format", array_format, get_args(ArrayFormat)),
+        ):
+            if value not in choices:
+                raise InvalidRequestError(f"Expected {name} to be one of {choices}, got {value!r}.")
+        self.batch_size = batch_size
+        self._transport = transport
         self._readers = readers
-        self._options = options
-        self._requests = _Requests(transport, options.threshold_json, options.context)
-        self.batch_size = min(options.batch_size, max_batch_size)
-        concurrency = options.concurrency or max(2, min(_USUAL_CONCURRENCY, _USUAL_IMAGES_IN_FLIGHT // self.batch_size))
+        self._threshold_json = encode_threshold(threshold)
+        self._on_error = on_error
+        self._top_k = top_k
+        self._concurrency = concurrency
+        self._context = begin_context(request_id)
+        self._gate = MemoryGate(_MAX_HELD_BYTES)
+        # All requests have the same threshold, so one that the server accepted proves it valid.
+        self._accepted = False
+        self._probing = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Find out how large the requests may be."""
+        if self.batch_size > 1:
+            self.batch_size = min(self.batch_size, await self._transport.max_batch_size())
+        usual = max(2, min(_USUAL_CONCURRENCY, _USUAL_IMAGES_IN_FLIGHT // self.batch_size))
+        concurrency = self._concurrency or usual
         self.window_limit = concurrency * _WINDOW_PER_REQUEST
         self._slots = asyncio.Semaphore(concurrency)
-        self._gate = MemoryGate(_MAX_HELD_BYTES)
 
     async def answer(self, number: int, batch: Sequence[ImageSource]) -> list[MultiLabelResult]:
-        """Read and send one batch; an image that cannot be read or is rejected fails alone.
-
-        Args:
-            number: Number of the batch in this call, from 0.
-            batch: Its images.
+        """Read and send batch `number` (from 0); an image that cannot be read or is rejected fails alone.
 
         Raises:
             MlclsClientError: The request failed, for a reason other than its images.
@@ -134,102 +98,73 @@ class Prediction:
             images = await self._readers.run(lambda: [_read(source) for source in batch])
             readable = [image for image in images if isinstance(image, bytes)]
             self._gate.hold(number, sum(map(len, readable)))
-            name = str(number)
-            answers = iter(await self._requests.ask(readable, name) if readable else [])
-        request_id = self._requests.request_id(name)
-        return [
-            _failed_result(source, image)
-            if isinstance(image, InputError)
-            else _make_result(source, image, keep_top(next(answers), self._options.top_k), request_id)
-            for source, image in zip(batch, images, strict=True)
-        ]
+            answers = iter(await self._ask(readable, str(number)) if readable else [])
+        results = []
+        for source, image in zip(batch, images, strict=True):
+            error: MlclsClientError | None = image if isinstance(image, InputError) else None
+            answer = Answer("") if error is not None else keep_top(next(answers), self._top_k)
+            if error is None and answer.status != STATUS_OK:
+                error = _rejected(source, answer.status)
+                error.request_id = self._request_id(str(number))
+            sent = image if isinstance(image, bytes) else b""
+            results.append(MultiLabelResult(answer, source.input_path, source.page_index, sent, error))
+        return results
 
     def release(self, number: int) -> None:
         """Note that the results of batch `number` were taken."""
         self._gate.release(number)
 
     def sort_out(self, results: Sequence[MultiLabelResult]) -> Iterator[MultiLabelResult]:
-        """Yield the results that the caller gets under `on_error`.
-
-        Raises:
-            InputError: An image cannot be read, and `on_error` is `raise`.
-            ImageRejectedError: The server rejected an image, and `on_error` is `raise`.
-        """
+        """Yield the results that the caller gets under `on_error`, or raise the error of the first that failed."""
         for result in results:
-            if result.error is None or self._options.on_error == "yield":
+            if result.error is None or self._on_error == "yield":
                 yield result
-            elif self._options.on_error == "raise":
+            elif self._on_error == "raise":
                 raise result.error
             else:
                 logger.warning("Skipped: %s", result.error)
 
-
-class _Requests:
-    """The requests of one `predict` call. They share a threshold, so one accepted request proves it valid."""
-
-    def __init__(self, transport: Transport, threshold_json: str | None, context: RequestContext) -> None:
-        self._transport = transport
-        self._context = context
-        self._threshold_json = threshold_json
-        self._accepted = False
-        self._probing = asyncio.Lock()
-
-    def request_id(self, name: str) -> str:
-        """Return the id of a request of this call."""
+    def _request_id(self, name: str) -> str:
         return f"{self._context.request_id}-{name}"
 
     async def _infer(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:
-        request_id = self.request_id(name)
+        context = replace(self._context, request_id=self._request_id(name))
         try:
-            return await self._transport.infer(
-                encoded_images, self._threshold_json, replace(self._context, request_id=request_id)
-            )
+            return await self._transport.infer(encoded_images, self._threshold_json, context)
         except MlclsClientError as error:
-            error.request_id = request_id
+            error.request_id = context.request_id
             raise
 
-    async def ask(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:
-        """Return one answer per image, even if the server rejects some or all of them.
-
-        Args:
-            encoded_images: Image files.
-            name: Name of the request within this call, for its id.
-
-        Raises:
-            InvalidRequestError: The server rejects the request for a reason other than its images.
-        """
+    async def _ask(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:
+        """Return one answer per image, even if the server rejects some or all; `name` is for the request's id."""
         try:
             answers = await self._infer(encoded_images, name)
         except InvalidRequestError as error:
-            await self._check_that_images_are_to_blame()
+            # INVALID_ARGUMENT is about the images or the request, which the served contract leaves open. If the images
+            # are bad, the server accepts a request with a good image and the same threshold.
+            from PIL import Image
+
+            async with self._probing:
+                if not self._accepted:
+                    good = encode_image(Image.new("RGB", (64, 64), (128, 128, 128)))
+                    await self._infer([good], "probe")
+                    self._accepted = True
             if len(encoded_images) == 1:
                 return [Answer(status=error.server_text or error.args[0])]
             # The text of the rejected request does not tell which image is bad, and why.
             return [
                 answer
                 for index, image in enumerate(encoded_images)
-                for answer in await self.ask([image], f"{name}.{index}")
+                for answer in await self._ask([image], f"{name}.{index}")
             ]
         self._accepted = True
         return answers
 
-    async def _check_that_images_are_to_blame(self) -> None:
-        """Find out whether INVALID_ARGUMENT is about the images or the request, which the served contract leaves open.
 
-        If the images were bad, the server accepts a request with a good image and the same threshold.
-        """
-        async with self._probing:
-            if not self._accepted:
-                await self._infer([_good_image()], "probe")
-                self._accepted = True
-
-
-def _good_image() -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), (128, 128, 128)).save(buffer, format="PNG")
-    return buffer.getvalue()
+def _check_count(name: str, number: object, highest: float = math.inf) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= highest:
+        wanted = "1 or more" if highest == math.inf else f"from 1 to {highest}"
+        raise InvalidRequestError(f"Expected {name} to be {wanted}, got {number!r}.")
 
 
 def _read(source: ImageSource) -> bytes | InputError:
@@ -239,20 +174,10 @@ def _read(source: ImageSource) -> bytes | InputError:
         return error
 
 
-def _make_result(source: ImageSource, image: bytes, answer: Answer, request_id: str) -> MultiLabelResult:
-    if answer.status != STATUS_OK:
-        name = "an image from memory" if source.input_path is None else repr(source.input_path)
-        if source.page_index is not None:
-            name = f"page {source.page_index} of {name}"
-        error = ImageRejectedError(
-            f"The server has no result for {name}: {answer.status}", input_path=source.input_path, reason=answer.status
-        )
-        error.request_id = request_id
-        return _failed_result(source, error)
-    return MultiLabelResult(answer, input_path=source.input_path, page_index=source.page_index, encoded_image=image)
-
-
-def _failed_result(source: ImageSource, error: MlclsClientError) -> MultiLabelResult:
-    return MultiLabelResult(
-        Answer(status=error.args[0]), input_path=source.input_path, page_index=source.page_index, error=error
+def _rejected(source: ImageSource, reason: str) -> ImageRejectedError:
+    name = "an image from memory" if source.input_path is None else repr(source.input_path)
+    if source.page_index is not None:
+        name = f"page {source.page_index} of {name}"
+    return ImageRejectedError(
+        f"The server has no result for {name}: {reason}", input_path=source.input_path, reason=reason
     )

@@ -5,25 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mlcls_client.inputs.sources import ImageSource
 
-
-class Pending(Protocol):
-    """What `Window` needs from the futures of asyncio and of threads."""
-
-    def done(self) -> bool:
-        """Return whether there is an answer."""
-        ...
-
-    def cancel(self) -> Any:
-        """Stop the work on the answer."""
-        ...
-
-
-PendingBatch = TypeVar("PendingBatch", bound=Pending)
+PendingBatch = TypeVar("PendingBatch", "Future[Any]", "asyncio.Task[Any]")
 
 
 class Window(Generic[PendingBatch]):
@@ -35,13 +23,7 @@ class Window(Generic[PendingBatch]):
     """
 
     def __init__(self, sources: Iterator[ImageSource], batch_size: int, limit: int) -> None:
-        """Make an empty window.
-
-        Args:
-            sources: The input. Its errors are raised after the results of everything before them.
-            batch_size: Images per batch.
-            limit: Pending batches, at most: waiting, sent, or answered and not yet taken.
-        """
+        """Make an empty window of at most `limit` batches: waiting, sent, or answered and not yet taken."""
         self._sources = sources
         self._batch_size = batch_size
         self._limit = limit
@@ -73,11 +55,7 @@ class Window(Generic[PendingBatch]):
         self._pending.append(pending)
 
     def take_first(self) -> PendingBatch | None:
-        """Remove and return the first batch; None if all are answered and the input is at its end.
-
-        Raises:
-            Exception: The input raised it.
-        """
+        """Remove and return the first batch; None, or the input's error, if all are taken and nothing follows."""
         if self._pending:
             self._owes_batch = True
             return self._pending.popleft()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import logging
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, TypeAlias, Union
 
 from mlcls_client.errors import InvalidRequestError
@@ -17,6 +18,9 @@ Ssl: TypeAlias = Union[bool, str, "os.PathLike[str]", Mapping[str, "str | os.Pat
 """False for no TLS; True for TLS with the usual root certificates; the path of a PEM file of root certificates; or a
 dict with paths of PEM files: `root_certificates`, `private_key`, `certificate_chain`."""
 
+DEFAULT_URLS: Final[dict[str, str]] = {"grpc": "localhost:8001", "http": "localhost:8000"}
+URL_VARIABLE: Final = "MLCLS_URL"
+DEFAULT_TIMEOUT_S: Final = 30.0
 DEFAULT_RETRIES: Final = 2
 # `mlcls serve` closes some APIs with it (`--http-restricted-api`, `--grpc-restricted-protocol`).
 ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
@@ -27,36 +31,38 @@ _SSL_KEYS: Final = ("root_certificates", "private_key", "certificate_chain")
 _HEADER_NAME: Final = re.compile(r"[0-9a-z_.-]+")
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 # Headers that the client libraries set themselves.
-_OWN_HEADERS: Final = frozenset(
-    {
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "host",
-        "inference-header-content-length",
-        "te",
-        "transfer-encoding",
-    }
+_OWN_HEADER: Final = re.compile(
+    "accept-encoding|connection|content-(encoding|length|type)|host|inference-header-content-length|te|transfer-encoding"
 )
+
+logger = logging.getLogger("mlcls_client")
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """Where a request goes, with the names for its error messages.
+class Connection:
+    """A server and how to ask it.
 
     Attributes:
         url: `host:port`.
         protocol: `grpc` or `http`.
         model_name: The ensemble; empty for calls that are about the server itself.
         timeout_s: Time limit of one request with its retries, in seconds.
+        tls: Paths of PEM files by the keys of `Ssl`; None for a connection that is not encrypted.
+        headers: Sent with every request; names in lowercase.
+        retries: How often to retry a request if a retry is safe.
+        admin_key: Sent with calls of the APIs that `mlcls serve` closes.
+        shared_memory: Whether images go through memory that client and server share.
     """
 
     url: str
-    protocol: str
-    model_name: str
-    timeout_s: float
+    protocol: str = "grpc"
+    model_name: str = ""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    tls: Mapping[str, str] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    retries: int = DEFAULT_RETRIES
+    admin_key: str | None = field(default=None, repr=False)
+    shared_memory: bool = False
 
     @property
     def server(self) -> str:
@@ -69,64 +75,57 @@ class Endpoint:
         return f"model {self.model_name!r}" if self.model_name else "the server's state"
 
 
-@dataclass(frozen=True)
-class TlsFiles:
-    """Paths of the PEM files of a TLS connection.
-
-    Attributes:
-        root_certificates: Root certificates to trust; None for the usual ones.
-        private_key: Key of this client, for a server that verifies its clients.
-        certificate_chain: Certificates of this client.
-    """
-
-    root_certificates: str | None = None
-    private_key: str | None = None
-    certificate_chain: str | None = None
-
-
-@dataclass(frozen=True)
-class ConnectionOptions:
-    """The connection options of `create_model`.
-
-    Attributes:
-        tls: PEM files; None for a connection that is not encrypted.
-        headers: Sent with every request; names in lowercase.
-        retries: How often to retry a request if a retry is safe.
-        admin_key: Sent with calls of the APIs that `mlcls serve` closes.
-        shared_memory: Whether images go through memory that client and server share.
-    """
-
-    tls: TlsFiles | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    retries: int = DEFAULT_RETRIES
-    admin_key: str | None = field(default=None, repr=False)
-    shared_memory: bool = False
-
-
-def read_connection_options(
+def read_connection(
+    model_name: str | None,
+    url: str | None,
+    protocol: str,
+    timeout_s: float,
     ssl: Ssl = False,
     headers: Mapping[str, str] | None = None,
     api_key: str | None = None,
     retries: int = DEFAULT_RETRIES,
     admin_key: str | None = None,
     shared_memory: bool = False,
-) -> ConnectionOptions:
-    """Check the connection arguments of `create_model`.
+) -> Connection:
+    """Check the connection arguments of `create_model`; without a model for calls about the server itself.
 
     Raises:
         InvalidRequestError: An argument is not as described there, or a PEM file cannot be read.
     """
+    if model_name is not None and (not model_name or not isinstance(model_name, str)):
+        raise InvalidRequestError(f"Expected the name of a model, such as 'PP-LCNet_x1_0_ML', got {model_name!r}.")
+    if protocol not in DEFAULT_URLS:
+        raise InvalidRequestError(f"Expected protocol 'grpc' or 'http', got {protocol!r}.")
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s < math.inf:
+        raise InvalidRequestError(f"Expected a time limit above 0 s, got {timeout_s!r}.")
+    if url is None:
+        url = os.environ.get(URL_VARIABLE) or DEFAULT_URLS[protocol]
+    if "://" in url or ":" not in url:
+        raise InvalidRequestError(f"Expected an address of the form host:port, without a scheme, got {url!r}.")
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise InvalidRequestError(f"Expected retries to be 0 or more, got {retries!r}.")
     if not isinstance(shared_memory, bool):
         raise InvalidRequestError(f"Expected shared_memory to be True or False, got {shared_memory!r}.")
     _check_key("admin_key", admin_key)
-    return ConnectionOptions(_read_ssl(ssl), _read_headers(headers, api_key), retries, admin_key, shared_memory)
+    tls, all_headers = _read_ssl(ssl), _read_headers(headers, api_key)
+    return Connection(url, protocol, model_name or "", timeout_s, tls, all_headers, retries, admin_key, shared_memory)
 
 
-def _read_ssl(ssl: Ssl) -> TlsFiles | None:
+def check_paddlex_arguments(model_dir: str | os.PathLike[str] | None, device: str | None, use_hpip: bool) -> None:
+    """Reject `model_dir`, and warn about the arguments of PaddleX that only the server can follow."""
+    if model_dir is not None:  # a model other than the one in that folder would answer
+        raise InvalidRequestError(
+            f"Expected no model_dir, got {os.fspath(model_dir)!r}: the model is on the server. Import it there: "
+            "mlcls import DIR --name NAME. Then pass that name as model_name."
+        )
+    for name, value in (("device", device), ("use_hpip", use_hpip or None)):
+        if value is not None:
+            logger.warning("%s=%r has no effect: the server's configuration decides it.", name, value)
+
+
+def _read_ssl(ssl: Ssl) -> dict[str, str] | None:
     if isinstance(ssl, bool):
-        return TlsFiles() if ssl else None
+        return {} if ssl else None
     given: Mapping[Any, Any]
     if isinstance(ssl, str | os.PathLike):
         given = {"root_certificates": ssl}
@@ -137,39 +136,27 @@ def _read_ssl(ssl: Ssl) -> TlsFiles | None:
     unknown = [key for key in given if key not in _SSL_KEYS]
     if unknown:
         raise InvalidRequestError(f"Expected ssl to have only keys of {_SSL_KEYS}, got {unknown}.")
-    paths = {key: _readable_path(key, path) for key, path in given.items() if path is not None}
-    if ("private_key" in paths) != ("certificate_chain" in paths):
+    files = {key: str(path) for key, path in given.items() if path is not None}
+    if ("private_key" in files) != ("certificate_chain" in files):
         raise InvalidRequestError("Expected ssl to have both private_key and certificate_chain or neither, got one.")
-    files = TlsFiles(**paths)
-    _check_pem(files)
-    return files
-
-
-def _check_pem(files: TlsFiles) -> None:
-    """Read the files as TLS will; gRPC would only fail to connect again and again without a reason."""
-    tls: Any = importlib.import_module("ssl")
-    context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
     try:
-        if files.root_certificates is not None:
-            context.load_verify_locations(files.root_certificates)
-        if files.certificate_chain is not None:
-            # Otherwise, OpenSSL would ask for the password of an encrypted key on the terminal.
-            context.load_cert_chain(files.certificate_chain, files.private_key, password=lambda: b"")
-    except OSError as error:  # ssl.SSLError is one
+        # Read now as TLS will; gRPC would only fail to connect again and again without a reason.
+        make_ssl_context(files)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise InvalidRequestError(
             f"Expected ssl to name PEM files of certificates and of a key without a password, got {files}: {error}."
         ) from error
+    return files
 
 
-def _readable_path(key: str, path: Any) -> str:
-    try:
-        with Path(path).open("rb"):
-            return str(path)
-    except (OSError, TypeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidRequestError(
-            f"Expected a PEM file as {key} of ssl, but cannot read {path!r}: {reason}."
-        ) from error
+def make_ssl_context(files: Mapping[str, str]) -> Any:
+    """Return the `ssl.SSLContext` of a connection; an OSError if a file is not as expected."""
+    tls: Any = importlib.import_module("ssl")
+    context = tls.create_default_context(cafile=files.get("root_certificates"))
+    if "certificate_chain" in files:
+        # Otherwise, OpenSSL would ask for the password of an encrypted key on the terminal.
+        context.load_cert_chain(files["certificate_chain"], files["private_key"], password=lambda: b"")
+    return context
 
 
 def _read_headers(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
@@ -183,7 +170,7 @@ def _read_headers(headers: Mapping[str, str] | None, api_key: str | None) -> dic
                 "Expected the name of a header to have only letters, digits, '-', '_' and '.', not to begin with "
                 f"'grpc-' and not to end in '-bin', got {given!r}."
             )
-        if name in _OWN_HEADERS:
+        if _OWN_HEADER.fullmatch(name):
             raise InvalidRequestError(f"The client sets header {given!r} itself; leave it out.")
         if name in read:
             raise InvalidRequestError(f"Expected each header once, got {given!r} twice.")
@@ -206,15 +193,6 @@ def _check_key(name: str, key: object) -> None:
         raise InvalidRequestError(
             f"Expected {name} to be printable ASCII text without a space or line break at either end."
         )
-
-
-def make_ssl_context(files: TlsFiles) -> Any:
-    """Return the `ssl.SSLContext` of a connection."""
-    tls: Any = importlib.import_module("ssl")
-    context = tls.create_default_context(cafile=files.root_certificates)
-    if files.certificate_chain is not None:
-        context.load_cert_chain(files.certificate_chain, files.private_key)
-    return context
 
 
 def is_loopback(url: str) -> bool:

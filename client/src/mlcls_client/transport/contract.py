@@ -42,12 +42,9 @@ class Answer:
 
 
 def encode_threshold(threshold: Threshold | None) -> str | None:
-    """Return a threshold as JSON text for the request parameter `threshold`.
+    """Return a threshold as JSON text for the request parameter `threshold`; None keeps the model's own.
 
     Only the form is checked here; the server checks label names, class ids and lengths.
-
-    Returns:
-        JSON text; None for None, which keeps the model's own threshold.
 
     Raises:
         InvalidRequestError: It is not a number, dict or list of finite numbers.
@@ -67,8 +64,7 @@ def encode_threshold(threshold: Threshold | None) -> str | None:
 
 
 def _threshold_key(key: object) -> str:
-    if hasattr(key, "item"):
-        key = key.item()
+    key = key.item() if hasattr(key, "item") else key
     if isinstance(key, bool) or not isinstance(key, int | str):
         raise InvalidRequestError(
             f'Expected "default", a class id or a label name as key of a threshold dict, got {key!r} '
@@ -78,8 +74,7 @@ def _threshold_key(key: object) -> str:
 
 
 def _threshold_number(value: object) -> float:
-    if hasattr(value, "item"):
-        value = value.item()
+    value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidRequestError(
             "Expected a threshold to be a finite number, a dict from label to number or a list with one number per "
@@ -91,53 +86,40 @@ def _threshold_number(value: object) -> float:
 def read_answers(
     result: npt.NDArray[np.object_] | None, status: npt.NDArray[np.object_] | None, count: int
 ) -> list[Answer]:
-    """Read the outputs of one request.
-
-    Args:
-        result: Output `result`, (N, 1) bytes, JSON; None if the response lacks it.
-        status: Output `status`, (N, 1) bytes; None if the response lacks it.
-        count: N, the number of images sent.
+    """Read the outputs of a request of N = `count` images: each (N, 1) bytes, or None if the response lacks it.
 
     Raises:
         ProtocolError: An output is missing or does not follow the contract.
     """
-    results = _texts(result, RESULT, count)
-    return [
-        _read_answer(state, text) if state == STATUS_OK else Answer(status=state or "no reason given.")
-        for state, text in zip(_texts(status, STATUS, count), results, strict=True)
-    ]
+    columns: list[list[Any]] = []
+    for name, tensor in ((RESULT, result), (STATUS, status)):
+        if tensor is None or tensor.shape != (count, 1):
+            came = "none" if tensor is None else tensor.shape
+            raise ProtocolError(
+                f"Expected output {name!r} with shape ({count}, 1) in the response, got {came}; is this an mlcls model?"
+            )
+        columns.append(tensor.ravel().tolist())
+    return [_read_answer(text, state) for text, state in zip(*columns, strict=True)]
 
 
 def keep_top(answer: Answer, top_k: int | None) -> Answer:
     """Return an answer with at most its `top_k` best labels; None keeps all."""
-    if top_k is None or len(answer.class_ids) <= top_k:
-        return answer
     return Answer(answer.status, answer.class_ids[:top_k], answer.scores[:top_k], answer.label_names[:top_k])
 
 
-def _texts(tensor: npt.NDArray[np.object_] | None, name: str, count: int) -> list[str]:
-    if tensor is None:
-        raise ProtocolError(f"Expected output {name!r} in the response, got none; is this an mlcls model?")
-    if tensor.shape != (count, 1):
-        raise ProtocolError(f"Expected output {name!r} with shape ({count}, 1), got {tensor.shape}.")
-    texts = []
-    for item in tensor.ravel().tolist():
-        try:
-            texts.append(item.decode("utf-8") if isinstance(item, bytes) else str(item))
-        except UnicodeDecodeError as error:
-            raise ProtocolError(f"Expected UTF-8 text in output {name!r}, got {item[:80]!r}.") from error
-    return texts
-
-
-def _read_answer(status: str, text: str) -> Answer:
+def _read_answer(text: Any, state: Any) -> Answer:
+    status = state.decode("utf-8", "replace") if isinstance(state, bytes) else str(state)
+    if status != STATUS_OK:
+        return Answer(status or "no reason given.")
     try:
         content = json.loads(text)
-        class_ids, scores, names = content["class_ids"], content["scores"], content["label_names"]
-        well_formed = (
-            len(class_ids) == len(scores) == len(names)
-            and all(isinstance(class_id, int) for class_id in class_ids)
-            and all(isinstance(score, int | float) and math.isfinite(score) for score in scores)
-            and all(isinstance(name, str) for name in names)
+        labels = list(zip(content["class_ids"], content["scores"], content["label_names"], strict=True))
+        well_formed = all(
+            isinstance(class_id, int)
+            and isinstance(score, int | float)
+            and math.isfinite(score)
+            and isinstance(name, str)
+            for class_id, score, name in labels
         )
     except (ValueError, KeyError, TypeError):
         well_formed = False
@@ -146,4 +128,9 @@ def _read_answer(status: str, text: str) -> Answer:
             f"Expected output {RESULT!r} to be JSON with the lists class_ids, scores and label_names of one length, "
             f"got {text[:200]!r}."
         )
-    return Answer(status, tuple(class_ids), tuple(float(score) for score in scores), tuple(names))
+    return Answer(
+        status,
+        tuple(label[0] for label in labels),
+        tuple(float(label[1]) for label in labels),
+        tuple(label[2] for label in labels),
+    )

@@ -22,58 +22,41 @@ _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,100}")
 # The two headers of W3C Trace Context. Baggage is not sent: it is private to the caller and may hold anything.
 _TRACE_HEADERS: Final = ("traceparent", "tracestate")
 
+_FIRST_PAUSE_S: Final = 0.2
+_MAX_PAUSE_S: Final = 5.0
+
+Answered = TypeVar("Answered")
+
 
 @dataclass(frozen=True)
 class RequestContext:
     """Identity of one request.
 
     Attributes:
-        request_id: Sent as Triton's request id; empty for none.
+        request_id: Sent as Triton's request id.
         headers: Trace context of the caller.
     """
 
-    request_id: str = ""
+    request_id: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-NO_CONTEXT: Final = RequestContext()
-
-
 def begin_context(request_id: str | None) -> RequestContext:
-    """Return what the requests of one `predict` call share: the prefix of their ids, and the caller's span.
-
-    Args:
-        request_id: The prefix; None for a random one.
-
-    Raises:
-        InvalidRequestError: It is not a text of 1 to 100 printable ASCII characters.
-    """
+    """Return what the requests of one `predict` call share: the prefix of their ids, and the caller's span."""
     if request_id is None:
         request_id = secrets.token_hex(8)
     elif not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
         raise InvalidRequestError(
             f"Expected request_id to be 1 to 100 printable ASCII characters without a space, got {request_id!r}."
         )
-    return RequestContext(request_id, _current_trace_headers())
-
-
-def _current_trace_headers() -> dict[str, str]:
-    """Return the headers of the caller's current span; empty if its program does not use OpenTelemetry."""
-    if "opentelemetry.trace" not in sys.modules:  # no span, so do not import it
-        return {}
     carrier: dict[str, str] = {}
-    try:
-        propagate: Any = importlib.import_module("opentelemetry.propagate")
-        propagate.inject(carrier)
-    except Exception:  # a misconfigured tracer must not fail a prediction
-        return {}
-    return {name: carrier[name] for name in _TRACE_HEADERS if name in carrier}
-
-
-_FIRST_PAUSE_S: Final = 0.2
-_MAX_PAUSE_S: Final = 5.0
-
-Answered = TypeVar("Answered")
+    if "opentelemetry.trace" in sys.modules:  # otherwise there is no span
+        try:
+            propagate: Any = importlib.import_module("opentelemetry.propagate")
+            propagate.inject(carrier)
+        except Exception:  # a misconfigured tracer must not fail a prediction
+            carrier = {}
+    return RequestContext(request_id, {name: carrier[name] for name in _TRACE_HEADERS if name in carrier})
 
 
 async def call_with_retries(
@@ -100,25 +83,12 @@ async def call_with_retries(
         try:
             return await attempt(left_s)
         except ServerUnavailableError as error:
-            pause_s = _pause_s(number)
+            # Randomly up to half shorter: clients that lost the same server must not all come back at once.
+            pause_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(number, 16)) * random.uniform(0.5, 1.0)
             left_s = deadline - time.monotonic() - pause_s
             number += 1
+            cause = getattr(error.__cause__, "certificate_error", error.__cause__)  # aiohttp wraps the error of TLS
             # A certificate that is not trusted now will not be trusted a second later.
-            if number > retries or left_s <= 0 or _is_untrusted(error):
+            if number > retries or left_s <= 0 or isinstance(cause, ssl.SSLCertVerificationError):
                 raise
         await asyncio.sleep(pause_s)
-
-
-def _pause_s(number: int) -> float:
-    """Return the pause after a failed attempt: twice as long each time, and randomly up to half shorter.
-
-    Clients that lost the same server must not all come back at once.
-    """
-    longest: float = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(number, 16))
-    return longest * random.uniform(0.5, 1.0)
-
-
-def _is_untrusted(error: ServerUnavailableError) -> bool:
-    cause = error.__cause__
-    # aiohttp wraps the error of the TLS library.
-    return isinstance(getattr(cause, "certificate_error", cause), ssl.SSLCertVerificationError)

@@ -7,19 +7,18 @@ it, and nothing is left behind however they end.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import mmap
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple
 
 from mlcls_client.base.text import end_sentence
 from mlcls_client.errors import InvalidRequestError, MlclsClientError, ProtocolError, ServerError
-from mlcls_client.transport.connection import Endpoint
-from mlcls_client.transport.error_mapping import is_shared_memory_in_use, mapped_errors
+from mlcls_client.transport.connection import Connection
 
 REGION_BYTES: Final = 32 * 2**20
 _FOLDER: Final = Path("/dev/shm")
@@ -29,33 +28,26 @@ _UNREGISTER_PAUSE_S: Final = 0.02
 _LENGTH_BYTES: Final = 4  # before each element of a BYTES tensor, little-endian
 
 
-class RegionCalls(Protocol):
-    """What `ServerRegion` needs from a transport."""
+class SharedBlock(NamedTuple):
+    """The place of one request's images in shared memory: its region, and offset and size in bytes."""
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where the calls go."""
-        ...
-
-    @property
-    def client(self) -> Any:
-        """The client of tritonclient."""
-        ...
-
-    async def ask_within(
-        self, left_s: float, call: Callable[..., Awaitable[Any]], *args: Any, admin: bool = False
-    ) -> Any:
-        """Await a call within a time limit."""
-        ...
+    region: Region
+    offset: int
+    size_bytes: int
 
 
-class _Region:
+class Region:
     """Mapped memory, allocated in blocks, first fit."""
 
     def __init__(self) -> None:
+        """Allocate the memory.
+
+        Raises:
+            InvalidRequestError: This machine has no room for it.
+        """
         self.name = f"mlcls-client-{os.getpid()}-{secrets.token_hex(8)}"
         self._path = _FOLDER / self.name
-        self._used: list[tuple[int, int]] = []
+        self._used: list[SharedBlock] = []
         try:
             descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             try:
@@ -74,78 +66,45 @@ class _Region:
             ) from error
 
     def unlink(self) -> None:
+        """Remove the name; the memory stays where it is mapped."""
         self._path.unlink(missing_ok=True)
 
-    def write(self, parts: Sequence[bytes]) -> tuple[int, int] | None:
-        """Copy a tensor into a free block and return (offset, size); None if it does not fit."""
-        size = sum(map(len, parts))
+    def write(self, images: Sequence[bytes]) -> SharedBlock | None:
+        """Copy images as a BYTES tensor into a free block; return None if it does not fit."""
+        tensor = b"".join(part for image in images for part in (len(image).to_bytes(_LENGTH_BYTES, "little"), image))
         offset = 0
-        for begin, end in self._used:
-            if begin - offset >= size:
+        for block in self._used:
+            if block.offset - offset >= len(tensor):
                 break
-            offset = end
-        if offset + size > REGION_BYTES:
+            offset = block.offset + block.size_bytes
+        if offset + len(tensor) > REGION_BYTES:
             return None
-        self._used.append((offset, offset + size))
-        self._used.sort()
-        position = offset
-        for part in parts:
-            self._memory[position : position + len(part)] = part
-            position += len(part)
-        return offset, size
+        block = SharedBlock(self, offset, len(tensor))
+        bisect.insort(self._used, block, key=lambda used: used.offset)
+        self._memory[offset : offset + len(tensor)] = tensor
+        return block
 
-    def release(self, offset: int, size: int) -> None:
-        self._used.remove((offset, offset + size))
-
-
-@dataclass(frozen=True)
-class SharedBlock:
-    """The place of one request's images.
-
-    Attributes:
-        region: The region that holds them.
-        offset: Offset in the region, in bytes.
-        size_bytes: Size of the tensor.
-    """
-
-    region: _Region
-    offset: int
-    size_bytes: int
-
-    @property
-    def region_name(self) -> str:
-        """The name under which the server knows the region."""
-        return self.region.name
-
-    def release(self) -> None:
-        """Free the block."""
-        self.region.release(self.offset, self.size_bytes)
+    def release(self, block: SharedBlock) -> None:
+        """Free a block."""
+        self._used.remove(block)
 
 
 class ServerRegion:
     """The region that one transport shares with its server; registered with the first request."""
 
-    def __init__(self, transport: RegionCalls) -> None:
-        """Prepare a region; nothing is allocated yet."""
-        self._transport = transport
-        self._region: _Region | None = None
+    def __init__(self, connection: Connection, ask: Callable[..., Awaitable[Any]]) -> None:
+        """Prepare a region that is registered through `Transport.ask`; nothing is allocated yet."""
+        self._connection = connection
+        self._ask = ask
+        self._region: Region | None = None
         self._registering = asyncio.Lock()
 
     async def place(self, images: Sequence[bytes], left_s: float) -> SharedBlock | None:
-        """Copy images into shared memory; return None if they do not fit now and have to travel.
-
-        Raises:
-            InvalidRequestError: This machine has no room for the region.
-            ServerError: The server rejects it.
-            MlclsClientError: The connection failed in another way.
-        """
+        """Copy images into shared memory; return None if they do not fit now and have to travel."""
         async with self._registering:
             if self._region is None:
                 self._region = await self._register(left_s)
-        parts = [part for image in images for part in (len(image).to_bytes(_LENGTH_BYTES, "little"), image)]
-        region = self._region
-        written = region.write(parts)
-        return None if written is None else SharedBlock(region, *written)
+        return self._region.write(images)
 
     def forget(self, block: SharedBlock) -> None:
         """Drop a region that the server has lost; the next request makes a new one."""
@@ -159,37 +118,27 @@ class ServerRegion:
             with contextlib.suppress(MlclsClientError):
                 await self._unregister(region)
 
-    async def _unregister(self, region: _Region) -> None:
+    async def _unregister(self, region: Region) -> None:
         """Unregister a region; repeat as long as the server refuses because it still works on canceled requests."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + _UNREGISTER_TIMEOUT_S
         while (left_s := deadline - clock()) > 0:
             try:
-                with mapped_errors(self._transport.endpoint):
-                    await self._transport.ask_within(
-                        left_s, self._transport.client.unregister_system_shared_memory, region.name, admin=True
-                    )
+                await self._ask(left_s, "unregister_system_shared_memory", region.name, admin=True)
                 return
             except ServerError as error:
-                if not is_shared_memory_in_use(error.server_text or ""):
+                if "cannot unregister" not in (error.server_text or "").lower():
                     raise
             await asyncio.sleep(_UNREGISTER_PAUSE_S)
 
-    async def _register(self, left_s: float) -> _Region:
-        region = _Region()
+    async def _register(self, left_s: float) -> Region:
+        region = Region()
         try:
-            with mapped_errors(self._transport.endpoint):
-                await self._transport.ask_within(
-                    left_s,
-                    self._transport.client.register_system_shared_memory,
-                    region.name,
-                    f"/{region.name}",
-                    REGION_BYTES,
-                    admin=True,
-                )
+            names = (region.name, f"/{region.name}")
+            await self._ask(left_s, "register_system_shared_memory", *names, REGION_BYTES, admin=True)
         except (InvalidRequestError, ServerError, ProtocolError) as error:
             raise ServerError(
-                f"The {self._transport.endpoint.server} accepts no shared memory from this client: "
+                f"The {self._connection.server} accepts no shared memory from this client: "
                 f"{end_sentence(error.server_text or str(error))} Client and server must be on one machine and see the "
                 f"same {_FOLDER}, and the server must allow it (`mlcls serve`: pass its MLCLS_ADMIN_KEY as admin_key). "
                 "Otherwise, leave shared_memory out.",

@@ -1,12 +1,10 @@
 """URLs are fetched by the client, within limits of size, time and redirects."""
 
 import io
-import socket
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,16 +14,15 @@ from mlcls_client import FetchLimits, InputError, InvalidRequestError, create_mo
 from mlcls_client.inputs.fetch import fetch_url, is_url, url_file_name
 from mlcls_client.inputs.sources import iterate_sources
 from mlcls_client.testing import FakeServer
-from support.quiet_http import QuietHttpServer
+from support.client_images import GREEN, NAME, RED, decode, encode, unused_url
+from support.quiet_http import QuietHttpServer, running
 
-NAME = "PP-LCNet_x1_0_ML"
+RED_PNG = encode(RED)
 
 
-def encode(image_format: str, count: int = 1) -> bytes:
-    pages = [Image.new("RGB", (16, 12), color) for color in [(200, 0, 0), (0, 180, 0)][:count]]
-    buffer = io.BytesIO()
-    options: dict[str, Any] = {"save_all": True, "append_images": pages[1:]} if count > 1 else {}
-    pages[0].save(buffer, format=image_format, **options)
+def tiff(*colors: tuple[int, int, int]) -> bytes:
+    pages, buffer = [Image.new("RGB", (16, 12), color) for color in colors], io.BytesIO()
+    pages[0].save(buffer, format="TIFF", save_all=True, append_images=pages[1:])
     return buffer.getvalue()
 
 
@@ -42,23 +39,16 @@ class Handler(BaseHTTPRequestHandler):
             self.redirect(f"/redirect/{left - 1}" if left > 1 else "/red.png")
         elif path == "/to-file":
             self.redirect("file:///etc/hostname")
-        elif path == "/slow":
-            self.send_response(200)
-            self.end_headers()
-            for _ in range(100):
-                self.wfile.write(b"x")
-                time.sleep(0.02)
-        elif path == "/slow-header":
+        elif path.startswith("/slow"):
+            if path == "/slow":
+                self.reply(b"", {})
             for _ in range(100):
                 self.wfile.write(b"H")
                 time.sleep(0.02)
         elif path == "/short":
             self.reply(b"only this", {"Content-Length": "100"})
         elif path == "/endless":
-            self.send_response(200)
-            self.end_headers()
-            for _ in range(1000):
-                self.wfile.write(b"x" * 1000)
+            self.reply(b"x" * 1_000_000, {})
         elif path == "/no-http":
             self.wfile.write(b"this is not HTTP\r\n\r\n")
         elif path in self.server.files:
@@ -84,29 +74,25 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("no_proxy", "*")
-    with QuietHttpServer(("127.0.0.1", 0), Handler) as http_server:
-        settings: Any = http_server
+def web() -> Iterator[Any]:
+    with running(QuietHttpServer(("127.0.0.1", 0), Handler)) as settings:
         settings.paths = []
         settings.files = {
-            "/red.png": encode("PNG"),
-            "/two.tif": encode("TIFF", 2),
-            "/a%20b/%C3%A4.png": encode("PNG"),
-            "/gray.ppm": encode("PPM"),
+            "/red.png": RED_PNG,
+            "/two.tif": tiff(RED, GREEN),
+            "/a%20b/%C3%A4.png": RED_PNG,
+            "/gray.ppm": encode(image_format="PPM"),
             "/empty": b"",
         }
-        settings.url = f"http://127.0.0.1:{http_server.server_port}"
-        Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        settings.url = f"http://127.0.0.1:{settings.server_port}"
         yield settings
-        http_server.shutdown()
 
 
 def test_a_url_is_fetched_when_its_turn_comes(web: Any) -> None:
     url = f"{web.url}/red.png?size=2#top"
     (source,) = iterate_sources(url)
     assert web.paths == []
-    assert (source.input_path, source.page_index, source.read()) == (url, None, encode("PNG"))
+    assert (source.input_path, source.page_index, source.read()) == (url, None, RED_PNG)
     assert web.paths == ["/red.png?size=2"]
 
 
@@ -114,45 +100,37 @@ def test_a_url_of_pages(web: Any) -> None:
     url = f"{web.url}/two.tif"
     sources = list(iterate_sources([url]))
     assert [(source.input_path, source.page_index) for source in sources] == [(url, 0), (url, 1)]
-    assert [Image.open(io.BytesIO(source.read())).getpixel((0, 0)) for source in sources] == [(200, 0, 0), (0, 180, 0)]
+    assert [decode(source.read()).getpixel((0, 0)) for source in sources] == [RED, GREEN]
     assert web.paths == ["/two.tif"], "fetched once"
 
 
 def test_a_url_of_a_format_that_the_server_does_not_read(web: Any) -> None:
     (source,) = iterate_sources(f"{web.url}/gray.ppm")
-    assert Image.open(io.BytesIO(source.read())).format == "PNG"
+    assert decode(source.read()).format == "PNG"
 
 
 def test_an_address_may_have_spaces_and_other_letters(web: Any) -> None:
-    assert fetch_url(f"{web.url}/a b/ä.png") == encode("PNG")
-    assert fetch_url(f"{web.url}/a%20b/%C3%A4.png") == encode("PNG")
+    assert fetch_url(f"{web.url}/a b/ä.png") == RED_PNG
+    assert fetch_url(f"{web.url}/a%20b/%C3%A4.png") == RED_PNG
 
 
-def test_results_and_saved_files_of_urls(web: Any, tmp_path: Path) -> None:
+def test_results_and_saved_files_of_urls(web: Any, server: FakeServer, tmp_path: Path) -> None:
     urls = [f"{web.url}/red.png?size=2", f"{web.url}/two.tif", f"{web.url}/a%20b/%C3%A4.png"]
     urls += [f"{web.url}/gone.png", f"{web.url}/gone.tif"]
-    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+    with create_model(NAME, url=server.url) as model:
         results = list(model.predict(urls, on_error="yield"))
     assert [result.input_path for result in results] == [urls[0], urls[1], *urls[1:]]
     assert [result.label_names for result in results] == [["red"], ["red"], ["green"], ["red"], [], []]
     for result in results[:4]:
-        result.save_to_json(tmp_path)
-        result.save_to_img(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "red_res.json",
-        "red_res.png",
-        "two_0_res.json",
-        "two_0_res.tif",
-        "two_1_res.json",
-        "two_1_res.tif",
-        "ä_res.json",
-        "ä_res.png",
-    ]
+        result.save_all(tmp_path)
+    saved = sorted(path.name for path in tmp_path.iterdir())
+    assert saved[::2] == ["red_res.json", "two_0_res.json", "two_1_res.json", "ä_res.json"]
+    assert saved[1::2] == ["red_res.png", "two_0_res.tif", "two_1_res.tif", "ä_res.png"]
     assert all("404 Not Found" in result["error"] for result in results[4:])
 
 
 def test_redirects_are_followed_up_to_a_limit(web: Any) -> None:
-    assert fetch_url(f"{web.url}/redirect/5") == encode("PNG")
+    assert fetch_url(f"{web.url}/redirect/5") == RED_PNG
     with pytest.raises(InputError, match="too many redirects"):
         fetch_url(f"{web.url}/redirect/6")
     with pytest.raises(InputError, match="too many redirects"):
@@ -183,40 +161,35 @@ def test_what_cannot_be_fetched_is_an_error_that_says_what_came(
     assert time.monotonic() - begin < 1.5
 
 
-def test_the_limits_of_predict_are_those_of_the_fetch(web: Any) -> None:
-    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+def test_the_limits_of_predict_are_those_of_the_fetch(web: Any, server: FakeServer) -> None:
+    with create_model(NAME, url=server.url) as model:
         for name in ("red.png", "two.tif"):
             with pytest.raises(InputError, match="at most 20 bytes"):
                 list(model.predict([f"{web.url}/{name}"], fetch_limits=FetchLimits(max_bytes=20)))
 
 
-def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}/a.png"
+def test_nobody_at_the_address() -> None:
     with pytest.raises(InputError, match=r"Cannot fetch .*refused"):
-        fetch_url(url)
+        fetch_url(f"http://{unused_url()}/a.png")
 
 
-@pytest.mark.parametrize("url", ["ftp://host/a.png", "file:///a.png", "s3://bucket/a.png", "http:///a.png"])
-def test_another_scheme_is_an_error(url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://host/a.png", "Expected a path, or an http or https address"),
+        ("file:///a.png", "Expected a path, or an http or https address"),
+        ("s3://bucket/a.png", "Expected a path, or an http or https address"),
+        ("http:///a.png", "Expected a path, or an http or https address"),
+        ("http://[::1/a.png", "malformed"),
+        ("http://host:port/a.png", "malformed"),
+        ("https://me:secret@host/a.png", "without user name and password"),
+    ],
+)
+def test_another_address_is_an_error_that_tells_no_password(url: str, message: str) -> None:
     (source,) = iterate_sources(url)
-    with pytest.raises(InputError, match="Expected a path, or an http or https address"):
+    with pytest.raises(InputError, match=message) as caught:
         source.read()
-
-
-def test_a_password_in_an_address_is_refused_and_not_told() -> None:
-    with pytest.raises(InputError, match="without user name and password") as caught:
-        fetch_url("https://me:secret@host/a.png")
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("url", ["http://[::1/a.png", "http://host:port/a.png"])
-def test_a_malformed_address_is_an_error(url: str) -> None:
-    (source,) = iterate_sources(url)
-    with pytest.raises(InputError, match="malformed"):
-        source.read()
 
 
 @pytest.mark.parametrize("options", [{"max_bytes": 0}, {"timeout_s": 0}, {"max_redirects": -1}])

@@ -12,10 +12,7 @@ from PIL import Image
 from mlcls_client import InputError
 from mlcls_client.inputs.encoding import encode_bgr_array
 from mlcls_client.inputs.sources import ImageSource, iterate_sources
-
-
-def decode(encoded: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(encoded))
+from support.client_images import decode
 
 
 def test_a_file_travels_byte_for_byte_whatever_it_is(tmp_path: Path) -> None:
@@ -28,12 +25,12 @@ def test_a_file_travels_byte_for_byte_whatever_it_is(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_searched_with_subfolders_in_natural_order(tmp_path: Path) -> None:
-    for name in ("img10.jpg", "img2.PNG", "b/1.webp", "a.gif", "c.bmp", "notes.txt"):
+    for name in ("img10.jpg", "img2.PNG", "b/1.webp", "a.gif", "c.bmp", "d.avif", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     sources = list(iterate_sources(str(tmp_path)))
     names = [os.path.relpath(source.input_path or "", tmp_path) for source in sources]
-    assert names == ["a.gif", "b/1.webp", "c.bmp", "img2.PNG", "img10.jpg"]
+    assert names == ["a.gif", "b/1.webp", "c.bmp", "d.avif", "img2.PNG", "img10.jpg"]
     assert [source.read() for source in sources] == [name.encode() for name in names]
 
 
@@ -135,7 +132,7 @@ def test_a_broken_file_of_these_formats_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "image.ras"
     path.write_bytes(b"junk")
     (source,) = iterate_sources(path)
-    with pytest.raises(InputError, match=r"Cannot read .*image\.ras' as an image"):
+    with pytest.raises(InputError, match=r"Cannot read .*image\.ras' as an image: unknown format\.$"):
         source.read()
 
 

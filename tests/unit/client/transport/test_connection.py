@@ -1,7 +1,6 @@
 """TLS, headers and the key, over both protocols; no secret in `repr` or an error."""
 
 import importlib
-import io
 import ssl
 import subprocess
 import time
@@ -11,20 +10,14 @@ from shutil import which
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from mlcls_client import DeadlineExceededError, InvalidRequestError, ServerUnavailableError, create_model
 from mlcls_client.testing import FakeServer
-from mlcls_client.transport.connection import read_connection_options
+from mlcls_client.transport.connection import read_connection
+from support.client_images import NAME, encode
 
-NAME = "PP-LCNet_x1_0_ML"
 SECRET = "s3cr3t-k3y"
-
-
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), (200, 0, 0)).save(buffer, format="PNG")
-    return buffer.getvalue()
+UNREACHABLE = (ServerUnavailableError, DeadlineExceededError)
 
 
 @pytest.fixture(scope="session")
@@ -58,30 +51,14 @@ def grpc_credentials(folder: Path, wants_client: bool = False) -> Any:
     return grpc.ssl_server_credentials([(key, certificate)], roots, wants_client)
 
 
-def test_headers_go_with_every_request_over_grpc() -> None:
-    with (
-        FakeServer(NAME) as server,
-        create_model(NAME, url=server.url, headers={"X-Tenant": "a b"}, api_key=SECRET) as model,
-    ):
+def test_headers_go_with_every_request(protocol: str, asked: Any) -> None:
+    with create_model(NAME, asked.url, protocol, headers={"X-Tenant": "a b"}, api_key=SECRET) as model:
         assert model.is_ready()
-        assert len(list(model.predict([png()] * 3, batch_size=2))) == 3
-        assert len(server.headers) == 5, "two of readiness, one of configuration, two of inference"
-        for sent in server.headers:
-            assert sent["x-tenant"] == "a b"
-            assert sent["authorization"] == f"Bearer {SECRET}"
-
-
-def test_headers_go_with_every_request_over_http(start_http: Callable[..., Any]) -> None:
-    server = start_http()
-    options: Any = {"headers": {"X-Tenant": "a b"}, "api_key": SECRET}
-    with create_model(NAME, url=server.url, protocol="http", **options) as model:
-        assert model.is_ready()
-        assert len(list(model.predict([png()], batch_size=2))) == 1
-    assert len(server.headers) == 4
-    for sent in server.headers:
+        assert len(list(model.predict([encode()], batch_size=2))) == 1
+    assert len(asked.headers) == 4, "two of readiness, one of configuration, one of inference"
+    for sent in asked.headers:
         lower = {name.lower(): value for name, value in sent.items()}
-        assert lower["x-tenant"] == "a b"
-        assert lower["authorization"] == f"Bearer {SECRET}"
+        assert (lower["x-tenant"], lower["authorization"]) == ("a b", f"Bearer {SECRET}")
 
 
 @pytest.mark.parametrize(
@@ -105,43 +82,55 @@ def test_headers_go_with_every_request_over_http(start_http: Callable[..., Any])
         {"ssl": "missing.pem"},
         {"ssl": {"roots": "x.pem"}},
         {"ssl": {"private_key": __file__}},
+        {"ssl": __file__},
+        {"protocol": "ftp"},
+        {"url": "http://localhost:8000"},
+        {"url": "localhost"},
+        {"timeout_s": 0},
+        {"model_name": ""},
+        {"model_dir": "folder"},
     ],
 )
 def test_wrong_options_are_refused_at_once_and_secrets_not_told(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
-        create_model(NAME, **options)
+    with pytest.raises(InvalidRequestError, match=r"header|Expected") as caught:
+        create_model(**{"model_name": NAME, **options})
     assert SECRET not in str(caught.value)
-    assert "header" in str(caught.value) or "Expected" in str(caught.value)
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_options_that_only_the_server_can_follow_are_told(client_log: pytest.LogCaptureFixture) -> None:
+    create_model(NAME, device="gpu:0", use_hpip=True).close()
+    assert "device='gpu:0' has no effect" in client_log.text
+    assert "use_hpip=True has no effect" in client_log.text
+
+
 def test_secrets_are_in_no_repr_and_no_error(protocol: str) -> None:
-    assert SECRET not in repr(read_connection_options(headers={"x": SECRET}, api_key=SECRET + "2"))
     options: Any = {"headers": {"x": SECRET}, "api_key": SECRET}
+    assert SECRET not in repr(read_connection(NAME, None, protocol, 1.0, admin_key=SECRET, **options))
     with create_model(NAME, url="127.0.0.1:9", protocol=protocol, timeout_s=2, **options) as model:
         assert SECRET not in repr(model) + repr(vars(model)) + repr(vars(model._model))
         with pytest.raises(ServerUnavailableError) as caught:
-            list(model.predict(png()))
+            list(model.predict(encode()))
     error: BaseException | None = caught.value
     while error is not None:
         assert SECRET not in repr(error) + str(error)
         error = error.__cause__
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_tls(protocol: str, certificates: Path, start_http: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("wants_client", [False, True])
+def test_tls(protocol: str, wants_client: bool, certificates: Path, start_http: Callable[..., Any]) -> None:
     root = certificates / "cert.pem"
-    with FakeServer(NAME, credentials=grpc_credentials(certificates)) as grpc_server:
-        port = grpc_server.port if protocol == "grpc" else start_http(server_context(certificates)).server_port
-        for given in (root, str(root), {"root_certificates": root}):
-            with create_model(NAME, f"localhost:{port}", protocol, 10, ssl=given) as model:
-                assert len(list(model.predict(png()))) == 1
-        for refused in (False, True, certificates / "other.pem"):
-            with (
-                create_model(NAME, f"localhost:{port}", protocol, 2, ssl=refused) as model,
-                pytest.raises((ServerUnavailableError, DeadlineExceededError)),
-            ):
-                list(model.predict(png()))
+    known = {"root_certificates": root, "certificate_chain": root, "private_key": certificates / "key.pem"}
+    accepted = [known] if wants_client else [root, str(root), {"root_certificates": root}]
+    refused = [root] if wants_client else [False, True, certificates / "other.pem"]
+    with FakeServer(NAME, credentials=grpc_credentials(certificates, wants_client)) as grpc_server:
+        context = server_context(certificates, wants_client)
+        port = grpc_server.port if protocol == "grpc" else start_http(context).server_port
+        for given in accepted:
+            with create_model(NAME, f"localhost:{port}", protocol, 10, ssl=given) as model:  # type: ignore[arg-type]
+                assert len(list(model.predict(encode()))) == 1
+        for given in refused:
+            with create_model(NAME, f"localhost:{port}", protocol, 2, ssl=given) as model, pytest.raises(UNREACHABLE):  # type: ignore[arg-type]
+                list(model.predict(encode()))
 
 
 def test_a_certificate_that_is_not_trusted_is_not_tried_again(
@@ -152,32 +141,5 @@ def test_a_certificate_that_is_not_trusted_is_not_tried_again(
         create_model(NAME, server.url, "http", 10, ssl=certificates / "other.pem", retries=100) as model,
         pytest.raises(ServerUnavailableError, match="certificate verify failed"),
     ):
-        list(model.predict(png()))
+        list(model.predict(encode()))
     assert time.monotonic() - begin < 3
-
-
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_tls_where_the_server_wants_to_know_its_clients(
-    protocol: str, certificates: Path, start_http: Callable[..., Any]
-) -> None:
-    roots = {"root_certificates": certificates / "cert.pem"}
-    known = {**roots, "certificate_chain": certificates / "cert.pem", "private_key": certificates / "key.pem"}
-    with FakeServer(NAME, credentials=grpc_credentials(certificates, True)) as grpc_server:
-        port = grpc_server.port if protocol == "grpc" else start_http(server_context(certificates, True)).server_port
-        with create_model(NAME, f"localhost:{port}", protocol, 10, ssl=known) as model:
-            assert len(list(model.predict(png()))) == 1
-        with (
-            create_model(NAME, f"localhost:{port}", protocol, 2, ssl=roots) as model,
-            pytest.raises((ServerUnavailableError, DeadlineExceededError)),
-        ):
-            list(model.predict(png()))
-
-
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_file_that_is_no_certificate(protocol: str, tmp_path: Path) -> None:
-    (tmp_path / "cert.pem").write_text("junk")
-    with (
-        pytest.raises(InvalidRequestError, match="Expected ssl to name PEM files"),
-        create_model(NAME, "127.0.0.1:9", protocol, 2, ssl=tmp_path / "cert.pem") as model,
-    ):
-        list(model.predict(png()))

@@ -12,44 +12,37 @@ import pytest
 
 from mlcls_client import ImageRejectedError, InvalidRequestError, ServerUnavailableError, create_model
 from mlcls_client.testing import FakeServer
-from support.image_samples import encode
+from support.client_images import NAME, encode
 
-NAME = "PP-LCNet_x1_0_ML"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-@pytest.fixture
-def photo() -> bytes:
-    import numpy as np
-
-    return encode(np.full((8, 8, 3), 9, np.uint8), "PNG")
-
-
-def test_each_request_has_its_own_id(photo: bytes) -> None:
-    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
-        list(model.predict([photo] * 5, batch_size=2, request_id="job-17"))
+def test_each_request_has_its_own_id(server: FakeServer) -> None:
+    with create_model(NAME, url=server.url) as model:
+        list(model.predict([encode()] * 5, batch_size=2, request_id="job-17"))
         assert sorted(server.request_ids) == ["job-17-0", "job-17-1", "job-17-2"]
         server.request_ids.clear()
-        list(model.predict([photo] * 2))
-        list(model.predict(photo))
+        list(model.predict([encode()] * 2))
+        list(model.predict(encode()))
         bases = {one.rpartition("-")[0] for one in server.request_ids}
         assert len(server.request_ids) == 3
         assert len(bases) == 2
         assert all(len(base) == 16 for base in bases)
 
 
-def test_a_retry_has_the_same_id(photo: bytes) -> None:
-    with FakeServer(NAME, outages=2) as server, create_model(NAME, url=server.url) as model:
-        list(model.predict(photo, request_id="again"))
+def test_a_retry_has_the_same_id(server: FakeServer) -> None:
+    server.outages = 2
+    with create_model(NAME, url=server.url) as model:
+        list(model.predict(encode(), request_id="again"))
         assert server.request_ids == ["again-0"]
         server.outages = 99
         with pytest.raises(ServerUnavailableError, match=r"\(request down-0\)$") as caught:
-            list(model.predict(photo, request_id="down"))
+            list(model.predict(encode(), request_id="down"))
         assert caught.value.request_id == "down-0"
 
 
-def test_images_of_a_refused_batch_have_ids_of_their_own() -> None:
-    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+def test_images_of_a_refused_batch_have_ids_of_their_own(server: FakeServer) -> None:
+    with create_model(NAME, url=server.url) as model:
         results = list(model.predict([b"no", b"image"], batch_size=2, on_error="yield", request_id="bad"))
         assert server.request_ids[0] == "bad-0"
         assert sorted(server.request_ids[1:]) == ["bad-0.0", "bad-0.1", "bad-probe"]
@@ -57,8 +50,8 @@ def test_images_of_a_refused_batch_have_ids_of_their_own() -> None:
         assert [error.request_id for error in errors if error is not None] == ["bad-0", "bad-0"]
 
 
-def test_a_rejected_image_names_its_request(caplog: pytest.LogCaptureFixture, photo: bytes) -> None:
-    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
+def test_a_rejected_image_names_its_request(caplog: pytest.LogCaptureFixture, server: FakeServer) -> None:
+    with create_model(NAME, url=server.url) as model:
         with pytest.raises(ImageRejectedError, match=r"bytes in no known format. \(request r-0\)$") as caught:
             list(model.predict([b"no image"], request_id="r"))
         assert caught.value.reason.endswith("bytes in no known format.")
@@ -78,46 +71,26 @@ def test_wrong_ids(request_id: Any) -> None:
         model.predict("photo.png", request_id=request_id)
 
 
-def install_opentelemetry(monkeypatch: pytest.MonkeyPatch, inject: Any) -> None:
-    propagate = types.ModuleType("opentelemetry.propagate")
-    propagate.inject = inject  # type: ignore[attr-defined]
-    for name, module in (
-        ("opentelemetry", types.ModuleType("opentelemetry")),
-        ("opentelemetry.trace", types.ModuleType("opentelemetry.trace")),
-        ("opentelemetry.propagate", propagate),
-    ):
-        monkeypatch.setitem(sys.modules, name, module)
-
-
-def test_the_current_span_of_the_caller_is_sent(monkeypatch: pytest.MonkeyPatch, photo: bytes) -> None:
-    def inject(carrier: dict[str, str]) -> None:
-        carrier.update({"traceparent": TRACEPARENT, "tracestate": "a=b", "baggage": "user=alice"})
-
-    install_opentelemetry(monkeypatch, inject)
-    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
-        list(model.predict(photo))
-        assert (server.headers[-1]["traceparent"], server.headers[-1]["tracestate"]) == (TRACEPARENT, "a=b")
-        assert "baggage" not in server.headers[-1]
-
-
-def test_a_tracer_that_fails_costs_nothing(monkeypatch: pytest.MonkeyPatch, photo: bytes) -> None:
-    def inject(carrier: dict[str, str]) -> None:
-        raise RuntimeError
-
-    install_opentelemetry(monkeypatch, inject)
-    with FakeServer(NAME) as server, create_model(NAME, url=server.url) as model:
-        assert len(list(model.predict(photo))) == 1
-        assert "traceparent" not in server.headers[-1]
-
-
-def test_headers_of_the_caller_win(monkeypatch: pytest.MonkeyPatch, photo: bytes) -> None:
-    install_opentelemetry(monkeypatch, lambda carrier: carrier.update(traceparent="00-ff-ff-01"))
-    with (
-        FakeServer(NAME) as server,
-        create_model(NAME, url=server.url, headers={"traceparent": TRACEPARENT}) as model,
-    ):
-        list(model.predict(photo))
-        assert server.headers[-1]["traceparent"] == TRACEPARENT
+@pytest.mark.parametrize(
+    ("sent", "headers", "expected"),
+    [
+        ({"traceparent": TRACEPARENT, "tracestate": "a=b", "baggage": "user=alice"}, None, (TRACEPARENT, "a=b")),
+        (None, None, (None, None)),  # a tracer that fails costs nothing
+        ({"traceparent": "00-ff-ff-01"}, {"traceparent": TRACEPARENT}, (TRACEPARENT, None)),  # the caller's headers win
+    ],
+)
+def test_the_current_span_of_the_caller_is_sent(
+    monkeypatch: pytest.MonkeyPatch, server: FakeServer, sent: Any, headers: Any, expected: tuple[str | None, ...]
+) -> None:
+    propagate: Any = types.ModuleType("opentelemetry.propagate")
+    propagate.inject = lambda carrier: carrier.update(sent)  # TypeError for None
+    for name in ("opentelemetry", "opentelemetry.trace"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "opentelemetry.propagate", propagate)
+    with create_model(NAME, url=server.url, headers=headers) as model:
+        assert len(list(model.predict(encode()))) == 1
+    assert tuple(map(server.headers[-1].get, ("traceparent", "tracestate"))) == expected
+    assert "baggage" not in server.headers[-1]
 
 
 def test_nothing_is_imported_for_it(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Images in shared memory: the same answers, nothing left behind, and a clear error if the server refuses."""
 
-import io
 import os
 import signal
 import subprocess
@@ -14,22 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client import InvalidRequestError, MultiLabelResult, ServerError, create_model
+from mlcls_client import InvalidRequestError, Model, ServerError, create_model
 from mlcls_client.testing import FakeServer
 from mlcls_client.transport import shared_memory
+from support.client_images import NAME, encode, number_of, wait_until
 
-NAME = "PP-LCNet_x1_0_ML"
 KEY = "a-key"
 
 
-def shade(number: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 40), (number + 5, 0, 0)).save(buffer, format="BMP")
-    return buffer.getvalue()
-
-
-def number_of(result: MultiLabelResult) -> int:
-    return round(result.scores[0] * 255) - 5
+def bitmap(number: int) -> bytes:
+    return encode((number + 5, 0, 0), "BMP", side=40)
 
 
 def left_behind(pid: int | None = None) -> list[str]:
@@ -45,21 +38,25 @@ def server() -> Iterator[FakeServer]:
     assert left_behind() == before
 
 
+def share(server: FakeServer, key: str | None = KEY) -> Model:
+    return create_model(NAME, url=server.url, shared_memory=True, admin_key=key)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_answers_are_those_of_images_that_travel(server: FakeServer, batch_size: int) -> None:
     server.delay = lambda images: time.sleep(0.005)
-    with create_model(NAME, url=server.url, shared_memory=True, admin_key=KEY) as model:
-        results = model.predict(map(shade, range(200)), batch_size, threshold=0.0)
+    with share(server) as model:
+        results = model.predict(map(bitmap, range(200)), batch_size, threshold=0.0)
         assert [number_of(result) for result in results] == list(range(200))
         assert len(server.regions) == 1
         assert left_behind() == [], "a region has no name once it is registered"
     assert server.regions == {}
-    assert [image for images, _ in server.requests for image in images if image not in map(shade, range(200))] == []
+    assert [image for images, _ in server.requests for image in images if image not in map(bitmap, range(200))] == []
 
 
 def test_it_is_off_by_default(server: FakeServer) -> None:
     with create_model(NAME, url=server.url, admin_key=KEY) as model:
-        assert len(list(model.predict(shade(0)))) == 1
+        assert len(list(model.predict(bitmap(0)))) == 1
         assert server.regions == {}
     assert all(KEY not in headers.values() for headers in server.headers), "the key is for the closed APIs alone"
 
@@ -67,10 +64,10 @@ def test_it_is_off_by_default(server: FakeServer) -> None:
 @pytest.mark.parametrize("key", [None, "another"])
 def test_a_server_that_refuses_is_named_with_the_remedy(server: FakeServer, key: str | None) -> None:
     with (
-        create_model(NAME, url=server.url, shared_memory=True, admin_key=key) as model,
+        share(server, key) as model,
         pytest.raises(ServerError, match=r"accepts no shared memory.*restricted.*leave shared_memory out") as caught,
     ):
-        list(model.predict([shade(0)] * 3))
+        list(model.predict([bitmap(0)] * 3))
     assert caught.value.server_text is not None
     assert "triton-grpc-protocol-mlcls-admin-key" in caught.value.server_text
     assert server.requests == []
@@ -79,16 +76,16 @@ def test_a_server_that_refuses_is_named_with_the_remedy(server: FakeServer, key:
 def test_images_that_do_not_fit_travel(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_memory, "REGION_BYTES", 12_000)  # two of 4.9 kB
     server.delay = lambda images: time.sleep(0.01)
-    with create_model(NAME, url=server.url, shared_memory=True, admin_key=KEY) as model:
-        results = model.predict(map(shade, range(60)), threshold=0.0, concurrency=8)
+    with share(server) as model:
+        results = model.predict(map(bitmap, range(60)), threshold=0.0, concurrency=8)
         assert [number_of(result) for result in results] == list(range(60))
         (result,) = model.predict(Image.fromarray(np.full((300, 300, 3), 250, np.uint8)), threshold=0.0)
         assert len(result.scores) == 3
 
 
 def test_a_server_that_was_restarted_gets_a_new_region(server: FakeServer) -> None:
-    with create_model(NAME, url=server.url, shared_memory=True, admin_key=KEY) as model:
-        results = model.predict(map(shade, range(100)), threshold=0.0, concurrency=4)
+    with share(server) as model:
+        results = model.predict(map(bitmap, range(100)), threshold=0.0, concurrency=4)
         numbers = [number_of(next(results))]
         for region in list(server.regions):
             del server.regions[region]  # what a restart does
@@ -96,21 +93,15 @@ def test_a_server_that_was_restarted_gets_a_new_region(server: FakeServer) -> No
     assert numbers == list(range(100))
 
 
-def test_a_region_is_unregistered_once_no_request_uses_it_any_more(server: FakeServer) -> None:
-    with create_model(NAME, url=server.url, shared_memory=True, admin_key=KEY) as model:
-        assert len(list(model.predict(shade(0)))) == 1
-        server.busy_regions = 3
-    assert (server.regions, server.busy_regions) == ({}, 0)
-
-
-def test_a_region_that_stays_in_use_does_not_hold_up_the_client(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("busy", "left"), [(3, 0), (10**6, 1)])
+def test_a_region_is_unregistered_once_no_request_uses_it_any_more_or_left_at_last(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, busy: int, left: int
 ) -> None:
-    monkeypatch.setattr(shared_memory, "_UNREGISTER_TIMEOUT_S", 0.2)
-    with create_model(NAME, url=server.url, shared_memory=True, admin_key=KEY) as model:
-        assert len(list(model.predict(shade(0)))) == 1
-        server.busy_regions = 10**6
-    assert len(server.regions) == 1
+    monkeypatch.setattr(shared_memory, "_UNREGISTER_TIMEOUT_S", 0.5)
+    with share(server) as model:
+        assert len(list(model.predict(bitmap(0)))) == 1
+        server.busy_regions = busy
+    assert len(server.regions) == left
 
 
 def test_no_room_is_told_in_plain_words(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,24 +110,21 @@ def test_no_room_is_told_in_plain_words(server: FakeServer, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     with (
-        create_model(NAME, url=server.url, shared_memory=True, admin_key=KEY) as model,
+        share(server) as model,
         pytest.raises(InvalidRequestError, match=r"32 MiB of /dev/shm: No space left.*leave shared_memory out"),
     ):
-        list(model.predict(shade(0)))
+        list(model.predict(bitmap(0)))
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_client_that_is_ended_leaves_nothing_behind(server: FakeServer, stop: signal.Signals, tmp_path: Path) -> None:
-    (tmp_path / "a.bmp").write_bytes(shade(0))
+    (tmp_path / "a.bmp").write_bytes(bitmap(0))
     hold = threading.Event()
     server.delay = lambda images: (hold.wait(20), None)[1]
     command = [sys.executable, "-m", "mlcls_client", "predict", NAME, str(tmp_path), "--url", server.url]
     process = subprocess.Popen([*command, "--shared-memory", "--admin-key", KEY], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 15
-        while server.in_flight == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: server.in_flight > 0)
         process.send_signal(stop)
         process.wait(15)
     finally:
