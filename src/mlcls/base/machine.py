@@ -11,6 +11,7 @@ import dataclasses
 import math
 import os
 import platform
+import re
 from collections.abc import Callable, Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +33,12 @@ _PACKAGES: Final = (
     "paddlepaddle",
     "opencv-python-headless",
     "pillow",
+)
+
+# Files with a container's memory limit and usage: cgroup 2, cgroup 1.
+_MEMORY_LIMITS: Final = (
+    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
 # `CUdevice_attribute` of cuda.h.
@@ -115,6 +122,23 @@ def read_cores(system: Path = Path("/")) -> int:
     except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
         return cores
     return min(cores, max(math.ceil(share), 1)) if share > 0 else cores  # -1: no limit
+
+
+def read_available_memory(system: Path = Path("/")) -> int:
+    """Return the bytes available to a new process: what the system has, at most what the container's limit leaves.
+
+    Args:
+        system: Root of the file system.
+    """
+    match = re.search(r"^MemAvailable:\s*(\d+)", (system / "proc/meminfo").read_text("utf-8"), re.MULTILINE)
+    available = int(match[1]) * 1024 if match else 0
+    for limit, usage in _MEMORY_LIMITS:
+        try:
+            left = int((system / limit).read_text()) - int((system / usage).read_text())
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        available = min(available, max(left, 0))
+    return available
 
 
 def read_cpu_flags(path: Path = _CPU_INFO) -> frozenset[str]:
