@@ -226,7 +226,7 @@ def _print_report(report: CalibrationReport) -> None:
 
 def _write_files(folder: Path, report: CalibrationReport, record: dict[str, Any], name: str) -> None:
     from mlcls.base.files import write_bytes, write_text
-    from mlcls.evaluation.calibration_picture import draw_calibration
+    from mlcls.evaluation.pictures import draw_calibration
 
     document = {"model": name, **record, "labels": report.to_dict()["labels"]}
     write_text(folder / "calibration.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -63,7 +63,7 @@ class ImportedModel:
         return self.settings.queue.max_queue_size * (TYPICAL_IMAGE_BYTES + self.pixels_bytes)
 
     def _most(self, setting: str) -> int:
-        return max(getattr(self.settings.of(target), setting) for target in TARGETS)
+        return max(int(getattr(self.settings.of(target), setting)) for target in TARGETS)
 
 
 def read_models(root: Path, machine: Machine) -> list[ImportedModel]:

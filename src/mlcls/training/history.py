@@ -6,11 +6,9 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
-from mlcls.base.pictures import require_matplotlib, save_figure
-
-_DPI: Final = 110
+from mlcls.base.pictures import new_figure, save_figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +103,7 @@ def draw_curves(history: History, title: str) -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    # without pyplot, which would choose a backend and keep a reference to the figure
-    figure = Figure(figsize=(8, 9), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 9)
     axes: Any = figure.subplots(3, 1, sharex=True)
     marker = "o" if len(history.steps) < 40 else ""
     steps = [row.step for row in history.steps]
@@ -132,10 +123,10 @@ def draw_curves(history: History, title: str) -> bytes:
     axes[2].set_ylabel("mAP, validation images")
     axes[2].set_ylim(-0.02, 1.02)
     axes[2].set_xlabel("step")
-    axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[2].locator_params(axis="x", integer=True)
     if history.evaluations:
         axes[2].legend(loc="lower right")
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.suptitle(title)
-    return save_figure(figure, _DPI)
+    return save_figure(figure)
