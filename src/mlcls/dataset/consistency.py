@@ -1,105 +1,83 @@
-"""Check the samples of a dataset against each other: none twice, none in both parts, every label somewhere."""
+"""Check the samples of a dataset: every image can be used, none is there twice, every label is somewhere."""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from mlcls.dataset.annotations import Annotations
-from mlcls.dataset.content import PART_FILES, TRAIN, VAL, DatasetContent, fault_of_name
-from mlcls.dataset.image_inspection import ImageFinding
+from mlcls.dataset.annotations import Sample, stack_targets
+from mlcls.dataset.content import PART_FILES, TRAIN, DatasetContent, check_name
+from mlcls.dataset.image_inspection import inspect_images
 from mlcls.dataset.problems import Place, ProblemLog
 
 
-def normalize_name(name: str) -> str:
-    """Return an image's path in normal form: `a/b.jpg` for `./a//b.jpg`."""
-    return posixpath.normpath(name)
-
-
-def check_names(content: DatasetContent, log: ProblemLog) -> list[str]:
-    """Check the paths of the images as they are written.
+def check_images(root: Path, content: DatasetContent, log: ProblemLog) -> dict[str, bytes]:
+    """Check the path of each image, and decode it.
 
     Returns:
-        The paths that are safe to open, each once.
+        The digest of each picture that can be used, by its path; the same for copies.
     """
-    safe: dict[str, None] = {}
-    for samples in content.parts.values():
-        for name, place in zip(samples.names, samples.places, strict=True):
-            fault = fault_of_name(name)
-            if fault is None:
-                safe.setdefault(name)
-            else:
-                log.error(fault[0], place, fault[1])
-    return list(safe)
+    names = dict.fromkeys(sample.name for sample in content.samples if check_name(sample.name, sample.place, log))
+    findings = inspect_images(root, list(names))
+    for sample in content.samples:
+        finding = findings.get(sample.name)
+        if finding is not None and finding.fault:
+            log.error(finding.kind, sample.place, f"{sample.name}: {finding.fault}")
+    return {name: finding.digest for name, finding in findings.items() if finding.digest}
 
 
-def report_images(content: DatasetContent, findings: Mapping[str, ImageFinding], log: ProblemLog) -> None:
-    """Log the images that cannot be decoded, at each place that names them."""
-    for samples in content.parts.values():
-        for name, place in zip(samples.names, samples.places, strict=True):
-            finding = findings.get(name)
-            if finding is not None and finding.fault:
-                log.error(finding.kind, place, f"{name}: {finding.fault}")
-
-
-def check_repetition(content: DatasetContent, findings: Mapping[str, ImageFinding], log: ProblemLog) -> None:
+def check_repetition(content: DatasetContent, digests: Mapping[str, bytes], log: ProblemLog) -> None:
     """Find samples that occur twice and pictures that are in both parts."""
-    first_by_name: dict[str, tuple[str, int]] = {}
-    first_by_digest: dict[bytes, tuple[str, int]] = {}
-    for part, index, samples in _iterate_samples(content):
-        name, place = samples.names[index], samples.places[index]
-        earlier = first_by_name.setdefault(normalize_name(name), (part, index))
-        if earlier != (part, index):
-            _report_same_name(content, earlier, part, index, log)
+    by_name: dict[str, tuple[str, Sample]] = {}
+    by_digest: dict[bytes, tuple[str, Sample]] = {}
+    for part, samples in content.parts.items():
+        for sample in samples:
+            name, place, target = sample
+            first_part, first = by_name.setdefault(posixpath.normpath(name), (part, sample))
+            is_same_name = first is not sample
+            if not is_same_name and name in digests:
+                first_part, first = by_digest.setdefault(digests[name], (part, sample))
+            if first is sample:
+                continue
+            differ = "" if np.array_equal(first.target, target) else ", with other labels"
+            picture = f"the same picture as {first.name} ({first.place})"
+            if is_same_name and first_part != part:
+                message = f"expected each image in one part, got {name}, which is also in the other"
+                log.error("leaked-path", place, f"{message} ({first.place}{differ})")
+            elif is_same_name:
+                message = f"expected each image once, got {name} again (first at {first.place}{differ})"
+                log.error("duplicate-path", place, message)
+            elif first_part != part:
+                message = f"expected no training picture in validation, got {name}, {picture}"
+                log.error("leaked-picture", place, message)
+            else:
+                log.warning("duplicate-picture", place, f"{name} is {picture}{differ}")
+
+
+def merge_parts(content: DatasetContent, log: ProblemLog) -> list[Sample]:
+    """Return all samples in the order of their paths, each once; log those that occur twice."""
+    merged: dict[str, Sample] = {}
+    for sample in content.samples:
+        first = merged.setdefault(posixpath.normpath(sample.name), sample)
+        if first is sample:
             continue
-        finding = findings.get(name)
-        if finding is None or not finding.digest:
-            continue
-        earlier = first_by_digest.setdefault(finding.digest, (part, index))
-        if earlier == (part, index):
-            continue
-        other = content.parts[earlier[0]]
-        same = f"the same picture as {other.names[earlier[1]]} ({other.places[earlier[1]]})"
-        if earlier[0] != part:
-            message = f"expected no training picture in validation, got {name}, {same}"
-            log.error("leaked-picture", place, message)
+        if np.array_equal(first.target, sample.target):
+            message = f"{sample.name} occurs twice (first at {first.place}); the split keeps it once"
+            log.warning("duplicate-path", sample.place, message)
         else:
-            differ = "" if _same_vectors(other, earlier[1], samples, index) else ", with other labels"
-            log.warning("duplicate-picture", place, f"{name} is {same}{differ}")
+            message = f"expected each image once, got {sample.name} again with other labels (first at {first.place})"
+            log.error("duplicate-path", sample.place, message)
+    return [merged[name] for name in sorted(merged)]
 
 
 def warn_of_empty_classes(content: DatasetContent, log: ProblemLog) -> None:
     """Warn about labels that no sample of a part has: they cannot be learned, or not be evaluated."""
-    consequence = {TRAIN: "it cannot be learned", VAL: "it cannot be evaluated"}
     for part, samples in content.parts.items():
-        if not len(samples):
-            continue
-        for label in np.flatnonzero(~samples.targets.any(axis=0)):
-            message = f"no sample has label {label} {content.labels[label]!r}; {consequence[part]}"
+        use = "learned" if part == TRAIN else "evaluated"
+        targets = stack_targets(samples, len(content.labels))
+        for label in np.flatnonzero(~targets.any(axis=0)) if len(samples) else ():
+            message = f"no sample has label {label} {content.labels[label]!r}; it cannot be {use}"
             log.warning("empty-class", Place(PART_FILES[part]), message)
-
-
-def _report_same_name(
-    content: DatasetContent, earlier: tuple[str, int], part: str, index: int, log: ProblemLog
-) -> None:
-    other, samples = content.parts[earlier[0]], content.parts[part]
-    name, place, first = samples.names[index], samples.places[index], other.places[earlier[1]]
-    differ = "" if _same_vectors(other, earlier[1], samples, index) else ", with other labels"
-    if earlier[0] != part:
-        message = f"expected each image in one part, got {name}, which is also in the other ({first}{differ})"
-        log.error("leaked-path", place, message)
-    else:
-        message = f"expected each image once, got {name} again (first at {first}{differ})"
-        log.error("duplicate-path", place, message)
-
-
-def _same_vectors(one: Annotations, at: int, other: Annotations, index: int) -> bool:
-    return bool(np.array_equal(one.targets[at], other.targets[index]))
-
-
-def _iterate_samples(content: DatasetContent) -> Iterator[tuple[str, int, Annotations]]:
-    for part, samples in content.parts.items():
-        for index in range(len(samples)):
-            yield part, index, samples

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 import hashlib
-import itertools
 import math
 import multiprocessing
 import os
 import signal
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -25,9 +23,8 @@ from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS
 _IMAGES_PER_PROCESS: Final = 64
 # A process may need half a gigabyte for a picture of the largest size.
 _MAX_PROCESSES: Final = 16
+# Images that a process gets at once.
 _CHUNK: Final = 8
-# Chunks submitted ahead of the results, for each process.
-_CHUNKS_AHEAD: Final = 3
 
 
 class ImageFinding(NamedTuple):
@@ -47,8 +44,6 @@ class ImageFinding(NamedTuple):
 def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFinding]:
     """Decode images as for a model, with a progress bar on a terminal.
 
-    Only the findings are kept: a few chunks of names are in progress at a time, and a process holds one picture.
-
     Args:
         root: Folder of the dataset.
         names: Paths relative to the folder, each once.
@@ -61,13 +56,9 @@ def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFindin
     """
     from tqdm import tqdm
 
-    paths = [str(root / name) for name in names]
-    findings: dict[str, ImageFinding] = {}
-    with tqdm(total=len(names), desc="opening images", unit="image", leave=False, disable=None) as progress:
-        for finding in _inspect_paths(paths, _choose_process_count(len(paths))):
-            findings[names[len(findings)]] = finding
-            progress.update()
-    return findings
+    findings = _inspect_paths([str(root / name) for name in names])
+    options = {"total": len(names), "desc": "opening images", "unit": "image", "leave": False, "disable": None}
+    return dict(zip(names, tqdm(findings, **options), strict=True))
 
 
 def inspect_image(path: str) -> ImageFinding:
@@ -94,26 +85,16 @@ def inspect_image(path: str) -> ImageFinding:
     return ImageFinding(digest.digest())
 
 
-def _choose_process_count(images: int) -> int:
-    return max(1, min(len(os.sched_getaffinity(0)), math.ceil(images / _IMAGES_PER_PROCESS), _MAX_PROCESSES))
-
-
-def _inspect_paths(paths: Sequence[str], process_count: int) -> Iterator[ImageFinding]:
+def _inspect_paths(paths: Sequence[str]) -> Iterator[ImageFinding]:
     """Yield findings in the order of the paths."""
-    if process_count == 1:
+    process_count = min(len(os.sched_getaffinity(0)), math.ceil(len(paths) / _IMAGES_PER_PROCESS), _MAX_PROCESSES)
+    if process_count <= 1:
         yield from map(inspect_image, paths)
         return
     # not forked: OpenCV and tqdm have threads, and a fork would copy their locks
-    context = multiprocessing.get_context("spawn")
-    chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
-    executor = ProcessPoolExecutor(process_count, context, _prepare_process)
+    executor = ProcessPoolExecutor(process_count, multiprocessing.get_context("spawn"), _prepare_process)
     try:
-        pending: collections.deque[Future[list[ImageFinding]]] = collections.deque(
-            executor.submit(_inspect_chunk, chunk) for chunk in itertools.islice(chunks, process_count * _CHUNKS_AHEAD)
-        )
-        while pending:
-            yield from pending.popleft().result()
-            pending.extend(executor.submit(_inspect_chunk, chunk) for chunk in itertools.islice(chunks, 1))
+        yield from executor.map(inspect_image, paths, chunksize=_CHUNK)
     except BrokenProcessPool:
         raise DatasetError(
             "expected to decode all images, but a process that did was killed, as happens when memory runs out; close "
@@ -129,7 +110,3 @@ def _prepare_process() -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one ends the others
     cv2.setNumThreads(1)
-
-
-def _inspect_chunk(paths: Sequence[str]) -> list[ImageFinding]:
-    return [inspect_image(path) for path in paths]

@@ -54,22 +54,19 @@ def check_dataset(config: PaddleXConfig) -> Mapping[str, Any]:
     Raises:
         DatasetError: The dataset did not pass; the details have the problems.
     """
-    from mlcls.dataset.check import CheckRequest
     from mlcls.dataset.check import check_dataset as check
 
     section = config.CheckDataset
     report = check(
-        CheckRequest(
-            dataset_dir=Path(config.Global.dataset_dir),
-            output=Path(config.Global.output),
-            convert_coco=section.convert.enable,
-            train_percent=section.split.train_percent if section.split.enable else None,
-            seed=section.split.seed,
-        )
+        Path(config.Global.dataset_dir),
+        Path(config.Global.output),
+        convert_coco=section.convert.enable,
+        train_percent=section.split.train_percent if section.split.enable else None,
+        seed=section.split.seed,
     )
-    problems = list(report.log)
+    problems = report.log.errors + report.log.warnings
     for problem in problems[:_PRINTED_PROBLEMS]:
-        print(f"{'error' if problem.is_error else 'warning'}: {problem}", file=sys.stderr)
+        print(f"{problem.severity}: {problem}", file=sys.stderr)
     result_file = _result_path(config)
     if len(problems) > _PRINTED_PROBLEMS:
         print(f"... and {len(problems) - _PRINTED_PROBLEMS} more, all in {result_file}", file=sys.stderr)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mlcls.dataset.check import CheckReport, CheckRequest, check_dataset
+from mlcls.dataset.check import CheckReport, check_dataset
 from mlcls.dataset.stratification import choose_validation
 from support.dataset_samples import read_tree, write_dataset, write_picture, write_random_dataset
 
 
-def split(root: Path, train_percent: int, seed: int = 0, **options: Any) -> CheckReport:
-    return check_dataset(CheckRequest(root, root.parent / "output", train_percent=train_percent, seed=seed, **options))
+def split(root: Path, train_percent: int, seed: int = 0) -> CheckReport:
+    return check_dataset(root, root.parent / "output", train_percent=train_percent, seed=seed)
 
 
 def lines_of(root: Path, *names: str) -> list[str]:
