@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import statistics
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
-from mlcls.repository.settings import Target, TuningRecord
-from mlcls.tuning.candidate import Candidate, Goal
+from mlcls.repository.settings import Target
 from mlcls.tuning.closed_loop import LoopFigures
-from mlcls.tuning.comparison import Verdict
+from mlcls.tuning.comparison import Candidate, Goal, Verdict
 from mlcls.tuning.search import Outcome, Search
 
 SCHEMA_VERSION: Final = 1
@@ -26,53 +24,20 @@ def report_name(target: Target, suffix: str = ".json") -> str:
     return f"tuning_{target}{suffix}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Circumstances:
-    """Where and how a search was done.
-
-    Attributes:
-        model: The model's name.
-        version: The version that was measured.
-        target: The engine.
-        machine: Facts about the machine, by name.
-        cores: Processor cores that the server could use.
-        photos: Description of the photos that were sent.
-        window_s: Length of each measurement.
-        budget_s: How long the search could take.
-        date: When it began, in ISO 8601, UTC.
-    """
-
-    model: str
-    version: int
-    target: Target
-    machine: Mapping[str, str]
-    cores: int
-    photos: str
-    window_s: float
-    budget_s: float
-    date: str = dataclasses.field(
-        default_factory=lambda: datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    )
-
-    def to_record(self) -> TuningRecord:
-        """Return its record in `serving.json`."""
-        return TuningRecord(self.cores, self.date, report_name(self.target))
-
-
-def make_report(search: Search, outcome: Outcome | None, circumstances: Circumstances) -> dict[str, Any]:
+def make_report(search: Search, outcome: Outcome | None, circumstances: Mapping[str, Any]) -> dict[str, Any]:
     """Return the whole evidence.
 
     Args:
         search: The search.
         outcome: Its outcome; None if it was interrupted.
-        circumstances: Where and how it was done.
+        circumstances: Where and how it was done: facts by name, which become part of the document.
     """
     goal = search.goal
     return {
         "schema_version": SCHEMA_VERSION,
         "mlcls": version("mlcls"),
-        **dataclasses.asdict(circumstances),
-        "goal": {"p99_ms": goal.p99_ms, "concurrencies": list(goal.concurrencies)},
+        **circumstances,
+        "goal": dataclasses.asdict(goal),
         "status": "interrupted" if outcome is None else outcome.status,
         "choice": None if outcome is None else _choice(outcome, goal),
         "candidates": [_candidate(candidate, goal) for candidate in search.candidates.values()],
@@ -94,16 +59,10 @@ def format_candidates(search: Search) -> str:
             lines.append(f"{settings!s:{width}}  not measured: {candidate.fault or 'no answers'}")
             continue
         meets = "" if search.goal.p99_ms is None else "no" if best is None else "yes"
-        lines.append(f"{settings!s:{width}}{figures.concurrency:13}{format_figures(figures)}  {meets}".rstrip())
+        latencies = f"{figures.percentile_ms(50):9.1f}{figures.percentile_ms(99):9.1f}{len(figures.latencies_s):9}"
+        line = f"{settings!s:{width}}{figures.concurrency:13}{figures.images_per_s:10.1f}{latencies}  {meets}"
+        lines.append(line.rstrip())
     return "\n".join(lines)
-
-
-def format_figures(figures: LoopFigures) -> str:
-    """Return throughput, latencies and number of answers as columns of the table."""
-    return (
-        f"{figures.images_per_s:10.1f}{figures.percentile_ms(50):9.1f}{figures.percentile_ms(99):9.1f}"
-        f"{len(figures.latencies_s):9}"
-    )
 
 
 def describe_outcome(outcome: Outcome) -> Iterator[str]:
@@ -123,21 +82,18 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
 
 
 def _choice(outcome: Outcome, goal: Goal) -> dict[str, Any]:
-    return {
-        "settings": dataclasses.asdict(outcome.settings),
-        **_figures(outcome.figures, goal),
-        "reason": outcome.reason,
-    }
+    settings = dataclasses.asdict(outcome.settings)
+    return {"settings": settings, **_figures(outcome.figures, goal), "reason": outcome.reason}
 
 
 def _candidate(candidate: Candidate, goal: Goal) -> dict[str, Any]:
     points = []
     for concurrency, figures in candidate.pooled().items():
         rates = [turn[concurrency].images_per_s for turn in candidate.turns if concurrency in turn]
-        points.append(
-            {**_figures(figures, goal), "images_per_s_of_turns": [_round(rate) for rate in rates]}
-            | ({"spread": _round((max(rates) - min(rates)) / 2 / statistics.median(rates), 3)} if min(rates) else {})
-        )
+        point = {**_figures(figures, goal), "images_per_s_of_turns": [_round(rate) for rate in rates]}
+        if min(rates):
+            point["spread"] = _round((max(rates) - min(rates)) / 2 / statistics.median(rates), 3)
+        points.append(point)
     return {"settings": dataclasses.asdict(candidate.settings), "fault": candidate.fault, "points": points}
 
 

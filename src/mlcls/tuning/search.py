@@ -8,15 +8,14 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
 
 from mlcls.errors import ServerError, TuningError
 from mlcls.repository.settings import ServingSettings
-from mlcls.tuning.candidate import Candidate, Goal, Turn
 from mlcls.tuning.closed_loop import LoopFigures
-from mlcls.tuning.comparison import MIN_PAIRS, Pair, Verdict, can_win, compare
-from mlcls.tuning.search_space import Knob
+from mlcls.tuning.comparison import MIN_PAIRS, Candidate, Goal, Pair, Turn, Verdict, compare
+from mlcls.tuning.search_space import Change
 
 # Pairs of turns per comparison, if there is time.
 PAIRS: Final = 3
@@ -25,15 +24,9 @@ PAIRS: Final = 3
 WARMUP_SHARE: Final = 0.2
 
 
-class Measure(Protocol):
-    """Measures settings."""
-
-    def __call__(self, settings: ServingSettings, concurrencies: Sequence[int]) -> Turn:
-        """Serve a model with the settings and load it with each concurrency.
-
-        Raises:
-            ServerError: The server does not start or does not answer.
-        """
+# Serves a model with settings and loads it with each concurrency. Raises ServerError if the server does not start or
+# does not answer.
+Measure = Callable[[ServingSettings, Sequence[int]], Turn]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +60,7 @@ class Search:
         self,
         measure: Measure,
         goal: Goal,
-        knobs: Sequence[Knob],
+        knobs: Mapping[str, Sequence[Change]],
         concurrencies: Sequence[int],
         budget_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -77,7 +70,7 @@ class Search:
         Args:
             measure: Measures settings.
             goal: The goal.
-            knobs: The knobs to vary, in this order.
+            knobs: The changes to try by the name of the knob, in this order.
             concurrencies: Concurrencies to measure the first candidate with, ascending, if the goal names none.
             budget_s: How long the search may take; it ends after the last comparison that fits.
             clock: A clock, in seconds.
@@ -105,11 +98,12 @@ class Search:
             TuningError: There was too little time for a comparison.
         """
         self._take_turn(start, self._concurrencies)
-        incumbent = self._sweep("settings in use", start, [settings for settings in others if settings != start])
+        incumbent = self._sweep("settings in use", start, others)
         while True:
             before = incumbent
-            for knob in self._knobs:
-                incumbent = self._sweep(knob.name, incumbent, knob.vary(incumbent))
+            for name, changes in self._knobs.items():
+                challengers = [dataclasses.replace(incumbent, **change) for change in changes]
+                incumbent = self._sweep(name, incumbent, challengers)
             if incumbent == before:
                 break
         if not any(verdict.ratios for verdict in self.verdicts):
@@ -181,9 +175,7 @@ class Search:
                     pairs[settings].append((own, self._take_turn(settings, points)))
                 except ServerError as error:
                     self.candidates[settings].fault = str(error)
-            alive = [
-                settings for settings in alive if self.candidates[settings].fault is None and can_win(judge(settings))
-            ]
+            alive = [each for each in alive if self.candidates[each].fault is None and judge(each).can_win]
         return [judge(settings) for settings in challengers]
 
     def _take_turn(self, settings: ServingSettings, points: Sequence[int]) -> Turn:
