@@ -53,10 +53,6 @@ class Sample(NamedTuple):
 def read_annotations(path: Path, num_labels: int) -> ImageSet:
     """Read an annotation file, in whose folder its images are; the images are not opened.
 
-    Args:
-        path: `train.txt`, `val.txt` or a file like them.
-        num_labels: Number of labels.
-
     Raises:
         DatasetError: The file cannot be read, is empty, or some lines are wrong; the text names the lines.
     """
@@ -82,16 +78,9 @@ def require_files(annotations: Path, paths: Sequence[Path]) -> None:
 
 
 def parse_annotations(path: Path, name: str, num_labels: int, log: ProblemLog) -> list[Sample] | None:
-    """Read an annotation file; log what is wrong with a line and leave the line out.
+    """Return the good lines of an annotation file, named `name` in problems; log what is wrong with the others.
 
-    Args:
-        path: The file.
-        name: Name of the file in problems.
-        num_labels: Number of labels.
-        log: Where problems go.
-
-    Returns:
-        The good lines; None if the file cannot be read at all.
+    None if the file cannot be read at all.
     """
     lines = read_lines(path, name, log)
     if lines is None:

@@ -45,12 +45,9 @@ _LISTS: Final[Mapping[str, tuple[str, str]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class _CocoFile:
-    """The annotation file of one part.
+    """The annotation file of one part: its path, the folders of its images (tried in this order), and its content.
 
-    Attributes:
-        name: Its path relative to the dataset.
-        folders: Folders to look for its images in, relative to the dataset, in this order.
-        document: Its content, without polygons.
+    Paths are relative to the dataset. The content lacks polygons.
     """
 
     name: str
@@ -71,10 +68,7 @@ class _CocoFile:
 def read_coco(root: Path, required: Sequence[str], log: ProblemLog) -> tuple[DatasetContent | None, list[str]]:
     """Read the annotation files; log what is wrong with them and what is left out.
 
-    Args:
-        root: The dataset.
-        required: Parts that must have a file; at least one of the others must.
-        log: Where problems go.
+    The required parts must have a file; without any, at least one part must.
 
     Returns:
         The dataset, with the images in the order of their COCO ids, as in PaddleX; None if a file is not a COCO file.
@@ -118,10 +112,9 @@ def _read_file(path: Path, part: str, log: ProblemLog) -> _CocoFile:
     match = _COCO_FILE_NAME.fullmatch(path.name)
     stem = match[1] if match else part
     folders = tuple(dict.fromkeys((IMAGE_FOLDER, f"{IMAGE_FOLDER}/{stem}", stem, part, "")))
-    document: Any = None
     try:
         # polygons, which make up most of a file, are dropped while it is read
-        document = json.loads(path.read_bytes(), object_hook=_drop_outline)
+        document: Any = json.loads(path.read_bytes(), object_hook=_drop_outline)
     except (OSError, ValueError, RecursionError) as error:
         log.error("coco-file", Place(name), f"expected a JSON file, got one that cannot be read: {error}")
         return _CocoFile(name, folders, {})

@@ -57,22 +57,6 @@ def check_repetition(content: DatasetContent, digests: Mapping[str, bytes], log:
                 log.warning("duplicate-picture", place, f"{name} is {picture}{differ}")
 
 
-def merge_parts(content: DatasetContent, log: ProblemLog) -> list[Sample]:
-    """Return all samples in the order of their paths, each once; log those that occur twice."""
-    merged: dict[str, Sample] = {}
-    for sample in content.samples:
-        first = merged.setdefault(posixpath.normpath(sample.name), sample)
-        if first is sample:
-            continue
-        if np.array_equal(first.target, sample.target):
-            message = f"{sample.name} occurs twice (first at {first.place}); the split keeps it once"
-            log.warning("duplicate-path", sample.place, message)
-        else:
-            message = f"expected each image once, got {sample.name} again with other labels (first at {first.place})"
-            log.error("duplicate-path", sample.place, message)
-    return [merged[name] for name in sorted(merged)]
-
-
 def warn_of_empty_classes(content: DatasetContent, log: ProblemLog) -> None:
     """Warn about labels that no sample of a part has: they cannot be learned, or not be evaluated."""
     for part, samples in content.parts.items():

@@ -89,15 +89,10 @@ def warn_of_layout(root: Path, log: ProblemLog) -> None:
 
 
 def read_content(root: Path, required: Sequence[str], log: ProblemLog) -> DatasetContent | None:
-    """Read `label.txt` and the annotation files; log what is wrong with them.
+    """Return the good lines of `label.txt` and of the annotation files; log what is wrong with the others.
 
-    Args:
-        root: The dataset.
-        required: Parts whose file must exist; at least one of the others must.
-        log: Where problems go.
-
-    Returns:
-        The good lines; None if `label.txt` does not tell the number of labels.
+    The required parts must have a file; without any, at least one part must. None if `label.txt` does not tell the
+    number of labels.
     """
     if (root / COCO_FOLDER).is_dir() and not (root / DATASET_LABELS_FILE).exists():
         log.error(

@@ -7,7 +7,6 @@ import math
 import multiprocessing
 import os
 import signal
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -44,12 +43,8 @@ class ImageFinding(NamedTuple):
 def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFinding]:
     """Decode images as for a model, with a progress bar on a terminal.
 
-    Args:
-        root: Folder of the dataset.
-        names: Paths relative to the folder, each once.
-
     Returns:
-        A finding for each name.
+        A finding for each name, which is a path relative to the folder.
 
     Raises:
         DatasetError: A process was killed, as the kernel does when memory runs out.
@@ -64,15 +59,13 @@ def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFindin
 def inspect_image(path: str) -> ImageFinding:
     """Decode one image."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # does not wait for a FIFO's writer
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return ImageFinding(b"", "unreadable-image", "expected an image file, got something that is not a file")
+        if os.path.exists(path) and not os.path.isfile(path):  # such as a FIFO, on which a read would wait
+            return ImageFinding(b"", "unreadable-image", "expected an image file, got something that is not a file")
+        with open(path, "rb") as file:
             data = file.read(DEFAULT_IMAGE_SETTINGS.max_bytes + 1)
     except FileNotFoundError:
         hint = "; write paths with /" if "\\" in path else ""
         return ImageFinding(b"", "missing-image", f"expected an image file, but it does not exist{hint}")
-    except IsADirectoryError:
-        return ImageFinding(b"", "unreadable-image", "expected an image file, got a folder")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         return ImageFinding(b"", "unreadable-image", f"expected an image file, got one that cannot be read: {reason}")

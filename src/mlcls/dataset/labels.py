@@ -17,11 +17,7 @@ _MAX_CLASS_ID: Final = 999_999
 
 
 def read_dataset_labels(folder: Path, num_classes: int | None = None) -> tuple[str, ...]:
-    """Return the labels of a dataset.
-
-    Args:
-        folder: The dataset.
-        num_classes: Expected number of labels; None for any number.
+    """Return the labels of a dataset, which must be as many as `num_classes` if it is not None.
 
     Raises:
         DatasetError: There is no such folder, `label.txt` is missing or wrong, or has another number of labels.
@@ -52,15 +48,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | None:
-    """Read the labels; log what is wrong with them.
+    """Return the labels of a file, named `name` in problems; log what is wrong with them.
 
-    Args:
-        path: The file.
-        name: Name of the file in problems.
-        log: Where problems go.
-
-    Returns:
-        The labels by class id; None if their number is not known.
+    None if their number is not known.
     """
     lines = read_lines(path, name, log)
     if lines is None:

@@ -27,12 +27,7 @@ class LabeledPhotos:
 
     @classmethod
     def open(cls, photos: Sequence[Path], annotations: Path | None, num_labels: int) -> LabeledPhotos:
-        """Return the photos of an annotation file, or the given photos without labels.
-
-        Args:
-            photos: Photos and folders of photos.
-            annotations: Annotation file of an `MLClsDataset`; None for photos without labels.
-            num_labels: Number of labels of the model.
+        """Return the photos of an annotation file, or the given photos and folders without labels.
 
         Raises:
             DatasetError: Both are given, or the annotation file is wrong.

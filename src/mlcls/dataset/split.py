@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 
 import numpy as np
 
-from mlcls.dataset.annotations import stack_targets
-from mlcls.dataset.consistency import merge_parts
+from mlcls.dataset.annotations import Sample, stack_targets
 from mlcls.dataset.content import TRAIN, VAL, DatasetContent
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.stratification import choose_validation
@@ -28,7 +28,7 @@ def split_content(
         seed: The same seed gives the same split.
         log: Where problems go.
     """
-    samples = merge_parts(content, log)
+    samples = _merge_parts(content, log)
     if len(samples) < 2:
         log.error("too-few", Place("."), f"expected at least two samples to split, got {len(samples)}")
         return content
@@ -43,3 +43,19 @@ def split_content(
         return content
     train, val = ([samples[index] for index in np.flatnonzero(mask)] for mask in (~is_val, is_val))
     return DatasetContent(content.labels, {TRAIN: train, VAL: val})
+
+
+def _merge_parts(content: DatasetContent, log: ProblemLog) -> list[Sample]:
+    """Return all samples in the order of their paths, each once; log those that occur twice."""
+    merged: dict[str, Sample] = {}
+    for sample in content.samples:
+        first = merged.setdefault(posixpath.normpath(sample.name), sample)
+        if first is sample:
+            continue
+        if np.array_equal(first.target, sample.target):
+            message = f"{sample.name} occurs twice (first at {first.place}); the split keeps it once"
+            log.warning("duplicate-path", sample.place, message)
+        else:
+            message = f"expected each image once, got {sample.name} again with other labels (first at {first.place})"
+            log.error("duplicate-path", sample.place, message)
+    return [merged[name] for name in sorted(merged)]

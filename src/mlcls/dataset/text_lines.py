@@ -17,12 +17,7 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ufeff]"
 def read_lines(path: Path, name: str, log: ProblemLog) -> list[tuple[int, str]] | None:
     """Read a UTF-8 file; log what is wrong with a line and leave the line out.
 
-    Line ends may be LF or CRLF, as in PaddleX.
-
-    Args:
-        path: The file.
-        name: Name of the file in problems.
-        log: Where problems go.
+    Line ends may be LF or CRLF, as in PaddleX. The file is named `name` in problems.
 
     Returns:
         Number and text of each good line, without its line end; None if the file cannot be read at all.

@@ -38,9 +38,7 @@ class _Step(NamedTuple):
 def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, str]:
     """Replace files of a dataset, all or none of them; unchanged files are not touched.
 
-    Args:
-        root: The dataset.
-        files: New content by path relative to the dataset; None removes the file.
+    The files are the new content by path relative to the dataset; None removes a file.
 
     Returns:
         Name of the backup of each file that was replaced or removed.

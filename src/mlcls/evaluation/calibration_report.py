@@ -179,16 +179,8 @@ def calibrate(
 ) -> CalibrationReport:
     """Fit thresholds on one part of the images and judge them on the other part.
 
-    Args:
-        scores: (N, num_labels) float32 from 0 to 1.
-        targets: (N, num_labels) which labels each image has.
-        labels: The label of each column.
-        current: The current threshold of each label.
-        objective: What to fit for.
-        holdout: Share of the images to judge on.
-        seed: Chooses the held-out images.
-        groups: See `choose_held_out`.
-        min_images: See `fit_thresholds`.
+    See `fit_thresholds` for scores, targets, current thresholds and `min_images`, and `choose_held_out` for the choice
+    of the images to judge on.
 
     Raises:
         ThresholdError: The arguments' shapes do not match, or the images cannot be split.

@@ -78,14 +78,9 @@ class Candidate:
         return pooled
 
     def best(self, goal: Goal, among: Collection[int] | None = None) -> LoopFigures | None:
-        """Return the concurrency with the highest throughput that meets the target.
+        """Return the figures with the highest throughput that meet the target, of all concurrencies or `among` some.
 
-        Args:
-            goal: The goal of the search.
-            among: The concurrencies to choose from; by default all that were measured.
-
-        Returns:
-            Its figures; None if no concurrency meets the target.
+        None if no concurrency meets the target.
         """
         fit = [figures for figures in self._figures(among) if goal.is_met(figures)]
         highest = max((figures.images_per_s for figures in fit), default=0.0)
@@ -143,15 +138,7 @@ class Verdict:
 
 
 def compare(subject: str, incumbent: Candidate, challenger: Candidate, pairs: Sequence[Pair], goal: Goal) -> Verdict:
-    """Judge a challenger.
-
-    Args:
-        subject: What was varied.
-        incumbent: The candidate in place, with all its turns.
-        challenger: The other one, with all its turns.
-        pairs: The turns of both, incumbent first, that were measured one after the other.
-        goal: The goal of the search.
-    """
+    """Judge a challenger by the pairs of turns that were measured for this comparison."""
     settings = incumbent.settings, challenger.settings
     if not pairs:
         reason = challenger.fault or "there was no time to measure it"

@@ -10,15 +10,9 @@ from mlcls.tuning.search import Outcome, Search
 
 
 def draw_search(search: Search, outcome: Outcome | None, title: str) -> bytes:
-    """Draw a line for each candidate, with a point for each concurrency.
+    """Draw a line for each candidate, with a point for each concurrency, as a PNG file.
 
-    Args:
-        search: The search.
-        outcome: Its outcome; None if it was interrupted.
-        title: Title of the picture.
-
-    Returns:
-        A PNG file.
+    The outcome is None if the search was interrupted.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

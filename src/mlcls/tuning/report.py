@@ -25,12 +25,9 @@ def report_name(target: Target, suffix: str = ".json") -> str:
 
 
 def make_report(search: Search, outcome: Outcome | None, circumstances: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the whole evidence.
+    """Return the whole evidence; the outcome is None if the search was interrupted.
 
-    Args:
-        search: The search.
-        outcome: Its outcome; None if it was interrupted.
-        circumstances: Where and how it was done: facts by name, which become part of the document.
+    Where and how it was done, the circumstances, are facts by name that become part of the document.
     """
     goal = search.goal
     return {

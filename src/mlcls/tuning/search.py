@@ -23,7 +23,6 @@ PAIRS: Final = 3
 # Length of the warm-up before a window, as a share of the window.
 WARMUP_SHARE: Final = 0.2
 
-
 # Serves a model with settings and loads it with each concurrency. Raises ServerError if the server does not start or
 # does not answer.
 Measure = Callable[[ServingSettings, Sequence[int]], Turn]
@@ -47,42 +46,34 @@ class Outcome:
     reason: str
 
 
+@dataclasses.dataclass
 class Search:
     """One search; its measurements can be read at any time, also after an interrupt.
 
     Attributes:
+        measure: Measures settings.
         goal: The goal.
+        knobs: The changes to try by the name of the knob, in this order.
+        concurrencies: Concurrencies to measure the first candidate with, ascending, if the goal names none.
+        budget_s: How long the search may take; it ends after the last comparison that fits.
+        clock: A clock, in seconds.
         candidates: All that were measured, by their settings, in order.
         verdicts: All comparisons, in order.
     """
 
-    def __init__(
-        self,
-        measure: Measure,
-        goal: Goal,
-        knobs: Mapping[str, Sequence[Change]],
-        concurrencies: Sequence[int],
-        budget_s: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Start the clock.
+    measure: Measure
+    goal: Goal
+    knobs: Mapping[str, Sequence[Change]]
+    concurrencies: Sequence[int]
+    budget_s: float
+    clock: Callable[[], float] = time.monotonic
+    candidates: dict[ServingSettings, Candidate] = dataclasses.field(default_factory=dict)
+    verdicts: list[Verdict] = dataclasses.field(default_factory=list)
 
-        Args:
-            measure: Measures settings.
-            goal: The goal.
-            knobs: The changes to try by the name of the knob, in this order.
-            concurrencies: Concurrencies to measure the first candidate with, ascending, if the goal names none.
-            budget_s: How long the search may take; it ends after the last comparison that fits.
-            clock: A clock, in seconds.
-        """
-        self.goal = goal
-        self.candidates: dict[ServingSettings, Candidate] = {}
-        self.verdicts: list[Verdict] = []
-        self._measure = measure
-        self._knobs = knobs
-        self._concurrencies = list(goal.concurrencies or concurrencies)
-        self._clock = clock
-        self._deadline = clock() + budget_s
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self.concurrencies = list(self.goal.concurrencies or self.concurrencies)
+        self._deadline = self.clock() + self.budget_s
         self._overheads_s: list[float] = []
         self._window_s = 0.0
 
@@ -97,15 +88,14 @@ class Search:
             ServerError: The first incumbent cannot be measured.
             TuningError: There was too little time for a comparison.
         """
-        self._take_turn(start, self._concurrencies)
+        self._take_turn(start, self.concurrencies)
         incumbent = self._sweep("settings in use", start, others)
-        while True:
+        before = None
+        while incumbent != before:
             before = incumbent
-            for name, changes in self._knobs.items():
+            for name, changes in self.knobs.items():
                 challengers = [dataclasses.replace(incumbent, **change) for change in changes]
                 incumbent = self._sweep(name, incumbent, challengers)
-            if incumbent == before:
-                break
         if not any(verdict.ratios for verdict in self.verdicts):
             raise TuningError(
                 "Expected time for at least two turns of two candidates, got less; allow more with --minutes."
@@ -180,18 +170,18 @@ class Search:
 
     def _take_turn(self, settings: ServingSettings, points: Sequence[int]) -> Turn:
         candidate = self.candidates.setdefault(settings, Candidate(settings))
-        began = self._clock()
-        turn = self._measure(settings, points)
+        began = self.clock()
+        turn = self.measure(settings, points)
         candidate.turns.append(turn)
         loaded_s = sum(figures.window_s for figures in turn.values()) * (1 + WARMUP_SHARE)
         self._window_s = max(figures.window_s for figures in turn.values())
-        self._overheads_s.append(self._clock() - began - loaded_s)
+        self._overheads_s.append(self.clock() - began - loaded_s)
         return turn
 
     def _fits(self, turns: int, points: Sequence[int]) -> bool:
         """Return whether there is time for a number of turns, judging by the past ones."""
         turn_s = statistics.mean(self._overheads_s) + len(points) * self._window_s * (1 + WARMUP_SHARE)
-        return self._clock() + turns * turn_s <= self._deadline
+        return self.clock() + turns * turn_s <= self._deadline
 
     def _points_around(self, settings: ServingSettings) -> list[int]:
         """Return the best concurrency so far and its neighbors; the lowest ones if none meets the target."""
@@ -199,9 +189,9 @@ class Search:
             return list(self.goal.concurrencies)
         best = self.candidates[settings].best(self.goal)
         if best is None:
-            return self._concurrencies[:2]
-        index = self._concurrencies.index(best.concurrency)
-        return self._concurrencies[max(index - 1, 0) : index + 2]
+            return list(self.concurrencies[:2])
+        index = self.concurrencies.index(best.concurrency)
+        return list(self.concurrencies[max(index - 1, 0) : index + 2])
 
     def _conclude(self, start: ServingSettings, chosen: ServingSettings, reason: str) -> Outcome:
         measured = {settings: each for settings, each in self.candidates.items() if each.fault is None}

@@ -108,12 +108,7 @@ def measure_served(
 ) -> Measure:
     """Return a function that starts a tritonserver for each turn and loads it with one concurrency after another.
 
-    Args:
-        version: The active version of a model, which is measured; a candidate's settings replace those of the target.
-        target: The engine.
-        installation: The tritonserver.
-        load: Loads a server.
-        progress: Called with a text about each step.
+    A candidate's settings replace those of the target. `progress` is called with a text about each step.
     """
     current = version.repository.settings(version.name)
 
@@ -158,9 +153,6 @@ def candidate_repository(version: ModelVersion, settings: ModelSettings) -> Iter
 @contextlib.contextmanager
 def show_progress(budget_s: float) -> Iterator[Callable[[str], None]]:
     """Show a progress bar of the time, unless tqdm is not installed, as in the serving image.
-
-    Args:
-        budget_s: How long the search may take.
 
     Yields:
         A function to call with a text about each step.
