@@ -216,8 +216,7 @@ def _read_photos(paths: Sequence[Path], spec: ModelSpec) -> tuple[list[bytes], s
 
 def _render(search: Search, outcome: Outcome | None, circumstances: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the report and its plot, by file name; without matplotlib, print a warning and leave the plot out."""
-    from mlcls.tuning.picture import draw_search
-    from mlcls.tuning.report import make_report, report_name
+    from mlcls.tuning.report import draw_search, make_report, report_name
 
     target, processor = circumstances["target"], circumstances["machine"]["processor"]
     files = {report_name(target): (json.dumps(make_report(search, outcome, circumstances), indent=2) + "\n").encode()}

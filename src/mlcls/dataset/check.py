@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from mlcls.base.files import staged_folder
+from mlcls.dataset.annotations import Sample, stack_targets
 from mlcls.dataset.coco import read_coco
-from mlcls.dataset.consistency import check_images, check_repetition, warn_of_empty_classes
-from mlcls.dataset.content import PART_FILES, find_dataset, read_content, warn_of_layout
+from mlcls.dataset.content import (
+    PART_FILES,
+    TRAIN,
+    DatasetContent,
+    check_name,
+    find_dataset,
+    read_content,
+    warn_of_layout,
+)
+from mlcls.dataset.image_inspection import inspect_images
 from mlcls.dataset.labels import DATASET_LABELS_FILE
 from mlcls.dataset.pictures import HISTOGRAM_FILE, require_pictures, write_histogram, write_sample_pictures
-from mlcls.dataset.problems import ProblemLog
+from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.split import split_content
 from mlcls.dataset.transaction import recover, replace_files
 
@@ -73,20 +85,15 @@ def check_dataset(
     report = CheckReport(root, log)
     # a new split makes both parts from whatever there is
     required = tuple(PART_FILES) if train_percent is None else ()
-    files: dict[str, bytes | None] = {}
-    if convert_coco:
-        content, retired = read_coco(root, required, log)
-        files.update(dict.fromkeys(retired))
-    else:
-        content = read_content(root, required, log)
+    content = (read_coco if convert_coco else read_content)(root, required, log)
     if content is None:
         return report
     warn_of_layout(root, log)
-    digests = check_images(root, content, log)
+    digests = _check_images(root, content, log)
     if train_percent is not None:
         content = split_content(content, digests, train_percent, seed, log)
-    check_repetition(content, digests, log)
-    warn_of_empty_classes(content, log)
+    _check_repetition(content, digests, log)
+    _warn_of_empty_classes(content, log)
     if log.errors:
         return report
     target = output / OUTPUT_FOLDER
@@ -100,10 +107,10 @@ def check_dataset(
             attributes[f"{part}_sample_paths"] = [f"{OUTPUT_FOLDER}/{path}" for path in paths]
         write_histogram(content, folder)
         if convert_coco or train_percent is not None:
-            new = content.to_files()
+            files = content.to_files()
             if not convert_coco:
-                del new[DATASET_LABELS_FILE]
-            report.backups = replace_files(root, {**new, **files})
+                del files[DATASET_LABELS_FILE]
+            report.backups = replace_files(root, files)
     report.result = {
         "attributes": attributes,
         "analysis": {"histogram": f"{OUTPUT_FOLDER}/{HISTOGRAM_FILE}"},
@@ -112,3 +119,56 @@ def check_dataset(
         "dataset_type": "MLClsDataset",
     }
     return report
+
+
+def _check_images(root: Path, content: DatasetContent, log: ProblemLog) -> dict[str, bytes]:
+    """Check the path of each image, and decode it.
+
+    Returns:
+        The digest of each picture that can be used, by its path; the same for copies.
+    """
+    names = dict.fromkeys(sample.name for sample in content.samples if check_name(sample.name, sample.place, log))
+    findings = inspect_images(root, list(names))
+    for sample in content.samples:
+        finding = findings.get(sample.name)
+        if finding is not None and finding.fault:
+            log.error(finding.kind, sample.place, f"{sample.name}: {finding.fault}")
+    return {name: finding.digest for name, finding in findings.items() if finding.digest}
+
+
+def _check_repetition(content: DatasetContent, digests: Mapping[str, bytes], log: ProblemLog) -> None:
+    """Find samples that occur twice and pictures that are in both parts."""
+    by_name: dict[str, tuple[str, Sample]] = {}
+    by_digest: dict[bytes, tuple[str, Sample]] = {}
+    for part, samples in content.parts.items():
+        for sample in samples:
+            name, place, target = sample
+            first_part, first = by_name.setdefault(posixpath.normpath(name), (part, sample))
+            is_same_name = first is not sample
+            if not is_same_name and name in digests:
+                first_part, first = by_digest.setdefault(digests[name], (part, sample))
+            if first is sample:
+                continue
+            differ = "" if np.array_equal(first.target, target) else ", with other labels"
+            picture = f"the same picture as {first.name} ({first.place})"
+            if is_same_name and first_part != part:
+                message = f"expected each image in one part, got {name}, which is also in the other"
+                log.error("leaked-path", place, f"{message} ({first.place}{differ})")
+            elif is_same_name:
+                message = f"expected each image once, got {name} again (first at {first.place}{differ})"
+                log.error("duplicate-path", place, message)
+            elif first_part != part:
+                message = f"expected no training picture in validation, got {name}, {picture}"
+                log.error("leaked-picture", place, message)
+            else:
+                log.warning("duplicate-picture", place, f"{name} is {picture}{differ}")
+
+
+def _warn_of_empty_classes(content: DatasetContent, log: ProblemLog) -> None:
+    """Warn about labels that no sample of a part has: they cannot be learned, or not be evaluated."""
+    for part, samples in content.parts.items():
+        use = "learned" if part == TRAIN else "evaluated"
+        targets = stack_targets(samples, len(content.labels))
+        for label in np.flatnonzero(~targets.any(axis=0)) if len(samples) else ():
+            message = f"no sample has label {label} {content.labels[label]!r}; it cannot be {use}"
+            log.warning("empty-class", Place(PART_FILES[part]), message)

@@ -65,29 +65,28 @@ class _CocoFile:
                 log.error(kind, place, f"expected {wanted}, got {_clip(entry)}")
 
 
-def read_coco(root: Path, required: Sequence[str], log: ProblemLog) -> tuple[DatasetContent | None, list[str]]:
+def read_coco(root: Path, required: Sequence[str], log: ProblemLog) -> DatasetContent | None:
     """Read the annotation files; log what is wrong with them and what is left out.
 
     The required parts must have a file; without any, at least one part must.
 
     Returns:
         The dataset, with the images in the order of their COCO ids, as in PaddleX; None if a file is not a COCO file.
-        And the files that it replaces.
     """
     paths = _find_files(root, required, log)
     files = {part: _read_file(path, part, log) for part, path in paths.items()} if not log.errors else {}
     if log.errors:
-        return None, []
+        return None
     categories: dict[int, str] = {}
     for file in files.values():
         _collect_categories(file, categories, log)
     if not categories:
         if not log.errors:
             log.error("no-categories", Place(COCO_FOLDER), "expected at least one category, got none")
-        return None, []
+        return None
     parts = {part: _convert_part(root, file, list(categories), log) for part, file in files.items()}
     retired = [file.name for file in files.values() if not file.name.endswith(BACKUP_SUFFIX)]
-    return DatasetContent(tuple(categories.values()), parts), retired
+    return DatasetContent(tuple(categories.values()), parts, retired)
 
 
 def _find_files(root: Path, required: Sequence[str], log: ProblemLog) -> dict[str, Path]:

@@ -38,23 +38,25 @@ class DatasetContent:
     Attributes:
         labels: Label of each class id.
         parts: Samples of `train` and of `val`.
+        retired: Files that the dataset was converted from.
     """
 
     labels: tuple[str, ...]
     parts: Mapping[str, Sequence[Sample]]
+    retired: Sequence[str] = ()
 
     @property
     def samples(self) -> list[Sample]:
         """The samples of both parts."""
         return [sample for samples in self.parts.values() for sample in samples]
 
-    def to_files(self) -> dict[str, bytes]:
-        """Return the content of each file of the dataset by name."""
-        files = {DATASET_LABELS_FILE: format_labels(self.labels)}
+    def to_files(self) -> dict[str, bytes | None]:
+        """Return the content of each file of the dataset by name; None for a file to remove."""
+        files: dict[str, bytes | None] = {DATASET_LABELS_FILE: format_labels(self.labels).encode()}
         for part, samples in self.parts.items():
             names = [sample.name for sample in samples]
-            files[PART_FILES[part]] = format_annotations(names, stack_targets(samples, len(self.labels)))
-        return {name: text.encode() for name, text in files.items()}
+            files[PART_FILES[part]] = format_annotations(names, stack_targets(samples, len(self.labels))).encode()
+        return {**files, **dict.fromkeys(self.retired)}
 
 
 def find_dataset(folder: Path) -> Path:

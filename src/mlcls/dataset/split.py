@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import posixpath
 from collections.abc import Mapping
 
@@ -23,7 +24,7 @@ def split_content(
 
     Args:
         content: The dataset.
-        digests: What `check_images` returned.
+        digests: Digest of each picture that can be used, by its path.
         train_percent: Percentage of training samples, 1 to 99; their number is rounded as PaddleX does.
         seed: The same seed gives the same split.
         log: Where problems go.
@@ -42,7 +43,7 @@ def split_content(
         log.error("too-few", Place("."), "expected at least two different pictures to split, got copies of one")
         return content
     train, val = ([samples[index] for index in np.flatnonzero(mask)] for mask in (~is_val, is_val))
-    return DatasetContent(content.labels, {TRAIN: train, VAL: val})
+    return dataclasses.replace(content, parts={TRAIN: train, VAL: val})
 
 
 def _merge_parts(content: DatasetContent, log: ProblemLog) -> list[Sample]:
