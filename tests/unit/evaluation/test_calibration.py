@@ -190,12 +190,6 @@ def test_calibration_gains_on_the_held_out_part() -> None:
         metrics = [measured.overall[key] for key in ("CP", "CR", "CF1", "OP", "OR", "OF1")]
         both = dataclasses.astuple(overall.per_class) + dataclasses.astuple(overall.pooled)
         assert both == pytest.approx(metrics)  # as `mlcls evaluate` computes them
-        means = [
-            metric(truth, predicted, average="macro", zero_division=0) for metric in (precision_score, recall_score)
-        ]
-        assert (overall.per_class.precision, overall.per_class.recall) == pytest.approx(means)
-        assert overall.per_class.f1 == pytest.approx(2 * means[0] * means[1] / sum(means))
-        assert overall.pooled.f1 == pytest.approx(f1_score(truth, predicted, average="micro"))
         assert overall.mean_f1 == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0))
         for index, label in enumerate(report.labels):
             expected = f1_score(truth[:, index], predicted[:, index], zero_division=0)
