@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mlcls.base.lookahead import map_ahead
 from mlcls.dataset.annotations import read_annotations, require_files
 from mlcls.engines.runners import DecodingRunner, ImageRunner, Scores
 from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
@@ -22,9 +22,6 @@ BATCH_SIZE: Final = 8
 NUM_WORKERS: Final = 4
 # Batches of images that are read ahead of the one being computed, which bounds the memory.
 _BATCHES_AHEAD: Final = 2
-
-_Item = TypeVar("_Item")
-_Done = TypeVar("_Done")
 
 
 class AnnotatedScores(NamedTuple):
@@ -85,10 +82,10 @@ def score_annotated(
         tqdm(total=len(paths), desc=f"evaluation ({runner.name})", unit="image", leave=False, disable=None) as bar,
     ):
         ahead = _BATCHES_AHEAD * batch_size + num_workers
-        images = _map_ahead(readers, lambda path: _prepare(path, prepare), paths, ahead)
+        images = map_ahead(readers, lambda path: _prepare(path, prepare), paths, ahead)
         starts = range(0, len(paths), batch_size)
         batches = ((start, list(itertools.islice(images, batch_size))) for start in starts)
-        results = _map_ahead(callers, score_batch, batches, runner.concurrency)
+        results = map_ahead(callers, score_batch, batches, runner.concurrency)
         if runner.concurrency == 1:  # it may be bound to this thread, as Paddle's device is
             results = map(score_batch, batches)
         for start, rows in results:
@@ -124,20 +121,3 @@ def _score_batch(runner: ImageRunner, images: Sequence[Any], paths: Sequence[Pat
             int(blank[0]),
         )
     return rows
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[_Item], _Done], items: Iterable[_Item], ahead: int
-) -> Iterator[_Done]:
-    """Yield a function's result for each item, in order, with at most `ahead` calls waiting, running or done."""
-    source = iter(items)
-    waiting: collections.deque[Future[_Done]] = collections.deque()
-    try:
-        while True:
-            waiting.extend(pool.submit(function, item) for item in itertools.islice(source, ahead - len(waiting)))
-            if not waiting:
-                return
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()

@@ -278,37 +278,26 @@ def test_labels_in_any_order(root: Path) -> None:
     assert check(root).result["attributes"]["num_classes"] == len(LABELS)
 
 
-def test_several_processes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same findings, in the same order, as in this process."""
-    names = []
-    for number in range(60):
-        names.append(f"images/many{number:02}.png")
-        write_picture(root / names[-1], 1000 + number // 2)
+def test_many_images(root: Path) -> None:
+    """In several threads, each finding belongs to its name."""
+    names = [f"images/many{number:02}.png" for number in range(60)]
+    for number, name in enumerate(names):
+        write_picture(root / name, 1000 + number // 2)
     truncate(root / names[33])
     names.append("images/none.png")
-    alone = image_inspection.inspect_images(root, names)
-    monkeypatch.setattr(image_inspection, "_IMAGES_PER_PROCESS", 31)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    together = image_inspection.inspect_images(root, names)
-    assert list(together.items()) == list(alone.items())
-    assert [name for name in names if together[name].fault] == [names[33], "images/none.png"]
-    assert together[names[0]] == together[names[1]] != together[names[2]]
-
-
-def test_ended_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that the kernel ends for its memory must not leave the others waiting."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    monkeypatch.setattr(image_inspection, "inspect_image", os._exit)
-    with pytest.raises(DatasetError, match="that did was killed"):
-        list(image_inspection._inspect_paths([1] * 100))  # type: ignore[list-item]
+    findings = image_inspection.inspect_images(root, names)
+    assert list(findings) == names
+    assert [name for name in names if findings[name].fault] == [names[33], "images/none.png"]
+    digests = [findings[name].digest for name in names[:32]]
+    assert digests[::2] == digests[1::2]
+    assert len(set(digests)) == 16
 
 
 def test_picture_digest_is_of_pixels(root: Path) -> None:
     copy_picture(root, "images/000.png", "images/copy.bmp")
-    finding = image_inspection.inspect_image(str(root / "images/copy.bmp"))
-    assert finding == image_inspection.inspect_image(str(root / "images/000.png"))
     write_picture(root / "images/wide.png", 0, (12, 64))
     write_picture(root / "images/high.png", 0, (64, 12))
-    assert image_inspection.inspect_image(str(root / "images/wide.png")) != image_inspection.inspect_image(
-        str(root / "images/high.png")
-    )
+    names = ["images/000.png", "images/copy.bmp", "images/wide.png", "images/high.png"]
+    original, copied, wide, high = image_inspection.inspect_images(root, names).values()
+    assert original == copied
+    assert wide != high
