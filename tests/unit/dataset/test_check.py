@@ -160,17 +160,16 @@ def test_all_problems_are_reported_together(root: Path) -> None:
     spoil(root / "label.txt", "1 dog", "1 ")
     spoil(root / "train.txt", "0,1,0,0", "0,2,0,0")
     append(root / "train.txt", "images/000.png 1,0,0,0\n")
-    append(root / "val.txt", "images/002.png\t0,0,1,1\nimages/002.png\t0,0,1,0\n")
+    append(root / "val.txt", "images/002.png\t0,0,1,0\n")
     (root / "images/005.png").unlink()
     assert [f"{error.kind} {error}" for error in check(root).log.errors] == [
         "empty-label label.txt:2: expected a label after the class id 1, got none",
         "vector-value train.txt:2: expected 0 or 1 for each label, got '2'",
         "annotation-line train.txt:7: expected PATH, a tab and 4 numbers, got 'images/000.png 1,0,0,0'",
         "missing-image train.txt:6: images/005.png: expected an image file, but it does not exist",
-        *(
-            f"leaked-path val.txt:{line}: expected each image in one part, got images/002.png, which is also in the "
-            f"other (train.txt:3{differ})"
-            for line, differ in ((3, ""), (4, ", with other labels"))
+        (
+            "leaked-path val.txt:3: expected each image in one part, got images/002.png, which is also in the other "
+            "(train.txt:3, with other labels)"
         ),
     ]
 
