@@ -62,42 +62,6 @@ class Fit(NamedTuple):
     positives: int
 
 
-class Candidates(NamedTuple):
-    """Every decision that a threshold can make on one label, from the highest threshold to the lowest.
-
-    Attributes:
-        thresholds: (K,) float32, each between two neighboring scores.
-        margins: (K,) distance of the two scores.
-        predicted: (K,) images whose score is above the threshold, at least 1.
-        hits: (K,) predicted images that have the label.
-    """
-
-    thresholds: npt.NDArray[np.float32]
-    margins: npt.NDArray[np.float64]
-    predicted: npt.NDArray[np.int64]
-    hits: npt.NDArray[np.int64]
-
-
-def list_candidates(scores: npt.NDArray[np.float32], targets: Targets) -> Candidates:
-    """Return the candidates of one label.
-
-    Args:
-        scores: (N,) float32 from 0 to 1.
-        targets: (N,) which images have the label.
-
-    Returns:
-        One candidate for each score that occurs, except 0, which no valid threshold lies below.
-    """
-    above = np.unique(scores[scores > 0])[::-1]
-    below = np.append(above[1:], np.float32(0))
-    # halved in float64, so that only the last rounding can reach the upper score; then the lower one separates too
-    middle = ((above.astype(np.float64) + below.astype(np.float64)) / 2).astype(np.float32)
-    thresholds = np.where(middle < above, middle, below)
-    margins = above.astype(np.float64) - below.astype(np.float64)
-    predicted, hits = (len(part) - np.searchsorted(np.sort(part), above) for part in (scores, scores[targets]))
-    return Candidates(thresholds, margins, predicted, hits)
-
-
 def fit_thresholds(
     scores: Scores,
     targets: Targets,
@@ -133,10 +97,9 @@ def fit_thresholds(
         elif len(truth) - positives < min_images:
             outcome = "too few without"
         else:
-            candidates = list_candidates(column, truth)
-            chosen = _choose(candidates, positives, objective)
+            chosen = _choose_threshold(column, truth, objective)
             if chosen is not None:
-                outcome, threshold = "fitted", float(candidates.thresholds[chosen])
+                outcome, threshold = "fitted", chosen
         fits.append(Fit(threshold, outcome, positives))
     return fits
 
@@ -188,16 +151,24 @@ def check_scores(scores: Scores, targets: Targets, num_labels: int) -> None:
         raise ThresholdError("Expected scores from 0 to 1, got some that are not; they are taken after the sigmoid.")
 
 
-def _choose(candidates: Candidates, positives: int, objective: Objective) -> int | None:
-    """Return the index of the best candidate; None if none reaches the objective."""
-    precision, recall = candidates.hits / candidates.predicted, candidates.hits / positives
+def _choose_threshold(scores: npt.NDArray[np.float32], targets: Targets, objective: Objective) -> float | None:
+    """Return the threshold of one label that fits best; None if none reaches the objective."""
+    # from the highest score to the lowest; no valid threshold lies below a score of 0
+    above = np.unique(scores[scores > 0])[::-1]
+    below = np.append(above[1:], np.float32(0))
+    # halved in float64, so that only the last rounding can reach the upper score; then the lower one separates too
+    middle = ((above.astype(np.float64) + below.astype(np.float64)) / 2).astype(np.float32)
+    thresholds = np.where(middle < above, middle, below)
+    predicted, hits = (len(part) - np.searchsorted(np.sort(part), above) for part in (scores, scores[targets]))
+    positives = int(targets.sum())
+    precision, recall = hits / predicted, hits / positives
     if objective.target is None:
         # one division, which rounds equal fractions alike, so that equal F1s compare equal
-        values, then = 2 * candidates.hits / (candidates.predicted + positives), candidates.margins
+        values, then = 2 * hits / (predicted + positives), above.astype(np.float64) - below.astype(np.float64)
     else:
         then, other = (precision, recall) if objective.figure == "precision" else (recall, precision)
         values = np.where(then >= objective.target, other, 0.0)
     if not values.any():
         return None
     best = np.flatnonzero(values == values.max())
-    return int(best[np.argmax(then[best])])
+    return float(thresholds[best[np.argmax(then[best])]])

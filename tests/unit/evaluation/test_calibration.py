@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import f1_score, precision_recall_curve, precision_score, recall_score
 
 from mlcls.errors import ThresholdError
-from mlcls.evaluation.calibration import Objective, choose_held_out, fit_thresholds, list_candidates
+from mlcls.evaluation.calibration import Objective, choose_held_out, fit_thresholds
 from mlcls.evaluation.calibration_report import calibrate, judge
 from mlcls.evaluation.metrics import compute_metrics
 
@@ -91,17 +91,14 @@ def test_wanted_precision_and_recall(kind: str, seed: int, target: float) -> Non
             assert found == pytest.approx(max(reached))
 
 
-def test_candidates_separate() -> None:
-    """Every candidate makes its decision, even if no float32 lies between two scores."""
-    one = np.float32(0.7)
-    tiny = np.nextafter(np.float32(0), np.float32(1))
-    scores = np.array([0, tiny, one, np.nextafter(one, np.float32(1)), one, 1], np.float32)
-    candidates = list_candidates(scores, np.array([0, 1, 1, 0, 1, 1], np.bool_))
-    decisions = [(scores > threshold).tolist() for threshold in candidates.thresholds]
-    assert [sum(row) for row in decisions] == candidates.predicted.tolist() == [1, 2, 4, 5]
-    assert candidates.hits.tolist() == [1, 1, 3, 4]
-    assert candidates.thresholds.dtype == np.float32
-    assert candidates.thresholds.min() >= 0
+def test_neighbors_separate() -> None:
+    """A threshold separates two scores even if no float32 lies between them, and even the smallest from 0."""
+    one, tiny = np.float32(0.7), np.nextafter(np.float32(0), np.float32(1))
+    for low, high in ((one, np.nextafter(one, np.float32(1))), (np.float32(0), tiny)):
+        scores = np.array([[low], [low], [high], [high]], np.float32)
+        targets = scores == high
+        (fit,) = fit_thresholds(scores, targets, [0.5], F1, 1)
+        assert (scores > np.float32(fit.threshold)).tolist() == targets.tolist()
 
 
 def test_widest_gap_of_equals() -> None:
