@@ -68,7 +68,7 @@ class _CocoFile:
 def read_coco(root: Path, required: Sequence[str], log: ProblemLog) -> DatasetContent | None:
     """Read the annotation files; log what is wrong with them and what is left out.
 
-    The required parts must have a file; without any, at least one part must.
+    The required parts must have a file; if none is required, at least one part must.
 
     Returns:
         The dataset, with the images in the order of their COCO ids, as in PaddleX; None if a file is not a COCO file.
