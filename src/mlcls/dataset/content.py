@@ -93,8 +93,8 @@ def warn_of_layout(root: Path, log: ProblemLog) -> None:
 def read_content(root: Path, required: Sequence[str], log: ProblemLog) -> DatasetContent | None:
     """Return the good lines of `label.txt` and of the annotation files; log what is wrong with the others.
 
-    The required parts must have a file; if none is required, at least one part must. None if `label.txt` does not tell the
-    number of labels.
+    The required parts must have a file; if none is required, at least one part must. None if `label.txt` does not tell
+    the number of labels.
     """
     if (root / COCO_FOLDER).is_dir() and not (root / DATASET_LABELS_FILE).exists():
         log.error(
