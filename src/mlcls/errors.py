@@ -152,7 +152,9 @@ class MissingExtraError(MlclsError):
     """A command needs packages of an extra that is not installed."""
 
     def __init__(self, extra: str, missing: str) -> None:
+        # paddleclas's own requirements go with no other package; pyproject.toml has what its networks need
+        more = " && pip install --no-deps paddleclas==2.6.0" if extra == "train" and missing != "matplotlib" else ""
         super().__init__(
             f"This needs the Python package {missing!r}, which is not installed; install mlcls with its extra "
-            f"{extra!r}: pip install 'mlcls[{extra}]' (in a checkout: make build)."
+            f"{extra!r}: pip install 'mlcls[{extra}]'{more} (in a checkout: make build)."
         )

@@ -44,7 +44,7 @@ def pack(folder: Path, archive: Path) -> Path:
     return archive
 
 
-def edit_yml(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+def edit_yml(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     path = folder / "inference.yml"
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     edit(document)
@@ -138,70 +138,56 @@ def test_the_older_format(tmp_path: Path) -> None:
     assert report.parity.max_difference <= 1e-4
 
 
-def drop_yml(folder: Path) -> None:
-    (folder / "inference.yml").unlink()
+def change(name: str, edit: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    """Damage to one file of a model."""
+    return lambda folder: (folder / name).write_bytes(edit((folder / name).read_bytes()))
 
 
-def drop_graph(folder: Path) -> None:
-    (folder / "inference.json").unlink()
-
-
-def cut_parameters(folder: Path) -> None:
-    path = folder / "inference.pdiparams"
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def drop_last_parameter(folder: Path) -> None:
-    path = folder / "inference.pdiparams"
-    content = path.read_bytes()
-    path.write_bytes(content[: content.rindex(bytes(12) + bytes(4), 0, -100)])
-
-
-def text_as_parameters(folder: Path) -> None:
-    (folder / "inference.pdiparams").write_text("these are no parameters, but they are long enough for a header")
-
-
-def empty_parameters(folder: Path) -> None:
-    (folder / "inference.pdiparams").write_bytes(b"")
-
-
-def cut_graph(folder: Path) -> None:
-    path = folder / "inference.json"
-    path.write_text(path.read_text()[:-1000])
-
-
-def unknown_operation(folder: Path) -> None:
-    edit_yml(folder, lambda document: document["PreProcess"]["transform_ops"].insert(1, {"CropImage": {"size": 224}}))
-
-
-def one_label_more(folder: Path) -> None:
-    edit_yml(folder, lambda document: document["PostProcess"]["MultiLabelThreshOutput"]["label_list"].append("more"))
-
-
-def other_size(folder: Path) -> None:
-    def edit(document: dict[str, Any]) -> None:
-        document["PreProcess"]["transform_ops"][0]["ResizeImage"]["size"] = [96, 128]
-
-    edit_yml(folder, edit)
+def change_yml(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    return lambda folder: edit_yml(folder, edit)
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (drop_yml, "got a folder without inference.yml"),
-        (drop_graph, "got a folder without inference.json or inference.pdmodel"),
-        (cut_parameters, "got a file that is truncated or damaged (tensor 167 needs 1000 more bytes)"),
-        (drop_last_parameter, "expected the 167 parameters of inference.json, got 166"),
-        (text_as_parameters, "got a file that is truncated or damaged (no tensor at byte 0)"),
-        (empty_parameters, "expected a model file, got an empty one"),
-        (cut_graph, "expected a graph in Paddle's PIR format, got a file that is truncated"),
-        (unknown_operation, "PreProcess.transform_ops.CropImage: unknown operation"),
-        (one_label_more, "Expected the graph's output to be float32 (N, 6)"),
-        (other_size, "Expected the graph's input to be float32 (N, 3, 128, 96)"),
+        (lambda folder: (folder / "inference.yml").unlink(), "got a folder without inference.yml"),
+        (
+            lambda folder: (folder / "inference.json").unlink(),
+            "got a folder without inference.json or inference.pdmodel",
+        ),
+        (
+            change("inference.pdiparams", lambda content: content[:-1000]),
+            "got a file that is truncated or damaged (tensor 167 needs 1000 more bytes)",
+        ),
+        (
+            change("inference.pdiparams", lambda content: content[: content.rindex(bytes(16), 0, -100)]),
+            "expected the 167 parameters of inference.json, got 166",
+        ),
+        (
+            change("inference.pdiparams", lambda _: b"these are no parameters, but long enough for a header"),
+            "got a file that is truncated or damaged (no tensor at byte 0)",
+        ),
+        (change("inference.pdiparams", lambda _: b""), "expected a model file, got an empty one"),
+        (
+            change("inference.json", lambda content: content[:-1000]),
+            "expected a graph in Paddle's PIR format, got a file that is truncated",
+        ),
+        (
+            change_yml(lambda content: content["PreProcess"]["transform_ops"].insert(1, {"CropImage": {}})),
+            "unknown key PreProcess.transform_ops[1].CropImage; expected only ResizeImage, ",
+        ),
+        (
+            change_yml(lambda content: content["PostProcess"]["MultiLabelThreshOutput"]["label_list"].append("more")),
+            "one output, float32 (N, 6), one score for each label",
+        ),
+        (
+            change_yml(lambda content: content["PreProcess"]["transform_ops"][0]["ResizeImage"].update(size=[96, 128])),
+            "Expected a graph with one input, float32 (N, 3, 128, 96), ",
+        ),
     ],
 )
 def test_a_bad_model_is_refused_and_the_old_one_stays(
-    small_models: SmallModels, model_folder: Path, tmp_path: Path, damage: Callable[[Path], None], words: str
+    small_models: SmallModels, model_folder: Path, tmp_path: Path, damage: Callable[[Path], object], words: str
 ) -> None:
     repository = Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
     before = snapshot(repository)
@@ -217,7 +203,7 @@ def test_bad_archives_are_refused(model_folder: Path, tmp_path: Path) -> None:
     archive = pack(model_folder, tmp_path / "model.tar")
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(MlclsError, match="expected a complete tar, got one that ends early"):
+    with pytest.raises(MlclsError, match=r"or a truncated or damaged one \(unexpected end of data\)"):
         import_model(str(archive), Repository(tmp_path / "repository"))
 
     climbing = tmp_path / "climbing.tar"
@@ -238,7 +224,7 @@ def test_a_damaged_download_is_fetched_again(
     archive = tmp_path / "web" / "PP-LCNet_x1_0_ML_infer.tar"
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(MlclsError, match="ends early"):
+    with pytest.raises(MlclsError, match="a truncated or damaged one"):
         import_model(archive_server, Repository(tmp_path / "repository"), name="fetched")
     archive.write_bytes(whole)
     assert import_model(archive_server, Repository(tmp_path / "repository"), name="fetched").spec.name == "fetched"

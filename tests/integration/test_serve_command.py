@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from mlcls.base.processes import free_ports, read_process
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
+from support import serve_process
 from support.processes import assert_ended, mlcls_command, run_mlcls, start_server
 from support.served_models import SmallModels
 
@@ -280,3 +281,20 @@ def assert_one_line(process: subprocess.CompletedProcess[str], words: str) -> No
     assert lines[0].startswith("mlcls serve: ")
     assert words in lines[0]
     assert os.linesep not in lines[0]
+
+
+def test_a_repository_may_have_any_path(small_models: SmallModels, sample_images: list[Path], tmp_path: Path) -> None:
+    repository = tmp_path / "my $HOME 'models' \"é" / ("long" * 30)
+    shutil.copytree(small_models.repository, repository)
+    with serve_process.serving(repository, tmp_path) as served:
+        assert "scores" in served.label(sample_images[0].read_bytes())
+
+
+def test_a_folder_for_temporary_files_that_a_shell_misreads_is_an_error(
+    small_models: SmallModels, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    process = run_mlcls("serve", MODEL, "--repository", small_models.repository, *port_options(), TMPDIR=str(folder))
+    assert process.returncode == 1
+    assert process.stderr.endswith("set TMPDIR to a plain path: TMPDIR=/tmp.\n")

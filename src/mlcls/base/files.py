@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -87,26 +88,19 @@ def replace_folder(source: Path, target: Path) -> None:
     if not target.exists():
         os.rename(source, target)
         return
-    if _exchange(source, target):
-        if source.is_dir() and not source.is_symlink():
-            shutil.rmtree(source, ignore_errors=True)
-        else:
-            source.unlink()
-        return
-    retired = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target.parent))
-    kept = retired / target.name
-    try:
-        os.rename(target, kept)
+    if not _exchange(source, target):
+        retired = target.with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
+        os.rename(target, retired)
         try:
             os.rename(source, target)
         except BaseException:
-            os.rename(kept, target)
+            os.rename(retired, target)
             raise
-    except BaseException:
-        with contextlib.suppress(OSError):
-            retired.rmdir()  # fails, as it should, if it still holds the old folder
-        raise
-    shutil.rmtree(retired, ignore_errors=True)
+        source = retired
+    if source.is_dir() and not source.is_symlink():  # what was the target
+        shutil.rmtree(source, ignore_errors=True)
+    else:
+        source.unlink()
 
 
 def sha256_of(path: Path) -> str:

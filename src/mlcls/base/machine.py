@@ -6,18 +6,15 @@ The driver and TensorRT are called through their C interfaces, so that no Python
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import dataclasses
 import math
 import os
 import platform
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
-
-LoadLibrary = Callable[[str], Any]
+from typing import Final
 
 # Instruction sets with 8-bit dot products, as Linux names them.
 INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -26,14 +23,8 @@ BF16_FLAGS: Final = ("avx512_bf16", "amx_bf16")
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 _PACKAGES: Final = (
-    "mlcls",
-    "nvidia-pytriton",
-    "openvino",
-    "onnxruntime",
-    "paddlepaddle",
-    "opencv-python-headless",
-    "pillow",
-)
+    "mlcls", "nvidia-pytriton", "openvino", "onnxruntime", "paddlepaddle", "opencv-python-headless", "pillow"
+)  # fmt: skip
 
 # Files with a container's memory limit and usage: cgroup 2, cgroup 1.
 _MEMORY_LIMITS: Final = (
@@ -41,9 +32,9 @@ _MEMORY_LIMITS: Final = (
     ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
-# `CUdevice_attribute` of cuda.h.
-_COMPUTE_CAPABILITY_MAJOR: Final = 75
-_COMPUTE_CAPABILITY_MINOR: Final = 76
+# `CUdevice_attribute` of cuda.h: the compute capability's major and minor number.
+_MAJOR: Final = 75
+_MINOR: Final = 76
 _NAME_BYTES: Final = 256
 # Names of TensorRT's library, newest first; Triton's image has one of them.
 _TENSORRT_LIBRARIES: Final = ("libnvinfer.so.12", "libnvinfer.so.11", "libnvinfer.so.10", "libnvinfer.so")
@@ -98,11 +89,7 @@ def format_machine(facts: dict[str, str]) -> str:
 
 def read_processor() -> str:
     """Return the processor's name as Linux reports it."""
-    try:
-        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    return _read_cpu_info("model name") or platform.processor() or "unknown processor"
 
 
 def read_cores(system: Path = Path("/")) -> int:
@@ -141,17 +128,9 @@ def read_available_memory(system: Path = Path("/")) -> int:
     return available
 
 
-def read_cpu_flags(path: Path = _CPU_INFO) -> frozenset[str]:
+def read_cpu_flags() -> frozenset[str]:
     """Return the flags of the first processor; empty if Linux reports none, as on architectures other than x86."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        name, colon, flags = line.partition(":")
-        if colon and name.strip() == "flags":
-            return frozenset(flags.split())
-    return frozenset()
+    return frozenset(_read_cpu_info("flags").split())
 
 
 def find_int8_units(flags: Collection[str]) -> tuple[str, ...]:
@@ -174,25 +153,19 @@ def warn_about_int8(flags: Collection[str]) -> str | None:
     )
 
 
-def read_machine(load_library: LoadLibrary = ctypes.CDLL) -> Machine:
-    """Return the GPUs and the version of TensorRT.
-
-    Args:
-        load_library: Opens a shared library by name, or raises OSError.
-    """
-    return Machine(read_gpus(load_library), read_tensorrt_version(load_library))
+def read_machine() -> Machine:
+    """Return the GPUs and the version of TensorRT."""
+    return Machine(read_gpus(), read_tensorrt_version())
 
 
-def read_gpus(load_library: LoadLibrary = ctypes.CDLL) -> tuple[Gpu, ...]:
+def read_gpus() -> tuple[Gpu, ...]:
     """Return the GPUs that the driver shows this process; empty without a driver or a GPU."""
     try:
-        cuda = load_library("libcuda.so.1")
+        cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return ()
-    if cuda.cuInit(0) != 0:
-        return ()
     count = ctypes.c_int()
-    if cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return ()
     gpus = []
     for index in range(count.value):
@@ -201,19 +174,19 @@ def read_gpus(load_library: LoadLibrary = ctypes.CDLL) -> tuple[Gpu, ...]:
         failed = (
             cuda.cuDeviceGet(ctypes.byref(device), index)
             or cuda.cuDeviceGetName(name, _NAME_BYTES, device)
-            or cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
-            or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
+            or cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+            or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
         )
         if not failed:
             gpus.append(Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}"))
     return tuple(gpus)
 
 
-def read_tensorrt_version(load_library: LoadLibrary = ctypes.CDLL) -> str | None:
+def read_tensorrt_version() -> str | None:
     """Return the version of the TensorRT library that this process would load; None if there is none."""
     for name in _TENSORRT_LIBRARIES:
         try:
-            library = load_library(name)
+            library = ctypes.CDLL(name)
         except OSError:
             continue
         parts = ("Major", "Minor", "Patch", "Build")
@@ -230,3 +203,13 @@ def _read_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _read_cpu_info(name: str) -> str:
+    """Return what Linux says of the first processor; empty if it says nothing."""
+    try:
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    facts = (line.partition(":") for line in lines)
+    return next((value.strip() for found, colon, value in facts if colon and found.strip() == name), "")

@@ -18,6 +18,7 @@ MAX_ALIASES: Final = 1000
 MAX_MERGED_KEYS: Final = 10_000
 # YAML 1.1 reads `1:1:1` as a number in base 60, in time that grows with the square of its length.
 MAX_NUMBER_CHARACTERS: Final = 1000
+_NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class YamlError(Exception):
@@ -94,16 +95,9 @@ def _bounded_loader() -> Any:
             if len(node.value) > MAX_MERGED_KEYS:
                 raise YamlError(f"a mapping of more than {MAX_MERGED_KEYS} keys")
 
-        def construct_yaml_int(self, node: Any) -> int:
-            if len(node.value) > MAX_NUMBER_CHARACTERS:
+        def construct_scalar(self, node: Any) -> Any:
+            if node.tag in _NUMBERS and len(node.value) > MAX_NUMBER_CHARACTERS:
                 raise YamlError(f"a number of more than {MAX_NUMBER_CHARACTERS} characters")
-            return int(super().construct_yaml_int(node))
+            return super().construct_scalar(node)
 
-        def construct_yaml_float(self, node: Any) -> float:
-            if len(node.value) > MAX_NUMBER_CHARACTERS:
-                raise YamlError(f"a number of more than {MAX_NUMBER_CHARACTERS} characters")
-            return float(super().construct_yaml_float(node))
-
-    BoundedLoader.add_constructor("tag:yaml.org,2002:int", BoundedLoader.construct_yaml_int)
-    BoundedLoader.add_constructor("tag:yaml.org,2002:float", BoundedLoader.construct_yaml_float)
     return BoundedLoader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -52,39 +53,27 @@ def check_interface(model: onnx.ModelProto, spec: ModelSpec) -> None:
     Raises:
         ModelFormatError: The graph has other inputs or outputs, another input size or another number of labels.
     """
-    interface = describe_interface(model)
-    if len(graph_inputs(model)) != 1 or len(model.graph.output) != 1:
+    shape, interface = (3, spec.transform.height, spec.transform.width), describe_interface(model)
+    wanted = ((0, *shape), (None, spec.num_labels))  # 0: must be free; None: is not looked at
+    fits = (len(graph_inputs(model)), len(model.graph.output)) == (1, 1) and all(
+        kind == "FLOAT" and len(dims) == len(sizes) and all(map(_fits, dims, sizes))
+        for (_, kind, dims), sizes in zip(interface, wanted, strict=True)
+    )
+    if not fits:
+        got = ", ".join(f"{name} {kind} {dims}" for name, kind, dims in interface)
         raise ModelFormatError(
-            f"Expected a graph with one input (the image) and one output (the scores), got {len(graph_inputs(model))} "
-            f"inputs and {len(model.graph.output)} outputs: {', '.join(name for name, _, _ in interface)}."
-        )
-    (_, input_type, input_dims), (_, output_type, output_dims) = interface
-    transform = spec.transform
-    wanted = (3, transform.height, transform.width)
-    if (
-        input_type != "FLOAT"
-        or len(input_dims) != 4
-        or any(
-            isinstance(dim, int) and dim > 0 and dim != want for dim, want in zip(input_dims[1:], wanted, strict=True)
-        )
-    ):
-        raise ModelFormatError(
-            f"Expected the graph's input to be float32 (N, 3, {transform.height}, {transform.width}), the size that "
-            f"inference.yml resizes to, got {input_type} {input_dims}."
-        )
-    if isinstance(input_dims[0], int) and input_dims[0] > 0:
-        raise ModelFormatError(
-            f"Expected a graph with a free batch size, got one for {input_dims[0]} images; export it again."
-        )
-    if output_type != "FLOAT" or len(output_dims) != 2 or output_dims[1] not in (spec.num_labels, None):
-        raise ModelFormatError(
-            f"Expected the graph's output to be float32 (N, {spec.num_labels}), one score for each label of "
-            f"inference.yml, got {output_type} {output_dims}."
+            f"Expected a graph with one input, float32 (N, {', '.join(map(str, shape))}), which is a free batch size "
+            f"and the size that inference.yml resizes to, and with one output, float32 (N, {spec.num_labels}), one "
+            f"score for each label of inference.yml; got {got}."
         )
 
 
-def require_same_interface(made: onnx.ModelProto, model: onnx.ModelProto, name: str) -> None:
-    """Check that a graph that was made from a model is valid ONNX and has the model's inputs and outputs.
+def _fits(dim: Dimension, size: int | None) -> bool:
+    return size is None or not isinstance(dim, int) or dim < 1 or dim == size
+
+
+def require_interface(model: onnx.ModelProto, expected: Interface, name: str) -> None:
+    """Check that a graph that was made here is valid ONNX and has the expected inputs and outputs.
 
     Raises:
         ConversionError: It is not or has not; the text calls the graph `name`.
@@ -92,11 +81,10 @@ def require_same_interface(made: onnx.ModelProto, model: onnx.ModelProto, name: 
     import onnx
 
     try:
-        onnx.checker.check_model(made, full_check=True)
+        onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # onnx's errors have no common public base
         raise ConversionError(f"The {name} graph is not valid ONNX: {error}") from error
-    expected, got = describe_interface(model), describe_interface(made)
-    if got != expected:
+    if (got := describe_interface(model)) != expected:
         raise ConversionError(f"Expected the {name} graph to be {expected}, got {got}.")
 
 
@@ -107,31 +95,26 @@ def cut_activation(model: onnx.ModelProto) -> Activation:
         `sigmoid` if the graph ended in a sigmoid, which was cut off; `none` if it ended in no activation.
 
     Raises:
-        ModelFormatError: The graph ends in another activation.
+        ModelFormatError: The graph ends in another activation, or has one before its last operation.
     """
     output = model.graph.output[0]
-    producer = _producer(model, output.name)
-    producer = _skip(model, producer, _NEUTRAL)
-    if producer is None:
+    last = _skip(model, _producer(model, output.name), _NEUTRAL)
+    if last is None:
         raise ModelFormatError("Expected a graph that computes its output, got one that returns an input.")
-    if producer.op_type in _OTHER_ACTIVATIONS:
+    if last.op_type in _OTHER_ACTIVATIONS:
         raise ModelFormatError(
             f"Expected a multi-label model, whose graph ends in a Sigmoid or in logits, got one that ends in "
-            f"{producer.op_type}."
+            f"{last.op_type}."
         )
-    if producer.op_type != "Sigmoid":
-        inner = _skip(model, producer, (*_NEUTRAL, *_RESHAPING))
-        if inner is not None and inner.op_type in ("Sigmoid", *_OTHER_ACTIVATIONS):
-            raise ModelFormatError(
-                f"Expected a graph whose last operation is the Sigmoid, got {inner.op_type} before {producer.op_type}."
-            )
-        return "none"
-    before = _skip(model, _producer(model, producer.input[0]), (*_NEUTRAL, *_RESHAPING))
-    if before is not None and before.op_type in ("Sigmoid", *_OTHER_ACTIVATIONS):
+    is_sigmoid = last.op_type == "Sigmoid"
+    inner = _skip(model, _producer(model, last.input[0]) if is_sigmoid else last, (*_NEUTRAL, *_RESHAPING))
+    if inner is not None and inner.op_type in ("Sigmoid", *_OTHER_ACTIVATIONS):
         raise ModelFormatError(
-            f"Expected one activation at the end of the graph, got {before.op_type} before a Sigmoid."
+            f"Expected one activation, a Sigmoid at the end of the graph, got {inner.op_type} before {last.op_type}."
         )
-    output.name = producer.input[0]
+    if not is_sigmoid:
+        return "none"
+    output.name = last.input[0]
     return "sigmoid"
 
 
@@ -141,20 +124,18 @@ def untile_constants(model: onnx.ModelProto) -> bool:
     Returns:
         Whether there was one.
     """
-    constants = {initializer.name: initializer for initializer in model.graph.initializer}
+    constants = {initializer.name: initializer.dims for initializer in model.graph.initializer}
+    outputs = {value.name for value in model.graph.output}
     found = False
     for node in list(model.graph.node):
-        if node.op_type != "Tile" or node.input[0] not in constants:
-            continue
-        dims = constants[node.input[0]].dims
+        dims: Any = constants.get(node.input[0], ()) if node.op_type == "Tile" else ()
         if len(dims) < 2 or dims[0] != 1 or not _repeats_along_batch_only(model, node.input[1], len(dims)):
             continue
         users = {user.op_type for user in model.graph.node if node.output[0] in user.input}
-        if not users <= _BROADCASTING or node.output[0] in {value.name for value in model.graph.output}:
-            continue
-        _replace_input(model, node.output[0], node.input[0])
-        model.graph.node.remove(node)
-        found = True
+        if users <= _BROADCASTING and node.output[0] not in outputs:
+            _replace_input(model, node.output[0], node.input[0])
+            model.graph.node.remove(node)
+            found = True
     return found
 
 
@@ -166,12 +147,8 @@ def flatten_without_shape(model: onnx.ModelProto) -> None:
     import onnx
 
     for node in model.graph.node:
-        if node.op_type != "Reshape":
-            continue
-        concat = _producer(model, node.input[1])
-        if concat is None or concat.op_type != "Concat" or len(concat.input) != 2:
-            continue
-        if _constant(model, concat.input[1]) != [-1] or _batch_source(model, concat.input[0]) != node.input[0]:
+        parts = _concatenated(model, node.input[1]) if node.op_type == "Reshape" else []
+        if len(parts) != 2 or _constant(model, parts[1]) != [-1] or _batch_source(model, parts[0]) != node.input[0]:
             continue
         name = f"{node.output[0]}.dims"
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, -1], np.int64), name))
@@ -211,21 +188,19 @@ def prepend_normalization(model: onnx.ModelProto, spec: ModelSpec) -> None:
 
     source = graph_inputs(model)[0]
     alpha, beta = normalization_constants(spec.transform)
-    names = {name: f"mlcls.{name}" for name in ("float", "alpha", "beta", "scaled", "normalized", "chw")}
-    model.graph.initializer.append(numpy_helper.from_array(alpha, names["alpha"]))
-    model.graph.initializer.append(numpy_helper.from_array(beta, names["beta"]))
-    pixels = TENSORS.pixels
+    for name, value in (("mlcls.alpha", alpha), ("mlcls.beta", beta)):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
     nodes = [
-        helper.make_node("Cast", [pixels], [names["float"]], "mlcls.cast", to=TensorProto.FLOAT),
-        helper.make_node("Mul", [names["float"], names["alpha"]], [names["scaled"]], "mlcls.scale"),
-        helper.make_node("Add", [names["scaled"], names["beta"]], [names["normalized"]], "mlcls.shift"),
-        helper.make_node("Transpose", [names["normalized"]], [names["chw"]], "mlcls.to_chw", perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", [TENSORS.pixels], ["mlcls.float"], "mlcls.cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["mlcls.float", "mlcls.alpha"], ["mlcls.scaled"], "mlcls.scale"),
+        helper.make_node("Add", ["mlcls.scaled", "mlcls.beta"], ["mlcls.normalized"], "mlcls.shift"),
+        helper.make_node("Transpose", ["mlcls.normalized"], ["mlcls.chw"], "mlcls.to_chw", perm=[0, 3, 1, 2]),
     ]
-    _replace_input(model, source.name, names["chw"])
+    _replace_input(model, source.name, "mlcls.chw")
     for index, node in enumerate(nodes):
         model.graph.node.insert(index, node)
     shape = [source.type.tensor_type.shape.dim[0].dim_param or "N", spec.transform.height, spec.transform.width, 3]
-    replacement: onnx.ValueInfoProto = helper.make_tensor_value_info(pixels, TensorProto.UINT8, shape)
+    replacement: onnx.ValueInfoProto = helper.make_tensor_value_info(TENSORS.pixels, TensorProto.UINT8, shape)
     model.graph.input.remove(source)
     model.graph.input.insert(0, replacement)
 
@@ -239,10 +214,8 @@ def name_output(model: onnx.ModelProto, name: str) -> None:
     if any(name in (*node.input, *node.output) for node in model.graph.node):
         raise ConversionError(f"Expected no tensor named {name!r} in the Paddle graph, got one.")
     for node in model.graph.node:
-        for names in (node.input, node.output):
-            for index, tensor in enumerate(names):
-                if tensor == old:
-                    names[index] = name
+        _rename(node.output, old, name)
+    _replace_input(model, old, name)
     output.name = name
 
 
@@ -266,9 +239,11 @@ def _producer(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto | None:
 
 def _replace_input(model: onnx.ModelProto, old: str, new: str) -> None:
     for node in model.graph.node:
-        for index, tensor in enumerate(node.input):
-            if tensor == old:
-                node.input[index] = new
+        _rename(node.input, old, new)
+
+
+def _rename(names: MutableSequence[str], old: str, new: str) -> None:
+    names[:] = [new if name == old else name for name in names]
 
 
 def _constant(model: onnx.ModelProto, tensor: str) -> Any:
@@ -281,12 +256,17 @@ def _constant(model: onnx.ModelProto, tensor: str) -> Any:
     return None
 
 
+def _concatenated(model: onnx.ModelProto, tensor: str) -> list[str]:
+    """Return the inputs of the Concat that makes a tensor; none if something else makes it."""
+    concat = _producer(model, tensor)
+    return list(concat.input) if concat is not None and concat.op_type == "Concat" else []
+
+
 def _repeats_along_batch_only(model: onnx.ModelProto, repeats: str, rank: int) -> bool:
-    concat = _producer(model, repeats)
-    if concat is None or concat.op_type != "Concat" or len(concat.input) != rank:
+    parts = _concatenated(model, repeats)
+    if len(parts) != rank or _batch_source(model, parts[0]) is None:
         return False
-    first, *others = concat.input
-    return _batch_source(model, first) is not None and all(_constant(model, tensor) == [1] for tensor in others)
+    return all(_constant(model, tensor) == [1] for tensor in parts[1:])
 
 
 def _batch_source(model: onnx.ModelProto, tensor: str) -> str | None:

@@ -9,20 +9,19 @@ uint32 tensor version; int32 size of a `VarType.TensorDesc` protobuf (1: data ty
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
+from mlcls.base.protobuf_fields import VARINT, read_fields, read_varint
 from mlcls.errors import ModelFormatError
 
 # Bytes of one element by `VarType.Type` (bool, int16, int32, int64, fp16, fp32, fp64, uint8, int8, bf16).
 _ELEMENT_BYTES: Final = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}
-_MAX_DESCRIPTION_BYTES: Final = 4096
 _MAX_LOD_LEVELS: Final = 16
-
-
-class _FormatError(Exception):
-    """The bytes do not have the expected format."""
+_MAX_DESCRIPTION_BYTES: Final = 4096
 
 
 def check_parameters(graph: Path, parameters: Path) -> None:
@@ -36,8 +35,8 @@ def check_parameters(graph: Path, parameters: Path) -> None:
         ModelFormatError: The file is truncated, of another format, or has another number of tensors.
     """
     try:
-        found = count_tensors(parameters)
-    except _FormatError as error:
+        found = _count_tensors(parameters)
+    except (ValueError, OverflowError, struct.error) as error:
         raise ModelFormatError(
             f"{parameters}: expected all parameters of a Paddle model, got a file that is truncated or damaged "
             f"({error}); copy or download it again."
@@ -50,82 +49,42 @@ def check_parameters(graph: Path, parameters: Path) -> None:
         )
 
 
-def count_tensors(path: Path) -> int:
+def _count_tensors(path: Path) -> int:
     """Return the number of tensors in a parameter file, all of which must be complete."""
-    count = 0
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        while file.tell() < size:
-            data_bytes = _read_record_head(file)
-            if file.tell() + data_bytes > size:
-                raise _FormatError(f"tensor {count + 1} needs {file.tell() + data_bytes - size} more bytes")
-            file.seek(data_bytes, 1)
+    count = position = 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        while position < len(content):
+            version, lod_levels = struct.unpack_from("<IQ", content, position)
+            if version != 0 or lod_levels > _MAX_LOD_LEVELS:
+                raise ValueError(f"no tensor at byte {position}")
+            position += 12
+            for _ in range(lod_levels):
+                position += 8 + struct.unpack_from("<Q", content, position)[0]
+            tensor_version, description_bytes = struct.unpack_from("<Ii", content, position)
+            if tensor_version != 0 or not 0 < description_bytes <= _MAX_DESCRIPTION_BYTES:
+                raise ValueError(f"no tensor description at byte {position}")
+            position += 8 + description_bytes
+            position += _data_bytes(content[position - description_bytes : position])
             count += 1
+        if position > len(content):
+            raise ValueError(f"tensor {count} needs {position - len(content)} more bytes")
     return count
-
-
-def _read_record_head(file: BinaryIO) -> int:
-    """Read a record up to its data and return the size of the data in bytes."""
-    version, lod_levels = _unpack(file, "<IQ")
-    if version != 0 or lod_levels > _MAX_LOD_LEVELS:
-        raise _FormatError(f"no tensor at byte {file.tell() - 12}")
-    for _ in range(lod_levels):
-        (level_bytes,) = _unpack(file, "<Q")
-        file.seek(level_bytes, 1)
-    tensor_version, description_bytes = _unpack(file, "<Ii")
-    if tensor_version != 0 or not 0 < description_bytes <= _MAX_DESCRIPTION_BYTES:
-        raise _FormatError(f"no tensor description at byte {file.tell() - 4}")
-    return _data_bytes(_read(file, description_bytes))
 
 
 def _data_bytes(description: bytes) -> int:
     """Return the size in bytes of the data that a `TensorDesc` describes."""
-    position = 0
-    element_bytes = 0
-    elements = 1
-    while position < len(description):
-        key, position = _varint(description, position)
-        if key == 0x08:
-            data_type, position = _varint(description, position)
-            element_bytes = _ELEMENT_BYTES.get(data_type, 0)
-        elif key == 0x10:
-            dim, position = _varint(description, position)
-            elements *= dim
-        elif key == 0x12:  # the same dims, packed
-            length, position = _varint(description, position)
-            end = position + length
+    size = 0
+    dims: list[int] = []
+    for field, kind, position, end in read_fields(description, 0, len(description)):
+        if (field, kind) == (1, VARINT):
+            size = _ELEMENT_BYTES.get(read_varint(description, position, end)[0], 0)
+        elif field == 2:  # each by itself, or all in one packed field
             while position < end:
-                dim, position = _varint(description, position)
-                elements *= dim
-        else:
-            raise _FormatError(f"unknown field {key} in a tensor description")
-    if not element_bytes:
-        raise _FormatError("a tensor of an unknown data type")
-    return elements * element_bytes
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < len(data) and shift < 64:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position += 1
-        shift += 7
-        if not byte & 0x80:
-            return value, position
-    raise _FormatError("a tensor description that ends early")
-
-
-def _unpack(file: BinaryIO, layout: str) -> tuple[int, ...]:
-    return struct.unpack(layout, _read(file, struct.calcsize(layout)))
-
-
-def _read(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) < size:
-        raise _FormatError(f"it ends within a tensor's description, at byte {file.tell()}")
-    return data
+                dim, position = read_varint(description, position, end)
+                dims.append(dim)
+    if not size:
+        raise ValueError("a tensor of an unknown data type")
+    return math.prod(dims, start=size)
 
 
 def _count_graph_parameters(graph: Path) -> int:

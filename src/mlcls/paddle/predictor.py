@@ -31,9 +31,8 @@ class PaddlePredictor:
         """
         import_paddle("convert")
         self._model, self._threads = model, threads
-        self._onednn = True
         try:
-            self._predictor = self._open()
+            self._predictor, self._onednn = self._open(onednn=True), True
         except Exception:  # paddle's C++ exceptions have no common Python type
             self._give_up_onednn()
 
@@ -43,8 +42,13 @@ class PaddlePredictor:
         Raises:
             ModelFormatError: Paddle cannot run the graph.
         """
+        predictor = self._predictor
         try:
-            return self._run(image)
+            predictor.get_input_handle(predictor.get_input_names()[0]).copy_from_cpu(image)
+            predictor.run()
+            output = predictor.get_output_handle(predictor.get_output_names()[0])
+            scores: npt.NDArray[np.float32] = output.copy_to_cpu()
+            return scores
         except Exception as error:  # see above
             if not self._onednn:
                 raise ModelFormatError(f"Paddle cannot run the graph ({_last_line(error)}).") from error
@@ -52,20 +56,19 @@ class PaddlePredictor:
         return self.run(image)
 
     def _give_up_onednn(self) -> None:
-        self._onednn = False
         try:
-            self._predictor = self._open()
+            self._predictor, self._onednn = self._open(onednn=False), False
         except Exception as error:  # see above
             reason = _last_line(error)
             raise ModelFormatError(f"{self._model.graph}: Paddle cannot load the graph ({reason}).") from error
 
-    def _open(self) -> Any:
+    def _open(self, *, onednn: bool) -> Any:
         from paddle import inference
 
         config = inference.Config(str(self._model.graph), str(self._model.parameters))
         config.disable_gpu()
         config.disable_glog_info()
-        if self._onednn:
+        if onednn:
             config.enable_mkldnn()  # oneDNN by its earlier name
         else:
             config.disable_mkldnn()
@@ -75,13 +78,6 @@ class PaddlePredictor:
         config.set_optimization_level(3)
         config.enable_memory_optim()
         return inference.create_predictor(config)
-
-    def _run(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        predictor = self._predictor
-        predictor.get_input_handle(predictor.get_input_names()[0]).copy_from_cpu(image)
-        predictor.run()
-        output: npt.NDArray[np.float32] = predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
-        return output
 
 
 def _last_line(error: Exception) -> str:

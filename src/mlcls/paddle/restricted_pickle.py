@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -55,9 +56,6 @@ class _Code:
             raise _RefusedError(f"the byte order {clip(order)}")
         self.order = order
 
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.order + self.name)
-
 
 class _Array:
     """Stand-in for `numpy.ndarray`: empty until shape, type and bytes are set."""
@@ -72,17 +70,19 @@ class _Array:
         if not isinstance(state, tuple) or len(state) not in (4, 5):
             raise _RefusedError(f"an array of the state {clip(state)}")
         shape, code, is_fortran, content = state[-4:]
-        if not isinstance(shape, tuple) or len(shape) > MAX_DIMS or not isinstance(code, _Code):
-            raise _RefusedError(f"an array of the shape {clip(shape)} and the type {clip(code)}")
-        if not all(type(side) is int and side >= 0 for side in shape):
-            raise _RefusedError(f"an array of the shape {clip(shape)}")
-        if not isinstance(content, bytes):
-            raise _RefusedError(f"an array of {type(content).__name__}, expected its bytes")
-        dtype = code.dtype()
-        if math.prod(shape) * dtype.itemsize != len(content):
-            raise _RefusedError(f"{len(content)} bytes for an array of the shape {list(shape)}, {dtype}")
-        flat = np.frombuffer(content, dtype)
-        self.value = flat.reshape(shape, order="F" if is_fortran is True else "C")
+        self.value = _read_array(shape, code, content, "F" if is_fortran is True else "C")
+
+
+def _read_array(shape: object, code: object, content: object, order: Literal["C", "F"] = "C") -> npt.NDArray[Any]:
+    if not isinstance(shape, tuple) or len(shape) > MAX_DIMS or not isinstance(code, _Code):
+        raise _RefusedError(f"an array of the shape {clip(shape)} and the type {clip(code)}")
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise _RefusedError(f"an array of the shape {clip(shape)}")
+    dtype = np.dtype(code.order + code.name)
+    if not isinstance(content, bytes) or math.prod(shape) * dtype.itemsize != len(content):
+        size = len(content) if isinstance(content, bytes) else f"a {type(content).__name__} instead of"
+        raise _RefusedError(f"{size} bytes for an array of the shape {list(shape)}, {dtype}")
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
 class _Marker:
@@ -113,12 +113,7 @@ def _reconstruct(kind: object, shape: object, code: object) -> _Array:
 
 
 def _scalar(code: object, content: object = b"") -> object:
-    if not isinstance(code, _Code) or not isinstance(content, bytes):
-        raise _RefusedError("a numpy number without a type or without bytes")
-    dtype = code.dtype()
-    if len(content) != dtype.itemsize:
-        raise _RefusedError(f"{len(content)} bytes for a number of the type {dtype}")
-    return np.frombuffer(content, dtype)[0]
+    return _read_array((), code, content)[()]
 
 
 def _encode(text: object, encoding: object = "latin1") -> bytes:
@@ -128,56 +123,26 @@ def _encode(text: object, encoding: object = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _bytes() -> bytes:
-    """Stand in for `bytes`, with which they write empty bytes."""
-    return b""
-
-
 def _eval(text: object, names: object = None) -> object:
     """Stand in for `eval("data", {"data": array})`, as paddle writes a tensor of a static graph; evaluate nothing."""
-    if (
-        text != "data"
-        or not isinstance(names, dict)
-        or list(names) != ["data"]
-        or not isinstance(names["data"], _Array)
-    ):
+    array = names.get("data") if text == "data" and isinstance(names, dict) and len(names) == 1 else None
+    if not isinstance(array, _Array):
         raise _RefusedError("a call of eval")
-    return names["data"]
-
-
-def _tuple(items: object = ()) -> tuple[object, ...]:
-    if not isinstance(items, (tuple, list)):
-        raise _RefusedError("a tuple of something other than a list")
-    return tuple(items)
-
-
-def _ordered(items: object = ()) -> dict[object, object]:
-    """Return a dict in place of an OrderedDict; it keeps the order and has no attributes that could be set."""
-    if not isinstance(items, (tuple, list)) or not all(isinstance(pair, (tuple, list)) for pair in items):
-        raise _RefusedError("an OrderedDict of something other than pairs")
-    return dict(items)
+    return array
 
 
 _NDARRAY: Final = _Marker()
-_ALLOWED: Final[dict[tuple[str, str], object]] = {
-    **{
-        (module, name): stand_in
-        for package in ("numpy.core", "numpy._core")
-        for module, name, stand_in in (
-            (f"{package}.multiarray", "_reconstruct", _Call(_reconstruct)),
-            (f"{package}.multiarray", "scalar", _Call(_scalar)),
-        )
-    },
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _Call(_Code),
-    ("_codecs", "encode"): _Call(_encode),
-    ("builtins", "bytes"): _Call(_bytes),
-    ("__builtin__", "bytes"): _Call(_bytes),
-    ("builtins", "eval"): _Call(_eval),
-    ("__builtin__", "eval"): _Call(_eval),
-    ("builtins", "tuple"): _Call(_tuple),
-    ("__builtin__", "tuple"): _Call(_tuple),
-    ("collections", "OrderedDict"): _Call(_ordered),
+# By the names of numpy 1 and Python 3.
+_ALLOWED: Final[dict[str, object]] = {
+    "numpy.core.multiarray._reconstruct": _Call(_reconstruct),
+    "numpy.core.multiarray.scalar": _Call(_scalar),
+    "numpy.ndarray": _NDARRAY,
+    "numpy.dtype": _Call(_Code),
+    "_codecs.encode": _Call(_encode),
+    "builtins.bytes": _Call(lambda: b""),  # with which protocols 0 to 2 write empty bytes
+    "builtins.eval": _Call(_eval),
+    "builtins.tuple": _Call(tuple),
+    "collections.OrderedDict": _Call(dict),  # keeps the order, and has no attributes that could be set
 }
 
 
@@ -185,10 +150,10 @@ class _Reader(pickle.Unpickler):
     """An unpickler that finds stand-ins and nothing else."""
 
     def find_class(self, module: str, name: str) -> object:
-        found = _ALLOWED.get((module, name))
-        if found is None:
+        path = re.sub("^__builtin__", "builtins", re.sub(r"^numpy\._core", "numpy.core", f"{module}.{name}"))
+        if path not in _ALLOWED:
             raise _RefusedError(f"the name {clip(f'{module}.{name}')}, which reading the file would run")
-        return found
+        return _ALLOWED[path]
 
     def persistent_load(self, identifier: object) -> object:
         raise _RefusedError("a reference to something outside the file")

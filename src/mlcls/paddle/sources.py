@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlcls.base.download import fetch
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.paddle.archive import extract_model
@@ -33,32 +34,26 @@ def open_source(source: str) -> Iterator[PaddleXModel]:
     if path.is_dir():
         yield PaddleXModel.open(path)
         return
-    downloaded = True
+    url = None
     if source.lower().startswith(("http://", "https://")):
-        archive = _fetch(source)
+        url = source
     elif source in OFFICIAL_MODELS and not path.exists():
-        archive = _fetch(OFFICIAL_MODELS[source].inference_url)
-    elif path.is_file():
-        archive, downloaded = path, False
-    else:
+        url = OFFICIAL_MODELS[source].inference_url
+    elif not path.is_file():
         raise ModelFormatError(
             f"Expected a folder, a .tar archive, an http(s) URL or one of {', '.join(OFFICIAL_MODELS)}, got "
             f"{source!r}, which is none of them."
         )
+    try:
+        archive = path if url is None else fetch(url)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("convert", str(error.name)) from error
     with tempfile.TemporaryDirectory(prefix="mlcls-") as temporary:
+        folder = Path(temporary) / "model"
         try:
-            folder = extract_model(archive, Path(temporary) / "model")
+            extract_model(archive, folder)
         except ModelFormatError:
-            if downloaded:  # so that the next try downloads it again
+            if url is not None:  # so that the next try downloads it again
                 archive.unlink(missing_ok=True)
             raise
         yield PaddleXModel.open(folder)
-
-
-def _fetch(url: str) -> Path:
-    from mlcls.base.download import fetch
-
-    try:
-        return fetch(url)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("convert", str(error.name)) from error

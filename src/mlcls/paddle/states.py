@@ -44,22 +44,25 @@ def read_state(path: Path) -> Any:
 
 
 def _to_tensors(values: Any, paddle: ModuleType) -> Any:
+    def tensor(array: Any, name: Any = None) -> Any:
+        # a copy, since the bytes of a file are read-only, in this machine's byte order
+        made = paddle.to_tensor(array.astype(array.dtype.newbyteorder("=")))
+        if name:
+            made.name = str(name)
+        return made
+
     if isinstance(values, dict):
-        _join_slices(values)
+        for key, cut in values.pop(_SLICES_KEY, {}).items():
+            values[key] = np.concatenate([values.pop(part) for part in cut["slices"]]).reshape(cut["OriginShape"])
         if _NAMES_KEY in values:
             for key, name in values.pop(_NAMES_KEY).items():
                 if isinstance(values[key], np.ndarray):
-                    values[key] = _named_tensor(paddle, name, values[key])
+                    values[key] = tensor(values[key], name)
             return values
     # if one tensor has a name, all tensors have one, and arrays without a name stay arrays
     if _has_named(values):
-        return _replace(values, _is_named, lambda pair: _named_tensor(paddle, *pair))
-    return _replace(values, lambda value: isinstance(value, np.ndarray), _maker(paddle))
-
-
-def _join_slices(values: dict[Any, Any]) -> None:
-    for key, cut in values.pop(_SLICES_KEY, {}).items():
-        values[key] = np.concatenate([values.pop(part) for part in cut["slices"]]).reshape(cut["OriginShape"])
+        return _replace(values, _is_named, lambda pair: tensor(pair[1], pair[0]))
+    return _replace(values, lambda value: isinstance(value, np.ndarray), tensor)
 
 
 def _is_named(value: object) -> bool:
@@ -82,15 +85,3 @@ def _replace(value: Any, applies: Callable[[Any], bool], make: Callable[[Any], A
     if isinstance(value, dict):
         return {key: _replace(item, applies, make) for key, item in value.items()}
     return [_replace(item, applies, make) for item in value] if isinstance(value, list) else value
-
-
-def _maker(paddle: ModuleType) -> Callable[[Any], Any]:
-    # a copy, since the bytes of a file are read-only, in this machine's byte order
-    return lambda array: paddle.to_tensor(array.astype(array.dtype.newbyteorder("=")))
-
-
-def _named_tensor(paddle: ModuleType, name: Any, array: Any) -> Any:
-    tensor = _maker(paddle)(array)
-    if name:
-        tensor.name = str(name)
-    return tensor

@@ -150,7 +150,7 @@ def build_command(
     key = f"{ADMIN_KEY_HEADER}={admin_key}"
     command = [
         str(executable),
-        f"--model-repository={options.repository.resolve()}",
+        f"--model-repository={options.repository.absolute()}",
         f"--backend-directory={backends}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in options.models),

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -212,10 +213,19 @@ class TritonServer:
     def _launch(self, installation: TritonInstallation) -> _Running:
         with contextlib.ExitStack() as cleanup:
             folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mlcls-serve-")))
+            if not _is_plain(folder):
+                raise ServerError(
+                    f"The folder for temporary files, {folder.parent}, has characters that a shell interprets, and "
+                    f"Triton starts the Python steps with a shell; set TMPDIR to a plain path: TMPDIR=/tmp."
+                )
             backends, pulses = folder / "backends", folder / "pulses"
             backends.mkdir()
             installation.assemble_backends(backends)
             pulses.mkdir()
+            options = self.options
+            if not _is_plain(options.repository.resolve()):
+                (folder / "models").symlink_to(options.repository.resolve())
+                options = dataclasses.replace(options, repository=folder / "models")
             log_path = self.options.log_path or folder / "tritonserver.log"
             prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
             try:
@@ -226,7 +236,7 @@ class TritonServer:
                 raise ServerError(f"The log file {log_path} cannot be written: {error.strerror}.") from None
             as_json = self.options.log_format == "json"  # through a pipe
             process = subprocess.Popen(
-                build_command(self.options, installation.executable, backends, prefix, self.admin_key),
+                build_command(options, installation.executable, backends, prefix, self.admin_key),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if as_json else log,
                 stderr=subprocess.STDOUT if as_json or log is not None else None,
@@ -253,6 +263,11 @@ class TritonServer:
                     f"--log-file, or give it more time with --ready-timeout."
                 )
             time.sleep(0.05)
+
+
+def _is_plain(path: Path) -> bool:
+    """Return whether a shell takes a path as it is."""
+    return shlex.quote(str(path)) == str(path)
 
 
 def _describe_end(running: _Running) -> str:

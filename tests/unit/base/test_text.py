@@ -17,7 +17,7 @@ from mlcls import cli
 from mlcls.base import text as escaping
 from mlcls.dataset.labels import read_labels
 from mlcls.errors import DatasetError, SpecError
-from mlcls.model.spec import MAX_LABEL_CHARACTERS
+from mlcls.model.spec import MAX_LABEL_CHARACTERS, ModelSpec
 from mlcls.paddle.inference_yml import read_inference_yml
 from mlcls_client import InputError, MultiLabelResult
 from mlcls_client.cli.output import CsvWriter, JsonLinesWriter, LabelTable, ResultSaver, TableWriter
@@ -160,22 +160,16 @@ def write_yml(folder: Path, label: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_model_with_such_a_label_is_refused(tmp_path: Path, text: str) -> None:
-    from mlcls.model.spec import ModelSpec
+TOO_LONG = "x" * (MAX_LABEL_CHARACTERS + 1)
 
+
+@pytest.mark.parametrize("text", [*HOSTILE, TOO_LONG])
+def test_a_model_with_such_a_label_is_refused(tmp_path: Path, text: str) -> None:
     config = read_inference_yml(write_yml(tmp_path, text))
-    with pytest.raises(SpecError, match="expected labels without control characters") as caught:
+    words = f"at most {MAX_LABEL_CHARACTERS} characters" if text == TOO_LONG else "labels without control characters"
+    with pytest.raises(SpecError, match=f"expected {words}") as caught:
         ModelSpec(config.model_name, config.model_name, config.labels, config.thresholds, config.transform)
     assert not CONTROL.search(str(caught.value))
-
-
-def test_a_label_of_a_thousand_characters_is_refused(tmp_path: Path) -> None:
-    from mlcls.model.spec import ModelSpec
-
-    config = read_inference_yml(write_yml(tmp_path, "x" * (MAX_LABEL_CHARACTERS + 1)))
-    with pytest.raises(SpecError, match=f"expected at most {MAX_LABEL_CHARACTERS} characters"):
-        ModelSpec(config.model_name, config.model_name, config.labels, config.thresholds, config.transform)
 
 
 def test_a_dataset_with_such_a_label_is_refused(tmp_path: Path) -> None:

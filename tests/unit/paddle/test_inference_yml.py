@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +28,6 @@ Hpi:
         - [1, 3, 448, 448]
         - [1, 3, 448, 448]
       max_batch_size: 1
-    tensorrt:
-      dynamic_shapes:
-        x:
-        - [1, 3, 448, 448]
 PreProcess:
   transform_ops:
   - ResizeImage:
@@ -61,35 +55,36 @@ PostProcess:
     - bicycle
     - traffic light
 """
-
-RESIZE = "PreProcess.transform_ops.ResizeImage"
-NORMALIZE = "PreProcess.transform_ops.NormalizeImage"
+WITHOUT_HPI = OFFICIAL[: OFFICIAL.index("Hpi:")] + OFFICIAL[OFFICIAL.index("PreProcess:") :]
+OPERATIONS = "PreProcess.transform_ops"
+RESIZE = f"{OPERATIONS}[0].ResizeImage"
+NORMALIZE = f"{OPERATIONS}[1].NormalizeImage"
 OUTPUT = "PostProcess.MultiLabelThreshOutput"
+# Where each group of options is in the document.
+PLACES: dict[str, tuple[str | int, ...]] = {
+    "": (),
+    "Global": ("Global",),
+    "PreProcess": ("PreProcess",),
+    "PostProcess": ("PostProcess",),
+    OPERATIONS: ("PreProcess", "transform_ops"),
+    RESIZE: ("PreProcess", "transform_ops", 0, "ResizeImage"),
+    NORMALIZE: ("PreProcess", "transform_ops", 1, "NormalizeImage"),
+    OUTPUT: ("PostProcess", "MultiLabelThreshOutput"),
+}
+MISSING = object()
 
 
-def make_document() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(OFFICIAL)
-    return document
-
-
-def parse_with(edit: Callable[[dict[Any, Any]], object]) -> InferenceConfig:
-    """Parses the official document after an edit."""
-    document = make_document()
-    edit(document)
+def parse_with(place: str, key: object, value: object) -> InferenceConfig:
+    """Parses the official document with another value of one key, or without the key."""
+    document: Any = yaml.safe_load(OFFICIAL)
+    options = document
+    for step in PLACES[place]:
+        options = options[step]
+    if value is MISSING:
+        del options[key]
+    else:
+        options[key] = value
     return parse_inference_config(document)
-
-
-def options_of(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """The options of an operation of the document, to be changed in place."""
-    if name == "MultiLabelThreshOutput":
-        options: dict[str, Any] = document["PostProcess"][name]
-        return options
-    operations: list[dict[str, dict[str, Any]]] = document["PreProcess"]["transform_ops"]
-    return next(item[name] for item in operations if name in item)
-
-
-def parse_with_option(operation: str, option: str, value: object) -> InferenceConfig:
-    return parse_with(lambda document: options_of(document, operation).update({option: value}))
 
 
 def read_text(tmp_path: Path, text: str) -> InferenceConfig:
@@ -101,14 +96,10 @@ def read_text(tmp_path: Path, text: str) -> InferenceConfig:
 # --- what PaddleX writes
 
 
-@pytest.mark.parametrize("with_hpi", [True, False])
+@pytest.mark.parametrize("text", [OFFICIAL, WITHOUT_HPI])
 @pytest.mark.parametrize("size", ["448", "[448, 448]", "\n      - 448\n      - 448"])
-def test_official_form(tmp_path: Path, size: str, with_hpi: bool) -> None:
-    text = OFFICIAL.replace("size: 448", f"size: {size}")
-    if not with_hpi:
-        text = text[: text.index("Hpi:")] + text[text.index("PreProcess:") :]
-    config = read_text(tmp_path, text)
-    assert config == InferenceConfig(
+def test_official_form(tmp_path: Path, size: str, text: str) -> None:
+    assert read_text(tmp_path, text.replace("size: 448", f"size: {size}")) == InferenceConfig(
         model_name="PP-LCNet_x1_0_ML",
         labels=("person", "bicycle", "traffic light"),
         thresholds=(0.5, 0.5, 0.5),
@@ -116,68 +107,32 @@ def test_official_form(tmp_path: Path, size: str, with_hpi: bool) -> None:
     )
 
 
-def test_size_is_width_and_height() -> None:
-    """PaddleX hands `size` to cv2 and PIL, which take the width first."""
-    transform = parse_with_option("ResizeImage", "size", [64, 96]).transform
-    assert (transform.height, transform.width) == (96, 64)
+IMAGENET = {"scale": 1 / 255, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def test_defaults_of_resize() -> None:
-    """PaddleX's `build_resize`: cv2, LINEAR."""
-    transform = parse_with(
-        lambda document: document["PreProcess"]["transform_ops"].__setitem__(0, {"ResizeImage": {"size": 448}})
-    ).transform
-    assert (transform.resize_backend, transform.interpolation) == ("cv2", "LINEAR")
-
-
-@pytest.mark.parametrize("options", [None, {}])
-def test_defaults_of_normalize(options: object) -> None:
-    """PaddleX's `build_normalize`: 1/255 and ImageNet's mean and standard deviation."""
-    transform = parse_with(
-        lambda document: document["PreProcess"]["transform_ops"].__setitem__(1, {"NormalizeImage": options})
-    ).transform
-    assert transform.scale == 1 / 255
-    assert transform.mean == (0.485, 0.456, 0.406)
-    assert transform.std == (0.229, 0.224, 0.225)
-
-
-def test_one_mean_for_all_channels() -> None:
-    """PaddleX's `Normalize` repeats a float, and only a float."""
-    assert parse_with_option("NormalizeImage", "mean", 0.25).transform.mean == (0.25, 0.25, 0.25)
-    assert parse_with_option("NormalizeImage", "std", 0.5).transform.std == (0.5, 0.5, 0.5)
-    for option in ("mean", "std"):
-        with pytest.raises(SpecError, match=f"{option}: expected three numbers"):
-            parse_with_option("NormalizeImage", option, 1)
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "BILINEAR", "Bilinear", "nearest", "lanczos4"])
-def test_case_of_interpolation(interpolation: str) -> None:
-    config = parse_with_option("ResizeImage", "interpolation", interpolation)
-    assert config.transform.interpolation == interpolation.upper()
-
-
-@pytest.mark.parametrize("options", [None, {}])
-def test_to_chw_has_no_options(options: object) -> None:
-    edited = parse_with(
-        lambda document: document["PreProcess"]["transform_ops"].__setitem__(2, {"ToCHWImage": options})
-    )
-    assert edited == parse_inference_config(make_document())
-
-
-def test_resize_short_that_is_not_set() -> None:
-    assert parse_with_option("ResizeImage", "resize_short", None).transform == DEFAULT_TRANSFORM
+@pytest.mark.parametrize(
+    ("place", "key", "value", "expected"),
+    [
+        (RESIZE, "size", [64, 96], {"width": 64, "height": 96}),  # as cv2 and PIL take it
+        (RESIZE, "interpolation", "nearest", {"interpolation": "NEAREST"}),
+        (RESIZE, "resize_short", None, {}),
+        (OPERATIONS, 0, {"ResizeImage": {"size": 448}}, {"resize_backend": "cv2", "interpolation": "LINEAR"}),
+        (OPERATIONS, 1, {"NormalizeImage": None}, IMAGENET),
+        (OPERATIONS, 1, {"NormalizeImage": {}}, IMAGENET),
+        (NORMALIZE, "mean", 0.25, {"mean": (0.25, 0.25, 0.25)}),
+        (NORMALIZE, "std", 0.5, {"std": (0.5, 0.5, 0.5)}),
+        (OPERATIONS, 2, {"ToCHWImage": {}}, {}),
+    ],
+)
+def test_options_and_defaults(place: str, key: object, value: object, expected: dict[str, Any]) -> None:
+    """Those of PaddleX's `build_resize` and `build_normalize`."""
+    assert parse_with(place, key, value).transform == dataclasses.replace(DEFAULT_TRANSFORM, **expected)
 
 
 def test_labels_are_texts() -> None:
     """PaddleX's `str(label)` of what YAML makes of them."""
-    text = OFFICIAL.replace(
-        "- person\n    - bicycle\n    - traffic light", "- no\n    - 1\n    - 2024-12-05\n    - 1.50"
-    )
-    document = yaml.safe_load(text)
-    assert parse_inference_config(document).labels == ("False", "1", "2024-12-05", "1.5")
-
-
-# --- thresholds
+    labels = yaml.safe_load("[no, 1, 2024-12-05, 1.50]")
+    assert parse_with(OUTPUT, "label_list", labels).labels == ("False", "1", "2024-12-05", "1.5")
 
 
 @pytest.mark.parametrize(
@@ -185,229 +140,92 @@ def test_labels_are_texts() -> None:
     [
         (0.3, (0.3, 0.3, 0.3)),
         (1, (1.0, 1.0, 1.0)),
-        (0, (0.0, 0.0, 0.0)),
         ([0.1, 0.2, 1], (0.1, 0.2, 1.0)),
         ({"default": 0.5, 1: 0.3}, (0.5, 0.3, 0.5)),
         ({"default": 0.5, "0": 0.3, "traffic light": 1}, (0.3, 0.5, 1.0)),
     ],
 )
-def test_threshold(tmp_path: Path, threshold: object, expected: tuple[float, ...]) -> None:
-    document = make_document()
-    options_of(document, "MultiLabelThreshOutput")["threshold"] = threshold
-    assert read_text(tmp_path, yaml.safe_dump(document)).thresholds == expected
-
-
-@pytest.mark.parametrize(
-    "threshold",
-    [
-        *(None, "0.5", True, float("nan"), float("inf"), [0.5], [0.5] * 4, [0.5, 0.5, None], {}, {0: 0.5}),
-        *({"default": None}, {"default": 0.5, 3: 0.5}, {"default": 0.5, "cow": 0.5}, {"default": 0.5, 0: "x"}),
-    ],
-)
-def test_wrong_threshold(threshold: object) -> None:
-    with pytest.raises(SpecError, match=rf"^{OUTPUT}\.threshold: threshold.*: expected "):
-        parse_with_option("MultiLabelThreshOutput", "threshold", threshold)
+def test_threshold(threshold: object, expected: tuple[float, ...]) -> None:
+    assert parse_with(OUTPUT, "threshold", threshold).thresholds == expected
 
 
 # --- whatever else it says is an error that names it
 
-
-@pytest.mark.parametrize("name", ["CropImage", "ResizeByShort", "RandomFlip", "resizeimage", "ToTensor", 1])
-@pytest.mark.parametrize("at", [0, 1, 3])
-def test_unknown_operation(name: object, at: int) -> None:
-    with pytest.raises(SpecError) as caught:
-        parse_with(lambda document: document["PreProcess"]["transform_ops"].insert(at, {name: {"size": 224}}))
-    assert str(caught.value).startswith(f"PreProcess.transform_ops.{name}: unknown operation; ")
-    assert "ResizeImage, NormalizeImage, ToCHWImage" in str(caught.value)
-
-
-@pytest.mark.parametrize("operation", ["ResizeImage", "NormalizeImage"])
-def test_unknown_option(operation: str) -> None:
-    for option in ("keep_ratio", "size_divisor", "Size", "to_float32", ""):
-        with pytest.raises(SpecError, match=rf"^PreProcess.transform_ops.{operation}: unknown key '{option}'; "):
-            parse_with_option(operation, option, 1)
-
-
-def test_unknown_option_of_output() -> None:
-    for option in ("delimiter", "class_id_map_file", "topk"):
-        with pytest.raises(SpecError, match=rf"^{OUTPUT}: unknown key '{option}'; "):
-            parse_with_option("MultiLabelThreshOutput", option, 1)
-
-
-@pytest.mark.parametrize("options", [{"channels": 3}, True, "x", [1]])
-def test_option_of_to_chw(options: object) -> None:
-    with pytest.raises(SpecError, match=r"^PreProcess.transform_ops.ToCHWImage: expected no options, got "):
-        parse_with(lambda document: document["PreProcess"]["transform_ops"].__setitem__(2, {"ToCHWImage": options}))
-
-
-@pytest.mark.parametrize("section", ["Preprocess", "Infer", "hpi", 1])
-def test_unknown_section(section: object) -> None:
-    with pytest.raises(SpecError, match=rf"^the document: unknown key {section!r}; expected only Global, "):
-        parse_with(lambda document: document.update({section: {}}))
-
-
-@pytest.mark.parametrize("section", ["Global", "PreProcess", "PostProcess"])
-def test_missing_section(section: str) -> None:
-    with pytest.raises(SpecError, match=rf"^the document: the key {section!r} is missing; "):
-        parse_with(lambda document: document.pop(section))
-
-
-@pytest.mark.parametrize("section", ["Global", "PreProcess", "PostProcess"])
-@pytest.mark.parametrize("value", [None, [], "x", 1])
-def test_section_that_is_no_mapping(section: str, value: object) -> None:
-    with pytest.raises(SpecError, match=rf"^{section}: expected a mapping with "):
-        parse_with(lambda document: document.update({section: value}))
-
-
-@pytest.mark.parametrize("section", ["Global", "PreProcess", "PostProcess"])
-def test_unknown_key_in_section(section: str) -> None:
-    with pytest.raises(SpecError, match=rf"^{section}: unknown key 'more'; "):
-        parse_with(lambda document: document[section].update(more=None))
-
-
-def test_other_output_operation() -> None:
-    with pytest.raises(SpecError, match=r"^PostProcess: unknown key 'Topk'; expected only MultiLabelThreshOutput"):
-        parse_with(lambda document: document.update(PostProcess={"Topk": {"topk": 5, "label_list": ["a"]}}))
-
-
-@pytest.mark.parametrize("name", [None, 1, ["PP-LCNet_x1_0_ML"]])
-def test_model_name(name: object) -> None:
-    with pytest.raises(SpecError, match=r"^Global.model_name: expected a name, got "):
-        parse_with(lambda document: document["Global"].update(model_name=name))
-
-
-@pytest.mark.parametrize("resize_short", [256, 0, "256"])
-def test_resize_short(resize_short: object) -> None:
-    with pytest.raises(SpecError, match=rf"^{RESIZE}\.resize_short: expected `size`"):
-        parse_with_option("ResizeImage", "resize_short", resize_short)
-
-
-@pytest.mark.parametrize("size", [None, 448.0, "448", True, [448], [448, 448, 3], [448, 448.0], [448, True], {}])
-def test_wrong_size(size: object) -> None:
-    with pytest.raises(SpecError, match=rf"^{RESIZE}\.size: expected an integer or \[width, height\], got "):
-        parse_with_option("ResizeImage", "size", size)
-
-
-@pytest.mark.parametrize(("size", "field"), [(0, "height"), (-448, "height"), ([0, 448], "width"), (9000, "height")])
-def test_impossible_size(size: object, field: str) -> None:
-    with pytest.raises(SpecError, match=rf"^transform\.{field}: expected an integer from 1 to 8192"):
-        parse_with_option("ResizeImage", "size", size)
-
-
-@pytest.mark.parametrize("options", [None, {}])
-def test_no_size(options: object) -> None:
-    with pytest.raises(SpecError, match=rf"^{RESIZE}\.size: expected "):
-        parse_with(lambda document: document["PreProcess"]["transform_ops"].__setitem__(0, {"ResizeImage": options}))
-
-
-@pytest.mark.parametrize("interpolation", [None, 1, ["bilinear"]])
-def test_interpolation_that_is_no_name(interpolation: object) -> None:
-    with pytest.raises(SpecError, match=rf"^{RESIZE}\.interpolation: expected a name, got "):
-        parse_with_option("ResizeImage", "interpolation", interpolation)
-
-
-@pytest.mark.parametrize(("backend", "interpolation"), [("pil", "linear"), ("cv2", "bilinear"), ("cv2", "box")])
-def test_interpolation_of_the_other_backend(backend: str, interpolation: str) -> None:
-    def edit(document: dict[str, Any]) -> None:
-        options_of(document, "ResizeImage").update(backend=backend, interpolation=interpolation)
-
-    with pytest.raises(SpecError, match=r"interpolation: expected one of .*, got ") as caught:
-        parse_with(edit)
-    assert repr(interpolation.upper()) in str(caught.value)
-
-
-@pytest.mark.parametrize("backend", [None, "PIL", "turbojpeg", 1])
-def test_wrong_backend(backend: object) -> None:
-    with pytest.raises(SpecError, match=r"backend: expected 'pil' or 'cv2', got "):
-        parse_with_option("ResizeImage", "backend", backend)
-
-
-@pytest.mark.parametrize("backend", [["pil"], {"pil": None}])
-def test_backend_that_is_no_name(backend: object) -> None:
-    with pytest.raises(SpecError, match="backend: expected "):
-        parse_with_option("ResizeImage", "backend", backend)
-
-
-@pytest.mark.parametrize("order", ["chw", "hwc", None, 0, False])
-def test_order(order: object) -> None:
-    with pytest.raises(SpecError, match=rf"^{NORMALIZE}\.order: expected '' .*, got {order!r}"):
-        parse_with_option("NormalizeImage", "order", order)
-
-
-@pytest.mark.parametrize("channels", [1, 4, None, "3"])
-def test_channel_num(channels: object) -> None:
-    with pytest.raises(SpecError, match=rf"^{NORMALIZE}\.channel_num: expected 3, got {channels!r}"):
-        parse_with_option("NormalizeImage", "channel_num", channels)
+ORDER = f"{OPERATIONS}: expected ResizeImage, NormalizeImage, ToCHWImage, each once and in this order, got "
+BOTH = f"{OPERATIONS}.ResizeImage: expected `size`, an integer or [width, height], and no `resize_short`"
+STEPS: list[dict[str, Any]] = [{"ResizeImage": {"size": 448}}, {"NormalizeImage": None}, {"ToCHWImage": None}]
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    ("place", "key", "value", "words"),
     [
-        ("scale", None),
-        ("scale", "1.0/255.0"),
-        ("scale", True),
-        ("mean", None),
-        ("mean", []),
-        ("mean", [0.5, 0.5, "0.5"]),
-        ("std", [0.5, 0.5]),
-        ("std", [0.5, 0.5, 0]),
-        ("std", 0.0),
+        ("", "hpi", {}, "unknown key hpi; expected only Global, PreProcess, PostProcess, Hpi"),
+        ("", 1, {}, "expected str as each key, got "),
+        ("", "Global", MISSING, "missing key Global; expected Global, "),
+        ("", "PreProcess", MISSING, "missing key PreProcess; "),
+        ("", "PostProcess", MISSING, "missing key PostProcess; "),
+        ("", "Global", None, "Global: expected object, got None"),
+        ("", "PreProcess", [], "PreProcess: expected object, got []"),
+        ("", "PostProcess", {"Topk": {}}, "unknown key PostProcess.Topk; expected only MultiLabelThreshOutput"),
+        ("Global", "more", None, "unknown key Global.more; "),
+        ("Global", "model_name", 1, "Global.model_name: expected str, got 1"),
+        ("PreProcess", "transform_ops", "x", f"{OPERATIONS}: expected array, got 'x'"),
+        ("PreProcess", "transform_ops", [], f"{ORDER}none"),
+        ("PreProcess", "transform_ops", STEPS[1:], f"{ORDER}NormalizeImage, ToCHWImage"),
+        ("PreProcess", "transform_ops", STEPS[::-1], f"{ORDER}ToCHWImage, "),
+        ("PreProcess", "transform_ops", STEPS * 2, ORDER),
+        ("PreProcess", "transform_ops", [*STEPS, {}], ORDER),
+        ("PreProcess", "transform_ops", [{**STEPS[0], **STEPS[1], **STEPS[2]}], ORDER),
+        (
+            "PreProcess",
+            "transform_ops",
+            [{"CropImage": {}}, *STEPS],
+            f"unknown key {OPERATIONS}[0].CropImage; expected ",
+        ),
+        ("PreProcess", "transform_ops", [*STEPS, {"resizeimage": 1}], f"unknown key {OPERATIONS}[3].resizeimage; "),
+        ("PreProcess", "transform_ops", [*STEPS, {1: 1}], f"{OPERATIONS}[3]: expected str as each key"),
+        (OPERATIONS, 0, {"ResizeImage": None}, BOTH),
+        (OPERATIONS, 0, "ResizeImage", f"{OPERATIONS}[0]: expected object, got 'ResizeImage'"),
+        (OPERATIONS, 2, {"ToCHWImage": {"c": 3}}, f"{OPERATIONS}[2].ToCHWImage: expected object of length <= 0, got "),
+        (OPERATIONS, 2, {"ToCHWImage": True}, f"{OPERATIONS}[2].ToCHWImage: expected object | null, got True"),
+        (RESIZE, "keep_ratio", 1, f"unknown key {RESIZE}.keep_ratio; expected only size, "),
+        (RESIZE, "resize_short", 256, f"{BOTH}, which gives images of different shapes"),
+        (RESIZE, "size", MISSING, BOTH),
+        (RESIZE, "size", 448.5, f"{RESIZE}.size: expected int | array | null, got 448.5"),
+        (RESIZE, "size", True, f"{RESIZE}.size: expected int | array | null, got True"),
+        (RESIZE, "size", [448, 448, 3], f"{RESIZE}.size: expected array of length 2, got [448, 448, 3]"),
+        (RESIZE, "size", [448, True], f"{RESIZE}.size[1]: expected int, got True"),
+        (RESIZE, "size", -448, "transform.height: expected an integer from 1 to 8192"),
+        (RESIZE, "size", [9000, 448], "transform.width: expected an integer from 1 to 8192"),
+        (RESIZE, "interpolation", None, f"{RESIZE}.interpolation: expected str, got None"),
+        (RESIZE, "interpolation", "linear", "transform.interpolation: expected one of "),
+        (RESIZE, "backend", "PIL", f"{RESIZE}.backend: expected one of pil, cv2, got 'PIL'"),
+        (NORMALIZE, "to_float32", 1, f"unknown key {NORMALIZE}.to_float32; "),
+        (NORMALIZE, "order", "chw", f"{NORMALIZE}.order: expected str of length <= 0, got 'chw'"),
+        (NORMALIZE, "order", None, f"{NORMALIZE}.order: expected str, got None"),
+        (NORMALIZE, "channel_num", 4, f"{NORMALIZE}.channel_num: expected one of 3, got 4"),
+        (NORMALIZE, "scale", "1.0/255.0", f"{NORMALIZE}.scale: expected float, got '1.0/255.0'"),
+        (NORMALIZE, "scale", True, f"{NORMALIZE}.scale: expected float, got True"),
+        (NORMALIZE, "scale", float("nan"), "transform.scale: expected "),
+        (NORMALIZE, "mean", None, f"{NORMALIZE}.mean: expected float | array, got None"),
+        (NORMALIZE, "mean", [0.5, 0.5, "0.5"], f"{NORMALIZE}.mean[2]: expected float, got '0.5'"),
+        (NORMALIZE, "std", [0.5, 0.5], f"{NORMALIZE}.std: expected array of length 3, got [0.5, 0.5]"),
+        (NORMALIZE, "std", 0.0, "transform.std: expected three numbers other than 0"),
+        (OUTPUT, "topk", 1, f"unknown key {OUTPUT}.topk; expected only threshold, label_list"),
+        (OUTPUT, "label_list", MISSING, f"missing key {OUTPUT}.label_list"),
+        (OUTPUT, "label_list", "labels.txt", f"{OUTPUT}.label_list: expected array, got 'labels.txt'"),
+        (OUTPUT, "label_list", [], f"{OUTPUT}.label_list: expected array of length >= 1, got []"),
+        (OUTPUT, "label_list", ["a", ["b"]], f"{OUTPUT}.label_list[1]: expected text, got ['b']"),
+        (OUTPUT, "threshold", MISSING, f"missing key {OUTPUT}.threshold"),
+        (OUTPUT, "threshold", "0.5", f"{OUTPUT}.threshold: threshold: expected "),
+        (OUTPUT, "threshold", [0.5] * 4, f"{OUTPUT}.threshold: threshold: expected "),
+        (OUTPUT, "threshold", {"default": 0.5, "cow": 0.5}, f"{OUTPUT}.threshold: threshold"),
     ],
 )
-def test_wrong_normalization(option: str, value: object) -> None:
-    with pytest.raises(SpecError, match=rf"{option}: expected "):
-        parse_with_option("NormalizeImage", option, value)
-
-
-@pytest.mark.parametrize("missing", [0, 1, 2])
-def test_operation_missing(missing: int) -> None:
-    with pytest.raises(SpecError, match=r"^PreProcess.transform_ops: expected .*, each once and in this order, got "):
-        parse_with(lambda document: document["PreProcess"]["transform_ops"].pop(missing))
-
-
-@pytest.mark.parametrize("twice", [0, 1, 2])
-def test_operation_twice(twice: int) -> None:
-    def edit(document: dict[str, Any]) -> None:
-        operations = document["PreProcess"]["transform_ops"]
-        operations.insert(twice, copy.deepcopy(operations[twice]))
-
-    with pytest.raises(SpecError, match=r"^PreProcess.transform_ops: expected .*, each once and in this order, got "):
-        parse_with(edit)
-
-
-@pytest.mark.parametrize("order", [(0, 2, 1), (1, 0, 2), (2, 1, 0)])
-def test_operations_in_other_order(order: tuple[int, ...]) -> None:
-    def edit(document: dict[str, Any]) -> None:
-        operations = document["PreProcess"]["transform_ops"]
-        document["PreProcess"]["transform_ops"] = [operations[index] for index in order]
-
-    with pytest.raises(SpecError, match=r"^PreProcess.transform_ops: expected .*, each once and in this order, got "):
-        parse_with(edit)
-
-
-@pytest.mark.parametrize(
-    "operations", [None, {}, "x", [None], ["ToCHWImage"], [{}], [{"ResizeImage": None, "ToCHWImage": None}], [[]]]
-)
-def test_operations_that_are_none(operations: object) -> None:
-    with pytest.raises(SpecError, match=r"^PreProcess.transform_ops: expected (a list of )?operations"):
-        parse_with(lambda document: document["PreProcess"].update(transform_ops=operations))
-
-
-def test_no_operations() -> None:
-    with pytest.raises(SpecError, match=r"in this order, got none\.$"):
-        parse_with(lambda document: document["PreProcess"].update(transform_ops=[]))
-
-
-@pytest.mark.parametrize("option", ["label_list", "threshold"])
-def test_output_option_missing(option: str) -> None:
-    with pytest.raises(SpecError, match=rf"^{OUTPUT}: the key '{option}' is missing; "):
-        parse_with(lambda document: options_of(document, "MultiLabelThreshOutput").pop(option))
-
-
-@pytest.mark.parametrize("label_list", [None, [], "labels.txt", {0: "a"}, 3])
-def test_wrong_label_list(label_list: object) -> None:
-    with pytest.raises(SpecError, match=rf"^{OUTPUT}\.label_list: expected a list of labels, got "):
-        parse_with_option("MultiLabelThreshOutput", "label_list", label_list)
+def test_what_is_refused(place: str, key: object, value: object, words: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_with(place, key, value)
+    assert str(caught.value).startswith(words)
 
 
 # --- the file
@@ -420,62 +238,17 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=rf"^{tmp_path}/inference.yml: the document: the key 'Global' is missing"):
+    with pytest.raises(SpecError, match=rf"^{tmp_path}/inference.yml: missing key Global; "):
         read_text(tmp_path, OFFICIAL[OFFICIAL.index("Hpi:") :])
 
 
-@pytest.mark.parametrize("text", ["a: b: c", "a: [", "\tGlobal:", "a: *b", "%", "a: 1\n---\nb: 2", "? [a]\n: b", "\0"])
+@pytest.mark.parametrize(
+    "text", ["a: b: c", "\tGlobal:", "a: 1\n---\nb: 2", "? [a]\n: b", "\0", "[" * 50_000, "- !l x"]
+)
 def test_not_yaml(tmp_path: Path, text: str) -> None:
     with pytest.raises(SpecError, match=r"inference.yml: expected a YAML document, got one that cannot be read: ") as e:
         read_text(tmp_path, text)
     assert "\n" not in str(e.value)
-
-
-def test_not_text(tmp_path: Path) -> None:
-    path = tmp_path / "inference.yml"
-    path.write_bytes(b"Global: \xff\xfe")
-    with pytest.raises(SpecError, match="expected a YAML document, got one that cannot be read: "):
-        read_inference_yml(path)
-    with pytest.raises(SpecError, match="expected a YAML document, got one that cannot be read: "):
-        read_inference_yml(tmp_path)
-
-
-@pytest.mark.parametrize(("text", "got"), [("", "None"), ("[]", r"\[\]"), ("text", "'text'"), ("1", "1")])
-def test_not_a_mapping(tmp_path: Path, text: str, got: str) -> None:
-    with pytest.raises(SpecError, match=rf"the document: expected a mapping with Global, .*, got {got}\.$"):
-        read_text(tmp_path, text)
-
-
-@pytest.mark.parametrize(
-    "tag",
-    [
-        "!!python/object:pathlib.Path {}",
-        "!!python/object/new:pathlib.Path ['x']",
-        "!!python/object/apply:os.mkdir ['{folder}']",
-        "!!python/name:os.mkdir",
-        "!!python/module:os",
-        "!!python/tuple [a]",
-        "!label x",
-    ],
-)
-def test_tags_make_no_objects(tmp_path: Path, tag: str) -> None:
-    made = tmp_path / "made"
-    text = OFFICIAL.replace("- person", f"- {tag.replace('{folder}', str(made))}")
-    with pytest.raises(SpecError, match="expected a YAML document, got one that cannot be read: could not determine"):
-        read_text(tmp_path, text)
-    assert not made.exists()
-
-
-def test_nested_too_deeply(tmp_path: Path) -> None:
-    with pytest.raises(
-        SpecError, match=r"expected a YAML document, got one that cannot be read: a document that is nested too deeply"
-    ):
-        read_text(tmp_path, "[" * 50_000)
-
-
-def test_date_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="expected a YAML document"):
-        read_text(tmp_path, OFFICIAL.replace("- person", "- 2024-13-45"))
 
 
 def make_bomb(depth: int) -> str:
@@ -486,9 +259,8 @@ def make_bomb(depth: int) -> str:
 
 def test_alias_bomb_is_not_expanded(tmp_path: Path) -> None:
     """A thousand million items, if it were."""
-    text = OFFICIAL[: OFFICIAL.index("Hpi:")] + make_bomb(9) + OFFICIAL[OFFICIAL.index("PreProcess:") :]
     started = time.monotonic()
-    assert read_text(tmp_path, text).labels == ("person", "bicycle", "traffic light")
+    assert read_text(tmp_path, make_bomb(9) + WITHOUT_HPI).labels == ("person", "bicycle", "traffic light")
     assert time.monotonic() - started < 5
 
 
@@ -504,15 +276,10 @@ def test_alias_bomb_is_not_expanded(tmp_path: Path) -> None:
 )
 def test_alias_bomb_in_a_value(tmp_path: Path, old: str, new: str) -> None:
     """A hundred thousand items here; each level more is ten times the memory and time."""
-    text = make_bomb(5) + OFFICIAL[: OFFICIAL.index("Hpi:")] + OFFICIAL[OFFICIAL.index("PreProcess:") :]
-    assert old in text
-    text = text.replace(old, new)
-    path = tmp_path / "inference.yml"
-    path.write_text(text)
     tracemalloc.start()
     try:
         with pytest.raises(SpecError) as caught:
-            read_inference_yml(path)
+            read_text(tmp_path, (make_bomb(5) + WITHOUT_HPI).replace(old, new))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -530,59 +297,29 @@ def test_round_trip_of_official_models(tmp_path: Path, name: str) -> None:
     assert config == InferenceConfig(name, spec.labels, spec.thresholds, spec.transform)
 
 
-def test_round_trip_of_custom_model(tmp_path: Path, custom_spec: ModelSpec) -> None:
-    config = read_text(tmp_path, format_inference_yml(custom_spec))
-    assert config.model_name == custom_spec.architecture
-    assert config.labels == custom_spec.labels
-    assert config.thresholds == custom_spec.thresholds
-    assert config.transform == custom_spec.transform
-    assert "- 犬\n" in format_inference_yml(custom_spec)
+# What YAML could take for something else.
+LABELS = (
+    "no", "1", "1.5", "0x10", "1e3", "null", "~", "=", "2024-12-05", "1:60", "<<", "- a", "a: b", "# a", "a # b", "'",
+    '"', "it's", '"a"', "\\n", "%a", "@a", "`a`", "&a", "*a", "!a", "|", ">", "{a}", "[a]", "犬", "é", "😀", "\ufeffa",
+    "a\u00a0b", " a", "a ", "a" * 500, "a b " * 100 + "c",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "label",
-    [
-        *("no", "yes", "1", "1.5", "0x10", "1e3", "null", "~", "=", "true", "2024-12-05", "1:60", "<<", "- a", "a: b"),
-        *("# a", "a # b", "'", '"', "it's", '"a"', "\\n", "%a", "@a", "`a`", "&a", "*a", "!a", "|", ">", "{a}", "[a]"),
-        *("人", "犬", "é", "😀", "\ufeffa", "a\u00a0b", " a", "a ", "a" * 500, "a b " * 100 + "c"),
-    ],
-)
-def test_round_trip_of_labels(tmp_path: Path, custom_spec: ModelSpec, label: str) -> None:
-    spec = dataclasses.replace(custom_spec, labels=(label, "b", "c"))
-    config = read_text(tmp_path, format_inference_yml(spec))
-    assert config.labels == spec.labels
-    assert yaml.safe_load(format_inference_yml(spec))["PostProcess"]["MultiLabelThreshOutput"]["label_list"][0] == label
-
-
-@pytest.mark.parametrize(
-    "thresholds", [(0.5, 0.5, 0.5), (0.1, 1e-05, 0.30000000000000004), (0.0, 1.0, -1.0), (0.0,) * 3]
-)
-def test_round_trip_of_thresholds(tmp_path: Path, custom_spec: ModelSpec, thresholds: tuple[float, ...]) -> None:
-    spec = dataclasses.replace(custom_spec, thresholds=thresholds)
-    assert read_text(tmp_path, format_inference_yml(spec)).thresholds == thresholds
+def test_round_trip_of_labels_and_thresholds(tmp_path: Path, custom_spec: ModelSpec) -> None:
+    for thresholds in ((0.1,) * len(LABELS), (1e-05, 0.30000000000000004, -1.0, *(1.0,) * (len(LABELS) - 3))):
+        spec = dataclasses.replace(custom_spec, labels=LABELS, thresholds=thresholds)
+        config = read_text(tmp_path, format_inference_yml(spec))
+        assert config == InferenceConfig(spec.architecture, LABELS, thresholds, spec.transform)
+        assert "- 犬\n" in format_inference_yml(spec)
 
 
 def test_written_form_is_what_paddlex_takes() -> None:
     """PaddleX passes every option by name: a threshold for all labels is a float, the size is the width first."""
-    spec = dataclasses.replace(
-        official_spec("ResNet50_ML"), transform=dataclasses.replace(DEFAULT_TRANSFORM, height=96)
-    )
-    assert yaml.safe_load(format_inference_yml(spec)) == {
-        "Global": {"model_name": "ResNet50_ML"},
-        "PreProcess": {
-            "transform_ops": [
-                {"ResizeImage": {"size": [448, 96], "interpolation": "bilinear", "backend": "pil"}},
-                {
-                    "NormalizeImage": {
-                        "scale": 1 / 255,
-                        "mean": [0.485, 0.456, 0.406],
-                        "std": [0.229, 0.224, 0.225],
-                        "order": "",
-                        "channel_num": 3,
-                    }
-                },
-                {"ToCHWImage": None},
-            ]
-        },
-        "PostProcess": {"MultiLabelThreshOutput": {"threshold": 0.5, "label_list": list(spec.labels)}},
-    }
+    transform = dataclasses.replace(DEFAULT_TRANSFORM, height=96)
+    spec = dataclasses.replace(official_spec("ResNet50_ML"), transform=transform)
+    expected = yaml.safe_load(WITHOUT_HPI)
+    expected["Global"]["model_name"] = "ResNet50_ML"
+    expected["PreProcess"]["transform_ops"][0]["ResizeImage"]["size"] = [448, 96]
+    expected["PreProcess"]["transform_ops"][1]["NormalizeImage"]["scale"] = 1 / 255
+    expected["PostProcess"]["MultiLabelThreshOutput"]["label_list"] = list(spec.labels)
+    assert yaml.safe_load(format_inference_yml(spec)) == expected

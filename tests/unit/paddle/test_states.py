@@ -96,10 +96,13 @@ def test_the_same_as_paddle_load(paddle: Any, tmp_path: Path, what: str, protoco
     assert_same(read_state(path), paddle.load(str(path)), paddle)
 
 
-def test_names_of_tensors(paddle: Any, tmp_path: Path) -> None:
+def test_tensors_have_their_names_and_can_be_changed(paddle: Any, tmp_path: Path) -> None:
     network = paddle.nn.Linear(2, 2)
     paddle.save(network.state_dict(), str(tmp_path / "w"))
-    assert read_state(tmp_path / "w")["weight"].name == network.weight.name
+    weight = read_state(tmp_path / "w")["weight"]
+    assert weight.name == network.weight.name
+    weight.set_value(paddle.zeros([2, 2]))
+    assert weight.sum().item() == 0
 
 
 def test_arrays_that_were_cut_for_an_old_protocol(paddle: Any, tmp_path: Path) -> None:
@@ -113,13 +116,6 @@ def test_arrays_that_were_cut_for_an_old_protocol(paddle: Any, tmp_path: Path) -
     state = read_state(tmp_path / "w")
     assert list(state) == ["w"]
     np.testing.assert_array_equal(state["w"].numpy(), whole.reshape(3, 4))
-
-
-def test_tensors_can_be_changed(paddle: Any, tmp_path: Path) -> None:
-    paddle.save({"a": paddle.ones([3])}, str(tmp_path / "w"))
-    state = read_state(tmp_path / "w")
-    state["a"].set_value(paddle.zeros([3]))
-    assert read_state(tmp_path / "w")["a"].sum().item() == 3
 
 
 # --- what strangers write
@@ -166,35 +162,26 @@ def hostile_pickles(mark: Path) -> dict[str, tuple[bytes, str]]:
     persistent = pickle.Pickler(stream, protocol=4)
     persistent.persistent_id = lambda value: "file" if value == "outside" else None  # type: ignore[method-assign]
     persistent.dump({"a": "outside"})
-    kind = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tVbt"
-    start = b"\x80\x04" + kind + b"R"
+    empty = b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tVb\ntR"
     code = b"cnumpy\ndtype\n(Vf4\nI00\nI01\ntR(K\x03V<\nNNNK\xffK\xffK\x00tb"
     return {
         **written,
         "persistent": (stream.getvalue(), "something outside the file"),
         "dotted name": (b"\x80\x04\x8c\x05numpy\x8c\x0fcore.os.system.\x93.", "the name "),
         "too few bytes": (
-            b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tVb\ntR"
-            b"(K\x01(M\xe8\x03t" + code + b"I00\nC\x04abcdtb.",
+            empty + b"(K\x01(M\xe8\x03t" + code + b"I00\nC\x04abcdtb.",
             r"4 bytes for an array of the shape \[1000\]",
         ),
         "negative shape": (
-            b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tVb\ntR"
-            b"(K\x01(I-1\nt" + code + b"I00\nC\x04abcdtb.",
+            empty + b"(K\x01(I-1\nt" + code + b"I00\nC\x04abcdtb.",
             "an array of the shape",
         ),
-        "another class for an array": (
-            b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(K\x00tVb\ntR.",
-            "a class that is not numpy.ndarray",
-        ),
-        "array without content": (
-            b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tVb\ntR.",
-            "an array without content",
-        ),
+        "another class for an array": (empty.replace(b"ndarray", b"dtype") + b".", "a class that is not numpy.ndarray"),
+        "array without content": (empty + b".", "an array without content"),
         "a changed function": (b"\x80\x04cbuiltins\neval\n}V__code__\nK\x01sb.", "a changed class"),
         "a changed class": (b"\x80\x04cnumpy\nndarray\n}Va\nK\x01sb.", "a changed class"),
         "cut off": (pickle.dumps({"a": array})[:-9], "or a damaged one"),
-        "unfinished name": (start[:20], "or a damaged one"),
+        "unfinished name": (empty[:20], "or a damaged one"),
         "no pickle": (b"PK\x03\x04 a zip", "or a damaged one"),
         "empty file": (b"", "or a damaged one"),
         "a memo of four billion": (b"\x80\x04K\x01r\xff\xff\xff\xff.", ""),
@@ -247,20 +234,20 @@ def test_every_reader_refuses_it(paddle: Any, tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_parts_that_do_not_fit_together(paddle: Any, tmp_path: Path) -> None:
-    for number, content in enumerate(
-        (
-            {"StructuredToParameterName@@": {"a": "b"}},
-            {"UnpackBigParamInfor@@": {"w": {"slices": ["x"]}}},
-            {"UnpackBigParamInfor@@": 3},
-        )
-    ):
-        path = tmp_path / str(number)
-        path.write_bytes(pickle.dumps(content))
-        with pytest.raises(ModelFormatError, match="do not fit together"):
-            read_state(path)
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"StructuredToParameterName@@": {"a": "b"}},
+        {"UnpackBigParamInfor@@": {"w": {"slices": ["x"]}}},
+        {"UnpackBigParamInfor@@": 3},
+    ],
+)
+def test_parts_that_do_not_fit_together(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "w").write_bytes(pickle.dumps(content))
+    with pytest.raises(ModelFormatError, match="do not fit together"):
+        read_state(tmp_path / "w")
 
 
-def test_a_file_that_does_not_exist(paddle: Any, tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(ModelFormatError, match="expected a file that paddle"):
         read_state(tmp_path / "none.pdparams")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mlcls.conversion.onnx_edits import require_same_interface
+from mlcls.conversion.onnx_edits import describe_interface, require_interface
 from mlcls.errors import ConversionError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def convert_to_fp16(model: onnx.ModelProto, protection: Protection) -> onnx.Mode
     _drop_round_trips(fp16)
     OnnxModel.graph_topological_sort(fp16.graph)
     del fp16.graph.value_info[:]  # the converter's; some of its tensors are gone
-    require_same_interface(fp16, model, "FP16")
+    require_interface(fp16, describe_interface(model), "FP16")
     fp16.producer_name = model.producer_name
     return fp16
 

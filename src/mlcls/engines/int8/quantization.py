@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.conversion.onnx_edits import graph_inputs, require_same_interface
+from mlcls.conversion.onnx_edits import describe_interface, graph_inputs, require_interface
 from mlcls.engines.int8.parts import find_decoder, find_normalization
 from mlcls.errors import ConversionError, MissingExtraError
 
@@ -97,7 +97,7 @@ def check_quantized(quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
     Raises:
         ConversionError: One of these does not hold.
     """
-    require_same_interface(quantized, model, "INT8")
+    require_interface(quantized, describe_interface(model), "INT8")
     if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
         raise ConversionError("Expected a graph with INT8 operations, got one without.")
 
