@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,7 @@ from mlcls.dataset.annotations import read_annotations
 from mlcls.errors import DatasetError
 
 
-@dataclasses.dataclass(frozen=True)
-class LabeledPhotos:
+class LabeledPhotos(NamedTuple):
     """Files of photos.
 
     Attributes:

@@ -17,17 +17,11 @@ from mlcls.dataset.stratification import choose_validation
 def split_content(
     content: DatasetContent, digests: Mapping[str, bytes], train_percent: int, seed: int, log: ProblemLog
 ) -> DatasetContent:
-    """Split all samples, no matter how they were split before.
+    """Split all samples, no matter how they were split before; the same seed gives the same split.
 
-    Every label keeps its share in both parts as nearly as possible, and copies of one picture stay together. A sample
-    that occurs twice is kept once, with a warning; with different labels it is an error.
-
-    Args:
-        content: The dataset.
-        digests: Digest of each picture that can be used, by its path.
-        train_percent: Percentage of training samples, 1 to 99; their number is rounded as PaddleX does.
-        seed: The same seed gives the same split.
-        log: Where problems go.
+    Every label keeps its share in both parts as nearly as possible, and copies of one picture, which have the same
+    digest, stay together. A sample that occurs twice is kept once, with a warning; with different labels it is an
+    error. The number of training samples, 1 to 99 percent, is rounded as PaddleX does.
     """
     samples = _merge_parts(content, log)
     if len(samples) < 2:
