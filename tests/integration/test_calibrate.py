@@ -153,7 +153,7 @@ def test_worse_thresholds_need_force(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--precision", "90"), "Expected --precision above 0 and at most 1, got 90.0."),
+        (("--precision", "90"), "Expected a precision above 0 and at most 1, got 90.0."),
         (("--holdout", "1"), "Expected a share of held-out images between 0 and 1, got 1.0."),
         (("--version", "9"), "has no version 9; expected one of 1"),
         (("--annotations", "missing.txt"), "missing.txt"),

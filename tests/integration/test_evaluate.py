@@ -113,22 +113,12 @@ def copy_dataset(val_file: Path, folder: Path) -> Path:
     return folder / "val.txt"
 
 
-@pytest.mark.parametrize("kind", ["onnxruntime", "served"])
-def test_unreadable_image(
-    kind: str, runners: dict[str, str], model: ModelVersion, val_file: Path, tmp_path: Path
-) -> None:
+def test_unreadable_image(runners: dict[str, str], model: ModelVersion, val_file: Path, tmp_path: Path) -> None:
+    """In a batch, and as a request of its own, which the server refuses since it can answer nothing of it."""
     broken = copy_dataset(val_file, tmp_path / "dataset")
     (broken.parent / "10.jpg").write_bytes(b"no image")
-    error = ServedImageError if kind == "served" else DatasetError
-    with pytest.raises(error, match=r"dataset/10\.jpg: .*image: expected"):
-        evaluate_on(runners[kind], model, broken)
-
-
-def test_image_that_is_a_request_of_its_own(
-    runners: dict[str, str], model: ModelVersion, val_file: Path, tmp_path: Path
-) -> None:
-    """The server refuses a request of which it can answer nothing."""
-    broken = copy_dataset(val_file, tmp_path / "dataset")
+    with pytest.raises(ServedImageError, match=r"dataset/10\.jpg: .*image: expected"):
+        evaluate_on(runners["served"], model, broken)
     (broken.parent / "00.png").write_bytes(b"no image")
     broken.write_text(broken.read_text().splitlines()[0] + "\n")
     with pytest.raises(ServerError, match=r"dataset/00\.png: small_with_sigmoid at .*image: expected"):

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 import platform
+import re
 from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,12 @@ _CPU_INFO: Final = Path("/proc/cpuinfo")
 _PACKAGES: Final = (
     "mlcls", "nvidia-pytriton", "openvino", "onnxruntime", "paddlepaddle", "opencv-python-headless", "pillow"
 )  # fmt: skip
+
+# Files with a container's memory limit and usage: cgroup 2, cgroup 1.
+_MEMORY_LIMITS: Final = (
+    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 
 # `CUdevice_attribute` of cuda.h: the compute capability's major and minor number.
 _MAJOR: Final = 75
@@ -102,6 +109,23 @@ def read_cores(system: Path = Path("/")) -> int:
     except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
         return cores
     return min(cores, max(math.ceil(share), 1)) if share > 0 else cores  # -1: no limit
+
+
+def read_available_memory(system: Path = Path("/")) -> int:
+    """Return the bytes available to a new process: what the system has, at most what the container's limit leaves.
+
+    Args:
+        system: Root of the file system.
+    """
+    match = re.search(r"^MemAvailable:\s*(\d+)", (system / "proc/meminfo").read_text("utf-8"), re.MULTILINE)
+    available = int(match[1]) * 1024 if match else 0
+    for limit, usage in _MEMORY_LIMITS:
+        try:
+            left = int((system / limit).read_text()) - int((system / usage).read_text())
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        available = min(available, max(left, 0))
+    return available
 
 
 def read_cpu_flags() -> frozenset[str]:

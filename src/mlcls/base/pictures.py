@@ -1,4 +1,4 @@
-"""Charts: the one setup of matplotlib, fonts that have all characters, and panels with a row for each label."""
+"""Charts: the one setup of matplotlib, fonts that have all characters, and rows that are named by labels."""
 
 from __future__ import annotations
 
@@ -42,6 +42,31 @@ def require_matplotlib() -> None:
         raise MissingExtraError("train", str(error.name)) from error
 
 
+def new_figure(width_in: float, height_in: float, dpi: float = 110) -> Any:
+    """Return an empty figure, to be saved with `save_figure`.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # without pyplot, which would choose a backend and keep a reference to the figure
+    figure = Figure(figsize=(width_in, height_in), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any) -> bytes:
+    """Return a figure as a PNG file, without matplotlib's warnings of characters that `choose_families` has logged."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 def draw_label_panels(
     labels: Sequence[str],
     order: npt.NDArray[np.intp],
@@ -64,19 +89,13 @@ def draw_label_panels(
         MissingExtraError: matplotlib is not installed.
         DatasetError: The font that MLCLS_FONT names cannot be loaded.
     """
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panel_count = max(1, math.ceil(len(order) / _ROWS_PER_PANEL))
     panel_rows = max(1, math.ceil(len(order) / panel_count))
     columns = min(panel_count, _MAX_COLUMNS)
     rows = math.ceil(panel_count / columns)
     height = rows * (_ROW_HEIGHT_IN * panel_rows + 0.7) + 0.6
     width = max(columns * _PANEL_WIDTH_IN, 8.0)
-    # without pyplot, which would choose a backend and keep a reference to the figure
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height, min(_DPI, _MAX_SIDE_PX / max(width, height)))
     families = choose_families("".join(labels))
     grid: Any = figure.subplots(rows, columns, squeeze=False).reshape(-1)
     for number, axes in enumerate(grid):
@@ -85,21 +104,24 @@ def draw_label_panels(
             axes.axis("off")
             continue
         draw_panel(axes, panel)
-        _name_rows(axes, [labels[index] for index in panel], families)
+        name_rows(axes, [labels[index] for index in panel], families)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.grid(axis="x", alpha=0.25)
+        axes.set_axisbelow(True)
         axes.set_ylim(panel_rows - 0.4, -0.6)
     handles, names = grid[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=2, frameon=False)
     figure.suptitle(title, x=0.01, ha="left")
-    return save_figure(figure, min(_DPI, _MAX_SIDE_PX / max(width, height)))
+    return save_figure(figure)
 
 
-def save_figure(figure: Any, dpi: float) -> bytes:
-    """Return a figure as a PNG file, without matplotlib's warnings of characters that `choose_families` has logged."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
+def name_rows(axes: Any, labels: Sequence[str], families: Sequence[str]) -> None:
+    """Name the rows of axes by labels, which are cut to 28 characters, in the fonts of `choose_families`."""
+    axes.set_yticks(range(len(labels)), map(shorten_label, labels), fontsize=8, fontfamily=families)
+    for text in axes.get_yticklabels():
+        text.set_parse_math(False)  # a label may contain dollar signs
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def choose_families(text: str) -> list[str]:
@@ -154,15 +176,3 @@ def _characters_of(path: str) -> set[int]:
         return set(font_manager.get_font(path).get_charmap())
     except (OSError, RuntimeError):  # the file is gone, or FreeType cannot read it
         return set()
-
-
-def _name_rows(axes: Any, labels: Sequence[str], families: list[str]) -> None:
-    axes.set_yticks(np.arange(len(labels)), [shorten_label(label) for label in labels], fontsize=8, fontfamily=families)
-    for text in axes.get_yticklabels():
-        text.set_parse_math(False)  # a label may contain dollar signs
-    axes.tick_params(axis="x", labelsize=7)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.25)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

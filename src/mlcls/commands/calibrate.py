@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import datetime
 import hashlib
 import json
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from mlcls.evaluation.calibration_report import CalibrationReport, Objective
+    from mlcls.evaluation.calibration_report import CalibrationReport
     from mlcls.releases.rollout import Rollout
 
 NAME: Final = "calibrate"
@@ -71,12 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, fit, show, and add a version with the new thresholds."""
+    from mlcls.base.files import write_bytes, write_text
     from mlcls.base.pictures import require_matplotlib
     from mlcls.engines.runner_selection import open_runner
-    from mlcls.evaluation.calibration import MIN_IMAGES
+    from mlcls.evaluation.calibration import MIN_IMAGES, Objective
     from mlcls.evaluation.calibration_report import calibrate
+    from mlcls.evaluation.pictures import draw_calibration
     from mlcls.evaluation.scoring import score_annotated
+    from mlcls.releases.rollout import publish
     from mlcls.repository.models import Repository
+    from mlcls.repository.staging import RecalibratedVersion
 
     if arguments.output is not None:
         require_matplotlib()  # fail now, not after the scoring
@@ -90,11 +93,15 @@ def run(arguments: argparse.Namespace) -> int:
             f"--version {base.number}."
         )
     spec = base.spec
-    objective = _choose_objective(arguments)
+    objective = Objective()
+    if arguments.precision is not None:
+        objective = Objective("precision", arguments.precision)
+    elif arguments.recall is not None:
+        objective = Objective("recall", arguments.recall)
     control = make_control(arguments)
     if control is not None:
         control.states()  # fail before the long scoring if there is no server or it does not know the key
-    images = _hash_images(arguments.annotations, spec.num_labels)
+    groups, digests = _hash_images(arguments.annotations, spec.num_labels)
     with contextlib.ExitStack() as stack:
         runner = open_runner(arguments.runner, base, stack)
         scores, targets = score_annotated(runner, arguments.annotations)
@@ -106,13 +113,15 @@ def run(arguments: argparse.Namespace) -> int:
         objective,
         holdout=arguments.holdout,
         seed=arguments.seed,
-        groups=images.groups,
+        groups=groups,
         min_images=MIN_IMAGES if arguments.min_images is None else arguments.min_images,
     )
-    record = _make_record(report, arguments, images, base.number)
+    record = _make_record(report, arguments, digests, base.number)
     _print_report(report)
     if arguments.output is not None:
-        _write_files(arguments.output, report, record, name)
+        document = {"model": name, **record, "labels": report.to_dict()["labels"]}
+        write_text(arguments.output / "calibration.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        write_bytes(arguments.output / "calibration.png", draw_calibration(report, name))
     if arguments.dry_run or not report.changed:
         print("Nothing was written." if report.changed else "No threshold changes; nothing was written.")
         return 0
@@ -121,9 +130,6 @@ def run(arguments: argparse.Namespace) -> int:
             f"Expected thresholds that are no worse on the held-out images, got: {'; '.join(report.regressions)}. "
             f"Nothing was written. Add images, or pass --force."
         )
-    from mlcls.releases.rollout import publish
-    from mlcls.repository.staging import RecalibratedVersion
-
     rollout = publish(
         repository,
         RecalibratedVersion(base, report.thresholds, record),
@@ -136,34 +142,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _choose_objective(arguments: argparse.Namespace) -> Objective:
-    from mlcls.evaluation.calibration_report import Objective
-
-    for figure in ("precision", "recall"):
-        target = getattr(arguments, figure)
-        if target is not None:
-            if not 0 < target <= 1:
-                raise ThresholdError(f"Expected --{figure} above 0 and at most 1, got {target}.")
-            return Objective(figure, target)
-    return Objective()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Images:
-    """Digests of an annotation file and its images.
-
-    Attributes:
-        groups: (N,) a number for each image, the same for copies of one file.
-        annotations_sha256: Digest of the annotation file.
-        images_sha256: Digest of the images' digests, in order.
-    """
-
-    groups: npt.NDArray[np.intp]
-    annotations_sha256: str
-    images_sha256: str
-
-
-def _hash_images(annotations: Path, num_labels: int) -> _Images:
+def _hash_images(annotations: Path, num_labels: int) -> tuple[npt.NDArray[np.intp], dict[str, str]]:
+    """Return a number for each image, the same for copies of one file, and digests for the record."""
     import numpy as np
 
     from mlcls.base.files import sha256_of
@@ -177,11 +157,11 @@ def _hash_images(annotations: Path, num_labels: int) -> _Images:
         ) from None
     _, groups = np.unique(digests, return_inverse=True)
     together = hashlib.sha256("".join(digests).encode()).hexdigest()
-    return _Images(groups.reshape(-1).astype(np.intp), sha256_of(annotations), together)
+    return groups.reshape(-1), {"annotations_sha256": sha256_of(annotations), "images_sha256": together}
 
 
 def _make_record(
-    report: CalibrationReport, arguments: argparse.Namespace, images: _Images, base: int
+    report: CalibrationReport, arguments: argparse.Namespace, digests: dict[str, str], base: int
 ) -> dict[str, Any]:
     """Return the manifest's record of the thresholds."""
     from mlcls.repository.manifest import tool_versions
@@ -192,8 +172,7 @@ def _make_record(
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "calibrated_version": base,
         "annotations": arguments.annotations.name,
-        "annotations_sha256": images.annotations_sha256,
-        "images_sha256": images.images_sha256,
+        **digests,
         "runner": arguments.runner.partition("=")[0],
         "fit_images": report.fit_images,
         "held_out_images": report.held_out_images,
@@ -222,15 +201,6 @@ def _print_report(report: CalibrationReport) -> None:
         print(f"Cost: {text}.")
     for text in report.regressions:
         print(f"Warning: worse on the held-out images: {text}.")
-
-
-def _write_files(folder: Path, report: CalibrationReport, record: dict[str, Any], name: str) -> None:
-    from mlcls.base.files import write_bytes, write_text
-    from mlcls.evaluation.calibration_picture import draw_calibration
-
-    document = {"model": name, **record, "labels": report.to_dict()["labels"]}
-    write_text(folder / "calibration.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    write_bytes(folder / "calibration.png", draw_calibration(report, name))
 
 
 def _print_rollout(rollout: Rollout, arguments: argparse.Namespace) -> None:

@@ -30,10 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings, the problems last; return 1 if there is a problem, else 0."""
-    from mlcls.doctor.findings import examine
-    from mlcls.doctor.inspection import inspect_machine
+    from mlcls.doctor.checks import examine
 
-    findings = examine(inspect_machine(arguments.repository, arguments.tritonserver, arguments.url))
+    findings = examine(arguments.repository, arguments.tritonserver, arguments.url)
     problems = sum(finding.level == "problem" for finding in findings)
     if arguments.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2, ensure_ascii=False))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,6 @@ from mlcls.repository.settings import TARGETS
 
 if TYPE_CHECKING:
     from mlcls.model.spec import ModelSpec
-    from mlcls.tuning.report import Circumstances
     from mlcls.tuning.search import Outcome, Search
 
 NAME: Final = "tune"
@@ -99,14 +99,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _tune(arguments: argparse.Namespace) -> int:
     from mlcls.base.machine import describe_machine, read_cores
     from mlcls.repository.models import Repository
-    from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, DEFAULT_SETTINGS
+    from mlcls.repository.publishing import change_settings
+    from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, DEFAULT_SETTINGS, TuningRecord
     from mlcls.server.installation import embedded_installation, system_installation
-    from mlcls.tuning.candidate import Goal
-    from mlcls.tuning.load_processes import LoadProcesses
-    from mlcls.tuning.report import Circumstances, describe_outcome, format_candidates
+    from mlcls.tuning.comparison import Goal
+    from mlcls.tuning.report import describe_outcome, format_candidates, report_name
     from mlcls.tuning.search import Search
     from mlcls.tuning.search_space import list_concurrencies, list_knobs
-    from mlcls.tuning.served_candidate import ServedMeasure, show_progress
+    from mlcls.tuning.served_candidate import measure_served, show_progress, start_load
 
     _check_options(arguments, DEFAULT_MODEL_SETTINGS.queue.max_queue_size)
     repository, name, target = Repository(arguments.repository), arguments.model, arguments.target
@@ -118,16 +118,30 @@ def _tune(arguments: argparse.Namespace) -> int:
     images, photos = _read_photos(arguments.photos, version.spec)
     cores, budget_s = read_cores(), arguments.minutes * 60
     window_s = min(max(budget_s / _WINDOWS, _MIN_WINDOW_S), _MAX_WINDOW_S)
-    circumstances = Circumstances(name, version.number, target, describe_machine(), cores, photos, window_s, budget_s)
+    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    circumstances = {
+        "model": name,
+        "version": version.number,
+        "target": target,
+        "machine": describe_machine(),
+        "cores": cores,
+        "photos": photos,
+        "window_s": window_s,
+        "budget_s": budget_s,
+        "date": date,
+    }
     goal = Goal(None if arguments.throughput else arguments.p99_ms, tuple(sorted(set(arguments.concurrency))))
     current = repository.settings(name).of(target)
     # the precision changes the answers, so the user chooses it, not the search
     start = msgspec.structs.replace(DEFAULT_SETTINGS[target], engine_precision=current.engine_precision)
     print(f"Looking for {goal}: {name} on {target}, {cores} cores, {photos}, about {arguments.minutes:g} minutes.")
-    with sigterm_interrupts(), LoadProcesses(version.spec, images, cores) as load, show_progress(budget_s) as progress:
-        measure = ServedMeasure(version, target, installation, load, window_s, progress)
-        knobs, concurrencies = list_knobs(target, cores), list_concurrencies(target, cores)
-        search = Search(measure, goal, knobs, concurrencies, budget_s)
+    with (
+        sigterm_interrupts(),
+        start_load(version.spec, images, cores, window_s) as load,
+        show_progress(budget_s) as progress,
+    ):
+        measure = measure_served(version, target, installation, load, progress)
+        search = Search(measure, goal, list_knobs(target, cores), list_concurrencies(target, cores), budget_s)
         try:
             outcome = search.run(start, [current])
         except BaseException:
@@ -138,29 +152,18 @@ def _tune(arguments: argparse.Namespace) -> int:
     for line in describe_outcome(outcome):
         print(line)
     files = _render(search, outcome, circumstances)
-    if outcome.status == "missed":
+    if outcome.status == "missed" or arguments.dry_run:
         _save(arguments, files)
-        raise TuningError(f"{outcome.reason}.")
-    if arguments.dry_run:
-        _save(arguments, files)
+        if outcome.status == "missed":
+            raise TuningError(f"{outcome.reason}.")
         return 0
-    _apply(arguments, outcome, circumstances, files)
-    return 0
-
-
-def _apply(
-    arguments: argparse.Namespace, outcome: Outcome, circumstances: Circumstances, files: dict[str, bytes]
-) -> None:
-    from mlcls.repository.models import Repository
-    from mlcls.repository.publishing import change_settings
-
-    root, name, target = arguments.repository, arguments.model, arguments.target
-    record = circumstances.to_record()
+    record = TuningRecord(cores, date, report_name(target))
     changed = change_settings(
-        Repository(root), name, lambda settings: settings.with_target(target, outcome.settings, record), files
+        repository, name, lambda settings: settings.with_target(target, outcome.settings, record), files
     )
-    print(f"Wrote {', '.join(str(root / name / file) for file in ('serving.json', *files))}.")
+    print(f"Wrote {', '.join(str(arguments.repository / name / file) for file in ('serving.json', *files))}.")
     print(f"{len(changed)} configurations changed; restart a running server to use them.")
+    return 0
 
 
 def _reset(arguments: argparse.Namespace) -> int:
@@ -212,15 +215,13 @@ def _read_photos(paths: Sequence[Path], spec: ModelSpec) -> tuple[list[bytes], s
     return images, f"{what} of {kilobytes:.0f} kB on average"
 
 
-def _render(search: Search, outcome: Outcome | None, circumstances: Circumstances) -> dict[str, bytes]:
+def _render(search: Search, outcome: Outcome | None, circumstances: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the report and its plot, by file name; without matplotlib, print a warning and leave the plot out."""
-    from mlcls.tuning.picture import draw_search
-    from mlcls.tuning.report import make_report, report_name
+    from mlcls.tuning.report import draw_search, make_report, report_name
 
-    report: dict[str, Any] = make_report(search, outcome, circumstances)
-    target = circumstances.target
-    files = {report_name(target): (json.dumps(report, indent=2) + "\n").encode()}
-    title = f"{circumstances.model}, {target}: {circumstances.cores} cores of {circumstances.machine['processor']}"
+    target, processor = circumstances["target"], circumstances["machine"]["processor"]
+    files = {report_name(target): (json.dumps(make_report(search, outcome, circumstances), indent=2) + "\n").encode()}
+    title = f"{circumstances['model']}, {target}: {circumstances['cores']} cores of {processor}"
     try:
         files[report_name(target, ".png")] = draw_search(search, outcome, title)
     except MissingExtraError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,41 +38,30 @@ class ImageSet:
         return len(self.paths)
 
 
-@dataclasses.dataclass(frozen=True)
-class Annotations:
-    """The samples of one annotation file as it is written.
+class Sample(NamedTuple):
+    """One image as an annotation file has it.
 
     Attributes:
-        names: Paths of the images, relative to the dataset.
-        places: Place of each sample in the file.
-        targets: (N, num_labels) whether each image has each label.
+        name: Path of the image, relative to the dataset.
+        place: Its place in the file.
+        target: (num_labels,) whether it has each label.
     """
 
-    names: tuple[str, ...]
-    places: tuple[Place, ...]
-    targets: npt.NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.names)
+    name: str
+    place: Place
+    target: npt.NDArray[np.bool_]
 
 
 def read_annotations(path: Path, num_labels: int) -> ImageSet:
     """Read an annotation file, in whose folder its images are; the images are not opened.
 
-    Args:
-        path: `train.txt`, `val.txt` or a file like them.
-        num_labels: Number of labels.
-
     Raises:
         DatasetError: The file cannot be read, is empty, or some lines are wrong; the text names the lines.
     """
     log = ProblemLog()
-    annotations = parse_annotations(path, str(path), num_labels, log)
+    samples = parse_annotations(path, str(path), num_labels, log) or []
     log.raise_errors(path)
-    if annotations is None:
-        return ImageSet((), np.empty((0, num_labels), np.bool_))
-    return ImageSet(tuple(path.parent / name for name in annotations.names), annotations.targets)
+    return ImageSet(tuple(path.parent / sample.name for sample in samples), stack_targets(samples, num_labels))
 
 
 def require_files(annotations: Path, paths: Sequence[Path]) -> None:
@@ -104,35 +93,38 @@ def read_image(path: Path, prepare: Callable[[bytes], _Prepared]) -> _Prepared:
         raise DatasetError(f"{path}: expected an image, got one that cannot be used: {error}") from None
 
 
-def parse_annotations(path: Path, name: str, num_labels: int, log: ProblemLog) -> Annotations | None:
-    """Read an annotation file; log what is wrong with a line and leave the line out.
+def parse_annotations(path: Path, name: str, num_labels: int, log: ProblemLog) -> list[Sample] | None:
+    """Return the good lines of an annotation file, named `name` in problems; log what is wrong with the others.
 
-    Args:
-        path: The file.
-        name: Name of the file in problems.
-        num_labels: Number of labels.
-        log: Where problems go.
-
-    Returns:
-        The good lines; None if the file cannot be read at all.
+    None if the file cannot be read at all.
     """
     lines = read_lines(path, name, log)
     if lines is None:
         return None
     if not lines and not log.errors:
         log.error("empty-file", Place(name), "expected one image per line, got an empty file")
-    names, places, vectors = [], [], []
+    samples = []
     for number, line in lines:
-        try:
-            image, vector = _parse_line(line, num_labels)
-        except _LineError as error:
-            log.error(error.kind, Place(name, number), str(error))
-            continue
-        names.append(image)
-        places.append(Place(name, number))
-        vectors.append(vector)
-    targets = np.array(vectors, dtype=np.bool_).reshape(len(vectors), num_labels)
-    return Annotations(tuple(names), tuple(places), targets)
+        place = Place(name, number)
+        image, tab, vector = line.partition("\t")
+        values = [value.strip() for value in vector.split(",")]
+        if not tab or not image.strip() or "\t" in vector:
+            got = repr(line[:80]) if line.strip() else "an empty line"
+            log.error("annotation-line", place, f"expected PATH, a tab and {num_labels} numbers, got {got}")
+        elif len(values) != num_labels:
+            got = f"{len(values) if vector else 0}"
+            log.error("vector-length", place, f"expected {num_labels} numbers, one for each label, got {got}")
+        elif not {"0", "1"}.issuperset(values):
+            wrong = next(value for value in values if value not in ("0", "1"))
+            log.error("vector-value", place, f"expected 0 or 1 for each label, got {wrong[:20]!r}")
+        else:
+            samples.append(Sample(image, place, np.array([value == "1" for value in values])))
+    return samples
+
+
+def stack_targets(samples: Sequence[Sample], num_labels: int) -> npt.NDArray[np.bool_]:
+    """Return the targets of samples, (N, num_labels)."""
+    return np.array([sample.target for sample in samples], np.bool_).reshape(len(samples), num_labels)
 
 
 def format_annotations(names: Sequence[str], targets: npt.NDArray[np.bool_]) -> str:
@@ -141,26 +133,3 @@ def format_annotations(names: Sequence[str], targets: npt.NDArray[np.bool_]) -> 
         f"{name}\t{','.join('1' if value else '0' for value in vector)}\n"
         for name, vector in zip(names, targets.tolist(), strict=True)
     )
-
-
-class _LineError(ValueError):
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-def _parse_line(line: str, num_labels: int) -> tuple[str, npt.NDArray[np.bool_]]:
-    image, tab, vector = line.partition("\t")
-    if not tab or not image.strip() or "\t" in vector:
-        got = repr(line[:80]) if line.strip() else "an empty line"
-        raise _LineError("annotation-line", f"expected PATH, a tab and {num_labels} numbers, got {got}")
-    values = [value.strip() for value in vector.split(",")]
-    if len(values) != num_labels:
-        raise _LineError(
-            "vector-length", f"expected {num_labels} numbers, one for each label, got {len(values) if vector else 0}"
-        )
-    row = np.array([value == "1" for value in values], dtype=np.bool_)
-    wrong = next((value for value, is_one in zip(values, row, strict=True) if not is_one and value != "0"), None)
-    if wrong is not None:
-        raise _LineError("vector-value", f"expected 0 or 1 for each label, got {wrong[:20]!r}")
-    return image, row

@@ -4,53 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from mlcls.base.files import staged_folder
-from mlcls.dataset import coco
-from mlcls.dataset.consistency import check_names, check_repetition, report_images, warn_of_empty_classes
+from mlcls.dataset.annotations import Sample, stack_targets
+from mlcls.dataset.coco import read_coco
 from mlcls.dataset.content import (
-    COCO_FOLDER,
     PART_FILES,
     TRAIN,
-    VAL,
     DatasetContent,
+    check_name,
     find_dataset,
     read_content,
     warn_of_layout,
 )
 from mlcls.dataset.image_inspection import inspect_images
 from mlcls.dataset.labels import DATASET_LABELS_FILE
-from mlcls.dataset.pictures import require_pictures, write_histogram, write_sample_pictures
+from mlcls.dataset.pictures import HISTOGRAM_FILE, require_pictures, write_histogram, write_sample_pictures
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.split import split_content
-from mlcls.dataset.transaction import BACKUP_SUFFIX, recover, replace_files
+from mlcls.dataset.transaction import recover, replace_files
 
 OUTPUT_FOLDER: Final = "check_dataset"
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckRequest:
-    """What to do with a dataset.
-
-    Attributes:
-        dataset_dir: The dataset, or the folder that its archive was unpacked to.
-        output: Folder for the results.
-        convert_coco: Whether to convert the dataset from COCO.
-        train_percent: Percentage of training samples in a new split; None keeps the existing split.
-        seed: Seed of the split.
-    """
-
-    dataset_dir: Path
-    output: Path
-    convert_coco: bool = False
-    train_percent: int | None = None
-    seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class CheckReport:
     """The outcome of a check.
 
@@ -63,8 +46,8 @@ class CheckReport:
 
     root: Path
     log: ProblemLog
-    result: Mapping[str, Any]
-    backups: Mapping[str, str]
+    result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    backups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -72,82 +55,120 @@ class CheckReport:
         return not self.log.errors
 
 
-def check_dataset(request: CheckRequest) -> CheckReport:
+def check_dataset(
+    dataset_dir: Path,
+    output: Path,
+    *,
+    convert_coco: bool = False,
+    train_percent: int | None = None,
+    seed: int = 0,
+) -> CheckReport:
     """Convert and split a dataset in memory as requested, check the outcome, and then write all files.
 
     A dataset that does not pass is left as it was, and so is an existing `check_dataset` folder.
+
+    Args:
+        dataset_dir: The dataset, or the folder that its archive was unpacked to.
+        output: Folder for the results.
+        convert_coco: Whether to convert the dataset from COCO.
+        train_percent: Percentage of training samples in a new split; None keeps the existing split.
+        seed: Seed of the split.
 
     Raises:
         DatasetError: There is no dataset, or a file cannot be written.
         MissingExtraError: A package for the pictures is not installed.
     """
     require_pictures()
-    root = find_dataset(request.dataset_dir)
+    root = find_dataset(dataset_dir)
     recover(root)
     log = ProblemLog()
-    content, retired = _read(root, request, log)
-    if content is None:
-        return CheckReport(root, log, {}, {})
-    warn_of_layout(root, log)
-    findings = inspect_images(root, check_names(content, log))
-    report_images(content, findings, log)
-    if request.train_percent is not None:
-        content = split_content(content, findings, request.train_percent, request.seed, log)
-    check_repetition(content, findings, log)
-    warn_of_empty_classes(content, log)
-    if log.errors:
-        return CheckReport(root, log, {}, {})
-    return _write(root, request, content, retired, log)
-
-
-def _read(root: Path, request: CheckRequest, log: ProblemLog) -> tuple[DatasetContent | None, list[str]]:
-    """Return the dataset, and the files to remove."""
-    both = (TRAIN, VAL)
+    report = CheckReport(root, log)
     # a new split makes both parts from whatever there is
-    required = both if request.train_percent is None else ()
-    if not request.convert_coco:
-        if not required and not any((root / PART_FILES[part]).exists() for part in both):
-            required = both
-        if (root / COCO_FOLDER).is_dir() and not (root / DATASET_LABELS_FILE).exists():
-            log.error(
-                "not-converted",
-                Place(COCO_FOLDER),
-                "this looks like a COCO dataset; convert it with -o CheckDataset.convert.enable=True "
-                "-o CheckDataset.convert.src_dataset_type=COCO",
-            )
-        return read_content(root, required, log), []
-    files = coco.find_coco_files(root, required, log)
-    if not files and not log.errors:
-        files = coco.find_coco_files(root, both, log)
-    content = None if log.errors else coco.read_coco(root, files, log)
-    return content, [file.name for file in files.values() if not file.name.endswith(BACKUP_SUFFIX)]
-
-
-def _write(
-    root: Path, request: CheckRequest, content: DatasetContent, retired: list[str], log: ProblemLog
-) -> CheckReport:
-    with staged_folder(request.output / OUTPUT_FOLDER) as folder:
-        samples = write_sample_pictures(root, content, folder)
-        histogram = write_histogram(content, folder)
-        backups = {}
-        if request.convert_coco or request.train_percent is not None:
-            files: dict[str, bytes | None] = {**content.to_files(), **dict.fromkeys(retired)}
-            if not request.convert_coco:
-                del files[DATASET_LABELS_FILE]
-            backups = replace_files(root, files)
-    target = request.output / OUTPUT_FOLDER
+    required = tuple(PART_FILES) if train_percent is None else ()
+    content = (read_coco if convert_coco else read_content)(root, required, log)
+    if content is None:
+        return report
+    warn_of_layout(root, log)
+    digests = _check_images(root, content, log)
+    if train_percent is not None:
+        content = split_content(content, digests, train_percent, seed, log)
+    _check_repetition(content, digests, log)
+    _warn_of_empty_classes(content, log)
+    if log.errors:
+        return report
+    target = output / OUTPUT_FOLDER
     attributes: dict[str, Any] = {
         "label_file": os.path.relpath(root / DATASET_LABELS_FILE, target),
         "num_classes": len(content.labels),
     }
-    for part in PART_FILES:
-        attributes[f"{part}_samples"] = len(content.parts[part])
-        attributes[f"{part}_sample_paths"] = [f"{OUTPUT_FOLDER}/{path}" for path in samples[part]]
-    result = {
+    with staged_folder(target) as folder:
+        for part, paths in write_sample_pictures(root, content, folder).items():
+            attributes[f"{part}_samples"] = len(content.parts[part])
+            attributes[f"{part}_sample_paths"] = [f"{OUTPUT_FOLDER}/{path}" for path in paths]
+        write_histogram(content, folder)
+        if convert_coco or train_percent is not None:
+            files = content.to_files()
+            if not convert_coco:
+                del files[DATASET_LABELS_FILE]
+            report.backups = replace_files(root, files)
+    report.result = {
         "attributes": attributes,
-        "analysis": {"histogram": f"{OUTPUT_FOLDER}/{histogram}"},
+        "analysis": {"histogram": f"{OUTPUT_FOLDER}/{HISTOGRAM_FILE}"},
         "dataset_path": root.resolve().name,
         "show_type": "image",
         "dataset_type": "MLClsDataset",
     }
-    return CheckReport(root, log, result, backups)
+    return report
+
+
+def _check_images(root: Path, content: DatasetContent, log: ProblemLog) -> dict[str, bytes]:
+    """Check the path of each image, and decode it.
+
+    Returns:
+        The digest of each picture that can be used, by its path; the same for copies.
+    """
+    names = dict.fromkeys(sample.name for sample in content.samples if check_name(sample.name, sample.place, log))
+    findings = inspect_images(root, list(names))
+    for sample in content.samples:
+        finding = findings.get(sample.name)
+        if finding is not None and finding.fault:
+            log.error(finding.kind, sample.place, f"{sample.name}: {finding.fault}")
+    return {name: finding.digest for name, finding in findings.items() if finding.digest}
+
+
+def _check_repetition(content: DatasetContent, digests: Mapping[str, bytes], log: ProblemLog) -> None:
+    """Find samples that occur twice and pictures that are in both parts."""
+    by_name: dict[str, tuple[str, Sample]] = {}
+    by_digest: dict[bytes, tuple[str, Sample]] = {}
+    for part, samples in content.parts.items():
+        for sample in samples:
+            name, place, target = sample
+            first_part, first = by_name.setdefault(posixpath.normpath(name), (part, sample))
+            is_same_name = first is not sample
+            if not is_same_name and name in digests:
+                first_part, first = by_digest.setdefault(digests[name], (part, sample))
+            if first is sample:
+                continue
+            differ = "" if np.array_equal(first.target, target) else ", with other labels"
+            picture = f"the same picture as {first.name} ({first.place})"
+            if is_same_name and first_part != part:
+                message = f"expected each image in one part, got {name}, which is also in the other"
+                log.error("leaked-path", place, f"{message} ({first.place}{differ})")
+            elif is_same_name:
+                message = f"expected each image once, got {name} again (first at {first.place}{differ})"
+                log.error("duplicate-path", place, message)
+            elif first_part != part:
+                message = f"expected no training picture in validation, got {name}, {picture}"
+                log.error("leaked-picture", place, message)
+            else:
+                log.warning("duplicate-picture", place, f"{name} is {picture}{differ}")
+
+
+def _warn_of_empty_classes(content: DatasetContent, log: ProblemLog) -> None:
+    """Warn about labels that no sample of a part has: they cannot be learned, or not be evaluated."""
+    for part, samples in content.parts.items():
+        use = "learned" if part == TRAIN else "evaluated"
+        targets = stack_targets(samples, len(content.labels))
+        for label in np.flatnonzero(~targets.any(axis=0)) if len(samples) else ():
+            message = f"no sample has label {label} {content.labels[label]!r}; it cannot be {use}"
+            log.warning("empty-class", Place(PART_FILES[part]), message)

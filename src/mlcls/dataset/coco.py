@@ -16,17 +16,18 @@ Decisions where COCO's format leaves a choice:
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from mlcls.dataset.annotations import Annotations
-from mlcls.dataset.content import COCO_FOLDER, IMAGE_FOLDER, TRAIN, VAL, DatasetContent, fault_of_name
+from mlcls.dataset.annotations import Sample
+from mlcls.dataset.content import COCO_FOLDER, IMAGE_FOLDER, PART_FILES, DatasetContent, check_name
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.dataset.text_lines import is_line_safe
 from mlcls.dataset.transaction import BACKUP_SUFFIX
@@ -34,93 +35,92 @@ from mlcls.dataset.transaction import BACKUP_SUFFIX
 # `instance_train.json` of PaddleX's examples, `instances_train.json`, `instances_train2017.json` of COCO itself.
 _COCO_FILE_NAME: Final = re.compile(r"instances?_((train|val)\d*)\.json(\.bak)?")
 
+# Lists that a file must have, with the kind of a problem in each, and what each entry must be.
+_LISTS: Final[Mapping[str, tuple[str, str]]] = {
+    "images": ("image", "an object with an integer id and a file_name"),
+    "annotations": ("annotation", "an object with integers image_id and category_id"),
+    "categories": ("category", "an object with an integer id and a name in one line"),
+}
 
-class CocoFile:
-    """The annotation file of one part.
 
-    Attributes:
-        path: The file; the `.bak` of an earlier conversion if there is no other.
-        name: Its path relative to the dataset.
-        part: `train` or `val`.
-        folders: Folders to look for its images in, relative to the dataset, in this order.
+@dataclasses.dataclass(frozen=True)
+class _CocoFile:
+    """The annotation file of one part: its path, the folders of its images (tried in this order), and its content.
+
+    Paths are relative to the dataset. The content lacks polygons.
     """
 
-    def __init__(self, path: Path, stem: str, part: str) -> None:
-        self.path = path
-        self.name = f"{COCO_FOLDER}/{path.name}"
-        self.part = part
-        self.folders = tuple(dict.fromkeys((IMAGE_FOLDER, f"{IMAGE_FOLDER}/{stem}", stem, part, "")))
+    name: str
+    folders: Sequence[str]
+    document: Mapping[str, list[Any]]
+
+    def entries(self, key: str, log: ProblemLog) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """Yield the good entries of a list; log the others."""
+        kind, wanted = _LISTS[key]
+        for index, entry in enumerate(self.document[key]):
+            place = Place(self.name, item=f"{key}[{index}]")
+            if isinstance(entry, dict) and _is_good(key, entry):
+                yield place, entry
+            else:
+                log.error(kind, place, f"expected {wanted}, got {_clip(entry)}")
 
 
-def find_coco_files(root: Path, required: tuple[str, ...], log: ProblemLog) -> dict[str, CocoFile]:
-    """Return the annotation file of each part; log a missing or ambiguous one.
-
-    Args:
-        root: The dataset.
-        required: Parts that must have a file.
-        log: Where problems go.
-    """
-    found: dict[str, dict[str, Path]] = {TRAIN: {}, VAL: {}}
-    for path in sorted((root / COCO_FOLDER).glob("*.json*")):
-        match = _COCO_FILE_NAME.fullmatch(path.name)
-        if match and path.is_file():
-            found[match[2]].setdefault(path.name.removesuffix(BACKUP_SUFFIX), path)  # sorted: .json before .json.bak
-    files = {}
-    for part, paths in found.items():
-        if len(paths) > 1:
-            message = f"expected one file for the part {part}, got {', '.join(sorted(paths))}; move the others away"
-            log.error("ambiguous-file", Place(COCO_FOLDER), message)
-        elif paths:
-            ((_, path),) = paths.items()
-            match = _COCO_FILE_NAME.fullmatch(path.name)
-            files[part] = CocoFile(path, match[1] if match else part, part)
-        elif part in required:
-            message = f"expected instance_{part}.json, instances_{part}.json or instances_{part}2017.json, got none"
-            log.error("missing-file", Place(COCO_FOLDER), message)
-    return files
-
-
-def read_coco(root: Path, files: Mapping[str, CocoFile], log: ProblemLog) -> DatasetContent | None:
+def read_coco(root: Path, required: Sequence[str], log: ProblemLog) -> DatasetContent | None:
     """Read the annotation files; log what is wrong with them and what is left out.
 
-    Args:
-        root: The dataset.
-        files: What `find_coco_files` found.
-        log: Where problems go.
+    The required parts must have a file; if none is required, at least one part must.
 
     Returns:
         The dataset, with the images in the order of their COCO ids, as in PaddleX; None if a file is not a COCO file.
     """
-    documents = {part: _read_document(file, log) for part, file in files.items()}
-    if not documents or any(document is None for document in documents.values()):
+    paths = _find_files(root, required, log)
+    files = {part: _read_file(path, part, log) for part, path in paths.items()} if not log.errors else {}
+    if log.errors:
         return None
     categories: dict[int, str] = {}
-    for part, document in documents.items():
-        _collect_categories(files[part], document or {}, categories, log)
+    for file in files.values():
+        _collect_categories(file, categories, log)
     if not categories:
         if not log.errors:
             log.error("no-categories", Place(COCO_FOLDER), "expected at least one category, got none")
         return None
-    index_of = {category_id: index for index, category_id in enumerate(categories)}
-    parts = {
-        part: _convert_part(root, files[part], document or {}, index_of, log) for part, document in documents.items()
-    }
-    return DatasetContent(tuple(categories.values()), parts)
+    parts = {part: _convert_part(root, file, list(categories), log) for part, file in files.items()}
+    retired = [file.name for file in files.values() if not file.name.endswith(BACKUP_SUFFIX)]
+    return DatasetContent(tuple(categories.values()), parts, retired)
 
 
-def _read_document(file: CocoFile, log: ProblemLog) -> dict[str, list[Any]] | None:
-    place = Place(file.name)
+def _find_files(root: Path, required: Sequence[str], log: ProblemLog) -> dict[str, Path]:
+    """Return the file of each part, or its `.bak` of an earlier conversion; log a missing or ambiguous one."""
+    found: dict[str, dict[str, Path]] = {part: {} for part in PART_FILES}
+    for path in sorted((root / COCO_FOLDER).glob("*.json*")):
+        match = _COCO_FILE_NAME.fullmatch(path.name)
+        if match and path.is_file():
+            found[match[2]].setdefault(path.name.removesuffix(BACKUP_SUFFIX), path)  # sorted: .json before .json.bak
+    for part, paths in found.items():
+        if len(paths) > 1:
+            message = f"expected one file for the part {part}, got {', '.join(sorted(paths))}; move the others away"
+            log.error("ambiguous-file", Place(COCO_FOLDER), message)
+        elif not paths and (part in required or not any(found.values())):
+            message = f"expected instance_{part}.json, instances_{part}.json or instances_{part}2017.json, got none"
+            log.error("missing-file", Place(COCO_FOLDER), message)
+    return {part: path for part, paths in found.items() for path in paths.values()}
+
+
+def _read_file(path: Path, part: str, log: ProblemLog) -> _CocoFile:
+    name = f"{COCO_FOLDER}/{path.name}"
+    match = _COCO_FILE_NAME.fullmatch(path.name)
+    stem = match[1] if match else part
+    folders = tuple(dict.fromkeys((IMAGE_FOLDER, f"{IMAGE_FOLDER}/{stem}", stem, part, "")))
     try:
         # polygons, which make up most of a file, are dropped while it is read
-        document = json.loads(file.path.read_bytes(), object_hook=_drop_outline)
+        document: Any = json.loads(path.read_bytes(), object_hook=_drop_outline)
     except (OSError, ValueError, RecursionError) as error:
-        log.error("coco-file", place, f"expected a JSON file, got one that cannot be read: {error}")
-        return None
-    names = ("images", "annotations", "categories")
-    missing = [name for name in names if not isinstance(document, dict) or not isinstance(document.get(name), list)]
-    for name in missing:
-        log.error("coco-file", place, f"expected an object with the list {name!r}, got none")
-    return None if missing else document
+        log.error("coco-file", Place(name), f"expected a JSON file, got one that cannot be read: {error}")
+        return _CocoFile(name, folders, {})
+    for key in _LISTS:
+        if not isinstance(document, dict) or not isinstance(document.get(key), list):
+            log.error("coco-file", Place(name), f"expected an object with the list {key!r}, got none")
+    return _CocoFile(name, folders, document)
 
 
 def _drop_outline(value: dict[str, Any]) -> dict[str, Any]:
@@ -128,18 +128,23 @@ def _drop_outline(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _collect_categories(
-    file: CocoFile, document: Mapping[str, list[Any]], categories: dict[int, str], log: ProblemLog
-) -> None:
+def _is_good(key: str, entry: dict[str, Any]) -> bool:
+    if key == "annotations":
+        return _has_id(entry, "image_id") and _has_id(entry, "category_id")
+    text = entry.get("file_name" if key == "images" else "name")
+    if not _has_id(entry, "id") or not isinstance(text, str) or not is_line_safe(text):
+        return False
+    return bool(text) and "\t" not in text if key == "images" else bool(text.strip())
+
+
+def _has_id(entry: object, key: str) -> bool:
+    return isinstance(entry, dict) and type(entry.get(key)) is int
+
+
+def _collect_categories(file: _CocoFile, categories: dict[int, str], log: ProblemLog) -> None:
     seen: set[int] = set()
-    for place, category in _entries(file, document, "categories"):
-        category_id = _identifier(category, "id")
-        label = category.get("name") if isinstance(category, dict) else None
-        if category_id is None or not isinstance(label, str) or not label.strip() or not is_line_safe(label):
-            message = f"expected an object with an integer id and a name in one line, got {_clip(category)}"
-            log.error("category", place, message)
-            continue
-        label = label.strip()
+    for place, category in file.entries("categories", log):
+        category_id, label = category["id"], category["name"].strip()
         if category_id in seen:
             log.error("category", place, f"expected each id once, got {category_id} again")
         elif categories.get(category_id, label) != label:
@@ -152,25 +157,19 @@ def _collect_categories(
         seen.add(category_id)
 
 
-def _convert_part(
-    root: Path, file: CocoFile, document: Mapping[str, list[Any]], index_of: Mapping[int, int], log: ProblemLog
-) -> Annotations:
-    names = _collect_images(root, file, document, log)
+def _convert_part(root: Path, file: _CocoFile, category_ids: list[int], log: ProblemLog) -> list[Sample]:
+    names = _collect_images(root, file, log)
+    index_of = {category_id: index for index, category_id in enumerate(category_ids)}
     rows = {image_id: np.zeros(len(index_of), dtype=np.bool_) for image_id in names}
-    listed = {_identifier(image, "id") for image in document["images"]}
+    listed = {image["id"] for image in file.document["images"] if _has_id(image, "id")}
     unlisted: collections.Counter[int] = collections.Counter()
-    for place, annotation in _entries(file, document, "annotations"):
-        image_id, category_id = _identifier(annotation, "image_id"), _identifier(annotation, "category_id")
-        if image_id is None or category_id is None:
-            message = f"expected an object with integers image_id and category_id, got {_clip(annotation)}"
-            log.error("annotation", place, message)
-            continue
+    for place, annotation in file.entries("annotations", log):
+        image_id, category_id, box = annotation["image_id"], annotation["category_id"], annotation.get("bbox")
         if category_id not in index_of:
             log.error("unknown-category", place, f"expected the id of a listed category, got {category_id}")
             continue
-        fault = _fault_of_box(annotation)
-        if fault:
-            message = f"expected a box [x, y, width, height], got {fault}; the label counts anyway"
+        if box is not None and not _is_box(box):
+            message = f"expected a box [x, y, width, height], got {_clip(box)}; the label counts anyway"
             log.warning("broken-box", place, message)
         if image_id not in listed:
             unlisted[image_id] += 1
@@ -179,31 +178,21 @@ def _convert_part(
     for image_id, count in unlisted.items():
         message = f"the file does not list this image; its {count} annotations are ignored"
         log.warning("unknown-image", Place(file.name, item=f"image {image_id}"), message)
-    ids = sorted(names)
-    targets = np.array([rows[image_id] for image_id in ids], dtype=np.bool_).reshape(len(ids), len(index_of))
-    places = tuple(Place(file.name, item=f"image {image_id}") for image_id in ids)
-    return Annotations(tuple(names[image_id] for image_id in ids), places, targets)
+    return [Sample(names[each], Place(file.name, item=f"image {each}"), rows[each]) for each in sorted(names)]
 
 
-def _collect_images(root: Path, file: CocoFile, document: Mapping[str, list[Any]], log: ProblemLog) -> dict[int, str]:
+def _collect_images(root: Path, file: _CocoFile, log: ProblemLog) -> dict[int, str]:
     """Return the path of each image by its id, relative to the dataset."""
     names: dict[int, str] = {}
     seen: set[int] = set()
-    for place, image in _entries(file, document, "images"):
-        image_id = _identifier(image, "id")
-        name = image.get("file_name") if isinstance(image, dict) else None
-        if image_id is None or not isinstance(name, str) or not name or not is_line_safe(name) or "\t" in name:
-            message = f"expected an object with an integer id and a file_name, got {_clip(image)}"
-            log.error("image", place, message)
-            continue
+    for _, image in file.entries("images", log):
+        image_id, name = image["id"], image["file_name"]
         place = Place(file.name, item=f"image {image_id}")
         if image_id in seen:
             log.error("image", place, "expected each id once, got this one again")
             continue
         seen.add(image_id)
-        fault = fault_of_name(name)
-        if fault:
-            log.error(fault[0], place, fault[1])
+        if not check_name(name, place, log):
             continue
         candidates = [f"{folder}/{name}" if folder else name for folder in file.folders]
         found = next((candidate for candidate in candidates if (root / candidate).is_file()), None)
@@ -216,29 +205,13 @@ def _collect_images(root: Path, file: CocoFile, document: Mapping[str, list[Any]
     return names
 
 
-def _entries(file: CocoFile, document: Mapping[str, list[Any]], key: str) -> Iterator[tuple[Place, Any]]:
-    for index, entry in enumerate(document[key]):
-        yield Place(file.name, item=f"{key}[{index}]"), entry
-
-
-def _identifier(entry: object, key: str) -> int | None:
-    value = entry.get(key) if isinstance(entry, dict) else None
-    return value if type(value) is int else None
-
-
-def _fault_of_box(annotation: Mapping[str, Any]) -> str:
-    """Return a box that is wrong, as text; empty if the box is right or missing."""
-    box = annotation.get("bbox")
-    if box is None:
-        return ""
-    if (
+def _is_box(box: object) -> bool:
+    return (
         isinstance(box, list)
         and len(box) == 4
         and all(type(value) in (int, float) and math.isfinite(value) for value in box)
         and min(box[2:]) > 0
-    ):
-        return ""
-    return _clip(box)
+    )
 
 
 def _clip(value: object) -> str:

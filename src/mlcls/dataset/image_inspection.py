@@ -1,33 +1,23 @@
-"""Decode every image of a dataset in several processes, and report those that cannot be used."""
+"""Decode every image of a dataset on all cores, and report those that cannot be used."""
 
 from __future__ import annotations
 
-import collections
 import hashlib
-import itertools
-import math
-import multiprocessing
 import os
-import signal
-import stat
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from mlcls.base.processes import end_with_parent
-from mlcls.errors import DatasetError, ImageError
+from mlcls.base.threads import map_ahead
+from mlcls.errors import ImageError
 from mlcls.images.decoding import decode_image
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS
 
-# Images for which one more process is worthwhile.
-_IMAGES_PER_PROCESS: Final = 64
-# A process may need half a gigabyte for a picture of the largest size.
-_MAX_PROCESSES: Final = 16
-_CHUNK: Final = 8
-# Chunks submitted ahead of the results, for each process.
-_CHUNKS_AHEAD: Final = 3
+# A thread may need half a gigabyte for a picture of the largest size.
+_MAX_THREADS: Final = 16
+# Images that are decoded ahead of the result that is taken, for each thread.
+_IMAGES_AHEAD: Final = 4
 
 
 class ImageFinding(NamedTuple):
@@ -44,44 +34,31 @@ class ImageFinding(NamedTuple):
     fault: str = ""
 
 
-def inspect_images(root: Path, names: Sequence[str]) -> Mapping[str, ImageFinding]:
+def inspect_images(root: Path, names: Sequence[str]) -> dict[str, ImageFinding]:
     """Decode images as for a model, with a progress bar on a terminal.
 
-    Only the findings are kept: a few chunks of names are in progress at a time, and a process holds one picture.
-
-    Args:
-        root: Folder of the dataset.
-        names: Paths relative to the folder, each once.
-
     Returns:
-        A finding for each name.
-
-    Raises:
-        DatasetError: A process was killed, as the kernel does when memory runs out.
+        A finding for each name, which is a path relative to the folder.
     """
     from tqdm import tqdm
 
-    paths = [str(root / name) for name in names]
-    findings: dict[str, ImageFinding] = {}
-    with tqdm(total=len(names), desc="opening images", unit="image", leave=False, disable=None) as progress:
-        for finding in _inspect_paths(paths, _choose_process_count(len(paths))):
-            findings[names[len(findings)]] = finding
-            progress.update()
-    return findings
+    threads = min(len(os.sched_getaffinity(0)), _MAX_THREADS)  # decoders work without Python's global lock
+    with ThreadPoolExecutor(threads, "mlcls-images") as pool:
+        found = map_ahead(pool, inspect_image, (root / name for name in names), _IMAGES_AHEAD * threads)
+        progress = tqdm(found, total=len(names), desc="opening images", unit="image", leave=False, disable=None)
+        return dict(zip(names, progress, strict=True))
 
 
-def inspect_image(path: str) -> ImageFinding:
+def inspect_image(path: Path) -> ImageFinding:
     """Decode one image."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # does not wait for a FIFO's writer
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return ImageFinding(b"", "unreadable-image", "expected an image file, got something that is not a file")
+        if path.exists() and not path.is_file():  # such as a FIFO, on which a read would wait
+            return ImageFinding(b"", "unreadable-image", "expected an image file, got something that is not a file")
+        with path.open("rb") as file:
             data = file.read(DEFAULT_IMAGE_SETTINGS.max_bytes + 1)
     except FileNotFoundError:
-        hint = "; write paths with /" if "\\" in path else ""
+        hint = "; write paths with /" if "\\" in str(path) else ""
         return ImageFinding(b"", "missing-image", f"expected an image file, but it does not exist{hint}")
-    except IsADirectoryError:
-        return ImageFinding(b"", "unreadable-image", "expected an image file, got a folder")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         return ImageFinding(b"", "unreadable-image", f"expected an image file, got one that cannot be read: {reason}")
@@ -92,44 +69,3 @@ def inspect_image(path: str) -> ImageFinding:
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(pixels.data)
     return ImageFinding(digest.digest())
-
-
-def _choose_process_count(images: int) -> int:
-    return max(1, min(len(os.sched_getaffinity(0)), math.ceil(images / _IMAGES_PER_PROCESS), _MAX_PROCESSES))
-
-
-def _inspect_paths(paths: Sequence[str], process_count: int) -> Iterator[ImageFinding]:
-    """Yield findings in the order of the paths."""
-    if process_count == 1:
-        yield from map(inspect_image, paths)
-        return
-    # not forked: OpenCV and tqdm have threads, and a fork would copy their locks
-    context = multiprocessing.get_context("spawn")
-    chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
-    executor = ProcessPoolExecutor(process_count, context, _prepare_process)
-    try:
-        pending: collections.deque[Future[list[ImageFinding]]] = collections.deque(
-            executor.submit(_inspect_chunk, chunk) for chunk in itertools.islice(chunks, process_count * _CHUNKS_AHEAD)
-        )
-        while pending:
-            yield from pending.popleft().result()
-            pending.extend(executor.submit(_inspect_chunk, chunk) for chunk in itertools.islice(chunks, 1))
-    except BrokenProcessPool:
-        raise DatasetError(
-            "expected to decode all images, but a process that did was killed, as happens when memory runs out; close "
-            "other programs and run it again."
-        ) from None
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _prepare_process() -> None:
-    import cv2
-
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one ends the others
-    cv2.setNumThreads(1)
-
-
-def _inspect_chunk(paths: Sequence[str]) -> list[ImageFinding]:
-    return [inspect_image(path) for path in paths]

@@ -17,11 +17,7 @@ _MAX_CLASS_ID: Final = 999_999
 
 
 def read_dataset_labels(folder: Path, num_classes: int | None = None) -> tuple[str, ...]:
-    """Return the labels of a dataset.
-
-    Args:
-        folder: The dataset.
-        num_classes: Expected number of labels; None for any number.
+    """Return the labels of a dataset, which must be as many as `num_classes` if it is not None.
 
     Raises:
         DatasetError: There is no such folder, `label.txt` is missing or wrong, or has another number of labels.
@@ -52,21 +48,15 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | None:
-    """Read the labels; log what is wrong with them.
+    """Return the labels of a file, named `name` in problems; log what is wrong with them.
 
-    Args:
-        path: The file.
-        name: Name of the file in problems.
-        log: Where problems go.
-
-    Returns:
-        The labels by class id; None if their number is not known.
+    None if their number is not known.
     """
     lines = read_lines(path, name, log)
     if lines is None:
         return None
-    by_id: dict[int, tuple[str, int]] = {}
-    id_of: dict[str, int] = {}
+    by_id: dict[int, str] = {}
+    lines_of: dict[int | str, int] = {}  # the first line that has a class id or a label
     for number, line in lines:
         place = Place(name, number)
         digits, space, label = line.partition(" ")
@@ -77,21 +67,18 @@ def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | No
         class_id = int(digits)
         if not space or not label:
             log.error("empty-label", place, f"expected a label after the class id {class_id}, got none")
-        elif "\t" in label:
-            log.error("label-line", place, f"expected a label without tabs, got {label[:80]!r}")
         elif has_control(label):
             log.error("label-line", place, f"expected a label without control characters, got {label[:80]!r}")
-        elif label in id_of:
-            first = by_id[id_of[label]][1]
-            log.error("duplicate-label", place, f"expected each label once, got {label!r} again, first on line {first}")
+        elif label in lines_of:
+            message = f"expected each label once, got {label!r} again, first on line {lines_of[label]}"
+            log.error("duplicate-label", place, message)
         if class_id in by_id:
-            first = by_id[class_id][1]
-            log.error(
-                "duplicate-id", place, f"expected each class id once, got {class_id} again, first on line {first}"
-            )
+            message = f"expected each class id once, got {class_id} again, first on line {lines_of[class_id]}"
+            log.error("duplicate-id", place, message)
             continue
-        by_id[class_id] = (label, number)
-        id_of.setdefault(label, class_id)
+        by_id[class_id] = label
+        lines_of[class_id] = number
+        lines_of.setdefault(label, number)
     if not by_id:
         if not log.errors:
             log.error("empty-file", Place(name), "expected a class id, a space and a label per line, got an empty file")
@@ -100,7 +87,7 @@ def parse_labels(path: Path, name: str, log: ProblemLog) -> tuple[str, ...] | No
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         log.error("id-gap", Place(name), f"expected class ids 0 to {max(by_id)}, each once, got no label for {shown}")
-    return tuple(by_id.get(class_id, ("", 0))[0] for class_id in range(max(by_id) + 1))
+    return tuple(by_id.get(class_id, "") for class_id in range(max(by_id) + 1))
 
 
 def format_labels(labels: Sequence[str]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,7 @@ from mlcls.dataset.annotations import read_annotations
 from mlcls.errors import DatasetError
 
 
-@dataclasses.dataclass(frozen=True)
-class LabeledPhotos:
+class LabeledPhotos(NamedTuple):
     """Files of photos.
 
     Attributes:
@@ -27,12 +26,7 @@ class LabeledPhotos:
 
     @classmethod
     def open(cls, photos: Sequence[Path], annotations: Path | None, num_labels: int) -> LabeledPhotos:
-        """Return the photos of an annotation file, or the given photos without labels.
-
-        Args:
-            photos: Photos and folders of photos.
-            annotations: Annotation file of an `MLClsDataset`; None for photos without labels.
-            num_labels: Number of labels of the model.
+        """Return the photos of an annotation file, or the given photos and folders without labels.
 
         Raises:
             DatasetError: Both are given, or the annotation file is wrong.

@@ -14,18 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.base.pictures import draw_label_panels, require_matplotlib
+from mlcls.dataset.annotations import stack_targets
 from mlcls.dataset.content import TRAIN, VAL, DatasetContent
 from mlcls.errors import DatasetError, MlclsError
 
 SAMPLE_FOLDER: Final = "demo_img"
 HISTOGRAM_FILE: Final = "histogram.png"
 
-_COLORS: Final = {"train": "#2f7d8c", "val": "#e0902f"}
 # If the longest bar is this many times the median one, most bars would be too short to see on a linear scale.
 _LONG_TAIL: Final = 20
 # Number of images of each part to show, and the seed that chooses them: those of PaddleX's `check`.
 _SAMPLE_COUNT: Final = 10
 _SAMPLE_SEED: Final = 123
+# Of formats that Pillow writes in color.
 _WRITTEN_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -50,46 +51,28 @@ def draw_histogram(
         DatasetError: The font that MLCLS_FONT names cannot be loaded.
     """
     order = np.lexsort((np.arange(len(labels)), -val_counts, -train_counts))
-    scale = _Scale.of(np.concatenate([train_counts, val_counts]))
+    counts = np.concatenate([train_counts, val_counts])
+    positive = counts[counts > 0] if counts.any() else np.ones(1)
+    longest = int(positive.max())
 
     def draw_panel(axes: Any, panel: npt.NDArray[np.intp]) -> None:
-        counts = {"train": train_counts[panel], "val": val_counts[panel]}
-        _draw_panel(axes, counts)
-        scale.apply(axes)
-
-    return draw_label_panels(labels, order, draw_panel, f"Images with each label ({len(labels)} labels)")
-
-
-class _Scale:
-    """The scale of the counts, the same in all panels."""
-
-    def __init__(self, longest: int, *, is_logarithmic: bool) -> None:
-        self._longest = longest
-        self._is_logarithmic = is_logarithmic
-
-    @classmethod
-    def of(cls, counts: npt.NDArray[np.int64]) -> _Scale:
-        positive = counts[counts > 0]
-        if not positive.size:
-            return cls(1, is_logarithmic=False)
-        return cls(int(positive.max()), is_logarithmic=bool(positive.max() > _LONG_TAIL * np.median(positive)))
-
-    def apply(self, axes: Any) -> None:
-        if self._is_logarithmic:
+        positions = np.arange(len(panel))
+        for part, color, offset, values in (
+            ("train", "#2f7d8c", -0.21, train_counts),
+            ("val", "#e0902f", 0.21, val_counts),
+        ):
+            bars = axes.barh(positions + offset, values[panel], height=0.4, color=color, label=part)
+            axes.bar_label(bars, fontsize=6.5, padding=2, color="#3a3a3a")
+        if longest > _LONG_TAIL * np.median(positive):
             axes.set_xscale("symlog", linthresh=1)  # a count may be 0
-            axes.set_xlim(0, self._longest**1.15)
+            axes.set_xlim(0, longest**1.15)
             axes.set_xlabel("images, logarithmic scale", fontsize=8)
         else:
-            axes.set_xlim(0, self._longest * 1.12)
+            axes.set_xlim(0, longest * 1.12)
             axes.set_xlabel("images", fontsize=8)
             axes.xaxis.get_major_locator().set_params(integer=True)
 
-
-def _draw_panel(axes: Any, counts: dict[str, npt.NDArray[np.int64]]) -> None:
-    positions = np.arange(len(counts["train"]))
-    for (part, values), offset in zip(counts.items(), (-0.21, 0.21), strict=True):
-        bars = axes.barh(positions + offset, values, height=0.4, color=_COLORS[part], label=part)
-        axes.bar_label(bars, fontsize=6.5, padding=2, color="#3a3a3a")
+    return draw_label_panels(labels, order, draw_panel, f"Images with each label ({len(labels)} labels)")
 
 
 def require_pictures() -> None:
@@ -121,30 +104,29 @@ def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> 
     from mlcls_client.pictures.drawing import draw_names, open_image
 
     (folder / SAMPLE_FOLDER).mkdir()
-    written: dict[str, list[str]] = {}
+    written: dict[str, list[str]] = {part: [] for part in content.parts}
     taken: set[str] = set()
     for part, samples in content.parts.items():
-        written[part] = []
-        for index in _choose_samples(len(samples)):
-            name = samples.names[index]
-            labels = [content.labels[label] for label in samples.targets[index].nonzero()[0]]
-            target = f"{SAMPLE_FOLDER}/{_free_name(name, taken)}"
+        shuffled = list(samples)
+        random.Random(_SAMPLE_SEED).shuffle(shuffled)
+        for sample in shuffled[:_SAMPLE_COUNT]:
+            labels = [content.labels[label] for label in sample.target.nonzero()[0]]
+            target = f"{SAMPLE_FOLDER}/{_free_name(sample.name, taken)}"
             try:
                 with _unnamed_characters():
-                    draw_names(open_image((root / name).read_bytes()), labels).save(folder / target)
+                    draw_names(open_image((root / sample.name).read_bytes()), labels).save(folder / target)
             except (MlclsClientError, OSError, ValueError) as error:
                 raise DatasetError(
-                    f"{root / name}: expected to draw its labels, got: {str(error).rstrip('.')}."
+                    f"{root / sample.name}: expected to draw its labels, got: {str(error).rstrip('.')}."
                 ) from error
             written[part].append(target)
     return written
 
 
-def write_histogram(content: DatasetContent, folder: Path) -> str:
-    """Write the histogram and return its path relative to `folder`."""
-    counts = (content.parts[part].targets.sum(axis=0) for part in (TRAIN, VAL))
-    (folder / HISTOGRAM_FILE).write_bytes(draw_histogram(content.labels, *counts))
-    return HISTOGRAM_FILE
+def write_histogram(content: DatasetContent, folder: Path) -> None:
+    """Write the histogram."""
+    train, val = (stack_targets(content.parts[part], len(content.labels)).sum(axis=0) for part in (TRAIN, VAL))
+    (folder / HISTOGRAM_FILE).write_bytes(draw_histogram(content.labels, train, val))
 
 
 @contextlib.contextmanager
@@ -159,21 +141,11 @@ def _unnamed_characters() -> Iterator[None]:
         client.setLevel(level)
 
 
-def _choose_samples(count: int) -> list[int]:
-    indices = list(range(count))
-    random.Random(_SAMPLE_SEED).shuffle(indices)
-    return indices[:_SAMPLE_COUNT]
-
-
 def _free_name(name: str, taken: set[str]) -> str:
-    """Return a unique file name for an image, with a suffix of a format that Pillow writes in color."""
+    """Return a file name for an image that is not taken yet, in a format that Pillow writes."""
     path = Path(name)
     suffix = path.suffix if path.suffix.lower() in _WRITTEN_SUFFIXES else ".png"
-    chosen = next(candidate for candidate in _candidates(path.stem, suffix) if candidate.casefold() not in taken)
+    stems = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(2)))
+    chosen = next(stem + suffix for stem in stems if (stem + suffix).casefold() not in taken)
     taken.add(chosen.casefold())
     return chosen
-
-
-def _candidates(stem: str, suffix: str) -> Iterator[str]:
-    yield stem + suffix
-    yield from (f"{stem}_{number}{suffix}" for number in itertools.count(2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -36,16 +35,16 @@ class Problem:
     """One problem.
 
     Attributes:
+        severity: `error` if the dataset is rejected for it, else `warning`.
         kind: Short name of this kind of problem, for programs.
-        message: What was expected and what came.
         place: Where it is.
-        is_error: Whether the dataset is rejected for it; otherwise it is a warning.
+        message: What was expected and what came.
     """
 
+    severity: str
     kind: str
-    message: str
     place: Place
-    is_error: bool = True
+    message: str
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}"
@@ -53,38 +52,28 @@ class Problem:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, with `line` and `item` if they are known."""
         place = {name: value for name, value in self.place._asdict().items() if value is not None}
-        severity = "error" if self.is_error else "warning"
-        return {"severity": severity, "kind": self.kind, **place, "message": self.message}
+        return {"severity": self.severity, "kind": self.kind, **place, "message": self.message}
 
 
 class ProblemLog:
-    """The problems found so far, in order."""
+    """The problems found so far.
+
+    Attributes:
+        errors: Problems that the dataset is rejected for, in order.
+        warnings: Problems that its owner should know about, in order.
+    """
 
     def __init__(self) -> None:
-        self._problems: list[Problem] = []
-
-    def __iter__(self) -> Iterator[Problem]:
-        """Yield the errors, then the warnings."""
-        yield from self.errors
-        yield from self.warnings
-
-    @property
-    def errors(self) -> list[Problem]:
-        """Problems that the dataset is rejected for."""
-        return [problem for problem in self._problems if problem.is_error]
-
-    @property
-    def warnings(self) -> list[Problem]:
-        """Problems that its owner should know about."""
-        return [problem for problem in self._problems if not problem.is_error]
+        self.errors: list[Problem] = []
+        self.warnings: list[Problem] = []
 
     def error(self, kind: str, place: Place, message: str) -> None:
         """Add a problem that the dataset is rejected for."""
-        self._problems.append(Problem(kind, message, place))
+        self.errors.append(Problem("error", kind, place, message))
 
     def warning(self, kind: str, place: Place, message: str) -> None:
         """Add a problem that its owner should know about."""
-        self._problems.append(Problem(kind, message, place, is_error=False))
+        self.warnings.append(Problem("warning", kind, place, message))
 
     def raise_errors(self, path: Path) -> None:
         """Raise the errors of one file, if any, with the first of them in full.
@@ -92,10 +81,8 @@ class ProblemLog:
         Raises:
             DatasetError: There are errors.
         """
-        texts = [
-            error.message if error.place.line is None else f"line {error.place.line}: {error.message}"
-            for error in self.errors
-        ]
-        more = f"; and {len(texts) - _LISTED_ERRORS} more" if len(texts) > _LISTED_ERRORS else ""
-        if texts:
-            raise DatasetError(f"{path}: {'; '.join(texts[:_LISTED_ERRORS])}{more}.")
+        if self.errors:
+            shown = self.errors[:_LISTED_ERRORS]
+            texts = [f"line {each.place.line}: {each.message}" if each.place.line else each.message for each in shown]
+            more = f"; and {len(self.errors) - len(shown)} more" if len(self.errors) > len(shown) else ""
+            raise DatasetError(f"{path}: {'; '.join(texts)}{more}.")

@@ -7,13 +7,12 @@ after the last change; whoever finds a journal first undoes everything in it.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from mlcls.base.files import STAGING_PREFIX, folder_lock, write_bytes, write_text
 from mlcls.errors import DatasetError
@@ -22,29 +21,24 @@ BACKUP_SUFFIX: Final = ".bak"
 JOURNAL: Final = ".mlcls-journal.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     """One file of a change.
 
     Attributes:
         name: The file, relative to the dataset.
-        existed: Whether the file existed before.
-        backup: New backup of the file; empty if it did not exist, or if there already is a backup of it.
-        kept: Existing backup with the same content.
+        backup: The backup of its old content; empty if it did not exist.
+        is_new: Whether the change makes this backup; otherwise there already was one with the same content.
     """
 
     name: str
-    existed: bool
     backup: str = ""
-    kept: str = ""
+    is_new: bool = True
 
 
 def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, str]:
     """Replace files of a dataset, all or none of them; unchanged files are not touched.
 
-    Args:
-        root: The dataset.
-        files: New content by path relative to the dataset; None removes the file.
+    The files are the new content by path relative to the dataset; None removes a file.
 
     Returns:
         Name of the backup of each file that was replaced or removed.
@@ -58,19 +52,17 @@ def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, st
         if not steps:
             return {}
         try:
-            write_text(root / JOURNAL, json.dumps([dataclasses.asdict(step) for step in steps], indent=2) + "\n")
+            write_text(root / JOURNAL, json.dumps(steps, indent=2) + "\n")
             for step in steps:
                 _do_step(root, step, files[step.name])
             (root / JOURNAL).unlink()
         except BaseException as error:
             _undo(root)
             if isinstance(error, OSError):
-                raise DatasetError(
-                    f"{root}: expected to write {', '.join(step.name for step in steps)}, got: {error}; nothing was "
-                    f"changed."
-                ) from error
+                names = ", ".join(step.name for step in steps)
+                raise DatasetError(f"{root}: expected to write {names}, got: {error}; nothing was changed.") from error
             raise
-    return {step.name: step.backup or step.kept for step in steps if step.existed}
+    return {step.name: step.backup for step in steps if step.backup}
 
 
 def recover(root: Path) -> None:
@@ -87,23 +79,17 @@ def recover(root: Path) -> None:
 def _plan_step(root: Path, name: str, content: bytes | None) -> _Step | None:
     path = root / name
     if not path.exists():
-        return None if content is None else _Step(name, existed=False)
-    if content is not None:
-        old = path.read_bytes()
-        if old == content:
-            return None
-        for backup in _backup_names(name):
-            if not (root / backup).exists():
-                return _Step(name, existed=True, backup=backup)
-            if (root / backup).read_bytes() == old:
-                return _Step(name, existed=True, kept=backup)
-    free = next(backup for backup in _backup_names(name) if not (root / backup).exists())
-    return _Step(name, existed=True, backup=free)
-
-
-def _backup_names(name: str) -> itertools.chain[str]:
-    first = name + BACKUP_SUFFIX
-    return itertools.chain([first], (f"{first}{number}" for number in itertools.count(2)))
+        return None if content is None else _Step(name)
+    old = None if content is None else path.read_bytes()
+    if content is not None and old == content:
+        return None
+    backups = (f"{name}{BACKUP_SUFFIX}{number if number > 1 else ''}" for number in itertools.count(1))
+    for backup in backups:
+        if not (root / backup).exists():
+            return _Step(name, backup)
+        if content is not None and (root / backup).read_bytes() == old:
+            return _Step(name, backup, is_new=False)
+    return None
 
 
 def _do_step(root: Path, step: _Step, content: bytes | None) -> None:
@@ -111,7 +97,7 @@ def _do_step(root: Path, step: _Step, content: bytes | None) -> None:
     if content is None:
         os.rename(path, root / step.backup)
         return
-    if step.backup:
+    if step.backup and step.is_new:
         write_bytes(root / step.backup, path.read_bytes())
     write_bytes(path, content)
 
@@ -123,7 +109,7 @@ def _undo(root: Path) -> None:
             leftover.unlink(missing_ok=True)
     journal = root / JOURNAL
     try:
-        steps = [_Step(**entry) for entry in json.loads(journal.read_bytes())]
+        steps = [_Step(*entry) for entry in json.loads(journal.read_bytes())]
     except FileNotFoundError:
         return
     except (OSError, ValueError, TypeError) as error:
@@ -132,11 +118,11 @@ def _undo(root: Path) -> None:
             f"compare the files with their {BACKUP_SUFFIX} yourself, then remove the journal."
         ) from None
     for step in steps:
-        path = root / step.name
-        if not step.existed:
+        path, backup = root / step.name, root / step.backup
+        if not step.backup:
             path.unlink(missing_ok=True)
-        elif step.kept:
-            write_bytes(path, (root / step.kept).read_bytes())
-        elif (root / step.backup).exists():
-            os.replace(root / step.backup, path)
+        elif not step.is_new:
+            write_bytes(path, backup.read_bytes())
+        elif backup.exists():
+            os.replace(backup, path)
     journal.unlink()

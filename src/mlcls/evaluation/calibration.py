@@ -9,7 +9,7 @@ predicts nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -28,7 +28,26 @@ Outcome = Literal["fitted", "too few with", "too few without", "out of reach"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class Objective:
+    """What thresholds are fitted for.
+
+    Attributes:
+        figure: `f1`, or the metric that must reach the target.
+        target: The wanted precision or recall, above 0, at most 1; None for `f1`.
+    """
+
+    figure: Literal["f1", "precision", "recall"] = "f1"
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.target is not None and not 0 < self.target <= 1:
+            raise ThresholdError(f"Expected a {self.figure} above 0 and at most 1, got {self.target}.")
+
+    def __str__(self) -> str:
+        return "best F1" if self.target is None else f"{self.figure} of at least {self.target:g}"
+
+
+class Fit(NamedTuple):
     """The threshold fitted to one label.
 
     Attributes:
@@ -43,134 +62,46 @@ class Fit:
     positives: int
 
 
-class Candidates(NamedTuple):
-    """Every decision that a threshold can make on one label, from the highest threshold to the lowest.
-
-    Attributes:
-        thresholds: (K,) float32, each between two neighboring scores.
-        margins: (K,) distance of the two scores.
-        predicted: (K,) images whose score is above the threshold, at least 1.
-        hits: (K,) predicted images that have the label.
-        positives: Images that have the label.
-    """
-
-    thresholds: npt.NDArray[np.float32]
-    margins: npt.NDArray[np.float64]
-    predicted: npt.NDArray[np.int64]
-    hits: npt.NDArray[np.int64]
-    positives: int
-
-    @property
-    def precision(self) -> npt.NDArray[np.float64]:
-        """Precision of each candidate, (K,)."""
-        return self.hits / self.predicted
-
-    @property
-    def recall(self) -> npt.NDArray[np.float64]:
-        """Recall of each candidate, (K,); the label must have positives."""
-        return self.hits / self.positives
-
-    @property
-    def f1(self) -> npt.NDArray[np.float64]:
-        """F1 of each candidate, (K,)."""
-        return 2 * self.hits / (self.predicted + self.positives)
-
-
-def list_candidates(scores: npt.NDArray[np.float32], targets: Targets) -> Candidates:
-    """Return the candidates of one label.
-
-    Args:
-        scores: (N,) float32 from 0 to 1.
-        targets: (N,) which images have the label.
-
-    Returns:
-        One candidate for each score that occurs, except 0, which no valid threshold lies below.
-    """
-    above = np.unique(scores[scores > 0])[::-1]
-    below = np.append(above[1:], np.float32(0))
-    # halved in float64, so that only the last rounding can reach the upper score; then the lower one separates too
-    middle = ((above.astype(np.float64) + below.astype(np.float64)) / 2).astype(np.float32)
-    thresholds = np.where(middle < above, middle, below)
-    ranked = np.sort(scores)
-    ranked_hits = np.sort(scores[targets])
-    predicted = len(ranked) - np.searchsorted(ranked, above, side="left")
-    hits = len(ranked_hits) - np.searchsorted(ranked_hits, above, side="left")
-    margins = above.astype(np.float64) - below.astype(np.float64)
-    return Candidates(thresholds, margins, predicted, hits, int(targets.sum()))
-
-
-def best_f1_thresholds(
-    scores: Scores, targets: Targets, current: Sequence[float], min_images: int = MIN_IMAGES
+def fit_thresholds(
+    scores: Scores,
+    targets: Targets,
+    current: Sequence[float],
+    objective: Objective,
+    min_images: int = MIN_IMAGES,
 ) -> list[Fit]:
-    """Return the threshold of each label with the best F1; on a tie, the one with the widest gap around it.
+    """Return the threshold of each label that fits an objective best.
+
+    For F1, it is the one with the best F1; on a tie, the one with the widest gap around it. For a wanted precision, it
+    is the one with the highest recall among those that have the precision; on a tie, the one with the higher precision.
+    Likewise for a wanted recall.
 
     Args:
         scores: (N, num_labels) float32 from 0 to 1.
         targets: (N, num_labels) which labels each image has.
         current: The current threshold of each label, kept if none can be fitted.
+        objective: What to fit for.
         min_images: Images with a label, and images without it, that its threshold needs; at least 1.
 
     Raises:
         ThresholdError: The arguments' shapes do not match, or scores are not from 0 to 1.
     """
-
-    def choose(candidates: Candidates) -> int | None:
-        # hits / (predicted + positives) rounds equal fractions alike, so equal F1s compare equal
-        return _best(candidates.f1, candidates.margins)
-
-    return _fit(scores, targets, current, min_images, choose)
-
-
-def thresholds_for_precision(
-    scores: Scores, targets: Targets, current: Sequence[float], target: float, min_images: int = MIN_IMAGES
-) -> list[Fit]:
-    """Return the threshold of each label with the highest recall among those that have the wanted precision.
-
-    On a tie, the one with the higher precision. A label without such a threshold keeps its current one.
-
-    Args:
-        scores: See `best_f1_thresholds`, as for the other arguments.
-        targets: (N, num_labels).
-        current: The current threshold of each label.
-        target: The wanted precision, above 0, at most 1.
-        min_images: See there.
-
-    Raises:
-        ThresholdError: See there; or the target is out of range.
-    """
-    _check_target("precision", target)
-
-    def choose(candidates: Candidates) -> int | None:
-        precision = candidates.precision
-        return _best(np.where(precision >= target, candidates.recall, -1.0), precision)
-
-    return _fit(scores, targets, current, min_images, choose)
-
-
-def thresholds_for_recall(
-    scores: Scores, targets: Targets, current: Sequence[float], target: float, min_images: int = MIN_IMAGES
-) -> list[Fit]:
-    """Return the threshold of each label with the highest precision among those that have the wanted recall.
-
-    On a tie, the one with the higher recall. Only a label with images of score 0 can be out of reach.
-
-    Args:
-        scores: See `best_f1_thresholds`, as for the other arguments.
-        targets: (N, num_labels).
-        current: The current threshold of each label.
-        target: The wanted recall, above 0, at most 1.
-        min_images: See there.
-
-    Raises:
-        ThresholdError: See there; or the target is out of range.
-    """
-    _check_target("recall", target)
-
-    def choose(candidates: Candidates) -> int | None:
-        recall = candidates.recall
-        return _best(np.where(recall >= target, candidates.precision, -1.0), recall)
-
-    return _fit(scores, targets, current, min_images, choose)
+    check_scores(scores, targets, len(current))
+    if min_images < 1:
+        raise ThresholdError(f"Expected at least 1 image of a label to fit its threshold on, got {min_images}.")
+    fits = []
+    for column, truth, threshold in zip(scores.T, targets.T, current, strict=True):
+        outcome: Outcome = "out of reach"
+        positives = int(truth.sum())
+        if positives < min_images:
+            outcome = "too few with"
+        elif len(truth) - positives < min_images:
+            outcome = "too few without"
+        else:
+            chosen = _choose_threshold(column, truth, objective)
+            if chosen is not None:
+                outcome, threshold = "fitted", chosen
+        fits.append(Fit(threshold, outcome, positives))
+    return fits
 
 
 def choose_held_out(
@@ -205,33 +136,6 @@ def choose_held_out(
     return held_out
 
 
-def _fit(
-    scores: Scores,
-    targets: Targets,
-    current: Sequence[float],
-    min_images: int,
-    choose: Callable[[Candidates], int | None],
-) -> list[Fit]:
-    check_scores(scores, targets, len(current))
-    if min_images < 1:
-        raise ThresholdError(f"Expected at least 1 image of a label to fit its threshold on, got {min_images}.")
-    fits = []
-    for column, truth, threshold in zip(scores.T, targets.T, current, strict=True):
-        positives = int(truth.sum())
-        if positives < min_images:
-            fits.append(Fit(threshold, "too few with", positives))
-        elif len(truth) - positives < min_images:
-            fits.append(Fit(threshold, "too few without", positives))
-        else:
-            candidates = list_candidates(column, truth)
-            chosen = choose(candidates)
-            if chosen is None:
-                fits.append(Fit(threshold, "out of reach", positives))
-            else:
-                fits.append(Fit(float(candidates.thresholds[chosen]), "fitted", positives))
-    return fits
-
-
 def check_scores(scores: Scores, targets: Targets, num_labels: int) -> None:
     """Check that scores and targets match.
 
@@ -247,14 +151,24 @@ def check_scores(scores: Scores, targets: Targets, num_labels: int) -> None:
         raise ThresholdError("Expected scores from 0 to 1, got some that are not; they are taken after the sigmoid.")
 
 
-def _check_target(name: str, target: float) -> None:
-    if not 0 < target <= 1:
-        raise ThresholdError(f"Expected a {name} above 0 and at most 1, got {target}.")
-
-
-def _best(values: npt.NDArray[np.float64], then: npt.NDArray[np.float64]) -> int | None:
-    """Return the index of the highest value above 0, on a tie by the second value; None if no value is above 0."""
-    if not values.size or values.max() <= 0:
+def _choose_threshold(scores: npt.NDArray[np.float32], targets: Targets, objective: Objective) -> float | None:
+    """Return the threshold of one label that fits best; None if none reaches the objective."""
+    # from the highest score to the lowest; no valid threshold lies below a score of 0
+    above = np.unique(scores[scores > 0])[::-1]
+    below = np.append(above[1:], np.float32(0))
+    # halved in float64, so that only the last rounding can reach the upper score; then the lower one separates too
+    middle = ((above.astype(np.float64) + below.astype(np.float64)) / 2).astype(np.float32)
+    thresholds = np.where(middle < above, middle, below)
+    predicted, hits = (len(part) - np.searchsorted(np.sort(part), above) for part in (scores, scores[targets]))
+    positives = int(targets.sum())
+    precision, recall = hits / predicted, hits / positives
+    if objective.target is None:
+        # one division, which rounds equal fractions alike, so that equal F1s compare equal
+        values, then = 2 * hits / (predicted + positives), above.astype(np.float64) - below.astype(np.float64)
+    else:
+        then, other = (precision, recall) if objective.figure == "precision" else (recall, precision)
+        values = np.where(then >= objective.target, other, 0.0)
+    if not values.any():
         return None
     best = np.flatnonzero(values == values.max())
-    return int(best[np.argmax(then[best])])
+    return float(thresholds[best[np.argmax(then[best])]])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,43 +14,16 @@ import numpy.typing as npt
 from mlcls.engines.runners import Scores
 from mlcls.evaluation.calibration import (
     MIN_IMAGES,
-    Fit,
+    Objective,
     Outcome,
     Targets,
-    best_f1_thresholds,
     check_scores,
     choose_held_out,
-    thresholds_for_precision,
-    thresholds_for_recall,
+    fit_thresholds,
 )
 
 # Smallest fall of a metric that is not rounding.
 _LEAST_FALL: Final = 1e-9
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """What thresholds are fitted for.
-
-    Attributes:
-        figure: `f1`, or the metric that must reach the target.
-        target: The wanted precision or recall; None for `f1`.
-    """
-
-    figure: Literal["f1", "precision", "recall"] = "f1"
-    target: float | None = None
-
-    def __str__(self) -> str:
-        return "best F1" if self.target is None else f"{self.figure} of at least {self.target:g}"
-
-    def fit(
-        self, scores: Scores, targets: Targets, current: Sequence[float], min_images: int = MIN_IMAGES
-    ) -> list[Fit]:
-        """Fit the thresholds; see `mlcls.evaluation.calibration`."""
-        if self.target is None:
-            return best_f1_thresholds(scores, targets, current, min_images)
-        fit = thresholds_for_precision if self.figure == "precision" else thresholds_for_recall
-        return fit(scores, targets, current, self.target, min_images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +94,7 @@ class CalibrationReport:
     fit_images: int
     held_out_images: int
     seed: int
-    labels: tuple[LabelCalibration, ...]
+    labels: Sequence[LabelCalibration]
     before: Overall
     after: Overall
 
@@ -142,42 +116,44 @@ class CalibrationReport:
         all decisions is farther below it than before.
         """
         if self.objective.target is None:
-            return self._falls()
-        found = []
-        for kind, prefix in (("per_class", "C"), ("pooled", "O")):
-            old, new = (getattr(getattr(part, kind), self.objective.figure) for part in (self.before, self.after))
-            if new < min(old, self.objective.target) - _LEAST_FALL:
-                found.append(_describe_fall(prefix + self.objective.figure[0].upper(), old, new))
-        return tuple(found)
+            return self._falls("f1")
+        return self._falls(self.objective.figure, self.objective.target)
 
     @property
     def price(self) -> tuple[str, ...]:
         """Falls of CF1 and OF1 that a wanted precision or recall costs; empty for the best F1."""
-        if self.objective.target is None:
-            return ()
-        return self._falls()
+        return () if self.objective.target is None else self._falls("f1")
 
-    def _falls(self) -> tuple[str, ...]:
-        before, after = self.before, self.after
+    def _falls(self, figure: str, target: float = math.inf) -> tuple[str, ...]:
+        """Describe the falls of a metric, as the labels' mean and over all decisions, to less than a target."""
         found = []
-        if after.per_class.f1 < before.per_class.f1 - _LEAST_FALL:
-            mean = f" (the mean of the labels' F1 goes from {before.mean_f1:.4f} to {after.mean_f1:.4f})"
-            found.append(_describe_fall("CF1", before.per_class.f1, after.per_class.f1) + mean)
-        if after.pooled.f1 < before.pooled.f1 - _LEAST_FALL:
-            found.append(_describe_fall("OF1", before.pooled.f1, after.pooled.f1))
+        for kind, prefix in (("per_class", "C"), ("pooled", "O")):
+            old, new = (getattr(getattr(part, kind), figure) for part in (self.before, self.after))
+            if new < min(old, target) - _LEAST_FALL:
+                name = prefix + ("F1" if figure == "f1" else figure[0].upper())
+                text = f"{name} falls from {old:.4f} to {new:.4f}"
+                if name == "CF1":
+                    means = f"{self.before.mean_f1:.4f} to {self.after.mean_f1:.4f}"
+                    text += f" (the mean of the labels' F1 goes from {means})"
+                found.append(text)
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON; NaN becomes null."""
-        document: dict[str, Any] = _without_nan(dataclasses.asdict(self))
-        return {**document, "regressions": list(self.regressions), "price": list(self.price)}
+        document = {**dataclasses.asdict(self), "regressions": self.regressions, "price": self.price}
+        without_nan: dict[str, Any] = json.loads(json.dumps(document), parse_constant=lambda _: None)
+        return without_nan
 
     def to_table(self) -> str:
         """Return a line for each label and three for all: metrics on the held-out part, before and after."""
         width = max(8, *(len(label.label) for label in self.labels))  # the lines below the labels need 27 characters
         lines = [f"{'label':{width}}  {'threshold':^17}  {'F1':^13}  {'precision':^13}  {'recall':^13}  images"]
         for label in self.labels:
-            note = "" if label.outcome == "fitted" else f"  kept: {_explain(label)}"
+            note = {
+                "too few with": f"  kept: only {label.fit_positives} images to fit on",
+                "too few without": "  kept: too few images without it to fit on",
+                "out of reach": "  kept: out of reach",
+            }.get(label.outcome, "")
             lines.append(
                 f"{label.label:{width}}  {label.old:7.4f} > {label.new:7.4f}  {_pairs(label.before, label.after)}  "
                 f"{label.held_out_positives:6}{note}"
@@ -203,87 +179,44 @@ def calibrate(
 ) -> CalibrationReport:
     """Fit thresholds on one part of the images and judge them on the other part.
 
-    Args:
-        scores: (N, num_labels) float32 from 0 to 1.
-        targets: (N, num_labels) which labels each image has.
-        labels: The label of each column.
-        current: The current threshold of each label.
-        objective: What to fit for.
-        holdout: Share of the images to judge on.
-        seed: Chooses the held-out images.
-        groups: See `choose_held_out`.
-        min_images: See `best_f1_thresholds`.
+    See `fit_thresholds` for scores, targets, current thresholds and `min_images`, and `choose_held_out` for the choice
+    of the images to judge on.
 
     Raises:
         ThresholdError: The arguments' shapes do not match, or the images cannot be split.
     """
     check_scores(scores, targets, len(current))
     held_out = choose_held_out(targets, holdout, seed, groups)
-    fits = objective.fit(scores[~held_out], targets[~held_out], current, min_images)
-    new = [fit.threshold for fit in fits]
+    fits = fit_thresholds(scores[~held_out], targets[~held_out], current, objective, min_images)
     scores, targets = scores[held_out], targets[held_out]
-    before, after = (_judge_labels(scores, targets, thresholds) for thresholds in (current, new))
-    rows = (
-        LabelCalibration(label, float(old), fit.threshold, fit.outcome, fit.positives, int(positives), *figures)
-        for label, old, fit, positives, *figures in zip(
-            labels, current, fits, targets.sum(axis=0), before, after, strict=True
-        )
-    )
-    return CalibrationReport(
-        objective,
-        int((~held_out).sum()),
-        int(held_out.sum()),
-        seed,
-        tuple(rows),
-        judge(scores, targets, current),
-        judge(scores, targets, new),
-    )
+    before, old = judge(scores, targets, current)
+    after, new = judge(scores, targets, [fit.threshold for fit in fits])
+    positives = targets.sum(axis=0).tolist()
+    calibrations = [
+        LabelCalibration(label, float(threshold), fit.threshold, fit.outcome, fit.positives, *figures)
+        for label, threshold, fit, *figures in zip(labels, current, fits, positives, old, new, strict=True)
+    ]
+    return CalibrationReport(objective, len(held_out) - len(scores), len(scores), seed, calibrations, before, after)
 
 
-def judge(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> Overall:
-    """Return the overall metrics of thresholds on scored images; shapes as in `calibrate`."""
-    hits, predicted, positives = _count(scores, targets, thresholds)
+def judge(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> tuple[Overall, list[PrecisionRecallF1]]:
+    """Return the metrics of thresholds on scored images, overall and of each label; shapes as in `calibrate`."""
+    is_predicted = scores > np.asarray(thresholds, np.float32)
+    hits, predicted, positives = (part.sum(axis=0) for part in (is_predicted & targets, is_predicted, targets))
     present = positives > 0
     precision = np.divide(hits, predicted, out=np.zeros(len(hits)), where=predicted > 0)[present]
     recall = hits[present] / positives[present]
-    mean_precision, mean_recall = (float(v.mean()) if v.size else math.nan for v in (precision, recall))
-    both = mean_precision + mean_recall
-    per_class = PrecisionRecallF1(mean_precision, mean_recall, 2 * mean_precision * mean_recall / both if both else 0.0)
-    f1s = 2 * hits[present] / (predicted + positives)[present]
+    f1 = 2 * hits[present] / (predicted + positives)[present]
+    cp, cr, mean_f1 = (float(values.mean()) if values.size else math.nan for values in (precision, recall, f1))
+    per_class = PrecisionRecallF1(cp, cr, 2 * cp * cr / (cp + cr) if cp + cr else 0.0)
     pooled = _measure(int(hits.sum()), int(predicted.sum()), int(positives.sum()))
-    return Overall(per_class, pooled, float(f1s.mean()) if f1s.size else math.nan)
-
-
-def _judge_labels(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> list[PrecisionRecallF1]:
-    return [_measure(*map(int, counts)) for counts in zip(*_count(scores, targets, thresholds), strict=True)]
-
-
-def _count(scores: Scores, targets: Targets, thresholds: Sequence[float]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Return the hits, predictions and positives of each label."""
-    predicted = scores > np.asarray(thresholds, np.float32)
-    return (predicted & targets).sum(axis=0), predicted.sum(axis=0), targets.sum(axis=0)
+    labels = [_measure(*map(int, counts)) for counts in zip(hits, predicted, positives, strict=True)]
+    return Overall(per_class, pooled, mean_f1), labels
 
 
 def _measure(hits: int, predicted: int, positives: int) -> PrecisionRecallF1:
-    return PrecisionRecallF1(
-        _quotient(hits, predicted), _quotient(hits, positives), _quotient(2 * hits, predicted + positives)
-    )
-
-
-def _quotient(dividend: float, divisor: float) -> float:
-    return dividend / divisor if divisor else math.nan
-
-
-def _describe_fall(name: str, old: float, new: float) -> str:
-    return f"{name} falls from {old:.4f} to {new:.4f}"
-
-
-def _explain(label: LabelCalibration) -> str:
-    if label.outcome == "out of reach":
-        return "out of reach"
-    if label.outcome == "too few without":
-        return "too few images without it to fit on"
-    return f"only {label.fit_positives} images to fit on"
+    quotients = (hits, predicted), (hits, positives), (2 * hits, predicted + positives)
+    return PrecisionRecallF1(*(part / whole if whole else math.nan for part, whole in quotients))
 
 
 def _pairs(before: PrecisionRecallF1, after: PrecisionRecallF1) -> str:
@@ -293,11 +226,3 @@ def _pairs(before: PrecisionRecallF1, after: PrecisionRecallF1) -> str:
 
 def _show(value: float) -> str:
     return "  -  " if math.isnan(value) else f"{value:5.3f}"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -11,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlcls.base.threads import map_ahead
-from mlcls.dataset.annotations import parse_annotations, read_image, require_files
-from mlcls.dataset.problems import ProblemLog
+from mlcls.dataset.annotations import read_annotations, read_image, require_files
 from mlcls.engines.runners import DecodingRunner, ImageRunner, Scores
-from mlcls.errors import DatasetError, ServedImageError, ServerError
+from mlcls.errors import ServedImageError, ServerError
 
 # Images in a batch; every served model takes as many.
 BATCH_SIZE: Final = 8
@@ -40,7 +40,6 @@ def score_annotated(
     runner: ImageRunner,
     annotations: Path,
     *,
-    root: Path | None = None,
     batch_size: int = BATCH_SIZE,
     num_workers: int = NUM_WORKERS,
     after_batch: Callable[[int], None] = lambda _: None,
@@ -53,7 +52,6 @@ def score_annotated(
     Args:
         runner: Computes the scores, of as many batches at once as it takes.
         annotations: `val.txt` of an `MLClsDataset`, or a file like it, with the runner's labels.
-        root: Folder that the images' paths are relative to; by default the annotation file's.
         batch_size: Images in a batch.
         num_workers: Threads that read images.
         after_batch: Called after each batch, in order, with the number of images scored so far.
@@ -68,53 +66,38 @@ def score_annotated(
     """
     from tqdm import tqdm
 
-    names, targets = _read(annotations, len(runner.labels))
-    folder = annotations.parent if root is None else root
-    require_files(annotations, [folder / name for name in names])  # now, not after an hour
+    dataset = read_annotations(annotations, len(runner.labels))
+    paths = dataset.paths
+    require_files(annotations, paths)  # now, not after an hour
     prepare = runner.decode if isinstance(runner, DecodingRunner) else bytes
-    score: Callable[[Sequence[Any]], Scores] = runner.scores
-    if isinstance(runner, DecodingRunner):
-        decoding = runner
-        score = lambda images: decoding.score_pixels(np.stack(images))  # noqa: E731
 
-    def score_batch(batch: tuple[range, list[Any]]) -> tuple[range, Scores]:
-        indices, images = batch
-        return indices, _score_batch(score, images, [folder / names[index] for index in indices])
+    def score_batch(batch: tuple[int, list[Any]]) -> tuple[int, Scores]:
+        start, images = batch
+        return start, _score_batch(runner, images, paths[start : start + len(images)])
 
-    scores = np.full(targets.shape, np.nan, np.float32)
+    scores = np.full(dataset.targets.shape, np.nan, np.float32)
     with (
         ThreadPoolExecutor(num_workers, "mlcls-images") as readers,
         ThreadPoolExecutor(runner.concurrency, "mlcls-batches") as callers,
-        tqdm(total=len(names), desc=f"evaluation ({runner.name})", unit="image", leave=False, disable=None) as bar,
+        tqdm(total=len(paths), desc=f"evaluation ({runner.name})", unit="image", leave=False, disable=None) as bar,
     ):
-        images = map_ahead(
-            readers, lambda name: read_image(folder / name, prepare), names, _BATCHES_AHEAD * batch_size + num_workers
-        )
-        batches = _in_batches(images, len(names), batch_size)
-        # a runner that takes one call at a time may be bound to this thread, as Paddle's device is
-        one_by_one = runner.concurrency == 1
-        results = (
-            map(score_batch, batches) if one_by_one else map_ahead(callers, score_batch, batches, runner.concurrency)
-        )
-        for indices, rows in results:
-            scores[indices.start : indices.stop] = rows
-            bar.update(len(indices))
-            after_batch(indices.stop)
-    return AnnotatedScores(scores, targets)
+        ahead = _BATCHES_AHEAD * batch_size + num_workers
+        images = map_ahead(readers, lambda path: read_image(path, prepare), paths, ahead)
+        starts = range(0, len(paths), batch_size)
+        batches = ((start, list(itertools.islice(images, batch_size))) for start in starts)
+        results: Iterable[tuple[int, Scores]] = map(score_batch, batches)
+        if runner.concurrency > 1:  # others may be bound to this thread, as Paddle's device is
+            results = map_ahead(callers, score_batch, batches, runner.concurrency)
+        for start, rows in results:
+            scores[start : start + len(rows)] = rows
+            bar.update(len(rows))
+            after_batch(start + len(rows))
+    return AnnotatedScores(scores, dataset.targets)
 
 
-def _read(annotations: Path, num_labels: int) -> tuple[tuple[str, ...], npt.NDArray[np.bool_]]:
-    log = ProblemLog()
-    samples = parse_annotations(annotations, str(annotations), num_labels, log)
-    log.raise_errors(annotations)
-    if samples is None or not len(samples):
-        raise DatasetError(f"{annotations}: expected one image per line, got none.")
-    return samples.names, samples.targets
-
-
-def _score_batch(score: Callable[[Sequence[Any]], Scores], images: Sequence[Any], paths: Sequence[Path]) -> Scores:
+def _score_batch(runner: ImageRunner, images: Sequence[Any], paths: Sequence[Path]) -> Scores:
     try:
-        rows = score(images)
+        rows = runner.score_pixels(np.stack(images)) if isinstance(runner, DecodingRunner) else runner.scores(images)
     except ServedImageError as error:
         raise ServedImageError(f"{paths[error.index]}: {error}", error.index) from None
     except ServerError as error:
@@ -129,9 +112,3 @@ def _score_batch(score: Callable[[Sequence[Any]], Scores], images: Sequence[Any]
             int(blank[0]),
         )
     return rows
-
-
-def _in_batches(images: Iterator[Any], count: int, batch_size: int) -> Iterator[tuple[range, list[Any]]]:
-    for start in range(0, count, batch_size):
-        indices = range(start, min(start + batch_size, count))
-        yield indices, [next(images) for _ in indices]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-from mlcls.dataset.check import CheckRequest, check_dataset
+from mlcls.dataset.check import check_dataset
 from mlcls.errors import DatasetError
 from mlcls.paddlex.config import PaddleXConfig
 from mlcls.paddlex.main import result_path
@@ -25,17 +25,15 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
     """
     convert, split = config.CheckDataset.convert, config.CheckDataset.split
     report = check_dataset(
-        CheckRequest(
-            dataset_dir=config.Global.dataset_dir,
-            output=config.Global.output,
-            convert_coco=convert.enable,
-            train_percent=split.train_percent if split.enable else None,
-            seed=split.seed,
-        )
+        config.Global.dataset_dir,
+        config.Global.output,
+        convert_coco=convert.enable,
+        train_percent=split.train_percent if split.enable else None,
+        seed=split.seed,
     )
-    problems = list(report.log)
+    problems = report.log.errors + report.log.warnings
     for problem in problems[:_PRINTED_PROBLEMS]:
-        print(f"{'error' if problem.is_error else 'warning'}: {problem}", file=sys.stderr)
+        print(f"{problem.severity}: {problem}", file=sys.stderr)
     if len(problems) > _PRINTED_PROBLEMS:
         print(f"... and {len(problems) - _PRINTED_PROBLEMS} more, all in {result_path(config)}", file=sys.stderr)
     details = {"problems": [problem.to_dict() for problem in problems]} if problems else {}

@@ -6,13 +6,11 @@ import csv
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from mlcls.base.pictures import require_matplotlib, save_figure
-
-_DPI: Final = 110
+from mlcls.base.pictures import new_figure, save_figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +97,7 @@ def draw_curves(progress: Progress, title: str) -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    # without pyplot, which would choose a backend and keep a reference to the figure
-    figure = Figure(figsize=(8, 9), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 9)
     loss, rate, score = axes = figure.subplots(3, 1, sharex=True)
     style: dict[str, Any] = {"markersize": 3, "linewidth": 1.2}
     marker = "o" if len(progress.steps) < 40 else ""
@@ -127,10 +118,10 @@ def draw_curves(progress: Progress, title: str) -> bytes:
     score.set_ylabel("mAP, validation images")
     score.set_ylim(-0.02, 1.02)
     score.set_xlabel("step")
-    score.xaxis.set_major_locator(MaxNLocator(integer=True))
+    score.locator_params(axis="x", integer=True)
     if progress.evaluations:
         score.legend(loc="lower right")
     for panel in axes:
         panel.grid(alpha=0.3)
     figure.suptitle(title)
-    return save_figure(figure, _DPI)
+    return save_figure(figure)

@@ -26,7 +26,6 @@ class LoopFigures:
         concurrency: Number of callers.
         window_s: Length of the window, without the warm-up.
         latencies_s: Latency of each call that ended within the window, in no particular order.
-        images_per_call: Images per call.
         calls: Calls in the window. A call that begins or ends outside counts by the share of its time within, so that a
             slow model's rate does not depend on where the window cuts. By default the calls that ended within.
     """
@@ -34,14 +33,13 @@ class LoopFigures:
     concurrency: int
     window_s: float
     latencies_s: npt.NDArray[np.float64]
-    images_per_call: int = 1
     calls: float | None = None
 
     @property
     def images_per_s(self) -> float:
         """Throughput in images per second."""
         calls = len(self.latencies_s) if self.calls is None else self.calls
-        return calls * self.images_per_call / self.window_s
+        return calls / self.window_s
 
     def percentile_ms(self, percent: float) -> float:
         """Return a percentile of the latency in milliseconds, 50 for the median; NaN if no call ended in the window."""

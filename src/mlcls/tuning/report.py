@@ -1,9 +1,8 @@
-"""The evidence of a search, as a JSON document and as lines for the user."""
+"""The evidence of a search: a JSON document, lines for the user, and a picture."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import statistics
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -11,10 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
-from mlcls.repository.settings import Target, TuningRecord
-from mlcls.tuning.candidate import Candidate, Goal
+from mlcls.base.pictures import new_figure, save_figure
+from mlcls.repository.settings import Target
 from mlcls.tuning.closed_loop import LoopFigures
-from mlcls.tuning.comparison import Verdict
+from mlcls.tuning.comparison import Candidate, Goal, Verdict
 from mlcls.tuning.search import Outcome, Search
 
 SCHEMA_VERSION: Final = 1
@@ -28,53 +27,17 @@ def report_name(target: Target, suffix: str = ".json") -> str:
     return f"tuning_{target}{suffix}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Circumstances:
-    """Where and how a search was done.
+def make_report(search: Search, outcome: Outcome | None, circumstances: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the whole evidence; the outcome is None if the search was interrupted.
 
-    Attributes:
-        model: The model's name.
-        version: The version that was measured.
-        target: The engine.
-        machine: Facts about the machine, by name.
-        cores: Processor cores that the server could use.
-        photos: Description of the photos that were sent.
-        window_s: Length of each measurement.
-        budget_s: How long the search could take.
-        date: When it began, in ISO 8601, UTC.
-    """
-
-    model: str
-    version: int
-    target: Target
-    machine: Mapping[str, str]
-    cores: int
-    photos: str
-    window_s: float
-    budget_s: float
-    date: str = dataclasses.field(
-        default_factory=lambda: datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    )
-
-    def to_record(self) -> TuningRecord:
-        """Return its record in `serving.json`."""
-        return TuningRecord(self.cores, self.date, report_name(self.target))
-
-
-def make_report(search: Search, outcome: Outcome | None, circumstances: Circumstances) -> dict[str, Any]:
-    """Return the whole evidence.
-
-    Args:
-        search: The search.
-        outcome: Its outcome; None if it was interrupted.
-        circumstances: Where and how it was done.
+    Where and how it was done, the circumstances, are facts by name that become part of the document.
     """
     goal = search.goal
     return {
         "schema_version": SCHEMA_VERSION,
         "mlcls": version("mlcls"),
-        **dataclasses.asdict(circumstances),
-        "goal": {"p99_ms": goal.p99_ms, "concurrencies": list(goal.concurrencies)},
+        **circumstances,
+        "goal": dataclasses.asdict(goal),
         "status": "interrupted" if outcome is None else outcome.status,
         "choice": None if outcome is None else _choice(outcome, goal),
         "candidates": [_candidate(candidate, goal) for candidate in search.candidates.values()],
@@ -96,16 +59,10 @@ def format_candidates(search: Search) -> str:
             lines.append(f"{settings!s:{width}}  not measured: {candidate.fault or 'no answers'}")
             continue
         meets = "" if search.goal.p99_ms is None else "no" if best is None else "yes"
-        lines.append(f"{settings!s:{width}}{figures.concurrency:13}{format_figures(figures)}  {meets}".rstrip())
+        latencies = f"{figures.percentile_ms(50):9.1f}{figures.percentile_ms(99):9.1f}{len(figures.latencies_s):9}"
+        line = f"{settings!s:{width}}{figures.concurrency:13}{figures.images_per_s:10.1f}{latencies}  {meets}"
+        lines.append(line.rstrip())
     return "\n".join(lines)
-
-
-def format_figures(figures: LoopFigures) -> str:
-    """Return throughput, latencies and number of answers as columns of the table."""
-    return (
-        f"{figures.images_per_s:10.1f}{figures.percentile_ms(50):9.1f}{figures.percentile_ms(99):9.1f}"
-        f"{len(figures.latencies_s):9}"
-    )
 
 
 def describe_outcome(outcome: Outcome) -> Iterator[str]:
@@ -124,22 +81,57 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
         yield f"Warning: its p99 is that of only {answers} answers, hardly more than the slowest; increase --minutes."
 
 
+def draw_search(search: Search, outcome: Outcome | None, title: str) -> bytes:
+    """Draw a line for each candidate, with a point for each concurrency, as a PNG file.
+
+    The outcome is None if the search was interrupted.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure = new_figure(9, 6)
+    axes: Any = figure.subplots()
+    first = next(iter(search.candidates), None)
+    names = {first: ("first", "#3b6fb6")}
+    if outcome is not None:
+        word = "nearest" if outcome.status == "missed" else "chosen"
+        names[outcome.settings] = (f"first and {word}" if outcome.settings == first else word, "#c44e3c")
+    others = [candidate for settings, candidate in search.candidates.items() if settings not in names]
+    for number, candidate in enumerate(others):
+        _draw_line(axes, candidate, "#b5b5b5", None if number else "other candidates", is_named=False)
+    for settings, (name, color) in names.items():
+        if settings is not None:
+            _draw_line(axes, search.candidates[settings], color, f"{name}: {settings}", is_named=True)
+    if search.goal.p99_ms is not None:
+        label = f"target, {search.goal.p99_ms:g} ms"
+        axes.axhline(search.goal.p99_ms, color="#222222", linestyle="--", linewidth=1, label=label)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis="y", which="minor", labelsize=7)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("throughput, images/s")
+    axes.set_ylabel("99th percentile of the latency, ms (numbers: concurrency)")
+    axes.grid(alpha=0.3, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=9)
+    axes.set_title(title, fontsize=10, parse_math=False)
+    return save_figure(figure)
+
+
 def _choice(outcome: Outcome, goal: Goal) -> dict[str, Any]:
-    return {
-        "settings": msgspec.to_builtins(outcome.settings),
-        **_figures(outcome.figures, goal),
-        "reason": outcome.reason,
-    }
+    settings = msgspec.to_builtins(outcome.settings)
+    return {"settings": settings, **_figures(outcome.figures, goal), "reason": outcome.reason}
 
 
 def _candidate(candidate: Candidate, goal: Goal) -> dict[str, Any]:
     points = []
     for concurrency, figures in candidate.pooled().items():
         rates = [turn[concurrency].images_per_s for turn in candidate.turns if concurrency in turn]
-        points.append(
-            {**_figures(figures, goal), "images_per_s_of_turns": [_round(rate) for rate in rates]}
-            | ({"spread": _round((max(rates) - min(rates)) / 2 / statistics.median(rates), 3)} if min(rates) else {})
-        )
+        point = {**_figures(figures, goal), "images_per_s_of_turns": [_round(rate) for rate in rates]}
+        if min(rates):
+            point["spread"] = _round((max(rates) - min(rates)) / 2 / statistics.median(rates), 3)
+        points.append(point)
     return {"settings": msgspec.to_builtins(candidate.settings), "fault": candidate.fault, "points": points}
 
 
@@ -171,3 +163,13 @@ def _comparison(verdict: Verdict) -> dict[str, Any]:
 def _round(value: float, digits: int = 2) -> float | None:
     """Return a rounded number; None for NaN, which JSON does not have."""
     return round(value, digits) if value == value else None
+
+
+def _draw_line(axes: Any, candidate: Candidate, color: str, caption: str | None, *, is_named: bool) -> None:
+    points = [figures for figures in candidate.pooled().values() if len(figures.latencies_s)]
+    rates, latencies_ms = [each.images_per_s for each in points], [each.percentile_ms(99) for each in points]
+    style = {"linewidth": 1.8, "zorder": 3} if is_named else {"linewidth": 0.9, "zorder": 2}
+    axes.plot(rates, latencies_ms, color=color, marker="o", markersize=4, label=caption, **style)
+    for figures, *position in zip(points, rates, latencies_ms, strict=True) if is_named else ():
+        text, offset = str(figures.concurrency), {"xytext": (4, -9), "textcoords": "offset points"}
+        axes.annotate(text, position, **offset, fontsize=7, color=color)

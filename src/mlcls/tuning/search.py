@@ -8,15 +8,16 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
+
+import msgspec
 
 from mlcls.errors import ServerError, TuningError
 from mlcls.repository.settings import ServingSettings
-from mlcls.tuning.candidate import Candidate, Goal, Turn
 from mlcls.tuning.closed_loop import LoopFigures
-from mlcls.tuning.comparison import MIN_PAIRS, Pair, Verdict, can_win, compare
-from mlcls.tuning.search_space import Knob
+from mlcls.tuning.comparison import MIN_PAIRS, Candidate, Goal, Pair, Turn, Verdict, compare
+from mlcls.tuning.search_space import Change
 
 # Pairs of turns per comparison, if there is time.
 PAIRS: Final = 3
@@ -24,16 +25,9 @@ PAIRS: Final = 3
 # Length of the warm-up before a window, as a share of the window.
 WARMUP_SHARE: Final = 0.2
 
-
-class Measure(Protocol):
-    """Measures settings."""
-
-    def __call__(self, settings: ServingSettings, concurrencies: Sequence[int]) -> Turn:
-        """Serve a model with the settings and load it with each concurrency.
-
-        Raises:
-            ServerError: The server does not start or does not answer.
-        """
+# Serves a model with settings and loads it with each concurrency. Raises ServerError if the server does not start or
+# does not answer.
+Measure = Callable[[ServingSettings, Sequence[int]], Turn]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,42 +48,34 @@ class Outcome:
     reason: str
 
 
+@dataclasses.dataclass
 class Search:
     """One search; its measurements can be read at any time, also after an interrupt.
 
     Attributes:
+        measure: Measures settings.
         goal: The goal.
+        knobs: The changes to try by the name of the knob, in this order.
+        concurrencies: Concurrencies to measure the first candidate with, ascending, if the goal names none.
+        budget_s: How long the search may take; it ends after the last comparison that fits.
+        clock: A clock, in seconds.
         candidates: All that were measured, by their settings, in order.
         verdicts: All comparisons, in order.
     """
 
-    def __init__(
-        self,
-        measure: Measure,
-        goal: Goal,
-        knobs: Sequence[Knob],
-        concurrencies: Sequence[int],
-        budget_s: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Start the clock.
+    measure: Measure
+    goal: Goal
+    knobs: Mapping[str, Sequence[Change]]
+    concurrencies: Sequence[int]
+    budget_s: float
+    clock: Callable[[], float] = time.monotonic
+    candidates: dict[ServingSettings, Candidate] = dataclasses.field(default_factory=dict)
+    verdicts: list[Verdict] = dataclasses.field(default_factory=list)
 
-        Args:
-            measure: Measures settings.
-            goal: The goal.
-            knobs: The knobs to vary, in this order.
-            concurrencies: Concurrencies to measure the first candidate with, ascending, if the goal names none.
-            budget_s: How long the search may take; it ends after the last comparison that fits.
-            clock: A clock, in seconds.
-        """
-        self.goal = goal
-        self.candidates: dict[ServingSettings, Candidate] = {}
-        self.verdicts: list[Verdict] = []
-        self._measure = measure
-        self._knobs = knobs
-        self._concurrencies = list(goal.concurrencies or concurrencies)
-        self._clock = clock
-        self._deadline = clock() + budget_s
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self.concurrencies = list(self.goal.concurrencies or self.concurrencies)
+        self._deadline = self.clock() + self.budget_s
         self._overheads_s: list[float] = []
         self._window_s = 0.0
 
@@ -104,14 +90,14 @@ class Search:
             ServerError: The first incumbent cannot be measured.
             TuningError: There was too little time for a comparison.
         """
-        self._take_turn(start, self._concurrencies)
-        incumbent = self._sweep("settings in use", start, [settings for settings in others if settings != start])
-        while True:
+        self._take_turn(start, self.concurrencies)
+        incumbent = self._sweep("settings in use", start, others)
+        before = None
+        while incumbent != before:
             before = incumbent
-            for knob in self._knobs:
-                incumbent = self._sweep(knob.name, incumbent, knob.vary(incumbent))
-            if incumbent == before:
-                break
+            for name, changes in self.knobs.items():
+                challengers = [msgspec.structs.replace(incumbent, **change) for change in changes]
+                incumbent = self._sweep(name, incumbent, challengers)
         if not any(verdict.ratios for verdict in self.verdicts):
             raise TuningError(
                 "Expected time for at least two turns of two candidates, got less; allow more with --minutes."
@@ -181,25 +167,23 @@ class Search:
                     pairs[settings].append((own, self._take_turn(settings, points)))
                 except ServerError as error:
                     self.candidates[settings].fault = str(error)
-            alive = [
-                settings for settings in alive if self.candidates[settings].fault is None and can_win(judge(settings))
-            ]
+            alive = [each for each in alive if self.candidates[each].fault is None and judge(each).can_win]
         return [judge(settings) for settings in challengers]
 
     def _take_turn(self, settings: ServingSettings, points: Sequence[int]) -> Turn:
         candidate = self.candidates.setdefault(settings, Candidate(settings))
-        began = self._clock()
-        turn = self._measure(settings, points)
+        began = self.clock()
+        turn = self.measure(settings, points)
         candidate.turns.append(turn)
         loaded_s = sum(figures.window_s for figures in turn.values()) * (1 + WARMUP_SHARE)
         self._window_s = max(figures.window_s for figures in turn.values())
-        self._overheads_s.append(self._clock() - began - loaded_s)
+        self._overheads_s.append(self.clock() - began - loaded_s)
         return turn
 
     def _fits(self, turns: int, points: Sequence[int]) -> bool:
         """Return whether there is time for a number of turns, judging by the past ones."""
         turn_s = statistics.mean(self._overheads_s) + len(points) * self._window_s * (1 + WARMUP_SHARE)
-        return self._clock() + turns * turn_s <= self._deadline
+        return self.clock() + turns * turn_s <= self._deadline
 
     def _points_around(self, settings: ServingSettings) -> list[int]:
         """Return the best concurrency so far and its neighbors; the lowest ones if none meets the target."""
@@ -207,9 +191,9 @@ class Search:
             return list(self.goal.concurrencies)
         best = self.candidates[settings].best(self.goal)
         if best is None:
-            return self._concurrencies[:2]
-        index = self._concurrencies.index(best.concurrency)
-        return self._concurrencies[max(index - 1, 0) : index + 2]
+            return list(self.concurrencies[:2])
+        index = self.concurrencies.index(best.concurrency)
+        return list(self.concurrencies[max(index - 1, 0) : index + 2])
 
     def _conclude(self, start: ServingSettings, chosen: ServingSettings, reason: str) -> Outcome:
         measured = {settings: each for settings, each in self.candidates.items() if each.fault is None}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from msgspec.structs import replace
-
-from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, THREADED_TARGETS, ServingSettings, Target
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, THREADED_TARGETS, Target
 
 # Engine queue delays to try, in microseconds.
 QUEUE_DELAYS: Final = (0, 1000, 5000)
@@ -23,42 +20,18 @@ _FEW_CORES: Final = 4
 _CALLERS_PER_CORE: Final = 8
 _MIN_GPU_CALLERS: Final = 128
 
-
-@dataclasses.dataclass(frozen=True)
-class Knob:
-    """One setting, or a group of settings, to vary.
-
-    Attributes:
-        name: The name.
-        vary: Returns the challengers of an incumbent, which differ from it in this knob only.
-    """
-
-    name: str
-    vary: Callable[[ServingSettings], list[ServingSettings]]
+# Values of `ServingSettings` to try, by field.
+Change = Mapping[str, Any]
 
 
-def list_knobs(target: Target, cores: int) -> list[Knob]:
-    """Return the knobs of a target on a machine, the most important first."""
-
-    def vary_engine(incumbent: ServingSettings) -> list[ServingSettings]:
-        shapes = engine_shapes(target, cores)
-        found = [replace(incumbent, engine_instances=n, engine_threads=threads) for n, threads in shapes]
-        return [settings for settings in found if settings != incumbent]
-
-    def vary_preprocess(incumbent: ServingSettings) -> list[ServingSettings]:
-        counts = sorted(count_series(cores) | {cores + 1})
-        found = [replace(incumbent, preprocess_instances=count) for count in counts]
-        return [settings for settings in found if settings != incumbent]
-
-    def vary_delay(incumbent: ServingSettings) -> list[ServingSettings]:
-        found = [replace(incumbent, engine_queue_delay_microseconds=delay) for delay in QUEUE_DELAYS]
-        return [settings for settings in found if settings != incumbent]
-
-    return [
-        Knob("engine", vary_engine),
-        Knob("preprocess instances", vary_preprocess),
-        Knob("engine queue delay", vary_delay),
-    ]
+def list_knobs(target: Target, cores: int) -> dict[str, Sequence[Change]]:
+    """Return the changes to try on a machine, by the knob's name, the most important knob first."""
+    shapes, counts = engine_shapes(target, cores), sorted(count_series(cores) | {cores + 1})
+    return {
+        "engine": [{"engine_instances": count, "engine_threads": threads} for count, threads in shapes],
+        "preprocess instances": [{"preprocess_instances": count} for count in counts],
+        "engine queue delay": [{"engine_queue_delay_microseconds": delay} for delay in QUEUE_DELAYS],
+    }
 
 
 def engine_shapes(target: Target, cores: int) -> list[tuple[int, int]]:
@@ -71,13 +44,9 @@ def engine_shapes(target: Target, cores: int) -> list[tuple[int, int]]:
     counts = sorted(count_series(cores))
     if target not in THREADED_TARGETS:
         return [(count, 0) for count in counts]
-    shapes = [(1, 0)]
-    for count in counts:
-        # all cores, or half of them, which leaves the rest to preprocess
-        for threads in (cores // count, cores // count // 2):
-            if threads >= 1 and (count, threads) not in ((1, cores), *shapes):
-                shapes.append((count, threads))
-    return shapes
+    # all cores, or half of them, which leaves the rest to preprocess
+    shapes = [(count, threads) for count in counts for threads in (cores // count, cores // count // 2) if threads]
+    return list(dict.fromkeys([(1, 0), *(shape for shape in shapes if shape != (1, cores))]))
 
 
 def count_series(cores: int) -> set[int]:
@@ -91,9 +60,7 @@ def list_concurrencies(target: Target, cores: int) -> list[int]:
 
     They stay within a step's queue, beyond which Triton refuses requests.
     """
-    most = min(
-        max(_CALLERS_PER_CORE * cores, _MIN_GPU_CALLERS if target == "gpu" else 0),
-        DEFAULT_MODEL_SETTINGS.queue.max_queue_size,
-    )
+    most = max(_CALLERS_PER_CORE * cores, _MIN_GPU_CALLERS if target == "gpu" else 0)
+    most = min(most, DEFAULT_MODEL_SETTINGS.queue.max_queue_size)
     series = {size << power for size in (2, 3) for power in range(most.bit_length())} | {1}
     return sorted(count for count in series if count <= most)

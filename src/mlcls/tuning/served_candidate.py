@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 from mlcls.base.files import write_text
+from mlcls.base.processes import end_with_parent
+from mlcls.errors import ServerError
+from mlcls.model.spec import ModelSpec
 from mlcls.repository.configurations import render_files, write_files
 from mlcls.repository.models import ModelVersion
 from mlcls.repository.names import VERSION_FILE
@@ -19,61 +29,105 @@ from mlcls.repository.settings import ModelSettings, ServingSettings, Target, se
 from mlcls.server.installation import TritonInstallation
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
-from mlcls.tuning.closed_loop import LoopFigures
-from mlcls.tuning.load_processes import LoadProcesses
-from mlcls.tuning.search import WARMUP_SHARE
+from mlcls.tuning.closed_loop import LoopFigures, ensemble_calls, run_closed_loop
+from mlcls.tuning.search import WARMUP_SHARE, Measure
 
-Progress = Callable[[str], None]
+# Cores per load process: a client needs far less processor time than the server it sends requests to.
+_CORES_PER_PROCESS: Final = 8
+
+# Sends requests to the gRPC API at `host:port` from a number of callers.
+Load = Callable[[str, int], LoopFigures]
 
 
-class ServedMeasure:
-    """Measures settings: starts a tritonserver for each turn and loads it with one concurrency after another."""
+@contextlib.contextmanager
+def start_load(spec: ModelSpec, images: Sequence[bytes], cores: int, window_s: float) -> Iterator[Load]:
+    """Start processes that load a served ensemble, so that one Python process does not limit what many cores serve.
 
-    def __init__(
-        self,
-        version: ModelVersion,
-        target: Target,
-        installation: TritonInstallation,
-        load: LoadProcesses,
-        window_s: float,
-        progress: Progress,
-    ) -> None:
-        """Read the model's settings; a candidate's replace those of the target.
+    Args:
+        spec: The served model's spec.
+        images: Encoded images; the callers send them in turn.
+        cores: Cores of the machine.
+        window_s: How long to measure.
 
-        Args:
-            version: The active version of a model, which is measured.
-            target: The engine.
-            installation: The tritonserver.
-            load: The processes that load the server.
-            window_s: How long to measure each concurrency.
-            progress: Called with a text about each step.
-        """
-        self._version, self._target = version, target
-        self._installation, self._load, self._window_s, self._progress = installation, load, window_s, progress
-        self._settings = version.repository.settings(version.name)
+    Yields:
+        A function that runs a closed loop and returns its figures. It raises ServerError if the server refuses or fails
+        to answer a request, or a process ended.
+    """
+    process_count = max(cores // _CORES_PER_PROCESS, 1)
+    # not forked: this process has threads
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(process_count, context, _initialize, (spec, images, window_s))
 
-    def __call__(self, settings: ServingSettings, concurrencies: Sequence[int]) -> dict[int, LoopFigures]:
-        """Serve the model with the settings and load it with each concurrency; see `search.Measure`.
+    def load(url: str, concurrency: int) -> LoopFigures:
+        count = min(process_count, concurrency)
+        shares = [concurrency // count + (index < concurrency % count) for index in range(count)]
+        try:
+            latencies = list(pool.map(_run_share, [url] * count, shares))
+        except BrokenExecutor:
+            raise ServerError("A load process exited unexpectedly; is there enough memory?") from None
+        return LoopFigures(concurrency, window_s, np.concatenate(latencies))
 
-        Raises:
-            ServerError: The server does not start or does not answer.
-        """
-        self._progress(f"{settings}: starting")
-        candidate = self._settings.with_target(self._target, settings, None)
+    try:
+        list(pool.map(_wait_for_others, range(process_count)))  # so that no measurement includes their start
+        yield load
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_work: tuple[ModelSpec, Sequence[bytes], float]
+
+
+def _initialize(spec: ModelSpec, images: Sequence[bytes], window_s: float) -> None:
+    global _work
+    _work = spec, images, window_s
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
+    end_with_parent()
+
+
+def _wait_for_others(_index: int) -> None:
+    """Take long enough for each process of the pool to get one of these calls."""
+    time.sleep(0.2)
+
+
+def _run_share(url: str, concurrency: int) -> npt.NDArray[np.float64]:
+    """Return the latencies in seconds; runs in a process of the pool."""
+    spec, images, window_s = _work
+    try:
+        calls = ensemble_calls(url, spec, images)
+        return run_closed_loop(calls, concurrency, window_s, window_s * WARMUP_SHARE).latencies_s
+    except Exception as error:  # as an error that can be pickled
+        raise ServerError(f"a request failed under load: {error}") from None
+
+
+def measure_served(
+    version: ModelVersion,
+    target: Target,
+    installation: TritonInstallation,
+    load: Load,
+    progress: Callable[[str], None],
+) -> Measure:
+    """Return a function that starts a tritonserver for each turn and loads it with one concurrency after another.
+
+    A candidate's settings replace those of the target. `progress` is called with a text about each step.
+    """
+    current = version.repository.settings(version.name)
+
+    def measure(settings: ServingSettings, concurrencies: Sequence[int]) -> dict[int, LoopFigures]:
+        progress(f"{settings}: starting")
         turn = {}
-        with candidate_repository(self._version, candidate) as folder:
-            options = ServerOptions.on_free_ports(folder, self._version.name)
-            options = dataclasses.replace(options, target=self._target)
-            server = TritonServer(options, self._installation).start()
+        with candidate_repository(version, current.with_target(target, settings, None)) as folder:
+            options = dataclasses.replace(ServerOptions.on_free_ports(folder, version.name), target=target)
+            server = TritonServer(options, installation).start()
             try:
                 for concurrency in concurrencies:
-                    self._progress(f"{settings}: concurrency {concurrency}")
-                    warmup_s = self._window_s * WARMUP_SHARE
-                    turn[concurrency] = self._load.run(server.grpc_url, concurrency, self._window_s, warmup_s)
+                    progress(f"{settings}: concurrency {concurrency}")
+                    turn[concurrency] = load(server.grpc_url, concurrency)
             finally:
                 server.kill()  # nobody else uses it, and Triton takes longer to stop than to start
-        self._progress(f"{settings}: measured")
+        progress(f"{settings}: measured")
         return turn
+
+    return measure
 
 
 @contextlib.contextmanager
@@ -81,13 +135,6 @@ def candidate_repository(version: ModelVersion, settings: ModelSettings) -> Iter
     """Yield a temporary repository with the active version of one model and other settings.
 
     Its configurations are new; its version folders are links to those of the model repository.
-
-    Args:
-        version: The active version.
-        settings: The settings.
-
-    Yields:
-        The folder of the temporary repository.
     """
     with tempfile.TemporaryDirectory(prefix="mlcls-tune-") as temporary:
         folder = Path(temporary)
@@ -106,9 +153,6 @@ def candidate_repository(version: ModelVersion, settings: ModelSettings) -> Iter
 @contextlib.contextmanager
 def show_progress(budget_s: float) -> Iterator[Callable[[str], None]]:
     """Show a progress bar of the time, unless tqdm is not installed, as in the serving image.
-
-    Args:
-        budget_s: How long the search may take.
 
     Yields:
         A function to call with a text about each step.

@@ -139,3 +139,31 @@ def test_the_version_comes_from_the_library_itself(libraries: dict[str, Any]) ->
 def test_the_version_of_a_library_without_single_numbers(libraries: dict[str, Any]) -> None:
     libraries["libnvinfer"] = SimpleNamespace(getInferLibVersion=lambda: 101302)
     assert read_tensorrt_version() == "10.13.2"
+
+
+MEMINFO = "MemTotal:       16000 kB\nMemAvailable:    8000 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("limit", "usage", "memory_bytes"),
+    [
+        ("max\n", "5\n", 8000 * 1024),
+        ("3000000\n", "1000000\n", 2_000_000),
+        ("1000\n", "2000\n", 0),
+        (f"{1 << 62}\n", "1\n", 8000 * 1024),
+    ],
+)
+@pytest.mark.parametrize(
+    "files", [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")]
+)
+def test_memory_that_a_container_leaves(
+    tmp_path: Path, files: tuple[str, str], limit: str, usage: str, memory_bytes: int
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text(MEMINFO)
+    assert machine.read_available_memory(tmp_path) == 8000 * 1024
+    for file, text in zip(files, (limit, usage), strict=True):
+        path = tmp_path / "sys/fs/cgroup" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert machine.read_available_memory(tmp_path) == memory_bytes

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlcls.dataset.check import CheckRequest, check_dataset
+from mlcls.dataset.check import check_dataset
 from mlcls.dataset.transaction import JOURNAL, recover, replace_files
 from mlcls.errors import DatasetError
 from support.dataset_samples import coco_document, read_tree, write_coco, write_random_dataset
 
 CATEGORIES = {1: "person", 18: "dog"}
+
+# What is changed, what is left, and the files that are written.
+Change = tuple[str, dict[str, bytes], dict[str, bytes | None]]
 
 # Everything that changes a folder.
 FUNCTIONS = ("replace", "rename", "unlink", "fsync", "chmod")
@@ -48,46 +51,59 @@ def raise_full_disk() -> None:
     raise OSError(28, "No space left on device")
 
 
-def make_split(root: Path) -> CheckRequest:
+def make_split(root: Path) -> None:
     write_random_dataset(root, 30, 3, 0)
     (root / "val.txt.bak").write_text("of an earlier split\n")
-    return CheckRequest(root, root.parent / "output", train_percent=50)
 
 
-def make_conversion(root: Path) -> CheckRequest:
+def make_conversion(root: Path) -> None:
     documents = {
         "instances_train.json": coco_document({1: [1], 2: [18], 3: []}, CATEGORIES),
         "instances_val.json": coco_document({7: [1, 18]}, CATEGORIES),
     }
     write_coco(root, documents)
     (root / "label.txt").write_text("0 of another conversion\n")
-    return CheckRequest(root, root.parent / "output", convert_coco=True)
 
 
 MAKERS = {"split": make_split, "conversion": make_conversion}
 
 
-def changed(root: Path, request: CheckRequest) -> dict[str, bytes]:
-    """What an undisturbed run leaves."""
-    assert check_dataset(request).passed
+def make(what: str, root: Path) -> dict[str, bytes]:
+    MAKERS[what](root)
     return read_tree(root)
 
 
+def run(what: str, root: Path) -> dict[str, bytes]:
+    options: dict[str, Any] = {"train_percent": 50} if what == "split" else {"convert_coco": True}
+    assert check_dataset(root, root.parent / "output", **options).passed
+    return read_tree(root)
+
+
+@pytest.fixture(params=MAKERS)
+def change(request: pytest.FixtureRequest, tmp_path: Path) -> Change:
+    """A change of a dataset, what an undisturbed run leaves, and the files that it writes."""
+    what: str = request.param
+    make(what, tmp_path / "whole/x")
+    wanted = run(what, tmp_path / "whole/x")
+    names = ("train.txt", "val.txt") if what == "split" else ("label.txt", "train.txt", "val.txt")
+    retired = () if what == "split" else ("annotations/instances_train.json", "annotations/instances_val.json")
+    return what, wanted, {**{name: wanted[name] for name in names}, **dict.fromkeys(retired)}
+
+
 @pytest.mark.parametrize("stop", [raise_interrupt, raise_full_disk])
-@pytest.mark.parametrize("what", MAKERS)
 def test_interruption_at_each_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, stop: Callable[[], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, stop: Callable[[], None]
 ) -> None:
-    wanted = changed(tmp_path / "whole/x", MAKERS[what](tmp_path / "whole/x"))
+    what, wanted, files = change
     root = tmp_path / "x"
-    files = wanted_files(MAKERS[what](root), wanted)
-    before = read_tree(root)
+    before = make(what, root)
     interruption = Interruption(monkeypatch, stop)
     for at in range(1, 100):
         interruption.calls, interruption.at = 0, at
         try:
             replace_files(root, files)
-        except (KeyboardInterrupt, DatasetError):
+        except (KeyboardInterrupt, DatasetError) as error:
+            assert isinstance(error, KeyboardInterrupt) or "on device; nothing was changed." in str(error)
             assert read_tree(root) == before, at
         else:
             break
@@ -96,48 +112,35 @@ def test_interruption_at_each_write(
 
 
 @pytest.mark.parametrize("at", [1, 5, 10, 15, 30])
-@pytest.mark.parametrize("what", MAKERS)
-def test_interrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, at: int) -> None:
+def test_interrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, at: int) -> None:
     """The whole run, pictures and all, and the run after it."""
-    wanted = changed(tmp_path / "whole/x", MAKERS[what](tmp_path / "whole/x"))
+    what, wanted, _ = change
     root = tmp_path / "x"
-    request = MAKERS[what](root)
-    before = read_tree(root)
+    before = make(what, root)
     with monkeypatch.context() as context:
-        interruption = Interruption(context, raise_interrupt)
-        interruption.at = at
+        Interruption(context, raise_interrupt).at = at
         with contextlib.suppress(KeyboardInterrupt):
-            check_dataset(request)
+            run(what, root)
     assert read_tree(root) in (before, wanted)  # wanted: only the folder of pictures was still to be renamed
     assert not list(root.rglob(".mlcls-staging-*"))
-    assert changed(root, request) == wanted
+    assert run(what, root) == wanted
 
 
-@pytest.mark.parametrize("what", MAKERS)
-def test_kill_at_each_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_kill_at_each_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     """A killed process cannot take anything back; the next run does."""
-    wanted = changed(tmp_path / "whole/x", MAKERS[what](tmp_path / "whole/x"))
+    what, wanted, files = change
     half_done = 0
     for at in range(1, 60):
         root = tmp_path / str(at) / "x"
-        request = MAKERS[what](root)
-        files = wanted_files(request, wanted)
-        before = read_tree(root)
-        child = os.fork()
-        if child == 0:
-            interruption = Interruption(monkeypatch, lambda: os._exit(_KILLED))
-            interruption.at = at
-            replace_files(root, files)
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        before = make(what, root)
+        status = replace_and_kill(monkeypatch, at, root, files)
         if status == 0:
             assert read_tree(root) == wanted
             break
         assert status == _KILLED
         half_done += read_tree(root) not in (before, wanted)
         recover(root)
-        leftovers = [name for name in read_tree(root) if ".mlcls-staging-" in name]
-        assert {name: text for name, text in read_tree(root).items() if name not in leftovers} == before
+        assert without_leftovers(root) == before
         replace_files(root, files)
         assert read_tree(root) == wanted
     else:
@@ -145,12 +148,18 @@ def test_kill_at_each_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wha
     assert half_done >= 5
 
 
-def wanted_files(request: CheckRequest, wanted: dict[str, bytes]) -> dict[str, bytes | None]:
-    names = ("train.txt", "val.txt")
-    if not request.convert_coco:
-        return {name: wanted[name] for name in names}
-    retired = ("annotations/instances_train.json", "annotations/instances_val.json")
-    return {**{name: wanted[name] for name in ("label.txt", *names)}, **dict.fromkeys(retired)}
+def replace_and_kill(monkeypatch: pytest.MonkeyPatch, at: int, root: Path, files: Mapping[str, bytes | None]) -> int:
+    """Change files in a child process that ends at the nth write; return its status."""
+    child = os.fork()
+    if child == 0:
+        Interruption(monkeypatch, lambda: os._exit(_KILLED)).at = at
+        replace_files(root, files)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def without_leftovers(root: Path) -> dict[str, bytes]:
+    return {name: text for name, text in read_tree(root).items() if ".mlcls-staging-" not in name}
 
 
 def test_recovery_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,17 +170,10 @@ def test_recovery_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.Monkey
         for name in ("a", "b"):
             (root / name).write_text(f"old {name}")
         before = read_tree(root)
-        child = os.fork()
-        if child == 0:
-            interruption = Interruption(monkeypatch, lambda: os._exit(_KILLED))
-            interruption.at = 17
-            replace_files(root, {"a": b"new", "b": b"new", "c": b"new"})
-            os._exit(0)
-        os.waitpid(child, 0)
+        replace_and_kill(monkeypatch, 17, root, {"a": b"new", "b": b"new", "c": b"new"})
         assert (root / JOURNAL).exists()
         with monkeypatch.context() as context:
-            interruption = Interruption(context, raise_interrupt)
-            interruption.at = at
+            Interruption(context, raise_interrupt).at = at
             try:
                 recover(root)
             except KeyboardInterrupt:
@@ -180,7 +182,7 @@ def test_recovery_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.Monkey
                 assert read_tree(root) == before
                 return
         recover(root)
-        assert {name: text for name, text in read_tree(root).items() if ".mlcls-staging-" not in name} == before
+        assert without_leftovers(root) == before
     pytest.fail("the recovery never came to its end")
 
 

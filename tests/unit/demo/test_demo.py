@@ -15,7 +15,7 @@ from demo.dataset import write_demo_dataset
 from demo.recipe import DemoRecipe
 from demo.scenes import draw_scene
 from mlcls.dataset.annotations import read_annotations
-from mlcls.dataset.check import CheckRequest, check_dataset
+from mlcls.dataset.check import check_dataset
 
 
 def name_color(red: int, green: int, blue: int) -> str:
@@ -90,7 +90,7 @@ def test_scenes_depend_on_their_generator_alone_and_have_every_color() -> None:
 
 def test_dataset_passes_the_check_and_its_labels_are_those_of_its_files(tmp_path: Path) -> None:
     folder = write_demo_dataset(tmp_path / "dataset", train=60, val=20, side=32)
-    report = check_dataset(CheckRequest(dataset_dir=folder, output=tmp_path / "output"))
+    report = check_dataset(folder, tmp_path / "output")
     assert not report.log.errors
     images = read_annotations(folder / "val.txt", len(COLORS))
     pictures = [cv2.imread(str(path))[:, :, ::-1] for path in images.paths]

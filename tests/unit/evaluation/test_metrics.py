@@ -1,9 +1,8 @@
-"""Every metric compared with scikit-learn and with a straightforward implementation."""
+"""Every metric compared with scikit-learn."""
 
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,6 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 from mlcls.engines.runners import Scores
 from mlcls.errors import DatasetError
 from mlcls.evaluation.metrics import Metrics, compute_metrics
-from mlcls.model.metrics import average_precision, mean_average_precision
 
 LABELS = tuple(f"label {index}" for index in range(6))
 THRESHOLDS = (0.5, 0.3, 0.6, 0.5, 0.7, 0.999)
@@ -25,55 +23,6 @@ def make_data(seed: int, images: int = 50, ties: bool = False) -> tuple[Scores, 
     targets = generator.random(scores.shape) < scores * 0.8
     targets[0] = True
     return (np.round(scores, 1).astype(np.float32) if ties else scores), targets
-
-
-def walk_down(scores: list[float], targets: list[bool], method: str) -> float:
-    """PaddleClas's way: one image after another, by descending score."""
-    order = sorted(range(len(scores)), key=lambda index: scores[index], reverse=True)
-    positives = sum(targets)
-    precision, recall, hits = [], [], 0
-    for rank, index in enumerate(order, 1):
-        hits += targets[index]
-        precision.append(hits / rank)
-        recall.append(hits / positives)
-    if method == "11point":
-        points = [[p for p, r in zip(precision, recall, strict=True) if r >= point / 10] for point in range(11)]
-        return sum(max(point) for point in points) / 11
-    area, before = 0.0, 0.0
-    for p, r in zip(precision, recall, strict=True):
-        area += (r - before) * p
-        before = r
-    return area
-
-
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("images", [1, 2, 10, 50, 200])
-@pytest.mark.parametrize("method", ["integral", "11point"])
-def test_average_precision_step_by_step(method: str, images: int, ties: bool) -> None:
-    scores, targets = make_data(images, images, ties)
-    expected = [
-        walk_down(column.tolist(), target.tolist(), method) for column, target in zip(scores.T, targets.T, strict=True)
-    ]
-    got = [
-        average_precision(column, target, method)  # type: ignore[arg-type]
-        for column, target in zip(scores.T, targets.T, strict=True)
-    ]
-    assert got == pytest.approx(expected, abs=1e-12)
-    assert mean_average_precision(scores, targets, method) == pytest.approx(np.mean(expected), abs=1e-12)  # type: ignore[arg-type]
-
-
-def test_eleven_points_by_hand() -> None:
-    """Precision 1 up to a recall of 1/2, then 2/3."""
-    scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
-    targets = np.array([True, False, True, False])
-    assert average_precision(scores, targets, "11point") == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
-    assert math.isnan(average_precision(scores, np.zeros(4, np.bool_), "11point"))
-
-
-def test_ties_keep_the_order_of_the_images() -> None:
-    scores = np.array([0.5, 0.5], np.float32)
-    assert average_precision(scores, np.array([True, False])) == 1
-    assert average_precision(scores, np.array([False, True])) == 0.5
 
 
 @pytest.mark.parametrize("ties", [False, True])

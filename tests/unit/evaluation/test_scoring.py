@@ -103,13 +103,6 @@ def test_several_calls_at_once(val_file: Path) -> None:
     assert threading.get_ident() not in runner.threads
 
 
-def test_images_of_another_folder(val_file: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "moved.txt"
-    moved.write_text(val_file.read_text())
-    scores, _ = score_annotated(Remote(), moved, root=val_file.parent)
-    np.testing.assert_array_equal(scores, expected_scores(val_file))
-
-
 def test_unreadable_images(val_file: Path) -> None:
     """Each is an error that names the path."""
     path = val_file.parent / "images/013.png"

@@ -10,9 +10,8 @@ import pytest
 
 from mlcls.errors import ServerError, TuningError
 from mlcls.repository.settings import ServingSettings
-from mlcls.tuning.candidate import Candidate, Goal
 from mlcls.tuning.closed_loop import LoopFigures
-from mlcls.tuning.comparison import compare
+from mlcls.tuning.comparison import Candidate, Goal, compare
 from mlcls.tuning.search import Search
 from mlcls.tuning.search_space import engine_shapes, list_concurrencies, list_knobs
 
