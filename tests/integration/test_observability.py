@@ -192,7 +192,7 @@ def test_the_probes_of_mlcls_serve_are_not_counted(small_server: TritonServer) -
     from mlcls.server.health_probe import HealthProbe
 
     before = read_settled_metrics(small_server)
-    probe = HealthProbe(small_server.http_url, small_server.metrics_url)
+    probe = HealthProbe(small_server.http_url, small_server.metrics_url, 10)
     assert [probe.ask(MODEL).verdict for _ in range(3)] == ["answers"] * 3
     with pytest.raises(InferenceServerException):
         ask(small_server, MODEL, [b""])

@@ -38,7 +38,7 @@ def check_models(
         ServerError: The target's backend is not installed.
     """
     backend = ENGINE_TARGETS[target].backend
-    if backend != "mlcls_engine" and not installation.has_backend(backend):
+    if backend != "mlcls_engine" and not (installation.backends / backend).is_dir():
         raise ServerError(
             f"The target {target!r} needs Triton's backend {backend!r}, which {installation.executable} does "
             f"not have; use the container (docker-compose.yml) or --target embedded."

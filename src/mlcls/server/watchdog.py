@@ -10,9 +10,6 @@ from typing import Final
 from mlcls.backends.pulse import read_pulses
 from mlcls.base.processes import ProcessState, read_process
 
-# How long a Python step may work on one request or batch; slow models on slow machines take a few seconds.
-DEFAULT_HANG_TIMEOUT_S: Final = 60.0
-
 # A debugger may stop a process for a moment; longer than this is a fault.
 STOPPED_GRACE_S: Final = 2.0
 
@@ -24,7 +21,7 @@ class Watchdog:
         self,
         server_pid: int,
         pulses: Path,
-        hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S,
+        hang_timeout_s: float,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Check nothing yet.
@@ -35,10 +32,8 @@ class Watchdog:
             hang_timeout_s: How long a step may work on one request or batch.
             clock_ns: The clock of the pulses.
         """
-        self._server_pid = server_pid
-        self._pulses = pulses
-        self._hang_timeout_s = hang_timeout_s
-        self._clock_ns = clock_ns
+        self._server_pid, self._pulses = server_pid, pulses
+        self._hang_timeout_s, self._clock_ns = hang_timeout_s, clock_ns
         self._started: dict[int, int] = {}
         self._stopped_since_ns: dict[int, int] = {}
 
