@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError
-
 import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from mlcls.backends.pulse import Pulse
-from mlcls.backends.triton_stub import StepArguments, cancelled_response, failed_response
+from mlcls.backends.triton_stub import StepArguments, failed_response
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
@@ -58,9 +56,7 @@ class _Request:
 
     def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
         """Send the logits, or the error."""
-        if isinstance(outcome, CancelledError):
-            response = cancelled_response(pb_utils)
-        elif isinstance(outcome, Exception):
+        if isinstance(outcome, Exception):
             response = failed_response(outcome, pb_utils)
         else:
             response = pb_utils.InferenceResponse([pb_utils.Tensor(self._logits, outcome)])

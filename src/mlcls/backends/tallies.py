@@ -25,9 +25,6 @@ DEFAULT_LABEL_LIMIT: Final = 100
 # Reason of a refused request, next to those of images: its threshold has none of the accepted forms.
 THRESHOLD_REASON: Final = "threshold"
 
-# Reasons of failures, which are the server's fault: scores that are not numbers, and defects.
-FAILURE_REASONS: Final = ("scores", "internal")
-
 # Upper bounds of the buckets of decoding times, in seconds.
 DECODE_BOUNDS_S: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
 
@@ -37,9 +34,6 @@ SCORE_BOUNDS: Final = (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99)
 
 # How often the scores of single labels are sent, in seconds; they are many, and drift is slow.
 LABEL_INTERVAL_S: Final = 15.0
-
-_IMAGES_NAME: Final = "mlcls_images_total"
-_IMAGES_DESCRIPTION: Final = "Images by outcome: ok, refused (the client's fault) or failed (the server's)"
 
 
 def read_label_limit(environment: Mapping[str, str] = os.environ) -> int:
@@ -64,6 +58,7 @@ class _Tally:
 
     def __init__(self, spec: ModelSpec, version: str) -> None:
         self._labels = {"model": spec.name, "version": version}
+        self._images: npt.NDArray[np.float64]  # by outcome, the last for defects
         self.groups: list[CounterGroup] = []
 
     def _add_group(
@@ -74,10 +69,18 @@ class _Tally:
         interval_s: float = SEND_INTERVAL_S,
         shown_at_zero: bool = True,
     ) -> npt.NDArray[np.float64]:
-        totals = np.zeros(len(labels))
         all_labels = [{**self._labels, **more} for more in labels]
-        self.groups.append(CounterGroup(name, description, all_labels, totals, interval_s, shown_at_zero))
-        return totals
+        self.groups.append(CounterGroup(name, description, all_labels, interval_s, shown_at_zero))
+        return self.groups[-1].totals
+
+    def _add_images(self, outcomes: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
+        description = "Images by outcome: ok, refused (the client's fault) or failed (the server's)"
+        labels = [{"status": status, "reason": reason} for status, reason in outcomes]
+        return self._add_group("mlcls_images_total", description, labels)
+
+    def failed(self, images: int) -> None:
+        """Count the images of a request that failed because of a defect."""
+        self._images[-1] += images
 
 
 class DecodeTally(_Tally):
@@ -91,9 +94,8 @@ class DecodeTally(_Tally):
     def __init__(self, spec: ModelSpec, version: str) -> None:
         super().__init__(spec, version)
         self.refusals: list[tuple[int, ImageError, str]] = []
-        reasons = [{"status": "refused", "reason": reason} for reason in IMAGE_REASONS]
-        failures = [{"status": "failed", "reason": "internal"}]
-        self._images = self._add_group(_IMAGES_NAME, _IMAGES_DESCRIPTION, [*reasons, *failures])
+        outcomes = [*(("refused", reason) for reason in IMAGE_REASONS), ("failed", "internal")]
+        self._images = self._add_images(outcomes)
         bounds = [f"{bound:g}" for bound in DECODE_BOUNDS_S] + ["+Inf"]
         name, description = "mlcls_decode_seconds", "Time to decode and resize one image that was decoded, in seconds"
         self._buckets = self._add_group(f"{name}_bucket", description, [{"le": bound} for bound in bounds])
@@ -116,10 +118,6 @@ class DecodeTally(_Tally):
         self._bytes[0] += size_bytes
         self.refusals.append((index, error, error.reason))
 
-    def failed(self, images: int) -> None:
-        """Count the images of a request that failed because of a defect."""
-        self._images[-1] += images
-
     def take_refusals(self) -> list[tuple[int, ImageError, str]]:
         """Return the refusals since the last call."""
         refusals, self.refusals = self.refusals, []
@@ -131,9 +129,8 @@ class ScoreTally(_Tally):
 
     def __init__(self, spec: ModelSpec, version: str, label_limit: int) -> None:
         super().__init__(spec, version)
-        outcomes = [{"status": "ok", "reason": ""}, {"status": "refused", "reason": THRESHOLD_REASON}]
-        outcomes += [{"status": "failed", "reason": reason} for reason in FAILURE_REASONS]
-        self._images = self._add_group(_IMAGES_NAME, _IMAGES_DESCRIPTION, outcomes)
+        outcomes = [("ok", ""), ("refused", THRESHOLD_REASON), ("failed", "scores"), ("failed", "internal")]
+        self._images = self._add_images(outcomes)
         self._empty = self._add_group(
             "mlcls_images_without_label_total", "Answered images without any label above its threshold"
         )
@@ -193,10 +190,6 @@ class ScoreTally(_Tally):
     def refused(self, images: int) -> None:
         """Count the decoded images of a request whose threshold has none of the accepted forms."""
         self._images[1] += images
-
-    def failed(self, images: int) -> None:
-        """Count the images of a request that failed because of a defect."""
-        self._images[-1] += images
 
 
 def _bins(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

@@ -35,9 +35,9 @@ def values(tally: _Tally) -> dict[str, float]:
 
 def test_decoded_and_refused_images(custom_spec: ModelSpec) -> None:
     tally = DecodeTally(custom_spec, "3")
-    preprocess_images([GOOD, b"", GOOD[:-20], GOOD], custom_spec, observer=tally)
+    preprocess_images([GOOD, b"", GOOD[:-20], GOOD], custom_spec, tally=tally)
     with pytest.raises(ImageError):
-        preprocess_images([b"no image"], custom_spec, observer=tally)
+        preprocess_images([b"no image"], custom_spec, tally=tally)
     counted = values(tally)
     images = {key: total for key, total in counted.items() if key.startswith("mlcls_images_total")}
     assert images == {

@@ -80,7 +80,7 @@ class Counter(RequestStep):
     """A step whose requests are numbers, or errors to raise."""
 
     def prepare(self, arguments: StepArguments) -> list[CounterGroup]:
-        self.group = CounterGroup("answers", "answers given", [{"version": arguments.version}], np.zeros(1))
+        self.group = CounterGroup("answers", "answers given", [{"version": arguments.version}])
         return [self.group]
 
     def answer(self, request: int | Exception) -> list[int]:
@@ -234,9 +234,7 @@ def test_parameters_of_an_engine() -> None:
 
 @pytest.mark.parametrize("wrong", [{"string_value": "fp8"}, {"string_value": ["f32"]}, {}, "bf16"])
 def test_wrong_parameters_of_an_engine(wrong: object) -> None:
-    with pytest.raises(
-        RepositoryError, match="animals_engine: expected the parameter precision to be one of f32, bf16"
-    ):
+    with pytest.raises(RepositoryError, match="_engine: the parameter precision is wrong: expected one of f32, bf16"):
         engine_with({"precision": wrong}).engine_precision()
-    with pytest.raises(RepositoryError, match="animals_engine: expected the parameter threads to be a whole number"):
+    with pytest.raises(RepositoryError, match="_engine: the parameter threads is wrong: expected a whole number, 0"):
         engine_with({"threads": wrong}).engine_threads()
