@@ -41,7 +41,8 @@ def thresholds(custom_spec: ModelSpec) -> npt.NDArray[np.float32]:
 
 def test_good_images(custom_spec: ModelSpec) -> None:
     pixels, statuses = preprocess_images(as_tensor(GOOD, LARGE, OTHER), custom_spec)  # type: ignore[arg-type]
-    assert (pixels.shape, pixels.dtype) == ((3, 96, 64, 3), np.uint8)
+    assert pixels.shape == (3, 96, 64, 3)
+    assert pixels.dtype == np.uint8
     assert statuses == ["OK"] * 3
     np.testing.assert_array_equal(pixels, np.stack([NOISE, preprocess(LARGE, custom_spec.transform), 255 - NOISE]))
     transform = dataclasses.replace(custom_spec.transform, height=30, width=50)

@@ -160,14 +160,25 @@ def load_spec(args: dict[str, str], *files: str) -> ModelSpec:
     return StepArguments.read(args).load_spec(*files)
 
 
+def import_into(folder: Path, spec: ModelSpec) -> Path:
+    """Return a repository with one model."""
+    folder.mkdir()
+    model = folder / "given.onnx"
+    model.write_bytes(b"weights")
+    record = EngineRecord("model.onnx", "fp32", {}, {})
+    add_model(Repository(folder / "models"), ConvertedVersion(spec, model, record))
+    return folder / "models"
+
+
 @pytest.fixture
 def imported(tmp_path: Path, custom_spec: ModelSpec) -> Path:
-    """A repository with one model."""
-    root = tmp_path / "models"
-    model = tmp_path / "given.onnx"
-    model.write_bytes(b"weights")
-    add_model(Repository(root), ConvertedVersion(custom_spec, model, EngineRecord("model.onnx", "fp32", {}, {})))
-    return root
+    return import_into(tmp_path / "given", custom_spec)
+
+
+def edit_labels(imported: Path, suffix: str) -> None:
+    """Exchange two labels in one step, by hand."""
+    path = imported / f"animals-v2{suffix}" / "1" / "model_spec.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"cat"', '"cow"'), encoding="utf-8")
 
 
 @pytest.mark.parametrize("suffix", STEP_SUFFIXES)
@@ -176,6 +187,11 @@ def test_the_spec_is_that_of_the_version_folder(imported: Path, custom_spec: Mod
     assert load_spec(arguments) == custom_spec
     with pytest.raises(RepositoryError, match=r"2/manifest\.json does not exist"):
         load_spec({**arguments, "model_version": "2"})
+    with pytest.raises(RepositoryError, match="expected the manifest of pets_preprocess, got that of animals-v2_"):
+        load_spec({**arguments, "model_name": "pets_preprocess"})
+    edit_labels(imported, suffix)
+    with pytest.raises(RepositoryError, match=r"model_spec\.json is not the file that its manifest was written for"):
+        load_spec(arguments)
 
 
 def test_a_changed_model_file_is_refused(imported: Path, custom_spec: ModelSpec) -> None:
@@ -190,51 +206,32 @@ def test_a_changed_model_file_is_refused(imported: Path, custom_spec: ModelSpec)
         load_spec(arguments, "model.onnx")
 
 
-@pytest.mark.parametrize("suffix", STEP_SUFFIXES)
-def test_labels_that_were_exchanged_are_refused(imported: Path, custom_spec: ModelSpec, suffix: str) -> None:
-    """A list of labels edited by hand, in one step."""
-    path = imported / f"animals-v2{suffix}" / "1" / "model_spec.json"
-    labels = (custom_spec.labels[1], custom_spec.labels[0], *custom_spec.labels[2:])
-    path.write_text(dataclasses.replace(custom_spec, labels=labels).to_json(), encoding="utf-8")
-    with pytest.raises(RepositoryError, match=f"{path} is not the file that its manifest was written for"):
-        load_spec(arguments_for(imported, custom_spec, suffix))
-
-
-def test_a_folder_of_another_step_or_model_is_refused(imported: Path, custom_spec: ModelSpec) -> None:
-    arguments = arguments_for(imported, custom_spec, "_preprocess")
-    with pytest.raises(RepositoryError, match="expected the manifest of pets_preprocess, got that of animals-v2_prep"):
-        load_spec({**arguments, "model_name": "pets_preprocess"})
-
-
 def test_steps_of_different_imports_are_refused(imported: Path, tmp_path: Path, custom_spec: ModelSpec) -> None:
     """Each folder agrees with its own manifest; together they would name labels wrongly."""
-    other = dataclasses.replace(custom_spec, labels=("a", "b", "c"))
-    model = tmp_path / "other.onnx"
-    model.write_bytes(b"others")
-    add_model(
-        Repository(tmp_path / "other"), ConvertedVersion(other, model, EngineRecord("model.onnx", "fp32", {}, {}))
-    )
+    other = import_into(tmp_path / "other", dataclasses.replace(custom_spec, labels=("a", "b", "c")))
     shutil.rmtree(imported / "animals-v2_postprocess" / "1")
-    shutil.copytree(tmp_path / "other" / "animals-v2_postprocess" / "1", imported / "animals-v2_postprocess" / "1")
+    shutil.copytree(other / "animals-v2_postprocess" / "1", imported / "animals-v2_postprocess" / "1")
     for suffix in STEP_SUFFIXES:
         with pytest.raises(RepositoryError, match="the folders come from different imports"):
             load_spec(arguments_for(imported, custom_spec, suffix))
 
 
-def engine_with(parameters: object) -> StepArguments:
-    return arguments_of({"parameters": parameters})
-
-
-def test_parameters_of_an_engine() -> None:
-    for nothing in ({}, {"other": {"string_value": "x"}}):
-        assert (engine_with(nothing).engine_threads(), engine_with(nothing).engine_precision()) == (0, "f32")
-    given = engine_with({"threads": {"string_value": "3"}, "precision": {"string_value": "bf16"}})
-    assert (given.engine_threads(), given.engine_precision()) == (3, "bf16")
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({}, (0, "f32")),
+        ({"other": {"string_value": "x"}}, (0, "f32")),
+        ({"threads": {"string_value": "3"}, "precision": {"string_value": "bf16"}}, (3, "bf16")),
+    ],
+)
+def test_parameters_of_an_engine(parameters: dict[str, Any], expected: tuple[int, str]) -> None:
+    arguments = arguments_of({"parameters": parameters})
+    assert (arguments.engine_threads(), arguments.engine_precision()) == expected
 
 
 @pytest.mark.parametrize("wrong", [{"string_value": "fp8"}, {"string_value": ["f32"]}, {}, "bf16"])
 def test_wrong_parameters_of_an_engine(wrong: object) -> None:
     with pytest.raises(RepositoryError, match="_engine: the parameter precision is wrong: expected one of f32, bf16"):
-        engine_with({"precision": wrong}).engine_precision()
+        arguments_of({"parameters": {"precision": wrong}}).engine_precision()
     with pytest.raises(RepositoryError, match="_engine: the parameter threads is wrong: expected a whole number, 0"):
-        engine_with({"threads": wrong}).engine_threads()
+        arguments_of({"parameters": {"threads": wrong}}).engine_threads()
