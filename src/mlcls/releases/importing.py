@@ -32,25 +32,10 @@ class ImportReport:
     Attributes:
         spec: The spec that was written.
         parity: The converted model's scores against Paddle's.
-        untiled_queries: Whether the decoder's queries were tiled in the graph, and were untiled.
     """
 
     spec: ModelSpec
     parity: GateReport
-    untiled_queries: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvertedModel:
-    """A model that passed the check but is not in the repository yet.
-
-    Attributes:
-        report: What the conversion found.
-        staged: The version to add to the repository.
-    """
-
-    report: ImportReport
-    staged: ConvertedVersion
 
 
 def import_model(
@@ -80,9 +65,10 @@ def import_model(
         MlclsError: See `open_source` and `add_model`.
     """
     check = None if replace_versions else require_unversioned
-    with convert_model(source, repository, name=name, photos=photos, check=check, batch_sizes=batch_sizes) as converted:
-        add_model(repository, converted.staged, replace_versions=replace_versions)
-    return converted.report
+    converted = convert_model(source, repository, name=name, photos=photos, check=check, batch_sizes=batch_sizes)
+    with converted as (report, staged):
+        add_model(repository, staged, replace_versions=replace_versions)
+    return report
 
 
 @contextlib.contextmanager
@@ -94,19 +80,19 @@ def convert_model(
     photos: Sequence[Path] = (),
     check: Callable[[Repository, str], None] | None = None,
     batch_sizes: Sequence[int] = BATCH_SIZES,
-) -> Iterator[ConvertedModel]:
+) -> Iterator[tuple[ImportReport, ConvertedVersion]]:
     """Convert a PaddleX model and check it, as `import_model` does, in a staging folder of the repository.
 
     Args:
-        source: See `open_source`.
+        source: See `import_model`, as for the others.
         repository: The model repository.
-        name: Name to serve the model under; by default PaddleX's.
-        photos: Photos for the check; by default crops of scikit-learn's two sample photos.
+        name: Name to serve the model under.
+        photos: Photos for the check.
         check: Called with the repository and the model's name before the conversion; raises to refuse them.
         batch_sizes: Batch sizes of the check.
 
     Yields:
-        The model; its file is removed when the block ends, unless it was moved.
+        What the conversion found, and the version to add; its file is removed when the block ends, unless it was moved.
 
     Raises:
         MlclsError: See `import_model`.
@@ -140,6 +126,4 @@ def convert_model(
             record = EngineRecord(
                 ONNX_FILE, "fp32", dict(spec.source_sha256), tool_versions(*_TOOLS), gate=(parity.to_dict(),)
             )
-            yield ConvertedModel(
-                ImportReport(spec, parity, graph.untiled_queries), ConvertedVersion(spec, onnx_path, record)
-            )
+            yield ImportReport(spec, parity), ConvertedVersion(spec, onnx_path, record)
