@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from PIL import Image
 
 from demo.colors import has_colors
 from demo.dataset import LABEL_TEXT, write_scenes
@@ -36,17 +37,11 @@ def write_test_images(folder: Path, scenes: int, crops: int, transform: ImageTra
         write_text(staging / "label.txt", LABEL_TEXT)
         names, targets = write_scenes(staging, "test", scenes, transform.height, seed)
         write_text(staging / SETS["scenes"], format_annotations(names, targets))
+        (staging / "photos").mkdir()
         names, rows = [], []
         for index, crop in enumerate(photo_crops(crops, seed)):
             names.append(f"photos/{index:04}.png")
-            _write_png(staging / names[-1], crop)
+            Image.fromarray(crop).save(staging / names[-1])
             rows.append(has_colors(resize_image(crop, transform)))
         write_text(staging / SETS["photos"], format_annotations(names, np.stack(rows)))
     return folder
-
-
-def _write_png(path: Path, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
-    from PIL import Image
-
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(pixels).save(path)
