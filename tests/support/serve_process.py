@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 import urllib.request
@@ -58,6 +59,12 @@ class Served:
         found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
         return [each for each in found if is_running(each)]
 
+    def stop(self, signum: signal.Signals = signal.SIGTERM) -> tuple[int, str, list[str]]:
+        """Send a signal and wait; return the exit status, what was printed since the ready line, and the errors."""
+        self.process.send_signal(signum)
+        output, _ = self.process.communicate(timeout=RECOVERY_TIMEOUT_S)
+        return self.process.returncode, output, self.lines()
+
     def lines(self) -> list[str]:
         return self.errors.read_text().splitlines()
 
@@ -80,13 +87,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(repository: Path, folder: Path, *options: str, **environment: str) -> Iterator[Served]:
-    http_port, grpc_port, metrics_port = free_ports(3)
-    ports = [f"--http-port={http_port}", f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}"]
+def serving(repository: Path, folder: Path, *options: str, model: str = MODEL, **environment: str) -> Iterator[Served]:
+    """Yield a ready `mlcls serve` on free ports, with its errors in a file of the folder."""
+    urls = [f"127.0.0.1:{port}" for port in free_ports(3)]
     errors = folder / "errors"
     with errors.open("w") as error_file:
         process = subprocess.Popen(
-            mlcls_command("serve", MODEL, "--repository", repository, *ports, *options),
+            mlcls_command("serve", model, "--repository", repository, *port_options(*urls), *options),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=error_file,
@@ -96,18 +103,19 @@ def serving(repository: Path, folder: Path, *options: str, **environment: str) -
     assert process.stdout is not None
     try:
         assert process.stdout.readline().startswith("Loading")
-        assert process.stdout.readline().startswith("Ready"), errors.read_text()
-        yield Served(
-            process,
-            f"127.0.0.1:{http_port}",
-            f"127.0.0.1:{grpc_port}",
-            f"http://127.0.0.1:{metrics_port}/metrics",
-            errors,
-        )
+        assert process.stdout.readline().startswith("Ready: "), errors.read_text()
+        http_url, grpc_url, metrics_address = urls
+        yield Served(process, http_url, grpc_url, f"http://{metrics_address}/metrics", errors)
     finally:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def port_options(*urls: str) -> list[str]:
+    """Return the options for HTTP, gRPC and metrics on the ports of these addresses, or on free ones."""
+    ports = [url.rpartition(":")[2] for url in urls] or free_ports(3)
+    return [f"--{api}-port={port}" for api, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
 
 
 def own_segments(process: subprocess.Popen[str]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mlcls import __version__, cli, commands
-from mlcls.errors import MissingExtraError, MlclsError, RepositoryError
+from mlcls.errors import MissingExtraError, MlclsError, RepositoryError, RestartsExhaustedError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.configurations import write_configs
@@ -27,13 +27,9 @@ COMMANDS = tuple(command.NAME for command in commands.COMMANDS)
 
 # Packages that no answer to `--help` needs, and that take long to import.
 HEAVY = {
-    *("numpy", "cv2", "PIL", "yaml", "paddle", "paddle2onnx", "paddleclas", "onnx", "onnxruntime", "onnxslim"),
-    *("openvino", "tritonclient", "pytriton", "grpc", "google", "simplejpeg", "sklearn", "scipy", "httpx", "tqdm"),
-}
-
-
-def run_python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **options)
+    "numpy", "cv2", "PIL", "yaml", "paddle", "paddle2onnx", "paddleclas", "onnx", "onnxruntime", "onnxslim", "openvino",
+    "tritonclient", "pytriton", "grpc", "google", "simplejpeg", "sklearn", "scipy", "httpx", "tqdm",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -50,56 +46,50 @@ def same_signal_handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    process = run_python(
+    code = (
         "import sys\n"
         "from mlcls.cli import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit as end: print('status', end.code)\n"
         "print('modules', *sorted(sys.modules))\n"
     )
-    assert process.returncode == 0, process.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (0, "")
     assert "\nstatus 0\n" in process.stdout
     modules = process.stdout.split("\nmodules ")[1].split()
     assert "mlcls.cli" in modules
     assert not [name for name in modules if name.split(".")[0] in HEAVY]
-    assert process.stderr == ""
-
-
-def test_help_lists_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.main(["--help"])
-    assert end.value.code == 0
-    words = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")}
-    assert words >= set(COMMANDS)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_commands(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.main([command, "--help"])
-    assert end.value.code == 0
-    assert f"usage: mlcls {command}" in capsys.readouterr().out
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.main(["--version"])
-    assert end.value.code == 0
-    assert capsys.readouterr().out == f"mlcls {__version__}\n"
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "status", "text"),
     [
-        *([], ["unknown"], ["models", "more"], ["import"], ["export", "ResNet50_ML"], ["serve"], ["--unknown"]),
-        *(["serve", "a", "--target", "tpu"], ["serve", "a", "--http-port", "http"], ["repository", "--chek"]),
+        (["--help"], 0, "usage: mlcls"),
+        (["--version"], 0, f"mlcls {__version__}\n"),
+        *(([command, "--help"], 0, f"usage: mlcls {command}") for command in COMMANDS),
+        ([], 2, "usage: mlcls"),
+        (["unknown"], 2, "invalid choice: 'unknown'"),
+        (["models", "more"], 2, "unrecognized arguments: more"),
+        (["import"], 2, "required: MODEL"),
+        (["export", "ResNet50_ML"], 2, "required: --output"),
+        (["serve"], 2, "required: MODEL"),
+        (["serve", "a", "--target", "tpu"], 2, "invalid choice: 'tpu'"),
+        (["serve", "a", "--http-port", "http"], 2, "invalid int value: 'http'"),
+        (["repository", "--chek"], 2, "unrecognized arguments: --chek"),
     ],
 )
-def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_help_and_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, text: str) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
-    assert end.value.code == 2
-    assert "usage: mlcls" in capsys.readouterr().err
+    assert end.value.code == status
+    assert text in capsys.readouterr()[status // 2]
+
+
+def test_help_lists_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    words = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")}
+    assert words >= set(COMMANDS)
 
 
 # --- models
@@ -116,35 +106,24 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert ["ResNet50_ML", "83.50", "108.9"] in [row.split()[:3] for row in rows]
 
 
+def run_module(**options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mlcls.cli", "models"]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, **options)
+
+
 def test_module_can_be_run() -> None:
-    process = subprocess.run([sys.executable, "-m", "mlcls.cli", "models"], capture_output=True, text=True, timeout=60)
+    process = run_module(stdout=subprocess.PIPE)
     assert process.returncode == 0
     assert len(process.stdout.splitlines()) == 7
 
 
-@pytest.mark.parametrize(
-    "buffering",
-    [
-        "",
-        "1",
-    ],
-)
+@pytest.mark.parametrize("buffering", ["", "1"])
 def test_reader_that_is_gone(buffering: str) -> None:
     """`mlcls models | head -1`, with buffered and unbuffered output."""
     reader, writer = os.pipe()
     os.close(reader)
-    environment = {**os.environ, "PYTHONUNBUFFERED": buffering}
-    try:
-        process = subprocess.run(
-            [sys.executable, "-m", "mlcls.cli", "models"],
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            env=environment,
-        )
-    finally:
-        os.close(writer)
+    with os.fdopen(writer, "wb") as output:
+        process = run_module(stdout=output, env={**os.environ, "PYTHONUNBUFFERED": buffering})
     assert (process.returncode, process.stderr) == (0, "")
 
 
@@ -184,28 +163,20 @@ def test_wrong_size(exports: list[dict[str, Any]], capsys: pytest.CaptureFixture
     assert not exports
 
 
-def test_defaults_of_export(exports: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["export", "ResNet50_ML", "--output", "out"]) == 0
-    assert exports == [
-        {"architecture": "ResNet50_ML", "folder": Path("out"), "labels": None, "size": None, "threshold": None}
-        | {"weights": None, "seed": 0, "photos": [], "with_sigmoid": True}
-    ]
-    out = capsys.readouterr().out
-    assert out.startswith("out: ResNet50_ML, COCO's 80 labels, freshly initialized (seed 0)\n")
-    assert "nothing was trained" in out
-
-
 def test_options_of_export(exports: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("cat\r\n\n  犬 \nred panda\n", encoding="utf-8")
-    arguments = ["--output", "out", "--labels", str(labels), "--threshold", "0.3", "--weights", "w.pdparams"]
-    assert cli.main(["export", "ResNet50_ML", *arguments, "--without-sigmoid", "--photos", "a", "b"]) == 0
-    assert exports[0]["labels"] == ["cat", "犬", "red panda"]
-    assert exports[0]["threshold"] == 0.3
-    assert exports[0]["weights"] == Path("w.pdparams")
-    assert exports[0]["with_sigmoid"] is False
-    assert exports[0]["photos"] == [Path("a"), Path("b")]
-    assert "3 labels, weights of w.pdparams" in capsys.readouterr().out
+    arguments = ["--labels", str(labels), "--threshold", "0.3", "--weights", "w.pdparams", "--without-sigmoid"]
+    assert cli.main(["export", "ResNet50_ML", "--output", "out"]) == 0
+    assert cli.main(["export", "ResNet50_ML", "--output", "out", *arguments, "--photos", "a", "b"]) == 0
+    defaults = {"architecture": "ResNet50_ML", "folder": Path("out"), "labels": None, "size": None, "threshold": None}
+    defaults |= {"weights": None, "seed": 0, "photos": [], "with_sigmoid": True}
+    given = {"labels": ["cat", "犬", "red panda"], "threshold": 0.3, "weights": Path("w.pdparams")}
+    assert exports == [defaults, {**defaults, **given, "with_sigmoid": False, "photos": [Path("a"), Path("b")]}]
+    fresh, warning, trained = capsys.readouterr().out.splitlines()
+    assert fresh == "out: ResNet50_ML, COCO's 80 labels, freshly initialized (seed 0)"
+    assert "nothing was trained" in warning
+    assert "3 labels, weights of w.pdparams" in trained
 
 
 @pytest.mark.parametrize("content", [None, b"caf\xe9\n"])
@@ -232,30 +203,27 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(commands.models, "run", run)
 
 
-def test_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    fail_with(monkeypatch, RepositoryError("Expected more, got less."))
-    assert cli.main(["models"]) == 1
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "mlcls models: Expected more, got less.\n")
-
-
-def test_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    fail_with(monkeypatch, MissingExtraError("convert", "paddle2onnx"))
-    assert cli.main(["models"]) == 1
-    assert "'paddle2onnx', which is not installed" in capsys.readouterr().err
-
-
-def test_exit_code_is_that_of_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = MlclsError("text")
-    error.exit_code = 7
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (RepositoryError("Expected more, got less."), 1, "Expected more, got less."),
+        (MissingExtraError("convert", "paddle2onnx"), 1, str(MissingExtraError("convert", "paddle2onnx"))),
+        (RestartsExhaustedError("text"), 3, "text"),
+        (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_error_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    status: int,
+    text: str,
+) -> None:
     fail_with(monkeypatch, error)
-    assert cli.main(["models"]) == 7
-
-
-def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    fail_with(monkeypatch, KeyboardInterrupt())
-    assert cli.main(["models"]) == 130
-    assert capsys.readouterr().err == "mlcls models: interrupted\n"
+    assert cli.main(["models"]) == status
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"mlcls models: {text}\n")
 
 
 def test_fault_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,15 +291,6 @@ def test_extra_config_must_be_removed(copied_repository: Path, capsys: pytest.Ca
     assert (copied_repository / "Other" / "config.pbtxt").is_file()
 
 
-def test_repository_is_written_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = tmp_path / "a" / "models"
-    assert check(root) == 1
-    assert not root.exists()
-    assert cli.main(["repository", "--repository", str(root)]) == 0
-    assert capsys.readouterr().out.endswith(f"{root}: 6 models, all files as generated\n")
-    assert check(root) == 0
-
-
 def test_custom_model_that_is_not_imported(
     copied_repository: Path, custom_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,9 +305,13 @@ def test_custom_model_that_is_not_imported(
 def test_repository_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLCLS_MODEL_REPOSITORY", str(tmp_path / "named"))
+    named = tmp_path / "a" / "models"
+    monkeypatch.setenv("MLCLS_MODEL_REPOSITORY", str(named))
+    assert cli.main(["repository", "--check"]) == 1
+    assert not named.exists()
     assert cli.main(["repository"]) == 0
-    assert (tmp_path / "named" / "ResNet50_ML" / "config.pbtxt").is_file()
+    assert capsys.readouterr().out.endswith(f"{named}: 6 models, all files as generated\n")
+    assert check(named) == 0
     monkeypatch.delenv("MLCLS_MODEL_REPOSITORY")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["repository"]) == 0
@@ -361,7 +324,7 @@ def test_repository_of_the_environment(
 
 @pytest.fixture
 def no_installation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking for the embedded server means that the address passed the check."""
+    """Looking for the embedded server means that the options passed the checks."""
 
     def embedded_installation() -> None:
         raise MlclsError("looked for the server")
@@ -383,18 +346,30 @@ def test_public_address_is_refused(capsys: pytest.CaptureFixture[str], host: str
 
 
 @pytest.mark.usefixtures("no_installation")
-@pytest.mark.parametrize("host", [[], ["--host", "127.0.0.1"], ["--host", "localhost"]])
-def test_own_address_is_allowed(capsys: pytest.CaptureFixture[str], host: list[str]) -> None:
-    assert cli.main(["serve", "ResNet50_ML", *host]) == 1
+@pytest.mark.parametrize("options", [[], ["--host=127.0.0.1"], ["--host=localhost"], ["--probe-interval=0"]])
+def test_options_that_are_allowed(capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+    assert cli.main(["serve", "ResNet50_ML", *options]) == 1
     assert capsys.readouterr().err == "mlcls serve: looked for the server\n"
 
 
-def test_folder_without_tritonserver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With another server than the embedded one, every address is allowed."""
-    assert cli.main(["serve", "ResNet50_ML", "--host", "0.0.0.0", "--tritonserver", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == (
-        f"mlcls serve: Expected bin/tritonserver and backends/ in {tmp_path}, got a folder without them.\n"
-    )
+@pytest.mark.usefixtures("no_installation")
+@pytest.mark.parametrize(
+    ("option", "value", "limits"),
+    [
+        ("--poll", "0", "0.1 to 3600"),
+        ("--drain-timeout", "-1", "0 to 3600"),
+        ("--hang-timeout", "0", "0.5 to 86400"),
+        ("--probe-interval", "-1", "0 to 3600"),
+        ("--probe-timeout", "nan", "0.1 to 3600"),
+        ("--max-restarts", "0", "1 to 1000000"),
+        ("--restart-window", "inf", "1 to 604800"),
+        ("--restart-pause", "31", "0 to 30"),
+        ("--trace-rate", "1000001", "1 to 1000000"),
+    ],
+)
+def test_options_out_of_range(capsys: pytest.CaptureFixture[str], option: str, value: str, limits: str) -> None:
+    assert cli.main(["serve", "ResNet50_ML", f"{option}={value}"]) == 1
+    assert capsys.readouterr().err.startswith(f"mlcls serve: Expected {option} {limits}, got ")
 
 
 @pytest.fixture
@@ -407,16 +382,19 @@ def fake_tritonserver(tmp_path: Path) -> Path:
     return root
 
 
-def test_model_that_is_not_imported(
+def test_what_another_tritonserver_cannot_serve(
     fake_tritonserver: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """With another server than the embedded one, every address is allowed."""
     root = tmp_path / "models"
     assert cli.main(["repository", "--repository", str(root)]) == 0
-    arguments = ["--tritonserver", str(fake_tritonserver), "--repository", str(root)]
-    for name, text in (("ResNet50_ML", "has no weights yet"), ("ResNet", "has no model 'ResNet'")):
-        capsys.readouterr()
-        assert cli.main(["serve", name, *arguments]) == 1
+    for folder, name, target, text in (
+        (tmp_path, "ResNet50_ML", "embedded", f"Expected bin/tritonserver and backends/ in {tmp_path}, got a folder"),
+        (fake_tritonserver, "ResNet50_ML", "embedded", "has no weights yet"),
+        (fake_tritonserver, "ResNet", "embedded", "has no model 'ResNet'"),
+        (fake_tritonserver, "ResNet50_ML", "cpu", "needs Triton's backend 'onnxruntime'"),
+        (fake_tritonserver, "ResNet50_ML", "gpu", "needs Triton's backend 'tensorrt'"),
+    ):
+        options = ["--host", "0.0.0.0", "--tritonserver", str(folder), "--target", target, "--repository", str(root)]
+        assert cli.main(["serve", name, *options]) == 1
         assert text in capsys.readouterr().err
-    for target, backend in (("cpu", "onnxruntime"), ("gpu", "tensorrt")):
-        assert cli.main(["serve", "ResNet50_ML", *arguments, "--target", target]) == 1
-        assert f"needs Triton's backend '{backend}'" in capsys.readouterr().err
