@@ -25,7 +25,10 @@ class CounterGroup:
     """The counters of one name; only one thread adds to them.
 
     Attributes:
+        name: Name of the metric, as Prometheus shows it.
+        labels: Labels of each counter.
         totals: (counters,) float64, the counts so far; changed in place and never lowered.
+        interval_s: How often it is sent.
     """
 
     def __init__(
@@ -36,18 +39,9 @@ class CounterGroup:
         interval_s: float = SEND_INTERVAL_S,
         shown_at_zero: bool = True,
     ) -> None:
-        """Start at zero; Triton knows nothing yet.
-
-        Args:
-            name: Name of the metric, as Prometheus shows it.
-            description: What it counts.
-            labels: Labels of each counter.
-            interval_s: How often it is sent.
-            shown_at_zero: Show each counter from the start. Otherwise a counter appears when it first counts something,
-                which saves a model with many labels thousands of lines.
-        """
         self.totals: npt.NDArray[np.float64] = np.zeros(len(labels))
         self.name, self._description, self.labels = name, description, labels
+        # Otherwise a counter appears when it first counts, which saves a model with many labels thousands of lines.
         self.interval_s, self._shown_at_zero = interval_s, shown_at_zero
         self._counters: list[Any] = [None] * len(labels)
         self._sent = self.totals.copy()
@@ -77,15 +71,12 @@ class CounterGroup:
 
 
 class MetricSender:
-    """Sends the growth of counter groups, in a thread of its own, until `stop`."""
+    """Sends the growth of counter groups, in a thread of its own, until `stop`.
+
+    It talks to Triton through `triton_python_backend_utils`, a module that exists inside the stub process only.
+    """
 
     def __init__(self, groups: Sequence[CounterGroup], pb_utils: Any) -> None:
-        """Create the counters.
-
-        Args:
-            groups: What to send.
-            pb_utils: `triton_python_backend_utils`, a module that exists inside Triton's stub process only.
-        """
         self._pb_utils, self._groups = pb_utils, groups
         self._interval_s = min(group.interval_s for group in groups)
         self._lock = threading.Lock()

@@ -8,14 +8,13 @@ which does not move when the date is set.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import mmap
 import os
 import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 # Id of the requests with which `mlcls serve` and `mlcls health` ask whether a model answers; the backends do not count
 # them.
@@ -31,8 +30,7 @@ _STARTING: Final = 2
 _SINCE: Final = struct.Struct("=Q")
 
 
-@dataclasses.dataclass(frozen=True)
-class PulseState:
+class PulseState(NamedTuple):
     """What one stub process reports.
 
     Attributes:
@@ -50,15 +48,12 @@ class PulseState:
 
 
 class Pulse:
-    """The pulse of this process; nobody reads it unless `mlcls serve` started Triton."""
+    """The pulse of this process, a file in the folder of all pulses of one server.
+
+    Nobody reads it unless `mlcls serve` started Triton; then there is a folder. The step is the model instance.
+    """
 
     def __init__(self, folder: Path | None, step: str) -> None:
-        """Create the file, if a folder is given; call it before anything forbids this process to write.
-
-        Args:
-            folder: Folder of all pulses of one server.
-            step: Name of the model instance.
-        """
         content = _SINCE.pack(_STARTING) + step.encode()
         if folder is None:
             self._map = mmap.mmap(-1, len(content))
@@ -95,10 +90,7 @@ class Pulse:
 
     def note_progress(self, under_way: int) -> None:
         """Report that one of several concurrent pieces of work is done, and how many are still under way."""
-        if under_way:
-            self.beat()
-        else:
-            self._write(_IDLE)
+        self._write(time.monotonic_ns() if under_way else _IDLE)
 
     def end(self) -> None:
         """Report that this process is about to end on request."""

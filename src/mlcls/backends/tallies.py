@@ -84,16 +84,11 @@ class _Tally:
 
 
 class DecodeTally(_Tally):
-    """What preprocess counts.
-
-    Attributes:
-        groups: The counters.
-        refusals: Index in the request, error and reason of each image refused since `take_refusals`.
-    """
+    """What preprocess counts."""
 
     def __init__(self, spec: ModelSpec, version: str) -> None:
         super().__init__(spec, version)
-        self.refusals: list[tuple[int, ImageError, str]] = []
+        self._refusals: list[tuple[int, ImageError, str]] = []
         outcomes = [*(("refused", reason) for reason in IMAGE_REASONS), ("failed", "internal")]
         self._images = self._add_images(outcomes)
         bounds = [f"{bound:g}" for bound in DECODE_BOUNDS_S] + ["+Inf"]
@@ -116,11 +111,11 @@ class DecodeTally(_Tally):
         """Count an image that cannot be decoded."""
         self._images[IMAGE_REASONS.index(error.reason)] += 1
         self._bytes[0] += size_bytes
-        self.refusals.append((index, error, error.reason))
+        self._refusals.append((index, error, error.reason))
 
     def take_refusals(self) -> list[tuple[int, ImageError, str]]:
-        """Return the refusals since the last call."""
-        refusals, self.refusals = self.refusals, []
+        """Return index in the request, error and reason of each image refused since the last call."""
+        refusals, self._refusals = self._refusals, []
         return refusals
 
 
@@ -139,20 +134,13 @@ class ScoreTally(_Tally):
         self._top = self._add_group("mlcls_top_scores_total", "Highest score of each answered image, by bin", bins)
         self._each: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
         if len(spec.labels) <= label_limit:
-            found = self._add_group(
-                "mlcls_label_predictions_total",
-                "Answered images in which a label is above its threshold",
-                [{"label": label} for label in spec.labels],
-            )
-            scores = self._add_group(
-                "mlcls_label_scores_total",
-                "Scores of a label, by bin; bin is the lower bound",
-                [{"label": label, **one} for label in spec.labels for one in bins],
-                interval_s=LABEL_INTERVAL_S,
-                shown_at_zero=False,
-            )
-            self._each = found, scores
-            self._first_bins = np.arange(len(spec.labels)) * len(bins)
+            labels = [{"label": label} for label in spec.labels]
+            description = "Answered images in which a label is above its threshold"
+            predictions = self._add_group("mlcls_label_predictions_total", description, labels)
+            each = [{**label, **one} for label in labels for one in bins]
+            description = "Scores of a label, by bin; bin is the lower bound"
+            scores = self._add_group("mlcls_label_scores_total", description, each, LABEL_INTERVAL_S, False)
+            self._each = predictions, scores
 
     def answered(
         self,
@@ -177,15 +165,14 @@ class ScoreTally(_Tally):
             scores = scores[[status == OK for status in statuses]]
         self._images[0] += count
         above = scores > thresholds
-        found = above.sum(axis=0)
-        self._found[0] += found.sum()
+        self._found[0] += np.count_nonzero(above)
         self._empty[0] += count - np.count_nonzero(above.any(axis=1))
         self._top += np.bincount(_bins(scores.max(axis=1)), minlength=len(SCORE_BOUNDS))
         if self._each is not None:
-            labels_found, label_scores = self._each
-            labels_found += found
-            bins = (_bins(scores) + self._first_bins).ravel()
-            label_scores += np.bincount(bins, minlength=len(label_scores))
+            predictions, label_scores = self._each
+            predictions += above.sum(axis=0)
+            bins = np.arange(scores.shape[1]) * len(SCORE_BOUNDS) + _bins(scores)
+            label_scores += np.bincount(bins.ravel(), minlength=len(label_scores))
 
     def refused(self, images: int) -> None:
         """Count the decoded images of a request whose threshold has none of the accepted forms."""

@@ -28,7 +28,7 @@ from mlcls.repository.settings import ENGINE_PRECISIONS
 
 @dataclasses.dataclass(frozen=True)
 class StepArguments:
-    """What Triton tells a step in `initialize`, read once.
+    """What Triton tells a step in `initialize`, read once; a wrong setting raises a RepositoryError.
 
     Attributes:
         step: Name of the step's model.
@@ -52,40 +52,24 @@ class StepArguments:
         return self.version_folder.name
 
     def engine_file(self) -> str:
-        """Return the name of the model file in the version folder.
-
-        Raises:
-            RepositoryError: The configuration names none, or a path out of the version folder.
-        """
+        """Return the name of the model file in the version folder; a path out of it is refused."""
         name = self.config.get("default_model_filename", "")
         if not isinstance(name, str) or not name or name == ".." or Path(name).name != name:
-            text = f"expected default_model_filename to be the name of a file in the version folder, got {name!r}."
-            raise self._wrong(text)
+            expected = "expected default_model_filename to be the name of a file in the version folder"
+            raise self._wrong(f"{expected}, got {name!r}.")
         return name
 
     def engine_threads(self) -> int:
-        """Return the threads of one engine; 0, all cores, if none are set.
-
-        Raises:
-            RepositoryError: The parameter is not a number.
-        """
+        """Return the threads of one engine; 0, all cores, if none are set."""
         return int(self._parameter(THREADS_PARAMETER, "0", "[0-9]+", "a whole number, 0 for all cores"))
 
     def engine_precision(self) -> str:
-        """Return the precision that the engine computes in; `f32` if none is set.
-
-        Raises:
-            RepositoryError: The parameter is not one of `ENGINE_PRECISIONS`.
-        """
+        """Return the precision that the engine computes in; `f32` if none is set."""
         expected = f"one of {', '.join(ENGINE_PRECISIONS)}"
         return self._parameter(PRECISION_PARAMETER, "f32", "|".join(ENGINE_PRECISIONS), expected)
 
     def image_settings(self) -> ImageSettings:
-        """Return what images the model accepts; the defaults if nothing is set.
-
-        Raises:
-            RepositoryError: The parameter is wrong.
-        """
+        """Return what images the model accepts; the defaults if nothing is set."""
         text = self._parameter(IMAGES_PARAMETER, "{}", r"[\s\S]*", "an object as JSON text")
         try:
             return ImageSettings.from_json(text)
@@ -93,10 +77,7 @@ class StepArguments:
             raise self._wrong(f"the parameter {IMAGES_PARAMETER} is wrong: {error}") from None
 
     def load_spec(self, *files: str) -> ModelSpec:
-        """Return the spec in the version folder, after checking the folder against its manifest.
-
-        Args:
-            files: Names of the model files to be loaded, whose content is checked as well.
+        """Return the spec in the version folder, after checking it and the files to be loaded against the manifest.
 
         Raises:
             SpecError: The spec is wrong.

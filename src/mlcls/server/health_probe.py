@@ -35,13 +35,7 @@ _VERDICTS: Final[Mapping[Verdict, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """What a probe found.
-
-    Attributes:
-        model: The ensemble.
-        verdict: `answers`; `busy`: it answered others, but not the probe; `fails`.
-        reason: Why it does not answer; empty if it does.
-    """
+    """What a probe of a model found; `busy`: it answered others, but not the probe."""
 
     model: str
     verdict: Verdict
@@ -52,16 +46,9 @@ class Health:
 
 
 class HealthProbe:
-    """Probes the models of one server."""
+    """Probes the models of one server; its Prometheus metrics show whether others are answered."""
 
     def __init__(self, http_url: str, metrics_url: str, timeout_s: float) -> None:
-        """Ask nothing yet.
-
-        Args:
-            http_url: `host:port` of the HTTP API.
-            metrics_url: URL of the Prometheus metrics, which show whether others are answered.
-            timeout_s: How long an answer may take.
-        """
         self._api, self._metrics, self._timeout_s = HttpApi(http_url), HttpApi(metrics_url), timeout_s
         self._numbers = itertools.count(time.time_ns())
 

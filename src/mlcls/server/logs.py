@@ -69,7 +69,6 @@ class Announcements:
     """Writes lines: text to standard output, with warnings on standard error; JSON to standard output only."""
 
     def __init__(self, log_format: LogFormat) -> None:
-        """Choose the format; nothing is written yet."""
         self._as_json = log_format == "json"
 
     def say(self, message: str, level: Level = "INFO") -> None:
@@ -104,7 +103,6 @@ class TritonLines:
     """Assembles Triton's lines into messages, each a line with a JSON object."""
 
     def __init__(self) -> None:
-        """Start without lines."""
         self._head: re.Match[str] | None = None
         self._texts: list[str] = []
 
@@ -161,16 +159,12 @@ def _parse(text: str, kind: type, default: Any) -> Any:
 
 
 class TritonLog(threading.Thread):
-    """Reads Triton's text from a pipe, keeps its last lines, and passes it on, as it is or translated."""
+    """Reads Triton's text from a pipe until it ends, and keeps the last lines.
+
+    To a stream, if one is given, it writes the text as it is, or translated to JSON.
+    """
 
     def __init__(self, pipe: IO[bytes], stream: IO[bytes] | None, log_format: LogFormat) -> None:
-        """Start the thread.
-
-        Args:
-            pipe: The end to read from; closed when it ends.
-            stream: Where to write; None keeps the tail only.
-            log_format: What to write.
-        """
         super().__init__(name="mlcls-log", daemon=True)
         self._pipe, self._stream = pipe, stream
         self._lines = TritonLines() if log_format == "json" else None

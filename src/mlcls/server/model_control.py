@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import time
 from collections.abc import Collection
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from mlcls.errors import ModelControlError
@@ -18,8 +17,7 @@ _POLL_INTERVAL_S: Final = 0.02
 _QUERY_TIMEOUT_S: Final = 30.0
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelState:
+class ModelState(NamedTuple):
     """What a server reports about one version of a model.
 
     Attributes:
@@ -27,27 +25,18 @@ class ModelState:
         reason: Why it is unavailable.
     """
 
-    state: str
+    state: str = ""
     reason: str = ""
 
 
 class ModelControl:
-    """Loads and unloads models of a running server.
+    """Loads and unloads models of a running server, with the key of its closed APIs.
 
-    A server that polls its repository refuses both and does them itself; `load` then waits until it has.
+    A server that polls its repository refuses both and does them itself; `load` then waits until it has. Loading a
+    model may take `timeout_s`. An address that is neither `host:port` nor a URL raises a ServerError.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 300.0) -> None:
-        """Connect to nothing yet.
-
-        Args:
-            url: `host:port` of the HTTP API, or a URL.
-            key: Key of the closed APIs.
-            timeout_s: How long loading a model may take.
-
-        Raises:
-            ServerError: The URL is not an HTTP address.
-        """
         self._api = HttpApi(url, allow_proxy=True)
         self.url = self._api.url
         self._headers = {"Content-Type": "application/json", **({ADMIN_KEY_HEADER: key} if key else {})}
@@ -83,7 +72,7 @@ class ModelControl:
         except _PollingError:
             hint = "the server refuses model control: does it poll its repository?"
         while not self.is_ready(model, version):
-            state = self.states().get((model, version), ModelState(""))
+            state = self.states().get((model, version), ModelState())
             if state.state == "UNAVAILABLE" and state.reason != "unloaded":
                 raise ModelControlError(f"Triton cannot load {model}, version {version}: {_shorten(state.reason)}")
             if time.monotonic() > deadline:

@@ -23,14 +23,14 @@ def check_models(
     installation: TritonInstallation,
     read_machine: Callable[[], Machine] = read_machine,
 ) -> None:
-    """Check everything that can be checked before a server starts.
+    """Check everything that can be checked before a server starts on some ensembles.
 
     Args:
         repository: The model repository.
         models: Names of the ensembles.
         target: Which engine.
         installation: The tritonserver.
-        read_machine: Function that describes this machine's GPUs and TensorRT; called for the target `gpu` only.
+        read_machine: Describes this machine's GPUs and TensorRT; called for the target `gpu` only.
 
     Raises:
         RepositoryError: A model cannot be served; for example, its plan is not for this machine.

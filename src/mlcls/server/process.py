@@ -41,7 +41,9 @@ class _Running:
 
 
 class TritonServer:
-    """A tritonserver; a context manager that starts and ends it.
+    """A tritonserver, by default the embedded one; a context manager that starts and ends it.
+
+    An invalid admin key in the environment raises a ServerError.
 
     Attributes:
         options: How it serves.
@@ -49,15 +51,6 @@ class TritonServer:
     """
 
     def __init__(self, options: ServerOptions, installation: TritonInstallation | None = None) -> None:
-        """Keep the options and read the admin key; `start` does the rest.
-
-        Args:
-            options: How to serve.
-            installation: The tritonserver; by default the embedded one.
-
-        Raises:
-            ServerError: The environment's admin key is invalid.
-        """
         self.options = options
         self.admin_key = read_admin_key()
         self._installation = installation
@@ -105,20 +98,12 @@ class TritonServer:
 
     @property
     def pid(self) -> int:
-        """Process id of tritonserver.
-
-        Raises:
-            ServerError: The server does not run.
-        """
+        """Process id of tritonserver; a ServerError if it does not run."""
         return self._require_running().process.pid
 
     @property
     def pulses(self) -> Path:
-        """Folder of the pulses of its Python steps.
-
-        Raises:
-            ServerError: The server does not run.
-        """
+        """Folder of the pulses of its Python steps; a ServerError if it does not run."""
         return self._require_running().pulses
 
     def wait(self, timeout_s: float | None = None) -> None:

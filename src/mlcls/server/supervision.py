@@ -36,19 +36,14 @@ HEALTHY_S: Final = 30.0
 
 
 class Restarts:
-    """Counts restarts and decides how long to wait before each."""
+    """Counts restarts and decides how long to wait before each: at first `first_pause_s`.
+
+    More restarts than `most` within a window end the command. The clock is a monotonic one, in seconds.
+    """
 
     def __init__(
         self, most: int, window_s: float, first_pause_s: float, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start with no restarts.
-
-        Args:
-            most: Restarts allowed within a window; one more ends the command.
-            window_s: Length of the window.
-            first_pause_s: Pause before the first restart.
-            clock_s: A monotonic clock, in seconds.
-        """
         self._most, self._window_s, self._first_pause_s, self._clock_s = most, window_s, first_pause_s, clock_s
         self._times_s: deque[float] = deque()
         self._in_a_row = 0
@@ -59,14 +54,7 @@ class Restarts:
         return len(self._times_s)
 
     def note(self, reason: str, healthy_s: float) -> float:
-        """Note a fault.
-
-        Args:
-            reason: What was wrong.
-            healthy_s: How long the server was ready before it.
-
-        Returns:
-            How long to wait before the restart, in seconds.
+        """Note a fault of a server that was ready for some seconds, and return how long to wait before the restart.
 
         Raises:
             RestartsExhaustedError: The server was restarted too often.

@@ -15,7 +15,10 @@ STOPPED_GRACE_S: Final = 2.0
 
 
 class Watchdog:
-    """Checks the processes of one server; a check takes less than a millisecond."""
+    """Checks the processes of one server and the pulses of its steps; a check takes less than a millisecond.
+
+    A step hangs if it works longer than `hang_timeout_s` on one request or batch. The clock is that of the pulses.
+    """
 
     def __init__(
         self,
@@ -24,14 +27,6 @@ class Watchdog:
         hang_timeout_s: float,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Check nothing yet.
-
-        Args:
-            server_pid: Process id of tritonserver.
-            pulses: Folder of its steps' pulses.
-            hang_timeout_s: How long a step may work on one request or batch.
-            clock_ns: The clock of the pulses.
-        """
         self._server_pid, self._pulses = server_pid, pulses
         self._hang_timeout_s, self._clock_ns = hang_timeout_s, clock_ns
         self._started: dict[int, int] = {}
