@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from tritonclient.grpc import InferenceServerClient
+
 from mlcls.base.processes import free_ports
 from mlcls.server.process import TritonServer
+from mlcls_client import Model, create_model
 from support.processes import ROOT
 
 START: Final = ROOT / "docker" / "gateway" / "start.sh"
@@ -90,6 +93,14 @@ class Gateway:
             connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
             response = connection.getresponse()
             return response.status, response.read().decode(errors="replace")
+
+    def model(self, name: str, key: str | None, protocol: str = "grpc") -> Model:
+        """Return the client of a model."""
+        return create_model(name, url=self.url, protocol=protocol, ssl=self.certificate, api_key=key)
+
+    def grpc_client(self) -> InferenceServerClient:
+        """Return Triton's own client."""
+        return InferenceServerClient(self.url, ssl=True, root_certificates=str(self.certificate))
 
     def wait_until_healthy(self) -> None:
         """Wait until it forwards requests."""

@@ -6,9 +6,9 @@ import dataclasses
 import json
 import shutil
 import sys
+from concurrent.futures import CancelledError
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,54 +26,14 @@ from mlcls.repository.publishing import add_model
 from mlcls.repository.settings import Target
 from mlcls.repository.staging import ConvertedVersion
 from mlcls.repository.triton_config import ENGINE_TARGETS, build_engine
-
-
-class Error(Exception):
-    """As `TritonError`: a text and a code."""
-
-    INVALID_ARG = "invalid argument"
-    INTERNAL = "internal"
-
-    def __init__(self, text: str, code: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class FakeFamily:
-    """As `MetricFamily`, of one counter."""
-
-    COUNTER = "counter"
-    sent: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, **_: object) -> None:
-        self.sent.clear()
-
-    def Metric(self, labels: dict[str, str]) -> FakeFamily:  # noqa: N802  # Triton's name
-        self.sent.update(labels, value=0.0)
-        return self
-
-    def increment(self, value: float) -> None:
-        self.sent["value"] += value
-
-
-class Response:
-    def __init__(self, tensors: list[Any] | None = None, error: Error | None = None) -> None:
-        self.tensors = tensors
-        self.error = error
+from support.fake_pb_utils import Error, FakePbUtils
 
 
 @pytest.fixture
-def pb_utils(monkeypatch: pytest.MonkeyPatch) -> Any:
-    log: list[str] = []
-    module = SimpleNamespace(
-        InferenceResponse=Response,
-        TritonError=Error,
-        Logger=SimpleNamespace(log_error=log.append, log_warn=log.append),
-        MetricFamily=FakeFamily,
-        log=log,
-    )
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", module)
-    return module
+def pb_utils(monkeypatch: pytest.MonkeyPatch) -> FakePbUtils:
+    fake = FakePbUtils()
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+    return fake
 
 
 class Counter(RequestStep):
@@ -91,7 +51,7 @@ class Counter(RequestStep):
 
 
 @pytest.fixture
-def step(pb_utils: Any, imported: Path, custom_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Counter:
+def step(pb_utils: FakePbUtils, imported: Path, custom_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Counter:
     monkeypatch.delenv(PULSE_FOLDER_VARIABLE, raising=False)
     step = Counter()
     step.initialize(arguments_for(imported, custom_spec, "_preprocess"))
@@ -105,9 +65,12 @@ def step(pb_utils: Any, imported: Path, custom_spec: ModelSpec, monkeypatch: pyt
         (ThresholdError("bad threshold"), Error.INVALID_ARG),
         (MemoryError("too large"), Error.INTERNAL),
         (ZeroDivisionError("a defect"), Error.INTERNAL),
+        (CancelledError("the caller has left"), Error.CANCELLED),
     ],
 )
-def test_an_error_costs_its_own_request_alone(step: Counter, pb_utils: Any, error: Exception, code: str) -> None:
+def test_an_error_costs_its_own_request_alone(
+    step: Counter, pb_utils: FakePbUtils, error: Exception, code: str
+) -> None:
     responses = step.execute([0, error, 2])
     step.finalize()
     assert [response.tensors for response in responses] == [[0], None, [2]]
@@ -117,11 +80,13 @@ def test_an_error_costs_its_own_request_alone(step: Counter, pb_utils: Any, erro
     assert len(pb_utils.log) == (code == Error.INTERNAL), "a defect is logged, a client's fault is not"
 
 
-def test_a_step_knows_its_spec_and_sends_its_last_counts(step: Counter, custom_spec: ModelSpec) -> None:
+def test_a_step_knows_its_spec_and_sends_its_last_counts(
+    step: Counter, pb_utils: FakePbUtils, custom_spec: ModelSpec
+) -> None:
     assert step.spec == custom_spec
     step.execute([1, 2, 3])
     step.finalize()
-    assert FakeFamily.sent == {"version": "1", "value": 3.0}
+    assert pb_utils.values == {("answers", "1"): 3}
 
 
 def arguments_of(config: dict[str, Any]) -> StepArguments:
