@@ -27,9 +27,10 @@ from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 from mlcls.server.process import TritonServer
 from mlcls_client import MlclsClientError, MultiLabelResult, ServerError, create_model
 from support.closed_calls import call_grpc, grpc_calls, http_calls
-from support.gateway_process import Gateway, make_certificate, make_key, run_gateway, wait_for
+from support.gateway_process import Gateway, make_certificate, make_key, run_gateway
 from support.processes import ROOT, start_server
 from support.served_models import SmallModels
+from support.settling import wait_for
 
 MODEL = "small_with_sigmoid"
 ADMIN_KEY = "the-right-admin-key"

@@ -23,7 +23,7 @@ from mlcls.repository.models import Repository
 from mlcls.repository.settings import ModelSettings, QueueSettings, settings_path
 from support.serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, serving
 from support.served_models import SmallModels
-from support.settling import read_settled
+from support.settling import read_settled, wait_for
 
 QUEUE = 3
 
@@ -59,10 +59,7 @@ class Held:
 
     def wait_until_held(self) -> None:
         """Waits until the engine has all images that it takes and does not go on with them."""
-        deadline = time.monotonic() + 20
-        while len(list(self.folder.glob("reached-*"))) < PLACES:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for(lambda: len(list(self.folder.glob("reached-*"))) >= PLACES)
 
     def release(self) -> None:
         (self.folder / "hold").unlink(missing_ok=True)
@@ -99,10 +96,7 @@ class Requests:
         self.calls.append(self._client.async_infer(MODEL, [tensor], note, timeout=timeout_us))
 
     def wait(self, count: int) -> None:
-        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
-        while len(self.results) < count:
-            assert time.monotonic() < deadline, self.results
-            time.sleep(0.005)
+        wait_for(lambda: len(self.results) >= count, RECOVERY_TIMEOUT_S, lambda: self.results)
 
 
 @pytest.fixture
@@ -215,8 +209,7 @@ def test_sigterm_under_load_drains(small_models: SmallModels, tmp_path: Path, im
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
-        while outcomes.count("OK") < 50:
-            time.sleep(0.01)
+        wait_for(lambda: outcomes.count("OK") >= 50, RECOVERY_TIMEOUT_S)
         signalled.set()
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(RECOVERY_TIMEOUT_S) == 0

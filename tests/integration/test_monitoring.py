@@ -21,10 +21,11 @@ import yaml
 from mlcls.base.processes import free_ports
 from mlcls.server.process import TritonServer
 from mlcls_client import MlclsClientError, create_model
-from support.gateway_process import Gateway, make_key, run_gateway, wait_for
+from support.gateway_process import Gateway, make_key, run_gateway
 from support.metrics_page import wait_for_metrics
 from support.processes import ROOT
 from support.served_models import SMALL_LABELS, SmallModels
+from support.settling import wait_for
 
 MODEL = "small_with_sigmoid"
 KEY = make_key()

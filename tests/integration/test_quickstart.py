@@ -60,15 +60,7 @@ def test_predict_answers_the_good_images_and_fails_for_the_bad_one(
     bad = tmp_path / "bad.jpg"
     bad.write_text("no image")
     images = [sample_images[0], bad, sample_images[1]]
-    options: list[str | Path] = [
-        "--url",
-        small_server.grpc_url,
-        "--threshold",
-        "0",
-        "--json",
-        "--save",
-        tmp_path / "output",
-    ]
+    options = ["--url", small_server.grpc_url, "--threshold", "0", "--json", "--save", str(tmp_path / "output")]
     process = run_mlcls("predict", "small_with_sigmoid", *images, *options)
     assert process.returncode == 1
     assert "got text (8 bytes" in process.stderr

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import psutil
 
 from mlcls.base.processes import free_ports
 from support.processes import ROOT, is_running, mlcls_command
+from support.settling import wait_for
 
 MODEL = "small_with_sigmoid"
 RECOVERY_TIMEOUT_S = 60.0
@@ -69,21 +69,19 @@ class Served:
         return self.errors.read_text().splitlines()
 
     def wait_for_answer(self, image: bytes) -> dict[str, Any]:
-        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
-        while True:
-            try:
+        def ask() -> dict[str, Any]:
+            assert self.process.poll() is None, self.lines()
+            with contextlib.suppress(OSError, ValueError):
                 return self.label(image)
-            except (OSError, ValueError):
-                assert time.monotonic() < deadline, self.lines()
-                assert self.process.poll() is None, self.lines()
-                time.sleep(0.05)
+            return {}
+
+        return wait_for(ask, RECOVERY_TIMEOUT_S, self.lines)
 
     def wait_for_line(self, words: str, count: int = 1) -> str:
-        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
-        while len(found := [line for line in self.lines() if words in line]) < count:
-            assert time.monotonic() < deadline, (words, self.lines())
-            time.sleep(0.02)
-        return found[count - 1]
+        def find() -> list[str]:
+            return [line for line in self.lines() if words in line][count - 1 :]
+
+        return wait_for(find, RECOVERY_TIMEOUT_S, lambda: (words, self.lines()))[0]
 
 
 @contextlib.contextmanager
