@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import mlcls
 from demo.recipe import DEMO_NAME
 from mlcls.errors import DownloadError, MlclsError
 from mlcls.images.photos import sample_photo_paths
@@ -20,8 +21,6 @@ from mlcls.paddle.model import PaddleXModel
 from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
 from mlcls.server.installation import embedded_installation
-from mlcls.server.options import ServerOptions
-from mlcls.server.process import TritonServer
 
 _say: Final = functools.partial(print, flush=True)
 _DEMO_MODEL: Final = Path(__file__).resolve().parent.parent / "demo_model" / "inference"
@@ -65,12 +64,12 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
     for photo in photos:
         if not photo.exists():
             raise MlclsError(f"Expected a photo or a folder of photos, got {photo}, which does not exist.")
-    installation = embedded_installation()  # what this machine lacks is reported before anything slow starts
+    embedded_installation()  # what this machine lacks is reported before anything slow starts
     started = time.monotonic()
     root = work / "model_repository"
     name = _provide_model(model, root)
     _say(f"Starting tritonserver with {name} ...")
-    with TritonServer(ServerOptions.on_free_ports(root, name), installation) as server:
+    with mlcls.serve(name, repository=root) as server:
         _say(f"Ready at grpc {server.grpc_url} and http {server.http_url}. Labeling {len(photos)} photos:\n")
         status = run_client(["predict", name, *map(str, photos), "--url", server.grpc_url, "--save", str(output)])
     _say(f"\nServer stopped. {time.monotonic() - started:.0f} s in all.")

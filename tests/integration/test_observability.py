@@ -12,10 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from mlcls.base.processes import free_ports
+from mlcls.server.health_probe import HealthProbe
 from mlcls.server.process import TritonServer
 from mlcls_client import create_model
 from support.metrics_page import MetricsPage, read_settled_metrics, wait_for_metrics
@@ -148,9 +151,6 @@ def test_a_refused_request_is_told_with_its_id(logging_server: LoggingServer) ->
 
 
 def ask_with_id(url: str, images: list[bytes], request_id: str) -> None:
-    import numpy as np
-    import tritonclient.grpc
-
     tensor = tritonclient.grpc.InferInput("image", [len(images), 1], "BYTES")
     tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
     with tritonclient.grpc.InferenceServerClient(url) as client, contextlib.suppress(InferenceServerException):
@@ -175,18 +175,7 @@ def test_spans_are_children_of_the_callers(logging_server: LoggingServer, sample
         assert span.service == "mlcls"
 
 
-def test_the_trace_api_stays_closed(logging_server: LoggingServer) -> None:
-    import tritonclient.grpc
-
-    with tritonclient.grpc.InferenceServerClient(logging_server.url) as client:
-        for call in (client.get_trace_settings, lambda: client.update_trace_settings(settings={"trace_rate": "1"})):
-            with pytest.raises(InferenceServerException, match="restricted"):
-                call()
-
-
 def test_the_probes_of_mlcls_serve_are_not_counted(small_server: TritonServer) -> None:
-    from mlcls.server.health_probe import HealthProbe
-
     before = read_settled_metrics(small_server)
     probe = HealthProbe(small_server.http_url, small_server.metrics_url, 10)
     assert [probe.ask(MODEL).verdict for _ in range(3)] == ["answers"] * 3

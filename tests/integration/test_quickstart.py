@@ -66,8 +66,8 @@ def test_predict_answers_the_good_images_and_fails_for_the_bad_one(
     assert "got text (8 bytes" in process.stderr
     answers = [json.loads(line) for line in process.stdout.splitlines()]
     assert [answer["input_path"] for answer in answers] == [str(image) for image in images]
-    found = [set(answer.get("label_names", ["error"])) for answer in answers]
-    assert found == [set(SMALL_LABELS), {"error"}, set(SMALL_LABELS)]
+    assert ["error" in answer for answer in answers] == [False, True, False]
+    assert all(set(answer["label_names"]) == set(SMALL_LABELS) for answer in (answers[0], answers[2]))
     assert len(list((tmp_path / "output").iterdir())) == 2
 
 

@@ -31,6 +31,11 @@ class _Number(NamedTuple):
     help: str
     metavar: str = "S"
 
+    @property
+    def dest(self) -> str:
+        """Name among the parsed arguments, with the unit."""
+        return self.option.removeprefix("--").replace("-", "_") + ("_s" if self.metavar == "S" else "")
+
 
 _LOADING: Final = (
     _Number("--ready-timeout", ServerOptions.ready_timeout_s, 0, 86_400, "seconds that the models may take to load"),
@@ -77,7 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--supervise", action="store_true", help="restart the server after a fault or an unexpected end")
     _add_numbers(group, _SUPERVISION)
     group = parser.add_argument_group("observability", "See docs/how-to/observability.md.")
-    group.add_argument("--log-file", type=Path, metavar="FILE", help="file for Triton's full log; - prints it")
+    group.add_argument(
+        "--log-file", dest="log_path", type=Path, metavar="FILE", help="file for Triton's full log; - prints it"
+    )
     group.add_argument(
         "--log-format",
         choices=LOG_FORMATS,
@@ -93,6 +100,7 @@ def _add_numbers(group: argparse._ActionsContainer, numbers: tuple[_Number, ...]
     for number in numbers:
         group.add_argument(
             number.option,
+            dest=number.dest,
             type=int if isinstance(number.default, int) else float,
             default=number.default,
             metavar=number.metavar,
@@ -101,10 +109,10 @@ def _add_numbers(group: argparse._ActionsContainer, numbers: tuple[_Number, ...]
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
-    for option, _, least, most, *_ in (*_LOADING, *_SUPERVISION, *_TRACING):
-        value = getattr(arguments, option.removeprefix("--").replace("-", "_"))
-        if value is not None and not least <= value <= most:
-            raise ConfigError(f"Expected {option} {least:g} to {most:.7g}, got {value:g}.")
+    for number in (*_LOADING, *_SUPERVISION, *_TRACING):
+        value = getattr(arguments, number.dest)
+        if value is not None and not number.least <= value <= number.most:
+            raise ConfigError(f"Expected {number.option} {number.least:g} to {number.most:.7g}, got {value:g}.")
 
 
 class _StopRequested(BaseException):
@@ -148,22 +156,9 @@ def _run(arguments: argparse.Namespace, announcements: Announcements) -> int:
             f"machine only; expected --host 127.0.0.1, got {arguments.host}. Use the container for other addresses."
         )
     installation = embedded_installation() if is_embedded else system_installation(arguments.tritonserver)
-    options = ServerOptions(
-        repository=arguments.repository,
-        models=tuple(dict.fromkeys(arguments.models)),
-        target=arguments.target,
-        host=arguments.host,
-        http_port=arguments.http_port,
-        grpc_port=arguments.grpc_port,
-        metrics_port=arguments.metrics_port,
-        ready_timeout_s=arguments.ready_timeout,
-        log_path=arguments.log_file,
-        closed_apis=CLOSED_APIS if is_embedded else CLOSED_APIS_IN_PRODUCTION,
-        drain_timeout_s=arguments.drain_timeout,
-        log_format=arguments.log_format,
-        trace_url=arguments.trace_url,
-        trace_rate=arguments.trace_rate,
-    )
+    arguments.models = tuple(dict.fromkeys(arguments.models))
+    given = {name: value for name, value in vars(arguments).items() if name in ServerOptions.__dataclass_fields__}
+    options = ServerOptions(**given, closed_apis=CLOSED_APIS if is_embedded else CLOSED_APIS_IN_PRODUCTION)
     stop_requested = False
 
     def check_stop() -> None:
@@ -177,13 +172,13 @@ def _run(arguments: argparse.Namespace, announcements: Announcements) -> int:
             f"Ready: {', '.join(options.models)} at grpc {server.grpc_url}, http {server.http_url}, metrics "
             f"{server.metrics_url}. Stop with Ctrl-C."
         )
-        with following(server, arguments.poll, announcements.say) as check_follower:
+        with following(server, arguments.poll_s, announcements.say) as check_follower:
 
             def check() -> None:
                 check_stop()
                 check_follower()
 
-            watch(server, arguments.hang_timeout, arguments.probe_interval, arguments.probe_timeout, check)
+            watch(server, arguments.hang_timeout_s, arguments.probe_interval_s, arguments.probe_timeout_s, check)
 
     def request_stop(_signum: int, _frame: FrameType | None) -> None:
         nonlocal stop_requested
@@ -192,7 +187,7 @@ def _run(arguments: argparse.Namespace, announcements: Announcements) -> int:
             signal.signal(signum, signal.SIG_IGN)  # the stop itself must not be interrupted
         raise _StopRequested
 
-    restarts = Restarts(arguments.max_restarts, arguments.restart_window, arguments.restart_pause)
+    restarts = Restarts(arguments.max_restarts, arguments.restart_window_s, arguments.restart_pause_s)
     try:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, request_stop)

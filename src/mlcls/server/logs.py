@@ -59,10 +59,9 @@ def read_log_format(given: str | None, environment: Mapping[str, str] = os.envir
         ConfigError: The environment names an unknown format.
     """
     name = given or environment.get(LOG_FORMAT_VARIABLE) or "text"
-    for known in LOG_FORMATS:
-        if name == known:
-            return known
-    raise ConfigError(f"Expected {LOG_FORMAT_VARIABLE} to be one of {', '.join(LOG_FORMATS)}, got {name!r}.")
+    if name not in LOG_FORMATS:
+        raise ConfigError(f"Expected {LOG_FORMAT_VARIABLE} to be one of {', '.join(LOG_FORMATS)}, got {name!r}.")
+    return name
 
 
 class Announcements:
