@@ -7,13 +7,14 @@ of Python. `--check` writes nothing and exits with status 1 if the page is stale
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from unittest import mock
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -58,41 +59,23 @@ def render_page() -> str:
     return "\n".join([_INTRODUCTION, *(render_command(make_parser(command)) for command in COMMANDS)])
 
 
-def make_parser(command: str) -> argparse.ArgumentParser:
-    """Return the parser that an installed command creates.
-
-    Args:
-        command: A console script of this environment.
-
-    Raises:
-        LookupError: The command is not installed.
-    """
-
-    def keep_parser(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
-        raise _ParserMade(parser)
-
-    found = [script for script in importlib.metadata.entry_points(group="console_scripts") if script.name == command]
-    if not found:
-        raise LookupError(f"Expected the command {command} in this environment, found none. Run: make build.")
-    # Neither the user's variables nor this machine may change a default value.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLCLS_")}
-    with (
-        mock.patch.object(argparse.ArgumentParser, "parse_args", keep_parser),
-        mock.patch.dict(os.environ, environment, clear=True),
-    ):
-        try:
-            found[0].load()([])
-        except _ParserMade as made:
-            return made.parser
-    raise LookupError(f"Expected {command} to parse its arguments with argparse, but it did not.")
-
-
 class _ParserMade(BaseException):
     """A command is about to parse its arguments; no `except Exception` in it may swallow this."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        super().__init__()
-        self.parser = parser
+
+def make_parser(command: str) -> argparse.ArgumentParser:
+    """Return the parser that a console script of this environment creates."""
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name=command)
+    # Neither the user's variables nor this machine may change a default value.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLCLS_")}
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_args", autospec=True, side_effect=_ParserMade) as parse_args,
+        mock.patch.dict(os.environ, environment, clear=True),
+        contextlib.suppress(_ParserMade),
+    ):
+        script.load()([])
+    parser: argparse.ArgumentParser = parse_args.call_args.args[0]
+    return parser
 
 
 def render_command(parser: argparse.ArgumentParser) -> str:
@@ -142,9 +125,6 @@ def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     text = argparse.HelpFormatter(parser.prog)._expand_help(action) if action.help else ""
     if isinstance(action, argparse._VersionAction):
         text = "print the version"
-    choices = [str(choice) for choice in action.choices or ()]
-    if action.metavar is not None and any(choice not in text for choice in choices):
-        text += f" (one of {', '.join(choices)})"
     shown = ", ".join(f"`{name}`" for name in names).replace("|", "\\|")
     return f"| {shown} | {_cell(text)} |"
 
@@ -152,26 +132,16 @@ def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 def _usage(parser: argparse.ArgumentParser) -> str:
     """Return the usage line of a command; optional arguments appear as `[OPTIONS]`."""
     options = [action for action in parser._actions if action.option_strings and action.dest != "help"]
-    required = [f"{action.option_strings[-1]} {_value(action)}".strip() for action in options if action.required]
-    for group in (group for group in parser._mutually_exclusive_groups if group.required):
-        ways = [f"{action.option_strings[-1]} {_value(action)}".strip() for action in group._group_actions]
-        required.append(f"({' | '.join(ways)})")
-    others = [] if all(action.required for action in options) else ["[OPTIONS]"]
+    required = [f"{action.option_strings[-1]} {_value(action)}" for action in options if action.required]
+    others = ["[OPTIONS]"] if len(required) < len(options) else []
     arguments = [_value(action) for action in parser._actions if not action.option_strings]
     return " ".join([parser.prog, *required, *others, *arguments])
 
 
 def _value(action: argparse.Action) -> str:
-    """Return an argument's value as written in usage: with brackets if optional, with dots if repeated."""
-    metavar = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
-    if action.metavar is None and action.choices is not None:
-        metavar = "{" + ",".join(map(str, action.choices)) + "}"
-    if isinstance(metavar, tuple):
-        return " ".join(metavar)
-    if isinstance(action.nargs, int):
-        return " ".join([metavar] * action.nargs)
-    forms = {"?": "[{}]", "*": "[{} ...]", "+": "{} [...]", argparse.REMAINDER: "{} ..."}
-    return forms.get(str(action.nargs), "{}").format(metavar)
+    """Return an argument's value as argparse writes it in usage."""
+    default = action.dest.upper() if action.option_strings else action.dest
+    return argparse.HelpFormatter("")._format_args(action, default)
 
 
 def _sentence(text: str | None) -> str:
