@@ -56,10 +56,12 @@ def read_label_limit(environment: Mapping[str, str] = os.environ) -> int:
 class _Tally:
     """Counters of one step of one version of a model."""
 
-    def __init__(self, spec: ModelSpec, version: str) -> None:
+    def __init__(self, spec: ModelSpec, version: str, outcomes: Sequence[tuple[str, str]]) -> None:
         self._labels = {"model": spec.name, "version": version}
-        self._images: npt.NDArray[np.float64]  # by outcome, the last for defects
         self.groups: list[CounterGroup] = []
+        description = "Images by outcome: ok, refused (the client's fault) or failed (the server's)"
+        labels = [{"status": status, "reason": reason} for status, reason in (*outcomes, ("failed", "internal"))]
+        self._images = self._add_group("mlcls_images_total", description, labels)
 
     def _add_group(
         self,
@@ -73,11 +75,6 @@ class _Tally:
         self.groups.append(CounterGroup(name, description, all_labels, interval_s, shown_at_zero))
         return self.groups[-1].totals
 
-    def _add_images(self, outcomes: Sequence[tuple[str, str]]) -> npt.NDArray[np.float64]:
-        description = "Images by outcome: ok, refused (the client's fault) or failed (the server's)"
-        labels = [{"status": status, "reason": reason} for status, reason in outcomes]
-        return self._add_group("mlcls_images_total", description, labels)
-
     def failed(self, images: int) -> None:
         """Count the images of a request that failed because of a defect."""
         self._images[-1] += images
@@ -87,10 +84,8 @@ class DecodeTally(_Tally):
     """What preprocess counts."""
 
     def __init__(self, spec: ModelSpec, version: str) -> None:
-        super().__init__(spec, version)
+        super().__init__(spec, version, [("refused", reason) for reason in IMAGE_REASONS])
         self._refusals: list[tuple[int, ImageError, str]] = []
-        outcomes = [*(("refused", reason) for reason in IMAGE_REASONS), ("failed", "internal")]
-        self._images = self._add_images(outcomes)
         bounds = [f"{bound:g}" for bound in DECODE_BOUNDS_S] + ["+Inf"]
         name, description = "mlcls_decode_seconds", "Time to decode and resize one image that was decoded, in seconds"
         self._buckets = self._add_group(f"{name}_bucket", description, [{"le": bound} for bound in bounds])
@@ -123,9 +118,7 @@ class ScoreTally(_Tally):
     """What postprocess counts."""
 
     def __init__(self, spec: ModelSpec, version: str, label_limit: int) -> None:
-        super().__init__(spec, version)
-        outcomes = [("ok", ""), ("refused", THRESHOLD_REASON), ("failed", "scores"), ("failed", "internal")]
-        self._images = self._add_images(outcomes)
+        super().__init__(spec, version, [("ok", ""), ("refused", THRESHOLD_REASON), ("failed", "scores")])
         self._empty = self._add_group(
             "mlcls_images_without_label_total", "Answered images without any label above its threshold"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -64,8 +64,7 @@ def import_model(
         ConversionError: The graph cannot be converted.
         MlclsError: See `open_source` and `add_model`.
     """
-    check = None if replace_versions else require_unversioned
-    converted = convert_model(source, repository, name=name, photos=photos, check=check, batch_sizes=batch_sizes)
+    converted = convert_model(source, repository, name, photos, replace_versions, batch_sizes)
     with converted as (report, staged):
         add_model(repository, staged, replace_versions=replace_versions)
     return report
@@ -75,21 +74,12 @@ def import_model(
 def convert_model(
     source: str,
     repository: Repository,
-    *,
     name: str | None = None,
     photos: Sequence[Path] = (),
-    check: Callable[[Repository, str], None] | None = None,
+    replace_versions: bool = True,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> Iterator[tuple[ImportReport, ConvertedVersion]]:
     """Convert a PaddleX model and check it, as `import_model` does, in a staging folder of the repository.
-
-    Args:
-        source: See `import_model`, as for the others.
-        repository: The model repository.
-        name: Name to serve the model under.
-        photos: Photos for the check.
-        check: Called with the repository and the model's name before the conversion; raises to refuse them.
-        batch_sizes: Batch sizes of the check.
 
     Yields:
         What the conversion found, and the version to add; its file is removed when the block ends, unless it was moved.
@@ -105,8 +95,8 @@ def convert_model(
     with open_source(source) as model:
         spec = model.make_spec(name)
         check_name(spec.name)
-        if check is not None:
-            check(repository, spec.name)
+        if not replace_versions:
+            require_unversioned(repository, spec.name)
         check_parameters(model.graph, model.parameters)
         graph = export_onnx(model.graph, model.parameters, spec)
         spec = dataclasses.replace(spec, source_activation=graph.source_activation)

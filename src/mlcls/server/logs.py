@@ -84,14 +84,9 @@ class Announcements:
 
 
 def encode_record(level: Level, logger: str, message: str, time: str | None = None, **fields: Any) -> bytes:
-    """Return one line with a JSON object.
+    """Return one line with a JSON object: what `mlcls` or `tritonserver` says to people, and fields for programs.
 
-    Args:
-        level: How bad it is.
-        logger: `mlcls` or `tritonserver`.
-        message: Text for people.
-        time: Time in RFC 3339; by default now.
-        fields: Further fields, for programs.
+    The time is in RFC 3339, by default now.
     """
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     record = {"time": time or now, "level": level, "logger": logger, "message": message, **fields}
