@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE, Pulse, read_pulses
+from mlcls.backends.pulse import IDLE, PULSE_FOLDER_VARIABLE, STARTING, Pulse, read_pulses
 from mlcls.base.processes import end_group, read_process
 from mlcls.server.watchdog import Watchdog
 
@@ -143,15 +143,14 @@ def test_a_server_that_is_stopped(start: Start, tmp_path: Path, clock: Clock) ->
 
 def test_a_pulse_beats_within_its_work(tmp_path: Path) -> None:
     pulse = Pulse(tmp_path, "step")
+    states = [next(read_pulses(tmp_path))[2]]
     pulse.begin()
     with pulse.working():
-        first = read_pulses(tmp_path)[0].working_since_ns
+        states += [next(read_pulses(tmp_path))[2]]
         pulse.beat()
-        second = read_pulses(tmp_path)[0].working_since_ns
-    assert first is not None
-    assert second is not None
-    assert second > first
-    assert read_pulses(tmp_path)[0].working_since_ns is None
+        states += [next(read_pulses(tmp_path))[2]]
+    assert next(read_pulses(tmp_path)) == (os.getpid(), "step", IDLE)
+    assert states == sorted({STARTING, *states}), "each later than the one before"
 
 
 @pytest.mark.parametrize("jump_s", [-86_400 * 365, 86_400 * 365])
