@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from mlcls.base.processes import free_ports
+from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 from mlcls.server.process import TritonServer
 from mlcls_client import MlclsClientError, MultiLabelResult, ServerError, create_model
@@ -297,9 +297,8 @@ def test_the_certificate_changes_without_a_restart(server: TritonServer, tmp_pat
 
 
 def test_nothing_without_tls(gateway: Gateway) -> None:
-    request = urllib.request.Request(f"http://localhost:{gateway.port}/v2")
-    with pytest.raises(OSError, match=r"reset|refused|closed|remote"):
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)
+    with pytest.raises(NoAnswerError, match=r"reset|refused|closed|remote"):
+        HttpApi(f"localhost:{gateway.port}").request("/v2", 10)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -335,17 +334,11 @@ def test_the_log_names_the_client_and_no_key(gateway: Gateway) -> None:
 
 
 def test_the_metrics_port_tells_metrics_alone(gateway: Gateway) -> None:
-    def ask(path: str) -> tuple[int, str]:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(f"http://127.0.0.1:{gateway.metrics_port}{path}", timeout=10) as response:
-                return response.status, response.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, ""
-
-    assert "envoy_http_downstream_rq_xx" in ask("/metrics")[1]
+    api = HttpApi(f"127.0.0.1:{gateway.metrics_port}")
+    assert b"envoy_http_downstream_rq_xx" in api.request("/metrics", 10)
     for path in ("/config_dump", "/quitquitquit", "/stats", "/certs", "/metrics/../config_dump"):
-        assert ask(path)[0] == 404, path
+        with pytest.raises(HttpStatusError, match="HTTP status 404"):
+            api.request(path, 10)
 
 
 def test_the_files_that_hold_keys_are_private(gateway: Gateway) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from collections.abc import Callable
 from typing import cast
 
+from mlcls.server.http_api import HttpApi
 from mlcls.server.process import TritonServer
 from support.settling import read_settled, wait_for
 
@@ -18,8 +18,7 @@ class MetricsPage:
     """The values at one moment."""
 
     def __init__(self, server: TritonServer) -> None:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(server.metrics_url) as response:
-            self.text = response.read().decode()
+        self.text = HttpApi(server.metrics_url).request("", 10).decode()
         self._values: list[tuple[str, dict[str, str], float]] = []
         for line in self.text.splitlines():
             if line.startswith("#"):

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 import psutil
 
 from mlcls.base.processes import free_ports
+from mlcls.errors import ServerError
+from mlcls.server.http_api import HttpApi
 from support.processes import ROOT, is_running, mlcls_command
 from support.settling import wait_for
 
@@ -35,14 +36,9 @@ class Served:
     errors: Path
 
     def label(self, image: bytes, timeout_s: float = 5.0) -> dict[str, Any]:
-        """Return the answer to one image; an OSError if there is none."""
-        request = urllib.request.Request(
-            f"http://{self.http_url}/v2/models/{MODEL}/infer",
-            data=image,
-            headers={"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"},
-        )
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
-            content = response.read()
+        """Return the answer to one image; a ServerError if there is none."""
+        headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
+        content = HttpApi(self.http_url).request(f"/v2/models/{MODEL}/infer", timeout_s, image, headers)
         begin = content.index(b'{"class_ids"')
         result: dict[str, Any] = json.loads(content[begin : content.index(b"}", begin) + 1])
         return result
@@ -71,7 +67,7 @@ class Served:
     def wait_for_answer(self, image: bytes) -> dict[str, Any]:
         def ask() -> dict[str, Any]:
             assert self.process.poll() is None, self.lines()
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(ServerError, ValueError):
                 return self.label(image)
             return {}
 
