@@ -12,8 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from demo.colors import COLORS
-from demo.dataset import write_demo_dataset
-from demo.evaluation_sets import SETS, write_test_images
+from demo.dataset import SETS, write_demo_dataset, write_test_images
 from demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.base.files import staged_folder, write_text
 from mlcls.engines.gate import LIMITS
