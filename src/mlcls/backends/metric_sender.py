@@ -41,7 +41,7 @@ class CounterGroup:
     ) -> None:
         self.totals: npt.NDArray[np.float64] = np.zeros(len(labels))
         self.name, self._description, self.labels = name, description, labels
-        # Otherwise a counter appears when it first counts, which saves a model with many labels thousands of lines.
+        # A counter that is not shown at zero appears when it first counts: many labels would be thousands of lines.
         self.interval_s, self._shown_at_zero = interval_s, shown_at_zero
         self._counters: list[Any] = [None] * len(labels)
         self._sent = self.totals.copy()

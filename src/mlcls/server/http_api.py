@@ -28,7 +28,7 @@ class HttpStatusError(ServerError):
 class HttpApi:
     """The HTTP API of one server, at `host:port` or a URL; a ServerError if it is neither.
 
-    Another machine may be asked through the environment's proxy; this machine never is.
+    With `allow_proxy`, another machine is asked through the environment's proxy; this machine never is.
 
     Attributes:
         url: `http://host:port`.
