@@ -1,27 +1,12 @@
-"""Faults that the gate must detect, planted into runners."""
+"""A fault that the gate must detect, planted into a runner."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from mlcls.engines.runners import ImageRunner, Scores
-
-Edit = Callable[[Scores], Scores]
-
-
-class EditedRunner:
-    """A runner with edited scores, and other labels if wanted."""
-
-    def __init__(self, runner: ImageRunner, edit: Edit, labels: Sequence[str] | None = None) -> None:
-        self.name = runner.name
-        self.labels = runner.labels if labels is None else tuple(labels)
-        self.concurrency = 1
-        self._runner, self._edit = runner, edit
-
-    def scores(self, images: Sequence[bytes]) -> Scores:
-        return self._edit(self._runner.scores(images))
 
 
 class SwappingRunner:
