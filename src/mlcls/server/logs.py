@@ -161,7 +161,7 @@ class TritonLog(threading.Thread):
     def __init__(self, pipe: IO[bytes], stream: IO[bytes] | None, log_format: LogFormat) -> None:
         super().__init__(name="mlcls-log", daemon=True)
         self._pipe, self._stream = pipe, stream
-        self._lines = TritonLines() if log_format == "json" else None
+        self._lines = TritonLines() if log_format == "json" and stream is not None else None
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.start()
 
