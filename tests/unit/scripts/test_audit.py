@@ -106,9 +106,3 @@ def test_every_lock_is_audited(capsys: pytest.CaptureFixture[str]) -> None:
     locks = {path.with_suffix(".txt").name for path in (ROOT / "requirements").glob("*.in")} | {"triton.txt"}
     assert set(asked) - {"canary.txt"} == locks
     assert all("--hash=sha256:" in (ROOT / "requirements" / name).read_text() for name in locks)
-
-
-def test_make_knows_it() -> None:
-    text = (ROOT / "Makefile").read_text()
-    assert "audit: .venv-audit/.installed" in text
-    assert "requirements/audit.in --output-file requirements/audit.txt" in text
