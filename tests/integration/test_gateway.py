@@ -16,7 +16,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import tritonclient.grpc
 from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
@@ -31,6 +30,7 @@ from support.gateway_process import Gateway, make_certificate, make_key, run_gat
 from support.processes import ROOT, start_server
 from support.served_models import SmallModels
 from support.settling import wait_for
+from support.triton_request import make_input
 
 MODEL = "small_with_sigmoid"
 ADMIN_KEY = "the-right-admin-key"
@@ -174,8 +174,7 @@ def test_the_size_limit_over_http(gateway: Gateway, size: int) -> None:
 
 
 def test_the_size_limit_over_grpc(gateway: Gateway) -> None:
-    tensor = tritonclient.grpc.InferInput("image", [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[b"\0" * (MAX_REQUEST_BYTES + 1)]], dtype=np.object_))
+    tensor = make_input([b"\0" * (MAX_REQUEST_BYTES + 1)])
     with (
         gateway.grpc_client() as client,
         pytest.raises(InferenceServerException, match=r"RESOURCE_EXHAUSTED.*at most 3000000 bytes, got a larger one"),

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
@@ -27,7 +26,7 @@ from support.processes import mlcls_command
 from support.serve_process import port_options
 from support.served_models import SmallModels
 from support.settling import wait_for
-from support.triton_request import ask
+from support.triton_request import ask, make_input
 
 MODEL = "small_with_sigmoid"
 # The exporter sends spans once; what a busy collector does not take in time is lost, and another request is traced.
@@ -151,10 +150,8 @@ def test_a_refused_request_is_told_with_its_id(logging_server: LoggingServer) ->
 
 
 def ask_with_id(url: str, images: list[bytes], request_id: str) -> None:
-    tensor = tritonclient.grpc.InferInput("image", [len(images), 1], "BYTES")
-    tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
     with tritonclient.grpc.InferenceServerClient(url) as client, contextlib.suppress(InferenceServerException):
-        client.infer(MODEL, [tensor], request_id=request_id)
+        client.infer(MODEL, [make_input(images)], request_id=request_id)
 
 
 def test_spans_are_children_of_the_callers(logging_server: LoggingServer, sample_images: list[Path]) -> None:

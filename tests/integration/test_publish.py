@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tritonclient.http import InferenceServerClient, InferInput
+import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from mlcls.base.files import LOCK_NAME, sha256_of
@@ -36,7 +36,7 @@ from mlcls.training.export import export_model
 from support.processes import run_mlcls, start_server
 from support.request_load import Expected, Protocol, Reply, RequestLoad, find_fault
 from support.serve_process import serving
-from support.triton_request import ask_outputs
+from support.triton_request import ask_outputs, make_input
 
 MODEL = "animals"
 KEY = "a key for tests"
@@ -242,9 +242,8 @@ def test_top_labels_and_numbered_requests_follow(
     top = ask_outputs(rollouts.server, MODEL, images[:1], ["scores"], class_count=1)["scores"].ravel()[0].decode()
     best = int(expected[2].scores[0].argmax())
     assert top.split(":")[1:] == [str(best), expected[2].labels[best]]
-    image = InferInput("image", [1, 1], "BYTES")
-    image.set_data_from_numpy(np.array([[images[0]]], dtype=np.object_))
-    with InferenceServerClient(rollouts.server.http_url) as client:
+    image = make_input(images[:1], tritonclient.http)
+    with tritonclient.http.InferenceServerClient(rollouts.server.http_url) as client:
         assert client.get_model_metadata(MODEL)["versions"] == ["2"]
         assert client.infer(MODEL, [image], model_version="2").get_response()["model_version"] == "2"
         with pytest.raises(InferenceServerException, match="version 1 is not at ready state"):
