@@ -153,14 +153,14 @@ def _parse(text: str, kind: type, default: Any) -> Any:
 
 
 class TritonLog(threading.Thread):
-    """Reads Triton's text from a pipe until it ends, and keeps the last lines.
+    """Reads Triton's text from the descriptor of a pipe until it ends, and keeps the last lines.
 
     To a stream, if one is given, it writes the text as it is, or translated to JSON.
     """
 
-    def __init__(self, pipe: IO[bytes], stream: IO[bytes] | None, log_format: LogFormat) -> None:
+    def __init__(self, descriptor: int, stream: IO[bytes] | None, log_format: LogFormat) -> None:
         super().__init__(name="mlcls-log", daemon=True)
-        self._pipe, self._stream = pipe, stream
+        self._descriptor, self._stream = descriptor, stream
         self._lines = TritonLines() if log_format == "json" and stream is not None else None
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.start()
@@ -172,12 +172,12 @@ class TritonLog(threading.Thread):
     def run(self) -> None:
         """Read until the last process that holds the pipe's other end has closed it."""
         rest = b""
-        with self._pipe:
+        with open(self._descriptor, "rb"):
             while True:
-                if self._lines is not None and not select.select([self._pipe], [], [], _PAUSE_S)[0]:
+                if self._lines is not None and not select.select([self._descriptor], [], [], _PAUSE_S)[0]:
                     self._emit(self._lines.finish())
                     continue
-                content = os.read(self._pipe.fileno(), 1 << 16)
+                content = os.read(self._descriptor, 1 << 16)
                 if self._lines is None:
                     self._emit([content])
                 *lines, rest = (rest + content).split(b"\n")

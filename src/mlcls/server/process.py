@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Final
 
 from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.base.processes import check_ports, end_group, end_with_parent
@@ -74,7 +74,7 @@ class TritonServer:
         check_models(Repository(options.repository), options.models, options.target, installation)
         check_ports(options.host, {f"--{api}-port": port for api, port in options.ports.items()})
         try:
-            self._running = self._launch(installation)
+            self._launch(installation)
             self._wait_until_ready()
         except BaseException:
             self._terminate()
@@ -138,6 +138,7 @@ class TritonServer:
         running.process.wait()
         end_group(running.process.pid)
         self._running = None  # its id may become another process's
+        running.log.join(_LOG_TIMEOUT_S)
         running.cleanup.close()
 
     def __enter__(self) -> TritonServer:
@@ -175,29 +176,30 @@ class TritonServer:
                 self._running.process.wait(_STOP_TIMEOUT_S)
         self.kill()
 
-    def _launch(self, installation: TritonInstallation) -> _Running:
+    def _launch(self, installation: TritonInstallation) -> None:
         with contextlib.ExitStack() as cleanup:
             folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mlcls-serve-")))
             backends, pulses = folder / "backends", folder / "pulses"
             backends.mkdir()
             installation.assemble_backends(backends)
             pulses.mkdir()
-            stream = self._open_log(cleanup)
             prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
             cleanup.callback(_remove_shared_memory, prefix)
-            process = subprocess.Popen(
-                build_command(self.options, installation.executable, backends, prefix, self.admin_key),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={**installation.environment(), PULSE_FOLDER_VARIABLE: str(pulses)},
-                start_new_session=True,  # Ctrl-C must reach mlcls only, which then drains the server
-                preexec_fn=end_with_parent,  # so that nothing holds the ports and the memory
-                restore_signals=False,  # a pipe that nobody reads must not end it while it drains
-            )
-            log = TritonLog(cast("IO[bytes]", process.stdout), stream, self.options.log_format)
-            cleanup.callback(log.join, _LOG_TIMEOUT_S)
-            return _Running(process, pulses, log, cleanup.pop_all())
+            stream = self._open_log(cleanup)
+            reader, writer = os.pipe()
+            log = TritonLog(reader, stream, self.options.log_format)
+            with open(writer, "wb") as output:
+                process = subprocess.Popen(
+                    build_command(self.options, installation.executable, backends, prefix, self.admin_key),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**installation.environment(), PULSE_FOLDER_VARIABLE: str(pulses)},
+                    start_new_session=True,  # Ctrl-C must reach mlcls only, which then drains the server
+                    preexec_fn=end_with_parent,  # so that nothing holds the ports and the memory
+                    restore_signals=False,  # a pipe that nobody reads must not end it while it drains
+                )
+                self._running = _Running(process, pulses, log, cleanup.pop_all())  # at once: a signal may come
 
     def _open_log(self, cleanup: contextlib.ExitStack) -> IO[bytes] | None:
         path = self.options.log_path

@@ -193,7 +193,7 @@ def pass_on(*parts: bytes, log_format: LogFormat = "json") -> tuple[bytes, str]:
     """Return what is written for bytes that come through the pipe piece by piece, and the tail."""
     reader, writer = os.pipe()
     stream = io.BytesIO()
-    log = TritonLog(os.fdopen(reader, "rb"), stream, log_format)
+    log = TritonLog(reader, stream, log_format)
     for part in parts:
         os.write(writer, part)
     os.close(writer)
@@ -237,7 +237,7 @@ class Stream(io.BytesIO):
 def test_a_message_is_written_though_no_other_follows_and_a_reader_that_is_gone_stops_nothing() -> None:
     reader, writer = os.pipe()
     stream = Stream()
-    log = TritonLog(os.fdopen(reader, "rb"), stream, "json")
+    log = TritonLog(reader, stream, "json")
     os.write(writer, b"Signal (15) received.\n")
     assert stream.used.wait(5)
     for _ in range(100):
