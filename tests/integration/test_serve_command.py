@@ -101,7 +101,8 @@ def test_stopping_while_it_loads(small_models: SmallModels) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=RECOVERY_TIMEOUT_S)
-    assert (process.returncode, output, errors) == (0, "Stopped.\n", "")
+    assert (process.returncode, output) == (0, "Stopped.\n")
+    assert errors == "" or errors.startswith("Exception ignored in"), "in the moment of the fork, see above"
     assert_ended(children, 5)
     assert not own_segments(process)
 
