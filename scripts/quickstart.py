@@ -33,9 +33,10 @@ def main() -> int:
     parser.add_argument("--model", default="PP-LCNet_x1_0_ML", help="official model (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("build/quickstart"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output"), help="default: %(default)s")
+    parser.add_argument("--demo-model", type=Path, default=_DEMO_MODEL, help="used if MODEL cannot be downloaded")
     arguments = parser.parse_args()
     try:
-        return run_quickstart(arguments.model, arguments.images, arguments.work, arguments.output)
+        return run_quickstart(**vars(arguments))
     except MlclsError as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return error.exit_code
@@ -43,7 +44,7 @@ def main() -> int:
         return 130
 
 
-def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path) -> int:
+def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path, demo_model: Path) -> int:
     """Label photos with a model on a real tritonserver, and print each step.
 
     Args:
@@ -51,6 +52,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
         images: Photos; by default scikit-learn's two.
         work: Folder for the model and its repository; the next run reuses it.
         output: Folder for the annotated pictures.
+        demo_model: The PaddleX inference model to use if the official one cannot be downloaded.
 
     Returns:
         Exit status of the client: 0 if every photo got its labels.
@@ -67,7 +69,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
     embedded_installation()  # what this machine lacks is reported before anything slow starts
     started = time.monotonic()
     root = work / "model_repository"
-    name = _provide_model(model, root)
+    name = _provide_model(model, root, demo_model)
     _say(f"Starting tritonserver with {name} ...")
     with mlcls.serve(name, repository=root) as server:
         _say(f"Ready at grpc {server.grpc_url} and http {server.http_url}. Labeling {len(photos)} photos:\n")
@@ -83,7 +85,7 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path)
     return status
 
 
-def _provide_model(model: str, root: Path) -> str:
+def _provide_model(model: str, root: Path, demo_model: Path) -> str:
     """Import the official model, or the demo model if it cannot be downloaded; return its name."""
     repository = Repository(root)
     if repository.is_imported(model):
@@ -94,11 +96,11 @@ def _provide_model(model: str, root: Path) -> str:
         report = import_model(model, repository)
     except DownloadError as error:
         _say(f"{error}\nGoing on with the demo model.")
-        source_sha256 = PaddleXModel.open(_DEMO_MODEL).make_spec().source_sha256
+        source_sha256 = PaddleXModel.open(demo_model).make_spec().source_sha256
         imported = repository.is_imported(DEMO_NAME) and repository.active(DEMO_NAME).spec
         if imported and imported.source_sha256 == source_sha256:
             return DEMO_NAME
-        report = import_model(str(_DEMO_MODEL), repository, name=DEMO_NAME)
+        report = import_model(str(demo_model), repository, name=DEMO_NAME)
     _say(f"Imported {report.spec.name}: {report.parity}.")
     return report.spec.name
 
