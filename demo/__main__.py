@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
-from typing import Final
 
 from demo.make import format_figures, make_demo_model
 from demo.recipe import DemoRecipe
 from mlcls.errors import MlclsError
-
-_RECIPE: Final = DemoRecipe()
 
 
 def main() -> int:
@@ -19,9 +17,8 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m demo", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/demo_model"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("demo_model"), help="default: %(default)s")
-    for name in ("train_scenes", "val_scenes", "test_scenes", "test_crops", "epochs", "side", "seed"):
-        option = "--" + name.replace("_", "-")
-        parser.add_argument(option, type=int, default=getattr(_RECIPE, name), help="default: %(default)s")
+    for name, default in dataclasses.asdict(DemoRecipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help="default: %(default)s")
     values = vars(parser.parse_args())
     work, output = values.pop("work"), values.pop("output")
     try:

@@ -25,17 +25,14 @@ import numpy.typing as npt
 
 # Label of each class id.
 COLORS: Final = (
-    *("red", "orange", "yellow", "green", "cyan", "blue"),
-    *("purple", "pink", "brown", "black", "gray", "white"),
-)
+    "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "black", "gray", "white",
+)  # fmt: skip
 # Least share of pixels for a picture to have a color.
 NOTICEABLE_SHARE: Final = 0.1
 
-# Upper end of each hue's range in degrees; red lies around 0.
-_HUES: Final = (
-    *(("red", 15), ("orange", 42), ("yellow", 70), ("green", 160), ("cyan", 195)),
-    *(("blue", 255), ("purple", 290), ("pink", 340), ("red", 360)),
-)
+# Hues, and the upper end of each one's range in degrees; red lies around 0.
+_HUES: Final = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "red")
+_ENDS: Final = (15, 42, 70, 160, 195, 255, 290, 340, 360)
 
 
 def name_pixels(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -51,10 +48,11 @@ def name_pixels(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     red, green, blue = np.moveaxis(channels, -1, 0)
     value = channels.max(axis=-1)
     chroma = value - channels.min(axis=-1)
-    hue = _hue(red, green, blue, value, chroma)
-    ends = np.array([end for _, end in _HUES])
-    of_hue = np.array([COLORS.index(name) for name, _ in _HUES])
-    names: npt.NDArray[np.int64] = of_hue[np.searchsorted(ends, hue, side="right").clip(max=len(ends) - 1)]
+    divisor = np.where(chroma > 0, chroma, 1)
+    sectors = [(green - blue) / divisor % 6, (blue - red) / divisor + 2, (red - green) / divisor + 4]
+    hue = np.select([value == red, value == green], sectors[:2], sectors[2]) * 60 % 360  # degrees; 0 without chroma
+    of_hue = np.array([COLORS.index(name) for name in _HUES])
+    names: npt.NDArray[np.int64] = of_hue[np.searchsorted(_ENDS, hue, side="right").clip(max=len(_ENDS) - 1)]
     pale = chroma < 0.5 * value
     names[(names == COLORS.index("pink")) & (value < 0.6)] = COLORS.index("purple")
     names[(names == COLORS.index("red")) & (value >= 0.7) & pale] = COLORS.index("pink")
@@ -75,20 +73,3 @@ def color_shares(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 def has_colors(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Return which colors a picture of the network's input size has: (12,)."""
     return np.asarray(color_shares(pixels) >= NOTICEABLE_SHARE)
-
-
-def _hue(
-    red: npt.NDArray[np.float64],
-    green: npt.NDArray[np.float64],
-    blue: npt.NDArray[np.float64],
-    value: npt.NDArray[np.float64],
-    chroma: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
-    """Return the hue in degrees, from 0 to below 360; 0 without chroma."""
-    divisor = np.where(chroma > 0, chroma, 1)
-    hue = np.where(
-        value == red,
-        (green - blue) / divisor % 6,
-        np.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
-    )
-    return np.asarray(hue * 60 % 360)

@@ -1,4 +1,7 @@
-"""The demo model's dataset: generated scenes, labeled by the rule, as an `MLClsDataset`."""
+"""The demo model's images, labeled by the rule: generated scenes as an `MLClsDataset`, and what it is evaluated on.
+
+The latter are unseen scenes, and crops of real photos.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,15 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from demo.colors import COLORS, has_colors
 from demo.scenes import draw_scene
 from mlcls.base.files import staged_folder, write_text
 from mlcls.dataset.annotations import format_annotations
+from mlcls.images.photos import photo_crops
+from mlcls.images.transforms import resize_image
+from mlcls.model.spec import ImageTransform
 
 # Images in a folder.
 _FOLDER_SIZE: Final = 1000
@@ -24,8 +31,10 @@ _CHUNK: Final = 100
 _JPEG_QUALITY: Final = 95
 _PARTS: Final = ("train", "val", "test")
 
-# The demo's `label.txt`.
-LABEL_TEXT: Final = "".join(f"{index} {color}\n" for index, color in enumerate(COLORS))
+# Annotation file of each set for the evaluation, by its name in reports.
+SETS: Final = {"scenes": "scenes.txt", "photos": "photos.txt"}
+
+_LABEL_TEXT: Final = "".join(f"{index} {color}\n" for index, color in enumerate(COLORS))
 
 
 def write_demo_dataset(folder: Path, train: int, val: int, side: int, seed: int = 0) -> Path:
@@ -42,9 +51,36 @@ def write_demo_dataset(folder: Path, train: int, val: int, side: int, seed: int 
         The folder.
     """
     with staged_folder(folder) as staging:
-        write_text(staging / "label.txt", LABEL_TEXT)
+        write_text(staging / "label.txt", _LABEL_TEXT)
         for part, count in (("train", train), ("val", val)):
             write_text(staging / f"{part}.txt", format_annotations(*write_scenes(staging, part, count, side, seed)))
+    return folder
+
+
+def write_test_images(folder: Path, scenes: int, crops: int, transform: ImageTransform, seed: int = 0) -> Path:
+    """Write the sets for the evaluation: scenes, and crops of scikit-learn's two photos, some with swapped channels.
+
+    Args:
+        folder: Where they go; replaced once both are complete.
+        scenes: Number of generated scenes.
+        crops: Number of crops.
+        transform: The network's transform; colors are determined after resizing with it.
+        seed: Seed of scenes and crops.
+
+    Returns:
+        The folder.
+    """
+    with staged_folder(folder) as staging:
+        write_text(staging / "label.txt", _LABEL_TEXT)
+        names, targets = write_scenes(staging, "test", scenes, transform.height, seed)
+        write_text(staging / SETS["scenes"], format_annotations(names, targets))
+        (staging / "photos").mkdir()
+        names, rows = [], []
+        for index, crop in enumerate(photo_crops(crops, seed)):
+            names.append(f"photos/{index:04}.png")
+            Image.fromarray(crop).save(staging / names[-1])
+            rows.append(has_colors(resize_image(crop, transform)))
+        write_text(staging / SETS["photos"], format_annotations(names, np.stack(rows)))
     return folder
 
 

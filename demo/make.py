@@ -12,9 +12,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+import mlcls
 from demo.colors import COLORS
-from demo.dataset import write_demo_dataset
-from demo.evaluation_sets import SETS, write_test_images
+from demo.dataset import SETS, write_demo_dataset, write_test_images
 from demo.recipe import DEMO_NAME, DemoRecipe
 from mlcls.base.files import staged_folder, write_text
 from mlcls.engines.gate import LIMITS
@@ -23,9 +23,6 @@ from mlcls.errors import ParityError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
 from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
-from mlcls.server.installation import embedded_installation
-from mlcls.server.options import ServerOptions
-from mlcls.server.process import TritonServer
 from mlcls.training.run_folder import BEST, INFERENCE, LATEST, RESULT_FILE
 from mlcls.training.train import train_model
 
@@ -96,10 +93,9 @@ def _evaluate(recipe: DemoRecipe, work: Path, inference: Path) -> dict[str, Any]
     test = work / "test"
     if not test.exists():
         write_test_images(test, recipe.test_scenes, recipe.test_crops, spec.transform, recipe.seed)
-    options = ServerOptions.on_free_ports(root, DEMO_NAME)
     sets = {}
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(TritonServer(options, embedded_installation()))
+        server = stack.enter_context(mlcls.serve(DEMO_NAME, repository=root))
         model = Repository(root).active(spec.name)
         words = {"paddle": f"paddle={inference}", "onnx": "onnxruntime", "served": f"served={server.grpc_url}"}
         runners = {name: open_runner(word, model, stack) for name, word in words.items()}

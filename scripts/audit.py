@@ -10,7 +10,6 @@ Exit status: 0 no known vulnerability; 1 at least one; 2 wrong usage; 3 the data
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import json
 import subprocess
@@ -32,32 +31,14 @@ CANARY: Final = "pillow==9.0.0"
 _NO_LOCKS: Final = ("overrides.txt", ACCEPTED_FILE.name)
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A vulnerability of a locked package.
-
-    Attributes:
-        package: `name version`.
-        ids: Its identifiers, the database's own first.
-        fixed_in: Versions that fix it.
-        file: The lock file.
-    """
-
-    package: str
-    ids: tuple[str, ...]
-    fixed_in: tuple[str, ...]
-    file: str
+Ask = Callable[[Path], Mapping[str, Any]]
 
 
 class DatabaseError(Exception):
     """The database could not be queried, or not about every package."""
 
 
-def main(
-    arguments: Sequence[str] | None = None,
-    ask: Callable[[Path], Mapping[str, Any]] | None = None,
-    today: datetime.date | None = None,
-) -> int:
+def main(arguments: Sequence[str] | None = None, ask: Ask | None = None, today: datetime.date | None = None) -> int:
     """Audit and print the findings.
 
     Args:
@@ -81,10 +62,8 @@ def main(
     except ValueError as error:
         print(f"audit: {error}", file=sys.stderr)
         return 2
-    open_findings = [finding for finding in findings if not set(finding.ids) & accepted]
-    for finding in open_findings:
-        fixed = f"fixed in {', '.join(finding.fixed_in)}" if finding.fixed_in else "no fixed version"
-        print(f"{finding.file}: {finding.package}: {', '.join(finding.ids)}; {fixed}")
+    open_findings = [text for ids, text in findings if not ids & accepted]
+    print(*open_findings, sep="\n", end="\n" * bool(open_findings))
     print(
         f"{len(locks)} locks: {len(open_findings)} findings, and {len(findings) - len(open_findings)} accepted in "
         f"{ACCEPTED_FILE.name}."
@@ -92,7 +71,7 @@ def main(
     return FOUND if open_findings else 0
 
 
-def check_canary(ask: Callable[[Path], Mapping[str, Any]]) -> None:
+def check_canary(ask: Ask) -> None:
     """Check that the database reports a package that is known to be vulnerable.
 
     Raises:
@@ -105,8 +84,8 @@ def check_canary(ask: Callable[[Path], Mapping[str, Any]]) -> None:
             raise DatabaseError(f"the database has nothing against {CANARY}, which is known to be vulnerable")
 
 
-def audit_file(path: Path, ask: Callable[[Path], Mapping[str, Any]]) -> list[Finding]:
-    """Return the known vulnerabilities of a lock's packages.
+def audit_file(path: Path, ask: Ask) -> list[tuple[set[str], str]]:
+    """Return the known vulnerabilities of a lock's packages: the identifiers of each, and a line about it.
 
     Raises:
         DatabaseError: Some packages were not checked.
@@ -119,16 +98,16 @@ def audit_file(path: Path, ask: Callable[[Path], Mapping[str, Any]]) -> list[Fin
         raise DatabaseError(
             f"{len(skipped)} of {len(packages)} packages of {path.name} were not checked, the first: {skipped[0]}"
         )
-    return [
-        Finding(
-            f"{package['name']} {package['version']}",
-            (fault["id"], *fault.get("aliases", ())),
-            tuple(fault.get("fix_versions", ())),
-            path.name,
-        )
-        for package in packages
-        for fault in package["vulns"]
-    ]
+    findings = []
+    for package in packages:
+        for fault in package["vulns"]:
+            ids = [fault["id"], *fault.get("aliases", ())]
+            fixes = ", ".join(fault.get("fix_versions", ()))
+            fixed = f"fixed in {fixes}" if fixes else "no fixed version"
+            findings.append(
+                (set(ids), f"{path.name}: {package['name']} {package['version']}: {', '.join(ids)}; {fixed}")
+            )
+    return findings
 
 
 def run_pip_audit(path: Path) -> Mapping[str, Any]:

@@ -7,13 +7,14 @@ of Python. `--check` writes nothing and exits with status 1 if the page is stale
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from unittest import mock
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -58,78 +59,56 @@ def render_page() -> str:
     return "\n".join([_INTRODUCTION, *(render_command(make_parser(command)) for command in COMMANDS)])
 
 
-def make_parser(command: str) -> argparse.ArgumentParser:
-    """Return the parser that an installed command creates.
-
-    Args:
-        command: A console script of this environment.
-
-    Raises:
-        LookupError: The command is not installed.
-    """
-
-    def keep_parser(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
-        raise _ParserMade(parser)
-
-    found = [script for script in importlib.metadata.entry_points(group="console_scripts") if script.name == command]
-    if not found:
-        raise LookupError(f"Expected the command {command} in this environment, found none. Run: make build.")
-    # Neither the user's variables nor this machine may change a default value.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLCLS_")}
-    with (
-        mock.patch.object(argparse.ArgumentParser, "parse_args", keep_parser),
-        mock.patch.dict(os.environ, environment, clear=True),
-    ):
-        try:
-            found[0].load()([])
-        except _ParserMade as made:
-            return made.parser
-    raise LookupError(f"Expected {command} to parse its arguments with argparse, but it did not.")
-
-
 class _ParserMade(BaseException):
     """A command is about to parse its arguments; no `except Exception` in it may swallow this."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        super().__init__()
-        self.parser = parser
+
+def make_parser(command: str) -> argparse.ArgumentParser:
+    """Return the parser that a console script of this environment creates."""
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name=command)
+    # Neither the user's variables nor this machine may change a default value.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLCLS_")}
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_args", autospec=True, side_effect=_ParserMade) as parse_args,
+        mock.patch.dict(os.environ, environment, clear=True),
+        contextlib.suppress(_ParserMade),
+    ):
+        script.load()([])
+    parser: argparse.ArgumentParser = parse_args.call_args.args[0]
+    return parser
 
 
 def render_command(parser: argparse.ArgumentParser) -> str:
     """Return the section of one command with all its subcommands."""
-    lines = [f"## {parser.prog}", "", _sentence(parser.description), ""]
-    lines += _render_options(parser)
-    choices = list(_subcommands(parser))
+    (subcommands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    lines = [f"## {parser.prog}", "", _sentence(parser.description), "", *_render_options(parser)]
     lines += ["| subcommand | what it does |", "|---|---|"]
-    lines += [f"| [`{name}`](#{_anchor(sub.prog)}) | {_cell(summary)} |" for name, summary, sub in choices]
+    for choice in subcommands._choices_actions:
+        anchor = f"{parser.prog} {choice.dest}".replace(" ", "-")
+        lines.append(f"| [`{choice.dest}`](#{anchor}) | {_cell(choice.help)} |")
     lines.append("")
-    for _, _, sub in choices:
-        lines += [f"### {sub.prog}", "", _sentence(sub.description), "", "```text", *_usage(sub), "```", ""]
+    for sub in subcommands.choices.values():
+        lines += [f"### {sub.prog}", "", _sentence(sub.description), "", "```text", _usage(sub), "```", ""]
         lines += _render_options(sub)
-        lines += _render_epilog(sub.epilog)
+        if sub.epilog and "\n" in sub.epilog.strip():  # line breaks are kept
+            lines += ["```text", *sub.epilog.strip().splitlines(), "```", ""]
+        elif sub.epilog:
+            lines += [_sentence(sub.epilog), ""]
     return "\n".join(lines)
-
-
-def _subcommands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            summaries = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            for name, sub in action.choices.items():
-                yield name, summaries.get(name, ""), sub
 
 
 def _render_options(parser: argparse.ArgumentParser) -> list[str]:
     """Return a table of the arguments, and another for each group with its own title."""
-    usual: list[argparse.Action] = []
+    usual: list[str] = []
     titled: list[str] = []
     for group in parser._action_groups:
-        actions = [action for action in group._group_actions if _is_shown(action)]
+        rows = [_row(parser, action) for action in group._group_actions if _is_shown(action)]
         if group.title in ("positional arguments", "options"):
-            usual += actions
-        elif actions:
+            usual += rows
+        elif rows:
             title = f"**{_sentence(group.title).capitalize()}.** {_sentence(group.description)}".rstrip()
-            titled += [title, "", *_table(parser, actions)]
-    return [*_table(parser, usual), *titled]
+            titled += [title, "", *_table(rows)]
+    return [*_table(usual), *titled]
 
 
 def _is_shown(action: argparse.Action) -> bool:
@@ -137,94 +116,41 @@ def _is_shown(action: argparse.Action) -> bool:
     return not isinstance(action, kinds) and action.help is not argparse.SUPPRESS
 
 
-def _table(parser: argparse.ArgumentParser, actions: Sequence[argparse.Action]) -> list[str]:
-    if not actions:
-        return []
-    rows = [f"| {_name(action)} | {_cell(_help(parser, action))} |" for action in actions]
-    return ["| argument | meaning |", "|---|---|", *rows, ""]
+def _table(rows: Sequence[str]) -> list[str]:
+    return ["| argument | meaning |", "|---|---|", *rows, ""] if rows else []
 
 
-def _render_epilog(epilog: str | None) -> list[str]:
-    """Return the text below the options; line breaks in it are kept."""
-    if not epilog:
-        return []
-    if "\n" in epilog.strip():
-        return ["```text", *epilog.strip().splitlines(), "```", ""]
-    return [_sentence(epilog), ""]
+def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    names = [f"{option} {_value(action)}".strip() for option in action.option_strings] or [_value(action)]
+    text = argparse.HelpFormatter(parser.prog)._expand_help(action) if action.help else ""
+    if isinstance(action, argparse._VersionAction):
+        text = "print the version"
+    shown = ", ".join(f"`{name}`" for name in names).replace("|", "\\|")
+    return f"| {shown} | {_cell(text)} |"
 
 
-def _usage(parser: argparse.ArgumentParser) -> list[str]:
+def _usage(parser: argparse.ArgumentParser) -> str:
     """Return the usage line of a command; optional arguments appear as `[OPTIONS]`."""
-    shown = [parser.prog]
-    options = [
-        action for action in parser._actions if action.option_strings and not isinstance(action, argparse._HelpAction)
-    ]
-    shown += [f"{action.option_strings[-1]} {_value(action)}".strip() for action in options if action.required]
-    for group in parser._mutually_exclusive_groups:
-        if group.required:
-            ways = [f"{a.option_strings[-1]} {_value(a)}".strip() for a in group._group_actions if a.option_strings]
-            shown.append(f"({' | '.join(ways)})")
-    if any(not action.required for action in options):
-        shown.append("[OPTIONS]")
-    shown += [_value(action) for action in parser._actions if not action.option_strings]
-    return [" ".join(shown)]
-
-
-def _name(action: argparse.Action) -> str:
-    if not action.option_strings:
-        return f"`{_value(action)}`"
-    return ", ".join(f"`{f'{option} {_value(action)}'.strip()}`" for option in action.option_strings).replace(
-        "|", "\\|"
-    )
+    options = [action for action in parser._actions if action.option_strings and action.dest != "help"]
+    required = [f"{action.option_strings[-1]} {_value(action)}" for action in options if action.required]
+    others = ["[OPTIONS]"] if len(required) < len(options) else []
+    arguments = [_value(action) for action in parser._actions if not action.option_strings]
+    return " ".join([parser.prog, *required, *others, *arguments])
 
 
 def _value(action: argparse.Action) -> str:
-    """Return an argument's value as written in usage: with brackets if optional, with dots if repeated."""
-    if action.nargs == 0:
-        return ""
-    metavar = action.metavar
-    if metavar is None and action.choices is not None:
-        metavar = "{" + ",".join(map(str, action.choices)) + "}"
-    if metavar is None:
-        metavar = action.dest.upper() if action.option_strings else action.dest
-    if isinstance(metavar, tuple):
-        return " ".join(metavar)
-    if isinstance(action.nargs, int):
-        return " ".join([metavar] * action.nargs)
-    forms = {
-        "?": f"[{metavar}]",
-        "*": f"[{metavar} ...]",
-        "+": f"{metavar} [...]",
-        argparse.REMAINDER: f"{metavar} ...",
-    }
-    return forms.get(str(action.nargs), metavar)
-
-
-def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    values = {**vars(action), "prog": parser.prog}
-    values = {name: value for name, value in values.items() if value is not argparse.SUPPRESS}
-    if isinstance(action, argparse._VersionAction):
-        return "print the version"
-    if action.choices is not None:
-        values["choices"] = ", ".join(map(str, action.choices))
-    text = (action.help or "") % values
-    if action.choices is not None and action.metavar is not None:
-        missing = [str(choice) for choice in action.choices if str(choice) not in text]
-        text += f" (one of {', '.join(map(str, action.choices))})" if missing else ""
-    return text
+    """Return an argument's value as argparse writes it in usage."""
+    default = action.dest.upper() if action.option_strings else action.dest
+    return argparse.HelpFormatter("")._format_args(action, default)
 
 
 def _sentence(text: str | None) -> str:
     return re.sub(r"\s+", " ", text or "").strip()
 
 
-def _cell(text: str) -> str:
+def _cell(text: str | None) -> str:
     """Return a text as a table cell, with Markdown's special characters escaped."""
     return _sentence(text).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
-
-
-def _anchor(heading: str) -> str:
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 if __name__ == "__main__":

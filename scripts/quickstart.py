@@ -6,12 +6,14 @@ Run it from the root of a checkout: `python -m scripts.quickstart`.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import mlcls
 from demo.recipe import DEMO_NAME
 from mlcls.errors import DownloadError, MlclsError
 from mlcls.images.photos import sample_photo_paths
@@ -19,9 +21,8 @@ from mlcls.paddle.model import PaddleXModel
 from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
 from mlcls.server.installation import embedded_installation
-from mlcls.server.options import ServerOptions
-from mlcls.server.process import TritonServer
 
+_say: Final = functools.partial(print, flush=True)
 _DEMO_MODEL: Final = Path(__file__).resolve().parent.parent / "demo_model" / "inference"
 
 
@@ -35,7 +36,7 @@ def main() -> int:
     parser.add_argument("--demo-model", type=Path, default=_DEMO_MODEL, help="used if MODEL cannot be downloaded")
     arguments = parser.parse_args()
     try:
-        return run_quickstart(arguments.model, arguments.images, arguments.work, arguments.output, arguments.demo_model)
+        return run_quickstart(**vars(arguments))
     except MlclsError as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return error.exit_code
@@ -65,12 +66,12 @@ def run_quickstart(model: str, images: Sequence[Path], work: Path, output: Path,
     for photo in photos:
         if not photo.exists():
             raise MlclsError(f"Expected a photo or a folder of photos, got {photo}, which does not exist.")
-    installation = embedded_installation()  # what this machine lacks is reported before anything slow starts
+    embedded_installation()  # what this machine lacks is reported before anything slow starts
     started = time.monotonic()
     root = work / "model_repository"
     name = _provide_model(model, root, demo_model)
     _say(f"Starting tritonserver with {name} ...")
-    with TritonServer(ServerOptions.on_free_ports(root, name), installation) as server:
+    with mlcls.serve(name, repository=root) as server:
         _say(f"Ready at grpc {server.grpc_url} and http {server.http_url}. Labeling {len(photos)} photos:\n")
         status = run_client(["predict", name, *map(str, photos), "--url", server.grpc_url, "--save", str(output)])
     _say(f"\nServer stopped. {time.monotonic() - started:.0f} s in all.")
@@ -102,10 +103,6 @@ def _provide_model(model: str, root: Path, demo_model: Path) -> str:
         report = import_model(str(demo_model), repository, name=DEMO_NAME)
     _say(f"Imported {report.spec.name}: {report.parity}.")
     return report.spec.name
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

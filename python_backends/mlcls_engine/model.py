@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError
-
 import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from mlcls.backends.pulse import Pulse
-from mlcls.backends.triton_stub import StepArguments, cancelled_response, failed_response
+from mlcls.backends.triton_stub import StepArguments, failed_response
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.model.contract import TENSORS
-from mlcls.model.spec import ModelSpec
 
 
 class TritonPythonModel:
@@ -23,10 +20,10 @@ class TritonPythonModel:
         self._pulse = Pulse.open(args)
         arguments = StepArguments.read(args)
         file = arguments.engine_file()
-        self._spec = arguments.load_spec(file)
+        spec = arguments.load_spec(file)
         self._engine = OpenVinoEngine(
             arguments.version_folder / file,
-            self._spec,
+            spec,
             arguments.engine_threads(),
             precision=arguments.engine_precision(),
             on_progress=self._pulse.note_progress,
@@ -35,7 +32,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Start the images of all requests that Triton batched; each is answered when its own images are done."""
-        self._engine.start([_Request(request, self._spec) for request in requests])
+        self._engine.start([_Request(request) for request in requests])
 
     def finalize(self) -> None:
         """Answer what was started, and mark this process as ended on purpose."""
@@ -46,10 +43,9 @@ class TritonPythonModel:
 class _Request:
     """One of Triton's requests, kept until its answer: the pixels are in shared memory that belongs to it."""
 
-    def __init__(self, request: pb_utils.InferenceRequest, spec: ModelSpec) -> None:
+    def __init__(self, request: pb_utils.InferenceRequest) -> None:
         self._request = request
         self._sender = request.get_response_sender()
-        self._logits = TENSORS.logits
         self.pixels = pb_utils.get_input_tensor_by_name(request, TENSORS.pixels).as_numpy()
 
     def is_cancelled(self) -> bool:
@@ -58,10 +54,8 @@ class _Request:
 
     def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
         """Send the logits, or the error."""
-        if isinstance(outcome, CancelledError):
-            response = cancelled_response(pb_utils)
-        elif isinstance(outcome, Exception):
+        if isinstance(outcome, Exception):
             response = failed_response(outcome, pb_utils)
         else:
-            response = pb_utils.InferenceResponse([pb_utils.Tensor(self._logits, outcome)])
+            response = pb_utils.InferenceResponse([pb_utils.Tensor(TENSORS.logits, outcome)])
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

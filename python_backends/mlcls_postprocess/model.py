@@ -6,7 +6,7 @@ import triton_python_backend_utils as pb_utils
 
 from mlcls.backends.metric_sender import CounterGroup
 from mlcls.backends.pulse import PROBE_REQUEST_ID
-from mlcls.backends.steps import parse_parameters, postprocess_logits, request_thresholds
+from mlcls.backends.steps import postprocess_logits, request_thresholds
 from mlcls.backends.tallies import THRESHOLD_REASON, ScoreTally, read_label_limit
 from mlcls.backends.triton_stub import RequestStep, StepArguments, decode_texts, encode_texts
 from mlcls.errors import ThresholdError
@@ -25,7 +25,7 @@ class TritonPythonModel(RequestStep):
         """Select the labels of each image of a request, with the request's own thresholds."""
         decode_statuses = decode_texts(pb_utils.get_input_tensor_by_name(request, TENSORS.decode_status).as_numpy())
         try:
-            thresholds = request_thresholds(parse_parameters(request.parameters()), self.spec)
+            thresholds = request_thresholds(request.parameters(), self.spec)
         except ThresholdError as error:
             self._tally.refused(decode_statuses.count(OK))
             self.refusal_log.note(request.request_id(), len(decode_statuses), [(0, error, THRESHOLD_REASON)])

@@ -33,8 +33,8 @@ class TritonPythonModel(RequestStep):
         images = pb_utils.get_input_tensor_by_name(request, TENSORS.image).as_numpy()
         is_probe = request.request_id() == PROBE_REQUEST_ID
         try:
-            observer = None if is_probe else self._tally
-            pixels, statuses = preprocess_images(images.ravel(), self.spec, self._settings, observer)
+            tally = None if is_probe else self._tally
+            pixels, statuses = preprocess_images(images.ravel(), self.spec, self._settings, tally)
         except ImageError:
             raise
         except Exception:

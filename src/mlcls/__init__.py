@@ -90,8 +90,8 @@ def publish(
     control = None if server is None else ModelControl(f"http://{server.http_url}", server.admin_key)
     root = Repository(Path(repository))
     images = [Path(photo) for photo in photos]
-    with importing.convert_model(str(source), root, name=name, photos=images) as converted:
-        return rollout.publish(root, converted.staged, control=control, keep=keep)
+    with importing.convert_model(str(source), root, name=name, photos=images) as (_, staged):
+        return rollout.publish(root, staged, control=control, keep=keep)
 
 
 def serve(*models: str, repository: str | Path = "model_repository", **options: Any) -> TritonServer:

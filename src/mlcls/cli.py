@@ -31,16 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = run(arguments)
         sys.stdout.flush()  # a reader that is gone must be noticed here
         return status
-    except MlclsError as error:
-        print(visible(f"mlcls {arguments.command}: {error}"), file=sys.stderr)
-        return error.exit_code
     except BrokenPipeError:
         # the reader of the output is gone; keep Python from complaining when it flushes on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a full disk, a folder without permission
+    except (MlclsError, OSError) as error:  # the latter: a full disk, a folder without permission
         print(visible(f"mlcls {arguments.command}: {error}"), file=sys.stderr)
-        return MlclsError.exit_code
+        return getattr(error, "exit_code", MlclsError.exit_code)
     except KeyboardInterrupt:
         print(f"mlcls {arguments.command}: interrupted", file=sys.stderr)
         return _INTERRUPTED_STATUS

@@ -10,30 +10,20 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
 
 # Why an image is refused, as a label for metrics; the text of the error has the details.
-#
-# - `empty`: no bytes.
-# - `unknown_format`: not an image; a file name or base64 text, for example.
-# - `format_not_supported`: a known format that cannot be decoded here, HEIC for example.
-# - `format_not_allowed`: a format that the model's settings exclude.
-# - `too_many_bytes`, `too_many_pixels`, `side_too_long`, `aspect_ratio`, `too_many_frames`: over a limit.
-# - `too_complex`: so many segments, chunks, blocks or scans that they would take longer to read than any real image.
-# - `truncated`: the file ends too early.
-# - `corrupt`: a field of the file is wrong.
-# - `undecodable`: the decoder fails for no more specific reason.
 ImageReason = Literal[
-    "empty",
-    "unknown_format",
-    "format_not_supported",
-    "format_not_allowed",
-    "too_many_bytes",
+    "empty",  # no bytes
+    "unknown_format",  # not an image; a file name or base64 text, for example
+    "format_not_supported",  # a known format that cannot be decoded here, HEIC for example
+    "format_not_allowed",  # a format that the model's settings exclude
+    "too_many_bytes",  # over a limit, as the next four
     "too_many_pixels",
     "side_too_long",
     "aspect_ratio",
     "too_many_frames",
-    "too_complex",
-    "truncated",
-    "corrupt",
-    "undecodable",
+    "too_complex",  # so many segments, chunks, blocks or scans that reading takes longer than for any real image
+    "truncated",  # the file ends too early
+    "corrupt",  # a field of the file is wrong
+    "undecodable",  # the decoder fails for no more specific reason
 ]
 IMAGE_REASONS: Final[tuple[ImageReason, ...]] = get_args(ImageReason)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 import pytest
 import tritonclient.grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from benchmarks.endurance.isolation.identity_model import MODEL, make_image, make_repository
 from mlcls.server.options import (
@@ -24,56 +24,15 @@ from mlcls.server.options import (
 )
 from mlcls.server.process import TritonServer
 from mlcls_client import ServerError, create_model
+from support.closed_calls import Headers, call_grpc, grpc_calls, http_calls
 
 # As `openssl rand -base64` makes them, and with what Triton parses in the option around it.
 KEY: Final = "a-key/for+tests:71c2,x=="
 GRPC_HEADER: Final = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
 
 _MODEL_PATH: Final = f"/v2/models/{MODEL}"
-_LOAD_PATH: Final = f"/v2/repository/models/{MODEL}"
-_REGISTER: Final = json.dumps({"key": "/x", "offset": 0, "byte_size": 64}).encode()
-_CUDA_REGISTER: Final = json.dumps({"raw_handle": {"b64": "AAAA"}, "device_id": 0, "byte_size": 64}).encode()
-
-# Every path of the closed APIs with its API.
-HTTP_CALLS: Final = [
-    ("model-repository", "POST", "/v2/repository/index", b"{}"),
-    ("model-repository", "POST", f"{_LOAD_PATH}/load", b"{}"),
-    ("model-repository", "POST", f"{_LOAD_PATH}/unload", b"{}"),
-    *(
-        ("shared-memory", method, f"/v2/{kind}sharedmemory{path}", body)
-        for kind, body in (("system", _REGISTER), ("cuda", _CUDA_REGISTER))
-        for method, path in (
-            ("GET", "/status"),
-            ("GET", "/region/x/status"),
-            ("POST", "/region/x/register"),
-            ("POST", "/region/x/unregister"),
-            ("POST", "/unregister"),
-        )
-    ),
-    ("logging", "GET", "/v2/logging", b""),
-    ("logging", "POST", "/v2/logging", b'{"log_file": "/tmp/x"}'),
-    ("trace", "GET", "/v2/trace/setting", b""),
-    ("trace", "POST", "/v2/trace/setting", b'{"trace_file": "/tmp/x"}'),
-    ("trace", "GET", f"{_MODEL_PATH}/trace/setting", b""),
-    ("trace", "POST", f"{_MODEL_PATH}/trace/setting", b'{"trace_level": ["TIMESTAMPS"]}'),
-    ("statistics", "GET", "/v2/models/stats", b""),
-    ("statistics", "GET", f"{_MODEL_PATH}/stats", b""),
-    ("statistics", "GET", f"{_MODEL_PATH}/versions/1/stats", b""),
-]
-GRPC_CALLS: Final[list[tuple[str, str, dict[str, Any]]]] = [
-    ("model-repository", "RepositoryIndex", {}),
-    ("model-repository", "RepositoryModelLoad", {"model_name": MODEL}),
-    ("model-repository", "RepositoryModelUnload", {"model_name": MODEL}),
-    ("shared-memory", "SystemSharedMemoryStatus", {}),
-    ("shared-memory", "SystemSharedMemoryRegister", {"name": "x", "key": "/x", "byte_size": 64}),
-    ("shared-memory", "SystemSharedMemoryUnregister", {}),
-    ("shared-memory", "CudaSharedMemoryStatus", {}),
-    ("shared-memory", "CudaSharedMemoryRegister", {"name": "x", "raw_handle": b"x", "byte_size": 64}),
-    ("shared-memory", "CudaSharedMemoryUnregister", {}),
-    ("trace", "TraceSetting", {}),
-    ("logging", "LogSettings", {}),
-    ("statistics", "ModelStatistics", {}),
-]
+HTTP_CALLS: Final = http_calls(MODEL)
+GRPC_CALLS: Final = grpc_calls(MODEL)
 # What stays open: asking for answers, and what clients and probes need to know.
 OPEN_RPCS: Final = {
     "ServerLive",
@@ -122,13 +81,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, log: Path) -> Iterator[Trit
 
 
 def call_http(
-    server: TritonServer, method: str, path: str, body: bytes = b"", headers: list[tuple[str, str]] | None = None
+    server: TritonServer, method: str, path: str, body: bytes = b"", headers: Headers = ()
 ) -> tuple[int, str]:
     """Status and text; headers go out in order, repeated ones too, and the path as it is."""
     connection = http.client.HTTPConnection(server.http_url, timeout=20)
     try:
         connection.putrequest(method, path)
-        for name, value in headers or []:
+        for name, value in headers:
             connection.putheader(name, value)
         connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body)
@@ -136,18 +95,6 @@ def call_http(
         return response.status, response.read().decode(errors="replace")
     finally:
         connection.close()
-
-
-def call_grpc(server: TritonServer, method: str, fields: Mapping[str, Any], headers: list[tuple[str, str]]) -> str:
-    """The name of the status, and its text."""
-    request = getattr(service_pb2, f"{method}Request")(**fields)
-    with grpc.insecure_channel(server.grpc_url) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        try:
-            getattr(stub, method)(request, timeout=20, metadata=headers)
-        except grpc.RpcError as error:
-            return f"{error.code().name}: {error.details()}"
-    return "OK"
 
 
 def still_answers(server: TritonServer) -> bool:
@@ -173,12 +120,13 @@ def test_http_is_closed(server: TritonServer, api: str, method: str, path: str, 
 
 @pytest.mark.parametrize(("api", "method", "fields"), GRPC_CALLS)
 def test_grpc_is_closed(server: TritonServer, api: str, method: str, fields: Mapping[str, Any]) -> None:
-    for guess in GUESSES:
-        # gRPC's metadata is in lower case, and Triton wants a prefix before the key's name
-        for prefix in ("", "triton-grpc-protocol-"):
-            headers = [(prefix + name.lower(), value) for name, value in guess]
-            answer = call_grpc(server, method, fields, headers)
-            assert answer.startswith("UNAVAILABLE: This protocol is restricted"), (headers, answer)
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        for guess in GUESSES:
+            # gRPC's metadata is in lower case, and Triton wants a prefix before the key's name
+            for prefix in ("", "triton-grpc-protocol-"):
+                headers = [(prefix + name.lower(), value) for name, value in guess]
+                answer = call_grpc(channel, method, fields, headers)
+                assert answer.startswith("UNAVAILABLE: This protocol is restricted"), (headers, answer)
 
 
 @pytest.mark.parametrize(
@@ -211,10 +159,9 @@ def test_no_way_round_the_path(server: TritonServer, path: str) -> None:
 
 def test_nothing_was_done(server: TritonServer) -> None:
     """After all those calls the model is there, no file was opened, and no region is known."""
-    key = [(GRPC_HEADER, KEY)]
     assert still_answers(server)
+    headers = {GRPC_HEADER: KEY}
     with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        headers = dict(key)
         assert not client.get_system_shared_memory_status(headers=headers).regions
         assert not client.get_cuda_shared_memory_status(headers=headers).regions
         assert client.get_log_settings(headers=headers).settings["log_file"].string_param == ""
@@ -234,12 +181,12 @@ def test_http_with_the_key(server: TritonServer, name: str) -> None:
 
 
 def test_grpc_with_the_key(server: TritonServer) -> None:
-    for api, method, fields in GRPC_CALLS:
-        if "Register" not in method and "Model" not in method.removesuffix("Statistics").replace("Model", "", 1):
-            assert call_grpc(server, method, fields if "Unload" not in method else {}, [(GRPC_HEADER, KEY)]) in (
-                "OK",
-                "NOT_FOUND: failed to unload '', unknown model",
-            ), (api, method)
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        for api, method, fields in GRPC_CALLS:
+            if "Register" not in method and method not in ("RepositoryModelLoad", "RepositoryModelUnload"):
+                assert call_grpc(channel, method, fields, [(GRPC_HEADER, KEY)]) == "OK", (api, method)
+        unload = call_grpc(channel, "RepositoryModelUnload", {}, [(GRPC_HEADER, KEY)])
+    assert unload in ("OK", "NOT_FOUND: failed to unload '', unknown model")
 
 
 def test_shared_memory_of_the_client_needs_the_key(server: TritonServer) -> None:

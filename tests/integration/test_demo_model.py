@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.evaluation_sets import SETS, write_test_images
+from demo.dataset import SETS, write_test_images
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.evaluation.evaluate import evaluate
 from mlcls.releases.importing import import_model

@@ -14,8 +14,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from mlcls.errors import ServerError
 from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
+from mlcls.server.http_api import NoAnswerError
 from support.processes import assert_ended, run_mlcls
 from support.serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, own_segments, serving
 from support.served_models import SmallModels
@@ -117,13 +119,13 @@ def test_a_step_that_hangs_and_a_slow_one_that_does_not(
     with serving(small_models.repository, tmp_path, *options, MLCLS_PYTHON_BACKENDS=str(hanging_backends)) as served:
         expected = served.label(image)
         hang.touch()
-        with pytest.raises(OSError, match="timed out"):
+        with pytest.raises(NoAnswerError, match="timed out"):
             served.label(image, timeout_s=1.0)
         assert served.lines() == [], "slow is not hanging"
         hang.unlink()
         check_same(served.label(image), expected)
         hang.touch()
-        with pytest.raises(OSError):
+        with pytest.raises(ServerError):
             served.label(image, timeout_s=20.0)
         line = served.wait_for_line("Restart 1 in ")
         assert f"step {MODEL}_engine_0_0" in line

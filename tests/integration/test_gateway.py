@@ -9,25 +9,28 @@ import signal
 import socket
 import ssl
 import subprocess
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
-import tritonclient.grpc
 from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from mlcls.base.processes import free_ports
+from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 from mlcls.server.process import TritonServer
 from mlcls_client import MlclsClientError, MultiLabelResult, ServerError, create_model
-from support.gateway_process import Gateway, make_certificate, make_key, run_gateway, wait_for
+from support.closed_calls import call_grpc, grpc_calls, http_calls
+from support.gateway_process import Gateway, make_certificate, make_key, run_gateway
 from support.processes import ROOT, start_server
 from support.served_models import SmallModels
+from support.settling import wait_for
+from support.triton_request import make_input
 
 MODEL = "small_with_sigmoid"
 ADMIN_KEY = "the-right-admin-key"
@@ -36,22 +39,8 @@ MAX_REQUEST_BYTES = 3_000_000
 
 # Method and path of everything that Triton closes, and of what its patterns could be talked into.
 CLOSED_CALLS = [
-    ("POST", "/v2/repository/index"),
-    ("POST", f"/v2/repository/models/{MODEL}/load"),
-    ("POST", f"/v2/repository/models/{MODEL}/unload"),
-    ("GET", "/v2/systemsharedmemory/status"),
-    ("POST", "/v2/systemsharedmemory/region/r/register"),
-    ("POST", "/v2/systemsharedmemory/unregister"),
-    ("GET", "/v2/cudasharedmemory/status"),
-    ("POST", "/v2/cudasharedmemory/region/r/register"),
-    ("GET", "/v2/models/stats"),
+    *((method, path) for _, method, path, _ in http_calls(MODEL)),
     ("GET", "/v2/models//stats"),
-    ("GET", f"/v2/models/{MODEL}/stats"),
-    ("GET", f"/v2/models/{MODEL}/versions/1/stats"),
-    ("GET", "/v2/trace/setting"),
-    ("POST", f"/v2/models/{MODEL}/trace/setting"),
-    ("GET", "/v2/logging"),
-    ("POST", "/v2/logging"),
     ("POST", f"/v2/models/{MODEL}/generate"),
     ("GET", "/metrics"),
     ("GET", f"/v2/models/{MODEL}/../../repository/index"),
@@ -61,18 +50,8 @@ CLOSED_CALLS = [
     ("POST", f"/v2/models/{MODEL}/config"),
     ("POST", "/inference.GRPCInferenceService/RepositoryIndex"),
 ]
-
-CLOSED_PROTOCOLS: dict[str, Callable[[InferenceServerClient, dict[str, str]], Any]] = {
-    "index": lambda client, headers: client.get_model_repository_index(headers=headers),
-    "load": lambda client, headers: client.load_model(MODEL, headers=headers),
-    "unload": lambda client, headers: client.unload_model(MODEL, headers=headers),
-    "system shared memory": lambda client, headers: client.get_system_shared_memory_status(headers=headers),
-    "register": lambda client, headers: client.register_system_shared_memory("r", "/r", 8, headers=headers),
-    "cuda shared memory": lambda client, headers: client.get_cuda_shared_memory_status(headers=headers),
-    "statistics": lambda client, headers: client.get_inference_statistics(headers=headers),
-    "trace": lambda client, headers: client.get_trace_settings(headers=headers),
-    "logging": lambda client, headers: client.update_log_settings({"log_verbose_level": 1}, headers=headers),
-}
+ALICE = {"authorization": f"Bearer {KEYS['alice']}"}
+HEAD = f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +79,7 @@ def test_the_right_key_is_served(
     direct = server.grpc_url if protocol == "grpc" else server.http_url
     expected = list(create_model(MODEL, url=direct, protocol=protocol).predict(photos, threshold=0))
     for key in KEYS.values():
-        model = create_model(MODEL, url=gateway.url, protocol=protocol, ssl=gateway.certificate, api_key=key)
+        model = gateway.model(MODEL, key, protocol)
         for result, one in zip(model.predict(photos, batch_size=3, threshold=0), expected, strict=True):
             assert result.input_path == one.input_path
             assert scores_by_label(result) == pytest.approx(scores_by_label(one), abs=2e-5)
@@ -118,17 +97,9 @@ def scores_by_label(result: MultiLabelResult) -> dict[str, float]:
     ids=["none", "another", "short", "less", "more", "upper case"],
 )
 def test_any_other_key_is_refused(gateway: Gateway, sample_images: list[Path], protocol: str, key: str | None) -> None:
-    model = create_model(MODEL, url=gateway.url, protocol=protocol, ssl=gateway.certificate, api_key=key)
+    model = gateway.model(MODEL, key, protocol)
     with pytest.raises(ServerError, match="expected a known API key in the header 'authorization: Bearer KEY'"):
         list(model.predict(str(sample_images[0])))
-
-
-def test_the_status_without_a_key(gateway: Gateway) -> None:
-    for path in ("/v2", "/v2/health/ready", f"/v2/models/{MODEL}/infer", "/v2/repository/index", "/nothing"):
-        status, body = gateway.request("GET", path)
-        assert (status, json.loads(body)["error"][:30]) == (401, "expected a known API key in th")
-    with grpc_client(gateway) as client, pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
-        client.get_model_repository_index()
 
 
 def test_a_key_counts_in_its_header_alone(gateway: Gateway) -> None:
@@ -138,6 +109,11 @@ def test_a_key_counts_in_its_header_alone(gateway: Gateway) -> None:
     assert gateway.request("GET", f"/v2?authorization={key}")[0] == 401
     assert gateway.request("GET", "/v2", x_api_key=key)[0] == 401
     assert gateway.request("GET", "/v2", key)[0] == 200
+    for path in ("/v2", "/v2/health/ready", f"/v2/models/{MODEL}/infer", "/v2/repository/index", "/nothing"):
+        status, body = gateway.request("GET", path)
+        assert (status, json.loads(body)["error"][:30]) == (401, "expected a known API key in th")
+    with gateway.grpc_client() as client, pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+        client.get_model_repository_index()
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED_CALLS)
@@ -154,14 +130,13 @@ def test_ambiguous_paths(gateway: Gateway, path: str) -> None:
     assert "expected a plain path" in body or "closed from outside" in body
 
 
-@pytest.mark.parametrize("name", CLOSED_PROTOCOLS)
-def test_closed_calls_over_grpc(gateway: Gateway, server: TritonServer, name: str) -> None:
-    headers = {"authorization": f"Bearer {KEYS['alice']}", f"triton-grpc-protocol-{ADMIN_KEY_HEADER}": ADMIN_KEY}
-    with (
-        grpc_client(gateway) as client,
-        pytest.raises(InferenceServerException, match=r"PERMISSION_DENIED.*this call is closed from outside"),
-    ):
-        CLOSED_PROTOCOLS[name](client, headers)
+def test_closed_calls_over_grpc(gateway: Gateway, server: TritonServer) -> None:
+    headers = [*ALICE.items(), (f"triton-grpc-protocol-{ADMIN_KEY_HEADER}", ADMIN_KEY)]
+    credentials = grpc.ssl_channel_credentials(gateway.certificate.read_bytes())
+    with grpc.secure_channel(gateway.url, credentials) as channel:
+        for _, method, fields in grpc_calls(MODEL):
+            answer = call_grpc(channel, method, fields, headers)
+            assert answer.startswith("PERMISSION_DENIED: this call is closed from outside"), (method, answer)
     assert is_model_ready(server)
 
 
@@ -179,7 +154,7 @@ def test_open_calls(gateway: Gateway) -> None:
     status, body = gateway.request("GET", f"/v2/models/{MODEL}/versions/1/config", key)
     assert (status, json.loads(body)["max_batch_size"]) == (200, 32)
     headers = {"authorization": f"Bearer {key}"}
-    with grpc_client(gateway) as client:
+    with gateway.grpc_client() as client:
         assert client.is_server_live(headers=headers)
         assert client.is_server_ready(headers=headers)
         assert client.is_model_ready(MODEL, headers=headers)
@@ -189,14 +164,7 @@ def test_open_calls(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("size", [MAX_REQUEST_BYTES, MAX_REQUEST_BYTES + 1, 4 * MAX_REQUEST_BYTES])
 def test_the_size_limit_over_http(gateway: Gateway, size: int) -> None:
-    status, body = gateway.request(
-        "POST",
-        f"/v2/models/{MODEL}/infer",
-        KEYS["alice"],
-        b"\0" * size,
-        Inference_Header_Content_Length="0",
-        Content_Type="application/octet-stream",
-    )
+    status, body = infer(gateway, b"\0" * size)
     error = json.loads(body)["error"]
     if size <= MAX_REQUEST_BYTES:
         assert (status, "expected" in error and "larger" not in error) == (400, True), error  # Triton's: no image
@@ -206,13 +174,12 @@ def test_the_size_limit_over_http(gateway: Gateway, size: int) -> None:
 
 
 def test_the_size_limit_over_grpc(gateway: Gateway) -> None:
-    tensor = tritonclient.grpc.InferInput("image", [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[b"\0" * (MAX_REQUEST_BYTES + 1)]], dtype=np.object_))
+    tensor = make_input([b"\0" * (MAX_REQUEST_BYTES + 1)])
     with (
-        grpc_client(gateway) as client,
+        gateway.grpc_client() as client,
         pytest.raises(InferenceServerException, match=r"RESOURCE_EXHAUSTED.*at most 3000000 bytes, got a larger one"),
     ):
-        client.infer(MODEL, [tensor], headers={"authorization": f"Bearer {KEYS['alice']}"})
+        client.infer(MODEL, [tensor], headers=ALICE)
 
 
 def test_the_client_hears_of_the_size_limit(gateway: Gateway, tmp_path: Path) -> None:
@@ -221,15 +188,15 @@ def test_the_client_hears_of_the_size_limit(gateway: Gateway, tmp_path: Path) ->
     Image.fromarray(np.zeros((1600, 1700, 3), np.uint8)).save(photo)
     assert 2 * MAX_REQUEST_BYTES < photo.stat().st_size < 4 * MAX_REQUEST_BYTES
     for protocol in ("grpc", "http"):
-        model = create_model(MODEL, url=gateway.url, protocol=protocol, ssl=gateway.certificate, api_key=KEYS["alice"])
+        model = gateway.model(MODEL, KEYS["alice"], protocol)
         with pytest.raises(MlclsClientError, match="expected a request of at most 3000000 bytes, got a larger one"):
             list(model.predict(str(photo)))
 
 
 def test_a_size_that_is_not_announced(gateway: Gateway) -> None:
     with tls_socket(gateway) as connection:
-        head = f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS['alice']}\r\n"
-        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n{MAX_REQUEST_BYTES + 1:x}\r\n".encode())
+        head = f"{HEAD}Authorization: {ALICE['authorization']}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(f"{head}{MAX_REQUEST_BYTES + 1:x}\r\n".encode())
         connection.sendall(b"\0" * (MAX_REQUEST_BYTES + 1))
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 Payload Too Large\r\n")
 
@@ -237,9 +204,7 @@ def test_a_size_that_is_not_announced(gateway: Gateway) -> None:
 def test_a_body_of_a_stranger_is_not_read(gateway: Gateway) -> None:
     """The refusal comes before the body, which is only announced."""
     with tls_socket(gateway) as connection:
-        connection.sendall(
-            f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".encode()
-        )
+        connection.sendall(f"{HEAD}Content-Length: 1000\r\n\r\n".encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 401 Unauthorized\r\n")
 
 
@@ -255,7 +220,7 @@ def test_each_client_has_its_own_rate(server: TritonServer, tmp_path: Path) -> N
             assert json.loads(body)["error"].startswith("expected at most 1 requests a second (5 at once)")
         headers = {"authorization": f"Bearer {keys['carol']}"}
         with (
-            grpc_client(gateway) as client,
+            gateway.grpc_client() as client,
             pytest.raises(InferenceServerException, match=r"RESOURCE_EXHAUSTED.*later"),
         ):
             for _ in range(15):
@@ -264,8 +229,8 @@ def test_each_client_has_its_own_rate(server: TritonServer, tmp_path: Path) -> N
 
 def test_slow_requests_end(server: TritonServer, tmp_path: Path) -> None:
     with run_gateway(tmp_path, server, KEYS, TIMEOUT_S="2") as gateway, tls_socket(gateway) as connection:
-        head = f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS['alice']}\r\n"
-        connection.sendall(f"{head}Content-Length: 1000\r\n\r\npart".encode())
+        head = f"{HEAD}Authorization: {ALICE['authorization']}\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(f"{head}part".encode())
         answer = connection.recv(10_000)
         assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         assert b"expected the whole request within 2 s, got a part of it" in answer
@@ -273,28 +238,20 @@ def test_slow_requests_end(server: TritonServer, tmp_path: Path) -> None:
 
 def test_a_client_does_not_steer_the_gateway(gateway: Gateway, sample_images: list[Path]) -> None:
     """Envoy takes these headers from clients that it believes to be its own: inference takes more than 1 ms."""
-    status, body = gateway.request(
-        "POST",
-        f"/v2/models/{MODEL}/infer",
-        KEYS["alice"],
-        sample_images[0].read_bytes(),
-        Inference_Header_Content_Length="0",
-        Content_Type="application/octet-stream",
-        X_Envoy_Upstream_Rq_Timeout_Ms="1",
-        X_Envoy_Upstream_Rq_Per_Try_Timeout_Ms="1",
-    )
+    limits = {"X_Envoy_Upstream_Rq_Timeout_Ms": "1", "X_Envoy_Upstream_Rq_Per_Try_Timeout_Ms": "1"}
+    status, body = infer(gateway, sample_images[0].read_bytes(), **limits)
     assert status == 200, body
 
 
 def test_a_server_that_hangs(server: TritonServer, tmp_path: Path) -> None:
     words = "no answer within the gateway's limit of 2 s"
-    with run_gateway(tmp_path, server, KEYS, TIMEOUT_S="2") as gateway, grpc_client(gateway) as client:
+    with run_gateway(tmp_path, server, KEYS, TIMEOUT_S="2") as gateway, gateway.grpc_client() as client:
         os.kill(server.pid, signal.SIGSTOP)
         try:
             status, body = gateway.request("GET", "/v2", KEYS["alice"])
             assert (status, json.loads(body)) == (504, {"error": words})
             with pytest.raises(InferenceServerException, match=f"UNAVAILABLE.*{words}"):
-                client.is_server_live(headers={"authorization": f"Bearer {KEYS['alice']}"})
+                client.is_server_live(headers=ALICE)
         finally:
             os.kill(server.pid, signal.SIGCONT)
 
@@ -339,9 +296,8 @@ def test_the_certificate_changes_without_a_restart(server: TritonServer, tmp_pat
 
 
 def test_nothing_without_tls(gateway: Gateway) -> None:
-    request = urllib.request.Request(f"http://localhost:{gateway.port}/v2")
-    with pytest.raises(OSError, match=r"reset|refused|closed|remote"):
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)
+    with pytest.raises(NoAnswerError, match=r"reset|refused|closed|remote"):
+        HttpApi(f"localhost:{gateway.port}").request("/v2", 10)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -377,17 +333,11 @@ def test_the_log_names_the_client_and_no_key(gateway: Gateway) -> None:
 
 
 def test_the_metrics_port_tells_metrics_alone(gateway: Gateway) -> None:
-    def ask(path: str) -> tuple[int, str]:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(f"http://127.0.0.1:{gateway.metrics_port}{path}", timeout=10) as response:
-                return response.status, response.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, ""
-
-    assert "envoy_http_downstream_rq_xx" in ask("/metrics")[1]
+    api = HttpApi(f"127.0.0.1:{gateway.metrics_port}")
+    assert b"envoy_http_downstream_rq_xx" in api.request("/metrics", 10)
     for path in ("/config_dump", "/quitquitquit", "/stats", "/certs", "/metrics/../config_dump"):
-        assert ask(path)[0] == 404, path
+        with pytest.raises(HttpStatusError, match="HTTP status 404"):
+            api.request(path, 10)
 
 
 def test_the_files_that_hold_keys_are_private(gateway: Gateway) -> None:
@@ -414,8 +364,8 @@ def test_without_triton(tmp_path: Path) -> None:
         assert gateway.request("GET", "/healthz")[0] == 503
         status, body = gateway.request("GET", "/v2", KEYS["alice"])
         assert (status, json.loads(body)["error"][:26]) == (503, "Triton does not answer; it")
-        with grpc_client(gateway) as client, pytest.raises(InferenceServerException, match="Triton does not answer"):
-            client.is_server_live(headers={"authorization": f"Bearer {KEYS['alice']}"})
+        with gateway.grpc_client() as client, pytest.raises(InferenceServerException, match="Triton does not answer"):
+            client.is_server_live(headers=ALICE)
     finally:
         gateway.stop()
 
@@ -426,8 +376,9 @@ def answers(gateway: Gateway) -> bool:
     return False
 
 
-def grpc_client(gateway: Gateway) -> InferenceServerClient:
-    return InferenceServerClient(gateway.url, ssl=True, root_certificates=str(gateway.certificate))
+def infer(gateway: Gateway, image: bytes, **headers: str) -> tuple[int, str]:
+    headers |= {"Inference_Header_Content_Length": "0", "Content_Type": "application/octet-stream"}
+    return gateway.request("POST", f"/v2/models/{MODEL}/infer", KEYS["alice"], image, **headers)
 
 
 @contextlib.contextmanager

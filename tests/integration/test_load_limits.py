@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
@@ -23,7 +22,8 @@ from mlcls.repository.models import Repository
 from mlcls.repository.settings import ModelSettings, QueueSettings, settings_path
 from support.serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, serving
 from support.served_models import SmallModels
-from support.settling import read_settled
+from support.settling import read_settled, wait_for
+from support.triton_request import make_input
 
 QUEUE = 3
 
@@ -59,10 +59,7 @@ class Held:
 
     def wait_until_held(self) -> None:
         """Waits until the engine has all images that it takes and does not go on with them."""
-        deadline = time.monotonic() + 20
-        while len(list(self.folder.glob("reached-*"))) < PLACES:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for(lambda: len(list(self.folder.glob("reached-*"))) >= PLACES)
 
     def release(self) -> None:
         (self.folder / "hold").unlink(missing_ok=True)
@@ -90,19 +87,14 @@ class Requests:
 
     def send(self, timeout_us: int | None = None) -> None:
         number = len(self.calls)
-        tensor = tritonclient.grpc.InferInput("image", [1, 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[self._image]], dtype=np.object_))
 
         def note(result: Any, error: Any) -> None:
             self.results[number] = error or result.as_numpy("status")[0, 0].decode()
 
-        self.calls.append(self._client.async_infer(MODEL, [tensor], note, timeout=timeout_us))
+        self.calls.append(self._client.async_infer(MODEL, [make_input([self._image])], note, timeout=timeout_us))
 
     def wait(self, count: int) -> None:
-        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
-        while len(self.results) < count:
-            assert time.monotonic() < deadline, self.results
-            time.sleep(0.005)
+        wait_for(lambda: len(self.results) >= count, RECOVERY_TIMEOUT_S, lambda: self.results)
 
 
 @pytest.fixture
@@ -202,11 +194,9 @@ def test_sigterm_under_load_drains(small_models: SmallModels, tmp_path: Path, im
         def ask() -> None:
             with tritonclient.grpc.InferenceServerClient(served.grpc_url) as client:
                 while not stop.is_set():
-                    tensor = tritonclient.grpc.InferInput("image", [1, 1], "BYTES")
-                    tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
                     noted = late_outcomes if signalled.is_set() else outcomes
                     try:
-                        answer = client.infer(MODEL, [tensor], client_timeout=30)
+                        answer = client.infer(MODEL, [make_input([image])], client_timeout=30)
                         noted.append(answer.as_numpy("status")[0, 0].decode())
                     except InferenceServerException as error:
                         noted.append(f"{error.status()}: {error.message()}")
@@ -215,8 +205,7 @@ def test_sigterm_under_load_drains(small_models: SmallModels, tmp_path: Path, im
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
-        while outcomes.count("OK") < 50:
-            time.sleep(0.01)
+        wait_for(lambda: outcomes.count("OK") >= 50, RECOVERY_TIMEOUT_S)
         signalled.set()
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(RECOVERY_TIMEOUT_S) == 0

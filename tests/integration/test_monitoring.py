@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import threading
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ import pytest
 import yaml
 
 from mlcls.base.processes import free_ports
+from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.process import TritonServer
 from mlcls_client import MlclsClientError, create_model
-from support.gateway_process import Gateway, make_key, run_gateway, wait_for
+from support.gateway_process import Gateway, make_key, run_gateway
 from support.metrics_page import wait_for_metrics
 from support.processes import ROOT
 from support.served_models import SMALL_LABELS, SmallModels
+from support.settling import wait_for
 
 MODEL = "small_with_sigmoid"
 KEY = make_key()
@@ -68,9 +69,7 @@ class Prometheus:
         self.url = url
 
     def get(self, path: str, **parameters: str) -> Any:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{self.url}{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as response:
-            answer = json.load(response)
+        answer = json.loads(HttpApi(self.url).request(f"{path}?{urllib.parse.urlencode(parameters)}", 10))
         assert answer["status"] == "success"
         return answer["data"]
 
@@ -105,7 +104,7 @@ def prometheus(
 
     def is_up() -> bool:
         assert process.poll() is None, (folder / "log").read_text()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(NoAnswerError, HttpStatusError):
             return [series["value"][1] for series in server.query("up")] == ["1", "1"]
         return False
 
@@ -191,9 +190,8 @@ def test_every_metric_exists(small_server: TritonServer, gateway: Gateway) -> No
         for name in re.findall(r"\b(?:nv|mlcls|envoy)[_:][\w:]+", labels.sub("", expression))
     }
     assert len(used) > 30
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{gateway.metrics_port}/metrics") as response:
-        of_gateway = set(re.findall(r"^\w+", response.read().decode(), flags=re.MULTILINE))
+    page_of_gateway = HttpApi(f"127.0.0.1:{gateway.metrics_port}").request("/metrics", 10).decode()
+    of_gateway = set(re.findall(r"^\w+", page_of_gateway, flags=re.MULTILINE))
     page = wait_for_metrics(small_server, lambda page: "mlcls_label_scores_total" in page.names)
     assert used - page.names - of_gateway - recorded == set()
 

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from mlcls.base.processes import free_ports
+from mlcls.server.health_probe import HealthProbe
 from mlcls.server.process import TritonServer
 from mlcls_client import create_model
 from support.metrics_page import MetricsPage, read_settled_metrics, wait_for_metrics
 from support.otlp_receiver import OtlpReceiver, Span, receive_spans
 from support.processes import mlcls_command
+from support.serve_process import port_options
 from support.served_models import SmallModels
-from support.triton_request import ask
+from support.settling import wait_for
+from support.triton_request import ask, make_input
 
 MODEL = "small_with_sigmoid"
 # The exporter sends spans once; what a busy collector does not take in time is lost, and another request is traced.
@@ -86,13 +90,11 @@ class LoggingServer:
 
     def wait_for(self, **fields: Any) -> dict[str, Any]:
         """The first line with these fields."""
-        deadline = time.monotonic() + 60
-        while True:
-            for record in self.records():
-                if fields.items() <= record.items():
-                    return record
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
+
+        def find() -> dict[str, Any]:
+            return next((record for record in self.records() if fields.items() <= record.items()), {})
+
+        return wait_for(find, 60, self.log.read_text)
 
     def wait_for_spans(self, trace_id: str) -> dict[str, Span]:
         """The spans of a trace by name, once all are there; fewer where they do not come."""
@@ -107,21 +109,17 @@ class LoggingServer:
 @pytest.fixture(scope="module")
 def logging_server(small_models: SmallModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoggingServer]:
     log = tmp_path_factory.mktemp("log") / "stdout"
-    http_port, grpc_port, metrics_port = free_ports(3)
+    urls = [f"127.0.0.1:{port}" for port in free_ports(3)]
     with receive_spans() as receiver, log.open("wb") as stdout:
-        command = mlcls_command(
-            "serve", MODEL, "--repository", small_models.repository, f"--http-port={http_port}",
-            f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}", "--log-file", "-", "--trace-url",
-            receiver.url, "--trace-rate", "1",
-        )  # fmt: skip
+        options = [*port_options(*urls), "--log-file=-", f"--trace-url={receiver.url}", "--trace-rate=1"]
+        command = mlcls_command("serve", MODEL, "--repository", small_models.repository, *options)
         environment = {**os.environ, "MLCLS_LOG_FORMAT": "json", "OTEL_BSP_SCHEDULE_DELAY": "200"}
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, env=environment)
-        server = LoggingServer(process, log, f"127.0.0.1:{grpc_port}", receiver)
+        server = LoggingServer(process, log, urls[1], receiver)
         try:
             server.wait_for(logger="mlcls", message=f"Loading {MODEL} ...")
-            while not any(record["message"].startswith(f"Ready: {MODEL}") for record in server.records()):
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.1)
+            ready = f"Ready: {MODEL}"
+            wait_for(lambda: any(record["message"].startswith(ready) for record in server.records()), 60, log.read_text)
             yield server
         finally:
             process.terminate()
@@ -152,13 +150,8 @@ def test_a_refused_request_is_told_with_its_id(logging_server: LoggingServer) ->
 
 
 def ask_with_id(url: str, images: list[bytes], request_id: str) -> None:
-    import numpy as np
-    import tritonclient.grpc
-
-    tensor = tritonclient.grpc.InferInput("image", [len(images), 1], "BYTES")
-    tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
     with tritonclient.grpc.InferenceServerClient(url) as client, contextlib.suppress(InferenceServerException):
-        client.infer(MODEL, [tensor], request_id=request_id)
+        client.infer(MODEL, [make_input(images)], request_id=request_id)
 
 
 def test_spans_are_children_of_the_callers(logging_server: LoggingServer, sample_images: list[Path]) -> None:
@@ -179,20 +172,9 @@ def test_spans_are_children_of_the_callers(logging_server: LoggingServer, sample
         assert span.service == "mlcls"
 
 
-def test_the_trace_api_stays_closed(logging_server: LoggingServer) -> None:
-    import tritonclient.grpc
-
-    with tritonclient.grpc.InferenceServerClient(logging_server.url) as client:
-        for call in (client.get_trace_settings, lambda: client.update_trace_settings(settings={"trace_rate": "1"})):
-            with pytest.raises(InferenceServerException, match="restricted"):
-                call()
-
-
 def test_the_probes_of_mlcls_serve_are_not_counted(small_server: TritonServer) -> None:
-    from mlcls.server.health_probe import HealthProbe
-
     before = read_settled_metrics(small_server)
-    probe = HealthProbe(small_server.http_url, small_server.metrics_url)
+    probe = HealthProbe(small_server.http_url, small_server.metrics_url, 10)
     assert [probe.ask(MODEL).verdict for _ in range(3)] == ["answers"] * 3
     with pytest.raises(InferenceServerException):
         ask(small_server, MODEL, [b""])

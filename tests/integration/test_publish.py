@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -10,14 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from tritonclient.http import InferenceServerClient, InferInput
+import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from mlcls.base.files import LOCK_NAME, sha256_of
@@ -33,9 +34,10 @@ from mlcls.server.model_control import ModelControl
 from mlcls.server.options import ADMIN_KEY_VARIABLE, ServerOptions, build_command
 from mlcls.server.process import TritonServer
 from mlcls.training.export import export_model
-from support.processes import mlcls_command, run_mlcls, start_server
+from support.processes import run_mlcls, start_server
 from support.request_load import Expected, Protocol, Reply, RequestLoad, find_fault
-from support.triton_request import ask_outputs
+from support.serve_process import serving
+from support.triton_request import ask_outputs, make_input
 
 MODEL = "animals"
 KEY = "a key for tests"
@@ -69,13 +71,6 @@ def root(two_models: TwoModels, tmp_path: Path) -> Path:
     return Path(shutil.copytree(two_models.repository, tmp_path / "model_repository"))
 
 
-@pytest.fixture
-def server(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TritonServer]:
-    monkeypatch.setenv(ADMIN_KEY_VARIABLE, KEY)
-    with start_server(root, MODEL) as running:
-        yield running
-
-
 @pytest.fixture(scope="module")
 def images(sample_images: list[Path]) -> list[bytes]:
     return [path.read_bytes() for path in sample_images[:4]]
@@ -83,98 +78,102 @@ def images(sample_images: list[Path]) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def expected(two_models: TwoModels, images: list[bytes]) -> Mapping[int, Expected]:
-    """What version 1, the old model, and version 2, the new one, answer."""
-    return {
-        1: Expected.of(two_models.repository, MODEL, 1, images),
-        2: Expected.of(two_models.new_repository, MODEL, 1, images),
-    }
+    """What version 1, the old model, answers, and what all others do, which are the new one."""
+    old, new = (Expected.of(root, MODEL, 1, images) for root in (two_models.repository, two_models.new_repository))
+    return {1: old, 2: new, 3: new}
 
 
-def control_of(server: TritonServer, kind: type[ModelControl] = ModelControl) -> ModelControl:
-    return kind(f"http://{server.http_url}", server.admin_key, timeout_s=60)
+class Rollouts:
+    """Publishes and rolls back in a repository and in the server on it."""
+
+    def __init__(
+        self, models: TwoModels, root: Path, images: list[bytes], expected: Mapping[int, Expected], server: TritonServer
+    ) -> None:
+        self.repository, self.server = Repository(root), server
+        self._models, self._images, self._expected = models, images, expected
+
+    def control(self) -> ModelControl:
+        return ModelControl(f"http://{self.server.http_url}", self.server.admin_key, timeout_s=60)
+
+    def stage(self, source: Path, name: str = MODEL, size_bytes: int | None = None) -> ConvertedVersion:
+        """The model of a repository as one that was just converted, or its first bytes, which no engine can read."""
+        version = Repository(source).active(MODEL)
+        staged = self.repository.root.parent / "staged.onnx"
+        staged.write_bytes((version.engine_folder / ONNX_FILE).read_bytes()[:size_bytes])
+        spec = msgspec.structs.replace(version.spec, name=name, onnx_sha256=sha256_of(staged))
+        return ConvertedVersion(spec, staged, Manifest.read(version.engine_folder).engine(ONNX_FILE))
+
+    def publish(
+        self,
+        name: str = MODEL,
+        is_broken: bool = False,
+        switches: bool = True,
+        control: ModelControl | None = None,
+        **options: Any,
+    ) -> Rollout:
+        staged = self.stage(self._models.new_repository, name, 100_000 if is_broken else None)
+        return publish(self.repository, staged, control=control or self.control() if switches else None, **options)
+
+    def roll_back(self, to: int | None = None, **options: Any) -> Rollout:
+        return roll_back(self.repository, MODEL, to, control=self.control(), **options)
+
+    def import_old(self) -> None:
+        """Imports the old model in place of all versions."""
+        add_model(self.repository, self.stage(self._models.repository), replace_versions=True)
+
+    def snapshot(self) -> dict[str, str]:
+        """Digest of each file, by its path; every folder too."""
+        return {
+            path.relative_to(self.repository.root).as_posix(): sha256_of(path) if path.is_file() else ""
+            for path in self.repository.root.rglob("*")
+            if path.name not in (LOCK_NAME, LAST_NUMBER_FILE)
+        }
+
+    def loaded(self) -> set[int]:
+        """Versions of which a step is loaded."""
+        states = self.control().states()
+        return {version for (name, version), state in states.items() if name != MODEL and state.state == "READY"}
+
+    @contextlib.contextmanager
+    def load(self, clients: Sequence[Protocol] = ("grpc", "http")) -> Iterator[RequestLoad]:
+        """Requests while the block runs, of which none fails; each answer is wholly of one version."""
+        with RequestLoad(self.server, MODEL, self._images, clients) as load:
+            yield load
+        assert load.failures == []
+        assert [fault for reply in load.replies if (fault := find_fault(reply, self._expected))] == []
 
 
-def publish_new(
-    two_models: TwoModels, root: Path, control: ModelControl | None, name: str = MODEL, **options: Any
-) -> Rollout:
-    """Publishes the new model, converted already."""
-    folder = Repository(two_models.new_repository).active(MODEL).engine_folder
-    staged = root.parent / "staged.onnx"
-    shutil.copy(folder / ONNX_FILE, staged)
-    spec = msgspec.structs.replace(Repository(two_models.new_repository).active(MODEL).spec, name=name)
-    return publish(
-        Repository(root),
-        ConvertedVersion(spec, staged, Manifest.read(folder).engine(ONNX_FILE)),
-        control=control,
-        **options,
-    )
+@pytest.fixture
+def rollouts(
+    two_models: TwoModels,
+    root: Path,
+    images: list[bytes],
+    expected: Mapping[int, Expected],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Rollouts]:
+    monkeypatch.setenv(ADMIN_KEY_VARIABLE, KEY)
+    with start_server(root, MODEL) as server:
+        yield Rollouts(two_models, root, images, expected, server)
 
 
-def publish_broken(two_models: TwoModels, root: Path, control: ModelControl | None, name: str = MODEL) -> Rollout:
-    """Publishes weights that no engine can read, with a manifest that fits them."""
-    staged = root.parent / "staged.onnx"
-    staged.write_bytes(
-        (Repository(two_models.new_repository).active(MODEL).engine_folder / ONNX_FILE).read_bytes()[:100_000]
-    )
-    spec = Repository(two_models.new_repository).active(MODEL).spec
-    spec = msgspec.structs.replace(spec, name=name, onnx_sha256=sha256_of(staged))
-    record = Manifest.read(Repository(two_models.new_repository).active(MODEL).engine_folder).engine(ONNX_FILE)
-    return publish(Repository(root), ConvertedVersion(spec, staged, record), control=control)
-
-
-def import_old(two_models: TwoModels, root: Path) -> None:
-    """Imports the old model, converted already, in place of all versions."""
-    folder = Repository(two_models.repository).active(MODEL).engine_folder
-    staged = root.parent / "staged.onnx"
-    shutil.copy(folder / ONNX_FILE, staged)
-    record = Manifest.read(folder).engine(ONNX_FILE)
-    add_model(
-        Repository(root),
-        ConvertedVersion(Repository(two_models.repository).active(MODEL).spec, staged, record),
-        replace_versions=True,
-    )
-
-
-def snapshot(root: Path) -> dict[str, str]:
-    """Digest of each file of a repository, by its path; every folder too."""
-    return {
-        path.relative_to(root).as_posix(): sha256_of(path) if path.is_file() else ""
-        for path in root.rglob("*")
-        if path.name not in (LOCK_NAME, LAST_NUMBER_FILE)
-    }
-
-
-def loaded_versions(server: TritonServer) -> set[int]:
-    """Versions of which a step is loaded."""
-    return {
-        version
-        for (name, version), state in control_of(server).states().items()
-        if name != MODEL and state.state == "READY"
-    }
-
-
-def assert_whole(load: RequestLoad, expected: Mapping[int, Expected]) -> None:
-    """No request failed, and each answer is wholly of one version."""
-    assert load.failures == []
-    faults = [fault for reply in load.replies if (fault := find_fault(reply, expected))]
-    assert faults == []
-
-
-def changes_of(replies: list[Reply], client: int) -> list[int]:
+def changes_of(load: RequestLoad, client: int) -> list[int]:
     """The versions that a client met, in order, repetitions left out."""
-    return [version for version, _ in itertools.groupby(reply.version for reply in replies if reply.client == client)]
+    replies = [reply for reply in load.replies if reply.client == client]
+    return [version for version, _ in itertools.groupby(reply.version for reply in replies)]
 
 
 @pytest.mark.slow
 def test_publish_and_rollback_under_load(
-    two_models: TwoModels, root: Path, server: TritonServer, images: list[bytes], expected: Mapping[int, Expected]
+    two_models: TwoModels, rollouts: Rollouts, expected: Mapping[int, Expected]
 ) -> None:
+    """The commands, as an operator runs them; no request fails, and each answer is wholly of one version."""
     spread = np.abs(expected[1].scores[:, :3] - expected[2].scores).min(axis=0).max()
     assert spread > 0.05, "the two versions' scores are too alike to be told apart"
-    options = ("--url", f"http://{server.http_url}", "--repository", root)
+    server, repository = rollouts.server, rollouts.repository
+    options = ("--url", f"http://{server.http_url}", "--repository", repository.root)
     clients: tuple[Protocol, ...] = ("grpc", "http", "grpc")
     started_s = time.monotonic()
-    with RequestLoad(server, MODEL, images, clients) as load:
+    with rollouts.load(clients) as load:
         load.wait_for(200)
         process = run_mlcls("publish", two_models.new, "--name", MODEL, *options, MLCLS_ADMIN_KEY=KEY)
         published_s = time.monotonic()
@@ -187,17 +186,12 @@ def test_publish_and_rollback_under_load(
         assert process.returncode == 0, process.stderr
         load.wait_for(max(200, REQUESTS - len(load.replies)))
         duration_s = time.monotonic() - started_s
-    assert_whole(load, expected)
     assert len(load.replies) >= REQUESTS
     for client in range(len(clients)):
-        assert changes_of(load.replies, client) == [1, 2, 1]
-    for reply in load.replies:
-        if published_s < reply.sent_s < asked_s:
-            assert reply.version == 2
-        if reply.sent_s > rolled_back_s:
-            assert reply.version == 1
-    assert Repository(root).active_number(MODEL) == 1
-    assert Repository(root).numbers(MODEL) == [1, 2]
+        assert changes_of(load, client) == [1, 2, 1]
+    assert {reply.version for reply in load.replies if published_s < reply.sent_s < asked_s} == {2}
+    assert {reply.version for reply in load.replies if reply.sent_s > rolled_back_s} == {1}
+    assert (repository.active_number(MODEL), repository.numbers(MODEL)) == (1, [1, 2])
     counts = {version: sum(reply.version == version for reply in load.replies) for version in (1, 2)}
     print(f"{len(load.replies)} requests in {duration_s:.0f} s, 0 failed, {counts}")
 
@@ -222,7 +216,7 @@ def test_a_mixed_answer_would_be_found(expected: Mapping[int, Expected]) -> None
     renamed = {**good.result, "label_names": [f"other {index}" for index in ids]}
     for fault in (
         {"version": 2},
-        {"version": 3},
+        {"version": 4},
         {"scores": expected[2].scores[0]},
         {"scores": good.scores + 0.01},
         {"result": renamed},
@@ -231,49 +225,45 @@ def test_a_mixed_answer_would_be_found(expected: Mapping[int, Expected]) -> None
         assert find_fault(dataclasses.replace(good, **fault), expected)
 
 
-def test_the_previous_version_is_unloaded_or_kept(two_models: TwoModels, root: Path, server: TritonServer) -> None:
-    control = control_of(server)
-    assert publish_new(two_models, root, control) == Rollout(MODEL, 2, 1, 2)
-    assert loaded_versions(server) == {2}
-    assert roll_back(Repository(root), MODEL, control=control, keep_loaded=True) == Rollout(MODEL, 1, 2, 1)
-    assert loaded_versions(server) == {1, 2}
-    assert publish_new(two_models, root, control, keep_loaded=True, keep=2) == Rollout(MODEL, 3, 1, 3, (2,))
-    assert loaded_versions(server) == {1, 3}
-    assert Repository(root).numbers(MODEL) == [1, 3]
-    assert roll_back(Repository(root), MODEL, control=control).active == 1
+def test_the_previous_version_is_unloaded_or_kept(rollouts: Rollouts) -> None:
+    assert rollouts.publish() == Rollout(MODEL, 2, 1, 2)
+    assert rollouts.loaded() == {2}
+    assert rollouts.roll_back(keep_loaded=True) == Rollout(MODEL, 1, 2, 1)
+    assert rollouts.loaded() == {1, 2}
+    assert rollouts.publish(keep_loaded=True, keep=2) == Rollout(MODEL, 3, 1, 3, (2,))
+    assert rollouts.loaded() == {1, 3}
+    assert rollouts.repository.numbers(MODEL) == [1, 3]
+    assert rollouts.roll_back().active == 1
 
 
 def test_top_labels_and_numbered_requests_follow(
-    two_models: TwoModels, root: Path, server: TritonServer, images: list[bytes], expected: Mapping[int, Expected]
+    rollouts: Rollouts, images: list[bytes], expected: Mapping[int, Expected]
 ) -> None:
-    publish_new(two_models, root, control_of(server))
-    top = ask_outputs(server, MODEL, images[:1], ["scores"], class_count=1)["scores"].ravel()[0].decode()
+    rollouts.publish()
+    top = ask_outputs(rollouts.server, MODEL, images[:1], ["scores"], class_count=1)["scores"].ravel()[0].decode()
     best = int(expected[2].scores[0].argmax())
     assert top.split(":")[1:] == [str(best), expected[2].labels[best]]
-    image = InferInput("image", [1, 1], "BYTES")
-    image.set_data_from_numpy(np.array([[images[0]]], dtype=np.object_))
-    with InferenceServerClient(server.http_url) as client:
+    image = make_input(images[:1], tritonclient.http)
+    with tritonclient.http.InferenceServerClient(rollouts.server.http_url) as client:
         assert client.get_model_metadata(MODEL)["versions"] == ["2"]
         assert client.infer(MODEL, [image], model_version="2").get_response()["model_version"] == "2"
         with pytest.raises(InferenceServerException, match="version 1 is not at ready state"):
             client.infer(MODEL, [image], model_version="1")
 
 
-def test_a_version_that_cannot_be_loaded(
-    two_models: TwoModels, root: Path, server: TritonServer, images: list[bytes], expected: Mapping[int, Expected]
-) -> None:
-    before = snapshot(root)
-    with RequestLoad(server, MODEL, images) as load:
+def test_a_version_that_cannot_be_loaded(rollouts: Rollouts) -> None:
+    before = rollouts.snapshot()
+    with rollouts.load() as load:
         load.wait_for(50)
         with pytest.raises(ModelControlError, match=rf"{MODEL}_engine_2.*version 2 is at UNAVAILABLE state: Internal"):
-            publish_broken(two_models, root, control_of(server))
+            rollouts.publish(is_broken=True)
         load.wait_for(50)
-        assert snapshot(root) == before
-        assert loaded_versions(server) == {1}
+        assert rollouts.snapshot() == before
+        assert rollouts.loaded() == {1}
         # the next one is not held up by it, and is not taken for it
-        assert publish_new(two_models, root, control_of(server)).active == 3
+        assert rollouts.publish().active == 3
         load.wait_for(50)
-    assert_whole(load, {1: expected[1], 3: expected[2]})
+    assert {reply.version for reply in load.replies} == {1, 3}
 
 
 class InterruptedControl(ModelControl):
@@ -289,27 +279,18 @@ class InterruptedControl(ModelControl):
 
 @pytest.mark.parametrize("model", [f"{MODEL}_preprocess_2", f"{MODEL}_postprocess_2", MODEL])
 @pytest.mark.slow
-def test_an_interrupted_publish(
-    two_models: TwoModels,
-    root: Path,
-    server: TritonServer,
-    images: list[bytes],
-    expected: Mapping[int, Expected],
-    model: str,
-) -> None:
-    before = snapshot(root)
-    control = control_of(server, InterruptedControl)
-    assert isinstance(control, InterruptedControl)
+def test_an_interrupted_publish(rollouts: Rollouts, model: str) -> None:
+    before = rollouts.snapshot()
+    control = InterruptedControl(rollouts.server.http_url, KEY, 60)
     control.interrupted_at = model
-    with RequestLoad(server, MODEL, images) as load:
+    with rollouts.load() as load:
         load.wait_for(20)
         with pytest.raises(KeyboardInterrupt):
-            publish_new(two_models, root, control)
-        assert snapshot(root) == before
-        assert loaded_versions(server) == {1}
+            rollouts.publish(control=control)
+        assert rollouts.snapshot() == before
+        assert rollouts.loaded() == {1}
         load.wait_for(20)
         assert load.replies[-1].version == 1
-    assert_whole(load, expected)
 
 
 # A publish that is killed right before a function is called for a model.
@@ -340,171 +321,128 @@ rollout.publish(
 
 
 @pytest.mark.parametrize(
-    ("function", "model", "active", "versions"),
+    ("function", "model", "active"),
     [
-        ("pin_version", MODEL, 1, [1, 2]),  # the steps are in the repository, and loaded
-        ("load", MODEL, 2, [1, 2]),  # the configuration is written, the server has not read it
-        ("unload", f"{MODEL}_engine", 2, [1, 2]),  # both versions are loaded
+        ("pin_version", MODEL, 1),  # the steps are in the repository, and loaded
+        ("load", MODEL, 2),  # the configuration is written, the server has not read it
+        ("unload", f"{MODEL}_engine", 2),  # both versions are loaded
     ],
 )
 @pytest.mark.slow
 def test_a_killed_publish_and_a_killed_server(
-    two_models: TwoModels,
-    root: Path,
-    server: TritonServer,
-    images: list[bytes],
-    expected: Mapping[int, Expected],
-    function: str,
-    model: str,
-    active: int,
-    versions: list[int],
+    two_models: TwoModels, rollouts: Rollouts, function: str, model: str, active: int
 ) -> None:
-    staged = root.parent / "staged.onnx"
-    shutil.copy(Repository(two_models.new_repository).active(MODEL).engine_folder / ONNX_FILE, staged)
-    arguments = [root, two_models.new_repository, staged, f"http://{server.http_url}", function, model]
-    with RequestLoad(server, MODEL, images) as load:
+    repository, source = rollouts.repository, two_models.new_repository
+    staged = rollouts.stage(source).onnx_model
+    arguments = [repository.root, source, staged, f"http://{rollouts.server.http_url}", function, model]
+    with rollouts.load() as load:
         process = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, text=True)
         assert process.returncode == -signal.SIGKILL, process.stderr
         load.wait_for(20)
-    assert_whole(load, expected)
-    os.kill(server.pid, signal.SIGKILL)
-    assert (Repository(root).active_number(MODEL), Repository(root).numbers(MODEL)) == (active, versions)
-    with start_server(root, MODEL) as again:
-        with RequestLoad(again, MODEL, images) as load:
+    os.kill(rollouts.server.pid, signal.SIGKILL)
+    assert (repository.active_number(MODEL), repository.numbers(MODEL)) == (active, [1, 2])
+    with start_server(repository.root, MODEL) as rollouts.server:
+        with rollouts.load() as load:
             load.wait_for(20)
             assert {reply.version for reply in load.replies} == {active}
-            assert publish_new(two_models, root, control_of(again)) == Rollout(MODEL, 3, active, 3)
+            assert rollouts.publish() == Rollout(MODEL, 3, active, 3)
             load.wait_for(20)
-        assert_whole(load, {**expected, 3: expected[2]})
         assert load.replies[-1].version == 3
-        assert roll_back(Repository(root), MODEL, control=control_of(again)).active == active
-        assert loaded_versions(again) == {active}
+        assert rollouts.roll_back().active == active
+        assert rollouts.loaded() == {active}
 
 
-def test_a_server_and_a_repository_that_disagree(two_models: TwoModels, root: Path, server: TritonServer) -> None:
+def test_a_server_and_a_repository_that_disagree(rollouts: Rollouts) -> None:
     """After a publish that was killed before the server read the configuration."""
-    publish_new(two_models, root, None)
-    assert control_of(server).is_ready(MODEL, 1)
-    assert roll_back(Repository(root), MODEL, 2, control=control_of(server)) == Rollout(MODEL, 2, 2, 2)
-    assert control_of(server).is_ready(MODEL, 2)
-    assert loaded_versions(server) == {2}
+    rollouts.publish(switches=False)
+    assert rollouts.control().is_ready(MODEL, 1)
+    assert rollouts.roll_back(2) == Rollout(MODEL, 2, 2, 2)
+    assert rollouts.control().is_ready(MODEL, 2)
+    assert rollouts.loaded() == {2}
 
 
-def test_publish_of_a_model_that_the_server_does_not_have(
-    two_models: TwoModels, root: Path, server: TritonServer
-) -> None:
-    assert publish_new(two_models, root, control_of(server), name="colors") == Rollout("colors", 1, None, 1)
-    assert control_of(server).is_ready("colors", 1)
-    assert control_of(server).is_ready(MODEL, 1)
+def test_publish_of_a_model_that_the_server_does_not_have(rollouts: Rollouts) -> None:
+    assert rollouts.publish("colors") == Rollout("colors", 1, None, 1)
+    assert rollouts.control().is_ready("colors", 1)
+    assert rollouts.control().is_ready(MODEL, 1)
     with pytest.raises(ModelControlError, match="shades_engine"):
-        publish_broken(two_models, root, control_of(server), name="shades")
-    assert not Repository(root).is_imported("shades")
-    assert control_of(server).is_ready("colors", 1)
+        rollouts.publish("shades", is_broken=True)
+    assert not rollouts.repository.is_imported("shades")
+    assert rollouts.control().is_ready("colors", 1)
 
 
-def test_a_number_that_the_server_has_is_not_used_again(
-    two_models: TwoModels, root: Path, server: TritonServer, images: list[bytes], expected: Mapping[int, Expected]
-) -> None:
+def test_a_number_that_the_server_has_is_not_used_again(rollouts: Rollouts) -> None:
     """Else the weights that are loaded under it would go on to serve, under the name of the new ones."""
-    publish_new(two_models, root, control_of(server))
-    import_old(two_models, root)
-    assert Repository(root).numbers(MODEL) == [1]
-    assert publish_new(two_models, root, control_of(server)) == Rollout(MODEL, 3, 1, 3)
-    assert loaded_versions(server) == {3}
+    rollouts.publish()
+    rollouts.import_old()
+    assert rollouts.repository.numbers(MODEL) == [1]
+    assert rollouts.publish() == Rollout(MODEL, 3, 1, 3)
+    assert rollouts.loaded() == {3}
 
 
 @pytest.mark.parametrize("key", ["", "a wrong key"])
-def test_without_the_key(two_models: TwoModels, root: Path, server: TritonServer, key: str) -> None:
-    before = snapshot(root)
+def test_without_the_key(two_models: TwoModels, rollouts: Rollouts, key: str) -> None:
+    before, url = rollouts.snapshot(), rollouts.server.http_url
     for command in (("publish", two_models.new, "--name", MODEL), ("rollback", MODEL, "--to", "1")):
-        process = run_mlcls(*command, "--url", server.http_url, "--repository", root, MLCLS_ADMIN_KEY=key)
+        options = ("--url", url, "--repository", rollouts.repository.root)
+        process = run_mlcls(*command, *options, MLCLS_ADMIN_KEY=key)
         assert process.returncode == 1
-        assert process.stderr.startswith(
-            f"mlcls {command[0]}: http://{server.http_url} refuses model control: set MLCLS"
-        )
-        assert len(process.stderr.splitlines()) == 1
-    assert snapshot(root) == before
+        (line,) = process.stderr.splitlines()
+        assert line.startswith(f"mlcls {command[0]}: http://{url} refuses model control: set MLCLS")
+    assert rollouts.snapshot() == before
 
 
 @pytest.mark.slow
 def test_serve_follows_the_repository(
-    two_models: TwoModels, root: Path, images: list[bytes], expected: Mapping[int, Expected]
+    two_models: TwoModels, root: Path, tmp_path: Path, images: list[bytes], expected: Mapping[int, Expected]
 ) -> None:
-    options = ServerOptions.on_free_ports(root, MODEL)
-    ports = [
-        f"--http-port={options.http_port}",
-        f"--grpc-port={options.grpc_port}",
-        f"--metrics-port={options.metrics_port}",
-    ]
-    process = subprocess.Popen(
-        mlcls_command("serve", MODEL, "--repository", root, "--poll", "0.2", *ports),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline().startswith("Loading")
-        assert process.stdout.readline().startswith("Ready")
-        with RequestLoad(TritonServer(options), MODEL, images) as load:
+    with serving(root, tmp_path, "--poll", "0.2", model=MODEL) as served:
+        http_port, grpc_port = (int(url.rpartition(":")[2]) for url in (served.http_url, served.grpc_url))
+        server = TritonServer(ServerOptions(root, (MODEL,), http_port=http_port, grpc_port=grpc_port))
+        rollouts = Rollouts(two_models, root, images, expected, server)
+        assert served.process.stdout is not None
+        with rollouts.load() as load:
             load.wait_for(20)
-            publish_new(two_models, root, None)
-            assert process.stdout.readline() == f"{MODEL}: version 2\n"
+            rollouts.publish(switches=False)
+            assert served.process.stdout.readline() == f"{MODEL}: version 2\n"
             load.wait_for(20)
             assert load.replies[-1].version == 2
-            publish_broken(two_models, root, None)
-            assert process.stdout.readline().startswith(f"{MODEL}: not switched: ")
+            rollouts.publish(is_broken=True, switches=False)
+            assert served.process.stdout.readline().startswith(f"{MODEL}: not switched: ")
             load.wait_for(20)
             assert load.replies[-1].version == 2
-            roll_back(Repository(root), MODEL, 1)
-            assert process.stdout.readline() == f"{MODEL}: version 1\n"
+            roll_back(rollouts.repository, MODEL, 1)
+            assert served.process.stdout.readline() == f"{MODEL}: version 1\n"
             load.wait_for(20)
-        assert_whole(load, expected)
         for client in range(2):
-            assert changes_of(load.replies, client) == [1, 2, 1]
-        process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=60)
-        assert (process.returncode, output, errors) == (0, "Stopped.\n", "")
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+            assert changes_of(load, client) == [1, 2, 1]
+        assert served.stop() == (0, "Stopped.\n", [])
+
+
+@pytest.fixture
+def polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's own polling, as an operator may run it without `mlcls serve`."""
+
+    def build_polling_command(*arguments: Any) -> list[str]:
+        left_out = ("--load-model", "--model-control-mode")
+        command = [part for part in build_command(*arguments) if not part.startswith(left_out)]
+        return [*command, "--model-control-mode=poll", "--repository-poll-secs=1"]
+
+    monkeypatch.setattr("mlcls.server.process.build_command", build_polling_command)
 
 
 @pytest.mark.slow
-def test_a_server_that_polls_by_itself(
-    two_models: TwoModels,
-    root: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    images: list[bytes],
-    expected: Mapping[int, Expected],
-) -> None:
-    """Triton's own polling, as an operator may run it without `mlcls serve`."""
-    explicit = build_command
-
-    def polling(*arguments: object) -> list[str]:
-        command = [part for part in explicit(*arguments) if not part.startswith("--load-model")]  # type: ignore[arg-type]
-        return [
-            *(part for part in command if not part.startswith("--model-control-mode")),
-            "--model-control-mode=poll",
-            "--repository-poll-secs=1",
-        ]
-
-    monkeypatch.setattr("mlcls.server.process.build_command", polling)
-    monkeypatch.setenv(ADMIN_KEY_VARIABLE, KEY)
-    before = snapshot(root)
-    with start_server(root, MODEL) as server:
-        with RequestLoad(server, MODEL, images) as load:
-            load.wait_for(20)
-            with pytest.raises(ModelControlError, match=rf"Triton cannot load {MODEL}_engine_2"):
-                publish_broken(two_models, root, control_of(server))
-            assert snapshot(root) == before
-            assert publish_new(two_models, root, control_of(server)).active == 3
-            load.wait_for(20)
-            assert load.replies[-1].version == 3
-            assert roll_back(Repository(root), MODEL, control=control_of(server)).active == 1
-            load.wait_for(20)
-        assert_whole(load, {1: expected[1], 3: expected[2]})
-        for client in range(2):
-            assert changes_of(load.replies, client) == [1, 3, 1]
+def test_a_server_that_polls_by_itself(polling: None, rollouts: Rollouts) -> None:
+    before = rollouts.snapshot()
+    with rollouts.load() as load:
+        load.wait_for(20)
+        with pytest.raises(ModelControlError, match=rf"Triton cannot load {MODEL}_engine_2"):
+            rollouts.publish(is_broken=True)
+        assert rollouts.snapshot() == before
+        assert rollouts.publish().active == 3
+        load.wait_for(20)
+        assert load.replies[-1].version == 3
+        assert rollouts.roll_back().active == 1
+        load.wait_for(20)
+    for client in range(2):
+        assert changes_of(load, client) == [1, 3, 1]

@@ -9,19 +9,20 @@ import secrets
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from tritonclient.grpc import InferenceServerClient
+
 from mlcls.base.processes import free_ports
 from mlcls.server.process import TritonServer
+from mlcls_client import Model, create_model
 from support.processes import ROOT
+from support.settling import wait_for
 
 START: Final = ROOT / "docker" / "gateway" / "start.sh"
 TOOLS: Final = Path(sys.executable).parent
-
-_CHANGE_TIMEOUT_S: Final = 20.0
 
 
 class Gateway:
@@ -91,6 +92,14 @@ class Gateway:
             response = connection.getresponse()
             return response.status, response.read().decode(errors="replace")
 
+    def model(self, name: str, key: str | None, protocol: str = "grpc") -> Model:
+        """Return the client of a model."""
+        return create_model(name, url=self.url, protocol=protocol, ssl=self.certificate, api_key=key)
+
+    def grpc_client(self) -> InferenceServerClient:
+        """Return Triton's own client."""
+        return InferenceServerClient(self.url, ssl=True, root_certificates=str(self.certificate))
+
     def wait_until_healthy(self) -> None:
         """Wait until it forwards requests."""
 
@@ -126,14 +135,6 @@ def run_gateway(folder: Path, server: TritonServer, keys: Mapping[str, str], **e
         yield gateway
     finally:
         gateway.stop()
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = _CHANGE_TIMEOUT_S) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not hold in time"
-        time.sleep(0.1)
 
 
 def make_key() -> str:

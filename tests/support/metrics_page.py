@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
-import urllib.request
 from collections.abc import Callable
+from typing import cast
 
+from mlcls.server.http_api import HttpApi
 from mlcls.server.process import TritonServer
-from support.settling import read_settled
+from support.settling import read_settled, wait_for
 
 _LINE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"(?:,|$)')
@@ -18,8 +18,7 @@ class MetricsPage:
     """The values at one moment."""
 
     def __init__(self, server: TritonServer) -> None:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(server.metrics_url) as response:
-            self.text = response.read().decode()
+        self.text = HttpApi(server.metrics_url).request("", 10).decode()
         self._values: list[tuple[str, dict[str, str], float]] = []
         for line in self.text.splitlines():
             if line.startswith("#"):
@@ -50,17 +49,14 @@ class MetricsPage:
         }
 
 
-def wait_for_metrics(
-    server: TritonServer, reached: Callable[[MetricsPage], bool], timeout_s: float = 30
-) -> MetricsPage:
+def wait_for_metrics(server: TritonServer, reached: Callable[[MetricsPage], bool]) -> MetricsPage:
     """Return the first page for which a condition holds; backends send their counts once a second."""
-    deadline = time.monotonic() + timeout_s
-    while True:
+
+    def read() -> MetricsPage | None:
         page = MetricsPage(server)
-        if reached(page):
-            return page
-        assert time.monotonic() < deadline, page.text
-        time.sleep(0.1)
+        return page if reached(page) else None
+
+    return cast(MetricsPage, wait_for(read, 30, lambda: MetricsPage(server).text))
 
 
 def read_settled_metrics(server: TritonServer) -> MetricsPage:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import QuietHandler, serve_http
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,24 +35,13 @@ class OtlpReceiver:
 def receive_spans() -> Iterator[OtlpReceiver]:
     spans: list[Span] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class Handler(QuietHandler):
+        def do_POST(self) -> None:  # noqa: N802  # http.server's name
             spans.extend(read_spans(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(200)
 
-        def log_message(self, *_: object) -> None: ...
-
-    server = QuietHttpServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield OtlpReceiver(f"http://127.0.0.1:{server.server_port}/v1/traces", spans)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve_http(Handler) as port:
+        yield OtlpReceiver(f"http://127.0.0.1:{port}/v1/traces", spans)
 
 
 def read_spans(document: dict[str, Any]) -> Iterator[Span]:

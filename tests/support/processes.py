@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
+import mlcls
 from mlcls.repository.settings import Target
-from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,8 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def start_server(repository: Path, *models: str, target: Target = "embedded") -> TritonServer:
     """Return a ready server on free ports."""
-    options = dataclasses.replace(ServerOptions.on_free_ports(repository, *models), target=target)
-    return TritonServer(options).start()
+    return mlcls.serve(*models, repository=repository, target=target)
 
 
 def mlcls_command(*arguments: str | Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -42,3 +42,24 @@ def served_folder(folder: Path) -> Iterator[str]:
     """Serve the files of a folder; the address ends without a slash."""
     with running(QuietHttpServer(("127.0.0.1", 0), partial(_FolderHandler, directory=str(folder)))) as server:
         yield f"http://127.0.0.1:{server.server_port}"
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    """Answers with a whole body."""
+
+    def answer(self, status: int, body: bytes = b"") -> None:
+        """Send an answer."""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def serve_http(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Serve while the block runs; yield the port."""
+    with running(QuietHttpServer(("127.0.0.1", 0), handler)) as server:
+        yield server.server_port

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner
 from mlcls.repository.models import Repository
 from mlcls.repository.names import ENGINE_SUFFIX, ONNX_FILE
 from mlcls.server.process import TritonServer
+from support.triton_request import make_input
 
 Protocol = Literal["grpc", "http"]
 
@@ -104,9 +104,7 @@ class RequestLoad:
             thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -128,8 +126,7 @@ class RequestLoad:
             for image in itertools.cycle(range(len(self._images))):
                 if self._stop.wait(0.005):  # otherwise the command under test gets no core on a small machine
                     return
-                tensor = module.InferInput("image", [1, 1], "BYTES")
-                tensor.set_data_from_numpy(np.array([[self._images[image]]], dtype=np.object_))
+                tensor = make_input([self._images[image]], module)
                 sent_s = time.monotonic()
                 try:
                     answer = connection.infer(self._model, [tensor], outputs=outputs, parameters={"threshold": 0})

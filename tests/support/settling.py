@@ -1,4 +1,4 @@
-"""Read a server's counts, which lag a little behind what it does."""
+"""Wait for a server: until something holds, or until its counts, which lag behind what it does, stand still."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def wait_for(read: Callable[[], T], timeout_s: float = 20.0, failure: Callable[[], object] = lambda: "too late") -> T:
+    """Return what `read` returns once that is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := read()):
+        assert time.monotonic() < deadline, failure()
+        time.sleep(0.02)
+    return value
 
 
 def read_settled(read: Callable[[], T], pause_s: float, key: Callable[[T], object] = lambda value: value) -> T:

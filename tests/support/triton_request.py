@@ -24,6 +24,13 @@ class Answer:
     statuses: list[str]
 
 
+def make_input(images: Sequence[bytes], module: Any = tritonclient.grpc) -> Any:
+    """Return the tensor of a request, for tritonclient's gRPC or HTTP."""
+    tensor = module.InferInput("image", [len(images), 1], "BYTES")
+    tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
+    return tensor
+
+
 def ask(
     server: TritonServer,
     model: str,
@@ -52,10 +59,8 @@ def ask_outputs(
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the requested outputs by name; `class_count` above 0 uses Triton's classification extension."""
     module = tritonclient.grpc if protocol == "grpc" else tritonclient.http
-    tensor = module.InferInput("image", [len(images), 1], "BYTES")
-    tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
     requested = [module.InferRequestedOutput(name, class_count=class_count) for name in outputs]
     url = server.grpc_url if protocol == "grpc" else server.http_url
     with module.InferenceServerClient(url) as client:
-        result = client.infer(model, [tensor], outputs=requested, parameters=parameters or None)
+        result = client.infer(model, [make_input(images, module)], outputs=requested, parameters=parameters or None)
     return {name: result.as_numpy(name) for name in outputs}

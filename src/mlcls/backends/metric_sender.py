@@ -9,7 +9,6 @@ counts. A restarted process starts from zero and adds to what is there, so value
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -22,52 +21,76 @@ import numpy.typing as npt
 SEND_INTERVAL_S: Final = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
 class CounterGroup:
     """The counters of one name; only one thread adds to them.
 
     Attributes:
         name: Name of the metric, as Prometheus shows it.
-        description: What it counts.
         labels: Labels of each counter.
         totals: (counters,) float64, the counts so far; changed in place and never lowered.
         interval_s: How often it is sent.
-        shown_at_zero: Show each counter from the start. Otherwise a counter appears when it first counts something,
-            which saves a model with many labels thousands of lines.
     """
 
-    name: str
-    description: str
-    labels: Sequence[Mapping[str, str]]
-    totals: npt.NDArray[np.float64]
-    interval_s: float = SEND_INTERVAL_S
-    shown_at_zero: bool = True
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        labels: Sequence[Mapping[str, str]],
+        interval_s: float = SEND_INTERVAL_S,
+        shown_at_zero: bool = True,
+    ) -> None:
+        self.totals: npt.NDArray[np.float64] = np.zeros(len(labels))
+        self.name, self._description, self.labels = name, description, labels
+        # A counter that is not shown at zero appears when it first counts: many labels would be thousands of lines.
+        self.interval_s, self._shown_at_zero = interval_s, shown_at_zero
+        self._counters: list[Any] = [None] * len(labels)
+        self._sent = self.totals.copy()
+        self._next_s = 0.0
+
+    def create(self, pb_utils: Any) -> None:
+        """Create the family in Triton, and the counters that are shown at zero."""
+        kind = pb_utils.MetricFamily.COUNTER
+        self._family = _keep(pb_utils.MetricFamily(name=self.name, description=self._description, kind=kind))
+        for index in range(len(self.labels) if self._shown_at_zero else 0):
+            self._counter(index)
+
+    def send_due(self, now_s: float) -> None:
+        """Send the growth, if it is time to."""
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + self.interval_s * 0.9  # the thread wakes up late, never early
+        totals = self.totals.copy()
+        for index in np.flatnonzero(totals != self._sent).tolist():
+            self._counter(index).increment(float(totals[index] - self._sent[index]))
+        self._sent = totals
+
+    def _counter(self, index: int) -> Any:
+        if self._counters[index] is None:
+            self._counters[index] = _keep(self._family.Metric(labels=dict(self.labels[index])))
+        return self._counters[index]
 
 
 class MetricSender:
-    """Sends the growth of counter groups, in a thread of its own, until `stop`."""
+    """Sends the growth of counter groups, in a thread of its own, until `stop`.
+
+    It talks to Triton through `triton_python_backend_utils`, a module that exists inside the stub process only.
+    """
 
     def __init__(self, groups: Sequence[CounterGroup], pb_utils: Any) -> None:
-        """Create the counters.
-
-        Args:
-            groups: What to send.
-            pb_utils: `triton_python_backend_utils`, a module that exists inside Triton's stub process only.
-        """
-        self._pb_utils = pb_utils
+        self._pb_utils, self._groups = pb_utils, groups
+        self._interval_s = min(group.interval_s for group in groups)
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._senders: list[_GroupSender] = []
         self._thread = threading.Thread(target=self._run, name="mlcls-metrics", daemon=True)
         try:
-            self._senders = [_GroupSender(group, pb_utils) for group in groups]
+            for group in groups:
+                group.create(pb_utils)
         except Exception as error:  # a server without metrics (--allow-metrics=false) still serves
             self._give_up(error)
 
     def start(self) -> None:
         """Start the thread."""
-        if self._senders:
-            self._thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Stop the thread and send the rest."""
@@ -80,49 +103,18 @@ class MetricSender:
         """Send the groups that are due."""
         with self._lock:
             try:
-                for sender in self._senders:
-                    sender.send_due(now_s)
+                for group in self._groups:
+                    group.send_due(now_s)
             except Exception as error:  # no image may fail because of it
                 self._give_up(error)
 
     def _run(self) -> None:
-        while not self._ended.wait(min(sender.group.interval_s for sender in self._senders)):
+        while self._groups and not self._ended.wait(self._interval_s):
             self.send_due(time.monotonic())
-            if not self._senders:
-                return
 
     def _give_up(self, error: Exception) -> None:
-        self._senders = []
+        self._groups = ()
         self._pb_utils.Logger.log_warn(f"mlcls: no metrics of this process: {type(error).__name__}: {error}")
-
-
-class _GroupSender:
-    """What has been sent of one group."""
-
-    def __init__(self, group: CounterGroup, pb_utils: Any) -> None:
-        self.group = group
-        kind = pb_utils.MetricFamily.COUNTER
-        self._family = _keep(pb_utils.MetricFamily(name=group.name, description=group.description, kind=kind))
-        self._counters: list[Any] = [None] * len(group.labels)
-        self._sent = np.zeros(len(group.labels))
-        self._next_s = 0.0
-        if group.shown_at_zero:
-            for index in range(len(group.labels)):
-                self._counter(index)
-
-    def send_due(self, now_s: float) -> None:
-        if now_s < self._next_s:
-            return
-        self._next_s = now_s + self.group.interval_s * 0.9  # the thread wakes up late, never early
-        totals = self.group.totals.copy()
-        for index in np.flatnonzero(totals != self._sent).tolist():
-            self._counter(index).increment(float(totals[index] - self._sent[index]))
-        self._sent = totals
-
-    def _counter(self, index: int) -> Any:
-        if self._counters[index] is None:
-            self._counters[index] = _keep(self._family.Metric(labels=dict(self.group.labels[index])))
-        return self._counters[index]
 
 
 def _keep(metric: Any) -> Any:

@@ -8,7 +8,6 @@ which does not move when the date is set.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import mmap
 import os
 import struct
@@ -24,42 +23,22 @@ PROBE_REQUEST_ID: Final = "mlcls-probe"
 # Environment variable that names the folder of the pulses; `mlcls serve` sets it for the server that it starts.
 PULSE_FOLDER_VARIABLE: Final = "MLCLS_PULSE_FOLDER"
 
-_IDLE: Final = 0
-# Times that no running machine has.
-_ENDED: Final = 1
-_STARTING: Final = 2
+# Times that no running machine has. A process takes requests from the end of its start until Triton tells it to end.
+# Outside of that time its absence is not a fault of the server: whoever loads a model gets the error.
+IDLE: Final = 0
+ENDED: Final = 1
+STARTING: Final = 2
 _SINCE: Final = struct.Struct("=Q")
 
 
-@dataclasses.dataclass(frozen=True)
-class PulseState:
-    """What one stub process reports.
+class Pulse:
+    """The pulse of this process, a file in the folder of all pulses of one server.
 
-    Attributes:
-        pid: The process.
-        step: Triton's name of the model instance, `demo_engine_0_0` for example.
-        working_since_ns: Monotonic time at which it began its current work; None while it waits for requests.
-        serves: Whether it takes requests: from the end of its start until Triton tells it to end. Outside of that time
-            its absence is not a fault of the server: whoever loads a model gets the error.
+    Nobody reads it unless `mlcls serve` started Triton; then there is a folder. The step is the model instance.
     """
 
-    pid: int
-    step: str
-    working_since_ns: int | None
-    serves: bool
-
-
-class Pulse:
-    """The pulse of this process; nobody reads it unless `mlcls serve` started Triton."""
-
     def __init__(self, folder: Path | None, step: str) -> None:
-        """Create the file, if a folder is given; call it before anything forbids this process to write.
-
-        Args:
-            folder: Folder of all pulses of one server.
-            step: Name of the model instance.
-        """
-        content = _SINCE.pack(_STARTING) + step.encode()
+        content = _SINCE.pack(STARTING) + step.encode()
         if folder is None:
             self._map = mmap.mmap(-1, len(content))
             return
@@ -78,7 +57,7 @@ class Pulse:
 
     def begin(self) -> None:
         """Report that this process has started and takes requests now."""
-        self._write(_IDLE)
+        self._write(IDLE)
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -87,7 +66,7 @@ class Pulse:
         try:
             yield
         finally:
-            self._write(_IDLE)
+            self._write(IDLE)
 
     def beat(self) -> None:
         """Report that a piece of the work is done and the next one begins."""
@@ -95,28 +74,24 @@ class Pulse:
 
     def note_progress(self, under_way: int) -> None:
         """Report that one of several concurrent pieces of work is done, and how many are still under way."""
-        if under_way:
-            self.beat()
-        else:
-            self._write(_IDLE)
+        self._write(time.monotonic_ns() if under_way else IDLE)
 
     def end(self) -> None:
         """Report that this process is about to end on request."""
-        self._write(_ENDED)
+        self._write(ENDED)
 
     def _write(self, since_ns: int) -> None:
         _SINCE.pack_into(self._map, 0, since_ns)
 
 
-def read_pulses(folder: Path) -> list[PulseState]:
-    """Return the pulses in a server's folder, including those of processes that are gone."""
-    states = []
+def read_pulses(folder: Path) -> Iterator[tuple[int, str, int]]:
+    """Yield the pulses in a server's folder, including those of processes that are gone.
+
+    Yields:
+        The process; Triton's name of the model instance, `demo_engine_0_0` for example; and the monotonic time in
+        nanoseconds at which it began its current work, or `IDLE`, `ENDED` or `STARTING`.
+    """
     for path in sorted(folder.iterdir()):
-        if not path.name.isdigit():
-            continue  # still being written
-        content = path.read_bytes()
-        (since_ns,) = _SINCE.unpack_from(content)
-        step = content[_SINCE.size :].decode(errors="replace")
-        working = since_ns if since_ns > _STARTING else None
-        states.append(PulseState(int(path.name), step, working, serves=since_ns not in (_ENDED, _STARTING)))
-    return states
+        if path.name.isdigit():  # others are still being written
+            content = path.read_bytes()
+            yield int(path.name), content[_SINCE.size :].decode(errors="replace"), *_SINCE.unpack_from(content)

@@ -28,23 +28,13 @@ MAX_ERROR_CHARACTERS: Final = 400
 
 
 class RefusalLog:
-    """Writes the lines of one step of one version of a model."""
+    """Writes the lines of one step of one version of a model; the clock gives seconds."""
 
     def __init__(
         self, model: str, version: str, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Write nothing yet.
-
-        Args:
-            model: Name of the ensemble.
-            version: Version of the model.
-            write: Takes a line.
-            clock: Gives seconds.
-        """
-        self._model = model
-        self._version = version
-        self._write = write
-        self._clock = clock
+        self._labels = {"model": model, "version": version}
+        self._write, self._clock = write, clock
         self._allowance = float(BURST_LINES)
         self._counted_s = clock()
         self._left_out = 0
@@ -68,8 +58,7 @@ class RefusalLog:
         self._allowance -= 1
         index, error, reason = refused[0]
         content: dict[str, Any] = {
-            "model": self._model,
-            "version": self._version,
+            **self._labels,
             "request_id": _clip(request_id, MAX_ID_CHARACTERS),
             "images": images,
             "refused": len(refused),

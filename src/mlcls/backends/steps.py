@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.errors import ImageError, ThresholdError
+from mlcls.backends.tallies import DecodeTally
+from mlcls.errors import ImageError
 from mlcls.images.decoding import decode_image
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.images.transforms import resize_image
@@ -19,21 +20,11 @@ from mlcls.model.postprocess import apply_sigmoid, parse_thresholds, resolve_thr
 from mlcls.model.spec import ModelSpec
 
 
-class DecodeObserver(Protocol):
-    """Hears the outcome of each image, as `mlcls.backends.tallies.DecodeTally` does."""
-
-    def decoded(self, height: int, width: int, size_bytes: int, seconds: float) -> None:
-        """Take note of an image of this size, decoded and resized in this time."""
-
-    def refused(self, index: int, error: ImageError, size_bytes: int) -> None:
-        """Take note of an image, at this index in the request, that cannot be decoded."""
-
-
 def preprocess_images(
     images: Sequence[bytes],
     spec: ModelSpec,
     settings: ImageSettings = DEFAULT_IMAGE_SETTINGS,
-    observer: DecodeObserver | None = None,
+    tally: DecodeTally | None = None,
 ) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Decode and resize the images of one request.
 
@@ -41,7 +32,7 @@ def preprocess_images(
         images: Encoded images.
         spec: The model's spec.
         settings: What images the model accepts and how they are read.
-        observer: Hears the outcome of each image.
+        tally: Counts the outcome of each image.
 
     Returns:
         `pixels` (N, H, W, 3) uint8 RGB, black for an image that cannot be decoded, and the status of each image: `OK`
@@ -64,25 +55,29 @@ def preprocess_images(
             pixels[index] = 0
             statuses.append(str(error))
             first = first or error
-            if observer is not None:
-                observer.refused(index, error, len(image))
+            if tally is not None:
+                tally.refused(index, error, len(image))
             continue
-        if observer is not None:
+        if tally is not None:
             height, width = decoded.shape[:2]
-            observer.decoded(height, width, len(image), time.perf_counter() - began_s)
+            tally.decoded(height, width, len(image), time.perf_counter() - began_s)
     if first is not None and OK not in statuses:
         text = f"none of the {len(images)} images can be decoded; the first: {first}"
         raise ImageError(str(first) if len(images) == 1 else text, first.reason)
     return pixels, statuses
 
 
-def request_thresholds(parameters: Mapping[str, object], spec: ModelSpec) -> npt.NDArray[np.float32]:
+def request_thresholds(parameters: str, spec: ModelSpec) -> npt.NDArray[np.float32]:
     """Return the thresholds (num_labels,) float32 of a request: its parameter `threshold`, else the spec's.
+
+    Args:
+        parameters: The request's parameters as JSON text, which Triton's Python backend passes; empty for none.
+        spec: The model's spec.
 
     Raises:
         ThresholdError: The parameter has none of the accepted forms.
     """
-    value = parameters.get(THRESHOLD_PARAMETER)
+    value = json.loads(parameters or "{}").get(THRESHOLD_PARAMETER)
     if value is None:
         thresholds = spec.thresholds
     elif isinstance(value, str):
@@ -90,14 +85,6 @@ def request_thresholds(parameters: Mapping[str, object], spec: ModelSpec) -> npt
     else:
         thresholds = resolve_thresholds(value, spec.labels)
     return np.asarray(thresholds, np.float32)
-
-
-def parse_parameters(text: str) -> dict[str, object]:
-    """Return the request parameters, which Triton's Python backend passes as JSON text."""
-    parameters = json.loads(text) if text else {}
-    if not isinstance(parameters, dict):
-        raise ThresholdError(f"Expected request parameters by name, got {type(parameters).__name__}.")
-    return parameters
 
 
 def postprocess_logits(
@@ -121,8 +108,7 @@ def postprocess_logits(
     scores = apply_sigmoid(logits)
     results: list[str] = []
     statuses: list[str] = []
-    for row, decode_status in zip(scores, decode_statuses, strict=True):
-        status = decode_status
+    for row, status in zip(scores, decode_statuses, strict=True):
         if status == OK and not np.isfinite(row).all():
             status = "the engine gave scores that are not numbers; this is a fault of the server, not of the image"
         if status == OK:

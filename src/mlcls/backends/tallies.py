@@ -25,9 +25,6 @@ DEFAULT_LABEL_LIMIT: Final = 100
 # Reason of a refused request, next to those of images: its threshold has none of the accepted forms.
 THRESHOLD_REASON: Final = "threshold"
 
-# Reasons of failures, which are the server's fault: scores that are not numbers, and defects.
-FAILURE_REASONS: Final = ("scores", "internal")
-
 # Upper bounds of the buckets of decoding times, in seconds.
 DECODE_BOUNDS_S: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
 
@@ -37,9 +34,6 @@ SCORE_BOUNDS: Final = (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99)
 
 # How often the scores of single labels are sent, in seconds; they are many, and drift is slow.
 LABEL_INTERVAL_S: Final = 15.0
-
-_IMAGES_NAME: Final = "mlcls_images_total"
-_IMAGES_DESCRIPTION: Final = "Images by outcome: ok, refused (the client's fault) or failed (the server's)"
 
 
 def read_label_limit(environment: Mapping[str, str] = os.environ) -> int:
@@ -62,9 +56,12 @@ def read_label_limit(environment: Mapping[str, str] = os.environ) -> int:
 class _Tally:
     """Counters of one step of one version of a model."""
 
-    def __init__(self, spec: ModelSpec, version: str) -> None:
+    def __init__(self, spec: ModelSpec, version: str, outcomes: Sequence[tuple[str, str]]) -> None:
         self._labels = {"model": spec.name, "version": version}
         self.groups: list[CounterGroup] = []
+        description = "Images by outcome: ok, refused (the client's fault) or failed (the server's)"
+        labels = [{"status": status, "reason": reason} for status, reason in (*outcomes, ("failed", "internal"))]
+        self._images = self._add_group("mlcls_images_total", description, labels)
 
     def _add_group(
         self,
@@ -74,26 +71,21 @@ class _Tally:
         interval_s: float = SEND_INTERVAL_S,
         shown_at_zero: bool = True,
     ) -> npt.NDArray[np.float64]:
-        totals = np.zeros(len(labels))
         all_labels = [{**self._labels, **more} for more in labels]
-        self.groups.append(CounterGroup(name, description, all_labels, totals, interval_s, shown_at_zero))
-        return totals
+        self.groups.append(CounterGroup(name, description, all_labels, interval_s, shown_at_zero))
+        return self.groups[-1].totals
+
+    def failed(self, images: int) -> None:
+        """Count the images of a request that failed because of a defect."""
+        self._images[-1] += images
 
 
 class DecodeTally(_Tally):
-    """What preprocess counts.
-
-    Attributes:
-        groups: The counters.
-        refusals: Index in the request, error and reason of each image refused since `take_refusals`.
-    """
+    """What preprocess counts."""
 
     def __init__(self, spec: ModelSpec, version: str) -> None:
-        super().__init__(spec, version)
-        self.refusals: list[tuple[int, ImageError, str]] = []
-        reasons = [{"status": "refused", "reason": reason} for reason in IMAGE_REASONS]
-        failures = [{"status": "failed", "reason": "internal"}]
-        self._images = self._add_group(_IMAGES_NAME, _IMAGES_DESCRIPTION, [*reasons, *failures])
+        super().__init__(spec, version, [("refused", reason) for reason in IMAGE_REASONS])
+        self._refusals: list[tuple[int, ImageError, str]] = []
         bounds = [f"{bound:g}" for bound in DECODE_BOUNDS_S] + ["+Inf"]
         name, description = "mlcls_decode_seconds", "Time to decode and resize one image that was decoded, in seconds"
         self._buckets = self._add_group(f"{name}_bucket", description, [{"le": bound} for bound in bounds])
@@ -114,15 +106,11 @@ class DecodeTally(_Tally):
         """Count an image that cannot be decoded."""
         self._images[IMAGE_REASONS.index(error.reason)] += 1
         self._bytes[0] += size_bytes
-        self.refusals.append((index, error, error.reason))
-
-    def failed(self, images: int) -> None:
-        """Count the images of a request that failed because of a defect."""
-        self._images[-1] += images
+        self._refusals.append((index, error, error.reason))
 
     def take_refusals(self) -> list[tuple[int, ImageError, str]]:
-        """Return the refusals since the last call."""
-        refusals, self.refusals = self.refusals, []
+        """Return index in the request, error and reason of each image refused since the last call."""
+        refusals, self._refusals = self._refusals, []
         return refusals
 
 
@@ -130,10 +118,7 @@ class ScoreTally(_Tally):
     """What postprocess counts."""
 
     def __init__(self, spec: ModelSpec, version: str, label_limit: int) -> None:
-        super().__init__(spec, version)
-        outcomes = [{"status": "ok", "reason": ""}, {"status": "refused", "reason": THRESHOLD_REASON}]
-        outcomes += [{"status": "failed", "reason": reason} for reason in FAILURE_REASONS]
-        self._images = self._add_group(_IMAGES_NAME, _IMAGES_DESCRIPTION, outcomes)
+        super().__init__(spec, version, [("ok", ""), ("refused", THRESHOLD_REASON), ("failed", "scores")])
         self._empty = self._add_group(
             "mlcls_images_without_label_total", "Answered images without any label above its threshold"
         )
@@ -142,20 +127,13 @@ class ScoreTally(_Tally):
         self._top = self._add_group("mlcls_top_scores_total", "Highest score of each answered image, by bin", bins)
         self._each: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
         if len(spec.labels) <= label_limit:
-            found = self._add_group(
-                "mlcls_label_predictions_total",
-                "Answered images in which a label is above its threshold",
-                [{"label": label} for label in spec.labels],
-            )
-            scores = self._add_group(
-                "mlcls_label_scores_total",
-                "Scores of a label, by bin; bin is the lower bound",
-                [{"label": label, **one} for label in spec.labels for one in bins],
-                interval_s=LABEL_INTERVAL_S,
-                shown_at_zero=False,
-            )
-            self._each = found, scores
-            self._first_bins = np.arange(len(spec.labels)) * len(bins)
+            labels = [{"label": label} for label in spec.labels]
+            description = "Answered images in which a label is above its threshold"
+            predictions = self._add_group("mlcls_label_predictions_total", description, labels)
+            each = [{**label, **one} for label in labels for one in bins]
+            description = "Scores of a label, by bin; bin is the lower bound"
+            scores = self._add_group("mlcls_label_scores_total", description, each, LABEL_INTERVAL_S, False)
+            self._each = predictions, scores
 
     def answered(
         self,
@@ -180,23 +158,18 @@ class ScoreTally(_Tally):
             scores = scores[[status == OK for status in statuses]]
         self._images[0] += count
         above = scores > thresholds
-        found = above.sum(axis=0)
-        self._found[0] += found.sum()
+        self._found[0] += np.count_nonzero(above)
         self._empty[0] += count - np.count_nonzero(above.any(axis=1))
         self._top += np.bincount(_bins(scores.max(axis=1)), minlength=len(SCORE_BOUNDS))
         if self._each is not None:
-            labels_found, label_scores = self._each
-            labels_found += found
-            bins = (_bins(scores) + self._first_bins).ravel()
-            label_scores += np.bincount(bins, minlength=len(label_scores))
+            predictions, label_scores = self._each
+            predictions += above.sum(axis=0)
+            bins = np.arange(scores.shape[1]) * len(SCORE_BOUNDS) + _bins(scores)
+            label_scores += np.bincount(bins.ravel(), minlength=len(label_scores))
 
     def refused(self, images: int) -> None:
         """Count the decoded images of a request whose threshold has none of the accepted forms."""
         self._images[1] += images
-
-    def failed(self, images: int) -> None:
-        """Count the images of a request that failed because of a defect."""
-        self._images[-1] += images
 
 
 def _bins(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

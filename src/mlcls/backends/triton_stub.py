@@ -5,8 +5,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
+import re
 import traceback
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from mlcls.repository.settings import ENGINE_PRECISIONS
 
 @dataclasses.dataclass(frozen=True)
 class StepArguments:
-    """What Triton tells a step in `initialize`, read once.
+    """What Triton tells a step in `initialize`, read once; a wrong setting raises a RepositoryError.
 
     Attributes:
         step: Name of the step's model.
@@ -51,59 +53,32 @@ class StepArguments:
         return self.version_folder.name
 
     def engine_file(self) -> str:
-        """Return the name of the model file in the version folder.
-
-        Raises:
-            RepositoryError: The configuration names none, or a path out of the version folder.
-        """
+        """Return the name of the model file in the version folder; a path out of it is refused."""
         name = self.config.get("default_model_filename", "")
         if not isinstance(name, str) or not name or name == ".." or Path(name).name != name:
-            text = f"expected default_model_filename to be the name of a file in the version folder, got {name!r}."
-            raise self._wrong(text)
+            expected = "expected default_model_filename to be the name of a file in the version folder"
+            raise self._wrong(f"{expected}, got {name!r}.")
         return name
 
     def engine_threads(self) -> int:
-        """Return the threads of one engine; 0, all cores, if none are set.
-
-        Raises:
-            RepositoryError: The parameter is not a number.
-        """
-        text = self._parameter(THREADS_PARAMETER, "0")
-        if not isinstance(text, str) or not text.isascii() or not text.isdigit():
-            expected = f"expected the parameter {THREADS_PARAMETER} to be a whole number, 0 for all cores"
-            raise self._wrong(f"{expected}, got {text!r}.")
-        return int(text)
+        """Return the threads of one engine; 0, all cores, if none are set."""
+        return int(self._parameter(THREADS_PARAMETER, "0", "[0-9]+", "a whole number, 0 for all cores"))
 
     def engine_precision(self) -> str:
-        """Return the precision that the engine computes in; `f32` if none is set.
-
-        Raises:
-            RepositoryError: The parameter is not one of `ENGINE_PRECISIONS`.
-        """
-        text = self._parameter(PRECISION_PARAMETER, "f32")
-        if text not in ENGINE_PRECISIONS:
-            expected = f"expected the parameter {PRECISION_PARAMETER} to be one of {', '.join(ENGINE_PRECISIONS)}"
-            raise self._wrong(f"{expected}, got {text!r}.")
-        return str(text)
+        """Return the precision that the engine computes in; `f32` if none is set."""
+        expected = f"one of {', '.join(ENGINE_PRECISIONS)}"
+        return self._parameter(PRECISION_PARAMETER, "f32", "|".join(ENGINE_PRECISIONS), expected)
 
     def image_settings(self) -> ImageSettings:
-        """Return what images the model accepts; the defaults if nothing is set.
-
-        Raises:
-            RepositoryError: The parameter is wrong.
-        """
-        value = self._parameter(IMAGES_PARAMETER, "{}")
-        text = value if isinstance(value, str) else json.dumps(value)
+        """Return what images the model accepts; the defaults if nothing is set."""
+        text = self._parameter(IMAGES_PARAMETER, "{}", r"[\s\S]*", "an object as JSON text")
         try:
             return decode(text, ImageSettings, ConfigError, IMAGES_PARAMETER)
         except ConfigError as error:
             raise self._wrong(f"the parameter {error}") from None
 
     def load_spec(self, *files: str) -> ModelSpec:
-        """Return the spec in the version folder, after checking the folder against its manifest.
-
-        Args:
-            files: Names of the model files to be loaded, whose content is checked as well.
+        """Return the spec in the version folder, after checking it and the files to be loaded against the manifest.
 
         Raises:
             SpecError: The spec is wrong.
@@ -119,10 +94,13 @@ class StepArguments:
         require_same_spec({step: root / step / folder.name for step in steps})
         return spec
 
-    def _parameter(self, name: str, default: str) -> object:
-        """Return the text of a parameter, or whatever is in its place."""
+    def _parameter(self, name: str, default: str, pattern: str, expected: str) -> str:
+        """Return the text of a parameter that matches a pattern."""
         parameter = self.config.get("parameters", {}).get(name, {"string_value": default})
-        return parameter.get("string_value") if isinstance(parameter, dict) else None
+        text = parameter.get("string_value") if isinstance(parameter, dict) else None
+        if not isinstance(text, str) or not re.fullmatch(pattern, text):
+            raise self._wrong(f"the parameter {name} is wrong: expected {expected}, got {text!r}.")
+        return text
 
     def _wrong(self, text: str) -> RepositoryError:
         return RepositoryError(f"The configuration of {self.step}: {text} Run: mlcls repository.")
@@ -176,23 +154,19 @@ class RequestStep(abc.ABC):
 
 
 def failed_response(error: Exception, pb_utils: Any) -> Any:
-    """Return the response to a request that failed, because of the client's image or threshold, or of a defect.
+    """Return the response to a request that failed.
 
     Args:
-        error: What went wrong.
+        error: The client's image or threshold is wrong, its caller has left, or there is a defect.
         pb_utils: `triton_python_backend_utils`, a module that exists inside Triton's stub process only.
     """
     if isinstance(error, ImageError | ThresholdError):
         fault = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    elif isinstance(error, CancelledError):
+        fault = pb_utils.TritonError("the caller has left before the answer", pb_utils.TritonError.CANCELLED)
     else:
         pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
         fault = pb_utils.TritonError(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(error=fault)
-
-
-def cancelled_response(pb_utils: Any) -> Any:
-    """Return the response to a request that its caller canceled; nobody reads it."""
-    fault = pb_utils.TritonError("the caller has left before the answer", pb_utils.TritonError.CANCELLED)
     return pb_utils.InferenceResponse(error=fault)
 
 

@@ -1,9 +1,12 @@
-"""The subcommands of `mlcls`: modules with the same four names, which import what they need when they run."""
+"""The subcommands of `mlcls`: modules that import what they need when they run.
+
+Each has its `NAME`, a `SUMMARY` in one line, `add_arguments(parser)`, and `run(arguments)`, which returns a status.
+"""
 
 from __future__ import annotations
 
-import argparse
-from typing import Final, Protocol
+from types import ModuleType
+from typing import Final
 
 from mlcls.commands import (
     build_engine,
@@ -25,27 +28,8 @@ from mlcls.commands import (
     versions,
 )
 
-
-class Command(Protocol):
-    """The names that each module of this package defines."""
-
-    @property
-    def NAME(self) -> str:
-        """The subcommand's name."""
-
-    @property
-    def SUMMARY(self) -> str:
-        """What it does, in one line."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the command's options to its parser."""
-
-    def run(self, arguments: argparse.Namespace) -> int:
-        """Run the command and return its exit status."""
-
-
 # In the order of `mlcls --help`.
-COMMANDS: Final[tuple[Command, ...]] = (
+COMMANDS: Final[tuple[ModuleType, ...]] = (
     models,
     export,
     import_model,

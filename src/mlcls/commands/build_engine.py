@@ -61,17 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     module, function = ENGINES[arguments.engine].split(":")
     build = getattr(importlib.import_module(module), function)
-    repository = Repository(arguments.repository)
-    version = repository.active(arguments.model)
-    if arguments.version is not None:
-        version = repository.version(arguments.model, arguments.version)
-    request = BuildRequest(
-        version,
-        tuple(arguments.photos),
-        tuple(arguments.compute_capability),
-        arguments.output,
-        arguments.annotations,
-    )
-    for line in build(request):
+    repository, name, number = Repository(arguments.repository), arguments.model, arguments.version
+    version = repository.active(name) if number is None else repository.version(name, number)
+    photos, capabilities = tuple(arguments.photos), tuple(arguments.compute_capability)
+    for line in build(BuildRequest(version, photos, capabilities, arguments.output, arguments.annotations)):
         print(line, flush=True)
     return 0

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from mlcls.commands.options import add_photos_option
 from mlcls.errors import SpecError
 
 NAME: Final = "export"
@@ -24,14 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=_parse_size, metavar="HxW", help="input height and width (default: 448x448)")
     parser.add_argument("--threshold", type=float, metavar="T", help="threshold of every label (default: 0.5)")
     parser.add_argument("--seed", type=int, default=0, help="seed of fresh weights (default: %(default)s)")
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="photos to adjust fresh weights to (default: crops of two samples)",
-    )
+    add_photos_option(parser, "photos to adjust fresh weights to")
     parser.add_argument("--without-sigmoid", action="store_true", help="end the graph in logits")
 
 
@@ -44,12 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.architecture,
         arguments.output,
         labels=labels,
-        size=arguments.size,
-        threshold=arguments.threshold,
-        weights=arguments.weights,
-        seed=arguments.seed,
-        photos=arguments.photos,
         with_sigmoid=not arguments.without_sigmoid,
+        **{name: getattr(arguments, name) for name in ("size", "threshold", "weights", "seed", "photos")},
     )
     origin = f"weights of {arguments.weights}" if arguments.weights else f"freshly initialized (seed {arguments.seed})"
     label_count = "COCO's 80 labels" if labels is None else f"{len(labels)} labels"

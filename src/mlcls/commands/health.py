@@ -44,24 +44,26 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.errors import ServerError
     from mlcls.repository.models import Repository
     from mlcls.server.health_probe import HealthProbe
+    from mlcls.server.http_api import HttpApi
 
     if not 0.1 <= arguments.timeout <= 3600:
         raise ServerError(f"Expected --timeout 0.1 to 3600, in seconds, got {arguments.timeout}.")
     url = arguments.url.removeprefix("http://").rstrip("/")
     host = url.rpartition(":")[0] or url
-    probe = HealthProbe(url, arguments.metrics_url or f"http://{host}:8002/metrics", arguments.timeout)
+    api = HttpApi(url)
     models = arguments.models
     if not models:
-        models = [name for name in Repository(arguments.repository).models() if probe.is_ready(name)]
-        if not models:
-            raise ServerError(
-                f"The server at {url} does not answer, or has no model of {arguments.repository} loaded; name the "
-                f"models to check: mlcls health MODEL."
-            )
-    all_well = True
-    for name in models:
-        health = probe.ask(name)
-        well = health.verdict != "fails"
-        all_well &= well
-        print(health, file=sys.stdout if well else sys.stderr, flush=True)
-    return 0 if all_well else 1
+        known = Repository(arguments.repository).models()
+        models = [name for name in known if api.is_ready(name, timeout_s=arguments.timeout)]
+    if not models:
+        raise ServerError(
+            f"The server at {url} does not answer, or has no model of {arguments.repository} loaded; name the models "
+            f"to check: mlcls health MODEL."
+        )
+    probe = HealthProbe(url, arguments.metrics_url or f"http://{host}:8002/metrics", arguments.timeout)
+    failed = 0
+    for health in map(probe.ask, models):
+        fails = health.verdict == "fails"
+        failed |= fails
+        print(health, file=sys.stderr if fails else sys.stdout, flush=True)
+    return failed

@@ -9,9 +9,8 @@ NAME: Final = "models"
 SUMMARY: Final = "List the six official models."
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
-    del parser
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """Add no options."""
 
 
 def run(_: argparse.Namespace) -> int:

@@ -18,26 +18,18 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the PaddleX model to convert, `--name` and `--photos`."""
     parser.add_argument("source", metavar="MODEL", help="folder, .tar archive, URL, or name of an official model")
     parser.add_argument("--name", help="name to serve the model under (default: PaddleX's)")
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="photos, or folders of photos, for the check (default: crops of two samples)",
-    )
+    add_photos_option(parser, "photos, or folders of photos, for the check")
+
+
+def add_photos_option(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Add `--photos`."""
+    text = f"{meaning} (default: crops of two samples)"
+    parser.add_argument("--photos", type=Path, nargs="+", default=[], metavar="PATH", help=text)
 
 
 def add_photo_options(parser: argparse.ArgumentParser, purpose: str) -> None:
     """Add `--photos` and `--annotations`, for `LabeledPhotos.open`."""
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help=f"photos, or folders of photos, {purpose} (default: crops of two samples)",
-    )
+    add_photos_option(parser, f"photos, or folders of photos, {purpose}")
     parser.add_argument(
         "--annotations",
         type=Path,

@@ -42,16 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
         control.states()  # fail before the long conversion if there is no server or it does not know the key
     repository = Repository(arguments.repository)
     print(f"Converting {arguments.source} and comparing it with Paddle ...", flush=True)
-    with convert_model(arguments.source, repository, name=arguments.name, photos=arguments.photos) as converted:
-        print_report(converted.report)
-        rollout = publish(
-            repository,
-            converted.staged,
-            control=control,
-            keep=arguments.keep,
-            keep_loaded=arguments.keep_loaded,
-            activate=not arguments.stage,
-        )
+    with convert_model(arguments.source, repository, name=arguments.name, photos=arguments.photos) as (report, staged):
+        print_report(report)
+        options = {"keep": arguments.keep, "keep_loaded": arguments.keep_loaded, "activate": not arguments.stage}
+        rollout = publish(repository, staged, control=control, **options)
     if rollout.active != rollout.version:
         print(
             f"Version {rollout.version} of {rollout.name} is in {repository}; version {rollout.active} stays "

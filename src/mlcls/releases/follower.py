@@ -1,10 +1,14 @@
-"""A server that follows its repository: what `mlcls serve --poll` does."""
+"""A server that follows its repository: what `mlcls serve --poll` does.
+
+Triton's own polling cannot do it: it loads every folder, even models that are not imported and versions that are not
+active, and it takes an ensemble out of service if its new steps cannot be loaded.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from mlcls.base.files import is_locked
 from mlcls.errors import MlclsError
@@ -15,94 +19,72 @@ from mlcls.server.model_control import ModelControl
 from mlcls.server.process import TritonServer
 
 
-class RepositoryFollower:
-    """Keeps a running server in line with its repository.
-
-    Triton's own polling cannot do it: it loads every folder, even models that are not imported and versions that are
-    not active, and it takes an ensemble out of service if its new steps cannot be loaded.
-    """
-
-    def __init__(self, repository: Repository, names: Sequence[str], control: ModelControl) -> None:
-        """Remember which versions are active in the repository now.
-
-        Args:
-            repository: The model repository.
-            names: The served models.
-            control: The server, which is ready and serves these versions.
-        """
-        self._repository = repository
-        self._names = names
-        self._control = control
-        self._seen = {name: self._read_state(name) for name in names}
-
-    def follow(self) -> list[str]:
-        """Switch the models whose active version has changed.
-
-        Returns:
-            A line for each model that was switched or could not be; the latter stays as it is until its configuration
-            changes again.
-        """
-        if is_locked(self._repository.root):  # a command is running, and may switch the server itself
-            return []
-        lines = []
-        for name in self._names:
-            state = self._read_state(name)
-            if state == self._seen[name]:
-                continue
-            self._seen[name] = state
-            try:
-                if self._control.is_ready(name, self._repository.active_number(name)):
-                    continue
-                version = self._repository.active(name)
-                version.check()
-                switch(version, self._control, pin=False)
-                lines.append(f"{name}: version {version.number}")
-            except MlclsError as error:
-                lines.append(f"{name}: not switched: {error}")
-        return lines
-
-    def _read_state(self, name: str) -> tuple[int, int] | None:
-        try:
-            status = (self._repository.root / name / CONFIG_FILE).stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino
-
-
 @contextlib.contextmanager
-def following(server: TritonServer, interval_s: float, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+def following(
+    server: TritonServer, interval_s: float | None, say: Callable[[str], None]
+) -> Iterator[Callable[[], None]]:
     """Follow a server's repository while the block runs, in a thread, so that a watch never waits for a model to load.
 
     Args:
         server: The server, which is ready.
-        interval_s: How often to check the repository.
-        say: Called with one line for each event.
+        interval_s: How often to check the repository; None for never.
+        say: Called with one line for each model that was switched or could not be; the latter stays as it is until its
+            configuration changes again.
 
     Yields:
         A function that raises the error that ended the thread, if there was one.
     """
-    control = ModelControl(f"http://{server.http_url}", server.admin_key, server.options.ready_timeout_s)
-    follower = RepositoryFollower(Repository(server.options.repository), server.options.models, control)
+    control = ModelControl(server.http_url, server.admin_key, server.options.ready_timeout_s)
+    repository = Repository(server.options.repository)
+    seen = {name: _read_state(repository, name) for name in server.options.models}
     ended = threading.Event()
     failures: list[Exception] = []
 
     def follow() -> None:
         while not ended.wait(interval_s):
-            try:
-                lines = follower.follow()
-            except Exception as error:  # the thread that serves raises it
-                failures.append(error)
-                return
-            for line in lines:
-                if not ended.is_set():
+            if is_locked(repository.root):  # a command is running, and may switch the server itself
+                continue
+            for name, state in seen.items():
+                seen[name] = _read_state(repository, name)
+                line = "" if seen[name] == state else _switch_to_active(repository, name, control)
+                if line and not ended.is_set():
                     say(line)
+
+    def follow_until_failure() -> None:
+        try:
+            follow()
+        except Exception as error:  # the thread that serves raises it
+            failures.append(error)
 
     def check() -> None:
         if failures:
             raise failures[0]
 
-    threading.Thread(target=follow, name="mlcls-follower", daemon=True).start()
+    if interval_s is not None:
+        threading.Thread(target=follow_until_failure, name="mlcls-follower", daemon=True).start()
     try:
         yield check
     finally:
         ended.set()
+
+
+def _read_state(repository: Repository, name: str) -> tuple[int, int] | None:
+    """Return what changes with the file that makes a version active."""
+    try:
+        status = (repository.root / name / CONFIG_FILE).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def _switch_to_active(repository: Repository, name: str, control: ModelControl) -> str:
+    """Have the server serve a model's active version; return a line about it, empty if it does so already."""
+    try:
+        if control.is_ready(name, repository.active_number(name)):
+            return ""
+        version = repository.active(name)
+        version.check()
+        switch(version, control, pin=False)
+    except MlclsError as error:
+        return f"{name}: not switched: {error}"
+    return f"{name}: version {version.number}"

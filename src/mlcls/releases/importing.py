@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,25 +34,10 @@ class ImportReport:
     Attributes:
         spec: The spec that was written.
         parity: The converted model's scores against Paddle's.
-        untiled_queries: Whether the decoder's queries were tiled in the graph, and were untiled.
     """
 
     spec: ModelSpec
     parity: GateReport
-    untiled_queries: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvertedModel:
-    """A model that passed the check but is not in the repository yet.
-
-    Attributes:
-        report: What the conversion found.
-        staged: The version to add to the repository.
-    """
-
-    report: ImportReport
-    staged: ConvertedVersion
 
 
 def import_model(
@@ -81,34 +66,25 @@ def import_model(
         ConversionError: The graph cannot be converted.
         MlclsError: See `open_source` and `add_model`.
     """
-    check = None if replace_versions else require_unversioned
-    with convert_model(source, repository, name=name, photos=photos, check=check, batch_sizes=batch_sizes) as converted:
-        add_model(repository, converted.staged, replace_versions=replace_versions)
-    return converted.report
+    converted = convert_model(source, repository, name, photos, replace_versions, batch_sizes)
+    with converted as (report, staged):
+        add_model(repository, staged, replace_versions=replace_versions)
+    return report
 
 
 @contextlib.contextmanager
 def convert_model(
     source: str,
     repository: Repository,
-    *,
     name: str | None = None,
     photos: Sequence[Path] = (),
-    check: Callable[[Repository, str], None] | None = None,
+    replace_versions: bool = True,
     batch_sizes: Sequence[int] = BATCH_SIZES,
-) -> Iterator[ConvertedModel]:
+) -> Iterator[tuple[ImportReport, ConvertedVersion]]:
     """Convert a PaddleX model and check it, as `import_model` does, in a staging folder of the repository.
 
-    Args:
-        source: See `open_source`.
-        repository: The model repository.
-        name: Name to serve the model under; by default PaddleX's.
-        photos: Photos for the check; by default crops of scikit-learn's two sample photos.
-        check: Called with the repository and the model's name before the conversion; raises to refuse them.
-        batch_sizes: Batch sizes of the check.
-
     Yields:
-        The model; its file is removed when the block ends, unless it was moved.
+        What the conversion found, and the version to add; its file is removed when the block ends, unless it was moved.
 
     Raises:
         MlclsError: See `import_model`.
@@ -121,8 +97,8 @@ def convert_model(
     with open_source(source) as model:
         spec = model.make_spec(name)
         check_name(spec.name)
-        if check is not None:
-            check(repository, spec.name)
+        if not replace_versions:
+            require_unversioned(repository, spec.name)
         check_parameters(model.graph, model.parameters)
         graph = export_onnx(model.graph, model.parameters, spec)
         spec = msgspec.structs.replace(spec, source_activation=graph.source_activation)
@@ -142,6 +118,4 @@ def convert_model(
             record = EngineRecord(
                 ONNX_FILE, "fp32", dict(spec.source_sha256), tool_versions(*_TOOLS), gate=(parity.to_dict(),)
             )
-            yield ConvertedModel(
-                ImportReport(spec, parity, graph.untiled_queries), ConvertedVersion(spec, onnx_path, record)
-            )
+            yield ImportReport(spec, parity), ConvertedVersion(spec, onnx_path, record)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Final
 
 from mlcls.base.files import write_text
@@ -155,52 +154,45 @@ def switch(
         ModelControlError: The server cannot be reached, or cannot load the version.
         RepositoryError: The version is damaged.
     """
+    if control is None:
+        if pin:
+            pin_version(version)
+        return
     name, number = version.name, version.number
-    served = _served_version(control, name) if control is not None else None
-    loads = control is not None and (is_new or served != number)
-    with _unloading_on_failure(control, version):
-        if control is not None and loads:
-            for step in version.steps:  # Triton leaves loaded steps alone if their files have not changed
-                control.load(step, number)
-        with _pinned(version, control if loads else None) if pin else contextlib.nullcontext():
-            if control is not None and loads:
-                control.load(name, number)
-    if control is not None:
-        try:
-            _unload_others(control, name, {number} | ({served} if keep_loaded and served else set()))
-        except ModelControlError as error:
-            raise ModelControlError(
-                f"Version {number} of {name} is active, but the others could not be unloaded: {error}"
-            ) from None
+    served = _served_version(control, name)
+    if is_new or served != number:
+        _load(version, control, pin)
+    elif pin:
+        pin_version(version)
+    try:
+        _unload_others(control, name, {number} | ({served} if keep_loaded and served else set()))
+    except ModelControlError as error:
+        raise ModelControlError(
+            f"Version {number} of {name} is active, but the others could not be unloaded: {error}"
+        ) from None
 
 
-@contextlib.contextmanager
-def _pinned(version: ModelVersion, control: ModelControl | None) -> Iterator[None]:
-    """Make a version the active one; if the block fails, restore the old one, in the server too."""
-    path = version.repository.root / version.name / CONFIG_FILE
-    before = path.read_text(encoding="utf-8") if path.is_file() else None
+def _load(version: ModelVersion, control: ModelControl, pin: bool) -> None:
+    """Load a version, and make it the active one; if that fails, restore the old one, in the server too."""
+    name, number = version.name, version.number
+    config = version.repository.root / name / CONFIG_FILE
+    before = config.read_text(encoding="utf-8") if config.is_file() else None
     asked = False
     try:
-        pin_version(version)
+        for step in version.steps:  # Triton leaves loaded steps alone if their files have not changed
+            control.load(step, number)
+        if pin:
+            pin_version(version)
         asked = True
-        yield
+        control.load(name, number)
     except BaseException:
-        if before is not None and path.read_text(encoding="utf-8") != before:
-            write_text(path, before)
-        if control is not None and asked:
+        if before is not None and config.read_text(encoding="utf-8") != before:
+            write_text(config, before)
+        if pin and asked:
             # Even if it has not switched: the server completes an interrupted request, and then this one.
             with contextlib.suppress(MlclsError):
-                control.load(version.name, version.repository.active_number(version.name))
-        raise
-
-
-@contextlib.contextmanager
-def _unloading_on_failure(control: ModelControl | None, version: ModelVersion) -> Iterator[None]:
-    """Unload the steps of a version if the block fails and the server does not serve it."""
-    try:
-        yield
-    except BaseException:
-        if control is not None and not control.is_ready(version.name, version.number):
+                control.load(name, version.repository.active_number(name))
+        if not control.is_ready(name, number):
             with contextlib.suppress(ModelControlError):
                 for step in version.steps:
                     control.unload(step)

@@ -14,6 +14,7 @@ import re
 import struct
 import time
 import zlib
+from collections.abc import Mapping
 from typing import Final, Literal
 from urllib.parse import quote
 
@@ -21,48 +22,33 @@ from mlcls.backends.pulse import PROBE_REQUEST_ID
 from mlcls.model.contract import TENSORS
 from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 
-DEFAULT_PROBE_TIMEOUT_S: Final = 10.0
-
 _SIDE: Final = 16
 _POLL_INTERVAL_S: Final = 0.1
 
 Verdict = Literal["answers", "busy", "fails"]
+_VERDICTS: Final[Mapping[Verdict, str]] = {
+    "answers": "answers",
+    "busy": "is busy: it answers others but not the probe: ",
+    "fails": "does not answer: ",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """What a probe found.
-
-    Attributes:
-        model: The ensemble.
-        verdict: `answers`; `busy`: it answered others, but not the probe; `fails`.
-        reason: Why it does not answer; empty if it does.
-    """
+    """What a probe of a model found; `busy`: it answered others, but not the probe."""
 
     model: str
     verdict: Verdict
     reason: str = ""
 
     def __str__(self) -> str:
-        texts = {
-            "answers": f"{self.model} answers",
-            "busy": f"{self.model} is busy: it answers others but not the probe: {self.reason}",
-            "fails": f"{self.model} does not answer: {self.reason}",
-        }
-        return texts[self.verdict]
+        return f"{self.model} {_VERDICTS[self.verdict]}{self.reason}"
 
 
 class HealthProbe:
-    """Probes the models of one server."""
+    """Probes the models of one server; its Prometheus metrics show whether others are answered."""
 
-    def __init__(self, http_url: str, metrics_url: str, timeout_s: float = DEFAULT_PROBE_TIMEOUT_S) -> None:
-        """Ask nothing yet.
-
-        Args:
-            http_url: `host:port` of the HTTP API.
-            metrics_url: URL of the Prometheus metrics, which show whether others are answered.
-            timeout_s: How long an answer may take.
-        """
+    def __init__(self, http_url: str, metrics_url: str, timeout_s: float) -> None:
         self._api, self._metrics, self._timeout_s = HttpApi(http_url), HttpApi(metrics_url), timeout_s
         self._numbers = itertools.count(time.time_ns())
 
@@ -82,24 +68,14 @@ class HealthProbe:
             time.sleep(_POLL_INTERVAL_S)
         return Health(model, "fails", reason)
 
-    def is_ready(self, model: str) -> bool:
-        """Return whether the server reports a model as ready; False too if it does not answer."""
-        return self._api.is_ready(model, timeout_s=self._timeout_s)
-
     def _infer(self, model: str) -> str | None:
         """Ask once; return None for a good answer, else what came."""
         picture = make_picture(next(self._numbers))
         tensor = struct.pack("<I", len(picture)) + picture
+        size = {"binary_data_size": len(tensor)}
         document = {
             "id": PROBE_REQUEST_ID,
-            "inputs": [
-                {
-                    "name": TENSORS.image,
-                    "shape": [1, 1],
-                    "datatype": "BYTES",
-                    "parameters": {"binary_data_size": len(tensor)},
-                }
-            ],
+            "inputs": [{"name": TENSORS.image, "shape": [1, 1], "datatype": "BYTES", "parameters": size}],
             "outputs": [{"name": TENSORS.status}],
             "parameters": {"timeout": int(self._timeout_s * 1e6)},  # no work on it once nobody waits for it
         }

@@ -18,21 +18,17 @@ class NoAnswerError(ServerError):
 
 
 class HttpStatusError(ServerError):
-    """The server answered with an error.
-
-    Attributes:
-        status: The HTTP status.
-        reason: Triton's reason; empty if it gave none.
-    """
+    """The server answered with an error, `status`, and Triton's reason, which may be empty."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"HTTP status {status}, {reason or 'no text'}")
-        self.status = status
-        self.reason = reason
+        self.status, self.reason = status, reason
 
 
 class HttpApi:
-    """The HTTP API of one server.
+    """The HTTP API of one server, at `host:port` or a URL; a ServerError if it is neither.
+
+    With `allow_proxy`, another machine is asked through the environment's proxy; this machine never is.
 
     Attributes:
         url: `http://host:port`.
@@ -40,15 +36,6 @@ class HttpApi:
     """
 
     def __init__(self, url: str, allow_proxy: bool = False) -> None:
-        """Connect to nothing yet.
-
-        Args:
-            url: `host:port`, or a URL.
-            allow_proxy: Whether another machine is asked through the environment's proxy. This machine never is.
-
-        Raises:
-            ServerError: It is not an HTTP address.
-        """
         parts = urlsplit(url if "//" in url else f"http://{url}")
         try:
             host, _ = parts.hostname, parts.port

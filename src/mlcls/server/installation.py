@@ -40,10 +40,6 @@ class TritonInstallation:
     library_folders: tuple[Path, ...]
     stub: Path | None = None
 
-    def has_backend(self, name: str) -> bool:
-        """Return whether a backend of this name is installed."""
-        return (self.backends / name).is_dir()
-
     def assemble_backends(self, folder: Path) -> None:
         """Fill an empty folder with all backends: Triton's own, and links to the three of this project."""
         for backend in sorted(self.backends.iterdir()):
@@ -65,15 +61,12 @@ class TritonInstallation:
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables of the server process."""
-        environment = dict(os.environ)
-        known = environment.get("LD_LIBRARY_PATH")
-        folders = [str(folder) for folder in self.library_folders] + ([known] if known else [])
-        if folders:
-            environment["LD_LIBRARY_PATH"] = os.pathsep.join(folders)
         # The stub process embeds an isolated Python: it ignores PYTHONPATH and uses the environment of the first
         # `python3` on the PATH.
-        environment["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), environment.get("PATH", os.defpath)])
-        return ALLOCATOR_VARIABLES | environment
+        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+        libraries = [*map(str, self.library_folders), os.environ.get("LD_LIBRARY_PATH", "")]
+        joined = os.pathsep.join(filter(None, libraries))
+        return {**ALLOCATOR_VARIABLES, **os.environ, "PATH": path, "LD_LIBRARY_PATH": joined}
 
 
 def embedded_installation() -> TritonInstallation:

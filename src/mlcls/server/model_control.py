@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from mlcls.errors import ModelControlError
@@ -17,8 +17,7 @@ _POLL_INTERVAL_S: Final = 0.02
 _QUERY_TIMEOUT_S: Final = 30.0
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelState:
+class ModelState(NamedTuple):
     """What a server reports about one version of a model.
 
     Attributes:
@@ -26,27 +25,18 @@ class ModelState:
         reason: Why it is unavailable.
     """
 
-    state: str
+    state: str = ""
     reason: str = ""
 
 
 class ModelControl:
-    """Loads and unloads models of a running server.
+    """Loads and unloads models of a running server, with the key of its closed APIs.
 
-    A server that polls its repository refuses both and does them itself; `load` then waits until it has.
+    A server that polls its repository refuses both and does them itself; `load` then waits until it has. Loading a
+    model may take `timeout_s`. An address that is neither `host:port` nor a URL raises a ServerError.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 300.0) -> None:
-        """Connect to nothing yet.
-
-        Args:
-            url: `host:port` of the HTTP API, or a URL.
-            key: Key of the closed APIs.
-            timeout_s: How long loading a model may take.
-
-        Raises:
-            ServerError: The URL is not an HTTP address.
-        """
         self._api = HttpApi(url, allow_proxy=True)
         self.url = self._api.url
         self._headers = {"Content-Type": "application/json", **({ADMIN_KEY_HEADER: key} if key else {})}
@@ -58,7 +48,7 @@ class ModelControl:
         Raises:
             ModelControlError: The server cannot be asked.
         """
-        models = json.loads(self._post("/v2/repository/index", {}, min(_QUERY_TIMEOUT_S, self._timeout_s)))
+        models = json.loads(self._post("index", min(_QUERY_TIMEOUT_S, self._timeout_s)))
         return {
             (model["name"], int(model["version"])): ModelState(model.get("state", ""), model.get("reason", ""))
             for model in models
@@ -76,24 +66,19 @@ class ModelControl:
             ModelControlError: The server cannot load it; the text has Triton's reason.
         """
         deadline = time.monotonic() + self._timeout_s
-        polls = False
+        hint = "see its log."
         try:
-            self._post(f"/v2/repository/models/{quote(model, safe='')}/load", {}, self._timeout_s)
+            self._post(f"models/{quote(model, safe='')}/load", self._timeout_s)
         except _PollingError:
-            polls = True
+            hint = "the server refuses model control: does it poll its repository?"
         while not self.is_ready(model, version):
-            state = self.states().get((model, version), ModelState(""))
+            state = self.states().get((model, version), ModelState())
             if state.state == "UNAVAILABLE" and state.reason != "unloaded":
                 raise ModelControlError(f"Triton cannot load {model}, version {version}: {_shorten(state.reason)}")
             if time.monotonic() > deadline:
                 raise ModelControlError(
-                    f"{model}, version {version}, was not ready within {self._timeout_s:.0f} s at {self.url}"
-                    + (
-                        "; the server refuses model control: does it poll its repository?"
-                        if polls
-                        else "; see its log."
-                    )
-                    + " Give it more time with --ready-timeout."
+                    f"{model}, version {version}, was not ready within {self._timeout_s:.0f} s at {self.url}; {hint} "
+                    f"Give it more time with --ready-timeout."
                 )
             time.sleep(_POLL_INTERVAL_S)
 
@@ -103,10 +88,8 @@ class ModelControl:
         Raises:
             ModelControlError: The server refuses.
         """
-        try:
-            self._post(f"/v2/repository/models/{quote(model, safe='')}/unload", {}, self._timeout_s)
-        except _PollingError:
-            return
+        with contextlib.suppress(_PollingError):
+            self._post(f"models/{quote(model, safe='')}/unload", self._timeout_s)
 
     def wait_until_drained(self, models: Collection[str]) -> bool:
         """Wait until the versions of some models that are being unloaded have answered the requests they accepted.
@@ -124,9 +107,9 @@ class ModelControl:
             time.sleep(_POLL_INTERVAL_S)
         return True
 
-    def _post(self, path: str, document: Mapping[str, Any], timeout_s: float) -> bytes:
+    def _post(self, path: str, timeout_s: float) -> bytes:
         try:
-            return self._api.request(path, timeout_s, json.dumps(document).encode(), self._headers)
+            return self._api.request(f"/v2/repository/{path}", timeout_s, b"{}", self._headers)
         except HttpStatusError as error:
             reason = error.reason or f"HTTP status {error.status}"
             if "not allowed if polling is enabled" in reason:
@@ -151,27 +134,3 @@ class _PollingError(ModelControlError):
 def _shorten(reason: str) -> str:
     """Return Triton's reason without the traceback of a Python backend."""
     return reason.split("\n\nAt:")[0].strip().replace("\n", " ")[:1000]
-
-
-def drain(url: str, key: str, models: Sequence[str], timeout_s: float) -> bool:
-    """Unload ensembles and wait until the requests that they accepted are answered.
-
-    SIGTERM alone is not enough: Triton then refuses a request that is between two steps of its ensemble. An ensemble
-    that is unloaded answers what it accepted, and refuses the rest at once, as unavailable.
-
-    Args:
-        url: `host:port` of the HTTP API.
-        key: Key of the closed APIs.
-        models: The ensembles.
-        timeout_s: How long the requests may take.
-
-    Returns:
-        Whether all were answered in time; False too if the server does not answer or does not allow model control.
-    """
-    control = ModelControl(url, key, timeout_s)
-    try:
-        for name in models:
-            control.unload(name)
-        return control.wait_until_drained(models)
-    except ModelControlError:
-        return False

@@ -1,4 +1,4 @@
-"""Options of a tritonserver, the admin key of its closed APIs, tracing, and its command line."""
+"""Options of a tritonserver, the admin key of its closed APIs, and its command line."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ CLOSED_APIS: Final = ("model-repository", "shared-memory", "logging", "trace")
 # open: it tells the client how many images a request may hold.
 CLOSED_APIS_IN_PRODUCTION: Final = (*CLOSED_APIS, "statistics")
 
-# How long requests in flight may take when a server stops; as long as a request may wait in a queue.
-DEFAULT_DRAIN_TIMEOUT_S: Final = 30.0
-
 # Environment variable with the key of the closed APIs. Without it, a random key that nobody knows closes them.
 ADMIN_KEY_VARIABLE: Final = "MLCLS_ADMIN_KEY"
 # HTTP header that carries the key.
@@ -32,49 +29,11 @@ ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
 # What fits in a header and in Triton's option; spaces are allowed, but not at either end.
 _KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
-# By default, one request in 100 is traced.
-DEFAULT_TRACE_RATE: Final = 100
-
-SERVICE_NAME: Final = "mlcls"
+# Name of the service in traces.
+_SERVICE_NAME: Final = "mlcls"
 
 # No commas, which separate the parts of Triton's option, and no password, which the process list would show.
-_URL: Final = re.compile(
-    r"https?://[\w.-]+(:\d{1,5})?(/[\w./~%+-]*)?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?(/[\w./~%+-]*)?"
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class TraceSettings:
-    """Where spans are sent.
-
-    Attributes:
-        url: Collector's OTLP receiver over HTTP, `http://localhost:4318/v1/traces` for example.
-        rate: One request in this many is traced; 1 for all.
-    """
-
-    url: str
-    rate: int = DEFAULT_TRACE_RATE
-
-    def __post_init__(self) -> None:
-        if not _URL.fullmatch(self.url):
-            raise ConfigError(
-                f"Expected --trace-url to be the http or https address of a collector's OTLP receiver without a name "
-                f"or password, http://localhost:4318/v1/traces for example, got {self.url!r}."
-            )
-        if not 1 <= self.rate <= 1_000_000:
-            raise ConfigError(
-                f"Expected --trace-rate 1 (every request) to 1000000 (one in a million), got {self.rate}."
-            )
-
-    def arguments(self) -> list[str]:
-        """Return the options of tritonserver."""
-        return [
-            "--trace-config=mode=opentelemetry",
-            f"--trace-config=opentelemetry,url={self.url}",
-            f"--trace-config=opentelemetry,resource=service.name={SERVICE_NAME}",
-            f"--trace-config=rate={self.rate}",
-            "--trace-config=level=TIMESTAMPS",
-        ]
+_URL: Final = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?(/[\w./~%+-]*)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +49,14 @@ class ServerOptions:
         grpc_port: Port of the gRPC API.
         metrics_port: Port of the Prometheus metrics.
         ready_timeout_s: How long loading may take.
-        log_path: File for Triton's whole log, or `STANDARD_OUTPUT`; by default it is deleted when the server has ended.
+        log_path: File for Triton's whole log, or `STANDARD_OUTPUT`; by default it is not kept.
         closed_apis: Triton's names of the APIs that need the admin key.
-        drain_timeout_s: How long requests in flight may take when the server is stopped.
+        drain_timeout_s: How long requests in flight may take when the server is stopped; by default as long as a
+            request may wait in a queue.
         log_format: Triton's own text, or one JSON object per message.
-        trace: Where spans are sent; None for nowhere.
+        trace_url: Collector's OTLP receiver over HTTP, `http://localhost:4318/v1/traces` for example; None traces
+            nothing.
+        trace_rate: One request in this many is traced; 1 for all.
     """
 
     repository: Path
@@ -107,15 +69,28 @@ class ServerOptions:
     ready_timeout_s: float = 300.0
     log_path: Path | None = None
     closed_apis: tuple[str, ...] = CLOSED_APIS
-    drain_timeout_s: float = DEFAULT_DRAIN_TIMEOUT_S
+    drain_timeout_s: float = 30.0
     log_format: LogFormat = "text"
-    trace: TraceSettings | None = None
+    trace_url: str | None = None
+    trace_rate: int = 100
+
+    def __post_init__(self) -> None:
+        if self.trace_url is not None and not _URL.fullmatch(self.trace_url):
+            raise ConfigError(
+                f"Expected --trace-url to be the http or https address of a collector's OTLP receiver without a name "
+                f"or password, http://localhost:4318/v1/traces for example, got {self.trace_url!r}."
+            )
 
     @classmethod
     def on_free_ports(cls, repository: Path, *models: str) -> ServerOptions:
         """Return options for a server on ports that are free now."""
         http_port, grpc_port, metrics_port = free_ports(3)
         return cls(repository, models, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports by Triton's names for them."""
+        return {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port}
 
 
 def read_admin_key() -> str:
@@ -147,7 +122,7 @@ def build_command(
         shared_memory_prefix: Prefix of the names of the server's regions in /dev/shm.
         admin_key: Key of the closed APIs.
     """
-    key = f"{ADMIN_KEY_HEADER}={admin_key}"
+    closed = f"{','.join(options.closed_apis)}:{ADMIN_KEY_HEADER}={admin_key}"
     command = [
         str(executable),
         f"--model-repository={options.repository.absolute()}",
@@ -160,19 +135,21 @@ def build_command(
         "--strict-readiness=false",
         "--exit-on-error=true",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
-        f"--http-address={options.host}",
-        f"--http-port={options.http_port}",
-        f"--grpc-address={options.host}",
-        f"--grpc-port={options.grpc_port}",
-        f"--metrics-address={options.host}",
-        f"--metrics-port={options.metrics_port}",
-        f"--http-restricted-api={','.join(options.closed_apis)}:{key}",
-        f"--grpc-restricted-protocol={','.join(options.closed_apis)}:{key}",
+        *(f"--{api}-address={options.host}" for api in options.ports),
+        *(f"--{api}-port={port}" for api, port in options.ports.items()),
+        f"--http-restricted-api={closed}",
+        f"--grpc-restricted-protocol={closed}",
         "--metrics-config=summary_latencies=true",
         "--log-format=ISO8601",
     ]
-    if options.trace is not None:
-        command += options.trace.arguments()
+    if options.trace_url is not None:
+        command += [
+            "--trace-config=mode=opentelemetry",
+            f"--trace-config=opentelemetry,url={options.trace_url}",
+            f"--trace-config=opentelemetry,resource=service.name={_SERVICE_NAME}",
+            f"--trace-config=rate={options.trace_rate}",
+            "--trace-config=level=TIMESTAMPS",
+        ]
     if options.target != "embedded":
         command.append(f"--model-config-name={options.target}")
     return command

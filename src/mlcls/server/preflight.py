@@ -23,14 +23,14 @@ def check_models(
     installation: TritonInstallation,
     read_machine: Callable[[], Machine] = read_machine,
 ) -> None:
-    """Check everything that can be checked before a server starts.
+    """Check everything that can be checked before a server starts on some ensembles.
 
     Args:
         repository: The model repository.
         models: Names of the ensembles.
         target: Which engine.
         installation: The tritonserver.
-        read_machine: Function that describes this machine's GPUs and TensorRT; called for the target `gpu` only.
+        read_machine: Describes this machine's GPUs and TensorRT; called for the target `gpu` only.
 
     Raises:
         RepositoryError: A model cannot be served; for example, its plan is not for this machine.
@@ -38,7 +38,7 @@ def check_models(
         ServerError: The target's backend is not installed.
     """
     backend = ENGINE_TARGETS[target].backend
-    if backend != "mlcls_engine" and not installation.has_backend(backend):
+    if backend != "mlcls_engine" and not (installation.backends / backend).is_dir():
         raise ServerError(
             f"The target {target!r} needs Triton's backend {backend!r}, which {installation.executable} does "
             f"not have; use the container (docker-compose.yml) or --target embedded."

@@ -7,22 +7,21 @@ import dataclasses
 import os
 import secrets
 import shlex
-import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Final
+from typing import IO, Final
 
 from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.base.processes import check_ports, end_group, end_with_parent
-from mlcls.errors import ServerError
+from mlcls.errors import ModelControlError, ServerError
 from mlcls.repository.models import Repository
 from mlcls.server.http_api import HttpApi
 from mlcls.server.installation import TritonInstallation, embedded_installation
-from mlcls.server.logs import STANDARD_OUTPUT, TritonLogPump, describe_end
-from mlcls.server.model_control import drain
+from mlcls.server.logs import STANDARD_OUTPUT, TritonLog, describe_end
+from mlcls.server.model_control import ModelControl
 from mlcls.server.options import ServerOptions, build_command, read_admin_key
 from mlcls.server.preflight import check_models
 
@@ -34,27 +33,18 @@ _LOG_TIMEOUT_S: Final = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class _Running:
-    """What a started server consists of.
-
-    Attributes:
-        process: tritonserver.
-        pulses: Folder of the pulses of its Python steps.
-        log_path: Triton's log.
-        shared_memory_prefix: Of the names of its regions in /dev/shm.
-        pump: Translates its log; None if the log is text.
-        cleanup: Removes its temporary folder and closes the log.
-    """
+    """A started server; `cleanup` removes what it left once its processes have ended."""
 
     process: subprocess.Popen[bytes]
     pulses: Path
-    log_path: Path
-    shared_memory_prefix: str
-    pump: TritonLogPump | None
+    log: TritonLog
     cleanup: contextlib.ExitStack
 
 
 class TritonServer:
-    """A tritonserver; a context manager that starts and ends it.
+    """A tritonserver, by default the embedded one; a context manager that starts and ends it.
+
+    An invalid admin key in the environment raises a ServerError.
 
     Attributes:
         options: How it serves.
@@ -62,15 +52,6 @@ class TritonServer:
     """
 
     def __init__(self, options: ServerOptions, installation: TritonInstallation | None = None) -> None:
-        """Keep the options and read the admin key; `start` does the rest.
-
-        Args:
-            options: How to serve.
-            installation: The tritonserver; by default the embedded one.
-
-        Raises:
-            ServerError: The environment's admin key is invalid.
-        """
         self.options = options
         self.admin_key = read_admin_key()
         self._installation = installation
@@ -92,17 +73,10 @@ class TritonServer:
         options = self.options
         installation = self._installation or embedded_installation()
         check_models(Repository(options.repository), options.models, options.target, installation)
-        check_ports(
-            options.host,
-            {
-                "--http-port": options.http_port,
-                "--grpc-port": options.grpc_port,
-                "--metrics-port": options.metrics_port,
-            },
-        )
+        check_ports(options.host, {f"--{api}-port": port for api, port in options.ports.items()})
         try:
-            self._running = self._launch(installation)
-            self._wait_until_ready(self._running)
+            self._launch(installation)
+            self._wait_until_ready()
         except BaseException:
             self._terminate()
             raise
@@ -125,20 +99,12 @@ class TritonServer:
 
     @property
     def pid(self) -> int:
-        """Process id of tritonserver.
-
-        Raises:
-            ServerError: The server does not run.
-        """
+        """Process id of tritonserver; a ServerError if it does not run."""
         return self._require_running().process.pid
 
     @property
     def pulses(self) -> Path:
-        """Folder of the pulses of its Python steps.
-
-        Raises:
-            ServerError: The server does not run.
-        """
+        """Folder of the pulses of its Python steps; a ServerError if it does not run."""
         return self._require_running().pulses
 
     def wait(self, timeout_s: float | None = None) -> None:
@@ -149,17 +115,14 @@ class TritonServer:
         """
         running = self._require_running()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            running.process.wait(timeout_s)
-        if running.process.poll() is not None:
-            raise ServerError(_describe_end(running))
+            status = running.process.wait(timeout_s)
+            end_group(running.process.pid)  # its steps, which hold its log open
+            running.log.join(_LOG_TIMEOUT_S)
+            raise ServerError(describe_end(status, running.log.tail()))
 
-    def stop(self, drain_timeout_s: float | None = None) -> None:
-        """End the server: requests in flight are answered, then all its processes and shared memory are gone.
-
-        Args:
-            drain_timeout_s: How long requests may take; by default as in the options.
-        """
-        self._drain(self.options.drain_timeout_s if drain_timeout_s is None else drain_timeout_s)
+    def stop(self) -> None:
+        """End the server: requests in flight are answered, then all its processes and shared memory are gone."""
+        self._drain(self.options.drain_timeout_s)
         self._terminate()
 
     def abandon(self, drain_timeout_s: float) -> None:
@@ -172,24 +135,18 @@ class TritonServer:
         running = self._running
         if running is None:
             return
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait()
+        running.process.kill()
+        running.process.wait()
         end_group(running.process.pid)
         self._running = None  # its id may become another process's
-        if running.pump is not None:
-            running.pump.join(_LOG_TIMEOUT_S)
-        for segment in Path("/dev/shm").glob(f"{running.shared_memory_prefix}*"):
-            segment.unlink(missing_ok=True)
+        running.log.join(_LOG_TIMEOUT_S)
         running.cleanup.close()
 
     def __enter__(self) -> TritonServer:
         """Start the server unless it was started."""
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the server."""
         self.stop()
 
@@ -199,18 +156,28 @@ class TritonServer:
         return self._running
 
     def _drain(self, timeout_s: float) -> None:
-        if self._running is not None and self._running.process.poll() is None:
-            drain(self.http_url, self.admin_key, self.options.models, timeout_s)
+        """Unload the ensembles and wait until they have answered what they accepted, or until the timeout.
+
+        SIGTERM alone is not enough: Triton then refuses a request that is between two steps of its ensemble. An
+        ensemble that is unloaded answers what it accepted, and refuses the rest at once, as unavailable.
+        """
+        if self._running is None or self._running.process.poll() is not None:
+            return
+        control = ModelControl(self.http_url, self.admin_key, timeout_s)
+        with contextlib.suppress(ModelControlError):
+            for name in self.options.models:
+                control.unload(name)
+            control.wait_until_drained(self.options.models)
 
     def _terminate(self) -> None:
         """Have the server end itself, then end what is left."""
-        if self._running is not None and self._running.process.poll() is None:
-            self._running.process.send_signal(signal.SIGTERM)
+        if self._running is not None:
+            self._running.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._running.process.wait(_STOP_TIMEOUT_S)
         self.kill()
 
-    def _launch(self, installation: TritonInstallation) -> _Running:
+    def _launch(self, installation: TritonInstallation) -> None:
         with contextlib.ExitStack() as cleanup:
             folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mlcls-serve-")))
             if not _is_plain(folder):
@@ -226,43 +193,46 @@ class TritonServer:
             if not _is_plain(options.repository.resolve()):
                 (folder / "models").symlink_to(options.repository.resolve())
                 options = dataclasses.replace(options, repository=folder / "models")
-            log_path = self.options.log_path or folder / "tritonserver.log"
             prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
-            try:
-                log = None
-                if log_path != STANDARD_OUTPUT:  # unbuffered: closing it must not fail on a full disk
-                    log = cleanup.enter_context(log_path.open("wb", buffering=0))
-            except OSError as error:
-                raise ServerError(f"The log file {log_path} cannot be written: {error.strerror}.") from None
-            as_json = self.options.log_format == "json"  # through a pipe
-            process = subprocess.Popen(
-                build_command(options, installation.executable, backends, prefix, self.admin_key),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if as_json else log,
-                stderr=subprocess.STDOUT if as_json or log is not None else None,
-                env={**installation.environment(), PULSE_FOLDER_VARIABLE: str(pulses)},
-                start_new_session=True,  # Ctrl-C must reach mlcls only, which then drains the server
-                preexec_fn=end_with_parent,  # so that nothing holds the ports and the memory
-                restore_signals=not as_json,  # a pipe that nobody reads must not end it while it drains
-            )
-            pump = TritonLogPump.start(process, log) if as_json else None
-            return _Running(process, pulses, log_path, prefix, pump, cleanup.pop_all())
-
-    def _wait_until_ready(self, running: _Running) -> None:
-        deadline = time.monotonic() + self.options.ready_timeout_s
-        api, waiting = HttpApi(self.http_url), list(self.options.models)
-        while waiting:
-            if running.process.poll() is not None:
-                raise ServerError(_describe_end(running))
-            if api.is_ready(waiting[0]):
-                waiting.pop(0)
-                continue
-            if time.monotonic() > deadline:
-                raise ServerError(
-                    f"tritonserver was not ready within {self.options.ready_timeout_s:.0f} s; see its log with "
-                    f"--log-file, or give it more time with --ready-timeout."
+            cleanup.callback(_remove_shared_memory, prefix)
+            stream = self._open_log(cleanup)
+            reader, writer = os.pipe()
+            log = TritonLog(reader, stream, self.options.log_format)
+            with open(writer, "wb") as output:
+                process = subprocess.Popen(
+                    build_command(options, installation.executable, backends, prefix, self.admin_key),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**installation.environment(), PULSE_FOLDER_VARIABLE: str(pulses)},
+                    start_new_session=True,  # Ctrl-C must reach mlcls only, which then drains the server
+                    preexec_fn=end_with_parent,  # so that nothing holds the ports and the memory
+                    restore_signals=False,  # a pipe that nobody reads must not end it while it drains
                 )
-            time.sleep(0.05)
+                self._running = _Running(process, pulses, log, cleanup.pop_all())  # at once: a signal may come
+
+    def _open_log(self, cleanup: contextlib.ExitStack) -> IO[bytes] | None:
+        path = self.options.log_path
+        if path is None:
+            return None
+        if path == STANDARD_OUTPUT:
+            return sys.stdout.buffer if self.options.log_format == "json" else sys.stderr.buffer
+        try:
+            return cleanup.enter_context(path.open("wb", buffering=0))  # closing it must not fail on a full disk
+        except OSError as error:
+            raise ServerError(f"The log file {path} cannot be written: {error.strerror}.") from None
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.options.ready_timeout_s
+        api = HttpApi(self.http_url)
+        for name in self.options.models:
+            while not api.is_ready(name):
+                self.wait(0.05)
+                if time.monotonic() > deadline:
+                    raise ServerError(
+                        f"tritonserver was not ready within {self.options.ready_timeout_s:.0f} s; see its log with "
+                        f"--log-file, or give it more time with --ready-timeout."
+                    )
 
 
 def _is_plain(path: Path) -> bool:
@@ -270,9 +240,6 @@ def _is_plain(path: Path) -> bool:
     return shlex.quote(str(path)) == str(path)
 
 
-def _describe_end(running: _Running) -> str:
-    tail = None
-    if running.pump is not None:
-        running.pump.join(_LOG_TIMEOUT_S)
-        tail = running.pump.tail()
-    return describe_end(running.log_path, running.process.returncode, tail)
+def _remove_shared_memory(prefix: str) -> None:
+    for segment in Path("/dev/shm").glob(f"{prefix}*"):
+        segment.unlink(missing_ok=True)

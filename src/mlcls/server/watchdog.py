@@ -7,38 +7,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from mlcls.backends.pulse import read_pulses
+from mlcls.backends.pulse import ENDED, IDLE, STARTING, read_pulses
 from mlcls.base.processes import ProcessState, read_process
-
-# How long a Python step may work on one request or batch; slow models on slow machines take a few seconds.
-DEFAULT_HANG_TIMEOUT_S: Final = 60.0
 
 # A debugger may stop a process for a moment; longer than this is a fault.
 STOPPED_GRACE_S: Final = 2.0
 
 
 class Watchdog:
-    """Checks the processes of one server; a check takes less than a millisecond."""
+    """Checks the processes of one server and the pulses of its steps; a check takes less than a millisecond.
+
+    A step hangs if it works longer than `hang_timeout_s` on one request or batch. The clock is that of the pulses.
+    """
 
     def __init__(
         self,
         server_pid: int,
         pulses: Path,
-        hang_timeout_s: float = DEFAULT_HANG_TIMEOUT_S,
+        hang_timeout_s: float,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Check nothing yet.
-
-        Args:
-            server_pid: Process id of tritonserver.
-            pulses: Folder of its steps' pulses.
-            hang_timeout_s: How long a step may work on one request or batch.
-            clock_ns: The clock of the pulses.
-        """
-        self._server_pid = server_pid
-        self._pulses = pulses
-        self._hang_timeout_s = hang_timeout_s
-        self._clock_ns = clock_ns
+        self._server_pid, self._pulses = server_pid, pulses
+        self._hang_timeout_s, self._clock_ns = hang_timeout_s, clock_ns
         self._started: dict[int, int] = {}
         self._stopped_since_ns: dict[int, int] = {}
 
@@ -46,24 +36,23 @@ class Watchdog:
         """Return what is wrong with a process of the server, as the start of a sentence; None if nothing is."""
         if self._is_stopped_long(self._server_pid, read_process(self._server_pid)):
             return f"tritonserver (process {self._server_pid}) is stopped"
-        for pulse in read_pulses(self._pulses):
-            process = read_process(pulse.pid)
-            if process is not None and process.start != self._started.setdefault(pulse.pid, process.start):
+        for pid, step, since_ns in read_pulses(self._pulses):
+            process = read_process(pid)
+            if process is not None and process.start != self._started.setdefault(pid, process.start):
                 process = None  # another process with this id
-            if not pulse.serves:
+            if since_ns in (STARTING, ENDED):
                 if process is None:
-                    (self._pulses / str(pulse.pid)).unlink(missing_ok=True)
-                    self._started.pop(pulse.pid, None)
+                    (self._pulses / str(pid)).unlink(missing_ok=True)
+                    self._started.pop(pid, None)
                 continue
-            who = f"step {pulse.step} (process {pulse.pid})"
+            who = f"step {step} (process {pid})"
             if process is None:
                 return f"{who} was killed or exited"
-            if self._is_stopped_long(pulse.pid, process):
+            if self._is_stopped_long(pid, process):
                 return f"{who} is stopped"
-            if pulse.working_since_ns is not None:
-                working_s = (self._clock_ns() - pulse.working_since_ns) / 1e9
-                if working_s > self._hang_timeout_s:
-                    return f"{who} hangs: it has been working on one request for {working_s:.0f} s"
+            working_s = 0.0 if since_ns == IDLE else (self._clock_ns() - since_ns) / 1e9
+            if working_s > self._hang_timeout_s:
+                return f"{who} hangs: it has been working on one request for {working_s:.0f} s"
         return None
 
     def _is_stopped_long(self, pid: int, process: ProcessState | None) -> bool:

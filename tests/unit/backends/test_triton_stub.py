@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import CancelledError
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,61 +26,21 @@ from mlcls.repository.publishing import add_model
 from mlcls.repository.settings import Target
 from mlcls.repository.staging import ConvertedVersion
 from mlcls.repository.triton_config import ENGINE_TARGETS, ConfigBuilder
-
-
-class Error(Exception):
-    """As `TritonError`: a text and a code."""
-
-    INVALID_ARG = "invalid argument"
-    INTERNAL = "internal"
-
-    def __init__(self, text: str, code: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class FakeFamily:
-    """As `MetricFamily`, of one counter."""
-
-    COUNTER = "counter"
-    sent: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, **_: object) -> None:
-        self.sent.clear()
-
-    def Metric(self, labels: dict[str, str]) -> FakeFamily:  # noqa: N802  # Triton's name
-        self.sent.update(labels, value=0.0)
-        return self
-
-    def increment(self, value: float) -> None:
-        self.sent["value"] += value
-
-
-class Response:
-    def __init__(self, tensors: list[Any] | None = None, error: Error | None = None) -> None:
-        self.tensors = tensors
-        self.error = error
+from support.fake_pb_utils import Error, FakePbUtils
 
 
 @pytest.fixture
-def pb_utils(monkeypatch: pytest.MonkeyPatch) -> Any:
-    log: list[str] = []
-    module = SimpleNamespace(
-        InferenceResponse=Response,
-        TritonError=Error,
-        Logger=SimpleNamespace(log_error=log.append, log_warn=log.append),
-        MetricFamily=FakeFamily,
-        log=log,
-    )
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", module)
-    return module
+def pb_utils(monkeypatch: pytest.MonkeyPatch) -> FakePbUtils:
+    fake = FakePbUtils()
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+    return fake
 
 
 class Counter(RequestStep):
     """A step whose requests are numbers, or errors to raise."""
 
     def prepare(self, arguments: StepArguments) -> list[CounterGroup]:
-        self.group = CounterGroup("answers", "answers given", [{"version": arguments.version}], np.zeros(1))
+        self.group = CounterGroup("answers", "answers given", [{"version": arguments.version}])
         return [self.group]
 
     def answer(self, request: int | Exception) -> list[int]:
@@ -91,7 +51,7 @@ class Counter(RequestStep):
 
 
 @pytest.fixture
-def step(pb_utils: Any, imported: Path, custom_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Counter:
+def step(pb_utils: FakePbUtils, imported: Path, custom_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Counter:
     monkeypatch.delenv(PULSE_FOLDER_VARIABLE, raising=False)
     step = Counter()
     step.initialize(arguments_for(imported, custom_spec, "_preprocess"))
@@ -105,9 +65,12 @@ def step(pb_utils: Any, imported: Path, custom_spec: ModelSpec, monkeypatch: pyt
         (ThresholdError("bad threshold"), Error.INVALID_ARG),
         (MemoryError("too large"), Error.INTERNAL),
         (ZeroDivisionError("a defect"), Error.INTERNAL),
+        (CancelledError("the caller has left"), Error.CANCELLED),
     ],
 )
-def test_an_error_costs_its_own_request_alone(step: Counter, pb_utils: Any, error: Exception, code: str) -> None:
+def test_an_error_costs_its_own_request_alone(
+    step: Counter, pb_utils: FakePbUtils, error: Exception, code: str
+) -> None:
     responses = step.execute([0, error, 2])
     step.finalize()
     assert [response.tensors for response in responses] == [[0], None, [2]]
@@ -117,11 +80,13 @@ def test_an_error_costs_its_own_request_alone(step: Counter, pb_utils: Any, erro
     assert len(pb_utils.log) == (code == Error.INTERNAL), "a defect is logged, a client's fault is not"
 
 
-def test_a_step_knows_its_spec_and_sends_its_last_counts(step: Counter, custom_spec: ModelSpec) -> None:
+def test_a_step_knows_its_spec_and_sends_its_last_counts(
+    step: Counter, pb_utils: FakePbUtils, custom_spec: ModelSpec
+) -> None:
     assert step.spec == custom_spec
     step.execute([1, 2, 3])
     step.finalize()
-    assert FakeFamily.sent == {"version": "1", "value": 3.0}
+    assert pb_utils.values == {("answers", "1"): 3}
 
 
 def arguments_of(config: dict[str, Any]) -> StepArguments:
@@ -160,14 +125,25 @@ def load_spec(args: dict[str, str], *files: str) -> ModelSpec:
     return StepArguments.read(args).load_spec(*files)
 
 
+def import_into(folder: Path, spec: ModelSpec) -> Path:
+    """Return a repository with one model."""
+    folder.mkdir()
+    model = folder / "given.onnx"
+    model.write_bytes(b"weights")
+    record = EngineRecord("model.onnx", "fp32", {}, {})
+    add_model(Repository(folder / "models"), ConvertedVersion(spec, model, record))
+    return folder / "models"
+
+
 @pytest.fixture
 def imported(tmp_path: Path, custom_spec: ModelSpec) -> Path:
-    """A repository with one model."""
-    root = tmp_path / "models"
-    model = tmp_path / "given.onnx"
-    model.write_bytes(b"weights")
-    add_model(Repository(root), ConvertedVersion(custom_spec, model, EngineRecord("model.onnx", "fp32", {}, {})))
-    return root
+    return import_into(tmp_path / "given", custom_spec)
+
+
+def edit_labels(imported: Path, suffix: str) -> None:
+    """Exchange two labels in one step, by hand."""
+    path = imported / f"animals-v2{suffix}" / "1" / "model_spec.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"cat"', '"cow"'), encoding="utf-8")
 
 
 @pytest.mark.parametrize("suffix", STEP_SUFFIXES)
@@ -176,6 +152,11 @@ def test_the_spec_is_that_of_the_version_folder(imported: Path, custom_spec: Mod
     assert load_spec(arguments) == custom_spec
     with pytest.raises(RepositoryError, match=r"2/manifest\.json does not exist"):
         load_spec({**arguments, "model_version": "2"})
+    with pytest.raises(RepositoryError, match="expected the manifest of pets_preprocess, got that of animals-v2_"):
+        load_spec({**arguments, "model_name": "pets_preprocess"})
+    edit_labels(imported, suffix)
+    with pytest.raises(RepositoryError, match=r"model_spec\.json is not the file that its manifest was written for"):
+        load_spec(arguments)
 
 
 def test_a_changed_model_file_is_refused(imported: Path, custom_spec: ModelSpec) -> None:
@@ -190,53 +171,32 @@ def test_a_changed_model_file_is_refused(imported: Path, custom_spec: ModelSpec)
         load_spec(arguments, "model.onnx")
 
 
-@pytest.mark.parametrize("suffix", STEP_SUFFIXES)
-def test_labels_that_were_exchanged_are_refused(imported: Path, custom_spec: ModelSpec, suffix: str) -> None:
-    """A list of labels edited by hand, in one step."""
-    path = imported / f"animals-v2{suffix}" / "1" / "model_spec.json"
-    labels = (custom_spec.labels[1], custom_spec.labels[0], *custom_spec.labels[2:])
-    path.write_text(msgspec.structs.replace(custom_spec, labels=labels).to_json(), encoding="utf-8")
-    with pytest.raises(RepositoryError, match=f"{path} is not the file that its manifest was written for"):
-        load_spec(arguments_for(imported, custom_spec, suffix))
-
-
-def test_a_folder_of_another_step_or_model_is_refused(imported: Path, custom_spec: ModelSpec) -> None:
-    arguments = arguments_for(imported, custom_spec, "_preprocess")
-    with pytest.raises(RepositoryError, match="expected the manifest of pets_preprocess, got that of animals-v2_prep"):
-        load_spec({**arguments, "model_name": "pets_preprocess"})
-
-
 def test_steps_of_different_imports_are_refused(imported: Path, tmp_path: Path, custom_spec: ModelSpec) -> None:
     """Each folder agrees with its own manifest; together they would name labels wrongly."""
-    other = msgspec.structs.replace(custom_spec, labels=("a", "b", "c"))
-    model = tmp_path / "other.onnx"
-    model.write_bytes(b"others")
-    add_model(
-        Repository(tmp_path / "other"), ConvertedVersion(other, model, EngineRecord("model.onnx", "fp32", {}, {}))
-    )
+    other = import_into(tmp_path / "other", msgspec.structs.replace(custom_spec, labels=("a", "b", "c")))
     shutil.rmtree(imported / "animals-v2_postprocess" / "1")
-    shutil.copytree(tmp_path / "other" / "animals-v2_postprocess" / "1", imported / "animals-v2_postprocess" / "1")
+    shutil.copytree(other / "animals-v2_postprocess" / "1", imported / "animals-v2_postprocess" / "1")
     for suffix in STEP_SUFFIXES:
         with pytest.raises(RepositoryError, match="the folders come from different imports"):
             load_spec(arguments_for(imported, custom_spec, suffix))
 
 
-def engine_with(parameters: object) -> StepArguments:
-    return arguments_of({"parameters": parameters})
-
-
-def test_parameters_of_an_engine() -> None:
-    for nothing in ({}, {"other": {"string_value": "x"}}):
-        assert (engine_with(nothing).engine_threads(), engine_with(nothing).engine_precision()) == (0, "f32")
-    given = engine_with({"threads": {"string_value": "3"}, "precision": {"string_value": "bf16"}})
-    assert (given.engine_threads(), given.engine_precision()) == (3, "bf16")
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({}, (0, "f32")),
+        ({"other": {"string_value": "x"}}, (0, "f32")),
+        ({"threads": {"string_value": "3"}, "precision": {"string_value": "bf16"}}, (3, "bf16")),
+    ],
+)
+def test_parameters_of_an_engine(parameters: dict[str, Any], expected: tuple[int, str]) -> None:
+    arguments = arguments_of({"parameters": parameters})
+    assert (arguments.engine_threads(), arguments.engine_precision()) == expected
 
 
 @pytest.mark.parametrize("wrong", [{"string_value": "fp8"}, {"string_value": ["f32"]}, {}, "bf16"])
 def test_wrong_parameters_of_an_engine(wrong: object) -> None:
-    with pytest.raises(
-        RepositoryError, match="animals_engine: expected the parameter precision to be one of f32, bf16"
-    ):
-        engine_with({"precision": wrong}).engine_precision()
-    with pytest.raises(RepositoryError, match="animals_engine: expected the parameter threads to be a whole number"):
-        engine_with({"threads": wrong}).engine_threads()
+    with pytest.raises(RepositoryError, match="_engine: the parameter precision is wrong: expected one of f32, bf16"):
+        arguments_of({"parameters": {"precision": wrong}}).engine_precision()
+    with pytest.raises(RepositoryError, match="_engine: the parameter threads is wrong: expected a whole number, 0"):
+        arguments_of({"parameters": {"threads": wrong}}).engine_threads()

@@ -24,13 +24,8 @@ def test_each_engine_has_a_builder(engine: str, tmp_path: Path) -> None:
     assert list(inspect.signature(build).parameters) == ["request"]
     if engine != "tensorrt":  # which first of all needs a GPU
         with pytest.raises((RepositoryError, ConversionError)):
-            list(
-                build(
-                    BuildRequest(
-                        ModelVersion(Repository(tmp_path), "nothing", 1), (), ("7.5",), tmp_path.parent / "output"
-                    )
-                )
-            )
+            nothing = ModelVersion(Repository(tmp_path), "nothing", 1)
+            list(build(BuildRequest(nothing, (), ("7.5",), tmp_path.parent / "output")))
 
 
 @pytest.mark.parametrize("extra", [["--output", "folder"], ["--compute-capability", "7.5"]])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 
 from demo.colors import COLORS, color_shares, has_colors, name_pixels
 from demo.dataset import write_demo_dataset
@@ -55,19 +54,6 @@ def test_rule_on_the_whole_cube() -> None:
     decided = [index for index, color in enumerate(colors) if not is_at_a_limit(*map(int, color))]
     assert len(decided) > 0.9 * len(colors)
     assert [names[index] for index in decided] == [name_color(*map(int, colors[index])) for index in decided]
-
-
-@pytest.mark.parametrize(
-    ("color", "name"),
-    [
-        ((220, 20, 20), "red"), ((255, 140, 0), "orange"), ((250, 230, 30), "yellow"), ((30, 150, 40), "green"),
-        ((0, 220, 230), "cyan"), ((20, 60, 220), "blue"), ((128, 0, 160), "purple"), ((255, 150, 190), "pink"),
-        ((120, 72, 30), "brown"), ((10, 10, 12), "black"), ((128, 128, 128), "gray"), ((250, 250, 250), "white"),
-    ],
-)  # fmt: skip
-def test_plain_colors(color: tuple[int, int, int], name: str) -> None:
-    pixels = np.full((4, 5, 3), color, np.uint8)
-    assert [COLORS[index] for index in np.flatnonzero(has_colors(pixels))] == [name]
 
 
 def test_a_tenth_of_the_pixels_is_enough() -> None:

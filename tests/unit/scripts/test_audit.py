@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts import audit
 from support.processes import ROOT
 
 TODAY = datetime.date(2026, 11, 28)
 FAULT = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2.0"], "description": "bad"}
-
-
-def load_audit() -> Any:
-    spec = importlib.util.spec_from_file_location("audit", ROOT / "scripts" / "audit.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules["audit"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-audit = load_audit()
 
 
 def database(*vulns: Mapping[str, Any], canary: bool = True, skip: str | None = None) -> Callable[[Path], Any]:
@@ -50,14 +36,17 @@ def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "dev.txt")
 
 
-def test_nothing_is_known(lock: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit.main([lock], database(), TODAY) == 0
-    assert "1 locks: 0 findings" in capsys.readouterr().out
-
-
-def test_a_finding_fails(lock: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit.main([lock], database(FAULT), TODAY) == 1
-    assert "dev.txt: some 1.0: PYSEC-1, CVE-1; fixed in 2.0" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("found", "status", "text"),
+    [
+        ([], 0, "1 locks: 0 findings"),
+        ([FAULT], 1, "dev.txt: some 1.0: PYSEC-1, CVE-1; fixed in 2.0"),
+        ([{"id": "PYSEC-2"}], 1, "dev.txt: some 1.0: PYSEC-2; no fixed version"),
+    ],
+)
+def test_findings_fail(lock: str, capsys: pytest.CaptureFixture[str], found: list[Any], status: int, text: str) -> None:
+    assert audit.main([lock], database(*found), TODAY) == status
+    assert text in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -117,9 +106,3 @@ def test_every_lock_is_audited(capsys: pytest.CaptureFixture[str]) -> None:
     locks = {path.with_suffix(".txt").name for path in (ROOT / "requirements").glob("*.in")} | {"triton.txt"}
     assert set(asked) - {"canary.txt"} == locks
     assert all("--hash=sha256:" in (ROOT / "requirements" / name).read_text() for name in locks)
-
-
-def test_make_knows_it() -> None:
-    text = (ROOT / "Makefile").read_text()
-    assert "audit: .venv-audit/.installed" in text
-    assert "requirements/audit.in --output-file requirements/audit.txt" in text

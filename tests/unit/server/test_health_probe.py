@@ -7,8 +7,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
-from typing import Any
 
 import pytest
 
@@ -16,7 +14,7 @@ from mlcls.base.processes import free_ports
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ImageTransform
 from mlcls.server.health_probe import Health, HealthProbe, make_picture
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import QuietHandler, serve_http
 
 TIMEOUT_S = 0.5
 
@@ -38,12 +36,12 @@ class FakeTriton:
         self.pictures: list[bytes] = []
         fake = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:  # noqa: N802  # http.server's name
                 count = int(fake.others_per_s * (time.monotonic() - fake._began_s))
-                self._send(200, f'nv_inference_request_success{{model="cat",version="1"}} {7 + count}\n'.encode())
+                self.answer(200, f'nv_inference_request_success{{model="cat",version="1"}} {7 + count}\n'.encode())
 
-            def do_POST(self) -> None:
+            def do_POST(self) -> None:  # noqa: N802  # http.server's name
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 header = json.loads(body[: int(self.headers["Inference-Header-Content-Length"])])
                 tensor = body[int(self.headers["Inference-Header-Content-Length"]) :]
@@ -51,41 +49,27 @@ class FakeTriton:
                 assert length + 4 == len(tensor) == header["inputs"][0]["parameters"]["binary_data_size"]
                 fake.pictures.append(tensor[4:])
                 if fake.status is None:
-                    fake._end.wait(5)
-                elif fake.status == 200:
-                    self._send(200, json.dumps({"outputs": [{"data": [fake.text]}]}).encode())
+                    fake.end.wait(5)
                 else:
-                    self._send(fake.status, json.dumps({"error": fake.text}).encode())
+                    content = {"outputs": [{"data": [fake.text]}]} if fake.status == 200 else {"error": fake.text}
+                    self.answer(fake.status, json.dumps(content).encode())
 
-            def _send(self, status: int, content: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
+        self.handler = Handler
+        self.url = ""
         self._began_s = time.monotonic()
-        self._end = threading.Event()
-        self._server = QuietHttpServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        self.end = threading.Event()
 
     def ask(self) -> Health:
-        url = f"127.0.0.1:{self._server.server_port}"
-        return HealthProbe(url, f"http://{url}/metrics", TIMEOUT_S).ask("cat")
-
-    def stop(self) -> None:
-        self._end.set()
-        self._server.shutdown()
-        self._server.server_close()
+        return HealthProbe(self.url, f"http://{self.url}/metrics", TIMEOUT_S).ask("cat")
 
 
 @pytest.fixture
 def triton() -> Iterator[FakeTriton]:
     fake = FakeTriton()
-    yield fake
-    fake.stop()
+    with serve_http(fake.handler) as port:
+        fake.url = f"127.0.0.1:{port}"
+        yield fake
+        fake.end.set()
 
 
 def test_a_model_that_answers(triton: FakeTriton) -> None:
@@ -130,4 +114,3 @@ def test_no_server() -> None:
     assert health.verdict == "fails"
     assert "refused" in health.reason
     assert str(health).startswith("cat does not answer: ")
-    assert not probe.is_ready("cat")

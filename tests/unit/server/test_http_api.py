@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
-from typing import Any
 
 import pytest
 
 from mlcls.base.processes import free_ports
 from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import QuietHandler, serve_http
 
 ANSWERS = {
     "/v2/models/a%2Fb/ready": (200, b""),
@@ -21,26 +18,22 @@ ANSWERS = {
 }
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        status, body = ANSWERS.get(self.path, (404, b""))
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+class _Handler(QuietHandler):
+    def do_GET(self) -> None:  # noqa: N802  # http.server's name
+        self.answer(*ANSWERS.get(self.path, (404, b"")))
 
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing on the screen."""
+
+@pytest.fixture(autouse=True)
+def no_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the proxy, that the environment may name."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    with QuietHttpServer(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+    with serve_http(_Handler) as port:
+        yield port
 
 
 def test_readiness(port: int) -> None:
@@ -75,15 +68,11 @@ def test_no_server() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
 def test_no_proxy_stands_before_this_machine(port: int, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
     assert HttpApi(f"{host}:{port}", allow_proxy=True).is_ready("cat", 2)
 
 
 def test_a_proxy_stands_before_others_if_allowed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
     with pytest.raises(HttpStatusError, match="HTTP status 404"):
         HttpApi("triton.invalid:8000", allow_proxy=True).request("/v2", 5)
     with pytest.raises(NoAnswerError):

@@ -1,4 +1,4 @@
-"""A server that was never started."""
+"""A server that was never started, its options, and the folder of backends that it is started with."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mlcls.errors import ServerError
-from mlcls.server.options import ServerOptions
+from mlcls.errors import ConfigError, ServerError
+from mlcls.server.installation import BACKENDS, TritonInstallation
+from mlcls.server.options import ServerOptions, build_command
 from mlcls.server.process import TritonServer
 
 
@@ -27,3 +28,48 @@ def test_a_start_that_fails_leaves_a_server_that_does_not_run(tmp_path: Path) ->
         server.start()
     with pytest.raises(ServerError, match="Expected a running server"):
         _ = server.pid
+
+
+def test_the_backends_of_a_wheel_whose_bytecode_is_compiled(tmp_path: Path) -> None:
+    """As pip does: `__pycache__` lies beside the files of the Python backend."""
+    backends, stub = tmp_path / "backends", tmp_path / "triton_python_backend_stub"
+    (backends / "python" / "__pycache__").mkdir(parents=True)
+    (backends / "python" / "triton_python_backend_utils.py").write_text("utils")
+    stub.write_text("stub")
+    folder = tmp_path / "assembled"
+    folder.mkdir()
+    TritonInstallation(tmp_path / "tritonserver", backends, (), stub).assemble_backends(folder)
+    assert {path.name for path in folder.iterdir()} == {"python", *BACKENDS}
+    assert {path.name: path.read_text() for path in (folder / "python").iterdir()} == {
+        "triton_python_backend_utils.py": "utils",
+        stub.name: "stub",
+    }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:4318/v1/traces",
+        "https://otel.example.com/v1/traces",
+        "http://[::1]:4318/v1/traces",
+        "http://a",
+    ],
+)
+def test_addresses_of_traces(url: str) -> None:
+    options = ServerOptions(Path(), ("animals",), trace_url=url, trace_rate=5)
+    command = build_command(options, Path("tritonserver"), Path("backends"), "prefix", "key")
+    assert [part.removeprefix("--trace-config=") for part in command if part.startswith("--trace-config")] == [
+        "mode=opentelemetry",
+        f"opentelemetry,url={url}",
+        "opentelemetry,resource=service.name=mlcls",
+        "rate=5",
+        "level=TIMESTAMPS",
+    ]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "a:4318", "grpc://a:4317", "http://user:secret@a/v1", "http://a/b,rate=1", "http://a/\n", "http://a/ b"]
+)
+def test_wrong_addresses_of_traces(url: str) -> None:
+    with pytest.raises(ConfigError, match="Expected --trace-url to be"):
+        ServerOptions(Path(), ("animals",), trace_url=url)

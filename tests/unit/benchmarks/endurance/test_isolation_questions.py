@@ -36,7 +36,7 @@ def answer_of(number: int, threshold: Any, version: int = 1) -> ImageAnswer:
     spec = make_spec(version)
     scores = expected_scores(number, version)
     parameters = {} if threshold is None else {"threshold": json.dumps(threshold, ensure_ascii=False)}
-    limits = request_thresholds(parameters, spec)
+    limits = request_thresholds(json.dumps(parameters), spec)
     logits = np.log(scores / (1 - scores))[None].astype(np.float32)
     (row,), (result,), (status,) = postprocess_logits(logits, ["OK"], limits, spec)
     return ImageAnswer(json.loads(result), status, row)
