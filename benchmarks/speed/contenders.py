@@ -1,228 +1,416 @@
-"""The contenders of one model: started, checked, dropped if they fail, and measured in turns."""
+"""The served model and its peers: all label photos, and each is measured while the others are stopped."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
-import math
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 
-from benchmarks.speed.peers.bare_engines import BareEngine, Check
-from benchmarks.speed.peers.contender import Contender, Load, Peer
-from benchmarks.speed.peers.engine_settings import ENGINES
-from benchmarks.speed.turns import Turns, take_turns
-from benchmarks.usage import cpu_since, read_usage
+import yaml
+
+from benchmarks.asking import Refusal, ask, connect
+from benchmarks.speed import in_process
+from benchmarks.speed.in_process import BARE_PROCESS, ONNX_RUNTIME, OPENVINO, PADDLEX_PREDICT, cores
+from benchmarks.speed.perf_analyzer import (
+    ANY_DEVIATION,
+    ROOT,
+    Load,
+    PerfAnalyzer,
+    Windows,
+    choose_windows,
+    write_input_data,
+    write_payloads,
+)
+from mlcls.base.files import write_text
+from mlcls.base.processes import end_with_parent, free_ports
 from mlcls.errors import MlclsError
+from mlcls.model.spec import ModelSpec
+from mlcls.paddle.model import PaddleXModel
+from mlcls.server.installation import ALLOCATOR_VARIABLES
 
-# An engine is not measured in turns if its best trial is slower than this share of the fastest one's.
-_WORTH_TURNS: Final = 0.8
+SERVED: Final = "served"
+PADDLEX_SERVER: Final = "paddlex --serve"
+LITSERVE: Final = "LitServe"
+ENGINES: Final = (OPENVINO, ONNX_RUNTIME)
 
-# CPU time that a loaded peer may take while idle, in cores.
-_IDLE_CORES: Final = 0.1
-_IDLE_WINDOW_S: Final = 1.0
-# Windows within which a peer must come to rest: after a measurement, it still has memory to free.
-_IDLE_WINDOWS: Final = 5
+# PaddleX's environment, which has its serving plugin and nothing of mlcls.
+_PADDLEX_BIN: Final = ROOT / ".venv-paddlex" / "bin"
+_LITSERVE_PYTHON: Final = ROOT / ".venv-bench" / "bin" / "python"
 
-PeerT = TypeVar("PeerT", bound=Peer)
+# Several peers load at once.
+_LOAD_TIMEOUT_S: Final = 240.0
+_CALL_TIMEOUT_S: Final = 120.0
+_LAST_WORDS: Final = 800
 
-# Called with a description of each next step.
-Step = Callable[[str], object]
+# The score of each predicted class id.
+Answer = Mapping[int, float]
 
 
-@dataclasses.dataclass
-class Comparison:
-    """The results for one model.
+class PeerError(MlclsError):
+    """A peer cannot be started, does not answer, or answers differently from the served model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFiles:
+    """What the contenders load.
 
     Attributes:
-        name: The model's name.
-        load: How it was measured.
-        turns: Throughput in images per second, in turns.
-        latency_turns: Median latency in milliseconds at concurrency 1, in turns; None if it was not measured.
-        settings: How each peer was set up.
-        trials: Images per second of each engine in each setting that was tried.
-        engines: Names of the bare engines that answer right.
-        errors: Why a peer could not be measured.
-        pixel_digests: SHA-256 of the pixels that PaddleX sees in each photo.
-        versions: Versions of PaddleX and of its Paddle.
+        spec: The model's spec.
+        onnx: The graph that is served.
+        paddlex: The PaddleX inference model that it comes from.
     """
 
-    name: str
-    load: Load
-    turns: Turns = dataclasses.field(default_factory=lambda: Turns(()))
-    latency_turns: Turns | None = None
-    settings: dict[str, str] = dataclasses.field(default_factory=dict)
-    trials: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    engines: list[str] = dataclasses.field(default_factory=list)
-    errors: dict[str, str] = dataclasses.field(default_factory=dict)
-    pixel_digests: list[str] = dataclasses.field(default_factory=list)
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    spec: ModelSpec
+    onnx: Path
+    paddlex: Path
 
-    def fastest_engine(self) -> str:
-        """Return the bare engine with the highest throughput in turns.
 
-        Raises:
-            MlclsError: None was measured, or one failed that could have been the fastest.
-        """
-        failed = [name for name in ENGINES if name in self.errors]
-        if failed or not self.engines:
-            raise MlclsError(f"the fastest engine is unknown; failed: {', '.join(failed) or 'all'}")
-        return max(self.engines, key=lambda name: self.turns.values(name).median)
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """How a contender is measured.
+
+    Attributes:
+        concurrency: Requests in flight at a server; a program without a server chooses its own number of callers.
+        seconds: Length of the measurement; longer for a slow model.
+        image_s: How long an image takes alone, roughly.
+    """
+
+    concurrency: int
+    seconds: float
+    image_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What was measured.
+
+    Attributes:
+        images_per_s: Throughput.
+        median_ms: Median latency of a call.
+    """
+
+    images_per_s: float
+    median_ms: float
+
+
+def answer_served(grpc_url: str, model: str, photos: Sequence[Path]) -> list[Answer]:
+    """Return a served ensemble's answer to each photo, asked one after the other over gRPC.
+
+    Raises:
+        PeerError: One is refused.
+    """
+    answers = []
+    with connect(grpc_url) as client:
+        for photo in photos:
+            reply = ask(client, model, [photo.read_bytes()], timeout_s=_CALL_TIMEOUT_S)
+            if isinstance(reply, Refusal):
+                raise PeerError(f"{model}: expected labels of {photo}, got {reply.code}: {reply.message}")
+            answers.append(_answer_of(reply[0].result))
+    return answers
+
+
+def _answer_of(result: Mapping[str, Any]) -> Answer:
+    """Return the answer from a result in PaddleX's format, `class_ids` and `scores`."""
+    return {int(index): float(score) for index, score in zip(result["class_ids"], result["scores"], strict=True)}
 
 
 class Bench:
-    """The contenders of one model that are loaded and answer right.
+    """What is needed to start and measure the contenders of one model.
 
     Attributes:
-        contenders: The contenders by name, the served model first.
+        files: The model.
+        photos: JPEG files that all contenders answer and are measured with.
+        work: Folder for what contenders write.
+        analyzer: The load generator of all servers.
+    """
+
+    def __init__(self, files: ModelFiles, photos: Sequence[Path], work: Path, analyzer: PerfAnalyzer) -> None:
+        self.files, self.photos, self.analyzer = files, [photo.resolve() for photo in photos], analyzer
+        self.work = work.resolve()
+        self.images = [photo.read_bytes() for photo in photos]
+
+    def load_server(self, load: Load, rate: Rate) -> Figures:
+        """Measure a server with perf_analyzer in three windows."""
+        windows = Windows(rate.seconds / 3, ANY_DEVIATION, 3)
+        figures = self.analyzer.measure(load, choose_windows(windows, load, 1 / rate.image_s))
+        return Figures(figures.images_per_s, figures.p50_ms)
+
+
+class Served:
+    """The served model itself, as shipped."""
+
+    name = SERVED
+
+    def __init__(self, bench: Bench, grpc_url: str) -> None:
+        """Use a running server."""
+        self._bench = bench
+        data = write_input_data(bench.work / "served.json", bench.images)
+        self._load = Load(bench.files.spec.name, grpc_url, data, 1)
+
+    def measure(self, rate: Rate) -> Figures:
+        """Return throughput and latency under load."""
+        return self._bench.load_server(dataclasses.replace(self._load, concurrency=rate.concurrency), rate)
+
+
+class Peer:
+    """A contender in its own processes, which load while the caller continues.
+
+    Attributes:
+        name: Its name in tables.
     """
 
     def __init__(
-        self,
-        comparison: Comparison,
-        served: Contender,
-        stack: contextlib.ExitStack,
-        check: Check,
-        photos: Sequence[Path],
-        step: Step,
+        self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], pass_fds: Sequence[int] = ()
     ) -> None:
-        """Begin with the served model alone.
+        """Start the processes.
 
-        Args:
-            comparison: Receives errors, settings, engines and their trials.
-            served: The served model.
-            stack: Stops the peers.
-            check: Called with a name, its answers to the first photos, and their number; raises if one is wrong.
-            photos: What all contenders answer and are measured with.
-            step: Called with a description of each next step.
+        Raises:
+            PeerError: The program does not exist.
         """
-        self.contenders: dict[str, Contender] = {served.name: served}
-        self._peers: dict[str, Peer] = {}
-        self._served = served
-        self._comparison = comparison
-        self._stack = stack
-        self._check = check
-        self._photos = photos
-        self._step = step
-
-    def start(self, name: str, make: Callable[[], PeerT]) -> PeerT | None:
-        """Start a peer, which loads in parallel with others; if that fails, record the error and return None."""
-        with self.record_error(name):
-            peer = make()
-            self._stack.callback(peer.stop)
-            self._peers[name] = peer
-            return peer
-        return None
+        self.name = name
+        if not Path(command[0]).exists():
+            raise PeerError(f"{name}: expected the program {command[0]}, which does not exist; run: make bench-quick.")
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # `stop` closes it
+        self.process = subprocess.Popen(
+            list(map(str, command)),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            pass_fds=pass_fds,
+            start_new_session=True,  # an interrupt at the terminal reaches this process, which stops its peers
+            preexec_fn=end_with_parent,
+        )
 
     def wait_until_loaded(self) -> None:
-        """Wait for all started peers, so that none loads while another is measured."""
-        self._step(f"{self._comparison.name}: start of peers")
-        for name, peer in tuple(self._peers.items()):
-            with self._drop_on_error(name):
-                peer.wait_until_loaded()
+        """Wait until it can answer.
 
-    def admit(self, peer: Peer | None, choose: Callable[[], object] | None = None) -> bool:
-        """Check a loaded peer's answers and return whether they are right; if not, record the error and drop it.
-
-        Args:
-            peer: The peer; None and a dropped peer are not admitted.
-            choose: Has the peer choose its setting first.
+        Raises:
+            PeerError: It exited or took too long.
         """
-        if peer is None or peer.name not in self._peers:
-            return False
-        self._step(f"{self._comparison.name}: {peer.name}")
-        with self._drop_on_error(peer.name):
-            if choose is not None:
-                choose()
-            self._comparison.settings[peer.name] = peer.setting
-            self._check(peer.name, peer.answer(self._photos), len(self._photos))
-            self.contenders[peer.name] = peer
-            return True
-        return False
+        raise NotImplementedError
 
-    def admit_engines(self, engines: Sequence[BareEngine | None], trial_s: float) -> None:
-        """Admit bare engines in their best settings; drop those that are much slower than the fastest."""
-        tried: list[BareEngine] = []
-        for engine in engines:
-            if engine is not None and engine.name in self._peers:
-                self._step(f"{self._comparison.name}: {engine.name}")
-                with self._drop_on_error(engine.name):
-                    engine.choose_setting(self._check, trial_s, _WORTH_TURNS * _fastest(tried))
-                    self._comparison.trials[engine.name] = engine.trials
-                    self._comparison.settings[engine.name] = engine.setting
-                    tried.append(engine)
-        for engine in tried:
-            if engine.trial_images_per_s < _WORTH_TURNS * _fastest(tried):
-                self._drop(engine.name)
-            elif self.admit(engine):
-                self._comparison.engines.append(engine.name)
+    def answer(self) -> list[Answer]:
+        """Return the answer to each photo.
+
+        Raises:
+            PeerError: An answer is missing.
+        """
+        raise NotImplementedError
+
+    def measure(self, rate: Rate) -> Figures:
+        """Return throughput and latency under load.
+
+        Raises:
+            MlclsError: A call failed.
+        """
+        raise NotImplementedError
 
     @contextlib.contextmanager
-    def record_error(self, name: str) -> Iterator[None]:
-        """Record an error of a peer in the comparison and continue."""
+    def running(self) -> Any:
+        """Let the stopped processes run in the block; idle ones would take CPU time from the others."""
+        self.signal(signal.SIGCONT)
         try:
             yield
-        except MlclsError as error:
-            self._comparison.errors[name] = str(error)
+        finally:
+            self.signal(signal.SIGSTOP)
 
-    def require_idle(self) -> None:
-        """Drop peers that take CPU time while idle: they would slow down all others."""
-        busy = self._busy_cores()
-        for _ in range(_IDLE_WINDOWS - 1):
-            if not busy:
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all processes."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def stop(self) -> None:
+        """End all processes; they have nothing to save."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        self._log.close()
+
+    def error(self, what: str) -> PeerError:
+        """Return an error with the end of the log."""
+        size = os.fstat(self._log.fileno()).st_size
+        words = os.pread(self._log.fileno(), _LAST_WORDS, max(0, size - _LAST_WORDS)).decode(errors="replace").strip()
+        return PeerError(f"{self.name}: {what}. The end of its log: {words or 'nothing'}")
+
+
+class Child(Peer):
+    """A contender without a server: `in_process.py`."""
+
+    def __init__(self, bench: Bench, name: str) -> None:
+        """Start it.
+
+        Args:
+            bench: The model and the photos.
+            name: One of `OPENVINO`, `ONNX_RUNTIME`, `BARE_PROCESS` and `PADDLEX_PREDICT`.
+        """
+        python, model, about = Path(sys.executable), bench.files.onnx, bench.files.spec.to_json()
+        variables: Mapping[str, str] = ALLOCATOR_VARIABLES if name == BARE_PROCESS else {}
+        if name == PADDLEX_PREDICT:
+            python, model, variables = _PADDLEX_BIN / "python", bench.files.paddlex, _paddlex_variables(bench.work)
+            about = PaddleXModel.open(bench.files.paddlex).config.model_name
+        self._pipe, theirs = multiprocessing.Pipe()
+        arguments = [str(theirs.fileno()), name, str(model.resolve()), about, *map(str, bench.photos)]
+        environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", **variables}
+        with contextlib.closing(theirs):
+            super().__init__(name, [python, "-m", in_process.__name__, *arguments], environment, [theirs.fileno()])
+
+    def wait_until_loaded(self) -> None:
+        """See `Peer`."""
+        self._receive("load", _LOAD_TIMEOUT_S)
+
+    def ask(self, command: str, *arguments: Any) -> Any:
+        """Have it execute a command, and return the value.
+
+        Raises:
+            PeerError: The command failed or took too long, or the process exited.
+        """
+        with contextlib.suppress(OSError):
+            self._pipe.send((command, arguments))
+        return self._receive(command, _CALL_TIMEOUT_S)
+
+    def answer(self) -> list[Answer]:
+        """See `Peer`."""
+        return [_answer_of(result) for result in self.ask("answer")]
+
+    def measure(self, rate: Rate) -> Figures:
+        """See `Peer`."""
+        window_s = max(rate.seconds, 2 * rate.image_s)
+        return Figures(*self.ask("measure", window_s, window_s / 5))
+
+    def _receive(self, command: str, timeout_s: float) -> Any:
+        try:
+            if not self._pipe.poll(timeout_s):
+                raise self.error(f"{command} gave no answer within {timeout_s:.0f} s")
+            value, error = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self.error(f"the process exited during {command} with status {self.process.wait()}") from None
+        if error is not None:
+            raise self.error(f"{command} failed: {error}")
+        return value
+
+
+class JsonServer(Peer):
+    """A server that takes a photo as JSON over HTTP."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        name: str,
+        path: str,
+        options: Mapping[str, Any],
+        read: Callable[[Any], Answer],
+        command: Callable[[int], Sequence[str | Path]],
+        environment: Mapping[str, str],
+    ) -> None:
+        """Start it.
+
+        Args:
+            bench: The model and the photos.
+            name: Its name in tables.
+            path: Path that takes photos, without the first slash.
+            options: What a body has besides the photo in base64, `image`.
+            read: Converts the answer's JSON.
+            command: Its command line, from a port of 127.0.0.1.
+            environment: Variables in addition to those of this process.
+        """
+        (port,) = free_ports(1)
+        super().__init__(name, command(port), environment)
+        self._bench, self._read, self._url = bench, read, f"http://127.0.0.1:{port}"
+        self._payloads = [{"image": base64.b64encode(image).decode("ascii"), **options} for image in bench.images]
+        data = write_payloads(bench.work / f"{name}.json".replace(" ", "-"), self._payloads)
+        self._load = Load(name, self._url, data, 1, path=path)
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def wait_until_loaded(self) -> None:
+        """See `Peer`."""
+        deadline = time.monotonic() + _LOAD_TIMEOUT_S
+        while True:
+            with contextlib.suppress(OSError), self._opener.open(f"{self._url}/health", timeout=5):
                 return
-            busy = self._busy_cores()
-        for name, busy_cores in busy.items():
-            self._comparison.errors[name] = (
-                f"Expected the peer to be idle between requests, got {busy_cores:.2f} busy cores; it is not measured "
-                f"next to the others."
-            )
-            self._drop(name)
+            if self.process.poll() is not None:
+                raise self.error(f"exited with status {self.process.returncode}")
+            if time.monotonic() > deadline:
+                raise self.error(f"was not ready within {_LOAD_TIMEOUT_S:.0f} s")
+            time.sleep(0.05)
 
-    def take_turns(self, others: Sequence[str], load: Load, turns: int, latency: bool = False) -> Turns:
-        """Measure the served model and others in turns; record the error of a peer that fails."""
-        what = "latency" if latency else "turns"
-
-        def measure(name: str) -> float:
-            self._step(f"{self._comparison.name}: {what}")
-            with self.record_error(name):
-                if name not in self._comparison.errors:
-                    figures = self.contenders[name].measure(load)
-                    return figures.median_ms if latency else figures.images_per_s
-            return math.nan
-
-        return take_turns(measure, self._served.name, others, turns)
-
-    def _busy_cores(self) -> dict[str, float]:
-        """Return how many cores each peer that is not idle keeps busy in a window of time."""
-        before = {name: read_usage(peer.pid) for name, peer in self._peers.items()}
-        time.sleep(_IDLE_WINDOW_S)
-        cores = {
-            name: sum(cpu_since(before[name], read_usage(peer.pid)).values()) / _IDLE_WINDOW_S
-            for name, peer in self._peers.items()
-        }
-        return {name: busy for name, busy in cores.items() if busy > _IDLE_CORES}
-
-    @contextlib.contextmanager
-    def _drop_on_error(self, name: str) -> Iterator[None]:
-        """Record an error of a peer, drop the peer, and continue."""
-        with self.record_error(name):
+    def answer(self) -> list[Answer]:
+        """See `Peer`."""
+        answers = []
+        for payload in self._payloads:
+            body, head = json.dumps(payload).encode(), {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"{self._url}/{self._load.path}", body, head)
             try:
-                yield
-            except MlclsError:
-                self._drop(name)
-                raise
+                with self._opener.open(request, timeout=_CALL_TIMEOUT_S) as response:
+                    answers.append(self._read(json.loads(response.read())))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise self.error(f"expected an answer from {self._load.path}, got {error!r}") from None
+        return answers
 
-    def _drop(self, name: str) -> None:
-        """Stop a peer early and remove it."""
-        self._peers.pop(name).stop()
-        self.contenders.pop(name, None)
-        if name in self._comparison.engines:
-            self._comparison.engines.remove(name)
+    def measure(self, rate: Rate) -> Figures:
+        """See `Peer`."""
+        return self._bench.load_server(dataclasses.replace(self._load, concurrency=rate.concurrency), rate)
 
 
-def _fastest(engines: Sequence[BareEngine]) -> float:
-    """Return the images per second of the fastest engine in the trials."""
-    return max((engine.trial_images_per_s for engine in engines), default=0.0)
+def start_paddlex_server(bench: Bench) -> JsonServer:
+    """Start PaddleX's own server on the CPU, with its own configuration of the pipeline; a request is one image.
+
+    By default, PaddleX would also draw the labels and return the picture.
+    """
+    model, name = bench.files.paddlex, PaddleXModel.open(bench.files.paddlex).config.model_name
+    pipeline = "image_multilabel_classification"
+    module = {"module_name": pipeline, "model_name": name, "model_dir": str(model.resolve()), "batch_size": 1}
+    configuration = bench.work / f"{name}.yaml"
+    modules = {"ImageMultiLabelClassification": module}
+    command = [str(_PADDLEX_BIN / "paddlex"), "--serve", "--pipeline", str(configuration)]
+    write_text(configuration, yaml.safe_dump({"pipeline_name": pipeline, "SubModules": modules}))
+    return JsonServer(
+        bench,
+        PADDLEX_SERVER,
+        "multilabel-image-classification",
+        {"visualize": False},
+        lambda reply: {int(each["id"]): float(each["score"]) for each in reply["result"]["categories"]},
+        lambda port: [*command, "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)],
+        _paddlex_variables(bench.work),
+    )
+
+
+def start_litserve(bench: Bench) -> JsonServer:
+    """Start LitServe with OpenVINO: a Python program behind FastAPI with the same graph."""
+    onnx, spec = bench.files.onnx.resolve(), bench.files.spec.to_json()
+    program = [str(_LITSERVE_PYTHON), "-m", "benchmarks.speed.litserve_app"]
+    return JsonServer(
+        bench,
+        LITSERVE,
+        "predict",
+        {},
+        _answer_of,
+        lambda port: [*program, str(port), str(onnx), spec],
+        {"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
+    )
+
+
+def _paddlex_variables(work: Path) -> dict[str, str]:
+    """Return the environment variables of PaddleX in its best setting.
+
+    Paddle's oneDNN kernels are on, as in PaddleX by default. There is one thread per core: PaddleX's default of 10 is
+    slower on two cores. The server passes images to the pipeline one after the other, as by default: PaddleX does so
+    because of a bug in Paddle Inference, and in parallel it was no faster.
+    """
+    return {
+        "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True",  # else it asks its model hosts, even for a folder
+        "PADDLE_PDX_CPU_NUM_THREADS": str(cores()),
+        "PADDLE_PDX_CACHE_HOME": str(work / "paddlex_cache"),  # instead of the home folder
+    }

@@ -8,11 +8,12 @@ patches and in the names of the labels.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,13 +46,12 @@ FORMATS: Final = ("PNG", "BMP", "WEBP", "TIFF")
 _STRANGE: Final = ("../../etc/passwd", "=1+1", "<script>", 'a "b"', "%s{0}", "собака", "犬", "c:\\d", "a,b;c", "'; --")
 
 
-def make_spec(version: int) -> ModelSpec:
+def make_spec(version: int, name: str = MODEL) -> ModelSpec:
     """Return the spec of a version: labels contain the version, thresholds differ by label."""
-    names = [f"{_STRANGE[index % len(_STRANGE)]} {index} v{version}" for index in range(LABELS)]
     return ModelSpec(
-        name=MODEL,
+        name=name,
         architecture="PP-LCNet_x1_0_ML",
-        labels=tuple(names),
+        labels=tuple(f"{_STRANGE[index % len(_STRANGE)]} {index} v{version}" for index in range(LABELS)),
         thresholds=tuple(0.2 + 0.03 * index for index in range(LABELS)),
         transform=ImageTransform(
             height=_GRID[0] * _PATCH,
@@ -83,12 +83,12 @@ def make_image(number: int, image_format: str) -> bytes:
 
     gray = np.kron(levels_of(number).reshape(_GRID), np.ones((_PATCH, _PATCH), np.uint8))
     content = io.BytesIO()
-    Image.fromarray(np.repeat(gray[:, :, None], 3, axis=2)).save(
-        content, image_format, **({"lossless": True} if image_format == "WEBP" else {})
-    )
+    lossless = {"lossless": True} if image_format == "WEBP" else {}
+    Image.fromarray(np.repeat(gray[:, :, None], 3, axis=2)).save(content, image_format, **lossless)
     return content.getvalue()
 
 
+@functools.lru_cache(maxsize=NUMBERS * 2)
 def expected_scores(number: int, version: int) -> npt.NDArray[np.float32]:
     """Return the scores (LABELS,) of a number by a version of the model."""
     logits = _SLOPE * levels_of(number).astype(np.float64)[_order(version)] / 255 - _SLOPE / 2
@@ -105,27 +105,35 @@ def decode(scores: npt.NDArray[np.float32], version: int) -> str:
     return f"the answer of {number}" if is_whole else f"a mixture that begins like the answer of {number}"
 
 
-def make_repository(root: Path) -> None:
-    """Write a repository with version 1."""
+def make_repository(root: Path, *names: str) -> None:
+    """Write a repository with version 1 of the model, under each name; by default, `MODEL`."""
+    for name in names or (MODEL,):
+        with _convert(root, name, 1) as converted:
+            add_model(Repository(root), converted)
+
+
+def publish(root: Path, name: str, control: ModelControl) -> int:
+    """Add the next version, have the server switch to it, and return its number.
+
+    Raises:
+        MlclsError: The server is down, or cannot load it.
+    """
+    version = max(Repository(root).numbers(name)) + 1
+    with _convert(root, name, version) as converted:
+        rollout.publish(Repository(root), converted, control=control, keep=3)
+    return version
+
+
+@contextlib.contextmanager
+def _convert(root: Path, name: str, version: int) -> Iterator[ConvertedVersion]:
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
-        spec, path, record = _make_version(1, Path(folder))
-        add_model(Repository(root), ConvertedVersion(spec, path, record))
+        path = Path(folder) / ONNX_FILE
+        path.write_bytes(_make_graph(version))
+        spec = dataclasses.replace(make_spec(version, name), onnx_sha256=sha256_of(path))
+        yield ConvertedVersion(spec, path, EngineRecord(ONNX_FILE, "fp32", made_from={}, tools={}))
 
 
-def publish(root: Path, version: int, control: ModelControl) -> None:
-    """Add the next version and have the server switch to it."""
-    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
-        spec, path, record = _make_version(version, Path(folder))
-        rollout.publish(Repository(root), ConvertedVersion(spec, path, record), control=control, keep=3)
-
-
-def _make_version(version: int, folder: Path) -> tuple[ModelSpec, Path, EngineRecord]:
-    path = folder / ONNX_FILE
-    path.write_bytes(_make_graph(version))
-    spec = dataclasses.replace(make_spec(version), onnx_sha256=sha256_of(path))
-    return spec, path, EngineRecord(ONNX_FILE, "fp32", made_from={}, tools={})
-
-
+@functools.cache
 def _order(version: int) -> npt.NDArray[np.int64]:
     """Return the patch of each label."""
     return np.random.default_rng(version).permutation(LABELS)

@@ -1,6 +1,8 @@
-"""The program that `litserve_server.py` starts in `.venv-bench`: a LitServe API that labels photos.
+"""The program of LitServe, in `.venv-bench`: an API that labels photos with OpenVINO.
 
-It decodes with the project's own code, so that the pixels are the same, and returns the labels as JSON.
+It decodes with the project's own code, so that the pixels are the same, and returns the labels as JSON. Each core has a
+worker that decodes and computes one image at a time on one thread. LitServe's batches are not used: one worker that
+computes a batch in parallel on as many streams is no faster.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import cv2
 import litserve
 import numpy as np
 
-from benchmarks.speed.peers.engine_settings import ModelFiles, load_openvino
+from benchmarks.speed.in_process import cores, load_openvino
 from mlcls.images.transforms import preprocess
 from mlcls.model.postprocess import select_labels
 from mlcls.model.spec import ModelSpec
@@ -31,8 +33,8 @@ class LabelApi(litserve.LitAPI):  # type: ignore[misc]  # litserve is untyped
     def setup(self, device: str) -> None:
         """Load the graph, in each worker."""
         cv2.setNumThreads(1)
-        files = ModelFiles(self._model_spec, self._onnx, self._onnx.parent)
-        self._runner = load_openvino(files, streams=1, threads=1, pin=False).make_runner()
+        transform = self._model_spec.transform
+        self._runner = load_openvino(self._onnx, (transform.height, transform.width), streams=1, pin=False)()
         self._thresholds = np.asarray(self._model_spec.thresholds, np.float32)
 
     def decode_request(self, request: dict[str, str]) -> bytes:
@@ -49,9 +51,9 @@ class LabelApi(litserve.LitAPI):  # type: ignore[misc]  # litserve is untyped
         return output
 
 
-def _main(port: str, workers: str, onnx: str, spec: str) -> None:
+def _main(port: str, onnx: str, spec: str) -> None:
     api = LabelApi(Path(onnx), ModelSpec.from_json(spec))
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(workers), timeout=False)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=cores(), timeout=False)
     server.run(host="127.0.0.1", port=int(port), num_api_servers=1, log_level="warning", generate_client_file=False)
 
 

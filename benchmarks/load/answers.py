@@ -8,6 +8,7 @@ threshold to within the gap between the highest score without the label and the 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import os
 import re
@@ -18,10 +19,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.load.locustfiles.errors import LoadTestError
-from benchmarks.load.locustfiles.images import Sample
-from benchmarks.load.locustfiles.outcomes import Kind
-from benchmarks.load.locustfiles.reply import ImageReply, Refusal, Reply
+from benchmarks.asking import ImageReply, Refusal, Reply
+from benchmarks.load.images import LoadTestError, Sample
 
 # FP32 on a CPU: the gate's limit between an image's answers alone and in a batch.
 DEFAULT_TOLERANCE: Final = 1e-4
@@ -30,7 +29,24 @@ DEFAULT_TOLERANCE: Final = 1e-4
 # connection is UNAVAILABLE as well.
 _QUEUE_WORDS: Final = re.compile(r"exceeds maximum queue size|timeout expired|request timed out", re.IGNORECASE)
 
-_OK: Final = "OK"
+
+class Kind(str, enum.Enum):
+    """The outcome of one image; a request has the first of these outcomes that one of its images has."""
+
+    CROSSED = "crossed answer"
+    WRONG = "wrong answer"
+    ERROR = "server error"
+    LOST = "no answer"
+    LATE = "late"
+    UNAVAILABLE = "unavailable"
+    RIGHT = "right"
+    REFUSED = "bad image refused"
+
+
+# Kinds that must not occur at all. A full server that says so (UNAVAILABLE) does what it should.
+FAULTS: Final = (Kind.CROSSED, Kind.WRONG, Kind.ERROR, Kind.LOST, Kind.LATE)
+
+_KIND_OF_CODE: Final = {"DEADLINE_EXCEEDED": Kind.LATE, "NO_ANSWER": Kind.LOST, "CANCELLED": Kind.LOST}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +82,7 @@ class AnswerBook:
         """
         if len({len(answer.scores) for answer in answers.values()}) != 1:
             raise LoadTestError("Expected answers from one model, got different numbers of labels or no answer at all.")
-        self.answers = answers
-        self.labels = labels
-        self.tolerance = tolerance
+        self.answers, self.labels, self.tolerance = answers, labels, tolerance
         self._scores = np.stack([answer.scores for answer in answers.values()])
         predicted = np.zeros(self._scores.shape, bool)
         for row, answer in zip(predicted, answers.values(), strict=True):
@@ -79,81 +93,65 @@ class AnswerBook:
     @property
     def alike(self) -> int:
         """Number of pairs of photos whose answers are too similar to detect a swap."""
-        within = 0
-        for index, row in enumerate(self._scores):
-            distances = np.abs(self._scores[index + 1 :] - row).max(axis=1)
-            within += int((distances <= 2 * self.tolerance).sum())
-        return within
+        distances = np.abs(self._scores[:, None] - self._scores).max(axis=2)
+        return int((np.triu(distances <= 2 * self.tolerance, 1)).sum())
 
-    def judge(self, batch: Sequence[Sample], reply: Reply) -> tuple[list[Kind], str]:
-        """Return the outcome of each image of a request, and what is wrong with the first that failed."""
+    def judge(self, batch: Sequence[Sample], reply: Reply) -> tuple[Kind, str]:
+        """Return the outcome of a request, the worst of its images', and what is wrong with that one."""
         if isinstance(reply, Refusal):
             return self._judge_refusal(batch, reply)
         judged = [self._judge_image(*pair) for pair in zip(batch, reply, strict=True)]
-        wrong = next((text for _, text in judged if text), "")
-        return [kind for kind, _ in judged], wrong
+        return min(judged, key=lambda outcome: list(Kind).index(outcome[0]))
 
-    def _judge_refusal(self, batch: Sequence[Sample], refusal: Refusal) -> tuple[list[Kind], str]:
+    def _judge_refusal(self, batch: Sequence[Sample], refusal: Refusal) -> tuple[Kind, str]:
         said = f"{refusal.code}: {refusal.message[:300]}"
-        kind = Kind.ERROR
         if refusal.code == "INVALID_ARGUMENT" and all(sample.refusal for sample in batch):
             # it has the text for the first image
             if re.search(str(batch[0].refusal), refusal.message):
-                return [Kind.REFUSED] * len(batch), ""
-            kind, said = Kind.WRONG, f"{batch[0].name}: expected a refusal like {batch[0].refusal!r}, got {said}"
-        elif refusal.code == "UNAVAILABLE":
-            kind = Kind.UNAVAILABLE if _QUEUE_WORDS.search(refusal.message) else Kind.LOST
-        elif refusal.code == "DEADLINE_EXCEEDED":
-            kind = Kind.LATE
-        elif refusal.code in ("NO_ANSWER", "CANCELLED"):
-            kind = Kind.LOST
-        return [kind] * len(batch), said
+                return Kind.REFUSED, ""
+            return Kind.WRONG, f"{batch[0].name}: expected a refusal like {batch[0].refusal!r}, got {said}"
+        if refusal.code == "UNAVAILABLE":
+            return (Kind.UNAVAILABLE if _QUEUE_WORDS.search(refusal.message) else Kind.LOST), said
+        return _KIND_OF_CODE.get(refusal.code, Kind.ERROR), said
 
     def _judge_image(self, sample: Sample, reply: ImageReply) -> tuple[Kind, str]:
         if sample.refusal is not None:
             if re.search(sample.refusal, reply.status) and reply.result == {"error": reply.status}:
                 return Kind.REFUSED, ""
             return Kind.WRONG, f"{sample.name}: expected a refusal like {sample.refusal!r}, got {reply.status!r}"
-        if reply.status != _OK:
+        if reply.status != "OK" or reply.scores is None:
             return Kind.ERROR, f"{sample.name}: expected an answer, got {reply.status!r}"
         expected = self.answers[sample.key]
         if reply.scores.shape != expected.scores.shape:
             return Kind.WRONG, f"{sample.name}: expected {expected.scores.shape} scores, got {reply.scores.shape}"
         difference = float(np.abs(reply.scores - expected.scores).max())
-        if not difference <= self.tolerance:
-            return self._judge_other_scores(expected, reply, difference)
-        return self._judge_labels(expected, reply)
-
-    def _judge_other_scores(self, expected: Expected, reply: ImageReply, difference: float) -> tuple[Kind, str]:
+        if difference <= self.tolerance:
+            fault = self._find_in_labels(reply.result, reply.scores)
+            return (Kind.WRONG, f"{expected.name}: {fault}") if fault else (Kind.RIGHT, "")
         for other in self.answers.values():
             if float(np.abs(reply.scores - other.scores).max()) <= self.tolerance:
                 return Kind.CROSSED, f"{expected.name}: got the answer of {other.name}"
-        return (
-            Kind.WRONG,
-            f"{expected.name}: expected scores within {self.tolerance:.0e}, got a difference of {difference:.2e}",
-        )
+        wrong = f"expected scores within {self.tolerance:.0e}, got a difference of {difference:.2e}"
+        return Kind.WRONG, f"{expected.name}: {wrong}"
 
-    def _judge_labels(self, expected: Expected, reply: ImageReply) -> tuple[Kind, str]:
-        """Check the result against the answer's own scores."""
+    def _find_in_labels(self, result: Mapping[str, Any], scores: npt.NDArray[np.float32]) -> str:
+        """Return what is wrong with a result, given the scores of the same answer; empty if nothing is."""
         try:
-            class_ids = [int(class_id) for class_id in reply.result["class_ids"]]
-            scores = [float(score) for score in reply.result["scores"]]
-            names = list(reply.result["label_names"])
-            own = [round(float(reply.scores[class_id]), 5) for class_id in class_ids]
+            class_ids = [int(class_id) for class_id in result["class_ids"]]
+            names = list(result["label_names"])
+            own = [round(float(scores[class_id]), 5) for class_id in class_ids]
+            stated = [float(score) for score in result["scores"]]
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            return Kind.WRONG, f"{expected.name}: {type(error).__name__} {error} in the result {reply.result}"
-        predicted = np.zeros(reply.scores.shape, bool)
+            return f"{type(error).__name__} {error} in the result {result}"
+        predicted = np.zeros(scores.shape, bool)
         predicted[class_ids] = True
-        contradicting = np.where(predicted, reply.scores <= self._never, reply.scores >= self._always)
+        contradicting = np.where(predicted, scores <= self._never, scores >= self._always)
         if contradicting.any():
-            changed = np.flatnonzero(contradicting).tolist()
-            return Kind.WRONG, f"{expected.name}: class ids {changed} contradict their scores"
-        if scores != own or scores != sorted(scores, reverse=True):
-            return Kind.WRONG, f"{expected.name}: expected the scores {own} in the result, got {scores}"
-        learnt = [self.labels.get(class_id, name) for class_id, name in zip(class_ids, names, strict=False)]
-        if len(names) != len(class_ids) or names != learnt:
-            return Kind.WRONG, f"{expected.name}: expected the labels {learnt}, got {names}"
-        return Kind.RIGHT, ""
+            return f"class ids {np.flatnonzero(contradicting).tolist()} contradict their scores"
+        if stated != own or stated != sorted(stated, reverse=True):
+            return f"expected the scores {own} in the result, got {stated}"
+        learned = [self.labels.get(class_id, name) for class_id, name in zip(class_ids, names, strict=False)]
+        return "" if names == learned and len(names) == len(class_ids) else f"expected labels {learned}, got {names}"
 
 
 def learn_answers(
@@ -172,13 +170,16 @@ def learn_answers(
     answers: dict[str, Expected] = {}
     labels: dict[int, str] = {}
     for photo in photos:
-        reply = _ask_one(ask, photo)
-        answers[photo.key] = Expected(photo.name, reply.scores, frozenset(reply.result["class_ids"]))
-        labels.update(zip(reply.result["class_ids"], reply.result["label_names"], strict=True))
+        reply = ask([photo.data])
+        if isinstance(reply, Refusal) or reply[0].scores is None or "class_ids" not in reply[0].result:
+            raise LoadTestError(f"Expected an answer for {photo.name}, got {reply}")
+        result = reply[0].result
+        answers[photo.key] = Expected(photo.name, reply[0].scores, frozenset(result["class_ids"]))
+        labels.update(zip(result["class_ids"], result["label_names"], strict=True))
     book = AnswerBook(answers, labels, tolerance)
     for photo in photos:
-        _, wrong = book.judge([photo], [_ask_one(ask, photo)])
-        if wrong:
+        kind, wrong = book.judge([photo], ask([photo.data]))
+        if kind is not Kind.RIGHT:
             raise LoadTestError(f"Expected the same answer twice from an idle server, got another one: {wrong}")
     return book
 
@@ -186,18 +187,13 @@ def learn_answers(
 def write_answers(path: Path, book: AnswerBook) -> None:
     """Write expected answers as JSON."""
     answers = {
-        key: {
-            "name": answer.name,
-            "class_ids": sorted(answer.class_ids),
-            "scores": [float(score) for score in answer.scores],
-        }
-        for key, answer in book.answers.items()
+        key: {"name": each.name, "class_ids": sorted(each.class_ids), "scores": [float(score) for score in each.scores]}
+        for key, each in book.answers.items()
     }
     labels = {str(class_id): name for class_id, name in sorted(book.labels.items())}
-    text = json.dumps({"labels": labels, "answers": answers}, ensure_ascii=False, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(json.dumps({"labels": labels, "answers": answers}, ensure_ascii=False, indent=1), "utf-8")
     temporary.replace(path)
 
 
@@ -223,12 +219,3 @@ def read_answers(path: Path, photos: Sequence[Sample], tolerance: float = DEFAUL
             f"{' and others' if len(missing) > 3 else ''}; remove the file to learn them again."
         )
     return AnswerBook(answers, labels, tolerance)
-
-
-def _ask_one(ask: Callable[[Sequence[bytes]], Reply], photo: Sample) -> ImageReply:
-    reply = ask([photo.data])
-    if isinstance(reply, Refusal):
-        raise LoadTestError(f"Expected an answer for {photo.name}, got {reply.code}: {reply.message}")
-    if reply[0].status != _OK or "class_ids" not in reply[0].result:
-        raise LoadTestError(f"Expected an answer for {photo.name}, got {reply[0].status}")
-    return reply[0]

@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.endurance.isolation.identity_model import (
+from benchmarks.asking import ImageReply
+from benchmarks.endurance.identity_model import (
     FORMATS,
     LABELS,
     NUMBERS,
@@ -23,31 +24,10 @@ from benchmarks.endurance.isolation.identity_model import (
 
 # OpenVINO's float32 against numpy's float64, with a margin; neighboring grays are at least 0.004 apart.
 TOLERANCE: Final = 1e-4
-BAD_IMAGES: Final = (
-    b"",
-    b"no image at all",
-    b"<html>404</html>",
-    b"\xff\xd8\xff\xe0 cut",
-    b"\x89PNG\r\n\x1a\n" + bytes(40),
-)
+BAD_IMAGES: Final = (b"no image", b"<html>404</html>", b"\xff\xd8\xff\xe0 cut", b"\x89PNG\r\n\x1a\n" + bytes(40))
 _DECIMALS: Final = 5
 
 Threshold = float | dict[str, float] | list[float]
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageAnswer:
-    """The answer to one image.
-
-    Attributes:
-        result: The JSON object; it has `error` if there is no result.
-        status: `OK`, or why there is no result.
-        scores: (LABELS,) float32; None if they were not requested.
-    """
-
-    result: Mapping[str, Any]
-    status: str
-    scores: npt.NDArray[np.float32] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,44 +47,41 @@ class Question:
     @property
     def threshold_text(self) -> str | None:
         """The request parameter."""
-        return None if self.threshold is None else json.dumps(self.threshold, ensure_ascii=False)
+        return None if self.threshold is None else json.dumps(self.threshold)
 
-    def find_fault(self, answers: Sequence[ImageAnswer], version: int | None) -> str | None:
-        """Return what is wrong with the answers; None if all belong to their images.
+    def find_fault(self, replies: Sequence[ImageReply], version: int | None) -> str | None:
+        """Return what is wrong with the replies of one response; None if all belong to their images.
 
         Args:
-            answers: One for each image.
-            version: The version that the response states; None if it states none, or if the answers come from several
-                responses. Then each answer must be from one version, but different answers may be from different ones.
+            replies: One for each image.
+            version: The version that the response states; None if the client does not tell.
         """
-        if len(answers) != len(self.images):
-            return f"{len(answers)} answers for {len(self.images)} images"
-        for number, answer in zip(self.numbers, answers, strict=True):
-            # without a version, the client has split the images into requests, and a rollout may come between two
-            versions = {version} if version is not None else set()
-            versions |= {int(name.rpartition(" v")[2]) for name in answer.result.get("label_names", ())}
-            if len(versions) > 1:
-                return f"answers of the versions {sorted(versions)} in one response"
-            fault = self._find_in_image(number, answer, versions)
+        if len(replies) != len(self.images):
+            return f"{len(replies)} answers for {len(self.images)} images"
+        named = {int(name.rpartition(" v")[2]) for reply in replies for name in reply.result.get("label_names", ())}
+        versions = named if version is None else named | {version}
+        if len(versions) > 1:
+            return f"answers of the versions {sorted(versions)} in one response"
+        for number, reply in zip(self.numbers, replies, strict=True):
+            fault = self._find_in_image(number, reply, next(iter(versions), None))
             if fault is not None:
                 return f"image of {number}, threshold {self.threshold}: {fault}"
         return None
 
-    def _find_in_image(self, number: int | None, answer: ImageAnswer, versions: set[int]) -> str | None:
+    def _find_in_image(self, number: int | None, reply: ImageReply, version: int | None) -> str | None:
         if number is None:
-            is_refused = answer.status != "OK" and "class_ids" not in answer.result
-            if not is_refused or (answer.scores is not None and not np.isnan(answer.scores).all()):
-                return f"no image, but the answer {answer.result} with the status {answer.status!r}"
+            is_refused = reply.status != "OK" and "class_ids" not in reply.result
+            if not is_refused or (reply.scores is not None and not np.isnan(reply.scores).all()):
+                return f"no image, but the answer {reply.result} with the status {reply.status!r}"
             return None
-        if answer.status != "OK" or "error" in answer.result:
-            return f"the status {answer.status!r}"
-        if not versions:
-            return None if not answer.result["class_ids"] else "labels without a version"
-        (version,) = versions
+        if reply.status != "OK" or "error" in reply.result:
+            return f"the status {reply.status!r}"
+        if version is None:
+            return None if not reply.result["class_ids"] else "labels without a version"
         expected = expected_scores(number, version)
-        if answer.scores is not None and not np.abs(answer.scores - expected).max() <= TOLERANCE:
-            return decode(answer.scores, version)
-        return self._find_in_result(answer.result, expected, version)
+        if reply.scores is not None and not np.abs(reply.scores - expected).max() <= TOLERANCE:
+            return decode(reply.scores, version)
+        return self._find_in_result(reply.result, expected, version)
 
     def _find_in_result(self, result: Mapping[str, Any], expected: npt.NDArray[np.float32], version: int) -> str | None:
         limits = self._limits(version)
@@ -118,9 +95,9 @@ class Question:
         scores = np.array(result["scores"])
         if len(scores) != len(ids) or (len(ids) and np.abs(scores - expected[ids]).max() > TOLERANCE + 10**-_DECIMALS):
             return f"the scores {result['scores']} for the labels {ids}"
-        if list(scores) != sorted(scores, reverse=True):
-            return "labels that are not in the order of their scores"
-        return None
+        return (
+            None if list(scores) == sorted(scores, reverse=True) else "labels that are not in the order of their scores"
+        )
 
     def _limits(self, version: int) -> npt.NDArray[np.float32]:
         """Return the threshold of each label by the rule of the contract, without the code that serves it."""
@@ -140,7 +117,7 @@ def make_question(source: random.Random, batch_sizes: Sequence[int], bad_share: 
     Args:
         source: Source of randomness.
         batch_sizes: Sizes to choose from.
-        bad_share: Share of requests that contain bytes that are not an image.
+        bad_share: Share of requests that contain bytes that are not an image, next to at least one that is.
     """
     count = source.choice(batch_sizes)
     numbers: list[int | None] = [source.randrange(NUMBERS) for _ in range(count)]

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load.locustfiles.errors import LoadTestError
-
 PHOTO_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+
+
+class LoadTestError(Exception):
+    """A load test cannot run: an option, a photo or the file of expected answers is wrong, or the server refuses."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class ImageMix:
     """Files to send, and how often each.
 
     Attributes:
-        photos: The photos of each size class.
+        good: All photos.
         bad: Files that must be refused.
     """
 
@@ -54,43 +56,37 @@ class ImageMix:
         """Check that there are photos for the weights.
 
         Args:
-            photos: The photos of each size class.
+            photos: The photos of each size class, 1 or more.
             weights: How often each class is drawn, relative to the others; empty for equal weights.
             batch_sizes: How often a request has this many images.
             bad_share: Share of files, 0 to 1, that must be refused.
 
         Raises:
-            LoadTestError: There are no photos, a weight names an unknown class, or no class has a weight.
+            LoadTestError: A weight names an unknown class, no class has a weight, or the share is not a share.
         """
-        if not any(photos.values()):
-            raise LoadTestError("Expected photos to send, got none.")
         unknown = set(weights) - set(photos)
-        if unknown:
-            raise LoadTestError(f"Expected weights of {', '.join(sorted(photos))}, got {', '.join(sorted(unknown))}.")
-        self.photos = photos
-        self.bad = make_bad_files(next(sample for samples in photos.values() for sample in samples))
-        self._classes = [name for name in photos if photos[name]]
-        self._weights = [weights.get(name, 0.0) if weights else 1.0 for name in self._classes]
-        if not any(self._weights):
-            raise LoadTestError("Expected a weight above 0 for a size class that has photos, got none.")
-        self._batch_sizes, self._batch_weights = list(batch_sizes), list(batch_sizes.values())
-        self._bad_share = bad_share
-
-    @property
-    def good(self) -> list[Sample]:
-        """All photos."""
-        return [sample for samples in self.photos.values() for sample in samples]
+        if unknown or (weights and not any(weights.values())):
+            raise LoadTestError(
+                f"Expected weights of {', '.join(sorted(photos))}, one above 0, got {', '.join(sorted(weights))}."
+            )
+        if not 0 <= bad_share <= 1:
+            raise LoadTestError(f"Expected a --bad-share from 0 to 1, got {bad_share}.")
+        self.good = [sample for samples in photos.values() for sample in samples]
+        self.bad = make_bad_files(self.good[0])
+        self._photos = photos
+        self._weights = {name: weights.get(name, 0.0) if weights else 1.0 for name in photos}
+        self._batch_sizes, self._bad_share = batch_sizes, bad_share
 
     def draw(self, generator: random.Random) -> list[Sample]:
         """Return the images of one request."""
-        (size,) = generator.choices(self._batch_sizes, self._batch_weights)
+        (size,) = generator.choices(list(self._batch_sizes), list(self._batch_sizes.values()))
         return [self._draw_one(generator) for _ in range(size)]
 
     def _draw_one(self, generator: random.Random) -> Sample:
         if generator.random() < self._bad_share:
             return generator.choice(self.bad)
-        (name,) = generator.choices(self._classes, self._weights)
-        return generator.choice(self.photos[name])
+        (name,) = generator.choices(list(self._weights), list(self._weights.values()))
+        return generator.choice(self._photos[name])
 
 
 def read_photos(folder: Path) -> dict[str, list[Sample]]:
@@ -99,21 +95,19 @@ def read_photos(folder: Path) -> dict[str, list[Sample]]:
     Raises:
         LoadTestError: The folder does not exist, or has no photo.
     """
-    if not folder.is_dir():
-        raise LoadTestError(f"Expected a folder of photos, got {folder}, which is not a folder.")
-    photos: dict[str, list[Sample]] = {}
-    seen = set()
+    photos: dict[str, dict[str, Sample]] = {}
+    seen: set[str] = set()
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in PHOTO_SUFFIXES or not path.is_file():
-            continue
-        relative = path.relative_to(folder)
-        sample = Sample(relative.as_posix(), path.read_bytes())
-        if sample.key not in seen:
-            seen.add(sample.key)
-            photos.setdefault(relative.parts[0] if len(relative.parts) > 1 else "photos", []).append(sample)
+        if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
+            relative = path.relative_to(folder)
+            sample = Sample(relative.as_posix(), path.read_bytes())
+            if sample.key not in seen:
+                name = relative.parts[0] if len(relative.parts) > 1 else "photos"
+                photos.setdefault(name, {})[sample.key] = sample
+                seen.add(sample.key)
     if not photos:
-        raise LoadTestError(f"Expected photos ({', '.join(PHOTO_SUFFIXES)}) in {folder}, got none.")
-    return photos
+        raise LoadTestError(f"Expected a folder with photos ({', '.join(PHOTO_SUFFIXES)}), got {folder}.")
+    return {name: list(samples.values()) for name, samples in photos.items()}
 
 
 def make_bad_files(photo: Sample) -> list[Sample]:
@@ -125,8 +119,8 @@ def make_bad_files(photo: Sample) -> list[Sample]:
     bad = [
         Sample("text", b"https://example.com/photo.jpg\n", r"got text \(30 bytes"),
         Sample("nothing", b"", r"got 0 bytes"),
-        Sample("header of 16000x16000", _png_of_size(16_000, 16_000), r"expected at most \d+ pixels.*16000"),
-        Sample("header of 30000x10", _png_of_size(10, 30_000), r"expected sides of at most \d+ pixels.*30000"),
+        Sample("header of 16000x16000", make_png(16_000, 16_000, b"\0"), r"expected at most \d+ pixels.*16000"),
+        Sample("header of 30000x10", make_png(10, 30_000, b"\0"), r"expected sides of at most \d+ pixels.*30000"),
     ]
     if photo.data.startswith(b"\xff\xd8\xff"):
         half = photo.data[: len(photo.data) // 2]
@@ -140,15 +134,12 @@ def parse_weights(text: str) -> dict[str, float]:
     Raises:
         LoadTestError: The format is wrong, a weight is below 0, or none is above 0.
     """
-    weights = {}
-    for part in filter(None, text.split(",")):
-        name, _, number = part.partition("=")
-        try:
-            weights[name.strip()] = float(number)
-        except ValueError:
-            raise LoadTestError(f"Expected weights like small=2,medium=6, got {text!r}.") from None
-    if any(not 0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
-        raise LoadTestError(f"Expected weights of 0 or more, at least one above 0, got {text!r}.")
+    try:
+        weights = {name.strip(): float(number) for name, number in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        weights = {}
+    if not any(weights.values()) or not all(0 <= weight < float("inf") for weight in weights.values()):
+        raise LoadTestError(f"Expected weights like small=2,medium=6, at least one above 0, got {text!r}.")
     return weights
 
 
@@ -164,11 +155,18 @@ def parse_batch_mix(text: str) -> dict[int, float]:
     return {int(size): weight for size, weight in weights.items()}
 
 
-def _png_of_size(height: int, width: int) -> bytes:
-    """Return a PNG file whose header announces more pixels than it has."""
+def make_png(height: int, width: int, lines: bytes, interlaced: bool = False) -> bytes:
+    """Return a PNG file of 8-bit RGB.
+
+    Args:
+        height: Height in its header.
+        width: Width in its header.
+        lines: Uncompressed lines of pixels, each after its filter's byte; fewer than announced make it truncated.
+        interlaced: Whether the lines are those of the seven Adam7 passes.
+    """
     chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(b"\0")),
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)),
+        (b"IDAT", zlib.compress(lines)),
         (b"IEND", b""),
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
