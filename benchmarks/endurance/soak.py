@@ -114,8 +114,8 @@ class SoakRecord:
             "",
             "Errors of tries: " + ("; ".join(f"{n} x {text}" for text, n in self.errors.most_common(20)) or "none"),
         ]
-        lines += ["", *(f"FAILED: {failure}" for failure in self.find_failures() or ())]
-        return "\n".join(lines) + ("" if self.find_failures() else "Passed.") + "\n"
+        lines += ["", *([f"FAILED: {failure}" for failure in self.find_failures()] or ["Passed."])]
+        return "\n".join(lines) + "\n"
 
 
 def main() -> int:

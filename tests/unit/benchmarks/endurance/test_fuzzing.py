@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import subprocess
 import sys
@@ -10,23 +9,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from benchmarks.asking import ImageReply, Refusal, Reply
 from benchmarks.endurance.fuzzing import library_fuzz
-from benchmarks.endurance.fuzzing.campaign import Answer, ServerProcesses, compare
+from benchmarks.endurance.fuzzing.campaign import Item, ServerProcesses, Verdict, compare, plan_request, save_request
 from benchmarks.endurance.fuzzing.image_seeds import SIZE, make_good_images, make_seed_images
-from benchmarks.endurance.fuzzing.judge import Verdict
 from benchmarks.endurance.fuzzing.library_fuzz import PARSERS, Parser, fuzz_parser
 from benchmarks.endurance.fuzzing.mutations import MUTATIONS, mutate
-from benchmarks.endurance.fuzzing.requests import (
-    Item,
-    Journal,
-    Problem,
-    RequestRecord,
-    plan_request,
-    save_request,
-    summarize,
-)
 from mlcls.images.decoding import decode_image
 from mlcls.images.encoded_image import open_image
 from mlcls.images.formats import FORMATS
@@ -76,8 +67,12 @@ REFUSED = Verdict("truncated", "image: expected more")
 ITEMS = [Item("first", b"1", False), Item("second", b"2", True), Item("third", b"3", False)]
 
 
-def answer(rows: list[list[float]], statuses: list[str]) -> Answer:
-    return Answer(0.1, tuple(statuses), np.array(rows, np.float32))
+def answer(rows: list[list[float]], statuses: list[str]) -> Reply:
+    return [ImageReply(np.array(row, np.float32), {}, status) for row, status in zip(rows, statuses, strict=True)]
+
+
+def refusal(text: str) -> Refusal:
+    return Refusal("INVALID_ARGUMENT", text)
 
 
 RIGHT = answer([[0.2, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text])
@@ -87,8 +82,7 @@ def test_a_right_answer_is_right() -> None:
     assert compare(ITEMS, [ACCEPTED, OTHER, REFUSED], RIGHT) == []
     close = answer([[0.20005, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text])
     assert compare(ITEMS, [ACCEPTED, OTHER, REFUSED], close) == []
-    alone = Answer(0.1, refusal=f"[request id: 1] {REFUSED.text}")
-    assert compare(ITEMS[:1], [REFUSED], alone) == []
+    assert compare(ITEMS[:1], [REFUSED], refusal(f"[request id: 1] {REFUSED.text}")) == []
 
 
 @pytest.mark.parametrize(
@@ -101,38 +95,16 @@ def test_a_right_answer_is_right() -> None:
         (answer([[np.inf, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text]), 1),
         (answer([[0.2, 0.8], [0.9, 0.1], [0.2, 0.8]], ["OK", "OK", "OK"]), 1),
         (answer([[0.2, 0.8]], ["OK"]), 1),
-        (Answer(0.1, refusal="none of the 3 images can be decoded"), 1),
+        (refusal("none of the 3 images can be decoded"), 1),
     ],
 )
-def test_a_wrong_answer_is_found(wrong: Answer, count: int) -> None:
+def test_a_wrong_answer_is_found(wrong: Reply, count: int) -> None:
     assert len(compare(ITEMS, [ACCEPTED, OTHER, REFUSED], wrong)) == count
 
 
-@pytest.mark.parametrize(
-    "wrong", [Answer(0.1, refusal="something else"), answer([[0.2, 0.8]], ["OK"]), Answer(0.1, refusal="")]
-)
-def test_an_accepted_request_that_should_be_refused_is_found(wrong: Answer) -> None:
+@pytest.mark.parametrize("wrong", [refusal("something else"), answer([[0.2, 0.8]], ["OK"]), refusal("")])
+def test_an_accepted_request_that_should_be_refused_is_found(wrong: Reply) -> None:
     assert len(compare(ITEMS[:1], [REFUSED], wrong)) == 1
-
-
-def test_an_interrupted_journal_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "journal.jsonl"
-    first = RequestRecord(0, {"OK": 1, "truncated": 2}, 1, 0.5)
-    second = RequestRecord(3, {"OK": 1}, 0, 1.5, (Problem("hang", "too long"),))
-    journal = Journal(path)
-    journal.add([first])
-    journal.add([second])
-    path.write_text(path.read_text() + '{"number": 4, "outc')
-    again = Journal(path)
-    assert again.records == [first, second]
-    again.add([dataclasses.replace(first, number=4)])
-    assert [record.number for record in Journal(path).records] == [0, 3, 4]
-    summary = summarize(again.records)
-    assert summary["outcomes"] == {"truncated": 4, "OK": 3}
-    assert (summary["images"], summary["slowest_s"]) == (7, 1.5)
-    assert summary["problems"] == {"crash": 0, "hang": 1, "wrong answer": 0, "failure": 0}
-    again.finish()
-    assert Journal(path).records == []
 
 
 def test_images_of_a_problem_are_kept(tmp_path: Path) -> None:
@@ -146,16 +118,15 @@ def test_a_process_that_ended_is_found() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
-        processes = ServerProcesses(parent.pid, "animals")
+        processes = ServerProcesses(parent.pid)
         assert processes.find_lost() == []
-        (child,) = processes.descendants()
+        (child,) = psutil.Process(parent.pid).children()
         child.kill()  # nobody waits for it, as nobody does for a stub
         until = time.monotonic() + 10
         while not (lost := processes.find_lost()) and time.monotonic() < until:
             time.sleep(0.01)
-        assert len(lost) == 1
+        assert lost == ["sleep 60"]
         assert processes.find_lost() == []
-        assert processes.is_server_alive()
         parent.kill()
         parent.wait(10)
         assert processes.find_lost() == ["tritonserver"]
