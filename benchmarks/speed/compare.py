@@ -5,32 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from signal import SIGKILL, SIGSTOP
 from typing import Final
 
-from benchmarks.speed.contenders import (
-    ENGINES,
-    LITSERVE,
-    PADDLEX_SERVER,
-    SERVED,
-    Answer,
-    Bench,
-    Child,
-    Figures,
-    ModelFiles,
-    Peer,
-    PeerError,
-    Rate,
-    Served,
-    answer_served,
-    start_litserve,
-    start_paddlex_server,
-)
-from benchmarks.speed.in_process import BARE_PROCESS, PADDLEX_PREDICT, cores
-from benchmarks.speed.perf_analyzer import PerfAnalyzer
+from benchmarks.speed.bench import SERVED, Answer, Bench, Figures, PeerError, Rate
+from benchmarks.speed.in_process import BARE_PROCESS, ENGINES, PADDLEX_PREDICT, cores
+from benchmarks.speed.peers import LITSERVE, PADDLEX_SERVER, Child, Peer, start_litserve, start_paddlex_server
 from benchmarks.speed.turns import Turns, take_turns
 from mlcls.errors import MlclsError
 
@@ -40,23 +22,7 @@ TOLERANCE: Final = 1e-3
 CONCURRENCY: Final = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How long and how thoroughly a model is measured.
-
-    Attributes:
-        seconds: Length of a measurement; longer for a slow model.
-        turns: Number of turns.
-        thorough: Whether the bare process, LitServe and PaddleX's `predict()` are measured too.
-        work: Folder for what contenders write.
-        analyzer: The load generator.
-    """
-
-    seconds: float
-    turns: int
-    thorough: bool
-    work: Path
-    analyzer: PerfAnalyzer
+Starts = Mapping[str, Callable[[Bench], Peer]]
 
 
 @dataclasses.dataclass
@@ -137,69 +103,41 @@ def _differ(ours: Answer, theirs: Answer, thresholds: Sequence[float]) -> str | 
     return None
 
 
+def list_peers(thorough: bool) -> Starts:
+    """Return what starts each peer, by its name; LitServe and the programs without a server only if thorough."""
+    servers: Starts = {PADDLEX_SERVER: start_paddlex_server, **({LITSERVE: start_litserve} if thorough else {})}
+    children = (*((PADDLEX_PREDICT, BARE_PROCESS) if thorough else ()), *ENGINES)
+    return {**servers, **{name: partial(Child, name=name) for name in children}}
+
+
 def compare_model(
-    files: ModelFiles,
-    grpc_url: str,
-    photos: Sequence[Path],
-    plan: Plan,
-    step: Callable[[str], object],
+    bench: Bench, starts: Starts, seconds: float, turns: int, step: Callable[[str], object]
 ) -> Comparison:
-    """Compare a served model with its peers.
+    """Check the peers' answers, and measure those that answer like the served model in turns with it.
 
     A peer that fails or answers differently is recorded as an error, and the others are measured all the same.
 
     Args:
-        files: The model.
-        grpc_url: `host:port` of the running server's gRPC API.
-        photos: JPEG files that all contenders answer and are measured with.
-        plan: How thoroughly to measure.
+        bench: The model and the photos.
+        starts: What starts each peer, by its name.
+        seconds: Length of a measurement; longer for a slow model.
+        turns: Number of turns.
         step: Called with a description of each next step.
 
     Raises:
         MlclsError: The served model itself fails, or gives all photos the same answer.
     """
-    name = files.spec.name
-    starts: dict[str, Callable[[Bench], Peer]] = {PADDLEX_SERVER: start_paddlex_server}
-    if plan.thorough:
-        starts[LITSERVE] = start_litserve
-    for child in (*((PADDLEX_PREDICT, BARE_PROCESS) if plan.thorough else ()), *ENGINES):
-        starts[child] = partial(Child, name=child)
-    step(f"{name}: answers")
-    answer_served(grpc_url, name, photos[:1])
-    began = time.monotonic()
-    expected = answer_served(grpc_url, name, photos)
-    image_s = (time.monotonic() - began) / len(photos)
-    require_telling(expected)
-    return compare_peers(
-        Bench(files, photos, plan.work, plan.analyzer), grpc_url, expected, image_s, plan, starts, step
-    )
-
-
-def compare_peers(
-    bench: Bench,
-    grpc_url: str,
-    expected: Sequence[Answer],
-    image_s: float,
-    plan: Plan,
-    starts: dict[str, Callable[[Bench], Peer]],
-    step: Callable[[str], object],
-) -> Comparison:
-    """Start peers, check their answers, and measure those that answer like the served model, in turns with it.
-
-    Args:
-        bench: The model and the photos.
-        grpc_url: `host:port` of the running server's gRPC API.
-        expected: The served model's answers.
-        image_s: How long it takes for one.
-        plan: How thoroughly to measure.
-        starts: What starts each peer, by its name.
-        step: Called with a description of each next step.
-    """
     model = bench.files.spec.name
+    step(f"{model}: answers")
+    bench.answer_served(bench.photos[:1])
+    began = time.monotonic()
+    expected = bench.answer_served(bench.photos)
+    image_s = (time.monotonic() - began) / len(expected)
+    require_telling(expected)
     # for slow models, one caller more than there are cores is enough: an image then waits for the next free core
-    slow = CONCURRENCY * image_s > plan.seconds / 2
+    slow = CONCURRENCY * image_s > seconds / 2
     comparison = Comparison(min(CONCURRENCY, cores() + 1) if slow else CONCURRENCY)
-    rate = Rate(comparison.concurrency, plan.seconds, image_s)
+    rate = Rate(comparison.concurrency, seconds, image_s)
     with contextlib.ExitStack() as stack:
         step(f"{model}: start of peers")
         peers: dict[str, Peer] = {}
@@ -224,19 +162,18 @@ def compare_peers(
             step(f"{model}: turns, {name}")
             with comparison.recorded(name):
                 if name == SERVED:
-                    return served.measure(rate)
+                    return bench.measure_served(rate)
                 if name not in comparison.errors:
                     with peers[name].running():
                         return peers[name].measure(rate)
             return None
 
-        served = Served(bench, grpc_url)
         others = [name for name in peers if name != PADDLEX_PREDICT]
-        comparison.turns = take_turns(lambda name: _figure(measure(name), "images_per_s"), SERVED, others, plan.turns)
+        comparison.turns = take_turns(lambda name: _figure(measure(name), "images_per_s"), SERVED, others, turns)
         if PADDLEX_PREDICT in peers:
             lone = dataclasses.replace(rate, concurrency=1)
             comparison.latency_turns = take_turns(
-                lambda name: _figure(measure(name, lone), "median_ms"), SERVED, [PADDLEX_PREDICT], 2 * plan.turns
+                lambda name: _figure(measure(name, lone), "median_ms"), SERVED, [PADDLEX_PREDICT], 2 * turns
             )
         if isinstance(child := peers.get(BARE_PROCESS), Child):
             with comparison.recorded(BARE_PROCESS), child.running():

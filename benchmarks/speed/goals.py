@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from benchmarks.speed.bench import SERVED
 from benchmarks.speed.compare import Comparison
-from benchmarks.speed.contenders import ENGINES, PADDLEX_SERVER, SERVED
-from benchmarks.speed.in_process import BARE_PROCESS, PADDLEX_PREDICT
+from benchmarks.speed.in_process import BARE_PROCESS, ENGINES, PADDLEX_PREDICT
+from benchmarks.speed.peers import PADDLEX_SERVER
 from benchmarks.speed.results import format_table
 from benchmarks.speed.turns import ratios_of, values_of
 from mlcls.model.catalog import OFFICIAL_MODELS

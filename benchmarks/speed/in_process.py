@@ -29,6 +29,7 @@ from mlcls.tuning.closed_loop import Call, run_closed_loop
 
 OPENVINO: Final = "OpenVINO"
 ONNX_RUNTIME: Final = "ONNX Runtime"
+ENGINES: Final = (OPENVINO, ONNX_RUNTIME)
 BARE_PROCESS: Final = "bare process"
 PADDLEX_PREDICT: Final = "PaddleX predict()"
 

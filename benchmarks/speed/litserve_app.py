@@ -42,13 +42,9 @@ class LabelApi(litserve.LitAPI):  # type: ignore[misc]  # litserve is untyped
         return base64.b64decode(request["image"])
 
     def predict(self, image: bytes) -> dict[str, list[Any]]:
-        """Return the labels of a JPEG."""
+        """Return the labels of a JPEG; LitServe converts them to JSON."""
         pixels = preprocess(image, self._model_spec.transform)[None]
         return select_labels(self._runner(pixels)[0], self._thresholds, self._model_spec.labels)
-
-    def encode_response(self, output: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Return the labels; LitServe converts them to JSON."""
-        return output
 
 
 def _main(port: str, onnx: str, spec: str) -> None:

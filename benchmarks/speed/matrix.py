@@ -23,7 +23,7 @@ from tqdm import tqdm
 from benchmarks.machine import describe_machine
 from benchmarks.photo_set import WEB_PHOTOS, WEB_SIZES, write_photos
 from benchmarks.random_models import RANDOM_MODELS, prepare_models, repository_of
-from benchmarks.speed.contenders import answer_served
+from benchmarks.speed.bench import answer_served
 from benchmarks.speed.perf_analyzer import PROTOCOLS, Load, PerfAnalyzer, Windows, choose_windows, write_input_data
 from benchmarks.speed.results import REPORT_FILE, Cell, ResultFolder, format_report, make_cells, make_result
 from benchmarks.usage import CostMeter

@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,8 @@ from tqdm import tqdm
 from benchmarks.machine import describe_machine
 from benchmarks.photo_set import write_photos
 from benchmarks.random_models import RANDOM_MODELS, prepare_models, repository_of
-from benchmarks.speed.compare import Plan, compare_model
-from benchmarks.speed.contenders import ModelFiles
+from benchmarks.speed.bench import Bench, ModelFiles
+from benchmarks.speed.compare import compare_model, list_peers
 from benchmarks.speed.goals import THOROUGH_MODEL, QuickReport
 from benchmarks.speed.perf_analyzer import PerfAnalyzer
 from benchmarks.usage import read_usage, total_pss_bytes
@@ -47,12 +47,7 @@ _STARTS: Final = 2
 
 @dataclasses.dataclass(frozen=True)
 class BenchModels:
-    """Imported models and the PaddleX inference models that they come from.
-
-    Attributes:
-        repository: The model repository.
-        paddlex_models: The folder with each PaddleX model in a subfolder of its name.
-    """
+    """Imported models, and the folder of the PaddleX models that they come from, each in a subfolder of its name."""
 
     repository: Path
     paddlex_models: Path
@@ -61,8 +56,7 @@ class BenchModels:
         """Return spec, served graph and PaddleX model of one.
 
         Raises:
-            RepositoryError: It is not imported, or was imported from another PaddleX model than the folder's.
-            ModelFormatError: The folder has no PaddleX model.
+            MlclsError: It is not imported, or was imported from another PaddleX model than the folder's.
         """
         version, folder = Repository(self.repository).active(name), self.paddlex_models / name
         if PaddleXModel.open(folder).make_spec(name).source_sha256 != version.spec.source_sha256:
@@ -94,14 +88,13 @@ def main() -> int:
         parser.error(f"expected --seconds above 0 and --turns of at least 1, got {options.seconds} and {options.turns}")
     try:
         names = tuple(dict.fromkeys(options.models))
-        models = BenchModels(options.repository, options.paddlex_models or RANDOM_MODELS)
         if options.paddlex_models is None:
             prepare_models(RANDOM_MODELS, names)
             models = BenchModels(repository_of(RANDOM_MODELS), RANDOM_MODELS)
+        else:
+            models = BenchModels(options.repository, options.paddlex_models)
         with tempfile.TemporaryDirectory(prefix="mlcls-bench-") as work:
-            report = run_quick(
-                models, names, Plan(options.seconds, options.turns, True, Path(work), PerfAnalyzer.find())
-            )
+            report = run_quick(models, names, options.seconds, options.turns, Path(work))
     except MlclsError as error:
         print(f"quick: {error}", file=sys.stderr)
         return error.exit_code
@@ -113,55 +106,52 @@ def main() -> int:
     return 0 if report.is_complete() else 1
 
 
-def run_quick(models: BenchModels, names: Sequence[str], plan: Plan) -> QuickReport:
-    """Measure everything; record errors in the report."""
-    began, report = time.monotonic(), QuickReport(tuple(names))
-    photos = write_photos(plan.work / "photos", [_PHOTO_SIZE] * _PHOTOS)
+def run_quick(models: BenchModels, names: Sequence[str], seconds: float, turns: int, work: Path) -> QuickReport:
+    """Measure everything; record errors in the report.
+
+    Args:
+        models: Where the models are.
+        names: The models.
+        seconds: Length of a measurement.
+        turns: Turns of the thoroughly measured model; the others take one.
+        work: Folder for photos and for what peers write.
+
+    Raises:
+        PerfAnalyzerError: The load generator is not installed.
+    """
+    began, report, analyzer = time.monotonic(), QuickReport(tuple(names)), PerfAnalyzer.find()
+    photos = write_photos(work / "photos", [_PHOTO_SIZE] * _PHOTOS)
     with tqdm(unit=" steps", disable=None) as bar:
 
         def step(what: str) -> None:
             bar.set_description(what)
             bar.update()
 
+        def compare(server: TritonServer, name: str, thorough: bool) -> None:
+            some = photos if thorough else photos[:_FEW_PHOTOS]
+            bench = Bench(models.files(name), server.grpc_url, some, work, analyzer)
+            found = compare_model(bench, list_peers(thorough), seconds, turns if thorough else 1, step)
+            report.comparisons[name] = found
+
         if THOROUGH_MODEL in names:
             with _recorded(report, THOROUGH_MODEL):
-                _measure_thoroughly(report, models, photos, plan, step)
+                step("start of one model")
+                for _ in range(_STARTS - 1):
+                    with _timed_server(models, [THOROUGH_MODEL], report.ready_one_s):
+                        pass
+                with _timed_server(models, [THOROUGH_MODEL], report.ready_one_s) as server:
+                    compare(server, THOROUGH_MODEL, thorough=True)
+                    report.memory_mb.append(total_pss_bytes(read_usage(server.pid)) / 1e6)
         others = [name for name in names if name != THOROUGH_MODEL]
-        if others:
+        if others:  # on one server with all models, which also gives the time until six are ready
             with _recorded(report, "the other models"):
-                _measure_others(report, models, others, photos[:_FEW_PHOTOS], plan, step)
+                step("start of all models")
+                with _timed_server(models, names, report.ready_six_s if report.has_six else []) as server:
+                    for name in others:
+                        with _recorded(report, name):
+                            compare(server, name, thorough=False)
     print(f"Measured in {time.monotonic() - began:.0f} s.", file=sys.stderr)
     return report
-
-
-def _measure_thoroughly(
-    report: QuickReport, models: BenchModels, photos: Sequence[Path], plan: Plan, step: Callable[[str], None]
-) -> None:
-    step("start of one model")
-    for _ in range(_STARTS - 1):
-        with _timed_server(models, [THOROUGH_MODEL], report.ready_one_s):
-            pass
-    with _timed_server(models, [THOROUGH_MODEL], report.ready_one_s) as server:
-        comparison = compare_model(models.files(THOROUGH_MODEL), server.grpc_url, photos, plan, step)
-        report.comparisons[THOROUGH_MODEL] = comparison
-        report.memory_mb.append(total_pss_bytes(read_usage(server.pid)) / 1e6)
-
-
-def _measure_others(
-    report: QuickReport,
-    models: BenchModels,
-    others: Sequence[str],
-    photos: Sequence[Path],
-    plan: Plan,
-    step: Callable[[str], None],
-) -> None:
-    """Measure the other models on one server with all models, which also gives the time until six are ready."""
-    step("start of all models")
-    plan = dataclasses.replace(plan, turns=1, thorough=False)
-    with _timed_server(models, report.names, report.ready_six_s if report.has_six else []) as server:
-        for name in others:
-            with _recorded(report, name):
-                report.comparisons[name] = compare_model(models.files(name), server.grpc_url, photos, plan, step)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -12,9 +14,10 @@ import psutil
 import pytest
 
 from benchmarks.photo_set import write_photos
-from benchmarks.speed.compare import Plan, compare_model, compare_peers
-from benchmarks.speed.contenders import Answer, Bench, Child, Figures, ModelFiles, Peer, PeerError, Rate, answer_served
+from benchmarks.speed.bench import Answer, Bench, Figures, ModelFiles, PeerError, Rate
+from benchmarks.speed.compare import compare_model, list_peers
 from benchmarks.speed.in_process import BARE_PROCESS
+from benchmarks.speed.peers import Child, Peer
 from benchmarks.speed.perf_analyzer import PerfAnalyzer, PerfAnalyzerError
 from benchmarks.speed.turns import ratios_of, values_of
 from mlcls.repository.models import Repository
@@ -42,41 +45,40 @@ class DyingProcess(Child):
 
 
 @pytest.fixture
-def bench(small_models: SmallModels, tmp_path: Path) -> Bench:
+def bench(small_models: SmallModels, small_server: TritonServer, tmp_path: Path) -> Bench:
     try:
         analyzer = PerfAnalyzer.find()
     except PerfAnalyzerError as error:
         pytest.skip(str(error))
     version = Repository(small_models.repository).active(MODEL)
     files = ModelFiles(version.spec, version.weights("embedded"), small_models.with_sigmoid)
-    return Bench(files, write_photos(tmp_path / "photos", [(480, 640)] * 4, seed=1), tmp_path, analyzer)
+    photos = write_photos(tmp_path / "photos", [(480, 640)] * 4, seed=1)
+    return Bench(files, small_server.grpc_url, photos, tmp_path, analyzer)
 
 
-def test_peers_that_answer_alike_are_compared_and_others_are_errors(
-    bench: Bench, small_server: TritonServer, tmp_path: Path
-) -> None:
+def test_peers_that_answer_alike_are_compared_and_others_are_errors(bench: Bench) -> None:
     started: dict[str, Peer] = {}
 
     def start(name: str, kind: type[Child], bench: Bench) -> Peer:
         started[name] = kind(bench, BARE_PROCESS)
         return started[name]
 
+    def start_without_graph(bench: Bench) -> Peer:
+        without = copy.copy(bench)
+        without.files = dataclasses.replace(bench.files, onnx=bench.files.onnx.parent / "none.onnx")
+        return Child(without, BARE_PROCESS)
+
     def refuse(bench: Bench) -> Peer:
         raise PeerError("expected a program that is there")
 
-    missing = ModelFiles(bench.files.spec, bench.files.onnx.parent / "none.onnx", bench.files.paddlex)
-    without_graph = Bench(missing, bench.photos, tmp_path, bench.analyzer)
     starts: dict[str, Callable[[Bench], Peer]] = {
         BARE_PROCESS: partial(start, "right", Child),
         "wrong": partial(start, "wrong", SwappingProcess),
         "dies": partial(start, "dies", DyingProcess),
-        "missing": lambda _: Child(without_graph, BARE_PROCESS),
+        "missing": start_without_graph,
         "unknown": refuse,
     }
-    expected = answer_served(small_server.grpc_url, MODEL, bench.photos)
-    plan = Plan(1.0, 1, True, tmp_path, bench.analyzer)
-    steps: list[str] = []
-    found = compare_peers(bench, small_server.grpc_url, expected, 0.01, plan, starts, steps.append)
+    found = compare_model(bench, starts, 1.0, 1, lambda step: None)
     assert [name for name, _ in found.turns] == ["served", BARE_PROCESS, "served", "dies", "served"]
     ratios = ratios_of(found.turns, "served", BARE_PROCESS)
     assert len(ratios) == 2
@@ -90,11 +92,8 @@ def test_peers_that_answer_alike_are_compared_and_others_are_errors(
     assert not any(psutil.pid_exists(peer.process.pid) for peer in started.values())
 
 
-def test_paddlex_and_litserve_are_measured_by_the_same_load_generator(
-    bench: Bench, small_server: TritonServer, tmp_path: Path, paddlex_python: Path
-) -> None:
-    plan = Plan(1.0, 1, True, tmp_path, bench.analyzer)
-    found = compare_model(bench.files, small_server.grpc_url, bench.photos, plan, lambda step: None)
+def test_paddlex_and_litserve_are_measured_by_the_same_load_generator(bench: Bench, paddlex_python: Path) -> None:
+    found = compare_model(bench, list_peers(thorough=True), 1.0, 1, lambda step: None)
     assert found.errors == {}
     peers = {"served", "paddlex --serve", "LitServe", "bare process", "OpenVINO", "ONNX Runtime"}
     assert {name for name, value in found.turns if value} == peers

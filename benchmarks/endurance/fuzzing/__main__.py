@@ -15,7 +15,7 @@ from typing import Final
 
 from tqdm import tqdm
 
-from benchmarks.endurance.fuzzing.campaign import Campaign, Findings, save_request
+from benchmarks.endurance.fuzzing.campaign import Campaign, save_request
 from benchmarks.endurance.fuzzing.library_fuzz import PARSERS, fuzz_parser
 from demo.recipe import DEMO_NAME
 from mlcls.images.settings import ImageSettings
@@ -66,23 +66,18 @@ def main() -> int:
     cases = max(1, int(options.images * _CASES_PER_IMAGE))
     bar = tqdm(PARSERS, desc="parsers", unit="", disable=None)
     faults = [f"{name}: {text}" for name in bar for text in fuzz_parser(name, cases, options.seed)]
-    print(f"Seed {options.seed}: {describe(findings)}")
-    print(f"faults of {len(PARSERS)} parsers, {cases} cases each: {len(faults)}")
+    outcomes = ", ".join(f"{name} {count}" for name, count in findings.outcomes.most_common())
+    print(
+        f"Seed {options.seed}: {findings.outcomes.total()} changed images and {findings.good} good ones in "
+        f"{findings.requests} requests\n{outcomes}\nproblems: {len(findings.problems)}; slowest answer: "
+        f"{findings.slowest_s:.2f} s; peak memory of a decoding process: {findings.peak_decoding_bytes / 1e6:.0f} MB\n"
+        f"faults of {len(PARSERS)} parsers, {cases} cases each: {len(faults)}"
+    )
     for text in [*findings.problems, *faults][:20]:
         print(text)
     if findings.problems:
         print(f"{len(findings.problems)} problems; the images are in {problems}.")
     return 1 if findings.problems or faults else 0
-
-
-def describe(findings: Findings) -> str:
-    """Return the findings as readable text."""
-    outcomes = ", ".join(f"{name} {count}" for name, count in findings.outcomes.most_common())
-    return (
-        f"{findings.outcomes.total()} changed images and {findings.good} good ones in {findings.requests} requests\n"
-        f"{outcomes}\nproblems: {len(findings.problems)}; slowest answer: {findings.slowest_s:.2f} s; "
-        f"peak memory of a decoding process: {findings.peak_decoding_bytes / 1e6:.0f} MB"
-    )
 
 
 if __name__ == "__main__":

@@ -46,55 +46,33 @@ def mutate(chance: random.Random, seeds: Mapping[str, bytes]) -> tuple[str, byte
     return f"{name}: {', '.join(done)}", data
 
 
-def flip_bits(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Flip a few bits, anywhere or near the start."""
+def change_bytes(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """Flip a bit of a few bytes, anywhere or near the start, or set them to another value."""
     changed = bytearray(data)
     for _time in range(chance.choice((1, 1, 2, 4, 16, 64))):
         if changed:
             at = _position(chance, changed)
-            changed[at] ^= 1 << chance.randrange(8)
+            flipped = changed[at] ^ 1 << chance.randrange(8)
+            changed[at] = chance.choice((flipped, flipped, flipped, 0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
     return bytes(changed)
 
 
-def set_bytes(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Set a few bytes, anywhere or near the start."""
-    changed = bytearray(data)
-    for _time in range(chance.choice((1, 2, 4, 12))):
-        if changed:
-            changed[_position(chance, changed)] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
-    return bytes(changed)
-
-
-def cut_end(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Cut off the end."""
-    most = chance.choice((4, 40, 400, len(data)))
-    return data[: len(data) - chance.randint(0, min(most, len(data)))]
-
-
-def cut_start(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Cut off the start."""
-    return data[chance.randint(0, min(chance.choice((1, 12, len(data))), len(data))) :]
-
-
-def remove_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Remove bytes from the middle."""
-    begin, end = _range(chance, data)
-    return data[:begin] + data[end:]
-
-
-def repeat_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Repeat bytes in the middle."""
-    begin, end = _range(chance, data)
-    return data[:end] + data[begin:end] * chance.choice((1, 2, 20)) + data[end:]
-
-
-def fill_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Set bytes in the middle to one value, or to random ones."""
-    begin, end = _range(chance, data)
-    filling = (
-        chance.randbytes(end - begin) if chance.random() < 0.3 else chance.choice((b"\0", b"\xff")) * (end - begin)
+def change_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """Cut off the start or the end, or remove, repeat or overwrite bytes in the middle."""
+    begin, size = chance.randint(0, len(data)), chance.choice((1, 2, 4, 16, 100, 1000))
+    end = min(len(data), begin + size)
+    part = data[begin:end]
+    filling = (b"\0" * len(part), b"\xff" * len(part), chance.randbytes(len(part)))
+    changes = (
+        data[: max(0, len(data) - size)],
+        data[:begin],
+        data[size:],
+        data[begin:],
+        data[:begin] + data[end:],
+        data[:end] + part * chance.choice((1, 2, 20)) + data[end:],
+        data[:begin] + chance.choice(filling) + data[end:],
     )
-    return data[:begin] + filling + data[end:]
+    return chance.choice(changes)
 
 
 def splice(chance: random.Random, data: bytes, seeds: Mapping[str, bytes]) -> bytes:
@@ -138,7 +116,7 @@ def lie_about_field(chance: random.Random, data: bytes, _: Mapping[str, bytes]) 
 def mend_checksums(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
     """Change a byte of a PNG file's chunk and mend all checksums; else decoders look no further."""
     if not data.startswith(b"\x89PNG"):
-        return flip_bits(chance, data, {})
+        return change_bytes(chance, data, {})
     changed = bytearray(data)
     chunks = list(_png_chunks(data))
     at, length = chance.choice(chunks) if chunks else (0, 0)
@@ -151,11 +129,6 @@ def mend_checksums(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -
 
 def _position(chance: random.Random, data: bytes | bytearray) -> int:
     return chance.randrange(min(len(data), chance.choice((32, 200, 800, len(data)))))
-
-
-def _range(chance: random.Random, data: bytes) -> tuple[int, int]:
-    begin = chance.randint(0, len(data))
-    return begin, min(len(data), begin + chance.choice((1, 2, 4, 16, 100, 1000)))
 
 
 def _find_fields(data: bytes) -> list[tuple[int, str]]:
@@ -213,13 +186,8 @@ def _tiff_fields(data: bytes) -> list[int]:
 
 # By a description of the change.
 MUTATIONS: Final[Mapping[str, Callable[[random.Random, bytes, Mapping[str, bytes]], bytes]]] = {
-    "bits": flip_bits,
-    "bytes": set_bytes,
-    "end cut": cut_end,
-    "start cut": cut_start,
-    "part removed": remove_part,
-    "part repeated": repeat_part,
-    "part filled": fill_part,
+    "bytes": change_bytes,
+    "part": change_part,
     "splice": splice,
     "word": insert_word,
     "number": lie_about_number,

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from benchmarks.speed.bench import PeerError
 from benchmarks.speed.compare import Comparison, require_equal, require_telling
-from benchmarks.speed.contenders import PeerError
 from benchmarks.speed.goals import Goal, QuickReport
 from benchmarks.speed.turns import Turns, order_of_turns, ratios_of, take_turns, values_of
 from mlcls.model.catalog import OFFICIAL_MODELS

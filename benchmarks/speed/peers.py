@@ -1,10 +1,9 @@
-"""The served model and its peers: all label photos, and each is measured while the others are stopped."""
+"""The peers of a served model, each in processes of its own that are stopped while another one is measured."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -14,36 +13,23 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from benchmarks.asking import Refusal, ask, connect
 from benchmarks.speed import in_process
-from benchmarks.speed.in_process import BARE_PROCESS, ONNX_RUNTIME, OPENVINO, PADDLEX_PREDICT, cores
-from benchmarks.speed.perf_analyzer import (
-    ANY_DEVIATION,
-    ROOT,
-    Load,
-    PerfAnalyzer,
-    Windows,
-    choose_windows,
-    write_input_data,
-    write_payloads,
-)
+from benchmarks.speed.bench import CALL_TIMEOUT_S, Answer, Bench, Figures, PeerError, Rate, answer_of
+from benchmarks.speed.in_process import BARE_PROCESS, PADDLEX_PREDICT, cores
+from benchmarks.speed.perf_analyzer import ROOT, Load, write_payloads
 from mlcls.base.files import write_text
 from mlcls.base.processes import end_with_parent, free_ports
-from mlcls.errors import MlclsError
-from mlcls.model.spec import ModelSpec
 from mlcls.paddle.model import PaddleXModel
 from mlcls.server.installation import ALLOCATOR_VARIABLES
 
-SERVED: Final = "served"
 PADDLEX_SERVER: Final = "paddlex --serve"
 LITSERVE: Final = "LitServe"
-ENGINES: Final = (OPENVINO, ONNX_RUNTIME)
 
 # PaddleX's environment, which has its serving plugin and nothing of mlcls.
 _PADDLEX_BIN: Final = ROOT / ".venv-paddlex" / "bin"
@@ -51,117 +37,7 @@ _LITSERVE_PYTHON: Final = ROOT / ".venv-bench" / "bin" / "python"
 
 # Several peers load at once.
 _LOAD_TIMEOUT_S: Final = 240.0
-_CALL_TIMEOUT_S: Final = 120.0
 _LAST_WORDS: Final = 800
-
-# The score of each predicted class id.
-Answer = Mapping[int, float]
-
-
-class PeerError(MlclsError):
-    """A peer cannot be started, does not answer, or answers differently from the served model."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFiles:
-    """What the contenders load.
-
-    Attributes:
-        spec: The model's spec.
-        onnx: The graph that is served.
-        paddlex: The PaddleX inference model that it comes from.
-    """
-
-    spec: ModelSpec
-    onnx: Path
-    paddlex: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class Rate:
-    """How a contender is measured.
-
-    Attributes:
-        concurrency: Requests in flight at a server; a program without a server chooses its own number of callers.
-        seconds: Length of the measurement; longer for a slow model.
-        image_s: How long an image takes alone, roughly.
-    """
-
-    concurrency: int
-    seconds: float
-    image_s: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """What was measured.
-
-    Attributes:
-        images_per_s: Throughput.
-        median_ms: Median latency of a call.
-    """
-
-    images_per_s: float
-    median_ms: float
-
-
-def answer_served(grpc_url: str, model: str, photos: Sequence[Path]) -> list[Answer]:
-    """Return a served ensemble's answer to each photo, asked one after the other over gRPC.
-
-    Raises:
-        PeerError: One is refused.
-    """
-    answers = []
-    with connect(grpc_url) as client:
-        for photo in photos:
-            reply = ask(client, model, [photo.read_bytes()], timeout_s=_CALL_TIMEOUT_S)
-            if isinstance(reply, Refusal):
-                raise PeerError(f"{model}: expected labels of {photo}, got {reply.code}: {reply.message}")
-            answers.append(_answer_of(reply[0].result))
-    return answers
-
-
-def _answer_of(result: Mapping[str, Any]) -> Answer:
-    """Return the answer from a result in PaddleX's format, `class_ids` and `scores`."""
-    return {int(index): float(score) for index, score in zip(result["class_ids"], result["scores"], strict=True)}
-
-
-class Bench:
-    """What is needed to start and measure the contenders of one model.
-
-    Attributes:
-        files: The model.
-        photos: JPEG files that all contenders answer and are measured with.
-        work: Folder for what contenders write.
-        analyzer: The load generator of all servers.
-    """
-
-    def __init__(self, files: ModelFiles, photos: Sequence[Path], work: Path, analyzer: PerfAnalyzer) -> None:
-        self.files, self.photos, self.analyzer = files, [photo.resolve() for photo in photos], analyzer
-        self.work = work.resolve()
-        self.images = [photo.read_bytes() for photo in photos]
-
-    def load_server(self, load: Load, rate: Rate) -> Figures:
-        """Measure a server with perf_analyzer in three windows."""
-        windows = Windows(rate.seconds / 3, ANY_DEVIATION, 3)
-        figures = self.analyzer.measure(load, choose_windows(windows, load, 1 / rate.image_s))
-        return Figures(figures.images_per_s, figures.p50_ms)
-
-
-class Served:
-    """The served model itself, as shipped."""
-
-    name = SERVED
-
-    def __init__(self, bench: Bench, grpc_url: str) -> None:
-        """Use a running server."""
-        self._bench = bench
-        data = write_input_data(bench.work / "served.json", bench.images)
-        self._load = Load(bench.files.spec.name, grpc_url, data, 1)
-
-    def measure(self, rate: Rate) -> Figures:
-        """Return throughput and latency under load."""
-        return self._bench.load_server(dataclasses.replace(self._load, concurrency=rate.concurrency), rate)
 
 
 class Peer:
@@ -196,31 +72,19 @@ class Peer:
         )
 
     def wait_until_loaded(self) -> None:
-        """Wait until it can answer.
-
-        Raises:
-            PeerError: It exited or took too long.
-        """
+        """Wait until it can answer; raise a `PeerError` if it exited or took too long."""
         raise NotImplementedError
 
     def answer(self) -> list[Answer]:
-        """Return the answer to each photo.
-
-        Raises:
-            PeerError: An answer is missing.
-        """
+        """Return the answer to each photo; raise a `PeerError` if one is missing."""
         raise NotImplementedError
 
     def measure(self, rate: Rate) -> Figures:
-        """Return throughput and latency under load.
-
-        Raises:
-            MlclsError: A call failed.
-        """
+        """Return throughput and latency under load; raise an `MlclsError` if a call failed."""
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def running(self) -> Any:
+    def running(self) -> Iterator[None]:
         """Let the stopped processes run in the block; idle ones would take CPU time from the others."""
         self.signal(signal.SIGCONT)
         try:
@@ -279,11 +143,11 @@ class Child(Peer):
         """
         with contextlib.suppress(OSError):
             self._pipe.send((command, arguments))
-        return self._receive(command, _CALL_TIMEOUT_S)
+        return self._receive(command, CALL_TIMEOUT_S)
 
     def answer(self) -> list[Answer]:
         """See `Peer`."""
-        return [_answer_of(result) for result in self.ask("answer")]
+        return [answer_of(result) for result in self.ask("answer")]
 
     def measure(self, rate: Rate) -> Figures:
         """See `Peer`."""
@@ -353,7 +217,7 @@ class JsonServer(Peer):
             body, head = json.dumps(payload).encode(), {"Content-Type": "application/json"}
             request = urllib.request.Request(f"{self._url}/{self._load.path}", body, head)
             try:
-                with self._opener.open(request, timeout=_CALL_TIMEOUT_S) as response:
+                with self._opener.open(request, timeout=CALL_TIMEOUT_S) as response:
                     answers.append(self._read(json.loads(response.read())))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise self.error(f"expected an answer from {self._load.path}, got {error!r}") from None
@@ -361,7 +225,7 @@ class JsonServer(Peer):
 
     def measure(self, rate: Rate) -> Figures:
         """See `Peer`."""
-        return self._bench.load_server(dataclasses.replace(self._load, concurrency=rate.concurrency), rate)
+        return self._bench.measure_server(self._load, rate)
 
 
 def start_paddlex_server(bench: Bench) -> JsonServer:
@@ -396,7 +260,7 @@ def start_litserve(bench: Bench) -> JsonServer:
         LITSERVE,
         "predict",
         {},
-        _answer_of,
+        answer_of,
         lambda port: [*program, str(port), str(onnx), spec],
         {"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
     )
