@@ -30,7 +30,7 @@ def test_a_request_is_sent_as_it_is_given() -> None:
     body, length = tritonclient.http.InferenceServerClient.generate_request_body(**request)
     for part in (b'"shape":[3,1]', b'"threshold":"0.3"', b'"scores"', b'"result"', b'"status"'):
         assert part in body[:length]
-    assert body[length:] == b"\x08\0\0\0\xff\xd8 one" + b"\0\0\0\0" + b"\x70\x17\0\0" + b"three\0" * 1000
+    assert body[length:] == b"\x06\0\0\0\xff\xd8 one" + b"\0\0\0\0" + b"\x70\x17\0\0" + b"three\0" * 1000
 
 
 def test_a_reply_is_read() -> None:
