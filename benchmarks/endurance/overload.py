@@ -98,6 +98,8 @@ def _run_phase(
     for asker in askers:
         failed = [each for each in asker.outcomes if each.kind != "answered"]
         failures += {f"{name}: {each.kind}: {each.text}" for each in failed if not is_refusal(each.kind, each.text)}
+        if asker.sent and len(failed) == len(asker.outcomes):
+            failures.append(f"{name}: no request was answered")
         counts = Counter(each.text.partition(":")[0] for each in failed)
         answered = [each for each in asker.outcomes if each.kind == "answered"]
         rate = sum(each.ended_s - began <= seconds for each in answered) / seconds

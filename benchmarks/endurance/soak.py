@@ -72,6 +72,8 @@ class SoakRecord:
             if ended[kind]:
                 text = next((each.text for each in self.outcomes if each.kind == kind), "not even ended")
                 failures.append(f"{ended[kind]} requests were {kind}, for example: {text}")
+        if not ended["answered"]:
+            failures.append("no request was answered")
         if self.exit_status != 0:
             failures.append(f"mlcls serve exited with {self.exit_status} after SIGTERM")
         return failures

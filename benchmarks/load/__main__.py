@@ -28,7 +28,7 @@ from benchmarks.usage import CostMeter, read_usage, total_pss_bytes
 from mlcls.base.files import write_text
 from mlcls.base.machine import format_machine
 from mlcls.base.processes import end_with_parent
-from mlcls.errors import MlclsError
+from mlcls.errors import MlclsError, ServerError
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
 
@@ -52,7 +52,9 @@ _COLUMNS: Final = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the test and print the summary."""
     about, _, more = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=about, epilog=more)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.load", description=about, epilog=more, allow_abbrev=False
+    )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: %(default)s")
     parser.add_argument("--url", default="", metavar="HOST:PORT", help="gRPC API of a running server")
     parser.add_argument("--http-url", default="", metavar="HOST:PORT", help="HTTP API of a running server")
@@ -79,21 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             meter = CostMeter(server, options.model) if server else None
             status, memory_mb = _run_locust(command, server)
             lines = [f"`{shlex.join(command)}`", "", format_machine(describe_machine()), "", *_read_table(folder)]
-            if meter and memory_mb:
-                cost = meter.read()
-                lines += [
-                    "",
-                    f"Server: {cost.images} images answered by its own count, {cost.total_core_ms:.1f} core-ms",
-                ]
-                lines[-1] += f" per image; {memory_mb[0]:.0f} MB at the start, {max(memory_mb):.0f} MB at most, "
-                lines[-1] += f"{memory_mb[-1]:.0f} MB at the end (PSS)."
+            if meter:
+                lines += ["", _describe_server(meter, memory_mb)]
     except (MlclsError, OSError) as error:
         print(f"load-test: {error}", file=sys.stderr)
         return 1
     lines += ["", "FAILED: see locust_failures.csv." if status else "Passed."]
     write_text(folder / "summary.md", "\n".join(lines) + "\n")
     print("\n".join([*lines[4:], f"Written: {folder}/summary.md, locust.html, locust_*.csv"]))
-    return min(status, 1)
+    return 1 if status else 0
 
 
 @contextlib.contextmanager
@@ -149,6 +145,17 @@ def _run_locust(command: Sequence[str], server: TritonServer | None) -> tuple[in
             process.terminate()
             process.wait()
     return process.returncode, memory_mb
+
+
+def _describe_server(meter: CostMeter, memory_mb: Sequence[float]) -> str:
+    try:
+        cost = meter.read()
+    except ServerError as error:
+        return f"Server: gone; {error}"
+    return (
+        f"Server: {cost.images} images answered by its own count, {cost.total_core_ms:.1f} core-ms per image; "
+        f"{memory_mb[0]:.0f} MB at the start, {max(memory_mb):.0f} MB at most, {memory_mb[-1]:.0f} MB at the end (PSS)."
+    )
 
 
 def _read_table(folder: Path) -> list[str]:

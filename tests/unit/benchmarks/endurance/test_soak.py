@@ -66,6 +66,7 @@ def test_figures() -> None:
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 9, "lost")]}, "1 requests were lost, for example: why"),
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 1, "wrong")]}, "1 requests were wrong"),
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 9, "refused")]}, "1 requests were refused"),
+        ({"sent": 0, "outcomes": []}, "no request was answered"),
         ({"exit_status": 1}, "mlcls serve exited with 1 after SIGTERM"),
     ],
 )
