@@ -10,7 +10,7 @@ from functools import partial
 from signal import SIGKILL, SIGSTOP
 from typing import Final
 
-from benchmarks.speed.bench import SERVED, Answer, Bench, Figures, PeerError, Rate
+from benchmarks.speed.bench import SERVED, Answer, Bench, PeerError, Rate
 from benchmarks.speed.in_process import BARE_PROCESS, ENGINES, PADDLEX_PREDICT, cores
 from benchmarks.speed.peers import LITSERVE, PADDLEX_SERVER, Child, Peer, start_litserve, start_paddlex_server
 from benchmarks.speed.turns import Turns, take_turns
@@ -158,28 +158,22 @@ def compare_model(
         for peer in peers.values():
             peer.signal(SIGSTOP)
 
-        def measure(name: str, rate: Rate = rate) -> Figures | None:
-            step(f"{model}: turns, {name}")
+        def measure(name: str, rate: Rate, figure: str) -> float | None:
+            step(f"{model}: {figure} of {name}")
             with comparison.recorded(name):
                 if name == SERVED:
-                    return bench.measure_served(rate)
+                    return float(getattr(bench.measure_served(rate), figure))
                 if name not in comparison.errors:
                     with peers[name].running():
-                        return peers[name].measure(rate)
+                        return float(getattr(peers[name].measure(rate), figure))
             return None
 
         others = [name for name in peers if name != PADDLEX_PREDICT]
-        comparison.turns = take_turns(lambda name: _figure(measure(name), "images_per_s"), SERVED, others, turns)
+        comparison.turns = take_turns(partial(measure, rate=rate, figure="images_per_s"), SERVED, others, turns)
         if PADDLEX_PREDICT in peers:
-            lone = dataclasses.replace(rate, concurrency=1)
-            comparison.latency_turns = take_turns(
-                lambda name: _figure(measure(name, lone), "median_ms"), SERVED, [PADDLEX_PREDICT], 2 * turns
-            )
+            measure_lone = partial(measure, rate=dataclasses.replace(rate, concurrency=1), figure="median_ms")
+            comparison.latency_turns = take_turns(measure_lone, SERVED, [PADDLEX_PREDICT], 2 * turns)
         if isinstance(child := peers.get(BARE_PROCESS), Child):
             with comparison.recorded(BARE_PROCESS), child.running():
                 comparison.preprocess_ms = child.ask("measure_preprocess")
     return comparison
-
-
-def _figure(figures: Figures | None, name: str) -> float | None:
-    return None if figures is None else float(getattr(figures, name))

@@ -25,7 +25,6 @@ from mlcls.repository.settings import ModelSettings, ServingSettings
 
 _LABELS: Final = ("cat", "犬", "fox")
 _SLOW_S: Final = 5.0
-_MAX_FAULTS: Final = 50
 _TOKEN: Final = re.compile(r"[^\s,:\[\]{}]+")
 # Values that parsers stumble over.
 _VALUES: Final = (
@@ -61,7 +60,7 @@ def fuzz_parser(name: str, cases: int, seed: int) -> list[str]:
         seed: The same seed makes the same changes.
 
     Returns:
-        At most 50 findings, each with its input.
+        The findings, each with its input.
     """
     parser, faults = PARSERS[name], []
     for case in range(cases):
@@ -80,8 +79,6 @@ def fuzz_parser(name: str, cases: int, seed: int) -> list[str]:
             fault = f"took {seconds:.1f} s of CPU time"
         if fault is not None:
             faults.append(f"case {case}: {fault[:300]}; the input: {data[:300]!r}")
-        if len(faults) >= _MAX_FAULTS:
-            break
     return faults
 
 
