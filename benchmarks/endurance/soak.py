@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import random
+import re
 import sys
 import tempfile
 import threading
@@ -37,6 +38,8 @@ MODELS: Final = ("numbers_a", "numbers_b")
 _CALLERS: Final = 64
 _CLOSED_LOOP_CALLERS: Final = 8
 _MEMORY_INTERVAL_S: Final = 5.0
+# Faults kill with signal 9; whatever else ends a server is its own.
+_CRASH: Final = re.compile(r"ended with signal (?!9\b)")
 
 
 @dataclasses.dataclass
@@ -52,6 +55,7 @@ class SoakRecord:
         faults: Time and kind, in chronological order.
         memory_mb: Memory of the server (PSS) at even intervals.
         exit_status: Exit status of `mlcls serve` after SIGTERM.
+        crashes: Lines of its log about a server that ended by itself.
     """
 
     begin_s: float
@@ -62,6 +66,7 @@ class SoakRecord:
     faults: list[tuple[float, str]] = dataclasses.field(default_factory=list)
     memory_mb: list[float] = dataclasses.field(default_factory=list)
     exit_status: int | None = None
+    crashes: Sequence[str] = ()
 
     def find_failures(self) -> list[str]:
         """Return what is wrong, one text per kind of failure."""
@@ -76,7 +81,7 @@ class SoakRecord:
             failures.append("no request was answered")
         if self.exit_status != 0:
             failures.append(f"mlcls serve exited with {self.exit_status} after SIGTERM")
-        return failures
+        return [*failures, *self.crashes]
 
     def find_recoveries(self) -> list[tuple[str, int, float]]:
         """Return for each fault its kind, how many requests were retried, and when the last of them was answered."""
@@ -135,6 +140,8 @@ def main() -> int:
     except MlclsError as error:
         print(f"soak: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     text = f"{format_machine(describe_machine())}; seed {options.seed}\n\n{record.format()}"
     write_text(options.output / "report.md", text)
     print(text, end="")
@@ -176,11 +183,14 @@ def run_soak(
                 victims = Victims(server, repository, MODELS, random.Random(seed))
                 worker = threading.Thread(target=_inject, args=(victims, plan, record, ended))
                 worker.start()
-                _watch(duration_s, record, server, asker)
-                ended.set()
-                worker.join()
+                try:
+                    _watch(duration_s, record, server, asker)
+                finally:
+                    ended.set()
+                    worker.join()
             record.sent, record.outcomes, record.errors = asker.sent, asker.outcomes, asker.errors
         record.exit_status = server.exit_status
+        record.crashes = [line for line in log.read_text().splitlines() if _CRASH.search(line)]
     return record
 
 

@@ -67,6 +67,7 @@ def test_figures() -> None:
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 1, "wrong")]}, "1 requests were wrong"),
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 9, "refused")]}, "1 requests were refused"),
         ({"sent": 0, "outcomes": []}, "no request was answered"),
+        ({"crashes": ["tritonserver ended with signal 11"]}, "tritonserver ended with signal 11"),
         ({"exit_status": 1}, "mlcls serve exited with 1 after SIGTERM"),
     ],
 )
