@@ -220,10 +220,6 @@ class Asker:
         for thread in self._threads:
             thread.join(self._patience_s + 2 * TRY_TIMEOUT_S)
 
-    def count(self) -> Counter[str]:
-        """Return the number of requests by kind of outcome."""
-        return Counter(outcome.kind for outcome in list(self.outcomes))
-
     def _run(self, number: int, way: Way, model: str) -> None:
         source = random.Random(f"{self._seed} {number}")
         with way(self._place, model) as ask:

@@ -212,7 +212,9 @@ def _watch(duration_s: float, record: SoakRecord, server: SupervisedServer, aske
     with tqdm(total=round(duration_s), unit=" s", mininterval=5, disable=None) as bar:
         while (elapsed_s := time.monotonic() - record.begin_s) < duration_s:
             last = record.faults[-1][1] if record.faults else "none yet"
-            bar.set_postfix_str(f"{dict(asker.count())}, faults {len(record.faults)}, last: {last}")
+            bar.set_postfix_str(
+                f"{len(asker.outcomes)} of {asker.sent} ended, faults {len(record.faults)}, last: {last}"
+            )
             bar.update(round(elapsed_s) - bar.n)
             record.memory_mb.append(server.memory_bytes() / 1e6)
             time.sleep(min(_MEMORY_INTERVAL_S, max(0.0, duration_s - elapsed_s)))

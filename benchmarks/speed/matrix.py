@@ -66,9 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.seconds < 0.5 or min(options.concurrency + options.batch) < 1:
         parser.error("expected --seconds of 0.5 or more, --concurrency and --batch of 1 or more")
-    command = shlex.join(
-        ["python", "-m", "benchmarks.speed.matrix", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    given = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join(["python", "-m", "benchmarks.speed.matrix", *given])
     try:
         perf_analyzer = PerfAnalyzer.find()
         with tempfile.TemporaryDirectory(prefix="mlcls-bench-") as work, sigterm_interrupts():
@@ -94,23 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "--repository",
-        type=Path,
-        help="repository of imported models; by default, models with random weights are created in build/bench",
-    )
+    add("--repository", type=Path, help="of imported models; default: models with random weights, made in build/bench")
     add("--models", nargs="+", metavar="MODEL", help="default: all imported models of the repository")
     add("--targets", nargs="+", choices=TARGETS, help="engines; default: embedded, and int8 if the model has it")
     add("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="default: both")
     add("--concurrency", nargs="+", type=int, default=[1, 4, 8, 16], help="requests in flight (default: 1 4 8 16)")
     add("--batch", nargs="+", type=int, default=[1, 8], help="images per request (default: 1 8)")
     add("--seconds", type=float, default=2.0, help="length of a window; three or more per load (default: %(default)s)")
-    add(
-        "--deviation",
-        type=float,
-        default=10.0,
-        help="most that three stable windows differ, in percent (default: %(default)s)",
-    )
+    add("--deviation", type=float, default=10.0, help="most that three stable windows differ, in percent (default: 10)")
     add("--windows", type=int, default=6, help="most windows to try until three are stable (default: %(default)s)")
     add("--longest-latency", type=float, default=5.0, help="skip loads with slower answers, in seconds (default: 5)")
     add("--photos", nargs="+", type=Path, metavar="PATH", help=f"files and folders to send; default: {WEB_PHOTOS}")

@@ -17,7 +17,7 @@ from benchmarks.endurance.fuzzing import library_fuzz
 from benchmarks.endurance.fuzzing.campaign import Item, ServerProcesses, Verdict, compare, plan_request, save_request
 from benchmarks.endurance.fuzzing.image_seeds import SIZE, make_good_images, make_seed_images
 from benchmarks.endurance.fuzzing.library_fuzz import PARSERS, Parser, fuzz_parser
-from benchmarks.endurance.fuzzing.mutations import MUTATIONS, mutate
+from benchmarks.endurance.fuzzing.mutations import MUTATIONS
 from mlcls.images.decoding import decode_image
 from mlcls.images.encoded_image import open_image
 from mlcls.images.formats import FORMATS
@@ -48,17 +48,10 @@ def test_requests_follow_from_the_seed() -> None:
     assert plans != [plan_request(8, number, SEEDS, GOOD) for number in range(50)]
     assert {len(plan) for plan in plans} >= {1, 2, 3, 4}
     assert any(item.is_good for item in plans[0] + plans[1] + plans[2])
-    assert len({item.data for plan in plans for item in plan if not item.is_good}) > 100
-
-
-def test_mutants_are_not_all_refused_at_the_first_look() -> None:
-    """Or nothing behind the first bytes would ever be tried."""
-    chance = random.Random(3)
-    formats = 0
-    for _ in range(200):
-        _, data = mutate(chance, SEEDS)
-        formats += any(data[:4] == seed[:4] for seed in SEEDS.values())
-    assert formats > 120
+    changed = {item.data for plan in plans for item in plan if not item.is_good}
+    assert len(changed) > 100
+    alike = sum(any(data[:4] == seed[:4] for seed in SEEDS.values()) for data in changed)
+    assert alike > 0.6 * len(changed), "or nothing behind the first bytes would ever be tried"
 
 
 ACCEPTED = Verdict("OK", scores=np.array([0.2, 0.8], np.float32))
@@ -75,36 +68,30 @@ def refusal(text: str) -> Refusal:
     return Refusal("INVALID_ARGUMENT", text)
 
 
-RIGHT = answer([[0.2, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text])
-
-
-def test_a_right_answer_is_right() -> None:
-    assert compare(ITEMS, [ACCEPTED, OTHER, REFUSED], RIGHT) == []
-    close = answer([[0.20005, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text])
-    assert compare(ITEMS, [ACCEPTED, OTHER, REFUSED], close) == []
-    assert compare(ITEMS[:1], [REFUSED], refusal(f"[request id: 1] {REFUSED.text}")) == []
+NAN = [np.nan, np.nan]
+MIXED, BAD = [ACCEPTED, OTHER, REFUSED], [REFUSED]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "count"),
+    ("expected", "reply", "faults"),
     [
-        (answer([[0.9, 0.1], [0.2, 0.8], [np.nan, np.nan]], ["OK", "OK", REFUSED.text]), 2),  # exchanged
-        (answer([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]], ["OK", "OK", REFUSED.text]), 1),
-        (answer([[0.2, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", "image: expected less"]), 1),
-        (answer([[np.nan, np.nan], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text]), 1),
-        (answer([[np.inf, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text]), 1),
-        (answer([[0.2, 0.8], [0.9, 0.1], [0.2, 0.8]], ["OK", "OK", "OK"]), 1),
-        (answer([[0.2, 0.8]], ["OK"]), 1),
-        (refusal("none of the 3 images can be decoded"), 1),
+        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 0),
+        (MIXED, answer([[0.20005, 0.8], [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 0),
+        (MIXED, answer([[0.9, 0.1], [0.2, 0.8], NAN], ["OK", "OK", REFUSED.text]), 2),  # exchanged
+        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]], ["OK", "OK", REFUSED.text]), 1),
+        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], NAN], ["OK", "OK", "image: expected less"]), 1),
+        (MIXED, answer([NAN, [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 1),
+        (MIXED, answer([[np.inf, 0.8], [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 1),
+        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], [0.2, 0.8]], ["OK", "OK", "OK"]), 1),
+        (MIXED, answer([[0.2, 0.8]], ["OK"]), 1),
+        (MIXED, refusal("none of the 3 images can be decoded"), 1),
+        (BAD, refusal(f"[request id: 1] {REFUSED.text}"), 0),
+        (BAD, refusal("something else"), 1),
+        (BAD, answer([[0.2, 0.8]], ["OK"]), 1),
     ],
 )
-def test_a_wrong_answer_is_found(wrong: Reply, count: int) -> None:
-    assert len(compare(ITEMS, [ACCEPTED, OTHER, REFUSED], wrong)) == count
-
-
-@pytest.mark.parametrize("wrong", [refusal("something else"), answer([[0.2, 0.8]], ["OK"]), refusal("")])
-def test_an_accepted_request_that_should_be_refused_is_found(wrong: Reply) -> None:
-    assert len(compare(ITEMS[:1], [REFUSED], wrong)) == 1
+def test_answers_are_compared(expected: list[Verdict], reply: Reply, faults: int) -> None:
+    assert len(compare(ITEMS[: len(expected)], expected, reply)) == faults
 
 
 def test_images_of_a_problem_are_kept(tmp_path: Path) -> None:

@@ -30,16 +30,8 @@ REPORT = (
 )
 PRINTED = """\
 Request concurrency: 4
-  Pass [1] throughput: 257.412 infer/sec. Avg latency: 58656 usec (std 23892 usec). 
-  Pass [2] throughput: 181.509 infer/sec. Avg latency: 82438 usec (std 47460 usec). 
-  Pass [3] throughput: 160.885 infer/sec. Avg latency: 99174 usec (std 67815 usec). 
   Client: 
     Request count: 184
-    Throughput: 200.356 infer/sec
-    Avg client overhead: 0.25%
-    Avg latency: 76555 usec (standard deviation 49039 usec)
-    p50 latency: 68420 usec
-    Avg gRPC time: 76601 usec (marshal 36 usec + response wait 76563 usec + unmarshal 2 usec)
   Server: 
     Inference count: 736
     Execution count: 184
