@@ -26,8 +26,9 @@ from mlcls_client import DeadlineExceededError, ImageRejectedError, create_model
 
 # Time limit of one try.
 TRY_TIMEOUT_S: Final = 15.0
-# Time limit of a request with all its tries; longer than any recovery from a fault should take.
-PATIENCE_S: Final = 60.0
+# Time limit of a request with all its tries; longer than any recovery from a fault should take. After a kill of
+# `mlcls serve`, Triton waits half a minute for HTTP clients that keep their connections open.
+PATIENCE_S: Final = 120.0
 # Pause before the next try; it doubles up to the longest, minus a random part of up to half, as in mlcls-client.
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 2.0
