@@ -2,8 +2,8 @@
 
 The server has a model whose answers identify their images, under two names. It gets requests over gRPC, HTTP and shared
 memory at a steady share of the rate that it was measured to sustain, with batches, bad images, thresholds, and callers
-that give up. The run fails if an answer is wrong, if a request is lost (neither answer nor error), if one is refused for
-two minutes of tries, or if the server ends by itself.
+that give up. The run fails if an answer is wrong, if a request is lost (neither answer nor error), if one is refused
+for two minutes of tries, or if the server ends by itself.
 """
 
 from __future__ import annotations
