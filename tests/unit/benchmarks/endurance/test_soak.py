@@ -56,6 +56,8 @@ def test_figures() -> None:
     assert "6 requests at 0.1/s (0.1/s measured): {'answered': 6}, 3 answered on the first try; 12 images" in text
     assert "memory (PSS): 500 MB at first, 518 MB at last, 519 MB at most" in text
     assert "| killed engine | 1 | 2 | 9 s |\n| killed tritonserver | 1 | 1 | 1 s |" in text
+    crashed = dataclasses.replace(RECORD, crashes=["tritonserver ended with signal 11"]).format()
+    assert "Ended by itself: tritonserver ended with signal 11\n\nPassed." in crashed
     assert text.endswith("4 x UNAVAILABLE: gone\n\nPassed.\n")
 
 
@@ -67,7 +69,6 @@ def test_figures() -> None:
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 1, "wrong")]}, "1 requests were wrong"),
         ({"outcomes": [*RECORD.outcomes[1:], outcome(120, 9, "refused")]}, "1 requests were refused"),
         ({"sent": 0, "outcomes": []}, "no request was answered"),
-        ({"crashes": ["tritonserver ended with signal 11"]}, "tritonserver ended with signal 11"),
         ({"exit_status": 1}, "mlcls serve exited with 1 after SIGTERM"),
     ],
 )
