@@ -78,24 +78,12 @@ demo-model: build ## Train the demo model from scratch, measure it and replace d
 bench: build .venv-bench/.installed .tools/libb64/.installed ## Measure all models under many loads with perf_analyzer: make bench [BENCH_OPTIONS='--models ... --concurrency 1 8']
 	@$(BIN)/python -m benchmarks.speed.matrix $(BENCH_OPTIONS)
 
-.PHONY: bench-growth
-bench-growth: build ## Measure how cost grows with models, clients, photo size, batch and labels (20 minutes)
-	@$(BIN)/python -m benchmarks.growth $(BENCH_OPTIONS)
-
 .PHONY: bench-quick
-bench-quick: build .venv-paddlex/.installed .venv-bench/.installed ## Compare with PaddleX's server, bare engines and LitServe, and print the goals (10 minutes)
+bench-quick: build .venv-paddlex/.installed .venv-bench/.installed .tools/libb64/.installed ## Compare with PaddleX's server, bare engines and LitServe, and print the goals (10 minutes)
 	@$(BIN)/python -m benchmarks.speed.quick $(BENCH_OPTIONS)
 
-.PHONY: bench-engines
-bench-engines: build ## Build the FP16 and TensorRT-RTX engines of the imported models and print a table
-	@$(BIN)/python -m benchmarks.speed.engines
-
-.PHONY: bench-client
-bench-client: build .venv-bench/.installed .tools/libb64/.installed ## Compare the client's throughput with perf_analyzer's, and sample its memory
-	@$(BIN)/python -m benchmarks.speed.client_throughput --model '$(MODEL)'
-
 .PHONY: load-test
-load-test: build .venv-bench/.installed ## Load-test a served model and check every answer: make load-test [MODEL=...] [LOAD_OPTIONS='--shape soak --users 32']
+load-test: build .venv-bench/.installed ## Load-test a served model with Locust and check every answer: make load-test [MODEL=...] [LOAD_OPTIONS='--shape soak --users 32']
 	@$(BIN)/python -m benchmarks.load --model '$(MODEL)' $(LOAD_OPTIONS)
 
 .PHONY: soak
@@ -105,10 +93,6 @@ soak: build ## Serve under load for 35 minutes while faults are injected, and ch
 .PHONY: overload
 overload: build ## Flood a server with ten times its load, and look at refusals, memory and a neighbor model
 	@$(BIN)/python -m benchmarks.endurance.overload $(SOAK_OPTIONS)
-
-.PHONY: isolation
-isolation: build ## Check that each of 20,000 answers belongs to its image, through rollouts, restarts and kills
-	@$(BIN)/python -m benchmarks.endurance.isolation $(ISOLATION_OPTIONS)
 
 .PHONY: audit
 audit: .venv-audit/.installed ## Check all locked packages for known vulnerabilities

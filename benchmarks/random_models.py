@@ -9,10 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from tqdm import tqdm
 
@@ -25,7 +25,6 @@ RANDOM_MODELS: Final = Path("build/bench")
 # The slowest go first.
 _ORDER: Final = ("PP-HGNetV2-B6_ML", "CLIP_vit_base_patch16_448_ML", "PP-HGNetV2-B4_ML", "ResNet50_ML")
 _NICENESS: Final = 5
-_Model = TypeVar("_Model")
 # Batch sizes of the check at import; the full check, on eight photos, takes longer than everything else.
 _BATCH_SIZES: Final = (1, 2)
 
@@ -36,7 +35,7 @@ def repository_of(folder: Path) -> Path:
 
 
 def prepare_models(folder: Path, names: Sequence[str]) -> None:
-    """Export and import the models that are missing, two at a time; all six take minutes.
+    """Export and import the models that are missing, two at a time, with a progress bar; all six take minutes.
 
     Args:
         folder: Where they go; an interrupted run is continued.
@@ -45,32 +44,19 @@ def prepare_models(folder: Path, names: Sequence[str]) -> None:
     Raises:
         MlclsError: A model cannot be exported or imported.
     """
-    missing = [name for name in names if not _is_prepared(folder, name)]
+    repository = Repository(repository_of(folder))  # an import comes last, and appears complete or not at all
+    missing = [name for name in names if not ((folder / name).is_dir() and repository.is_imported(name))]
+    missing.sort(key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
     if not missing:
         return
-    missing.sort(key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
-    prepare_each(_prepare, folder, missing)
-
-
-def prepare_each(prepare: Callable[[Path, _Model], None], folder: Path, models: Sequence[_Model]) -> None:
-    """Prepare models in separate processes, two at a time, with a progress bar.
-
-    Raises:
-        MlclsError: A model cannot be exported or imported.
-    """
     context = multiprocessing.get_context("spawn")  # paddle's threads do not survive a fork
     with (
         ProcessPoolExecutor(2, context) as pool,
-        tqdm(total=len(models), desc="preparing models", unit=" models", disable=None) as bar,
+        tqdm(total=len(missing), desc="preparing models", unit=" models", disable=None) as bar,
     ):
-        for future in as_completed([pool.submit(prepare, folder, model) for model in models]):
+        for future in as_completed([pool.submit(_prepare, folder, name) for name in missing]):
             future.result()
             bar.update()
-
-
-def _is_prepared(folder: Path, name: str) -> bool:
-    """Return whether a model is there; its import comes last, and appears complete or not at all."""
-    return (folder / name).is_dir() and Repository(repository_of(folder)).is_imported(name)
 
 
 def _prepare(folder: Path, name: str) -> None:

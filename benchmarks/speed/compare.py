@@ -5,29 +5,51 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from signal import SIGKILL, SIGSTOP
 from typing import Final
 
-from benchmarks.speed.contenders import Bench, Comparison, Step
-from benchmarks.speed.peers.bare_engines import BareEngine
-from benchmarks.speed.peers.bare_process import BareProcess
-from benchmarks.speed.peers.contender import Answer, Load, PeerError
-from benchmarks.speed.peers.engine_settings import ENGINES, ModelFiles, cores
-from benchmarks.speed.peers.litserve_server import LITSERVE, start_litserve
-from benchmarks.speed.peers.paddlex_predict import PaddlexPredict
-from benchmarks.speed.peers.paddlex_server import PADDLEX_SERVER, start_paddlex_server
-from benchmarks.speed.peers.served import ServedEnsemble
+from benchmarks.speed.bench import SERVED, Answer, Bench, PeerError, Rate
+from benchmarks.speed.in_process import BARE_PROCESS, ENGINES, PADDLEX_PREDICT, cores
+from benchmarks.speed.peers import LITSERVE, PADDLEX_SERVER, Child, Peer, start_litserve, start_paddlex_server
+from benchmarks.speed.turns import Turns, take_turns
+from mlcls.errors import MlclsError
 
 # Tolerance of a score between any two contenders.
 TOLERANCE: Final = 1e-3
 
 CONCURRENCY: Final = 8
 
-# A median settles quickly, but the machine's speed changes: latency is measured in windows that are this many times
-# shorter, and in this many times more turns.
-LATENCY_SPLIT: Final = 2
+
+Starts = Mapping[str, Callable[[Bench], Peer]]
+
+
+@dataclasses.dataclass
+class Comparison:
+    """The results for one model.
+
+    Attributes:
+        concurrency: Requests in flight at a server.
+        turns: Throughput in images per second, in turns.
+        latency_turns: Median latency in milliseconds at concurrency 1, in turns.
+        preprocess_ms: Time to decode and resize each photo on one core.
+        errors: Why a peer could not be measured.
+    """
+
+    concurrency: int
+    turns: Turns = dataclasses.field(default_factory=list)
+    latency_turns: Turns = dataclasses.field(default_factory=list)
+    preprocess_ms: list[float] = dataclasses.field(default_factory=list)
+    errors: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def recorded(self, name: str) -> Iterator[None]:
+        """Record an error of a peer and continue."""
+        try:
+            yield
+        except MlclsError as error:
+            self.errors[name] = str(error)
 
 
 def require_telling(answers: Sequence[Answer]) -> None:
@@ -81,85 +103,77 @@ def _differ(ours: Answer, theirs: Answer, thresholds: Sequence[float]) -> str | 
     return None
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How long and how thoroughly a model is measured.
-
-    Attributes:
-        seconds: Length of a window; longer for a slow model.
-        turns: Number of turns.
-        thorough: Whether the bare process, LitServe and PaddleX's `predict()` are measured too.
-        work: Folder for what peers write.
-    """
-
-    seconds: float
-    turns: int
-    thorough: bool
-    work: Path
+def list_peers(thorough: bool) -> Starts:
+    """Return what starts each peer, by its name; LitServe and the programs without a server only if thorough."""
+    servers: Starts = {PADDLEX_SERVER: start_paddlex_server, **({LITSERVE: start_litserve} if thorough else {})}
+    children = (*((PADDLEX_PREDICT, BARE_PROCESS) if thorough else ()), *ENGINES)
+    return {**servers, **{name: partial(Child, name=name) for name in children}}
 
 
-def compare_model(files: ModelFiles, grpc_url: str, photos: Sequence[Path], plan: Plan, step: Step) -> Comparison:
-    """Compare a served model with its peers.
+def compare_model(
+    bench: Bench, starts: Starts, seconds: float, turns: int, step: Callable[[str], object]
+) -> Comparison:
+    """Check the peers' answers, and measure those that answer like the served model in turns with it.
 
     A peer that fails or answers differently is recorded as an error, and the others are measured all the same.
 
     Args:
-        files: The model.
-        grpc_url: `host:port` of the running server's gRPC API.
-        photos: JPEG files that all contenders answer and are measured with.
-        plan: How thoroughly to measure.
+        bench: The model and the photos.
+        starts: What starts each peer, by its name.
+        seconds: Length of a measurement; longer for a slow model.
+        turns: Number of turns.
         step: Called with a description of each next step.
 
     Raises:
         MlclsError: The served model itself fails, or gives all photos the same answer.
     """
-    served = ServedEnsemble(grpc_url, files.spec, photos)
-    step(f"{files.spec.name}: answers")
-    served.answer(photos[:1])
+    model = bench.files.spec.name
+    step(f"{model}: answers")
+    bench.answer_served(bench.photos[:1])
     began = time.monotonic()
-    expected = served.answer(photos)
+    expected = bench.answer_served(bench.photos)
+    image_s = (time.monotonic() - began) / len(expected)
     require_telling(expected)
-    load = _choose_load(plan, (time.monotonic() - began) / len(photos))
-    comparison = Comparison(files.spec.name, load)
-
-    def check(name: str, answers: Sequence[Answer], asked: int) -> None:
-        require_equal(name, expected[:asked], answers, files.spec.thresholds)
-
+    # for slow models, one caller more than there are cores is enough: an image then waits for the next free core
+    slow = CONCURRENCY * image_s > seconds / 2
+    comparison = Comparison(min(CONCURRENCY, cores() + 1) if slow else CONCURRENCY)
+    rate = Rate(comparison.concurrency, seconds, image_s)
     with contextlib.ExitStack() as stack:
-        bench = Bench(comparison, served, stack, check, photos, step)
-        paddlex = bench.start(PADDLEX_SERVER, lambda: start_paddlex_server(files.paddlex, plan.work, photos))
-        predict = litserve = process = None
-        if plan.thorough:
-            predict = bench.start(PaddlexPredict.name, lambda: PaddlexPredict(files.paddlex, plan.work, photos))
-            litserve = bench.start(LITSERVE, lambda: start_litserve(files.onnx, files.spec, photos))
-            process = bench.start(BareProcess.name, lambda: BareProcess(files.onnx, files.spec, photos))
-        engines = [bench.start(name, partial(BareEngine, name, files, photos)) for name in ENGINES]
-        bench.wait_until_loaded()
-        for peer in (paddlex, predict, litserve):
-            bench.admit(peer)
-        if process is not None and bench.admit(process, partial(process.choose_threads, plan.seconds / 2)):
-            comparison.trials[process.name] = process.trials
-        bench.admit_engines(engines, plan.seconds / 2)
-        if predict is not None and predict.name in bench.contenders:
-            with bench.record_error(predict.name):
-                comparison.versions = predict.versions()
-                comparison.pixel_digests = predict.pixel_digests(photos)
-        others = [name for name in bench.contenders if name not in (served.name, PaddlexPredict.name)]
-        bench.require_idle()
-        comparison.turns = bench.take_turns([name for name in others if name in bench.contenders], load, plan.turns)
-        if predict is not None and predict.name in bench.contenders:
-            lone = dataclasses.replace(load, concurrency=1, window_s=load.window_s / LATENCY_SPLIT)
-            comparison.latency_turns = bench.take_turns([predict.name], lone, LATENCY_SPLIT * plan.turns, latency=True)
+        step(f"{model}: start of peers")
+        peers: dict[str, Peer] = {}
+        for name, start in starts.items():  # they load at the same time
+            with comparison.recorded(name):
+                peers[name] = start(bench)
+                stack.callback(peers[name].stop)
+        for name, peer in peers.items():
+            step(f"{model}: {name}")
+            with comparison.recorded(name):
+                peer.wait_until_loaded()
+        for name, peer in peers.items():
+            with comparison.recorded(name):
+                if name not in comparison.errors:
+                    require_equal(name, expected, peer.answer(), bench.files.spec.thresholds)
+        for name in comparison.errors.keys() & peers.keys():
+            peers.pop(name).signal(SIGKILL)
+        for peer in peers.values():
+            peer.signal(SIGSTOP)
+
+        def measure(name: str, rate: Rate, figure: str) -> float | None:
+            step(f"{model}: {figure} of {name}")
+            with comparison.recorded(name):
+                if name == SERVED:
+                    return float(getattr(bench.measure_served(rate), figure))
+                if name not in comparison.errors:
+                    with peers[name].running():
+                        return float(getattr(peers[name].measure(rate), figure))
+            return None
+
+        others = [name for name in peers if name != PADDLEX_PREDICT]
+        comparison.turns = take_turns(partial(measure, rate=rate, figure="images_per_s"), SERVED, others, turns)
+        if PADDLEX_PREDICT in peers:
+            measure_lone = partial(measure, rate=dataclasses.replace(rate, concurrency=1), figure="median_ms")
+            comparison.latency_turns = take_turns(measure_lone, SERVED, [PADDLEX_PREDICT], 2 * turns)
+        if isinstance(child := peers.get(BARE_PROCESS), Child):
+            with comparison.recorded(BARE_PROCESS), child.running():
+                comparison.preprocess_ms = child.ask("measure_preprocess")
     return comparison
-
-
-def _choose_load(plan: Plan, image_s: float) -> Load:
-    """Return the load for a model that takes this long per image; a wait must fit into the warm-up and the window.
-
-    For slow models, one caller more than there are cores is enough: an image then waits for the next free core.
-    """
-    concurrency = CONCURRENCY
-    if concurrency * image_s > plan.seconds / 2:
-        concurrency = min(CONCURRENCY, cores() + 1)
-    wait_s = concurrency * image_s
-    return Load(concurrency, max(plan.seconds, wait_s), max(plan.seconds / 5, wait_s / 2))

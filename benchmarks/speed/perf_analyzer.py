@@ -17,23 +17,26 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from mlcls.base.files import write_text
 from mlcls.base.processes import end_with_parent
 from mlcls.errors import MlclsError
 
 _REQUESTS: Final = re.compile(r"^ *Request count: (\d+)$", re.MULTILINE)
-_COMPOSING: Final = "Composing models:"
-# `  animals_engine, version: 1`; the indented lines below it have the figures of that step.
-_STEP: Final = re.compile(r"^ {2}(?P<name>\S.*?), version: *\S*$")
-_COUNT: Final = re.compile(r"^ {4,}(?P<what>Inference|Execution|Successful request) count: (?P<count>\d+)$")
-_TIMES: Final = re.compile(r"^ {4,}Avg request latency: \d+ usec \((?P<parts>.*)\)$")
-_PART: Final = re.compile(r"([a-z][a-z /]*) (\d+) usec")
+# The figures of each step below `Composing models:`.
+_STEP: Final = re.compile(
+    r"^ {2}(?P<name>\S.*?), version:.*\n"
+    r" +Inference count: (?P<images>\d+)\n +Execution count: (?P<executions>\d+)\n.*\n"
+    r" +Avg request latency: (?P<all>\d+) usec \(overhead \d+ usec \+ queue (?P<queue>\d+) usec \+ compute input",
+    re.MULTILINE,
+)
 
 Protocol = Literal["grpc", "http"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http")
 
+# The root of the checkout.
+ROOT: Final = Path(__file__).resolve().parents[2]
 # The libraries that the executable links to, and where to look for them; if one is not there, the system may have it.
 _LIBRARIES: Final = (("libcudart.so.12", Path(".venv-bench")), ("libb64.so.0d", Path(".tools") / "libb64"))
 _EXECUTABLE: Final = Path(".venv-bench") / "bin" / "perf_analyzer"
@@ -42,8 +45,12 @@ _EXECUTABLE: Final = Path(".venv-bench") / "bin" / "perf_analyzer"
 _UNSTABLE_STATUS: Final = 2
 _UNSTABLE: Final = "Failed to obtain stable measurement"
 # Accepts any three windows, in percent.
-_ANY_DEVIATION: Final = 1_000_000
+ANY_DEVIATION: Final = 1_000_000.0
 _COMPARED_WINDOWS: Final = 3
+# For a slow model, windows are longer: at least this many requests end in each.
+_LEAST_REQUESTS: Final = 6
+# A window must be this many times longer than the slowest answer.
+_WINDOW_TO_LATENCY: Final = 1.3
 
 
 class PerfAnalyzerError(MlclsError):
@@ -57,21 +64,12 @@ class StepTimes:
     Attributes:
         images_per_execution: Mean number of images in a dynamic batch.
         queue_ms: Wait for an instance.
-        input_ms: Copies into it.
-        infer_ms: Time in the backend.
-        output_ms: Copies out of it.
+        compute_ms: Everything else: copies and the backend.
     """
 
     images_per_execution: float
     queue_ms: float
-    input_ms: float
-    infer_ms: float
-    output_ms: float
-
-    @property
-    def compute_ms(self) -> float:
-        """Everything but the queue."""
-        return self.input_ms + self.infer_ms + self.output_ms
+    compute_ms: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +81,6 @@ class PerfFigures:
         requests: Requests answered within the windows.
         mean_ms: Latency of a request with all its images.
         p50_ms: Percentiles of it.
-        p90_ms: See `p50_ms`.
         p95_ms: See `p50_ms`.
         p99_ms: See `p50_ms`.
         steps: Times of the steps, by the name of the step's model, in the order of perf_analyzer; empty for a model
@@ -95,7 +92,6 @@ class PerfFigures:
     requests: int
     mean_ms: float
     p50_ms: float
-    p90_ms: float
     p95_ms: float
     p99_ms: float
     steps: Mapping[str, StepTimes]
@@ -130,49 +126,22 @@ def parse_output(report: str, printed: str) -> PerfFigures:
     requests = _REQUESTS.search(printed)
     if requests is None:
         raise PerfAnalyzerError(f"Expected perf_analyzer to print a request count, got: {printed[-400:]}")
-    return PerfFigures(
-        images_per_s=read("Inferences/Second"),
-        requests=int(requests[1]),
-        mean_ms=read("Avg latency") / 1e3,
-        p50_ms=read("p50 latency") / 1e3,
-        p90_ms=read("p90 latency") / 1e3,
-        p95_ms=read("p95 latency") / 1e3,
-        p99_ms=read("p99 latency") / 1e3,
-        steps=_parse_steps(printed),
-    )
-
-
-def _parse_steps(printed: str) -> dict[str, StepTimes]:
-    """Return the times by step from the part below `Composing models:`."""
-    _, _, below = printed.partition(_COMPOSING)
-    counts: dict[str, dict[str, int]] = {}
-    times: dict[str, dict[str, float]] = {}
-    name = ""
-    for line in below.splitlines():
-        if (step := _STEP.match(line)) is not None:
-            name = step["name"]
-            counts[name], times[name] = {}, {}
-        elif name and (count := _COUNT.match(line)) is not None:
-            counts[name][count["what"]] = int(count["count"])
-        elif name and (parts := _TIMES.match(line)) is not None:
-            times[name] = {part.strip(): int(usec) / 1e3 for part, usec in _PART.findall(parts["parts"])}
-    return {name: _make_step(name, counts[name], times[name]) for name in counts}
-
-
-def _make_step(name: str, counts: Mapping[str, int], times: Mapping[str, float]) -> StepTimes:
-    try:
-        return StepTimes(
-            counts["Inference"] / max(counts["Execution"], 1),
-            times["queue"],
-            times["compute input"],
-            times["compute infer"],
-            times["compute output"],
+    below = printed.partition("Composing models:")[2]
+    steps = {
+        step["name"]: StepTimes(
+            int(step["images"]) / max(int(step["executions"]), 1),
+            int(step["queue"]) / 1e3,
+            (int(step["all"]) - int(step["queue"])) / 1e3,
         )
-    except KeyError as error:
+        for step in _STEP.finditer(below)
+    }
+    if len(steps) != below.count(", version:"):
         raise PerfAnalyzerError(
-            f"Expected perf_analyzer to print {error} of {name}, got {dict(counts)} and {dict(times)}; this reads "
-            f"version 2.51.0."
-        ) from None
+            f"Expected perf_analyzer to print the counts and times of each step, got them of {', '.join(steps)} in: "
+            f"{below[:800]}; this reads version 2.51.0."
+        )
+    mean_ms, p50_ms, p95_ms, p99_ms = (read(f"{which} latency") / 1e3 for which in ("Avg", "p50", "p95", "p99"))
+    return PerfFigures(read("Inferences/Second"), int(requests[1]), mean_ms, p50_ms, p95_ms, p99_ms, steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,19 +150,21 @@ class Load:
 
     Attributes:
         model: Name of the served model.
-        protocol: gRPC or HTTP.
-        url: `host:port` of that API.
-        data: File written by `write_input_data`.
+        url: `host:port` of Triton's API, or `http://host:port` of another server.
+        data: File written by `write_input_data`, or by `write_payloads` for another server.
         concurrency: Requests in flight.
         batch_size: Images per request.
+        protocol: Of Triton's API.
+        path: For another server, the path that takes JSON by POST, without the first slash.
     """
 
     model: str
-    protocol: Protocol
     url: str
     data: Path
     concurrency: int
     batch_size: int = 1
+    protocol: Protocol = "grpc"
+    path: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +182,12 @@ class Windows:
     most: int = 6
 
 
+def choose_windows(windows: Windows, load: Load, images_per_s: float) -> Windows:
+    """Return windows that are long enough for several requests, at a throughput."""
+    least = max(_LEAST_REQUESTS, _WINDOW_TO_LATENCY * load.concurrency)
+    return dataclasses.replace(windows, window_s=max(windows.window_s, least * load.batch_size / images_per_s))
+
+
 @dataclasses.dataclass(frozen=True)
 class PerfAnalyzer:
     """An installed perf_analyzer.
@@ -221,24 +198,21 @@ class PerfAnalyzer:
     """
 
     executable: Path
-    library_folders: tuple[Path, ...]
+    library_folders: tuple[Path, ...] = ()
 
     @classmethod
-    def find(cls, root: Path = Path()) -> PerfAnalyzer:
+    def find(cls, root: Path = ROOT) -> PerfAnalyzer:
         """Return the perf_analyzer of a checkout.
-
-        Args:
-            root: The checkout's root.
 
         Raises:
             PerfAnalyzerError: It is not installed, or a library is missing.
         """
-        executable = (root / _EXECUTABLE).absolute()
+        executable = root / _EXECUTABLE
         if not executable.exists():
             raise PerfAnalyzerError(
                 f"Expected perf_analyzer in {executable}, got nothing there; run: make .venv-bench/.installed"
             )
-        folders = [path.parent.absolute() for name, folder in _LIBRARIES for path in (root / folder).rglob(name)]
+        folders = [path.parent for name, folder in _LIBRARIES for path in (root / folder).rglob(name)]
         found = cls(executable, tuple(folders))
         if (result := found._run(["--version"], 30.0)).returncode != 0:
             raise PerfAnalyzerError(
@@ -247,26 +221,16 @@ class PerfAnalyzer:
             )
         return found
 
-    def read_version(self) -> str:
-        """Return its version; `unknown` if it prints none."""
-        words = self._run(["--version"], 30.0).stdout.split()
-        return next((word.rstrip(",") for word in words if word[:1].isdigit()), "unknown")
-
     def measure(self, load: Load, windows: Windows) -> PerfFigures:
         """Measure until three windows in a row agree; if none do, use three that do not, and say so in the figures.
 
         Raises:
             PerfAnalyzerError: It fails, for example because a request fails, or prints something unexpected.
         """
-        options = ["--measurement-interval", str(round(windows.window_s * 1e3)), "--stability-percentage"]
-        # Requests that take longer than a window lengthen it: the first window waits for all requests in flight.
-        limit_s = 120 + 4 * windows.window_s * windows.most
-        stable = [*options, str(windows.deviation_percent), "--max-trials", str(windows.most)]
-        figures = self._measure(load, stable, limit_s)
+        figures = self._measure(load, windows)
         if figures is None:
-            figures = self._measure(
-                load, [*options, str(_ANY_DEVIATION), "--max-trials", str(_COMPARED_WINDOWS)], limit_s
-            )
+            any_three = dataclasses.replace(windows, deviation_percent=ANY_DEVIATION, most=_COMPARED_WINDOWS)
+            figures = self._measure(load, any_three)
             if figures is None:
                 raise PerfAnalyzerError(
                     f"perf_analyzer got no answers from {load.model} in three windows of {windows.window_s:g} s; use "
@@ -275,27 +239,20 @@ class PerfAnalyzer:
             figures = dataclasses.replace(figures, stable=False)
         return figures
 
-    def measure_requests(self, load: Load, count: int, limit_s: float = 3600.0) -> PerfFigures:
-        """Measure a number of requests.
-
-        Raises:
-            PerfAnalyzerError: See `measure`.
-        """
-        figures = self._measure(load, ["--request-count", str(count)], limit_s)
-        if figures is None:
-            raise PerfAnalyzerError(f"perf_analyzer got no stable measurement of {count} requests to {load.model}.")
-        return figures
-
-    def _measure(self, load: Load, options: Sequence[str], limit_s: float) -> PerfFigures | None:
+    def _measure(self, load: Load, windows: Windows) -> PerfFigures | None:
         """Run once; return None if the windows were unstable."""
+        service = ["--service-kind", "openai", "--endpoint", load.path] if load.path else ["-i", load.protocol]
         with tempfile.TemporaryDirectory(prefix="mlcls-perf-") as work:
             report = Path(work) / "report.csv"
             command = [
-                "-m", load.model, "-i", load.protocol, "-u", load.url, "--async", "--input-data", str(load.data),
-                "-b", str(load.batch_size), "--concurrency-range", str(load.concurrency), "-f", str(report),
-                "--verbose-csv", "-v", *options,
+                "-m", load.model, *service, "-u", load.url, "--async", "--input-data", str(load.data),
+                *(() if load.path else ("-b", str(load.batch_size))),
+                "--concurrency-range", str(load.concurrency), "-f", str(report), "--verbose-csv", "-v",
+                "--measurement-interval", str(round(windows.window_s * 1e3)),
+                "--stability-percentage", str(windows.deviation_percent), "--max-trials", str(windows.most),
             ]  # fmt: skip
-            done = self._run(command, limit_s)
+            # Requests that take longer than a window lengthen it: the first window waits for all requests in flight.
+            done = self._run(command, 120 + 4 * windows.window_s * windows.most)
             if done.returncode == _UNSTABLE_STATUS and _UNSTABLE in done.stdout + done.stderr:
                 return None
             if done.returncode != 0 or not report.exists():
@@ -320,18 +277,25 @@ class PerfAnalyzer:
 
 
 def write_input_data(path: Path, images: Sequence[bytes], tensor: str = "image") -> Path:
-    """Write encoded images as input data for perf_analyzer, which sends them in turn and keeps them all in memory.
+    """Write encoded images as input data for Triton, which are sent in turn and all kept in memory.
 
-    It uses the `b64` bytes as they are, so they must start with the length of the element of the BYTES tensor.
+    perf_analyzer uses the `b64` bytes as they are, so they must start with the length of the element of the BYTES
+    tensor.
 
     Args:
         path: The JSON file.
         images: Encoded images, at least one.
         tensor: Name of the input.
     """
-    elements = []
+    elements: list[Any] = []
     for image in images:
         framed = len(image).to_bytes(4, "little") + image
         elements.append({tensor: {"content": {"b64": base64.b64encode(framed).decode()}, "shape": [1]}})
     write_text(path, json.dumps({"data": elements}))
+    return path
+
+
+def write_payloads(path: Path, payloads: Sequence[Any]) -> Path:
+    """Write JSON bodies as input data for another server than Triton; perf_analyzer posts them in turn, as they are."""
+    write_text(path, json.dumps({"data": [{"payload": [payload]} for payload in payloads]}))
     return path

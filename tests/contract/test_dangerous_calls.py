@@ -54,10 +54,6 @@ ALLOWED = {
     ("src/mlcls/paddle/restricted_pickle.py", "import pickle"): "the restricted reader itself",
     ("src/mlcls/base/yaml_file.py", "yaml.load"): "with a SafeLoader that has limits",
     ("src/mlcls/conversion/onnx_file.py", "onnx.load"): "after the checks, without external data",
-    (
-        "benchmarks/speed/peers/paddlex_predict.py",
-        "yaml.safe_load",
-    ): "its own file, in PaddleX's environment without mlcls",
 }
 
 

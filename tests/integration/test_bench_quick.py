@@ -2,105 +2,99 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
+import dataclasses
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks.photo_set import write_uniform_photos
-from benchmarks.speed.compare import require_equal, require_telling
-from benchmarks.speed.contenders import Bench, Comparison
-from benchmarks.speed.peers.bare_process import BareProcess
-from benchmarks.speed.peers.contender import Answer, Load, PeerError
-from benchmarks.speed.peers.served import ServedEnsemble
-from mlcls.errors import MlclsError
-from mlcls.model.spec import ModelSpec
+from benchmarks.photo_set import write_photos
+from benchmarks.speed.bench import Answer, Bench, Figures, ModelFiles, PeerError, Rate
+from benchmarks.speed.compare import compare_model, list_peers
+from benchmarks.speed.in_process import BARE_PROCESS
+from benchmarks.speed.peers import Child, Peer
+from benchmarks.speed.perf_analyzer import PerfAnalyzer, PerfAnalyzerError
+from benchmarks.speed.turns import ratios_of, values_of
 from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
 from support.served_models import SmallModels
 
 pytestmark = pytest.mark.slow
 
-LOAD = Load(concurrency=4, window_s=1.0, warmup_s=0.2)
+MODEL = "small_with_sigmoid"
 
 
-class NamedProcess(BareProcess):
-    """One of several in a comparison."""
-
-    def __init__(self, name: str, onnx: Path, spec: ModelSpec, photos: Sequence[Path]) -> None:
-        super().__init__(onnx, spec, photos)
-        self.name = name
-
-
-class SwappingProcess(NamedProcess):
+class SwappingProcess(Child):
     """A peer that computes the right answers and gives them to the wrong photos."""
 
-    def answer(self, photos: Sequence[Path]) -> list[Answer]:
-        return super().answer(photos)[::-1]
+    def answer(self) -> list[Answer]:
+        return super().answer()[::-1]
 
 
-def _refuse() -> NamedProcess:
-    raise PeerError("expected a program that is there")
+class DyingProcess(Child):
+    """A peer that is killed before it is measured."""
+
+    def measure(self, rate: Rate) -> Figures:
+        os.kill(self.process.pid, signal.SIGKILL)
+        return super().measure(rate)
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_uniform_photos(tmp_path_factory.mktemp("photos"), 4, 480, 640, seed=1)
+@pytest.fixture
+def bench(small_models: SmallModels, small_server: TritonServer, tmp_path: Path) -> Bench:
+    try:
+        analyzer = PerfAnalyzer.find()
+    except PerfAnalyzerError as error:
+        pytest.skip(str(error))
+    version = Repository(small_models.repository).active(MODEL)
+    files = ModelFiles(version.spec, version.weights("embedded"), small_models.with_sigmoid)
+    photos = write_photos(tmp_path / "photos", [(480, 640)] * 4, seed=1)
+    return Bench(files, small_server.grpc_url, photos, tmp_path, analyzer)
 
 
-def test_peers_that_answer_alike_are_compared_and_others_are_errors(
-    small_models: SmallModels, small_server: TritonServer, photos: list[Path]
-) -> None:
-    name = "small_with_sigmoid"
-    spec = Repository(small_models.repository).active(name).spec
-    onnx = Repository(small_models.repository).active(name).weights("embedded")
-    served = ServedEnsemble(small_server.grpc_url, spec, photos)
-    expected = served.answer(photos)
-    require_telling(expected)
-    comparison = Comparison(name, LOAD)
-    steps: list[str] = []
-    with contextlib.ExitStack() as stack:
-        bench = Bench(
-            comparison,
-            served,
-            stack,
-            lambda peer, answers, asked: require_equal(peer, expected[:asked], answers, spec.thresholds),
-            photos,
-            steps.append,
-        )
-        right = bench.start("right", partial(NamedProcess, "right", onnx, spec, photos))
-        wrong = bench.start("wrong", partial(SwappingProcess, "wrong", onnx, spec, photos))
-        missing = bench.start("missing", partial(NamedProcess, "missing", onnx.parent / "none.onnx", spec, photos))
-        dies = bench.start("dies", partial(NamedProcess, "dies", onnx, spec, photos))
-        assert right is not None
-        assert wrong is not None
-        assert missing is not None
-        assert dies is not None
-        assert bench.start("unknown", _refuse) is None
-        bench.wait_until_loaded()
-        assert [bench.admit(process, partial(process.choose_threads, 0.2)) for process in (right, wrong, missing)] == [
-            True,
-            False,
-            False,
-        ]
-        assert bench.admit(dies)
-        assert not bench.admit(None)
-        assert not psutil.pid_exists(wrong.pid)
-        assert list(bench.contenders) == ["served", "right", "dies"]
-        os.kill(dies.pid, signal.SIGKILL)
-        turns = bench.take_turns(["right", "dies"], LOAD, turns=1)
-    assert [window.name for window in turns.windows] == ["served", "right", "served", "dies", "served"]
-    assert all(value > 0 for value in turns.ratio("served", "right").values)
-    assert len(turns.ratio("served", "right").values) == 2
-    with pytest.raises(MlclsError):
-        turns.values("dies")
-    assert comparison.errors.keys() == {"wrong", "missing", "dies", "unknown"}
-    assert "expected the served model's answer to photo " in comparison.errors["wrong"]
-    assert "none.onnx" in comparison.errors["missing"]
-    assert "the process exited" in comparison.errors["dies"]
-    assert not psutil.pid_exists(right.pid)
+def test_peers_that_answer_alike_are_compared_and_others_are_errors(bench: Bench) -> None:
+    started: dict[str, Peer] = {}
+
+    def start(name: str, kind: type[Child], bench: Bench) -> Peer:
+        started[name] = kind(bench, BARE_PROCESS)
+        return started[name]
+
+    def start_without_graph(bench: Bench) -> Peer:
+        without = copy.copy(bench)
+        without.files = dataclasses.replace(bench.files, onnx=bench.files.onnx.parent / "none.onnx")
+        return Child(without, BARE_PROCESS)
+
+    def refuse(bench: Bench) -> Peer:
+        raise PeerError("expected a program that is there")
+
+    starts: dict[str, Callable[[Bench], Peer]] = {
+        BARE_PROCESS: partial(start, "right", Child),
+        "wrong": partial(start, "wrong", SwappingProcess),
+        "dies": partial(start, "dies", DyingProcess),
+        "missing": start_without_graph,
+        "unknown": refuse,
+    }
+    found = compare_model(bench, starts, 1.0, 1, lambda step: None)
+    assert [name for name, _ in found.turns] == ["served", BARE_PROCESS, "served", "dies", "served"]
+    ratios = ratios_of(found.turns, "served", BARE_PROCESS)
+    assert len(ratios) == 2
+    assert all(ratio > 0 for ratio in ratios)
+    assert values_of(found.turns, "dies") == []
+    assert len(found.preprocess_ms) == 4
+    assert found.errors.keys() == {"wrong", "missing", "dies", "unknown"}
+    assert "expected the served model's answer to photo " in found.errors["wrong"]
+    assert "none.onnx" in found.errors["missing"]
+    assert "the process exited" in found.errors["dies"]
+    assert not any(psutil.pid_exists(peer.process.pid) for peer in started.values())
+
+
+def test_paddlex_and_litserve_are_measured_by_the_same_load_generator(bench: Bench, paddlex_python: Path) -> None:
+    found = compare_model(bench, list_peers(thorough=True), 1.0, 1, lambda step: None)
+    assert found.errors == {}
+    peers = {"served", "paddlex --serve", "LitServe", "bare process", "OpenVINO", "ONNX Runtime"}
+    assert {name for name, value in found.turns if value} == peers
+    assert len(ratios_of(found.latency_turns, "served", "PaddleX predict()")) == 4

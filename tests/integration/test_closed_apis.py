@@ -14,7 +14,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.grpc import service_pb2
 
-from benchmarks.endurance.isolation.identity_model import MODEL, make_image, make_repository
+from benchmarks.endurance.identity_model import MODEL, make_image, make_repository
 from mlcls.server.options import (
     ADMIN_KEY_HEADER,
     ADMIN_KEY_VARIABLE,

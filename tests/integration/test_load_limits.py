@@ -16,6 +16,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.asking import Refusal, ask, connect
 from mlcls.engines.openvino import WAITING_IMAGES
 from mlcls.repository.configurations import write_configs
 from mlcls.repository.models import Repository
@@ -191,18 +192,16 @@ def test_sigterm_under_load_drains(small_models: SmallModels, tmp_path: Path, im
         late_outcomes: list[str] = []
         signalled, stop = threading.Event(), threading.Event()
 
-        def ask() -> None:
-            with tritonclient.grpc.InferenceServerClient(served.grpc_url) as client:
+        def call() -> None:
+            with connect(served.grpc_url) as client:
                 while not stop.is_set():
                     noted = late_outcomes if signalled.is_set() else outcomes
-                    try:
-                        answer = client.infer(MODEL, [make_input([image])], client_timeout=30)
-                        noted.append(answer.as_numpy("status")[0, 0].decode())
-                    except InferenceServerException as error:
-                        noted.append(f"{error.status()}: {error.message()}")
+                    reply = ask(client, MODEL, [image], timeout_s=30)
+                    noted.append(f"{reply.code}: {reply.message}" if isinstance(reply, Refusal) else reply[0].status)
+                    if isinstance(reply, Refusal):
                         time.sleep(0.02)
 
-        threads = [threading.Thread(target=ask) for _ in range(8)]
+        threads = [threading.Thread(target=call) for _ in range(8)]
         for thread in threads:
             thread.start()
         wait_for(lambda: outcomes.count("OK") >= 50, RECOVERY_TIMEOUT_S)
@@ -216,6 +215,6 @@ def test_sigterm_under_load_drains(small_models: SmallModels, tmp_path: Path, im
     assert [outcome for outcome in outcomes if not any(each in outcome for each in clear)] == []
     assert set(late_outcomes) - {"OK"}, "new requests are refused"
     # gRPC cancels a call that begins while it closes its port; nothing had been taken of it
-    clear_late = (*clear, "StatusCode.CANCELLED: CANCELLED")
+    clear_late = (*clear, "CANCELLED: CANCELLED")
     assert [outcome for outcome in late_outcomes if not any(each in outcome for each in clear_late)] == []
     assert served.lines() == []

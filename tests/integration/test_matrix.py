@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.speed import matrix
-from benchmarks.speed.matrix_cells import RESULTS_FILE, TABLE_FILE
 from benchmarks.speed.perf_analyzer import PerfAnalyzer, PerfAnalyzerError
-from support.processes import ROOT
+from benchmarks.speed.results import RESULTS_FILE, STEPS, TABLE_FILE
 from support.served_models import SmallModels
 
 pytestmark = pytest.mark.slow
@@ -23,7 +22,7 @@ MODEL = "small_with_sigmoid"
 @pytest.fixture(autouse=True)
 def _installed() -> None:
     try:
-        PerfAnalyzer.find(ROOT)
+        PerfAnalyzer.find()
     except PerfAnalyzerError as error:
         pytest.skip(str(error))
 
@@ -35,25 +34,23 @@ def test_loads_are_measured_once_and_others_added(small_models: SmallModels, tmp
     def run(*more: str) -> dict[tuple[str, int], dict[str, Any]]:
         assert matrix.main([*options, *more]) == 0
         results = json.loads((tmp_path / RESULTS_FILE).read_text(encoding="utf-8"))["results"]
-        return {(result["cell"]["protocol"], result["cell"]["batch_size"]): result for result in results}
+        return {(result["protocol"], result["batch_size"]): result for result in results}
 
     first = run("--batch", "4")
     assert list(first) == [("grpc", 4), ("http", 4)]
     for result in first.values():
         assert result["status"] == "measured"
-        figures, cost = result["figures"], result["cost"]
-        assert figures["requests"] > 0
-        assert 0 < figures["p50_ms"] <= figures["p95_ms"] <= figures["p99_ms"]
-        assert set(figures["steps"]) == {f"{MODEL}_{step}" for step in ("preprocess", "engine", "postprocess")}
-        assert all(times["images_per_execution"] >= 4 for times in figures["steps"].values()), "requests are not split"
-        assert cost["images"] >= 4 * figures["requests"], "the server counts each image of a request"
-        assert {"preprocess", "engine", "postprocess", "tritonserver"} == set(cost["core_ms_per_image"])
+        assert result["requests"] > 0
+        assert 0 < result["p50_ms"] <= result["p95_ms"] <= result["p99_ms"]
+        assert all(result[f"{step}_images_per_execution"] >= 4 for step in STEPS), "requests are not split"
+        assert result["images"] >= 4 * result["requests"], "the server counts each image of a request"
+        assert all(result[f"{name}_core_ms_per_image"] > 0 for name in (*STEPS, "tritonserver"))
     again = run("--batch", "1", "4", "--protocols", "grpc")
     assert {key: again[key] for key in first} == first, "what was measured is not measured again"
     assert set(again) == {*first, ("grpc", 1)}
     with (tmp_path / TABLE_FILE).open(newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 3
-    assert MODEL in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert MODEL in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_model_that_is_not_there_is_told(small_models: SmallModels, tmp_path: Path, capsys: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from benchmarks.load.images import make_png
 
 # Height and width of the files; odd, so that no format's blocks end at the edge of the picture.
 SIZE: Final = (61, 83)
@@ -101,16 +102,9 @@ def make_good_images() -> dict[str, bytes]:
 
 def _interlaced_png(image: npt.NDArray[np.uint8]) -> bytes:
     """Return a PNG file of the seven Adam7 passes, unfiltered."""
-    rows = (row for y, x, down, right in _ADAM7 for row in image[y::down, x::right])
-    height, width = image.shape[:2]
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1)),
-        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
-        (b"IEND", b""),
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
-    )
+    lines = (line for y, x, down, right in _ADAM7 for line in image[y::down, x::right])
+    height, width, _ = image.shape
+    return make_png(height, width, b"".join(b"\0" + line.tobytes() for line in lines), interlaced=True)
 
 
 def _rle8_bmp(gray: npt.NDArray[np.uint8]) -> bytes:

@@ -46,55 +46,33 @@ def mutate(chance: random.Random, seeds: Mapping[str, bytes]) -> tuple[str, byte
     return f"{name}: {', '.join(done)}", data
 
 
-def flip_bits(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Flip a few bits, anywhere or near the start."""
+def change_bytes(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """Flip a bit of a few bytes, anywhere or near the start, or set them to another value."""
     changed = bytearray(data)
     for _time in range(chance.choice((1, 1, 2, 4, 16, 64))):
         if changed:
             at = _position(chance, changed)
-            changed[at] ^= 1 << chance.randrange(8)
+            flipped = changed[at] ^ 1 << chance.randrange(8)
+            changed[at] = chance.choice((flipped, flipped, flipped, 0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
     return bytes(changed)
 
 
-def set_bytes(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Set a few bytes, anywhere or near the start."""
-    changed = bytearray(data)
-    for _time in range(chance.choice((1, 2, 4, 12))):
-        if changed:
-            changed[_position(chance, changed)] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
-    return bytes(changed)
-
-
-def cut_end(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Cut off the end."""
-    most = chance.choice((4, 40, 400, len(data)))
-    return data[: len(data) - chance.randint(0, min(most, len(data)))]
-
-
-def cut_start(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Cut off the start."""
-    return data[chance.randint(0, min(chance.choice((1, 12, len(data))), len(data))) :]
-
-
-def remove_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Remove bytes from the middle."""
-    begin, end = _range(chance, data)
-    return data[:begin] + data[end:]
-
-
-def repeat_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Repeat bytes in the middle."""
-    begin, end = _range(chance, data)
-    return data[:end] + data[begin:end] * chance.choice((1, 2, 20)) + data[end:]
-
-
-def fill_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Set bytes in the middle to one value, or to random ones."""
-    begin, end = _range(chance, data)
-    filling = (
-        chance.randbytes(end - begin) if chance.random() < 0.3 else chance.choice((b"\0", b"\xff")) * (end - begin)
+def change_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """Cut off the start or the end, or remove, repeat or overwrite bytes in the middle."""
+    begin, size = chance.randint(0, len(data)), chance.choice((1, 2, 4, 16, 100, 1000))
+    end = min(len(data), begin + size)
+    part = data[begin:end]
+    filling = (b"\0" * len(part), b"\xff" * len(part), chance.randbytes(len(part)))
+    changes = (
+        data[: max(0, len(data) - size)],
+        data[:begin],
+        data[size:],
+        data[begin:],
+        data[:begin] + data[end:],
+        data[:end] + part * chance.choice((1, 2, 20)) + data[end:],
+        data[:begin] + chance.choice(filling) + data[end:],
     )
-    return data[:begin] + filling + data[end:]
+    return chance.choice(changes)
 
 
 def splice(chance: random.Random, data: bytes, seeds: Mapping[str, bytes]) -> bytes:
@@ -122,52 +100,30 @@ def lie_about_number(chance: random.Random, data: bytes, _: Mapping[str, bytes])
     return data[:at] + value.to_bytes(size, chance.choice(("little", "big"))) + data[at + size :]
 
 
-def lie_about_size(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Change the picture's height or width where its format stores it."""
-    value = chance.choice((0, 1, 2, 16, 100, 5000, 16_383, 20_000, 65_535, 1 << 24, (1 << 31) - 1, (1 << 32) - 1))
-    at, form = _find_size(chance, data)
-    room = struct.calcsize(form)
-    if at < 0 or at + room > len(data):
+def lie_about_field(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """Change the picture's size, or the length of a segment, chunk, block or entry, where its format stores it."""
+    fields = [(at, form) for at, form in _find_fields(data) if 0 <= at <= len(data) - struct.calcsize(form)]
+    if not fields:
         return lie_about_number(chance, data, {})
-    return data[:at] + struct.pack(form, value % (1 << 8 * room - form.endswith(("i",)))) + data[at + room :]
-
-
-def lie_about_part(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
-    """Change the length of a segment, chunk, block or entry, or the content of a PNG chunk, with a correct checksum."""
+    at, form = chance.choice(fields)
+    (value,) = struct.unpack_from(form, data, at)
+    near = (value - 1, value + 1, value * 2, value + 1000, chance.getrandbits(16), chance.choice(_NUMBERS))
     changed = bytearray(data)
-    if data.startswith(b"\x89PNG"):
-        chunks = list(_png_chunks(data))
-        if not chunks:
-            return data
-        at, length = chance.choice(chunks)
-        if chance.random() < 0.5:  # its content, with a correct checksum
-            if length:
-                changed[at + 8 + chance.randrange(length)] = chance.randrange(256)
-            struct.pack_into(">I", changed, at + 8 + length, zlib.crc32(bytes(changed[at + 4 : at + 8 + length])))
-        else:
-            struct.pack_into(">I", changed, at, _near(chance, length) % (1 << 32))
-        return bytes(changed)
-    if data.startswith(b"\xff\xd8"):
-        found = [match.start() + 2 for match in _SEGMENT.finditer(data) if match.start() + 4 <= len(data)]
-        form = ">H"
-    elif data.startswith(b"RIFF"):
-        found, form = _riff_lengths(data), "<I"
-    elif data[:2] in (b"II", b"MM"):
-        form = ("<" if data[:2] == b"II" else ">") + chance.choice("HI")
-        found = _tiff_fields(data)
-    elif data[4:8] == b"ftyp":
-        found, form = (
-            [match.start() - 4 for match in re.finditer(rb"meta|mdat|iloc|iprp|ispe|ipma|av1C|iinf", data)],
-            ">I",
-        )
-    else:
-        return lie_about_number(chance, data, {})
-    found = [at for at in found if at >= 0 and at + struct.calcsize(form) <= len(data)]
-    if not found:
-        return data
-    at = chance.choice(found)
-    (length,) = struct.unpack_from(form, data, at)
-    struct.pack_into(form, changed, at, _near(chance, length) % (1 << 8 * struct.calcsize(form)))
+    struct.pack_into(form, changed, at, chance.choice(near) % (1 << 8 * struct.calcsize(form)))
+    return bytes(changed)
+
+
+def mend_checksums(chance: random.Random, data: bytes, _: Mapping[str, bytes]) -> bytes:
+    """Change a byte of a PNG file's chunk and mend all checksums; else decoders look no further."""
+    if not data.startswith(b"\x89PNG"):
+        return change_bytes(chance, data, {})
+    changed = bytearray(data)
+    chunks = list(_png_chunks(data))
+    at, length = chance.choice(chunks) if chunks else (0, 0)
+    if length:
+        changed[at + 8 + chance.randrange(length)] = chance.randrange(256)
+    for at, length in chunks:
+        struct.pack_into(">I", changed, at + 8 + length, zlib.crc32(bytes(changed[at + 4 : at + 8 + length])))
     return bytes(changed)
 
 
@@ -175,40 +131,27 @@ def _position(chance: random.Random, data: bytes | bytearray) -> int:
     return chance.randrange(min(len(data), chance.choice((32, 200, 800, len(data)))))
 
 
-def _range(chance: random.Random, data: bytes) -> tuple[int, int]:
-    begin = chance.randint(0, len(data))
-    return begin, min(len(data), begin + chance.choice((1, 2, 4, 16, 100, 1000)))
-
-
-def _near(chance: random.Random, value: int) -> int:
-    return chance.choice(
-        (0, 1, 2, value - 1, value + 1, value * 2, value + 1000, 0x7FFF_FFFF, 0xFFFF_FFFF, chance.getrandbits(16))
-    )
-
-
-def _find_size(chance: random.Random, data: bytes) -> tuple[int, str]:
-    """Return the position and the format of a side; the position is -1 for an unknown format."""
-    second = chance.randrange(2)
+def _find_fields(data: bytes) -> list[tuple[int, str]]:
+    """Return position and format of the sizes and lengths in a file, as far as its format is known."""
     if data.startswith(b"\x89PNG"):
-        return 16 + 4 * second, ">I"
+        return [(16, ">I"), (20, ">I"), *((at, ">I") for at, _ in _png_chunks(data))]
     if data.startswith(b"\xff\xd8"):
-        frame = re.search(rb"\xff[\xc0-\xc2]", data)
-        return (frame.end() + 3 + 2 * second, ">H") if frame else (-1, ">H")
+        frames = [match.end() + 3 + at for match in re.finditer(rb"\xff[\xc0-\xc2]", data) for at in (0, 2)]
+        return [(at, ">H") for at in (*frames, *(match.start() + 2 for match in _SEGMENT.finditer(data)))]
     if data.startswith(b"BM"):
-        return 18 + 4 * second, "<i"
+        return [(at, "<I") for at in (2, 10, 14, 18, 22, 30, 34, 46)]
     if data.startswith(b"GIF"):
         block = data.find(b"\x2c\0\0\0\0", 13)
-        return (block + 5 + 2 * second if block > 0 and chance.random() < 0.5 else 6 + 2 * second), "<H"
-    if data[12:16] == b"VP8X":
-        return 24 + 3 * second - 1, "<I"
+        return [(at, "<H") for at in (6, 8, block + 5, block + 7)]
     if data.startswith(b"RIFF"):
-        return (26 + 2 * second, "<H") if data[12:16] == b"VP8 " else (21, "<I")
+        sizes = [(26, "<H"), (28, "<H")] if data[12:16] == b"VP8 " else [(21, "<I"), (23, "<I"), (26, "<I")]
+        return [*sizes, *((at, "<I") for at in _riff_lengths(data))]
     if data[:2] in (b"II", b"MM"):
         order = "<" if data[:2] == b"II" else ">"
-        tag = data.find(struct.pack(order + "H", chance.choice((256, 257, 258, 259, 262, 273, 277, 278, 279))), 8)
-        return (tag + 8 if tag > 0 else -1), order + "I"
-    extent = data.find(b"ispe")
-    return (extent + 8 + 4 * second if extent > 0 else -1), ">I"
+        return [(at, order + form) for at in _tiff_fields(data) for form in "HI"]
+    boxes = [match.start() - 4 for match in re.finditer(rb"meta|mdat|iloc|iprp|ispe|ipma|av1C|iinf", data)]
+    extents = [match.end() + at for match in re.finditer(rb"ispe", data) for at in (4, 8)]
+    return [(at, ">I") for at in (*boxes, *extents)] if data[4:8] == b"ftyp" else []
 
 
 def _png_chunks(data: bytes) -> Sequence[tuple[int, int]]:
@@ -243,16 +186,11 @@ def _tiff_fields(data: bytes) -> list[int]:
 
 # By a description of the change.
 MUTATIONS: Final[Mapping[str, Callable[[random.Random, bytes, Mapping[str, bytes]], bytes]]] = {
-    "bits": flip_bits,
-    "bytes": set_bytes,
-    "end cut": cut_end,
-    "start cut": cut_start,
-    "part removed": remove_part,
-    "part repeated": repeat_part,
-    "part filled": fill_part,
+    "bytes": change_bytes,
+    "part": change_part,
     "splice": splice,
     "word": insert_word,
     "number": lie_about_number,
-    "size": lie_about_size,
-    "part's length": lie_about_part,
+    "field": lie_about_field,
+    "chunk": mend_checksums,
 }

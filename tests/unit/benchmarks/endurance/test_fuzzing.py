@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import subprocess
 import sys
@@ -10,23 +9,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from benchmarks.asking import ImageReply, Refusal, Reply
 from benchmarks.endurance.fuzzing import library_fuzz
-from benchmarks.endurance.fuzzing.campaign import Answer, ServerProcesses, compare
+from benchmarks.endurance.fuzzing.campaign import Item, ServerProcesses, Verdict, compare, plan_request, save_request
 from benchmarks.endurance.fuzzing.image_seeds import SIZE, make_good_images, make_seed_images
-from benchmarks.endurance.fuzzing.judge import Verdict
 from benchmarks.endurance.fuzzing.library_fuzz import PARSERS, Parser, fuzz_parser
-from benchmarks.endurance.fuzzing.mutations import MUTATIONS, mutate
-from benchmarks.endurance.fuzzing.requests import (
-    Item,
-    Journal,
-    Problem,
-    RequestRecord,
-    plan_request,
-    save_request,
-    summarize,
-)
+from benchmarks.endurance.fuzzing.mutations import MUTATIONS
 from mlcls.images.decoding import decode_image
 from mlcls.images.encoded_image import open_image
 from mlcls.images.formats import FORMATS
@@ -57,17 +48,10 @@ def test_requests_follow_from_the_seed() -> None:
     assert plans != [plan_request(8, number, SEEDS, GOOD) for number in range(50)]
     assert {len(plan) for plan in plans} >= {1, 2, 3, 4}
     assert any(item.is_good for item in plans[0] + plans[1] + plans[2])
-    assert len({item.data for plan in plans for item in plan if not item.is_good}) > 100
-
-
-def test_mutants_are_not_all_refused_at_the_first_look() -> None:
-    """Or nothing behind the first bytes would ever be tried."""
-    chance = random.Random(3)
-    formats = 0
-    for _ in range(200):
-        _, data = mutate(chance, SEEDS)
-        formats += any(data[:4] == seed[:4] for seed in SEEDS.values())
-    assert formats > 120
+    changed = {item.data for plan in plans for item in plan if not item.is_good}
+    assert len(changed) > 100
+    alike = sum(any(data[:4] == seed[:4] for seed in SEEDS.values()) for data in changed)
+    assert alike > 0.6 * len(changed), "or nothing behind the first bytes would ever be tried"
 
 
 ACCEPTED = Verdict("OK", scores=np.array([0.2, 0.8], np.float32))
@@ -76,63 +60,38 @@ REFUSED = Verdict("truncated", "image: expected more")
 ITEMS = [Item("first", b"1", False), Item("second", b"2", True), Item("third", b"3", False)]
 
 
-def answer(rows: list[list[float]], statuses: list[str]) -> Answer:
-    return Answer(0.1, tuple(statuses), np.array(rows, np.float32))
+def answer(rows: list[list[float]], statuses: list[str]) -> Reply:
+    return [ImageReply(np.array(row, np.float32), {}, status) for row, status in zip(rows, statuses, strict=True)]
 
 
-RIGHT = answer([[0.2, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text])
+def refusal(text: str) -> Refusal:
+    return Refusal("INVALID_ARGUMENT", text)
 
 
-def test_a_right_answer_is_right() -> None:
-    assert compare(ITEMS, [ACCEPTED, OTHER, REFUSED], RIGHT) == []
-    close = answer([[0.20005, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text])
-    assert compare(ITEMS, [ACCEPTED, OTHER, REFUSED], close) == []
-    alone = Answer(0.1, refusal=f"[request id: 1] {REFUSED.text}")
-    assert compare(ITEMS[:1], [REFUSED], alone) == []
+NAN = [np.nan, np.nan]
+MIXED, BAD = [ACCEPTED, OTHER, REFUSED], [REFUSED]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "count"),
+    ("expected", "reply", "faults"),
     [
-        (answer([[0.9, 0.1], [0.2, 0.8], [np.nan, np.nan]], ["OK", "OK", REFUSED.text]), 2),  # exchanged
-        (answer([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]], ["OK", "OK", REFUSED.text]), 1),
-        (answer([[0.2, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", "image: expected less"]), 1),
-        (answer([[np.nan, np.nan], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text]), 1),
-        (answer([[np.inf, 0.8], [0.9, 0.1], [np.nan, np.nan]], ["OK", "OK", REFUSED.text]), 1),
-        (answer([[0.2, 0.8], [0.9, 0.1], [0.2, 0.8]], ["OK", "OK", "OK"]), 1),
-        (answer([[0.2, 0.8]], ["OK"]), 1),
-        (Answer(0.1, refusal="none of the 3 images can be decoded"), 1),
+        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 0),
+        (MIXED, answer([[0.20005, 0.8], [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 0),
+        (MIXED, answer([[0.9, 0.1], [0.2, 0.8], NAN], ["OK", "OK", REFUSED.text]), 2),  # exchanged
+        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]], ["OK", "OK", REFUSED.text]), 1),
+        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], NAN], ["OK", "OK", "image: expected less"]), 1),
+        (MIXED, answer([NAN, [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 1),
+        (MIXED, answer([[np.inf, 0.8], [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 1),
+        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], [0.2, 0.8]], ["OK", "OK", "OK"]), 1),
+        (MIXED, answer([[0.2, 0.8]], ["OK"]), 1),
+        (MIXED, refusal("none of the 3 images can be decoded"), 1),
+        (BAD, refusal(f"[request id: 1] {REFUSED.text}"), 0),
+        (BAD, refusal("something else"), 1),
+        (BAD, answer([[0.2, 0.8]], ["OK"]), 1),
     ],
 )
-def test_a_wrong_answer_is_found(wrong: Answer, count: int) -> None:
-    assert len(compare(ITEMS, [ACCEPTED, OTHER, REFUSED], wrong)) == count
-
-
-@pytest.mark.parametrize(
-    "wrong", [Answer(0.1, refusal="something else"), answer([[0.2, 0.8]], ["OK"]), Answer(0.1, refusal="")]
-)
-def test_an_accepted_request_that_should_be_refused_is_found(wrong: Answer) -> None:
-    assert len(compare(ITEMS[:1], [REFUSED], wrong)) == 1
-
-
-def test_an_interrupted_journal_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "journal.jsonl"
-    first = RequestRecord(0, {"OK": 1, "truncated": 2}, 1, 0.5)
-    second = RequestRecord(3, {"OK": 1}, 0, 1.5, (Problem("hang", "too long"),))
-    journal = Journal(path)
-    journal.add([first])
-    journal.add([second])
-    path.write_text(path.read_text() + '{"number": 4, "outc')
-    again = Journal(path)
-    assert again.records == [first, second]
-    again.add([dataclasses.replace(first, number=4)])
-    assert [record.number for record in Journal(path).records] == [0, 3, 4]
-    summary = summarize(again.records)
-    assert summary["outcomes"] == {"truncated": 4, "OK": 3}
-    assert (summary["images"], summary["slowest_s"]) == (7, 1.5)
-    assert summary["problems"] == {"crash": 0, "hang": 1, "wrong answer": 0, "failure": 0}
-    again.finish()
-    assert Journal(path).records == []
+def test_answers_are_compared(expected: list[Verdict], reply: Reply, faults: int) -> None:
+    assert len(compare(ITEMS[: len(expected)], expected, reply)) == faults
 
 
 def test_images_of_a_problem_are_kept(tmp_path: Path) -> None:
@@ -146,16 +105,15 @@ def test_a_process_that_ended_is_found() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
-        processes = ServerProcesses(parent.pid, "animals")
+        processes = ServerProcesses(parent.pid)
         assert processes.find_lost() == []
-        (child,) = processes.descendants()
+        (child,) = psutil.Process(parent.pid).children()
         child.kill()  # nobody waits for it, as nobody does for a stub
         until = time.monotonic() + 10
         while not (lost := processes.find_lost()) and time.monotonic() < until:
             time.sleep(0.01)
-        assert len(lost) == 1
+        assert lost == ["sleep 60"]
         assert processes.find_lost() == []
-        assert processes.is_server_alive()
         parent.kill()
         parent.wait(10)
         assert processes.find_lost() == ["tritonserver"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 import re
 from collections import Counter
@@ -10,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.load.locustfiles.errors import LoadTestError
-from benchmarks.load.locustfiles.images import (
+from benchmarks.load.images import (
     ImageMix,
+    LoadTestError,
     Sample,
     make_bad_files,
     parse_batch_mix,
     parse_weights,
     read_photos,
 )
-from benchmarks.photo_set import IMAGE_MIX, write_size_classes
+from benchmarks.load.options import choose_users
+from benchmarks.photo_set import LOAD_MIX, LOAD_SIZES, write_photos
 from mlcls.errors import ImageError
 from mlcls.images.decoding import decode_image
 from support.image_samples import encode
@@ -37,12 +39,7 @@ def test_bad_files_are_refused_by_the_decoder_for_their_own_reason() -> None:
             decode_image(sample.data)
         matching = [other.name for other in bad if re.search(str(other.refusal), str(caught.value))]
         assert matching == [sample.name], str(caught.value)
-
-
-def test_without_a_jpeg_file_there_is_no_half_of_one() -> None:
-    names = [sample.name for sample in make_bad_files(Sample("noise.png", encode(NOISE, "PNG")))]
-    assert len(names) == 4
-    assert not any("JPEG" in name for name in names)
+    assert len(make_bad_files(Sample("noise.png", encode(NOISE, "PNG")))) == 4, "no half of a JPEG file"
 
 
 def test_shares_are_those_asked_for() -> None:
@@ -60,9 +57,7 @@ def test_shares_are_those_asked_for() -> None:
     assert names["noise.jpg"] / total == pytest.approx(0.6, abs=0.03)
     assert names["other"] == pytest.approx(names["third"], rel=0.2)
     assert names["n"] == 0
-    assert [[sample.name for sample in mix.draw(random.Random(7))] for _ in range(2)] == [
-        [sample.name for sample in mix.draw(random.Random(7))]
-    ] * 2
+    assert mix.draw(random.Random(7)) == mix.draw(random.Random(7))
 
 
 def test_photos_are_read_by_size_class_and_once(tmp_path: Path) -> None:
@@ -75,18 +70,17 @@ def test_photos_are_read_by_size_class_and_once(tmp_path: Path) -> None:
 
 
 def test_without_photos(tmp_path: Path) -> None:
-    with pytest.raises(LoadTestError, match="got none"):
-        read_photos(tmp_path)
-    with pytest.raises(LoadTestError, match="which is not a folder"):
-        read_photos(tmp_path / "missing")
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(LoadTestError, match="Expected a folder with photos"):
+            read_photos(folder)
 
 
 def test_own_photos_have_all_classes_and_differ(tmp_path: Path) -> None:
-    write_size_classes(tmp_path)
+    write_photos(tmp_path, LOAD_SIZES)
     photos = read_photos(tmp_path)
-    mix = ImageMix(photos, parse_weights(IMAGE_MIX), {1: 1})
+    mix = ImageMix(photos, parse_weights(LOAD_MIX), {1: 1})
     sizes = {name: decode_image(samples[0].data).shape for name, samples in photos.items()}
-    assert sizes == {"large": (3000, 4000, 3), "medium": (480, 640, 3), "small": (240, 320, 3)}
+    assert sizes == {"4000x3000": (3000, 4000, 3), "640x480": (480, 640, 3), "320x240": (240, 320, 3)}
     assert len({photo.key for photo in mix.good}) == 18
 
 
@@ -102,11 +96,24 @@ def test_wrong_batch_sizes(text: str) -> None:
         parse_batch_mix(text)
 
 
-def test_weights_of_unknown_or_empty_classes() -> None:
-    with pytest.raises(LoadTestError, match="Expected weights of small, got big"):
+def test_wrong_mixes() -> None:
+    with pytest.raises(LoadTestError, match="Expected weights of small, one above 0, got big"):
         ImageMix({"small": [JPEG]}, {"big": 1}, {1: 1})
-    with pytest.raises(LoadTestError, match="weight above 0"):
-        ImageMix({"small": [JPEG], "empty": []}, {"small": 0, "empty": 1}, {1: 1})
-    with pytest.raises(LoadTestError, match="got none"):
-        ImageMix({"small": []}, {}, {1: 1})
+    with pytest.raises(LoadTestError, match="one above 0"):
+        ImageMix({"small": [JPEG]}, {"small": 0}, {1: 1})
+    with pytest.raises(LoadTestError, match=r"--bad-share from 0 to 1, got 1\.5"):
+        ImageMix({"small": [JPEG]}, {}, {1: 1}, bad_share=1.5)
     assert parse_batch_mix("1=8, 4=1") == {1: 8.0, 4: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("shape", "users", "expected"),
+    [
+        ("ramp", 10, {0: 3, 0.249: 3, 0.25: 5, 0.5: 8, 0.75: 10, 0.999: 10, 1: None}),
+        ("soak", 7, {0: 7, 0.999: 7, 1: None}),
+        ("spike", 3, {0: 3, 0.33: 3, 0.34: 30, 0.66: 30, 0.67: 3, 0.99: 3, 1: None}),
+    ],
+)
+def test_users_over_time(shape: str, users: int, expected: dict[float, int | None]) -> None:
+    options = argparse.Namespace(shape=shape, steps=4, spike_factor=10.0)
+    assert {elapsed: choose_users(options, users, elapsed) for elapsed in expected} == expected

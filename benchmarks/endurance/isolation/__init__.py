@@ -1,1 +1,0 @@
-"""Whether each answer belongs to its image, through rollouts, restarts and kills."""

@@ -1,1 +1,0 @@
-"""Soak run: a supervised server under steady load while faults are injected."""

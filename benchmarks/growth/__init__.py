@@ -1,1 +1,0 @@
-"""How cost grows with models, clients, photo size, batch and labels."""
