@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -15,6 +16,10 @@ import psutil
 import pytest
 
 from mlcls.base.processes import read_process
+from mlcls.errors import ServerError
+from mlcls.server.installation import embedded_installation
+from mlcls.server.options import ServerOptions
+from mlcls.server.process import TritonServer
 from support.processes import ROOT, assert_ended, mlcls_command, run_mlcls
 from support.serve_process import MODEL, RECOVERY_TIMEOUT_S, own_segments, port_options, serving
 from support.served_models import SmallModels
@@ -181,3 +186,14 @@ def test_a_folder_for_temporary_files_that_a_shell_misreads_is_an_error(
     process = run_mlcls("serve", MODEL, "--repository", small_models.repository, *port_options(), TMPDIR=str(folder))
     assert process.returncode == 1
     assert process.stderr.endswith("set TMPDIR to a plain path: TMPDIR=/tmp.\n")
+
+
+def test_a_step_that_cannot_be_started_is_told_at_once(small_models: SmallModels, tmp_path: Path) -> None:
+    stub = tmp_path / "triton_python_backend_stub"
+    stub.write_text("#!/bin/sh\necho 'stub: cannot open a library' >&2\nexit 127\n")
+    options = ServerOptions.on_free_ports(small_models.repository, MODEL)
+    server = TritonServer(options, dataclasses.replace(embedded_installation(), stub=stub))
+    begin = time.monotonic()
+    with pytest.raises(ServerError, match="A Python step ended while it was started: stub: cannot open a library"):
+        server.start()
+    assert time.monotonic() - begin < options.ready_timeout_s / 2

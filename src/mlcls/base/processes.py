@@ -48,6 +48,16 @@ def read_process(pid: int) -> ProcessState | None:
     return None if state in "ZX" else ProcessState(start, state == "T", group)
 
 
+def has_zombie(pid: int) -> bool:
+    """Return whether a child of a process has ended without the process having taken notice."""
+    for path in (_PROC / str(pid) / "task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in path.read_text().split():
+                if (_PROC / child / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "Z":
+                    return True
+    return False
+
+
 def end_group(pid: int) -> None:
     """Kill what is left of a process group and wait until it is gone, since it may hold ports.
 

@@ -169,6 +169,11 @@ class TritonLog(threading.Thread):
         """Return the last lines, as Triton wrote them."""
         return "\n".join(self._tail)
 
+    def last_foreign_line(self) -> str:
+        """Return the last line that is not of Triton's own log: of a shell, for example, or of the loader."""
+        lines = [line for line in self._tail if line.strip() and not (_LINE.fullmatch(line) or _HARMLESS.search(line))]
+        return lines[-1][:600] if lines else "it gave no reason"
+
     def run(self) -> None:
         """Read until the last process that holds the pipe's other end has closed it."""
         rest = b""

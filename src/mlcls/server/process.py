@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
-from mlcls.base.processes import check_ports, end_group, end_with_parent
+from mlcls.base.processes import check_ports, end_group, end_with_parent, has_zombie
 from mlcls.errors import ModelControlError, ServerError
 from mlcls.repository.models import Repository
 from mlcls.server.http_api import HttpApi
@@ -25,6 +25,8 @@ from mlcls.server.model_control import ModelControl
 from mlcls.server.options import ServerOptions, build_command, read_admin_key
 from mlcls.server.preflight import check_models
 
+# Triton waits for ever for a step whose process cannot be started. A step that fails later ends Triton well before.
+_LOST_STEP_TIMEOUT_S: Final = 5.0
 _STOP_TIMEOUT_S: Final = 40.0
 
 # How long writing the last lines of the log may take once the processes have ended.
@@ -224,10 +226,16 @@ class TritonServer:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.ready_timeout_s
-        api = HttpApi(self.http_url)
+        api, whole_at = HttpApi(self.http_url), time.monotonic()
         for name in self.options.models:
             while not api.is_ready(name):
                 self.wait(0.05)
+                if not has_zombie(self.pid):
+                    whole_at = time.monotonic()
+                elif time.monotonic() > whole_at + _LOST_STEP_TIMEOUT_S:
+                    raise ServerError(
+                        f"A Python step ended while it was started: {self._require_running().log.last_foreign_line()}."
+                    )
                 if time.monotonic() > deadline:
                     raise ServerError(
                         f"tritonserver was not ready within {self.options.ready_timeout_s:.0f} s; see its log with "
