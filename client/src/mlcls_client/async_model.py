@@ -23,7 +23,6 @@ from mlcls_client.transport.connection import (
     DEFAULT_TIMEOUT_S,
     Connection,
     Ssl,
-    check_paddlex_arguments,
     read_connection,
 )
 from mlcls_client.transport.contract import Threshold
@@ -57,11 +56,8 @@ def create_async_model(
         >>> asyncio.run(main())
         [['red'], ['green'], ['blue']]
     """
-    check_paddlex_arguments(model_dir, device, use_hpip)
-    connection = read_connection(
-        model_name, url, protocol, timeout_s, ssl, headers, api_key, retries, admin_key, shared_memory
-    )
-    return AsyncModel(connection)
+    options = (ssl, headers, api_key, retries, admin_key, shared_memory, model_dir, device, use_hpip)
+    return AsyncModel(read_connection(model_name, url, protocol, timeout_s, *options))
 
 
 class AsyncModel:
@@ -215,9 +211,7 @@ class AsyncModel:
             )
 
     async def __aenter__(self) -> AsyncModel:
-        """Return the model itself."""
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Close the connection."""
         await self.close()

@@ -21,7 +21,6 @@ from mlcls_client.transport.connection import (
     DEFAULT_TIMEOUT_S,
     Connection,
     Ssl,
-    check_paddlex_arguments,
     read_connection,
 )
 from mlcls_client.transport.contract import Threshold
@@ -78,11 +77,8 @@ def create_model(
         {'res': {'input_path': 'photo.png', 'page_index': None, 'class_ids': [0], 'scores': [0.78431], 'label_names': ['red']}}
         >>> model.close()
     """  # noqa: E501
-    check_paddlex_arguments(model_dir, device, use_hpip)
-    connection = read_connection(
-        model_name, url, protocol, timeout_s, ssl, headers, api_key, retries, admin_key, shared_memory
-    )
-    return Model(connection)
+    options = (ssl, headers, api_key, retries, admin_key, shared_memory, model_dir, device, use_hpip)
+    return Model(read_connection(model_name, url, protocol, timeout_s, *options))
 
 
 class Model:
@@ -218,11 +214,9 @@ class Model:
             self._loop.run(self._model.close())
 
     def __enter__(self) -> Model:
-        """Return the model itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the connection."""
         self.close()
 
 

@@ -86,7 +86,6 @@ class FakeServer:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __enter__(self) -> FakeServer:
-        """Start serving."""
         grpc: Any = importlib.import_module("grpc")
         self._codes: Any = grpc.StatusCode
         self._messages: Any = importlib.import_module("tritonclient.grpc.service_pb2")
@@ -106,7 +105,6 @@ class FakeServer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stop at once."""
         self._server.stop(grace=None).wait()
 
     def _make_handler(self, grpc: Any, name: str, answer: Callable[[Any, Any], Any]) -> Any:

@@ -32,7 +32,6 @@ class TableWriter:
     """A row per image: in columns on a terminal, if rich is installed (extra `cli`), or else a plain line."""
 
     def __init__(self) -> None:
-        """Find out where to write."""
         self._console: Console | None = None
         self._name_width = 0
         if sys.stdout.isatty():
@@ -82,7 +81,6 @@ class CsvWriter:
     _HEADER = ("input_path", "page_index", "class_id", "label_name", "score", "error")
 
     def __init__(self) -> None:
-        """Start without a header."""
         self._begun = False
 
     def lines(self, result: MultiLabelResult) -> Iterator[str]:

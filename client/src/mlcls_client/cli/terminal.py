@@ -102,7 +102,6 @@ class ProgressBar:
             self._bar.start()
 
     def __enter__(self) -> ProgressBar:
-        """Show the bar."""
         if self._bar is not None:
             self._bar.start()
         return self

@@ -34,7 +34,6 @@ class PdfDocument:
     """An open PDF file, drawn with its forms and annotations."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Open a document, which owns the file."""
         pypdfium2: Any = importlib.import_module("pypdfium2")
         with _PDFIUM_LOCK:
             self._document = pypdfium2.PdfDocument(file, autoclose=True)
@@ -58,7 +57,7 @@ class PdfDocument:
                 page.close()
 
     def close(self) -> None:
-        """Close the document."""
+        """Close the document and its file."""
         with _PDFIUM_LOCK:
             self._document.close()
 
@@ -67,7 +66,6 @@ class TiffDocument:
     """An open TIFF file."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Open a document."""
         from PIL import Image
 
         self._file = file
@@ -80,7 +78,7 @@ class TiffDocument:
         return self._image.convert("RGB")
 
     def close(self) -> None:
-        """Close the document."""
+        """Close the document and its file."""
         self._image.close()
         self._file.close()
 

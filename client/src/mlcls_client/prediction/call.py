@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from mlcls_client.base.threads import ReaderThreads
@@ -18,8 +18,8 @@ from mlcls_client.inputs.encoding import ArrayFormat, encode_image
 from mlcls_client.inputs.sources import ImageSource
 from mlcls_client.prediction.window import MemoryGate
 from mlcls_client.result import MultiLabelResult
-from mlcls_client.transport.contract import STATUS_OK, Answer, Threshold, encode_threshold, keep_top
-from mlcls_client.transport.request import begin_context
+from mlcls_client.transport.contract import STATUS_OK, Answer, Threshold, encode_threshold
+from mlcls_client.transport.request import check_request_id, read_trace_headers
 from mlcls_client.transport.transports import Transport
 
 OnError = Literal["raise", "yield", "skip"]
@@ -36,43 +36,37 @@ _MAX_HELD_BYTES: Final = 64 * 2**20
 logger = logging.getLogger("mlcls_client")
 
 
+@dataclass(eq=False)
 class Prediction:
-    """One `predict` call and its batches. Its coroutines belong to one event loop."""
+    """One `predict` call, with its arguments, and its batches. Its coroutines belong to one event loop."""
 
-    def __init__(
-        self,
-        transport: Transport,
-        readers: ReaderThreads,
-        batch_size: int,
-        threshold: Threshold | None,
-        on_error: OnError,
-        top_k: int | None,
-        concurrency: int | None,
-        array_format: ArrayFormat,
-        request_id: str | None,
-    ) -> None:
-        """Check the arguments of `predict`, and note the current span.
+    transport: Transport
+    readers: ReaderThreads
+    batch_size: int
+    threshold: Threshold | None
+    on_error: OnError
+    top_k: int | None
+    concurrency: int | None
+    array_format: ArrayFormat
+    request_id: str | None
+
+    def __post_init__(self) -> None:
+        """Check the arguments, and note the current span.
 
         Raises:
-            InvalidRequestError: An argument is not as described there.
+            InvalidRequestError: An argument is not as described for `predict`.
         """
-        _check_count("batch_size", batch_size)
-        _check_count("top_k", 1 if top_k is None else top_k)
-        _check_count("concurrency", 1 if concurrency is None else concurrency, MAX_CONCURRENCY)
-        for name, value, choices in (
-            ("on_error", on_error, get_args(OnError)),
-            ("array_format", array_format, get_args(ArrayFormat)),
-        ):
-            if value not in choices:
-                raise InvalidRequestError(f"Expected {name} to be one of {choices}, got {value!r}.")
-        self.batch_size = batch_size
-        self._transport = transport
-        self._readers = readers
-        self._threshold_json = encode_threshold(threshold)
-        self._on_error = on_error
-        self._top_k = top_k
-        self._concurrency = concurrency
-        self._context = begin_context(request_id)
+        _check_count("batch_size", self.batch_size)
+        _check_count("top_k", 1 if self.top_k is None else self.top_k)
+        _check_count("concurrency", 1 if self.concurrency is None else self.concurrency, MAX_CONCURRENCY)
+        for name, kind in (("on_error", OnError), ("array_format", ArrayFormat)):
+            if getattr(self, name) not in get_args(kind):
+                raise InvalidRequestError(
+                    f"Expected {name} to be one of {get_args(kind)}, got {getattr(self, name)!r}."
+                )
+        self._threshold_json = encode_threshold(self.threshold)
+        self._id = check_request_id(self.request_id)
+        self._trace = read_trace_headers()
         self._gate = MemoryGate(_MAX_HELD_BYTES)
         # All requests have the same threshold, so one that the server accepted proves it valid.
         self._accepted = False
@@ -81,9 +75,9 @@ class Prediction:
     async def begin(self) -> None:
         """Find out how large the requests may be."""
         if self.batch_size > 1:
-            self.batch_size = min(self.batch_size, await self._transport.max_batch_size())
+            self.batch_size = min(self.batch_size, await self.transport.max_batch_size())
         usual = max(2, min(_USUAL_CONCURRENCY, _USUAL_IMAGES_IN_FLIGHT // self.batch_size))
-        concurrency = self._concurrency or usual
+        concurrency = self.concurrency or usual
         self.window_limit = concurrency * _WINDOW_PER_REQUEST
         self._slots = asyncio.Semaphore(concurrency)
 
@@ -95,19 +89,22 @@ class Prediction:
         """
         async with self._slots:
             await self._gate.pass_through(number)
-            images = await self._readers.run(lambda: [_read(source) for source in batch])
+            images = await self.readers.run(lambda: [_read(source) for source in batch])
             readable = [image for image in images if isinstance(image, bytes)]
             self._gate.hold(number, sum(map(len, readable)))
             answers = iter(await self._ask(readable, str(number)) if readable else [])
         results = []
         for source, image in zip(batch, images, strict=True):
             error: MlclsClientError | None = image if isinstance(image, InputError) else None
-            answer = Answer("") if error is not None else keep_top(next(answers), self._top_k)
+            answer = Answer("") if error is not None else next(answers)
             if error is None and answer.status != STATUS_OK:
                 error = _rejected(source, answer.status)
-                error.request_id = self._request_id(str(number))
+                error.request_id = f"{self._id}-{number}"
+            labels = (column[: self.top_k] for column in (answer.class_ids, answer.scores, answer.label_names))
             sent = image if isinstance(image, bytes) else b""
-            results.append(MultiLabelResult(answer, source.input_path, source.page_index, sent, error))
+            results.append(
+                MultiLabelResult(Answer(answer.status, *labels), source.input_path, source.page_index, sent, error)
+            )
         return results
 
     def release(self, number: int) -> None:
@@ -117,22 +114,19 @@ class Prediction:
     def sort_out(self, results: Sequence[MultiLabelResult]) -> Iterator[MultiLabelResult]:
         """Yield the results that the caller gets under `on_error`, or raise the error of the first that failed."""
         for result in results:
-            if result.error is None or self._on_error == "yield":
+            if result.error is None or self.on_error == "yield":
                 yield result
-            elif self._on_error == "raise":
+            elif self.on_error == "raise":
                 raise result.error
             else:
                 logger.warning("Skipped: %s", result.error)
 
-    def _request_id(self, name: str) -> str:
-        return f"{self._context.request_id}-{name}"
-
     async def _infer(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:
-        context = replace(self._context, request_id=self._request_id(name))
+        request_id = f"{self._id}-{name}"
         try:
-            return await self._transport.infer(encoded_images, self._threshold_json, context)
+            return await self.transport.infer(encoded_images, self._threshold_json, request_id, self._trace)
         except MlclsClientError as error:
-            error.request_id = context.request_id
+            error.request_id = request_id
             raise
 
     async def _ask(self, encoded_images: Sequence[bytes], name: str) -> list[Answer]:

@@ -73,7 +73,6 @@ class MemoryGate:
     """A pause of reading while images that were read and not yet taken hold too much memory; for one event loop."""
 
     def __init__(self, limit_bytes: int) -> None:
-        """Make a gate that is open while images hold less than `limit_bytes`."""
         self._limit_bytes = limit_bytes
         self._held_bytes: dict[int, int] = {}
         self._first = 0

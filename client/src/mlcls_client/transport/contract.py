@@ -102,11 +102,6 @@ def read_answers(
     return [_read_answer(text, state) for text, state in zip(*columns, strict=True)]
 
 
-def keep_top(answer: Answer, top_k: int | None) -> Answer:
-    """Return an answer with at most its `top_k` best labels; None keeps all."""
-    return Answer(answer.status, answer.class_ids[:top_k], answer.scores[:top_k], answer.label_names[:top_k])
-
-
 def _read_answer(text: Any, state: Any) -> Answer:
     status = state.decode("utf-8", "replace") if isinstance(state, bytes) else str(state)
     if status != STATUS_OK:

@@ -10,8 +10,7 @@ import secrets
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from mlcls_client.errors import InvalidRequestError, ServerUnavailableError
@@ -28,27 +27,19 @@ _MAX_PAUSE_S: Final = 5.0
 Answered = TypeVar("Answered")
 
 
-@dataclass(frozen=True)
-class RequestContext:
-    """Identity of one request.
-
-    Attributes:
-        request_id: Sent as Triton's request id.
-        headers: Trace context of the caller.
-    """
-
-    request_id: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-def begin_context(request_id: str | None) -> RequestContext:
-    """Return what the requests of one `predict` call share: the prefix of their ids, and the caller's span."""
+def check_request_id(request_id: str | None) -> str:
+    """Return the prefix of the ids of one `predict` call, a random one for None."""
     if request_id is None:
-        request_id = secrets.token_hex(8)
-    elif not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
+        return secrets.token_hex(8)
+    if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
         raise InvalidRequestError(
             f"Expected request_id to be 1 to 100 printable ASCII characters without a space, got {request_id!r}."
         )
+    return request_id
+
+
+def read_trace_headers() -> dict[str, str]:
+    """Return the trace context of the caller's current OpenTelemetry span, if there is one."""
     carrier: dict[str, str] = {}
     if "opentelemetry.trace" in sys.modules:  # otherwise there is no span
         try:
@@ -56,22 +47,18 @@ def begin_context(request_id: str | None) -> RequestContext:
             propagate.inject(carrier)
         except Exception:  # a misconfigured tracer must not fail a prediction
             carrier = {}
-    return RequestContext(request_id, {name: carrier[name] for name in _TRACE_HEADERS if name in carrier})
+    return {name: carrier[name] for name in _TRACE_HEADERS if name in carrier}
 
 
 async def call_with_retries(
     attempt: Callable[[float], Awaitable[Answered]], retries: int, timeout_s: float
 ) -> Answered:
-    """Make a call, and retry it if that is safe.
+    """Make a call, and retry it if that is safe, within `timeout_s` seconds for all attempts and the pauses.
 
     Only a `ServerUnavailableError` is retried: the connection was refused or lost, or the server or the model is not
     ready. A prediction changes nothing on the server, so it can be repeated if its answer was lost. A request that the
-    server rejected (a bad request, an unknown model) or did not answer in time is not retried.
-
-    Args:
-        attempt: Makes the call, within the given number of seconds.
-        retries: Retries after the first attempt.
-        timeout_s: Time limit of all attempts and the pauses between them, in seconds.
+    server rejected (a bad request, an unknown model) or did not answer in time is not retried. `attempt` is given the
+    seconds that are left.
 
     Raises:
         ServerUnavailableError: The last attempt failed, or no time is left for the next one.

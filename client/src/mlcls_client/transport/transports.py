@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mlcls_client.base.text import end_sentence
@@ -19,7 +19,7 @@ from mlcls_client.errors import (
 from mlcls_client.transport.connection import ADMIN_KEY_HEADER, Connection, is_loopback, make_ssl_context
 from mlcls_client.transport.contract import IMAGE, RESULT, STATUS, THRESHOLD_PARAMETER, Answer, read_answers
 from mlcls_client.transport.error_mapping import is_lost_shared_memory, mapped_errors
-from mlcls_client.transport.request import Answered, RequestContext, call_with_retries
+from mlcls_client.transport.request import Answered, call_with_retries
 from mlcls_client.transport.shared_memory import ServerRegion
 
 _MAX_MESSAGE_BYTES: Final = 2**31 - 1
@@ -37,7 +37,6 @@ class Transport:
     """
 
     def __init__(self, connection: Connection) -> None:
-        """Prepare a connection; nothing is sent yet."""
         self.connection = connection
         self._is_grpc = connection.protocol == "grpc"
         self._client: Any = None
@@ -45,21 +44,14 @@ class Transport:
         self._region = ServerRegion(connection, self.ask) if connection.shared_memory else None
 
     async def ask(
-        self,
-        left_s: float,
-        method: str,
-        *args: Any,
-        admin: bool = False,
-        context: RequestContext | None = None,
-        **options: Any,
+        self, left_s: float, method: str, *args: Any, admin: bool = False, trace: Mapping[str, str] = {}, **options: Any
     ) -> Any:
         """Call a method of tritonclient's client within `left_s` seconds; `admin` sends the key of the closed APIs.
 
         Raises:
             MlclsClientError: Any error in `mlcls_client.errors`.
         """
-        # A new dict, because tritonclient adds to it.
-        headers = {**(context.headers if context is not None else {}), **self.connection.headers}
+        headers = {**trace, **self.connection.headers}  # a new dict, because tritonclient adds to it
         if admin and self.connection.admin_key is not None:
             prefix = "triton-grpc-protocol-" if self._is_grpc else ""
             headers[prefix + ADMIN_KEY_HEADER] = self.connection.admin_key
@@ -105,18 +97,20 @@ class Transport:
         return self._client
 
     async def infer(
-        self, encoded_images: Sequence[bytes], threshold_json: str | None, context: RequestContext
+        self, encoded_images: Sequence[bytes], threshold_json: str | None, request_id: str, trace: Mapping[str, str]
     ) -> list[Answer]:
-        """Send one request and return one answer per image, in order; cancelling cancels the request.
+        """Send one request with the headers `trace` and return one answer per image; cancelling cancels the request.
 
         Raises:
             InvalidRequestError: The server rejects the request, or no image in it is good.
             MlclsClientError: Any other error in `mlcls_client.errors`.
         """
+        parameters = None if threshold_json is None else {THRESHOLD_PARAMETER: threshold_json}
+        options = {"request_id": request_id, "trace": trace, "parameters": parameters}
 
         async def attempt(left_s: float) -> Any:
             try:
-                return await self._infer_once(encoded_images, threshold_json, context, left_s)
+                return await self._infer_once(encoded_images, left_s, options)
             except ModelNotFoundError as error:
                 # A server that is still loading its models may have it later.
                 if await self.ask(left_s, "is_server_ready"):
@@ -133,12 +127,7 @@ class Transport:
         return read_answers(result, status, len(encoded_images))
 
     async def _infer_once(
-        self,
-        encoded_images: Sequence[bytes],
-        threshold_json: str | None,
-        context: RequestContext,
-        left_s: float,
-        is_second: bool = False,
+        self, encoded_images: Sequence[bytes], left_s: float, options: dict[str, Any], is_second: bool = False
     ) -> Any:
         clock = asyncio.get_running_loop().time
         deadline = clock() + left_s
@@ -155,13 +144,11 @@ class Transport:
                 left_s,
                 "infer",
                 self.connection.model_name,
-                context=context,
                 inputs=[image_input],
                 outputs=[self._tritonclient.InferRequestedOutput(name) for name in (RESULT, STATUS)],
-                request_id=context.request_id,
                 # Triton drops a request that is still queued by then.
                 timeout=max(1, int(min(left_s, _LONGEST_QUEUE_TIMEOUT_S) * 1e6)),
-                parameters=None if threshold_json is None else {THRESHOLD_PARAMETER: threshold_json},
+                **options,
             )
         except MlclsClientError as error:
             is_lost = is_lost_shared_memory(error.server_text or "")
@@ -172,7 +159,7 @@ class Transport:
         finally:
             if block is not None:
                 block.region.release(block)
-        return await self._infer_once(encoded_images, threshold_json, context, max(0.001, deadline - clock()), True)
+        return await self._infer_once(encoded_images, max(0.001, deadline - clock()), options, is_second=True)
 
     async def is_ready(self) -> bool:
         """Return whether the model can answer now."""
