@@ -15,8 +15,7 @@ from mlcls_client.errors import MlclsClientError, ServerUnavailableError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
-from mlcls_client.prediction.call import MAX_CONCURRENCY, OnError, Prediction
-from mlcls_client.prediction.window import Window
+from mlcls_client.prediction import MAX_CONCURRENCY, OnError, Prediction, Window
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport.connection import (
     DEFAULT_RETRIES,
@@ -111,7 +110,7 @@ class AsyncModel:
     async def _predict(self, sources: Iterator[ImageSource], prediction: Prediction) -> AsyncIterator[MultiLabelResult]:
         await prediction.begin()
         window: Window[asyncio.Task[Any]] = Window(sources, prediction.batch_size, prediction.window_limit)
-        sent = taken = 0
+        sent = 0
         try:
             while True:
                 while window.has_room():
@@ -130,8 +129,7 @@ class AsyncModel:
                     self.check_open()  # closing the model cancels only the task; otherwise the caller was canceled
                     first.cancel()
                     raise
-                prediction.release(taken)
-                taken += 1
+                prediction.release()
                 for result in prediction.sort_out(results):
                     yield result
                     self.check_open()

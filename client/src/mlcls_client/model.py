@@ -13,8 +13,7 @@ from mlcls_client.base.threads import LoopThread, shared_loop, wait_for
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
-from mlcls_client.prediction.call import OnError, Prediction
-from mlcls_client.prediction.window import Window
+from mlcls_client.prediction import OnError, Prediction, Window
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport.connection import (
     DEFAULT_RETRIES,
@@ -172,7 +171,7 @@ class Model:
         self._model.check_open()
         self._loop.run(prediction.begin())
         window: Window[Future[Any]] = Window(sources, prediction.batch_size, prediction.window_limit)
-        sent = taken = 0
+        sent = 0
         try:
             while True:
                 while window.has_room():
@@ -183,8 +182,7 @@ class Model:
                 if first is None:
                     return
                 results = wait_for(first)
-                self._loop.call(prediction.release, taken)
-                taken += 1
+                self._loop.call(prediction.release)
                 for result in prediction.sort_out(results):
                     yield result
                     self._model.check_open()

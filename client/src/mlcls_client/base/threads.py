@@ -70,14 +70,13 @@ os.register_at_fork(after_in_child=shared_loop.cache_clear)
 
 
 class ReaderThreads:
-    """A pool of threads for blocking calls. A thread is started if all others are busy.
+    """A pool of at most `limit` threads for blocking calls. A thread is started if all others are busy.
 
     Not `ThreadPoolExecutor`: the interpreter waits for its threads at exit, so Ctrl-C during the fetch of a URL would
     take effect only after the fetch.
     """
 
     def __init__(self, limit: int) -> None:
-        """Make a pool of at most `limit` threads; none is started yet."""
         self._limit = limit
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)

@@ -14,9 +14,9 @@ from mlcls_client.cli.arguments import (
     parse_seconds,
     read_server_arguments,
 )
+from mlcls_client.cli.output import EXIT_OK, EXIT_SERVER, EXIT_USAGE, print_line, with_exit_code
 from mlcls_client.cli.predict import SUMMARY as PREDICT_SUMMARY
 from mlcls_client.cli.predict import add_predict_arguments, run_predict
-from mlcls_client.cli.terminal import EXIT_OK, EXIT_SERVER, EXIT_USAGE, print_line, with_exit_code
 from mlcls_client.server_state import list_models, read_health
 from mlcls_client.transport.connection import DEFAULT_RETRIES
 

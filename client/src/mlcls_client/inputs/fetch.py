@@ -147,7 +147,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if self._left < 0:
             raise urllib.error.URLError("too many redirects")
         if urlsplit(newurl).scheme not in _SCHEMES:
-            raise urllib.error.URLError(f"redirected to {newurl!r}, which is no http or https address")
+            raise urllib.error.URLError("redirected to an address that is not http or https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -89,13 +89,13 @@ _KINDS: Final[dict[str, type[PdfDocument] | type[TiffDocument]]] = {
     ".tif": TiffDocument,
     ".tiff": TiffDocument,
 }
-_SIGNATURES: Final = {b"%PDF-": ".pdf", b"II*\0": ".tif", b"MM\0*": ".tif"}
+_SIGNATURES: Final = {b"%PDF": ".pdf", b"II*\0": ".tif", b"MM\0*": ".tif"}
 PAGED_SUFFIXES: Final = frozenset(_KINDS)
 
 
-def find_paged_suffix(content: bytes) -> str | None:
-    """Return the suffix of the paged format that begins like this; None for any other file."""
-    return next((suffix for start, suffix in _SIGNATURES.items() if content.startswith(start)), None)
+def find_paged_suffix(content: bytes) -> str:
+    """Return the suffix of the paged format that begins like this; an empty one for any other file."""
+    return _SIGNATURES.get(content[:4], "")
 
 
 class PageFile:

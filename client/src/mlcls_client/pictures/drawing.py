@@ -54,15 +54,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def draw_labels(image: Image.Image, label_names: Sequence[str], scores: Sequence[float]) -> Image.Image:
-    """Draw labels and scores in a panel below an image; the picture is RGB.
+    """Draw N labels and scores in a panel below an image of any mode; the picture is RGB.
 
     The pixels of the image stay unchanged. An image that is too narrow for readable text is centered in a wider
     picture.
-
-    Args:
-        image: The photo, any mode.
-        label_names: N names, in the order in which to list them.
-        scores: N finite probabilities.
 
     Raises:
         InputError: The font cannot be loaded, or there is not one finite score per name.
@@ -76,11 +71,7 @@ def draw_labels(image: Image.Image, label_names: Sequence[str], scores: Sequence
 
 
 def draw_names(image: Image.Image, label_names: Sequence[str]) -> Image.Image:
-    """Draw labels without scores, like those of a dataset, in a panel below an image; the picture is RGB.
-
-    Args:
-        image: The photo, any mode.
-        label_names: N names, in the order in which to list them; without any, the panel says "no label".
+    """Draw labels without scores, like those of a dataset, as `draw_labels` does; without any, it says "no label".
 
     Raises:
         InputError: The font cannot be loaded.

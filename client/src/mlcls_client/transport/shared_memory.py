@@ -40,11 +40,7 @@ class Region:
     """Mapped memory, allocated in blocks, first fit."""
 
     def __init__(self) -> None:
-        """Allocate the memory.
-
-        Raises:
-            InvalidRequestError: This machine has no room for it.
-        """
+        """Allocate the memory, or raise InvalidRequestError if this machine has no room for it."""
         self.name = f"mlcls-client-{os.getpid()}-{secrets.token_hex(8)}"
         self._path = _FOLDER / self.name
         self._used: list[SharedBlock] = []
@@ -90,10 +86,9 @@ class Region:
 
 
 class ServerRegion:
-    """The region that one transport shares with its server; registered with the first request."""
+    """The region that one transport shares with its server; registered through `ask` with the first request."""
 
     def __init__(self, connection: Connection, ask: Callable[..., Awaitable[Any]]) -> None:
-        """Prepare a region that is registered through `Transport.ask`; nothing is allocated yet."""
         self._connection = connection
         self._ask = ask
         self._region: Region | None = None

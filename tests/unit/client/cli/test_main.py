@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from mlcls_client import InvalidRequestError, MultiLabelResult, ServerUnavailableError
-from mlcls_client.cli import terminal
 from mlcls_client.cli.main import main
-from mlcls_client.cli.output import TableWriter
+from mlcls_client.cli.output import ProgressBar, TableWriter
 from mlcls_client.cli.predict import add_predict_arguments, run_predict
 from mlcls_client.testing import FakeServer
 from mlcls_client.transport.contract import Answer
@@ -200,9 +199,9 @@ def test_without_rich_there_are_plain_lines_and_no_bar(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert rows(labeled("a.png", "dining table", "wine glass")) == ["a.png  dining table 0.900, wine glass 0.900"]
     with pytest.raises(InvalidRequestError, match=r"needs rich, .* pip install 'mlcls-client\[cli\]'"):
-        terminal.ProgressBar(True, lambda: None)
+        ProgressBar(True, lambda: None)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with terminal.ProgressBar(None, lambda: None) as bar, bar.pause():
+    with ProgressBar(None, lambda: None) as bar, bar.pause():
         bar.advance()
 
 

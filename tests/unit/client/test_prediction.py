@@ -164,7 +164,7 @@ def test_closing_during_the_wait_for_an_answer_ends_the_wait(model: Model) -> No
 
 
 def test_images_that_are_read_ahead_are_bounded_in_bytes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlcls_client.prediction.call._MAX_HELD_BYTES", 3_000_000)
+    monkeypatch.setattr("mlcls_client.prediction._MAX_HELD_BYTES", 3_000_000)
     image, read = encode(image_format="BMP", side=600), []
 
     def source(number: int) -> ImageSource:

@@ -1,4 +1,4 @@
-"""One `predict` call: its checked options, and how its batches are read, sent and answered.
+"""One `predict` call: its checked options, the window of its pending batches, and how these are read and answered.
 
 `Model` and `AsyncModel` differ only in how they wait.
 """
@@ -8,21 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from itertools import islice
+from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
 from mlcls_client.base.threads import ReaderThreads
 from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
 from mlcls_client.inputs.encoding import ArrayFormat, encode_image
 from mlcls_client.inputs.sources import ImageSource
-from mlcls_client.prediction.window import MemoryGate
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport.contract import STATUS_OK, Answer, Threshold, encode_threshold
 from mlcls_client.transport.request import check_request_id, read_trace_headers
 from mlcls_client.transport.transports import Transport
 
 OnError = Literal["raise", "yield", "skip"]
+PendingBatch = TypeVar("PendingBatch", "Future[Any]", "asyncio.Task[Any]")
 
 # A step of the served ensemble queues 128 requests and refuses more; other clients need their share.
 MAX_CONCURRENCY: Final = 96
@@ -34,6 +37,60 @@ _WINDOW_PER_REQUEST: Final = 4
 _MAX_HELD_BYTES: Final = 64 * 2**20
 
 logger = logging.getLogger("mlcls_client")
+
+
+class Window(Generic[PendingBatch]):
+    """The batches between the input and the results that were taken.
+
+    For each result that is taken, one batch is read from the input. More are read as long as the next result is not
+    there, until `limit` batches are pending: waiting, sent, or answered and not yet taken. So the window fills up if
+    the server is slow, and a slow input (a camera) never delays an answer by more than one batch.
+    """
+
+    def __init__(self, sources: Iterator[ImageSource], batch_size: int, limit: int) -> None:
+        self._sources = sources
+        self._batch_size = batch_size
+        self._limit = limit
+        self._pending: deque[PendingBatch] = deque()
+        self._owes_batch = True
+        self._exhausted = False
+        self._error: Exception | None = None
+
+    def has_room(self) -> bool:
+        """Return whether to read and add the next batch."""
+        if self._exhausted:
+            return False
+        return self._owes_batch or (len(self._pending) < self._limit and not self._pending[0].done())
+
+    def read_batch(self) -> list[ImageSource]:
+        """Read a batch from the input, an empty one at its end. This may block as long as the input does."""
+        batch: list[ImageSource] = []
+        try:
+            for source in islice(self._sources, self._batch_size):
+                batch.append(source)  # one by one, to keep what came before an error
+        except Exception as error:
+            self._error = error
+        self._owes_batch = False
+        self._exhausted = self._error is not None or len(batch) < self._batch_size
+        return batch
+
+    def add(self, pending: PendingBatch) -> None:
+        """Add the batch that was read last."""
+        self._pending.append(pending)
+
+    def take_first(self) -> PendingBatch | None:
+        """Remove and return the first batch; None, or the input's error, if all are taken and nothing follows."""
+        if self._pending:
+            self._owes_batch = True
+            return self._pending.popleft()
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def cancel(self) -> None:
+        """Cancel all pending batches."""
+        while self._pending:
+            self._pending.pop().cancel()
 
 
 @dataclass(eq=False)
@@ -67,7 +124,10 @@ class Prediction:
         self._threshold_json = encode_threshold(self.threshold)
         self._id = check_request_id(self.request_id)
         self._trace = read_trace_headers()
-        self._gate = MemoryGate(_MAX_HELD_BYTES)
+        # Of the batches that were read and not yet taken.
+        self._held_bytes: dict[int, int] = {}
+        self._first = 0
+        self._was_taken = asyncio.Event()
         # All requests have the same threshold, so one that the server accepted proves it valid.
         self._accepted = False
         self._probing = asyncio.Lock()
@@ -88,10 +148,11 @@ class Prediction:
             MlclsClientError: The request failed, for a reason other than its images.
         """
         async with self._slots:
-            await self._gate.pass_through(number)
+            while number > self._first and sum(self._held_bytes.values()) >= _MAX_HELD_BYTES:
+                await self._was_taken.wait()
             images = await self.readers.run(lambda: [_read(source) for source in batch])
             readable = [image for image in images if isinstance(image, bytes)]
-            self._gate.hold(number, sum(map(len, readable)))
+            self._held_bytes[number] = sum(map(len, readable))
             answers = iter(await self._ask(readable, str(number)) if readable else [])
         results = []
         for source, image in zip(batch, images, strict=True):
@@ -107,9 +168,12 @@ class Prediction:
             )
         return results
 
-    def release(self, number: int) -> None:
-        """Note that the results of batch `number` were taken."""
-        self._gate.release(number)
+    def release(self) -> None:
+        """Note that the results of the next batch were taken, so that others may be read."""
+        del self._held_bytes[self._first]
+        self._first += 1
+        self._was_taken.set()
+        self._was_taken = asyncio.Event()
 
     def sort_out(self, results: Sequence[MultiLabelResult]) -> Iterator[MultiLabelResult]:
         """Yield the results that the caller gets under `on_error`, or raise the error of the first that failed."""
