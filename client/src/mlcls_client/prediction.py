@@ -161,11 +161,10 @@ class Prediction:
             if error is None and answer.status != STATUS_OK:
                 error = _rejected(source, answer.status)
                 error.request_id = f"{self._id}-{number}"
-            labels = (column[: self.top_k] for column in (answer.class_ids, answer.scores, answer.label_names))
+            k = self.top_k
+            best = Answer(answer.status, answer.class_ids[:k], answer.scores[:k], answer.label_names[:k])
             sent = image if isinstance(image, bytes) else b""
-            results.append(
-                MultiLabelResult(Answer(answer.status, *labels), source.input_path, source.page_index, sent, error)
-            )
+            results.append(MultiLabelResult(best, source.input_path, source.page_index, sent, error))
         return results
 
     def release(self) -> None:

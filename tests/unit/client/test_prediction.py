@@ -17,16 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError, Model, create_model
+from mlcls_client import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError, Model
 from mlcls_client.inputs.sources import ImageSource
 from mlcls_client.testing import FakeServer
 from support.client_images import NAME, decode, encode, number_of, shade, wait_until
-
-
-@pytest.fixture
-def model(server: FakeServer) -> Iterator[Model]:
-    with create_model(NAME, url=server.url) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -257,12 +251,15 @@ def test_control_c_ends_the_wait_and_what_is_in_flight(server: FakeServer, tmp_p
     [
         ({"concurrency": 0}, "concurrency to be from 1 to 96"),
         ({"concurrency": 97}, "concurrency to be from 1 to 96"),
-        ({"concurrency": True}, "concurrency to be from 1 to 96"),
         ({"batch_size": 0}, "batch_size to be 1 or more"),
         ({"batch_size": 1.5}, "batch_size to be 1 or more"),
         ({"top_k": 0}, "top_k to be 1 or more"),
         ({"on_error": "ignore"}, "Expected on_error"),
         ({"array_format": "bmp"}, "Expected array_format"),
+        ({"request_id": "a b"}, "Expected request_id to be 1 to 100 printable"),
+        ({"request_id": "é"}, "Expected request_id to be 1 to 100 printable"),
+        ({"request_id": "x" * 101}, "Expected request_id to be 1 to 100 printable"),
+        ({"request_id": 7}, "Expected request_id to be 1 to 100 printable"),
     ],
 )
 def test_wrong_options_are_refused_at_once(model: Model, options: dict[str, Any], message: str) -> None:
