@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import math
+import re
+import secrets
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -21,7 +25,6 @@ from mlcls_client.inputs.encoding import ArrayFormat, encode_image
 from mlcls_client.inputs.sources import ImageSource
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport.contract import STATUS_OK, Answer, Threshold, encode_threshold
-from mlcls_client.transport.request import check_request_id, read_trace_headers
 from mlcls_client.transport.transports import Transport
 
 OnError = Literal["raise", "yield", "skip"]
@@ -35,6 +38,10 @@ _USUAL_IMAGES_IN_FLIGHT: Final = 64
 # Pending batches per request in flight: while one is slow, this many others are answered behind it.
 _WINDOW_PER_REQUEST: Final = 4
 _MAX_HELD_BYTES: Final = 64 * 2**20
+# Printable, so that any log shows it unchanged.
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,100}")
+# The two headers of W3C Trace Context. Baggage is not sent: it is private to the caller and may hold anything.
+_TRACE_HEADERS: Final = ("traceparent", "tracestate")
 
 logger = logging.getLogger("mlcls_client")
 
@@ -122,8 +129,8 @@ class Prediction:
                     f"Expected {name} to be one of {get_args(kind)}, got {getattr(self, name)!r}."
                 )
         self._threshold_json = encode_threshold(self.threshold)
-        self._id = check_request_id(self.request_id)
-        self._trace = read_trace_headers()
+        self._id = _check_request_id(self.request_id)
+        self._trace = _read_trace_headers()
         # Of the batches that were read and not yet taken.
         self._held_bytes: dict[int, int] = {}
         self._first = 0
@@ -238,3 +245,26 @@ def _rejected(source: ImageSource, reason: str) -> ImageRejectedError:
     return ImageRejectedError(
         f"The server has no result for {name}: {reason}", input_path=source.input_path, reason=reason
     )
+
+
+def _check_request_id(request_id: str | None) -> str:
+    """Return the prefix of the ids of one `predict` call, a random one for None."""
+    if request_id is None:
+        return secrets.token_hex(8)
+    if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidRequestError(
+            f"Expected request_id to be 1 to 100 printable ASCII characters without a space, got {request_id!r}."
+        )
+    return request_id
+
+
+def _read_trace_headers() -> dict[str, str]:
+    """Return the trace context of the caller's current OpenTelemetry span, if there is one."""
+    carrier: dict[str, str] = {}
+    if "opentelemetry.trace" in sys.modules:  # otherwise there is no span
+        try:
+            propagate: Any = importlib.import_module("opentelemetry.propagate")
+            propagate.inject(carrier)
+        except Exception:  # a misconfigured tracer must not fail a prediction
+            carrier = {}
+    return {name: carrier[name] for name in _TRACE_HEADERS if name in carrier}

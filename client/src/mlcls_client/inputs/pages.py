@@ -11,6 +11,7 @@ import importlib
 import io
 import math
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -42,19 +43,12 @@ class PdfDocument:
 
     def render(self, page_index: int) -> Image.Image:
         """Draw a page, RGB."""
-        with _PDFIUM_LOCK:
-            page = self._document[page_index]
-            try:
-                width, height = page.get_size()
-                bitmap = page.render(scale=find_render_scale(height, width))
-                try:
-                    # Copies: the bitmap's memory goes with the bitmap.
-                    image: Image.Image = bitmap.to_pil().convert("RGB")
-                    return image
-                finally:
-                    bitmap.close()
-            finally:
-                page.close()
+        with _PDFIUM_LOCK, closing(self._document[page_index]) as page:
+            width, height = page.get_size()
+            with closing(page.render(scale=find_render_scale(height, width))) as bitmap:
+                # A copy: the bitmap's memory goes with the bitmap.
+                image: Image.Image = bitmap.to_pil().convert("RGB")
+                return image
 
     def close(self) -> None:
         """Close the document and its file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from PIL import Image, ImageOps
@@ -66,8 +66,7 @@ def draw_labels(image: Image.Image, label_names: Sequence[str], scores: Sequence
         raise InputError(f"Expected one finite score per label, got {list(scores)} for {list(label_names)}.")
     if not label_names:
         return draw_names(image, [EMPTY_TEXT])
-    names, width, fonts = _prepare(image, label_names)
-    return _compose(image, width, *lay_out_scores(width, names, scores, fonts))
+    return _draw(image, label_names, lambda width, names, fonts: lay_out_scores(width, names, scores, fonts))
 
 
 def draw_names(image: Image.Image, label_names: Sequence[str]) -> Image.Image:
@@ -76,17 +75,17 @@ def draw_names(image: Image.Image, label_names: Sequence[str]) -> Image.Image:
     Raises:
         InputError: The font cannot be loaded.
     """
-    names, width, fonts = _prepare(image, label_names or [NAMELESS_TEXT])
-    return _compose(image, width, *lay_out_names(width, names, fonts))
+    return _draw(image, label_names or [NAMELESS_TEXT], lay_out_names)
 
 
-def _prepare(image: Image.Image, label_names: Sequence[str]) -> tuple[list[str], int, Fonts]:
+def _draw(
+    image: Image.Image,
+    label_names: Sequence[str],
+    lay_out: Callable[[int, list[str], Fonts], tuple[int, list[Item]]],
+) -> Image.Image:
     names = [visible(name[:_MAX_DRAWN_CHARACTERS]) for name in label_names]
     width = picture_width(image.height, image.width)
-    return names, width, choose_fonts(names, font_size(image.height, width))
-
-
-def _compose(image: Image.Image, width: int, panel_height: int, items: Sequence[Item]) -> Image.Image:
+    panel_height, items = lay_out(width, names, choose_fonts(names, font_size(image.height, width)))
     picture = Image.new("RGB", (width, image.height + panel_height), PANEL_COLOR)
     picture.paste(SURROUND_COLOR, (0, 0, width, image.height))
     picture.paste(_to_rgb(image), ((width - image.width) // 2, 0))

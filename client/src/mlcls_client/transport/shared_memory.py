@@ -12,6 +12,7 @@ import contextlib
 import mmap
 import os
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -115,9 +116,8 @@ class ServerRegion:
 
     async def _unregister(self, region: Region) -> None:
         """Unregister a region; repeat as long as the server refuses because it still works on canceled requests."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + _UNREGISTER_TIMEOUT_S
-        while (left_s := deadline - clock()) > 0:
+        deadline = time.monotonic() + _UNREGISTER_TIMEOUT_S
+        while (left_s := deadline - time.monotonic()) > 0:
             try:
                 await self._ask(left_s, "unregister_system_shared_memory", region.name, admin=True)
                 return

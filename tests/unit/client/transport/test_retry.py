@@ -17,14 +17,14 @@ from mlcls_client import (
     create_model,
 )
 from mlcls_client.testing import FakeServer
-from mlcls_client.transport import request as request_module
-from mlcls_client.transport.request import call_with_retries
+from mlcls_client.transport import transports
+from mlcls_client.transport.connection import Connection
 from support.client_images import NAME, encode, unused_url
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_module, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(transports, "_FIRST_PAUSE_S", 0.02)
 
 
 @pytest.mark.usefixtures("short_pauses")
@@ -163,7 +163,7 @@ def test_pauses_grow_and_are_not_all_alike(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(asyncio, "sleep", note)
     with pytest.raises(ServerUnavailableError):
-        asyncio.run(call_with_retries(fail, 9, 1000.0))
+        asyncio.run(transports.Transport(Connection("server:8001", timeout_s=1000.0, retries=9)).retry(fail))
     shares = [pause / min(5.0, 0.2 * 2**number) for number, pause in enumerate(pauses)]
     assert len(set(shares)) == 9
     assert 0.5 <= min(shares) <= max(shares) <= 1
