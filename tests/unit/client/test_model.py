@@ -19,7 +19,6 @@ from mlcls_client import (
     ImageRejectedError,
     InputError,
     InvalidRequestError,
-    MlclsClientError,
     Model,
     ModelNotFoundError,
     MultiLabelResult,
@@ -77,13 +76,6 @@ def test_a_server_that_keeps_its_configuration_to_itself_gets_one_image_per_requ
         assert len(list(model.predict(folder, batch_size=4))) == 5
     assert len(asked.requests) == 5
     assert "one image per request" in client_log.text
-
-
-def test_arrays_are_bgr(model: Model) -> None:
-    array = np.zeros((8, 8, 3), np.uint8)
-    array[:, :, 0] = 255
-    (result,) = model.predict(array)
-    assert (result.label_names, result.input_path) == (["blue"], None)
 
 
 @pytest.mark.parametrize(
@@ -203,18 +195,6 @@ def test_a_large_image_is_sent(server: FakeServer, model: Model) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8))
     assert len(list(model.predict(image))) == 1
     assert len(server.requests[0][0][0]) > 8_000_000
-
-
-def test_a_closed_model(server: FakeServer) -> None:
-    model = create_model(NAME, url=server.url)
-    results = model.predict([encode(RED)] * 2)
-    next(results)
-    model.close()
-    model.close()
-    with pytest.raises(MlclsClientError, match="closed"):
-        next(results)
-    with pytest.raises(MlclsClientError, match="closed"):
-        model.predict(encode(RED))
 
 
 def test_importing_is_light() -> None:

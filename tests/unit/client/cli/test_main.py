@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mlcls_client import InvalidRequestError, MultiLabelResult, ServerUnavailableError
+from mlcls_client import InvalidRequestError, MultiLabelResult
+from mlcls_client.cli.arguments import add_server_arguments, read_server_arguments
 from mlcls_client.cli.main import main
 from mlcls_client.cli.output import ProgressBar, TableWriter
 from mlcls_client.cli.predict import add_predict_arguments, run_predict
@@ -59,16 +60,10 @@ def test_headers_and_the_key_are_sent(
         ),
     ],
 )
-def test_ssl(monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: object) -> None:
-    given: dict[str, object] = {}
-
-    def create(*args: object, **options: object) -> None:
-        given.update(options)
-        raise ServerUnavailableError("no connection is made here")
-
-    monkeypatch.setattr("mlcls_client.cli.arguments.create_model", create)
-    assert main(["predict", NAME, "a.png", *arguments]) == 3
-    assert given["ssl"] == expected
+def test_ssl(arguments: list[str], expected: object) -> None:
+    parser = argparse.ArgumentParser()
+    add_server_arguments(parser)
+    assert read_server_arguments(parser.parse_args(arguments))["ssl"] == expected
 
 
 @pytest.mark.parametrize(
