@@ -227,11 +227,8 @@ class FakeServer:
             content = self.regions[name][begin:end]
         else:
             content = request.raw_input_contents[0]
-        images = []
-        while content:
-            end = 4 + int.from_bytes(content[:4], "little")
-            images.append(content[4:end])
-            content = content[end:]
+        utils: Any = importlib.import_module("tritonclient.utils")
+        images: list[bytes] = utils.deserialize_bytes_tensor(content).tolist()
         if len(images) > self.max_batch_size:
             text = f"inference request batch-size must be <= {self.max_batch_size} for '{request.model_name}'"
             context.abort(self._codes.INVALID_ARGUMENT, text)

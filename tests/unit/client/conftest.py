@@ -1,5 +1,6 @@
 """What tests of the client share: a gRPC server, servers that speak Triton's HTTP protocol, an empty environment."""
 
+import importlib
 import json
 import ssl
 from collections.abc import Callable, Iterator
@@ -55,7 +56,8 @@ class Handler(QuietHandler, BaseHTTPRequestHandler):
         self.server.requests.append(json.loads(body[:header_length]))
         if self.server.trouble is not None and self.server.trouble(self):
             return
-        images = list(_split(body[header_length:]))
+        utils: Any = importlib.import_module("tritonclient.utils")
+        images = utils.deserialize_bytes_tensor(body[header_length:]).tolist()
         good = [image.startswith(b"\x89PNG") for image in images]
         if self.path != f"/v2/models/{NAME}/infer":
             self.reply(400, json.dumps({"error": f"Request for unknown model: '{self.path}' is not found"}).encode())
@@ -76,13 +78,6 @@ class Handler(QuietHandler, BaseHTTPRequestHandler):
             payload += raw
         header = json.dumps({"model_name": NAME, "model_version": "1", "outputs": outputs}).encode()
         self.reply(200, header + payload, {"Inference-Header-Content-Length": str(len(header))})
-
-
-def _split(content: bytes) -> Iterator[bytes]:
-    while content:
-        end = 4 + int.from_bytes(content[:4], "little")
-        yield content[4:end]
-        content = content[end:]
 
 
 @pytest.fixture
