@@ -29,10 +29,6 @@ EXIT_USAGE: Final = 2
 EXIT_SERVER: Final = 3
 EXIT_INTERRUPTED: Final = 130
 
-EMPTY_TEXT: Final = "(no label above the threshold)"
-FAILED_TEXT: Final = "(no result)"
-MEMORY_TEXT: Final = "(from memory)"
-
 _MAX_NAME_SHARE: Final = 0.4
 _MIN_NAME_WIDTH: Final = 10
 
@@ -43,12 +39,9 @@ def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Name
         exit_code = run(args)
         sys.stdout.flush()
         return exit_code
-    except InvalidRequestError as error:
-        complain(error)
-        return EXIT_USAGE
     except MlclsClientError as error:
         complain(error)
-        return EXIT_SERVER
+        return EXIT_USAGE if isinstance(error, InvalidRequestError) else EXIT_SERVER
     except KeyboardInterrupt:
         _write(sys.stderr, "mlcls-client: interrupted")
         return EXIT_INTERRUPTED
@@ -142,12 +135,12 @@ class TableWriter:
 
     def lines(self, result: MultiLabelResult) -> Iterator[str]:
         """Yield the lines of one result."""
-        name = result.input_path or MEMORY_TEXT
+        name = result.input_path or "(from memory)"
         name = visible(name if result.page_index is None else f"{name}[{result.page_index}]")
         labels = [
             f"{visible(label)} {score:.3f}" for label, score in zip(result.label_names, result.scores, strict=True)
         ]
-        text = FAILED_TEXT if result.error is not None else ", ".join(labels) or EMPTY_TEXT
+        text = ", ".join(labels) or "(no label above the threshold)" if result.error is None else "(no result)"
         if self._console is None:
             yield f"{name}  {text}"
             return
