@@ -22,6 +22,13 @@ def encode(color: tuple[int, int, int] = RED, image_format: str = "PNG", side: i
     return buffer.getvalue()
 
 
+def encode_pages(image_format: str, *colors: tuple[int, int, int], height: int = 20, width: int = 30) -> bytes:
+    """A TIFF or PDF file with a page per color; in a PDF file, a pixel is a point."""
+    pages, buffer = [Image.new("RGB", (width, height), color) for color in colors], io.BytesIO()
+    pages[0].save(buffer, image_format, save_all=True, append_images=pages[1:], resolution=72.0)
+    return buffer.getvalue()
+
+
 def shade(number: int) -> bytes:
     """An image whose score of `red` tells its number, 0 to 250."""
     return encode((number + 5, 0, 0))

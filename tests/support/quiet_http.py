@@ -21,9 +21,26 @@ class QuietHttpServer(ThreadingHTTPServer):
         """Ignore errors: in some tests, clients leave early."""
 
 
-class _FolderHandler(SimpleHTTPRequestHandler):
+class QuietHandler(BaseHTTPRequestHandler):
+    """A handler that prints nothing; `server` is `Any`, so that tests can give it fields."""
+
+    server: Any
+    protocol_version = "HTTP/1.1"
+
+    def reply(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        """Answer with a content and its length; `headers` may replace the length."""
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
     def log_message(self, format: str, *args: object) -> None:
         """Keep the test's output clean."""
+
+
+class _FolderHandler(QuietHandler, SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.0"
 
 
 @contextmanager

@@ -15,15 +15,13 @@ from mlcls_client.errors import MlclsClientError, ServerUnavailableError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
-from mlcls_client.prediction.call import MAX_CONCURRENCY, OnError, Prediction
-from mlcls_client.prediction.window import Window
+from mlcls_client.prediction import MAX_CONCURRENCY, OnError, Prediction, Window
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport.connection import (
     DEFAULT_RETRIES,
     DEFAULT_TIMEOUT_S,
     Connection,
     Ssl,
-    check_paddlex_arguments,
     read_connection,
 )
 from mlcls_client.transport.contract import Threshold
@@ -57,11 +55,8 @@ def create_async_model(
         >>> asyncio.run(main())
         [['red'], ['green'], ['blue']]
     """
-    check_paddlex_arguments(model_dir, device, use_hpip)
-    connection = read_connection(
-        model_name, url, protocol, timeout_s, ssl, headers, api_key, retries, admin_key, shared_memory
-    )
-    return AsyncModel(connection)
+    options = (ssl, headers, api_key, retries, admin_key, shared_memory, model_dir, device, use_hpip)
+    return AsyncModel(read_connection(model_name, url, protocol, timeout_s, *options))
 
 
 class AsyncModel:
@@ -115,7 +110,7 @@ class AsyncModel:
     async def _predict(self, sources: Iterator[ImageSource], prediction: Prediction) -> AsyncIterator[MultiLabelResult]:
         await prediction.begin()
         window: Window[asyncio.Task[Any]] = Window(sources, prediction.batch_size, prediction.window_limit)
-        sent = taken = 0
+        sent = 0
         try:
             while True:
                 while window.has_room():
@@ -134,8 +129,7 @@ class AsyncModel:
                     self.check_open()  # closing the model cancels only the task; otherwise the caller was canceled
                     first.cancel()
                     raise
-                prediction.release(taken)
-                taken += 1
+                prediction.release()
                 for result in prediction.sort_out(results):
                     yield result
                     self.check_open()
@@ -215,9 +209,7 @@ class AsyncModel:
             )
 
     async def __aenter__(self) -> AsyncModel:
-        """Return the model itself."""
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Close the connection."""
         await self.close()

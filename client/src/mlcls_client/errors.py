@@ -113,7 +113,6 @@ class ImageRejectedError(MlclsClientError):
     """
 
     def __init__(self, message: str, *, input_path: str | None = None, reason: str = "") -> None:
-        """Make an error about one image."""
         super().__init__(message, server_text=reason)
         self.input_path = input_path
         self.reason = reason

@@ -13,15 +13,13 @@ from mlcls_client.base.threads import LoopThread, shared_loop, wait_for
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
-from mlcls_client.prediction.call import OnError, Prediction
-from mlcls_client.prediction.window import Window
+from mlcls_client.prediction import OnError, Prediction, Window
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport.connection import (
     DEFAULT_RETRIES,
     DEFAULT_TIMEOUT_S,
     Connection,
     Ssl,
-    check_paddlex_arguments,
     read_connection,
 )
 from mlcls_client.transport.contract import Threshold
@@ -78,11 +76,8 @@ def create_model(
         {'res': {'input_path': 'photo.png', 'page_index': None, 'class_ids': [0], 'scores': [0.78431], 'label_names': ['red']}}
         >>> model.close()
     """  # noqa: E501
-    check_paddlex_arguments(model_dir, device, use_hpip)
-    connection = read_connection(
-        model_name, url, protocol, timeout_s, ssl, headers, api_key, retries, admin_key, shared_memory
-    )
-    return Model(connection)
+    options = (ssl, headers, api_key, retries, admin_key, shared_memory, model_dir, device, use_hpip)
+    return Model(read_connection(model_name, url, protocol, timeout_s, *options))
 
 
 class Model:
@@ -176,7 +171,7 @@ class Model:
         self._model.check_open()
         self._loop.run(prediction.begin())
         window: Window[Future[Any]] = Window(sources, prediction.batch_size, prediction.window_limit)
-        sent = taken = 0
+        sent = 0
         try:
             while True:
                 while window.has_room():
@@ -187,8 +182,7 @@ class Model:
                 if first is None:
                     return
                 results = wait_for(first)
-                self._loop.call(prediction.release, taken)
-                taken += 1
+                self._loop.call(prediction.release)
                 for result in prediction.sort_out(results):
                     yield result
                     self._model.check_open()
@@ -218,11 +212,9 @@ class Model:
             self._loop.run(self._model.close())
 
     def __enter__(self) -> Model:
-        """Return the model itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the connection."""
         self.close()
 
 

@@ -9,8 +9,7 @@ from typing import Any, Final
 from mlcls_client.base.threads import shared_loop
 from mlcls_client.errors import ModelNotFoundError, ServerError
 from mlcls_client.transport.connection import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Connection, Ssl, read_connection
-from mlcls_client.transport.request import Answered
-from mlcls_client.transport.transports import Transport
+from mlcls_client.transport.transports import Answered, Transport
 
 # An ensemble of the served contract and its steps, by name.
 _STEPS: Final = ("_preprocess", "_engine", "_postprocess")

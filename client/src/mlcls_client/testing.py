@@ -29,6 +29,7 @@ from mlcls_client.transport.contract import IMAGE, RESULT, STATUS, STATUS_OK, TH
 LABEL_NAMES: Final = ("red", "green", "blue")
 DEFAULT_THRESHOLD: Final = 0.5
 _MAX_WORKERS: Final = 96
+_KEY_PREFIX: Final = "triton-grpc-protocol-"
 # What `admin_key` closes.
 _CLOSED_CALLS: Final = ("RepositoryIndex", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister")
 
@@ -86,7 +87,6 @@ class FakeServer:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __enter__(self) -> FakeServer:
-        """Start serving."""
         grpc: Any = importlib.import_module("grpc")
         self._codes: Any = grpc.StatusCode
         self._messages: Any = importlib.import_module("tritonclient.grpc.service_pb2")
@@ -96,25 +96,23 @@ class FakeServer:
         service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
         self._server.add_generic_rpc_handlers((service,))
         address = f"127.0.0.1:{self.port}"
-        self.port = (
-            self._server.add_insecure_port(address)
-            if self.credentials is None
-            else self._server.add_secure_port(address, self.credentials)
-        )
+        if self.credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, self.credentials)
         self.url = f"127.0.0.1:{self.port}"
         self._server.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stop at once."""
         self._server.stop(grace=None).wait()
 
     def _make_handler(self, grpc: Any, name: str, answer: Callable[[Any, Any], Any]) -> Any:
         def handle(request: Any, context: Any) -> Any:
             headers = dict(context.invocation_metadata())
             self.headers.append(headers)
-            if name in _CLOSED_CALLS and self.admin_key is not None:
-                self._check_key(context, headers, ADMIN_KEY_HEADER, self.admin_key)
+            if name in _CLOSED_CALLS and self.admin_key not in (None, headers.get(_KEY_PREFIX + ADMIN_KEY_HEADER)):
+                self._refuse(context, ADMIN_KEY_HEADER)
             response = answer(request, context)
             if isinstance(response, dict):
                 response = getattr(self._messages, f"{name}Response")(**response)
@@ -128,6 +126,7 @@ class FakeServer:
         """Return the calls of Triton's gRPC service that the client uses, and the fields or messages they answer."""
         names = [self.model_name + suffix for suffix in ("", "_preprocess", "_engine", "_postprocess")]
         models = [{"name": name, "version": "1", "state": "READY"} for name in names]
+        statistics = [{"name": name, "version": "1"} for name in names]
         return {
             "ServerLive": lambda request, context: {"live": True},
             "ServerReady": lambda request, context: {"ready": self.ready},
@@ -135,18 +134,15 @@ class FakeServer:
             "ModelReady": lambda request, context: {"ready": self.ready and request.name == self.model_name},
             "ModelConfig": self._configure,
             "ModelInfer": self._infer,
-            "ModelStatistics": lambda request, context: {
-                "model_stats": [{"name": name, "version": "1"} for name in names]
-            },
+            "ModelStatistics": lambda request, context: {"model_stats": statistics},
             "RepositoryIndex": lambda request, context: {"models": models},
             "SystemSharedMemoryRegister": self._register,
             "SystemSharedMemoryUnregister": self._unregister,
         }
 
-    def _check_key(self, context: Any, headers: dict[str, str], name: str, key: str | None) -> None:
-        header = f"triton-grpc-protocol-{name}"
-        if key is None or headers.get(header) != key:
-            context.abort(self._codes.UNAVAILABLE, f"This protocol is restricted, expecting header '{header}'")
+    def _refuse(self, context: Any, header: str) -> None:
+        text = f"This protocol is restricted, expecting header '{_KEY_PREFIX}{header}'"
+        context.abort(self._codes.UNAVAILABLE, text)
 
     def _register(self, request: Any, context: Any) -> dict[str, Any]:
         try:
@@ -166,7 +162,7 @@ class FakeServer:
 
     def _configure(self, request: Any, context: Any) -> dict[str, Any]:
         if self.config_closed:
-            self._check_key(context, {}, "key", None)
+            self._refuse(context, "key")
         self._check_name(request.name, context)
         return {"config": {"name": request.name, "max_batch_size": self.max_batch_size}}
 
@@ -231,11 +227,8 @@ class FakeServer:
             content = self.regions[name][begin:end]
         else:
             content = request.raw_input_contents[0]
-        images = []
-        while content:
-            end = 4 + int.from_bytes(content[:4], "little")
-            images.append(content[4:end])
-            content = content[end:]
+        utils: Any = importlib.import_module("tritonclient.utils")
+        images: list[bytes] = utils.deserialize_bytes_tensor(content).tolist()
         if len(images) > self.max_batch_size:
             text = f"inference request batch-size must be <= {self.max_batch_size} for '{request.model_name}'"
             context.abort(self._codes.INVALID_ARGUMENT, text)

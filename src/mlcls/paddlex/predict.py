@@ -43,8 +43,7 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
             "This needs the client, which is not installed: pip install ./client (in a checkout: make build)."
         )
     from mlcls_client import InputError, OutputError
-    from mlcls_client.cli.output import ResultSaver
-    from mlcls_client.cli.terminal import ProgressBar
+    from mlcls_client.cli.output import ProgressBar, ResultSaver
     from mlcls_client.inputs.sources import count_images, iterate_sources
 
     shared, section = config.Global, config.Predict

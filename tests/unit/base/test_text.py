@@ -23,8 +23,7 @@ from mlcls.model.catalog import official_spec
 from mlcls.model.spec import MAX_LABEL_CHARACTERS
 from mlcls.paddle.inference_yml import read_inference_yml
 from mlcls_client import InputError, MultiLabelResult
-from mlcls_client.cli.output import CsvWriter, JsonLinesWriter, ResultSaver, TableWriter
-from mlcls_client.cli.terminal import complain
+from mlcls_client.cli.output import CsvWriter, JsonLinesWriter, ResultSaver, TableWriter, complain
 from mlcls_client.inputs.fetch import url_file_name
 from mlcls_client.pictures.drawing import draw_labels, draw_names
 from mlcls_client.transport.contract import Answer

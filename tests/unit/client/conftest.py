@@ -1,5 +1,6 @@
 """What tests of the client share: a gRPC server, servers that speak Triton's HTTP protocol, an empty environment."""
 
+import importlib
 import json
 import ssl
 from collections.abc import Callable, Iterator
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from mlcls_client import Model, create_model
 from mlcls_client.cli.main import main
 from mlcls_client.testing import FakeServer
 from support.client_images import NAME
-from support.quiet_http import QuietHttpServer, running
+from support.quiet_http import QuietHandler, QuietHttpServer, running
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +30,14 @@ def server() -> Iterator[FakeServer]:
         yield fake
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers `cat` to each PNG file; `server.trouble` is called before each answer and may send another one itself."""
+@pytest.fixture
+def model(server: FakeServer) -> Iterator[Model]:
+    with create_model(NAME, url=server.url) as opened:
+        yield opened
 
-    server: Any
-    protocol_version = "HTTP/1.1"
+
+class Handler(QuietHandler, BaseHTTPRequestHandler):
+    """Answers `cat` to each PNG file; `server.trouble` is called before each answer and may send another one itself."""
 
     def do_GET(self) -> None:
         self.server.headers.append(dict(self.headers))
@@ -51,7 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(json.loads(body[:header_length]))
         if self.server.trouble is not None and self.server.trouble(self):
             return
-        images = list(_split(body[header_length:]))
+        utils: Any = importlib.import_module("tritonclient.utils")
+        images = utils.deserialize_bytes_tensor(body[header_length:]).tolist()
         good = [image.startswith(b"\x89PNG") for image in images]
         if self.path != f"/v2/models/{NAME}/infer":
             self.reply(400, json.dumps({"error": f"Request for unknown model: '{self.path}' is not found"}).encode())
@@ -72,23 +78,6 @@ class Handler(BaseHTTPRequestHandler):
             payload += raw
         header = json.dumps({"model_name": NAME, "model_version": "1", "outputs": outputs}).encode()
         self.reply(200, header + payload, {"Inference-Header-Content-Length": str(len(header))})
-
-    def reply(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's output clean."""
-
-
-def _split(content: bytes) -> Iterator[bytes]:
-    while content:
-        end = 4 + int.from_bytes(content[:4], "little")
-        yield content[4:end]
-        content = content[end:]
 
 
 @pytest.fixture

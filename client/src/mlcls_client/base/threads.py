@@ -24,7 +24,6 @@ class LoopThread:
     """An event loop that runs in a daemon thread until the process ends."""
 
     def __init__(self) -> None:
-        """Start the thread."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mlcls-client", daemon=True)
         self._thread.start()
@@ -71,30 +70,25 @@ os.register_at_fork(after_in_child=shared_loop.cache_clear)
 
 
 class ReaderThreads:
-    """A pool of threads for blocking calls. A thread is started if all others are busy.
+    """A pool of at most `limit` threads for blocking calls. A thread is started if all others are busy.
 
     Not `ThreadPoolExecutor`: the interpreter waits for its threads at exit, so Ctrl-C during the fetch of a URL would
     take effect only after the fetch.
     """
 
     def __init__(self, limit: int) -> None:
-        """Make a pool of at most `limit` threads; none is started yet."""
         self._limit = limit
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._idle = threading.Semaphore(0)
         self._started = 0
-        self._free = 0
 
     async def run(self, call: Callable[[], Returned]) -> Returned:
         """Return what a call returns or raise what it raises. Cancelling does not stop the call."""
         outcome: Future[Returned] = Future()
-        with self._lock:
-            if self._free <= 0 and self._started < self._limit:
-                self._started += 1
-                threading.Thread(target=self._work, name="mlcls-client-reader", daemon=True).start()
-            else:
-                self._free -= 1
         self._jobs.put((call, outcome))
+        if not self._idle.acquire(blocking=False) and self._started < self._limit:
+            self._started += 1
+            threading.Thread(target=self._work, name="mlcls-client-reader", daemon=True).start()
         return await asyncio.wrap_future(outcome)
 
     def close(self) -> None:
@@ -105,16 +99,10 @@ class ReaderThreads:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             call, outcome = job
-            value, error = None, None
             if outcome.set_running_or_notify_cancel():
                 try:
-                    value = call()
-                except Exception as raised:
-                    error = raised
-            with self._lock:
-                self._free += 1
-            if error is not None:
-                outcome.set_exception(error)
-            elif outcome.running():
-                outcome.set_result(value)
-            del job, call, outcome, value, error  # a waiting thread must not keep an image
+                    outcome.set_result(call())
+                except Exception as error:
+                    outcome.set_exception(error)
+            del job, call, outcome  # a waiting thread must not keep an image
+            self._idle.release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from mlcls_client.base.text import visible
@@ -14,9 +14,9 @@ from mlcls_client.cli.arguments import (
     parse_seconds,
     read_server_arguments,
 )
+from mlcls_client.cli.output import EXIT_OK, EXIT_SERVER, EXIT_USAGE, print_line, with_exit_code
 from mlcls_client.cli.predict import SUMMARY as PREDICT_SUMMARY
 from mlcls_client.cli.predict import add_predict_arguments, run_predict
-from mlcls_client.cli.terminal import EXIT_OK, EXIT_SERVER, EXIT_USAGE, print_line, with_exit_code
 from mlcls_client.server_state import list_models, read_health
 from mlcls_client.transport.connection import DEFAULT_RETRIES
 
@@ -43,32 +43,32 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mlcls-client {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    predict = commands.add_parser("predict", help=PREDICT_SUMMARY, description=PREDICT_SUMMARY)
-    add_predict_arguments(predict)
-    predict.set_defaults(run=run_predict)
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str = ""
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=f"{summary} {more}".strip())
+        command.set_defaults(run=run)
+        return command
 
-    summary = "Wait until a model is ready."
-    wait = commands.add_parser("wait", help=summary, description=f"{summary} Exit 0 if it is, 3 if not in time.")
+    add_predict_arguments(add("predict", run_predict, PREDICT_SUMMARY))
+
+    wait = add("wait", _wait, "Wait until a model is ready.", "Exit 0 if it is, 3 if not in time.")
     wait.add_argument("model", metavar="MODEL", help="name of the model, e.g. PP-LCNet_x1_0_ML")
     add_server_arguments(wait)
     seconds = "how long to wait, in seconds (default: %(default)g)"
     wait.add_argument("--timeout", type=parse_seconds, default=_WAIT_TIMEOUT_S, metavar="S", help=seconds)
-    wait.set_defaults(run=_wait)
 
-    summary = "List the models of a server."
     closed = "If the server closes its list, as mlcls serve does to clients without --admin-key, list the loaded ones."
-    models = commands.add_parser("models", help=summary, description=f"{summary} {closed}")
+    models = add("models", _models, "List the models of a server.", closed)
     models.add_argument("--all", action="store_true", help="also list the steps of ensembles and all other models")
     add_server_arguments(models)
     add_request_arguments(models, DEFAULT_RETRIES)
-    models.set_defaults(run=_models)
 
-    summary = "Check whether a server and the given models are ready."
-    health = commands.add_parser("health", help=summary, description=f"{summary} Exit 0 if all are, 3 if not.")
+    ready = "Check whether a server and the given models are ready."
+    health = add("health", _health, ready, "Exit 0 if all are, 3 if not.")
     health.add_argument("model", metavar="MODEL", nargs="*", help="name of a model, e.g. PP-LCNet_x1_0_ML")
     add_server_arguments(health)
     add_request_arguments(health, 0)
-    health.set_defaults(run=_health)
     return parser
 
 

@@ -14,16 +14,14 @@ from typing import Final, get_args
 
 from mlcls_client.cli.arguments import add_request_arguments, add_server_arguments, open_model, parse_count
 from mlcls_client.cli.output import (
+    EXIT_IMAGE_FAILED,
+    EXIT_OK,
     CsvWriter,
     JsonLinesWriter,
+    ProgressBar,
     ResultSaver,
     SavedKind,
     TableWriter,
-)
-from mlcls_client.cli.terminal import (
-    EXIT_IMAGE_FAILED,
-    EXIT_OK,
-    ProgressBar,
     complain,
     print_line,
     with_exit_code,
@@ -31,7 +29,7 @@ from mlcls_client.cli.terminal import (
 from mlcls_client.errors import InputError, InvalidRequestError, MlclsClientError, OutputError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.sources import ImageSource, count_images, iterate_sources
-from mlcls_client.prediction.call import MAX_CONCURRENCY
+from mlcls_client.prediction import MAX_CONCURRENCY
 from mlcls_client.transport.connection import DEFAULT_RETRIES
 from mlcls_client.transport.contract import Threshold, encode_threshold
 

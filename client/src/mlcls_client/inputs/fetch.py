@@ -17,6 +17,7 @@ from mlcls_client.base.text import end_sentence, safe_file_name
 from mlcls_client.errors import InputError, InvalidRequestError
 
 _BLOCK_BYTES: Final = 65536
+_SCHEMES: Final = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,6 @@ class FetchLimits:
     max_redirects: int = 5
 
     def __post_init__(self) -> None:
-        """Reject limits that nothing can meet."""
         if self.max_bytes < 1 or not 0 < self.timeout_s < float("inf") or self.max_redirects < 0:
             raise InvalidRequestError(
                 f"Expected max_bytes of 1 or more, timeout_s above 0 and max_redirects of 0 or more, got {self}."
@@ -101,7 +101,7 @@ def _quoted_address(url: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise InputError(f"Expected an http or https address of an image, got a malformed one: {error}.") from None
-    if parts.scheme.lower() not in ("http", "https") or not host:
+    if parts.scheme not in _SCHEMES or not host:
         raise InputError(
             f"Expected a path, or an http or https address, got {url!r}; download the image first and pass its path."
         )
@@ -114,7 +114,9 @@ def _quoted_address(url: str) -> str:
 
 def _download(url: str, address: str, limits: FetchLimits) -> bytes:
     deadline = time.monotonic() + limits.timeout_s
-    with _make_opener(limits).open(address, timeout=limits.timeout_s) as response:
+    opener = urllib.request.build_opener(_Redirects(limits.max_redirects))
+    opener.addheaders = [("User-Agent", "mlcls-client")]
+    with opener.open(address, timeout=limits.timeout_s) as response:
         text = response.headers.get("Content-Length")
         expected = int(text) if text is not None and text.isdecimal() else None
         if expected is not None and expected > limits.max_bytes:
@@ -136,23 +138,6 @@ def _download(url: str, address: str, limits: FetchLimits) -> bytes:
     return bytes(content)
 
 
-def _make_opener(limits: FetchLimits) -> urllib.request.OpenerDirector:
-    # Not build_opener: it also reads file, ftp and data addresses, to which a redirect might lead.
-    opener = urllib.request.OpenerDirector()
-    opener.addheaders = [("User-Agent", "mlcls-client")]
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _Redirects(limits.max_redirects),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def __init__(self, max_redirects: int) -> None:
         self._left = max_redirects
@@ -161,6 +146,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self._left -= 1
         if self._left < 0:
             raise urllib.error.URLError("too many redirects")
+        if urlsplit(newurl).scheme not in _SCHEMES:
+            raise urllib.error.URLError("redirected to an address that is not http or https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

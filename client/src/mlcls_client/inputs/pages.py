@@ -11,6 +11,7 @@ import importlib
 import io
 import math
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -34,7 +35,6 @@ class PdfDocument:
     """An open PDF file, drawn with its forms and annotations."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Open a document, which owns the file."""
         pypdfium2: Any = importlib.import_module("pypdfium2")
         with _PDFIUM_LOCK:
             self._document = pypdfium2.PdfDocument(file, autoclose=True)
@@ -43,22 +43,15 @@ class PdfDocument:
 
     def render(self, page_index: int) -> Image.Image:
         """Draw a page, RGB."""
-        with _PDFIUM_LOCK:
-            page = self._document[page_index]
-            try:
-                width, height = page.get_size()
-                bitmap = page.render(scale=find_render_scale(height, width))
-                try:
-                    # Copies: the bitmap's memory goes with the bitmap.
-                    image: Image.Image = bitmap.to_pil().convert("RGB")
-                    return image
-                finally:
-                    bitmap.close()
-            finally:
-                page.close()
+        with _PDFIUM_LOCK, closing(self._document[page_index]) as page:
+            width, height = page.get_size()
+            with closing(page.render(scale=find_render_scale(height, width))) as bitmap:
+                # A copy: the bitmap's memory goes with the bitmap.
+                image: Image.Image = bitmap.to_pil().convert("RGB")
+                return image
 
     def close(self) -> None:
-        """Close the document."""
+        """Close the document and its file."""
         with _PDFIUM_LOCK:
             self._document.close()
 
@@ -67,7 +60,6 @@ class TiffDocument:
     """An open TIFF file."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Open a document."""
         from PIL import Image
 
         self._file = file
@@ -80,7 +72,7 @@ class TiffDocument:
         return self._image.convert("RGB")
 
     def close(self) -> None:
-        """Close the document."""
+        """Close the document and its file."""
         self._image.close()
         self._file.close()
 
@@ -91,13 +83,13 @@ _KINDS: Final[dict[str, type[PdfDocument] | type[TiffDocument]]] = {
     ".tif": TiffDocument,
     ".tiff": TiffDocument,
 }
-_SIGNATURES: Final = {b"%PDF-": ".pdf", b"II*\0": ".tif", b"MM\0*": ".tif"}
+_SIGNATURES: Final = {b"%PDF": ".pdf", b"II*\0": ".tif", b"MM\0*": ".tif"}
 PAGED_SUFFIXES: Final = frozenset(_KINDS)
 
 
-def find_paged_suffix(content: bytes) -> str | None:
-    """Return the suffix of the paged format that begins like this; None for any other file."""
-    return next((suffix for start, suffix in _SIGNATURES.items() if content.startswith(start)), None)
+def find_paged_suffix(content: bytes) -> str:
+    """Return the suffix of the paged format that begins like this; an empty one for any other file."""
+    return _SIGNATURES.get(content[:4], "")
 
 
 class PageFile:

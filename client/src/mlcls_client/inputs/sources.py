@@ -88,16 +88,15 @@ def iterate_sources(
     elif isinstance(inputs, str | os.PathLike):
         path = os.fspath(inputs)
         if is_url(path):
-            fetch = partial(fetch_url, path, fetch_limits)
-            yield from _named_sources(path, _suffix(url_file_name(path)), fetch, array_format, fetch)
+            read = partial(fetch_url, path, fetch_limits)
+            yield from _named_sources(path, _suffix(url_file_name(path)), read, array_format, in_memory=True)
         elif os.path.isdir(path):
             yield from _folder_sources(path, array_format)
         else:
             yield from _file_sources(path, array_format)
     elif isinstance(inputs, bytes | bytearray | memoryview):
         content = bytes(inputs)
-        suffix = find_paged_suffix(content) or ""
-        yield from _named_sources(None, suffix, lambda: content, array_format, lambda: content)
+        yield from _named_sources(None, find_paged_suffix(content), lambda: content, array_format, in_memory=True)
     elif isinstance(inputs, np.ndarray):
         yield ImageSource(None, partial(encode_bgr_array, inputs, array_format))
     elif isinstance(inputs, Image.Image):
@@ -160,18 +159,14 @@ def _file_sources(path: str, array_format: ArrayFormat) -> Iterator[ImageSource]
 
 
 def _named_sources(
-    name: str | None,
-    suffix: str,
-    read: Callable[[], bytes],
-    array_format: ArrayFormat,
-    load: Callable[[], bytes] | None = None,
+    name: str | None, suffix: str, read: Callable[[], bytes], array_format: ArrayFormat, in_memory: bool = False
 ) -> Iterator[ImageSource]:
-    """Make the sources of one file; `load` reads a file with pages that is kept in memory."""
+    """Make the sources of one file; one with pages is kept in memory or read page by page from its path."""
     if suffix in CONVERTED_SUFFIXES:
         yield ImageSource(name, lambda: _convert(str(name), read(), array_format))
     elif suffix in PAGED_SUFFIXES:
         try:
-            pages = PageFile(name or "file from memory", suffix, load and load(), array_format)
+            pages = PageFile(name or "file from memory", suffix, read() if in_memory else None, array_format)
         except InputError as error:
             yield _failing_source(name, str(error))
         else:

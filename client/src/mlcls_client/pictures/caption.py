@@ -43,18 +43,10 @@ Item: TypeAlias = tuple[Image.Image, int, int]
 def lay_out_scores(
     width: int, label_names: Sequence[str], scores: Sequence[float], fonts: Fonts
 ) -> tuple[int, list[Item]]:
-    """Place labels, bars and scores in as many columns as fit the width, column by column.
+    """Place N labels, bars and scores in as many columns as fit the width, column by column; N is at least 1.
 
-    A name that is too long for its column is wrapped; only a name of more than six lines ends in an ellipsis.
-
-    Args:
-        width: Width of the panel.
-        label_names: N names, at least one.
-        scores: N probabilities; a value outside 0 to 1 gets an empty or full bar.
-        fonts: Fonts, loaded at the size to draw.
-
-    Returns:
-        Height of the panel, and for each label in order its name, bar and score.
+    A name that is too long for its column is wrapped; only a name of more than six lines ends in an ellipsis. A score
+    outside 0 to 1 gets an empty or full bar. Returns the panel's height, and for each label its name, bar and score.
     """
     em = fonts.size
     padding, gap, column_gap = (round(share * em) for share in (_PADDING_EM, _CELL_GAP_EM, _COLUMN_GAP_EM))

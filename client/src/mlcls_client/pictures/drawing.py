@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from PIL import Image, ImageOps
@@ -54,15 +54,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def draw_labels(image: Image.Image, label_names: Sequence[str], scores: Sequence[float]) -> Image.Image:
-    """Draw labels and scores in a panel below an image; the picture is RGB.
+    """Draw N labels and scores in a panel below an image of any mode; the picture is RGB.
 
     The pixels of the image stay unchanged. An image that is too narrow for readable text is centered in a wider
     picture.
-
-    Args:
-        image: The photo, any mode.
-        label_names: N names, in the order in which to list them.
-        scores: N finite probabilities.
 
     Raises:
         InputError: The font cannot be loaded, or there is not one finite score per name.
@@ -71,31 +66,26 @@ def draw_labels(image: Image.Image, label_names: Sequence[str], scores: Sequence
         raise InputError(f"Expected one finite score per label, got {list(scores)} for {list(label_names)}.")
     if not label_names:
         return draw_names(image, [EMPTY_TEXT])
-    names, width, fonts = _prepare(image, label_names)
-    return _compose(image, width, *lay_out_scores(width, names, scores, fonts))
+    return _draw(image, label_names, lambda width, names, fonts: lay_out_scores(width, names, scores, fonts))
 
 
 def draw_names(image: Image.Image, label_names: Sequence[str]) -> Image.Image:
-    """Draw labels without scores, like those of a dataset, in a panel below an image; the picture is RGB.
-
-    Args:
-        image: The photo, any mode.
-        label_names: N names, in the order in which to list them; without any, the panel says "no label".
+    """Draw labels without scores, like those of a dataset, as `draw_labels` does; without any, it says "no label".
 
     Raises:
         InputError: The font cannot be loaded.
     """
-    names, width, fonts = _prepare(image, label_names or [NAMELESS_TEXT])
-    return _compose(image, width, *lay_out_names(width, names, fonts))
+    return _draw(image, label_names or [NAMELESS_TEXT], lay_out_names)
 
 
-def _prepare(image: Image.Image, label_names: Sequence[str]) -> tuple[list[str], int, Fonts]:
+def _draw(
+    image: Image.Image,
+    label_names: Sequence[str],
+    lay_out: Callable[[int, list[str], Fonts], tuple[int, list[Item]]],
+) -> Image.Image:
     names = [visible(name[:_MAX_DRAWN_CHARACTERS]) for name in label_names]
     width = picture_width(image.height, image.width)
-    return names, width, choose_fonts(names, font_size(image.height, width))
-
-
-def _compose(image: Image.Image, width: int, panel_height: int, items: Sequence[Item]) -> Image.Image:
+    panel_height, items = lay_out(width, names, choose_fonts(names, font_size(image.height, width)))
     picture = Image.new("RGB", (width, image.height + panel_height), PANEL_COLOR)
     picture.paste(SURROUND_COLOR, (0, 0, width, image.height))
     picture.paste(_to_rgb(image), ((width - image.width) // 2, 0))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import ipaddress
 import logging
 import math
 import os
 import re
+import ssl as tls
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, Union
@@ -86,8 +86,11 @@ def read_connection(
     retries: int = DEFAULT_RETRIES,
     admin_key: str | None = None,
     shared_memory: bool = False,
+    model_dir: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    use_hpip: bool = False,
 ) -> Connection:
-    """Check the connection arguments of `create_model`; without a model for calls about the server itself.
+    """Check the arguments of `create_model`; without a model for calls about the server itself.
 
     Raises:
         InvalidRequestError: An argument is not as described there, or a PEM file cannot be read.
@@ -107,12 +110,6 @@ def read_connection(
     if not isinstance(shared_memory, bool):
         raise InvalidRequestError(f"Expected shared_memory to be True or False, got {shared_memory!r}.")
     _check_key("admin_key", admin_key)
-    tls, all_headers = _read_ssl(ssl), _read_headers(headers, api_key)
-    return Connection(url, protocol, model_name or "", timeout_s, tls, all_headers, retries, admin_key, shared_memory)
-
-
-def check_paddlex_arguments(model_dir: str | os.PathLike[str] | None, device: str | None, use_hpip: bool) -> None:
-    """Reject `model_dir`, and warn about the arguments of PaddleX that only the server can follow."""
     if model_dir is not None:  # a model other than the one in that folder would answer
         raise InvalidRequestError(
             f"Expected no model_dir, got {os.fspath(model_dir)!r}: the model is on the server. Import it there: "
@@ -121,6 +118,8 @@ def check_paddlex_arguments(model_dir: str | os.PathLike[str] | None, device: st
     for name, value in (("device", device), ("use_hpip", use_hpip or None)):
         if value is not None:
             logger.warning("%s=%r has no effect: the server's configuration decides it.", name, value)
+    files, all_headers = _read_ssl(ssl), _read_headers(headers, api_key)
+    return Connection(url, protocol, model_name or "", timeout_s, files, all_headers, retries, admin_key, shared_memory)
 
 
 def _read_ssl(ssl: Ssl) -> dict[str, str] | None:
@@ -149,9 +148,8 @@ def _read_ssl(ssl: Ssl) -> dict[str, str] | None:
     return files
 
 
-def make_ssl_context(files: Mapping[str, str]) -> Any:
-    """Return the `ssl.SSLContext` of a connection; an OSError if a file is not as expected."""
-    tls: Any = importlib.import_module("ssl")
+def make_ssl_context(files: Mapping[str, str]) -> tls.SSLContext:
+    """Return the context of a connection; an OSError if a file is not as expected."""
     context = tls.create_default_context(cafile=files.get("root_certificates"))
     if "certificate_chain" in files:
         # Otherwise, OpenSSL would ask for the password of an encrypted key on the terminal.

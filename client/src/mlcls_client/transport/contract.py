@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -102,35 +103,22 @@ def read_answers(
     return [_read_answer(text, state) for text, state in zip(*columns, strict=True)]
 
 
-def keep_top(answer: Answer, top_k: int | None) -> Answer:
-    """Return an answer with at most its `top_k` best labels; None keeps all."""
-    return Answer(answer.status, answer.class_ids[:top_k], answer.scores[:top_k], answer.label_names[:top_k])
-
-
 def _read_answer(text: Any, state: Any) -> Answer:
     status = state.decode("utf-8", "replace") if isinstance(state, bytes) else str(state)
     if status != STATUS_OK:
         return Answer(status or "no reason given.")
-    try:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
         content = json.loads(text)
-        labels = list(zip(content["class_ids"], content["scores"], content["label_names"], strict=True))
-        well_formed = all(
+        class_ids, scores, names = (tuple(content[key]) for key in ("class_ids", "scores", "label_names"))
+        if all(
             isinstance(class_id, int)
             and isinstance(score, int | float)
             and math.isfinite(score)
             and isinstance(name, str)
-            for class_id, score, name in labels
-        )
-    except (ValueError, KeyError, TypeError):
-        well_formed = False
-    if not well_formed:
-        raise ProtocolError(
-            f"Expected output {RESULT!r} to be JSON with the lists class_ids, scores and label_names of one length, "
-            f"got {text[:200]!r}."
-        )
-    return Answer(
-        status,
-        tuple(label[0] for label in labels),
-        tuple(float(label[1]) for label in labels),
-        tuple(label[2] for label in labels),
+            for class_id, score, name in zip(class_ids, scores, names, strict=True)
+        ):
+            return Answer(status, class_ids, tuple(map(float, scores)), names)
+    raise ProtocolError(
+        f"Expected output {RESULT!r} to be JSON with the lists class_ids, scores and label_names of one length, "
+        f"got {text[:200]!r}."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -20,19 +21,59 @@ from mlcls_client.errors import (
 )
 from mlcls_client.transport.connection import Connection
 
-# What InferenceServerException.status() returns: the gRPC code's name, or the HTTP status code as text.
-_UNAVAILABLE: Final = {"StatusCode.UNAVAILABLE", "502", "503"}
-_NOT_FOUND: Final = {"StatusCode.NOT_FOUND", "404"}
-_INVALID: Final = {
-    "StatusCode.INVALID_ARGUMENT",
-    "StatusCode.RESOURCE_EXHAUSTED",
-    "StatusCode.OUT_OF_RANGE",
-    "400",
-    "413",
-}
-_DEADLINE: Final = {"StatusCode.DEADLINE_EXCEEDED", "408", "504"}
-_NOT_IMPLEMENTED: Final = {"StatusCode.UNIMPLEMENTED", "405", "501"}
-_FORBIDDEN: Final = {"StatusCode.PERMISSION_DENIED", "StatusCode.UNAUTHENTICATED", "401", "403"}
+_LATE: Final = (
+    "Expected an answer for {model} from the {server} within {timeout_s:g} s, got none. Raise the time limit, send "
+    "smaller batches, or look at the server's load."
+)
+# What InferenceServerException.status() returns (the gRPC code's name, or the HTTP status code as text), or a pattern
+# of the server's text, empty for none. The first rule that matches counts.
+_RULES: Final[tuple[tuple[type[MlclsClientError], set[str], str, str], ...]] = (
+    # A closed API (`--http-restricted-api`, `--grpc-restricted-protocol`) is UNAVAILABLE over gRPC.
+    (
+        ServerError,
+        {"StatusCode.PERMISSION_DENIED", "StatusCode.UNAUTHENTICATED", "401", "403"},
+        "(protocol|API) is restricted",
+        "The {server} requires a key for this: {said} Pass its MLCLS_ADMIN_KEY as admin_key, or the header it names.",
+    ),
+    (
+        ServerUnavailableError,
+        {"StatusCode.UNAVAILABLE", "502", "503"},
+        "has no available versions",  # while it is being loaded
+        (
+            "Expected {model} from the {server}, which is not ready for it: {said} Check the address and the protocol, "
+            "that the server runs, and that the model is loaded."
+        ),
+    ),
+    (
+        ServerUnavailableError,
+        set(),
+        "Stub process.* is not healthy",  # a step was lost
+        (
+            "Expected {model} from the {server}, but one of its steps was killed or hangs: {said} "
+            "`mlcls serve --supervise` restarts by itself; look at the server's log."
+        ),
+    ),
+    (
+        ModelNotFoundError,
+        {"StatusCode.NOT_FOUND", "404"},
+        "unknown model.* is not found",
+        "The {server} has no {model}: {said} Compare the name with the models that the server has loaded.",
+    ),
+    (
+        InvalidRequestError,
+        {"StatusCode.INVALID_ARGUMENT", "StatusCode.RESOURCE_EXHAUSTED", "StatusCode.OUT_OF_RANGE", "400", "413"},
+        "",
+        "The {server} rejected the request for {model}: {said}",
+    ),
+    (DeadlineExceededError, {"StatusCode.DEADLINE_EXCEEDED", "408", "504"}, "", _LATE),
+    (
+        ProtocolError,
+        {"StatusCode.UNIMPLEMENTED", "405", "501"},
+        "",
+        "Expected a Triton inference server, but the {server} does not know this call: {said}",
+    ),
+    (ServerError, set(), ".", "The {server} failed on a request for {model} ({status}): {said}"),
+)
 
 # aiohttp's, by name, so that gRPC does not import it. Those that derive from OSError are not here.
 _LOST_CONNECTION_ERRORS: Final = {"ServerDisconnectedError", "ClientPayloadError", "ClientConnectionError"}
@@ -45,40 +86,18 @@ def is_lost_shared_memory(text: str) -> bool:
 
 def error_from_status(status: str | None, text: str, connection: Connection) -> MlclsClientError:
     """Map an error of the server; the status is gRPC's (`StatusCode.NOT_FOUND`), HTTP's (`404`), or None."""
-    server, model, said = connection.server, connection.subject, end_sentence(text)
-    kind: type[MlclsClientError] = ServerError
-    # A closed API answers 403 over HTTP, and UNAVAILABLE with "This protocol is restricted, expecting header ..." over
-    # gRPC (`--http-restricted-api`, `--grpc-restricted-protocol`).
-    if status in _FORBIDDEN or "protocol is restricted" in text or "API is restricted" in text:
-        message = (
-            f"The {server} requires a key for this: {said} Pass the server's MLCLS_ADMIN_KEY as admin_key, or the "
-            "header that it names."
-        )
-    elif status in _UNAVAILABLE or "has no available versions" in text:  # the latter while it is being loaded
-        kind = ServerUnavailableError
-        message = (
-            f"Expected {model} from the {server}, which is not ready for it: {said} "
-            "Check the address and the protocol, that the server runs, and that the model is loaded."
-        )
-    elif "Stub process" in text and "is not healthy" in text:  # a step was lost
-        kind = ServerUnavailableError
-        message = (
-            f"Expected {model} from the {server}, but one of its steps was killed or hangs: {said} "
-            "`mlcls serve --supervise` restarts by itself; look at the server's log."
-        )
-    elif status in _NOT_FOUND or ("unknown model" in text and "is not found" in text):
-        kind = ModelNotFoundError
-        message = f"The {server} has no {model}: {said} Compare the name with the models that the server has loaded."
-    elif status in _INVALID:
-        kind, message = InvalidRequestError, f"The {server} rejected the request for {model}: {said}"
-    elif status in _DEADLINE:
-        kind, message = DeadlineExceededError, _deadline_message(connection)
-    elif status in _NOT_IMPLEMENTED:
-        kind = ProtocolError
-        message = f"Expected a Triton inference server, but the {server} does not know this call: {said}"
-    else:
-        message = f"The {server} failed on a request for {model} ({status or 'no status'}): {said}"
-    return kind(message, server_text=text)
+    kind, message = next(
+        (kind, message)
+        for kind, statuses, pattern, message in _RULES
+        if status in statuses or (pattern and re.search(pattern, text, re.DOTALL))
+    )
+    said = end_sentence(text)
+    return kind(_fill(message, connection, said=said, status=status or "no status"), server_text=text)
+
+
+def _fill(message: str, connection: Connection, **values: str) -> str:
+    server, model, timeout_s = connection.server, connection.subject, connection.timeout_s
+    return message.format(server=server, model=model, timeout_s=timeout_s, **values)
 
 
 @contextmanager
@@ -100,7 +119,7 @@ def _error_from_exception(error: Any, connection: Connection) -> MlclsClientErro
     if isinstance(error, importlib.import_module("tritonclient.utils").InferenceServerException):
         return error_from_status(error.status(), error.message() or "no text", connection)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):  # two classes before Python 3.11
-        return DeadlineExceededError(_deadline_message(connection))
+        return DeadlineExceededError(_fill(_LATE, connection))
     if isinstance(error, OSError):
         return ServerUnavailableError(
             f"Cannot reach the {connection.server}: {end_sentence(str(error))} Check the address and the protocol, and "
@@ -116,11 +135,4 @@ def _error_from_exception(error: Any, connection: Connection) -> MlclsClientErro
     return ProtocolError(
         f"Expected an answer of a Triton inference server from {connection.url} over {connection.protocol}, "
         f"got something else ({type(error).__name__}: {error}). Check that the port is the one of this protocol."
-    )
-
-
-def _deadline_message(connection: Connection) -> str:
-    return (
-        f"Expected an answer for {connection.subject} from the {connection.server} within {connection.timeout_s:g} s, "
-        "got none. Raise the time limit, send smaller batches, or look at the server's load."
     )

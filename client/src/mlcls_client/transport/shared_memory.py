@@ -12,6 +12,7 @@ import contextlib
 import mmap
 import os
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -40,11 +41,7 @@ class Region:
     """Mapped memory, allocated in blocks, first fit."""
 
     def __init__(self) -> None:
-        """Allocate the memory.
-
-        Raises:
-            InvalidRequestError: This machine has no room for it.
-        """
+        """Allocate the memory, or raise InvalidRequestError if this machine has no room for it."""
         self.name = f"mlcls-client-{os.getpid()}-{secrets.token_hex(8)}"
         self._path = _FOLDER / self.name
         self._used: list[SharedBlock] = []
@@ -90,10 +87,9 @@ class Region:
 
 
 class ServerRegion:
-    """The region that one transport shares with its server; registered with the first request."""
+    """The region that one transport shares with its server; registered through `ask` with the first request."""
 
     def __init__(self, connection: Connection, ask: Callable[..., Awaitable[Any]]) -> None:
-        """Prepare a region that is registered through `Transport.ask`; nothing is allocated yet."""
         self._connection = connection
         self._ask = ask
         self._region: Region | None = None
@@ -120,9 +116,8 @@ class ServerRegion:
 
     async def _unregister(self, region: Region) -> None:
         """Unregister a region; repeat as long as the server refuses because it still works on canceled requests."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + _UNREGISTER_TIMEOUT_S
-        while (left_s := deadline - clock()) > 0:
+        deadline = time.monotonic() + _UNREGISTER_TIMEOUT_S
+        while (left_s := deadline - time.monotonic()) > 0:
             try:
                 await self._ask(left_s, "unregister_system_shared_memory", region.name, admin=True)
                 return

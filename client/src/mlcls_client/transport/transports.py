@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from mlcls_client.base.text import end_sentence
 from mlcls_client.errors import (
@@ -19,13 +22,16 @@ from mlcls_client.errors import (
 from mlcls_client.transport.connection import ADMIN_KEY_HEADER, Connection, is_loopback, make_ssl_context
 from mlcls_client.transport.contract import IMAGE, RESULT, STATUS, THRESHOLD_PARAMETER, Answer, read_answers
 from mlcls_client.transport.error_mapping import is_lost_shared_memory, mapped_errors
-from mlcls_client.transport.request import Answered, RequestContext, call_with_retries
 from mlcls_client.transport.shared_memory import ServerRegion
 
 _MAX_MESSAGE_BYTES: Final = 2**31 - 1
 _MAX_RECONNECT_BACKOFF_MS: Final = 1000
 # Triton counts in microseconds, and a day is as good as forever.
 _LONGEST_QUEUE_TIMEOUT_S: Final = 86_400.0
+_FIRST_PAUSE_S: Final = 0.2
+_MAX_PAUSE_S: Final = 5.0
+
+Answered = TypeVar("Answered")
 
 logger = logging.getLogger("mlcls_client")
 
@@ -37,7 +43,6 @@ class Transport:
     """
 
     def __init__(self, connection: Connection) -> None:
-        """Prepare a connection; nothing is sent yet."""
         self.connection = connection
         self._is_grpc = connection.protocol == "grpc"
         self._client: Any = None
@@ -45,21 +50,14 @@ class Transport:
         self._region = ServerRegion(connection, self.ask) if connection.shared_memory else None
 
     async def ask(
-        self,
-        left_s: float,
-        method: str,
-        *args: Any,
-        admin: bool = False,
-        context: RequestContext | None = None,
-        **options: Any,
+        self, left_s: float, method: str, *args: Any, admin: bool = False, trace: Mapping[str, str] = {}, **options: Any
     ) -> Any:
         """Call a method of tritonclient's client within `left_s` seconds; `admin` sends the key of the closed APIs.
 
         Raises:
             MlclsClientError: Any error in `mlcls_client.errors`.
         """
-        # A new dict, because tritonclient adds to it.
-        headers = {**(context.headers if context is not None else {}), **self.connection.headers}
+        headers = {**trace, **self.connection.headers}  # a new dict, because tritonclient adds to it
         if admin and self.connection.admin_key is not None:
             prefix = "triton-grpc-protocol-" if self._is_grpc else ""
             headers[prefix + ADMIN_KEY_HEADER] = self.connection.admin_key
@@ -70,13 +68,37 @@ class Transport:
                 return await call(*args, client_timeout=left_s, **options)
             return await asyncio.wait_for(call(*args, **options), left_s)
 
-    async def call(self, method: str, *args: Any, retries: int | None = None, admin: bool = False) -> Any:
+    async def call(self, method: str, *args: Any, admin: bool = False) -> Any:
         """Make a call like `ask`, within the connection's time limit and with its retries."""
-        return await self._retry(lambda left_s: self.ask(left_s, method, *args, admin=admin), retries)
+        return await self.retry(lambda left_s: self.ask(left_s, method, *args, admin=admin))
 
-    async def _retry(self, attempt: Callable[[float], Awaitable[Answered]], retries: int | None = None) -> Answered:
-        retries = self.connection.retries if retries is None else retries
-        return await call_with_retries(attempt, retries, self.connection.timeout_s)
+    async def retry(self, attempt: Callable[[float], Awaitable[Answered]]) -> Answered:
+        """Make a call, and retry it if that is safe, all within the connection's time limit.
+
+        Only a `ServerUnavailableError` is retried: the connection was refused or lost, or the server or the model is
+        not ready. A prediction changes nothing on the server, so it can be repeated if its answer was lost. A request
+        that the server rejected (a bad request, an unknown model) or did not answer in time is not retried. `attempt`
+        is given the seconds that are left.
+
+        Raises:
+            ServerUnavailableError: The last attempt failed, or no time is left for the next one.
+            DeadlineExceededError: No answer within the time limit.
+        """
+        left_s, number = self.connection.timeout_s, 0
+        deadline = time.monotonic() + left_s
+        while True:
+            try:
+                return await attempt(left_s)
+            except ServerUnavailableError as error:
+                # Randomly up to half shorter: clients that lost the same server must not all come back at once.
+                pause_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(number, 16)) * random.uniform(0.5, 1.0)
+                left_s = deadline - time.monotonic() - pause_s
+                number += 1
+                cause = getattr(error.__cause__, "certificate_error", error.__cause__)  # aiohttp wraps the error of TLS
+                # A certificate that is not trusted now will not be trusted a second later.
+                if number > self.connection.retries or left_s <= 0 or isinstance(cause, ssl.SSLCertVerificationError):
+                    raise
+            await asyncio.sleep(pause_s)
 
     def _open(self) -> Any:
         """Return tritonclient's client, made on the first call, because it belongs to the event loop of that call."""
@@ -105,18 +127,20 @@ class Transport:
         return self._client
 
     async def infer(
-        self, encoded_images: Sequence[bytes], threshold_json: str | None, context: RequestContext
+        self, encoded_images: Sequence[bytes], threshold_json: str | None, request_id: str, trace: Mapping[str, str]
     ) -> list[Answer]:
-        """Send one request and return one answer per image, in order; cancelling cancels the request.
+        """Send one request with the headers `trace` and return one answer per image; cancelling cancels the request.
 
         Raises:
             InvalidRequestError: The server rejects the request, or no image in it is good.
             MlclsClientError: Any other error in `mlcls_client.errors`.
         """
+        parameters = None if threshold_json is None else {THRESHOLD_PARAMETER: threshold_json}
+        options = {"request_id": request_id, "trace": trace, "parameters": parameters}
 
         async def attempt(left_s: float) -> Any:
             try:
-                return await self._infer_once(encoded_images, threshold_json, context, left_s)
+                return await self._infer_once(encoded_images, left_s, options)
             except ModelNotFoundError as error:
                 # A server that is still loading its models may have it later.
                 if await self.ask(left_s, "is_server_ready"):
@@ -127,21 +151,15 @@ class Transport:
                     server_text=error.server_text,
                 ) from error
 
-        response = await self._retry(attempt)
+        response = await self.retry(attempt)
         with mapped_errors(self.connection):
             result, status = response.as_numpy(RESULT), response.as_numpy(STATUS)
         return read_answers(result, status, len(encoded_images))
 
     async def _infer_once(
-        self,
-        encoded_images: Sequence[bytes],
-        threshold_json: str | None,
-        context: RequestContext,
-        left_s: float,
-        is_second: bool = False,
+        self, encoded_images: Sequence[bytes], left_s: float, options: dict[str, Any], is_second: bool = False
     ) -> Any:
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + left_s
+        deadline = time.monotonic() + left_s
         self._open()
         image_input = self._tritonclient.InferInput(IMAGE, [len(encoded_images), 1], "BYTES")
         block = None if self._region is None else await self._region.place(encoded_images, left_s)
@@ -149,19 +167,17 @@ class Transport:
             image_input.set_data_from_numpy(_to_tensor(encoded_images))
         else:
             image_input.set_shared_memory(block.region.name, block.size_bytes, block.offset)
-        left_s = max(0.001, deadline - clock())
+        left_s = max(0.001, deadline - time.monotonic())
         try:
             return await self.ask(
                 left_s,
                 "infer",
                 self.connection.model_name,
-                context=context,
                 inputs=[image_input],
                 outputs=[self._tritonclient.InferRequestedOutput(name) for name in (RESULT, STATUS)],
-                request_id=context.request_id,
                 # Triton drops a request that is still queued by then.
                 timeout=max(1, int(min(left_s, _LONGEST_QUEUE_TIMEOUT_S) * 1e6)),
-                parameters=None if threshold_json is None else {THRESHOLD_PARAMETER: threshold_json},
+                **options,
             )
         except MlclsClientError as error:
             is_lost = is_lost_shared_memory(error.server_text or "")
@@ -172,13 +188,13 @@ class Transport:
         finally:
             if block is not None:
                 block.region.release(block)
-        return await self._infer_once(encoded_images, threshold_json, context, max(0.001, deadline - clock()), True)
+        return await self._infer_once(encoded_images, max(0.001, deadline - time.monotonic()), options, is_second=True)
 
     async def is_ready(self) -> bool:
         """Return whether the model can answer now."""
         return bool(
-            await self.call("is_server_ready", retries=0)
-            and await self.call("is_model_ready", self.connection.model_name, retries=0)
+            await self.ask(self.connection.timeout_s, "is_server_ready")
+            and await self.ask(self.connection.timeout_s, "is_model_ready", self.connection.model_name)
         )
 
     async def max_batch_size(self) -> int:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mlcls_client.testing import FakeServer
-from support.client_images import NAME
+from support.client_images import NAME, RED, encode_pages
 from support.quiet_http import served_folder
 
 Ask = Callable[..., tuple[int, str, str]]
@@ -67,8 +67,7 @@ def test_csv(ask: Ask, photos: list[str]) -> None:
 
 def test_pages_are_named(ask: Ask, photos: list[str], tmp_path: Path) -> None:
     path = tmp_path / "two.tif"
-    pages = [Image.new("RGB", (40, 30), color) for color in [(255, 0, 0), (0, 255, 0)]]
-    pages[0].save(path, save_all=True, append_images=pages[1:])
+    path.write_bytes(encode_pages("TIFF", (255, 0, 0), (0, 255, 0)))
     code, out, _ = ask("predict", NAME, path, photos[1], "gone.tif", "--save", tmp_path / "saved")
     lines = [f"{path}[0]  red 1.000", f"{path}[1]  green 1.000", f"{photos[1]}  blue 1.000", "gone.tif  (no result)"]
     assert (code, out.splitlines()) == (1, lines)
@@ -121,9 +120,7 @@ def test_a_file_on_standard_input(server: FakeServer, photos: list[str]) -> None
     assert (done.returncode, done.stderr) == (0, b"")
     result = json.loads(done.stdout)
     assert (result["input_path"], result["label_names"]) == ("stdin", ["blue"])
-    pages = io.BytesIO()
-    Image.open(photos[0]).save(pages, "TIFF", save_all=True, append_images=[Image.open(photos[1])])
-    done = run(server, "-", "--json", stdin=pages.getvalue())
+    done = run(server, "-", "--json", stdin=encode_pages("TIFF", RED, RED))
     assert [json.loads(line)["page_index"] for line in done.stdout.splitlines()] == [0, 1]
     assert run(server, "-", "--json").returncode == 1, "nothing on standard input is an image that fails"
 

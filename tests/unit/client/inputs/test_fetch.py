@@ -1,6 +1,5 @@
 """URLs are fetched by the client, within limits of size, time and redirects."""
 
-import io
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -8,69 +7,48 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from mlcls_client import FetchLimits, InputError, InvalidRequestError, create_model
-from mlcls_client.inputs.fetch import fetch_url, is_url, url_file_name
+from mlcls_client.inputs.fetch import fetch_url
 from mlcls_client.inputs.sources import iterate_sources
 from mlcls_client.testing import FakeServer
-from support.client_images import GREEN, NAME, RED, decode, encode, unused_url
-from support.quiet_http import QuietHttpServer, running
+from support.client_images import GREEN, NAME, RED, decode, encode, encode_pages, unused_url
+from support.quiet_http import QuietHandler, QuietHttpServer, running
 
 RED_PNG = encode(RED)
 
 
-def tiff(*colors: tuple[int, int, int]) -> bytes:
-    pages, buffer = [Image.new("RGB", (16, 12), color) for color in colors], io.BytesIO()
-    pages[0].save(buffer, format="TIFF", save_all=True, append_images=pages[1:])
-    return buffer.getvalue()
-
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler, BaseHTTPRequestHandler):
     """Serves some files, and misbehaves at other addresses."""
 
-    server: Any
+    protocol_version = "HTTP/1.0"
 
     def do_GET(self) -> None:
         self.server.paths.append(self.path)
         path, _, _ = self.path.partition("?")
         if path.startswith("/redirect/"):
             left = int(path.rpartition("/")[2])
-            self.redirect(f"/redirect/{left - 1}" if left > 1 else "/red.png")
+            self.reply(302, headers={"Location": f"/redirect/{left - 1}" if left > 1 else "/red.png"})
         elif path == "/to-file":
-            self.redirect("file:///etc/hostname")
+            self.reply(302, headers={"Location": "file:///etc/hostname"})
+        elif path == "/to-ftp":
+            self.reply(302, headers={"Location": "ftp://127.0.0.1:9/a.png"})
         elif path.startswith("/slow"):
             if path == "/slow":
-                self.reply(b"", {})
+                self.reply(200, headers={"Content-Length": "100"})
             for _ in range(100):
                 self.wfile.write(b"H")
                 time.sleep(0.02)
         elif path == "/short":
-            self.reply(b"only this", {"Content-Length": "100"})
+            self.reply(200, b"only this", {"Content-Length": "100"})
         elif path == "/endless":
-            self.reply(b"x" * 1_000_000, {})
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 1_000_000)
         elif path == "/no-http":
             self.wfile.write(b"this is not HTTP\r\n\r\n")
         elif path in self.server.files:
-            content = self.server.files[path]
-            self.reply(content, {"Content-Length": str(len(content))})
+            self.reply(200, self.server.files[path])
         else:
             self.send_error(404)
-
-    def redirect(self, target: str) -> None:
-        self.send_response(302)
-        self.send_header("Location", target)
-        self.end_headers()
-
-    def reply(self, content: bytes, headers: dict[str, str]) -> None:
-        self.send_response(200)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's output clean."""
 
 
 @pytest.fixture
@@ -79,7 +57,7 @@ def web() -> Iterator[Any]:
         settings.paths = []
         settings.files = {
             "/red.png": RED_PNG,
-            "/two.tif": tiff(RED, GREEN),
+            "/two.tif": encode_pages("TIFF", RED, GREEN),
             "/a%20b/%C3%A4.png": RED_PNG,
             "/gray.ppm": encode(image_format="PPM"),
             "/empty": b"",
@@ -142,6 +120,7 @@ def test_redirects_are_followed_up_to_a_limit(web: Any) -> None:
     [
         ("/gone.png", FetchLimits(), "the server answered 404 Not Found"),
         ("/to-file", FetchLimits(), "Cannot fetch|answered 302"),
+        ("/to-ftp", FetchLimits(), "redirected to an address that is not http or https"),
         ("/short", FetchLimits(), "Expected 100 bytes .* ended after 9"),
         ("/empty", FetchLimits(), "got an empty file"),
         ("/no-http", FetchLimits(), "not an answer of a web server"),
@@ -178,7 +157,6 @@ def test_nobody_at_the_address() -> None:
     [
         ("ftp://host/a.png", "Expected a path, or an http or https address"),
         ("file:///a.png", "Expected a path, or an http or https address"),
-        ("s3://bucket/a.png", "Expected a path, or an http or https address"),
         ("http:///a.png", "Expected a path, or an http or https address"),
         ("http://[::1/a.png", "malformed"),
         ("http://host:port/a.png", "malformed"),
@@ -196,32 +174,3 @@ def test_another_address_is_an_error_that_tells_no_password(url: str, message: s
 def test_limits_that_let_nothing_through_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError, match="Expected max_bytes"):
         FetchLimits(**options)
-
-
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [
-        ("https://host/a/b%20c.png?x=1.jpg#f", "b c.png"),
-        ("https://host/a/", "a"),
-        ("https://host", "host"),
-        ("https://host/..%2F..%2Fx.png", ".._.._x.png"),
-        ("http://[::1/a.png", "url"),
-    ],
-)
-def test_the_file_name_of_an_address(url: str, name: str) -> None:
-    assert url_file_name(url) == name
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("HTTP://h/a", True),
-        ("s3://b", True),
-        ("a/b.png", False),
-        ("C:\\a", False),
-        ("dir://x/../a b://c", True),
-        ("a b://c", False),
-    ],
-)
-def test_what_is_an_address(text: str, expected: bool) -> None:
-    assert is_url(text) is expected

@@ -106,7 +106,7 @@ def test_a_pil_image_is_sent_upright() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["no/such/file.jpg", "no/such/file.tif", "no/such/file.pgm", "null\0byte.jpg", "null\0byte.tiff"]
+    "path", ["no/such/file.jpg", "no/such/file.tif", "no/such/file.pgm", "a b://c", "null\0byte.jpg", "null\0byte.tiff"]
 )
 def test_a_missing_file_fails_when_its_turn_comes(path: str) -> None:
     (source,) = iterate_sources(path)

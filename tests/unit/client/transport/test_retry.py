@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -16,14 +17,14 @@ from mlcls_client import (
     create_model,
 )
 from mlcls_client.testing import FakeServer
-from mlcls_client.transport import request as request_module
-from mlcls_client.transport.request import call_with_retries
-from support.client_images import NAME, encode
+from mlcls_client.transport import transports
+from mlcls_client.transport.connection import Connection
+from support.client_images import NAME, encode, unused_url
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_module, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(transports, "_FIRST_PAUSE_S", 0.02)
 
 
 @pytest.mark.usefixtures("short_pauses")
@@ -50,17 +51,11 @@ def test_a_server_that_is_started_late(protocol: str, start_http: Callable[..., 
             assert len(list(model.predict(encode()))) == 1
         assert len(server.requests) == 3
         return
-    with FakeServer(NAME) as first:
-        port = first.port
-    late = FakeServer(NAME, port=port)
-    timer = threading.Timer(0.5, late.__enter__)
-    timer.start()
-    try:
-        with create_model(NAME, f"127.0.0.1:{port}", retries=20, timeout_s=15) as model:
-            assert len(list(model.predict(encode()))) == 1
-    finally:
-        timer.join()
-        late.__exit__(None, None, None)
+    url = unused_url()
+    late = FakeServer(NAME, port=int(url.rpartition(":")[2]))
+    with create_model(NAME, url, retries=20, timeout_s=15) as model, ExitStack() as started:
+        threading.Timer(0.5, started.enter_context, (late,)).start()
+        assert len(list(model.predict(encode()))) == 1
 
 
 @pytest.mark.usefixtures("short_pauses")
@@ -167,12 +162,8 @@ def test_pauses_grow_and_are_not_all_alike(monkeypatch: pytest.MonkeyPatch) -> N
         raise ServerUnavailableError("gone")
 
     monkeypatch.setattr(asyncio, "sleep", note)
-
-    for _ in range(2):
-        with pytest.raises(ServerUnavailableError):
-            asyncio.run(call_with_retries(fail, 9, 1000.0))
-    assert len(pauses) == 18
-    for number, pause in enumerate(pauses[:9]):
-        longest = min(5.0, 0.2 * 2**number)
-        assert longest / 2 <= pause <= longest
-    assert pauses[:9] != pauses[9:]
+    with pytest.raises(ServerUnavailableError):
+        asyncio.run(transports.Transport(Connection("server:8001", timeout_s=1000.0, retries=9)).retry(fail))
+    shares = [pause / min(5.0, 0.2 * 2**number) for number, pause in enumerate(pauses)]
+    assert len(set(shares)) == 9
+    assert 0.5 <= min(shares) <= max(shares) <= 1

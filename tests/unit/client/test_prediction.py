@@ -17,16 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls_client import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError, Model, create_model
+from mlcls_client import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError, Model
 from mlcls_client.inputs.sources import ImageSource
 from mlcls_client.testing import FakeServer
 from support.client_images import NAME, decode, encode, number_of, shade, wait_until
-
-
-@pytest.fixture
-def model(server: FakeServer) -> Iterator[Model]:
-    with create_model(NAME, url=server.url) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -143,8 +137,9 @@ def test_stopping_cancels_what_is_in_flight(server: FakeServer, model: Model, wa
             results.close()
         elif way == "model":
             model.close()
-            with pytest.raises(MlclsClientError, match="closed"):
-                next(results)
+            for use in (lambda: next(results), lambda: model.predict(first)):
+                with pytest.raises(MlclsClientError, match="closed"):
+                    use()
         else:
             del results
             gc.collect()
@@ -164,7 +159,7 @@ def test_closing_during_the_wait_for_an_answer_ends_the_wait(model: Model) -> No
 
 
 def test_images_that_are_read_ahead_are_bounded_in_bytes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlcls_client.prediction.call._MAX_HELD_BYTES", 3_000_000)
+    monkeypatch.setattr("mlcls_client.prediction._MAX_HELD_BYTES", 3_000_000)
     image, read = encode(image_format="BMP", side=600), []
 
     def source(number: int) -> ImageSource:
@@ -192,19 +187,12 @@ def test_several_threads_share_a_model(server: FakeServer, model: Model) -> None
         assert [*pool.map(ask, range(0, 200, 50))] == [[*range(begin, begin + 50)] for begin in range(0, 200, 50)]
 
 
-@pytest.mark.parametrize(
-    ("threshold", "top_k", "expected"),
-    [
-        (0.0, None, ["red", "green", "blue"]),
-        (0.0, 2, ["red", "green"]),
-        (0.0, 9, ["red", "green", "blue"]),
-        (0.1, 2, ["red"]),  # labels below the threshold do not fill up the number
-    ],
-)
-def test_top_k(model: Model, threshold: float, top_k: int | None, expected: list[str]) -> None:
+# Labels below the threshold do not fill up the number.
+@pytest.mark.parametrize(("threshold", "top_k", "count"), [(0.0, None, 3), (0.0, 2, 2), (0.0, 9, 3), (0.1, 2, 1)])
+def test_top_k(model: Model, threshold: float, top_k: int | None, count: int) -> None:
     (result,) = model.predict(encode((30, 20, 10)), threshold=threshold, top_k=top_k)
-    assert result.label_names == expected
-    assert len(result.class_ids) == len(result.scores) == len(expected)
+    assert result.label_names == ["red", "green", "blue"][:count]
+    assert len(result.class_ids) == len(result.scores) == count
 
 
 @pytest.mark.parametrize(("array_format", "signature"), [("png", b"\x89PNG"), ("jpeg", b"\xff\xd8\xff")])
@@ -257,12 +245,15 @@ def test_control_c_ends_the_wait_and_what_is_in_flight(server: FakeServer, tmp_p
     [
         ({"concurrency": 0}, "concurrency to be from 1 to 96"),
         ({"concurrency": 97}, "concurrency to be from 1 to 96"),
-        ({"concurrency": True}, "concurrency to be from 1 to 96"),
         ({"batch_size": 0}, "batch_size to be 1 or more"),
         ({"batch_size": 1.5}, "batch_size to be 1 or more"),
         ({"top_k": 0}, "top_k to be 1 or more"),
         ({"on_error": "ignore"}, "Expected on_error"),
         ({"array_format": "bmp"}, "Expected array_format"),
+        ({"request_id": "a b"}, "Expected request_id to be 1 to 100 printable"),
+        ({"request_id": "é"}, "Expected request_id to be 1 to 100 printable"),
+        ({"request_id": "x" * 101}, "Expected request_id to be 1 to 100 printable"),
+        ({"request_id": 7}, "Expected request_id to be 1 to 100 printable"),
     ],
 )
 def test_wrong_options_are_refused_at_once(model: Model, options: dict[str, Any], message: str) -> None:

@@ -1,1 +1,0 @@
-"""One `predict` call: its options, requests and results, shared by `Model` and `AsyncModel`."""
