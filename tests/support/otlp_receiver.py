@@ -38,7 +38,7 @@ def receive_spans() -> Iterator[OtlpReceiver]:
     class Handler(QuietHandler):
         def do_POST(self) -> None:  # noqa: N802  # http.server's name
             spans.extend(read_spans(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-            self.answer(200)
+            self.reply(200)
 
     with serve_http(Handler) as port:
         yield OtlpReceiver(f"http://127.0.0.1:{port}/v1/traces", spans)

@@ -61,20 +61,6 @@ def served_folder(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
-class QuietHandler(BaseHTTPRequestHandler):
-    """Answers with a whole body."""
-
-    def answer(self, status: int, body: bytes = b"") -> None:
-        """Send an answer."""
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
-
-
 @contextmanager
 def serve_http(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
     """Serve while the block runs; yield the port."""

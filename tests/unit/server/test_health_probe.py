@@ -39,7 +39,7 @@ class FakeTriton:
         class Handler(QuietHandler):
             def do_GET(self) -> None:  # noqa: N802  # http.server's name
                 count = int(fake.others_per_s * (time.monotonic() - fake._began_s))
-                self.answer(200, f'nv_inference_request_success{{model="cat",version="1"}} {7 + count}\n'.encode())
+                self.reply(200, f'nv_inference_request_success{{model="cat",version="1"}} {7 + count}\n'.encode())
 
             def do_POST(self) -> None:  # noqa: N802  # http.server's name
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -52,7 +52,7 @@ class FakeTriton:
                     fake.end.wait(5)
                 else:
                     content = {"outputs": [{"data": [fake.text]}]} if fake.status == 200 else {"error": fake.text}
-                    self.answer(fake.status, json.dumps(content).encode())
+                    self.reply(fake.status, json.dumps(content).encode())
 
         self.handler = Handler
         self.url = ""

@@ -20,7 +20,7 @@ ANSWERS = {
 
 class _Handler(QuietHandler):
     def do_GET(self) -> None:  # noqa: N802  # http.server's name
-        self.answer(*ANSWERS.get(self.path, (404, b"")))
+        self.reply(*ANSWERS.get(self.path, (404, b"")))
 
 
 @pytest.fixture(autouse=True)
