@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import tritonclient.http.aio  # noqa: F401  # its import takes time that a deadline would count
 
 from mlcls_client import (
     DeadlineExceededError,
