@@ -56,12 +56,7 @@ class CheckReport:
 
 
 def check_dataset(
-    dataset_dir: Path,
-    output: Path,
-    *,
-    convert_coco: bool = False,
-    train_percent: int | None = None,
-    seed: int = 0,
+    dataset_dir: Path, output: Path, *, convert_coco: bool = False, train_percent: int | None = None, seed: int = 0
 ) -> CheckReport:
     """Convert and split a dataset in memory as requested, check the outcome, and then write all files.
 

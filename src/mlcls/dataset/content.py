@@ -9,14 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from mlcls.dataset.annotations import (
-    TRAIN_FILE,
-    VAL_FILE,
-    Sample,
-    format_annotations,
-    parse_annotations,
-    stack_targets,
-)
+from mlcls.dataset.annotations import TRAIN_FILE, VAL_FILE, Sample, format_annotations, parse_annotations, stack_targets
 from mlcls.dataset.labels import DATASET_LABELS_FILE, format_labels, parse_labels
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.errors import DatasetError

@@ -63,11 +63,7 @@ class Fit(NamedTuple):
 
 
 def fit_thresholds(
-    scores: Scores,
-    targets: Targets,
-    current: Sequence[float],
-    objective: Objective,
-    min_images: int = MIN_IMAGES,
+    scores: Scores, targets: Targets, current: Sequence[float], objective: Objective, min_images: int = MIN_IMAGES
 ) -> list[Fit]:
     """Return the threshold of each label that fits an objective best.
 

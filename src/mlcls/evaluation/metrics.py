@@ -61,10 +61,7 @@ class LabelMetrics:
 
 
 # Columns of `per_class.csv`, and keys of `per_class` in a result file.
-LABEL_COLUMNS: Final = (
-    *(field.name for field in dataclasses.fields(LabelMetrics)),
-    *("precision", "recall", "f1"),
-)
+LABEL_COLUMNS: Final = (*(field.name for field in dataclasses.fields(LabelMetrics)), *("precision", "recall", "f1"))
 
 
 @dataclasses.dataclass(frozen=True)

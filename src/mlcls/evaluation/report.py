@@ -36,10 +36,7 @@ def write_report(evaluation: Evaluation, output: Path, title: str) -> dict[str, 
     from mlcls.evaluation.pictures import draw_per_class, draw_precision_recall
 
     metrics = evaluation.metrics
-    pictures = {
-        "precision_recall": draw_precision_recall(evaluation, title),
-        "per_class": draw_per_class(metrics),
-    }
+    pictures = {"precision_recall": draw_precision_recall(evaluation, title), "per_class": draw_per_class(metrics)}
     for name, content in pictures.items():
         write_bytes(output / REPORT_FOLDER / f"{name}.png", content)
     write_text(output / REPORT_FOLDER / "per_class.csv", _to_csv(metrics))

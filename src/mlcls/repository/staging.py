@@ -36,11 +36,7 @@ class StagedVersion(abc.ABC):
         """Put the model files into the engine's version folder and return their records."""
 
     def write(self, target: ModelVersion, replaces: int | None) -> None:
-        """Write the version folders.
-
-        Args:
-            target: The version to be, in a staging repository.
-            replaces: The version that is active now; None if there is none.
+        """Write the folders of a version in a staging repository; `replaces` is the active version's number, if any.
 
         Raises:
             RepositoryError: The version that this one is derived from is damaged.
@@ -78,12 +74,7 @@ class RecalibratedVersion(StagedVersion):
     """A version that differs from another one in its thresholds only; its engines are hard links to the other's."""
 
     def __init__(self, base: ModelVersion, thresholds: Sequence[float], calibration: Mapping[str, Any]) -> None:
-        """Read the spec of the other version.
-
-        Args:
-            base: The other version.
-            thresholds: One for each label.
-            calibration: The record of the thresholds for the manifest of postprocess.
+        """Read the spec of the other version, `base`; the calibration is the thresholds' record for the manifest.
 
         Raises:
             RepositoryError: The other version is damaged.

@@ -100,11 +100,7 @@ def _run_share(url: str, concurrency: int) -> npt.NDArray[np.float64]:
 
 
 def measure_served(
-    version: ModelVersion,
-    target: Target,
-    installation: TritonInstallation,
-    load: Load,
-    progress: Callable[[str], None],
+    version: ModelVersion, target: Target, installation: TritonInstallation, load: Load, progress: Callable[[str], None]
 ) -> Measure:
     """Return a function that starts a tritonserver for each turn and loads it with one concurrency after another.
 
