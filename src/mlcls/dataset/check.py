@@ -117,11 +117,7 @@ def check_dataset(
 
 
 def _check_images(root: Path, content: DatasetContent, log: ProblemLog) -> dict[str, bytes]:
-    """Check the path of each image, and decode it.
-
-    Returns:
-        The digest of each picture that can be used, by its path; the same for copies.
-    """
+    """Check the path of each image and decode it; return the digest of each picture that can be used, by its path."""
     names = dict.fromkeys(sample.name for sample in content.samples if check_name(sample.name, sample.place, log))
     findings = inspect_images(root, list(names))
     for sample in content.samples:

@@ -77,12 +77,9 @@ class Finding:
 
 
 def examine(root: Path, tritonserver: Path | None = None, url: str | None = None) -> list[Finding]:
-    """Check this machine, a repository and a running server; change nothing.
+    """Check this machine, a model repository and, if its HTTP address `HOST:PORT` is given, a server; change nothing.
 
-    Args:
-        root: The model repository.
-        tritonserver: Folder of a Triton, laid out as in NVIDIA's container; by default the embedded one.
-        url: HTTP address of a running server, `HOST:PORT`; None checks no server.
+    `tritonserver` is the folder of a Triton, laid out as in NVIDIA's container; by default the embedded one.
 
     Raises:
         ServerError: The address is invalid.

@@ -56,15 +56,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a runner on every image of an annotation file, with a progress bar.
 
-    A `label.txt` beside the annotation file must have the runner's labels.
-
-    Args:
-        runner: Computes the scores.
-        annotations: `val.txt` of an `MLClsDataset`, or a file like it.
-        thresholds: Threshold of each label.
-        batch_size: Images in a batch.
-        num_workers: Threads that read images.
-        after_batch: See `score_annotated`.
+    A `label.txt` beside the annotation file must have the runner's labels. See `score_annotated` for the arguments;
+    `thresholds` has one for each label.
 
     Raises:
         DatasetError: The annotation file is wrong, its labels are not the runner's, no image has a label, or an image

@@ -61,7 +61,7 @@ class LabelMetrics:
 
 
 # Columns of `per_class.csv`, and keys of `per_class` in a result file.
-LABEL_COLUMNS: Final = (*(field.name for field in dataclasses.fields(LabelMetrics)), *("precision", "recall", "f1"))
+LABEL_COLUMNS: Final = (*(field.name for field in dataclasses.fields(LabelMetrics)), "precision", "recall", "f1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +118,7 @@ class Metrics:
 def compute_metrics(
     scores: Scores, targets: npt.NDArray[np.bool_], labels: Sequence[str], thresholds: Sequence[float]
 ) -> Metrics:
-    """Compute all metrics.
-
-    Args:
-        scores: (N, num_labels) float32.
-        targets: (N, num_labels) which labels each image has.
-        labels: Label of each class id.
-        thresholds: Threshold of each label.
+    """Compute all metrics of scores (N, num_labels) float32 and targets (N, num_labels), which labels each image has.
 
     Raises:
         DatasetError: No image has any label.

@@ -56,9 +56,6 @@ def score_annotated(
         num_workers: Threads that read images.
         after_batch: Called after each batch, in order, with the number of images scored so far.
 
-    Returns:
-        The scores and the targets.
-
     Raises:
         DatasetError: The annotation file is wrong, or an image cannot be used; the text has its path.
         ServedImageError: The server has no good answer for an image; the text has its path.
