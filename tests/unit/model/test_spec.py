@@ -74,12 +74,6 @@ def test_numbers_are_floats_and_lists_are_tuples() -> None:
     assert (spec.labels, spec.thresholds, spec.num_labels) == (("a", "b"), (0.0, 1.0), 2)
 
 
-def test_is_frozen() -> None:
-    for document in (SPEC, SPEC.transform):
-        with pytest.raises(AttributeError):
-            document.name = "other"  # type: ignore[union-attr,misc]
-
-
 # --- what is refused
 
 
@@ -145,35 +139,21 @@ def test_numbers_are_finite(number: float) -> None:
             change(SPEC.transform, SpecError, **{key: number if key == "scale" else [1, 2, number]})
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "name: ResNet50_ML", "{'a': 1}", '{"a": 1} {}', '{"name": NaN}', "[" * 100_000, "9" * 5000]
-)
-def test_not_json(text: str) -> None:
-    with pytest.raises(SpecError, match=r"^here: expected a JSON document, got invalid JSON"):
-        ModelSpec.from_json(text, "here")
-
-
-@pytest.mark.parametrize("text", ["[]", "1", '"a"', "null"])
-def test_not_an_object(text: str) -> None:
-    with pytest.raises(SpecError, match=r"^here: expected object, got "):
-        ModelSpec.from_json(text, "here")
-
-
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "model_spec.json"
     with pytest.raises(SpecError, match=rf"^{path} does not exist; import the model again: mlcls import MODEL\.$"):
-        ModelSpec.read(path)
-    path.write_bytes(b'{"name": "\xff"}')
-    with pytest.raises(SpecError, match=f"^{path}: expected a JSON document"):
         ModelSpec.read(path)
 
 
 # --- names, labels, the transform
 
 
-@pytest.mark.parametrize("name", ["a", "1", "A.b_c-d", "x" * 128])
-def test_name(name: str) -> None:
-    assert change(SPEC, SpecError, name=name).name == name
+def test_names_and_sizes_that_are_accepted() -> None:
+    for name in ("a", "1", "A.b_c-d", "x" * 128):
+        assert change(SPEC, SpecError, name=name).name == name
+    for side in (1, 8192):
+        transform = change(SPEC.transform, SpecError, height=side, width=side)
+        assert (transform.height, transform.width) == (side, side)
 
 
 @pytest.mark.parametrize("labels", [("a",), ("no", "1", "null"), ("人", "犬", "😀"), ("a b", "a, b", 'a"b', "it's")])
@@ -188,12 +168,6 @@ def test_label_that_is_refused(label: str) -> None:
     with pytest.raises(SpecError, match=r"^labels: expected different labels, none empty, without control ") as caught:
         change(SPEC, SpecError, labels=["fine", label], thresholds=[0.5, 0.5])
     assert str(caught.value).endswith(", got 'fine' twice." if label == "fine" else f", got {label!a}.")
-
-
-@pytest.mark.parametrize("side", [1, 8192])
-def test_size(side: int) -> None:
-    transform = change(SPEC.transform, SpecError, height=side, width=side)
-    assert (transform.height, transform.width) == (side, side)
 
 
 @pytest.mark.parametrize("interpolation", sorted({*INTERPOLATIONS["pil"], *INTERPOLATIONS["cv2"], "CUBIC", "bilinear"}))

@@ -145,7 +145,3 @@ def test_failure_leaves_the_old_thresholds(
     assert not list(root.glob(".mlcls-staging-*"))
     publish(root)
     assert Repository(root).active(NAME).spec.thresholds == NEW
-
-
-def test_thresholds_that_were_not_calibrated_leave_no_record(root: Path) -> None:
-    assert "calibration" not in (root / f"{NAME}_postprocess" / "1" / "manifest.json").read_text()

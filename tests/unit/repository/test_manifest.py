@@ -75,12 +75,10 @@ def test_content(folder: Path) -> None:
     [
         (lambda folder: (folder / "model.onnx").write_bytes(b"GRAPH"), "model.onnx is not the file"),
         (lambda folder: (folder / "model.onnx").write_bytes(b"graph more"), "model.onnx is not the file"),
-        (lambda folder: (folder / "model_spec.json").write_text("[]"), "model_spec.json is not the file"),
         (lambda folder: (folder / "model.onnx").unlink(), "model.onnx does not exist, but its manifest has it"),
         (lambda folder: (folder / "model.plan").write_bytes(b"x"), "model.plan is not in the manifest beside it"),
         (lambda folder: (folder / "manifest.json").unlink(), "manifest.json does not exist; import the model"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: expected a JSON document"),
-        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff"), "manifest.json: expected a JSON document"),
     ],
 )
 def test_planted_fault(folder: Path, fault: Any, message: str) -> None:
@@ -117,13 +115,10 @@ EDITS: dict[str, tuple[Any, str]] = {
         lambda document: {**document, "files": {"model.onnx": {}}},
         r"missing key files.model\.onnx.sha256",
     ),
-    "files are a list": (lambda document: {**document, "files": []}, r"files: expected object, got \[\]"),
     "precision": (
         lambda document: {**document, "engines": [{**document["engines"][0], "precision": "fp8"}]},
         r"engines\[0\]\.precision: expected one of fp32, fp16, int8, got 'fp8'",
     ),
-    "calibration": (lambda document: {**document, "calibration": "yes"}, "calibration: expected object"),
-    "a list": (lambda document: [document], "expected object"),
 }
 
 
@@ -185,5 +180,4 @@ def test_add_engine_to_a_folder_that_is_mixed_up(folder: Path) -> None:
 
 
 def test_tool_versions() -> None:
-    versions = tool_versions("numpy", "no-such-package")
-    assert set(versions) == {"mlcls", "numpy"}
+    assert set(tool_versions("numpy", "no-such-package")) == {"mlcls", "numpy"}

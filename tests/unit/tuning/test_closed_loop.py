@@ -78,11 +78,8 @@ def test_figures() -> None:
 
 
 def test_a_call_that_the_window_cuts_counts_by_its_share() -> None:
-    def make_call():  # type: ignore[no-untyped-def]
-        return lambda: time.sleep(0.4)
-
     # half of the only call lies in the window; none ends in it
-    figures = run_closed_loop(make_call, 1, window_s=0.2, warmup_s=0.1)
+    figures = run_closed_loop(lambda: lambda: time.sleep(0.4), 1, window_s=0.2, warmup_s=0.1)
     assert len(figures.latencies_s) == 0
     assert figures.calls is not None
     assert 0.3 < figures.calls < 0.6
