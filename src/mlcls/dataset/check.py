@@ -35,14 +35,7 @@ OUTPUT_FOLDER: Final = "check_dataset"
 
 @dataclasses.dataclass
 class CheckReport:
-    """The outcome of a check.
-
-    Attributes:
-        root: The dataset.
-        log: All problems.
-        result: PaddleX's result; empty if the dataset did not pass.
-        backups: Name of the backup of each file that was replaced.
-    """
+    """The outcome of a check: all problems, PaddleX's result if there is no error, and the replaced files' backups."""
 
     root: Path
     log: ProblemLog

@@ -26,13 +26,7 @@ _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 
 @dataclasses.dataclass(frozen=True)
 class DatasetContent:
-    """A dataset in memory, without its images.
-
-    Attributes:
-        labels: Label of each class id.
-        parts: Samples of `train` and of `val`.
-        retired: Files that the dataset was converted from.
-    """
+    """A dataset in memory, without its images: labels, the samples of `train` and `val`, and files converted from."""
 
     labels: tuple[str, ...]
     parts: Mapping[str, Sequence[Sample]]

@@ -18,14 +18,9 @@ from mlcls.evaluation.scoring import BATCH_SIZE, NUM_WORKERS, score_annotated
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation.
+    """The result of an evaluation, with the runner's name and the annotation file.
 
-    Attributes:
-        runner: Name of the runner that computed the scores.
-        annotations: The annotation file.
-        scores: (N, num_labels) float32.
-        targets: (N, num_labels) which labels each image has.
-        metrics: All metrics.
+    Scores (N, num_labels) are float32; targets (N, num_labels) say which labels each image has.
     """
 
     runner: str

@@ -17,17 +17,13 @@ from mlcls.model.metrics import average_precision
 
 @dataclasses.dataclass(frozen=True)
 class LabelMetrics:
-    """One label's metrics, from 0 to 1.
+    """One label's metrics, from 0 to 1; the average precisions are NaN if no image has the label.
 
     Attributes:
-        class_id: Its class id.
-        label: Its name.
         threshold: The label is predicted if its score is strictly greater.
         positives: Images that have the label.
         predicted: Images that it is predicted for.
         correct: Images that have it and that it is predicted for.
-        average_precision: `integral`; NaN if no image has the label.
-        average_precision_11point: `11point`; NaN if no image has the label.
     """
 
     class_id: int
@@ -70,9 +66,6 @@ class Metrics:
 
     Means over labels (mAP, CP, CR) count only labels that some image has. Sums over images and labels (OP, OR) count
     all labels: one that no image has can still be predicted, wrongly.
-
-    Attributes:
-        per_class: Each label's metrics, by class id.
     """
 
     per_class: tuple[LabelMetrics, ...]

@@ -25,11 +25,9 @@ _BATCHES_AHEAD: Final = 2
 
 
 class AnnotatedScores(NamedTuple):
-    """A runner's scores of the images of an annotation file, and the file's targets.
+    """A runner's scores of the images of an annotation file, in its order, and the file's targets.
 
-    Attributes:
-        scores: (N, num_labels) float32, in the file's order; no NaN.
-        targets: (N, num_labels) which labels each image has.
+    Scores (N, num_labels) are float32 without NaN; targets (N, num_labels) say which labels each image has.
     """
 
     scores: Scores

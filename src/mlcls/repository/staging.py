@@ -21,12 +21,7 @@ from mlcls.repository.names import ENGINE_SUFFIX, POSTPROCESS_SUFFIX, VERSION_FI
 
 
 class StagedVersion(abc.ABC):
-    """A version on its way into a repository.
-
-    Attributes:
-        spec: The spec.
-        calibration: The record of the thresholds for the manifest of postprocess, if they were calibrated.
-    """
+    """A version on its way into a repository, with the record of its thresholds if they were calibrated."""
 
     spec: ModelSpec
     calibration: Mapping[str, Any] | None = None
@@ -52,13 +47,7 @@ class StagedVersion(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedVersion(StagedVersion):
-    """A converted model.
-
-    Attributes:
-        spec: The spec, with the digest of the ONNX file.
-        onnx_model: The ONNX file; it is moved.
-        record: The record of the ONNX file.
-    """
+    """A converted model: its spec with the digest of the ONNX file; that file, which is moved; and its record."""
 
     spec: ModelSpec
     onnx_model: Path
