@@ -103,10 +103,6 @@ class Metrics:
             "OF1": _ratio(2 * correct, predicted + positives),
         }
 
-    def worst(self, count: int) -> tuple[LabelMetrics, ...]:
-        """Return the labels with the lowest average precision, the worst first; equal ones by class id."""
-        return tuple(sorted(self.counted, key=lambda row: row.average_precision)[:count])
-
 
 def compute_metrics(
     scores: Scores, targets: npt.NDArray[np.bool_], labels: Sequence[str], thresholds: Sequence[float]

@@ -56,7 +56,7 @@ def format_table(evaluation: Evaluation) -> str:
     lines.append(f"  {'worst labels':30}{'AP':>8}{'precision':>11}{'recall':>8}{'images':>8}")
     lines += [
         f"  {row.label[:28]:30}{row.average_precision:8.4f}{row.precision:11.4f}{row.recall:8.4f}{row.positives:8}"
-        for row in metrics.worst(_WORST)
+        for row in sorted(metrics.counted, key=lambda row: row.average_precision)[:_WORST]
     ]
     if metrics.not_counted:
         more = f" and {len(metrics.not_counted) - _WORST} more" if len(metrics.not_counted) > _WORST else ""

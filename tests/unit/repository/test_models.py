@@ -256,8 +256,6 @@ def test_unknown_model(root: Path, custom_spec: ModelSpec) -> None:
 def test_model_that_is_not_imported(root: Path, custom_spec: ModelSpec) -> None:
     for spec in (custom_spec, official_spec("ResNet50_ML")):
         write_configs(Repository(root), spec)
-    (root / "other").mkdir()
-    (root / "file").write_text("")
     assert Repository(root).models() == ["ResNet50_ML", NAME]
     with pytest.raises(RepositoryError, match=rf"has no weights yet: .* mlcls import FOLDER --name {NAME}\.$"):
         Repository(root).active(NAME)
@@ -293,7 +291,6 @@ def test_folders_renamed_by_hand(root: Path, custom_spec: ModelSpec) -> None:
     ("target", "file", "advice"),
     [
         ("embedded", "model.onnx", "Import the model again"),
-        ("cpu", "model.onnx", "Import the model again"),
         ("int8", "model.int8.onnx", "Build it from your photos: mlcls build-engine animals-v2 --engine int8"),
         ("gpu", "model.plan", "Build it in the serving image"),
     ],
