@@ -140,10 +140,6 @@ def test_add_engine(folder: Path) -> None:
     assert written.engines == (FP32, PLAN)
     assert set(written.files) == {"model.onnx", "model.plan", "model_spec.json"}
     assert not list(folder.parents[1].glob(f"{files.STAGING_PREFIX}*"))
-
-
-def test_add_engine_in_place_of_an_older_one(folder: Path) -> None:
-    add_engine(folder, stage(folder), PLAN)
     newer = msgspec.structs.replace(PLAN, tools={"tensorrt": "10.14"})
     add_engine(folder, stage(folder, b"newer plan"), newer)
     assert (folder / "model.plan").read_bytes() == b"newer plan"
