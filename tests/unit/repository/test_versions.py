@@ -306,7 +306,7 @@ def test_names_of_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
             add(Repository(root), stage(root, msgspec.structs.replace(custom_spec, name=name)))
 
 
-@pytest.mark.parametrize("name", ["a_2", "a_engine_x", "a_engine_0", "a_engine_2_b", "engine"])
+@pytest.mark.parametrize("name", ["a_2", "a_engine_0", "a_engine_2_b"])
 def test_names_that_look_like_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
     """Names beside a model whose steps they must not be mistaken for."""
     for each in ("a", name, name):
