@@ -16,22 +16,9 @@ from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.model.contract import TENSORS
 from mlcls.model.spec import MAX_LABEL_CHARACTERS, ModelSpec
 from mlcls_client.transport import contract as of_client
+from support.edited_documents import edit_document
 
 SPEC = official_spec("ResNet50_ML")
-
-
-def changed(key: str, value: object) -> str:
-    """The JSON text with another value at a key like `transform.height`; without the key for `...`."""
-    document: dict[str, Any] = json.loads(SPEC.to_json())
-    *parents, last = key.split(".")
-    target = document
-    for parent in parents:
-        target = target[parent]
-    if value is ...:
-        del target[last]
-    else:
-        target[last] = value
-    return json.dumps(document)
 
 
 # --- there and back
@@ -83,13 +70,13 @@ REQUIRED = ["schema_version", "name", "architecture", "labels", "thresholds", "t
 @pytest.mark.parametrize("key", [*REQUIRED[1:], *(f"transform.{key}" for key in SPEC.transform.__struct_fields__)])
 def test_missing_key(key: str) -> None:
     with pytest.raises(SpecError, match=rf"^model_spec\.json: missing key {key}; expected .*; import the model again"):
-        ModelSpec.from_json(changed(key, ...))
+        ModelSpec.from_json(edit_document(SPEC.to_json(), key, ...))
 
 
 @pytest.mark.parametrize("key", ["label", "transform.heigth", "tensors.input", "tensors."])
 def test_unknown_key(key: str) -> None:
     with pytest.raises(SpecError, match=rf"^model_spec\.json: unknown key {key}; expected only "):
-        ModelSpec.from_json(changed(key, 1))
+        ModelSpec.from_json(edit_document(SPEC.to_json(), key, 1))
 
 
 WRONG_VALUES: dict[str, list[object]] = {
@@ -121,7 +108,7 @@ WRONG_VALUES: dict[str, list[object]] = {
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG_VALUES.items() for value in values])
 def test_wrong_value(key: str, value: object) -> None:
     with pytest.raises(SpecError) as caught:
-        ModelSpec.from_json(changed(key, value))
+        ModelSpec.from_json(edit_document(SPEC.to_json(), key, value))
     text = str(caught.value)
     assert text.startswith(f"model_spec.json: {key}")
     assert ": expected " in text

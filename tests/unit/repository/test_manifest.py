@@ -17,6 +17,7 @@ from mlcls.errors import RepositoryError
 from mlcls.repository import models
 from mlcls.repository.manifest import EngineRecord, FileRecord, Manifest, tool_versions, verify_folder, write_manifest
 from mlcls.repository.models import Repository
+from support.edited_documents import edit_document
 from support.repositories import snapshot
 
 NAME = "animals-v2"
@@ -108,25 +109,18 @@ def test_another_step(folder: Path) -> None:
         verify_folder(folder, "pets_engine")
 
 
-EDITS: dict[str, tuple[Any, str]] = {
-    "schema": (lambda document: {**document, "schema_version": 2}, "schema_version: expected 1, got 2"),
-    "unknown key": (lambda document: {**document, "more": 1}, "unknown key more"),
-    "missing key": (
-        lambda document: {**document, "files": {"model.onnx": {}}},
-        r"missing key files.model\.onnx.sha256",
-    ),
-    "precision": (
-        lambda document: {**document, "engines": [{**document["engines"][0], "precision": "fp8"}]},
-        r"engines\[0\]\.precision: expected one of fp32, fp16, int8, got 'fp8'",
-    ),
-}
-
-
-@pytest.mark.parametrize("edit", EDITS)
-def test_a_document_that_is_not_a_manifest(folder: Path, edit: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("schema_version", 2, "schema_version: expected 1, got 2"),
+        ("more", 1, "unknown key more"),
+        ("files", {"model.onnx": {}}, r"missing key files\.model\.onnx\.sha256"),
+        ("engines", [{"precision": "fp8"}], r"engines\[0\]\.precision: expected one of fp32, fp16, int8, got 'fp8'"),
+    ],
+)
+def test_a_document_that_is_not_a_manifest(folder: Path, key: str, value: object, words: str) -> None:
     path = folder / "manifest.json"
-    change, words = EDITS[edit]
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    path.write_text(edit_document(path.read_text(), key, value))
     with pytest.raises(RepositoryError, match=rf"{path}: {words}.*; import the model again: mlcls import MODEL\.$"):
         Manifest.read(folder)
 

@@ -30,6 +30,7 @@ from mlcls.repository.settings import (
     settings_path,
 )
 from mlcls.repository.triton_config import parse_config
+from support.edited_documents import edit_document
 from support.repositories import add, snapshot, stage
 
 NAME = "animals-v2"
@@ -112,18 +113,9 @@ WRONG: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("key", "value", "words"), WRONG)
 def test_wrong_files(tmp_path: Path, key: str, value: Any, words: str) -> None:
-    document = json.loads(TUNED.to_json())
-    *parents, last = key.split(".")
-    target = document
-    for parent in parents:
-        target = target[parent]
-    if value is ...:
-        del target[last]
-    else:
-        target[last] = value
     path = settings_path(tmp_path, NAME)
     path.parent.mkdir()
-    path.write_text(json.dumps(document))
+    path.write_text(edit_document(TUNED.to_json(), key, value))
     with pytest.raises(ConfigError) as raised:
         Repository(tmp_path).settings(NAME)
     assert str(raised.value).startswith(f"{path}: {words.partition(':')[0] if key in words else ''}")
