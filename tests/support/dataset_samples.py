@@ -24,6 +24,12 @@ def write_picture(path: Path, seed: int, size: tuple[int, int] = (24, 32)) -> No
     Image.fromarray(tiles).resize((width, height), Image.Resampling.NEAREST).save(path)
 
 
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
 def annotation_lines(samples: Sequence[tuple[int, str]]) -> str:
     return "".join(f"images/{number:03}.png\t{vector}\n" for number, vector in samples)
 

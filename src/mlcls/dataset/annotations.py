@@ -23,12 +23,7 @@ _Prepared = TypeVar("_Prepared")
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """The images of one annotation file.
-
-    Attributes:
-        paths: The image files.
-        targets: (N, num_labels) whether each image has each label.
-    """
+    """The image files of one annotation file, and its targets: (N, num_labels) whether each image has each label."""
 
     paths: tuple[Path, ...]
     targets: npt.NDArray[np.bool_]
@@ -39,13 +34,7 @@ class ImageSet:
 
 
 class Sample(NamedTuple):
-    """One image as an annotation file has it.
-
-    Attributes:
-        name: Path of the image, relative to the dataset.
-        place: Its place in the file.
-        target: (num_labels,) whether it has each label.
-    """
+    """One image of an annotation file: its path in the dataset, its place, and (num_labels,) whether it has a label."""
 
     name: str
     place: Place

@@ -35,14 +35,7 @@ OUTPUT_FOLDER: Final = "check_dataset"
 
 @dataclasses.dataclass
 class CheckReport:
-    """The outcome of a check.
-
-    Attributes:
-        root: The dataset.
-        log: All problems.
-        result: PaddleX's result; empty if the dataset did not pass.
-        backups: Name of the backup of each file that was replaced.
-    """
+    """The outcome of a check: all problems, PaddleX's result if there is no error, and the replaced files' backups."""
 
     root: Path
     log: ProblemLog
@@ -56,12 +49,7 @@ class CheckReport:
 
 
 def check_dataset(
-    dataset_dir: Path,
-    output: Path,
-    *,
-    convert_coco: bool = False,
-    train_percent: int | None = None,
-    seed: int = 0,
+    dataset_dir: Path, output: Path, *, convert_coco: bool = False, train_percent: int | None = None, seed: int = 0
 ) -> CheckReport:
     """Convert and split a dataset in memory as requested, check the outcome, and then write all files.
 
@@ -122,11 +110,7 @@ def check_dataset(
 
 
 def _check_images(root: Path, content: DatasetContent, log: ProblemLog) -> dict[str, bytes]:
-    """Check the path of each image, and decode it.
-
-    Returns:
-        The digest of each picture that can be used, by its path; the same for copies.
-    """
+    """Check the path of each image and decode it; return the digest of each picture that can be used, by its path."""
     names = dict.fromkeys(sample.name for sample in content.samples if check_name(sample.name, sample.place, log))
     findings = inspect_images(root, list(names))
     for sample in content.samples:

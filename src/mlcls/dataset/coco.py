@@ -68,10 +68,8 @@ class _CocoFile:
 def read_coco(root: Path, required: Sequence[str], log: ProblemLog) -> DatasetContent | None:
     """Read the annotation files; log what is wrong with them and what is left out.
 
-    The required parts must have a file; if none is required, at least one part must.
-
-    Returns:
-        The dataset, with the images in the order of their COCO ids, as in PaddleX; None if a file is not a COCO file.
+    The required parts must have a file; if none is required, at least one part must. The images are in the order of
+    their COCO ids, as in PaddleX. None if a file is not a COCO file.
     """
     paths = _find_files(root, required, log)
     files = {part: _read_file(path, part, log) for part, path in paths.items()} if not log.errors else {}

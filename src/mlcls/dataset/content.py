@@ -9,14 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from mlcls.dataset.annotations import (
-    TRAIN_FILE,
-    VAL_FILE,
-    Sample,
-    format_annotations,
-    parse_annotations,
-    stack_targets,
-)
+from mlcls.dataset.annotations import TRAIN_FILE, VAL_FILE, Sample, format_annotations, parse_annotations, stack_targets
 from mlcls.dataset.labels import DATASET_LABELS_FILE, format_labels, parse_labels
 from mlcls.dataset.problems import Place, ProblemLog
 from mlcls.errors import DatasetError
@@ -33,13 +26,7 @@ _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 
 @dataclasses.dataclass(frozen=True)
 class DatasetContent:
-    """A dataset in memory, without its images.
-
-    Attributes:
-        labels: Label of each class id.
-        parts: Samples of `train` and of `val`.
-        retired: Files that the dataset was converted from.
-    """
+    """A dataset in memory, without its images: labels, the samples of `train` and `val`, and files converted from."""
 
     labels: tuple[str, ...]
     parts: Mapping[str, Sequence[Sample]]

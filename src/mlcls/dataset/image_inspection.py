@@ -35,22 +35,17 @@ class ImageFinding(NamedTuple):
 
 
 def inspect_images(root: Path, names: Sequence[str]) -> dict[str, ImageFinding]:
-    """Decode images as for a model, with a progress bar on a terminal.
-
-    Returns:
-        A finding for each name, which is a path relative to the folder.
-    """
+    """Decode images, named by their paths relative to a folder, as for a model; show a progress bar on a terminal."""
     from tqdm import tqdm
 
     threads = min(len(os.sched_getaffinity(0)), _MAX_THREADS)  # decoders work without Python's global lock
     with ThreadPoolExecutor(threads, "mlcls-images") as pool:
-        found = map_ahead(pool, inspect_image, (root / name for name in names), _IMAGES_AHEAD * threads)
+        found = map_ahead(pool, _inspect_image, (root / name for name in names), _IMAGES_AHEAD * threads)
         progress = tqdm(found, total=len(names), desc="opening images", unit="image", leave=False, disable=None)
         return dict(zip(names, progress, strict=True))
 
 
-def inspect_image(path: Path) -> ImageFinding:
-    """Decode one image."""
+def _inspect_image(path: Path) -> ImageFinding:
     try:
         if path.exists() and not path.is_file():  # such as a FIFO, on which a read would wait
             return ImageFinding(b"", "unreadable-image", "expected an image file, got something that is not a file")

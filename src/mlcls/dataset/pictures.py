@@ -33,18 +33,10 @@ _WRITTEN_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 def draw_histogram(
     labels: Sequence[str], train_counts: npt.NDArray[np.int64], val_counts: npt.NDArray[np.int64]
 ) -> bytes:
-    """Draw two bars for each label, with the counts as numbers, the most frequent label in training first.
+    """Draw two bars for each label, its (num_labels,) counts of images, as a PNG file; the most frequent label first.
 
     Labels are drawn in panels of at most 50, so that the text keeps its size however many there are. The scale, the
     same in all panels, is logarithmic if few labels have most of the images.
-
-    Args:
-        labels: The labels.
-        train_counts: (num_labels,) training images with each label.
-        val_counts: (num_labels,) validation images with each label.
-
-    Returns:
-        A PNG file.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -92,10 +84,7 @@ def require_pictures() -> None:
 
 
 def write_sample_pictures(root: Path, content: DatasetContent, folder: Path) -> dict[str, list[str]]:
-    """Write ten images of each part with their labels, the same that PaddleX chooses.
-
-    Returns:
-        For each part, the paths of the pictures relative to `folder`.
+    """Write ten images of each part with their labels, the same that PaddleX chooses; return their paths in `folder`.
 
     Raises:
         DatasetError: A picture cannot be drawn.

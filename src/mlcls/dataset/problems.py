@@ -13,13 +13,7 @@ _LISTED_ERRORS: Final = 5
 
 
 class Place(NamedTuple):
-    """A place in a dataset.
-
-    Attributes:
-        file: Path relative to the dataset's folder, with slashes.
-        line: Number of the line, from 1.
-        item: Item in a file without lines, like `image 17`.
-    """
+    """A file of a dataset, by its path with slashes, and a line, from 1, or an item in it, like `image 17`."""
 
     file: str
     line: int | None = None
@@ -32,14 +26,7 @@ class Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One problem.
-
-    Attributes:
-        severity: `error` if the dataset is rejected for it, else `warning`.
-        kind: Short name of this kind of problem, for programs.
-        place: Where it is.
-        message: What was expected and what came.
-    """
+    """One problem, an `error` if the dataset is rejected for it, else a `warning`; `kind` names it for programs."""
 
     severity: str
     kind: str
@@ -56,12 +43,7 @@ class Problem:
 
 
 class ProblemLog:
-    """The problems found so far.
-
-    Attributes:
-        errors: Problems that the dataset is rejected for, in order.
-        warnings: Problems that its owner should know about, in order.
-    """
+    """The problems found so far, in order: errors, for which the dataset is rejected, and warnings for its owner."""
 
     def __init__(self) -> None:
         self.errors: list[Problem] = []

@@ -26,17 +26,14 @@ _LEAST_GAIN: Final = 1e-6
 def choose_validation(
     targets: npt.NDArray[np.bool_], groups: npt.NDArray[np.intp], val_count: int, seed: int
 ) -> npt.NDArray[np.bool_]:
-    """Choose the validation samples.
+    """Return (N,) whether each sample is for validation; the same seed gives the same choice.
 
     Args:
         targets: (N, num_labels) whether each sample has each label.
         groups: (N,) number of each sample's group, 0 to G - 1; samples with the same number stay together.
         val_count: Wanted number of validation samples; met exactly if no group has more than one sample, and otherwise
             as nearly as the groups allow.
-        seed: The same seed gives the same choice.
-
-    Returns:
-        (N,) whether each sample is for validation.
+        seed: Seed of the choice.
     """
     count = len(targets)
     generator = np.random.default_rng(seed)
@@ -83,37 +80,23 @@ def _exchange_samples(
     weights = np.divide(1.0, wanted, out=np.zeros_like(wanted), where=wanted > 0)
     excess = labels[subset == _VAL].sum(axis=0) - wanted
     cost = (labels.astype(np.float64) ** 2) @ weights
-    single = sizes == 1
     for _ in range(_MAX_EXCHANGES):
         slope = 2 * (labels @ (weights * excess))
-        best = _best_exchange(single & (subset == _VAL), single & (subset == _TRAIN), slope, cost, labels, weights)
-        if best is None:
+        in_val, in_train = (np.flatnonzero((sizes == 1) & (subset == part)) for part in (_VAL, _TRAIN))
+        if not in_val.size or not in_train.size:
             return
-        leaving, coming = best
+        relief = (cost - slope)[in_val]
+        best = (-_LEAST_GAIN, -1, -1)
+        for at in np.argsort(relief, kind="stable")[:_LEAVING_CANDIDATES]:
+            change = (cost + slope)[in_train] + relief[at]
+            change -= 2 * (labels[in_train] @ (weights * labels[in_val[at]]))
+            nearest = int(np.argmin(change))
+            best = min(best, (float(change[nearest]), int(in_val[at]), int(in_train[nearest])))
+        _, leaving, coming = best
+        if leaving < 0:
+            return
         subset[leaving], subset[coming] = _TRAIN, _VAL
         excess += labels[coming] - labels[leaving]
-
-
-def _best_exchange(
-    in_val: npt.NDArray[np.bool_],
-    in_train: npt.NDArray[np.bool_],
-    slope: npt.NDArray[np.float64],
-    cost: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64],
-) -> tuple[int, int] | None:
-    leaving_candidates, coming_candidates = np.flatnonzero(in_val), np.flatnonzero(in_train)
-    if not leaving_candidates.size or not coming_candidates.size:
-        return None
-    relief = (cost - slope)[leaving_candidates]
-    best: tuple[float, int, int] = (-_LEAST_GAIN, -1, -1)
-    for at in np.argsort(relief, kind="stable")[:_LEAVING_CANDIDATES]:
-        leaving = int(leaving_candidates[at])
-        change = (cost + slope)[coming_candidates] + relief[at]
-        change -= 2 * (labels[coming_candidates] @ (weights * labels[leaving]))
-        nearest = int(np.argmin(change))
-        best = min(best, (float(change[nearest]), leaving, int(coming_candidates[nearest])))
-    return None if best[1] < 0 else best[1:]
 
 
 def _choose_subset(

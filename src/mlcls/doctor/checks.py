@@ -61,13 +61,9 @@ _API_REQUESTS: Final[Mapping[str, tuple[str, bytes | None]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that was examined.
+    """What was found about a topic, and what to do, each one line; the remedy is empty if there is nothing to do.
 
-    Attributes:
-        level: `problem`: something will not work, or is open to others. `warning`: it may not. `note`: worth knowing.
-        topic: What was examined, in a word or two.
-        found: What was found, one line.
-        remedy: What to do, one line; empty if there is nothing to do.
+    A `problem` will not work, or is open to others; a `warning` may not; a `note` is worth knowing.
     """
 
     level: Level
@@ -77,12 +73,9 @@ class Finding:
 
 
 def examine(root: Path, tritonserver: Path | None = None, url: str | None = None) -> list[Finding]:
-    """Check this machine, a repository and a running server; change nothing.
+    """Check this machine, a model repository and, if its HTTP address `HOST:PORT` is given, a server; change nothing.
 
-    Args:
-        root: The model repository.
-        tritonserver: Folder of a Triton, laid out as in NVIDIA's container; by default the embedded one.
-        url: HTTP address of a running server, `HOST:PORT`; None checks no server.
+    `tritonserver` is the folder of a Triton, laid out as in NVIDIA's container; by default the embedded one.
 
     Raises:
         ServerError: The address is invalid.

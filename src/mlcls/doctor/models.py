@@ -30,12 +30,10 @@ class ImportedModel:
     """One imported model.
 
     Attributes:
-        name: Name of its ensemble.
         pixels_bytes: Size of one image between two steps.
         weights_bytes: Size of each model file of the active version's engine, by name.
         faults: What is wrong with its folders or configurations, one text each.
         plan_faults: Why its TensorRT plan does not run here; empty if it does, or if there is none.
-        settings: How it is served on each target.
     """
 
     name: str

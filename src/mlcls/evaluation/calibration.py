@@ -63,24 +63,15 @@ class Fit(NamedTuple):
 
 
 def fit_thresholds(
-    scores: Scores,
-    targets: Targets,
-    current: Sequence[float],
-    objective: Objective,
-    min_images: int = MIN_IMAGES,
+    scores: Scores, targets: Targets, current: Sequence[float], objective: Objective, min_images: int = MIN_IMAGES
 ) -> list[Fit]:
     """Return the threshold of each label that fits an objective best.
 
     For F1, it is the one with the best F1; on a tie, the one with the widest gap around it. For a wanted precision, it
     is the one with the highest recall among those that have the precision; on a tie, the one with the higher precision.
-    Likewise for a wanted recall.
-
-    Args:
-        scores: (N, num_labels) float32 from 0 to 1.
-        targets: (N, num_labels) which labels each image has.
-        current: The current threshold of each label, kept if none can be fitted.
-        objective: What to fit for.
-        min_images: Images with a label, and images without it, that its threshold needs; at least 1.
+    Likewise for a wanted recall. Scores (N, num_labels) are float32 from 0 to 1, with targets (N, num_labels). A label
+    keeps its `current` threshold if none can be fitted, or if fewer than `min_images` images, at least 1, have it, or
+    do not have it.
 
     Raises:
         ThresholdError: The arguments' shapes do not match, or scores are not from 0 to 1.
@@ -107,17 +98,16 @@ def fit_thresholds(
 def choose_held_out(
     targets: Targets, share: float, seed: int, groups: npt.NDArray[np.intp] | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Choose the images to judge on, so that each label keeps its share in both parts.
+    """Return (N,) whether each image is held out to judge on, so that each label keeps its share in both parts.
+
+    At least one image is held out, and one is not. The same seed gives the same choice.
 
     Args:
         targets: (N, num_labels) which labels each image has.
         share: Share of the images to hold out, between 0 and 1.
-        seed: The same seed gives the same choice.
+        seed: Seed of the choice.
         groups: (N,) a number for each image, the same for copies of one picture, which stay together; by default each
             image is its own group.
-
-    Returns:
-        (N,) whether an image is held out; at least one is, and one is not.
 
     Raises:
         ThresholdError: The share is out of range, or there are fewer than two pictures.

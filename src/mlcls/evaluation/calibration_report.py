@@ -53,17 +53,9 @@ class Overall:
 
 @dataclasses.dataclass(frozen=True)
 class LabelCalibration:
-    """What became of one label's threshold.
+    """One label's old and new threshold, with the metrics of both on the held-out part; see `Fit` for the outcome.
 
-    Attributes:
-        label: The label.
-        old: Threshold before.
-        new: Threshold after.
-        outcome: See `Fit`.
-        fit_positives: Images of the fitting part that have the label.
-        held_out_positives: Images of the held-out part that have it.
-        before: Metrics on the held-out part with the old threshold.
-        after: Those with the new one.
+    `fit_positives` and `held_out_positives` are the images of each part that have the label.
     """
 
     label: str
@@ -78,16 +70,9 @@ class LabelCalibration:
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationReport:
-    """What a calibration did.
+    """What a calibration did: the number of images of both parts, each label in the model's order, and overall metrics.
 
-    Attributes:
-        objective: What the thresholds were fitted for.
-        fit_images: Number of images that the thresholds were fitted on.
-        held_out_images: Number of images that the metrics come from.
-        seed: Seed that chose the held-out images.
-        labels: Each label, in the model's order.
-        before: Overall metrics on the held-out part with the old thresholds.
-        after: Those with the new ones.
+    All metrics are those on the held-out images, which `seed` chose, `before` with the old thresholds.
     """
 
     objective: Objective

@@ -18,14 +18,9 @@ from mlcls.evaluation.scoring import BATCH_SIZE, NUM_WORKERS, score_annotated
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation.
+    """The result of an evaluation, with the runner's name and the annotation file.
 
-    Attributes:
-        runner: Name of the runner that computed the scores.
-        annotations: The annotation file.
-        scores: (N, num_labels) float32.
-        targets: (N, num_labels) which labels each image has.
-        metrics: All metrics.
+    Scores (N, num_labels) are float32; targets (N, num_labels) say which labels each image has.
     """
 
     runner: str
@@ -56,15 +51,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a runner on every image of an annotation file, with a progress bar.
 
-    A `label.txt` beside the annotation file must have the runner's labels.
-
-    Args:
-        runner: Computes the scores.
-        annotations: `val.txt` of an `MLClsDataset`, or a file like it.
-        thresholds: Threshold of each label.
-        batch_size: Images in a batch.
-        num_workers: Threads that read images.
-        after_batch: See `score_annotated`.
+    A `label.txt` beside the annotation file must have the runner's labels. See `score_annotated` for the arguments;
+    `thresholds` has one for each label.
 
     Raises:
         DatasetError: The annotation file is wrong, its labels are not the runner's, no image has a label, or an image

@@ -17,17 +17,13 @@ from mlcls.model.metrics import average_precision
 
 @dataclasses.dataclass(frozen=True)
 class LabelMetrics:
-    """One label's metrics, from 0 to 1.
+    """One label's metrics, from 0 to 1; the average precisions are NaN if no image has the label.
 
     Attributes:
-        class_id: Its class id.
-        label: Its name.
         threshold: The label is predicted if its score is strictly greater.
         positives: Images that have the label.
         predicted: Images that it is predicted for.
         correct: Images that have it and that it is predicted for.
-        average_precision: `integral`; NaN if no image has the label.
-        average_precision_11point: `11point`; NaN if no image has the label.
     """
 
     class_id: int
@@ -61,12 +57,7 @@ class LabelMetrics:
 
 
 # Columns of `per_class.csv`, and keys of `per_class` in a result file.
-LABEL_COLUMNS: Final = (
-    *(field.name for field in dataclasses.fields(LabelMetrics)),
-    "precision",
-    "recall",
-    "f1",
-)
+LABEL_COLUMNS: Final = (*(field.name for field in dataclasses.fields(LabelMetrics)), "precision", "recall", "f1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +66,6 @@ class Metrics:
 
     Means over labels (mAP, CP, CR) count only labels that some image has. Sums over images and labels (OP, OR) count
     all labels: one that no image has can still be predicted, wrongly.
-
-    Attributes:
-        per_class: Each label's metrics, by class id.
     """
 
     per_class: tuple[LabelMetrics, ...]
@@ -115,21 +103,11 @@ class Metrics:
             "OF1": _ratio(2 * correct, predicted + positives),
         }
 
-    def worst(self, count: int) -> tuple[LabelMetrics, ...]:
-        """Return the labels with the lowest average precision, the worst first; equal ones by class id."""
-        return tuple(sorted(self.counted, key=lambda row: row.average_precision)[:count])
-
 
 def compute_metrics(
     scores: Scores, targets: npt.NDArray[np.bool_], labels: Sequence[str], thresholds: Sequence[float]
 ) -> Metrics:
-    """Compute all metrics.
-
-    Args:
-        scores: (N, num_labels) float32.
-        targets: (N, num_labels) which labels each image has.
-        labels: Label of each class id.
-        thresholds: Threshold of each label.
+    """Compute all metrics of scores (N, num_labels) float32 and targets (N, num_labels), which labels each image has.
 
     Raises:
         DatasetError: No image has any label.

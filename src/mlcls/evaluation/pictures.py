@@ -24,13 +24,10 @@ _F1_COLOR: Final = "#e0902f"
 
 
 def draw_precision_recall(evaluation: Evaluation, title: str) -> bytes:
-    """Draw each label's precision over its recall, interpolated as for the 11-point average, and their mean.
+    """Draw as a PNG file each label's precision over its recall, interpolated as in the 11-point average, and the mean.
 
     A dot marks the label's threshold. Of more than ten labels, the six worst and the four best have colors and names;
     the others are thin and gray.
-
-    Returns:
-        A PNG file.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -69,12 +66,9 @@ def draw_precision_recall(evaluation: Evaluation, title: str) -> bytes:
 
 
 def draw_per_class(metrics: Metrics) -> bytes:
-    """Draw each label's average precision and F1 at the threshold, the best first, in panels of at most 50.
+    """Draw as a PNG file each label's average precision and F1 at the threshold, the best first, at most 50 in a panel.
 
     Labels that no image has come last, without bars.
-
-    Returns:
-        A PNG file.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -104,10 +98,7 @@ def draw_per_class(metrics: Metrics) -> bytes:
 
 
 def draw_calibration(report: CalibrationReport, title: str) -> bytes:
-    """Draw each label's threshold and F1 on the held-out images, each as two points: before and after.
-
-    Returns:
-        A PNG file.
+    """Draw as a PNG file each label's threshold and F1 on the held-out images, as two points each: before and after.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,15 +19,9 @@ _WORST: Final = 5
 
 
 def write_report(evaluation: Evaluation, output: Path, title: str) -> dict[str, Any]:
-    """Write the pictures and the table.
+    """Write the pictures, that of the curves with a title, and the table into the output folder.
 
-    Args:
-        evaluation: The evaluation.
-        output: The output folder.
-        title: Title of the picture of the curves.
-
-    Returns:
-        The content of the result file except `done_flag`; `MultiLabelMAP` is where PaddleX has it.
+    Return the content of the result file except `done_flag`; `MultiLabelMAP` is where PaddleX has it.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -36,10 +29,7 @@ def write_report(evaluation: Evaluation, output: Path, title: str) -> dict[str, 
     from mlcls.evaluation.pictures import draw_per_class, draw_precision_recall
 
     metrics = evaluation.metrics
-    pictures = {
-        "precision_recall": draw_precision_recall(evaluation, title),
-        "per_class": draw_per_class(metrics),
-    }
+    pictures = {"precision_recall": draw_precision_recall(evaluation, title), "per_class": draw_per_class(metrics)}
     for name, content in pictures.items():
         write_bytes(output / REPORT_FOLDER / f"{name}.png", content)
     write_text(output / REPORT_FOLDER / "per_class.csv", _to_csv(metrics))
@@ -61,20 +51,17 @@ def format_table(evaluation: Evaluation) -> str:
     metrics = evaluation.metrics
     lines = [f"{evaluation.runner}: {evaluation.samples_read} of {evaluation.samples_expected} samples read"]
     lines[0] += f", {len(metrics.counted)} of {len(metrics.per_class)} labels counted"
-    lines += [f"  {_SHOWN.get(name, name):14}{value:8.4f}" for name, value in metrics.overall.items()]
-    worst = metrics.worst(_WORST)
+    shown = {"MultiLabelMAP": "mAP", "MultiLabelMAP_11point": "mAP 11-point"}
+    lines += [f"  {shown.get(name, name):14}{value:8.4f}" for name, value in metrics.overall.items()]
     lines.append(f"  {'worst labels':30}{'AP':>8}{'precision':>11}{'recall':>8}{'images':>8}")
     lines += [
         f"  {row.label[:28]:30}{row.average_precision:8.4f}{row.precision:11.4f}{row.recall:8.4f}{row.positives:8}"
-        for row in worst
+        for row in sorted(metrics.counted, key=lambda row: row.average_precision)[:_WORST]
     ]
     if metrics.not_counted:
         more = f" and {len(metrics.not_counted) - _WORST} more" if len(metrics.not_counted) > _WORST else ""
         lines.append(f"  no image has: {', '.join(metrics.not_counted[:_WORST])}{more}")
     return "\n".join(lines)
-
-
-_SHOWN: Final[Mapping[str, str]] = {"MultiLabelMAP": "mAP", "MultiLabelMAP_11point": "mAP 11-point"}
 
 
 def _to_csv(metrics: Metrics) -> str:

@@ -25,11 +25,9 @@ _BATCHES_AHEAD: Final = 2
 
 
 class AnnotatedScores(NamedTuple):
-    """A runner's scores of the images of an annotation file, and the file's targets.
+    """A runner's scores of the images of an annotation file, in its order, and the file's targets.
 
-    Attributes:
-        scores: (N, num_labels) float32, in the file's order; no NaN.
-        targets: (N, num_labels) which labels each image has.
+    Scores (N, num_labels) are float32 without NaN; targets (N, num_labels) say which labels each image has.
     """
 
     scores: Scores
@@ -55,9 +53,6 @@ def score_annotated(
         batch_size: Images in a batch.
         num_workers: Threads that read images.
         after_batch: Called after each batch, in order, with the number of images scored so far.
-
-    Returns:
-        The scores and the targets.
 
     Raises:
         DatasetError: The annotation file is wrong, or an image cannot be used; the text has its path.

@@ -86,13 +86,9 @@ def write_configs(
 ) -> list[Path]:
     """Write the generated files of a model with all its versions, if they differ, and return those that changed.
 
-    Files that only earlier settings needed are removed. If this fails, every file stays as it was.
-
-    Args:
-        repository: The model repository.
-        spec: The spec of the active version.
-        settings: The model's settings; by default those in its `serving.json`.
-        others: Further files to write first, or to remove if None, by their paths in the repository.
+    `spec` is that of the active version; the settings are by default those in `serving.json`. `others` are further
+    files to write first, or to remove if None, by their paths in the repository. Files that only earlier settings
+    needed are removed. If this fails, every file stays as it was.
 
     Raises:
         ConfigError: The model's `serving.json` is wrong.

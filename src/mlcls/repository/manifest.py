@@ -120,13 +120,9 @@ def write_manifest(
 
 
 def verify_folder(folder: Path, step: str, files: Iterable[str] | None = None) -> Manifest:
-    """Check that a version folder is what its manifest says.
+    """Check that the version folder of a step, the Triton model that loads it, is what its manifest says.
 
-    Args:
-        folder: The version folder.
-        step: Name of the Triton model that loads it.
-        files: Names of the files whose content is checked, by default all; the presence and size of each file are
-            always checked.
+    The content of the named files is checked, by default of all; the presence and size of each file always are.
 
     Raises:
         RepositoryError: The folder belongs to another step, or a file, which the text names, is missing, changed or not
@@ -157,10 +153,9 @@ def verify_folder(folder: Path, step: str, files: Iterable[str] | None = None) -
 
 
 def require_same_spec(folders: Mapping[str, Path]) -> None:
-    """Check that the version folders of a model's steps hold one spec, as their manifests say.
+    """Check that the version folders of a model's steps, by the steps' names, hold one spec, as their manifests say.
 
-    Args:
-        folders: Version folder of each step, by the step's name; those without a manifest are skipped.
+    Folders without a manifest are skipped.
 
     Raises:
         RepositoryError: Two of them differ.

@@ -17,13 +17,7 @@ from pathlib import Path
 from mlcls.base import documents
 from mlcls.base.files import STAGING_PREFIX, replace_folder, write_text
 from mlcls.errors import ConfigError, RepositoryError
-from mlcls.repository.configurations import (
-    read_file,
-    render_files,
-    render_version,
-    write_configs,
-    write_files,
-)
+from mlcls.repository.configurations import read_file, render_files, render_version, write_configs, write_files
 from mlcls.repository.models import ModelVersion, Repository, format_numbers
 from mlcls.repository.names import CONFIG_FILE, FIRST_VERSION, LAST_NUMBER_FILE, check_name
 from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, SETTINGS_FILE, ModelSettings, settings_path
@@ -65,11 +59,8 @@ def require_unversioned(repository: Repository, name: str) -> None:
 def add_version(repository: Repository, staged: StagedVersion, taken: Iterable[int] = ()) -> ModelVersion:
     """Add a model's next version to the repository, without making it active.
 
-    The first version of a model is active at once, since no other could be. The caller holds the lock of the
-    repository.
-
-    Returns:
-        The version; its number is higher than all that exist, existed or are taken by a running server.
+    The first version of a model is active at once, since no other could be. The number is higher than all that exist,
+    existed or are taken by a running server. The caller holds the lock of the repository.
 
     Raises:
         RepositoryError: The name could be a step of another model, or the version's source is damaged.
@@ -187,19 +178,12 @@ def change_settings(
     change: Callable[[ModelSettings], ModelSettings],
     evidence: Mapping[str, bytes | None] | None = None,
 ) -> list[Path]:
-    """Change a model's settings, and write the configurations of all its versions accordingly.
+    """Change an imported model's settings, write its configurations accordingly, and return those that changed.
 
-    If this fails or is interrupted, every file stays as it was. If the process is killed, the settings may be new and
-    some configurations stale; such a model is not served until `mlcls repository` repairs it.
-
-    Args:
-        repository: The model repository.
-        name: An imported model.
-        change: Function from the old settings to the new; called while the repository is locked.
-        evidence: Content of files to write beside `serving.json`, by name; None removes a file.
-
-    Returns:
-        The configurations that changed.
+    `change` gives the new settings for the old ones, while the repository is locked. `evidence` is the content of files
+    to write beside `serving.json`, by name; None removes a file. If this fails or is interrupted, every file stays as
+    it was. If the process is killed, the settings may be new and some configurations stale; such a model is not served
+    until `mlcls repository` repairs it.
 
     Raises:
         RepositoryError: The model is not imported, or damaged.

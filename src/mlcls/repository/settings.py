@@ -40,13 +40,7 @@ _Text = Annotated[str, Meta(min_length=1)]
 
 
 class TuningRecord(Document, frozen=True):
-    """Where and when a target's settings were measured.
-
-    Attributes:
-        cores: Processor cores that the server could use.
-        date: When, in ISO 8601, UTC.
-        report: File with the measurements, beside `serving.json`.
-    """
+    """On how many cores and when (ISO 8601, UTC) a target's settings were measured, and the report's file name."""
 
     cores: Annotated[int, Meta(ge=1, le=1 << 20)]
     date: _Text

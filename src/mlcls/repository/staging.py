@@ -21,12 +21,7 @@ from mlcls.repository.names import ENGINE_SUFFIX, POSTPROCESS_SUFFIX, VERSION_FI
 
 
 class StagedVersion(abc.ABC):
-    """A version on its way into a repository.
-
-    Attributes:
-        spec: The spec.
-        calibration: The record of the thresholds for the manifest of postprocess, if they were calibrated.
-    """
+    """A version on its way into a repository, with the record of its thresholds if they were calibrated."""
 
     spec: ModelSpec
     calibration: Mapping[str, Any] | None = None
@@ -36,11 +31,7 @@ class StagedVersion(abc.ABC):
         """Put the model files into the engine's version folder and return their records."""
 
     def write(self, target: ModelVersion, replaces: int | None) -> None:
-        """Write the version folders.
-
-        Args:
-            target: The version to be, in a staging repository.
-            replaces: The version that is active now; None if there is none.
+        """Write the folders of a version in a staging repository; `replaces` is the active version's number, if any.
 
         Raises:
             RepositoryError: The version that this one is derived from is damaged.
@@ -56,13 +47,7 @@ class StagedVersion(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedVersion(StagedVersion):
-    """A converted model.
-
-    Attributes:
-        spec: The spec, with the digest of the ONNX file.
-        onnx_model: The ONNX file; it is moved.
-        record: The record of the ONNX file.
-    """
+    """A converted model: its spec with the digest of the ONNX file; that file, which is moved; and its record."""
 
     spec: ModelSpec
     onnx_model: Path
@@ -78,12 +63,7 @@ class RecalibratedVersion(StagedVersion):
     """A version that differs from another one in its thresholds only; its engines are hard links to the other's."""
 
     def __init__(self, base: ModelVersion, thresholds: Sequence[float], calibration: Mapping[str, Any]) -> None:
-        """Read the spec of the other version.
-
-        Args:
-            base: The other version.
-            thresholds: One for each label.
-            calibration: The record of the thresholds for the manifest of postprocess.
+        """Read the spec of the other version, `base`; the calibration is the thresholds' record for the manifest.
 
         Raises:
             RepositoryError: The other version is damaged.

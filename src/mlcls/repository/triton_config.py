@@ -22,10 +22,6 @@ from mlcls.errors import MissingExtraError
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS
 from mlcls.model.contract import TENSORS
 from mlcls.model.spec import ModelSpec
-from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, TARGETS, ModelSettings, Target
-
-if TYPE_CHECKING:
-    from tritonclient.grpc.model_config_pb2 import ModelConfig
 from mlcls.repository.names import (
     CONFIG_FILE,
     ENGINE_SUFFIX,
@@ -42,6 +38,10 @@ from mlcls.repository.names import (
     ensemble_labels_file,
     step_name,
 )
+from mlcls.repository.settings import DEFAULT_MODEL_SETTINGS, TARGETS, ModelSettings, Target
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 
 class EngineTarget(NamedTuple):
@@ -216,23 +216,16 @@ def parse_config(text: str) -> ModelConfig:
     """Read the text of a `.pbtxt` file; raise protobuf's ParseError for a field that Triton does not know."""
     from google.protobuf import text_format
 
-    return text_format.Parse(text, _new_config())
-
-
-def _new_config() -> ModelConfig:
-    try:
-        from tritonclient.grpc import model_config_pb2
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("serve", str(error.name)) from error
-    config: ModelConfig = model_config_pb2.ModelConfig()
-    return config
+    return text_format.Parse(text, _make_config())
 
 
 def _make_config(**fields: Any) -> ModelConfig:
-    config = _new_config()
-    from google.protobuf import json_format
-
-    return json_format.ParseDict(fields, config)
+    try:
+        from google.protobuf import json_format
+        from tritonclient.grpc import model_config_pb2
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("serve", str(error.name)) from error
+    return json_format.ParseDict(fields, model_config_pb2.ModelConfig())
 
 
 def _text(name: str) -> dict[str, Any]:

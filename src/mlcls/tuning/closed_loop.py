@@ -106,10 +106,7 @@ def run_closed_loop(
 def ensemble_calls(url: str, spec: ModelSpec, images: Sequence[bytes]) -> Callable[[], Call]:
     """Return a `make_call` for `run_closed_loop`: calls that send a served ensemble one image after another over gRPC.
 
-    Args:
-        url: `host:port` of the gRPC API.
-        spec: The served model's spec.
-        images: Encoded images; each caller starts with a different one.
+    `url` is `host:port` of the gRPC API. Each caller starts with a different one of the encoded images.
 
     Raises:
         MissingExtraError: tritonclient is not installed.

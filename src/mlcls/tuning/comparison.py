@@ -56,13 +56,7 @@ class Goal:
 
 @dataclasses.dataclass
 class Candidate:
-    """Settings, and all their measurements.
-
-    Attributes:
-        settings: The settings.
-        turns: One for each run of a server, in order.
-        fault: Why a server with them could not be measured; None if it could.
-    """
+    """Settings, and all their measurements, one turn for each run of a server; `fault` says why one failed."""
 
     settings: ServingSettings
     turns: list[Turn] = dataclasses.field(default_factory=list)
@@ -97,16 +91,12 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The outcome of one comparison.
+    """The outcome of one comparison: whether the challenger is taken in the incumbent's place, and why.
 
     Attributes:
         subject: What was varied.
-        incumbent: The settings in place.
-        challenger: The settings that would replace them.
         figure: What the ratios compare: `throughput`, or `p99` if one of them misses the target.
         ratios: Challenger to incumbent, one for each pair of turns, above 1 if the challenger is better.
-        is_taken: Whether the challenger wins.
-        reason: Why.
     """
 
     subject: str

@@ -53,14 +53,10 @@ class Search:
     """One search; its measurements can be read at any time, also after an interrupt.
 
     Attributes:
-        measure: Measures settings.
-        goal: The goal.
         knobs: The changes to try by the name of the knob, in this order.
         concurrencies: Concurrencies to measure the first candidate with, ascending, if the goal names none.
         budget_s: How long the search may take; it ends after the last comparison that fits.
         clock: A clock, in seconds.
-        candidates: All that were measured, by their settings, in order.
-        verdicts: All comparisons, in order.
     """
 
     measure: Measure
@@ -73,7 +69,6 @@ class Search:
     verdicts: list[Verdict] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Start the clock."""
         self.concurrencies = list(self.goal.concurrencies or self.concurrencies)
         self._deadline = self.clock() + self.budget_s
         self._overheads_s: list[float] = []

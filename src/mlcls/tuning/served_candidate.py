@@ -43,15 +43,8 @@ Load = Callable[[str, int], LoopFigures]
 def start_load(spec: ModelSpec, images: Sequence[bytes], cores: int, window_s: float) -> Iterator[Load]:
     """Start processes that load a served ensemble, so that one Python process does not limit what many cores serve.
 
-    Args:
-        spec: The served model's spec.
-        images: Encoded images; the callers send them in turn.
-        cores: Cores of the machine.
-        window_s: How long to measure.
-
-    Yields:
-        A function that runs a closed loop and returns its figures. It raises ServerError if the server refuses or fails
-        to answer a request, or a process ended.
+    Yield a function that runs a closed loop, in which the callers send encoded images in turn, and returns its figures.
+    It raises ServerError if the server refuses or fails to answer a request, or a process ended.
     """
     process_count = max(cores // _CORES_PER_PROCESS, 1)
     # not forked: this process has threads
@@ -100,11 +93,7 @@ def _run_share(url: str, concurrency: int) -> npt.NDArray[np.float64]:
 
 
 def measure_served(
-    version: ModelVersion,
-    target: Target,
-    installation: TritonInstallation,
-    load: Load,
-    progress: Callable[[str], None],
+    version: ModelVersion, target: Target, installation: TritonInstallation, load: Load, progress: Callable[[str], None]
 ) -> Measure:
     """Return a function that starts a tritonserver for each turn and loads it with one concurrency after another.
 
@@ -154,8 +143,7 @@ def candidate_repository(version: ModelVersion, settings: ModelSettings) -> Iter
 def show_progress(budget_s: float) -> Iterator[Callable[[str], None]]:
     """Show a progress bar of the time, unless tqdm is not installed, as in the serving image.
 
-    Yields:
-        A function to call with a text about each step.
+    Yield a function to call with a text about each step.
     """
     try:
         from tqdm import tqdm

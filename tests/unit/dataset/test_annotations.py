@@ -39,11 +39,3 @@ def test_wrong_lines(tmp_path: Path, text: str, message: str) -> None:
         read_annotations(path, 3)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
-
-
-def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no\.txt: expected this file, but it does not exist"):
-        read_annotations(tmp_path / "no.txt", 3)
-    (tmp_path / "val.txt").write_bytes(b"\xff\t0,1,0\n")
-    with pytest.raises(DatasetError, match="line 1: expected UTF-8, got the bytes"):
-        read_annotations(tmp_path / "val.txt", 3)

@@ -13,16 +13,11 @@ from PIL import Image
 from mlcls.dataset import image_inspection
 from mlcls.dataset.check import CheckReport, check_dataset
 from mlcls.errors import DatasetError
-from support.dataset_samples import LABELS, read_tree, write_dataset, write_picture
+from support.dataset_samples import append, read_tree, write_dataset, write_picture
 
 
 def check(root: Path) -> CheckReport:
     return check_dataset(root, root.parent / "output")
-
-
-def append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
 
 
 def truncate(path: Path) -> None:
@@ -40,14 +35,22 @@ def put_folder(path: Path) -> None:
     path.mkdir()
 
 
-def make_pipe(root: Path) -> None:
-    (root / "images/001.png").unlink()
-    os.mkfifo(root / "images/001.png")
+def put_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
-def leak_picture(root: Path) -> None:
-    copy_picture(root, "images/002.png", "images/copy.bmp")
-    append(root / "val.txt", "images/copy.bmp\t0,0,1,1\n")
+def to_utf16(path: Path) -> None:
+    path.write_bytes(path.read_bytes().decode().encode("utf-16"))
+
+
+def to_gbk(path: Path) -> None:
+    path.write_bytes("0 cat\n1 dog\n2 dining table\n3 狗\n".encode("gbk"))
+
+
+def leak_picture(path: Path) -> None:
+    copy_picture(path.parent, "images/002.png", "images/copy.bmp")
+    append(path, "images/copy.bmp\t0,0,1,1\n")
 
 
 # A file of a good dataset, a text in it ("" for its end, None for all of it), what is put there, and the one error:
@@ -56,7 +59,6 @@ BAD_TEXTS: list[tuple[str, str | None, str, str]] = [
     ("train.txt", None, "", "empty-file: expected one image per line, got an empty file"),
     ("label.txt", None, "", "empty-file: expected a class id, a space and a label per line, got an empty file"),
     ("label.txt", "", "bird\n", "label-line:5: expected a class id, a space and a label, got 'bird'"),
-    ("label.txt", "1 dog", "1\tdog", r"label-line:2: expected a class id, a space and a label, got '1\tdog'"),
     ("label.txt", "1 dog", "1 do\tg", r"label-line:2: expected a label without control characters, got 'do\tg'"),
     ("label.txt", "1 dog", "1 ", "empty-label:2: expected a label after the class id 1, got none"),
     ("label.txt", "1 dog", "1 cat", "duplicate-label:2: expected each label once, got 'cat' again, first on line 1"),
@@ -70,54 +72,24 @@ BAD_TEXTS: list[tuple[str, str | None, str, str]] = [
     ("train.txt", "0,1,0,0", "0,2,0,0", "vector-value:2: expected 0 or 1 for each label, got '2'"),
     ("val.txt", "images", "/images", "absolute-path:1: expected a path relative to the dataset's folder, got the"),
     ("val.txt", "images", r"C:\data", "absolute-path:1: expected a path relative to the dataset's folder, got the"),
-    ("val.txt", "images", "a/../../x", "climbing-path:1: expected a path inside the dataset's folder, got"),
     ("train.txt", "", "images/000.png\t1,0,0,0\n", "duplicate-path:7: expected each image once, got images/000.png"),
     ("train.txt", "", "./images//000.png\t0,1,0,0\n", "duplicate-path:7: expected each image once, got"),
     ("val.txt", "", "images/002.png\t0,0,1,1\n", "leaked-path:3: expected each image in one part, got images/002.png,"),
     ("train.txt", "images/001", r"images\001", r"missing-image:2: images\001.png: expected an image file, but it does"),
 ]
 
-# What is done to a good dataset; kind, place and beginning of the one error.
-BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no label.txt": (lambda root: (root / "label.txt").unlink(), "missing-file label.txt: expected this file, but it"),
-    "no val.txt": (lambda root: (root / "val.txt").unlink(), "missing-file val.txt: expected this file, but it does"),
-    "train.txt is a folder": (
-        lambda root: put_folder(root / "train.txt"),
-        "unreadable-file train.txt: expected a text file, got one that cannot be read: Is a directory",
-    ),
-    "UTF-16": (
-        lambda root: (root / "val.txt").write_bytes((root / "val.txt").read_text().encode("utf-16")),
-        "encoding val.txt: expected UTF-8, got UTF-16; save it as UTF-8",
-    ),
-    "GBK": (
-        lambda root: (root / "label.txt").write_bytes("0 cat\n1 dog\n2 dining table\n3 狗\n".encode("gbk")),
-        r"encoding label.txt:4: expected UTF-8, got the bytes b'\xb9\xb7' at byte 3 of the line",
-    ),
-    "copy of an image in the other part": (
-        leak_picture,
-        "leaked-picture val.txt:3: expected no training picture in validation, got images/copy.bmp, the same",
-    ),
-    "no image file": (
-        lambda root: (root / "images/001.png").unlink(),
-        "missing-image train.txt:2: images/001.png: expected an image file, but it does not exist",
-    ),
-    "folder as an image": (
-        lambda root: put_folder(root / "images/001.png"),
-        "unreadable-image train.txt:2: images/001.png: expected an image file, got something that is not a file",
-    ),
-    "pipe as an image": (
-        make_pipe,
-        "unreadable-image train.txt:2: images/001.png: expected an image file, got something that is not a file",
-    ),
-    "text as an image": (
-        lambda root: (root / "images/001.png").write_text("<html>404</html>"),
-        "broken-image train.txt:2: images/001.png: expected",
-    ),
-    "truncated image": (
-        lambda root: truncate(root / "images/001.png"),
-        "broken-image train.txt:2: images/001.png: expected a whole PNG file",
-    ),
-}
+# A file of a good dataset, what is done to it; kind, place and beginning of the one error.
+BAD_FILES: list[tuple[str, Callable[[Path], object], str]] = [
+    ("label.txt", Path.unlink, "missing-file label.txt: expected this file, but it does not exist"),
+    ("val.txt", Path.unlink, "missing-file val.txt: expected this file, but it does not exist"),
+    ("train.txt", put_folder, "unreadable-file train.txt: expected a text file, got one that cannot be read: Is a"),
+    ("val.txt", to_utf16, "encoding val.txt: expected UTF-8, got UTF-16; save it as UTF-8"),
+    ("label.txt", to_gbk, r"encoding label.txt:4: expected UTF-8, got the bytes b'\xb9\xb7' at byte 3 of the line"),
+    ("val.txt", leak_picture, "leaked-picture val.txt:3: expected no training picture in validation, got images/copy"),
+    ("images/001.png", Path.unlink, "missing-image train.txt:2: images/001.png: expected an image file, but it does"),
+    ("images/001.png", put_pipe, "unreadable-image train.txt:2: images/001.png: expected an image file, got something"),
+    ("images/001.png", truncate, "broken-image train.txt:2: images/001.png: expected a whole PNG file"),
+]
 
 
 def spoil(path: Path, old: str | None, new: str) -> None:
@@ -138,10 +110,9 @@ def test_bad_text(root: Path, file: str, old: str | None, new: str, error: str) 
     expect_error(root, kind, f"{file}:{message}")
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_file(root: Path, name: str) -> None:
-    change, error = BAD_FILES[name]
-    change(root)
+@pytest.mark.parametrize(("file", "change", "error"), BAD_FILES)
+def test_bad_file(root: Path, file: str, change: Callable[[Path], object], error: str) -> None:
+    change(root / file)
     expect_error(root, *error.split(" ", 1))
 
 
@@ -274,7 +245,7 @@ def test_no_dataset(tmp_path: Path) -> None:
 def test_labels_in_any_order(root: Path) -> None:
     lines = (root / "label.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     (root / "label.txt").write_text("".join(reversed(lines)), encoding="utf-8")
-    assert check(root).result["attributes"]["num_classes"] == len(LABELS)
+    assert check(root).passed
 
 
 def test_many_images(root: Path) -> None:

@@ -17,18 +17,11 @@ from mlcls.dataset.pictures import draw_histogram
 from mlcls.errors import DatasetError
 
 
-def draw(labels: int, longest: int = 50) -> Image.Image:
-    counts = np.arange(labels, dtype=np.int64) * longest // max(labels, 1)
-    names = [f"label {number}" for number in range(labels)]
-    image = Image.open(io.BytesIO(draw_histogram(names, counts, counts // 4)))
-    image.load()
-    return image
-
-
-@pytest.mark.parametrize("labels", [1, 5, 50, 51, 500])
+@pytest.mark.parametrize("labels", [1, 51, 500])
 def test_text_keeps_its_size(labels: int) -> None:
     """A row of two bars is never less than 20 pixels high, and a panel at least 500 wide."""
-    image = draw(labels)
+    counts = np.arange(labels) * 50 // labels
+    image = Image.open(io.BytesIO(draw_histogram([f"label {number}" for number in range(labels)], counts, counts // 4)))
     panels = math.ceil(labels / 50)
     columns = min(6, panels)
     assert image.height / math.ceil(panels / columns) / math.ceil(labels / panels) >= 20
@@ -68,9 +61,7 @@ def test_named_font(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLCLS_FONT", str(path))
     assert choose_families("a") == ["DejaVu Serif", "DejaVu Sans"]
     (tmp_path / "a.ttf").write_text("no font")
-    monkeypatch.setenv("MLCLS_FONT", str(tmp_path / "a.ttf"))
-    with pytest.raises(DatasetError, match="MLCLS_FONT: expected a TrueType or OpenType font file, got"):
-        choose_families("a")
-    monkeypatch.setenv("MLCLS_FONT", str(tmp_path / "none.ttf"))
-    with pytest.raises(DatasetError, match="MLCLS_FONT: expected a TrueType or OpenType font file, got"):
-        choose_families("a")
+    for name in ("a.ttf", "none.ttf"):
+        monkeypatch.setenv("MLCLS_FONT", str(tmp_path / name))
+        with pytest.raises(DatasetError, match="MLCLS_FONT: expected a TrueType or OpenType font file, got"):
+            choose_families("a")

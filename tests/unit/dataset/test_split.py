@@ -10,7 +10,7 @@ import pytest
 
 from mlcls.dataset.check import CheckReport, check_dataset
 from mlcls.dataset.stratification import choose_validation
-from support.dataset_samples import read_tree, write_dataset, write_picture, write_random_dataset
+from support.dataset_samples import append, read_tree, write_dataset, write_picture, write_random_dataset
 
 
 def split(root: Path, train_percent: int, seed: int = 0) -> CheckReport:
@@ -32,9 +32,9 @@ def random_targets(count: int, labels: int, seed: int) -> npt.NDArray[np.bool_]:
 # --- stratification
 
 
-@pytest.mark.parametrize("percent", [5, 10, 20, 50])
-@pytest.mark.parametrize(("count", "labels"), [(200, 5), (1000, 33), (1500, 80), (3000, 12)])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("percent", [5, 20, 50])
+@pytest.mark.parametrize(("count", "labels"), [(200, 5), (1500, 80), (3000, 12)])
+@pytest.mark.parametrize("seed", range(2))
 def test_shares(count: int, labels: int, percent: int, seed: int) -> None:
     """Each label's validation samples are within 2 of its share, or within 2% of it; a random choice is farther off."""
     targets = random_targets(count, labels, seed)
@@ -59,13 +59,6 @@ def test_rare_labels_are_split_first() -> None:
         assert targets[is_val].sum(axis=0).tolist() == [20, 1, 2]
 
 
-def test_seeds() -> None:
-    targets = random_targets(300, 10, 0)
-    choices = [choose_validation(targets, np.arange(300), 60, seed) for seed in (1, 1, 2)]
-    assert np.array_equal(choices[0], choices[1])
-    assert not np.array_equal(choices[0], choices[2])
-
-
 def test_samples_without_labels_are_shared_too() -> None:
     targets = np.zeros((50, 2), dtype=np.bool_)
     targets[:10, 0] = True
@@ -73,7 +66,7 @@ def test_samples_without_labels_are_shared_too() -> None:
     assert (is_val[:10].sum(), is_val[10:].sum()) == (2, 8)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_groups_stay_together(seed: int) -> None:
     generator = np.random.default_rng(seed)
     groups = generator.integers(0, 120, 300)
@@ -153,8 +146,7 @@ def test_copies_stay_together(tmp_path: Path) -> None:
     for number in range(30):
         write_picture(root / f"images/copy{number:02}.png", 500 + number // 3)
         lines.append(f"images/copy{number:02}.png\t{'1,0,0,1' if number % 2 else '0,1,1,0'}\n")
-    with (root / "val.txt").open("a", encoding="utf-8") as file:
-        file.writelines(lines)
+    append(root / "val.txt", "".join(lines))
     report = split(root, 70)
     assert report.passed
     val = {line.split("\t")[0] for line in lines_of(root, "val.txt")}
@@ -165,16 +157,14 @@ def test_copies_stay_together(tmp_path: Path) -> None:
 def test_repeated_samples(tmp_path: Path) -> None:
     """A split mends what would otherwise be refused, unless the labels contradict one another."""
     root = write_dataset(tmp_path / "x")
-    with (root / "val.txt").open("a", encoding="utf-8") as file:
-        file.write("images/000.png\t1,0,0,0\n")
+    append(root / "val.txt", "images/000.png\t1,0,0,0\n")
     report = split(root, 50)
     assert report.passed
     assert "val.txt:3: images/000.png occurs twice (first at train.txt:1); the split keeps it once" in map(
         str, report.log.warnings
     )
     assert len(lines_of(root, "train.txt", "val.txt")) == 8
-    with (root / "val.txt").open("a", encoding="utf-8") as file:
-        file.write("./images/000.png\t0,0,0,0\n")
+    append(root / "val.txt", "./images/000.png\t0,0,0,0\n")
     before = read_tree(root)
     (error,) = split(root, 50).log.errors
     assert "got ./images/000.png again with other labels" in str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -29,7 +28,6 @@ from mlcls.doctor.checks import (
     check_triton,
     check_tuning,
     examine,
-    parse_version,
 )
 from mlcls.doctor.models import ImportedModel, read_models
 from mlcls.errors import ServerError
@@ -38,7 +36,7 @@ from mlcls.repository.configurations import write_configs
 from mlcls.repository.models import Repository
 from mlcls.repository.settings import ModelSettings, ServingSettings, TuningRecord
 from mlcls.server.http_api import HttpApi
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer, running
 
 MODEL = ImportedModel("animals", 448 * 448 * 3, {"model.onnx": 120_000_000})
 BROKEN = dataclasses.replace(MODEL, faults=["model.onnx is not the file"])
@@ -114,14 +112,6 @@ def test_everything_is_checked(tmp_path: Path) -> None:
     assert not topics & {"server", "open APIs"}
 
 
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [("2.75.0\n", (2, 75, 0)), ("2.36", (2, 36)), ("v1.2-rc1", (1, 2)), ("", None), ("unknown", None)],
-)
-def test_parse_version(text: str, version: tuple[int, ...] | None) -> None:
-    assert parse_version(text) == version
-
-
 def test_triton_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_SERVER_VERSION", raising=False)
     for name in ("bin/tritonserver", "backends/python/x"):
@@ -176,12 +166,8 @@ def http_server() -> Iterator[tuple[str, Answers]]:
     """Yield a server's address and its answers by path, which a test fills in."""
     answers: Answers = {}
     handler = type("Handler", (_Handler,), {"answers": answers})
-    with QuietHttpServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with running(QuietHttpServer(("127.0.0.1", 0), handler)) as server:
         yield f"127.0.0.1:{server.server_address[1]}", answers
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def decide(scores: Scores, threshold: float) -> Targets:
     return decisions
 
 
-@pytest.mark.parametrize(("kind", "seed"), list(itertools.product(KINDS, range(3))))
+@pytest.mark.parametrize(("kind", "seed"), list(itertools.product(KINDS, range(2))))
 def test_best_f1(kind: str, seed: int) -> None:
     scores, targets = make_set(kind, seed)
     for index, fit in enumerate(fit_thresholds(scores, targets, [0.5] * 4, F1)):
@@ -73,7 +73,7 @@ def test_best_f1(kind: str, seed: int) -> None:
             assert best == pytest.approx(np.nanmax(2 * precision * recall / (precision + recall)), abs=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "seed", "target"), list(itertools.product(KINDS, (0, 1), (0.5, 0.75, 0.9, 1.0))))
+@pytest.mark.parametrize(("kind", "seed", "target"), list(itertools.product(KINDS, (0, 1), (0.5, 0.9, 1.0))))
 def test_wanted_precision_and_recall(kind: str, seed: int, target: float) -> None:
     scores, targets = make_set(kind, seed)
     metrics = {"precision": precision_score, "recall": recall_score}
@@ -124,7 +124,6 @@ def test_scores_of_zero_are_out_of_reach() -> None:
 
 
 WRONG: dict[str, Callable[[Scores, Targets], object]] = {
-    "another number of images": lambda scores, targets: fit_thresholds(scores[1:], targets, [0.5] * 4, F1),
     "another number of labels": lambda scores, targets: fit_thresholds(scores, targets, [0.5] * 3, F1),
     "logits": lambda scores, targets: fit_thresholds(scores * 8, targets, [0.5] * 4, F1),
     "NaN": lambda scores, targets: fit_thresholds(scores * np.float32("nan"), targets, [0.5] * 4, F1),

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 
 from mlcls.engines.runners import Scores
 from mlcls.errors import DatasetError
-from mlcls.evaluation.metrics import Metrics, compute_metrics
+from mlcls.evaluation.metrics import compute_metrics
 
 LABELS = tuple(f"label {index}" for index in range(6))
 THRESHOLDS = (0.5, 0.3, 0.6, 0.5, 0.7, 0.999)
@@ -26,7 +26,7 @@ def make_data(seed: int, images: int = 50, ties: bool = False) -> tuple[Scores, 
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_against_scikit_learn(seed: int, ties: bool) -> None:
     scores, targets = make_data(seed, ties=ties)
     predicted = scores > np.array(THRESHOLDS, np.float32)
@@ -66,13 +66,6 @@ def test_label_that_no_image_has() -> None:
     json.dumps(row, allow_nan=False)
 
 
-def test_threshold_is_strict() -> None:
-    """In float32, as when labels are selected."""
-    scores = np.array([[0.3], [0.30000004]], np.float32)
-    metrics = compute_metrics(scores, np.array([[True], [True]]), ["one"], [0.3])
-    assert (metrics.per_class[0].predicted, metrics.per_class[0].correct) == (1, 1)
-
-
 def test_nothing_predicted() -> None:
     metrics = compute_metrics(np.zeros((3, 2), np.float32), np.ones((3, 2), np.bool_), ["a", "b"], [0.5, 0.5])
     assert [metrics.overall[name] for name in ("CP", "CR", "CF1", "OP", "OR", "OF1")] == [0] * 6
@@ -82,9 +75,3 @@ def test_nothing_predicted() -> None:
 def test_no_image_with_a_label() -> None:
     with pytest.raises(DatasetError, match="Expected images with labels"):
         compute_metrics(np.zeros((3, 2), np.float32), np.zeros((3, 2), np.bool_), ["a", "b"], [0.5, 0.5])
-
-
-def test_worst_labels() -> None:
-    metrics: Metrics = compute_metrics(*make_data(3), LABELS, THRESHOLDS)
-    worst = metrics.worst(2)
-    assert [row.average_precision for row in worst] == sorted(row.average_precision for row in metrics.per_class)[:2]

@@ -134,16 +134,6 @@ def test_answers_that_are_none(val_file: Path, end: bytes, error: type[Exception
         score_annotated(Refusing(), val_file, batch_size=4)
 
 
-def test_wrong_annotations(val_file: Path) -> None:
-    with val_file.open("a") as file:
-        file.write("images/000.png\t0,1\n")
-    with pytest.raises(DatasetError, match="line 20: expected 3 numbers"):
-        score_annotated(Remote(), val_file)
-    val_file.write_text("")
-    with pytest.raises(DatasetError, match="expected one image per line, got an empty file"):
-        score_annotated(Remote(), val_file)
-
-
 @pytest.mark.parametrize("runner", [DecodingRunner(MeanColors(), SPEC_OF_LARGE_INPUT), Remote()])
 def test_memory_is_bounded(tmp_path: Path, runner: ImageRunner) -> None:
     """500 images of 0.2 MB, decoded or not, would be 100 MB."""

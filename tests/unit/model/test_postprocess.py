@@ -35,17 +35,7 @@ def test_sigmoid_against_scipy() -> None:
 
 @pytest.mark.parametrize(
     ("logit", "score"),
-    [
-        (0.0, 0.5),
-        (-0.0, 0.5),
-        (17.0, 1.0),
-        (89.0, 1.0),
-        (3e38, 1.0),
-        (math.inf, 1.0),
-        (-110.0, 0.0),
-        (-3e38, 0.0),
-        (-math.inf, 0.0),
-    ],
+    [(0.0, 0.5), (-0.0, 0.5), (89.0, 1.0), (3e38, 1.0), (math.inf, 1.0), (-3e38, 0.0), (-math.inf, 0.0)],
 )
 def test_sigmoid_of_extremes(logit: float, score: float) -> None:
     with np.errstate(over="raise", divide="raise", invalid="raise"):
@@ -76,7 +66,7 @@ def select_by_hand(scores: npt.NDArray[np.float32], thresholds: list[float], lab
     }
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_same_as_rule_by_hand(seed: int) -> None:
     generator = np.random.default_rng(seed)
     labels = tuple(f"label {index}" for index in range(80))
@@ -107,19 +97,12 @@ def test_equal_scores_by_class_id() -> None:
     assert result["class_ids"] == [*range(1, 100, 2), *range(0, 100, 2)]
 
 
-def test_order_is_that_of_the_unrounded_scores() -> None:
-    result = select_labels(floats(0.800001, 0.800002, 0.800003), floats(0.5, 0.5, 0.5), ("a", "b", "c"))
-    assert (result["class_ids"], result["scores"]) == ([2, 1, 0], [0.8, 0.8, 0.8])
-
-
-@pytest.mark.parametrize(
-    ("score", "rounded"),
-    [(0.123456789, 0.12346), (0.999996, 1.0), (0.99999, 0.99999), (0.000004, 0.0), (0.3, 0.3), (1 / 3, 0.33333)],
-)
-def test_scores_have_five_decimals(score: float, rounded: float) -> None:
-    result = select_labels(floats(score), floats(0.0), ("a",))
-    assert result["scores"] == [rounded]
-    assert len(json.dumps(result["scores"])) <= len("[0.12345]")
+def test_scores_have_five_decimals() -> None:
+    """In the order of the unrounded ones."""
+    scores = floats(0.800001, 0.800002, 0.123456789, 0.999996, 0.99999, 0.000004, 1 / 3)
+    result = select_labels(scores, np.zeros(7, np.float32), LABELS + LABELS)
+    assert result["class_ids"] == [3, 4, 1, 0, 6, 2, 5]
+    assert json.dumps(result["scores"]) == "[1.0, 0.99999, 0.8, 0.8, 0.33333, 0.12346, 0.0]"
 
 
 def test_result_is_plain_python() -> None:
@@ -153,12 +136,9 @@ def test_forms(value: object, expected: tuple[float, ...]) -> None:
     assert parse_thresholds(json.dumps(value), LABELS) == expected
 
 
-def test_class_id_goes_before_label() -> None:
+def test_labels_that_look_like_numbers() -> None:
+    """A class id goes before a label."""
     assert resolve_thresholds({"default": 0.5, "1": 0.3}, ("1", "0")) == (0.5, 0.3)
-    assert resolve_thresholds({"default": 0.5, "7": 0.3}, ("a", "b", "c", "d", "e", "f", "g", "h")) == (*[0.5] * 7, 0.3)
-
-
-def test_label_that_looks_like_a_number() -> None:
     assert resolve_thresholds({"default": 0.5, "-1": 0.3, "٣": 0.2, "1.0": 0.1}, ("-1", "٣", "1.0")) == (0.3, 0.2, 0.1)
 
 
@@ -175,26 +155,18 @@ IDS = "threshold: expected a class id from 0 to 4 or one of the model's labels, 
         (None, f"threshold: expected {FORMS}, got None."),
         ("0.5", f"threshold: expected {FORMS}, got '0.5'."),
         (math.nan, f"threshold: expected {FORMS}, got nan."),
-        (math.inf, f"threshold: expected {FORMS}, got inf."),
-        (b"0.5", f"threshold: expected {FORMS}, got b'0.5'."),
         ([], "threshold: expected a list of 5 numbers, one for each label, got 0."),
         ([0.5] * 6, "threshold: expected a list of 5 numbers, one for each label, got 6."),
         ([0.5, 0.5, None, 0.5, 0.5], "threshold[2]: expected a finite number, got None."),
         ([0.5, 0.5, 0.5, 0.5, False], "threshold[4]: expected a finite number, got False."),
-        ([math.nan, 0.5, 0.5, 0.5, 0.5], "threshold[0]: expected a finite number, got nan."),
-        ([[0.5]] * 5, "threshold[0]: expected a finite number, got [0.5]."),
         ({}, 'threshold: expected a mapping with the key "default", got one without it.'),
         ({"default": None}, 'threshold: expected a mapping with the key "default", got one without it.'),
         ({"default": "0.5"}, "threshold[\"default\"]: expected a finite number, got '0.5'."),
-        ({"default": True}, 'threshold["default"]: expected a finite number, got True.'),
-        ({"default": 0.5, "dog": None}, "threshold['dog']: expected a finite number, got None."),
         ({"default": 0.5, 1: "a"}, "threshold['1']: expected a finite number, got 'a'."),
         ({"default": 0.5, 5: 0.5}, f"{IDS} '5'."),
         ({"default": 0.5, -1: 0.5}, f"{IDS} '-1'."),
         ({"default": 0.5, "99999999999": 0.5}, f"{IDS} '99999999999'."),
         ({"default": 0.5, "cow": 0.5}, f"{IDS} 'cow'."),
-        ({"default": 0.5, "": 0.5}, f"{IDS} ''."),
-        ({"default": 0.5, 1.0: 0.5}, f"{IDS} '1.0'."),
         ({"default": 0.5, True: 0.5}, f"{IDS} 'True'."),
         ({"default": 0.5, "²": 0.5}, f"{IDS} '\\xb2'."),
         ({"default": 0.5, "x" * 100: 0.5}, f"{IDS} '{'x' * 59}...."),

@@ -14,24 +14,11 @@ from mlcls.errors import SpecError
 from mlcls.model import contract
 from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.model.contract import TENSORS
-from mlcls.model.spec import INTERPOLATIONS, MAX_LABEL_CHARACTERS, ModelSpec
+from mlcls.model.spec import MAX_LABEL_CHARACTERS, ModelSpec
 from mlcls_client.transport import contract as of_client
+from support.edited_documents import edit_document
 
 SPEC = official_spec("ResNet50_ML")
-
-
-def changed(key: str, value: object) -> str:
-    """The JSON text with another value at a key like `transform.height`; without the key for `...`."""
-    document: dict[str, Any] = json.loads(SPEC.to_json())
-    *parents, last = key.split(".")
-    target = document
-    for parent in parents:
-        target = target[parent]
-    if value is ...:
-        del target[last]
-    else:
-        target[last] = value
-    return json.dumps(document)
 
 
 # --- there and back
@@ -74,12 +61,6 @@ def test_numbers_are_floats_and_lists_are_tuples() -> None:
     assert (spec.labels, spec.thresholds, spec.num_labels) == (("a", "b"), (0.0, 1.0), 2)
 
 
-def test_is_frozen() -> None:
-    for document in (SPEC, SPEC.transform):
-        with pytest.raises(AttributeError):
-            document.name = "other"  # type: ignore[union-attr,misc]
-
-
 # --- what is refused
 
 
@@ -89,13 +70,13 @@ REQUIRED = ["schema_version", "name", "architecture", "labels", "thresholds", "t
 @pytest.mark.parametrize("key", [*REQUIRED[1:], *(f"transform.{key}" for key in SPEC.transform.__struct_fields__)])
 def test_missing_key(key: str) -> None:
     with pytest.raises(SpecError, match=rf"^model_spec\.json: missing key {key}; expected .*; import the model again"):
-        ModelSpec.from_json(changed(key, ...))
+        ModelSpec.from_json(edit_document(SPEC.to_json(), key, ...))
 
 
 @pytest.mark.parametrize("key", ["label", "transform.heigth", "tensors.input", "tensors."])
 def test_unknown_key(key: str) -> None:
     with pytest.raises(SpecError, match=rf"^model_spec\.json: unknown key {key}; expected only "):
-        ModelSpec.from_json(changed(key, 1))
+        ModelSpec.from_json(edit_document(SPEC.to_json(), key, 1))
 
 
 WRONG_VALUES: dict[str, list[object]] = {
@@ -127,7 +108,7 @@ WRONG_VALUES: dict[str, list[object]] = {
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG_VALUES.items() for value in values])
 def test_wrong_value(key: str, value: object) -> None:
     with pytest.raises(SpecError) as caught:
-        ModelSpec.from_json(changed(key, value))
+        ModelSpec.from_json(edit_document(SPEC.to_json(), key, value))
     text = str(caught.value)
     assert text.startswith(f"model_spec.json: {key}")
     assert ": expected " in text
@@ -145,35 +126,21 @@ def test_numbers_are_finite(number: float) -> None:
             change(SPEC.transform, SpecError, **{key: number if key == "scale" else [1, 2, number]})
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "name: ResNet50_ML", "{'a': 1}", '{"a": 1} {}', '{"name": NaN}', "[" * 100_000, "9" * 5000]
-)
-def test_not_json(text: str) -> None:
-    with pytest.raises(SpecError, match=r"^here: expected a JSON document, got invalid JSON"):
-        ModelSpec.from_json(text, "here")
-
-
-@pytest.mark.parametrize("text", ["[]", "1", '"a"', "null"])
-def test_not_an_object(text: str) -> None:
-    with pytest.raises(SpecError, match=r"^here: expected object, got "):
-        ModelSpec.from_json(text, "here")
-
-
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
     path = tmp_path / "model_spec.json"
     with pytest.raises(SpecError, match=rf"^{path} does not exist; import the model again: mlcls import MODEL\.$"):
-        ModelSpec.read(path)
-    path.write_bytes(b'{"name": "\xff"}')
-    with pytest.raises(SpecError, match=f"^{path}: expected a JSON document"):
         ModelSpec.read(path)
 
 
 # --- names, labels, the transform
 
 
-@pytest.mark.parametrize("name", ["a", "1", "A.b_c-d", "x" * 128])
-def test_name(name: str) -> None:
-    assert change(SPEC, SpecError, name=name).name == name
+def test_names_and_sizes_that_are_accepted() -> None:
+    for name in ("a", "1", "A.b_c-d", "x" * 128):
+        assert change(SPEC, SpecError, name=name).name == name
+    for side in (1, 8192):
+        transform = change(SPEC.transform, SpecError, height=side, width=side)
+        assert (transform.height, transform.width) == (side, side)
 
 
 @pytest.mark.parametrize("labels", [("a",), ("no", "1", "null"), ("人", "犬", "😀"), ("a b", "a, b", 'a"b', "it's")])
@@ -190,27 +157,21 @@ def test_label_that_is_refused(label: str) -> None:
     assert str(caught.value).endswith(", got 'fine' twice." if label == "fine" else f", got {label!a}.")
 
 
-@pytest.mark.parametrize("side", [1, 8192])
-def test_size(side: int) -> None:
-    transform = change(SPEC.transform, SpecError, height=side, width=side)
-    assert (transform.height, transform.width) == (side, side)
-
-
-@pytest.mark.parametrize("interpolation", sorted({*INTERPOLATIONS["pil"], *INTERPOLATIONS["cv2"], "CUBIC", "bilinear"}))
-@pytest.mark.parametrize("backend", INTERPOLATIONS)
-def test_interpolation_of_backend(backend: Any, interpolation: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "filters", "others"),
+    [
+        ("pil", ["NEAREST", "BILINEAR", "BICUBIC", "BOX", "LANCZOS4"], ["LINEAR", "AREA", "bilinear"]),
+        ("cv2", ["NEAREST", "LINEAR", "BICUBIC", "AREA", "LANCZOS4"], ["BILINEAR", "BOX", "CUBIC"]),
+    ],
+)
+def test_interpolation_of_backend(backend: Any, filters: list[str], others: list[str]) -> None:
     """What PaddleX resizes with."""
-    filters = {
-        "pil": {"NEAREST", "BILINEAR", "BICUBIC", "BOX", "LANCZOS4"},
-        "cv2": {"NEAREST", "LINEAR", "BICUBIC", "AREA", "LANCZOS4"},
-    }[backend]
-    if interpolation in filters:
+    for interpolation in filters:
         change(SPEC.transform, SpecError, resize_backend=backend, interpolation=interpolation)
-        return
-    with pytest.raises(SpecError, match=r"^interpolation: expected one of ") as caught:
-        change(SPEC.transform, SpecError, resize_backend=backend, interpolation=interpolation)
-    assert set(str(caught.value).split(" of ")[1].split(" for ")[0].split(", ")) == filters
-    assert f"{backend!r}, got {interpolation!r}" in str(caught.value)
+    for interpolation in others:
+        text = f"expected one of {', '.join(filters)} for the resize backend {backend!r}, got {interpolation!r}"
+        with pytest.raises(SpecError, match=f"^interpolation: {text}"):
+            change(SPEC.transform, SpecError, resize_backend=backend, interpolation=interpolation)
 
 
 def test_the_client_has_the_same_contract() -> None:

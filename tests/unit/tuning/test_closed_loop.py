@@ -31,23 +31,12 @@ def test_each_caller_has_its_own_call_and_asks_one_after_the_other() -> None:
 
         return call
 
-    figures = run_closed_loop(make_call, concurrency=3, window_s=0.3, warmup_s=0.05)
+    figures = run_closed_loop(make_call, concurrency=3, window_s=0.3, warmup_s=0.2)
     assert most[0] == 3
     assert figures.concurrency == 3
     assert min(figures.latencies_s) >= 0.0099
-    # at most what three callers can do in the window
+    # at most what three callers can do in the window, without the warm-up
     assert 0 < figures.images_per_s <= 3 / 0.01 * 1.1
-
-
-def test_calls_of_the_warmup_do_not_count() -> None:
-    calls: list[float] = []
-
-    def call() -> None:
-        time.sleep(0.01)
-        calls.append(time.monotonic())
-
-    figures = run_closed_loop(lambda: call, 1, window_s=0.1, warmup_s=0.2)
-    assert len(figures.latencies_s) < len(calls) - 5
 
 
 @pytest.mark.parametrize("keep_load", [False, True])
@@ -78,11 +67,8 @@ def test_figures() -> None:
 
 
 def test_a_call_that_the_window_cuts_counts_by_its_share() -> None:
-    def make_call():  # type: ignore[no-untyped-def]
-        return lambda: time.sleep(0.4)
-
     # half of the only call lies in the window; none ends in it
-    figures = run_closed_loop(make_call, 1, window_s=0.2, warmup_s=0.1)
+    figures = run_closed_loop(lambda: lambda: time.sleep(0.4), 1, window_s=0.2, warmup_s=0.1)
     assert len(figures.latencies_s) == 0
     assert figures.calls is not None
     assert 0.3 < figures.calls < 0.6
