@@ -38,14 +38,7 @@ class VersionedDocument(Document, frozen=True, tag_field="schema_version", tag=1
 
 
 def decode(text: str | bytes, kind: type[T], error: type[MlclsError], origin: str, remedy: str = "") -> T:
-    """Read a JSON text.
-
-    Args:
-        text: The JSON text.
-        kind: What to read it into, a `Document` for example.
-        error: What to raise.
-        origin: What errors call the document: its path, usually.
-        remedy: What errors tell the user to do.
+    """Read a JSON text into a type, such as a `Document`; errors call it `origin` and end with the `remedy`.
 
     Raises:
         MlclsError: `error`; the text is not JSON, a key is unknown or missing, or a value is wrong.
@@ -62,7 +55,7 @@ def decode(text: str | bytes, kind: type[T], error: type[MlclsError], origin: st
 def convert(
     value: Any, kind: type[T], error: type[MlclsError], origin: str = "", remedy: str = "", *, strict: bool = True
 ) -> T:
-    """Read a parsed document, made of dicts, lists and plain values. See `decode` for the arguments.
+    """Read a parsed document, made of dicts, lists and plain values, like `decode`.
 
     A text becomes a path where one is wanted and, unless `strict`, a number, true, false or null.
 
@@ -86,7 +79,7 @@ def change(document: D, error: type[MlclsError], **values: Any) -> D:
 
 
 def read(path: Path, kind: type[T], error: type[MlclsError], remedy: str) -> T:
-    """Read a JSON file. See `decode` for the arguments; `remedy` is also what to do if there is no such file.
+    """Read a JSON file, like `decode`; `remedy` is also what to do if there is no such file.
 
     Raises:
         MlclsError: `error`; the file cannot be read, or is not such a document.

@@ -78,7 +78,10 @@ def decode_image(
         with _open_with_pillow(image, settings) as opened:
             return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
     if image.still_chunks:
-        return _decode_with_cv2(strip_png_animation(image), image.format)
+        # cv2 4.11 writes out of bounds for a frame larger than the picture; earlier versions, PaddleX's among them, do
+        # not know animations
+        still = PNG_SIGNATURE + b"".join(image.data[start:end] for start, end in image.still_chunks)
+        return _decode_with_cv2(still, image.format)
     if image.compression in _PILLOW_COMPRESSIONS:
         return _decode_with_cv2(_decompress_tiff(image, settings), image.format)
     return _decode_with_cv2(image.data, image.format)
@@ -116,15 +119,6 @@ def _decompress_tiff(image: EncodedImage, settings: ImageSettings) -> bytes:
         opened.load()
         opened.save(plain, "TIFF", compression="raw", tiffinfo={})
     return plain.getvalue()
-
-
-def strip_png_animation(image: EncodedImage) -> bytes:
-    """Return an animated PNG file without its animation: the still picture that it shows to any other reader.
-
-    cv2 4.11 writes out of bounds for a frame larger than the picture; earlier versions, PaddleX's among them, do not
-    know animations. Bytes after IEND are dropped too.
-    """
-    return PNG_SIGNATURE + b"".join(image.data[start:end] for start, end in image.still_chunks)
 
 
 def _choose_reduction(image: EncodedImage, settings: ImageSettings, transform: ImageTransform | None) -> int:
@@ -176,14 +170,11 @@ def _try_simplejpeg(
 
 
 def find_orientation(app1: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8, that cv2 applies to a JPEG file, by asking cv2.
+    """Return the EXIF orientation, 1 to 8, that cv2 applies to a JPEG file with these APP1 segments, by asking cv2.
 
     cv2 reads any APP1 segment from its seventh byte on as a TIFF directory, almost whatever is there, and photos have
     XMP and other data in such segments. So cv2 decodes a tiny picture with the file's segments, which takes 20
     microseconds, and the result shows the orientation.
-
-    Args:
-        app1: The file's APP1 segments with their markers, in order.
 
     Raises:
         ImageError: cv2 cannot decode a file with these segments.

@@ -47,19 +47,12 @@ _LARGE_TILE: Final = 4096
 
 @dataclasses.dataclass(frozen=True)
 class JpegSegments:
-    """What stands before the picture data of a JPEG file: ITU-T T.81, section B.1.1.
-
-    Attributes:
-        channels: Components.
-        app1: The APP1 segments, EXIF among them, with their markers, in order.
-        scan_offset: Where the first scan begins, in bytes.
-        single_scan: Whether the file is sequential with one scan for all components; the picture is whole if that is.
-    """
+    """What stands before the picture data of a JPEG file: ITU-T T.81, section B.1.1."""
 
     channels: int
-    app1: bytes
-    scan_offset: int
-    single_scan: bool
+    app1: bytes  # the APP1 segments, EXIF among them, with their markers, in order
+    scan_offset: int  # where the first scan begins, in bytes
+    single_scan: bool  # whether it is sequential with one scan for all components: the picture is whole if that is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +85,7 @@ class EncodedImage:
 def open_image(data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS) -> EncodedImage:
     """Open a whole image file, if the settings accept files of this length and format.
 
-    Returns:
-        The opened file; height and width are 1 or more and not checked yet.
+    Height and width are 1 or more and not checked yet.
 
     Raises:
         ImageError: Too many bytes, not an image, a format that is unsupported or not accepted, or a file that is

@@ -45,14 +45,10 @@ class _Bounded:
 
 
 def extract_model(archive: Path, into: Path) -> None:
-    """Take the files of a PaddleX inference model out of a tar, plain or compressed with gzip, bzip2 or xz.
+    """Take the files of a PaddleX inference model out of a tar, plain or compressed, into a new folder.
 
     All members are checked before anything is written. What macOS adds is ignored: members named `._*` or below
     `__MACOSX`, and all of a pax header but a member's name and size.
-
-    Args:
-        archive: The archive file.
-        into: New folder for `inference.yml` and the files next to it that belong to a model.
 
     Raises:
         ModelFormatError: The archive cannot be read, is damaged, does not hold exactly one `inference.yml`, exceeds a
