@@ -10,7 +10,6 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -27,6 +26,7 @@ Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info
 
 # One step of a path in msgspec's messages: `.name` or `[0]`.
 _STEP: Final = re.compile(r"([^.\[\]]+)(?![^\[]*\])|\[([^\]]+)\]")
+_UNIONS: Final = (typing.Union, types.UnionType)
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,16 +125,17 @@ def _describe(fault: str, document: Any, kind: object) -> str:
         wanted = next((parts[0] for option in _options(wanted) if (parts := typing.get_args(option))), str)
         key, value = f"a key of {key or 'the document'}", next(name for name in value if not _fits(name, wanted))
     prefix = f"{key}." if key else ""
+    keys = ", ".join(key for option in _options(wanted) for key in getattr(option, "__struct_encode_fields__", ()))
     if unknown := re.fullmatch(r"Object contains unknown field (.*)", message, re.DOTALL):
-        return f"unknown key {clip(prefix + unknown[1])[1:-1]}; expected only {', '.join(_keys(wanted))}"
+        return f"unknown key {clip(prefix + unknown[1])[1:-1]}; expected only {keys}"
     if missing := re.fullmatch(r"Object missing required field (.*)", message):
-        return f"missing key {prefix}{missing[1]}; expected {', '.join(_keys(wanted))}"
+        return f"missing key {prefix}{missing[1]}; expected {keys}"
     if message.endswith("out of range"):
         message = "Expected a number in its type's range"
     elif wanted is None and hasattr(owner, "__struct_config__"):
         message = f"Expected {owner.__struct_config__.tag}"
     elif message.startswith("Invalid enum value"):
-        choices = [*_choices(wanted)]
+        choices = [str(choice) for option in _options(wanted) for choice in typing.get_args(option)]
         message = f"Expected {'one of ' if len(choices) > 1 else ''}{', '.join(choices)}"
     if message.startswith("Expected"):
         message = re.sub(", got [^ ]*", "", message).replace("Expected", "expected")
@@ -152,16 +153,12 @@ def _fits(value: object, kind: Any) -> bool:
     return True
 
 
-def _options(kind: Any) -> Iterator[Any]:
-    """Yield the types that a type stands for: without annotations, and those of a union one by one."""
+def _options(kind: Any) -> list[Any]:
+    """Return the types that a type stands for: without annotations, and those of a union one by one."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        yield from _options(parts[0])
-    elif origin in (typing.Union, types.UnionType):
-        for part in parts:
-            yield from _options(part)
-    else:
-        yield kind
+        return _options(parts[0])
+    return [option for part in parts for option in _options(part)] if origin in _UNIONS else [kind]
 
 
 def _type_within(kind: object, field: str) -> Any:
@@ -172,13 +169,3 @@ def _type_within(kind: object, field: str) -> Any:
         if parts := typing.get_args(option):
             return parts[0] if parts[-1] is ... else parts[-1]
     return None
-
-
-def _keys(kind: object) -> Iterator[str]:
-    for option in _options(kind):
-        yield from getattr(option, "__struct_encode_fields__", ())
-
-
-def _choices(kind: object) -> Iterator[str]:
-    for option in _options(kind):
-        yield from map(str, typing.get_args(option))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, overload
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -78,14 +78,9 @@ class PhotoFiles(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        if isinstance(index, slice):
-            return [_read_photo(path) for path in self._paths[index]]
-        return _read_photo(self._paths[index])
+    def __getitem__(self, index: Any) -> Any:
+        found = self._paths[index]
+        return _read_photo(found) if isinstance(found, Path) else [_read_photo(path) for path in found]
 
 
 def photo_images(paths: Sequence[Path], sample_count: int, seed: int = 0) -> Sequence[bytes]:
