@@ -22,7 +22,7 @@ import pytest
 
 from mlcls.base import download
 from mlcls.errors import DownloadError
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer, running
 
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
@@ -117,11 +117,9 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "FIRST_BACKOFF_S", 0.0)
-    with Site() as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    with running(Site()) as server:
         yield server
         server.gate.set()
-        server.shutdown()
 
 
 def failure(url: str) -> str:

@@ -107,21 +107,6 @@ def test_pixels_of_awkward_files_are_cv2s(name: str) -> None:
     np.testing.assert_array_equal(image, with_cv2(AWKWARD[name]))
 
 
-def test_decoding_by_simplejpeg_and_by_cv2_is_the_same(monkeypatch: pytest.MonkeyPatch, samples: list[Path]) -> None:
-    files = [path.read_bytes() for path in samples if path.suffix == ".jpg"]
-    fast = [decode_image(data) for data in files]
-    refused = []
-
-    def refuse(data: bytes, **_: Any) -> Any:
-        refused.append(data)
-        raise ValueError
-
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", refuse)
-    for data, expected in zip(files, fast, strict=True):
-        np.testing.assert_array_equal(decode_image(data), expected)
-    assert refused == files, "simplejpeg sees every file first"
-
-
 def test_memoryview_is_taken() -> None:
     """A slice of a larger buffer needs no copy by the caller."""
     data = AWKWARD["png interlaced"]
