@@ -55,16 +55,10 @@ _CV2_REDUCTIONS: Final = {
 def decode_image(
     data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS, transform: ImageTransform | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Open, check and decode one image, to the pixels that PaddleX computes with.
+    """Open, check and decode a whole image file to `(H, W, 3)` uint8 RGB, contiguous, with cv2's EXIF orientation.
 
-    Args:
-        data: A whole image file of one of `mlcls.images.formats.FORMATS`.
-        settings: What images are accepted and how they are read.
-        transform: The network's transform. With it, and if the settings have `jpeg_oversampling`, a large JPEG file is
-            decoded at 1/2, 1/4 or 1/8 of its size.
-
-    Returns:
-        `(H, W, 3)` uint8 RGB, contiguous, EXIF orientation applied as cv2 does.
+    If the settings have `jpeg_oversampling`, a large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, as far as the
+    network's `transform`, if given, leaves pixels to spare.
 
     Raises:
         ImageError: Not an image, an unsupported format, truncated or corrupt, or over a limit; `reason` says which.

@@ -59,27 +59,18 @@ class JpegSegments:
 class EncodedImage:
     """An image file that was opened: what its first bytes say, and what its decoder needs.
 
-    Attributes:
-        data: The whole file.
-        format: One of `mlcls.images.formats.FORMATS`.
-        height: Rows, before any EXIF orientation is applied.
-        width: Columns, before any EXIF orientation is applied.
-        frames: Frames of an animation, pages of a TIFF file; counted up to one more than the settings allow.
-        jpeg: JPEG only: the segments before its picture data.
-        still_chunks: Animated PNG only: start and end, in bytes, of the chunks that do not belong to the animation.
-        compression: TIFF only: the number of the compression scheme.
-        pillow: AVIF only: the file as Pillow opened it.
+    Height and width are those before any EXIF orientation is applied.
     """
 
     data: bytes = dataclasses.field(repr=False)
     format: str
     height: int
     width: int
-    frames: int = 1
+    frames: int = 1  # of an animation, or pages of a TIFF file; counted up to one more than the settings allow
     jpeg: JpegSegments | None = None
-    still_chunks: tuple[tuple[int, int], ...] = ()
-    compression: int = 0
-    pillow: Image.Image | None = None
+    still_chunks: tuple[tuple[int, int], ...] = ()  # start and end of the still chunks of an animated PNG file
+    compression: int = 0  # TIFF's number of the scheme
+    pillow: Image.Image | None = None  # an AVIF file as Pillow opened it
 
 
 def open_image(data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS) -> EncodedImage:

@@ -333,7 +333,7 @@ def test_not_a_tar(pack: Pack, content: bytes) -> None:
     [
         ([], "got 0 folders in an archive with: nothing; "),
         ([member("a/inference.yml", type=tarfile.DIRTYPE), member("b")], "got 0 folders in an archive with: a/inf"),
-        ([member(f"x{index}") for index in range(12)], "x0, x1, x2, x3, x4, x5, x6, x7, x8, x9 and 2 more; "),
+        ([member(f"x{index}") for index in range(500)], "...; unpack it and pass the folder of one model"),
         ([*model("a/"), *model("")], "got 2 folders in an archive with: a, .; unpack it and pass the folder of"),
     ],
 )
