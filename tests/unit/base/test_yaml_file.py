@@ -38,7 +38,7 @@ def test_plain_values() -> None:
         (f"a: 1{':1' * 600}.5", "a number of more than 1000 characters"),
         ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "nested too deeply"),
         ("".join(f"{' ' * depth}a:\n" for depth in range(MAX_DEPTH + 1)), "nested too deeply, more than 50 levels"),
-        ("a: &a {<<: *a}", "nested too deeply"),
+        ("a0: &a0 {}\n" + "".join(f"a{n}: &a{n} {{<<: *a{n - 1}}}\n" for n in range(1, 900)) + "<<: *a899", "deeply"),
         ("a: &a 1\nb: [" + "*a, " * (MAX_ALIASES + 1) + "]", "aliases"),
         ("".join(f"k{number}: 1\n" for number in range(10_001)), "a mapping of more than 10000 keys"),
     ],
