@@ -10,7 +10,6 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -27,6 +26,7 @@ Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info
 
 # One step of a path in msgspec's messages: `.name` or `[0]`.
 _STEP: Final = re.compile(r"([^.\[\]]+)(?![^\[]*\])|\[([^\]]+)\]")
+_UNIONS: Final = (typing.Union, types.UnionType)
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,14 +38,7 @@ class VersionedDocument(Document, frozen=True, tag_field="schema_version", tag=1
 
 
 def decode(text: str | bytes, kind: type[T], error: type[MlclsError], origin: str, remedy: str = "") -> T:
-    """Read a JSON text.
-
-    Args:
-        text: The JSON text.
-        kind: What to read it into, a `Document` for example.
-        error: What to raise.
-        origin: What errors call the document: its path, usually.
-        remedy: What errors tell the user to do.
+    """Read a JSON text into a type, such as a `Document`; errors call it `origin` and end with the `remedy`.
 
     Raises:
         MlclsError: `error`; the text is not JSON, a key is unknown or missing, or a value is wrong.
@@ -62,7 +55,7 @@ def decode(text: str | bytes, kind: type[T], error: type[MlclsError], origin: st
 def convert(
     value: Any, kind: type[T], error: type[MlclsError], origin: str = "", remedy: str = "", *, strict: bool = True
 ) -> T:
-    """Read a parsed document, made of dicts, lists and plain values. See `decode` for the arguments.
+    """Read a parsed document, made of dicts, lists and plain values, like `decode`.
 
     A text becomes a path where one is wanted and, unless `strict`, a number, true, false or null.
 
@@ -86,7 +79,7 @@ def change(document: D, error: type[MlclsError], **values: Any) -> D:
 
 
 def read(path: Path, kind: type[T], error: type[MlclsError], remedy: str) -> T:
-    """Read a JSON file. See `decode` for the arguments; `remedy` is also what to do if there is no such file.
+    """Read a JSON file, like `decode`; `remedy` is also what to do if there is no such file.
 
     Raises:
         MlclsError: `error`; the file cannot be read, or is not such a document.
@@ -132,16 +125,17 @@ def _describe(fault: str, document: Any, kind: object) -> str:
         wanted = next((parts[0] for option in _options(wanted) if (parts := typing.get_args(option))), str)
         key, value = f"a key of {key or 'the document'}", next(name for name in value if not _fits(name, wanted))
     prefix = f"{key}." if key else ""
+    keys = ", ".join(key for option in _options(wanted) for key in getattr(option, "__struct_encode_fields__", ()))
     if unknown := re.fullmatch(r"Object contains unknown field (.*)", message, re.DOTALL):
-        return f"unknown key {clip(prefix + unknown[1])[1:-1]}; expected only {', '.join(_keys(wanted))}"
+        return f"unknown key {clip(prefix + unknown[1])[1:-1]}; expected only {keys}"
     if missing := re.fullmatch(r"Object missing required field (.*)", message):
-        return f"missing key {prefix}{missing[1]}; expected {', '.join(_keys(wanted))}"
+        return f"missing key {prefix}{missing[1]}; expected {keys}"
     if message.endswith("out of range"):
         message = "Expected a number in its type's range"
     elif wanted is None and hasattr(owner, "__struct_config__"):
         message = f"Expected {owner.__struct_config__.tag}"
     elif message.startswith("Invalid enum value"):
-        choices = [*_choices(wanted)]
+        choices = [str(choice) for option in _options(wanted) for choice in typing.get_args(option)]
         message = f"Expected {'one of ' if len(choices) > 1 else ''}{', '.join(choices)}"
     if message.startswith("Expected"):
         message = re.sub(", got [^ ]*", "", message).replace("Expected", "expected")
@@ -159,16 +153,12 @@ def _fits(value: object, kind: Any) -> bool:
     return True
 
 
-def _options(kind: Any) -> Iterator[Any]:
-    """Yield the types that a type stands for: without annotations, and those of a union one by one."""
+def _options(kind: Any) -> list[Any]:
+    """Return the types that a type stands for: without annotations, and those of a union one by one."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        yield from _options(parts[0])
-    elif origin in (typing.Union, types.UnionType):
-        for part in parts:
-            yield from _options(part)
-    else:
-        yield kind
+        return _options(parts[0])
+    return [option for part in parts for option in _options(part)] if origin in _UNIONS else [kind]
 
 
 def _type_within(kind: object, field: str) -> Any:
@@ -179,13 +169,3 @@ def _type_within(kind: object, field: str) -> Any:
         if parts := typing.get_args(option):
             return parts[0] if parts[-1] is ... else parts[-1]
     return None
-
-
-def _keys(kind: object) -> Iterator[str]:
-    for option in _options(kind):
-        yield from getattr(option, "__struct_encode_fields__", ())
-
-
-def _choices(kind: object) -> Iterator[str]:
-    for option in _options(kind):
-        yield from map(str, typing.get_args(option))

@@ -186,10 +186,8 @@ def fetch(url: str) -> Path:
 
     An interrupted download is resumed if the server's file is still the same. After a lost connection, HTTP 5xx, 408
     or 429 the download is retried, for `ATTEMPTS` attempts in all. If another process is fetching the same URL, wait
-    for it. Proxy variables apply. If stderr is a terminal, it shows a progress bar.
-
-    Args:
-        url: http or https URL; up to `MAX_REDIRECTS` redirects are followed, to http and https only.
+    for it. Up to `MAX_REDIRECTS` redirects are followed, to http and https only. Proxy variables apply. If stderr is a
+    terminal, it shows a progress bar.
 
     Raises:
         DownloadError: The download failed, or the file has more than `MAX_BYTES`; the message is one line and says what

@@ -21,11 +21,12 @@ INT8_FLAGS: Final = ("avx512_vnni", "avx_vnni", "amx_int8")
 # Instruction sets with bf16 products; OpenVINO uses bf16 by default on a processor that has one.
 BF16_FLAGS: Final = ("avx512_bf16", "amx_bf16")
 
-_CPU_INFO: Final = Path("/proc/cpuinfo")
 _PACKAGES: Final = (
     "mlcls", "nvidia-pytriton", "openvino", "onnxruntime", "paddlepaddle", "opencv-python-headless", "pillow"
 )  # fmt: skip
 
+# The root of the file system.
+_ROOT: Final = Path("/")
 # Files with a container's memory limit and usage: cgroup 2, cgroup 1.
 _MEMORY_LIMITS: Final = (
     ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
@@ -42,12 +43,7 @@ _TENSORRT_LIBRARIES: Final = ("libnvinfer.so.12", "libnvinfer.so.11", "libnvinfe
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """One GPU.
-
-    Attributes:
-        name: The driver's name for it, like `Tesla T4`.
-        compute_capability: Like `7.5`.
-    """
+    """One GPU: the driver's name for it, like `Tesla T4`, and its compute capability, like `7.5`."""
 
     name: str
     compute_capability: str
@@ -58,12 +54,7 @@ class Gpu:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What a machine has to run TensorRT plans.
-
-    Attributes:
-        gpus: Its GPUs in CUDA's order.
-        tensorrt: Version of its TensorRT library, like `10.13.2.6`; None if there is none.
-    """
+    """What a machine has to run TensorRT plans: GPUs in CUDA's order, and the version of TensorRT, like `10.13.2.6`."""
 
     gpus: tuple[Gpu, ...] = ()
     tensorrt: str | None = None
@@ -92,14 +83,10 @@ def read_processor() -> str:
     return _read_cpu_info("model name") or platform.processor() or "unknown processor"
 
 
-def read_cores(system: Path = Path("/")) -> int:
-    """Return the number of cores that this process may use, at most its container's CPU limit.
-
-    Args:
-        system: Root of the file system.
-    """
+def read_cores() -> int:
+    """Return the number of cores that this process may use, at most its container's CPU limit."""
     cores = len(os.sched_getaffinity(0))
-    folder = system / "sys/fs/cgroup"
+    folder = _ROOT / "sys/fs/cgroup"
     try:
         if (folder / "cpu.max").is_file():  # cgroup 2
             quota, period = (folder / "cpu.max").read_text().split()
@@ -111,17 +98,13 @@ def read_cores(system: Path = Path("/")) -> int:
     return min(cores, max(math.ceil(share), 1)) if share > 0 else cores  # -1: no limit
 
 
-def read_available_memory(system: Path = Path("/")) -> int:
-    """Return the bytes available to a new process: what the system has, at most what the container's limit leaves.
-
-    Args:
-        system: Root of the file system.
-    """
-    match = re.search(r"^MemAvailable:\s*(\d+)", (system / "proc/meminfo").read_text("utf-8"), re.MULTILINE)
+def read_available_memory() -> int:
+    """Return the bytes available to a new process: what the system has, at most what the container's limit leaves."""
+    match = re.search(r"^MemAvailable:\s*(\d+)", (_ROOT / "proc/meminfo").read_text("utf-8"), re.MULTILINE)
     available = int(match[1]) * 1024 if match else 0
     for limit, usage in _MEMORY_LIMITS:
         try:
-            left = int((system / limit).read_text()) - int((system / usage).read_text())
+            left = int((_ROOT / limit).read_text()) - int((_ROOT / usage).read_text())
         except (OSError, ValueError):  # not there, or "max"
             continue
         available = min(available, max(left, 0))
@@ -208,7 +191,7 @@ def _read_version(package: str) -> str:
 def _read_cpu_info(name: str) -> str:
     """Return what Linux says of the first processor; empty if it says nothing."""
     try:
-        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (_ROOT / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     facts = (line.partition(":") for line in lines)

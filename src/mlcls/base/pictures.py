@@ -69,21 +69,13 @@ def save_figure(figure: Any) -> bytes:
 
 def draw_label_panels(
     labels: Sequence[str],
-    order: npt.NDArray[np.intp],
+    order: npt.NDArray[np.intp],  # (num_rows,)
     draw_panel: Callable[[Any, npt.NDArray[np.intp]], None],
     title: str,
 ) -> bytes:
-    """Draw a row for each label, in a grid of panels with at most 50 rows each.
+    """Draw a row for each class id of `order`, from the top, in panels of at most 50 rows; return a PNG file.
 
-    Args:
-        labels: The labels.
-        order: (num_rows,) class ids from top to bottom.
-        draw_panel: Draws the rows of one panel, given its axes and the class ids of its rows from the top. Artists
-            that it labels are listed in the legend.
-        title: Title of the chart.
-
-    Returns:
-        A PNG file.
+    `draw_panel` draws one panel, given its axes and its class ids; artists that it labels are listed in the legend.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

@@ -24,15 +24,9 @@ _PR_SET_PDEATHSIG: Final = 1
 
 @dataclasses.dataclass(frozen=True)
 class ProcessState:
-    """A process that runs.
+    """A process that runs, or that a signal has stopped."""
 
-    Attributes:
-        start: Start time in clock ticks since boot; tells it from a later process with the same id.
-        is_stopped: Whether a signal has stopped it.
-        group: Its process group.
-    """
-
-    start: int
+    start: int  # in clock ticks since boot; tells it from a later process with the same id
     is_stopped: bool
     group: int
 
@@ -59,11 +53,7 @@ def has_zombie(pid: int) -> bool:
 
 
 def end_group(pid: int) -> None:
-    """Kill what is left of a process group and wait until it is gone, since it may hold ports.
-
-    Args:
-        pid: Process id of the group's leader, which has ended.
-    """
+    """Kill what is left of the process group of a leader that has ended, and wait until its ports are free."""
     deadline = time.monotonic() + _GROUP_END_TIMEOUT_S
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
@@ -91,11 +81,7 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def check_ports(host: str, ports: Mapping[str, int]) -> None:
-    """Check that ports differ and are free.
-
-    Args:
-        host: Address to listen on.
-        ports: Ports by the option that sets them.
+    """Check that ports, given by the options that set them, differ and are free at an address.
 
     Raises:
         ServerError: Two ports are the same, or one is taken.

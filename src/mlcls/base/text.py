@@ -43,12 +43,7 @@ def has_control(text: str) -> bool:
 
 
 def visible(text: str, keep: str = "\n") -> str:
-    """Return a text with a backslash escape for each character that would be obeyed instead of shown.
-
-    Args:
-        text: Any text.
-        keep: Control characters to leave as they are.
-    """
+    """Return a text with a backslash escape for each character, except those of `keep`, that would be obeyed."""
     return _CONTROL.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
 
 

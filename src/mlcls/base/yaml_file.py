@@ -26,10 +26,7 @@ class YamlError(Exception):
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file.
-
-    Returns:
-        Its document: dicts, lists, strings, numbers, booleans, dates, None. An alias is the same object as its anchor.
+    """Read a YAML file: dicts, lists, strings, numbers, booleans, dates, None; an alias is the object of its anchor.
 
     Raises:
         YamlError: The file is not YAML in UTF-8, has a tag that makes an object, or exceeds a limit.

@@ -89,10 +89,7 @@ def require_interface(model: onnx.ModelProto, expected: Interface, name: str) ->
 
 
 def cut_activation(model: onnx.ModelProto) -> Activation:
-    """Make the graph end in its logits.
-
-    Returns:
-        `sigmoid` if the graph ended in a sigmoid, which was cut off; `none` if it ended in no activation.
+    """Make the graph end in its logits; return `sigmoid` if it ended in one, which was cut off, or else `none`.
 
     Raises:
         ModelFormatError: The graph ends in another activation, or has one before its last operation.
@@ -119,10 +116,9 @@ def cut_activation(model: onnx.ModelProto) -> Activation:
 
 
 def untile_constants(model: onnx.ModelProto) -> bool:
-    """Remove each Tile that only repeats a constant (1, ...) along the batch, since what follows broadcasts.
+    """Remove each Tile that only repeats a constant (1, ...) along the batch; return whether there was one.
 
-    Returns:
-        Whether there was one.
+    What follows broadcasts.
     """
     constants = {initializer.name: initializer.dims for initializer in model.graph.initializer}
     outputs = {value.name for value in model.graph.output}

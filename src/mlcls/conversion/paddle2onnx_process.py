@@ -21,10 +21,6 @@ _TIMEOUT_S: Final = 900
 def convert_paddle_graph(graph_path: Path, parameters_path: Path) -> onnx.ModelProto:
     """Convert a Paddle graph with paddle2onnx, without edits.
 
-    Args:
-        graph_path: `inference.json` or `inference.pdmodel`.
-        parameters_path: `inference.pdiparams`.
-
     Raises:
         ConversionError: paddle2onnx failed; the text has the last line of its output.
         MissingExtraError: The extra `convert` is not installed.

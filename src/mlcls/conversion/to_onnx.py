@@ -28,26 +28,15 @@ BATCH: Final = "batch"
 
 @dataclasses.dataclass(frozen=True)
 class ExportedGraph:
-    """A graph that is ready to be served.
-
-    Attributes:
-        model: The ONNX model.
-        source_activation: The activation that the Paddle graph ended in.
-        untiled_queries: Whether a Tile of constant queries was removed.
-    """
+    """A graph that is ready to be served."""
 
     model: onnx.ModelProto
-    source_activation: Activation
-    untiled_queries: bool
+    source_activation: Activation  # that the Paddle graph ended in
+    untiled_queries: bool  # whether a Tile of constant queries was removed
 
 
 def export_onnx(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> ExportedGraph:
-    """Convert a Paddle graph and edit it for serving.
-
-    Args:
-        graph_path: `inference.json` or `inference.pdmodel`.
-        parameters_path: `inference.pdiparams`.
-        spec: The model's spec, whose transform and labels determine the graph's input and output.
+    """Convert a Paddle graph and edit it for serving; transform and labels determine its input and output.
 
     Raises:
         ConversionError: paddle2onnx failed, or the graph does not have the expected form.
@@ -76,7 +65,7 @@ def export_onnx(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> Exp
 
 
 def find_activation(graph_path: Path, parameters_path: Path, spec: ModelSpec) -> Activation:
-    """Return the activation that a Paddle graph ends in, for callers that run it. Arguments, errors: `export_onnx`."""
+    """Return the activation that a Paddle graph ends in, for callers that run it. Errors: see `export_onnx`."""
     model = convert_paddle_graph(graph_path, parameters_path)
     onnx_edits.check_interface(model, spec)
     return onnx_edits.cut_activation(model)

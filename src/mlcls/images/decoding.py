@@ -55,16 +55,10 @@ _CV2_REDUCTIONS: Final = {
 def decode_image(
     data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS, transform: ImageTransform | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Open, check and decode one image, to the pixels that PaddleX computes with.
+    """Open, check and decode a whole image file to `(H, W, 3)` uint8 RGB, contiguous, with cv2's EXIF orientation.
 
-    Args:
-        data: A whole image file of one of `mlcls.images.formats.FORMATS`.
-        settings: What images are accepted and how they are read.
-        transform: The network's transform. With it, and if the settings have `jpeg_oversampling`, a large JPEG file is
-            decoded at 1/2, 1/4 or 1/8 of its size.
-
-    Returns:
-        `(H, W, 3)` uint8 RGB, contiguous, EXIF orientation applied as cv2 does.
+    If the settings have `jpeg_oversampling`, a large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, as far as the
+    network's `transform`, if given, leaves pixels to spare.
 
     Raises:
         ImageError: Not an image, an unsupported format, truncated or corrupt, or over a limit; `reason` says which.
@@ -78,7 +72,10 @@ def decode_image(
         with _open_with_pillow(image, settings) as opened:
             return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
     if image.still_chunks:
-        return _decode_with_cv2(strip_png_animation(image), image.format)
+        # cv2 4.11 writes out of bounds for a frame larger than the picture; earlier versions, PaddleX's among them, do
+        # not know animations
+        still = PNG_SIGNATURE + b"".join(image.data[start:end] for start, end in image.still_chunks)
+        return _decode_with_cv2(still, image.format)
     if image.compression in _PILLOW_COMPRESSIONS:
         return _decode_with_cv2(_decompress_tiff(image, settings), image.format)
     return _decode_with_cv2(image.data, image.format)
@@ -116,15 +113,6 @@ def _decompress_tiff(image: EncodedImage, settings: ImageSettings) -> bytes:
         opened.load()
         opened.save(plain, "TIFF", compression="raw", tiffinfo={})
     return plain.getvalue()
-
-
-def strip_png_animation(image: EncodedImage) -> bytes:
-    """Return an animated PNG file without its animation: the still picture that it shows to any other reader.
-
-    cv2 4.11 writes out of bounds for a frame larger than the picture; earlier versions, PaddleX's among them, do not
-    know animations. Bytes after IEND are dropped too.
-    """
-    return PNG_SIGNATURE + b"".join(image.data[start:end] for start, end in image.still_chunks)
 
 
 def _choose_reduction(image: EncodedImage, settings: ImageSettings, transform: ImageTransform | None) -> int:
@@ -176,14 +164,11 @@ def _try_simplejpeg(
 
 
 def find_orientation(app1: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8, that cv2 applies to a JPEG file, by asking cv2.
+    """Return the EXIF orientation, 1 to 8, that cv2 applies to a JPEG file with these APP1 segments, by asking cv2.
 
     cv2 reads any APP1 segment from its seventh byte on as a TIFF directory, almost whatever is there, and photos have
     XMP and other data in such segments. So cv2 decodes a tiny picture with the file's segments, which takes 20
     microseconds, and the result shows the orientation.
-
-    Args:
-        app1: The file's APP1 segments with their markers, in order.
 
     Raises:
         ImageError: cv2 cannot decode a file with these segments.

@@ -47,53 +47,36 @@ _LARGE_TILE: Final = 4096
 
 @dataclasses.dataclass(frozen=True)
 class JpegSegments:
-    """What stands before the picture data of a JPEG file: ITU-T T.81, section B.1.1.
-
-    Attributes:
-        channels: Components.
-        app1: The APP1 segments, EXIF among them, with their markers, in order.
-        scan_offset: Where the first scan begins, in bytes.
-        single_scan: Whether the file is sequential with one scan for all components; the picture is whole if that is.
-    """
+    """What stands before the picture data of a JPEG file: ITU-T T.81, section B.1.1."""
 
     channels: int
-    app1: bytes
-    scan_offset: int
-    single_scan: bool
+    app1: bytes  # the APP1 segments, EXIF among them, with their markers, in order
+    scan_offset: int  # where the first scan begins, in bytes
+    single_scan: bool  # whether it is sequential with one scan for all components: the picture is whole if that is
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImage:
     """An image file that was opened: what its first bytes say, and what its decoder needs.
 
-    Attributes:
-        data: The whole file.
-        format: One of `mlcls.images.formats.FORMATS`.
-        height: Rows, before any EXIF orientation is applied.
-        width: Columns, before any EXIF orientation is applied.
-        frames: Frames of an animation, pages of a TIFF file; counted up to one more than the settings allow.
-        jpeg: JPEG only: the segments before its picture data.
-        still_chunks: Animated PNG only: start and end, in bytes, of the chunks that do not belong to the animation.
-        compression: TIFF only: the number of the compression scheme.
-        pillow: AVIF only: the file as Pillow opened it.
+    Height and width are those before any EXIF orientation is applied.
     """
 
     data: bytes = dataclasses.field(repr=False)
     format: str
     height: int
     width: int
-    frames: int = 1
+    frames: int = 1  # of an animation, or pages of a TIFF file; counted up to one more than the settings allow
     jpeg: JpegSegments | None = None
-    still_chunks: tuple[tuple[int, int], ...] = ()
-    compression: int = 0
-    pillow: Image.Image | None = None
+    still_chunks: tuple[tuple[int, int], ...] = ()  # start and end of the still chunks of an animated PNG file
+    compression: int = 0  # TIFF's number of the scheme
+    pillow: Image.Image | None = None  # an AVIF file as Pillow opened it
 
 
 def open_image(data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS) -> EncodedImage:
     """Open a whole image file, if the settings accept files of this length and format.
 
-    Returns:
-        The opened file; height and width are 1 or more and not checked yet.
+    Height and width are 1 or more and not checked yet.
 
     Raises:
         ImageError: Too many bytes, not an image, a format that is unsupported or not accepted, or a file that is

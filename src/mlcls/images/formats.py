@@ -47,13 +47,7 @@ _LOOKS_LIKE: Final = (
 
 
 def sniff_format(data: bytes) -> str:
-    """Name the format of a file by its first bytes.
-
-    Args:
-        data: The whole file, or at least its first 256 bytes.
-
-    Returns:
-        One of `FORMATS`.
+    """Return the format of a whole file, one of `FORMATS`, by its first 256 bytes.
 
     Raises:
         ImageError: No bytes, not an image, or a format that cannot be decoded, which the text names.

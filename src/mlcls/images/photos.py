@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, overload
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -53,11 +53,7 @@ def photo_pixels(
 ) -> npt.NDArray[np.uint8]:
     """Return photos at the size of a network's input: (N, H, W, 3) uint8 RGB.
 
-    Args:
-        paths: Photos, and folders of them; if there are none, crops of the sample photos take their place.
-        transform: The model's transform.
-        sample_count: How many crops.
-        seed: See `photo_crops`.
+    If there are no paths, crops of the sample photos take their place: `photo_crops(sample_count, seed)`.
 
     Raises:
         ImageError: See `load_photos`.
@@ -69,7 +65,7 @@ def photo_pixels(
 
 
 class PhotoFiles(Sequence[bytes]):
-    """Encoded photos in files; each is read on access."""
+    """Encoded photos in files; each is read on access, which may raise an `ImageError`."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """List the files among the paths, and the photos in the folders among them.
@@ -80,22 +76,11 @@ class PhotoFiles(Sequence[bytes]):
         self._paths = list_photos(paths)
 
     def __len__(self) -> int:
-        """Return the number of photos."""
         return len(self._paths)
 
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        """Return the content of a file, or of several.
-
-        Raises:
-            ImageError: It cannot be read.
-        """
-        if isinstance(index, slice):
-            return [_read_photo(path) for path in self._paths[index]]
-        return _read_photo(self._paths[index])
+    def __getitem__(self, index: Any) -> Any:
+        found = self._paths[index]
+        return _read_photo(found) if isinstance(found, Path) else [_read_photo(path) for path in found]
 
 
 def photo_images(paths: Sequence[Path], sample_count: int, seed: int = 0) -> Sequence[bytes]:

@@ -34,14 +34,9 @@ _CV2_FILTERS: Final = {
 
 
 def resize_image(image: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.NDArray[np.uint8]:
-    """Resize to the transform's size, regardless of the aspect ratio, as PaddleX's `Resize` does.
+    """Resize `(H, W, 3)` uint8 to the transform's size, regardless of the aspect ratio, as PaddleX's `Resize` does.
 
-    Args:
-        image: `(H, W, 3)` uint8.
-        transform: Size, backend and interpolation.
-
-    Returns:
-        `(height, width, 3)` uint8, contiguous; `image` itself if it already has that size; else it may be read-only.
+    The result is contiguous, and `image` itself if it already has that size; else it may be read-only.
     """
     height, width = transform.height, transform.width
     if image.shape[:2] == (height, width):
@@ -56,10 +51,7 @@ def resize_image(image: npt.NDArray[np.uint8], transform: ImageTransform) -> npt
 def preprocess(
     data: bytes | memoryview, transform: ImageTransform, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS
 ) -> npt.NDArray[np.uint8]:
-    """Return the tensor `pixels` of an encoded image: `decode_image`, then `resize_image`.
-
-    Returns:
-        `(height, width, 3)` uint8 RGB, contiguous; it may be read-only.
+    """Return `pixels`, `(height, width, 3)` uint8 RGB, of an encoded image: `decode_image`, then `resize_image`.
 
     Raises:
         ImageError: See `mlcls.images.decoding.decode_image`.
@@ -68,12 +60,9 @@ def preprocess(
 
 
 def normalization_constants(transform: ImageTransform) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return factor and offset that normalize: `pixels * alpha + beta`.
+    """Return factor and offset, each `(3,)` float32, RGB, that normalize: `pixels * alpha + beta`.
 
     PaddleX's `Normalize` computes both in float64 and rounds to float32 once; it does not subtract and divide.
-
-    Returns:
-        `alpha` and `beta`, each `(3,)` float32, RGB.
     """
     alpha = [transform.scale / std for std in transform.std]
     beta = [-mean / std for mean, std in zip(transform.mean, transform.std, strict=True)]
@@ -81,16 +70,9 @@ def normalization_constants(transform: ImageTransform) -> tuple[npt.NDArray[np.f
 
 
 def normalize(pixels: npt.NDArray[np.uint8], transform: ImageTransform) -> npt.NDArray[np.float32]:
-    """Normalize and change the layout, bit for bit as PaddleX's `Normalize` and `ToCHWImage` do.
+    """Normalize `(N, H, W, 3)` uint8 RGB to `(N, 3, H, W)` float32, bit for bit as PaddleX's `Normalize`, `ToCHWImage`.
 
     The served graph does this itself; this function is for the original Paddle graph and for training.
-
-    Args:
-        pixels: `(N, H, W, 3)` uint8 RGB.
-        transform: Scale, mean and standard deviation.
-
-    Returns:
-        `(N, 3, H, W)` float32, contiguous.
     """
     alpha, beta = normalization_constants(transform)
     count, height, width, channels = pixels.shape

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.base.checks import finite_float
 from mlcls.base.text import clip
 from mlcls.errors import ThresholdError
 
@@ -108,8 +109,8 @@ def _resolve_mapping(value: dict[Any, Any], labels: Sequence[str]) -> tuple[floa
 
 
 def _number(value: object, where: str) -> float:
-    number = finite_float(value)
-    if number is None:
-        expected = _FORMS if where == "threshold" else "a finite number"
-        raise ThresholdError(f"{where}: expected {expected}, got {clip(value)}.")
-    return number
+    with contextlib.suppress(OverflowError):  # an int beyond the largest float
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    expected = _FORMS if where == "threshold" else "a finite number"
+    raise ThresholdError(f"{where}: expected {expected}, got {clip(value)}.")

@@ -24,7 +24,7 @@ MAX_HEADER_BYTES: Final = 8 * 1024**2
 _MODEL_FILES: Final = (INFERENCE_YML, PARAMETERS_NAME, *GRAPH_NAMES)
 # First bytes of a compressed file, and the standard module that opens it.
 _COMPRESSIONS: Final = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "lzma"}
-_NAMES_SHOWN: Final = 10
+_LISTED_CHARACTERS: Final = 500
 
 _Members = dict[PurePosixPath, tarfile.TarInfo]
 
@@ -45,14 +45,10 @@ class _Bounded:
 
 
 def extract_model(archive: Path, into: Path) -> None:
-    """Take the files of a PaddleX inference model out of a tar, plain or compressed with gzip, bzip2 or xz.
+    """Take the files of a PaddleX inference model out of a tar, plain or compressed, into a new folder.
 
     All members are checked before anything is written. What macOS adds is ignored: members named `._*` or below
     `__MACOSX`, and all of a pax header but a member's name and size.
-
-    Args:
-        archive: The archive file.
-        into: New folder for `inference.yml` and the files next to it that belong to a model.
 
     Raises:
         ModelFormatError: The archive cannot be read, is damaged, does not hold exactly one `inference.yml`, exceeds a
@@ -138,9 +134,8 @@ def _find_model(archive: Path, members: _Members) -> PurePosixPath:
     found = [path.parent for path, member in members.items() if path.name == INFERENCE_YML and member.isfile()]
     if len(found) == 1:
         return found[0]
-    names = [str(path)[:200] for path in (found or members)]
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    listed = (", ".join(names[:_NAMES_SHOWN]) or "nothing") + more
+    listed = ", ".join(map(str, found or members)) or "nothing"
+    listed = listed if len(listed) <= _LISTED_CHARACTERS else listed[:_LISTED_CHARACTERS] + "..."
     raise ModelFormatError(
         f"{archive}: expected a PaddleX inference model, one folder with {INFERENCE_YML}, got {len(found)} folders "
         f"in an archive with: {listed}; unpack it and pass the folder of one model, export the model with PaddleX, or "

@@ -72,14 +72,7 @@ class _File(Document, frozen=True):
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig:
-    """What an `inference.yml` says.
-
-    Attributes:
-        model_name: `Global.model_name`.
-        labels: Label of each class id.
-        thresholds: Threshold of each label.
-        transform: From a decoded image to the network's input.
-    """
+    """What an `inference.yml` says: `labels` by class id, with their `thresholds`."""
 
     model_name: str
     labels: tuple[str, ...]

@@ -19,14 +19,7 @@ PARAMETERS_NAME: Final = "inference.pdiparams"
 
 @dataclasses.dataclass(frozen=True)
 class PaddleXModel:
-    """The files of a PaddleX inference model and the content of its `inference.yml`.
-
-    Attributes:
-        folder: The folder.
-        graph: `inference.json` or `inference.pdmodel`.
-        parameters: `inference.pdiparams`.
-        config: The content of `inference.yml`.
-    """
+    """The folder and the files of a PaddleX inference model, and the content of its `inference.yml`."""
 
     folder: Path
     graph: Path
@@ -60,10 +53,7 @@ class PaddleXModel:
         return cls(folder, folder / graphs[0], folder / PARAMETERS_NAME, config)
 
     def make_spec(self, name: str | None = None) -> ModelSpec:
-        """Return the model's spec before conversion, with the hashes of the source files.
-
-        Args:
-            name: Name under which it is served; by default `Global.model_name`.
+        """Return the spec before conversion, with the hashes of the source files; the model's name is the default.
 
         Raises:
             SpecError: The name or a label is not allowed.

@@ -25,11 +25,9 @@ _MAX_DESCRIPTION_BYTES: Final = 4096
 
 
 def check_parameters(graph: Path, parameters: Path) -> None:
-    """Check that a parameter file has only complete tensors, as many as the graph has parameters.
+    """Check that a parameter file has only complete tensors, as many as an `inference.json` has parameters.
 
-    Args:
-        graph: `inference.json`, whose parameters are counted, or `inference.pdmodel`, whose are not.
-        parameters: `inference.pdiparams`.
+    Those of an `inference.pdmodel` are not counted.
 
     Raises:
         ModelFormatError: The file is truncated, of another format, or has another number of tensors.

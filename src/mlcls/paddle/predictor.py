@@ -19,11 +19,7 @@ class PaddlePredictor:
     """
 
     def __init__(self, model: PaddleXModel, threads: int) -> None:
-        """Load the graph.
-
-        Args:
-            model: The PaddleX inference model.
-            threads: Number of threads of the math library.
+        """Load the graph, for so many threads of the math library.
 
         Raises:
             ModelFormatError: Paddle cannot load the graph.

@@ -160,10 +160,7 @@ class _Reader(pickle.Unpickler):
 
 
 def read_values(path: Path) -> Any:
-    """Read a file that `paddle.save` wrote.
-
-    Returns:
-        What was saved, as plain dicts, lists and tuples with numpy's arrays and numbers.
+    """Return what `paddle.save` saved, as plain dicts, lists and tuples with numpy's arrays and numbers.
 
     Raises:
         ModelFormatError: The file cannot be read, is too large, damaged or of another format, or contains anything but

@@ -15,11 +15,8 @@ from mlcls.errors import MissingExtraError
 def import_paddle(extra: str) -> ModuleType:
     """Import paddle for the CPU, with all cores and without its warnings.
 
-    Args:
-        extra: The extra that installs it, for the error.
-
     Raises:
-        MissingExtraError: paddle is not installed.
+        MissingExtraError: paddle is not installed; the text names the extra that installs it.
     """
     if "paddle" in sys.modules:
         return sys.modules["paddle"]
@@ -33,5 +30,4 @@ def import_paddle(extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise MissingExtraError(extra, str(error.name)) from error
     paddle.set_device("cpu")
-    module: ModuleType = paddle
-    return module
+    return sys.modules["paddle"]

@@ -16,14 +16,9 @@ from mlcls.paddle.model import PaddleXModel
 
 @contextlib.contextmanager
 def open_source(source: str) -> Iterator[PaddleXModel]:
-    """Open a PaddleX inference model, wherever it comes from.
+    """Open a model from a folder, an archive, the http(s) URL of one, or by the name of an official model.
 
-    Args:
-        source: A folder; an archive (`.tar`, compressed or not); an http(s) URL of an archive; or the name of an
-            official model, which is downloaded.
-
-    Yields:
-        The model. Unpacked files are removed when the block ends; downloads stay in the cache.
+    Unpacked files are removed when the block ends; downloads stay in the cache.
 
     Raises:
         DownloadError: The URL or the official model cannot be downloaded.
@@ -34,12 +29,10 @@ def open_source(source: str) -> Iterator[PaddleXModel]:
     if path.is_dir():
         yield PaddleXModel.open(path)
         return
-    url = None
-    if source.lower().startswith(("http://", "https://")):
-        url = source
-    elif source in OFFICIAL_MODELS and not path.exists():
+    url = source if source.lower().startswith(("http://", "https://")) else None
+    if source in OFFICIAL_MODELS and not path.exists():
         url = OFFICIAL_MODELS[source].inference_url
-    elif not path.is_file():
+    if url is None and not path.is_file():
         raise ModelFormatError(
             f"Expected a folder, a .tar archive, an http(s) URL or one of {', '.join(OFFICIAL_MODELS)}, got "
             f"{source!r}, which is none of them."

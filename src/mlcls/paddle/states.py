@@ -23,10 +23,7 @@ _SLICES_KEY: Final = "UnpackBigParamInfor@@"
 
 
 def read_state(path: Path) -> Any:
-    """Read a `.pdparams`, `.pdopt` or `.pdstates` file, as `paddle.load` does.
-
-    Returns:
-        What was saved; arrays are tensors.
+    """Read a `.pdparams`, `.pdopt` or `.pdstates` file, as `paddle.load` does: arrays become tensors.
 
     Raises:
         ModelFormatError: The file is missing or damaged, or contains anything but numbers, strings and containers.

@@ -22,7 +22,7 @@ import pytest
 
 from mlcls.base import download
 from mlcls.errors import DownloadError
-from support.quiet_http import QuietHttpServer
+from support.quiet_http import QuietHttpServer, running
 
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
@@ -32,27 +32,16 @@ NAME = "PP-LCNet_x1_0_ML_infer.tar"
 LEFT = f"bytes={CUT_BYTES}-"
 REST = f"bytes {CUT_BYTES}-{LAST}/{len(CONTENT)}"
 
-# Nothing that tells this version of the file from another one.
-UNKNOWN: dict[str, str | None] = {"ETag": None, "Last-Modified": None}
-
 
 @dataclasses.dataclass
 class Reply:
-    """Where the site does something else than a good server.
-
-    Attributes:
-        status: Instead of 200, or of 206 to a Range that fits.
-        body: Instead of the content, or of what is missing of it.
-        headers: Instead of or beside the usual ones; None leaves one out.
-        sent_bytes: So many of the body's bytes are sent before the connection is lost.
-        pause_at: After so many bytes, nothing comes until the gate opens.
-    """
+    """Where the site does something else than a good server."""
 
     status: int | None = None
     body: bytes | None = None
-    headers: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    sent_bytes: int | None = None
-    pause_at: int | None = None
+    headers: Mapping[str, str | None] = dataclasses.field(default_factory=dict)  # None leaves one out
+    sent_bytes: int | None = None  # then the connection is lost
+    pause_at: int | None = None  # after so many bytes, nothing comes until the gate opens
 
 
 class Site(QuietHttpServer):
@@ -107,6 +96,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 CUT = Reply(sent_bytes=CUT_BYTES)
+SHORT = Reply(headers={"Content-Length": "300001", "ETag": None, "Last-Modified": None})
 
 
 def partial(content_range: str | None, body: bytes = CONTENT[CUT_BYTES:]) -> Reply:
@@ -127,11 +117,9 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "FIRST_BACKOFF_S", 0.0)
-    with Site() as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    with running(Site()) as server:
         yield server
         server.gate.set()
-        server.shutdown()
 
 
 def failure(url: str) -> str:
@@ -292,13 +280,12 @@ def test_partial_answer_that_is_too_long(interrupted: Site) -> None:
 
 
 def test_complete_part_is_not_asked_for_again(interrupted: Site) -> None:
-    """A run that ended between the last byte and the renaming."""
     beside(interrupted, ".tar.part").write_bytes(CONTENT)
     assert download.fetch(interrupted.url()).read_bytes() == CONTENT
     assert interrupted.requests == []
 
 
-@pytest.mark.parametrize("sidecar", ["{", "[]", "{}", '{"total_bytes": "7", "validator": "x"}', None])
+@pytest.mark.parametrize("sidecar", ["{", "{}", '{"total_bytes": "7", "validator": "x"}', None])
 def test_sidecar_that_cannot_be_used(interrupted: Site, sidecar: str | None) -> None:
     path = beside(interrupted, ".tar.part.json")
     assert json.loads(path.read_text()) == {"total_bytes": len(CONTENT), "validator": '"v1"'}
@@ -330,7 +317,7 @@ def test_answer_that_is_a_file(site: Site, reply: Reply) -> None:
     ("replies", "words"),
     [
         ([Reply(headers={"Content-Length": None})], "the server reports no size, so a complete file cannot be told"),
-        ([Reply(headers=UNKNOWN | {"Content-Length": "300001"})] * 4, "received 300000 bytes, expected 300001"),
+        ([SHORT] * 4, "received 300000 bytes, expected 300001"),
         ([Reply(200, b"")], "the server offers 0 bytes, expected 1 to "),
         ([chunked(b"", ends=True)] * 4, "expected at least 1"),
         ([Reply(headers={"Content-Type": "text/html; charset=utf-8"})], "the server sent an HTML page"),
@@ -378,6 +365,8 @@ def test_trouble_of_the_server_stays(site: Site, monkeypatch: pytest.MonkeyPatch
     assert ": 4 attempts failed, the last with: HTTP 503 Service Unavailable. " in failure(site.url())
     assert len(site.requests) == 4
     assert waits == [0.5, 1.0, 2.0]
+    site.server_close()
+    assert ": 4 attempts failed, the last with: [Errno 111] Connection refused. " in failure(site.url())
 
 
 def test_server_that_falls_silent(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,11 +378,6 @@ def test_server_that_falls_silent(site: Site, monkeypatch: pytest.MonkeyPatch) -
     assert site.ranges() == [None, LEFT]
     site.script = [Reply(pause_at=0)] * 4
     assert "the last with: timed out" in failure(site.url(f"/silent/{NAME}"))
-
-
-def test_no_network(site: Site) -> None:
-    site.server_close()
-    assert ": 4 attempts failed, the last with: [Errno 111] Connection refused. " in failure(site.url())
 
 
 def test_connection_that_hangs_is_not_tried_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,10 +442,7 @@ def test_places_that_cannot_be_used(site: Site, monkeypatch: pytest.MonkeyPatch,
     assert "MLCLS_CACHE_DIR can name another" in message
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["", "model.tar", "file:///etc/passwd", "ftp://host/x", "http:///x", "https://", "http://a b/", "http://h/\n"],
-)
+@pytest.mark.parametrize("url", ["", "model.tar", "file:///etc/passwd", "http:///x", "http://a b/", "http://h/\n"])
 def test_not_a_url(site: Site, url: str) -> None:
     with pytest.raises(DownloadError) as caught:
         download.fetch(url)

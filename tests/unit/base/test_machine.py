@@ -21,11 +21,16 @@ flags\t\t: fpu
 """
 
 
+def write_files(folder: Path, texts: dict[str, str]) -> None:
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 @pytest.mark.parametrize(
     ("text", "name", "flags"),
     [
         (CPU_INFO.format(extra="avx512_vnni amx_bf16"), "Some processor", "fpu sse2 avx2 avx512_vnni amx_bf16"),
-        (CPU_INFO.format(extra=""), "Some processor", "fpu sse2 avx2"),
         ("Features\t: asimd bf16\n", None, ""),
         (None, None, ""),
     ],
@@ -33,10 +38,9 @@ flags\t\t: fpu
 def test_processor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, name: str | None, flags: str
 ) -> None:
-    path = tmp_path / "cpuinfo"
     if text is not None:
-        path.write_text(text)
-    monkeypatch.setattr(machine, "_CPU_INFO", path)
+        write_files(tmp_path / "proc", {"cpuinfo": text})
+    monkeypatch.setattr(machine, "_ROOT", tmp_path)
     found = machine.read_cpu_flags()
     assert found == set(flags.split())
     assert machine.read_processor() == name or (name is None and machine.read_processor())
@@ -59,11 +63,9 @@ def test_processor(
 def test_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int) -> None:
     """As many as this process may use, at most the limit of its container, by both generations of cgroups."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
-    for name, text in files.items():
-        path = tmp_path / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert machine.read_cores(tmp_path) == cores
+    monkeypatch.setattr(machine, "_ROOT", tmp_path)
+    write_files(tmp_path / "sys/fs/cgroup", files)
+    assert machine.read_cores() == cores
 
 
 class FakeCuda:
@@ -141,9 +143,6 @@ def test_the_version_of_a_library_without_single_numbers(libraries: dict[str, An
     assert read_tensorrt_version() == "10.13.2"
 
 
-MEMINFO = "MemTotal:       16000 kB\nMemAvailable:    8000 kB\n"
-
-
 @pytest.mark.parametrize(
     ("limit", "usage", "memory_bytes"),
     [
@@ -157,13 +156,10 @@ MEMINFO = "MemTotal:       16000 kB\nMemAvailable:    8000 kB\n"
     "files", [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")]
 )
 def test_memory_that_a_container_leaves(
-    tmp_path: Path, files: tuple[str, str], limit: str, usage: str, memory_bytes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, str], limit: str, usage: str, memory_bytes: int
 ) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text(MEMINFO)
-    assert machine.read_available_memory(tmp_path) == 8000 * 1024
-    for file, text in zip(files, (limit, usage), strict=True):
-        path = tmp_path / "sys/fs/cgroup" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert machine.read_available_memory(tmp_path) == memory_bytes
+    monkeypatch.setattr(machine, "_ROOT", tmp_path)
+    write_files(tmp_path / "proc", {"meminfo": "MemTotal:       16000 kB\nMemAvailable:    8000 kB\n"})
+    assert machine.read_available_memory() == 8000 * 1024
+    write_files(tmp_path / "sys/fs/cgroup", dict(zip(files, (limit, usage), strict=True)))
+    assert machine.read_available_memory() == memory_bytes

@@ -116,9 +116,7 @@ def test_jpeg_damage_that_libjpeg_finds_is_refused(name: str) -> None:
     whole = JPEGS[name]
     # the scan ends in its middle, and the end marker is there
     half = whole[: (whole.rindex(b"\xff\xda") + len(whole)) // 2] + b"\xff\xd9"
-    with pytest.raises(
-        ImageError, match="libjpeg says Corrupt JPEG data: premature end of data segment; send"
-    ) as raised:
+    with pytest.raises(ImageError, match="libjpeg says Corrupt JPEG data: premature end of data segment; ") as raised:
         decode_image(half)
     assert raised.value.reason == "corrupt"
     np.testing.assert_array_equal(decode_image(half, ACCEPTING), with_cv2(half))
@@ -153,11 +151,8 @@ TIFF_MODES = {
 )
 def test_tiff_compressions_that_cv2_lacks_are_read_as_the_others_are(mode: str, value: int, compression: str) -> None:
     """Upright. The same picture, compressed so that cv2 reads it, is the reference."""
-    exif = Image.Exif()
-    exif[0x0112] = value
-    plain, other = (
-        encode(TIFF_MODES[mode].copy(), "TIFF", compression=each, exif=exif) for each in ("tiff_lzw", compression)
-    )
+    picture, exif = TIFF_MODES[mode], oriented(value)
+    plain, other = (encode(picture.copy(), "TIFF", compression=each, exif=exif) for each in ("tiff_lzw", compression))
     assert cv2.imdecode(np.frombuffer(other, np.uint8), cv2.IMREAD_COLOR) is None
     np.testing.assert_array_equal(decode_image(other), with_cv2(plain))
 
@@ -170,12 +165,9 @@ def test_tiff_of_numbers_that_are_no_colors_is_refused(mode: str, compression: s
         decode_image(encode(PHOTO.convert(mode), "TIFF", compression=compression))
 
 
-@pytest.mark.parametrize("height", [1, 2, 3000])
-@pytest.mark.parametrize("width", [1, 2, 3000])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (1, 3000), (3000, 1)])
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 def test_tiny_and_thin_pictures(height: int, width: int, name: str) -> None:
-    if height == width == 3000:
-        pytest.skip("neither tiny nor thin")
     color = (200, 30, 90)
     settings = ImageSettings(max_aspect_ratio=3000)
     picture = decode_image(encode(Image.new("RGB", (width, height), color), name, quality=95), settings)

@@ -45,20 +45,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("max_size", 1, "unknown key max_size; expected only max_bytes, max_pixels"),
     ("max_bytes", 0, "max_bytes: expected int >= 1, got 0"),
     ("max_bytes", 1 << 31, "max_bytes: expected int <= 1073741824, got 2147483648"),
-    ("max_side", "9", "max_side: expected int, got '9'"),
-    ("max_frames", True, "max_frames: expected int, got True"),
-    ("max_pixels", 1.5, "max_pixels: expected int, got 1.5"),
     ("max_pixels", 200_000_000, "max_pixels: expected int <= 178956970, got 200000000"),  # Pillow's limit
-    ("max_aspect_ratio", 0.5, "max_aspect_ratio: expected float >= 1.0, got 0.5"),
     ("max_aspect_ratio", float("nan"), "max_aspect_ratio: expected float >= 1.0, got nan"),
-    ("max_aspect_ratio", 10**400, "max_aspect_ratio: expected a number in its type's range, got 1000"),
     ("jpeg_oversampling", 0.9, "jpeg_oversampling: expected float >= 1.0, got 0.9"),
-    ("accept_truncated", "yes", "accept_truncated: expected bool, got 'yes'"),
     ("formats", [], "formats: expected array of length >= 1, got []"),
     ("formats", ["JPEG", "HEIC"], "formats[1]: expected one of JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, got 'HEIC'"),
-    ("formats", ["jpeg"], "formats[0]: expected one of JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, got 'jpeg'"),
-    ("formats", "JPEG", "formats: expected array, got 'JPEG'"),
-    ("formats", [["JPEG"]], "formats[0]: expected str, got ['JPEG']"),
 ]
 
 

