@@ -65,10 +65,7 @@ def build(request: BuildRequest) -> Iterator[str]:
 
 
 def sample_pixels(photos: Sequence[Path], transform: ImageTransform) -> npt.NDArray[np.uint8]:
-    """Return images to measure sensitivity on: evenly chosen photos of the user, or crops of the sample photos.
-
-    Returns:
-        (N, H, W, 3) uint8 RGB.
+    """Return images (N, H, W, 3) uint8 RGB to measure on: evenly chosen photos, or crops of the sample photos.
 
     Raises:
         ImageError: A photo cannot be read.

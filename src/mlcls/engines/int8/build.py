@@ -22,8 +22,13 @@ from mlcls.base.machine import read_cpu_flags, warn_about_int8
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.building import BuildRequest, describe_report
 from mlcls.engines.gate import LIMITS, GateReport, Limits, run_gate
-from mlcls.engines.int8.parts import count_products, restore_nodes, split_graph
-from mlcls.engines.int8.quantization import check_quantized, quantize_graph
+from mlcls.engines.int8.quantization import (
+    check_quantized,
+    count_products,
+    quantize_graph,
+    restore_nodes,
+    split_graph,
+)
 from mlcls.engines.runners import DecodingRunner, OpenVinoRunner
 from mlcls.errors import ImageError, MissingExtraError, ParityError
 from mlcls.images.photos import PhotoFiles
@@ -144,7 +149,6 @@ def build_int8(
         import onnx
     except ModuleNotFoundError as error:
         raise MissingExtraError("int8", str(error.name)) from error
-
     for_calibration, for_gate = _divide_photos(photos)
     model = read_onnx(onnx_path)
     pixels = np.stack([preprocess(photos[index], spec.transform) for index in for_calibration])

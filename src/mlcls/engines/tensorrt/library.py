@@ -67,8 +67,6 @@ def make_logger(module: ModuleType) -> Any:
     """Return a logger that keeps errors in `errors` and prints nothing."""
 
     class KeepingLogger(module.ILogger):  # type: ignore[misc, name-defined]
-        """See `make_logger`."""
-
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.errors: list[str] = []

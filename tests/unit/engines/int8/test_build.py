@@ -13,8 +13,7 @@ import pytest
 
 from mlcls.engines.gate import LIMITS, Limits
 from mlcls.engines.int8.build import MAX_CALIBRATION_PHOTOS, MIN_PHOTOS, Int8Build, _divide_photos, build_int8
-from mlcls.engines.int8.parts import split_graph
-from mlcls.engines.int8.quantization import check_quantized, quantize_graph
+from mlcls.engines.int8.quantization import check_quantized, quantize_graph, split_graph
 from mlcls.engines.openvino import OpenVinoEngine, open_core
 from mlcls.engines.runners import OnnxRuntimeRunner, OpenVinoRunner
 from mlcls.errors import ConversionError, ImageError, ParityError

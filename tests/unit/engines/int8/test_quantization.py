@@ -9,8 +9,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mlcls.engines.int8.parts import count_products, find_decoder, find_normalization, restore_nodes, split_graph
-from mlcls.engines.int8.quantization import check_quantized, has_attention_backbone, quantize_graph
+from mlcls.engines.int8.quantization import (
+    check_quantized,
+    count_products,
+    find_decoder,
+    find_normalization,
+    has_attention_backbone,
+    quantize_graph,
+    restore_nodes,
+    split_graph,
+)
 from mlcls.errors import ConversionError
 from support.int8_graphs import SIZE, make_pixels, make_served, spec_of
 from support.onnx_graphs import Array, make_scorer, run
