@@ -20,7 +20,6 @@ from mlcls.paddle.states import read_state
 if TYPE_CHECKING:
     import paddle
 
-
 # Widths of PaddleClas's PP-LCNet, as factors of its channels; the official model's is 1.0.
 PPLCNET_SCALES: Final = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
 # PaddleClas's defaults for `MLDecoder`, those of the official models.
@@ -44,7 +43,7 @@ def build_network(
     decoder_width: int = DECODER_WIDTH,
     seed: int = 0,
 ) -> paddle.nn.Layer:
-    """Build a network with fresh weights.
+    """Build a network with fresh weights: (N, 3, H, W) float32 to logits (N, num_labels), in evaluation mode.
 
     Args:
         architecture: Name of one of the six models.
@@ -53,9 +52,6 @@ def build_network(
         backbone_scale: Factor of the backbone's channels, one of `PPLCNET_SCALES`; other than 1 for PP-LCNet only.
         decoder_width: Width of the ML-Decoder's embeddings, a multiple of 24; its hidden layer is 8/3 as wide.
         seed: Seed of the weights, and of what is drawn next from paddle's global generator.
-
-    Returns:
-        A network in evaluation mode: (N, 3, H, W) float32 to logits (N, num_labels) float32.
 
     Raises:
         ModelFormatError: The architecture is not one of the six, or does not come in this size.
@@ -76,11 +72,10 @@ def build_network(
         "mlp_hidden_dim": round(decoder_width * _HIDDEN_RATIO),
         **model.decoder_options,
     }
+    config = {"Arch": {"name": backbone, **backbone_options}, "MLDecoder": decoder_options}
     build_model = _import_build_model()
     with _seeded(seed):
-        network = build_model(
-            {"Arch": {"name": backbone, **backbone_options}, "MLDecoder": decoder_options}, mode="export"
-        )
+        network = build_model(config, mode="export")
     network.eval()
     return network
 
@@ -141,10 +136,7 @@ def load_trained_network(architecture: str, num_labels: int, weights: Path) -> p
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """Read a `.pdparams` file.
-
-    Returns:
-        Tensors by structured name.
+    """Return the tensors of a `.pdparams` file by structured name.
 
     Raises:
         ModelFormatError: The file is not a `.pdparams` file, or names code that reading it would run.

@@ -35,12 +35,8 @@ def asymmetric_loss(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Ten
     q = min(1 - p + CLIP, 1), costs -log(q) * (1 - q)^GAMMA_NEGATIVE, so that an absent label with a score below CLIP
     costs nothing. No gradient flows through the two powers, which are only weights.
 
-    Args:
-        logits: (N, num_labels) of any float type; the loss is computed in float32.
-        targets: (N, num_labels), 0 or 1.
-
-    Returns:
-        (N,) float32. PaddleClas minimizes the sum over the batch.
+    Logits, of any float type, and targets, 0 or 1, are (N, num_labels), the loss is (N,) float32. PaddleClas minimizes
+    its sum over the batch.
     """
     import paddle
 

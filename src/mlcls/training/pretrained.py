@@ -42,12 +42,9 @@ def find_weights(source: str | None, field: str = "pretrain_weight_path") -> Pat
 
 
 def load_pretrained(network: paddle.nn.Layer, source: str) -> list[str]:
-    """Load the weights that fit into the network, in place.
+    """Load the weights that fit into the network, in place; return lines for the log that tell what was and was not.
 
     The head's parameters that depend on the labels are left fresh if the file is for another number of labels.
-
-    Returns:
-        Lines for the log: what was loaded, and what was not, and why.
 
     Raises:
         TrainingError: The file is missing, or its parameters are those of another architecture.

@@ -97,7 +97,7 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> None:
             folder.begin(resumed=checkpoint is not None)
             for line in lines:
                 folder.log(line)
-            trainer.write_progress()  # fails now, not hours later, if a package is missing
+            folder.write_progress(trainer.progress)  # fails now, not hours later, if a package is missing
         trainer.run()
         if not group.is_first:
             return
@@ -109,7 +109,7 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> None:
             threshold=settings.threshold,
             weights=folder.weights,
         )
-        trainer.write_progress(done=True)
+        folder.write_progress(trainer.progress, done=True)
         metrics = trainer.progress.metrics
         folder.log(
             f"Done: mAP {metrics['MultiLabelMAP']:.4f} after epoch {metrics['best_epoch']}; "

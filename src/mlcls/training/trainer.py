@@ -113,10 +113,6 @@ class Trainer:
             self._save_latest()
             raise
 
-    def write_progress(self, *, done: bool = False) -> None:
-        """Update curves and result, in the one process that writes files."""
-        self._folder.write_progress(self.progress, done=done)
-
     def _train_epoch(self, bar: tqdm[Any]) -> None:
         settings, progress = self._settings, self.progress
 
@@ -214,7 +210,7 @@ class Trainer:
         if self._group.is_first:
             if improved:
                 write_checkpoint(self._folder.best, self._checkpoint(), publish_average=best == "average")
-            self.write_progress()
+            self._folder.write_progress(self.progress)
 
     def _log(self, text: str) -> None:
         if self._group.is_first:
@@ -239,7 +235,7 @@ class Trainer:
     def _save_latest(self) -> None:
         if self._group.is_first:
             write_checkpoint(self._folder.latest, self._checkpoint())
-            self.write_progress()
+            self._folder.write_progress(self.progress)
 
     def _epoch_batches(self, epoch: int) -> list[Any]:
         settings = self._settings
@@ -271,17 +267,9 @@ def score_images(
     group: ProcessGroup,
     after_batch: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.float32]:
-    """Score all images in float32, in bounded memory; each process scores its share.
+    """Return the scores (N, num_labels) float32 of all images, in every process; each process scores its share.
 
-    Args:
-        network: (N, 3, H, W) float32 to logits; put into evaluation mode and left there.
-        images: The images to score.
-        settings: Settings with image size, batch size and threads.
-        group: The processes that share the work.
-        after_batch: Called after each batch; an exception that it raises ends the scoring.
-
-    Returns:
-        (N, num_labels) float32 in the images' order, in every process.
+    The network, which is left in evaluation mode, runs in float32. An exception of `after_batch` ends the scoring.
 
     Raises:
         DatasetError: An image cannot be used.
