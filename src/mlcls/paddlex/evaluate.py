@@ -51,13 +51,10 @@ class NetworkRunner:
 
 
 def run(config: PaddleXConfig) -> dict[str, Any]:
-    """Evaluate `Evaluate.weight_path` and print the metrics.
+    """Evaluate `Evaluate.weight_path` and print the metrics; return the content of `evaluate_result.json`.
 
     Number of labels, input size, threshold, batch size and threads are those of the section `Train`. Of several
     devices, the first one is used.
-
-    Returns:
-        The content of `evaluate_result.json` without `done_flag`.
 
     Raises:
         ConfigError: There are no weights, or `Train.image_size` is not theirs.

@@ -111,10 +111,9 @@ def draw_curves(progress: Progress, title: str) -> bytes:
     rate.set_ylabel("learning rate")
     rate.ticklabel_format(axis="y", style="scientific", scilimits=(-2, 2))
     at = [row.step for row in progress.evaluations]
-    averages = [row.map_average for row in progress.evaluations]
-    score.plot(at, averages, color="tab:blue", marker="o", label="moving average", **style)
-    weights = [row.map_weights for row in progress.evaluations]
-    score.plot(at, weights, color="tab:orange", marker="o", label="weights", **style)
+    for name, label, color in (("map_average", "moving average", "tab:blue"), ("map_weights", "weights", "tab:orange")):
+        values = [getattr(row, name) for row in progress.evaluations]
+        score.plot(at, values, color=color, marker="o", label=label, **style)
     score.set_ylabel("mAP, validation images")
     score.set_ylim(-0.02, 1.02)
     score.set_xlabel("step")

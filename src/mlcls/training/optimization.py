@@ -19,10 +19,6 @@ GAMMA_POSITIVE: Final = 0.0
 CLIP: Final = 0.05
 _SMALLEST_PROBABILITY: Final = 1e-8
 
-BETA1: Final = 0.9
-BETA2: Final = 0.999
-EPSILON: Final = 1e-8
-
 # PaddleClas's `warmup_start_lr` and `eta_min`.
 WARMUP_START: Final = 1e-6
 LOWEST: Final = 1e-10
@@ -50,7 +46,7 @@ def asymmetric_loss(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Ten
 
 
 def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip: float = 0.0) -> Any:
-    """Return an AdamW for the network's trained parameters; set its learning rate before each step.
+    """Return an AdamW for the network's trained parameters, with paddle's betas; set its rate before each step.
 
     All but one-dimensional parameters decay, which are biases and the scales and shifts of norms (PaddleClas's
     `one_dim_param_no_weight_decay`).
@@ -62,9 +58,6 @@ def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip:
     decayed = {parameter.name for parameter in parameters if len(parameter.shape) > 1}
     return paddle.optimizer.AdamW(
         learning_rate=0.0,
-        beta1=BETA1,
-        beta2=BETA2,
-        epsilon=EPSILON,
         parameters=parameters,
         weight_decay=weight_decay,
         grad_clip=paddle.nn.ClipGradByGlobalNorm(gradient_clip) if gradient_clip else None,

@@ -77,10 +77,7 @@ class Int8Build:
 
 
 def build(request: BuildRequest) -> Iterator[str]:
-    """Build the INT8 graph, and put it into the repository once it has passed the gate.
-
-    Yields:
-        Lines for the user.
+    """Build the INT8 graph, put it into the repository once it has passed the gate, and yield lines for the user.
 
     Raises:
         ParityError: No INT8 graph passes; the repository is unchanged.
@@ -93,20 +90,11 @@ def build(request: BuildRequest) -> Iterator[str]:
     labeled = request.open_photos()
     photos = PhotoFiles(labeled.paths)  # never the sample photos: the ranges must be those of the user's
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=version.repository.root) as temporary:
-        built = build_int8(
-            version.engine_folder / ONNX_FILE,
-            version.spec,
-            photos,
-            Path(temporary),
-            limits=LIMITS["int8"],
-            targets=labeled.targets,
-        )
+        onnx_path, limits = version.engine_folder / ONNX_FILE, LIMITS["int8"]
+        built = build_int8(onnx_path, version.spec, photos, Path(temporary), limits=limits, targets=labeled.targets)
         size_bytes = built.staged.stat().st_size
-        gate = {
-            **built.report.to_dict(),
-            "kept_in_fp32": list(built.kept),
-            "calibration_photos": built.calibration_photos,
-        }
+        counts = {"kept_in_fp32": list(built.kept), "calibration_photos": built.calibration_photos}
+        gate = {**built.report.to_dict(), **counts}
         tools = tool_versions("nncf", "onnx", "onnxruntime", "openvino")
         record = EngineRecord(INT8_FILE, "int8", manifest.digests(ONNX_FILE), tools, gate=(gate,))
         version.add_engine(built.staged, record)
