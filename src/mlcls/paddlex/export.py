@@ -17,8 +17,8 @@ from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels
 from mlcls.paddle.inference_yml import INFERENCE_YML
 from mlcls.paddle.model import GRAPH_NAMES, PARAMETERS_NAME
 from mlcls.paddlex.config import PaddleXConfig
+from mlcls.training.architectures import find_weights, is_url
 from mlcls.training.export import export_model
-from mlcls.training.pretrained import find_weights, is_url
 from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE
 
 # File names of the official weights, by which local copies are recognized.

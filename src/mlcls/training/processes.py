@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import paddle
 
 LOG_FOLDER: Final = "process_logs"
-SETTINGS_FILE: Final = "settings.json"
 # One line with the failure of a process, for the process that started it.
 FAILURE_FILE: Final = "failure.txt"
 
@@ -196,7 +195,7 @@ def train_in_processes(settings: TrainSettings, device: Device) -> None:
         TrainingError: A process failed.
     """
     folder = settings.output / LOG_FOLDER
-    settings_file, failure_file = folder / SETTINGS_FILE, folder / FAILURE_FILE
+    settings_file, failure_file = folder / "settings.json", folder / FAILURE_FILE
     failure_file.unlink(missing_ok=True)
     write_text(settings_file, to_json(settings.to_config()))
     with StopRequest() as stop:

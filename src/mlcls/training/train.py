@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from mlcls.errors import TrainingError
 from mlcls.paddle.runtime import import_paddle
-from mlcls.training.architectures import build_network
+from mlcls.training.architectures import build_network, find_weights, load_pretrained
 from mlcls.training.checkpoint import Checkpoint, read_checkpoint
 from mlcls.training.data import TrainingData
 from mlcls.training.export import export_model
-from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.processes import ProcessGroup, StopRequest, require_devices, set_device, train_in_processes
 from mlcls.training.run_folder import RunFolder, TrainReport
 from mlcls.training.settings import Device, TrainSettings

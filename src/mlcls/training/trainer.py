@@ -23,10 +23,9 @@ from mlcls.model.metrics import mean_average_precision
 from mlcls.training.augmentation import cut_out, rand_augment
 from mlcls.training.checkpoint import Checkpoint, write_checkpoint
 from mlcls.training.data import TrainingData, epoch_batches, read_batches, sequential_batches
-from mlcls.training.history import EvaluationRow, Progress
 from mlcls.training.optimization import WeightAverage, asymmetric_loss, cosine_rate, make_optimizer
 from mlcls.training.processes import ProcessGroup, StopRequest
-from mlcls.training.run_folder import RunFolder
+from mlcls.training.run_folder import EvaluationRow, Progress, RunFolder
 from mlcls.training.settings import Device, TrainSettings
 
 if TYPE_CHECKING:
@@ -42,11 +41,7 @@ _LOSS_SCALE: Final = 128.0
 
 
 class Trainer:
-    """One process's part of a training; use it within one `paddle.utils.unique_name.guard`.
-
-    Attributes:
-        progress: What was done so far.
-    """
+    """One process's part of a training; use it within one `paddle.utils.unique_name.guard`."""
 
     def __init__(
         self,

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from mlcls.errors import ModelFormatError, TrainingError
+from mlcls.training.architectures import find_weights, load_pretrained
 from mlcls.training.checkpoint import SUFFIXES, Checkpoint, read_checkpoint, write_checkpoint
-from mlcls.training.history import EvaluationRow, Progress, StepRow, draw_curves, format_csv
-from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.processes import StopRequest, launch_command
+from mlcls.training.run_folder import EvaluationRow, Progress, StepRow, draw_curves, format_csv
 from mlcls.training.settings import Device
 
 
