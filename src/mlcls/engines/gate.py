@@ -246,14 +246,8 @@ def run_gate(
     repeated and permuted rows, and in concurrent requests if it takes them, because an image's answer must not depend
     on its neighbors or its slot; then all the others once.
 
-    Args:
-        reference: The runner whose answers are right.
-        candidate: The runner to check.
-        images: Encoded images.
-        thresholds: Threshold of each label.
-        limits: What is allowed. The report lists what exceeds them; only `GateReport.require` raises.
-        targets: (N, num_labels) which labels each image has, for mAP; None if not known.
-        batch_sizes: Batch sizes of the candidate.
+    The images are encoded, and the thresholds those of each label; `targets` (N, num_labels), for mAP, say which labels
+    each image has. The report lists what exceeds the limits; only `GateReport.require` raises.
 
     Raises:
         ParityError: There are no images, the targets have another shape, or a runner returns scores of another shape.
@@ -303,7 +297,12 @@ def run_gate(
         )
         for way, order, got in answers
     ]
-    faults = _compare_labels(reference, candidate)
+    pairs = itertools.zip_longest(reference.labels, candidate.labels)
+    different = [(index, one, other) for index, (one, other) in enumerate(pairs) if one != other]
+    faults = [
+        f"{len(different)} labels differ, the first is class {index}: {other!r} instead of {one!r}"
+        for index, one, other in different[:1]
+    ]
     reference_map = candidate_map = None
     if streamed:
         all_expected, all_got = map(np.concatenate, zip(*streamed, strict=True))
@@ -370,13 +369,3 @@ def _distances(one: Scores, other: Scores) -> npt.NDArray[np.float64]:
     with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, which passes no limit
         distances: npt.NDArray[np.float64] = np.abs(one.astype(np.float64) - other.astype(np.float64))
     return distances
-
-
-def _compare_labels(reference: ImageRunner, candidate: ImageRunner) -> list[str]:
-    """Return what is wrong with the candidate's labels."""
-    pairs = itertools.zip_longest(reference.labels, candidate.labels)
-    different = [(index, one, other) for index, (one, other) in enumerate(pairs) if one != other]
-    return [
-        f"{len(different)} labels differ, the first is class {index}: {other!r} instead of {one!r}"
-        for index, one, other in different[:1]
-    ]

@@ -66,7 +66,7 @@ class OpenVinoEngine:
 
         Args:
             model: The ONNX file.
-            spec: The model's spec.
+            spec: The model's.
             threads: Threads of all streams together; 0 takes all cores that the process may use.
             precision: `f32`, or `bf16` if the processor has units for it.
             on_progress: Called with the number of images under way, when a first one begins and after each; in any
@@ -166,14 +166,7 @@ class OpenVinoEngine:
 
 @dataclasses.dataclass
 class _StartedRequest:
-    """A request whose images finish in any order.
-
-    Attributes:
-        request: The request.
-        logits: Those of the images that are done.
-        to_go: Number of images that are not.
-        error: Why an image has no logits.
-    """
+    """A request whose images finish in any order: the logits of those that are done, and how many are not."""
 
     request: LogitsRequest
     logits: npt.NDArray[np.float32]
@@ -189,11 +182,9 @@ class _AwaitedRequest:
         self.logits: Future[npt.NDArray[np.float32]] = Future()
 
     def is_cancelled(self) -> bool:
-        """Return False: the caller waits."""
         return False
 
     def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
-        """Pass the outcome to the caller."""
         if isinstance(outcome, Exception):
             self.logits.set_exception(outcome)
         else:
@@ -201,14 +192,13 @@ class _AwaitedRequest:
 
 
 def _check_tensors(graph: Any, model: Path, spec: ModelSpec) -> None:
-    names = TENSORS
     # a tensor has several names if an operation between them does nothing, as the last cast of an FP16 graph
     inputs = [sorted(port.names) for port in graph.inputs]
     outputs = [sorted(port.names) for port in graph.outputs]
-    if not (len(inputs) == len(outputs) == 1 and names.pixels in inputs[0] and names.logits in outputs[0]):
+    if not (len(inputs) == len(outputs) == 1 and TENSORS.pixels in inputs[0] and TENSORS.logits in outputs[0]):
         raise ModelFormatError(
-            f"{model}: expected the input {names.pixels} and the output {names.logits}, got {inputs} and {outputs}; "
-            f"import the model again."
+            f"{model}: expected the input {TENSORS.pixels} and the output {TENSORS.logits}, got {inputs} and "
+            f"{outputs}; import the model again."
         )
     shape = graph.outputs[0].partial_shape
     if shape[1].is_static and shape[1].get_length() != spec.num_labels:

@@ -18,16 +18,7 @@ from mlcls.repository.names import ONNX_FILE, PLAN_FILE
 # Where `served` looks for a server by default.
 DEFAULT_SERVER: Final = "127.0.0.1:8001"
 
-
-RUNNER_KINDS: Final = (
-    "paddle",
-    "onnxruntime",
-    "openvino",
-    "openvino-bf16",
-    "served",
-    "tensorrt",
-    "tensorrt-rtx",
-)
+RUNNER_KINDS: Final = ("paddle", "onnxruntime", "openvino", "openvino-bf16", "served", "tensorrt", "tensorrt-rtx")
 
 # What a kind without a default must name.
 _REQUIRED: Final[Mapping[str, str]] = {

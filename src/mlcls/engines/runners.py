@@ -15,7 +15,7 @@ from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.images.transforms import normalize, preprocess
 from mlcls.model.contract import TENSORS
 from mlcls.model.postprocess import apply_sigmoid
-from mlcls.model.spec import ImageTransform, ModelSpec
+from mlcls.model.spec import ModelSpec
 from mlcls.paddle.model import PaddleXModel
 from mlcls.paddle.predictor import PaddlePredictor
 
@@ -57,24 +57,12 @@ class ImageRunner(Protocol):
         ...
 
 
-class InputContract(Protocol):
-    """How an image becomes `pixels`, and what the scores mean; a `ModelSpec` is one."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Label of each class id."""
-
-    @property
-    def transform(self) -> ImageTransform:
-        """How an image becomes `pixels`."""
-
-
 class DecodingRunner:
     """An `ImageRunner` that decodes images as the server does, for a runner that takes pixels."""
 
     concurrency = 1
 
-    def __init__(self, runner: Runner, spec: InputContract) -> None:
+    def __init__(self, runner: Runner, spec: ModelSpec) -> None:
         self.name = runner.name
         self.labels = spec.labels
         self._runner = runner
@@ -109,11 +97,7 @@ class PaddleRunner:
     name = "paddle"
 
     def __init__(self, model: PaddleXModel, spec: ModelSpec) -> None:
-        """Load the graph.
-
-        Args:
-            model: The PaddleX inference model.
-            spec: Its spec; `source_activation` must be set, as the graph's outputs may be scores or logits.
+        """Load the graph; `source_activation` of its spec must be set, as its outputs may be scores or logits.
 
         Raises:
             ModelFormatError: Paddle cannot load the graph.
@@ -135,11 +119,7 @@ class OnnxRuntimeRunner:
     name = "onnxruntime"
 
     def __init__(self, model: Path | bytes, spec: ModelSpec) -> None:
-        """Load the graph.
-
-        Args:
-            model: The ONNX file, or its content.
-            spec: Not read; every runner of a file takes it.
+        """Load the graph from the ONNX file or its content; the spec, which every runner of a file takes, is not read.
 
         Raises:
             ModelFormatError: The file is incomplete, or ONNX Runtime cannot load the graph.
@@ -165,8 +145,7 @@ class OnnxRuntimeRunner:
 
     def scores(self, pixels: Pixels) -> Scores:
         """Return scores (N, num_labels) float32 of `pixels` (N, H, W, 3) uint8 RGB."""
-        names = TENSORS
-        return apply_sigmoid(self._session.run([names.logits], {names.pixels: pixels})[0])
+        return apply_sigmoid(self._session.run([TENSORS.logits], {TENSORS.pixels: pixels})[0])
 
 
 class OpenVinoRunner:

@@ -53,10 +53,9 @@ class ServedRunner:
                 thresholds and labels.
             ServerError: The server does not answer, or returns an error.
         """
-        names = TENSORS
-        answer = self._ask(images, [names.scores, names.result, names.status])
-        scores: Scores = answer.as_numpy(names.scores)
-        results, statuses = (answer.as_numpy(name).ravel() for name in (names.result, names.status))
+        answer = self._ask(images, [TENSORS.scores, TENSORS.result, TENSORS.status])
+        scores: Scores = answer.as_numpy(TENSORS.scores)
+        results, statuses = (answer.as_numpy(name).ravel() for name in (TENSORS.result, TENSORS.status))
         thresholds = np.asarray(self._spec.thresholds, np.float32)
         for index, (row, result, status) in enumerate(zip(scores, results, statuses, strict=True)):
             if status.decode() != OK:
@@ -80,11 +79,10 @@ class ServedRunner:
         return tuple(label for _, _, label in sorted(parts, key=lambda part: int(part[1])))
 
     def _ask(self, images: Sequence[bytes], outputs: Sequence[str], class_count: int = 0) -> Any:
-        triton = self._triton
-        tensor = triton.InferInput(TENSORS.image, [len(images), 1], "BYTES")
+        tensor = self._triton.InferInput(TENSORS.image, [len(images), 1], "BYTES")
         tensor.set_data_from_numpy(np.array(images, dtype=np.object_).reshape(-1, 1))
-        wanted = [triton.InferRequestedOutput(name, class_count=class_count) for name in outputs]
+        wanted = [self._triton.InferRequestedOutput(name, class_count=class_count) for name in outputs]
         try:
             return self._client.infer(self._spec.name, [tensor], outputs=wanted, client_timeout=_TIMEOUT_S)
-        except triton.InferenceServerException as error:
+        except self._triton.InferenceServerException as error:
             raise ServerError(f"{self._spec.name} at {self._url}: {error}") from error

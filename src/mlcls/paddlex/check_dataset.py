@@ -15,10 +15,7 @@ _PRINTED_PROBLEMS: Final = 20
 
 
 def run(config: PaddleXConfig) -> dict[str, Any]:
-    """Check the dataset, and print the problems and what was changed.
-
-    Returns:
-        The result, with `problems` if there are warnings.
+    """Check the dataset, and print the problems and what was changed; the result has `problems` if there are warnings.
 
     Raises:
         DatasetError: The dataset did not pass; the details have the problems.

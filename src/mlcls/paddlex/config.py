@@ -134,13 +134,9 @@ class PaddleXConfig(Document, frozen=True):
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> PaddleXConfig:
-    """Read a configuration file.
+    """Read a YAML file with all sections; overrides `Key.Sub=value`, with a YAML value, go before the file's values.
 
     As PaddleX's users expect, `None` and an empty string are null, and 1e-4 is a number, which is text in YAML 1.1.
-
-    Args:
-        path: A YAML file with all sections.
-        overrides: `Key.Sub=value`, each in place of the file's value; the value is read as YAML.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or missing, or a value is wrong.

@@ -22,9 +22,8 @@ from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.inference_yml import INFERENCE_YML, read_inference_yml
 from mlcls.paddlex.config import PaddleXConfig
-from mlcls.training.architectures import load_trained_network
+from mlcls.training.architectures import find_weights, load_trained_network
 from mlcls.training.export import make_spec
-from mlcls.training.pretrained import find_weights
 from mlcls.training.processes import set_device
 from mlcls.training.run_folder import INFERENCE
 from mlcls.training.settings import Device
@@ -51,13 +50,10 @@ class NetworkRunner:
 
 
 def run(config: PaddleXConfig) -> dict[str, Any]:
-    """Evaluate `Evaluate.weight_path` and print the metrics.
+    """Evaluate `Evaluate.weight_path` and print the metrics; return the content of `evaluate_result.json`.
 
     Number of labels, input size, threshold, batch size and threads are those of the section `Train`. Of several
     devices, the first one is used.
-
-    Returns:
-        The content of `evaluate_result.json` without `done_flag`.
 
     Raises:
         ConfigError: There are no weights, or `Train.image_size` is not theirs.

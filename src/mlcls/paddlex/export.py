@@ -17,8 +17,8 @@ from mlcls.model.catalog import OFFICIAL_MODELS, coco_labels
 from mlcls.paddle.inference_yml import INFERENCE_YML
 from mlcls.paddle.model import GRAPH_NAMES, PARAMETERS_NAME
 from mlcls.paddlex.config import PaddleXConfig
+from mlcls.training.architectures import find_weights, is_url
 from mlcls.training.export import export_model
-from mlcls.training.pretrained import find_weights, is_url
 from mlcls.training.run_folder import CONFIG_FILE, LABEL_DICT_FILE
 
 # File names of the official weights, by which local copies are recognized.
@@ -29,12 +29,9 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
     """Write `inference.json`, `inference.pdiparams` and `inference.yml` into `Global.output`.
 
     The labels are those of the training (`label_dict.txt` in the folder of the weights or the one above), else COCO's
-    80 for official weights, else those of the dataset. Other files in the folder stay as they are.
-
-    `Train.image_size` and `Train.threshold` become the model's.
-
-    Returns:
-        The result: `model_name`, the files under PaddleX's names, `num_classes`, `label_source`.
+    80 for official weights, else those of the dataset. Other files in the folder stay as they are. `Train.image_size`
+    and `Train.threshold` become the model's. The result has `model_name`, the files under PaddleX's names,
+    `num_classes` and `label_source`.
 
     Raises:
         ConfigError: `Export.weight_path` or `Train.num_classes` does not fit.
@@ -79,13 +76,11 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
 
 
 def _find_training(weights: Path) -> Path | None:
-    """Return the folder of the training that wrote these weights; None if there is none."""
     above = weights.absolute().parents
     return next((folder for folder in above[:2] if (folder / LABEL_DICT_FILE).is_file()), None)
 
 
 def _find_labels(source: str, training: Path | None, dataset: Path) -> tuple[tuple[str, ...], str]:
-    """Return the labels and their source."""
     if training is not None:
         return read_labels(training / LABEL_DICT_FILE), str(training / LABEL_DICT_FILE)
     path = dataset / DATASET_LABELS_FILE

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlcls.base.files import write_text
 from mlcls.errors import MlclsError
 from mlcls.paddlex.config import PaddleXConfig
 
@@ -52,6 +53,4 @@ def _kept_result(config: PaddleXConfig) -> Mapping[str, Any]:
 
 
 def _write_result(config: PaddleXConfig, result: Mapping[str, Any]) -> None:
-    from mlcls.base.files import write_text
-
     write_text(result_path(config), json.dumps(result, indent=2, ensure_ascii=False) + "\n")

@@ -15,7 +15,6 @@ from mlcls.conversion.to_onnx import find_activation
 from mlcls.engines.runners import DecodingRunner, PaddleRunner, Pixels
 from mlcls.errors import ImageError, MlclsError, ModelFormatError, PredictionError
 from mlcls.model.postprocess import select_labels
-from mlcls.paddle.model import PaddleXModel
 from mlcls.paddle.parameters import check_parameters
 from mlcls.paddle.sources import open_source
 from mlcls.paddlex.config import PaddleXConfig
@@ -29,10 +28,8 @@ if TYPE_CHECKING:
 def run(config: PaddleXConfig) -> dict[str, Any]:
     """Label the images of `Predict.input`, print each result, and save it as JSON and as an annotated picture.
 
-    `Predict.model_dir` is anything that `mlcls.paddle.sources.open_source` accepts; null means the official model.
-
-    Returns:
-        The result: `model_name`, `model_dir`, and `results` with the labels and files of each image.
+    `Predict.model_dir` is anything that `mlcls.paddle.sources.open_source` accepts; null means the official model. The
+    result has `model_name`, `model_dir`, and `results` with the labels and files of each image.
 
     Raises:
         PredictionError: Some images could not be labeled; all others were, and the details have both.
@@ -59,7 +56,10 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
                 f"Predict.model_dir: expected a model {shared.model}, as Global.model says, got "
                 f"{model.config.model_name} in {where}."
             )
-        runner, spec = _open_runner(model)
+        check_parameters(model.graph, model.parameters)
+        spec = model.make_spec()
+        spec = msgspec.structs.replace(spec, source_activation=find_activation(model.graph, model.parameters, spec))
+        runner = DecodingRunner(PaddleRunner(model, spec), spec)
         sources = iterate_sources(section.input)
         with ProgressBar(None, lambda: count_images([section.input])) as progress:
             while batch := list(islice(sources, section.batch_size)):
@@ -82,13 +82,6 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
             {**result, "failures": failures},
         )
     return result
-
-
-def _open_runner(model: PaddleXModel) -> tuple[DecodingRunner, ModelSpec]:
-    check_parameters(model.graph, model.parameters)
-    spec = model.make_spec()
-    spec = msgspec.structs.replace(spec, source_activation=find_activation(model.graph, model.parameters, spec))
-    return DecodingRunner(PaddleRunner(model, spec), spec), spec
 
 
 def _label(

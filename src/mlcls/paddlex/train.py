@@ -11,11 +11,7 @@ from mlcls.training.train import train_model
 
 
 def run(config: PaddleXConfig) -> dict[str, Any]:
-    """Train; see `mlcls.training.train`.
-
-    Returns:
-        The content of `train_result.json`, which the training writes.
-    """
+    """Train, and return the content of `train_result.json`, which the training writes; see `mlcls.training.train`."""
     train_model(config.settings)
     result: dict[str, Any] = json.loads((config.Global.output / RESULT_FILE).read_text(encoding="utf-8"))
     return result

@@ -1,4 +1,4 @@
-"""The six architectures, built by PaddleClas so that parameter names are those of the official `.pdparams`."""
+"""The six architectures, built by PaddleClas so that parameters have the official names, and their weights."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import contextlib
 import io
 import logging
 import random
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mlcls.errors import MissingExtraError, ModelFormatError
+from mlcls.errors import MissingExtraError, ModelFormatError, TrainingError
 from mlcls.model.catalog import official_model
 from mlcls.paddle.runtime import import_paddle
 from mlcls.paddle.states import read_state
 
 if TYPE_CHECKING:
     import paddle
-
 
 # Widths of PaddleClas's PP-LCNet, as factors of its channels; the official model's is 1.0.
 PPLCNET_SCALES: Final = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
@@ -33,6 +33,11 @@ _PPLCNET: Final = "PPLCNet_x1_0"
 _PPLCNET_LAST: Final = "blocks6.1.pw_conv.conv.weight"
 _PPLCNET_LAST_CHANNELS: Final = 512
 _QUERIES: Final = "query_pos_embed.weight"
+# Parameters of the ML-Decoder head whose shape depends on the number of labels or queries.
+_LABEL_PARAMETERS: Final = ("query_pos_embed.weight", "group_conv.weight", "group_conv.bias")
+# Least share of the network's weights that a file must have; an ImageNet backbone without the head has more.
+_LEAST_SHARE: Final = 0.1
+_LISTED_NAMES: Final = 6
 
 
 def build_network(
@@ -44,7 +49,7 @@ def build_network(
     decoder_width: int = DECODER_WIDTH,
     seed: int = 0,
 ) -> paddle.nn.Layer:
-    """Build a network with fresh weights.
+    """Build a network with fresh weights: (N, 3, H, W) float32 to logits (N, num_labels), in evaluation mode.
 
     Args:
         architecture: Name of one of the six models.
@@ -53,9 +58,6 @@ def build_network(
         backbone_scale: Factor of the backbone's channels, one of `PPLCNET_SCALES`; other than 1 for PP-LCNet only.
         decoder_width: Width of the ML-Decoder's embeddings, a multiple of 24; its hidden layer is 8/3 as wide.
         seed: Seed of the weights, and of what is drawn next from paddle's global generator.
-
-    Returns:
-        A network in evaluation mode: (N, 3, H, W) float32 to logits (N, num_labels) float32.
 
     Raises:
         ModelFormatError: The architecture is not one of the six, or does not come in this size.
@@ -76,11 +78,10 @@ def build_network(
         "mlp_hidden_dim": round(decoder_width * _HIDDEN_RATIO),
         **model.decoder_options,
     }
+    config = {"Arch": {"name": backbone, **backbone_options}, "MLDecoder": decoder_options}
     build_model = _import_build_model()
     with _seeded(seed):
-        network = build_model(
-            {"Arch": {"name": backbone, **backbone_options}, "MLDecoder": decoder_options}, mode="export"
-        )
+        network = build_model(config, mode="export")
     network.eval()
     return network
 
@@ -141,10 +142,7 @@ def load_trained_network(architecture: str, num_labels: int, weights: Path) -> p
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """Read a `.pdparams` file.
-
-    Returns:
-        Tensors by structured name.
+    """Return the tensors of a `.pdparams` file by structured name.
 
     Raises:
         ModelFormatError: The file is not a `.pdparams` file, or names code that reading it would run.
@@ -153,6 +151,72 @@ def read_parameters(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not state or not all(hasattr(value, "shape") for value in state.values()):
         raise ModelFormatError(f"{path}: expected parameters by name, got {type(state).__name__}.")
     return state
+
+
+def is_url(source: str) -> bool:
+    """Return whether a source is an http(s) URL and not a path."""
+    return re.match(r"(?i)https?://", source) is not None
+
+
+def find_weights(source: str | None, field: str = "pretrain_weight_path") -> Path:
+    """Return the path of a file of weights, given its path or URL; a URL is downloaded into the cache.
+
+    Raises:
+        TrainingError: There is no such file; the text names the setting, `field`.
+        DownloadError: The URL could not be fetched.
+    """
+    if source and is_url(source):
+        from mlcls.base.download import fetch
+
+        return fetch(source)
+    if not source or not (path := Path(source).expanduser()).is_file():
+        got = f"{source!r}, which does not exist" if source else "none"
+        raise TrainingError(f"{field}: expected a .pdparams file or its URL, got {got}.")
+    return path
+
+
+def load_pretrained(network: paddle.nn.Layer, source: str) -> list[str]:
+    """Load the weights that fit into the network, in place; return lines for the log that tell what was and was not.
+
+    The head's parameters that depend on the labels are left fresh if the file is for another number of labels.
+
+    Raises:
+        TrainingError: The file is missing, or its parameters are those of another architecture.
+        ModelFormatError: It is not a parameter file.
+        DownloadError: The URL could not be fetched.
+    """
+    state = read_parameters(find_weights(source))
+    expected: dict[str, Any] = network.state_dict()
+    loaded: dict[str, Any] = {}
+    lines = []
+    for name in (name for name in expected if name in state):
+        have, want = list(state[name].shape), list(expected[name].shape)
+        if have == want:
+            loaded[name] = state[name]
+        elif name.endswith(_LABEL_PARAMETERS):
+            lines.append(f"  fresh: {name}: the file's has the shape {have}, these labels need {want}")
+        else:
+            raise TrainingError(
+                f"{source}: parameter {name} has the shape {have}, expected {want}; use weights of the same "
+                f"architecture."
+            )
+    share = sum(expected[name].size for name in loaded) / sum(parameter.size for parameter in expected.values())
+    missing = [name for name in expected if name not in state]
+    unknown = sorted(set(state) - set(expected))
+    if share < _LEAST_SHARE:
+        raise TrainingError(
+            f"{source}: expected weights of this architecture, got a file with {len(loaded)} of its {len(expected)} "
+            f"parameters ({share:.0%} of its weights); it has {_names(unknown)}."
+        )
+    # one by one, since set_state_dict warns about each missing parameter
+    for name, value in loaded.items():
+        expected[name].set_value(value)
+    lines = [f"Pretrained weights {source}: loaded {len(loaded)} of {len(expected)} parameters.", *lines]
+    if missing:
+        lines.append(f"  fresh: {len(missing)} that the file does not have: {_names(missing)}")
+    if unknown:
+        lines.append(f"  not used: {len(unknown)} that the network does not have: {_names(unknown)}")
+    return lines
 
 
 @contextlib.contextmanager
@@ -181,3 +245,8 @@ def _import_build_model() -> Any:
         raise MissingExtraError("train", str(error.name)) from error
     logger.init_logger(log_level=logging.WARNING)  # ResNet50 logs while it is built and fails without a logger
     return build_model
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED_NAMES} more" if len(names) > _LISTED_NAMES else ""
+    return (", ".join(names[:_LISTED_NAMES]) or "none") + more

@@ -25,13 +25,9 @@ _TRAINED_WEIGHTS: Final = "trained_weights"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A training at one moment.
+    """A training at one moment: the states of the network, its moving average and the optimizer, and all else.
 
-    Attributes:
-        weights: State of the network that is trained.
-        average: State of the moving average.
-        optimizer: State of the optimizer.
-        states: Everything else: position, best score, history, loss scaling, settings, digests of the dataset.
+    All else is position, best score, history, loss scaling, settings and digests of the dataset.
     """
 
     weights: dict[str, Any]

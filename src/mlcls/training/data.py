@@ -33,14 +33,7 @@ Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """A dataset in PaddleX's format `MLClsDataset`.
-
-    Attributes:
-        labels: Label of each class id.
-        train: The images to train on.
-        val: The images to evaluate on.
-        digests: SHA-256 of `label.txt`, `train.txt` and `val.txt`.
-    """
+    """A dataset in PaddleX's format `MLClsDataset`: labels, images, and SHA-256 of each of its three files."""
 
     labels: tuple[str, ...]
     train: ImageSet

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Final
 from mlcls.base.documents import change
 from mlcls.base.files import staged_folder, write_text
 from mlcls.errors import SpecError
+from mlcls.images.photos import photo_pixels
+from mlcls.images.transforms import normalize
 from mlcls.model.catalog import DEFAULT_SIZE, DEFAULT_THRESHOLD, official_spec
 from mlcls.model.spec import ModelSpec
 from mlcls.paddle.inference_yml import INFERENCE_YML, format_inference_yml
 from mlcls.paddle.runtime import import_paddle
+from mlcls.training.architectures import build_network, load_trained_network
+from mlcls.training.initialization import make_input_sensitive
 
 if TYPE_CHECKING:
     import paddle
@@ -58,11 +62,6 @@ def export_model(
         MissingExtraError: The extra `train` is not installed.
     """
     paddle = import_paddle("train")
-    from mlcls.images.photos import photo_pixels
-    from mlcls.images.transforms import normalize
-    from mlcls.training.architectures import build_network, load_trained_network
-    from mlcls.training.initialization import make_input_sensitive
-
     spec = make_spec(architecture, labels, size, threshold)
     with paddle.utils.unique_name.guard():  # parameter names, and so the file, as for the first model
         if weights is not None:

@@ -38,11 +38,9 @@ MIN_SCORE_SPREAD: Final = 0.05
 
 
 def make_input_sensitive(network: paddle.nn.Layer, inputs: npt.NDArray[np.float32]) -> None:
-    """Rescale a fresh network in place so that its scores depend on the picture.
+    """Rescale a fresh network of `build_network` in place so that its scores depend on the picture.
 
-    Args:
-        network: A network of `build_network` with fresh weights.
-        inputs: Normalized real photos, (N, 3, H, W) float32, all different, N at least 4.
+    The inputs are normalized real photos, (N, 3, H, W) float32, all different, N at least 4.
 
     Raises:
         ConversionError: All scores of some two photos still differ by less than `MIN_SCORE_SPREAD`.

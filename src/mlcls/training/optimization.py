@@ -19,10 +19,6 @@ GAMMA_POSITIVE: Final = 0.0
 CLIP: Final = 0.05
 _SMALLEST_PROBABILITY: Final = 1e-8
 
-BETA1: Final = 0.9
-BETA2: Final = 0.999
-EPSILON: Final = 1e-8
-
 # PaddleClas's `warmup_start_lr` and `eta_min`.
 WARMUP_START: Final = 1e-6
 LOWEST: Final = 1e-10
@@ -35,12 +31,8 @@ def asymmetric_loss(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Ten
     q = min(1 - p + CLIP, 1), costs -log(q) * (1 - q)^GAMMA_NEGATIVE, so that an absent label with a score below CLIP
     costs nothing. No gradient flows through the two powers, which are only weights.
 
-    Args:
-        logits: (N, num_labels) of any float type; the loss is computed in float32.
-        targets: (N, num_labels), 0 or 1.
-
-    Returns:
-        (N,) float32. PaddleClas minimizes the sum over the batch.
+    Logits, of any float type, and targets, 0 or 1, are (N, num_labels), the loss is (N,) float32. PaddleClas minimizes
+    its sum over the batch.
     """
     import paddle
 
@@ -54,7 +46,7 @@ def asymmetric_loss(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Ten
 
 
 def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip: float = 0.0) -> Any:
-    """Return an AdamW for the network's trained parameters; set its learning rate before each step.
+    """Return an AdamW for the network's trained parameters, with paddle's betas; set its rate before each step.
 
     All but one-dimensional parameters decay, which are biases and the scales and shifts of norms (PaddleClas's
     `one_dim_param_no_weight_decay`).
@@ -66,9 +58,6 @@ def make_optimizer(network: paddle.nn.Layer, weight_decay: float, gradient_clip:
     decayed = {parameter.name for parameter in parameters if len(parameter.shape) > 1}
     return paddle.optimizer.AdamW(
         learning_rate=0.0,
-        beta1=BETA1,
-        beta2=BETA2,
-        epsilon=EPSILON,
         parameters=parameters,
         weight_decay=weight_decay,
         grad_clip=paddle.nn.ClipGradByGlobalNorm(gradient_clip) if gradient_clip else None,

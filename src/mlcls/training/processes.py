@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import paddle
 
 LOG_FOLDER: Final = "process_logs"
-SETTINGS_FILE: Final = "settings.json"
 # One line with the failure of a process, for the process that started it.
 FAILURE_FILE: Final = "failure.txt"
 
@@ -41,14 +40,11 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Records SIGINT and SIGTERM while its `with` block runs, so that a training can stop after the step in progress.
 
-    Outside the main thread it records none.
-
-    Attributes:
-        signal_number: The first signal that came; None if none did.
+    Outside the main thread it records none. `signal_number` is the first one that came.
     """
 
     def __init__(self) -> None:
-        self.signal_number: int | None = None
+        self.signal_number = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -63,7 +59,7 @@ class StopRequest:
     @property
     def requested(self) -> bool:
         """Whether a signal came."""
-        return self.signal_number is not None
+        return self.signal_number != 0
 
     def error(self, text: str) -> TrainingInterruptedError:
         """Return the error that ends a stopped training, with the exit status of a program that the signal ends."""
@@ -80,12 +76,7 @@ class StopRequest:
 
 @dataclasses.dataclass(frozen=True)
 class ProcessGroup:
-    """This process and the others of the training.
-
-    Attributes:
-        rank: Number of this process, from 0.
-        size: Number of processes.
-    """
+    """This process, number `rank` from 0 of `size`, and the others of the training."""
 
     rank: int = 0
     size: int = 1
@@ -204,7 +195,7 @@ def train_in_processes(settings: TrainSettings, device: Device) -> None:
         TrainingError: A process failed.
     """
     folder = settings.output / LOG_FOLDER
-    settings_file, failure_file = folder / SETTINGS_FILE, folder / FAILURE_FILE
+    settings_file, failure_file = folder / "settings.json", folder / FAILURE_FILE
     failure_file.unlink(missing_ok=True)
     write_text(settings_file, to_json(settings.to_config()))
     with StopRequest() as stop:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from mlcls.errors import TrainingError
 from mlcls.paddle.runtime import import_paddle
-from mlcls.training.architectures import build_network
+from mlcls.training.architectures import build_network, find_weights, load_pretrained
 from mlcls.training.checkpoint import Checkpoint, read_checkpoint
 from mlcls.training.data import TrainingData
 from mlcls.training.export import export_model
-from mlcls.training.pretrained import find_weights, load_pretrained
 from mlcls.training.processes import ProcessGroup, StopRequest, require_devices, set_device, train_in_processes
 from mlcls.training.run_folder import RunFolder, TrainReport
 from mlcls.training.settings import Device, TrainSettings
@@ -97,7 +96,7 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> None:
             folder.begin(resumed=checkpoint is not None)
             for line in lines:
                 folder.log(line)
-            trainer.write_progress()  # fails now, not hours later, if a package is missing
+            folder.write_progress(trainer.progress)  # fails now, not hours later, if a package is missing
         trainer.run()
         if not group.is_first:
             return
@@ -109,7 +108,7 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> None:
             threshold=settings.threshold,
             weights=folder.weights,
         )
-        trainer.write_progress(done=True)
+        folder.write_progress(trainer.progress, done=True)
         metrics = trainer.progress.metrics
         folder.log(
             f"Done: mAP {metrics['MultiLabelMAP']:.4f} after epoch {metrics['best_epoch']}; "

@@ -23,10 +23,9 @@ from mlcls.model.metrics import mean_average_precision
 from mlcls.training.augmentation import cut_out, rand_augment
 from mlcls.training.checkpoint import Checkpoint, write_checkpoint
 from mlcls.training.data import TrainingData, epoch_batches, read_batches, sequential_batches
-from mlcls.training.history import EvaluationRow, Progress
 from mlcls.training.optimization import WeightAverage, asymmetric_loss, cosine_rate, make_optimizer
 from mlcls.training.processes import ProcessGroup, StopRequest
-from mlcls.training.run_folder import RunFolder
+from mlcls.training.run_folder import EvaluationRow, Progress, RunFolder
 from mlcls.training.settings import Device, TrainSettings
 
 if TYPE_CHECKING:
@@ -42,11 +41,7 @@ _LOSS_SCALE: Final = 128.0
 
 
 class Trainer:
-    """One process's part of a training; use it within one `paddle.utils.unique_name.guard`.
-
-    Attributes:
-        progress: What was done so far.
-    """
+    """One process's part of a training; use it within one `paddle.utils.unique_name.guard`."""
 
     def __init__(
         self,
@@ -112,10 +107,6 @@ class Trainer:
         except (TrainingInterruptedError, DatasetError):
             self._save_latest()
             raise
-
-    def write_progress(self, *, done: bool = False) -> None:
-        """Update curves and result, in the one process that writes files."""
-        self._folder.write_progress(self.progress, done=done)
 
     def _train_epoch(self, bar: tqdm[Any]) -> None:
         settings, progress = self._settings, self.progress
@@ -214,7 +205,7 @@ class Trainer:
         if self._group.is_first:
             if improved:
                 write_checkpoint(self._folder.best, self._checkpoint(), publish_average=best == "average")
-            self.write_progress()
+            self._folder.write_progress(self.progress)
 
     def _log(self, text: str) -> None:
         if self._group.is_first:
@@ -239,7 +230,7 @@ class Trainer:
     def _save_latest(self) -> None:
         if self._group.is_first:
             write_checkpoint(self._folder.latest, self._checkpoint())
-            self.write_progress()
+            self._folder.write_progress(self.progress)
 
     def _epoch_batches(self, epoch: int) -> list[Any]:
         settings = self._settings
@@ -271,17 +262,9 @@ def score_images(
     group: ProcessGroup,
     after_batch: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.float32]:
-    """Score all images in float32, in bounded memory; each process scores its share.
+    """Return the scores (N, num_labels) float32 of all images, in every process; each process scores its share.
 
-    Args:
-        network: (N, 3, H, W) float32 to logits; put into evaluation mode and left there.
-        images: The images to score.
-        settings: Settings with image size, batch size and threads.
-        group: The processes that share the work.
-        after_batch: Called after each batch; an exception that it raises ends the scoring.
-
-    Returns:
-        (N, num_labels) float32 in the images' order, in every process.
+    The network, which is left in evaluation mode, runs in float32. An exception of `after_batch` ends the scoring.
 
     Raises:
         DatasetError: An image cannot be used.

@@ -53,45 +53,31 @@ def compare(
     return run_gate(FakeRunner(name="paddle"), FakeRunner(edit), images, THRESHOLDS, limits, batch_sizes=batch_sizes)
 
 
-def test_images_differ() -> None:
-    """Otherwise rows could be swapped without a difference."""
-    assert smallest_spread(FakeRunner().scores(IMAGES)) > 0.05
-
-
 def test_equal_runners() -> None:
+    assert smallest_spread(FakeRunner().scores(IMAGES)) > 0.05, "rows could be swapped without a difference"
     report = compare()
     assert report.failures == ()
     assert (report.max_difference, report.mean_difference, report.flips, report.is_blind) == (0, 0, 0, False)
     report.require()
     ways = [*(f"batch {size}" for size in BATCH_SIZES), "repeated rows", "permuted rows", "all images"]
     assert [figure.way for figure in report.figures] == ways
-
-
-def test_batches_are_whole() -> None:
     candidate = FakeRunner()
     run_gate(FakeRunner(), candidate, IMAGES, THRESHOLDS)
-    assert candidate.batch_sizes == [1] * 8 + [2] * 4 + [7] * 2 + [8] + [32] + [8] + [8] + [3]
+    assert candidate.batch_sizes == [1] * 8 + [2] * 4 + [7] * 2 + [8] + [32] + [8] + [8] + [3], "batches are whole"
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3])
 def test_few_images(count: int) -> None:
     for images in (IMAGES[:count], [IMAGES[0]] * 3 + IMAGES[1:count]):  # a repeated one is probed once
         report = compare(images=images)
         assert report.failures == ()
         assert report.is_blind is (count == 1), "one image alone says nothing about swapped answers"
-
-
-def test_no_images() -> None:
     with pytest.raises(ParityError, match="at least one image"):
         compare(images=[])
 
 
 def swap_rows(scores: Scores) -> Scores:
     return scores[[1, 0, *range(2, len(scores))]] if len(scores) > 1 else scores
-
-
-def rotate_rows(scores: Scores) -> Scores:
-    return np.roll(scores, 1, axis=0)
 
 
 def only_at_batch(size: int, edit: Edit) -> Edit:
@@ -107,33 +93,22 @@ def set_one(value: float) -> Edit:
     return edit
 
 
-def leak_neighbor(scores: Scores) -> Scores:
-    """Mix a little of the row before into each row."""
-    mixed = scores.copy()
-    mixed[1:] += np.float32(5e-3) * (scores[:-1] - scores[1:])
-    return mixed
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
         (swap_rows, "batch 2: highest difference"),
-        (rotate_rows, "with its neighbors or its slot"),
-        *((only_at_batch(size, swap_rows), f"batch {size}: ") for size in (2, 7, 8, 32)),
+        (lambda scores: np.roll(scores, 1, axis=0), "with its neighbors or its slot"),
+        (only_at_batch(7, swap_rows), "batch 7: "),
         (only_at_batch(32, lambda scores: scores[::-1]), "batch 32: an image's answer changes by"),
         (lambda scores: np.repeat(scores[:1], len(scores), axis=0), "batch 2: highest difference"),
         (apply_sigmoid, "batch 1: highest difference"),
-        (lambda scores: scores + np.float32(6e-2), "batch 1: highest difference"),
         (lambda scores: scores - np.float32(6e-2), "batch 1: mean difference"),
         (only_at_batch(1, lambda scores: scores + np.float32(6e-2)), "batch 1: highest difference"),
         (only_at_batch(3, lambda scores: scores + np.float32(6e-2)), "all images: highest difference"),
-        (set_one(float("nan")), "batch 1: 8 of 24 scores are not finite"),
         (only_at_batch(32, set_one(float("nan"))), "batch 32: 1 of 96 scores are not finite"),
         (set_one(float("inf")), "batch 1: 8 of 24 scores are not finite"),
         (lambda scores: scores[:, ::-1], "batch 1: highest difference"),
-        (lambda scores: np.zeros_like(scores), "label decisions flip"),
-        (lambda scores: np.full_like(scores, np.nan), "are not finite"),
         (lambda scores: 1 - scores, "label decisions flip"),
     ],
 )
@@ -145,7 +120,13 @@ def test_planted_fault(edit: Edit, words: str, precision: str) -> None:
 
 
 def test_rows_that_depend_on_their_neighbors() -> None:
-    """Too little for FP16's limits, but the image's own answer changes."""
+    """A little of the row before is in each: too little for FP16's limits, but the image's own answer changes."""
+
+    def leak_neighbor(scores: Scores) -> Scores:
+        mixed = scores.copy()
+        mixed[1:] += np.float32(5e-3) * (scores[:-1] - scores[1:])
+        return mixed
+
     limits = dataclasses.replace(LIMITS["fp16"], max_row_difference=1e-3)
     failures = compare(leak_neighbor, limits=limits).failures
     assert failures
@@ -188,7 +169,7 @@ def test_difference_is_measured() -> None:
     assert all(figure.row_difference == 0 for figure in report.figures)
 
 
-@pytest.mark.parametrize(("offset", "passes"), [(5e-5, True), (9e-5, True), (1.2e-4, False), (-9e-5, True)])
+@pytest.mark.parametrize(("offset", "passes"), [(1.2e-4, False), (-9e-5, True)])
 def test_limit(offset: float, passes: bool) -> None:
     limits = dataclasses.replace(LIMITS["fp32"], max_mean_difference=1)
     report = compare(lambda scores: (scores.astype(np.float64) + offset).astype(np.float32), limits=limits)
@@ -198,11 +179,10 @@ def test_limit(offset: float, passes: bool) -> None:
 
 def test_rounding_at_the_threshold_is_no_flip() -> None:
     """One score at its threshold, the other one float32 step above: counted, but no failure."""
-    images = IMAGES[:8]
     above = np.nextafter(np.float32(0.5), np.float32(1))
     reference = FakeRunner(lambda scores: np.full_like(scores, 0.5))
     candidate = FakeRunner(lambda scores: np.full_like(scores, above))
-    report = run_gate(reference, candidate, images, (0.5, 0.4, 0.6), batch_sizes=[1])
+    report = run_gate(reference, candidate, IMAGES[:8], (0.5, 0.4, 0.6), batch_sizes=[1])
     assert (report.figures[0].flips, report.figures[0].near_ties) == (0, 8)
     assert report.failures == ()
 
@@ -219,11 +199,6 @@ def test_flips_are_a_rate() -> None:
     strict = dataclasses.replace(limits, max_flip_rate=0.3)
     report = run_gate(reference, candidate, IMAGES[:8], (0.5, 0.4, 0.6), strict, batch_sizes=[1])
     assert report.failures == ("batch 1: 8 of 24 label decisions flip > 30.0%",)
-
-
-def at_repeated_rows(edit: Edit) -> Edit:
-    """Edit only batches that have one answer seven times."""
-    return lambda scores: edit(scores) if len(scores) == 8 and (scores[1:7] == scores[0]).all() else scores
 
 
 def flip_first_image(scores: Scores) -> Scores:
@@ -251,7 +226,10 @@ def test_the_flips_of_one_image_are_not_counted_seven_times() -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_fault_in_repeated_rows_alone_is_refused(precision: str) -> None:
-    edit = at_repeated_rows(lambda scores: scores + np.float32(0.02))
+    def edit(scores: Scores) -> Scores:
+        has_one_answer_seven_times = len(scores) == 8 and (scores[1:7] == scores[0]).all()
+        return scores + np.float32(0.02) if has_one_answer_seven_times else scores
+
     report = compare(edit, limits=LIMITS[precision])  # type: ignore[index]
     words = "repeated rows: an image's answer changes by 2.0e-02 with its neighbors or its slot"
     assert any(failure.startswith(words) for failure in report.failures)
@@ -271,8 +249,7 @@ def test_map_drop() -> None:
     report = run_gate(FakeRunner(), FakeRunner(edit), IMAGES, THRESHOLDS, limits, targets)
     assert report.reference_map == 1.0
     assert report.candidate_map == pytest.approx(mean_average_precision(edit(FakeRunner().scores(IMAGES)), targets))
-    assert report.map_drop is not None
-    assert report.map_drop > 0.1
+    assert report.map_drop is not None and report.map_drop > 0.1
     assert report.failures == (f"mAP falls by {report.map_drop:.4f} > 0.1",)
     assert ", mAP 0." in str(report)
 
@@ -284,11 +261,9 @@ def test_images_that_look_alike_are_noticed() -> None:
     assert report.is_blind
 
 
-@pytest.mark.parametrize("count", [8, 4])
-def test_rows_missing(count: int) -> None:
-    """One row for a whole batch is an error, however many images there are."""
+def test_rows_missing() -> None:
     with pytest.raises(ParityError, match=r"Expected scores \(2, 3\) of other, got \(1, 3\)"):
-        compare(lambda scores: scores[:1], images=IMAGES[:count])
+        compare(lambda scores: scores[:1])
 
 
 FIGURES = (Differences("batch 1", 8, 1.2e-5, 3e-7, 0, 1, 0.0), Differences("batch 8", 8, 9e-6, 1e-7, 2, 0, 1e-6))
@@ -303,23 +278,19 @@ def test_nan_alone_is_a_failure() -> None:
     assert math.isnan(report.max_difference)
 
 
-def test_text_of_report() -> None:
-    report = REPORT
-    assert str(report) == (
+def test_texts_of_report() -> None:
+    assert str(REPORT) == (
         "onnxruntime against paddle on 8 images: highest difference 1.2e-05, mean 2.0e-07, 2 flipped labels"
     )
     with pytest.raises(ParityError) as caught:
-        report.require("Nothing was written.")
+        REPORT.require("Nothing was written.")
     assert isinstance(caught.value, ConversionError)
     assert str(caught.value) == (
         "Expected onnxruntime to give the answers of paddle, got: batch 8: 2 of 640 label decisions flip > 0.0%. "
         "Nothing was written."
     )
-    lines = report.to_table().splitlines()
+    lines = REPORT.to_table().splitlines()
     assert [line.split()[:4] for line in lines[1:]] == [["batch", "1", "8", "1.2e-05"], ["batch", "8", "8", "9.0e-06"]]
-
-
-def test_json_of_report() -> None:
     document = json.loads(json.dumps(REPORT.to_dict()))
     assert document["figures"][1]["way"] == "batch 8"
     assert document["limits"]["max_difference"] == 1e-4

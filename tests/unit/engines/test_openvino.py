@@ -23,14 +23,16 @@ from mlcls.errors import ConfigError
 from support.bf16_error import assert_computed_in_bf16
 from support.int8_graphs import make_pixels, make_served, spec_of
 
-_FIRST_CALLS = """
-import os, sys, threading
+_MAKE_ENGINES = """
+import gc, os, signal, sys, threading
 import openvino
 from support.int8_graphs import spec_of
 from mlcls.engines.openvino import OpenVinoEngine
 from pathlib import Path
-
-OpenVinoEngine(Path(sys.argv[1]), spec_of())
+first, second = (OpenVinoEngine(Path(sys.argv[1]), spec_of()) for _ in range(2))
+"""
+# Every inference does this first in OpenVINO's Python API; in half of all new processes it hung forever.
+_FIRST_CALLS = """
 sys.setswitchinterval(1e-6)
 barrier = threading.Barrier(8)
 
@@ -43,6 +45,17 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
+"""
+# It has ended in a segmentation fault on processors with AMX.
+_SIGNAL_AFTER_ENGINES = """
+del first
+gc.collect()
+del second
+gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
 """
 
 
@@ -146,12 +159,19 @@ def test_a_failed_image_fails_its_request_alone(model: Path, monkeypatch: pytest
         OpenVinoEngine(model, spec_of(), threads=2).logits(bad)
 
 
-def test_the_first_calls_of_threads_do_not_wait_for_one_another(model: Path) -> None:
-    """Every inference does this first in OpenVINO's Python API; in half of all new processes it hung forever."""
-    tests = Path(__file__).parents[2]
-    for _ in range(4):
-        command = [sys.executable, "-c", _FIRST_CALLS, str(model)]
-        subprocess.run(command, check=True, timeout=60, env={"PYTHONPATH": str(tests), "PATH": ""})
+@pytest.mark.parametrize(
+    ("code", "output", "processes"),
+    [
+        pytest.param(_FIRST_CALLS, "", 4, id="first calls of threads do not wait for one another"),
+        pytest.param(_SIGNAL_AFTER_ENGINES, "interrupted\n", 1, id="a signal after engines are gone ends nothing"),
+    ],
+)
+def test_faults_of_openvino_in_a_process_of_its_own(model: Path, code: str, output: str, processes: int) -> None:
+    command = [sys.executable, "-c", _MAKE_ENGINES + code, str(model)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for _ in range(processes):
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert (process.returncode, process.stdout) == (0, output), process.stderr
 
 
 def test_a_processor_without_units_for_it_refuses_bf16(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,27 +187,3 @@ def test_bf16_is_near_and_another_arithmetic(model: Path) -> None:
         OpenVinoEngine(model, spec_of(), precision=precision).logits(pixels) for precision in ("f32", "bf16")
     )
     assert_computed_in_bf16(rounded, exact)
-
-
-def test_a_signal_after_engines_are_gone_ends_nothing(model: Path) -> None:
-    """In a process of its own, as it has ended in a segmentation fault on processors with AMX."""
-    code = f"""
-import gc, os, signal
-from pathlib import Path
-from support.int8_graphs import spec_of
-from mlcls.engines.openvino import OpenVinoEngine
-first, second = (OpenVinoEngine(Path({str(model)!r}), spec_of()) for _ in range(2))
-del first
-gc.collect()
-del second
-gc.collect()
-try:
-    os.kill(os.getpid(), signal.SIGINT)
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-    tests = Path(__file__).parents[2]
-    process = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tests)}, capture_output=True, text=True
-    )
-    assert (process.returncode, process.stdout) == (0, "interrupted\n"), process.stderr

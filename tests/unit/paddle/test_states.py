@@ -16,9 +16,8 @@ from mlcls.errors import ModelFormatError, TrainingError
 from mlcls.paddle.restricted_pickle import MAX_DEPTH, read_values
 from mlcls.paddle.runtime import import_paddle
 from mlcls.paddle.states import read_state
-from mlcls.training.architectures import read_parameters
+from mlcls.training.architectures import load_pretrained, read_parameters
 from mlcls.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from mlcls.training.pretrained import load_pretrained
 
 
 @pytest.fixture(scope="module")

@@ -38,23 +38,16 @@ def test_configuration_of_a_model(name: str) -> None:
     ("override", "value"),
     [
         ("Global.mode=train", "train"),
-        ("Global.device=gpu:0,1", "gpu:0,1"),
         ("Global.dataset_dir=./a=b", Path("a=b")),
         ('Global.output="2017"', Path("2017")),
         ('Predict.input="2017"', "2017"),
         ("CheckDataset.convert.enable=no", False),
-        ("CheckDataset.convert.src_dataset_type=COCO", "COCO"),
         ("CheckDataset.split.train_percent=90", 90),
-        ("CheckDataset.split.seed=7", 7),
         ("Train.learning_rate=1e-4", 1e-4),
         ("Train.learning_rate=1", 1.0),
-        ("Train.num_classes=5", 5),
-        ("Train.image_size=64", 64),
         ("Train.image_size=[64, 96]", (64, 96)),
-        ("Train.amp=True", True),
         ("Train.num_classes=null", None),
         ("Train.num_classes=None", None),
-        ("Train.pretrain_weight_path=None", None),
         ("Train.pretrain_weight_path=", None),
         ("Train.pretrain_weight_path=''", None),
         ("Predict.kernel_option.run_mode=paddle", "paddle"),
@@ -74,20 +67,14 @@ def test_override(override: str, value: object) -> None:
     [
         ("Global.mod=train", "unknown key Global.mod; expected only model, mode, dataset_dir, device, output."),
         ("Globl.mode=train", "unknown key Globl; expected only Global, CheckDataset, Train, Evaluate, Export, Pre"),
-        ("CheckDataset.convert.src=COCO", "unknown key CheckDataset.convert.src; expected only enable, src_dat"),
         ("Train.batch_size=many", "Train.batch_size: expected int, got 'many'."),
-        ("Train.batch_size=1.5", "Train.batch_size: expected int, got 1.5."),
         ("Train.batch_size=True", "Train.batch_size: expected int, got True."),
         ("Train.batch_size=null", "Train.batch_size: expected int, got None."),
         ("Train.num_classes=[5]", "Train.num_classes: expected int | null, got [5]."),
-        ("Train.learning_rate=.nan", "Train.learning_rate: expected float > 0.0, got nan."),
         ("Train.learning_rate=fast", "Train.learning_rate: expected float, got 'fast'."),
-        ("CheckDataset.split.enable=2", "CheckDataset.split.enable: expected bool, got 2."),
         ("Global.output=2017", "Global.output: expected str, got 2017."),
-        ("Global.output=''", "Global.output: expected str, got None."),
         ("Predict.input=''", "Predict.input: expected str, got None."),
         ("Evaluate.log_interval=0", "Evaluate.log_interval: expected int >= 1, got 0."),
-        ("Predict.batch_size=0", "Predict.batch_size: expected int >= 1, got 0."),
         ("Predict.kernel_option.run_mode=trt_fp16", "Predict.kernel_option.run_mode: expected paddle, got 'trt"),
         ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type: expected COCO if enable is"),
         ("CheckDataset.convert.src_dataset_type=LabelMe", "CheckDataset.convert.src_dataset_type: expected COCO, got"),
@@ -124,10 +111,9 @@ def test_what_yaml_takes_for_text(tmp_path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        *(
-            (text, "expected Key.Sub=value, like Global.mode=check_dataset, got ")
-            for text in ("Global", "Global.mode", "Global=train", ".mode=train", "Global.=train", "=x")
-        ),
+        ("Global.mode", "expected Key.Sub=value, like Global.mode=check_dataset, got "),
+        ("Global=train", "expected Key.Sub=value, like Global.mode=check_dataset, got "),
+        (".mode=train", "expected Key.Sub=value, like Global.mode=check_dataset, got "),
         ("Train.batch_size=[", "expected a YAML value, got '['"),
         ("Global.mode.fast=1", "expected a section mode, got 'check_dataset'"),
     ],
@@ -144,9 +130,7 @@ def test_missing_keys(tmp_path: Path) -> None:
     del document["Train"]["batch_size"], document["Export"]
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(document))
-    with pytest.raises(
-        ConfigError, match=r"missing key Export; expected Global, CheckDataset, Train, Evaluate, Export"
-    ):
+    with pytest.raises(ConfigError, match="missing key Export; expected Global, CheckDataset, Train, Evaluate, Exp"):
         read_config(path)
     assert read_config(path, ["Export.weight_path=null"]).Train.batch_size == 32
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mlcls.errors import DatasetError
 from mlcls.images.transforms import normalize, preprocess
@@ -15,7 +16,6 @@ from mlcls.training.augmentation import OPERATIONS, cut_out, rand_augment
 from mlcls.training.data import PREFETCHED_BATCHES, TrainingData, epoch_batches, read_batches, sequential_batches
 from mlcls.training.settings import TrainSettings
 from support.colored_dataset import write_colored_dataset
-from support.image_samples import encode
 
 TRANSFORM = TrainSettings("PP-LCNet_x1_0_ML", Path("d"), image_size=(32, 48)).transform
 
@@ -50,17 +50,13 @@ def test_cut_out_covers_one_rectangle_with_one_color() -> None:
         covered = cut_out(pixels, np.random.default_rng(index)).any(axis=2)
         rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
         assert covered[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-        assert len(rows) <= 24
-        assert len(columns) <= 32
+        assert len(rows) <= 24 and len(columns) <= 32
         areas.append(int(covered.sum()))
-    assert max(areas) == 24 * 32  # all of it inside, at times
-    assert min(areas) < 24 * 32  # and at times some of it outside
+    assert min(areas) < max(areas) == 24 * 32, "at times, some of it is outside"
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_each_operation_changes_the_picture(name: str) -> None:
-    from PIL import Image
-
     image = Image.fromarray(picture() // 2 + 20)
     changed = OPERATIONS[name](image, 1.0, 1, np.array([0.5, 0.5]))
     assert (changed.size, changed.mode) == (image.size, "RGB")
@@ -87,13 +83,10 @@ def test_an_epoch_has_every_image_once_in_batches_of_nearly_one_size() -> None:
         assert list(np.concatenate(other)) != list(np.concatenate(batches))
 
 
-def test_processes_share_an_epoch() -> None:
+def test_processes_share_an_epoch_and_an_evaluation() -> None:
     shares = [epoch_batches(33, 4, seed=1, epoch=0, rank=rank, world_size=3) for rank in range(3)]
     assert {len(share) for share in shares} == {3}
     assert sorted(np.concatenate([batch for share in shares for batch in share])) == list(range(33))
-
-
-def test_processes_share_an_evaluation() -> None:
     shares = [sequential_batches(7, 2, rank, 2) for rank in range(2)]
     assert [[list(batch) for batch in share] for share in shares] == [[[0, 2], [4, 6]], [[1, 3], [5]]]
     assert sequential_batches(1, 2, rank=1, world_size=2) == []
@@ -145,7 +138,7 @@ def test_few_images_are_read_ahead_and_threads_end(dataset: Path, num_workers: i
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("content", [b"no image", encode(picture(), "PNG")[:-60], None])
+@pytest.mark.parametrize("content", [b"no image", None])
 def test_an_unreadable_image_is_an_error_with_its_path(dataset: Path, content: bytes | None, num_workers: int) -> None:
     data = TrainingData.read(dataset)
     path = dataset / "images" / "004.png"
@@ -159,23 +152,25 @@ def test_an_unreadable_image_is_an_error_with_its_path(dataset: Path, content: b
 # --- datasets
 
 
-def test_dataset(dataset: Path) -> None:
+def test_datasets_and_another_number_of_classes(dataset: Path) -> None:
     data = TrainingData.read(dataset, num_classes=3)
     assert data.labels == ("red", "green", "blue")
     assert (len(data.train), len(data.val)) == (7, 3)
     assert data.train.targets.shape == (7, 3)
     assert set(data.digests) == {"label.txt", "train.txt", "val.txt"}
+    with pytest.raises(DatasetError, match=r"expected 80 labels, as num_classes says, got 3"):
+        TrainingData.read(dataset, num_classes=80)
+    with pytest.raises(DatasetError, match="expected the folder of a dataset"):
+        TrainingData.read(dataset / "no")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("label.txt", "0 a\n2 c\n", "expected class ids 0 to 2, each once, got no label for 1"),
         ("label.txt", "0 a\n1 b\n", "expected 2 numbers, one for each label, got 3"),
-        ("train.txt", "images/000.png 0,1,0\n", "line 1: expected PATH, a tab and 3 numbers"),
         ("val.txt", "images/no.png\t0,1,0\n", "expected image files, got paths without one: "),
         ("val.txt", "images/007.png\t0,0,0\n", "expected images with labels, got none with any"),
-        *((name, None, name) for name in ("label.txt", "train.txt", "val.txt")),
+        ("train.txt", None, "train.txt"),
     ],
 )
 def test_wrong_datasets(dataset: Path, file: str, text: str | None, message: str) -> None:
@@ -185,10 +180,3 @@ def test_wrong_datasets(dataset: Path, file: str, text: str | None, message: str
     with pytest.raises(DatasetError) as caught:
         TrainingData.read(dataset)
     assert message in str(caught.value)
-
-
-def test_another_number_of_classes_and_no_folder(dataset: Path) -> None:
-    with pytest.raises(DatasetError, match=r"expected 80 labels, as num_classes says, got 3"):
-        TrainingData.read(dataset, num_classes=80)
-    with pytest.raises(DatasetError, match="expected the folder of a dataset"):
-        TrainingData.read(dataset / "no")

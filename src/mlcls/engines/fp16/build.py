@@ -26,13 +26,10 @@ MAX_PHOTOS: Final = 32
 
 
 def build(request: BuildRequest) -> Iterator[str]:
-    """Build the FP16 graph, and put it into the repository once it has passed the gate.
+    """Build the FP16 graph, put it into the repository once it has passed the gate, and yield lines for the user.
 
     Operations whose numbers FP16 cannot hold, or not precisely enough, stay in FP32. The gate runs the graph on ONNX
     Runtime: in float32, but with the rounded weights.
-
-    Yields:
-        Lines for the user.
 
     Raises:
         ConversionError: A matrix product goes beyond FP16's range, or the graph does not pass; the repository is
@@ -49,13 +46,8 @@ def build(request: BuildRequest) -> Iterator[str]:
     runner.name = "fp16 onnxruntime"
     report = compare_with_fp32(request, runner)
     report.require("Nothing was written; serve this model in FP32 (model.onnx).")
-    record = EngineRecord(
-        FP16_FILE,
-        "fp16",
-        manifest.digests(ONNX_FILE),
-        tool_versions("onnx", "onnxruntime", "numpy"),
-        gate=(report.to_dict(),),
-    )
+    tools = tool_versions("onnx", "onnxruntime", "numpy")
+    record = EngineRecord(FP16_FILE, "fp16", manifest.digests(ONNX_FILE), tools, gate=(report.to_dict(),))
     add_to_repository(version, record, content)
     yield (
         f"{version.engine_folder / FP16_FILE}: {len(content) / 1e6:.1f} MB, {len(list_kept(model, sensitive))} of "
@@ -65,10 +57,7 @@ def build(request: BuildRequest) -> Iterator[str]:
 
 
 def sample_pixels(photos: Sequence[Path], transform: ImageTransform) -> npt.NDArray[np.uint8]:
-    """Return images to measure sensitivity on: evenly chosen photos of the user, or crops of the sample photos.
-
-    Returns:
-        (N, H, W, 3) uint8 RGB.
+    """Return images (N, H, W, 3) uint8 RGB to measure on: evenly chosen photos, or crops of the sample photos.
 
     Raises:
         ImageError: A photo cannot be read.

@@ -33,15 +33,12 @@ FP32_OPERATIONS: Final = frozenset(
 
 
 def convert_to_fp16(model: onnx.ModelProto, sensitive: Collection[str] = ()) -> onnx.ModelProto:
-    """Convert the served FP32 graph.
+    """Convert the served FP32 graph to a checked one in which every tensor is explicitly typed.
 
     Args:
         model: The graph, from uint8 to float32, with float32 weights and named nodes; not modified.
         sensitive: Names of nodes that stay in FP32, besides those of `FP32_OPERATIONS`; no matrix products. See
             `mlcls.engines.fp16.sensitivity`, which also checks that constants are in FP16's range.
-
-    Returns:
-        A checked graph with the same inputs and outputs, in which every tensor is explicitly typed.
 
     Raises:
         ConversionError: The graph is not FP32, or its nodes have no different names.

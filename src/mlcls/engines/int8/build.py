@@ -22,8 +22,13 @@ from mlcls.base.machine import read_cpu_flags, warn_about_int8
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.building import BuildRequest, describe_report
 from mlcls.engines.gate import LIMITS, GateReport, Limits, run_gate
-from mlcls.engines.int8.parts import count_products, restore_nodes, split_graph
-from mlcls.engines.int8.quantization import check_quantized, quantize_graph
+from mlcls.engines.int8.quantization import (
+    check_quantized,
+    count_products,
+    quantize_graph,
+    restore_nodes,
+    split_graph,
+)
 from mlcls.engines.runners import DecodingRunner, OpenVinoRunner
 from mlcls.errors import ImageError, MissingExtraError, ParityError
 from mlcls.images.photos import PhotoFiles
@@ -72,10 +77,7 @@ class Int8Build:
 
 
 def build(request: BuildRequest) -> Iterator[str]:
-    """Build the INT8 graph, and put it into the repository once it has passed the gate.
-
-    Yields:
-        Lines for the user.
+    """Build the INT8 graph, put it into the repository once it has passed the gate, and yield lines for the user.
 
     Raises:
         ParityError: No INT8 graph passes; the repository is unchanged.
@@ -88,20 +90,11 @@ def build(request: BuildRequest) -> Iterator[str]:
     labeled = request.open_photos()
     photos = PhotoFiles(labeled.paths)  # never the sample photos: the ranges must be those of the user's
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=version.repository.root) as temporary:
-        built = build_int8(
-            version.engine_folder / ONNX_FILE,
-            version.spec,
-            photos,
-            Path(temporary),
-            limits=LIMITS["int8"],
-            targets=labeled.targets,
-        )
+        onnx_path, limits = version.engine_folder / ONNX_FILE, LIMITS["int8"]
+        built = build_int8(onnx_path, version.spec, photos, Path(temporary), limits=limits, targets=labeled.targets)
         size_bytes = built.staged.stat().st_size
-        gate = {
-            **built.report.to_dict(),
-            "kept_in_fp32": list(built.kept),
-            "calibration_photos": built.calibration_photos,
-        }
+        counts = {"kept_in_fp32": list(built.kept), "calibration_photos": built.calibration_photos}
+        gate = {**built.report.to_dict(), **counts}
         tools = tool_versions("nncf", "onnx", "onnxruntime", "openvino")
         record = EngineRecord(INT8_FILE, "int8", manifest.digests(ONNX_FILE), tools, gate=(gate,))
         version.add_engine(built.staged, record)
@@ -144,7 +137,6 @@ def build_int8(
         import onnx
     except ModuleNotFoundError as error:
         raise MissingExtraError("int8", str(error.name)) from error
-
     for_calibration, for_gate = _divide_photos(photos)
     model = read_onnx(onnx_path)
     pixels = np.stack([preprocess(photos[index], spec.transform) for index in for_calibration])

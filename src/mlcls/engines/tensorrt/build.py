@@ -23,10 +23,7 @@ from mlcls.repository.names import ENGINE_SUFFIX, FP16_FILE, ONNX_FILE, PLAN_FIL
 
 
 def build_plan(request: BuildRequest) -> Iterator[str]:
-    """Build Triton's plan for the GPU of this machine, and put it into the repository once it has passed the gate.
-
-    Yields:
-        Lines for the user.
+    """Build the plan for this machine's GPU, put it into the repository if the gate passes it, and yield lines to show.
 
     Raises:
         ConversionError: There is no GPU, the builder fails, or the plan does not pass; the repository is unchanged.
@@ -53,10 +50,7 @@ def build_rtx_engines(request: BuildRequest) -> Iterator[str]:
     """Build a TensorRT-RTX engine for each architecture, into a folder outside the model repository.
 
     Triton does not serve these. Each `NAME.sm75.engine` gets a `NAME.sm75.json` with its record. If this machine has a
-    GPU of the architecture, the engine must pass the gate first.
-
-    Yields:
-        Lines for the user.
+    GPU of the architecture, the engine must pass the gate first. The function yields lines for the user.
 
     Raises:
         ConversionError: No output folder or architecture is named, the builder fails, or an engine does not pass.

@@ -144,8 +144,7 @@ def make_network(module: ModuleType, builder: Any) -> Any:
 def show_progress(module: ModuleType, config: Any) -> Iterator[Any]:
     """Show the progress of the outermost phase of a build (`IBuilderConfig`), and end it after Ctrl-C.
 
-    Yields:
-        The monitor; its `interrupted` tells whether Ctrl-C was pressed.
+    The monitor that it yields has `interrupted`: whether Ctrl-C was pressed.
     """
     from tqdm import tqdm
 

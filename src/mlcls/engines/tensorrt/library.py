@@ -67,8 +67,6 @@ def make_logger(module: ModuleType) -> Any:
     """Return a logger that keeps errors in `errors` and prints nothing."""
 
     class KeepingLogger(module.ILogger):  # type: ignore[misc, name-defined]
-        """See `make_logger`."""
-
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -91,17 +89,15 @@ def load_engine(module: ModuleType, plan: bytes, logger: Any) -> Any:
     Raises:
         ConversionError: The library cannot load it: no GPU, another version or architecture, a damaged file.
     """
-    engine = reason = None
+    reason = ""
     try:
         engine = module.Runtime(logger).deserialize_cuda_engine(plan)
+        if engine is not None:
+            return engine
     except (RuntimeError, TypeError) as error:
-        reason = error
-    if engine is None:
-        raise ConversionError(
-            f"{module.__name__} {module.__version__} cannot load the engine: {quote_errors(logger)}"
-            + (f" ({reason})" if reason else "")
-        )
-    return engine
+        reason = f" ({error})"
+    text = f"{module.__name__} {module.__version__} cannot load the engine: {quote_errors(logger)}{reason}"
+    raise ConversionError(text)
 
 
 def describe_engine(module: ModuleType, engine: Any) -> list[TensorInfo]:

@@ -28,12 +28,7 @@ class TensorRtRunner:
     """Runs a plan on the current GPU, with NVIDIA's `cuda-bindings`; not thread-safe."""
 
     def __init__(self, plan: Path | bytes, spec: ModelSpec, library: Library = "tensorrt") -> None:
-        """Load the plan and allocate memory for its largest batch.
-
-        Args:
-            plan: The file, or its content.
-            spec: The model's spec.
-            library: `tensorrt` or `tensorrt_rtx`, whichever built it.
+        """Load the plan, a file or its content, and allocate memory for its largest batch.
 
         Raises:
             ConversionError: There is no GPU, or the library cannot load the plan.
@@ -109,15 +104,9 @@ class TensorRtRunner:
         self.close()
 
     def _copy(self, target: int, source: int, size_bytes: int, kind: Any) -> None:
-        """Queue a copy of contiguous memory."""
         self._call("cudaMemcpyAsync", target, source, size_bytes, kind, self._stream)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """Call a CUDA function and return its result.
-
-        Raises:
-            ConversionError: CUDA reports an error.
-        """
         try:
             status, *results = getattr(self._cuda, name)(*arguments)
         except RuntimeError as error:  # the driver's library is missing

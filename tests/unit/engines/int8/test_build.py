@@ -11,10 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
-from mlcls.engines.gate import LIMITS, Limits
+from mlcls.engines.gate import Limits
 from mlcls.engines.int8.build import MAX_CALIBRATION_PHOTOS, MIN_PHOTOS, Int8Build, _divide_photos, build_int8
-from mlcls.engines.int8.parts import split_graph
-from mlcls.engines.int8.quantization import check_quantized, quantize_graph
+from mlcls.engines.int8.quantization import check_quantized, quantize_graph, split_graph
 from mlcls.engines.openvino import OpenVinoEngine, open_core
 from mlcls.engines.runners import OnnxRuntimeRunner, OpenVinoRunner
 from mlcls.errors import ConversionError, ImageError, ParityError
@@ -22,7 +21,6 @@ from support.int8_graphs import NUM_LABELS, make_pixels, make_served, spec_of
 
 # Wide enough for whatever a small random network does in INT8.
 WIDE = Limits(1.0, 1.0, 1e-2, 1.0, 1.0)
-
 
 # Labels of the photos.
 TARGETS = np.random.default_rng(3).random((60, NUM_LABELS)) < 0.4
@@ -52,12 +50,12 @@ def test_everything_in_int8(fp32: Path, built: Int8Build) -> None:
     assert (built.report.reference, built.report.candidate) == ("FP32 on OpenVINO", "INT8 on OpenVINO")
     assert 1e-4 < built.report.mean_difference < 0.2
     assert (built.report.images, built.calibration_photos) == (20, 40)
-    assert built.report.map_drop is not None
-    assert abs(built.report.map_drop) < 0.2
+    assert built.report.map_drop is not None and abs(built.report.map_drop) < 0.2
 
 
 def test_int8_runs_in_int8_though_the_rest_is_in_float32(fp32: Path, built: Int8Build) -> None:
     """The engine asks OpenVINO for f32, which only rules out bf16: quantized operations keep their integers."""
+    assert "INT8" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
     def precisions(path: Path) -> dict[str, str]:
         engine: Any = OpenVinoEngine(path, spec_of(), threads=2)
@@ -89,8 +87,7 @@ def test_what_int8_hurts_goes_back_to_fp32(fp32: Path, photos: list[bytes], tmp_
     assert 0.5 <= built.int8_share < 1
     assert built.report.mean_difference <= tight.max_mean_difference
     assert split_graph(onnx.load(str(fp32))).keys() >= set(built.kept)
-    operations = [node.op_type for node in onnx.load(str(built.staged)).graph.node]
-    assert "QuantizeLinear" in operations
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(str(built.staged)).graph.node}
 
 
 @pytest.mark.parametrize(
@@ -101,8 +98,6 @@ def test_what_int8_hurts_goes_back_to_fp32(fp32: Path, photos: list[bytes], tmp_
             r"mean difference .* up to 50% of the network kept in FP32 \(here: .*\)\. Nothing was written",
         ),
         (dataclasses.replace(WIDE, max_map_drop=-1.0), "mAP falls by"),
-        # two label decisions in 100 may flip; an untrained network of this size flips more
-        (LIMITS["int8"], "Expected INT8 on OpenVINO to give the answers of FP32 on OpenVINO"),
     ],
 )
 def test_what_cannot_pass_leaves_nothing(
@@ -129,7 +124,7 @@ def test_too_few_photos_and_what_is_no_photo(fp32: Path, photos: list[bytes], tm
         build_int8(fp32, spec_of(), [*photos, b"no photo", b"nor this"], tmp_path)
 
 
-@pytest.mark.parametrize("count", [MIN_PHOTOS, 100, 500])
+@pytest.mark.parametrize("count", [MIN_PHOTOS, 500])
 def test_the_gate_sees_other_photos_than_the_calibration(count: int) -> None:
     photos = [bytes([index % 251, index // 251]) for index in range(count)]
     for_calibration, for_gate = _divide_photos([*photos, *photos[:7]])
@@ -138,20 +133,12 @@ def test_the_gate_sees_other_photos_than_the_calibration(count: int) -> None:
     assert len(for_gate) >= 16
 
 
-def test_nncf_fails() -> None:
-    with pytest.raises(ConversionError, match=r"NNCF .* cannot quantize the graph \(.*\); serve it in FP32"):
-        quantize_graph(make_served(spec_of()), make_pixels(40)[:, :20])
-
-
-def test_nncf_draws_nothing_and_its_graph_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nncf_fails_and_draws_nothing_and_its_graph_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
     model = make_served(spec_of())
+    with pytest.raises(ConversionError, match=r"NNCF .* cannot quantize the graph \(.*\); serve it in FP32"):
+        quantize_graph(model, make_pixels(40)[:, :20])
     quantized = quantize_graph(model, make_pixels(40))
     assert capsys.readouterr().out == ""
     quantized.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     with pytest.raises(ConversionError, match="Expected the INT8 graph to be"):
         check_quantized(quantized, model)
-
-
-def test_openvino_can_do_int8_here() -> None:
-    """Otherwise the precisions above would prove nothing."""
-    assert "INT8" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

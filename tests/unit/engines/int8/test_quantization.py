@@ -9,11 +9,19 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mlcls.engines.int8.parts import count_products, find_decoder, find_normalization, restore_nodes, split_graph
-from mlcls.engines.int8.quantization import check_quantized, has_attention_backbone, quantize_graph
+from mlcls.engines.int8.quantization import (
+    check_quantized,
+    count_products,
+    find_decoder,
+    find_normalization,
+    has_attention_backbone,
+    quantize_graph,
+    restore_nodes,
+    split_graph,
+)
 from mlcls.errors import ConversionError
 from support.int8_graphs import SIZE, make_pixels, make_served, spec_of
-from support.onnx_graphs import Array, make_scorer, run
+from support.onnx_graphs import make_scorer, run
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +32,6 @@ def served() -> onnx.ModelProto:
 @pytest.fixture(scope="module")
 def quantized(served: onnx.ModelProto) -> onnx.ModelProto:
     return quantize_graph(served, make_pixels(40))
-
-
-def difference(one: onnx.ModelProto, other: onnx.ModelProto, pixels: Array) -> float:
-    return float(np.abs(run(one, pixels=pixels) - run(other, pixels=pixels)).max())
 
 
 def names_of(model: onnx.ModelProto, *operations: str) -> set[str]:
@@ -62,21 +66,17 @@ def test_a_graph_without_attention_and_without_names() -> None:
     assert list(split_graph(model)) == ["backbone 1/2", "backbone 2/2"]
 
 
-def test_int8_moves_the_answers(served: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
-    """Otherwise the tests below would prove nothing."""
-    assert difference(served, quantized, make_pixels(8, seed=1)) > 1e-3
-    assert difference(served, served, make_pixels(8, seed=1)) == 0
-
-
 def test_all_parts_back_is_fp32_to_the_last_bit(served: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
+    expected, got = (run(model, pixels=make_pixels(8, seed=1)) for model in (served, quantized))
+    assert np.abs(expected - got).max() > 1e-3, "otherwise this would prove nothing"
     restored = restore_nodes(quantized, served, frozenset().union(*split_graph(served).values()))
     assert not names_of(restored, "QuantizeLinear", "DequantizeLinear")
-    assert difference(served, restored, make_pixels(8, seed=1)) == 0
+    np.testing.assert_array_equal(run(restored, pixels=make_pixels(8, seed=1)), expected)
     with pytest.raises(ConversionError, match="INT8 operations, got one without"):
         check_quantized(restored, served)
 
 
-@pytest.mark.parametrize("part", [*(f"backbone {index}/6" for index in range(1, 7)), "decoder"])
+@pytest.mark.parametrize("part", ["backbone 1/6", "backbone 4/6", "decoder"])
 def test_one_part_back(served: onnx.ModelProto, quantized: onnx.ModelProto, part: str) -> None:
     before = quantized.SerializeToString(deterministic=True)
     nodes = split_graph(served)[part]
