@@ -99,7 +99,7 @@ class StepArguments:
         parameter = self.config.get("parameters", {}).get(name, {"string_value": default})
         text = parameter.get("string_value") if isinstance(parameter, dict) else None
         if not isinstance(text, str) or not re.fullmatch(pattern, text):
-            raise self._wrong(f"the parameter {name} is wrong: expected {expected}, got {text!r}.")
+            raise self._wrong(f"the parameter {name}: expected {expected}, got {text!r}.")
         return text
 
     def _wrong(self, text: str) -> RepositoryError:

@@ -88,7 +88,7 @@ def test_defaults_leave_the_configuration_as_it_is(custom_spec: ModelSpec) -> No
         ({"string_value": "many"}, "expected a JSON document, got invalid JSON"),
         ({"string_value": "[" * 100_000}, "expected a JSON document, got invalid JSON"),
         ({"string_value": '{"max_sides": 1}'}, "unknown key max_sides"),
-        ("{}", "expected object, got None"),
+        ("{}", "expected an object as JSON text, got None"),
     ],
 )
 def test_a_wrong_parameter_is_refused_when_the_model_is_loaded(parameter: object, words: str) -> None:
