@@ -196,7 +196,7 @@ def test_parameters_of_an_engine(parameters: dict[str, Any], expected: tuple[int
 
 @pytest.mark.parametrize("wrong", [{"string_value": "fp8"}, {"string_value": ["f32"]}, {}, "bf16"])
 def test_wrong_parameters_of_an_engine(wrong: object) -> None:
-    with pytest.raises(RepositoryError, match="_engine: the parameter precision is wrong: expected one of f32, bf16"):
+    with pytest.raises(RepositoryError, match="_engine: the parameter precision: expected one of f32, bf16"):
         arguments_of({"parameters": {"precision": wrong}}).engine_precision()
-    with pytest.raises(RepositoryError, match="_engine: the parameter threads is wrong: expected a whole number, 0"):
+    with pytest.raises(RepositoryError, match="_engine: the parameter threads: expected a whole number, 0"):
         arguments_of({"parameters": {"threads": wrong}}).engine_threads()
