@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +43,12 @@ def small_server(small_models: SmallModels) -> Iterator[TritonServer]:
         yield server
 
 
+@pytest.fixture
+def own_repository(small_models: SmallModels, tmp_path: Path) -> Path:
+    """A copy of the repository with both small models, which a test may change."""
+    return Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
+
+
 @pytest.fixture(scope="session")
 def oldest_python() -> Path:
     """The Python of the environment with the oldest runtimes that a model must load in."""
@@ -48,6 +59,21 @@ def oldest_python() -> Path:
 def paddlex_python() -> Path:
     """The Python of the environment with PaddleX."""
     return _find_python("paddlex")
+
+
+@pytest.fixture(scope="session")
+def ask_paddlex(paddlex_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Asks PaddleX itself, as `support/paddlex_oracle.py` tells."""
+    target = tmp_path_factory.mktemp("paddlex") / "answers.json"
+
+    def ask(question: str, *arguments: str | Path, **environment: str) -> dict[str, Any]:
+        command = [paddlex_python, ROOT / "tests/support/paddlex_oracle.py", target, question, *arguments]
+        process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+        assert process.returncode == 0, process.stderr[-2000:]
+        answers: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+        return answers
+
+    return ask
 
 
 def _find_python(environment: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,12 +23,14 @@ from mlcls.engines.tensorrt import build as tensorrt_engine
 from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
 from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.errors import ParityError, RepositoryError
+from mlcls.images.photos import photo_images
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
-from mlcls.repository.manifest import EngineRecord, Manifest
+from mlcls.repository.manifest import Manifest
 from mlcls.repository.models import Repository
 from mlcls.server.installation import TritonInstallation
 from mlcls.server.preflight import check_models
+from support.dataset_samples import read_tree
 from support.processes import run_mlcls
 from support.served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
@@ -38,26 +39,14 @@ T4 = Gpu("Tesla T4", "7.5")
 HERE = Machine((T4,), "10.13.2.6")
 
 
-@pytest.fixture
-def root(small_models: SmallModels, tmp_path: Path) -> Path:
-    """A repository of its own."""
-    return Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
-
-
 def engine_folder(root: Path, name: str = NAME) -> Path:
     return root / f"{name}_engine" / "1"
 
 
-def snapshot(root: Path) -> dict[str, tuple[str, int]]:
-    """Digest and inode of every file."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): (sha256_of(path), path.stat().st_ino) for path in files}
-
-
-def test_fp16_goes_through_the_gate_into_the_repository(root: Path) -> None:
-    built = run_mlcls("build-engine", NAME, "--engine", "fp16", "--repository", root)
+def test_fp16_goes_through_the_gate_into_the_repository(own_repository: Path) -> None:
+    built = run_mlcls("build-engine", NAME, "--engine", "fp16", "--repository", own_repository)
     assert built.returncode == 0, built.stderr
-    path = engine_folder(root) / "model.fp16.onnx"
+    path = engine_folder(own_repository) / "model.fp16.onnx"
     assert str(path) in built.stdout
     assert "fp16 onnxruntime against onnxruntime on 8 images: highest difference" in built.stdout
     assert path.stat().st_size < 0.6 * path.with_name("model.onnx").stat().st_size
@@ -74,39 +63,41 @@ def test_fp16_goes_through_the_gate_into_the_repository(root: Path) -> None:
     assert report["max_difference"] > 1e-5
 
     checked = run_mlcls(
-        "verify", NAME, "--candidate", f"onnxruntime={path}", "--precision", "fp16", "--repository", root
+        "verify", NAME, "--candidate", f"onnxruntime={path}", "--precision", "fp16", "--repository", own_repository
     )
     assert checked.returncode == 0, checked.stderr
 
 
 @pytest.mark.slow
-def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, small_models: SmallModels) -> None:
-    staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", root)
+def test_a_staged_version_gets_its_engine_before_it_is_switched_to(
+    own_repository: Path, small_models: SmallModels
+) -> None:
+    staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", own_repository)
     assert staged.returncode == 0, staged.stderr
-    first = snapshot(engine_folder(root))
-    assert len(list(fp16_engine.build(BuildRequest(Repository(root).version(NAME, 2))))) == 2
-    assert (root / f"{NAME}_engine_2" / "2" / "model.fp16.onnx").is_file()
-    assert snapshot(engine_folder(root)) == first
-    missing = run_mlcls("build-engine", NAME, "--engine", "fp16", "--version", "3", "--repository", root)
+    first = read_tree(engine_folder(own_repository))
+    assert len(list(fp16_engine.build(BuildRequest(Repository(own_repository).version(NAME, 2))))) == 2
+    assert (own_repository / f"{NAME}_engine_2" / "2" / "model.fp16.onnx").is_file()
+    assert read_tree(engine_folder(own_repository)) == first
+    missing = run_mlcls("build-engine", NAME, "--engine", "fp16", "--version", "3", "--repository", own_repository)
     assert missing.returncode == 1
     assert "has no version 3" in missing.stderr
 
 
-def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path: Path) -> None:
+def test_rtx_engines_are_written_outside_with_their_records(own_repository: Path, tmp_path: Path) -> None:
     output = tmp_path / "engines"
-    arguments = ("build-engine", NAME, "--engine", "tensorrt-rtx", "--repository", root, "--output", output)
+    arguments = ("build-engine", NAME, "--engine", "tensorrt-rtx", "--repository", own_repository, "--output", output)
     built = run_mlcls(*arguments, "--compute-capability", "7.5", "SM86", "--photos", *photos(tmp_path))
     assert built.returncode == 0, built.stderr
     assert sorted(path.name for path in output.iterdir()) == [
         f"{NAME}.{architecture}.{suffix}" for architecture in ("sm75", "sm86") for suffix in ("engine", "json")
     ]
-    fp16 = engine_folder(root) / "model.fp16.onnx"
+    fp16 = engine_folder(own_repository) / "model.fp16.onnx"
     record = json.loads((output / f"{NAME}.sm75.json").read_text())
     assert record["built_for"]["library"] == "tensorrt_rtx"
     assert record["built_for"]["compute_capability"] == "7.5"
     assert record["made_from"] == {"model.fp16.onnx": sha256_of(fp16)}
     assert record["sha256"] == sha256_of(output / f"{NAME}.sm75.engine")
-    assert not list(root.rglob("*.engine"))
+    assert not list(own_repository.rglob("*.engine"))
 
     made = fp16.stat().st_mtime_ns
     assert run_mlcls(*arguments, "--compute-capability", "8.9").returncode == 0
@@ -118,8 +109,6 @@ def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path
 
 def photos(folder: Path) -> list[Path]:
     """Photos of the user's own."""
-    from mlcls.images.photos import photo_images
-
     paths = []
     for index, image in enumerate(photo_images((), 3, seed=7)):
         paths.append(folder / f"photo{index}.png")
@@ -136,23 +125,6 @@ def installation(tmp_path: Path) -> TritonInstallation:
 
 def check(root: Path, installation: TritonInstallation, machine: Machine = HERE) -> None:
     check_models(Repository(root), (NAME,), "gpu", installation, lambda: machine)
-
-
-def test_serving_a_plan(root: Path, installation: TritonInstallation, tmp_path: Path) -> None:
-    """One that fits; what does not is in the unit tests of `check_plan`."""
-    with pytest.raises(RepositoryError, match=rf"mlcls build-engine {NAME} --engine tensorrt"):
-        check(root, installation)
-    path, staged = engine_folder(root) / "model.plan", tmp_path / "staged.plan"
-    staged.write_bytes(b"a plan")
-    made_from = {"model.onnx": sha256_of(path.with_name("model.onnx"))}
-    record = EngineRecord("model.plan", "fp16", made_from, {}, describe_target("tensorrt", "10.13.2.6", T4))
-    Repository(root).active(NAME).add_engine(staged, record)
-    check(root, installation)
-    with pytest.raises(RepositoryError, match="the driver shows none here"):
-        check(root, installation, Machine((), "10.13.2.6"))
-    path.write_bytes(b"b plan")
-    with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
-        check(root, installation)
 
 
 class PlayedRunner:
@@ -183,12 +155,12 @@ FP16_GRAPHS: list[bytes] = []
 
 @pytest.mark.parametrize("fault", [0.0, 0.3])
 def test_a_plan_enters_the_repository_through_the_gate_only(
-    root: Path, installation: TritonInstallation, monkeypatch: pytest.MonkeyPatch, fault: float
+    own_repository: Path, installation: TritonInstallation, monkeypatch: pytest.MonkeyPatch, fault: float
 ) -> None:
     """All of `--engine tensorrt` but the builder and the GPU: TensorRT-RTX builds, a CPU runs."""
-    fp16_lines = list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
+    fp16_lines = list(fp16_engine.build(BuildRequest(Repository(own_repository).active(NAME))))
     assert fp16_lines
-    FP16_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
+    FP16_GRAPHS[:] = [(engine_folder(own_repository) / "model.fp16.onnx").read_bytes()]
 
     def build(content: bytes, spec: ModelSpec) -> BuiltEngine:
         assert content == FP16_GRAPHS[0]
@@ -198,21 +170,28 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     monkeypatch.setattr(tensorrt_engine, "read_gpus", lambda: HERE.gpus)
     monkeypatch.setattr(tensorrt_engine, "TensorRtRunner", PlayedRunner)
     monkeypatch.setattr(PlayedRunner, "fault", fault)
-    before = snapshot(root)
+    before = read_tree(own_repository)
+    with pytest.raises(RepositoryError, match=rf"mlcls build-engine {NAME} --engine tensorrt"):
+        check(own_repository, installation)
     if fault:
         with pytest.raises(ParityError, match=r"batch 2: .*The engine was not kept\.$"):
-            list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
-        assert snapshot(root) == before
+            list(tensorrt_engine.build_plan(BuildRequest(Repository(own_repository).active(NAME))))
+        assert read_tree(own_repository) == before
         return
-    lines = list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
+    lines = list(tensorrt_engine.build_plan(BuildRequest(Repository(own_repository).active(NAME))))
     assert lines[0] == f"Building the plan of {NAME} for Tesla T4 (compute capability 7.5) ..."
-    assert (engine_folder(root) / "model.plan").read_bytes() == PlayedRunner.opened[-1]
-    record = Manifest.read(engine_folder(root)).engine("model.plan")
+    assert (engine_folder(own_repository) / "model.plan").read_bytes() == PlayedRunner.opened[-1]
+    record = Manifest.read(engine_folder(own_repository)).engine("model.plan")
     assert dict(record.built_for) == describe_target("tensorrt", "10.13.2.6", T4)
     assert record.gate[0]["candidate"] == "tensorrt"
-    check(root, installation)
-    with pytest.raises(RepositoryError, match="here is NVIDIA A10"):
-        check(root, installation, Machine((Gpu("NVIDIA A10", "8.6"),), "10.13.2.6"))
+    check(own_repository, installation)
+    for gpus, words in (((), "the driver shows none here"), ((Gpu("NVIDIA A10", "8.6"),), "here is NVIDIA A10")):
+        with pytest.raises(RepositoryError, match=words):
+            check(own_repository, installation, Machine(gpus, "10.13.2.6"))
+    path = engine_folder(own_repository) / "model.plan"
+    path.write_bytes(b"another plan")
+    with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
+        check(own_repository, installation)
 
 
 @pytest.mark.timeout(900)  # the first one waits for six imports

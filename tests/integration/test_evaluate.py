@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +85,15 @@ def test_the_figures_of_all_runners_are_equal(runners: dict[str, str], model: Mo
         assert evaluation.metrics.not_counted == (SMALL_LABELS[-1],)
 
 
-@pytest.mark.parametrize("kind", ["onnxruntime", "served"])
 def test_command(
-    kind: str, runners: dict[str, str], small_models: SmallModels, model: ModelVersion, val_file: Path, tmp_path: Path
+    runners: dict[str, str], small_models: SmallModels, model: ModelVersion, val_file: Path, tmp_path: Path
 ) -> None:
     done = run_mlcls(
-        "evaluate", NAME, "--annotations", val_file, "--runner", runners[kind], "--output", tmp_path / "report",
+        "evaluate", NAME, "--annotations", val_file, "--runner", runners["served"], "--output", tmp_path / "report",
         "--repository", small_models.repository,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == f"{kind}: {PHOTOS} of {PHOTOS} samples read, 4 of 5 labels counted"
+    assert done.stdout.splitlines()[0] == f"served: {PHOTOS} of {PHOTOS} samples read, 4 of 5 labels counted"
     result = json.loads((tmp_path / "report/evaluate_result.json").read_text())
     assert (result["done_flag"], result["samples_expected"], result["samples_read"]) == (True, PHOTOS, PHOTOS)
     expected = evaluate_on(runners["paddle"], model, val_file).metrics.overall
@@ -106,16 +105,9 @@ def test_command(
         Image.open(tmp_path / "report" / picture).verify()
 
 
-def copy_dataset(val_file: Path, folder: Path) -> Path:
-    folder.mkdir()
-    for path in val_file.parent.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder / "val.txt"
-
-
 def test_unreadable_image(runners: dict[str, str], model: ModelVersion, val_file: Path, tmp_path: Path) -> None:
     """In a batch, and as a request of its own, which the server refuses since it can answer nothing of it."""
-    broken = copy_dataset(val_file, tmp_path / "dataset")
+    broken = shutil.copytree(val_file.parent, tmp_path / "dataset") / "val.txt"
     (broken.parent / "10.jpg").write_bytes(b"no image")
     with pytest.raises(ServedImageError, match=r"dataset/10\.jpg: .*image: expected"):
         evaluate_on(runners["served"], model, broken)
@@ -126,7 +118,7 @@ def test_unreadable_image(runners: dict[str, str], model: ModelVersion, val_file
 
 
 def test_labels_in_another_order(model: ModelVersion, val_file: Path, tmp_path: Path) -> None:
-    changed = copy_dataset(val_file, tmp_path / "dataset")
+    changed = shutil.copytree(val_file.parent, tmp_path / "dataset") / "val.txt"
     (changed.parent / "label.txt").write_text("0 cat\n1 no\n2 dog\n3 a\n4 b\n")
     with pytest.raises(DatasetError, match="got 'no' with class id 1, which is 'dog' to the model"):
         evaluate_on("onnxruntime", model, changed)
@@ -139,26 +131,26 @@ def test_labels_in_another_order(model: ModelVersion, val_file: Path, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainSettings]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
     """A training just long enough for scores that tell the images apart."""
     folder = tmp_path_factory.mktemp("trained")
+    settings = TrainSettings(
+        MODEL,
+        write_colored_dataset(folder / "dataset", train=10),
+        output=folder / "output",
+        epochs_iters=40,
+        batch_size=10,
+        eval_interval=40,
+        image_size=(32, 32),
+        threshold=0.4,
+        cutout=False,
+        rand_augment=False,
+        num_workers=2,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        settings = TrainSettings(
-            MODEL,
-            write_colored_dataset(folder / "dataset", train=10),
-            output=folder / "output",
-            epochs_iters=40,
-            batch_size=10,
-            eval_interval=40,
-            image_size=(32, 32),
-            threshold=0.4,
-            cutout=False,
-            rand_augment=False,
-            num_workers=2,
-        )
         train_model(settings)
-        yield settings
+    return settings
 
 
 def run_mode(settings: TrainSettings, output: Path, *overrides: str) -> tuple[int, dict[str, Any]]:
@@ -221,13 +213,9 @@ def test_mode_that_fails(
 
 
 def test_mode_with_an_unreadable_image(trained: TrainSettings, tmp_path: Path) -> None:
-    name = (trained.dataset_dir / "val.txt").read_text().splitlines()[6].split("\t")[0]
-    path = trained.dataset_dir / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:50])
-    try:
-        status, result = run_mode(trained, tmp_path)
-    finally:
-        path.write_bytes(whole)
+    dataset = shutil.copytree(trained.dataset_dir, tmp_path / "dataset")
+    path = dataset / (dataset / "val.txt").read_text().splitlines()[6].split("\t")[0]
+    path.write_bytes(path.read_bytes()[:50])
+    status, result = run_mode(trained, tmp_path, f"Global.dataset_dir={dataset}")
     assert (status, result["err_type"]) == (1, "DatasetError")
     assert str(path) in result["err_msg"]

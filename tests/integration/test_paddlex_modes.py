@@ -77,19 +77,19 @@ def test_labels_of_the_dataset(tmp_path: Path, three_labels: Path) -> None:
     (tmp_path / "output").mkdir()
     (tmp_path / "output/train.log").write_text("kept")
     assert run(tmp_path, "export", f"Export.weight_path={three_labels}", "Train.image_size=64") == 0
-    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == [
-        "export_result.json",
-        "inference.json",
-        "inference.pdiparams",
-        "inference.yml",
-        "train.log",
-    ]
+    names = sorted(path.name for path in (tmp_path / "output").iterdir())
+    assert names == ["export_result.json", "inference.json", "inference.pdiparams", "inference.yml", "train.log"]
     exported = read_inference_yml(tmp_path / "output/inference.yml")
     assert (exported.labels, exported.thresholds) == (("a", "b", "c"), (0.5, 0.5, 0.5))
     assert result_of(tmp_path, "export")["label_source"] == str(tmp_path / "dataset/label.txt")
 
 
-def test_another_number_of_labels(tmp_path: Path, three_labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_labels_and_another_number_of_labels(
+    tmp_path: Path, three_labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, words in ((three_labels, "label.txt in Global.dataset_dir"), ("none.pdparams", "which does not exist")):
+        assert run(tmp_path, "export", f"Export.weight_path={path}") == 1
+        assert words in capsys.readouterr().err
     write_labels(tmp_path / "dataset", "a", "b")
     assert run(tmp_path, "export", f"Export.weight_path={three_labels}") == 1
     error = capsys.readouterr().err
@@ -129,12 +129,6 @@ def test_weights_of_a_training(tmp_path: Path, three_labels: Path, capsys: pytes
     assert run(tmp_path, "export", weights, "Train.image_size=64") == 0
     assert "Note: Train.image_size is 64, the training's was 96" in capsys.readouterr().err
     assert read_inference_yml(tmp_path / "output/inference.yml").labels == ("x", "y", "z")
-
-
-def test_weights_without_labels(tmp_path: Path, three_labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path, words in ((three_labels, "label.txt in Global.dataset_dir"), ("none.pdparams", "which does not exist")):
-        assert run(tmp_path, "export", f"Export.weight_path={path}") == 1
-        assert words in capsys.readouterr().err
 
 
 # --- predict

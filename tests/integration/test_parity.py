@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import smallest_spread
 from mlcls.server.process import TritonServer
-from support.processes import ROOT, start_server
+from support.processes import start_server
 from support.served_models import ParityRow
 from support.triton_request import ask
 
@@ -27,22 +26,10 @@ MIN_SPREAD = 0.05
 def paddlex_answers(
     official_models: list[Path],
     sample_images: list[Path],
-    paddlex_python: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    ask_paddlex: Callable[..., dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """By model and image: the raw scores and the result of PaddleX's own predictor."""
-    target = tmp_path_factory.mktemp("paddlex") / "answers.json"
-    command = [
-        paddlex_python,
-        ROOT / "tests" / "support" / "paddlex_oracle.py",
-        target,
-        sample_images[0].parent,
-        *official_models,
-    ]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-2000:]
-    answers: dict[str, dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))
-    return answers
+    return ask_paddlex("predict", sample_images[0].parent, *official_models)
 
 
 @pytest.fixture(scope="module")
