@@ -60,30 +60,19 @@ def run_in(environment: Path, *command: str | Path) -> subprocess.CompletedProce
     return subprocess.run([environment / "bin" / command[0], *command[1:]], env=kept, capture_output=True, text=True)
 
 
-def test_the_image_has_what_the_backends_import(environment: Path) -> None:
-    modules = (
-        "mlcls.backends.triton_stub, mlcls.model.postprocess, mlcls.images.transforms, mlcls.server.process, numpy"
-    )
-    code = f"import {modules}; print(numpy.__file__)"
-    process = run_in(environment, "python3", "-c", code)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith(str(environment))
-
-
-def test_the_image_has_no_build_tools(environment: Path) -> None:
-    for module in ("pip", "hatchling", "setuptools"):
-        assert run_in(environment, "python3", "-c", f"import {module}").returncode != 0
-    assert not list((environment / "bin").glob("pip*"))
-
-
-def test_the_image_decodes(environment: Path, sample_images: list[Path]) -> None:
+def test_the_image_imports_decodes_and_has_no_build_tools(environment: Path, sample_images: list[Path]) -> None:
     code = (
-        "import sys, numpy; from mlcls.images.decoding import decode_image\n"
-        "print(decode_image(open(sys.argv[1], 'rb').read()).shape)"
+        "import sys, numpy, mlcls.backends.triton_stub, mlcls.model.postprocess, mlcls.server.process\n"
+        "from mlcls.images.decoding import decode_image\n"
+        "print(numpy.__file__, decode_image(open(sys.argv[1], 'rb').read()).shape)"
     )
     process = run_in(environment, "python3", "-c", code, sample_images[0])
     assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith(str(environment))
     assert process.stdout.rstrip().endswith(", 3)")
+    for module in ("pip", "hatchling", "setuptools"):
+        assert run_in(environment, "python3", "-c", f"import {module}").returncode != 0
+    assert not list((environment / "bin").glob("pip*"))
 
 
 def test_the_image_checks_the_repository(environment: Path, small_models: SmallModels) -> None:
@@ -101,14 +90,12 @@ def test_the_image_checks_the_repository(environment: Path, small_models: SmallM
         assert words in process.stderr
 
 
-def test_the_image_that_builds_engines(small_models: SmallModels, tmp_path: Path) -> None:
+def test_the_image_that_builds_engines(own_repository: Path, tmp_path: Path) -> None:
     environment = install_as_the_image_does(tmp_path / "mlcls", "tensorrt.txt")
-    repository = tmp_path / "models"
-    shutil.copytree(small_models.repository, repository)
-    build = ("mlcls", "build-engine", MODEL, "--repository", repository, "--engine")
+    build = ("mlcls", "build-engine", MODEL, "--repository", own_repository, "--engine")
     process = run_in(environment, *build, "fp16")
     assert process.returncode == 0, process.stderr
-    assert (repository / f"{MODEL}_engine" / "1" / "model.fp16.onnx").is_file()
+    assert (own_repository / f"{MODEL}_engine" / "1" / "model.fp16.onnx").is_file()
     if not read_gpus():
         assert "the driver shows none here" in run_in(environment, *build, "tensorrt").stderr
     if read_tensorrt_version() is None:
@@ -135,16 +122,14 @@ def tritonserver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def read_only_repository(small_models: SmallModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("read_only") / "models"
-    shutil.copytree(small_models.repository, folder)
-    paths = [folder, *folder.rglob("*")]
+@pytest.fixture
+def read_only_repository(own_repository: Path) -> Iterator[Path]:
+    paths = [own_repository, *own_repository.rglob("*")]
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {path: path.stat().st_mtime_ns for path in paths}
-    yield folder
-    assert {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before
+    yield own_repository
+    assert {path: path.stat().st_mtime_ns for path in [own_repository, *own_repository.rglob("*")]} == before
     for path in paths:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -153,8 +138,8 @@ def test_the_command_of_the_container(
     tritonserver: Path, read_only_repository: Path, sample_images: list[Path], tmp_path: Path
 ) -> None:
     """With the log on standard output, and with the APIs closed that a server which others reach has to close."""
-    http_port, grpc_port = free_ports(2)
-    command = serve_command(tritonserver, read_only_repository, http_port, grpc_port)
+    http_port, grpc_port, metrics_port = free_ports(3)
+    command = serve_command(tritonserver, read_only_repository, http_port, grpc_port, metrics_port)
     output = tmp_path / "output"
     with output.open("wb") as log:
         process = subprocess.Popen(
@@ -189,7 +174,7 @@ def test_a_container_that_cannot_start_says_where_to_look(
     shutil.copytree(ROOT / "python_backends", backends)
     (backends / "mlcls_engine" / "model.py").write_text("raise RuntimeError('a planted fault')\n")
     process = subprocess.run(
-        serve_command(tritonserver, small_models.repository),
+        serve_command(tritonserver, small_models.repository, *free_ports(3)),
         env={**os.environ, "MLCLS_PYTHON_BACKENDS": str(backends)},
         capture_output=True,
         text=True,
@@ -200,10 +185,8 @@ def test_a_container_that_cannot_start_says_where_to_look(
     assert last_line == "mlcls serve: tritonserver ended with exit status 1; see its log above"
 
 
-def serve_command(tritonserver: Path, repository: Path, http_port: int = 0, grpc_port: int = 0) -> list[str]:
+def serve_command(tritonserver: Path, repository: Path, *ports: int) -> list[str]:
     """The command of the container, on this machine alone and on ports of its own."""
-    ports = free_ports(3)
-    return mlcls_command(
-        *("serve", MODEL, "--tritonserver", tritonserver, "--repository", repository, "--log-file", "-"),
-        *(f"--http-port={http_port or ports[0]}", f"--grpc-port={grpc_port or ports[1]}", f"--metrics-port={ports[2]}"),
-    )
+    options = [f"--{api}-port={port}" for api, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
+    serve = mlcls_command("serve", MODEL, "--tritonserver", tritonserver, "--repository", repository)
+    return [*serve, "--log-file", "-", *options]
