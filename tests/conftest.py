@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,6 @@ from mlcls.base.processes import end_with_parent
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ImageTransform, ModelSpec
 from support.processes import ROOT
-from support.served_models import ParityRow
 
 
 class OfficialModels:
@@ -71,15 +71,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests recorded, in whatever process they ran."""
-    recorded = [item for report in terminalreporter.getreports("passed") for item in report.user_properties]
-    rows = [ParityRow(**value) for name, value in recorded if name == "parity" and isinstance(value, dict)]
+    recorded: list[tuple[str, Any]] = [
+        item for report in terminalreporter.getreports("passed") for item in report.user_properties
+    ]
+    rows = [value for name, value in recorded if name == "parity"]
     if rows:
         terminalreporter.section("served ensembles against PaddleX")
         terminalreporter.write_line(f"{'model':30}{'highest difference':>20}{'smallest spread':>18}{'near ties':>12}")
-        for row in rows:
-            terminalreporter.write_line(f"{row.model:30}{row.difference:20.1e}{row.spread:18.2f}{row.near_ties:12}")
-    for memory_bytes in (value for name, value in recorded if name == "memory_bytes" and isinstance(value, int)):
-        memory_mb = memory_bytes / 1e6
+    for model, difference, spread, near_ties in rows:
+        terminalreporter.write_line(f"{model:30}{difference:20.1e}{spread:18.2f}{near_ties:12}")
+    for memory_mb in (value for name, value in recorded if name == "memory_mb"):
         terminalreporter.write_line(f"memory of one server with all six, all processes (PSS): {memory_mb:.0f} MB")
 
 

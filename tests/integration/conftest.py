@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from mlcls.server.process import TritonServer
 from mlcls.training.export import export_model
 from support.image_samples import write_samples
 from support.processes import ROOT, start_server
-from support.served_models import SMALL_LABELS, SMALL_SIZE, ParityRow, SmallModels
+from support.served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +43,7 @@ def small_server(small_models: SmallModels) -> Iterator[TritonServer]:
 
 
 @pytest.fixture
-def own_repository(small_models: SmallModels, tmp_path: Path) -> Path:
+def root(small_models: SmallModels, tmp_path: Path) -> Path:
     """A copy of the repository with both small models, which a test may change."""
     return Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
 
@@ -81,15 +80,3 @@ def _find_python(environment: str) -> Path:
     if not python.exists():
         pytest.fail(f"{python} does not exist; `make test` makes it, or: make .venv-{environment}/.installed")
     return python
-
-
-@pytest.fixture
-def record_parity(request: pytest.FixtureRequest) -> Callable[[ParityRow], None]:
-    """Adds a row to the table."""
-    return lambda row: request.node.user_properties.append(("parity", dataclasses.asdict(row)))
-
-
-@pytest.fixture
-def record_memory(request: pytest.FixtureRequest) -> Callable[[int], None]:
-    """Notes the memory, in bytes, of the server with all six models."""
-    return lambda memory_bytes: request.node.user_properties.append(("memory_bytes", memory_bytes))

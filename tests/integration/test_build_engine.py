@@ -43,10 +43,10 @@ def engine_folder(root: Path, name: str = NAME) -> Path:
     return root / f"{name}_engine" / "1"
 
 
-def test_fp16_goes_through_the_gate_into_the_repository(own_repository: Path) -> None:
-    built = run_mlcls("build-engine", NAME, "--engine", "fp16", "--repository", own_repository)
+def test_fp16_goes_through_the_gate_into_the_repository(root: Path) -> None:
+    built = run_mlcls("build-engine", NAME, "--engine", "fp16", "--repository", root)
     assert built.returncode == 0, built.stderr
-    path = engine_folder(own_repository) / "model.fp16.onnx"
+    path = engine_folder(root) / "model.fp16.onnx"
     assert str(path) in built.stdout
     assert "fp16 onnxruntime against onnxruntime on 8 images: highest difference" in built.stdout
     assert path.stat().st_size < 0.6 * path.with_name("model.onnx").stat().st_size
@@ -63,41 +63,39 @@ def test_fp16_goes_through_the_gate_into_the_repository(own_repository: Path) ->
     assert report["max_difference"] > 1e-5
 
     checked = run_mlcls(
-        "verify", NAME, "--candidate", f"onnxruntime={path}", "--precision", "fp16", "--repository", own_repository
+        "verify", NAME, "--candidate", f"onnxruntime={path}", "--precision", "fp16", "--repository", root
     )
     assert checked.returncode == 0, checked.stderr
 
 
 @pytest.mark.slow
-def test_a_staged_version_gets_its_engine_before_it_is_switched_to(
-    own_repository: Path, small_models: SmallModels
-) -> None:
-    staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", own_repository)
+def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, small_models: SmallModels) -> None:
+    staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", root)
     assert staged.returncode == 0, staged.stderr
-    first = read_tree(engine_folder(own_repository))
-    assert len(list(fp16_engine.build(BuildRequest(Repository(own_repository).version(NAME, 2))))) == 2
-    assert (own_repository / f"{NAME}_engine_2" / "2" / "model.fp16.onnx").is_file()
-    assert read_tree(engine_folder(own_repository)) == first
-    missing = run_mlcls("build-engine", NAME, "--engine", "fp16", "--version", "3", "--repository", own_repository)
+    first = read_tree(engine_folder(root))
+    assert len(list(fp16_engine.build(BuildRequest(Repository(root).version(NAME, 2))))) == 2
+    assert (root / f"{NAME}_engine_2" / "2" / "model.fp16.onnx").is_file()
+    assert read_tree(engine_folder(root)) == first
+    missing = run_mlcls("build-engine", NAME, "--engine", "fp16", "--version", "3", "--repository", root)
     assert missing.returncode == 1
     assert "has no version 3" in missing.stderr
 
 
-def test_rtx_engines_are_written_outside_with_their_records(own_repository: Path, tmp_path: Path) -> None:
+def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "engines"
-    arguments = ("build-engine", NAME, "--engine", "tensorrt-rtx", "--repository", own_repository, "--output", output)
+    arguments = ("build-engine", NAME, "--engine", "tensorrt-rtx", "--repository", root, "--output", output)
     built = run_mlcls(*arguments, "--compute-capability", "7.5", "SM86", "--photos", *photos(tmp_path))
     assert built.returncode == 0, built.stderr
     assert sorted(path.name for path in output.iterdir()) == [
         f"{NAME}.{architecture}.{suffix}" for architecture in ("sm75", "sm86") for suffix in ("engine", "json")
     ]
-    fp16 = engine_folder(own_repository) / "model.fp16.onnx"
+    fp16 = engine_folder(root) / "model.fp16.onnx"
     record = json.loads((output / f"{NAME}.sm75.json").read_text())
     assert record["built_for"]["library"] == "tensorrt_rtx"
     assert record["built_for"]["compute_capability"] == "7.5"
     assert record["made_from"] == {"model.fp16.onnx": sha256_of(fp16)}
     assert record["sha256"] == sha256_of(output / f"{NAME}.sm75.engine")
-    assert not list(own_repository.rglob("*.engine"))
+    assert not list(root.rglob("*.engine"))
 
     made = fp16.stat().st_mtime_ns
     assert run_mlcls(*arguments, "--compute-capability", "8.9").returncode == 0
@@ -155,12 +153,12 @@ FP16_GRAPHS: list[bytes] = []
 
 @pytest.mark.parametrize("fault", [0.0, 0.3])
 def test_a_plan_enters_the_repository_through_the_gate_only(
-    own_repository: Path, installation: TritonInstallation, monkeypatch: pytest.MonkeyPatch, fault: float
+    root: Path, installation: TritonInstallation, monkeypatch: pytest.MonkeyPatch, fault: float
 ) -> None:
     """All of `--engine tensorrt` but the builder and the GPU: TensorRT-RTX builds, a CPU runs."""
-    fp16_lines = list(fp16_engine.build(BuildRequest(Repository(own_repository).active(NAME))))
+    fp16_lines = list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
     assert fp16_lines
-    FP16_GRAPHS[:] = [(engine_folder(own_repository) / "model.fp16.onnx").read_bytes()]
+    FP16_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
 
     def build(content: bytes, spec: ModelSpec) -> BuiltEngine:
         assert content == FP16_GRAPHS[0]
@@ -170,28 +168,28 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     monkeypatch.setattr(tensorrt_engine, "read_gpus", lambda: HERE.gpus)
     monkeypatch.setattr(tensorrt_engine, "TensorRtRunner", PlayedRunner)
     monkeypatch.setattr(PlayedRunner, "fault", fault)
-    before = read_tree(own_repository)
+    before = read_tree(root)
     with pytest.raises(RepositoryError, match=rf"mlcls build-engine {NAME} --engine tensorrt"):
-        check(own_repository, installation)
+        check(root, installation)
     if fault:
         with pytest.raises(ParityError, match=r"batch 2: .*The engine was not kept\.$"):
-            list(tensorrt_engine.build_plan(BuildRequest(Repository(own_repository).active(NAME))))
-        assert read_tree(own_repository) == before
+            list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
+        assert read_tree(root) == before
         return
-    lines = list(tensorrt_engine.build_plan(BuildRequest(Repository(own_repository).active(NAME))))
+    lines = list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
     assert lines[0] == f"Building the plan of {NAME} for Tesla T4 (compute capability 7.5) ..."
-    assert (engine_folder(own_repository) / "model.plan").read_bytes() == PlayedRunner.opened[-1]
-    record = Manifest.read(engine_folder(own_repository)).engine("model.plan")
+    assert (engine_folder(root) / "model.plan").read_bytes() == PlayedRunner.opened[-1]
+    record = Manifest.read(engine_folder(root)).engine("model.plan")
     assert dict(record.built_for) == describe_target("tensorrt", "10.13.2.6", T4)
     assert record.gate[0]["candidate"] == "tensorrt"
-    check(own_repository, installation)
+    check(root, installation)
     for gpus, words in (((), "the driver shows none here"), ((Gpu("NVIDIA A10", "8.6"),), "here is NVIDIA A10")):
         with pytest.raises(RepositoryError, match=words):
-            check(own_repository, installation, Machine(gpus, "10.13.2.6"))
-    path = engine_folder(own_repository) / "model.plan"
+            check(root, installation, Machine(gpus, "10.13.2.6"))
+    path = engine_folder(root) / "model.plan"
     path.write_bytes(b"another plan")
     with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
-        check(own_repository, installation)
+        check(root, installation)
 
 
 @pytest.mark.timeout(900)  # the first one waits for six imports

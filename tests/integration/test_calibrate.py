@@ -38,10 +38,10 @@ def write_annotations(path: Path, photos: Path, targets: np.ndarray[tuple[int, i
 
 
 @pytest.fixture
-def labeled(own_repository: Path, photos: Path, tmp_path: Path) -> Path:
+def labeled(root: Path, photos: Path, tmp_path: Path) -> Path:
     """What the model ranks highest has the label: 60% of the images, then 50% and so on; the last label is rare."""
     blank = write_annotations(tmp_path / "blank.txt", photos, np.zeros((COUNT, len(SMALL_LABELS)), np.bool_))
-    ranks = np.argsort(np.argsort(score(own_repository, blank), axis=0), axis=0)
+    ranks = np.argsort(np.argsort(score(root, blank), axis=0), axis=0)
     return write_annotations(tmp_path / "val.txt", photos, ranks >= COUNT - np.array([24, 20, 16, 12, 3]))
 
 
@@ -60,22 +60,22 @@ def calibrate(root: Path, labeled: Path, *options: str | Path, status: int = 0) 
 
 @pytest.mark.slow
 def test_served_labels_follow_the_new_thresholds(
-    own_repository: Path, labeled: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, labeled: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a running server that is switched, and on one that starts afterwards; going back too."""
     output = tmp_path / "output"
-    scores = score(own_repository, labeled)
+    scores = score(root, labeled)
     targets = np.array([[int(bit) for bit in line.split("\t")[1].split(",")] for line in labeled.open()], np.bool_)
-    with start_server(own_repository, NAME) as server:
-        old = Repository(own_repository).active(NAME).spec
+    with start_server(root, NAME) as server:
+        old = Repository(root).active(NAME).spec
         process = run_mlcls(
-            "calibrate", NAME, "--repository", own_repository, "--annotations", labeled, "--output", output,
+            "calibrate", NAME, "--repository", root, "--annotations", labeled, "--output", output,
             "--runner", f"served={server.grpc_url}", "--url", f"http://{server.http_url}",
             **{ADMIN_KEY_VARIABLE: server.admin_key},
         )  # fmt: skip
         assert process.returncode == 0, process.stderr
         assert f"Version 2 of {NAME} has the new thresholds and is active" in process.stdout
-        new = Repository(own_repository).active(NAME).spec
+        new = Repository(root).active(NAME).spec
         assert new.thresholds[:4] != old.thresholds[:4]
         assert new.thresholds[4] == old.thresholds[4]
         assert "to fit on" in process.stdout
@@ -85,10 +85,10 @@ def test_served_labels_follow_the_new_thresholds(
         predicted = served[:, :4] > np.asarray(new.thresholds[:4], np.float32)
         assert (predicted == targets[: len(predicted), :4]).mean() > 0.9
         assert abs(served - scores[: len(served)]).max() < 1e-4
-    with start_server(own_repository, NAME) as server:
+    with start_server(root, NAME) as server:
         ServedRunner(server.grpc_url, new).scores(images[:8])
         monkeypatch.setenv(ADMIN_KEY_VARIABLE, server.admin_key)
-        assert main(["rollback", NAME, "--repository", str(own_repository), "--url", f"http://{server.http_url}"]) == 0
+        assert main(["rollback", NAME, "--repository", str(root), "--url", f"http://{server.http_url}"]) == 0
         ServedRunner(server.grpc_url, old).scores(images[:8])
     document = json.loads((output / "calibration.json").read_text())
     assert document["after"]["pooled"]["f1"] > document["before"]["pooled"]["f1"] + 0.1
@@ -99,48 +99,44 @@ def test_served_labels_follow_the_new_thresholds(
 
 
 @pytest.mark.parametrize("runner", ["onnxruntime", "openvino"])
-def test_repository_stays_whole(
-    own_repository: Path, labeled: Path, runner: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    calibrate(own_repository, labeled, "--runner", runner)
+def test_repository_stays_whole(root: Path, labeled: Path, runner: str, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrate(root, labeled, "--runner", runner)
     assert "A running server without --poll keeps the old thresholds" in capsys.readouterr().out
-    assert main(["repository", "--repository", str(own_repository)]) == 0
-    assert main(["repository", "--check", "--repository", str(own_repository)]) == 0
-    assert (Repository(own_repository).active_number(NAME), Repository(own_repository).numbers(NAME)) == (2, [1, 2])
+    assert main(["repository", "--repository", str(root)]) == 0
+    assert main(["repository", "--check", "--repository", str(root)]) == 0
+    assert (Repository(root).active_number(NAME), Repository(root).numbers(NAME)) == (2, [1, 2])
 
 
-def test_dry_run_and_version(own_repository: Path, labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    calibrate(own_repository, labeled, "--dry-run")
-    assert Repository(own_repository).numbers(NAME) == [1]
+def test_dry_run_and_version(root: Path, labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrate(root, labeled, "--dry-run")
+    assert Repository(root).numbers(NAME) == [1]
     assert "Nothing was written" in capsys.readouterr().out
-    calibrate(own_repository, labeled)
-    calibrate(own_repository, labeled, "--version", "1", "--recall", "0.9")
+    calibrate(root, labeled)
+    calibrate(root, labeled, "--version", "1", "--recall", "0.9")
     assert f"version 2 stays active. Switch: mlcls rollback {NAME} --to 3" in capsys.readouterr().out
-    assert Repository(own_repository).active_number(NAME) == 2
-    calibrate(own_repository, labeled, "--version", "1", "--runner", "served", status=1)
+    assert Repository(root).active_number(NAME) == 2
+    calibrate(root, labeled, "--version", "1", "--runner", "served", status=1)
     assert (
         "Expected --version 2, which is the active one, or a runner other than served, got --version"
         in capsys.readouterr().err
     )
-    calibrate(own_repository, labeled)
+    calibrate(root, labeled)
     assert "No threshold changes" in capsys.readouterr().out
 
 
 def test_worse_thresholds_need_force(
-    own_repository: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Targets that have nothing to do with the images: some choice of the held-out part is worse off."""
     targets = np.random.default_rng(0).random((COUNT, len(SMALL_LABELS))) < 0.5
     noise = write_annotations(tmp_path / "noise.txt", photos, targets)
-    calibrate(
-        own_repository, noise, "--recall", "1", "--force"
-    )  # predicts nearly everything, which is hard to beat on noise
+    calibrate(root, noise, "--recall", "1", "--force")  # predicts nearly everything, which is hard to beat on noise
     for seed in range(10):
         arguments = [
             "calibrate",
             NAME,
             "--repository",
-            str(own_repository),
+            str(root),
             "--annotations",
             str(noise),
             "--seed",
@@ -152,9 +148,9 @@ def test_worse_thresholds_need_force(
             break
     assert main(arguments) == 1
     assert "Nothing was written. Add images, or pass --force." in capsys.readouterr().err
-    assert Repository(own_repository).numbers(NAME) == [1, 2]
+    assert Repository(root).numbers(NAME) == [1, 2]
     assert main([*arguments, "--force"]) == 0
-    assert Repository(own_repository).active_number(NAME) == 3
+    assert Repository(root).active_number(NAME) == 3
 
 
 @pytest.mark.parametrize(
@@ -167,8 +163,8 @@ def test_worse_thresholds_need_force(
     ],
 )
 def test_wrong_options(
-    own_repository: Path, labeled: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+    root: Path, labeled: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calibrate(own_repository, labeled, *options, status=1)
+    calibrate(root, labeled, *options, status=1)
     assert message in capsys.readouterr().err
-    assert Repository(own_repository).numbers(NAME) == [1]
+    assert Repository(root).numbers(NAME) == [1]

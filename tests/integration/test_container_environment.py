@@ -90,12 +90,12 @@ def test_the_image_checks_the_repository(environment: Path, small_models: SmallM
         assert words in process.stderr
 
 
-def test_the_image_that_builds_engines(own_repository: Path, tmp_path: Path) -> None:
+def test_the_image_that_builds_engines(root: Path, tmp_path: Path) -> None:
     environment = install_as_the_image_does(tmp_path / "mlcls", "tensorrt.txt")
-    build = ("mlcls", "build-engine", MODEL, "--repository", own_repository, "--engine")
+    build = ("mlcls", "build-engine", MODEL, "--repository", root, "--engine")
     process = run_in(environment, *build, "fp16")
     assert process.returncode == 0, process.stderr
-    assert (own_repository / f"{MODEL}_engine" / "1" / "model.fp16.onnx").is_file()
+    assert (root / f"{MODEL}_engine" / "1" / "model.fp16.onnx").is_file()
     if not read_gpus():
         assert "the driver shows none here" in run_in(environment, *build, "tensorrt").stderr
     if read_tensorrt_version() is None:
@@ -123,13 +123,13 @@ def tritonserver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def read_only_repository(own_repository: Path) -> Iterator[Path]:
-    paths = [own_repository, *own_repository.rglob("*")]
+def read_only_repository(root: Path) -> Iterator[Path]:
+    paths = [root, *root.rglob("*")]
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {path: path.stat().st_mtime_ns for path in paths}
-    yield own_repository
-    assert {path: path.stat().st_mtime_ns for path in [own_repository, *own_repository.rglob("*")]} == before
+    yield root
+    assert {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]} == before
     for path in paths:
         path.chmod(0o755 if path.is_dir() else 0o644)
 

@@ -88,11 +88,11 @@ def test_the_server_of_mlcls_serve(small_server: TritonServer, small_models: Sma
     assert [found.split(":")[0] for found in named] == ["small_with_logits", NAME]
 
 
-def test_a_mixed_up_folder(own_repository: Path) -> None:
-    path = own_repository / f"{NAME}_engine" / "1" / "model.onnx"
+def test_a_mixed_up_folder(root: Path) -> None:
+    path = root / f"{NAME}_engine" / "1" / "model.onnx"
     path.unlink()
-    shutil.copyfile(own_repository / "small_with_logits_engine" / "1" / "model_spec.json", path)
-    printed = run_mlcls("doctor", "--repository", own_repository)
+    shutil.copyfile(root / "small_with_logits_engine" / "1" / "model_spec.json", path)
+    printed = run_mlcls("doctor", "--repository", root)
     assert printed.returncode == 1
     lines = printed.stdout.splitlines()
     assert lines[-1] == "1 problem"

@@ -23,7 +23,7 @@ from mlcls.repository.models import ModelVersion, Repository
 from mlcls.server.process import TritonServer
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
-from support.colored_dataset import write_colored_dataset
+from support.dataset_samples import write_colored_dataset
 from support.processes import ROOT, run_mlcls
 from support.served_models import SMALL_LABELS, SmallModels
 

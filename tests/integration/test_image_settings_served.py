@@ -27,8 +27,8 @@ SETTINGS = ImageSettings(
 )
 
 
-def test_a_model_is_served_with_its_own_image_settings(own_repository: Path, sample_images: list[Path]) -> None:
-    root = own_repository
+def test_a_model_is_served_with_its_own_image_settings(root: Path, sample_images: list[Path]) -> None:
+    root = root
     changed = change_settings(
         Repository(root), MODEL, lambda settings: msgspec.structs.replace(settings, images=SETTINGS)
     )

@@ -168,15 +168,15 @@ def change_yml(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], obj
     ],
 )
 def test_a_bad_model_is_refused_and_the_old_one_stays(
-    own_repository: Path, model_folder: Path, damage: Callable[[Path], object], words: str
+    root: Path, model_folder: Path, damage: Callable[[Path], object], words: str
 ) -> None:
-    before = read_tree(own_repository)
+    before = read_tree(root)
     damage(model_folder)
     with pytest.raises(MlclsError) as caught:
-        import_model(str(model_folder), Repository(own_repository), name="small_with_sigmoid")
+        import_model(str(model_folder), Repository(root), name="small_with_sigmoid")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert read_tree(own_repository) == before
+    assert read_tree(root) == before
 
 
 def test_a_damaged_download_is_fetched_again(archive_server: str, tmp_path: Path) -> None:
@@ -190,10 +190,10 @@ def test_a_damaged_download_is_fetched_again(archive_server: str, tmp_path: Path
 
 
 def test_a_conversion_that_changes_the_scores_is_refused(
-    small_models: SmallModels, own_repository: Path, monkeypatch: pytest.MonkeyPatch
+    small_models: SmallModels, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted fault: the normalization put into the graph is slightly off."""
-    before = read_tree(own_repository)
+    before = read_tree(root)
     real = normalization_constants
 
     def slightly_off(transform: ImageTransform) -> tuple[Any, Any]:
@@ -202,17 +202,17 @@ def test_a_conversion_that_changes_the_scores_is_refused(
 
     monkeypatch.setattr(onnx_edits, "normalization_constants", slightly_off)
     with pytest.raises(ParityError, match=r"onnxruntime to give the answers of paddle, got: .* Nothing was written"):
-        import_model(str(small_models.with_sigmoid), Repository(own_repository), name="small_with_sigmoid")
-    assert read_tree(own_repository) == before
+        import_model(str(small_models.with_sigmoid), Repository(root), name="small_with_sigmoid")
+    assert read_tree(root) == before
 
 
-def test_an_archive_replaces_the_model_of_its_name(own_repository: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_an_archive_replaces_the_model_of_its_name(root: Path, model_folder: Path, tmp_path: Path) -> None:
     def rename(document: dict[str, Any]) -> None:
         document["PostProcess"]["MultiLabelThreshOutput"]["label_list"][0] = "lion"
 
     edit_yml(model_folder, rename)
-    import_model(str(pack(model_folder, tmp_path / "model.tar")), Repository(own_repository), name="small_with_sigmoid")
-    assert Repository(own_repository).active("small_with_sigmoid").spec.labels[0] == "lion"
-    labels = own_repository / "small_with_sigmoid" / "labels.txt"
+    import_model(str(pack(model_folder, tmp_path / "model.tar")), Repository(root), name="small_with_sigmoid")
+    assert Repository(root).active("small_with_sigmoid").spec.labels[0] == "lion"
+    labels = root / "small_with_sigmoid" / "labels.txt"
     assert labels.read_text(encoding="utf-8").startswith("lion\n")
-    assert Repository(own_repository).active("small_with_logits").spec.labels[0] == "cat"
+    assert Repository(root).active("small_with_logits").spec.labels[0] == "cat"

@@ -123,23 +123,21 @@ def test_the_manifest_tells_how_it_was_made(repository: Path) -> None:
     assert 0.5 < record.gate[0]["candidate_map"] < 1.0
 
 
-def test_without_photos_nothing_stands_in(own_repository: Path) -> None:
-    refused = run_mlcls("build-engine", NAME, "--engine", "int8", "--repository", own_repository)
+def test_without_photos_nothing_stands_in(root: Path) -> None:
+    refused = run_mlcls("build-engine", NAME, "--engine", "int8", "--repository", root)
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"mlcls build-engine: Expected at least {MIN_PHOTOS} different photos")
     with pytest.raises(RepositoryError, match=rf"needs .*\. Build it from your photos: mlcls build-engine {NAME}"):
-        start_server(own_repository, NAME, target="int8")
+        start_server(root, NAME, target="int8")
 
 
 @pytest.mark.slow
-def test_what_the_gate_refuses_changes_nothing(
-    own_repository: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = read_tree(own_repository)
+def test_what_the_gate_refuses_changes_nothing(root: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = read_tree(root)
     monkeypatch.setattr(int8_engine, "LIMITS", {"int8": dataclasses.replace(WIDE, max_mean_difference=1e-7)})
     with pytest.raises(ParityError, match="Nothing was written; serve FP32"):
-        list(int8_engine.build(BuildRequest(Repository(own_repository).active(NAME), (photo_folder,))))
-    assert read_tree(own_repository) == before
+        list(int8_engine.build(BuildRequest(Repository(root).active(NAME), (photo_folder,))))
+    assert read_tree(root) == before
 
 
 def test_another_file_under_its_name(repository: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mlcls.model.catalog import coco_labels
 from mlcls.paddle.inference_yml import read_inference_yml
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import build_network
-from support.colored_dataset import write_colored_dataset
+from support.dataset_samples import write_colored_dataset
 from support.processes import ROOT
 from support.served_models import SMALL_LABELS, SmallModels
 

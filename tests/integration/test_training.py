@@ -36,7 +36,7 @@ from mlcls.training.run_folder import RunFolder, TrainReport
 from mlcls.training.settings import TrainSettings
 from mlcls.training.train import train_model
 from mlcls.training.trainer import Trainer, score_images
-from support.colored_dataset import COLORS, write_colored_dataset
+from support.dataset_samples import COLORS, write_colored_dataset
 from support.processes import ROOT
 
 MODEL = "PP-LCNet_x1_0_ML"

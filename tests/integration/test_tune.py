@@ -25,56 +25,56 @@ NAME = "small_with_sigmoid"
 
 
 @pytest.mark.slow
-def test_what_is_found_is_served(own_repository: Path) -> None:
+def test_what_is_found_is_served(root: Path) -> None:
     options = ["--minutes", "1.2", "--p99-ms", "5000", "--concurrency", "2"]
-    tuned = run_mlcls("tune", NAME, "--repository", own_repository, *options)
+    tuned = run_mlcls("tune", NAME, "--repository", root, *options)
     assert tuned.returncode == 0, tuned.stderr
-    report = json.loads((own_repository / NAME / "tuning_embedded.json").read_text())
-    assert (own_repository / NAME / "tuning_embedded.png").read_bytes().startswith(b"\x89PNG")
-    settings = Repository(own_repository).settings(NAME)
+    report = json.loads((root / NAME / "tuning_embedded.json").read_text())
+    assert (root / NAME / "tuning_embedded.png").read_bytes().startswith(b"\x89PNG")
+    settings = Repository(root).settings(NAME)
     chosen = settings.targets["embedded"]
     assert settings.tuned["embedded"].report == "tuning_embedded.json"
     assert str(chosen) in tuned.stdout
     assert len(report["candidates"]) >= 2, "nothing was compared"
-    spec = Repository(own_repository).active(NAME).spec
-    require_fresh(Repository(own_repository).active(spec.name))
+    spec = Repository(root).active(NAME).spec
+    require_fresh(Repository(root).active(spec.name))
 
     # other settings than the defaults, whatever was found: they are what runs
-    path = own_repository / NAME / "serving.json"
+    path = root / NAME / "serving.json"
     document = json.loads(path.read_text())
     document["targets"]["embedded"] |= {"preprocess_instances": 3, "engine_instances": 2, "engine_threads": 1}
     path.write_text(json.dumps(document))
-    assert run_mlcls("repository", "--repository", own_repository).returncode == 0
-    assert Repository(own_repository).settings(NAME).of("embedded") == ServingSettings(3, 2, 1)
-    engine = parse_config((own_repository / f"{NAME}_engine" / "config.pbtxt").read_text())
+    assert run_mlcls("repository", "--repository", root).returncode == 0
+    assert Repository(root).settings(NAME).of("embedded") == ServingSettings(3, 2, 1)
+    engine = parse_config((root / f"{NAME}_engine" / "config.pbtxt").read_text())
     assert engine.instance_group[0].count == 2
-    with start_server(own_repository, NAME) as server:
+    with start_server(root, NAME) as server:
         processes = [process.name for process in read_usage(server.pid).values()]
         assert processes.count(f"{NAME}_preprocess") == 3
         assert processes.count(f"{NAME}_engine") == 2
         assert ask(server, NAME, [sample_photo_paths()[0].read_bytes()]).statuses == ["OK"]
 
-    assert run_mlcls("tune", NAME, "--repository", own_repository, "--reset").returncode == 0
+    assert run_mlcls("tune", NAME, "--repository", root, "--reset").returncode == 0
     assert not path.exists()
-    assert Repository(own_repository).settings(NAME).of("embedded") == DEFAULT_SETTINGS["embedded"]
-    assert not list((own_repository / NAME).glob("tuning_*"))
-    require_fresh(Repository(own_repository).active(spec.name))
+    assert Repository(root).settings(NAME).of("embedded") == DEFAULT_SETTINGS["embedded"]
+    assert not list((root / NAME).glob("tuning_*"))
+    require_fresh(Repository(root).active(spec.name))
 
 
-def test_too_little_time_changes_nothing(own_repository: Path, tmp_path: Path) -> None:
-    before = read_tree(own_repository)
+def test_too_little_time_changes_nothing(root: Path, tmp_path: Path) -> None:
+    before = read_tree(root)
     options = ["--minutes", "0.02", "--concurrency", "1", "--output", str(tmp_path / "report")]
-    failed = run_mlcls("tune", NAME, "--repository", own_repository, *options)
+    failed = run_mlcls("tune", NAME, "--repository", root, *options)
     assert failed.returncode == 1
     assert "Expected time for at least two turns of two candidates, got less" in failed.stderr
-    assert read_tree(own_repository) == before
+    assert read_tree(root) == before
     (measured,) = json.loads((tmp_path / "report" / "tuning_embedded.json").read_text())["candidates"]
     assert measured["settings"]["preprocess_instances"] == 2
 
 
-def test_an_interrupt_changes_nothing_and_leaves_no_server(own_repository: Path, tmp_path: Path) -> None:
-    before = read_tree(own_repository)
-    command = [sys.executable, "-m", "mlcls.cli", "tune", NAME, "--repository", str(own_repository), "--minutes", "10"]
+def test_an_interrupt_changes_nothing_and_leaves_no_server(root: Path, tmp_path: Path) -> None:
+    before = read_tree(root)
+    command = [sys.executable, "-m", "mlcls.cli", "tune", NAME, "--repository", str(root), "--minutes", "10"]
     process = subprocess.Popen(
         [*command, "--output", str(tmp_path / "report")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -90,7 +90,7 @@ def test_an_interrupt_changes_nothing_and_leaves_no_server(own_repository: Path,
     finally:
         process.kill()
         process.communicate()
-    assert read_tree(own_repository) == before
+    assert read_tree(root) == before
     for pid in server:
         assert not Path(f"/proc/{pid}").exists()
 

@@ -19,8 +19,7 @@ from PIL import Image
 
 from mlcls.paddle.inference_yml import read_inference_yml
 from mlcls.paddle.model import PaddleXModel
-from support.colored_dataset import COLORS, write_colored_dataset
-from support.dataset_samples import coco_document, write_coco
+from support.dataset_samples import COLORS, coco_document, write_coco, write_colored_dataset
 from support.processes import ROOT
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from benchmarks.speed.precision_price import round_like_bf16, round_to_bf16
-from support.bf16_error import assert_computed_in_bf16
-from support.int8_graphs import make_pixels, make_served, spec_of
+from support.int8_graphs import assert_computed_in_bf16, make_pixels, make_served, spec_of
 from support.onnx_graphs import run
 
 SPREAD = np.random.default_rng(0).normal(0, 1, 4000) * 10.0 ** np.arange(-20, 20).repeat(100)
