@@ -203,8 +203,8 @@ def check_labels(folder: Path, model: Any) -> Iterator[str]:
 
 
 def test_committed_ensembles() -> None:
-    suffixes = ("/config", "_preprocess/config", "_postprocess/config", "_engine/config")
-    suffixes += tuple(f"_engine/configs/{target}" for target in ("cpu", "int8", "gpu"))
+    suffixes = ["/config", "_preprocess/config", "_postprocess/config", "_engine/config"]
+    suffixes += [f"_engine/configs/{target}" for target in ("cpu", "int8", "gpu")]
     expected = {f"{name}{suffix}.pbtxt" for name in OFFICIAL_MODELS for suffix in suffixes}
     assert expected <= {path.relative_to(COMMITTED).as_posix() for path in COMMITTED.rglob("*.pbtxt")}
     assert list(walk_repository(COMMITTED)) == []

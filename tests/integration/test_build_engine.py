@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +24,6 @@ from mlcls.engines.tensorrt import build as tensorrt_engine
 from mlcls.engines.tensorrt.builder import BuiltEngine, build_engine
 from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.errors import ParityError, RepositoryError
-from mlcls.images.photos import photo_images
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.manifest import Manifest
@@ -31,12 +31,12 @@ from mlcls.repository.models import Repository
 from mlcls.server.installation import TritonInstallation
 from mlcls.server.preflight import check_models
 from support.dataset_samples import read_tree
+from support.image_samples import write_photos
 from support.processes import run_mlcls
 from support.served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
 NAME = "small_with_sigmoid"
 T4 = Gpu("Tesla T4", "7.5")
-HERE = Machine((T4,), "10.13.2.6")
 
 
 def engine_folder(root: Path, name: str = NAME) -> Path:
@@ -84,7 +84,7 @@ def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, s
 def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "engines"
     arguments = ("build-engine", NAME, "--engine", "tensorrt-rtx", "--repository", root, "--output", output)
-    built = run_mlcls(*arguments, "--compute-capability", "7.5", "SM86", "--photos", *photos(tmp_path))
+    built = run_mlcls(*arguments, "--compute-capability", "7.5", "SM86", "--photos", *write_photos(tmp_path, 3))
     assert built.returncode == 0, built.stderr
     assert sorted(path.name for path in output.iterdir()) == [
         f"{NAME}.{architecture}.{suffix}" for architecture in ("sm75", "sm86") for suffix in ("engine", "json")
@@ -103,26 +103,6 @@ def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path
     refused = run_mlcls(*arguments, "--compute-capability", "9.0")
     assert refused.returncode == 1
     assert "got '9.0'" in refused.stderr
-
-
-def photos(folder: Path) -> list[Path]:
-    """Photos of the user's own."""
-    paths = []
-    for index, image in enumerate(photo_images((), 3, seed=7)):
-        paths.append(folder / f"photo{index}.png")
-        paths[-1].write_bytes(image)
-    return paths
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> TritonInstallation:
-    """A Triton that has the tensorrt backend; nothing starts it."""
-    (tmp_path / "backends" / "tensorrt").mkdir(parents=True)
-    return TritonInstallation(tmp_path / "tritonserver", tmp_path / "backends", ())
-
-
-def check(root: Path, installation: TritonInstallation, machine: Machine = HERE) -> None:
-    check_models(Repository(root), (NAME,), "gpu", installation, lambda: machine)
 
 
 class PlayedRunner:
@@ -151,45 +131,50 @@ class PlayedRunner:
 FP16_GRAPHS: list[bytes] = []
 
 
-@pytest.mark.parametrize("fault", [0.0, 0.3])
 def test_a_plan_enters_the_repository_through_the_gate_only(
-    root: Path, installation: TritonInstallation, monkeypatch: pytest.MonkeyPatch, fault: float
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of `--engine tensorrt` but the builder and the GPU: TensorRT-RTX builds, a CPU runs."""
-    fp16_lines = list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
-    assert fp16_lines
+    assert list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
     FP16_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
+    (tmp_path / "backends" / "tensorrt").mkdir(parents=True)
+    installation = TritonInstallation(tmp_path / "tritonserver", tmp_path / "backends", ())  # nothing starts it
 
+    @functools.cache
     def build(content: bytes, spec: ModelSpec) -> BuiltEngine:
         assert content == FP16_GRAPHS[0]
         return dataclasses.replace(build_engine(content, spec, "7.5"), library="tensorrt", version="10.13.2.6")
 
+    def check(gpu: Gpu | None) -> None:
+        machine = Machine((gpu,) if gpu else (), "10.13.2.6")
+        check_models(Repository(root), (NAME,), "gpu", installation, lambda: machine)
+
     monkeypatch.setattr(tensorrt_engine, "build_engine", build)
-    monkeypatch.setattr(tensorrt_engine, "read_gpus", lambda: HERE.gpus)
+    monkeypatch.setattr(tensorrt_engine, "read_gpus", lambda: (T4,))
     monkeypatch.setattr(tensorrt_engine, "TensorRtRunner", PlayedRunner)
-    monkeypatch.setattr(PlayedRunner, "fault", fault)
+    monkeypatch.setattr(PlayedRunner, "fault", 0.3)
     before = read_tree(root)
     with pytest.raises(RepositoryError, match=rf"mlcls build-engine {NAME} --engine tensorrt"):
-        check(root, installation)
-    if fault:
-        with pytest.raises(ParityError, match=r"batch 2: .*The engine was not kept\.$"):
-            list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
-        assert read_tree(root) == before
-        return
+        check(T4)
+    with pytest.raises(ParityError, match=r"batch 2: .*The engine was not kept\.$"):
+        list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
+    assert read_tree(root) == before
+
+    monkeypatch.setattr(PlayedRunner, "fault", 0.0)
     lines = list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
     assert lines[0] == f"Building the plan of {NAME} for Tesla T4 (compute capability 7.5) ..."
-    assert (engine_folder(root) / "model.plan").read_bytes() == PlayedRunner.opened[-1]
+    path = engine_folder(root) / "model.plan"
+    assert path.read_bytes() == PlayedRunner.opened[-1]
     record = Manifest.read(engine_folder(root)).engine("model.plan")
     assert dict(record.built_for) == describe_target("tensorrt", "10.13.2.6", T4)
     assert record.gate[0]["candidate"] == "tensorrt"
-    check(root, installation)
-    for gpus, words in (((), "the driver shows none here"), ((Gpu("NVIDIA A10", "8.6"),), "here is NVIDIA A10")):
+    check(T4)
+    for gpu, words in ((None, "the driver shows none here"), (Gpu("NVIDIA A10", "8.6"), "here is NVIDIA A10")):
         with pytest.raises(RepositoryError, match=words):
-            check(root, installation, Machine(gpus, "10.13.2.6"))
-    path = engine_folder(root) / "model.plan"
+            check(gpu)
     path.write_bytes(b"another plan")
     with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
-        check(root, installation)
+        check(T4)
 
 
 @pytest.mark.timeout(900)  # the first one waits for six imports

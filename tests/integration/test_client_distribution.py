@@ -44,8 +44,7 @@ def test_the_wheel_has_its_types_and_nothing_else(wheel: Path) -> None:
 
 def test_it_works_alone(python: Path, small_server: TritonServer, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "a.png")
-    predict = [python, "-m", "mlcls_client", "predict", "small_with_sigmoid"]
-    predict = [python, "-m", "mlcls_client", "predict", "small_with_sigmoid"]
+    predict: list[str | Path] = [python, "-m", "mlcls_client", "predict", "small_with_sigmoid"]
     for protocol, url in (("grpc", small_server.grpc_url), ("http", small_server.http_url)):
         options = ["--json", "--url", url, "--protocol", protocol, "--threshold", "0", "--save-img", protocol]
         done = subprocess.run([*predict, "a.png", *options], capture_output=True, text=True, cwd=tmp_path)

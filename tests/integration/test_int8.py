@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnxruntime
 import pytest
 
+from mlcls.dataset.annotations import format_annotations
 from mlcls.engines.building import BuildRequest
 from mlcls.engines.gate import Limits
 from mlcls.engines.int8 import build as int8_engine
@@ -26,6 +26,7 @@ from mlcls.repository.manifest import verify_folder
 from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
 from support.dataset_samples import read_tree
+from support.image_samples import write_photos
 from support.processes import run_mlcls, start_server
 from support.served_models import SmallModels
 from support.triton_request import ask
@@ -37,24 +38,18 @@ WIDE = Limits(1.0, 0.2, 1e-2, 0.5, 1.0)
 
 
 @pytest.fixture(scope="module")
-def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index, crop in enumerate(photo_crops(MIN_PHOTOS + 6)):
-        cv2.imwrite(str(folder / f"{index:02}.png"), crop[:, :, ::-1])
-    return folder
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_photos(tmp_path_factory.mktemp("photos"), MIN_PHOTOS + 6)
 
 
 @pytest.fixture(scope="module")
-def annotation_file(photo_folder: Path, small_models: SmallModels) -> Path:
+def annotation_file(photos: list[Path], small_models: SmallModels) -> Path:
     """The photos with the labels that the FP32 model finds, as an annotation file: its mAP is 1."""
     spec = Repository(small_models.repository).active(NAME).spec
     model = small_models.repository / f"{NAME}_engine" / "1" / "model.onnx"
-    photos = sorted(photo_folder.glob("*.png"))
     scores = DecodingRunner(OpenVinoRunner(model, spec), spec).scores([photo.read_bytes() for photo in photos])
-    vectors = (scores > np.median(scores, axis=0)).astype(int)
-    lines = [f"{photo.name}\t{','.join(map(str, vector))}\n" for photo, vector in zip(photos, vectors, strict=True)]
-    path = photo_folder / "val.txt"
-    path.write_text("".join(lines))
+    path = photos[0].parent / "val.txt"
+    path.write_text(format_annotations([photo.name for photo in photos], scores > np.median(scores, axis=0)))
     return path
 
 
@@ -78,9 +73,9 @@ def int8_server(repository: Path) -> Iterator[TritonServer]:
         yield server
 
 
-def test_the_quantized_file_is_served(int8_server: TritonServer, repository: Path, photo_folder: Path) -> None:
+def test_the_quantized_file_is_served(int8_server: TritonServer, repository: Path, photos: list[Path]) -> None:
     folder, spec = repository / f"{NAME}_engine" / "1", Repository(repository).active(NAME).spec
-    images = [path.read_bytes() for path in sorted(photo_folder.glob("*.png"))[:6]]
+    images = [path.read_bytes() for path in photos[:6]]
     answer = ask(int8_server, NAME, images)
     assert answer.statuses == ["OK"] * len(images)
     scores = {
@@ -132,11 +127,11 @@ def test_without_photos_nothing_stands_in(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_gate_refuses_changes_nothing(root: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_gate_refuses_changes_nothing(root: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_tree(root)
     monkeypatch.setattr(int8_engine, "LIMITS", {"int8": dataclasses.replace(WIDE, max_mean_difference=1e-7)})
     with pytest.raises(ParityError, match="Nothing was written; serve FP32"):
-        list(int8_engine.build(BuildRequest(Repository(root).active(NAME), (photo_folder,))))
+        list(int8_engine.build(BuildRequest(Repository(root).active(NAME), tuple(photos))))
     assert read_tree(root) == before
 
 

@@ -160,6 +160,80 @@ def test_weights_of_other_labels_are_a_start(learned: tuple[TrainSettings, Train
     assert "loaded 164 of 167 parameters" in log
 
 
+# --- what mode `evaluate` says of the weights
+
+
+def run_mode(settings: TrainSettings, output: Path, *overrides: str) -> tuple[int, dict[str, Any]]:
+    options = [
+        "Global.mode=evaluate",
+        f"Global.dataset_dir={settings.dataset_dir}",
+        f"Global.output={output}",
+        f"Evaluate.weight_path={settings.output / 'best_model/best_model.pdparams'}",
+        "Train.image_size=32",
+        "Train.threshold=0.4",
+        "Train.batch_size=4",
+        *overrides,
+    ]
+    command = ["paddlex", "-c", str(ROOT / f"configs/{MODEL}.yaml"), *(x for option in options for x in ("-o", option))]
+    status = cli.main(command)
+    return status, json.loads((output / "evaluate_result.json").read_text())
+
+
+def test_an_evaluation_gives_the_figure_of_the_training(
+    learned: tuple[TrainSettings, TrainReport], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, result = run_mode(learned[0], tmp_path)
+    assert status == 0
+    assert list(result)[:2] == ["done_flag", "metrics"]
+    assert result["done_flag"] is True
+    assert result["metrics"]["MultiLabelMAP"] == pytest.approx(learned[1].mean_average_precision, abs=1e-4)
+    assert (result["samples_expected"], result["samples_read"], result["runner"]) == (8, 8, "weights")
+    assert [row["threshold"] for row in result["per_class"]] == [0.4] * 3
+    for path in result["pictures"].values():
+        Image.open(tmp_path / path).verify()
+    rows = list(csv.DictReader((tmp_path / result["per_class_csv"]).read_text().splitlines()))
+    assert [row["label"] for row in rows] == ["red", "green", "blue"]
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == ["evaluated 4 images", "evaluated 8 images"]
+    assert out[2] == "weights: 8 of 8 samples read, 3 of 3 labels counted"
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("Evaluate.weight_path=null", "Evaluate.weight_path: expected a .pdparams file or its URL, got none"),
+        (
+            "Evaluate.weight_path=none.pdparams",
+            "Evaluate.weight_path: expected a .pdparams file or its URL, got 'none.pdparams', which does not exist",
+        ),
+        ("Train.image_size=64", "Train.image_size: expected (32, 32), the height and width that these weights were"),
+        ("Train.num_classes=4", "expected 4 labels, as num_classes says, got 3"),
+        ("Global.model=ResNet50_ML", "expected the"),
+    ],
+)
+def test_an_evaluation_that_cannot_be(
+    learned: tuple[TrainSettings, TrainReport],
+    tmp_path: Path,
+    override: str,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, result = run_mode(learned[0], tmp_path, override)
+    assert status == 1
+    assert result["done_flag"] is False
+    assert text in result["err_msg"]
+    assert result["err_msg"] in capsys.readouterr().err
+
+
+def test_an_evaluation_with_an_unreadable_image(learned: tuple[TrainSettings, TrainReport], tmp_path: Path) -> None:
+    dataset = shutil.copytree(learned[0].dataset_dir, tmp_path / "dataset")
+    path = dataset / (dataset / "val.txt").read_text().splitlines()[6].split("\t")[0]
+    path.write_bytes(path.read_bytes()[:50])
+    status, result = run_mode(learned[0], tmp_path, f"Global.dataset_dir={dataset}")
+    assert (status, result["err_type"]) == (1, "DatasetError")
+    assert str(path) in result["err_msg"]
+
+
 # --- resuming
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,5 +88,6 @@ def read(image_folder: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     target, question, *arguments = sys.argv[1:]
-    found = {"predict": predict, "check": check, "read": read}[question](*arguments)
+    questions: dict[str, Callable[..., dict[str, Any]]] = {"predict": predict, "check": check, "read": read}
+    found = questions[question](*arguments)
     Path(target).write_text(json.dumps(found), encoding="utf-8")
