@@ -138,18 +138,13 @@ def test_worse_thresholds_need_force(
     assert Repository(root).active_number(NAME) == 3
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--precision", "90"), "Expected a precision above 0 and at most 1, got 90.0."),
-        (("--holdout", "1"), "Expected a share of held-out images between 0 and 1, got 1.0."),
-        (("--version", "9"), "has no version 9; expected one of 1"),
-        (("--annotations", "missing.txt"), "missing.txt"),
-    ],
-)
-def test_wrong_options(
-    root: Path, labeled: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    calibrate(root, labeled, *options, status=1)
-    assert message in capsys.readouterr().err
+def test_wrong_options(root: Path, labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, message in {
+        ("--precision", "90"): "Expected a precision above 0 and at most 1, got 90.0.",
+        ("--holdout", "1"): "Expected a share of held-out images between 0 and 1, got 1.0.",
+        ("--version", "9"): "has no version 9; expected one of 1",
+        ("--annotations", "missing.txt"): "missing.txt",
+    }.items():
+        calibrate(root, labeled, *options, status=1)
+        assert message in capsys.readouterr().err
     assert Repository(root).numbers(NAME) == [1]

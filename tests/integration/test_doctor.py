@@ -98,13 +98,3 @@ def test_a_mixed_up_folder(root: Path) -> None:
     assert lines[-1] == "1 problem"
     assert lines[-3].startswith("problem  repository")
     assert str(path) in lines[-3]
-
-
-def test_no_server(small_models: SmallModels) -> None:
-    (port,) = free_ports(1)
-    status, findings = findings_of("--url", f"127.0.0.1:{port}", "--repository", small_models.repository)
-    assert status == 1
-    assert any("no answer over HTTP" in finding["found"] for finding in findings)
-    wrong = run_mlcls("doctor", "--url", "ftp://host")
-    assert wrong.returncode == 1
-    assert wrong.stderr.startswith("mlcls doctor: Expected the address of Triton's HTTP API")

@@ -124,10 +124,6 @@ def change(name: str, edit: Callable[[bytes], bytes]) -> Callable[[Path], object
     return lambda folder: (folder / name).write_bytes(edit((folder / name).read_bytes()))
 
 
-def change_yml(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
-    return lambda folder: edit_yml(folder, edit)
-
-
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -145,24 +141,19 @@ def change_yml(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], obj
             "expected the 167 parameters of inference.json, got 166",
         ),
         (
-            change("inference.pdiparams", lambda _: b"these are no parameters, but long enough for a header"),
-            "got a file that is truncated or damaged (no tensor at byte 0)",
-        ),
-        (change("inference.pdiparams", lambda _: b""), "expected a model file, got an empty one"),
-        (
             change("inference.json", lambda content: content[:-1000]),
             "expected a graph in Paddle's PIR format, got a file that is truncated",
         ),
         (
-            change_yml(lambda content: content["PreProcess"]["transform_ops"].insert(1, {"CropImage": {}})),
-            "unknown key PreProcess.transform_ops[1].CropImage; expected only ResizeImage, ",
-        ),
-        (
-            change_yml(lambda content: content["PostProcess"]["MultiLabelThreshOutput"]["label_list"].append("more")),
+            lambda folder: edit_yml(
+                folder, lambda content: content["PostProcess"]["MultiLabelThreshOutput"]["label_list"].append("more")
+            ),
             "one output, float32 (N, 6), one score for each label",
         ),
         (
-            change_yml(lambda content: content["PreProcess"]["transform_ops"][0]["ResizeImage"].update(size=[96, 128])),
+            lambda folder: edit_yml(
+                folder, lambda content: content["PreProcess"]["transform_ops"][0]["ResizeImage"].update(size=[96, 128])
+            ),
             "Expected a graph with one input, float32 (N, 3, 128, 96), ",
         ),
     ],

@@ -18,14 +18,13 @@ from mlcls.engines.int8 import build as int8_engine
 from mlcls.engines.int8.build import MIN_PHOTOS
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.engines.runners import DecodingRunner, OpenVinoRunner
-from mlcls.errors import ParityError, RepositoryError, ServerError
+from mlcls.errors import RepositoryError, ServerError
 from mlcls.images.photos import photo_crops
 from mlcls.images.transforms import resize_image
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.repository.manifest import verify_folder
 from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
-from support.dataset_samples import read_tree
 from support.image_samples import write_photos
 from support.processes import run_mlcls, start_server
 from support.served_models import SmallModels
@@ -124,15 +123,6 @@ def test_without_photos_nothing_stands_in(root: Path) -> None:
     assert refused.stderr.startswith(f"mlcls build-engine: Expected at least {MIN_PHOTOS} different photos")
     with pytest.raises(RepositoryError, match=rf"needs .*\. Build it from your photos: mlcls build-engine {NAME}"):
         start_server(root, NAME, target="int8")
-
-
-@pytest.mark.slow
-def test_what_the_gate_refuses_changes_nothing(root: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    before = read_tree(root)
-    monkeypatch.setattr(int8_engine, "LIMITS", {"int8": dataclasses.replace(WIDE, max_mean_difference=1e-7)})
-    with pytest.raises(ParityError, match="Nothing was written; serve FP32"):
-        list(int8_engine.build(BuildRequest(Repository(root).active(NAME), tuple(photos))))
-    assert read_tree(root) == before
 
 
 def test_another_file_under_its_name(repository: Path, tmp_path: Path) -> None:

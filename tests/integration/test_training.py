@@ -143,23 +143,6 @@ def test_the_exported_model_scores_like_the_best_weights_and_is_imported(
     assert (spec.transform.height, spec.transform.width) == settings.size
 
 
-def test_weights_of_other_labels_are_a_start(learned: tuple[TrainSettings, TrainReport], tmp_path: Path) -> None:
-    """Fewer labels: the head is replaced, the backbone is kept, and the log says so."""
-    _, report = learned
-    dataset = write_colored_dataset(tmp_path / "dataset", train=4)
-    (dataset / "label.txt").write_text("0 red\n1 green\n")
-    for name in ("train.txt", "val.txt"):
-        (dataset / name).write_text("images/000.png\t1,0\nimages/001.png\t0,1\n")
-    settings = TrainSettings(
-        MODEL, dataset, tmp_path / "out", pretrain_weight_path=str(report.weights), epochs_iters=1, batch_size=2,
-        image_size=SIZE, num_workers=0,
-    )  # fmt: skip
-    train_model(settings)
-    log = (tmp_path / "out" / "train.log").read_text()
-    assert "fc.group_conv.bias: the file's has the shape [3], these labels need [2]" in log
-    assert "loaded 164 of 167 parameters" in log
-
-
 # --- what mode `evaluate` says of the weights
 
 
