@@ -196,21 +196,12 @@ def test_logits_and_batches(tmp_path: Path, images: Path, small_models: SmallMod
     assert all(labels["label_names"] for labels in answers[0])
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("Predict.input=none.jpg", "error: Expected an image file or a folder at 'none.jpg', which does not exist"),
-        ("Predict.model_dir=none", "Expected a folder, a .tar archive"),
-        ("Global.model=ResNet50_ML", f"expected a model ResNet50_ML, as Global.model says, got {MODEL}"),
-    ],
-)
-def test_nothing_to_predict(
-    tmp_path: Path,
-    small_models: SmallModels,
-    override: str,
-    words: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run(tmp_path, "predict", f"Predict.model_dir={small_models.with_sigmoid}", override) == 1
-    assert words in capsys.readouterr().err
-    assert result_of(tmp_path, "predict")["done_flag"] is False
+def test_nothing_to_predict(tmp_path: Path, small_models: SmallModels, capsys: pytest.CaptureFixture[str]) -> None:
+    for override, words in {
+        "Predict.input=none.jpg": "error: Expected an image file or a folder at 'none.jpg', which does not exist",
+        "Predict.model_dir=none": "Expected a folder, a .tar archive",
+        "Global.model=ResNet50_ML": f"expected a model ResNet50_ML, as Global.model says, got {MODEL}",
+    }.items():
+        assert run(tmp_path, "predict", f"Predict.model_dir={small_models.with_sigmoid}", override) == 1
+        assert words in capsys.readouterr().err
+        assert result_of(tmp_path, "predict")["done_flag"] is False
