@@ -1,28 +1,19 @@
 """The documents that are committed: links, named files, the size of the README, the generated reference."""
 
-import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from scripts import cli_reference, site_pages
+from support.processes import ROOT
+
 _TOP_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "client/README.md")
 PAGES = [*(ROOT / name for name in _TOP_PAGES), *sorted((ROOT / "docs").rglob("*.md"))]
 README_LIMIT_BYTES = 8192
 
 _CODE = re.compile(r"^```.*?^```$|^    .*$", re.MULTILINE | re.DOTALL)
-
-
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def name_of(page: Path) -> str:
@@ -62,27 +53,25 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_reference_of_the_commands_is_fresh() -> None:
-    assert load_script("cli_reference").main(["--check"]) == 0
+    assert cli_reference.main(["--check"]) == 0
 
 
 def test_a_stale_reference_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "cli.md"
-    script = load_script("cli_reference")
-    assert script.main(["--check", "--page", str(page)]) == 1
-    assert script.main(["--page", str(page)]) == 0
-    assert script.main(["--check", "--page", str(page)]) == 0
+    assert cli_reference.main(["--check", "--page", str(page)]) == 1
+    assert cli_reference.main(["--page", str(page)]) == 0
+    assert cli_reference.main(["--check", "--page", str(page)]) == 0
     page.write_text(page.read_text().replace("mlcls import", "mlcls inport"))
-    assert script.main(["--check", "--page", str(page)]) == 1
+    assert cli_reference.main(["--check", "--page", str(page)]) == 1
     assert "make cli-reference" in capsys.readouterr().err
 
 
 def test_the_reference_does_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = load_script("cli_reference")
-    plain = script.render_page()
+    plain = cli_reference.render_page()
     for variable in ("MLCLS_MODEL_REPOSITORY", "MLCLS_URL", "MLCLS_LOG_FORMAT"):
         monkeypatch.setenv(variable, "elsewhere")
     monkeypatch.setenv("COLUMNS", "40")
-    assert script.render_page() == plain
+    assert cli_reference.render_page() == plain
 
 
 @pytest.mark.parametrize(
@@ -101,4 +90,4 @@ def test_the_reference_does_not_depend_on_the_environment(monkeypatch: pytest.Mo
     ],
 )
 def test_links_become_links_of_the_site(page: str, text: str, expected: str) -> None:
-    assert load_script("site_pages").site_links(text, page) == expected
+    assert site_pages.site_links(text, page) == expected
