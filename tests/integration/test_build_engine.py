@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import ClassVar
@@ -140,10 +139,15 @@ def test_a_plan_enters_the_repository_through_the_gate_only(
     (tmp_path / "backends" / "tensorrt").mkdir(parents=True)
     installation = TritonInstallation(tmp_path / "tritonserver", tmp_path / "backends", ())  # nothing starts it
 
-    @functools.cache
+    built = dataclasses.replace(
+        build_engine(FP16_GRAPHS[0], Repository(root).active(NAME).spec, "7.5"),
+        library="tensorrt",
+        version="10.13.2.6",
+    )
+
     def build(content: bytes, spec: ModelSpec) -> BuiltEngine:
         assert content == FP16_GRAPHS[0]
-        return dataclasses.replace(build_engine(content, spec, "7.5"), library="tensorrt", version="10.13.2.6")
+        return built
 
     def check(gpu: Gpu | None) -> None:
         machine = Machine((gpu,) if gpu else (), "10.13.2.6")
