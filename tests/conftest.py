@@ -1,29 +1,54 @@
-"""Fixtures that several test files use."""
+"""Fixtures that several test files use, and the order of the tests."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.random_models import repository_of
+from mlcls.base.processes import end_with_parent
+from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ImageTransform, ModelSpec
-from support.official_models import WORKER_INPUT, OfficialModels, start_preparation
-from support.served_models import ParityRow
+from support.processes import ROOT
+
+
+class OfficialModels:
+    """The six official models with random weights, made in the background while other tests run."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="mlcls-official-models-"))
+        self._log = self._folder / "log.txt"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.random_models", self._folder],
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+
+    def wait(self) -> Path:
+        """Return the folder as soon as all are in it."""
+        assert self._process.wait() == 0, f"the official models could not be made: {self._log.read_text()[-2000:]}"
+        return self._folder
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
 
 _OFFICIAL_MODELS = pytest.StashKey[OfficialModels]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    workers_input = getattr(config, "workerinput", None)
-    folder = start_preparation(config) if workers_input is None else Path(workers_input[WORKER_INPUT])
-    config.stash[_OFFICIAL_MODELS] = OfficialModels(folder)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Pass the folder to a worker of pytest-xdist; runs in the process that starts the workers."""
-    node.workerinput[WORKER_INPUT] = str(node.config.stash[_OFFICIAL_MODELS].folder)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
@@ -40,20 +65,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if not session.config.option.collectonly and any(map(_needs_official_models, session.items)):
-        session.config.stash[_OFFICIAL_MODELS].want()
+        models = session.config.stash[_OFFICIAL_MODELS] = OfficialModels()
+        session.config.add_cleanup(models.stop)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests recorded, in whatever process they ran."""
-    recorded = [item for report in terminalreporter.getreports("passed") for item in report.user_properties]
-    rows = [ParityRow(**value) for name, value in recorded if name == "parity" and isinstance(value, dict)]
+    recorded: list[tuple[str, Any]] = [
+        item for report in terminalreporter.getreports("passed") for item in report.user_properties
+    ]
+    rows = [value for name, value in recorded if name == "parity"]
     if rows:
         terminalreporter.section("served ensembles against PaddleX")
         terminalreporter.write_line(f"{'model':30}{'highest difference':>20}{'smallest spread':>18}{'near ties':>12}")
-        for row in rows:
-            terminalreporter.write_line(f"{row.model:30}{row.difference:20.1e}{row.spread:18.2f}{row.near_ties:12}")
-    for memory_bytes in (value for name, value in recorded if name == "memory_bytes" and isinstance(value, int)):
-        memory_mb = memory_bytes / 1e6
+    for model, difference, spread, near_ties in rows:
+        terminalreporter.write_line(f"{model:30}{difference:20.1e}{spread:18.2f}{near_ties:12}")
+    for memory_mb in (value for name, value in recorded if name == "memory_mb"):
         terminalreporter.write_line(f"memory of one server with all six, all processes (PSS): {memory_mb:.0f} MB")
 
 
@@ -65,13 +92,14 @@ def _needs_official_models(item: pytest.Item) -> bool:
 @pytest.fixture(scope="session")
 def official_models(pytestconfig: pytest.Config) -> list[Path]:
     """All six as PaddleX inference models with random weights."""
-    return pytestconfig.stash[_OFFICIAL_MODELS].folders
+    folder = pytestconfig.stash[_OFFICIAL_MODELS].wait()
+    return [folder / name for name in OFFICIAL_MODELS]
 
 
 @pytest.fixture(scope="session")
 def official_repository(pytestconfig: pytest.Config) -> Path:
     """A repository with all six, imported once; tests must not change it."""
-    return pytestconfig.stash[_OFFICIAL_MODELS].repository
+    return repository_of(pytestconfig.stash[_OFFICIAL_MODELS].wait())
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,32 +18,21 @@ FOLDERS = ("src", "client/src", "python_backends", "benchmarks", "demo", "script
 # Modules whose readers run what they read.
 MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle", "imp"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-# Calls by their last two names; `*` is anything.
+# Functions by the last name of their module; `*` is any.
 CALLS = {
-    ("paddle", "load"),
-    ("torch", "load"),
-    ("io", "load"),
-    ("jit", "load"),
-    ("static", "load"),
-    ("static", "load_program_state"),
-    ("yaml", "load"),
-    ("yaml", "load_all"),
-    ("yaml", "full_load"),
-    ("yaml", "unsafe_load"),
-    ("yaml", "safe_load"),
-    ("yaml", "safe_load_all"),
-    ("onnx", "load"),
-    ("onnx", "load_model"),
-    ("onnx", "load_from_string"),
-    ("os", "system"),
-    ("os", "popen"),
-    ("tempfile", "mktemp"),
-    ("shutil", "unpack_archive"),
-    ("ssl", "_create_unverified_context"),
-    ("logging", "config"),
-    ("*", "extractall"),
-    ("*", "extract"),
-    ("*", "read_pickle"),
+    "paddle": {"load"},
+    "torch": {"load"},
+    "io": {"load"},
+    "jit": {"load"},
+    "static": {"load", "load_program_state"},
+    "yaml": {"load", "load_all", "full_load", "unsafe_load", "safe_load", "safe_load_all"},
+    "onnx": {"load", "load_model", "load_from_string"},
+    "os": {"system", "popen"},
+    "tempfile": {"mktemp"},
+    "shutil": {"unpack_archive"},
+    "ssl": {"_create_unverified_context"},
+    "logging": {"config"},
+    "*": {"extractall", "extract", "read_pickle"},
 }
 # Options by name and the one value that they may have.
 OPTIONS = {"allow_pickle": False, "shell": False, "verify": True, "load_external_data": False, "check_hostname": True}
@@ -63,10 +51,10 @@ def find_dangers(source: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (f"import {alias.name}" for alias in node.names if alias.name.split(".")[0] in MODULES)
         elif isinstance(node, ast.ImportFrom):
-            names = {(str(node.module).rpartition(".")[2], alias.name) for alias in node.names}
+            last = str(node.module).rpartition(".")[2]
             if str(node.module).split(".")[0] in MODULES:
                 yield f"import {node.module}"
-            yield from (f"{module}.{name}" for module, name in names if (module, name) in CALLS)
+            yield from (f"{last}.{alias.name}" for alias in node.names if alias.name in CALLS.get(last, ()))
         elif isinstance(node, ast.Call):
             yield from _find_in_call(node)
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "builtins" and node.attr in BUILTINS:
@@ -80,7 +68,7 @@ def _find_in_call(node: ast.Call) -> Iterator[str]:
     if isinstance(function, ast.Attribute):
         owner = function.value
         last = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
-        if (last, function.attr) in CALLS or ("*", function.attr) in CALLS:
+        if function.attr in CALLS.get(last, set()) | CALLS["*"]:
             yield f"{last}.{function.attr}"
         named = [str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant)]
         if function.attr == "import_module" and named and named[0].split(".")[0] in MODULES:
@@ -92,12 +80,8 @@ def _find_in_call(node: ast.Call) -> Iterator[str]:
                 yield f"{keyword.arg}={ast.unparse(value)}"
 
 
-def list_sources() -> list[Path]:
-    return sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-
-
 def test_nothing_dangerous_is_called() -> None:
-    sources = list_sources()
+    sources = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
     assert len(sources) > 150
     found = {
         (path.relative_to(ROOT).as_posix(), danger)
@@ -112,33 +96,21 @@ def test_nothing_dangerous_is_called() -> None:
     [
         ("import pickle", "import pickle"),
         ("def f():\n    from pickle import loads", "import pickle"),
-        ("import joblib as j", "import joblib"),
         ("import importlib\nimportlib.import_module('marshal').loads(b'')", "import marshal"),
-        ("eval(text)", "eval"),
         ("import builtins\nrun = builtins.exec", "exec"),
         ("paddle.load(path)", "paddle.load"),
         ("from paddle import load", "paddle.load"),
         ("paddle.framework.io.load(path)", "io.load"),
-        ("np.load(path, allow_pickle=True)", "allow_pickle=True"),
         ("np.load(path, allow_pickle=flag)", "allow_pickle=flag"),
         ("yaml.load(text, Loader=yaml.Loader)", "yaml.load"),
         ("subprocess.run(text, shell=True)", "shell=True"),
-        ("os.system(text)", "os.system"),
-        ("tar.extractall(folder)", "tar.extractall"),
         ("tarfile.open(p).extract(m)", ".extract"),
-        ("httpx.get(url, verify=False)", "verify=False"),
-        ("onnx.load(p)", "onnx.load"),
     ],
 )
 def test_the_search_finds(source: str, danger: str) -> None:
     assert danger in list(find_dangers(source))
-
-
-@pytest.mark.parametrize(
-    "source", ["network.eval()", "subprocess.run(list, shell=False)", "re.compile(x)", "np.load(p)", "json.load(f)"]
-)
-def test_what_is_no_danger(source: str) -> None:
-    assert list(find_dangers(source)) == []
+    harmless = "network.eval()\nsubprocess.run(list, shell=False)\nre.compile(x)\nnp.load(p)\njson.load(f)"
+    assert list(find_dangers(harmless)) == []
 
 
 def test_the_reader_of_pickles_uses_one_name_of_the_module() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from scripts import cli_reference, site_pages
+from support.processes import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 _TOP_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "client/README.md")
 PAGES = [*(ROOT / name for name in _TOP_PAGES), *sorted((ROOT / "docs").rglob("*.md"))]
 README_LIMIT_BYTES = 8192

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
+import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +18,7 @@ from mlcls.server.process import TritonServer
 from mlcls.training.export import export_model
 from support.image_samples import write_samples
 from support.processes import ROOT, start_server
-from support.served_models import SMALL_LABELS, SMALL_SIZE, ParityRow, SmallModels
+from support.served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +42,12 @@ def small_server(small_models: SmallModels) -> Iterator[TritonServer]:
         yield server
 
 
+@pytest.fixture
+def root(small_models: SmallModels, tmp_path: Path) -> Path:
+    """A copy of the repository with both small models, which a test may change."""
+    return Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
+
+
 @pytest.fixture(scope="session")
 def oldest_python() -> Path:
     """The Python of the environment with the oldest runtimes that a model must load in."""
@@ -50,20 +60,23 @@ def paddlex_python() -> Path:
     return _find_python("paddlex")
 
 
+@pytest.fixture(scope="session")
+def ask_paddlex(paddlex_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Asks PaddleX itself, as `support/paddlex_oracle.py` tells."""
+    target = tmp_path_factory.mktemp("paddlex") / "answers.json"
+
+    def ask(question: str, *arguments: str | Path, **environment: str) -> dict[str, Any]:
+        command = [paddlex_python, ROOT / "tests/support/paddlex_oracle.py", target, question, *arguments]
+        process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+        assert process.returncode == 0, process.stderr[-2000:]
+        answers: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+        return answers
+
+    return ask
+
+
 def _find_python(environment: str) -> Path:
     python = ROOT / f".venv-{environment}" / "bin" / "python"
     if not python.exists():
         pytest.fail(f"{python} does not exist; `make test` makes it, or: make .venv-{environment}/.installed")
     return python
-
-
-@pytest.fixture
-def record_parity(request: pytest.FixtureRequest) -> Callable[[ParityRow], None]:
-    """Adds a row to the table."""
-    return lambda row: request.node.user_properties.append(("parity", dataclasses.asdict(row)))
-
-
-@pytest.fixture
-def record_memory(request: pytest.FixtureRequest) -> Callable[[int], None]:
-    """Notes the memory, in bytes, of the server with all six models."""
-    return lambda memory_bytes: request.node.user_properties.append(("memory_bytes", memory_bytes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,32 +25,21 @@ from mlcls.engines.tensorrt.plan import describe_target
 from mlcls.errors import ParityError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
-from mlcls.repository.manifest import EngineRecord, Manifest
+from mlcls.repository.manifest import Manifest
 from mlcls.repository.models import Repository
 from mlcls.server.installation import TritonInstallation
 from mlcls.server.preflight import check_models
+from support.dataset_samples import read_tree
+from support.image_samples import write_photos
 from support.processes import run_mlcls
 from support.served_models import SMALL_LABELS, SMALL_SIZE, SmallModels
 
 NAME = "small_with_sigmoid"
 T4 = Gpu("Tesla T4", "7.5")
-HERE = Machine((T4,), "10.13.2.6")
-
-
-@pytest.fixture
-def root(small_models: SmallModels, tmp_path: Path) -> Path:
-    """A repository of its own."""
-    return Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
 
 
 def engine_folder(root: Path, name: str = NAME) -> Path:
     return root / f"{name}_engine" / "1"
-
-
-def snapshot(root: Path) -> dict[str, tuple[str, int]]:
-    """Digest and inode of every file."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): (sha256_of(path), path.stat().st_ino) for path in files}
 
 
 def test_fp16_goes_through_the_gate_into_the_repository(root: Path) -> None:
@@ -83,10 +71,10 @@ def test_fp16_goes_through_the_gate_into_the_repository(root: Path) -> None:
 def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, small_models: SmallModels) -> None:
     staged = run_mlcls("publish", small_models.with_sigmoid, "--name", NAME, "--stage", "--repository", root)
     assert staged.returncode == 0, staged.stderr
-    first = snapshot(engine_folder(root))
+    first = read_tree(engine_folder(root))
     assert len(list(fp16_engine.build(BuildRequest(Repository(root).version(NAME, 2))))) == 2
     assert (root / f"{NAME}_engine_2" / "2" / "model.fp16.onnx").is_file()
-    assert snapshot(engine_folder(root)) == first
+    assert read_tree(engine_folder(root)) == first
     missing = run_mlcls("build-engine", NAME, "--engine", "fp16", "--version", "3", "--repository", root)
     assert missing.returncode == 1
     assert "has no version 3" in missing.stderr
@@ -95,7 +83,7 @@ def test_a_staged_version_gets_its_engine_before_it_is_switched_to(root: Path, s
 def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "engines"
     arguments = ("build-engine", NAME, "--engine", "tensorrt-rtx", "--repository", root, "--output", output)
-    built = run_mlcls(*arguments, "--compute-capability", "7.5", "SM86", "--photos", *photos(tmp_path))
+    built = run_mlcls(*arguments, "--compute-capability", "7.5", "SM86", "--photos", *write_photos(tmp_path, 3))
     assert built.returncode == 0, built.stderr
     assert sorted(path.name for path in output.iterdir()) == [
         f"{NAME}.{architecture}.{suffix}" for architecture in ("sm75", "sm86") for suffix in ("engine", "json")
@@ -114,45 +102,6 @@ def test_rtx_engines_are_written_outside_with_their_records(root: Path, tmp_path
     refused = run_mlcls(*arguments, "--compute-capability", "9.0")
     assert refused.returncode == 1
     assert "got '9.0'" in refused.stderr
-
-
-def photos(folder: Path) -> list[Path]:
-    """Photos of the user's own."""
-    from mlcls.images.photos import photo_images
-
-    paths = []
-    for index, image in enumerate(photo_images((), 3, seed=7)):
-        paths.append(folder / f"photo{index}.png")
-        paths[-1].write_bytes(image)
-    return paths
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> TritonInstallation:
-    """A Triton that has the tensorrt backend; nothing starts it."""
-    (tmp_path / "backends" / "tensorrt").mkdir(parents=True)
-    return TritonInstallation(tmp_path / "tritonserver", tmp_path / "backends", ())
-
-
-def check(root: Path, installation: TritonInstallation, machine: Machine = HERE) -> None:
-    check_models(Repository(root), (NAME,), "gpu", installation, lambda: machine)
-
-
-def test_serving_a_plan(root: Path, installation: TritonInstallation, tmp_path: Path) -> None:
-    """One that fits; what does not is in the unit tests of `check_plan`."""
-    with pytest.raises(RepositoryError, match=rf"mlcls build-engine {NAME} --engine tensorrt"):
-        check(root, installation)
-    path, staged = engine_folder(root) / "model.plan", tmp_path / "staged.plan"
-    staged.write_bytes(b"a plan")
-    made_from = {"model.onnx": sha256_of(path.with_name("model.onnx"))}
-    record = EngineRecord("model.plan", "fp16", made_from, {}, describe_target("tensorrt", "10.13.2.6", T4))
-    Repository(root).active(NAME).add_engine(staged, record)
-    check(root, installation)
-    with pytest.raises(RepositoryError, match="the driver shows none here"):
-        check(root, installation, Machine((), "10.13.2.6"))
-    path.write_bytes(b"b plan")
-    with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
-        check(root, installation)
 
 
 class PlayedRunner:
@@ -181,38 +130,55 @@ class PlayedRunner:
 FP16_GRAPHS: list[bytes] = []
 
 
-@pytest.mark.parametrize("fault", [0.0, 0.3])
 def test_a_plan_enters_the_repository_through_the_gate_only(
-    root: Path, installation: TritonInstallation, monkeypatch: pytest.MonkeyPatch, fault: float
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of `--engine tensorrt` but the builder and the GPU: TensorRT-RTX builds, a CPU runs."""
-    fp16_lines = list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
-    assert fp16_lines
+    assert list(fp16_engine.build(BuildRequest(Repository(root).active(NAME))))
     FP16_GRAPHS[:] = [(engine_folder(root) / "model.fp16.onnx").read_bytes()]
+    (tmp_path / "backends" / "tensorrt").mkdir(parents=True)
+    installation = TritonInstallation(tmp_path / "tritonserver", tmp_path / "backends", ())  # nothing starts it
+
+    built = dataclasses.replace(
+        build_engine(FP16_GRAPHS[0], Repository(root).active(NAME).spec, "7.5"),
+        library="tensorrt",
+        version="10.13.2.6",
+    )
 
     def build(content: bytes, spec: ModelSpec) -> BuiltEngine:
         assert content == FP16_GRAPHS[0]
-        return dataclasses.replace(build_engine(content, spec, "7.5"), library="tensorrt", version="10.13.2.6")
+        return built
+
+    def check(gpu: Gpu | None) -> None:
+        machine = Machine((gpu,) if gpu else (), "10.13.2.6")
+        check_models(Repository(root), (NAME,), "gpu", installation, lambda: machine)
 
     monkeypatch.setattr(tensorrt_engine, "build_engine", build)
-    monkeypatch.setattr(tensorrt_engine, "read_gpus", lambda: HERE.gpus)
+    monkeypatch.setattr(tensorrt_engine, "read_gpus", lambda: (T4,))
     monkeypatch.setattr(tensorrt_engine, "TensorRtRunner", PlayedRunner)
-    monkeypatch.setattr(PlayedRunner, "fault", fault)
-    before = snapshot(root)
-    if fault:
-        with pytest.raises(ParityError, match=r"batch 2: .*The engine was not kept\.$"):
-            list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
-        assert snapshot(root) == before
-        return
+    monkeypatch.setattr(PlayedRunner, "fault", 0.3)
+    before = read_tree(root)
+    with pytest.raises(RepositoryError, match=rf"mlcls build-engine {NAME} --engine tensorrt"):
+        check(T4)
+    with pytest.raises(ParityError, match=r"batch 2: .*The engine was not kept\.$"):
+        list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
+    assert read_tree(root) == before
+
+    monkeypatch.setattr(PlayedRunner, "fault", 0.0)
     lines = list(tensorrt_engine.build_plan(BuildRequest(Repository(root).active(NAME))))
     assert lines[0] == f"Building the plan of {NAME} for Tesla T4 (compute capability 7.5) ..."
-    assert (engine_folder(root) / "model.plan").read_bytes() == PlayedRunner.opened[-1]
+    path = engine_folder(root) / "model.plan"
+    assert path.read_bytes() == PlayedRunner.opened[-1]
     record = Manifest.read(engine_folder(root)).engine("model.plan")
     assert dict(record.built_for) == describe_target("tensorrt", "10.13.2.6", T4)
     assert record.gate[0]["candidate"] == "tensorrt"
-    check(root, installation)
-    with pytest.raises(RepositoryError, match="here is NVIDIA A10"):
-        check(root, installation, Machine((Gpu("NVIDIA A10", "8.6"),), "10.13.2.6"))
+    check(T4)
+    for gpu, words in ((None, "the driver shows none here"), (Gpu("NVIDIA A10", "8.6"), "here is NVIDIA A10")):
+        with pytest.raises(RepositoryError, match=words):
+            check(gpu)
+    path.write_bytes(b"another plan")
+    with pytest.raises(RepositoryError, match=rf"^{path} is not the file that its manifest was written for"):
+        check(T4)
 
 
 @pytest.mark.timeout(900)  # the first one waits for six imports

@@ -3,48 +3,40 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from mlcls.cli import main
+from mlcls.dataset.annotations import format_annotations
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Scores
 from mlcls.engines.served_runner import ServedRunner
 from mlcls.evaluation.scoring import score_annotated
-from mlcls.images.photos import photo_crops
 from mlcls.repository.models import Repository
 from mlcls.server.options import ADMIN_KEY_VARIABLE
+from support.image_samples import write_photos
 from support.processes import run_mlcls, start_server
-from support.served_models import SMALL_LABELS, SmallModels
+from support.served_models import SMALL_LABELS
 
 NAME = "small_with_sigmoid"
 COUNT = 40
 
 
-@pytest.fixture
-def root(small_models: SmallModels, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_models.repository, tmp_path / "models"))
-
-
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index, crop in enumerate(photo_crops(COUNT, seed=5)):
-        cv2.imwrite(str(folder / f"{index:02}.png"), crop[:, :, ::-1])
-    return folder
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_photos(tmp_path_factory.mktemp("photos"), COUNT, seed=5)
 
 
-def write_annotations(path: Path, photos: Path, targets: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> Path:
-    lines = (f"{photos}/{index:02}.png\t{','.join(map(str, row))}\n" for index, row in enumerate(targets.astype(int)))
-    path.write_text("".join(lines))
+def write_annotations(path: Path, photos: list[Path], targets: npt.NDArray[np.bool_]) -> Path:
+    path.write_text(format_annotations(list(map(str, photos)), targets))
     return path
 
 
 @pytest.fixture
-def labeled(root: Path, photos: Path, tmp_path: Path) -> Path:
+def labeled(root: Path, photos: list[Path], tmp_path: Path) -> Path:
     """What the model ranks highest has the label: 60% of the images, then 50% and so on; the last label is rare."""
     blank = write_annotations(tmp_path / "blank.txt", photos, np.zeros((COUNT, len(SMALL_LABELS)), np.bool_))
     ranks = np.argsort(np.argsort(score(root, blank), axis=0), axis=0)
@@ -57,16 +49,14 @@ def score(root: Path, labeled: Path) -> Scores:
     return score_annotated(DecodingRunner(runner, spec), labeled).scores
 
 
-def calibrate(root: Path, labeled: Path, *options: str | Path, status: int = 0) -> int:
+def calibrate(root: Path, labeled: Path, *options: str | Path, status: int = 0) -> None:
     arguments = ("calibrate", NAME, "--repository", root, "--annotations", labeled, *options)
-    found = main([str(argument) for argument in arguments])
-    assert found == status
-    return found
+    assert main(list(map(str, arguments))) == status
 
 
 @pytest.mark.slow
 def test_served_labels_follow_the_new_thresholds(
-    root: Path, labeled: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, labeled: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a running server that is switched, and on one that starts afterwards; going back too."""
     output = tmp_path / "output"
@@ -85,7 +75,7 @@ def test_served_labels_follow_the_new_thresholds(
         assert new.thresholds[:4] != old.thresholds[:4]
         assert new.thresholds[4] == old.thresholds[4]
         assert "to fit on" in process.stdout
-        images = [path.read_bytes() for path in sorted(photos.glob("*.png"))]
+        images = [path.read_bytes() for path in photos]
         # the runner refuses a result that does not follow from the spec's thresholds
         served = np.concatenate([ServedRunner(server.grpc_url, new).scores(images[at : at + 8]) for at in (0, 8, 16)])
         predicted = served[:, :4] > np.asarray(new.thresholds[:4], np.float32)
@@ -131,37 +121,30 @@ def test_dry_run_and_version(root: Path, labeled: Path, capsys: pytest.CaptureFi
 
 
 def test_worse_thresholds_need_force(
-    root: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Targets that have nothing to do with the images: some choice of the held-out part is worse off."""
     targets = np.random.default_rng(0).random((COUNT, len(SMALL_LABELS))) < 0.5
     noise = write_annotations(tmp_path / "noise.txt", photos, targets)
     calibrate(root, noise, "--recall", "1", "--force")  # predicts nearly everything, which is hard to beat on noise
-    for seed in range(10):
-        arguments = ["calibrate", NAME, "--repository", str(root), "--annotations", str(noise), "--seed", str(seed)]
-        status = main([*arguments, "--dry-run"])
-        assert status == 0
+    for seed in map(str, range(10)):
+        calibrate(root, noise, "--seed", seed, "--dry-run")
         if "Warning: worse on the held-out images" in capsys.readouterr().out:
             break
-    assert main(arguments) == 1
+    calibrate(root, noise, "--seed", seed, status=1)
     assert "Nothing was written. Add images, or pass --force." in capsys.readouterr().err
     assert Repository(root).numbers(NAME) == [1, 2]
-    assert main([*arguments, "--force"]) == 0
+    calibrate(root, noise, "--seed", seed, "--force")
     assert Repository(root).active_number(NAME) == 3
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--precision", "90"), "Expected a precision above 0 and at most 1, got 90.0."),
-        (("--holdout", "1"), "Expected a share of held-out images between 0 and 1, got 1.0."),
-        (("--version", "9"), "has no version 9; expected one of 1"),
-        (("--annotations", "missing.txt"), "missing.txt"),
-    ],
-)
-def test_wrong_options(
-    root: Path, labeled: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    calibrate(root, labeled, *options, status=1)
-    assert message in capsys.readouterr().err
+def test_wrong_options(root: Path, labeled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, message in {
+        ("--precision", "90"): "Expected a precision above 0 and at most 1, got 90.0.",
+        ("--holdout", "1"): "Expected a share of held-out images between 0 and 1, got 1.0.",
+        ("--version", "9"): "has no version 9; expected one of 1",
+        ("--annotations", "missing.txt"): "missing.txt",
+    }.items():
+        calibrate(root, labeled, *options, status=1)
+        assert message in capsys.readouterr().err
     assert Repository(root).numbers(NAME) == [1]

@@ -40,9 +40,11 @@ for res in output:
 
 EVERYTHING = """\
 import json
+import os
 import numpy
 from PIL import Image
-from paddlex import create_model
+os.rename("output", "tutorial_output")
+print("EVERYTHING", flush=True)
 model = create_model("PP-LCNet_x1_0_ML")
 array = numpy.ascontiguousarray(numpy.asarray(Image.open("photos/b.png").convert("RGB"))[:, :, ::-1])
 inputs = ["multilabel_classification_005.png", "photos/a.jpg", "photos/", ["photos/b.png", "photos/a.jpg"], "pages.pdf"]
@@ -80,32 +82,29 @@ def outcomes(paddlex_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     font.parent.mkdir()
 
     font.write_bytes(ImageFont.load_default(20).font_bytes)  # type: ignore[union-attr]
-    folders = {package: _make_folder(root / package) for package in ("paddlex", "mlcls_client")}
-    common = {
+    environment = {
         **os.environ,
         "PADDLE_PDX_CACHE_HOME": str(root / "cache"),
         "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True",
     }
-    printed: dict[str, dict[str, str]] = {package: {} for package in folders}
+    outcomes = {}
     with start_server(root / "model_repository", NAME) as server:
-        pythons = {"paddlex": str(paddlex_python), "mlcls_client": sys.executable}
-        environment = {**common, "MLCLS_URL": server.grpc_url}
-        for package, folder in folders.items():
-            for script in (TUTORIAL, EVERYTHING):
-                text = script.replace("from paddlex import", f"from {package} import")
-                done = subprocess.run(
-                    [pythons[package], "-c", text],
-                    cwd=folder,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-                assert done.returncode == 0, done.stdout[-3000:]
-                printed[package][script] = _plain(done.stdout)
-                if script is TUTORIAL:
-                    os.rename(folder / "output", folder / "tutorial_output")
-    return {package: (folder, printed[package]) for package, folder in folders.items()}
+        environment["MLCLS_URL"] = server.grpc_url
+        for package, python in (("paddlex", str(paddlex_python)), ("mlcls_client", sys.executable)):
+            folder = _make_folder(root / package)
+            script = (TUTORIAL + EVERYTHING).replace("from paddlex import", f"from {package} import")
+            done = subprocess.run(
+                [python, "-c", script],
+                cwd=folder,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            assert done.returncode == 0, done.stdout[-3000:]
+            tutorial, _, everything = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).partition("\nEVERYTHING\n")
+            outcomes[package] = folder, {TUTORIAL: tutorial, EVERYTHING: everything}
+    return outcomes
 
 
 def _make_folder(folder: Path) -> Path:
@@ -116,11 +115,6 @@ def _make_folder(folder: Path) -> Path:
     flower.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(folder / "photos" / "b.png")
     china.save(folder / "pages.pdf", save_all=True, append_images=[flower], resolution=144.0)
     return folder
-
-
-def _plain(text: str) -> str:
-    """Without the colors of PaddleX's log, and its lines about models and caches."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _objects(text: str) -> list[str]:

@@ -60,30 +60,19 @@ def run_in(environment: Path, *command: str | Path) -> subprocess.CompletedProce
     return subprocess.run([environment / "bin" / command[0], *command[1:]], env=kept, capture_output=True, text=True)
 
 
-def test_the_image_has_what_the_backends_import(environment: Path) -> None:
-    modules = (
-        "mlcls.backends.triton_stub, mlcls.model.postprocess, mlcls.images.transforms, mlcls.server.process, numpy"
-    )
-    code = f"import {modules}; print(numpy.__file__)"
-    process = run_in(environment, "python3", "-c", code)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith(str(environment))
-
-
-def test_the_image_has_no_build_tools(environment: Path) -> None:
-    for module in ("pip", "hatchling", "setuptools"):
-        assert run_in(environment, "python3", "-c", f"import {module}").returncode != 0
-    assert not list((environment / "bin").glob("pip*"))
-
-
-def test_the_image_decodes(environment: Path, sample_images: list[Path]) -> None:
+def test_the_image_imports_decodes_and_has_no_build_tools(environment: Path, sample_images: list[Path]) -> None:
     code = (
-        "import sys, numpy; from mlcls.images.decoding import decode_image\n"
-        "print(decode_image(open(sys.argv[1], 'rb').read()).shape)"
+        "import sys, numpy, mlcls.backends.triton_stub, mlcls.model.postprocess, mlcls.server.process\n"
+        "from mlcls.images.decoding import decode_image\n"
+        "print(numpy.__file__, decode_image(open(sys.argv[1], 'rb').read()).shape)"
     )
     process = run_in(environment, "python3", "-c", code, sample_images[0])
     assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith(str(environment))
     assert process.stdout.rstrip().endswith(", 3)")
+    for module in ("pip", "hatchling", "setuptools"):
+        assert run_in(environment, "python3", "-c", f"import {module}").returncode != 0
+    assert not list((environment / "bin").glob("pip*"))
 
 
 def test_the_image_checks_the_repository(environment: Path, small_models: SmallModels) -> None:
@@ -101,14 +90,12 @@ def test_the_image_checks_the_repository(environment: Path, small_models: SmallM
         assert words in process.stderr
 
 
-def test_the_image_that_builds_engines(small_models: SmallModels, tmp_path: Path) -> None:
+def test_the_image_that_builds_engines(root: Path, tmp_path: Path) -> None:
     environment = install_as_the_image_does(tmp_path / "mlcls", "tensorrt.txt")
-    repository = tmp_path / "models"
-    shutil.copytree(small_models.repository, repository)
-    build = ("mlcls", "build-engine", MODEL, "--repository", repository, "--engine")
+    build = ("mlcls", "build-engine", MODEL, "--repository", root, "--engine")
     process = run_in(environment, *build, "fp16")
     assert process.returncode == 0, process.stderr
-    assert (repository / f"{MODEL}_engine" / "1" / "model.fp16.onnx").is_file()
+    assert (root / f"{MODEL}_engine" / "1" / "model.fp16.onnx").is_file()
     if not read_gpus():
         assert "the driver shows none here" in run_in(environment, *build, "tensorrt").stderr
     if read_tensorrt_version() is None:
@@ -135,16 +122,14 @@ def tritonserver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def read_only_repository(small_models: SmallModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("read_only") / "models"
-    shutil.copytree(small_models.repository, folder)
-    paths = [folder, *folder.rglob("*")]
+@pytest.fixture
+def read_only_repository(root: Path) -> Iterator[Path]:
+    paths = [root, *root.rglob("*")]
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {path: path.stat().st_mtime_ns for path in paths}
-    yield folder
-    assert {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before
+    yield root
+    assert {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]} == before
     for path in paths:
         path.chmod(0o755 if path.is_dir() else 0o644)
 

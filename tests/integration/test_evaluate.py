@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls import cli
+from mlcls.dataset.annotations import format_annotations
+from mlcls.dataset.labels import format_labels
 from mlcls.engines.runner_selection import open_runner
 from mlcls.errors import DatasetError, ServedImageError, ServerError
 from mlcls.evaluation.evaluate import Evaluation, evaluate
-from mlcls.images.photos import photo_crops
 from mlcls.repository.models import ModelVersion, Repository
 from mlcls.server.process import TritonServer
-from mlcls.training.settings import TrainSettings
-from mlcls.training.train import train_model
-from support.colored_dataset import write_colored_dataset
-from support.processes import ROOT, run_mlcls
+from support.image_samples import write_photos
+from support.processes import run_mlcls
 from support.served_models import SMALL_LABELS, SmallModels
 
 NAME = "small_with_sigmoid"
@@ -36,14 +31,11 @@ PHOTOS = 45
 def val_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An annotation file of more photos than a batch has; no photo has the last label."""
     folder = tmp_path_factory.mktemp("annotated")
-    generator = np.random.default_rng(11)
-    lines = []
-    for index, crop in enumerate(photo_crops(PHOTOS, seed=8)):
-        name = f"{index:02}.{('png', 'jpg', 'webp')[index % 3]}"
-        cv2.imwrite(str(folder / name), crop[:, :, ::-1])
-        lines.append(f"{name}\t{','.join(map(str, [*generator.integers(0, 2, len(SMALL_LABELS) - 1), 0]))}\n")
-    (folder / "val.txt").write_text("".join(lines))
-    (folder / "label.txt").write_text("".join(f"{index} {label}\n" for index, label in enumerate(SMALL_LABELS)))
+    photos = write_photos(folder, PHOTOS, 8, ("png", "jpg", "webp"))
+    targets = np.random.default_rng(11).random((PHOTOS, len(SMALL_LABELS))) < 0.5
+    targets[:, -1] = False
+    (folder / "val.txt").write_text(format_annotations([photo.name for photo in photos], targets))
+    (folder / "label.txt").write_text(format_labels(SMALL_LABELS), encoding="utf-8")
     return folder / "val.txt"
 
 
@@ -69,9 +61,6 @@ def evaluate_on(text: str, model: ModelVersion, val_file: Path) -> Evaluation:
         return evaluate(runner, val_file, [0.5] * len(SMALL_LABELS))
 
 
-# --- runners
-
-
 def test_the_figures_of_all_runners_are_equal(runners: dict[str, str], model: ModelVersion, val_file: Path) -> None:
     evaluations = {kind: evaluate_on(text, model, val_file) for kind, text in runners.items()}
     reference = evaluations["paddle"]
@@ -85,16 +74,15 @@ def test_the_figures_of_all_runners_are_equal(runners: dict[str, str], model: Mo
         assert evaluation.metrics.not_counted == (SMALL_LABELS[-1],)
 
 
-@pytest.mark.parametrize("kind", ["onnxruntime", "served"])
 def test_command(
-    kind: str, runners: dict[str, str], small_models: SmallModels, model: ModelVersion, val_file: Path, tmp_path: Path
+    runners: dict[str, str], small_models: SmallModels, model: ModelVersion, val_file: Path, tmp_path: Path
 ) -> None:
     done = run_mlcls(
-        "evaluate", NAME, "--annotations", val_file, "--runner", runners[kind], "--output", tmp_path / "report",
+        "evaluate", NAME, "--annotations", val_file, "--runner", runners["served"], "--output", tmp_path / "report",
         "--repository", small_models.repository,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == f"{kind}: {PHOTOS} of {PHOTOS} samples read, 4 of 5 labels counted"
+    assert done.stdout.splitlines()[0] == f"served: {PHOTOS} of {PHOTOS} samples read, 4 of 5 labels counted"
     result = json.loads((tmp_path / "report/evaluate_result.json").read_text())
     assert (result["done_flag"], result["samples_expected"], result["samples_read"]) == (True, PHOTOS, PHOTOS)
     expected = evaluate_on(runners["paddle"], model, val_file).metrics.overall
@@ -106,16 +94,9 @@ def test_command(
         Image.open(tmp_path / "report" / picture).verify()
 
 
-def copy_dataset(val_file: Path, folder: Path) -> Path:
-    folder.mkdir()
-    for path in val_file.parent.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder / "val.txt"
-
-
 def test_unreadable_image(runners: dict[str, str], model: ModelVersion, val_file: Path, tmp_path: Path) -> None:
     """In a batch, and as a request of its own, which the server refuses since it can answer nothing of it."""
-    broken = copy_dataset(val_file, tmp_path / "dataset")
+    broken = shutil.copytree(val_file.parent, tmp_path / "dataset") / "val.txt"
     (broken.parent / "10.jpg").write_bytes(b"no image")
     with pytest.raises(ServedImageError, match=r"dataset/10\.jpg: .*image: expected"):
         evaluate_on(runners["served"], model, broken)
@@ -126,108 +107,10 @@ def test_unreadable_image(runners: dict[str, str], model: ModelVersion, val_file
 
 
 def test_labels_in_another_order(model: ModelVersion, val_file: Path, tmp_path: Path) -> None:
-    changed = copy_dataset(val_file, tmp_path / "dataset")
+    changed = shutil.copytree(val_file.parent, tmp_path / "dataset") / "val.txt"
     (changed.parent / "label.txt").write_text("0 cat\n1 no\n2 dog\n3 a\n4 b\n")
     with pytest.raises(DatasetError, match="got 'no' with class id 1, which is 'dog' to the model"):
         evaluate_on("onnxruntime", model, changed)
     (changed.parent / "label.txt").write_text("0 cat\n")
     with pytest.raises(DatasetError, match="expected the model's 5 labels, got 1"):
         evaluate_on("onnxruntime", model, changed)
-
-
-# --- mode evaluate
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainSettings]:
-    """A training just long enough for scores that tell the images apart."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        settings = TrainSettings(
-            MODEL,
-            write_colored_dataset(folder / "dataset", train=10),
-            output=folder / "output",
-            epochs_iters=40,
-            batch_size=10,
-            eval_interval=40,
-            image_size=(32, 32),
-            threshold=0.4,
-            cutout=False,
-            rand_augment=False,
-            num_workers=2,
-        )
-        train_model(settings)
-        yield settings
-
-
-def run_mode(settings: TrainSettings, output: Path, *overrides: str) -> tuple[int, dict[str, Any]]:
-    options = [
-        "Global.mode=evaluate",
-        f"Global.dataset_dir={settings.dataset_dir}",
-        f"Global.output={output}",
-        f"Evaluate.weight_path={settings.output / 'best_model/best_model.pdparams'}",
-        "Train.image_size=32",
-        "Train.threshold=0.4",
-        "Train.batch_size=4",
-        *overrides,
-    ]
-    command = ["paddlex", "-c", str(ROOT / f"configs/{MODEL}.yaml"), *(x for option in options for x in ("-o", option))]
-    status = cli.main(command)
-    return status, json.loads((output / "evaluate_result.json").read_text())
-
-
-def test_mode(trained: TrainSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The figure is the one that the training gave for the weights that it kept."""
-    status, result = run_mode(trained, tmp_path)
-    assert status == 0
-    assert list(result)[:2] == ["done_flag", "metrics"]
-    assert result["done_flag"] is True
-    expected = json.loads((trained.output / "train_result.json").read_text())["metrics"]["MultiLabelMAP"]
-    assert expected > 0.8
-    assert result["metrics"]["MultiLabelMAP"] == pytest.approx(expected, abs=1e-4)
-    assert (result["samples_expected"], result["samples_read"], result["runner"]) == (10, 10, "weights")
-    assert [row["threshold"] for row in result["per_class"]] == [0.4] * 3
-    for path in result["pictures"].values():
-        Image.open(tmp_path / path).verify()
-    rows = list(csv.DictReader((tmp_path / result["per_class_csv"]).read_text().splitlines()))
-    assert [row["label"] for row in rows] == ["red", "green", "blue"]
-    out = capsys.readouterr().out.splitlines()
-    assert out[:3] == ["evaluated 4 images", "evaluated 8 images", "evaluated 10 images"]
-    assert out[3] == "weights: 10 of 10 samples read, 3 of 3 labels counted"
-
-
-@pytest.mark.parametrize(
-    ("override", "text"),
-    [
-        ("Evaluate.weight_path=null", "Evaluate.weight_path: expected a .pdparams file or its URL, got none"),
-        (
-            "Evaluate.weight_path=none.pdparams",
-            "Evaluate.weight_path: expected a .pdparams file or its URL, got 'none.pdparams', which does not exist",
-        ),
-        ("Train.image_size=64", "Train.image_size: expected (32, 32), the height and width that these weights were"),
-        ("Train.num_classes=4", "expected 4 labels, as num_classes says, got 3"),
-        ("Global.model=ResNet50_ML", "expected the"),
-    ],
-)
-def test_mode_that_fails(
-    trained: TrainSettings, tmp_path: Path, override: str, text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, result = run_mode(trained, tmp_path, override)
-    assert status == 1
-    assert result["done_flag"] is False
-    assert text in result["err_msg"]
-    assert result["err_msg"] in capsys.readouterr().err
-
-
-def test_mode_with_an_unreadable_image(trained: TrainSettings, tmp_path: Path) -> None:
-    name = (trained.dataset_dir / "val.txt").read_text().splitlines()[6].split("\t")[0]
-    path = trained.dataset_dir / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:50])
-    try:
-        status, result = run_mode(trained, tmp_path)
-    finally:
-        path.write_bytes(whole)
-    assert (status, result["err_type"]) == (1, "DatasetError")
-    assert str(path) in result["err_msg"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import msgspec
@@ -20,7 +19,6 @@ from mlcls.repository.models import Repository
 from mlcls.repository.publishing import change_settings
 from support.image_samples import encode
 from support.processes import start_server
-from support.served_models import SmallModels
 from support.triton_request import ask
 
 MODEL = "small_with_sigmoid"
@@ -29,11 +27,8 @@ SETTINGS = ImageSettings(
 )
 
 
-def test_a_model_is_served_with_its_own_image_settings(
-    small_models: SmallModels, sample_images: list[Path], tmp_path: Path
-) -> None:
-    root = tmp_path / "repository"
-    shutil.copytree(small_models.repository, root)
+def test_a_model_is_served_with_its_own_image_settings(root: Path, sample_images: list[Path]) -> None:
+    root = root
     changed = change_settings(
         Repository(root), MODEL, lambda settings: msgspec.structs.replace(settings, images=SETTINGS)
     )

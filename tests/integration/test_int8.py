@@ -7,24 +7,25 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnxruntime
 import pytest
 
+from mlcls.dataset.annotations import format_annotations
 from mlcls.engines.building import BuildRequest
 from mlcls.engines.gate import Limits
 from mlcls.engines.int8 import build as int8_engine
 from mlcls.engines.int8.build import MIN_PHOTOS
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.engines.runners import DecodingRunner, OpenVinoRunner
-from mlcls.errors import ParityError, RepositoryError, ServerError
+from mlcls.errors import RepositoryError, ServerError
 from mlcls.images.photos import photo_crops
 from mlcls.images.transforms import resize_image
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.repository.manifest import verify_folder
 from mlcls.repository.models import Repository
 from mlcls.server.process import TritonServer
+from support.image_samples import write_photos
 from support.processes import run_mlcls, start_server
 from support.served_models import SmallModels
 from support.triton_request import ask
@@ -36,32 +37,25 @@ WIDE = Limits(1.0, 0.2, 1e-2, 0.5, 1.0)
 
 
 @pytest.fixture(scope="module")
-def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index, crop in enumerate(photo_crops(MIN_PHOTOS + 6)):
-        cv2.imwrite(str(folder / f"{index:02}.png"), crop[:, :, ::-1])
-    return folder
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_photos(tmp_path_factory.mktemp("photos"), MIN_PHOTOS + 6)
 
 
 @pytest.fixture(scope="module")
-def annotation_file(photo_folder: Path, small_models: SmallModels) -> Path:
+def annotation_file(photos: list[Path], small_models: SmallModels) -> Path:
     """The photos with the labels that the FP32 model finds, as an annotation file: its mAP is 1."""
     spec = Repository(small_models.repository).active(NAME).spec
     model = small_models.repository / f"{NAME}_engine" / "1" / "model.onnx"
-    photos = sorted(photo_folder.glob("*.png"))
     scores = DecodingRunner(OpenVinoRunner(model, spec), spec).scores([photo.read_bytes() for photo in photos])
-    vectors = (scores > np.median(scores, axis=0)).astype(int)
-    lines = [f"{photo.name}\t{','.join(map(str, vector))}\n" for photo, vector in zip(photos, vectors, strict=True)]
-    path = photo_folder / "val.txt"
-    path.write_text("".join(lines))
+    path = photos[0].parent / "val.txt"
+    path.write_text(format_annotations([photo.name for photo in photos], scores > np.median(scores, axis=0)))
     return path
 
 
 @pytest.fixture(scope="module")
 def repository(small_models: SmallModels, annotation_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a model that has an INT8 engine."""
-    root = tmp_path_factory.mktemp("int8") / "model_repository"
-    shutil.copytree(small_models.repository, root)
+    root = Path(shutil.copytree(small_models.repository, tmp_path_factory.mktemp("int8") / "model_repository"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8_engine, "LIMITS", {"int8": WIDE})
         lines = list(int8_engine.build(BuildRequest(Repository(root).active(NAME), annotations=annotation_file)))
@@ -78,9 +72,9 @@ def int8_server(repository: Path) -> Iterator[TritonServer]:
         yield server
 
 
-def test_the_quantized_file_is_served(int8_server: TritonServer, repository: Path, photo_folder: Path) -> None:
+def test_the_quantized_file_is_served(int8_server: TritonServer, repository: Path, photos: list[Path]) -> None:
     folder, spec = repository / f"{NAME}_engine" / "1", Repository(repository).active(NAME).spec
-    images = [path.read_bytes() for path in sorted(photo_folder.glob("*.png"))[:6]]
+    images = [path.read_bytes() for path in photos[:6]]
     answer = ask(int8_server, NAME, images)
     assert answer.statuses == ["OK"] * len(images)
     scores = {
@@ -91,26 +85,22 @@ def test_the_quantized_file_is_served(int8_server: TritonServer, repository: Pat
     assert np.abs(answer.scores - scores["model.onnx"]).max() > 1e-3, "FP32 would pass for INT8"
 
 
-def test_images_at_once_get_what_each_gets_alone(repository: Path) -> None:
-    """On several streams of one compilation, OpenVINO's answers were off by up to 0.7."""
-    spec = Repository(repository).active(NAME).spec
-    engine = OpenVinoEngine(repository / f"{NAME}_engine" / "1" / "model.int8.onnx", spec, threads=4)
-    pixels = np.stack([resize_image(crop, spec.transform) for crop in photo_crops(12)])
-    alone = np.concatenate([engine.logits(image[None]) for image in pixels])
-    at_once = engine.logits(pixels[:5], pixels[5:])
-    np.testing.assert_allclose(at_once, alone, rtol=0, atol=1e-5)
+def test_answers_are_exact_and_each_image_s_own(repository: Path) -> None:
+    """On several streams of one compilation, OpenVINO's answers were off by up to 0.7.
 
-
-def test_sums_of_products_do_not_overflow(repository: Path) -> None:
-    """With weights of 8 bits they did on a processor without VNNI, and the scores were off by 0.11 on average."""
+    With weights of 8 bits, sums of products overflowed on a processor without VNNI: off by 0.11 on average.
+    """
     spec = Repository(repository).active(NAME).spec
     model = repository / f"{NAME}_engine" / "1" / "model.int8.onnx"
     pixels = np.stack([resize_image(crop, spec.transform) for crop in photo_crops(12)])
+    engine = OpenVinoEngine(model, spec, threads=4)
+    alone = np.concatenate([engine.logits(image[None]) for image in pixels])
+    np.testing.assert_allclose(engine.logits(pixels[:5], pixels[5:]), alone, rtol=0, atol=1e-5)
+
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # products in float32
     (exact,) = onnxruntime.InferenceSession(str(model), options).run(None, {"pixels": pixels})
-    difference = np.abs(apply_sigmoid(OpenVinoEngine(model, spec).logits(pixels)) - apply_sigmoid(exact))
-    assert difference.mean() < 0.04
+    assert np.abs(apply_sigmoid(OpenVinoEngine(model, spec).logits(pixels)) - apply_sigmoid(exact)).mean() < 0.04
 
 
 def test_the_manifest_tells_how_it_was_made(repository: Path) -> None:
@@ -127,36 +117,17 @@ def test_the_manifest_tells_how_it_was_made(repository: Path) -> None:
     assert 0.5 < record.gate[0]["candidate_map"] < 1.0
 
 
-def test_without_photos_nothing_stands_in(small_models: SmallModels, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
+def test_without_photos_nothing_stands_in(root: Path) -> None:
     refused = run_mlcls("build-engine", NAME, "--engine", "int8", "--repository", root)
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"mlcls build-engine: Expected at least {MIN_PHOTOS} different photos")
-    assert not (root / f"{NAME}_engine" / "1" / "model.int8.onnx").exists()
-
-
-@pytest.mark.slow
-def test_what_the_gate_refuses_changes_nothing(
-    small_models: SmallModels, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
-    before = {path: path.stat().st_ino for path in sorted(root.rglob("*"))}
-    monkeypatch.setattr(int8_engine, "LIMITS", {"int8": dataclasses.replace(WIDE, max_mean_difference=1e-7)})
-    with pytest.raises(ParityError, match="Nothing was written; serve FP32"):
-        list(int8_engine.build(BuildRequest(Repository(root).active(NAME), (photo_folder,))))
-    after = {path: path.stat().st_ino for path in sorted(root.rglob("*")) if path.name != ".mlcls-lock"}
-    assert after == {path: inode for path, inode in before.items() if path.name != ".mlcls-lock"}
-
-
-def test_a_model_without_an_int8_engine(small_models: SmallModels) -> None:
     with pytest.raises(RepositoryError, match=rf"needs .*\. Build it from your photos: mlcls build-engine {NAME}"):
-        start_server(small_models.repository, NAME, target="int8")
+        start_server(root, NAME, target="int8")
 
 
 def test_another_file_under_its_name(repository: Path, tmp_path: Path) -> None:
     """The FP32 graph would run; the manifest says that it is not what was built and checked."""
-    root = tmp_path / "model_repository"
-    shutil.copytree(repository, root)
+    root = Path(shutil.copytree(repository, tmp_path / "model_repository"))
     folder = root / f"{NAME}_engine" / "1"
     (folder / "model.int8.onnx").unlink()
     shutil.copyfile(folder / "model.onnx", folder / "model.int8.onnx")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def write_coco_dataset(root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, paddlex_python: Path) -> dict[str, Any]:
+def results(tmp_path_factory: pytest.TempPathFactory, ask_paddlex: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """What mlcls and then PaddleX say of several datasets, and PaddleX of its own conversion."""
     folder = tmp_path_factory.mktemp("datasets")
     write_dataset(folder / "plain")
@@ -51,19 +50,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, paddlex_python: Path) -> d
     cache = folder / "cache"
     (cache / "fonts").mkdir(parents=True)
     shutil.copy(font_manager.findfont("DejaVu Sans"), cache / "fonts/PingFang-SC-Regular.ttf")
-    target = folder / "paddlex.json"
     datasets = [folder / name for name in (*ours, "by_paddlex")]
-    command = [
-        paddlex_python,
-        ROOT / "tests/support/paddlex_dataset_check.py",
-        target,
-        CONFIG,
-        folder / "paddlex",
-        *datasets,
-    ]
-    environment = {**os.environ, "PADDLE_PDX_CACHE_HOME": str(cache)}
-    subprocess.run(command, check=True, timeout=300, env=environment, capture_output=True)
-    return {"mlcls": ours, "PaddleX": json.loads(target.read_text(encoding="utf-8")), "folder": folder}
+    theirs = ask_paddlex("check", CONFIG, folder / "paddlex", *datasets, PADDLE_PDX_CACHE_HOME=str(cache))
+    return {"mlcls": ours, "PaddleX": theirs, "folder": folder}
 
 
 @pytest.mark.parametrize("name", ["plain", "split", "converted", "both"])

@@ -17,7 +17,7 @@ from mlcls.model.catalog import coco_labels
 from mlcls.paddle.inference_yml import read_inference_yml
 from mlcls.paddle.runtime import import_paddle
 from mlcls.training.architectures import build_network
-from support.colored_dataset import write_colored_dataset
+from support.dataset_samples import write_colored_dataset
 from support.processes import ROOT
 from support.served_models import SMALL_LABELS, SmallModels
 
@@ -77,19 +77,19 @@ def test_labels_of_the_dataset(tmp_path: Path, three_labels: Path) -> None:
     (tmp_path / "output").mkdir()
     (tmp_path / "output/train.log").write_text("kept")
     assert run(tmp_path, "export", f"Export.weight_path={three_labels}", "Train.image_size=64") == 0
-    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == [
-        "export_result.json",
-        "inference.json",
-        "inference.pdiparams",
-        "inference.yml",
-        "train.log",
-    ]
+    names = sorted(path.name for path in (tmp_path / "output").iterdir())
+    assert names == ["export_result.json", "inference.json", "inference.pdiparams", "inference.yml", "train.log"]
     exported = read_inference_yml(tmp_path / "output/inference.yml")
     assert (exported.labels, exported.thresholds) == (("a", "b", "c"), (0.5, 0.5, 0.5))
     assert result_of(tmp_path, "export")["label_source"] == str(tmp_path / "dataset/label.txt")
 
 
-def test_another_number_of_labels(tmp_path: Path, three_labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_labels_and_another_number_of_labels(
+    tmp_path: Path, three_labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, words in ((three_labels, "label.txt in Global.dataset_dir"), ("none.pdparams", "which does not exist")):
+        assert run(tmp_path, "export", f"Export.weight_path={path}") == 1
+        assert words in capsys.readouterr().err
     write_labels(tmp_path / "dataset", "a", "b")
     assert run(tmp_path, "export", f"Export.weight_path={three_labels}") == 1
     error = capsys.readouterr().err
@@ -129,12 +129,6 @@ def test_weights_of_a_training(tmp_path: Path, three_labels: Path, capsys: pytes
     assert run(tmp_path, "export", weights, "Train.image_size=64") == 0
     assert "Note: Train.image_size is 64, the training's was 96" in capsys.readouterr().err
     assert read_inference_yml(tmp_path / "output/inference.yml").labels == ("x", "y", "z")
-
-
-def test_weights_without_labels(tmp_path: Path, three_labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path, words in ((three_labels, "label.txt in Global.dataset_dir"), ("none.pdparams", "which does not exist")):
-        assert run(tmp_path, "export", f"Export.weight_path={path}") == 1
-        assert words in capsys.readouterr().err
 
 
 # --- predict
@@ -202,21 +196,12 @@ def test_logits_and_batches(tmp_path: Path, images: Path, small_models: SmallMod
     assert all(labels["label_names"] for labels in answers[0])
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("Predict.input=none.jpg", "error: Expected an image file or a folder at 'none.jpg', which does not exist"),
-        ("Predict.model_dir=none", "Expected a folder, a .tar archive"),
-        ("Global.model=ResNet50_ML", f"expected a model ResNet50_ML, as Global.model says, got {MODEL}"),
-    ],
-)
-def test_nothing_to_predict(
-    tmp_path: Path,
-    small_models: SmallModels,
-    override: str,
-    words: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run(tmp_path, "predict", f"Predict.model_dir={small_models.with_sigmoid}", override) == 1
-    assert words in capsys.readouterr().err
-    assert result_of(tmp_path, "predict")["done_flag"] is False
+def test_nothing_to_predict(tmp_path: Path, small_models: SmallModels, capsys: pytest.CaptureFixture[str]) -> None:
+    for override, words in {
+        "Predict.input=none.jpg": "error: Expected an image file or a folder at 'none.jpg', which does not exist",
+        "Predict.model_dir=none": "Expected a folder, a .tar archive",
+        "Global.model=ResNet50_ML": f"expected a model ResNet50_ML, as Global.model says, got {MODEL}",
+    }.items():
+        assert run(tmp_path, "predict", f"Predict.model_dir={small_models.with_sigmoid}", override) == 1
+        assert words in capsys.readouterr().err
+        assert result_of(tmp_path, "predict")["done_flag"] is False

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.endurance.fuzzing.image_seeds import make_seed_images
 from mlcls.images.decoding import decode_image
-from support.processes import ROOT
 
 # Kinds that PaddleX 3.7 with its cv2 4.10 cannot read and mlcls can (docs/reference/input.md).
 MORE_THAN_PADDLEX = {
@@ -24,17 +23,14 @@ MORE_THAN_PADDLEX = {
 
 
 def test_every_kind_of_file_is_read_as_paddlex_reads_it(
-    paddlex_python: Path, sample_images: list[Path], tmp_path: Path
+    ask_paddlex: Callable[..., dict[str, Any]], sample_images: list[Path], tmp_path: Path
 ) -> None:
-    folder, target = tmp_path / "images", tmp_path / "pixels.json"
+    folder = tmp_path / "images"
     folder.mkdir()
     files = make_seed_images() | {path.name: path.read_bytes() for path in sample_images}
     for name, data in files.items():
         (folder / name.replace(":", "")).write_bytes(data)
-    command = [paddlex_python, ROOT / "tests" / "support" / "paddlex_reader.py", target, folder]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-2000:]
-    answers = json.loads(target.read_text(encoding="utf-8"))
+    answers = ask_paddlex("read", folder)
     expected = {name: answers[name.replace(":", "")] for name in files}
     assert {name for name, answer in expected.items() if answer is None} == MORE_THAN_PADDLEX
     for name, data in files.items():

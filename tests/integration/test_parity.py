@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ import pytest
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import smallest_spread
 from mlcls.server.process import TritonServer
-from support.processes import ROOT, start_server
-from support.served_models import ParityRow
+from support.processes import start_server
 from support.triton_request import ask
 
 MAX_DIFFERENCE = 1e-4
@@ -27,22 +25,10 @@ MIN_SPREAD = 0.05
 def paddlex_answers(
     official_models: list[Path],
     sample_images: list[Path],
-    paddlex_python: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    ask_paddlex: Callable[..., dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """By model and image: the raw scores and the result of PaddleX's own predictor."""
-    target = tmp_path_factory.mktemp("paddlex") / "answers.json"
-    command = [
-        paddlex_python,
-        ROOT / "tests" / "support" / "paddlex_oracle.py",
-        target,
-        sample_images[0].parent,
-        *official_models,
-    ]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-2000:]
-    answers: dict[str, dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))
-    return answers
+    return ask_paddlex("predict", sample_images[0].parent, *official_models)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +45,7 @@ def test_the_ensemble_answers_what_paddlex_answers(
     paddlex_answers: dict[str, dict[str, Any]],
     six_model_server: TritonServer,
     sample_images: list[Path],
-    record_parity: Callable[[ParityRow], None],
+    record_property: Callable[[str, object], None],
 ) -> None:
     assert len(sample_images) == 20
     expected = [paddlex_answers[name][path.name] for path in sample_images]
@@ -77,18 +63,19 @@ def test_the_ensemble_answers_what_paddlex_answers(
         near_ties += _count_near_ties(
             answer.results[0], reference["result"], scores_of_paddlex, 2 * difference, path.name
         )
-    record_parity(ParityRow(name, difference, spread, near_ties))
+    record_property("parity", (name, difference, spread, near_ties))
     assert difference <= MAX_DIFFERENCE
 
 
 def test_six_models_in_one_server(
-    six_model_server: TritonServer, sample_images: list[Path], record_memory: Callable[[int], None]
+    six_model_server: TritonServer, sample_images: list[Path], record_property: Callable[[str, object], None]
 ) -> None:
     images = [sample_images[0].read_bytes()]
     results = {name: json.dumps(ask(six_model_server, name, images).results) for name in OFFICIAL_MODELS}
     assert len(set(results.values())) == len(OFFICIAL_MODELS), "two models gave the same answer"
     server = psutil.Process(six_model_server.pid)
-    record_memory(sum(process.memory_full_info().pss for process in (server, *server.children(recursive=True))))
+    pss_bytes = sum(process.memory_full_info().pss for process in (server, *server.children(recursive=True)))
+    record_property("memory_mb", pss_bytes / 1e6)
 
 
 def _count_near_ties(

@@ -14,7 +14,7 @@ import mlcls
 from mlcls.evaluation.evaluate import Evaluation
 from mlcls.images.photos import sample_photo_paths
 from mlcls.repository.models import Repository
-from support.colored_dataset import write_colored_dataset
+from support.dataset_samples import write_colored_dataset
 from support.processes import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")

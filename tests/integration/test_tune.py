@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,20 +17,11 @@ from mlcls.repository.configurations import require_fresh
 from mlcls.repository.models import Repository
 from mlcls.repository.settings import DEFAULT_SETTINGS, ServingSettings
 from mlcls.repository.triton_config import parse_config
+from support.dataset_samples import read_tree
 from support.processes import run_mlcls, start_server
-from support.served_models import SmallModels
 from support.triton_request import ask
 
 NAME = "small_with_sigmoid"
-
-
-@pytest.fixture
-def root(small_models: SmallModels, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_models.repository, tmp_path / "model_repository"))
-
-
-def snapshot(root: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".mlcls-lock"}
 
 
 @pytest.mark.slow
@@ -72,18 +62,18 @@ def test_what_is_found_is_served(root: Path) -> None:
 
 
 def test_too_little_time_changes_nothing(root: Path, tmp_path: Path) -> None:
-    before = snapshot(root)
+    before = read_tree(root)
     options = ["--minutes", "0.02", "--concurrency", "1", "--output", str(tmp_path / "report")]
     failed = run_mlcls("tune", NAME, "--repository", root, *options)
     assert failed.returncode == 1
     assert "Expected time for at least two turns of two candidates, got less" in failed.stderr
-    assert snapshot(root) == before
+    assert read_tree(root) == before
     (measured,) = json.loads((tmp_path / "report" / "tuning_embedded.json").read_text())["candidates"]
     assert measured["settings"]["preprocess_instances"] == 2
 
 
 def test_an_interrupt_changes_nothing_and_leaves_no_server(root: Path, tmp_path: Path) -> None:
-    before = snapshot(root)
+    before = read_tree(root)
     command = [sys.executable, "-m", "mlcls.cli", "tune", NAME, "--repository", str(root), "--minutes", "10"]
     process = subprocess.Popen(
         [*command, "--output", str(tmp_path / "report")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -100,7 +90,7 @@ def test_an_interrupt_changes_nothing_and_leaves_no_server(root: Path, tmp_path:
     finally:
         process.kill()
         process.communicate()
-    assert snapshot(root) == before
+    assert read_tree(root) == before
     for pid in server:
         assert not Path(f"/proc/{pid}").exists()
 

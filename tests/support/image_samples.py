@@ -20,6 +20,8 @@ import pytest
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_image
 
+from mlcls.images.photos import photo_crops
+
 _BICUBIC = Image.Resampling.BICUBIC
 _ORIENTATION = 0x0112
 
@@ -40,6 +42,15 @@ def write_samples(folder: Path) -> list[Path]:
         image.save(path, **options)
         paths.append(path)
     return sorted(paths)
+
+
+def write_photos(folder: Path, count: int, seed: int = 0, suffixes: tuple[str, ...] = ("png",)) -> list[Path]:
+    """Write photos that differ visibly, in turn in each of the formats; their names sort in the order given."""
+    paths = []
+    for index, crop in enumerate(photo_crops(count, seed)):
+        paths.append(folder / f"{index:02}.{suffixes[index % len(suffixes)]}")
+        cv2.imwrite(str(paths[-1]), crop[:, :, ::-1])
+    return paths
 
 
 def encode(image: npt.NDArray[Any] | Image.Image, format_name: str, **options: Any) -> bytes:

@@ -93,3 +93,13 @@ def make_pixels(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     coarse = generator.integers(0, 256, (count, 4, 6, 3)).repeat(SIZE[0] // 4, 1).repeat(SIZE[1] // 6, 2)
     fine = generator.normal(0, 12, (count, *SIZE, 3))
     return np.clip(coarse + fine, 0, 255).astype(np.uint8)
+
+
+def assert_computed_in_bf16(logits: npt.NDArray[np.float32], exact: npt.NDArray[np.float32]) -> None:
+    """The error is that of one rounding to 8 bits at least, and at most that of one at each of the 16 operations.
+
+    It is taken relative to the spread of the exact logits. FP16 stays below these bounds, INT8 and exchanged answers
+    are above.
+    """
+    error = np.sqrt(np.mean(np.square(logits - exact))) / exact.std()
+    assert 2.0**-8 < error < 16 * 2.0**-8

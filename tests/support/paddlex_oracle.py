@@ -1,15 +1,17 @@
-"""PaddleX's own answers; run by the Python of `.venv-paddlex`, which has PaddleX but not mlcls.
+"""What PaddleX itself says; run by the Python of `.venv-paddlex`, which has PaddleX but not mlcls.
 
-    python tests/support/paddlex_oracle.py ANSWERS.json IMAGE_FOLDER MODEL_FOLDER [MODEL_FOLDER ...]
-
-Writes PaddleX's own result and the raw scores behind it, by the model folder's name and the image's file name.
+python tests/support/paddlex_oracle.py ANSWERS.json predict IMAGE_FOLDER MODEL_FOLDER [MODEL_FOLDER ...]
+python tests/support/paddlex_oracle.py ANSWERS.json check CONFIG.yaml OUTPUT DATASET [DATASET ...]
+python tests/support/paddlex_oracle.py ANSWERS.json read IMAGE_FOLDER
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,13 @@ from typing import Any
 os.environ["PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK"] = "True"
 
 
-def ask_paddlex(model_folder: Path, images: list[Path]) -> dict[str, Any]:
-    """Run PaddleX's predictor on one image after the other."""
+def predict(image_folder: str, *model_folders: str) -> dict[str, Any]:
+    """Return each image's result and the raw scores behind it, by the names of model folder and file."""
+    images = sorted(Path(image_folder).iterdir())
+    return {Path(folder).name: _ask_model(Path(folder), images) for folder in model_folders}
+
+
+def _ask_model(model_folder: Path, images: list[Path]) -> dict[str, Any]:
     import yaml
     from paddlex import create_model
 
@@ -41,12 +48,46 @@ def ask_paddlex(model_folder: Path, images: list[Path]) -> dict[str, Any]:
     return answers
 
 
-def main() -> None:
-    target, image_folder, *model_folders = map(Path, sys.argv[1:])
-    images = sorted(image_folder.iterdir())
-    answers = {folder.name: ask_paddlex(folder, images) for folder in model_folders}
-    target.write_text(json.dumps(answers), encoding="utf-8")
+def check(config: str, output: str, *datasets: str) -> dict[str, Any]:
+    """Return the result of PaddleX's checker for each dataset, or the text of its error under `error`.
+
+    A dataset named `by_paddlex` is in COCO format, and PaddleX converts it first.
+    """
+    import paddlex.modules.multilabel_classification.dataset_checker  # noqa: F401  (registers the checker)
+    from paddlex.modules.base.dataset_checker import build_dataset_checker
+    from paddlex.utils.config import get_config
+
+    results: dict[str, Any] = {}
+    for dataset in datasets:
+        name = Path(dataset).name
+        overrides = [f"Global.dataset_dir='{dataset}'", f"Global.output='{output}/{name}'"]
+        if name == "by_paddlex":
+            overrides += ["CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type='COCO'"]
+        try:
+            results[name] = dict(build_dataset_checker(get_config(config, overrides)).check())
+        except Exception as error:  # AssertionError is one of its errors
+            results[name] = {"error": f"{type(error).__name__}: {error}"}
+    return results
+
+
+def read(image_folder: str) -> dict[str, Any]:
+    """Return shape and SHA-256 of the pixels (H, W, 3) uint8 RGB by file name; null if PaddleX cannot read the file."""
+    from paddlex.inference.common.reader import ReadImage
+
+    reader = ReadImage(format="RGB")
+    answers: dict[str, Any] = {}
+    for path in sorted(Path(image_folder).iterdir()):
+        try:
+            (pixels,) = reader([str(path)])
+        except Exception:  # PaddleX raises a bare Exception, cv2 its own
+            answers[path.name] = None
+        else:
+            answers[path.name] = {"shape": list(pixels.shape), "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+    return answers
 
 
 if __name__ == "__main__":
-    main()
+    target, question, *arguments = sys.argv[1:]
+    questions: dict[str, Callable[..., dict[str, Any]]] = {"predict": predict, "check": check, "read": read}
+    found = questions[question](*arguments)
+    Path(target).write_text(json.dumps(found), encoding="utf-8")

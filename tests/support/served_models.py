@@ -17,13 +17,3 @@ class SmallModels:
     with_sigmoid: Path
     with_logits: Path
     repository: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class ParityRow:
-    """One row of the table in the test summary."""
-
-    model: str
-    difference: float
-    spread: float
-    near_ties: int

@@ -20,8 +20,7 @@ from mlcls.base.machine import find_bf16_units, read_cpu_flags
 from mlcls.engines import openvino as openvino_engine
 from mlcls.engines.openvino import OpenVinoEngine
 from mlcls.errors import ConfigError
-from support.bf16_error import assert_computed_in_bf16
-from support.int8_graphs import make_pixels, make_served, spec_of
+from support.int8_graphs import assert_computed_in_bf16, make_pixels, make_served, spec_of
 
 _MAKE_ENGINES = """
 import gc, os, signal, sys, threading

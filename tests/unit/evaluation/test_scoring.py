@@ -17,7 +17,7 @@ from mlcls.errors import DatasetError, ImageError, ServedImageError, ServerError
 from mlcls.evaluation.scoring import score_annotated
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ImageTransform, ModelSpec
-from support.colored_dataset import COLORS, write_colored_dataset
+from support.dataset_samples import COLORS, write_colored_dataset
 
 LABELS = tuple(COLORS)
 TRANSFORM = ImageTransform(16, 24, "pil", "BILINEAR", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -15,7 +15,7 @@ from mlcls.images.transforms import normalize, preprocess
 from mlcls.training.augmentation import OPERATIONS, cut_out, rand_augment
 from mlcls.training.data import PREFETCHED_BATCHES, TrainingData, epoch_batches, read_batches, sequential_batches
 from mlcls.training.settings import TrainSettings
-from support.colored_dataset import write_colored_dataset
+from support.dataset_samples import write_colored_dataset
 
 TRANSFORM = TrainSettings("PP-LCNet_x1_0_ML", Path("d"), image_size=(32, 48)).transform
 
