@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -36,12 +37,13 @@ def resolve_thresholds(value: object, labels: Sequence[str]) -> tuple[float, ...
 
     Args:
         value: A number; or a mapping with `"default"` and class ids (integers or their text) or labels; or a list of
-            one number for each label. Numbers may be int or float. A key that is both a class id and a label means the
-            class id.
+            one number for each label. Numbers may be int or float. The key `"default"` is never a label's; a label of
+            this name has its class id.
         labels: Label of each class id.
 
     Raises:
-        ThresholdError: The value has none of these forms, or names a label or id that the model does not have.
+        ThresholdError: The value has none of these forms, names a class twice or one that the model does not have, or
+            has a key that is the label of one class and the id of another.
     """
     if isinstance(value, dict):
         return _resolve_mapping(value, labels)
@@ -60,7 +62,7 @@ def parse_thresholds(text: str, labels: Sequence[str]) -> tuple[float, ...]:
         ThresholdError: The text is not JSON, or its value has none of the accepted forms.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_read_object)
     except (ValueError, RecursionError):  # ValueError: not JSON, or a number with too many digits
         raise ThresholdError(f"threshold: expected JSON text of {_FORMS}, got {clip(text)}.") from None
     return resolve_thresholds(value, labels)
@@ -97,15 +99,33 @@ def _resolve_mapping(value: dict[Any, Any], labels: Sequence[str]) -> tuple[floa
         raise ThresholdError('threshold: expected a mapping with the key "default", got one without it.')
     thresholds = [_number(value["default"], 'threshold["default"]')] * len(labels)
     ids = {label: index for index, label in enumerate(labels)}
+    named: set[int] = set()
     for key, item in value.items():
         if (text := str(key)) == "default":
             continue
-        index = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else ids.get(text, -1)
-        if not 0 <= index < len(labels):
+        # `int` reads "07" and digits of other scripts too, which are labels and no class ids
+        as_id = int(text) if re.fullmatch("0|[1-9][0-9]{0,8}", text) and int(text) < len(labels) else None
+        index = ids.get(text, as_id)
+        if index is None:
             known = f"a class id from 0 to {len(labels) - 1} or one of the model's labels"
             raise ThresholdError(f"threshold: expected {known}, got the key {clip(text)}.")
+        if as_id not in (None, index):
+            both = f"which is the label of class {index} and the id of class {as_id}"
+            raise ThresholdError(f"threshold: expected keys with one meaning, got {clip(text)}, {both}; pass a list.")
+        if index in named:
+            raise ThresholdError(f"threshold: expected each class once, got two keys for class {index}.")
+        named.add(index)
         thresholds[index] = _number(item, f"threshold[{clip(text)}]")
     return tuple(thresholds)
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ThresholdError(f"threshold: expected each key once, got {clip(key)} twice.")
+        content[key] = value
+    return content
 
 
 def _number(value: object, where: str) -> float:

@@ -137,9 +137,26 @@ def test_forms(value: object, expected: tuple[float, ...]) -> None:
 
 
 def test_labels_that_look_like_numbers() -> None:
-    """A class id goes before a label."""
-    assert resolve_thresholds({"default": 0.5, "1": 0.3}, ("1", "0")) == (0.5, 0.3)
+    labels = ("yes", "no", "07", "2024")
+    assert resolve_thresholds({"default": 0.5, "07": 0, "2024": 1, "1": 0.3}, labels) == (0.5, 0.3, 0.0, 1.0)
     assert resolve_thresholds({"default": 0.5, "-1": 0.3, "٣": 0.2, "1.0": 0.1}, ("-1", "٣", "1.0")) == (0.3, 0.2, 0.1)
+    assert resolve_thresholds({"default": 0.5, "1": 0.3}, ("0", "1")) == (0.5, 0.3), "label and class id of one class"
+    assert resolve_thresholds({"default": 0.5, "1": 0.3}, ("yes", "default")) == (0.5, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"default": 0.5, "1": 0}', "got '1', which is the label of class 0 and the id of class 1; pass a list."),
+        ('{"default": 0.5, "x": 0, "x": 1}', "expected each key once, got 'x' twice."),
+        ('{"default": 0.5, "x": 0, "2": 1}', "expected each class once, got two keys for class 2."),
+        ('{"default": 0.5, "02": 1}', "got the key '02'."),
+    ],
+)
+def test_keys_that_could_mean_two_things(text: str, words: str) -> None:
+    with pytest.raises(ThresholdError) as caught:
+        parse_thresholds(text, ("1", "0x", "x"))
+    assert str(caught.value).endswith(words)
 
 
 FORMS = (
