@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlcls.commands.options import add_control_options, add_repository_option, make_control
+from mlcls.commands.options import add_control_options, add_repository_option, describe_rollback, make_control
 from mlcls.errors import DatasetError, MlclsError, ThresholdError
 
 if TYPE_CHECKING:
@@ -208,16 +208,16 @@ def _print_rollout(rollout: Rollout, arguments: argparse.Namespace) -> None:
     if rollout.active != rollout.version:
         print(
             f"Version {rollout.version} of {name} has the new thresholds; version {rollout.active} stays active. "
-            f"Switch: mlcls rollback {name} --to {rollout.version}"
+            f"Switch: {describe_rollback(arguments, name, rollout.version)}"
         )
         return
     where = arguments.repository if arguments.url is None else arguments.url
     print(
         f"Version {rollout.version} of {name} has the new thresholds and is active in {where}, in place of version "
-        f"{rollout.previous}. Undo: mlcls rollback {name}"
+        f"{rollout.previous}. Undo: {describe_rollback(arguments, name)}"
     )
     if arguments.url is None:
         print(
-            f"A running server without --poll keeps the old thresholds until it restarts. Switch it now: mlcls "
-            f"rollback {name} --to {rollout.version} --url http://HOST:PORT"
+            f"A running server without --poll keeps the old thresholds until it restarts. Switch it now: "
+            f"{describe_rollback(arguments, name, rollout.version)} --url http://HOST:PORT"
         )

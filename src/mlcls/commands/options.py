@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -69,12 +70,29 @@ def make_control(arguments: argparse.Namespace) -> ModelControl | None:
     return ModelControl(arguments.url, os.environ.get(ADMIN_KEY_VARIABLE), arguments.ready_timeout)
 
 
+def describe_rollback(arguments: argparse.Namespace, name: str, version: int | None = None) -> str:
+    """Return the command that switches back, or to a version, at the server and in the repository of this command."""
+    words = ["mlcls", "rollback", name]
+    if version is not None:
+        words += ["--to", str(version)]
+    if arguments.url is not None:
+        words += ["--url", arguments.url]
+    if arguments.repository != default_repository():
+        words += ["--repository", str(arguments.repository)]
+    return shlex.join(words)
+
+
+def default_repository() -> Path:
+    """Return the repository that commands take without `--repository`."""
+    return Path(os.environ.get(REPOSITORY_VARIABLE, "model_repository"))
+
+
 def add_repository_option(parser: argparse.ArgumentParser) -> None:
     """Add `--repository`."""
     parser.add_argument(
         "--repository",
         type=Path,
-        default=Path(os.environ.get(REPOSITORY_VARIABLE, "model_repository")),
+        default=default_repository(),
         metavar="DIR",
         help=f"Triton model repository (default: ${REPOSITORY_VARIABLE} or ./model_repository)",
     )

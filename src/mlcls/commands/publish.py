@@ -6,7 +6,13 @@ import argparse
 from typing import Final
 
 from mlcls.commands.import_model import print_report
-from mlcls.commands.options import add_control_options, add_repository_option, add_source_arguments, make_control
+from mlcls.commands.options import (
+    add_control_options,
+    add_repository_option,
+    add_source_arguments,
+    describe_rollback,
+    make_control,
+)
 from mlcls.errors import RepositoryError
 
 NAME: Final = "publish"
@@ -49,12 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     if rollout.active != rollout.version:
         print(
             f"Version {rollout.version} of {rollout.name} is in {repository}; version {rollout.active} stays "
-            f"active. Switch: mlcls rollback {rollout.name} --to {rollout.version}"
+            f"active. Switch: {describe_rollback(arguments, rollout.name, rollout.version)}"
         )
         return 0
     where = "the repository" if control is None else control.url
     print(f"Version {rollout.version} of {rollout.name} is active in {where}", end="")
-    undo = f", in place of version {rollout.previous}. Undo: mlcls rollback {rollout.name}"
+    undo = f", in place of version {rollout.previous}. Undo: {describe_rollback(arguments, rollout.name)}"
     print(undo if rollout.previous else "")
     if rollout.removed:
         print(f"Removed from the repository: version {', '.join(map(str, rollout.removed))}")

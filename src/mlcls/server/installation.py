@@ -101,6 +101,7 @@ def system_installation(root: Path) -> TritonInstallation:
     Raises:
         ServerError: The folder has no tritonserver.
     """
+    root = root.absolute()  # Triton does not take relative paths
     installation = TritonInstallation(root / "bin" / "tritonserver", root / "backends", (root / "lib",))
     if not installation.executable.is_file() or not installation.backends.is_dir():
         raise ServerError(f"Expected bin/tritonserver and backends/ in {root}, got a folder without them.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlcls.errors import ConfigError, ServerError
-from mlcls.server.installation import BACKENDS, TritonInstallation
+from mlcls.server.installation import BACKENDS, TritonInstallation, system_installation
 from mlcls.server.options import ServerOptions, build_command
 from mlcls.server.process import TritonServer
 
@@ -44,6 +44,17 @@ def test_the_backends_of_a_wheel_whose_bytecode_is_compiled(tmp_path: Path) -> N
         "triton_python_backend_utils.py": "utils",
         stub.name: "stub",
     }
+
+
+def test_a_tritonserver_at_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton finds no backend below a relative path."""
+    (tmp_path / "triton" / "bin").mkdir(parents=True)
+    (tmp_path / "triton" / "bin" / "tritonserver").touch()
+    (tmp_path / "triton" / "backends").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = system_installation(Path("triton"))
+    assert (found.executable, found.backends) == (tmp_path / "triton/bin/tritonserver", tmp_path / "triton/backends")
+    assert found.library_folders == (tmp_path / "triton" / "lib",)
 
 
 @pytest.mark.parametrize(
