@@ -21,6 +21,7 @@ from benchmarks.endurance.identity_model import (
     make_image,
     make_spec,
 )
+from mlcls.model.contract import NO_SCORE
 
 # OpenVINO's float32 against numpy's float64, with a margin; neighboring grays are at least 0.004 apart.
 TOLERANCE: Final = 1e-4
@@ -71,7 +72,7 @@ class Question:
     def _find_in_image(self, number: int | None, reply: ImageReply, version: int | None) -> str | None:
         if number is None:
             is_refused = reply.status != "OK" and "class_ids" not in reply.result
-            if not is_refused or (reply.scores is not None and not np.isnan(reply.scores).all()):
+            if not is_refused or (reply.scores is not None and not (reply.scores == NO_SCORE).all()):
                 return f"no image, but the answer {reply.result} with the status {reply.status!r}"
             return None
         if reply.status != "OK" or "error" in reply.result:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from mlcls.engines.runners import OpenVinoRunner
 from mlcls.images.transforms import preprocess
+from mlcls.model.contract import NO_SCORE
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.spec import ModelSpec
 from mlcls.server.process import TritonServer
 from support.served_models import SMALL_LABELS, SmallModels
-from support.triton_request import ask, ask_outputs
+from support.triton_request import ask, ask_outputs, make_input
 
 MODEL = "small_with_sigmoid"
 Protocol = Literal["grpc", "http"]
@@ -150,12 +153,26 @@ def test_a_bad_image_costs_itself_alone(
     good = [0, 1, 2, 4, 5, 6, 7]
     np.testing.assert_allclose(answer.scores[good], expected_scores[:7], rtol=0, atol=2e-5)
     assert [answer.statuses[index] for index in good] == ["OK"] * 7
-    assert np.isnan(answer.scores[3]).all()
+    assert (answer.scores[3] == NO_SCORE).all()
     assert "got text (8 bytes" in answer.statuses[3]
     assert answer.results[3] == {"error": answer.statuses[3]}
     words = "none of the 3 images can be decoded; the first: image: expected"
     with pytest.raises(InferenceServerException, match=words):
         ask(small_server, MODEL, [b"a", b"b", b""])
+
+
+def test_scores_in_json_are_numbers_for_every_parser(small_server: TritonServer, images: list[bytes]) -> None:
+    """RFC 8259 has no NaN; a strict parser would lose the good image too."""
+    http = tritonclient.http
+    body, header_length = http.InferenceServerClient.generate_request_body(
+        [make_input([images[0], b"no image"], http)], [http.InferRequestedOutput("scores", binary_data=False)]
+    )
+    request = urllib.request.Request(f"http://{small_server.http_url}/v2/models/{MODEL}/infer", body)
+    request.add_header("Inference-Header-Content-Length", str(header_length))
+    with urllib.request.urlopen(request) as response:
+        (scores,) = json.loads(response.read(), parse_constant=pytest.fail)["outputs"]
+    assert scores["data"][5:] == [NO_SCORE] * 5
+    assert min(scores["data"][:5]) >= 0
 
 
 def test_any_output_can_be_asked_for_alone(small_server: TritonServer, images: list[bytes]) -> None:

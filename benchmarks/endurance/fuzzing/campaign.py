@@ -26,6 +26,7 @@ from benchmarks.asking import ImageReply, Refusal, Reply, ask, connect
 from benchmarks.endurance.fuzzing.image_seeds import make_good_images, make_seed_images
 from benchmarks.endurance.fuzzing.mutations import mutate
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
+from mlcls.model.contract import NO_SCORE
 from mlcls.model.metrics import smallest_spread
 from mlcls.model.spec import ModelSpec
 
@@ -299,9 +300,8 @@ def _compare_row(verdict: Verdict, row: ImageReply) -> str | None:
     if row.status != wanted:
         return f"expected the status {wanted!r}, got {row.status!r}"
     if verdict.scores is None:
-        return (
-            None if row.scores is not None and np.isnan(row.scores).all() else f"expected no scores, got {row.scores}"
-        )
+        has_none = row.scores is not None and (row.scores == NO_SCORE).all()
+        return None if has_none else f"expected no scores, got {row.scores}"
     if row.scores is None or not np.abs(row.scores - verdict.scores).max() <= TOLERANCE:  # NaN differs
         return f"expected the scores {verdict.scores}, got {row.scores}"
     return None

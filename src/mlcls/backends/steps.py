@@ -15,7 +15,7 @@ from mlcls.errors import ImageError
 from mlcls.images.decoding import decode_image
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.images.transforms import resize_image
-from mlcls.model.contract import OK, THRESHOLD_PARAMETER
+from mlcls.model.contract import NO_SCORE, OK, THRESHOLD_PARAMETER
 from mlcls.model.postprocess import apply_sigmoid, parse_thresholds, resolve_thresholds, select_labels
 from mlcls.model.spec import ModelSpec
 
@@ -102,8 +102,8 @@ def postprocess_logits(
         spec: The model's spec.
 
     Returns:
-        `scores` (N, num_labels) float32, NaN for an image without result; `result`, a JSON text for each image; and
-        `status`.
+        `scores` (N, num_labels) float32, `NO_SCORE` for an image without result; `result`, a JSON text for each image;
+        and `status`.
     """
     scores = apply_sigmoid(logits)
     results: list[str] = []
@@ -115,7 +115,7 @@ def postprocess_logits(
             result: dict[str, Any] = select_labels(row, thresholds, spec.labels)
         else:
             result = {"error": status}
-            row[:] = np.nan
+            row[:] = NO_SCORE
         results.append(json.dumps(result, ensure_ascii=False))
         statuses.append(status)
     return scores, results, statuses

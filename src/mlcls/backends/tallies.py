@@ -145,7 +145,7 @@ class ScoreTally(_Tally):
         """Count the images of an answered request.
 
         Args:
-            scores: (N, num_labels) float32, NaN for an image without result.
+            scores: (N, num_labels) float32, `NO_SCORE` for an image without result.
             decode_statuses: (N,) statuses from preprocess, which has counted those that are not `OK`.
             statuses: (N,) statuses of the answer.
             thresholds: (num_labels,) float32.

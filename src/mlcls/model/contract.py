@@ -26,3 +26,6 @@ THRESHOLD_PARAMETER: Final = "threshold"
 
 # Status of an image that has a result.
 OK: Final = "OK"
+
+# Each of the scores of an image that has none: below every score, and unlike NaN a number that JSON can carry.
+NO_SCORE: Final = -1.0

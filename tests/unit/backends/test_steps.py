@@ -14,6 +14,7 @@ from PIL import Image
 from mlcls.backends.steps import postprocess_logits, preprocess_images, request_thresholds
 from mlcls.errors import ImageError, ThresholdError
 from mlcls.images.transforms import preprocess
+from mlcls.model.contract import NO_SCORE
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
 from support.image_samples import encode
@@ -138,7 +139,7 @@ def test_a_bad_row_has_no_scores_and_the_others_have_theirs(
     logits, statuses, expected = LOGITS.copy(), ["OK"] * 3, list(RESULTS)
     expected_scores = apply_sigmoid(LOGITS)
     if bad is not None:
-        logits[bad], statuses[bad], expected[bad], expected_scores[bad] = row, status, {"error": shown}, np.nan
+        logits[bad], statuses[bad], expected[bad], expected_scores[bad] = row, status, {"error": shown}, NO_SCORE
     before = logits.copy()
     scores, results, out = postprocess_logits(logits, statuses, thresholds, custom_spec)
     np.testing.assert_array_equal(logits, before)

@@ -68,20 +68,20 @@ def refusal(text: str) -> Refusal:
     return Refusal("INVALID_ARGUMENT", text)
 
 
-NAN = [np.nan, np.nan]
+NONE = [-1.0, -1.0]
 MIXED, BAD = [ACCEPTED, OTHER, REFUSED], [REFUSED]
 
 
 @pytest.mark.parametrize(
     ("expected", "reply", "faults"),
     [
-        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 0),
-        (MIXED, answer([[0.20005, 0.8], [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 0),
-        (MIXED, answer([[0.9, 0.1], [0.2, 0.8], NAN], ["OK", "OK", REFUSED.text]), 2),  # exchanged
+        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], NONE], ["OK", "OK", REFUSED.text]), 0),
+        (MIXED, answer([[0.20005, 0.8], [0.9, 0.1], NONE], ["OK", "OK", REFUSED.text]), 0),
+        (MIXED, answer([[0.9, 0.1], [0.2, 0.8], NONE], ["OK", "OK", REFUSED.text]), 2),  # exchanged
         (MIXED, answer([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]], ["OK", "OK", REFUSED.text]), 1),
-        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], NAN], ["OK", "OK", "image: expected less"]), 1),
-        (MIXED, answer([NAN, [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 1),
-        (MIXED, answer([[np.inf, 0.8], [0.9, 0.1], NAN], ["OK", "OK", REFUSED.text]), 1),
+        (MIXED, answer([[0.2, 0.8], [0.9, 0.1], NONE], ["OK", "OK", "image: expected less"]), 1),
+        (MIXED, answer([NONE, [0.9, 0.1], NONE], ["OK", "OK", REFUSED.text]), 1),
+        (MIXED, answer([[np.inf, 0.8], [0.9, 0.1], NONE], ["OK", "OK", REFUSED.text]), 1),
         (MIXED, answer([[0.2, 0.8], [0.9, 0.1], [0.2, 0.8]], ["OK", "OK", "OK"]), 1),
         (MIXED, answer([[0.2, 0.8]], ["OK"]), 1),
         (MIXED, refusal("none of the 3 images can be decoded"), 1),

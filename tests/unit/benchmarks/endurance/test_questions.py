@@ -49,7 +49,7 @@ def question_of(*numbers: int | None, threshold: Any = 0.5) -> Question:
     return Question(tuple(numbers), images, threshold)
 
 
-REFUSED = ImageReply(np.full(LABELS, np.nan, np.float32), {"error": "image: expected"}, "image: expected")
+REFUSED = ImageReply(np.full(LABELS, -1, np.float32), {"error": "image: expected"}, "image: expected")
 
 
 def test_right_answers_are_right() -> None:
