@@ -10,6 +10,8 @@ import functools
 from pathlib import Path
 from typing import Any, Final
 
+from mlcls.base.text import clip
+
 # 10,000 labels with their thresholds take a third of this; a megabyte takes about five seconds to read.
 MAX_BYTES: Final = 2 * 1024**2
 MAX_DEPTH: Final = 50
@@ -18,6 +20,7 @@ MAX_ALIASES: Final = 1000
 MAX_MERGED_KEYS: Final = 10_000
 # YAML 1.1 reads `1:1:1` as a number in base 60, in time that grows with the square of its length.
 MAX_NUMBER_CHARACTERS: Final = 1000
+_MERGE: Final = "tag:yaml.org,2002:merge"
 _NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -29,7 +32,7 @@ def read_yaml(path: Path) -> Any:
     """Read a YAML file: dicts, lists, strings, numbers, booleans, dates, None; an alias is the object of its anchor.
 
     Raises:
-        YamlError: The file is not YAML in UTF-8, has a tag that makes an object, or exceeds a limit.
+        YamlError: The file is not YAML in UTF-8, has a tag that makes an object or a key twice, or exceeds a limit.
         OSError: The file cannot be read.
     """
     size = path.stat().st_size
@@ -46,7 +49,7 @@ def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text; see `read_yaml`.
 
     Raises:
-        YamlError: The text is not YAML, has a tag that makes an object, or exceeds a limit.
+        YamlError: The text is not YAML, has a tag that makes an object or a key twice, or exceeds a limit.
     """
     import yaml
 
@@ -79,6 +82,18 @@ def _bounded_loader() -> Any:
                 raise YamlError(f"a document that is nested too deeply, more than {MAX_DEPTH} levels")
             node = super().compose_node(parent, index)
             self._depth -= 1
+            return node
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:  # PyYAML itself takes the last
+                    if (key.tag, key.value) in seen:
+                        raise YamlError(
+                            f"the key {clip(key.value)} twice in one mapping, line {key.start_mark.line + 1}"
+                        )
+                    seen.add((key.tag, key.value))
             return node
 
         def fetch_flow_collection_start(self, token_class: Any) -> None:

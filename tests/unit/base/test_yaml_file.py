@@ -17,11 +17,12 @@ from mlcls.paddlex.config import read_config
 
 
 def test_plain_values() -> None:
-    text = "a: [1, 0x10, 1_000, 190:20:30, 1.5, .inf, true, null, x]\nb: &list [1]\nc: *list\nd: {<<: {e: 1}, f: 2}\n"
+    text = "a: [1, 0x10, 1_000, 190:20:30, 1.5, .inf, true, null, x]\nb: &list [1]\nc: *list\n"
+    text += "d: {<<: {e: 0, f: 2}, <<: {g: 3}, e: 1, 1: 2, '1': 3}\n"
     document = parse_yaml(text)
     assert document["a"] == [1, 16, 1000, 685230, 1.5, float("inf"), True, None, "x"]
     assert document["b"] is document["c"], "an alias is the same object, not a copy"
-    assert document["d"] == {"e": 1, "f": 2}
+    assert document["d"] == {"e": 1, "f": 2, "g": 3, 1: 2, "1": 3}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,8 @@ def test_plain_values() -> None:
         ("a: *b", "undefined alias"),
         ("a: \x1b[31m", "special characters are not allowed"),
         ("a: 2026-13-45", "month must be in"),
+        ("a: {b: 1, c: 2, b: 3}", "the key 'b' twice in one mapping, line 1"),
+        ("a: 1\nb: 2\n'a': 3\n", "the key 'a' twice in one mapping, line 3"),
         (f"a: {'9' * 1001}", "a number of more than 1000 characters"),
         (f"a: 1{':1' * 600}", "a number of more than 1000 characters"),
         (f"a: 1{':1' * 600}.5", "a number of more than 1000 characters"),
