@@ -38,11 +38,11 @@ serve: build ## Serve an imported model: make serve [MODEL=...]
 TEST_ENVIRONMENTS := .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed .tools/libb64/.installed
 
 .PHONY: test
-test: build $(TEST_ENVIRONMENTS) ## Run all tests except the slow ones, with the real server and PaddleX (10 minutes)
+test: build $(TEST_ENVIRONMENTS) ## Run all tests except the slow ones, with the real server and PaddleX (6 minutes)
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not slow' $(PYTEST_OPTIONS)
 
 .PHONY: test-slow
-test-slow: build $(TEST_ENVIRONMENTS) ## Run the slow tests: all six architectures, whole trainings, kills and restarts, load (half an hour)
+test-slow: build $(TEST_ENVIRONMENTS) ## Run the slow tests: all six architectures, whole trainings, kills and restarts, load (20 minutes)
 	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
 
 .PHONY: check
