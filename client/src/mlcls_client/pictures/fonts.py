@@ -47,7 +47,7 @@ logger = logging.getLogger("mlcls_client")
 
 
 class Fonts:
-    """Fonts in order of preference: a text is written in the first that has all its characters, or else the most."""
+    """Fonts in order of preference: a text is written in the first that has all its characters, or else in several."""
 
     def __init__(self, fonts: Sequence[ImageFont.FreeTypeFont], size: int) -> None:
         """Take fonts that were loaded for text of height `size`, in pixels."""
@@ -56,36 +56,61 @@ class Fonts:
 
     def width(self, text: str) -> int:
         """Return the width of the picture of a text, in pixels."""
-        left, _, right, _ = self._choose(text).getbbox(text, anchor="ls")
-        return math.ceil(max(right, self._choose(text).getlength(text))) - min(0, math.floor(left))
+        left, _, right, _ = self._ink(text)
+        return math.ceil(right) - math.floor(left)
 
     def draw(self, text: str, color: tuple[int, int, int]) -> Image.Image:
         """Draw a text: an RGBA picture with all of its ink, in which capitals are vertically centered."""
-        font = self._choose(text)
-        left, top, _, bottom = font.getbbox(text, anchor="ls")
+        left, top, _, bottom = self._ink(text)
         half_capital = -self._fonts[0].getbbox("H", anchor="ls")[1] / 2
         # The ink, not the fonts' own metrics, which differ too much.
         half = math.ceil(max(_LINE_EM * self.size / 2, -top - half_capital, bottom + half_capital)) + 1
         # The color is there already, so that the edges of the letters have no other.
         picture = Image.new("RGBA", (max(1, self.width(text)), 2 * half), (*color, 0))
-        place = (-min(0, math.floor(left)), round(half + half_capital))
-        ImageDraw.Draw(picture).text(place, text, (*color, 255), font, anchor="ls")
+        for x, font, run in self._runs(text):
+            place = (x - math.floor(left), round(half + half_capital))
+            ImageDraw.Draw(picture).text(place, run, (*color, 255), font, anchor="ls")
         return picture
 
     def missing(self, texts: Sequence[str]) -> str:
-        """Return the characters of texts that are not in the fonts of these texts, sorted."""
-        return "".join(sorted({c for text in texts for c in text if not _has(self._choose(text), c)}))
+        """Return the characters of texts that none of the fonts has, sorted."""
+        return "".join(sorted({c for c in set("".join(texts)) if not any(_has(font, c) for font in self._fonts)}))
 
-    def _choose(self, text: str) -> ImageFont.FreeTypeFont:
-        return min(self._fonts, key=lambda font: sum(not _has(font, character) for character in text))
+    def _ink(self, text: str) -> tuple[float, float, float, float]:
+        """Return left, top, right and bottom of a text that begins at (0, 0) on its base line, blank ends included."""
+        boxes = [(0.0, 0.0, 0.0, 0.0)]
+        for x, font, run in self._runs(text):
+            left, top, right, bottom = font.getbbox(run, anchor="ls")
+            boxes.append((x + left, top, x + max(right, font.getlength(run)), bottom))
+        lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+        return min(lefts), min(tops), max(rights), max(bottoms)
+
+    def _runs(self, text: str) -> list[tuple[float, ImageFont.FreeTypeFont, str]]:
+        """Split a text into runs of one font each, with the place where each begins."""
+        whole = next((font for font in self._fonts if all(_has(font, character) for character in text)), None)
+        if whole is not None:
+            return [(0.0, whole, text)]
+        runs: list[tuple[float, ImageFont.FreeTypeFont, str]] = []
+        for character in text:
+            font = next((font for font in self._fonts if _has(font, character)), self._fonts[0])
+            x, last, run = runs[-1] if runs else (0.0, font, "")
+            if last is font or _joins(character):
+                runs[-1:] = [(x, last, run + character)]
+            else:
+                runs.append((x + last.getlength(run), font, character))
+        return runs
 
 
 @functools.lru_cache(maxsize=4096)
 def _has(font: ImageFont.FreeTypeFont, character: str) -> bool:
-    if character.isspace() or unicodedata.category(character) in _JOINING_CATEGORIES:
+    if _joins(character):
         return True
     glyph, missing = font.getmask(character), font.getmask(_MISSING)
     return (glyph.size, bytes(glyph)) != (missing.size, bytes(missing))
+
+
+def _joins(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) in _JOINING_CATEGORIES
 
 
 def choose_fonts(texts: Sequence[str], size: int) -> Fonts:
@@ -104,11 +129,13 @@ def choose_fonts(texts: Sequence[str], size: int) -> Fonts:
     except OSError as error:
         raise InputError(f"Expected a TrueType or OpenType font in {FONT_VARIABLE}, got {named!r}: {error}.") from error
     lacking = [text for text in texts if Fonts(fonts, size).missing([text])]
-    fonts += [load_font(path, size) for path in _fonts_for(tuple(lacking))]
+    # whole texts first, then each of their characters
+    for wanted in (tuple(lacking), None):
+        fonts += [load_font(path, size) for path in _fonts_for(wanted or tuple(Fonts(fonts, size).missing(lacking)))]
     chosen = Fonts(fonts, size)
     if missing := chosen.missing(lacking):
         logger.warning(
-            "No font on this machine has all characters of each label; not drawn: %r. Install one (on Debian: "
+            "No font on this machine has these characters of the labels: %r. Install one (on Debian: "
             "fonts-noto-core, fonts-noto-cjk), or set %s to its file.",
             missing,
             FONT_VARIABLE,

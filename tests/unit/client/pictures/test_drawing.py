@@ -199,13 +199,23 @@ def test_a_font_of_the_system_is_found_by_what_it_has(fresh_fonts: Path) -> None
     assert fonts._fonts_for(("a©", "餐")) == (str(fresh_fonts / "Some-Regular.ttf"),)
 
 
-def test_a_text_is_in_the_first_font_that_has_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_is_in_the_first_font_that_has_all_of_it_or_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = load_font("", 20), load_font("", 26)
     has = {one: "abc ", other: "xyz a"}
     monkeypatch.setattr(fonts, "_has", lambda font, character: character in has[font])
     stack = Fonts([one, other], 20)
-    assert [stack._choose(text) is one for text in ("abc", "a", "abx", "?", "xyz", "axy")] == [True] * 4 + [False] * 2
-    assert stack.missing(["abc", "xyz", "abx?"]) == "?x"
+    for text, runs in {
+        "abc": [(one, "abc")],
+        "ax": [(other, "ax")],
+        "bx": [(one, "b"), (other, "x")],
+        "b\u0301 xb?": [(one, "b\u0301 "), (other, "x"), (one, "b?")],
+    }.items():
+        placed = stack._runs(text)
+        assert [(font, run) for _, font, run in placed] == runs
+        ends = [x + font.getlength(run) for x, font, run in placed]
+        assert [x for x, _, _ in placed] == [0, *ends[:-1]], "one behind the other"
+        assert stack.draw(text, (0, 0, 0)).width == stack.width(text) >= ends[-1]
+    assert stack.missing(["abc", "xyz", "abx?"]) == "?"
 
 
 @pytest.mark.parametrize("name", ["餐桌", "собака", "طاولة الطعام", "हिन्दी"])
