@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import base64
 import contextlib
 import json
@@ -40,7 +41,7 @@ _LOAD_TIMEOUT_S: Final = 240.0
 _LAST_WORDS: Final = 800
 
 
-class Peer:
+class Peer(abc.ABC):
     """A contender in its own processes, which load while the caller continues.
 
     Attributes:
@@ -71,17 +72,17 @@ class Peer:
             preexec_fn=end_with_parent,
         )
 
+    @abc.abstractmethod
     def wait_until_loaded(self) -> None:
         """Wait until it can answer; raise a `PeerError` if it exited or took too long."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def answer(self) -> list[Answer]:
         """Return the answer to each photo; raise a `PeerError` if one is missing."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def measure(self, rate: Rate) -> Figures:
         """Return throughput and latency under load; raise an `MlclsError` if a call failed."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -185,7 +186,7 @@ class JsonServer(Peer):
             bench: The model and the photos.
             name: Its name in tables.
             path: Path that takes photos, without the first slash.
-            options: What a body has besides the photo in base64, `image`.
+            options: Further fields of the request's body, whose field `image` is the photo in base64.
             read: Converts the answer's JSON.
             command: Its command line, from a port of 127.0.0.1.
             environment: Variables in addition to those of this process.

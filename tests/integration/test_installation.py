@@ -16,6 +16,7 @@ from PIL import Image
 
 from mlcls.base.processes import free_ports
 from support.processes import ROOT
+from support.serve_process import port_options
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -68,10 +69,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
 def test_a_model_is_imported_served_and_asked(installed: Installed) -> None:
     installed.run("mlcls", "import", ROOT / "demo_model" / "inference", "--name", "demo_colors")
     Image.new("RGB", (80, 60), (20, 60, 200)).save(installed.folder / "blue.pdf")
-    http_port, grpc_port, metrics_port = free_ports(3)
-    ports = [f"--http-port={http_port}", f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}"]
+    http_url, grpc_url, metrics_url = (f"127.0.0.1:{port}" for port in free_ports(3))
     with subprocess.Popen(
-        [installed.bin / "mlcls", "serve", "demo_colors", *ports],
+        [installed.bin / "mlcls", "serve", "demo_colors", *port_options(http_url, grpc_url, metrics_url)],
         cwd=installed.folder,
         env=installed.environment,
         stdout=subprocess.PIPE,
@@ -83,9 +83,7 @@ def test_a_model_is_imported_served_and_asked(installed: Installed) -> None:
             lines = [server.stdout.readline(), server.stdout.readline()]
             assert lines[1].startswith("Ready"), (lines, server.stdout.read())
             for program in ("mlcls", "mlcls-client"):
-                answer = installed.run(
-                    program, "predict", "demo_colors", "blue.pdf", "--url", f"127.0.0.1:{grpc_port}", "--json"
-                )
+                answer = installed.run(program, "predict", "demo_colors", "blue.pdf", "--url", grpc_url, "--json")
                 assert json.loads(answer)["label_names"] == ["blue"]
         finally:
             server.send_signal(signal.SIGINT)

@@ -61,12 +61,12 @@ class Fonts:
 
     def draw(self, text: str, color: tuple[int, int, int]) -> Image.Image:
         """Draw a text: an RGBA picture with all of its ink, in which capitals are vertically centered."""
-        left, top, _, bottom = self._ink(text)
+        left, top, right, bottom = self._ink(text)
         half_capital = -self._fonts[0].getbbox("H", anchor="ls")[1] / 2
         # The ink, not the fonts' own metrics, which differ too much.
         half = math.ceil(max(_LINE_EM * self.size / 2, -top - half_capital, bottom + half_capital)) + 1
         # The color is there already, so that the edges of the letters have no other.
-        picture = Image.new("RGBA", (max(1, self.width(text)), 2 * half), (*color, 0))
+        picture = Image.new("RGBA", (max(1, math.ceil(right) - math.floor(left)), 2 * half), (*color, 0))
         for x, font, run in self._runs(text):
             place = (x - math.floor(left), round(half + half_capital))
             ImageDraw.Draw(picture).text(place, run, (*color, 255), font, anchor="ls")
@@ -129,9 +129,9 @@ def choose_fonts(texts: Sequence[str], size: int) -> Fonts:
     except OSError as error:
         raise InputError(f"Expected a TrueType or OpenType font in {FONT_VARIABLE}, got {named!r}: {error}.") from error
     lacking = [text for text in texts if Fonts(fonts, size).missing([text])]
-    # whole texts first, then each of their characters
-    for wanted in (tuple(lacking), None):
-        fonts += [load_font(path, size) for path in _fonts_for(wanted or tuple(Fonts(fonts, size).missing(lacking)))]
+    fonts += [load_font(path, size) for path in _fonts_for(tuple(lacking))]
+    # what no font has all of is written in several, so each character that is still missing needs one
+    fonts += [load_font(path, size) for path in _fonts_for(tuple(Fonts(fonts, size).missing(lacking)))]
     chosen = Fonts(fonts, size)
     if missing := chosen.missing(lacking):
         logger.warning(

@@ -37,7 +37,7 @@ def convert_to_fp16(model: onnx.ModelProto, sensitive: Collection[str] = ()) -> 
 
     Args:
         model: The graph, from uint8 to float32, with float32 weights and named nodes; not modified.
-        sensitive: Names of nodes that stay in FP32, besides those of `FP32_OPERATIONS`; no matrix products. See
+        sensitive: Names of further nodes that stay in FP32; matrix products must not be among them. See
             `mlcls.engines.fp16.sensitivity`, which also checks that constants are in FP16's range.
 
     Raises:
