@@ -17,6 +17,10 @@ class NoAnswerError(ServerError):
     """No answer came over HTTP."""
 
 
+class ConnectionLostError(NoAnswerError):
+    """The server closed the connection before it answered."""
+
+
 class HttpStatusError(ServerError):
     """The server answered with an error, `status`, and Triton's reason, which may be empty."""
 
@@ -55,7 +59,7 @@ class HttpApi:
 
         Raises:
             HttpStatusError: The server answered with an error.
-            NoAnswerError: It did not answer.
+            NoAnswerError: It did not answer; a ConnectionLostError if it closed the connection.
         """
         request = urllib.request.Request(self.url + path, data=data, headers=dict(headers or {}))
         try:
@@ -68,7 +72,8 @@ class HttpApi:
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, TimeoutError):
                 raise NoAnswerError(f"timed out after {timeout_s:g} s") from None
-            raise NoAnswerError(str(reason) or type(reason).__name__) from None
+            lost = isinstance(reason, ConnectionResetError)
+            raise (ConnectionLostError if lost else NoAnswerError)(str(reason) or type(reason).__name__) from None
 
     def is_ready(self, model: str, version: int | None = None, timeout_s: float = 5.0) -> bool:
         """Return whether the server reports a model, or one version of it, as ready; False if it does not answer."""

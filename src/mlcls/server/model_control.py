@@ -6,11 +6,12 @@ import contextlib
 import json
 import time
 from collections.abc import Collection
+from functools import partial
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from mlcls.errors import ModelControlError
-from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
+from mlcls.server.http_api import ConnectionLostError, HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 
 _POLL_INTERVAL_S: Final = 0.02
@@ -108,8 +109,12 @@ class ModelControl:
         return True
 
     def _post(self, path: str, timeout_s: float) -> bytes:
+        ask = partial(self._api.request, f"/v2/repository/{path}", timeout_s, b"{}", self._headers)
         try:
-            return self._api.request(f"/v2/repository/{path}", timeout_s, b"{}", self._headers)
+            try:
+                return ask()
+            except ConnectionLostError:  # Triton 2.51 resets one now and then under load; each request can be repeated
+                return ask()
         except HttpStatusError as error:
             reason = error.reason or f"HTTP status {error.status}"
             if "not allowed if polling is enabled" in reason:
