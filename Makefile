@@ -45,6 +45,11 @@ test: build $(TEST_ENVIRONMENTS) ## Run all tests except the slow ones, with the
 test-slow: build $(TEST_ENVIRONMENTS) ## Run the slow tests: all six architectures, whole trainings, kills and restarts, load (20 minutes)
 	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
 
+# Images stay in .tools/containers, so a second run builds only what changed.
+.PHONY: test-containers
+test-containers: build .tools/prometheus/.installed ## Build the image and run docker-compose.yml on a Docker engine of its own, as root (7 minutes)
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/containers
+
 .PHONY: check
 check: build ## Run linters and type checks, and check that generated files are up to date
 	$(BIN)/ruff check .

@@ -108,7 +108,7 @@ def decode(scores: npt.NDArray[np.float32], version: int) -> str:
 def make_repository(root: Path, *names: str) -> None:
     """Write a repository with version 1 of the model, under each name; by default, `MODEL`."""
     for name in names or (MODEL,):
-        with _convert(root, name, 1) as converted:
+        with convert(root, name, 1) as converted:
             add_model(Repository(root), converted)
 
 
@@ -119,13 +119,14 @@ def publish(root: Path, name: str, control: ModelControl) -> int:
         MlclsError: The server is down, or cannot load it.
     """
     version = max(Repository(root).numbers(name)) + 1
-    with _convert(root, name, version) as converted:
+    with convert(root, name, version) as converted:
         rollout.publish(Repository(root), converted, control=control, keep=3)
     return version
 
 
 @contextlib.contextmanager
-def _convert(root: Path, name: str, version: int) -> Iterator[ConvertedVersion]:
+def convert(root: Path, name: str, version: int) -> Iterator[ConvertedVersion]:
+    """Yield a version as conversion leaves it, with its files beside the repository."""
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         path = Path(folder) / ONNX_FILE
         path.write_bytes(_make_graph(version))

@@ -116,9 +116,9 @@ def test_every_port_is_on_loopback(services: dict[str, Any]) -> None:
     }, "the gateway alone can be opened"
 
 
-@pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_what_serves(services: dict[str, Any], target: str) -> None:
-    service = services[f"serve-{target}"]
+@pytest.mark.parametrize(("profile", "target"), [("cpu", "embedded"), ("gpu", "gpu")])
+def test_what_serves(services: dict[str, Any], profile: str, target: str) -> None:
+    service = services[f"serve-{profile}"]
     assert " ".join(service["command"]) == (
         f"serve --tritonserver /opt/tritonserver --target {target} --host 0.0.0.0 --log-file - PP-LCNet_x1_0_ML"
     )
