@@ -69,6 +69,45 @@ def make_png(height: int, width: int, content: bytes, interlaced: int = 0) -> by
     )
 
 
+def encode_lossless_jpeg(pixels: npt.NDArray[np.uint8], bits: int = 8) -> bytes:
+    """Encode `(H, W, channels)` with predictor 1 and Huffman codes of 5 bits: ITU-T T.81, annex H."""
+    height, width, channels = pixels.shape
+    values = pixels.astype(int)
+    left = np.empty_like(values)
+    left[:, 1:], left[1:, 0], left[0, 0] = values[:, :-1], values[:-1, 0], 1 << (bits - 1)
+    code = ""
+    for step in (values - left).ravel().tolist():
+        size = abs(step).bit_length()
+        code += f"{size:05b}" + (f"{step if step > 0 else step + (1 << size) - 1:0{size}b}" if size else "")
+    code += "1" * (-len(code) % 8)
+    scan = int(code, 2).to_bytes(len(code) // 8, "big").replace(b"\xff", b"\xff\0")
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return bytes((0xFF, marker)) + struct.pack(">H", len(content) + 2) + content
+
+    frame = struct.pack(">BHHB", bits, height, width, channels) + b"".join(bytes((n, 0x11, 0)) for n in range(channels))
+    start = bytes([channels]) + b"".join(bytes((n, 0)) for n in range(channels)) + b"\1\0\0"
+    table = bytes([0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)])
+    return b"\xff\xd8" + segment(0xC3, frame) + segment(0xC4, table) + segment(0xDA, start) + scan + b"\xff\xd9"
+
+
+def make_tiff(tags: dict[int, int | list[int]], content: bytes, pointers: tuple[int, ...] = ()) -> bytes:
+    """Return a TIFF file of one strip with these tags, 16 x 24 by default; the pointers are tags that point to it."""
+    basic = {256: 24, 257: 16, 259: 1, 273: 0, 278: 16, 279: len(content)}
+    entries = {tag: value if isinstance(value, list) else [value] for tag, value in sorted((basic | tags).items())}
+    behind = 8 + 2 + 12 * len(entries) + 4
+    values = b""
+    packed = {}
+    for tag, numbers in entries.items():
+        packed[tag] = struct.pack(f"<{len(numbers)}I", *numbers)
+        if len(numbers) > 1:
+            packed[tag], values = struct.pack("<I", behind + len(values)), values + packed[tag]
+    for tag in (273, *pointers):
+        packed[tag] = struct.pack("<I", behind + len(values))
+    directory = b"".join(struct.pack("<HHI", tag, 4, len(entries[tag])) + value for tag, value in packed.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + values + content
+
+
 def with_cv2(data: bytes) -> npt.NDArray[Any]:
     """Decode as PaddleX's reader does: the reference."""
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
