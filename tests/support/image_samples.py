@@ -91,21 +91,38 @@ def encode_lossless_jpeg(pixels: npt.NDArray[np.uint8], bits: int = 8) -> bytes:
     return b"\xff\xd8" + segment(0xC3, frame) + segment(0xC4, table) + segment(0xDA, start) + scan + b"\xff\xd9"
 
 
-def make_tiff(tags: dict[int, int | list[int]], content: bytes, pointers: tuple[int, ...] = ()) -> bytes:
-    """Return a TIFF file of one strip with these tags, 16 x 24 by default; the pointers are tags that point to it."""
-    basic = {256: 24, 257: 16, 259: 1, 273: 0, 278: 16, 279: len(content)}
-    entries = {tag: value if isinstance(value, list) else [value] for tag, value in sorted((basic | tags).items())}
-    behind = 8 + 2 + 12 * len(entries) + 4
-    values = b""
-    packed = {}
-    for tag, numbers in entries.items():
-        packed[tag] = struct.pack(f"<{len(numbers)}I", *numbers)
-        if len(numbers) > 1:
-            packed[tag], values = struct.pack("<I", behind + len(values)), values + packed[tag]
-    for tag in (273, *pointers):
-        packed[tag] = struct.pack("<I", behind + len(values))
-    directory = b"".join(struct.pack("<HHI", tag, 4, len(entries[tag])) + value for tag, value in packed.items())
-    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + values + content
+TiffTags = dict[int, int | list[int] | None]
+
+
+def make_tiff(tags: TiffTags, content: bytes) -> bytes:
+    """Return a TIFF file of one page of one strip; see `make_tiff_pages`."""
+    return make_tiff_pages([(tags, [content])])
+
+
+def make_tiff_pages(pages: list[tuple[TiffTags, list[bytes]]], order: str = "<") -> bytes:
+    """Return a TIFF file of pages of 16 x 24 with these tags and strips, or tiles where the tags have their width.
+
+    A tag that is None points to the first strip.
+    """
+    data = bytearray((b"II*\0" if order == "<" else b"MM\0*") + bytes(4))
+    pointer_at = 4
+    for tags, parts in pages:
+        offsets = [len(data) + sum(map(len, parts[:index])) for index in range(len(parts))]
+        data += b"".join(parts)
+        places, sizes = (324, 325) if 322 in tags else (273, 279)
+        basic: TiffTags = {256: 24, 257: 16, 259: 1, 262: 1, 278: 16, places: offsets, sizes: [*map(len, parts)]}
+        entries = b""
+        for tag, value in sorted((basic | tags).items()):
+            numbers = value if isinstance(value, list) else [offsets[0] if value is None else value]
+            field = struct.pack(f"{order}{len(numbers)}I", *numbers)
+            if len(numbers) > 1:
+                field, data = struct.pack(f"{order}I", len(data)), data + field
+            entries += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + field
+        struct.pack_into(f"{order}I", data, pointer_at, len(data))
+        data += struct.pack(f"{order}H", len(entries) // 12) + entries
+        pointer_at = len(data)
+        data += bytes(4)
+    return bytes(data)
 
 
 def with_cv2(data: bytes) -> npt.NDArray[Any]:

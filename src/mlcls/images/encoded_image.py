@@ -290,7 +290,7 @@ def _read_tiff(data: bytes, most_frames: int) -> EncodedImage:
         while offset and offset not in pages and len(pages) < most_frames:
             pages.add(offset)
             (offset,) = struct.unpack_from(order + offset_form, data, min(find_entries(offset)[1], len(data)))
-    by_pillow = needs_pillow(values[_COMPRESSION], values[_COLOR], values[_BITS])
+    by_pillow = needs_pillow(values[_COMPRESSION], values[_COLOR], values[_BITS], tile_height * tile_width)
     return EncodedImage(data, "TIFF", height, width, len(pages), needs_pillow=by_pillow)
 
 

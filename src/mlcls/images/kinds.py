@@ -22,6 +22,8 @@ _CV2_COMPRESSIONS: Final = (1, 2, 3, 4, 5, 7, 8, 32946, 32773)
 _COMPRESSION_NAMES: Final = {6: "old-style JPEG", 34712: "JPEG 2000", 34887: "LERC", 50001: "WebP", 50002: "JPEG XL"}
 # Photometric interpretation and bits of samples that Pillow unpacks and cv2 does not.
 _PILLOW_SAMPLES: Final = ((0, 2), (1, 2), (3, 2), (0, 4), (1, 4))
+# cv2 reads tiles of a multiple of this many pixels only; TIFF allows sides of any multiple of 16.
+_CV2_TILE_PIXELS: Final = 1024
 _INTEGERS: Final = (1, 2)  # sample formats; 3 is float, 4 to 6 are undefined and complex
 # Samples of a pixel by photometric interpretation (gray, RGB, palette, CMYK, YCbCr, Lab) and bits of a sample.
 _TIFF_SAMPLES: Final = {
@@ -70,9 +72,10 @@ def check_tiff_kind(data: bytes, compression: int, color: int, bits: int, sample
         raise unsupported("TIFF", data, what)
 
 
-def needs_pillow(compression: int, color: int, bits: int) -> bool:
+def needs_pillow(compression: int, color: int, bits: int, tile_pixels: int) -> bool:
     """Return whether Pillow reads such a TIFF file and cv2 does not."""
-    return compression in _PILLOW_COMPRESSIONS or (color, bits) in _PILLOW_SAMPLES
+    is_unusual = compression in _PILLOW_COMPRESSIONS or (color, bits) in _PILLOW_SAMPLES
+    return is_unusual or tile_pixels % _CV2_TILE_PIXELS != 0
 
 
 def check_bmp_kind(data: bytes, header_bytes: int, bits: int, compression: int) -> None:

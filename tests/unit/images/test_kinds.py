@@ -13,7 +13,7 @@ from PIL import Image
 
 from mlcls.errors import ImageError
 from mlcls.images.decoding import decode_image
-from support.image_samples import encode, encode_lossless_jpeg, make_tiff, with_cv2
+from support.image_samples import TiffTags, encode, encode_lossless_jpeg, make_tiff, make_tiff_pages, with_cv2
 
 RANDOM = np.random.default_rng(5)
 PIXELS = RANDOM.integers(0, 256, (16, 24, 3), dtype=np.uint8)
@@ -37,7 +37,7 @@ def bmp(header: int, compression: int, bits: int, masks: int = 0) -> bytes:
     return b"BM" + struct.pack("<IHHI", 14 + len(info) + len(content), 0, 0, 14 + len(info)) + info + content
 
 
-OLD_JPEG = make_tiff({258: [8, 8, 8], 259: 6, 262: 6, 277: 3, 513: 0, 514: len(JPEG)}, JPEG, pointers=(513,))
+OLD_JPEG = make_tiff({258: [8, 8, 8], 259: 6, 262: 6, 277: 3, 513: None, 514: len(JPEG)}, JPEG)
 UNSUPPORTED: dict[str, tuple[bytes, str]] = {
     "12-bit JPEG": (change(JPEG, b"\xff\xc0", 4, b"\x0c"), "JPEG .* one of 12-bit samples"),
     "12-bit lossless JPEG": (encode_lossless_jpeg(PIXELS[:, :, :1], 12), "JPEG .* one of 12-bit samples"),
@@ -129,7 +129,7 @@ def test_every_whole_tiff_file_is_read_or_named() -> None:
             continue
         content = RANDOM.integers(1, 255, 24 * 16 * depth * samples // 8, dtype=np.uint8).tobytes()
         palette = RANDOM.integers(1, 65536, 3 << min(depth, 8)).tolist() if color == 3 else []
-        numbers: dict[int, int | list[int]] = {
+        numbers: TiffTags = {
             339: [number_format] * samples,
             277: samples,
             258: [depth] * samples,
@@ -154,10 +154,20 @@ def test_tiff_of_2_and_4_bits_is_read_as_of_8(color: int, bits: int) -> None:
     palette = RANDOM.integers(0, 256, (3, 1 << bits))
     grays = np.arange(1 << bits) * 255 // ((1 << bits) - 1)
     colors = palette if color == 3 else np.stack([grays if color else grays[::-1]] * 3)
-    tags: dict[int, int | list[int]] = {258: bits, 262: color} | (
-        {320: (palette * 257).ravel().tolist()} if color == 3 else {}
-    )
+    tags: TiffTags = {258: bits, 262: color} | ({320: (palette * 257).ravel().tolist()} if color == 3 else {})
     np.testing.assert_array_equal(decode_image(make_tiff(tags, content.tobytes())), colors.T[values])
+
+
+@pytest.mark.parametrize("tile_height", [16, 32, 48, 64, 240])
+@pytest.mark.parametrize("tile_width", [16, 32, 48, 64, 240])
+def test_tiff_of_tiles_of_any_size(tile_height: int, tile_width: int) -> None:
+    height, width = 100, 130
+    pixels = RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    tops, lefts = range(0, height, tile_height), range(0, width, tile_width)
+    padded = np.pad(pixels, ((0, tile_height), (0, tile_width), (0, 0)))
+    tiles = [padded[y : y + tile_height, x : x + tile_width].tobytes() for y in tops for x in lefts]
+    tags: TiffTags = {256: width, 257: height, 258: [8, 8, 8], 262: 2, 277: 3, 322: tile_width, 323: tile_height}
+    np.testing.assert_array_equal(decode_image(make_tiff_pages([(tags, tiles)])), pixels)
 
 
 def test_every_whole_bmp_file_is_read_or_named() -> None:
