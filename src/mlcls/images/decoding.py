@@ -75,7 +75,7 @@ def decode_image(
         # not know animations
         still = PNG_SIGNATURE + b"".join(image.data[start:end] for start, end in image.still_chunks)
         return _decode_with_cv2(still, image.format)
-    if image.needs_pillow:
+    if image.read_by_pillow:
         return _decode_with_cv2(_decompress_tiff(image, settings), image.format)
     return _decode_with_cv2(image.data, image.format)
 

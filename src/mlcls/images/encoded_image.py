@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mlcls.errors import ImageError
 from mlcls.images.formats import PNG_SIGNATURE, Damage, broken, sniff_format, too_complex, unsupported
-from mlcls.images.kinds import LOSSLESS_FRAMES, check_bmp_kind, check_jpeg_kind, check_tiff_kind, needs_pillow
+from mlcls.images.kinds import LOSSLESS_FRAMES, check_bmp_kind, check_jpeg_kind, check_tiff_kind, is_read_by_pillow
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 
 # Segments of a JPEG file before its picture data; an ICC profile and extended XMP may each take 255.
@@ -80,7 +80,7 @@ class EncodedImage:
     frames: int = 1  # of an animation, or pages of a TIFF file; counted up to one more than the settings allow
     jpeg: JpegSegments | None = None
     still_chunks: tuple[tuple[int, int], ...] = ()  # start and end of the still chunks of an animated PNG file
-    needs_pillow: bool = False  # a TIFF file that cv2 cannot read and Pillow can
+    read_by_pillow: bool = False  # a TIFF file that cv2 cannot read and Pillow can
     pillow: Image.Image | None = None  # an AVIF file as Pillow opened it
 
 
@@ -290,8 +290,8 @@ def _read_tiff(data: bytes, most_frames: int) -> EncodedImage:
         while offset and offset not in pages and len(pages) < most_frames:
             pages.add(offset)
             (offset,) = struct.unpack_from(order + offset_form, data, min(find_entries(offset)[1], len(data)))
-    by_pillow = needs_pillow(values[_COMPRESSION], values[_COLOR], values[_BITS], tile_height * tile_width)
-    return EncodedImage(data, "TIFF", height, width, len(pages), needs_pillow=by_pillow)
+    by_pillow = is_read_by_pillow(values[_COMPRESSION], values[_COLOR], values[_BITS], tile_height * tile_width)
+    return EncodedImage(data, "TIFF", height, width, len(pages), read_by_pillow=by_pillow)
 
 
 def _read_gif(data: bytes, most_frames: int) -> EncodedImage:

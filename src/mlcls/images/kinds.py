@@ -72,7 +72,7 @@ def check_tiff_kind(data: bytes, compression: int, color: int, bits: int, sample
         raise unsupported("TIFF", data, what)
 
 
-def needs_pillow(compression: int, color: int, bits: int, tile_pixels: int) -> bool:
+def is_read_by_pillow(compression: int, color: int, bits: int, tile_pixels: int) -> bool:
     """Return whether Pillow reads such a TIFF file and cv2 does not."""
     is_unusual = compression in _PILLOW_COMPRESSIONS or (color, bits) in _PILLOW_SAMPLES
     return is_unusual or tile_pixels % _CV2_TILE_PIXELS != 0
