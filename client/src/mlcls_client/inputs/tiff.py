@@ -25,7 +25,7 @@ _POINTERS: Final = (330, 34665, 34853, 40965)
 
 
 class TiffDocument:
-    """An open TIFF file. A file that is none, or has a broken first directory, is one page: the whole file."""
+    """An open TIFF file. Any other file, and one with a broken first directory, is one page: the whole file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
