@@ -13,10 +13,10 @@ from typing import Any, BinaryIO, Final
 # First bytes of TIFF and BigTIFF, little-endian and big-endian.
 TIFF_SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# Forms of a value by its type: BYTE, ASCII, SHORT, LONG, RATIONAL, and so on to IFD, then LONG8, SLONG8, IFD8.
-_TYPES: Final = (*range(1, 14), 16, 17, 18)
-_FORMS: Final = dict(zip(_TYPES, ("B", "s", "H", "I", "2I", *"bshi", "2i", *"fdIQqQ"), strict=True))
-_LONG: Final = 4
+# Bytes of a value by its type, and the forms of those that may be an offset: TIFF 6.0, page 15, and BigTIFF's LONG8.
+_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+_INTEGERS: Final = {3: "H", 4: "I", 16: "Q"}
+_LONG, _LONG8 = 4, 16
 # Offsets and sizes of the data of a page, which is in strips or in tiles.
 _STRIPS: Final = (273, 279)
 _TILES: Final = (324, 325)
@@ -92,7 +92,7 @@ class TiffDocument:
         left = self._length  # parts that overlap would take any amount of memory
         for entry in range(first, first + count * entry_bytes, entry_bytes):
             tag, kind, number = self._unpack("HH" + offset_form, entry)
-            size = number * struct.calcsize("=" + _FORMS[kind])
+            size = number * _BYTES[kind]
             at = entry + entry_bytes - value_bytes
             if size > value_bytes:
                 (at,) = self._unpack(offset_form, at)
@@ -109,12 +109,12 @@ class TiffDocument:
         return self._write(values, offsets_tag, data)
 
     def _numbers(self, kind: int, number: int, content: bytes) -> tuple[int, ...]:
-        return struct.unpack(f"{self._order}{number}{_FORMS[kind]}", content)
+        return struct.unpack(f"{self._order}{number}{_INTEGERS[kind]}", content)
 
     def _write(self, values: dict[int, tuple[int, int, bytes]], offsets_tag: int, data: list[bytes]) -> bytes:
         """Return a TIFF file, not a BigTIFF one, of these values and this data."""
         for tag, (kind, number, content) in values.items():
-            if _FORMS[kind] in ("Q", "q"):
+            if kind == _LONG8:
                 numbers = self._numbers(kind, number, content)
                 values[tag] = _LONG, number, struct.pack(f"{self._order}{number}I", *numbers)
         values[offsets_tag] = _LONG, len(data), bytes(4 * len(data))

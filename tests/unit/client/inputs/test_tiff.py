@@ -67,14 +67,14 @@ def two_pages(tags: TiffTags | None = None) -> bytes:
     return make_tiff_pages([((tags or {}) | {258: 8}, [first]), ({258: 8}, [second])])
 
 
-def test_a_page_whose_tags_do_not_say_its_size_is_the_whole_file_with_this_page_first() -> None:
+@pytest.mark.parametrize(("tag", "kind"), [(279, 99), (273, 11)], ids=["sizes of no type", "offsets of type FLOAT"])
+def test_a_page_with_unusual_tags_is_the_whole_file_with_this_page_first(tag: int, kind: int) -> None:
     data = two_pages()
-    size_tag = struct.pack("<HHI", 279, 4, 1)
-    copies = read_pages(data.replace(size_tag, struct.pack("<HHI", 279, 99, 1)))
+    usual, unusual = (struct.pack("<HHI", tag, each, 1) for each in (4, kind))
+    copies = read_pages(data.replace(usual, unusual))
     assert [len(copy) for copy in copies] == [len(data)] * 2
-    for copy, usual in zip(copies, read_pages(data), strict=True):
-        restored = copy.replace(struct.pack("<HHI", 279, 99, 1), size_tag)
-        np.testing.assert_array_equal(decode_image(restored), decode_image(usual))
+    for copy, page in zip(copies, read_pages(data), strict=True):
+        np.testing.assert_array_equal(decode_image(copy.replace(unusual, usual)), decode_image(page))
 
 
 def test_values_that_overlap_are_not_copied_again_and_again() -> None:
