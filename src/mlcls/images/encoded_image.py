@@ -3,7 +3,7 @@
 cv2 trusts a file's header: 59 bytes of a broken PNG cost it up to 2 GB, 138 bytes of a TIFF with a huge tile 1 GB, and
 167 bytes of an animated PNG crash cv2 4.11. So the header is read here first, in 2 to 10 microseconds. Own code,
 because Pillow's `Image.open` takes up to 160, looks at neither PNG chunks nor TIFF tiles, cannot open all that cv2 can
-(float TIFF), and decodes ICO files while opening them, which is why ICO is refused. AVIF files are opened by Pillow,
+(signed TIFF), and decodes ICO files while opening them, which is why ICO is refused. AVIF files are opened by Pillow,
 which decodes them anyway.
 """
 

@@ -106,6 +106,8 @@ class TiffDocument:
         if len(offsets) != len(sizes) or sum(sizes) > self._length:
             raise ValueError
         data = [self._bytes(offset, size) for offset, size in zip(offsets, sizes, strict=True)]
+        if [*map(len, data)] != [*sizes]:  # cut off
+            raise ValueError
         return self._write(values, offsets_tag, data)
 
     def _numbers(self, kind: int, number: int, content: bytes) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mlcls.errors import ImageError
 from mlcls.images.decoding import decode_image
 from mlcls_client.inputs.tiff import TiffDocument
 from support.image_samples import TiffTags, encode, make_tiff_pages
@@ -75,6 +76,17 @@ def test_a_page_with_unusual_tags_is_the_whole_file_with_this_page_first(tag: in
     assert [len(copy) for copy in copies] == [len(data)] * 2
     for copy, page in zip(copies, read_pages(data), strict=True):
         np.testing.assert_array_equal(decode_image(copy.replace(unusual, usual)), decode_image(page))
+
+
+def test_a_page_that_is_cut_off_is_not_made_whole() -> None:
+    """Its first strip is the last of the file, of which a byte is missing."""
+    strips = [RANDOM.integers(0, 256, 192, dtype=np.uint8).tobytes() for _ in range(2)]
+    data = make_tiff_pages([({258: 8, 278: 8}, strips), ({258: 8}, [bytes(384)])])
+    first, second = struct.pack("<II", 8, 8 + 192), struct.pack("<II", len(data), 8 + 192)
+    cut = data.replace(first, second) + strips[0]
+    np.testing.assert_array_equal(decode_image(read_pages(cut)[0]), decode_image(data))
+    with pytest.raises(ImageError):
+        decode_image(read_pages(cut[:-1])[0])
 
 
 def test_values_that_overlap_are_not_copied_again_and_again() -> None:
