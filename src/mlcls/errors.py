@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 ImageReason = Literal[
     "empty",  # no bytes
     "unknown_format",  # not an image; a file name or base64 text, for example
-    "format_not_supported",  # a known format that cannot be decoded here, HEIC for example
+    "format_not_supported",  # a known format or kind that cannot be decoded here: HEIC, 12-bit JPEG
     "format_not_allowed",  # a format that the model's settings exclude
     "too_many_bytes",  # over a limit, as the next four
     "too_many_pixels",

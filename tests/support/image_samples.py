@@ -69,6 +69,62 @@ def make_png(height: int, width: int, content: bytes, interlaced: int = 0) -> by
     )
 
 
+def encode_lossless_jpeg(pixels: npt.NDArray[np.uint8], bits: int = 8) -> bytes:
+    """Encode `(H, W, channels)` with predictor 1 and Huffman codes of 5 bits: ITU-T T.81, annex H."""
+    height, width, channels = pixels.shape
+    values = pixels.astype(int)
+    left = np.empty_like(values)
+    left[:, 1:], left[1:, 0], left[0, 0] = values[:, :-1], values[:-1, 0], 1 << (bits - 1)
+    code = ""
+    for step in (values - left).ravel().tolist():
+        size = abs(step).bit_length()
+        code += f"{size:05b}" + (f"{step if step > 0 else step + (1 << size) - 1:0{size}b}" if size else "")
+    code += "1" * (-len(code) % 8)
+    scan = int(code, 2).to_bytes(len(code) // 8, "big").replace(b"\xff", b"\xff\0")
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return bytes((0xFF, marker)) + struct.pack(">H", len(content) + 2) + content
+
+    frame = struct.pack(">BHHB", bits, height, width, channels) + b"".join(bytes((n, 0x11, 0)) for n in range(channels))
+    start = bytes([channels]) + b"".join(bytes((n, 0)) for n in range(channels)) + b"\1\0\0"
+    table = bytes([0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)])
+    return b"\xff\xd8" + segment(0xC3, frame) + segment(0xC4, table) + segment(0xDA, start) + scan + b"\xff\xd9"
+
+
+TiffTags = dict[int, int | list[int] | None]
+
+
+def make_tiff(tags: TiffTags, content: bytes) -> bytes:
+    """Return a TIFF file of one page of one strip; see `make_tiff_pages`."""
+    return make_tiff_pages([(tags, [content])])
+
+
+def make_tiff_pages(pages: list[tuple[TiffTags, list[bytes]]], order: str = "<") -> bytes:
+    """Return a TIFF file of pages of 16 x 24 with these tags and strips, or tiles where the tags have their width.
+
+    A tag that is None points to the first strip.
+    """
+    data = bytearray((b"II*\0" if order == "<" else b"MM\0*") + bytes(4))
+    pointer_at = 4
+    for tags, parts in pages:
+        offsets = [len(data) + sum(map(len, parts[:index])) for index in range(len(parts))]
+        data += b"".join(parts)
+        places, sizes = (324, 325) if 322 in tags else (273, 279)
+        basic: TiffTags = {256: 24, 257: 16, 259: 1, 262: 1, 278: 16, places: offsets, sizes: [*map(len, parts)]}
+        entries = b""
+        for tag, value in sorted((basic | tags).items()):
+            numbers = value if isinstance(value, list) else [offsets[0] if value is None else value]
+            field = struct.pack(f"{order}{len(numbers)}I", *numbers)
+            if len(numbers) > 1:
+                field, data = struct.pack(f"{order}I", len(data)), data + field
+            entries += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + field
+        struct.pack_into(f"{order}I", data, pointer_at, len(data))
+        data += struct.pack(f"{order}H", len(entries) // 12) + entries
+        pointer_at = len(data)
+        data += bytes(4)
+    return bytes(data)
+
+
 def with_cv2(data: bytes) -> npt.NDArray[Any]:
     """Decode as PaddleX's reader does: the reference."""
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

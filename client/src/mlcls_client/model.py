@@ -127,9 +127,9 @@ class Model:
         model-configuration API), each holds one image.
 
         Args:
-            input: The path of a file or folder, an http(s) URL, the bytes of an image file, an array (H, W, 3) uint8
-                BGR, a PIL image, or an iterable of these. PDF files (extra `pdf`) and TIFF files give a result per
-                page.
+            input: The path of a file or folder, an http(s) URL, the bytes of an image file, an open binary file, an
+                array (H, W, 3) uint8 BGR, a PIL image, or an iterable of these. PDF files (extra `pdf`) and TIFF files
+                give a result per page.
             batch_size: Images per request, at most.
             threshold: A label is in the result if its score is above this: a number; a dict with `"default"` and class
                 ids or label names; a list with one number per label; None for the model's own threshold.
@@ -140,8 +140,8 @@ class Model:
             concurrency: Requests in flight, 1 to 96; None for 16, or fewer if they would hold more than 64 images
                 together. The server queues 128 for all its clients and refuses more.
             fetch_limits: Limits on size, time and redirects for fetching a URL.
-            array_format: How arrays, PIL images and pages are sent: `png`, which is lossless, or `jpeg` of quality 95,
-                which is faster and may change a score slightly.
+            array_format: How arrays, PIL images and PDF pages are sent: `png`, which is lossless, or `jpeg` of quality
+                95, which is faster and may change a score slightly.
             request_id: Prefix of the ids of this call's requests, `<request_id>-0`, `-1` and so on; None for a random
                 one. Errors and the server's log and spans show them. If the program has a current OpenTelemetry span,
                 the server's spans become its children.

@@ -28,13 +28,11 @@ from PIL import Image, ImageOps
 
 from mlcls.errors import ImageError
 from mlcls.images.encoded_image import EncodedImage, JpegSegments, check_image, check_size, open_image, pillow_broken
-from mlcls.images.formats import PNG_SIGNATURE, broken
+from mlcls.images.formats import PNG_SIGNATURE, broken, unsupported
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.spec import ImageTransform
 
 _PILLOW_FORMATS: Final = ("GIF", "AVIF")
-# LZMA, Zstandard and WebP: TIFF compressions that Pillow's libtiff has and cv2's lacks.
-_PILLOW_COMPRESSIONS: Final = (34925, 50000, 50001)
 
 _JPEG_START: Final = b"\xff\xd8"
 _JPEG_END: Final = b"\xff\xd9"
@@ -61,7 +59,8 @@ def decode_image(
     network's `transform`, if given, leaves pixels to spare.
 
     Raises:
-        ImageError: Not an image, an unsupported format, truncated or corrupt, or over a limit; `reason` says which.
+        ImageError: Not an image, of a format or kind that is not supported, truncated or corrupt, or over a limit;
+            `reason` says which.
     """
     image = open_image(data, settings)
     check_image(image, settings)
@@ -76,7 +75,7 @@ def decode_image(
         # not know animations
         still = PNG_SIGNATURE + b"".join(image.data[start:end] for start, end in image.still_chunks)
         return _decode_with_cv2(still, image.format)
-    if image.compression in _PILLOW_COMPRESSIONS:
+    if image.read_by_pillow:
         return _decode_with_cv2(_decompress_tiff(image, settings), image.format)
     return _decode_with_cv2(image.data, image.format)
 
@@ -98,7 +97,7 @@ def _open_with_pillow(image: EncodedImage, settings: ImageSettings) -> Iterator[
     """Open a file with Pillow, whose plugins raise nearly anything; the block decodes it."""
     try:
         opened = image.pillow or Image.open(io.BytesIO(image.data), formats=(image.format,))
-        check_size(opened.height, opened.width, settings)  # a GIF's frame may be larger than its screen
+        check_size(opened.height, opened.width, settings)  # what Pillow will decode
         yield opened
     except ImageError:
         raise
@@ -117,7 +116,8 @@ def _decompress_tiff(image: EncodedImage, settings: ImageSettings) -> bytes:
 
 def _choose_reduction(image: EncodedImage, settings: ImageSettings, transform: ImageTransform | None) -> int:
     """Return the largest divisor of a file's sides that leaves the pixels that the settings ask for."""
-    if transform is None or settings.jpeg_oversampling is None:
+    # of a lossless file, libjpeg-turbo writes all pixels, beyond the end of simplejpeg's smaller array
+    if transform is None or settings.jpeg_oversampling is None or (image.jpeg is not None and image.jpeg.lossless):
         return 1
     least = math.ceil(settings.jpeg_oversampling * max(transform.height, transform.width))
     return next((factor for factor in (8, 4, 2) if min(image.height, image.width) >= least * factor), 1)
@@ -142,7 +142,12 @@ def _decode_jpeg(
         raise broken("JPEG", data, f"libjpeg says {fault}")
     if picture is not None:
         return turn(picture, find_orientation(jpeg.app1))
-    return _decode_with_cv2(data, "JPEG", _CV2_REDUCTIONS[reduction])
+    try:
+        return _decode_with_cv2(data, "JPEG", _CV2_REDUCTIONS[reduction])
+    except ImageError:
+        if jpeg.lossless:
+            raise unsupported("JPEG", data, "of lossless coding in other colors than RGB") from None
+        raise
 
 
 def _try_simplejpeg(

@@ -3,7 +3,7 @@
 cv2 trusts a file's header: 59 bytes of a broken PNG cost it up to 2 GB, 138 bytes of a TIFF with a huge tile 1 GB, and
 167 bytes of an animated PNG crash cv2 4.11. So the header is read here first, in 2 to 10 microseconds. Own code,
 because Pillow's `Image.open` takes up to 160, looks at neither PNG chunks nor TIFF tiles, cannot open all that cv2 can
-(float TIFF), and decodes ICO files while opening them, which is why ICO is refused. AVIF files are opened by Pillow,
+(signed TIFF), and decodes ICO files while opening them, which is why ICO is refused. AVIF files are opened by Pillow,
 which decodes them anyway.
 """
 
@@ -18,8 +18,9 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from mlcls.errors import ImageError, ImageReason
-from mlcls.images.formats import PNG_SIGNATURE, broken, sniff_format, too_complex
+from mlcls.errors import ImageError
+from mlcls.images.formats import PNG_SIGNATURE, Damage, broken, sniff_format, too_complex, unsupported
+from mlcls.images.kinds import LOSSLESS_FRAMES, check_bmp_kind, check_jpeg_kind, check_tiff_kind, is_read_by_pillow
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 
 # Segments of a JPEG file before its picture data; an ICC profile and extended XMP may each take 255.
@@ -40,8 +41,17 @@ _GIF_EXTENSION: Final = 0x21
 # A GIF file may have this many blocks, plus one for each this many bytes; a full block has 255.
 _GIF_BLOCKS: Final = 65_536
 _GIF_BLOCK_BYTES: Final = 64
+_AVIF_SIZE: Final = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)
+_AVIF_HEADER_BYTES: Final = 65_536
+# Pillow's limit, twice `Image.MAX_IMAGE_PIXELS`, and libavif's.
+_MOST_AVIF_PIXELS: Final = 178_956_970
+_MOST_AVIF_SIDE: Final = 32_768
 # Tags of a TIFF directory.
-_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 322, 323
+_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
+_BITS, _COMPRESSION, _COLOR, _SAMPLES, _SAMPLE_FORMAT = 258, 259, 262, 277, 339
+_TIFF_DEFAULTS: Final = dict.fromkeys((_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT), 0) | dict.fromkeys(
+    (_BITS, _COMPRESSION, _COLOR, _SAMPLES, _SAMPLE_FORMAT), 1
+)
 _LARGE_TILE: Final = 4096
 
 
@@ -53,6 +63,7 @@ class JpegSegments:
     app1: bytes  # the APP1 segments, EXIF among them, with their markers, in order
     scan_offset: int  # where the first scan begins, in bytes
     single_scan: bool  # whether it is sequential with one scan for all components: the picture is whole if that is
+    lossless: bool  # whether its frame is: of these, libjpeg-turbo reads RGB only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +80,7 @@ class EncodedImage:
     frames: int = 1  # of an animation, or pages of a TIFF file; counted up to one more than the settings allow
     jpeg: JpegSegments | None = None
     still_chunks: tuple[tuple[int, int], ...] = ()  # start and end of the still chunks of an animated PNG file
-    compression: int = 0  # TIFF's number of the scheme
+    read_by_pillow: bool = False  # a TIFF file that cv2 cannot read and Pillow can
     pillow: Image.Image | None = None  # an AVIF file as Pillow opened it
 
 
@@ -79,8 +90,8 @@ def open_image(data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE
     Height and width are 1 or more and not checked yet.
 
     Raises:
-        ImageError: Too many bytes, not an image, a format that is unsupported or not accepted, or a file that is
-            certainly truncated or corrupt.
+        ImageError: Too many bytes, not an image, a format or kind that is not supported or not accepted, or a file
+            that is certainly truncated or corrupt.
     """
     size_bytes = memoryview(data).nbytes
     if size_bytes > settings.max_bytes:
@@ -134,7 +145,7 @@ def check_size(height: int, width: int, settings: ImageSettings) -> None:
 def pillow_broken(name: str, data: bytes, error: Exception) -> ImageError:
     """Return the error for what Pillow raised, with its text unless that shows an address in memory."""
     known = not isinstance(error, UnidentifiedImageError)
-    reason: ImageReason = "truncated" if "truncated" in str(error) else "undecodable"
+    reason: Damage = "truncated" if "truncated" in str(error) else "undecodable"
     return broken(name, data, f"Pillow says {error}" if known else "Pillow cannot read it", reason)
 
 
@@ -153,7 +164,10 @@ def _read_jpeg(data: bytes, _: int) -> EncodedImage:
         (length,) = struct.unpack_from(">H", data, at)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             frame = marker
-            height, width, channels = struct.unpack_from(">HHB", data, at + 3)
+            precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
+            check_jpeg_kind(data, frame, precision, height, channels)
+        elif marker == 0xF7:
+            raise unsupported("JPEG", data, "of JPEG-LS coding")
         elif marker == 0xE1:
             app1.append(b"\xff\xe1" + data[at : at + length])
         elif marker == 0xDA:
@@ -161,7 +175,7 @@ def _read_jpeg(data: bytes, _: int) -> EncodedImage:
             # stuffing keeps the two bytes of a marker out of picture data
             if not single_scan and data.count(_JPEG_SCAN, at, data.find(_JPEG_END, at)) >= _MAX_JPEG_SCANS:
                 raise too_complex("JPEG", "scans", _MAX_JPEG_SCANS)
-            segments = JpegSegments(channels, b"".join(app1), at, single_scan)
+            segments = JpegSegments(channels, b"".join(app1), at, single_scan, frame in LOSSLESS_FRAMES)
             return EncodedImage(data, "JPEG", height, width, jpeg=segments)
         at += max(length, 2)
     raise too_complex("JPEG", "segments before its picture data", _MAX_JPEG_SEGMENTS)
@@ -169,6 +183,8 @@ def _read_jpeg(data: bytes, _: int) -> EncodedImage:
 
 def _read_png(data: bytes, _: int) -> EncodedImage:
     """Read the first chunk, and walk the others: PNG specification, third edition, section 5.3."""
+    if data[12:16] == b"CgBI":
+        raise unsupported("PNG", data, "of Apple's variant for iPhones")
     if data[12:16] != b"IHDR":
         raise broken("PNG", data, f"its first chunk is {data[12:16]!r}, not IHDR")
     width, height = struct.unpack_from(">II", data, 16)
@@ -226,7 +242,8 @@ def _count_webp_frames(data: bytes, most: int) -> int:
 def _read_bmp(data: bytes, _: int) -> EncodedImage:
     """Read BITMAPCOREHEADER (16-bit sizes) or BITMAPINFOHEADER (a negative height means rows from the top down)."""
     (size,) = struct.unpack_from("<I", data, 14)
-    width, height = struct.unpack_from("<HH" if size == 12 else "<ii", data, 18)
+    width, height, _, bits = struct.unpack_from("<HHHH" if size == 12 else "<iiHH", data, 18)
+    check_bmp_kind(data, size, bits, struct.unpack_from("<I", data, 30)[0] if size >= 40 else 0)
     return EncodedImage(data, "BMP", abs(height), width)
 
 
@@ -250,12 +267,19 @@ def _read_tiff(data: bytes, most_frames: int) -> EncodedImage:
     if end > len(data) or end - first > 0xFFFF * entry_bytes:
         why = f"its directory of {(end - first) // entry_bytes} entries at byte {offset} lies beyond the end"
         raise broken("TIFF", data, why, "truncated")
-    values = {_WIDTH: 0, _HEIGHT: 0, _TILE_WIDTH: 0, _TILE_HEIGHT: 0, _COMPRESSION: 1}
+    values = dict(_TIFF_DEFAULTS)
     for at in range(first, end, entry_bytes):
-        tag, kind = struct.unpack_from(order + "HH", data, at)
+        tag, kind, count = struct.unpack_from(order + "HH" + offset_form, data, at)
         if tag in values:
             form = order + {3: "H", 4: "I", 16: "Q"}.get(kind, "I")
-            (values[tag],) = struct.unpack_from(form, data, at + value_at)
+            # of several values, which may lie elsewhere, the first
+            inline = count * struct.calcsize(form) <= entry_bytes - value_at
+            (value_offset,) = (
+                (at + value_at,) if inline else struct.unpack_from(order + offset_form, data, at + value_at)
+            )
+            (values[tag],) = struct.unpack_from(form, data, min(value_offset, len(data)))
+    kind_tags = (_COMPRESSION, _COLOR, _BITS, _SAMPLES, _SAMPLE_FORMAT)
+    check_tiff_kind(data, *(values[tag] for tag in kind_tags))
     width, height = values[_WIDTH], values[_HEIGHT]
     tile_height, tile_width = values[_TILE_HEIGHT], values[_TILE_WIDTH]
     # cv2 allocates a whole tile
@@ -266,14 +290,15 @@ def _read_tiff(data: bytes, most_frames: int) -> EncodedImage:
         while offset and offset not in pages and len(pages) < most_frames:
             pages.add(offset)
             (offset,) = struct.unpack_from(order + offset_form, data, min(find_entries(offset)[1], len(data)))
-    return EncodedImage(data, "TIFF", height, width, len(pages), compression=values[_COMPRESSION])
+    by_pillow = is_read_by_pillow(values[_COMPRESSION], values[_COLOR], values[_BITS], tile_height * tile_width)
+    return EncodedImage(data, "TIFF", height, width, len(pages), read_by_pillow=by_pillow)
 
 
 def _read_gif(data: bytes, most_frames: int) -> EncodedImage:
     """Read the logical screen and walk the blocks: GIF89a, appendix B.
 
-    The first frame may be larger than the screen, so the decoder checks the size again. The count of frames ends where
-    the file does: only the first one has to be whole.
+    The picture is the screen, and as much as the first frame is larger. The count of frames ends where the file does:
+    only the first one has to be whole.
     """
     width, height = struct.unpack_from("<HH", data, 6)
     end = len(data)
@@ -283,6 +308,9 @@ def _read_gif(data: bytes, most_frames: int) -> EncodedImage:
     while at < end and frames < most_frames:
         kind = data[at]
         if kind == _GIF_IMAGE and at + 9 < end:
+            if frames == 0:
+                left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, at + 1)
+                height, width = max(height, top + frame_height), max(width, left + frame_width)
             frames += 1
             flags = data[at + 9]
             at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
@@ -301,11 +329,17 @@ def _read_gif(data: bytes, most_frames: int) -> EncodedImage:
 
 
 def _read_avif(data: bytes, _: int) -> EncodedImage:
+    """Open with Pillow, which says of a file that is too large for it only that it cannot read it."""
     try:
         image = Image.open(io.BytesIO(data), formats=("AVIF",))
         return EncodedImage(data, "AVIF", image.height, image.width, getattr(image, "n_frames", 1), pillow=image)
     except Exception as error:  # Pillow's plugins raise nearly anything
-        raise pillow_broken("AVIF", data, error) from None
+        # the largest is the whole picture, others are its tiles: ISO/IEC 23008-12, section 6.5.3
+        sizes = (struct.unpack(">II", found[1]) for found in _AVIF_SIZE.finditer(data, 0, _AVIF_HEADER_BYTES))
+        width, height = max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
+        if height * width <= _MOST_AVIF_PIXELS and max(height, width) <= _MOST_AVIF_SIDE:
+            raise pillow_broken("AVIF", data, error) from None
+        return EncodedImage(data, "AVIF", height, width)
 
 
 _READERS: Final = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal, get_args
 
-from mlcls.errors import ImageError, ImageReason
+from mlcls.errors import ImageError
 
 # Formats that can be decoded, by their names in messages.
 Format = Literal["JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF", "AVIF"]
@@ -21,12 +21,16 @@ _MAGIC: Final = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
     (re.compile(re.escape(PNG_SIGNATURE)), "PNG"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "WebP"),
+    (re.compile(rb"RIFF....(?:AVI |WAVE)", re.DOTALL), "AVI or WAV"),
     (re.compile(rb"BM.{12}[\x0c-\x7c]\0\0\0", re.DOTALL), "BMP"),
+    (re.compile(rb"II[*]\0....CR|....ftypcrx|FUJIFILMCCD|IIU\0|II(?:RO|RS)|MMOR", re.DOTALL), "camera raw"),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
     (re.compile(rb"GIF8[79]a"), "GIF"),
     (re.compile(rb"....ftyp(?:....){0,16}avi[fs]", re.DOTALL), "AVIF"),
     (re.compile(rb"....ftyp(?:....){0,16}(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), "HEIC"),
-    (re.compile(rb"....ftyp", re.DOTALL), "MP4 or QuickTime"),
+    (re.compile(rb"....ftyp|\0...(?:moov|mdat|wide)", re.DOTALL), "MP4 or QuickTime"),
+    (re.compile(rb"\x1a\x45\xdf\xa3"), "Matroska or WebM"),
+    (re.compile(rb"\0\0\x01[\xb3\xba]|FLV\x01"), "MPEG or Flash video"),
     (re.compile(rb"%PDF-"), "PDF"),
     (re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<[?!](?!doctype html).*)?<svg", re.DOTALL | re.IGNORECASE), "SVG"),
     (re.compile(rb"\0\0[\1\2]\0"), "ICO"),
@@ -35,7 +39,25 @@ _MAGIC: Final = (
     (re.compile(rb"8BPS"), "Photoshop"),
     (re.compile(rb"P[1-7Ff]\s"), "PNM"),
     (re.compile(rb"\x76\x2f\x31\x01"), "OpenEXR"),
+    (re.compile(rb"\x59\xa6\x6a\x95"), "Sun raster"),
+    (re.compile(rb"#\?(?:RADIANCE|RGBE)"), "Radiance HDR"),
+    (re.compile(rb"II\xbc"), "JPEG XR"),
+    (re.compile(rb"[\x8a\x8b][MJ]NG\r\n\x1a\n"), "MNG or JNG"),
+    (re.compile(rb"gimp xcf"), "GIMP"),
+    (re.compile(rb"DDS "), "DDS"),
+    (re.compile(rb"qoif"), "QOI"),
+    (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "PostScript"),
+    (re.compile(rb".{128}DICM", re.DOTALL), "DICOM"),
+    (re.compile(rb"\x93NUMPY"), "NumPy"),
+    (re.compile(rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!"), "ZIP or another archive"),
 )
+
+Damage = Literal["truncated", "corrupt", "undecodable"]
+_DAMAGE: Final[dict[Damage, str]] = {
+    "truncated": "end too early",
+    "corrupt": "are corrupt",
+    "undecodable": "cannot be decoded",
+}
 
 # What is often sent in place of an image, and what to do instead.
 _LOOKS_LIKE: Final = (
@@ -66,10 +88,16 @@ def sniff_format(data: bytes) -> str:
     return name
 
 
-def broken(name: str, data: bytes, why: str, reason: ImageReason = "corrupt") -> ImageError:
+def unsupported(name: str, data: bytes, kind: str) -> ImageError:
+    """Return the error for a whole file of a supported format, but of a kind that cannot be decoded."""
+    text = f"image: expected a kind of {name} file that can be decoded, got one {kind} ({len(data)} bytes)"
+    return ImageError(f"{text}; convert it to PNG, or to JPEG of 8 bits.", "format_not_supported")
+
+
+def broken(name: str, data: bytes, why: str, reason: Damage = "corrupt") -> ImageError:
     """Return the error for a file of a supported format whose content is not whole."""
     return ImageError(
-        f"image: expected a whole {name} file, got {len(data)} bytes that are truncated or corrupt: {why}; "
+        f"image: expected a whole {name} file, got {len(data)} bytes that {_DAMAGE[reason]}: {why}; "
         f"send the file again, or save it again.",
         reason,
     )

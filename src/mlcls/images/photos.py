@@ -13,7 +13,20 @@ from mlcls.errors import ImageError, MissingExtraError
 from mlcls.model.spec import ImageTransform
 
 # Suffixes of photos in a folder.
-PHOTO_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+PHOTO_SUFFIXES: Final = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".avif",
+)
 
 
 def sample_photo_paths() -> list[Path]:

@@ -73,6 +73,14 @@ def test_size_of_each_kind(name: str, data: bytes) -> None:
         (b"\0\0\1\0\1\0\x10\x10", "format_not_supported", "ICO (8 bytes)"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "format_not_supported", "JPEG 2000 (12 bytes)"),
         (b"P6\n1 1\n255\n...", "format_not_supported", "PNM (14 bytes)"),
+        (b"\x59\xa6\x6a\x95" + bytes(28), "format_not_supported", "Sun raster (32 bytes)"),
+        (b"8BPS\0\1", "format_not_supported", "Photoshop (6 bytes)"),
+        (b"II*\0\x10\0\0\0CR\2\0", "format_not_supported", "camera raw (12 bytes)"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "format_not_supported", "camera raw (16 bytes)"),
+        (b"RIFF\0\0\0\0AVI LIST", "format_not_supported", "AVI or WAV (16 bytes)"),
+        (b"\x1a\x45\xdf\xa3\x9f\x42", "format_not_supported", "Matroska or WebM (6 bytes)"),
+        (b"\0\0\0\x08wide\0\0\0\x08mdat", "format_not_supported", "MP4 or QuickTime (16 bytes)"),
+        (b"PK\3\4\x14\0", "format_not_supported", "ZIP or another archive (6 bytes)"),
     ],
 )
 def test_what_is_not_an_image_is_named(data: bytes, reason: ImageReason, text: str) -> None:
@@ -97,7 +105,7 @@ PNG_START = plain("PNG")[:33]
         (PNG_START + png_chunk(b"IDAT", 1 << 30), "truncated", "its chunk b'IDAT' says 1073741824 bytes, only 0 are "),
         (PNG_START + png_chunk(b"IDAT", 0), "truncated", "it has no IEND chunk"),
         (PNG_START + png_chunk(b"IEND", 0), "corrupt", "it has no IDAT chunk"),
-        (PNG_START[:8] + b"\0\0\0\4CgBI" + bytes(30), "corrupt", "its first chunk is b'CgBI', not IHDR"),
+        (PNG_START[:8] + b"\0\0\0\4IHDX" + bytes(30), "corrupt", "its first chunk is b'IHDX', not IHDR"),
         (PNG_START[:20], "truncated", "its header is cut off"),
         (plain("PNG").replace(struct.pack(">II", 37, 23), bytes(8)), "corrupt", "its header says height 0, width 0"),
         (plain("PNG")[:-12], "truncated", "it has no IEND chunk"),
@@ -118,6 +126,7 @@ def test_broken_files_are_described(data: bytes, reason: ImageReason, text: str)
     """With what is wrong, and one word of a closed set, for counting."""
     with pytest.raises(ImageError, match=r"image: expected a whole [A-Za-z]+ file, got") as raised:
         open_image(data)
-    assert f"got {len(data)} bytes that are truncated or corrupt: {text}" in str(raised.value)
+    damage = {"truncated": "end too early", "corrupt": "are corrupt", "undecodable": "cannot be decoded"}[reason]
+    assert f"got {len(data)} bytes that {damage}: {text}" in str(raised.value)
     assert raised.value.reason == reason
     assert reason in IMAGE_REASONS

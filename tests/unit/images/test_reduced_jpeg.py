@@ -16,7 +16,7 @@ from mlcls.images.photos import load_photos, sample_photo_paths
 from mlcls.images.settings import ImageSettings
 from mlcls.images.transforms import preprocess
 from mlcls.model.catalog import official_spec
-from support.image_samples import encode, oriented
+from support.image_samples import encode, encode_lossless_jpeg, oriented
 
 TRANSFORM = official_spec("PP-LCNet_x1_0_ML").transform  # 448x448
 
@@ -73,3 +73,11 @@ def test_a_truncated_file_is_refused_all_the_same(progressive: bool) -> None:
     for length in (len(data) // 2, len(data) - 40):
         with pytest.raises(ImageError, match="JPEG"):
             preprocess(data[:length], TRANSFORM, ImageSettings(jpeg_oversampling=1.0))
+
+
+def test_a_lossless_file_is_not_reduced() -> None:
+    """libjpeg-turbo would write all of its pixels into the array for the smaller picture."""
+    picture = np.random.default_rng(2).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    transform = msgspec.structs.replace(TRANSFORM, height=8, width=8)
+    decoded = decode_image(encode_lossless_jpeg(picture), ImageSettings(jpeg_oversampling=1.0), transform)
+    np.testing.assert_array_equal(decoded, picture)

@@ -177,7 +177,7 @@ def test_normalize_is_paddlexs_arithmetic() -> None:
 
 
 PHOTO_GIF = encode(PHOTO, "GIF")
-NO_END = "bytes that are truncated or corrupt: its end marker is missing; send the file again, or save it again."
+NO_END = "bytes that end too early: its end marker is missing; send the file again, or save it again."
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ NO_END = "bytes that are truncated or corrupt: its end marker is missing; send t
         (AWKWARD["jpeg gray progressive"][:-2], NO_END),
         (AWKWARD["jpeg cmyk"][:900], NO_END),
         (AWKWARD["jpeg exif 6"][:900], NO_END),
-        (make_png(149, 203, b"??"), "bytes that are truncated or corrupt: cv2 cannot decode it; send the file again"),
+        (make_png(149, 203, b"??"), "bytes that cannot be decoded: cv2 cannot decode it; send the file again"),
         (encode(PHOTO, "BMP")[:-9], "image: expected a whole BMP file, got "),
         (encode(PHOTO, "AVIF")[:-99], "image: expected a whole AVIF file, got "),
-        (PHOTO_GIF[:-999], f"got {len(PHOTO_GIF) - 999} bytes that are truncated or corrupt: Pillow says image "),
+        (PHOTO_GIF[:-999], f"got {len(PHOTO_GIF) - 999} bytes that end too early: Pillow says image "),
     ],
 )
 def test_errors_say_what_was_expected_and_what_came(data: bytes, text: str) -> None:

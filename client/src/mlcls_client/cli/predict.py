@@ -88,7 +88,7 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
         "--array-format",
         choices=get_args(ArrayFormat),
         default="png",
-        help="how to send pages of PDF and TIFF files (default: %(default)s)",
+        help="how to send pages of PDF files (default: %(default)s)",
     )
     add(
         "--format",

@@ -1,8 +1,8 @@
-"""PDF and TIFF files: one image per page, each rendered when its turn comes.
+"""PDF and TIFF files: one image per page, each read when its turn comes.
 
-The rules are those of PaddleX's readers (`paddlex/inference/utils/io/readers.py`, `utils/pdf_rendering.py`). A PDF page
-is drawn at twice its size in points, or smaller if it would have too many pixels. A TIFF page is the result of Pillow's
-conversion to RGB. Pages count from 0, even if there is only one.
+A PDF page is drawn as PaddleX draws it (`paddlex/inference/utils/pdf_rendering.py`): at twice its size in points, or
+smaller if it would have too many pixels. A TIFF page is sent as it is in the file, so that it is read as all TIFF files
+are. Pages count from 0, even if there is only one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mlcls_client.base.files import decoding_reason, mapped_read_errors
 from mlcls_client.base.text import end_sentence
 from mlcls_client.errors import InputError
 from mlcls_client.inputs.encoding import ArrayFormat, encode_image
+from mlcls_client.inputs.tiff import TIFF_SIGNATURES, TiffDocument
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +42,7 @@ class PdfDocument:
             self._document.init_forms()
             self.page_count = len(self._document)
 
-    def render(self, page_index: int) -> Image.Image:
+    def read(self, page_index: int) -> Image.Image:
         """Draw a page, RGB."""
         with _PDFIUM_LOCK, closing(self._document[page_index]) as page:
             width, height = page.get_size()
@@ -56,34 +57,13 @@ class PdfDocument:
             self._document.close()
 
 
-class TiffDocument:
-    """An open TIFF file."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        from PIL import Image
-
-        self._file = file
-        self._image = Image.open(file)
-        self.page_count = getattr(self._image, "n_frames", 1)
-
-    def render(self, page_index: int) -> Image.Image:
-        """Decode a page, RGB."""
-        self._image.seek(page_index)
-        return self._image.convert("RGB")
-
-    def close(self) -> None:
-        """Close the document and its file."""
-        self._image.close()
-        self._file.close()
-
-
-# Suffixes and first bytes; the suffix decides how a file is read.
+# By suffixes, which decide how a file is read, and by first bytes.
 _KINDS: Final[dict[str, type[PdfDocument] | type[TiffDocument]]] = {
     ".pdf": PdfDocument,
     ".tif": TiffDocument,
     ".tiff": TiffDocument,
 }
-_SIGNATURES: Final = {b"%PDF": ".pdf", b"II*\0": ".tif", b"MM\0*": ".tif"}
+_SIGNATURES: Final = {b"%PDF": ".pdf", **dict.fromkeys(TIFF_SIGNATURES, ".tif")}
 PAGED_SUFFIXES: Final = frozenset(_KINDS)
 
 
@@ -120,7 +100,7 @@ class PageFile:
             self._unread -= 1
             try:
                 self._document = self._document or self._open()
-                page = self._document.render(page_index)
+                page = self._document.read(page_index)
             except InputError:
                 raise
             except Exception as error:  # decoders raise whatever a broken file leads them to
@@ -130,7 +110,7 @@ class PageFile:
                 if self._document is not None and (page is None or self._unread <= 0):
                     self._document.close()
                     self._document = None
-        return encode_image(page, self._array_format)
+        return page if isinstance(page, bytes) else encode_image(page, self._array_format)
 
     def _open(self) -> PdfDocument | TiffDocument:
         with mapped_read_errors(self._name):

@@ -1,8 +1,8 @@
 """The input of `predict` as a lazy stream of encoded images.
 
-Files are sent byte for byte; the server decodes them. Arrays, PIL images, the pages of PDF and TIFF files, and formats
-that PaddleX reads and the server does not (PBM, PGM, PPM, Sun raster) are encoded as PNG, which keeps every pixel, or
-as JPEG.
+Files are sent byte for byte, and a TIFF file with several pages as one file for each: the server decodes them. Arrays,
+PIL images, the pages of PDF files, and formats that PaddleX reads and the server does not (PBM, PGM, PPM, Sun raster)
+are encoded as PNG, which keeps every pixel, or as JPEG.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias
 
 from mlcls_client.base.files import decoding_reason, mapped_read_errors
 from mlcls_client.base.text import end_sentence
@@ -31,12 +31,18 @@ if TYPE_CHECKING:
 # Formats that PaddleX reads and the server does not.
 CONVERTED_SUFFIXES: Final = frozenset({".pbm", ".pgm", ".ppm", ".pnm", ".sr", ".ras"})
 
+# First bytes of these.
+_CONVERTED_SIGNATURE: Final = re.compile(rb"P[1-6]\s|\x59\xa6\x6a\x95")
+
 # PaddleX's list, and more formats of the server: GIF, AVIF, and other suffixes of JPEG.
 IMAGE_SUFFIXES: Final = (
     frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".avif"})
     | PAGED_SUFFIXES
     | CONVERTED_SUFFIXES
 )
+
+
+_UNNAMED: Final = "file from memory"
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,11 @@ class ImageSource:
 
 
 ImageInput: TypeAlias = (
-    "str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image | ImageSource | Iterable[ImageInput]"
+    "str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[np.uint8] | Image.Image | ImageSource | "
+    "Iterable[ImageInput]"
 )
-"""The path of a file or folder, an http(s) URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image,
-or an iterable of these."""
+"""The path of a file or folder, an http(s) URL, the bytes of an image file, such a file opened in binary mode, an array
+(H, W, 3) uint8 BGR, a PIL image, or an iterable of these. All give the pixels that the server reads from the file."""
 
 
 def iterate_sources(
@@ -94,9 +101,10 @@ def iterate_sources(
             yield from _folder_sources(path, array_format)
         else:
             yield from _file_sources(path, array_format)
-    elif isinstance(inputs, bytes | bytearray | memoryview):
-        content = bytes(inputs)
-        yield from _named_sources(None, find_paged_suffix(content), lambda: content, array_format, in_memory=True)
+    elif isinstance(inputs, bytes | bytearray | memoryview) or hasattr(inputs, "read"):
+        content = _read_content(inputs)
+        suffix = ".pnm" if _CONVERTED_SIGNATURE.match(content) else find_paged_suffix(content)
+        yield from _named_sources(None, suffix, lambda: content, array_format, in_memory=True)
     elif isinstance(inputs, np.ndarray):
         yield ImageSource(None, partial(encode_bgr_array, inputs, array_format))
     elif isinstance(inputs, Image.Image):
@@ -106,9 +114,19 @@ def iterate_sources(
             yield from iterate_sources(item, fetch_limits, array_format)
     else:
         raise InputError(
-            "Expected a path, a URL, the bytes of an image file, an array (H, W, 3) uint8 BGR, a PIL image or a list "
-            f"of these, got {type(inputs).__name__}."
+            "Expected a path, a URL, the bytes of an image file, an open binary file, an array (H, W, 3) uint8 BGR, a "
+            f"PIL image or a list of these, got {type(inputs).__name__}."
         )
+
+
+def _read_content(content: Any) -> bytes:
+    """Return the bytes of an image file, or of an open one from where it stands."""
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    found = content.read()
+    if not isinstance(found, bytes):
+        raise InputError(f"Expected a file opened in binary mode, got one that reads {type(found).__name__}.")
+    return found
 
 
 def count_images(paths: Iterable[str]) -> int | None:
@@ -163,10 +181,10 @@ def _named_sources(
 ) -> Iterator[ImageSource]:
     """Make the sources of one file; one with pages is kept in memory or read page by page from its path."""
     if suffix in CONVERTED_SUFFIXES:
-        yield ImageSource(name, lambda: _convert(str(name), read(), array_format))
+        yield ImageSource(name, lambda: _convert(name or _UNNAMED, read(), array_format))
     elif suffix in PAGED_SUFFIXES:
         try:
-            pages = PageFile(name or "file from memory", suffix, read() if in_memory else None, array_format)
+            pages = PageFile(name or _UNNAMED, suffix, read() if in_memory else None, array_format)
         except InputError as error:
             yield _failing_source(name, str(error))
         else:
@@ -185,9 +203,7 @@ def _convert(name: str, content: bytes, array_format: ArrayFormat) -> bytes:
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(content))
-        # Pillow reads 16-bit gray of a PGM file as 32-bit integers, and would clip them at 255.
-        return encode_pil_image(image.convert("I;16") if image.mode == "I" else image, array_format)
+        return encode_pil_image(Image.open(io.BytesIO(content)), array_format)
     except InputError:
         raise
     except Exception as error:  # decoders raise whatever a broken file leads them to

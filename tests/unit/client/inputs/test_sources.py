@@ -69,8 +69,8 @@ def test_an_array_is_bgr_and_keeps_every_pixel() -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4,), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
         np.zeros((1, 4, 4, 3), np.uint8),
         np.zeros((4, 4, 3), np.float32),
         np.zeros((0, 4, 3), np.uint8),
@@ -94,6 +94,31 @@ def test_a_pil_image_keeps_its_pixels(mode: str) -> None:
     assert sent.format == "PNG"
     expected = image if mode == "I;16" else image.convert("RGB")
     assert np.array_equal(np.asarray(sent.convert(expected.mode)), np.asarray(expected))
+
+
+def test_a_gray_array_and_the_colors_of_one_with_alpha() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    assert np.array_equal(np.asarray(decode(encode_bgr_array(array))), array[:, :, 2::-1])
+    for gray in (array[:, :, 0], array[:, :, :1]):
+        assert np.array_equal(np.asarray(decode(encode_bgr_array(gray))), array[:, :, 0])
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_pil_image_of_numbers_without_a_white_is_an_error(mode: str) -> None:
+    (source,) = iterate_sources(Image.new(mode, (5, 4), 300))
+    with pytest.raises(InputError, match=f"got mode {mode}, where nothing says which number is white"):
+        source.read()
+
+
+def test_an_open_file_is_read_from_where_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "photo"
+    path.write_bytes(b"junk" + bytes(range(256)))
+    with path.open("rb") as file:
+        file.seek(4)
+        (source,) = iterate_sources(file)
+    assert (source.input_path, source.read()) == (None, bytes(range(256)))
+    with path.open(encoding="latin-1") as file, pytest.raises(InputError, match="binary mode, got one that reads str"):
+        list(iterate_sources(file))
 
 
 def test_a_pil_image_is_sent_upright() -> None:
