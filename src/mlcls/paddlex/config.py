@@ -76,10 +76,17 @@ class SplitSection(Document, frozen=True):
 
 
 class CheckDatasetSection(Document, frozen=True):
-    """Mode `check_dataset`."""
+    """Mode `check_dataset`.
+
+    Attributes:
+        convert: Conversion from another format.
+        split: A new split.
+        strict: Whether defects of a dataset that can be trained on are errors, too (not in PaddleX).
+    """
 
     convert: ConvertSection
     split: SplitSection
+    strict: bool = False
 
 
 class EvaluateSection(Document, frozen=True):
