@@ -90,7 +90,12 @@ class CheckDatasetSection(Document, frozen=True):
 
 
 class EvaluateSection(Document, frozen=True):
-    """Mode `evaluate`: the weights, a path or a URL, and the number of batches between two lines of the log."""
+    """Mode `evaluate`.
+
+    Attributes:
+        weight_path: The weights, a path or a URL; None for the best of the training in `Global.output`.
+        log_interval: Batches between two lines of the log.
+    """
 
     weight_path: str | None
     log_interval: Count
