@@ -58,6 +58,7 @@ class DemoRecipe:
             cutout=False,
             rand_augment=False,
             num_workers=1,
+            pretrain_weight_path=False,
             backbone_scale=0.5,
             decoder_width=192,
             gradient_clip=1.0,

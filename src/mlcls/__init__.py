@@ -149,14 +149,17 @@ def evaluate(
         return evaluation.evaluate(opened, Path(annotations), version.spec.thresholds)
 
 
-def train(model: str, dataset: str | Path, output: str | Path = "output", **settings: Any) -> TrainReport:
+def train(
+    model: str, dataset: str | Path, output: str | Path = "output", *, device: str = "cpu", **settings: Any
+) -> TrainReport:
     """Train one of the six architectures on a dataset, and export the best weights as a PaddleX model.
 
     Args:
         model: The architecture, for example `PP-LCNet_x1_0_ML`.
         dataset: Folder of an `MLClsDataset`.
         output: Folder for all results; the model is in `best_model/inference`.
-        **settings: Further fields of `TrainSettings`: `epochs_iters`, `batch_size`, `learning_rate`, `device` and more.
+        device: `cpu`, `gpu`, `gpu:0` or `gpu:0,1`; several numbers start as many processes.
+        **settings: Fields of PaddleX's section `Train`: `epochs_iters`, `batch_size`, `learning_rate` and more.
 
     Returns:
         The best metrics, and where the weights and the exported model are.
@@ -167,5 +170,5 @@ def train(model: str, dataset: str | Path, output: str | Path = "output", **sett
     from mlcls.training.settings import TrainSettings
     from mlcls.training.train import train_model
 
-    shared = {"model": model, "dataset_dir": dataset, "output": output}
+    shared = {"model": model, "dataset_dir": dataset, "output": output, "device": device}
     return train_model(TrainSettings.from_config({"Global": shared, "Train": settings}))

@@ -13,15 +13,25 @@ from matplotlib import font_manager
 
 from mlcls import cli
 from mlcls.paddlex.config import read_config
-from support.dataset_samples import coco_document, write_coco, write_dataset, write_random_dataset
+from support.dataset_samples import append, coco_document, write_coco, write_dataset, write_random_dataset
 from support.processes import ROOT
 
 CONFIG = ROOT / "configs/PP-LCNet_x1_0_ML.yaml"
 COCO = {1: "person", 18: "dog", 44: "dining table", 90: "toothbrush"}
-TRAIN = {3: [18], 1: [1, 18, 44], 2: [], 12: [90, 1], 30: [44]}
+TRAIN = {3: [18], 1: [1, 18, 44], 2: [], 12: [90, 1], 30: [44], 31: [1], 32: [18, 90]}
 VAL = {7: [1], 9: [90, 18, 44]}
+DEFECTS = {"leaked-picture", "leaked-path", "duplicate-path", "absolute-path"}
 SPLIT = ["CheckDataset.split.enable=True", "CheckDataset.split.train_percent=80", "CheckDataset.split.val_percent=20"]
 CONVERT = ["CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=COCO"]
+
+VARIANTS = {"plain": [], "split": SPLIT, "converted": CONVERT, "both": [*CONVERT, *SPLIT], "defects": []}
+
+
+def write_defective_dataset(root: Path) -> None:
+    write_dataset(root)
+    shutil.copy(root / "images/002.png", root / "images/copy.png")
+    append(root / "train.txt", "images/000.png\t1,0,0,0\n")
+    append(root / "val.txt", f"images/copy.png\t0,0,1,1\nimages/001.png\t0,1,0,0\n{root}/images/006.png\t1,1,0,0\n")
 
 
 def write_coco_dataset(root: Path) -> Path:
@@ -38,8 +48,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, ask_paddlex: Callable[...,
     write_random_dataset(folder / "split", 60, 9, 3, (24, 32))
     write_coco_dataset(folder / "converted")
     write_coco_dataset(folder / "both")
+    write_defective_dataset(folder / "defects")
     ours = {}
-    for name, options in {"plain": [], "split": SPLIT, "converted": CONVERT, "both": [*CONVERT, *SPLIT]}.items():
+    for name, options in VARIANTS.items():
         overrides = [f"Global.dataset_dir={folder / name}", f"Global.output={folder / 'mlcls' / name}", *options]
         assert cli.main(["paddlex", "-c", str(CONFIG), *(text for o in overrides for text in ("-o", o))]) == 0
         path = folder / "mlcls" / name / "check_dataset_result.json"
@@ -62,6 +73,15 @@ def test_same_result(results: dict[str, Any], name: str) -> None:
     ours.pop("problems", None)  # a label without samples, which PaddleX does not look for
     assert ours.pop("done_flag") is True
     assert ours == theirs
+
+
+def test_paddlex_accepts_what_is_a_warning_here(results: dict[str, Any]) -> None:
+    ours, theirs = results["mlcls"]["defects"], results["PaddleX"]["defects"]
+    assert theirs.get("check_pass") is ours["check_pass"] is True, theirs
+    for name in ("num_classes", "train_samples", "val_samples"):
+        assert ours["attributes"][name] == theirs["attributes"][name]
+    assert {problem["kind"] for problem in ours["problems"]} >= DEFECTS
+    assert {problem["severity"] for problem in ours["problems"]} == {"warning"}
 
 
 @pytest.mark.parametrize("name", ["plain", "split"])

@@ -42,15 +42,29 @@ def result_of(folder: Path, mode: str) -> dict[str, Any]:
 
 def test_what_a_failed_training_left_stays_in_its_result(tmp_path: Path) -> None:
     dataset = write_colored_dataset(tmp_path / "dataset", train=4, val=2)
+    tiny = ("batch_size=4", "image_size=32", "pretrain_weight_path=False", "num_workers=1", "backbone_scale=0.25")
+    options = [f"Train.{option}" for option in tiny]
+    assert run(tmp_path, "train", *options, "Train.epochs_iters=1") == 0
+    # an image that breaks after the check, which a resumed training leaves out
     path = dataset / "images/005.png"
     path.write_bytes(path.read_bytes()[:100])
-    tiny = ("epochs_iters=1", "batch_size=4", "image_size=32", "pretrain_weight_path=null", "num_workers=1")
-    assert run(tmp_path, "train", *(f"Train.{option}" for option in tiny)) == 1
+    latest = f"Train.resume_path={tmp_path / 'output/latest'}"
+    assert run(tmp_path, "train", *options, "Train.epochs_iters=2", latest) == 1
     result = result_of(tmp_path, "train")
     assert (result["done_flag"], result["err_type"]) == (False, "DatasetError")
     assert "images/005.png: expected an image" in result["err_msg"]
     assert (result["model_name"], result["train_log"]) == (MODEL, "train.log")
     assert (tmp_path / "output" / result["models"]["last_1"]["pdparams"]).is_file()
+
+
+def test_a_training_that_is_refused_says_why_in_its_result(tmp_path: Path) -> None:
+    dataset = write_colored_dataset(tmp_path / "dataset", train=4, val=2)
+    (dataset / "images/005.png").write_bytes(b"no image")
+    assert run(tmp_path, "train", "Train.pretrain_weight_path=False") == 1
+    result = result_of(tmp_path, "train")
+    assert (result["done_flag"], result["err_type"]) == (False, "DatasetError")
+    problem = result["problems"][0]
+    assert (problem["kind"], problem["file"], problem["line"]) == ("broken-image", "val.txt", 2)
 
 
 # --- export

@@ -21,20 +21,22 @@ from msgspec.structs import replace
 from PIL import Image
 
 from mlcls import cli
-from mlcls.errors import DatasetError, TrainingError
+from mlcls.base.download import cache_path
+from mlcls.dataset.check import examine_dataset
+from mlcls.errors import DatasetError, DownloadError, TrainingError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.metrics import mean_average_precision
 from mlcls.paddle.runtime import import_paddle
 from mlcls.paddlex.config import read_config
 from mlcls.releases.importing import import_model
 from mlcls.repository.models import Repository
-from mlcls.training.architectures import PPLCNET_SCALES, build_network, find_size, load_trained_network
+from mlcls.training.architectures import PPLCNET_SCALES, backbone_url, build_network, find_size, load_trained_network
 from mlcls.training.data import TrainingData, read_batches
 from mlcls.training.optimization import make_optimizer
 from mlcls.training.processes import ProcessGroup, StopRequest
 from mlcls.training.run_folder import RunFolder, TrainReport
 from mlcls.training.settings import TrainSettings
-from mlcls.training.train import train_model
+from mlcls.training.train import train_in_process, train_model
 from mlcls.training.trainer import Trainer, score_images
 from support.dataset_samples import COLORS, write_colored_dataset
 from support.processes import ROOT
@@ -69,6 +71,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainSettings, Tr
         cutout=False,
         rand_augment=False,
         num_workers=2,
+        pretrain_weight_path=False,
     )
     return settings, train_model(settings)
 
@@ -130,7 +133,7 @@ def test_the_exported_model_scores_like_the_best_weights_and_is_imported(
     paddle = import_paddle("train")
     data = TrainingData.read(settings.dataset_dir)
     network = load_trained_network(MODEL, len(data.labels), report.weights)
-    expected = score_images(network, data.val, settings, ProcessGroup())
+    (expected,) = score_images([network], data.val, settings, ProcessGroup())
     assert mean_average_precision(expected, data.val.targets) == report.mean_average_precision
 
     exported = paddle.jit.load(str(report.inference / "inference"))
@@ -184,13 +187,12 @@ def test_an_evaluation_gives_the_figure_of_the_training(
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("Evaluate.weight_path=null", "Evaluate.weight_path: expected a .pdparams file or its URL, got none"),
         (
             "Evaluate.weight_path=none.pdparams",
             "Evaluate.weight_path: expected a .pdparams file or its URL, got 'none.pdparams', which does not exist",
         ),
         ("Train.image_size=64", "Train.image_size: expected (32, 32), the height and width that these weights were"),
-        ("Train.num_classes=4", "expected 4 labels, as num_classes says, got 3"),
+        ("Train.num_classes=4", "expected 4 labels, as Train.num_classes says, got 3"),
         ("Global.model=ResNet50_ML", "expected the"),
     ],
 )
@@ -206,6 +208,19 @@ def test_an_evaluation_that_cannot_be(
     assert result["done_flag"] is False
     assert text in result["err_msg"]
     assert result["err_msg"] in capsys.readouterr().err
+
+
+def test_an_evaluation_without_weights_takes_the_best_of_the_output(
+    learned: tuple[TrainSettings, TrainReport], tmp_path: Path
+) -> None:
+    status, result = run_mode(learned[0], tmp_path, "Evaluate.weight_path=None")
+    assert status == 1
+    best = tmp_path / "best_model/best_model.pdparams"
+    assert f"Evaluate.weight_path: expected a .pdparams file or its URL, got '{best}'" in result["err_msg"]
+    shutil.copytree(learned[0].output / "best_model", best.parent)
+    status, result = run_mode(learned[0], tmp_path, "Evaluate.weight_path=None")
+    assert (status, result["weight_path"]) == (0, str(best))
+    assert result["metrics"]["MultiLabelMAP"] == pytest.approx(learned[1].mean_average_precision, abs=1e-4)
 
 
 def test_an_evaluation_with_an_unreadable_image(learned: tuple[TrainSettings, TrainReport], tmp_path: Path) -> None:
@@ -235,6 +250,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
         image_size=SIZE,
         num_workers=2,
         seed=11,
+        pretrain_weight_path=False,
     )
     train_model(settings)
     return settings
@@ -278,7 +294,7 @@ def test_a_training_that_was_ended_is_resumed_to_the_same_weights(
     _, errors = process.communicate(timeout=60)
     if ending == signal.SIGTERM:
         assert process.returncode == 128 + signal.SIGTERM
-        assert re.search(r"resume with resume_path .*latest", errors)
+        assert re.search(r"resume with Train\.resume_path=.*latest", errors)
     assert json.loads((output / "train_result.json").read_text())["done_flag"] is False
     # what was ended may be named in PaddleX's way, by its weights
     command = training_command(whole, output, resume_path=str(output / "latest" / "latest.pdparams"))
@@ -294,7 +310,7 @@ def test_a_training_that_was_ended_is_resumed_to_the_same_weights(
 
 def test_another_training_is_not_resumed(whole: TrainSettings, tmp_path: Path) -> None:
     latest = str(whole.output / "latest")
-    with pytest.raises(TrainingError, match=r"batch_size was 4, is 5; seed was 11, is 12") as refused:
+    with pytest.raises(TrainingError, match=r"Train\.batch_size was 4, is 5; Train\.seed was 11, is 12") as refused:
         train_model(replace(whole, resume_path=latest, batch_size=5, seed=12))
     assert "pretrain_weight_path" in str(refused.value)
     (changed,) = shutil.copytree(whole.dataset_dir, tmp_path / "dataset").glob("train.txt")
@@ -315,8 +331,13 @@ def test_an_unreadable_image_stops_the_training_and_it_goes_on_when_mended(
     good = path.read_bytes()
     path.write_bytes(good[:100])
     settings = replace(whole, dataset_dir=dataset, output=tmp_path / "output")
-    with pytest.raises(DatasetError, match=r"images/012\.png: expected an image"):
+    with pytest.raises(
+        DatasetError, match=r"expected a dataset without errors, got 1, the first: val\.txt:3: images/012"
+    ):
         train_model(settings)
+    assert not settings.output.exists()
+    with pytest.raises(DatasetError, match=r"images/012\.png: expected an image"):
+        train_in_process(settings, ProcessGroup())  # as if it had been damaged later
     path.write_bytes(good)
     train_model(replace(settings, resume_path=str(tmp_path / "output" / "latest")))
     assert_same_training(whole.output, tmp_path / "output")
@@ -326,7 +347,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path: 
     settings = TrainSettings(MODEL, write_colored_dataset(tmp_path / "dataset", train=4), tmp_path / "output")
     if not import_paddle("train").device.is_compiled_with_cuda():
         for device in ("gpu:0", "gpu:0,1"):
-            with pytest.raises(TrainingError, match="device: expected paddle with CUDA for a GPU"):
+            with pytest.raises(TrainingError, match=f"Global.device: expected paddle with CUDA for {device}"):
                 train_model(replace(settings, device=device))
     (settings.dataset_dir / "val.txt").write_text("images/000.png\t0,1\n")
     with pytest.raises(DatasetError, match=r"val\.txt.*line 1.*expected 3 numbers"):
@@ -334,26 +355,85 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path: 
     assert not settings.output.exists()
 
 
-# --- architectures, with and without mixed precision; several processes
+def test_train_says_what_the_check_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy of an image in both parts is a warning, as PaddleX trains on it; a broken image is an error."""
+    settings = TrainSettings(
+        MODEL, write_colored_dataset(tmp_path / "dataset", train=4, val=2), tmp_path / "output", epochs_iters=1,
+        batch_size=4, image_size=SIZE, pretrain_weight_path=False, decoder_width=24, backbone_scale=0.25,
+    )  # fmt: skip
+    shutil.copy(settings.dataset_dir / "images/000.png", settings.dataset_dir / "images/copy.png")
+    with (settings.dataset_dir / "val.txt").open("a") as file:
+        file.write("images/copy.png\t1,0,0\n")
+    train_model(settings)
+    warnings = capsys.readouterr().err.splitlines()[: len(examine_dataset(settings.dataset_dir).warnings)]
+    assert warnings == [f"warning: {warning}" for warning in examine_dataset(settings.dataset_dir).warnings]
+    assert any("images/copy.png, the same picture as images/000.png" in warning for warning in warnings)
+    (settings.dataset_dir / "images/002.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"got 1, the first: train\.txt:3: images/002\.png") as caught:
+        train_model(replace(settings, output=tmp_path / "other"))
+    assert caught.value.details["problems"][0]["kind"] == "broken-image"
+    assert not (tmp_path / "other").exists()
+
+
+# --- the weights to start from
+
+
+@pytest.mark.parametrize("source", [None, True])
+def test_a_training_starts_from_the_backbone_of_paddleclas(
+    source: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its file in the cache; the classifier of ImageNet is not used, and the head is fresh."""
+    monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path))
+    paddle = import_paddle("train")
+    state = build_network(MODEL, 3, backbone_scale=0.25, decoder_width=24, seed=5).state_dict()
+    backbone = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    url = backbone_url(MODEL, 0.25)
+    paddle.save({**backbone, "fc.weight": paddle.zeros([1280, 1000])}, str(cache_path(url)))
+    settings = TrainSettings(
+        MODEL, write_colored_dataset(tmp_path / "dataset", train=4), tmp_path / "output", epochs_iters=1, batch_size=4,
+        image_size=SIZE, pretrain_weight_path=source, decoder_width=24, backbone_scale=0.25, learning_rate=1e-9,
+    )  # fmt: skip
+    train_model(settings)
+    log = (tmp_path / "output/train.log").read_text()
+    assert f"Pretrained weights {url}: loaded {len(backbone)} of {len(state)} parameters." in log
+    trained = import_paddle("train").load(str(tmp_path / "output/latest/latest.pdparams"))
+    for name, value in backbone.items():
+        if "_mean" not in name and "_variance" not in name:
+            np.testing.assert_allclose(trained[name].numpy(), value.numpy(), atol=1e-6, err_msg=name)
+
+
+def test_a_backbone_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # no network
+    monkeypatch.setattr("mlcls.base.download.FIRST_BACKOFF_S", 0)
+    settings = TrainSettings(MODEL, write_colored_dataset(tmp_path / "dataset", train=4), tmp_path / "output")
+    with pytest.raises(DownloadError) as caught:
+        train_model(settings)
+    assert str(caught.value).startswith(f"Could not download {backbone_url(MODEL)}: ")
+    assert "-o Train.pretrain_weight_path=/path/to/PPLCNet_x1_0_pretrained.pdparams" in str(caught.value)
+    assert str(caught.value).endswith("To train from random weights, set Train.pretrain_weight_path=False.")
+    assert not settings.output.exists()
+
+
+# --- architectures; several processes
 
 
 @pytest.mark.parametrize(
-    ("architecture", "amp"),
-    [(MODEL, False), (MODEL, True)]
-    + [pytest.param(name, False, marks=pytest.mark.slow) for name in OFFICIAL_MODELS if name != MODEL],
+    "architecture",
+    [MODEL] + [pytest.param(name, marks=pytest.mark.slow) for name in OFFICIAL_MODELS if name != MODEL],
 )
-def test_one_step_of_each_architecture(architecture: str, amp: bool, tmp_path: Path) -> None:
+def test_one_step_of_each_architecture(architecture: str, tmp_path: Path) -> None:
     paddle = import_paddle("train")
     dataset = write_colored_dataset(tmp_path / "dataset", train=2)
-    settings = TrainSettings(architecture, dataset, tmp_path / "output", batch_size=2, image_size=SIZE, amp=amp)
+    settings = TrainSettings(architecture, dataset, tmp_path / "output", batch_size=2, image_size=SIZE)
     data = TrainingData.read(dataset)
     with paddle.utils.unique_name.guard():
         network = build_network(architecture, len(COLORS))
         before = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
         trainer = Trainer(settings, data, network, RunFolder(settings), StopRequest(), ProcessGroup())
         generator = np.random.default_rng(0)
-        inputs = generator.standard_normal((2, 3, *SIZE)).astype(np.float32)
-        assert trainer._train_step(inputs, np.array([[1, 0, 1], [0, 1, 0]], np.float32), 1e-3) > 0
+        inputs = paddle.to_tensor(generator.standard_normal((2, 3, *SIZE)).astype(np.float32))
+        assert trainer._train_step(inputs, paddle.to_tensor([[1.0, 0, 1], [0, 1, 0]]), 1e-3) > 0
     still = {name for name, tensor in network.state_dict().items() if np.array_equal(tensor.numpy(), before[name])}
     frozen = {name for name in before if name.endswith("query_pos_embed.weight")}
     # CLIP's backbone ends in a projection that the head does not use; units of ReLU may be silent for two images
@@ -394,7 +474,7 @@ def test_two_processes_train_one_model(tmp_path: Path, capfd: pytest.CaptureFixt
     dataset = write_colored_dataset(tmp_path / "dataset", train=6, val=3)
     settings = TrainSettings(
         MODEL, dataset, tmp_path / "output", device="cpu:0,1", epochs_iters=1, batch_size=2, warmup_steps=0,
-        log_interval=1, image_size=SIZE, num_workers=0,
+        log_interval=1, image_size=SIZE, num_workers=0, pretrain_weight_path=False,
     )  # fmt: skip
     report = train_model(settings)
     log = (tmp_path / "output" / "train.log").read_text()
@@ -403,5 +483,5 @@ def test_two_processes_train_one_model(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "epoch 1/1 mAP of the moving average" in capfd.readouterr().out
     data = TrainingData.read(dataset)
     network = load_trained_network(MODEL, len(COLORS), report.weights)
-    scores = score_images(network, data.val, settings, ProcessGroup())
+    (scores,) = score_images([network], data.val, settings, ProcessGroup())
     assert mean_average_precision(scores, data.val.targets) == pytest.approx(report.mean_average_precision, abs=1e-6)

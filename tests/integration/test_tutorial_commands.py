@@ -32,7 +32,7 @@ THRESHOLD = 0.1
 # Makes the training a matter of seconds; the export gets the size and the threshold too.
 INPUT = (f"Train.image_size={SIZE}", f"Train.threshold={THRESHOLD}")
 TINY = (
-    *INPUT, "Train.batch_size=8", "Train.pretrain_weight_path=null", "Train.num_workers=1",
+    *INPUT, "Train.batch_size=8", "Train.pretrain_weight_path=False", "Train.num_workers=1",
     # after fewer steps the scores of two images differ by rounding only, which decides the order that mAP depends on
     "Train.epochs_iters=10", "Train.learning_rate=0.001",
 )  # fmt: skip

@@ -126,9 +126,5 @@ def write_coco(root: Path, documents: Mapping[str, Mapping[str, Any]], folder: s
 
 
 def read_tree(root: Path) -> dict[str, bytes]:
-    """Return the content of every file by its path, without the lock."""
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != ".mlcls-lock"
-    }
+    """Return the content of every file by its path."""
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

@@ -36,7 +36,8 @@ class _RetryError(Exception):
 class _Download:
     """A URL, its place in the cache, and the bytes of an earlier attempt in a `.part` file."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, usage: str) -> None:
+        self.usage = usage
         self.url, self.target, self.shown_name = url, cache_path(url), _file_name(url)
         self.part, self.sidecar, self.lock = (
             self.target.with_name(self.target.name + suffix) for suffix in (".part", ".part.json", ".lock")
@@ -47,8 +48,8 @@ class _Download:
         shown_url = re.sub(r"(?<=://)[^/?#]*@", "", self.url)  # without user name and password
         return DownloadError(
             f"Could not download {shown_url}: {one_line(came)}. Without network access, download this URL "
-            f"on another machine and pass the file or its folder (mlcls import /path/to/{self.shown_name}), or "
-            f"set MLCLS_CACHE_DIR to a cache that holds {self.target.name}."
+            f"on another machine and pass the file ({self.usage.format(f'/path/to/{self.shown_name}')}), or set "
+            f"MLCLS_CACHE_DIR to a cache that holds {self.target.name}."
         )
 
     def kept(self) -> tuple[int, int, str]:
@@ -181,7 +182,7 @@ def cache_path(url: str) -> Path:
     return cache_dir() / f"{name.removesuffix(suffix)[:100]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}{suffix}"
 
 
-def fetch(url: str) -> Path:
+def fetch(url: str, usage: str = "{}") -> Path:
     """Download a file into the cache, or find it there without network access; return its path, `cache_path(url)`.
 
     An interrupted download is resumed if the server's file is still the same. After a lost connection, HTTP 5xx, 408
@@ -189,13 +190,17 @@ def fetch(url: str) -> Path:
     for it. Up to `MAX_REDIRECTS` redirects are followed, to http and https only. Proxy variables apply. If stderr is a
     terminal, it shows a progress bar.
 
+    Args:
+        url: An http or https URL.
+        usage: How a user passes a local file, `{}`, instead; for the error's text.
+
     Raises:
         DownloadError: The download failed, or the file has more than `MAX_BYTES`; the message is one line and says what
             to do offline.
     """
     if not re.fullmatch(r"(?i)https?://[^/?#\s]+([/?#]\S*)?", url) or not url.isprintable():
         raise DownloadError(f"Expected an http:// or https:// URL, got {url!r}; a local file is given by its path.")
-    download = _Download(url)
+    download = _Download(url, usage)
     target = download.target
     try:
         if not target.is_file():

@@ -12,11 +12,12 @@ from typing import Any, Final
 import numpy as np
 
 from mlcls.base.files import staged_folder
-from mlcls.dataset.annotations import Sample, stack_targets
+from mlcls.dataset.annotations import VAL_FILE, Sample, stack_targets
 from mlcls.dataset.coco import read_coco
 from mlcls.dataset.content import (
     PART_FILES,
     TRAIN,
+    VAL,
     DatasetContent,
     check_name,
     find_dataset,
@@ -49,7 +50,13 @@ class CheckReport:
 
 
 def check_dataset(
-    dataset_dir: Path, output: Path, *, convert_coco: bool = False, train_percent: int | None = None, seed: int = 0
+    dataset_dir: Path,
+    output: Path,
+    *,
+    convert_coco: bool = False,
+    train_percent: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
 ) -> CheckReport:
     """Convert and split a dataset in memory as requested, check the outcome, and then write all files.
 
@@ -61,6 +68,7 @@ def check_dataset(
         convert_coco: Whether to convert the dataset from COCO.
         train_percent: Percentage of training samples in a new split; None keeps the existing split.
         seed: Seed of the split.
+        strict: Whether defects of a dataset that can be trained on are errors, too.
 
     Raises:
         DatasetError: There is no dataset, or a file cannot be written.
@@ -69,7 +77,7 @@ def check_dataset(
     require_pictures()
     root = find_dataset(dataset_dir)
     recover(root)
-    log = ProblemLog()
+    log = ProblemLog(strict=strict)
     report = CheckReport(root, log)
     # a new split makes both parts from whatever there is
     required = tuple(PART_FILES) if train_percent is None else ()
@@ -77,11 +85,13 @@ def check_dataset(
     if content is None:
         return report
     warn_of_layout(root, log)
+    if root != dataset_dir:
+        log.warning("layout", Place("."), f"the dataset is in {root}; train with this Global.dataset_dir")
     digests = _check_images(root, content, log)
     if train_percent is not None:
         content = split_content(content, digests, train_percent, seed, log)
     _check_repetition(content, digests, log)
-    _warn_of_empty_classes(content, log)
+    _check_targets(content, log)
     if log.errors:
         return report
     target = output / OUTPUT_FOLDER
@@ -109,13 +119,23 @@ def check_dataset(
     return report
 
 
+def examine_dataset(root: Path) -> ProblemLog:
+    """Return the problems of a dataset that is used as it is: what `check_dataset` finds in its files and images."""
+    log = ProblemLog()
+    content = read_content(root, tuple(PART_FILES), log)
+    if content is not None:
+        digests = _check_images(root, content, log)
+        _check_repetition(content, digests, log)
+        _check_targets(content, log)
+    return log
+
+
 def _check_images(root: Path, content: DatasetContent, log: ProblemLog) -> dict[str, bytes]:
     """Check the path of each image and decode it; return the digest of each picture that can be used, by its path."""
-    names = dict.fromkeys(sample.name for sample in content.samples if check_name(sample.name, sample.place, log))
-    findings = inspect_images(root, list(names))
+    findings = inspect_images(root, list(dict.fromkeys(sample.name for sample in content.samples)))
     for sample in content.samples:
-        finding = findings.get(sample.name)
-        if finding is not None and finding.fault:
+        check_name(sample.name, sample.place, log)
+        if (finding := findings[sample.name]).fault:
             log.error(finding.kind, sample.place, f"{sample.name}: {finding.fault}")
     return {name: finding.digest for name, finding in findings.items() if finding.digest}
 
@@ -137,22 +157,25 @@ def _check_repetition(content: DatasetContent, digests: Mapping[str, bytes], log
             picture = f"the same picture as {first.name} ({first.place})"
             if is_same_name and first_part != part:
                 message = f"expected each image in one part, got {name}, which is also in the other"
-                log.error("leaked-path", place, f"{message} ({first.place}{differ})")
+                log.defect("leaked-path", place, f"{message} ({first.place}{differ})")
             elif is_same_name:
                 message = f"expected each image once, got {name} again (first at {first.place}{differ})"
-                log.error("duplicate-path", place, message)
+                log.defect("duplicate-path", place, message)
             elif first_part != part:
                 message = f"expected no training picture in validation, got {name}, {picture}"
-                log.error("leaked-picture", place, message)
+                log.defect("leaked-picture", place, message)
             else:
-                log.warning("duplicate-picture", place, f"{name} is {picture}{differ}")
+                log.defect("duplicate-picture", place, f"{name} is {picture}{differ}")
 
 
-def _warn_of_empty_classes(content: DatasetContent, log: ProblemLog) -> None:
-    """Warn about labels that no sample of a part has: they cannot be learned, or not be evaluated."""
+def _check_targets(content: DatasetContent, log: ProblemLog) -> None:
+    """Find labels that no sample of a part has: they cannot be learned, or not be evaluated."""
     for part, samples in content.parts.items():
         use = "learned" if part == TRAIN else "evaluated"
         targets = stack_targets(samples, len(content.labels))
+        if part == VAL and len(samples) and not targets.any():
+            log.error("no-labels", Place(VAL_FILE), "expected images with labels, got none with any; there is no mAP")
+            continue
         for label in np.flatnonzero(~targets.any(axis=0)) if len(samples) else ():
             message = f"no sample has label {label} {content.labels[label]!r}; it cannot be {use}"
-            log.warning("empty-class", Place(PART_FILES[part]), message)
+            log.defect("empty-class", Place(PART_FILES[part]), message)

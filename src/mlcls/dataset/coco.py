@@ -19,6 +19,7 @@ import collections
 import dataclasses
 import json
 import math
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -190,9 +191,9 @@ def _collect_images(root: Path, file: _CocoFile, log: ProblemLog) -> dict[int, s
             log.error("image", place, "expected each id once, got this one again")
             continue
         seen.add(image_id)
-        if not check_name(name, place, log):
-            continue
-        candidates = [f"{folder}/{name}" if folder else name for folder in file.folders]
+        check_name(name, place, log)
+        # an absolute path stays as it is
+        candidates = list(dict.fromkeys(posixpath.join(folder, name) for folder in file.folders))
         found = next((candidate for candidate in candidates if (root / candidate).is_file()), None)
         if found is None:
             log.warning("missing-image", place, f"there is no file {' or '.join(candidates)}; the image is left out")

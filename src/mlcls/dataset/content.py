@@ -106,16 +106,13 @@ def read_content(root: Path, required: Sequence[str], log: ProblemLog) -> Datase
     return DatasetContent(labels, parts)
 
 
-def check_name(name: str, place: Place, log: ProblemLog) -> bool:
-    """Return whether an image's path as it is written stays in the dataset; log it if not."""
+def check_name(name: str, place: Place, log: ProblemLog) -> None:
+    """Log an image's path that leaves the dataset: once the dataset is moved, the image is missing."""
     if name.startswith("/") or _DRIVE.match(name):
         message = f"expected a path relative to the dataset's folder, got the absolute path {name!r}"
-        log.error("absolute-path", place, message)
-        return False
-    if ".." in re.split(r"[\\/]", name):
-        log.error("climbing-path", place, f"expected a path inside the dataset's folder, got {name!r}")
-        return False
-    return True
+        log.defect("absolute-path", place, message)
+    elif ".." in re.split(r"[\\/]", name):
+        log.defect("climbing-path", place, f"expected a path inside the dataset's folder, got {name!r}")
 
 
 def _image_folders(folder: Path) -> list[Path]:

@@ -24,13 +24,13 @@ def read_dataset_labels(folder: Path, num_classes: int | None = None) -> tuple[s
     """
     if not folder.is_dir():
         raise DatasetError(
-            f"{folder}: expected the folder of a dataset, got a path that is not a folder; see dataset_dir."
+            f"{folder}: expected the folder of a dataset, got a path that is not a folder; see Global.dataset_dir."
         )
     labels = read_labels(folder / DATASET_LABELS_FILE)
     if num_classes is not None and num_classes != len(labels):
         raise DatasetError(
-            f"{folder / DATASET_LABELS_FILE}: expected {num_classes} labels, as num_classes says, got {len(labels)}; "
-            f"correct one of them, or leave num_classes out."
+            f"{folder / DATASET_LABELS_FILE}: expected {num_classes} labels, as Train.num_classes says, got "
+            f"{len(labels)}; correct one of them, or leave Train.num_classes out."
         )
     return labels
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -10,6 +11,8 @@ from mlcls.errors import DatasetError
 
 # Number of errors that the text of an exception lists; it counts the others.
 _LISTED_ERRORS: Final = 5
+# Number of problems that are printed.
+_PRINTED_PROBLEMS: Final = 20
 
 
 class Place(NamedTuple):
@@ -43,9 +46,13 @@ class Problem:
 
 
 class ProblemLog:
-    """The problems found so far, in order: errors, for which the dataset is rejected, and warnings for its owner."""
+    """The problems found so far, in order: errors, for which the dataset is rejected, and warnings for its owner.
 
-    def __init__(self) -> None:
+    With `strict`, the dataset is rejected for defects too.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
         self.errors: list[Problem] = []
         self.warnings: list[Problem] = []
 
@@ -56,6 +63,18 @@ class ProblemLog:
     def warning(self, kind: str, place: Place, message: str) -> None:
         """Add a problem that its owner should know about."""
         self.warnings.append(Problem("warning", kind, place, message))
+
+    def defect(self, kind: str, place: Place, message: str) -> None:
+        """Add a problem of a dataset that can be trained on: a warning, or an error if strict."""
+        (self.error if self._strict else self.warning)(kind, place, message)
+
+    def print(self, where_all: str) -> None:
+        """Print the first problems to standard error, and, if there are more, their number and where they all are."""
+        problems = self.errors + self.warnings
+        for problem in problems[:_PRINTED_PROBLEMS]:
+            print(f"{problem.severity}: {problem}", file=sys.stderr)
+        if len(problems) > _PRINTED_PROBLEMS:
+            print(f"... and {len(problems) - _PRINTED_PROBLEMS} more, all in {where_all}", file=sys.stderr)
 
     def raise_errors(self, path: Path) -> None:
         """Raise the errors of one file, if any, with the first of them in full.

@@ -20,8 +20,8 @@ def split_content(
     """Split all samples, no matter how they were split before; the same seed gives the same split.
 
     Every label keeps its share in both parts as nearly as possible, and copies of one picture, which have the same
-    digest, stay together. A sample that occurs twice is kept once, with a warning; with different labels it is an
-    error. The number of training samples, 1 to 99 percent, is rounded as PaddleX does.
+    digest, stay together. A sample that occurs twice is kept once, with a warning; with other labels it stays
+    twice, on one side. The number of training samples, 1 to 99 percent, is rounded as PaddleX does.
     """
     samples = _merge_parts(content, log)
     if len(samples) < 2:
@@ -41,16 +41,11 @@ def split_content(
 
 
 def _merge_parts(content: DatasetContent, log: ProblemLog) -> list[Sample]:
-    """Return all samples in the order of their paths, each once; log those that occur twice."""
-    merged: dict[str, Sample] = {}
+    """Return all samples in the order of their paths, equal ones once; log what is left out."""
+    kept: dict[tuple[str, bytes], Sample] = {}
     for sample in content.samples:
-        first = merged.setdefault(posixpath.normpath(sample.name), sample)
-        if first is sample:
-            continue
-        if np.array_equal(first.target, sample.target):
+        first = kept.setdefault((posixpath.normpath(sample.name), sample.target.tobytes()), sample)
+        if first is not sample:
             message = f"{sample.name} occurs twice (first at {first.place}); the split keeps it once"
             log.warning("duplicate-path", sample.place, message)
-        else:
-            message = f"expected each image once, got {sample.name} again with other labels (first at {first.place})"
-            log.error("duplicate-path", sample.place, message)
-    return [merged[name] for name in sorted(merged)]
+    return [kept[key] for key in sorted(kept)]

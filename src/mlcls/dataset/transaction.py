@@ -7,14 +7,16 @@ after the last change; whoever finds a journal first undoes everything in it.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from mlcls.base.files import STAGING_PREFIX, folder_lock, write_bytes, write_text
+from mlcls.base.files import STAGING_PREFIX, write_bytes, write_text
 from mlcls.errors import DatasetError
 
 BACKUP_SUFFIX: Final = ".bak"
@@ -46,7 +48,7 @@ def replace_files(root: Path, files: Mapping[str, bytes | None]) -> dict[str, st
     Raises:
         DatasetError: A file could not be written; everything is as it was.
     """
-    with folder_lock(root):
+    with _locked(root):
         _undo(root)
         steps = [step for name, content in files.items() if (step := _plan_step(root, name, content)) is not None]
         if not steps:
@@ -72,8 +74,19 @@ def recover(root: Path) -> None:
         DatasetError: It cannot be undone.
     """
     if (root / JOURNAL).exists():
-        with folder_lock(root):
+        with _locked(root):
             _undo(root)
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Keep other processes of this machine from changing the dataset; the folder is the lock, so that no file stays."""
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _plan_step(root: Path, name: str, content: bytes | None) -> _Step | None:

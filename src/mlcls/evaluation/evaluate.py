@@ -13,7 +13,7 @@ from mlcls.dataset.labels import DATASET_LABELS_FILE, read_labels
 from mlcls.engines.runners import ImageRunner, Scores
 from mlcls.errors import DatasetError
 from mlcls.evaluation.metrics import Metrics, compute_metrics
-from mlcls.evaluation.scoring import BATCH_SIZE, NUM_WORKERS, score_annotated
+from mlcls.evaluation.scoring import BATCH_SIZE, score_annotated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def evaluate(
     thresholds: Sequence[float],
     *,
     batch_size: int = BATCH_SIZE,
-    num_workers: int = NUM_WORKERS,
+    num_workers: int | None = None,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
     """Evaluate a runner on every image of an annotation file, with a progress bar.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +19,6 @@ from mlcls.errors import ServedImageError, ServerError
 
 # Images in a batch; every served model takes as many.
 BATCH_SIZE: Final = 8
-# Threads that read and decode images.
-NUM_WORKERS: Final = 4
 # Batches of images that are read ahead of the one being computed, which bounds the memory.
 _BATCHES_AHEAD: Final = 2
 
@@ -39,7 +38,7 @@ def score_annotated(
     annotations: Path,
     *,
     batch_size: int = BATCH_SIZE,
-    num_workers: int = NUM_WORKERS,
+    num_workers: int | None = None,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> AnnotatedScores:
     """Score every image of an annotation file, with a progress bar.
@@ -51,7 +50,7 @@ def score_annotated(
         runner: Computes the scores, of as many batches at once as it takes.
         annotations: `val.txt` of an `MLClsDataset`, or a file like it, with the runner's labels.
         batch_size: Images in a batch.
-        num_workers: Threads that read images.
+        num_workers: Threads that read images; by default as many as there are cores.
         after_batch: Called after each batch, in order, with the number of images scored so far.
 
     Raises:
@@ -70,6 +69,7 @@ def score_annotated(
         start, images = batch
         return start, _score_batch(runner, images, paths[start : start + len(images)])
 
+    num_workers = num_workers or len(os.sched_getaffinity(0))
     scores = np.full(dataset.targets.shape, np.nan, np.float32)
     with (
         ThreadPoolExecutor(num_workers, "mlcls-images") as readers,

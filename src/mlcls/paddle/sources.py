@@ -38,7 +38,7 @@ def open_source(source: str) -> Iterator[PaddleXModel]:
             f"{source!r}, which is none of them."
         )
     try:
-        archive = path if url is None else fetch(url)
+        archive = path if url is None else fetch(url, "mlcls import {}")
     except ModuleNotFoundError as error:
         raise MissingExtraError("convert", str(error.name)) from error
     with tempfile.TemporaryDirectory(prefix="mlcls-") as temporary:

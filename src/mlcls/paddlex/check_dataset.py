@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any, Final
+from typing import Any
 
 from mlcls.dataset.check import check_dataset
 from mlcls.errors import DatasetError
 from mlcls.paddlex.config import PaddleXConfig
 from mlcls.paddlex.main import result_path
-
-# Number of problems of a dataset that are printed; the result file has them all.
-_PRINTED_PROBLEMS: Final = 20
 
 
 def run(config: PaddleXConfig) -> dict[str, Any]:
@@ -27,12 +23,10 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
         convert_coco=convert.enable,
         train_percent=split.train_percent if split.enable else None,
         seed=split.seed,
+        strict=config.CheckDataset.strict,
     )
+    report.log.print(where_all=str(result_path(config)))
     problems = report.log.errors + report.log.warnings
-    for problem in problems[:_PRINTED_PROBLEMS]:
-        print(f"{problem.severity}: {problem}", file=sys.stderr)
-    if len(problems) > _PRINTED_PROBLEMS:
-        print(f"... and {len(problems) - _PRINTED_PROBLEMS} more, all in {result_path(config)}", file=sys.stderr)
     details = {"problems": [problem.to_dict() for problem in problems]} if problems else {}
     if not report.passed:
         unchanged = "; it was left as it is" if convert.enable or split.enable else ""

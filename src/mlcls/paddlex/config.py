@@ -76,14 +76,26 @@ class SplitSection(Document, frozen=True):
 
 
 class CheckDatasetSection(Document, frozen=True):
-    """Mode `check_dataset`."""
+    """Mode `check_dataset`.
+
+    Attributes:
+        convert: Conversion from another format.
+        split: A new split.
+        strict: Whether defects of a dataset that can be trained on are errors, too (not in PaddleX).
+    """
 
     convert: ConvertSection
     split: SplitSection
+    strict: bool = False
 
 
 class EvaluateSection(Document, frozen=True):
-    """Mode `evaluate`: the weights, a path or a URL, and the number of batches between two lines of the log."""
+    """Mode `evaluate`.
+
+    Attributes:
+        weight_path: The weights, a path or a URL; None for the best of the training in `Global.output`.
+        log_interval: Batches between two lines of the log.
+    """
 
     weight_path: str | None
     log_interval: Count

@@ -25,7 +25,7 @@ from mlcls.paddlex.config import PaddleXConfig
 from mlcls.training.architectures import find_weights, load_trained_network
 from mlcls.training.export import make_spec
 from mlcls.training.processes import set_device
-from mlcls.training.run_folder import INFERENCE
+from mlcls.training.run_folder import INFERENCE, RunFolder
 from mlcls.training.settings import Device
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class NetworkRunner:
 def run(config: PaddleXConfig) -> dict[str, Any]:
     """Evaluate `Evaluate.weight_path` and print the metrics; return the content of `evaluate_result.json`.
 
+    None means the best weights of the training in `Global.output`, as PaddleX's configuration files have them.
     Number of labels, input size, threshold, batch size and threads are those of the section `Train`. Of several
     devices, the first one is used.
 
@@ -66,7 +67,8 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
     settings = config.settings
     annotations = settings.dataset_dir / VAL_FILE
     labels = read_dataset_labels(settings.dataset_dir, settings.num_classes)
-    weights = find_weights(config.Evaluate.weight_path, "Evaluate.weight_path")
+    weight_path = config.Evaluate.weight_path or str(RunFolder(settings).weights)
+    weights = find_weights(weight_path, "Evaluate.weight_path")
     spec = make_spec(settings.model, labels, settings.size, settings.threshold)
     _compare_with_export(weights.parent / INFERENCE / INFERENCE_YML, spec, settings.dataset_dir)
     device = Device.parse(settings.device)
@@ -77,12 +79,12 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
         annotations,
         spec.thresholds,
         batch_size=settings.batch_size,
-        num_workers=max(1, settings.num_workers),
+        num_workers=max(1, settings.reader_count()),
         after_batch=_make_log(config.Evaluate.log_interval),
     )
     result = write_report(evaluation, settings.output, f"{settings.model}, {annotations}")
     print(format_table(evaluation))
-    return {**result, "weight_path": config.Evaluate.weight_path}
+    return {**result, "weight_path": weight_path}
 
 
 def _compare_with_export(exported: Path, spec: ModelSpec, dataset: Path) -> None:

@@ -22,6 +22,15 @@ _PROBABILITY: Final = 0.5
 _MAGNITUDES: Final = 9
 
 
+def augment(
+    pixels: npt.NDArray[np.uint8], generator: np.random.Generator, *, cutout: bool = True, rand: bool = True
+) -> npt.NDArray[np.uint8]:
+    """Change a training image (H, W, 3) uint8 as the recipe does: `cut_out`, then `rand_augment`."""
+    if cutout:
+        pixels = cut_out(pixels, generator)
+    return rand_augment(pixels, generator) if rand else pixels
+
+
 def cut_out(pixels: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Cover a rectangle of half the image's sides, centered anywhere, with one random color.
 

@@ -66,7 +66,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     found = sorted(folder.glob("*.pdstates"))
     if len(found) != 1:
         raise TrainingError(
-            f"resume_path: expected the folder of a checkpoint, like output/latest, with one .pdstates, got "
+            f"Train.resume_path: expected the folder of a checkpoint, like output/latest, with one .pdstates, got "
             f"{len(found)} of them in {folder}."
         )
     contents = []
@@ -74,7 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         file = found[0].with_suffix(f".{suffix}")
         if not file.is_file():
             raise TrainingError(
-                f"resume_path: expected {', '.join(SUFFIXES)} of a checkpoint, but {file} does not exist."
+                f"Train.resume_path: expected {', '.join(SUFFIXES)} of a checkpoint, but {file} does not exist."
             )
         try:
             content = read_state(file)
@@ -87,6 +87,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if states.get("format_version") != FORMAT_VERSION:
         raise TrainingError(
             f"{found[0]}: expected a checkpoint of mlcls, format {FORMAT_VERSION}, got "
-            f"{states.get('format_version', 'another program')!r}. Its weights can still be used: pretrain_weight_path."
+            f"{states.get('format_version', 'another program')!r}. Its weights can still be used: "
+            f"Train.pretrain_weight_path."
         )
     return Checkpoint(states.pop(_TRAINED_WEIGHTS, weights), average, optimizer, states)

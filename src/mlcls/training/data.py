@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,8 @@ from mlcls.dataset.labels import DATASET_LABELS_FILE, read_dataset_labels
 from mlcls.errors import DatasetError
 from mlcls.model.spec import ImageTransform
 
-# Batches that are read ahead of the one in use; the number bounds the memory.
+# Batches that are read ahead of the one in use, one of them complete; the number bounds the memory.
 PREFETCHED_BATCHES: Final = 2
-
-Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +85,9 @@ def read_batches(
     batches: Sequence[npt.NDArray[np.int64]],
     num_workers: int,
     augment: Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint8]] | None = None,
-) -> Generator[Batch, None, None]:
-    """Read images, resize them with the one transform, augment and normalize them.
+    upload: Callable[[npt.NDArray[np.float32]], Any] = np.asarray,
+) -> Generator[tuple[Any, Any], None, None]:
+    """Read images, resize them with the one transform, augment and normalize them, and upload each batch.
 
     Args:
         images: The images that the indices refer to.
@@ -96,9 +95,10 @@ def read_batches(
         batches: Indices of each batch's images.
         num_workers: Number of threads; 0 reads each image on demand.
         augment: Changes the resized image (H, W, 3) uint8 RGB with an index.
+        upload: Makes of an array what is yielded; a thread calls it ahead of the consumer.
 
     Yields:
-        (N, 3, H, W) float32, normalized, and targets (N, num_labels) float32, 0 or 1, in order.
+        (N, 3, H, W) float32, normalized, and targets (N, num_labels) float32, 0 or 1, in order, both uploaded.
 
     Raises:
         DatasetError: An image cannot be read or decoded; the text has its path.
@@ -112,11 +112,16 @@ def read_batches(
         inputs: npt.NDArray[np.float32] = normalize(pixels[None], transform)[0]
         return inputs
 
+    def assemble(batch: npt.NDArray[np.int64]) -> tuple[Any, Any]:
+        return upload(np.stack([next(inputs) for _ in batch])), upload(images.targets[batch].astype(np.float32))
+
     indices = (int(index) for batch in batches for index in batch)
-    ahead = (PREFETCHED_BATCHES + 1) * max(map(len, batches), default=0) if num_workers else 1
+    images_ahead = max(num_workers, PREFETCHED_BATCHES * max(map(len, batches), default=0)) if num_workers else 1
+    batches_ahead = PREFETCHED_BATCHES if num_workers else 1
     with (
-        ThreadPoolExecutor(max(1, num_workers), "mlcls-images") as pool,
-        contextlib.closing(map_ahead(pool, read, indices, ahead)) as inputs,
+        ThreadPoolExecutor(max(1, num_workers), "mlcls-images") as readers,
+        contextlib.closing(map_ahead(readers, read, indices, images_ahead)) as inputs,
+        ThreadPoolExecutor(1, "mlcls-batches") as assembler,
+        contextlib.closing(map_ahead(assembler, assemble, batches, batches_ahead)) as uploaded,
     ):
-        for batch in batches:
-            yield np.stack([next(inputs) for _ in batch]), images.targets[batch].astype(np.float32)
+        yield from uploaded

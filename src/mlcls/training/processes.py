@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +25,7 @@ from mlcls.base.documents import to_json
 from mlcls.base.files import write_text
 from mlcls.errors import TrainingError, TrainingInterruptedError
 from mlcls.paddle.runtime import import_paddle
+from mlcls.training.run_folder import RunFolder
 from mlcls.training.settings import Device, TrainSettings
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 LOG_FOLDER: Final = "process_logs"
 # One line with the failure of a process, for the process that started it.
 FAILURE_FILE: Final = "failure.txt"
+
+# Paddle's own package index for CUDA 12.6; there is one for each version of CUDA.
+_GPU_INDEX: Final = "https://www.paddlepaddle.org.cn/packages/stable/cu126/"
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -136,6 +140,37 @@ class ProcessGroup:
         return together.reshape(-1, rows.shape[1])[:count]
 
 
+def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the GPUs in `CUDA_VISIBLE_DEVICES`, numbers or identifiers; None if it is not set."""
+    listed = environment.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return None
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
+def find_gpus(device: Device, environment: Mapping[str, str]) -> list[tuple[int, str]]:
+    """Return each GPU of a device: its place among the visible ones, as CUDA counts, and its name for the launcher.
+
+    As in PaddleX and Paddle's launcher, a number is that of `CUDA_VISIBLE_DEVICES` if this is set. If it has
+    identifiers instead, numbers are places.
+
+    Raises:
+        TrainingError: A number is not in `CUDA_VISIBLE_DEVICES`.
+    """
+    visible = visible_gpus(environment)
+    if visible is None:
+        return [(number, str(number)) for number in device.ids or (0,)]
+    are_numbers = all(name.isdecimal() for name in visible)
+    numbers = visible if are_numbers else tuple(map(str, range(len(visible))))
+    wanted = tuple(map(str, device.ids)) or numbers[:1]
+    if not wanted or not set(wanted) <= set(numbers):
+        raise TrainingError(
+            f"Global.device: expected gpu, or numbers of CUDA_VISIBLE_DEVICES={','.join(visible)} "
+            f"({', '.join(numbers) or 'none'}), got {device}."
+        )
+    return [(numbers.index(number), visible[numbers.index(number)]) for number in wanted]
+
+
 def set_device(device: Device) -> None:
     """Make paddle compute on the device; with several processes, each on its own.
 
@@ -149,7 +184,8 @@ def set_device(device: Device) -> None:
         # an inference in this process may have set another number, with which sums differ in the last bit
         paddle.base.core.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
         return
-    paddle.set_device("gpu" if len(device.ids) > 1 else f"gpu:{device.ids[0]}")
+    # the launcher tells each of several processes its GPU
+    paddle.set_device("gpu" if device.process_count > 1 else f"gpu:{find_gpus(device, os.environ)[0][0]}")
 
 
 def require_devices(device: Device) -> None:
@@ -160,30 +196,32 @@ def require_devices(device: Device) -> None:
     """
     paddle = import_paddle("train")
     if device.kind == "cpu":
-        if len(device.ids) > 1 and paddle.device.is_compiled_with_cuda():
+        if device.process_count > 1 and paddle.device.is_compiled_with_cuda():
             raise TrainingError(
-                "device: expected paddle without CUDA for several processes on the CPU, got paddle with CUDA, whose "
-                "launcher assigns GPUs; train with device cpu, or with GPUs."
+                "Global.device: expected paddle without CUDA for several processes on the CPU, got paddle with CUDA, "
+                "whose launcher assigns GPUs; train with Global.device=cpu, or with GPUs."
             )
         return
     if not paddle.device.is_compiled_with_cuda():
         raise TrainingError(
-            "device: expected paddle with CUDA for a GPU, got paddle without; install paddlepaddle-gpu, or train with "
-            "device cpu."
+            f"Global.device: expected paddle with CUDA for {device}, got paddle without. Paddle's own index has it, "
+            f"for CUDA 12.6: pip uninstall paddlepaddle, then pip install paddlepaddle-gpu=={paddle.__version__} "
+            f"-i {_GPU_INDEX} (PyPI has an old version only). Or train with Global.device=cpu."
         )
-    count = paddle.device.cuda.device_count()
-    if max(device.ids) >= count:
-        raise TrainingError(f"device: expected GPUs {', '.join(map(str, device.ids))}, got {count} on this machine.")
+    gpus, count = find_gpus(device, os.environ), paddle.device.cuda.device_count()
+    if max(place for place, _ in gpus) >= count:
+        names = ", ".join(name for _, name in gpus)
+        raise TrainingError(f"Global.device: expected GPUs that CUDA finds, got {names} of {count}.")
 
 
-def launch_command(settings_file: Path, device: Device) -> list[str]:
+def launch_command(settings_file: Path, device: Device, environment: Mapping[str, str]) -> list[str]:
     """Return the command line that starts one process for each number of the device; logs go to the file's folder."""
     worker = Path(__file__).with_name("worker.py")
     if device.kind == "gpu":
-        where = ["--devices", ",".join(map(str, device.ids))]
+        where = ["--devices", ",".join(name for _, name in find_gpus(device, environment))]
     else:
-        where = ["--nproc_per_node", str(len(device.ids))]
-    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir", str(settings_file.parent)]
+        where = ["--nproc_per_node", str(device.process_count)]
+    launcher = [sys.executable, "-m", "mlcls.training.launcher", "--log_dir", str(settings_file.parent)]
     return [*launcher, "--log_level", "ERROR", "--max_restart", "0", *where, str(worker), str(settings_file)]
 
 
@@ -197,15 +235,24 @@ def train_in_processes(settings: TrainSettings, device: Device) -> None:
     folder = settings.output / LOG_FOLDER
     settings_file, failure_file = folder / "settings.json", folder / FAILURE_FILE
     failure_file.unlink(missing_ok=True)
+    latest = RunFolder(settings).latest
+    before = _changed_at(latest)
     write_text(settings_file, to_json(settings.to_config()))
     with StopRequest() as stop:
-        status = _run(launch_command(settings_file, device), _environment(device), stop)
+        environment = process_environment(device, os.environ)
+        status = _run(launch_command(settings_file, device, environment), environment, stop)
     if status == 0:
         return
     failure = failure_file.read_text(encoding="utf-8").partition("\n")[0] if failure_file.is_file() else ""
     if stop.requested:
-        raise stop.error(failure or f"Stopped; resume with resume_path {settings.output / 'latest'}.")
+        is_saved = _changed_at(latest) != before
+        advice = f"; resume with Train.resume_path={latest}" if is_saved else " before the first checkpoint"
+        raise stop.error(failure or f"Stopped{advice}.")
     raise TrainingError(failure or f"A process failed with status {status}; see {folder}/workerlog.*.")
+
+
+def _changed_at(folder: Path) -> int | None:
+    return folder.stat().st_mtime_ns if folder.exists() else None
 
 
 def _run(command: Sequence[str], environment: dict[str, str], stop: StopRequest) -> int:
@@ -223,11 +270,14 @@ def _run(command: Sequence[str], environment: dict[str, str], stop: StopRequest)
         raise
 
 
-def _environment(device: Device) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // len(device.ids)))
+def process_environment(device: Device, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the launcher and of the processes that it starts."""
+    environment = dict(environment)
+    environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // device.process_count))
     environment.setdefault("PYTHONWARNINGS", "ignore")  # the launcher warns about tools that it does not need here
     environment.setdefault("GLOG_minloglevel", "2")
     if device.kind == "cpu":
         environment.pop("CUDA_VISIBLE_DEVICES", None)  # or the launcher would assign its GPUs
+    elif (visible := visible_gpus(environment)) is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible)  # the launcher takes no spaces
     return environment

@@ -256,7 +256,8 @@ def draw_curves(progress: Progress, title: str) -> bytes:
     score.set_xlabel("step")
     score.locator_params(axis="x", integer=True)
     if progress.evaluations:
-        score.legend(loc="lower right")
+        # outside, where no curve is
+        score.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0.2)
     for panel in axes:
         panel.grid(alpha=0.3)
     figure.suptitle(title)

@@ -6,9 +6,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlcls.errors import TrainingError
+from mlcls.dataset.check import examine_dataset
+from mlcls.errors import DatasetError, DownloadError, TrainingError
 from mlcls.paddle.runtime import import_paddle
-from mlcls.training.architectures import build_network, find_weights, load_pretrained
+from mlcls.training.architectures import backbone_url, build_network, find_weights, load_pretrained
 from mlcls.training.checkpoint import Checkpoint, read_checkpoint
 from mlcls.training.data import TrainingData
 from mlcls.training.export import export_model
@@ -27,7 +28,7 @@ _MUST_AGREE: Final = ("model", "backbone_scale", "decoder_width", "image_size", 
 # Settings that it may change; its weights then differ from those of an uninterrupted run.
 _MAY_CHANGE: Final = (
     "epochs_iters",
-    "learning_rate",
+    "peak_learning_rate",
     "warmup_steps",
     "weight_decay",
     "ema_decay",
@@ -45,21 +46,23 @@ def train_model(settings: TrainSettings) -> TrainReport:
     after the step in progress, with a checkpoint in `output/latest`.
 
     Raises:
-        DatasetError: The dataset is wrong, or an image cannot be used.
+        DatasetError: The dataset is wrong, or an image cannot be used; what is only a defect is printed.
+        DownloadError: The weights to start from cannot be downloaded.
         TrainingError: A setting is wrong, weights, checkpoint or device do not allow it, or the training diverged.
         TrainingInterruptedError: A signal stopped the training.
         MissingExtraError: The extra `train` is not installed.
     """
     settings = TrainSettings.from_config(settings.to_config())  # checks values that a program gave
     device = Device.parse(settings.device)
-    if len(device.ids) == 1:
+    # what is wrong is told now, not after hours or by each process
+    TrainingData.read(settings.dataset_dir, settings.num_classes)
+    require_devices(device)
+    if not settings.resume_path:
+        _find_first_weights(settings)
+        _report_problems(settings.dataset_dir)
+    if device.process_count == 1:
         train_in_process(settings, ProcessGroup())
     else:
-        # one error now instead of one from each process
-        TrainingData.read(settings.dataset_dir, settings.num_classes)
-        if settings.pretrain_weight_path and not settings.resume_path:
-            find_weights(settings.pretrain_weight_path)
-        require_devices(device)
         train_in_processes(settings, device)
     return RunFolder(settings).report()
 
@@ -84,10 +87,10 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> None:
             seed=settings.seed,
         )
         lines = [_headline(settings, data, network, group), *notes]
-        if settings.pretrain_weight_path and not checkpoint:
-            lines += load_pretrained(network, settings.pretrain_weight_path)
-        elif not checkpoint:
-            lines.append("No pretrained weights: training from scratch.")
+        if not checkpoint:
+            source = _first_weights(settings)
+            no_weights = ["No pretrained weights: training from scratch."]
+            lines += load_pretrained(network, source) if source else no_weights
         trainer = Trainer(settings, data, network, folder, stop, group)
         if checkpoint:
             trainer.restore(checkpoint)
@@ -116,6 +119,46 @@ def train_in_process(settings: TrainSettings, group: ProcessGroup) -> None:
         )
 
 
+def _first_weights(settings: TrainSettings) -> str | None:
+    """Return the path or URL of the weights to start from; None for random ones."""
+    source = settings.pretrain_weight_path
+    if isinstance(source, str):
+        return source
+    return None if source is False else backbone_url(settings.model, settings.backbone_scale)
+
+
+def _find_first_weights(settings: TrainSettings) -> None:
+    """Make sure that the weights to start from are on this machine.
+
+    Raises:
+        TrainingError: There is no such file.
+        DownloadError: They cannot be downloaded.
+    """
+    source = _first_weights(settings)
+    try:
+        if source is not None:
+            find_weights(source)
+    except DownloadError as error:
+        if isinstance(settings.pretrain_weight_path, str):
+            raise
+        raise DownloadError(f"{error} To train from random weights, set Train.pretrain_weight_path=False.") from error
+
+
+def _report_problems(dataset: Path) -> None:
+    """Print what mode `check_dataset` finds in a dataset.
+
+    Raises:
+        DatasetError: There are errors; the details have them.
+    """
+    log = examine_dataset(dataset)
+    log.print(where_all="the result file of mode check_dataset")
+    if log.errors:
+        raise DatasetError(
+            f"{dataset}: expected a dataset without errors, got {len(log.errors)}, the first: {log.errors[0]}.",
+            {"problems": [problem.to_dict() for problem in log.errors + log.warnings]},
+        )
+
+
 def _headline(settings: TrainSettings, data: TrainingData, network: paddle.nn.Layer, group: ProcessGroup) -> str:
     weights = sum(parameter.size for parameter in network.parameters()) / 1e6
     height, width = settings.size
@@ -130,14 +173,18 @@ def _remarks(settings: TrainSettings) -> list[str]:
     remarks = []
     if settings.warmup_epochs < settings.warmup_steps:
         remarks.append(
-            f"Note: warmup_steps {settings.warmup_steps} of epochs_iters {settings.epochs_iters} would leave too few "
-            f"epochs for the decay; warming up for {settings.warmup_epochs}."
+            f"Note: Train.warmup_steps {settings.warmup_steps} of Train.epochs_iters {settings.epochs_iters} would "
+            f"leave too few epochs for the decay; warming up for {settings.warmup_epochs}."
         )
-    if settings.learning_rate > _HIGH_LEARNING_RATE:
+    rate = settings.peak_learning_rate
+    if rate > _HIGH_LEARNING_RATE:
         remarks.append(
-            f"Note: learning_rate {settings.learning_rate:g} is high for AdamW; PaddleClas's recipes have 1e-4, and "
-            f"5e-5 for CLIP."
+            f"Note: Train.learning_rate {rate:g} is high for AdamW; PaddleClas's recipes have 1e-4, and 5e-5 for CLIP."
         )
+    if settings.amp != "OFF" and Device.parse(settings.device).kind == "cpu":
+        remarks.append("Note: Train.amp has no effect on the CPU; training in float32.")
+    elif settings.amp == "O2":
+        remarks.append("Note: Train.amp O2 trains as O1, which keeps operations that lose from float16 in float32.")
     return remarks
 
 
@@ -146,7 +193,7 @@ def _compare(settings: TrainSettings, data: TrainingData, group: ProcessGroup, c
     states = checkpoint.states
     begun = TrainSettings.from_config(states["config"])  # with defaults for fields that it does not have
     changes = {
-        name: f"{name} was {getattr(begun, name)}, is {getattr(settings, name)}"
+        name: f"Train.{name.removeprefix('peak_')} was {getattr(begun, name)}, is {getattr(settings, name)}"
         for name in (*_MUST_AGREE, *_MAY_CHANGE)
         if getattr(begun, name) != getattr(settings, name)
     }
@@ -158,7 +205,8 @@ def _compare(settings: TrainSettings, data: TrainingData, group: ProcessGroup, c
         differences.append(f"{', '.join(changed)} of the dataset changed")
     if differences:
         raise TrainingError(
-            f"resume_path: expected a checkpoint of this training, but {'; '.join(differences)}. Resume with the "
-            f"settings that it was started with, or start a new training from its weights (pretrain_weight_path)."
+            f"Train.resume_path: expected a checkpoint of this training, but {'; '.join(differences)}. Resume with the "
+            f"settings that it was started with, or start a new training from its weights "
+            f"(Train.pretrain_weight_path)."
         )
     return [f"Note: {change}; the result will differ from an uninterrupted training's." for change in changes.values()]

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mlcls.dataset.annotations import ImageSet
 from mlcls.errors import DatasetError, TrainingError, TrainingInterruptedError
 from mlcls.model.metrics import mean_average_precision
-from mlcls.training.augmentation import cut_out, rand_augment
+from mlcls.training.augmentation import augment
 from mlcls.training.checkpoint import Checkpoint, write_checkpoint
 from mlcls.training.data import TrainingData, epoch_batches, read_batches, sequential_batches
 from mlcls.training.optimization import WeightAverage, asymmetric_loss, cosine_rate, make_optimizer
@@ -62,10 +62,10 @@ class Trainer:
         self._average = WeightAverage(network, settings.ema_decay)
         self._optimizer = make_optimizer(network, settings.weight_decay, settings.gradient_clip)
         self._model = group.wrap(network)
-        on_gpu = Device.parse(settings.device).kind == "gpu"
-        self._amp_type = "float16" if on_gpu else "bfloat16"
-        # bfloat16 has float32's range and needs no scaling
-        self._scaler = paddle.amp.GradScaler(enable=settings.amp and on_gpu, init_loss_scaling=_LOSS_SCALE)
+        # on a CPU, paddle has no mixed precision
+        self._is_mixed = settings.amp != "OFF" and Device.parse(settings.device).kind == "gpu"
+        self._scaler = paddle.amp.GradScaler(enable=self._is_mixed, init_loss_scaling=_LOSS_SCALE)
+        self._workers = settings.reader_count(group.size)
         self.progress = Progress()
 
     @property
@@ -113,19 +113,17 @@ class Trainer:
 
         def change(pixels: npt.NDArray[np.uint8], index: int) -> npt.NDArray[np.uint8]:
             generator = np.random.default_rng((settings.seed, progress.epoch, index))
-            if settings.cutout:
-                pixels = cut_out(pixels, generator)
-            return rand_augment(pixels, generator) if settings.rand_augment else pixels
+            return augment(pixels, generator, cutout=settings.cutout, rand=settings.rand_augment)
 
         left = self._epoch_batches(progress.epoch)[progress.step :]
-        reading = read_batches(self._data.train, settings.transform, left, settings.num_workers, change)
+        reading = read_batches(self._data.train, settings.transform, left, self._workers, change, make_upload())
         started = saved = time.monotonic()
         images = 0
         with contextlib.closing(reading) as batches:
             for inputs, targets in batches:
                 learning_rate = cosine_rate(
                     self.steps_done,
-                    peak=settings.learning_rate,
+                    peak=settings.peak_learning_rate,
                     total_steps=self._total_steps,
                     warmup_steps=settings.warmup_epochs * self._steps_per_epoch,
                 )
@@ -149,9 +147,7 @@ class Trainer:
                     saved = time.monotonic()
                 self._obey_stop()
 
-    def _train_step(
-        self, inputs: npt.NDArray[np.float32], targets: npt.NDArray[np.float32], learning_rate: float
-    ) -> float:
+    def _train_step(self, inputs: paddle.Tensor, targets: paddle.Tensor, learning_rate: float) -> float:
         """Take one step and return the loss, summed over this process's images."""
         import paddle
 
@@ -159,15 +155,16 @@ class Trainer:
         paddle.seed(int(step_seed.generate_state(1)[0]))
         self._optimizer.set_lr(learning_rate)
         self._network.train()
-        with paddle.amp.auto_cast(enable=self._settings.amp, level="O1", dtype=self._amp_type):
-            logits = self._model(paddle.to_tensor(inputs))
-        loss = asymmetric_loss(logits, paddle.to_tensor(targets)).sum()
+        with paddle.amp.auto_cast(enable=self._is_mixed, level="O1", dtype="float16"):
+            logits = self._model(inputs)
+        loss = asymmetric_loss(logits, targets).sum()
         value = float(loss)
         if not math.isfinite(value):
+            rate = self._settings.peak_learning_rate
             raise TrainingError(
                 f"The loss is {value} at epoch {self.progress.epoch + 1}, step {self.progress.step + 1}: the "
-                f"training has diverged. Lower learning_rate (it is {self._settings.learning_rate:g}) and resume from "
-                f"an earlier checkpoint, or start again."
+                f"training has diverged. Lower Train.learning_rate (it is {rate:g}) and start again, "
+                f"or resume from an earlier checkpoint, if there is one."
             )
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
@@ -177,19 +174,23 @@ class Trainer:
 
     def _evaluate(self) -> None:
         epoch = self.progress.epoch + 1
-        scores = {}
         # several processes may have different numbers of batches, and so cannot ask each other
         after_batch = self._obey_stop if self._group.size == 1 else lambda: None
-        for name, network in (("average", self._average.network), ("weights", self._network)):
+        networks = {"average": self._average.network, "weights": self._network}
+        for network in networks.values():
             self._group.share_statistics(network)
-            answers = score_images(network, self._data.val, self._settings, self._group, after_batch)
-            scores[name] = mean_average_precision(answers, self._data.val.targets)
+        both = score_images(list(networks.values()), self._data.val, self._settings, self._group, after_batch)
+        scores = {
+            name: mean_average_precision(rows, self._data.val.targets)
+            for name, rows in zip(networks, both, strict=True)
+        }
+        answers = both[-1]
         # a fresh network starts like this too
         collapsed = len(answers) > 1 and np.ptp(answers, axis=0).max() < _COLLAPSED
         if collapsed and epoch > self._settings.warmup_epochs:
             self._log(
                 "Note: every image gets the same scores. If this persists, the network has collapsed: start again with "
-                "a lower learning_rate or from pretrained weights."
+                "a lower Train.learning_rate or from pretrained weights."
             )
         best = max(scores, key=lambda name: scores[name])
         self.progress.evaluations.append(EvaluationRow(self.steps_done, epoch, scores["weights"], scores["average"]))
@@ -246,7 +247,7 @@ class Trainer:
         if self._group.any(self._stop.requested):
             raise self._stop.error(
                 f"Stopped in epoch {self.progress.epoch + 1} after step {self.progress.step} of "
-                f"{self._steps_per_epoch}; resume with resume_path {self._folder.latest}."
+                f"{self._steps_per_epoch}; resume with Train.resume_path={self._folder.latest}."
             )
 
     def _remaining(self, images_per_s: float) -> str:
@@ -255,16 +256,25 @@ class Trainer:
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
+def make_upload() -> Callable[[npt.NDArray[np.float32]], Any]:
+    """Return a function that copies an array to this thread's device, in whatever thread it is called."""
+    import paddle
+
+    device = paddle.device.get_device()
+    return lambda array: paddle.to_tensor(array, place=device)
+
+
 def score_images(
-    network: paddle.nn.Layer,
+    networks: Sequence[paddle.nn.Layer],
     images: ImageSet,
     settings: TrainSettings,
     group: ProcessGroup,
     after_batch: Callable[[], None] = lambda: None,
-) -> npt.NDArray[np.float32]:
-    """Return the scores (N, num_labels) float32 of all images, in every process; each process scores its share.
+) -> list[npt.NDArray[np.float32]]:
+    """Return each network's scores (N, num_labels) float32 of all images, in every process, which scores its share.
 
-    The network, which is left in evaluation mode, runs in float32. An exception of `after_batch` ends the scoring.
+    Each image is decoded once. The networks, which are left in evaluation mode, run in float32. An exception of
+    `after_batch` ends the scoring.
 
     Raises:
         DatasetError: An image cannot be used.
@@ -272,15 +282,18 @@ def score_images(
     import paddle
     from tqdm import tqdm
 
-    network.eval()
+    for network in networks:
+        network.eval()
     own = sequential_batches(len(images), settings.batch_size, group.rank, group.size)
-    rows = [np.empty((0, images.targets.shape[1]), np.float32)]
+    rows = [[np.empty((0, images.targets.shape[1]), np.float32)] for _ in networks]
     hidden = None if group.is_first else True
     bar = tqdm(total=len(own), desc="evaluation", unit="batch", leave=False, disable=hidden)
-    reading = read_batches(images, settings.transform, own, settings.num_workers)
+    workers = settings.reader_count(group.size)
+    reading = read_batches(images, settings.transform, own, workers, upload=make_upload())
     with contextlib.closing(reading) as batches, bar, paddle.no_grad():
         for inputs, _ in batches:
-            rows.append(paddle.nn.functional.sigmoid(network(paddle.to_tensor(inputs))).numpy())
+            for network, scores in zip(networks, rows, strict=True):
+                scores.append(paddle.nn.functional.sigmoid(network(inputs)).numpy())
             bar.update()
             after_batch()
-    return group.gather_rows(np.concatenate(rows), len(images))
+    return [group.gather_rows(np.concatenate(scores), len(images)) for scores in rows]

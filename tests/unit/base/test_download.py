@@ -130,11 +130,17 @@ def failure(url: str) -> str:
     assert "\n" not in message
     assert message.startswith(f"Could not download {url}: ")
     assert message.endswith(
-        "Without network access, download this URL on another machine and pass the file or its folder "
-        f"(mlcls import /path/to/{NAME}), or set MLCLS_CACHE_DIR to a cache that holds {download.cache_path(url).name}."
+        "Without network access, download this URL on another machine and pass the file "
+        f"(/path/to/{NAME}), or set MLCLS_CACHE_DIR to a cache that holds {download.cache_path(url).name}."
     )
     assert not download.cache_path(url).exists()
     return message
+
+
+def test_how_a_user_passes_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    with pytest.raises(DownloadError, match=rf"pass the file \(mlcls import /path/to/{NAME}\), or set"):
+        download.fetch(f"http://127.0.0.1:1/{NAME}", "mlcls import {}")
 
 
 def leftovers() -> set[str]:

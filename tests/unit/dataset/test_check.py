@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mlcls.dataset import image_inspection
-from mlcls.dataset.check import CheckReport, check_dataset
+from mlcls.dataset.check import CheckReport, check_dataset, examine_dataset
 from mlcls.errors import DatasetError
 from support.dataset_samples import append, read_tree, write_dataset, write_picture
 
@@ -48,9 +48,30 @@ def to_gbk(path: Path) -> None:
     path.write_bytes("0 cat\n1 dog\n2 dining table\n3 狗\n".encode("gbk"))
 
 
-def leak_picture(path: Path) -> None:
-    copy_picture(path.parent, "images/002.png", "images/copy.bmp")
-    append(path, "images/copy.bmp\t0,0,1,1\n")
+def leak_picture(root: Path) -> None:
+    copy_picture(root, "images/002.png", "images/copy.bmp")
+    append(root / "val.txt", "images/copy.bmp\t0,0,1,1\n")
+
+
+def repeat_picture(root: Path) -> None:
+    copy_picture(root, "images/000.png", "images/copy.bmp")
+    append(root / "train.txt", "images/copy.bmp\t1,0,0,0\n")
+
+
+def use_absolute_paths(root: Path) -> None:
+    spoil(root / "val.txt", "images/006", f"{root}/images/006")
+
+
+def climb(root: Path) -> None:
+    spoil(root / "train.txt", "images/000", "../x/images/000")
+
+
+def drop_label(root: Path) -> None:
+    spoil(root / "val.txt", "1,1,0,0", "0,1,0,0")
+
+
+def add_line(name: str, line: str) -> Callable[[Path], object]:
+    return lambda root: append(root / name, f"{line}\n")
 
 
 # A file of a good dataset, a text in it ("" for its end, None for all of it), what is put there, and the one error:
@@ -70,11 +91,12 @@ BAD_TEXTS: list[tuple[str, str | None, str, str]] = [
     ("val.txt", "", "\n", "annotation-line:3: expected PATH, a tab and 4 numbers, got an empty line"),
     ("train.txt", "0,1,0,0", "0,1,0", "vector-length:2: expected 4 numbers, one for each label, got 3"),
     ("train.txt", "0,1,0,0", "0,2,0,0", "vector-value:2: expected 0 or 1 for each label, got '2'"),
-    ("val.txt", "images", "/images", "absolute-path:1: expected a path relative to the dataset's folder, got the"),
-    ("val.txt", "images", r"C:\data", "absolute-path:1: expected a path relative to the dataset's folder, got the"),
-    ("train.txt", "", "images/000.png\t1,0,0,0\n", "duplicate-path:7: expected each image once, got images/000.png"),
-    ("train.txt", "", "./images//000.png\t0,1,0,0\n", "duplicate-path:7: expected each image once, got"),
-    ("val.txt", "", "images/002.png\t0,0,1,1\n", "leaked-path:3: expected each image in one part, got images/002.png,"),
+    (
+        "val.txt",
+        "images",
+        r"C:\data",
+        r"missing-image:1: C:\data/006.png: expected an image file, but it does not exist",
+    ),
     ("train.txt", "images/001", r"images\001", r"missing-image:2: images\001.png: expected an image file, but it does"),
 ]
 
@@ -85,10 +107,34 @@ BAD_FILES: list[tuple[str, Callable[[Path], object], str]] = [
     ("train.txt", put_folder, "unreadable-file train.txt: expected a text file, got one that cannot be read: Is a"),
     ("val.txt", to_utf16, "encoding val.txt: expected UTF-8, got UTF-16; save it as UTF-8"),
     ("label.txt", to_gbk, r"encoding label.txt:4: expected UTF-8, got the bytes b'\xb9\xb7' at byte 3 of the line"),
-    ("val.txt", leak_picture, "leaked-picture val.txt:3: expected no training picture in validation, got images/copy"),
     ("images/001.png", Path.unlink, "missing-image train.txt:2: images/001.png: expected an image file, but it does"),
     ("images/001.png", put_pipe, "unreadable-image train.txt:2: images/001.png: expected an image file, got something"),
     ("images/001.png", truncate, "broken-image train.txt:2: images/001.png: expected a whole PNG file"),
+]
+
+
+# What is done to a good dataset, which can be trained on as before; kind, place and beginning of the one finding.
+DEFECTS: list[tuple[Callable[[Path], object], str]] = [
+    (use_absolute_paths, "absolute-path val.txt:1: expected a path relative to the dataset's folder, got the absolute"),
+    (climb, "climbing-path train.txt:1: expected a path inside the dataset's folder, got '../x/images/000.png'"),
+    (
+        add_line("train.txt", "images/000.png\t1,0,0,0"),
+        "duplicate-path train.txt:7: expected each image once, got images",
+    ),
+    (add_line("train.txt", "./images//000.png\t0,1,0,0"), "duplicate-path train.txt:7: expected each image once, got"),
+    (
+        add_line("val.txt", "images/002.png\t0,0,1,1"),
+        "leaked-path val.txt:3: expected each image in one part, got images",
+    ),
+    (
+        leak_picture,
+        "leaked-picture val.txt:3: expected no training picture in validation, got images/copy.bmp, the same",
+    ),
+    (
+        repeat_picture,
+        "duplicate-picture train.txt:7: images/copy.bmp is the same picture as images/000.png (train.txt:1)",
+    ),
+    (drop_label, "empty-class val.txt: no sample has label 0 'cat'; it cannot be evaluated"),
 ]
 
 
@@ -127,13 +173,45 @@ def expect_error(root: Path, kind: str, text: str) -> None:
     assert {error.kind for error in report.log.errors} - {kind} <= allowed
 
 
+@pytest.mark.parametrize(("change", "finding"), DEFECTS)
+def test_defect(root: Path, change: Callable[[Path], object], finding: str) -> None:
+    """A warning, as PaddleX accepts such a dataset, an error if strict; and the same for who trains on it."""
+    change(root)
+    kind, text = finding.split(" ", 1)
+    report = check(root)
+    assert report.passed
+    (warning,) = report.log.warnings
+    assert (warning.kind, str(warning)[: len(text)]) == (kind, text)
+    assert examine_dataset(root).warnings == [warning]
+    strict = check_dataset(root, root.parent / "output", strict=True)
+    assert [str(error) for error in strict.log.errors] == [str(warning)]
+    assert not strict.log.warnings
+
+
+def test_validation_without_labels_is_an_error(root: Path) -> None:
+    """There would be no mAP, and so no best model."""
+    for vector in ("1,1,0,0", "0,0,1,1"):
+        spoil(root / "val.txt", vector, "0,0,0,0")
+    (error,) = check(root).log.errors
+    assert str(error).startswith("val.txt: expected images with labels, got none with any")
+
+
+def test_who_trains_hears_of_the_same_errors(root: Path) -> None:
+    truncate(root / "images/001.png")
+    spoil(root / "val.txt", "1,1,0,0", "1,1,0")
+    assert examine_dataset(root).errors == check(root).log.errors
+    (root / "label.txt").unlink()
+    assert [error.kind for error in examine_dataset(root).errors] == ["missing-file"]
+
+
 def test_all_problems_are_reported_together(root: Path) -> None:
     spoil(root / "label.txt", "1 dog", "1 ")
     spoil(root / "train.txt", "0,1,0,0", "0,2,0,0")
     append(root / "train.txt", "images/000.png 1,0,0,0\n")
     append(root / "val.txt", "images/002.png\t0,0,1,0\n")
     (root / "images/005.png").unlink()
-    assert [f"{error.kind} {error}" for error in check(root).log.errors] == [
+    log = check(root).log
+    assert [f"{problem.kind} {problem}" for problem in log.errors + log.warnings] == [
         "empty-label label.txt:2: expected a label after the class id 1, got none",
         "vector-value train.txt:2: expected 0 or 1 for each label, got '2'",
         "annotation-line train.txt:7: expected PATH, a tab and 4 numbers, got 'images/000.png 1,0,0,0'",
@@ -198,7 +276,6 @@ def test_good_dataset(root: Path) -> None:
         assert np.array_equal(drawn.crop((left, 0, left + image.width, image.height)), image)
         assert drawn.height > image.height
     assert read_tree(root) == before
-    assert not (root / ".mlcls-lock").exists(), "a check alone needs no right to write"
 
 
 # The order in which PaddleX shows the samples.
@@ -225,7 +302,11 @@ def test_samples_of_one_name(root: Path) -> None:
 
 def test_dataset_inside_the_folder(root: Path) -> None:
     """An archive is unpacked to a folder of its own."""
-    assert check(root.parent).root == root
+    report = check(root.parent)
+    assert (report.root, report.passed) == (root, True)
+    assert [str(warning) for warning in report.log.warnings] == [
+        f".: the dataset is in {root}; train with this Global.dataset_dir"
+    ]
 
 
 def test_no_dataset(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_override(override: str, value: object) -> None:
         ("Train.batch_size=True", "Train.batch_size: expected int, got True."),
         ("Train.batch_size=null", "Train.batch_size: expected int, got None."),
         ("Train.num_classes=[5]", "Train.num_classes: expected int | null, got [5]."),
-        ("Train.learning_rate=fast", "Train.learning_rate: expected float, got 'fast'."),
+        ("Train.learning_rate=fast", "Train.learning_rate: expected float | null, got 'fast'."),
         ("Global.output=2017", "Global.output: expected str, got 2017."),
         ("Predict.input=''", "Predict.input: expected str, got None."),
         ("Evaluate.log_interval=0", "Evaluate.log_interval: expected int >= 1, got 0."),

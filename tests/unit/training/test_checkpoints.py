@@ -1,14 +1,12 @@
-"""Checkpoints, pretrained weights, history, interruption and the launch of several processes, without a training."""
+"""Checkpoints, pretrained weights and history, without a training."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import dataclasses
-import os
-import signal
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcls.errors import ModelFormatError, TrainingError
-from mlcls.training.architectures import find_weights, load_pretrained
+from mlcls.base.download import cache_path
+from mlcls.errors import DownloadError, ModelFormatError, TrainingError
+from mlcls.model.catalog import OFFICIAL_MODELS
+from mlcls.training.architectures import PPLCNET_SCALES, backbone_url, find_weights, load_pretrained
 from mlcls.training.checkpoint import SUFFIXES, Checkpoint, read_checkpoint, write_checkpoint
-from mlcls.training.processes import StopRequest, launch_command
 from mlcls.training.run_folder import EvaluationRow, Progress, StepRow, draw_curves, format_csv
-from mlcls.training.settings import Device
 
 
 def make_checkpoint(paddle: Any, value: float) -> Checkpoint:
@@ -152,8 +150,40 @@ def test_weights_that_cannot_be_used(paddle: Any, tmp_path: Path) -> None:
 
 
 def test_weights_from_a_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("mlcls.base.download.fetch", lambda url: tmp_path / url.rpartition("/")[2])
-    assert find_weights("https://models.example/w.pdparams") == tmp_path / "w.pdparams"
+    monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path))
+    url = "https://models.example/w.pdparams"
+    cache_path(url).write_bytes(b"weights")
+    assert find_weights(url) == cache_path(url)
+
+
+def test_a_failed_download_says_how_to_pass_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLCLS_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("mlcls.base.download.FIRST_BACKOFF_S", 0)
+    with pytest.raises(DownloadError) as caught:
+        find_weights("http://127.0.0.1:1/w.pdparams", "Evaluate.weight_path")
+    assert "pass the file (-o Evaluate.weight_path=/path/to/w.pdparams)" in str(caught.value)
+    assert "mlcls import" not in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", OFFICIAL_MODELS)
+def test_the_backbone_is_that_of_paddleclas(paddle: Any, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    """PaddleClas itself, told to start from pretrained weights, asks for the same URL."""
+    from paddleclas.ppcls.arch import backbone
+    from paddleclas.ppcls.utils import save_load
+
+    class AskedError(Exception):
+        pass
+
+    def ask(url: str) -> None:
+        raise AskedError(url)
+
+    monkeypatch.setattr(save_load, "get_weights_path_from_url", ask)
+    model = OFFICIAL_MODELS[architecture]
+    scales = PPLCNET_SCALES if "LCNet" in architecture else (1.0,)
+    for scale in scales:
+        build = getattr(backbone, model.backbone.replace("x1_0", f"x{scale}".replace(".", "_")))
+        with pytest.raises(AskedError, match=f"^{re.escape(backbone_url(architecture, scale))}$"):
+            build(pretrained=True, class_num=2, **model.arch_options)
 
 
 # --- history
@@ -200,39 +230,13 @@ def test_curves_are_a_picture(tmp_path: Path, rows: int) -> None:
     assert ((214, 39, 40) in drawn) == (rows > 0)  # the color of the loss
 
 
-# --- interruption
-
-
-def test_signals_are_noted_and_handlers_put_back() -> None:
-    """Paddle's launcher repeats SIGTERM; a second Ctrl-C ends at once. Other threads take no signals."""
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with StopRequest() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert stop.error("").exit_code == 128 + signal.SIGTERM
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-
-    def handler_within() -> Any:
-        with StopRequest():
-            return signal.getsignal(signal.SIGINT)
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(handler_within).result() is before[1]
-
-
-# --- several processes
-
-
-@pytest.mark.parametrize(
-    ("device", "where"), [("gpu:0,3", ["--devices", "0,3"]), ("cpu:0,1", ["--nproc_per_node", "2"])]
-)
-def test_launch_command(tmp_path: Path, device: str, where: list[str]) -> None:
-    command = launch_command(tmp_path / "settings.json", Device.parse(device))
-    assert command[:3] == [sys.executable, "-m", "paddle.distributed.launch"]
-    assert command[3:-2] == ["--log_dir", str(tmp_path), "--log_level", "ERROR", "--max_restart", "0", *where]
-    assert Path(command[-2]).is_file()
-    assert command[-1] == str(tmp_path / "settings.json")
+def test_the_legend_covers_no_curve() -> None:
+    """A curve of low mAP shows as many of its pixels as one of high mAP."""
+    counts = []
+    for score in (0.0, 0.06, 0.12, 0.5, 1.0):
+        progress = make_progress(40)
+        progress.evaluations = [EvaluationRow(step, step, score, score) for step in range(1, 41)]
+        with Image.open(io.BytesIO(draw_curves(progress, "a title"))) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        counts.append(int((pixels == (255, 127, 14)).all(axis=2).sum()))  # the color of the weights, drawn last
+    assert min(counts) > 0.9 * max(counts)

@@ -119,6 +119,21 @@ def test_threads_do_not_change_what_is_loaded(dataset: Path) -> None:
         assert all(np.array_equal(one, two) for one, two in zip(results[0], other, strict=True))
 
 
+def test_batches_are_uploaded_in_order_by_one_thread(dataset: Path) -> None:
+    data = TrainingData.read(dataset)
+    names: set[str] = set()
+
+    def upload(array: Any) -> Any:
+        names.add(threading.current_thread().name)
+        return array.shape, float(array.sum())
+
+    batches = epoch_batches(7, 2, 5, 1)
+    plain = list(read_batches(data.train, TRANSFORM, batches, 3))
+    uploaded = list(read_batches(data.train, TRANSFORM, batches, 3, upload=upload))
+    assert uploaded == [tuple((array.shape, float(array.sum())) for array in batch) for batch in plain]
+    assert len(names) == 1 and threading.current_thread().name not in names
+
+
 @pytest.mark.parametrize(("num_workers", "ahead"), [(0, 0), (2, PREFETCHED_BATCHES)])
 def test_few_images_are_read_ahead_and_threads_end(dataset: Path, num_workers: int, ahead: int) -> None:
     read: list[int] = []
@@ -158,7 +173,7 @@ def test_datasets_and_another_number_of_classes(dataset: Path) -> None:
     assert (len(data.train), len(data.val)) == (7, 3)
     assert data.train.targets.shape == (7, 3)
     assert set(data.digests) == {"label.txt", "train.txt", "val.txt"}
-    with pytest.raises(DatasetError, match=r"expected 80 labels, as num_classes says, got 3"):
+    with pytest.raises(DatasetError, match=r"expected 80 labels, as Train\.num_classes says, got 3"):
         TrainingData.read(dataset, num_classes=80)
     with pytest.raises(DatasetError, match="expected the folder of a dataset"):
         TrainingData.read(dataset / "no")

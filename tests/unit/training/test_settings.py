@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,38 @@ MODEL = "PP-LCNet_x1_0_ML"
 
 def test_defaults_are_the_recipe() -> None:
     settings = TrainSettings(MODEL, Path("dataset"))
-    assert (settings.learning_rate, settings.weight_decay, settings.ema_decay) == (1e-4, 1e-4, 0.9997)
+    assert (settings.peak_learning_rate, settings.weight_decay, settings.ema_decay) == (1e-4, 1e-4, 0.9997)
+    assert TrainSettings("CLIP_vit_base_patch16_448_ML", Path("dataset")).peak_learning_rate == 5e-5
+    assert TrainSettings(MODEL, Path("dataset"), learning_rate=0.01).peak_learning_rate == 0.01
     assert (settings.transform.height, settings.transform.width) == (448, 448)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs_iters": 0}, "epochs_iters: expected int >= 1, got 0"),
-        ({"batch_size": 2.5}, "batch_size: expected int, got 2.5"),
-        ({"learning_rate": "0.1"}, "learning_rate: expected float, got '0.1'"),
-        ({"learning_rate": math.nan}, "learning_rate: expected float > 0.0, got nan"),
-        ({"ema_decay": 1}, "ema_decay: expected float < 1.0, got 1"),
-        ({"amp": "yes"}, "amp: expected bool, got 'yes'"),
-        ({"image_size": (16, 64)}, "image_size: expected height and width of at least 32, got 16, 64"),
-        ({"image_size": (64, 64, 3)}, "image_size: expected array of length 2"),
-        ({"resume_path": 3}, "resume_path: expected str | null, got 3"),
-        ({"decoder_width": 100}, "decoder_width: expected int that's a multiple of 24, got 100"),
-        ({"decoder_width": 0}, "decoder_width: expected int >= 24, got 0"),
-        ({"gradient_clip": -1}, "gradient_clip: expected float >= 0.0, got -1"),
-        ({"device": "tpu"}, "device: expected cpu, gpu:0 or gpu:0,1"),
-        ({"device": "gpu:0,0"}, "device: expected cpu, gpu:0 or gpu:0,1 with each number once"),
-        ({"lerning_rate": 1}, "unknown key lerning_rate; expected only model, dataset_dir"),
+        ({"epochs_iters": 0}, "Train.epochs_iters: expected int >= 1, got 0"),
+        ({"batch_size": 2.5}, "Train.batch_size: expected int, got 2.5"),
+        ({"learning_rate": "0.1"}, "Train.learning_rate: expected float | null, got '0.1'"),
+        ({"learning_rate": math.nan}, "Train.learning_rate: expected float > 0.0, got nan"),
+        ({"ema_decay": 1}, "Train.ema_decay: expected float < 1.0, got 1"),
+        ({"amp": "yes"}, "Train.amp: expected one of O1, O2, OFF, got 'yes'"),
+        ({"dy2st": True}, "Train.dy2st: expected false, got true; mlcls does not compile"),
+        ({"pretrain_weight_path": 3}, "Train.pretrain_weight_path: expected bool | str | null, got 3"),
+        ({"image_size": (16, 64)}, "Train.image_size: expected height and width of at least 32, got 16, 64"),
+        ({"image_size": (64, 64, 3)}, "Train.image_size: expected array of length 2"),
+        ({"resume_path": 3}, "Train.resume_path: expected str | null, got 3"),
+        ({"decoder_width": 100}, "Train.decoder_width: expected int that's a multiple of 24, got 100"),
+        ({"decoder_width": 0}, "Train.decoder_width: expected int >= 24, got 0"),
+        ({"gradient_clip": -1}, "Train.gradient_clip: expected float >= 0.0, got -1"),
+        ({"device": "tpu"}, "Global.device: expected cpu, gpu:0 or gpu:0,1"),
+        ({"device": "gpu:0,0"}, "Global.device: expected cpu, gpu:0 or gpu:0,1 with each number once"),
+        ({"lerning_rate": 1}, "unknown key Train.lerning_rate; expected only num_classes"),
         ({"model": "AlexNet"}, "not one of the six"),
-        ({"backbone_scale": 0.4}, "backbone_scale: expected 0.25 or 0.35 or 0.5 or 0.75 or 1.0"),
-        ({"model": "ResNet50_ML", "backbone_scale": 0.5}, "backbone_scale: expected 1.0 for ResNet50_ML, got 0.5"),
+        ({"backbone_scale": 0.4}, "Train.backbone_scale: expected 0.25 or 0.35 or 0.5 or 0.75 or 1.0"),
+        (
+            {"model": "ResNet50_ML", "backbone_scale": 0.5},
+            "Train.backbone_scale: expected 1.0 for ResNet50_ML, got 0.5",
+        ),
     ],
 )
 def test_wrong_values(values: dict[str, Any], message: str) -> None:
@@ -54,20 +62,39 @@ def test_wrong_values(values: dict[str, Any], message: str) -> None:
 
 
 def test_the_trainer_checks_the_values_of_a_program() -> None:
-    with pytest.raises(TrainingError, match="epochs_iters: expected int >= 1, got 0"):
+    with pytest.raises(TrainingError, match=r"Train\.epochs_iters: expected int >= 1, got 0"):
         train_model(TrainSettings(MODEL, Path("dataset"), epochs_iters=0))
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "ids"),
-    [("cpu", "cpu", (0,)), ("gpu:3", "gpu", (3,)), ("gpu:0,1", "gpu", (0, 1))],
+    [("cpu", "cpu", ()), ("gpu", "gpu", ()), ("gpu:3", "gpu", (3,)), ("gpu:0,1", "gpu", (0, 1))],
 )
 def test_devices(text: str, kind: str, ids: tuple[int, ...]) -> None:
-    assert Device.parse(text) == Device(kind, ids)
+    device = Device.parse(text)
+    assert device == Device(kind, ids)
+    assert str(device) == text
+    assert device.process_count == max(1, len(ids))
+
+
+@pytest.mark.parametrize(("written", "amp"), [(True, "O1"), (False, "OFF"), ("O1", "O1"), ("O2", "O2"), ("OFF", "OFF")])
+def test_mixed_precision_in_each_spelling(written: bool | str, amp: str) -> None:
+    config: dict[str, dict[str, Any]] = {
+        "Global": {"model": MODEL, "dataset_dir": "d"},
+        "Train": {"amp": written, "dy2st": False},
+    }
+    assert TrainSettings.from_config(config).amp == amp
+
+
+def test_threads_are_the_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    settings = TrainSettings(MODEL, Path("d"))
+    assert [settings.reader_count(processes) for processes in (1, 3, 8, 32)] == [16, 5, 2, 1]
+    assert TrainSettings(MODEL, Path("d"), num_workers=0).reader_count(8) == 0
 
 
 def test_config_and_back() -> None:
-    settings = TrainSettings(MODEL, Path("dataset"), image_size=(64, 96), seed=7, amp=True)
+    settings = TrainSettings(MODEL, Path("dataset"), image_size=(64, 96), seed=7, amp="O1")
     config = settings.to_config()
     assert config["Global"] == {
         "mode": "train",
