@@ -21,10 +21,11 @@ from PIL import Image
 from mlcls.errors import ServerError
 from mlcls.repository.models import Repository
 from mlcls.repository.names import ONNX_FILE
-from mlcls.server.http_api import NoAnswerError
+from mlcls.server.http_api import HttpStatusError, NoAnswerError
 from support.processes import assert_ended, run_mlcls
 from support.serve_process import MODEL, RECOVERY_TIMEOUT_S, Served, copy_backends, own_segments, serving
 from support.served_models import SmallModels
+from support.settling import wait_for
 from support.triton_request import ask_outputs
 
 pytestmark = pytest.mark.slow
@@ -105,6 +106,23 @@ def test_without_supervision_a_killed_step_ends_the_command(
         assert line.startswith("mlcls serve: The server is unhealthy: ")
         assert f"(process {step.pid}) was killed or exited" in line
         assert own_segments(served.process) == []
+
+
+def test_a_fault_of_a_request_is_not_the_reason_of_an_end(
+    small_models: SmallModels, tmp_path: Path, image: bytes
+) -> None:
+    backends = copy_backends(tmp_path / "backends", "pass")
+    with (backends / "mlcls_preprocess" / "model.py").open("a") as file:
+        file.write("\n\ndef _fail(*_):\n    raise KeyError('of a request')\n\n\nTritonPythonModel.answer = _fail\n")
+    log = tmp_path / "log"
+    options = (f"--log-file={log}", "--probe-interval=0")
+    with serving(small_models.repository, tmp_path, *options, MLCLS_PYTHON_BACKENDS=str(backends)) as served:
+        with pytest.raises(HttpStatusError, match="KeyError: 'of a request'"):
+            served.label(image)
+        wait_for(lambda: "Traceback" in log.read_text())
+        served.tritonserver().send_signal(signal.SIGFPE)
+        assert served.process.wait(RECOVERY_TIMEOUT_S) == 1
+        assert served.lines() == ["mlcls serve: tritonserver ended with signal 8: its log gives no reason"]
 
 
 @pytest.fixture(scope="module")

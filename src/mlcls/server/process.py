@@ -79,6 +79,7 @@ class TritonServer:
         try:
             self._launch(installation)
             self._wait_until_ready()
+            self._require_running().log.is_starting = False
         except BaseException:
             self._terminate()
             raise
@@ -120,7 +121,7 @@ class TritonServer:
             status = running.process.wait(timeout_s)
             end_group(running.process.pid)  # its steps, which hold its log open
             running.log.join(_LOG_TIMEOUT_S)
-            raise ServerError(describe_end(status, running.log.tail()))
+            raise ServerError(describe_end(status, running.log.tail(), running.log.is_starting))
 
     def stop(self) -> None:
         """End the server: requests in flight are answered, then all its processes and shared memory are gone."""
