@@ -1,9 +1,10 @@
-"""Requests that no client of ours sends, to a model and to its steps: the caller's fault, not the server's."""
+"""Requests that no client of ours sends, to a model and to its steps: each costs its caller an error, and no one else."""
 
 from __future__ import annotations
 
 import io
 import json
+import socket
 import struct
 from collections.abc import Mapping
 
@@ -102,3 +103,27 @@ def test_logits_that_are_no_numbers(small_server: TritonServer) -> None:
     assert content["status"][0].startswith("the engine gave scores that are not numbers")
     assert content["status"][1] == "OK"
     assert content["scores"] == [-1] * 5 + [1, 0, 0.5, 0.5, 0.5]
+
+
+DEEP = b'{"inputs":[{"name":"image","shape":[1,1],"datatype":"BYTES","data":' + b"[" * 100_000 + b"]" * 100_000 + b"}]}"
+
+
+def test_deep_json(small_server: TritonServer) -> None:
+    with pytest.raises(HttpStatusError, match="HTTP status 400"):
+        HttpApi(small_server.http_url).request(f"/v2/models/{MODEL}/infer", 60, DEEP)
+
+
+def test_a_photo_whose_body_is_called_a_form(small_server: TritonServer) -> None:
+    """As curl calls any body unless told otherwise."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Inference-Header-Content-Length": "0"}
+    with pytest.raises(HttpStatusError, match="got unknown data"):
+        HttpApi(small_server.http_url).request(f"/v2/models/{MODEL}/infer", 60, bytes(32 << 20), headers)
+
+
+def test_a_body_in_a_million_chunks(small_server: TritonServer) -> None:
+    host, _, port = small_server.http_url.partition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        head = f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: localhost\r\nInference-Header-Content-Length: 0\r\n"
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        connection.sendall(b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n")
+        assert b"got text (1000000 bytes" in connection.recv(10_000)
