@@ -1,4 +1,4 @@
-"""Requests that no client of ours sends, to a model and to its steps: each costs its caller an error, and no one else."""
+"""Requests that no client of ours sends, to a model and to its steps: each costs its caller an error, and no other."""
 
 from __future__ import annotations
 
