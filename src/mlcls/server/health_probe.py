@@ -16,6 +16,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 from urllib.parse import quote
@@ -65,14 +66,20 @@ class _Work(NamedTuple):
     """A model's work so far, by Triton's metrics.
 
     Attributes:
-        answered: Requests that the ensemble and its engine answered.
+        answered: Requests that the ensemble answered.
+        computed: Requests that its engine answered.
         waiting: Requests that wait for the engine.
         image_s: The engine's mean time for an image; the warmup counts, so it is known from the start.
     """
 
     answered: float
+    computed: float
     waiting: float
     image_s: float
+
+
+class _LateError(Exception):
+    """A probe has no answer, or one of a queue."""
 
 
 class HealthProbe:
@@ -93,14 +100,16 @@ class HealthProbe:
         deadline = time.monotonic() + self._timeout_s
         # After a probe that failed, what was done since then counts, too.
         before = self._unanswered.pop(model, None) or self._read_work(model)
-        reason = self._infer(model)
+        try:
+            reason = self._infer(model)
+            is_late = False
+        except _LateError as error:
+            reason, is_late = str(error), True
         if reason is None:
             return Health(model, "answers")
         while True:
             work = self._read_work(model)
-            if work is not None and (
-                self._is_step_at_work(model, work) or (before and work.answered > before.answered)
-            ):
+            if work is not None and self._is_busy(model, before or work, work, is_late):
                 return Health(model, "busy", reason)
             before = before or work
             if time.monotonic() > deadline:
@@ -108,11 +117,12 @@ class HealthProbe:
             time.sleep(_POLL_INTERVAL_S)
         if before is None:
             return Health(model, "fails", reason)
-        self._unanswered[model] = before
+        if is_late:
+            self._unanswered[model] = before
         return Health(model, "fails", reason, MAX_BATCH_SIZE * before.image_s)
 
     def _infer(self, model: str) -> str | None:
-        """Ask once; return None for a good answer, else what came."""
+        """Ask once; return None for a good answer, else what came; a _LateError if no step gave an answer."""
         picture = make_picture(next(self._numbers))
         tensor = struct.pack("<I", len(picture)) + picture
         size = {"binary_data_size": len(tensor)}
@@ -128,7 +138,11 @@ class HealthProbe:
             path = f"/v2/models/{quote(model, safe='')}/infer"
             answer = self._api.request(path, self._timeout_s, header + tensor, headers)
             status = json.loads(answer)["outputs"][0]["data"][0]
-        except (HttpStatusError, NoAnswerError) as error:
+        except NoAnswerError as error:
+            raise _LateError(str(error)) from None
+        except HttpStatusError as error:
+            if error.status == HTTPStatus.SERVICE_UNAVAILABLE:  # of a queue
+                raise _LateError(str(error)[:300]) from None
             return str(error)[:300]
         except (ValueError, KeyError, IndexError, TypeError):
             return "its answer is not that of an imported model"
@@ -146,10 +160,17 @@ class HealthProbe:
         for metric, name, value in _METRIC.findall(text):
             if is_engine(name):
                 engine[metric] += float(value)
-            if metric == "request_success" and (name == model or is_engine(name)):
+            elif (metric, name) == ("request_success", model):
                 answered += float(value)
         image_s = engine["compute_infer_duration_us"] / 1e6 / max(engine["count"], 1)
-        return _Work(answered, engine["pending_request_count"], image_s)
+        return _Work(answered, engine["request_success"], engine["pending_request_count"], image_s)
+
+    def _is_busy(self, model: str, before: _Work, work: _Work, is_late: bool) -> bool:
+        """Return whether a model works on requests of others."""
+        if not is_late:  # a wrong answer, which Triton may count like a right one
+            return work.answered > before.answered + 1
+        is_further = work.answered > before.answered or work.computed > before.computed
+        return is_further or self._is_step_at_work(model, work)
 
     def _is_step_at_work(self, model: str, work: _Work) -> bool:
         """Return whether a Python step of a model is at work, and may be what the probe waits for."""

@@ -13,6 +13,7 @@ import pytest
 
 from mlcls.backends.pulse import Pulse
 from mlcls.base.processes import free_ports
+from mlcls.cli import main
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ImageTransform
 from mlcls.server.health_probe import Health, HealthProbe, make_picture
@@ -30,6 +31,7 @@ class FakeTriton:
         others_per_s: How many requests of others it answers.
         engine_metrics: Lines of the engine's metrics.
         pictures: The pictures of the probes.
+        own: How many probes it answered.
     """
 
     def __init__(self) -> None:
@@ -38,11 +40,12 @@ class FakeTriton:
         self.others_per_s = 0.0
         self.engine_metrics = ""
         self.pictures: list[bytes] = []
+        self.own = 0
         fake = self
 
         class Handler(QuietHandler):
             def do_GET(self) -> None:  # noqa: N802  # http.server's name
-                count = int(fake.others_per_s * (time.monotonic() - fake._began_s))
+                count = int(fake.others_per_s * (time.monotonic() - fake._began_s)) + fake.own
                 text = f'nv_inference_request_success{{model="cat",version="1"}} {7 + count}\n{fake.engine_metrics}'
                 self.reply(200, text.encode())
 
@@ -56,6 +59,7 @@ class FakeTriton:
                 if fake.status is None:
                     fake.end.wait(5)
                 else:
+                    fake.own += fake.status == 200
                     content = {"outputs": [{"data": [fake.text]}]} if fake.status == 200 else {"error": fake.text}
                     self.reply(fake.status, json.dumps(content).encode())
 
@@ -143,6 +147,28 @@ def test_the_time_of_a_full_batch_is_known_from_the_metrics(triton: FakeTriton) 
         for metric, value in (("count", count), ("compute_infer_duration_us", duration_us))
     )
     assert triton.ask().full_batch_s == 32.0
+
+
+def test_the_command_says_when_its_timeout_is_too_short_to_tell(
+    triton: FakeTriton, capsys: pytest.CaptureFixture[str]
+) -> None:
+    triton.status = None
+    options = ["health", "cat", "--url", triton.url, "--metrics-url", f"http://{triton.url}/metrics", "--timeout=0.2"]
+    assert main(options) == 1
+    assert capsys.readouterr().err == "cat does not answer: timed out after 0.2 s\n"
+    triton.engine_metrics = (
+        'nv_inference_count{model="cat_engine",version="1"} 3\n'
+        'nv_inference_compute_infer_duration_us{model="cat_engine",version="1"} 2.1e+06\n'
+    )
+    assert main(options) == 1
+    assert "\nA full batch takes cat 22 s: " in capsys.readouterr().err
+
+
+def test_a_wrong_answer_is_a_fault_however_busy_the_steps_are(triton: FakeTriton, tmp_path: Path) -> None:
+    Pulse(tmp_path, "cat_preprocess_0_0").beat()
+    probe = HealthProbe(triton.url, f"http://{triton.url}/metrics", TIMEOUT_S, tmp_path)
+    for triton.status, triton.text in ((500, "CUDA error"), (200, "scores that are not numbers")) * 2:
+        assert probe.ask("cat").verdict == "fails"
 
 
 def test_an_answer_between_two_probes_counts(triton: FakeTriton) -> None:
