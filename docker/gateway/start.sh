@@ -43,6 +43,7 @@ render_bootstrap() {
         script="${script}s|@$name@|$value|g;"
     done
     sed "$script" "$here/envoy.yaml" > "$RUN_FOLDER/envoy.yaml"
+    cp "$here/requests.lua" "$RUN_FOLDER/requests.lua"
 }
 
 # Write the routes of one client: requests with its key. A here-document, because others can see the arguments of a
@@ -61,6 +62,7 @@ write_client_routes() {
           size_limit:
             "@type": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute
             buffer: {max_request_bytes: {value: $((MAX_REQUEST_BYTES * 4))}}
+          content: {"@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute, disabled: true}
       - name: "$1"
         $match], grpc: {}}
         $client
@@ -111,6 +113,7 @@ END
         typed_per_filter_config:
           calls: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute}
           size_limit: {"@type": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute, disabled: true}
+          content: {"@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute, disabled: true}
 END
     } > "$RUN_FOLDER/routes.new" || return 1
     mv "$RUN_FOLDER/routes.new" "$RUN_FOLDER/routes.yaml"  # Envoy watches for a file that is moved here

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from mlcls.backends.pulse import Pulse
-from mlcls.backends.triton_stub import StepArguments, failed_response
+from mlcls.backends.triton_stub import StepArguments, failed_response, read_input
 from mlcls.engines.openvino import OpenVinoEngine
+from mlcls.errors import RequestError
 from mlcls.model.contract import TENSORS
 
 
@@ -21,6 +22,7 @@ class TritonPythonModel:
         arguments = StepArguments.read(args)
         file = arguments.engine_file()
         spec = arguments.load_spec(file)
+        self._dims = (spec.transform.height, spec.transform.width, 3)
         self._engine = OpenVinoEngine(
             arguments.version_folder / file,
             spec,
@@ -32,7 +34,15 @@ class TritonPythonModel:
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> None:
         """Start the images of all requests that Triton batched; each is answered when its own images are done."""
-        self._engine.start([_Request(request) for request in requests])
+        started = []
+        for request in map(_Request, requests):
+            try:
+                request.pixels = read_input(request.request, TENSORS.pixels, self._dims, pb_utils)
+            except RequestError as error:
+                request.answer(error)
+            else:
+                started.append(request)
+        self._engine.start(started)
 
     def finalize(self) -> None:
         """Answer what was started, and mark this process as ended on purpose."""
@@ -44,13 +54,13 @@ class _Request:
     """One of Triton's requests, kept until its answer: the pixels are in shared memory that belongs to it."""
 
     def __init__(self, request: pb_utils.InferenceRequest) -> None:
-        self._request = request
+        self.request = request
         self._sender = request.get_response_sender()
-        self.pixels = pb_utils.get_input_tensor_by_name(request, TENSORS.pixels).as_numpy()
+        self.pixels: npt.NDArray[np.uint8]
 
     def is_cancelled(self) -> bool:
         """Return whether the caller canceled the request."""
-        return bool(self._request.is_cancelled())
+        return bool(self.request.is_cancelled())
 
     def answer(self, outcome: npt.NDArray[np.float32] | Exception) -> None:
         """Send the logits, or the error."""

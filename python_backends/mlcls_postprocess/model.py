@@ -8,7 +8,7 @@ from mlcls.backends.metric_sender import CounterGroup
 from mlcls.backends.pulse import PROBE_REQUEST_ID
 from mlcls.backends.steps import postprocess_logits, request_thresholds
 from mlcls.backends.tallies import THRESHOLD_REASON, ScoreTally, read_label_limit
-from mlcls.backends.triton_stub import RequestStep, StepArguments, decode_texts, encode_texts
+from mlcls.backends.triton_stub import RequestStep, StepArguments, decode_texts, encode_texts, read_input
 from mlcls.errors import ThresholdError
 from mlcls.model.contract import OK, TENSORS
 
@@ -23,14 +23,14 @@ class TritonPythonModel(RequestStep):
 
     def answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         """Select the labels of each image of a request, with the request's own thresholds."""
-        decode_statuses = decode_texts(pb_utils.get_input_tensor_by_name(request, TENSORS.decode_status).as_numpy())
+        decode_statuses = decode_texts(read_input(request, TENSORS.decode_status, (1,), pb_utils))
         try:
             thresholds = request_thresholds(request.parameters(), self.spec)
         except ThresholdError as error:
             self._tally.refused(decode_statuses.count(OK))
             self.refusal_log.note(request.request_id(), len(decode_statuses), [(0, error, THRESHOLD_REASON)])
             raise
-        logits = pb_utils.get_input_tensor_by_name(request, TENSORS.logits).as_numpy()
+        logits = read_input(request, TENSORS.logits, (self.spec.num_labels,), pb_utils)
         try:
             scores, results, statuses = postprocess_logits(logits, decode_statuses, thresholds, self.spec)
         except Exception:

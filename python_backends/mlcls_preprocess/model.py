@@ -10,7 +10,7 @@ from mlcls.backends.metric_sender import CounterGroup
 from mlcls.backends.pulse import PROBE_REQUEST_ID
 from mlcls.backends.steps import preprocess_images
 from mlcls.backends.tallies import DecodeTally
-from mlcls.backends.triton_stub import RequestStep, StepArguments, encode_texts
+from mlcls.backends.triton_stub import RequestStep, StepArguments, encode_texts, read_input
 from mlcls.errors import ImageError
 from mlcls.model.contract import TENSORS
 
@@ -30,7 +30,7 @@ class TritonPythonModel(RequestStep):
 
     def answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         """Decode the images of a request; it fails only if none of them can be decoded."""
-        images = pb_utils.get_input_tensor_by_name(request, TENSORS.image).as_numpy()
+        images = read_input(request, TENSORS.image, (1,), pb_utils)
         is_probe = request.request_id() == PROBE_REQUEST_ID
         try:
             tally = None if is_probe else self._tally

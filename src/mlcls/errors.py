@@ -112,6 +112,10 @@ class ThresholdError(MlclsError):
     """A threshold is malformed, or names a label that the model does not have."""
 
 
+class RequestError(MlclsError):
+    """A request has a tensor that its model does not take."""
+
+
 class RepositoryError(MlclsError):
     """The model repository is stale, incomplete or cannot be written."""
 

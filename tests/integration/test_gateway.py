@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from tritonclient.grpc import InferenceServerClient
+from PIL.PngImagePlugin import PngInfo
+from tritonclient.grpc import InferenceServerClient, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
 from mlcls.base.processes import free_ports
@@ -28,7 +30,7 @@ from mlcls_client import MlclsClientError, MultiLabelResult, ServerError, create
 from support.closed_calls import call_grpc, grpc_calls, http_calls
 from support.gateway_process import Gateway, make_certificate, make_key, run_gateway
 from support.processes import ROOT, start_server
-from support.served_models import SmallModels
+from support.served_models import SMALL_LABELS, SmallModels
 from support.settling import wait_for
 from support.triton_request import make_input
 
@@ -199,6 +201,131 @@ def test_a_size_that_is_not_announced(gateway: Gateway) -> None:
         connection.sendall(f"{head}{MAX_REQUEST_BYTES + 1:x}\r\n".encode())
         connection.sendall(b"\0" * (MAX_REQUEST_BYTES + 1))
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 Payload Too Large\r\n")
+
+
+DEEP = b'{"inputs":[{"name":"image","shape":[1,1],"datatype":"BYTES","data":' + b"[" * 100_000 + b"]" * 100_000 + b"}]}"
+
+
+def json_request(image: bytes, **parts: Any) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of a request with JSON before the image; a part may be given as the text of its JSON."""
+    tensor = struct.pack("<I", len(image)) + image
+    size = {"binary_data_size": len(tensor)}
+    parts = {"inputs": [{"name": "image", "shape": [1, 1], "datatype": "BYTES", "parameters": size}], **parts}
+    texts = (f'"{key}":{part if isinstance(part, str) else json.dumps(part)}' for key, part in parts.items())
+    header = ("{" + ",".join(texts) + "}").encode()
+    return header + tensor, {"Inference_Header_Content_Length": str(len(header))}
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"outputs": [{"name": "result", "parameters": {"classification": 1}}]}, "without 'classification'"),
+        ({"outputs": r'[{"name":"result","parameters":{"\u0063lassi\u0066ication":1}}]'}, "without 'classification'"),
+        ({"inputs": DEEP[DEEP.index(b":") + 1 : -1].decode()}, "at most 1000 lists and objects"),
+        ({"id": '"' + "x" * (1 << 20) + '"'}, "at most 1048576 bytes of JSON"),
+    ],
+)
+def test_json_that_would_end_triton_or_fill_its_memory(
+    gateway: Gateway, server: TritonServer, sample_images: list[Path], parts: dict[str, Any], words: str
+) -> None:
+    body, headers = json_request(sample_images[0].read_bytes(), **parts)
+    status, answer = gateway.request("POST", f"/v2/models/{MODEL}/infer", KEYS["alice"], body, **headers)
+    assert (status, words in json.loads(answer)["error"]) == (422, True), answer
+    assert is_model_ready(server)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({}, "Inference-Header-Content-Length"),
+        ({"Inference_Header_Content_Length": f"{len(DEEP) + 1}"}, "Inference-Header-Content-Length"),
+        ({"Inference_Header_Content_Length": "-1"}, "Inference-Header-Content-Length"),
+        ({"Inference_Header_Content_Length": "0x10"}, "Inference-Header-Content-Length"),
+        ({"Inference_Header_Content_Length": "0", "Content_Encoding": "gzip"}, "without content-encoding"),
+    ],
+)
+def test_a_body_without_binary_data_or_that_is_compressed(
+    gateway: Gateway, server: TritonServer, headers: dict[str, str], words: str
+) -> None:
+    status, answer = gateway.request("POST", f"/v2/models/{MODEL}/infer", KEYS["alice"], DEEP, **headers)
+    assert (status, words in json.loads(answer)["error"]) == (422, True), answer
+    assert is_model_ready(server)
+
+
+def test_a_body_in_a_million_chunks_reaches_triton_as_one(gateway: Gateway, server: TritonServer) -> None:
+    head = f"{HEAD}Authorization: {ALICE['authorization']}\r\nInference-Header-Content-Length: 0\r\n"
+    with tls_socket(gateway) as connection:
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        connection.sendall(b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n")
+        answer = connection.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"got text (1000000 bytes" in answer
+    assert is_model_ready(server)
+
+
+def test_a_body_that_is_called_a_form(server: TritonServer, tmp_path: Path) -> None:
+    """As curl calls any body; Triton 2.51 ends at one of 4 MB."""
+    with run_gateway(tmp_path, server, KEYS) as gateway:
+        status, answer = infer(gateway, b"\0" * 10_000_000, Content_Type="application/x-www-form-urlencoded")
+    assert (status, "got unknown data (10000000 bytes" in answer) == (400, True), answer
+    assert is_model_ready(server)
+
+
+def test_the_content_of_grpc_requests(gateway: Gateway, server: TritonServer, sample_images: list[Path]) -> None:
+    tensor = make_input([sample_images[0].read_bytes()])
+    top = InferRequestedOutput("result", class_count=1)
+    options: list[tuple[str, dict[str, Any], str]] = [
+        (MODEL, {"outputs": [top]}, "without 'classification'"),
+        (MODEL, {"compression_algorithm": "gzip"}, "a message without compression"),
+        (f"{MODEL}_preprocess", {}, "a step of one, which is closed"),
+        (f"{MODEL}_engine_12", {}, "a step of one, which is closed"),
+    ]
+    with gateway.grpc_client() as client:
+        for model, option, words in options:
+            with pytest.raises(InferenceServerException, match=f"INVALID_ARGUMENT.*{words}"):
+                client.infer(model, [tensor], headers=ALICE, **option)
+    status, answer = infer(gateway, b"x", model=f"{MODEL}_postprocess")
+    assert (status, "a step of one, which is closed" in answer) == (422, True)
+    assert is_model_ready(server)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x32\x80\x80\x80\x80\x10",  # a tag that only looks like another
+        b"\xb2\x80\x80\x80\x10\x00",
+        b"\x0a\x05ab",  # longer than the message
+        b"\x0a\xff\xff\xff\xff\xff\x01",
+        b"\x08\x01",
+        b"\x0a\x00" * 1001,
+        b"\x0a",
+    ],
+)
+def test_messages_that_are_no_inference_request(gateway: Gateway, server: TritonServer, content: bytes) -> None:
+    credentials = grpc.ssl_channel_credentials(gateway.certificate.read_bytes())
+    with grpc.secure_channel(gateway.url, credentials) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as raised:
+            call(content, metadata=list(ALICE.items()), timeout=30)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "expected one ModelInferRequest" in raised.value.details()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_an_image_may_have_any_content(
+    gateway: Gateway, sample_images: list[Path], tmp_path: Path, protocol: str
+) -> None:
+    """What is looked for in requests occurs in the image, as a comment, and in a threshold of a label."""
+    photo = tmp_path / "photo.png"
+    text = PngInfo()
+    text.add_text("Comment", '{"classification": ' + "[" * 2000)
+    with Image.open(sample_images[0]) as image:
+        image.save(photo, pnginfo=text)
+    assert b'"classification"' in photo.read_bytes()
+    model = gateway.model(MODEL, KEYS["alice"], protocol)
+    (result,) = model.predict(str(photo), threshold={"default": 0.0, "собака": 1.0})
+    assert isinstance(result, MultiLabelResult)
+    assert set(result["label_names"]) == {*SMALL_LABELS} - {"собака"}
 
 
 def test_a_body_of_a_stranger_is_not_read(gateway: Gateway) -> None:
@@ -376,9 +503,9 @@ def answers(gateway: Gateway) -> bool:
     return False
 
 
-def infer(gateway: Gateway, image: bytes, **headers: str) -> tuple[int, str]:
-    headers |= {"Inference_Header_Content_Length": "0", "Content_Type": "application/octet-stream"}
-    return gateway.request("POST", f"/v2/models/{MODEL}/infer", KEYS["alice"], image, **headers)
+def infer(gateway: Gateway, image: bytes, model: str = MODEL, **headers: str) -> tuple[int, str]:
+    headers = {"Inference_Header_Content_Length": "0", "Content_Type": "application/octet-stream", **headers}
+    return gateway.request("POST", f"/v2/models/{model}/infer", KEYS["alice"], image, **headers)
 
 
 @contextlib.contextmanager

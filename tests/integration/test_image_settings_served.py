@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,22 @@ MODEL = "small_with_sigmoid"
 SETTINGS = ImageSettings(
     max_pixels=4_000_000, max_frames=1, formats=("JPEG", "PNG", "GIF"), accept_truncated=True, jpeg_oversampling=1.5
 )
+
+
+def test_the_memory_that_a_request_takes_for_good_is_bounded(root: Path, sample_images: list[Path]) -> None:
+    """Triton's shared memory for a step holds the largest batch there was: here 32 images of 10,000 bytes."""
+    small = ImageSettings(max_bytes=10_000)
+    change_settings(Repository(root), MODEL, lambda settings: msgspec.structs.replace(settings, images=small))
+    image = encode(Image.open(sample_images[0]).resize((64, 64)), "JPEG")
+    with start_server(root, MODEL) as server:
+        before = ask(server, MODEL, [image] * 32)
+        with pytest.raises(InferenceServerException, match="shared memory pool"):
+            ask(server, MODEL, [bytes(100 << 20)])
+        with pytest.raises(InferenceServerException, match="expected at most 10000 bytes, got 20971520"):
+            ask(server, MODEL, [bytes(20 << 20)])
+        pools = [path.stat().st_blocks * 512 for path in Path("/dev/shm").glob(f"mlcls_{os.getpid()}_*")]
+        assert max(pools) < 80 << 20
+        np.testing.assert_array_equal(ask(server, MODEL, [image] * 32).statuses, before.statuses)
 
 
 def test_a_model_is_served_with_its_own_image_settings(root: Path, sample_images: list[Path]) -> None:

@@ -13,6 +13,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from mlcls.server.process import TritonServer
+from support.serve_process import Served
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def ask(
 
 
 def ask_outputs(
-    server: TritonServer,
+    server: TritonServer | Served,
     model: str,
     images: Sequence[bytes],
     outputs: Sequence[str],

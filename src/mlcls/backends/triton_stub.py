@@ -19,7 +19,8 @@ from mlcls.backends.metric_sender import CounterGroup, MetricSender
 from mlcls.backends.pulse import Pulse
 from mlcls.backends.refusal_log import RefusalLog
 from mlcls.base.documents import decode
-from mlcls.errors import ConfigError, ImageError, RepositoryError, ThresholdError
+from mlcls.base.text import clip
+from mlcls.errors import ConfigError, ImageError, RepositoryError, RequestError, ThresholdError
 from mlcls.images.settings import ImageSettings
 from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository.manifest import require_same_spec, verify_folder
@@ -150,18 +151,36 @@ class RequestStep(abc.ABC):
 
     @abc.abstractmethod
     def answer(self, request: Any) -> list[Any]:
-        """Return the output tensors of one request; an ImageError or a ThresholdError is the client's fault."""
+        """Return the output tensors of one request; `failed_response` tells which errors are the client's fault."""
+
+
+def read_input(request: Any, name: str, dims: Sequence[int], pb_utils: Any) -> Any:
+    """Return an input tensor (N, *dims) of a request.
+
+    Triton checks the shape, but lets a batch size through that is a multiple of 2**32, zero too, and then leaves the
+    batch dimension out.
+
+    Raises:
+        RequestError: The tensor has another shape.
+    """
+    tensor = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    if tensor.ndim != len(dims) + 1 or tensor.shape[1:] != tuple(dims):
+        raise RequestError(f"{name}: expected the shape {[-1, *dims]}, got a batch size that is a multiple of 2**32.")
+    return tensor
 
 
 def failed_response(error: Exception, pb_utils: Any) -> Any:
     """Return the response to a request that failed.
 
     Args:
-        error: The client's image or threshold is wrong, its caller has left, or there is a defect.
+        error: The client's image, threshold, tensor or text is wrong, its caller has left, or there is a defect.
         pb_utils: `triton_python_backend_utils`, a module that exists inside Triton's stub process only.
     """
-    if isinstance(error, ImageError | ThresholdError):
+    if isinstance(error, ImageError | ThresholdError | RequestError):
         fault = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    elif isinstance(error, UnicodeDecodeError):  # of an id, a parameter or a status: over HTTP, Triton checks none
+        text = f"expected all texts of a request in UTF-8, got {clip(error.object[error.start : error.end])}"
+        fault = pb_utils.TritonError(text, pb_utils.TritonError.INVALID_ARG)
     elif isinstance(error, CancelledError):
         fault = pb_utils.TritonError("the caller has left before the answer", pb_utils.TritonError.CANCELLED)
     else:

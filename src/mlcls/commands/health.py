@@ -66,4 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
         fails = health.verdict == "fails"
         failed |= fails
         print(health, file=sys.stderr if fails else sys.stdout, flush=True)
+        if health.full_batch_s > arguments.timeout:
+            print(
+                f"A full batch takes {health.model} {health.full_batch_s:.0f} s: to tell a slow model from one that "
+                f"hangs, use a --timeout above that.",
+                file=sys.stderr,
+            )
     return failed

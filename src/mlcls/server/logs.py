@@ -51,6 +51,11 @@ _MAX_CHARACTERS: Final = 1 << 16
 _PAUSE_S: Final = 0.2
 _TAIL_LINES: Final = 2000
 
+# What tritonserver prints when a C++ exception ends it: the runtime's lines, and that of Triton's signal handler.
+_TERMINATED: Final = re.compile(
+    r"^(terminate called .*)(?:\n  what\(\):  (.*))?\nSignal \(\d+\) received\.$", re.MULTILINE
+)
+
 
 def read_log_format(given: str | None, environment: Mapping[str, str] = os.environ) -> LogFormat:
     """Return the format that the option, or else the environment, asks for.
@@ -156,6 +161,9 @@ class TritonLog(threading.Thread):
     """Reads Triton's text from the descriptor of a pipe until it ends, and keeps the last lines.
 
     To a stream, if one is given, it writes the text as it is, or translated to JSON.
+
+    Attributes:
+        is_starting: Whether the server has not been ready yet; whoever waits for it changes this.
     """
 
     def __init__(self, descriptor: int, stream: IO[bytes] | None, log_format: LogFormat) -> None:
@@ -163,6 +171,7 @@ class TritonLog(threading.Thread):
         self._descriptor, self._stream = descriptor, stream
         self._lines = TritonLines() if log_format == "json" and stream is not None else None
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.is_starting = True
         self.start()
 
     def tail(self) -> str:
@@ -208,19 +217,21 @@ class TritonLog(threading.Thread):
                     self._stream.flush()
 
 
-def describe_end(exit_status: int, log: str) -> str:
-    """Return one line about a server that ended: how, and the first reason in its log.
+def describe_end(exit_status: int, log: str, is_starting: bool) -> str:
+    """Return one line about a server that ended: how, and why, if its log has the reason.
 
     Args:
         exit_status: Exit status of the process, negative for a signal.
         log: The log's last lines.
+        is_starting: Whether it had not been ready yet.
     """
     how = f"exit status {exit_status}" if exit_status >= 0 else f"signal {-exit_status}"
-    return f"tritonserver ended with {how}: {find_reason(log) or 'its log gives no reason'}"
+    reason = find_start_fault(log) if is_starting else find_last_words(log)
+    return f"tritonserver ended with {how}: {reason or 'its log gives no reason'}"
 
 
-def find_reason(log: str) -> str | None:
-    """Return the reason why a server could not start or run, from its log; None if the log has none."""
+def find_start_fault(log: str) -> str | None:
+    """Return the reason why a server could not start, from its log; None if the log has none."""
     errors: list[str] = []
     for line in log.splitlines():
         if _HARMLESS.search(line):
@@ -234,3 +245,14 @@ def find_reason(log: str) -> str | None:
     # second.
     named = [error for error in errors if error.startswith("failed to load '")]
     return (named or errors)[0][:600] if errors else None
+
+
+def find_last_words(log: str) -> str | None:
+    """Return what a server that had been ready printed about its own end; None if it printed nothing.
+
+    All else in its log, such as a traceback, is about requests or about models that were loaded later.
+    """
+    if terminated := list(_TERMINATED.finditer(log)):
+        return ": ".join(filter(None, terminated[-1].groups()))[:600]
+    errors = [line for line in log.splitlines() if line.startswith("error: ")]
+    return errors[-1].removeprefix("error: ").strip()[:600] if errors else None

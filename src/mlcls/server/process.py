@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
+import resource
 import secrets
 import shlex
 import subprocess
@@ -28,6 +30,13 @@ from mlcls.server.preflight import check_models
 # Triton waits for ever for a step whose process cannot be started. A step that fails later ends Triton well before.
 _LOST_STEP_TIMEOUT_S: Final = 5.0
 _STOP_TIMEOUT_S: Final = 40.0
+
+# Stack of each thread. Triton 2.51 parses JSON and forms on the stack, and ends if it is too small: at 8 MiB, the usual
+# one, when a body of 4 MB comes with curl's own content type.
+_STACK_BYTES: Final = 128 << 20
+
+# Room in a pool of shared memory for what is not images or pixels.
+_POOL_SPARE_BYTES: Final = 64 << 20
 
 # How long writing the last lines of the log may take once the processes have ended.
 _LOG_TIMEOUT_S: Final = 5.0
@@ -79,6 +88,7 @@ class TritonServer:
         try:
             self._launch(installation)
             self._wait_until_ready()
+            self._require_running().log.is_starting = False
         except BaseException:
             self._terminate()
             raise
@@ -120,7 +130,7 @@ class TritonServer:
             status = running.process.wait(timeout_s)
             end_group(running.process.pid)  # its steps, which hold its log open
             running.log.join(_LOG_TIMEOUT_S)
-            raise ServerError(describe_end(status, running.log.tail()))
+            raise ServerError(describe_end(status, running.log.tail(), running.log.is_starting))
 
     def stop(self) -> None:
         """End the server: requests in flight are answered, then all its processes and shared memory are gone."""
@@ -208,10 +218,24 @@ class TritonServer:
                     stderr=subprocess.STDOUT,
                     env={**installation.environment(), PULSE_FOLDER_VARIABLE: str(pulses)},
                     start_new_session=True,  # Ctrl-C must reach mlcls only, which then drains the server
-                    preexec_fn=end_with_parent,  # so that nothing holds the ports and the memory
-                    restore_signals=False,  # a pipe that nobody reads must not end it while it drains
+                    preexec_fn=functools.partial(_prepare_child, self._limit_pools()),
+                    # a pipe that nobody reads must not end it while it drains, nor a pool that reached its limit
+                    restore_signals=False,
                 )
                 self._running = _Running(process, pulses, log, cleanup.pop_all())  # at once: a signal may come
+
+    def _limit_pools(self) -> int:
+        """Return how large each pool of shared memory may become.
+
+        An instance of a Python step has a pool for its batch, which grows with the batch and never shrinks.
+        """
+        repository = Repository(self.options.repository)
+        largest = 0
+        for name in self.options.models:
+            settings, transform = repository.settings(name), repository.active(name).spec.transform
+            image_bytes = settings.images.max_bytes + 3 * transform.height * transform.width
+            largest = max(largest, settings.max_batch_size * image_bytes)
+        return largest + _POOL_SPARE_BYTES
 
     def _open_log(self, cleanup: contextlib.ExitStack) -> IO[bytes] | None:
         path = self.options.log_path
@@ -241,6 +265,13 @@ class TritonServer:
                         f"tritonserver was not ready within {self.options.ready_timeout_s:.0f} s; see its log with "
                         f"--log-file, or give it more time with --ready-timeout."
                     )
+
+
+def _prepare_child(largest_file_bytes: int) -> None:
+    end_with_parent()  # so that nothing holds the ports and the memory
+    for kind, size in ((resource.RLIMIT_FSIZE, largest_file_bytes), (resource.RLIMIT_STACK, _STACK_BYTES)):
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
 def _is_plain(path: Path) -> bool:

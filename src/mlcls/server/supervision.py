@@ -25,6 +25,9 @@ WATCH_INTERVAL_S: Final = 0.25
 # A model is unhealthy after this many failed probes in a row; a single one may fail because the machine was busy.
 FAILED_PROBES: Final = 2
 
+# And has got nothing done for this many times its full batch, which on a busy machine takes longer than usual.
+FULL_BATCHES: Final = 3.0
+
 # How long an unhealthy server may still answer requests for its healthy models.
 ABANDON_TIMEOUT_S: Final = 2.0
 
@@ -97,14 +100,19 @@ def watch(
     faults: list[str] = []
 
     def probe() -> None:
-        health_probe = HealthProbe(server.http_url, server.metrics_url, probe_timeout_s)
+        health_probe = HealthProbe(server.http_url, server.metrics_url, probe_timeout_s, server.pulses)
         failed = dict.fromkeys(server.options.models, 0)
+        worked_s = dict.fromkeys(server.options.models, time.monotonic())
         while not faults and not ended.wait(probe_interval_s):
             for name in failed:
                 health = health_probe.ask(name)
-                failed[name] = failed[name] + 1 if health.verdict == "fails" else 0
-                if failed[name] >= FAILED_PROBES:
-                    faults.append(f"{health}, {FAILED_PROBES} probes in a row")
+                if health.verdict != "fails":
+                    failed[name], worked_s[name] = 0, time.monotonic()
+                    continue
+                failed[name] += 1
+                is_overdue = time.monotonic() - worked_s[name] > FULL_BATCHES * health.full_batch_s
+                if failed[name] >= FAILED_PROBES and is_overdue:
+                    faults.append(f"{health}, {failed[name]} probes in a row")
 
     if probe_interval_s:  # in a thread, which a hanging server keeps waiting; so it is not joined either
         threading.Thread(target=probe, name="mlcls-probe", daemon=True).start()

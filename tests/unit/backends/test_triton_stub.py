@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from mlcls.backends.metric_sender import CounterGroup
 from mlcls.backends.pulse import PULSE_FOLDER_VARIABLE
 from mlcls.backends.triton_stub import RequestStep, StepArguments, decode_texts, encode_texts
-from mlcls.errors import ImageError, RepositoryError, ThresholdError
+from mlcls.errors import ImageError, RepositoryError, RequestError, ThresholdError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.manifest import EngineRecord
 from mlcls.repository.models import Repository
@@ -63,6 +63,7 @@ def step(pb_utils: FakePbUtils, imported: Path, custom_spec: ModelSpec, monkeypa
     [
         (ImageError("bad image"), Error.INVALID_ARG),
         (ThresholdError("bad threshold"), Error.INVALID_ARG),
+        (RequestError("bad shape"), Error.INVALID_ARG),
         (MemoryError("too large"), Error.INTERNAL),
         (ZeroDivisionError("a defect"), Error.INTERNAL),
         (CancelledError("the caller has left"), Error.CANCELLED),
@@ -78,6 +79,16 @@ def test_an_error_costs_its_own_request_alone(
     assert responses[1].error.code == code
     assert str(error) in str(responses[1].error)
     assert len(pb_utils.log) == (code == Error.INTERNAL), "a defect is logged, a client's fault is not"
+
+
+def test_a_text_that_is_not_utf_8_is_the_clients_fault(step: Counter, pb_utils: FakePbUtils) -> None:
+    with pytest.raises(UnicodeDecodeError) as raised:
+        decode_texts(np.array([[b"OK"], [b"a\xff\xfe"]], np.object_))
+    (response,) = step.execute([raised.value])
+    step.finalize()
+    assert response.error.code == Error.INVALID_ARG
+    assert str(response.error) == r"expected all texts of a request in UTF-8, got b'\xff'"
+    assert not pb_utils.log
 
 
 def test_a_step_knows_its_spec_and_sends_its_last_counts(

@@ -7,10 +7,13 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from mlcls.backends.pulse import Pulse
 from mlcls.base.processes import free_ports
+from mlcls.cli import main
 from mlcls.images.transforms import preprocess
 from mlcls.model.spec import ImageTransform
 from mlcls.server.health_probe import Health, HealthProbe, make_picture
@@ -26,20 +29,25 @@ class FakeTriton:
         status: HTTP status of the answer to a probe; None for no answer at all.
         text: The status of the image in a good answer, else the reason.
         others_per_s: How many requests of others it answers.
+        engine_metrics: Lines of the engine's metrics.
         pictures: The pictures of the probes.
+        own: How many probes it answered.
     """
 
     def __init__(self) -> None:
         self.status: int | None = 200
         self.text = "OK"
         self.others_per_s = 0.0
+        self.engine_metrics = ""
         self.pictures: list[bytes] = []
+        self.own = 0
         fake = self
 
         class Handler(QuietHandler):
             def do_GET(self) -> None:  # noqa: N802  # http.server's name
-                count = int(fake.others_per_s * (time.monotonic() - fake._began_s))
-                self.reply(200, f'nv_inference_request_success{{model="cat",version="1"}} {7 + count}\n'.encode())
+                count = int(fake.others_per_s * (time.monotonic() - fake._began_s)) + fake.own
+                text = f'nv_inference_request_success{{model="cat",version="1"}} {7 + count}\n{fake.engine_metrics}'
+                self.reply(200, text.encode())
 
             def do_POST(self) -> None:  # noqa: N802  # http.server's name
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -51,6 +59,7 @@ class FakeTriton:
                 if fake.status is None:
                     fake.end.wait(5)
                 else:
+                    fake.own += fake.status == 200
                     content = {"outputs": [{"data": [fake.text]}]} if fake.status == 200 else {"error": fake.text}
                     self.reply(fake.status, json.dumps(content).encode())
 
@@ -59,8 +68,8 @@ class FakeTriton:
         self._began_s = time.monotonic()
         self.end = threading.Event()
 
-    def ask(self) -> Health:
-        return HealthProbe(self.url, f"http://{self.url}/metrics", TIMEOUT_S).ask("cat")
+    def ask(self, pulses: Path | None = None) -> Health:
+        return HealthProbe(self.url, f"http://{self.url}/metrics", TIMEOUT_S, pulses).ask("cat")
 
 
 @pytest.fixture
@@ -105,6 +114,70 @@ def test_a_model_that_does_not_answer_is_busy_if_it_answers_others(
     began_s = time.monotonic()
     assert triton.ask() == Health("cat", "busy" if others_per_s else "fails", reason)
     assert time.monotonic() - began_s < 5 * TIMEOUT_S
+
+
+@pytest.mark.parametrize(
+    ("step", "waiting", "verdict"),
+    [
+        ("cat_preprocess_0_1", 0, "busy"),
+        ("cat_engine_0_0", 0, "busy"),
+        ("cat_engine_2_0_0", 3, "busy"),
+        ("cat_preprocess_0_1", 3, "fails"),  # what is stuck is the engine, which has no pulse
+        ("cat_too_engine_0_0", 0, "fails"),
+        (None, 0, "fails"),
+    ],
+)
+def test_a_model_is_busy_while_a_python_step_that_may_hold_the_probe_is_at_work(
+    triton: FakeTriton, tmp_path: Path, step: str | None, waiting: int, verdict: str
+) -> None:
+    triton.status = None
+    triton.engine_metrics = f'nv_inference_pending_request_count{{model="cat_engine",version="1"}} {waiting}\n'
+    pulse = Pulse(tmp_path, step or "cat_preprocess_0_0")
+    pulse.begin()
+    if step is not None:
+        pulse.beat()
+    assert triton.ask(tmp_path).verdict == verdict
+
+
+def test_the_time_of_a_full_batch_is_known_from_the_metrics(triton: FakeTriton) -> None:
+    triton.status = None
+    triton.engine_metrics = "".join(
+        f'nv_inference_{metric}{{model="{name}",version="1"}} {value}\n'
+        for name, count, duration_us in (("cat_engine", 3, 2_000_000), ("cat_engine_2", 1, 2e6), ("cat_too", 1, 1))
+        for metric, value in (("count", count), ("compute_infer_duration_us", duration_us))
+    )
+    assert triton.ask().full_batch_s == 32.0
+
+
+def test_the_command_says_when_its_timeout_is_too_short_to_tell(
+    triton: FakeTriton, capsys: pytest.CaptureFixture[str]
+) -> None:
+    triton.status = None
+    options = ["health", "cat", "--url", triton.url, "--metrics-url", f"http://{triton.url}/metrics", "--timeout=0.2"]
+    assert main(options) == 1
+    assert capsys.readouterr().err == "cat does not answer: timed out after 0.2 s\n"
+    triton.engine_metrics = (
+        'nv_inference_count{model="cat_engine",version="1"} 3\n'
+        'nv_inference_compute_infer_duration_us{model="cat_engine",version="1"} 2.1e+06\n'
+    )
+    assert main(options) == 1
+    assert "\nA full batch takes cat 22 s: " in capsys.readouterr().err
+
+
+def test_a_wrong_answer_is_a_fault_however_busy_the_steps_are(triton: FakeTriton, tmp_path: Path) -> None:
+    Pulse(tmp_path, "cat_preprocess_0_0").beat()
+    probe = HealthProbe(triton.url, f"http://{triton.url}/metrics", TIMEOUT_S, tmp_path)
+    for triton.status, triton.text in ((500, "CUDA error"), (200, "scores that are not numbers")) * 2:
+        assert probe.ask("cat").verdict == "fails"
+
+
+def test_an_answer_between_two_probes_counts(triton: FakeTriton) -> None:
+    triton.status = None
+    probe = HealthProbe(triton.url, f"http://{triton.url}/metrics", TIMEOUT_S)
+    assert probe.ask("cat").verdict == "fails"
+    triton.engine_metrics = 'nv_inference_request_success{model="cat_engine",version="1"} 1\n'
+    assert probe.ask("cat").verdict == "busy"
+    assert probe.ask("cat").verdict == "fails"
 
 
 def test_no_server() -> None:

@@ -18,7 +18,7 @@ from mlcls.server.logs import (
     TritonLog,
     describe_end,
     encode_record,
-    find_reason,
+    find_start_fault,
     read_log_format,
 )
 
@@ -92,8 +92,8 @@ NO_MEMORY = "creating server: Internal - load failed for model 'M_engine': CUDA 
 
 @pytest.mark.parametrize("log", ["", START, END, START + END, "Error: Failed to initialize NVML\n", "\0\xff"])
 def test_log_without_reason(log: str) -> None:
-    assert find_reason(log) is None
-    assert describe_end(-9, log) == "tritonserver ended with signal 9: its log gives no reason"
+    assert find_start_fault(log) is None
+    assert describe_end(-9, log, is_starting=True) == "tritonserver ended with signal 9: its log gives no reason"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,39 @@ def test_log_without_reason(log: str) -> None:
     ],
 )
 def test_the_reason_of_an_end(log: str, reason: str) -> None:
-    assert describe_end(1, log) == f"tritonserver ended with exit status 1: {reason}"
+    assert describe_end(1, log, is_starting=True) == f"tritonserver ended with exit status 1: {reason}"
+
+
+# Of a request: a step's own line, and lines that a decoder prints.
+PLANTED_LOG = """\
+2026-12-01T15:53:59Z E 23618 triton_stub.py:168] "Traceback (most recent call last):\\n  File x\\nKeyError: 'y'\\n"
+libpng warning: iCCP: known incorrect sRGB profile
+"""
+STACK = " 0# 0x0000556BA366352D in /opt/tritonserver/bin/tritonserver\n 1# 0x00007FC1AB45A050 in libc.so.6\n"
+TERMINATED = "terminate called after throwing an instance of 'std::length_error'\n  what():  basic_string::_M_create\n"
+NO_REASON = "its log gives no reason"
+
+
+@pytest.mark.parametrize(
+    ("exit_status", "end", "reason"),
+    [
+        (-9, "", NO_REASON),
+        (-8, "", NO_REASON),
+        (-11, f"Signal (11) received.\n{STACK}", NO_REASON),
+        (
+            -6,
+            f"{TERMINATED}Signal (6) received.\n{STACK}",
+            "terminate called after throwing an instance of 'std::length_error': basic_string::_M_create",
+        ),
+        (-9, TERMINATED, NO_REASON),  # of a step
+        (1, "error: failed to stop server: Internal - Exit timeout expired. Exiting immediately.\n", "failed to stop"),
+    ],
+)
+def test_only_what_a_server_prints_about_its_end_is_the_reason(exit_status: int, end: str, reason: str) -> None:
+    text = describe_end(exit_status, START + END + WRONG_FILE_LOG.replace("error: ", "") + PLANTED_LOG + end, False)
+    assert f": {reason}" in text
+    assert "Traceback" not in text
+    assert "RepositoryError" not in text
 
 
 def translate(text: str) -> list[dict[str, Any]]:
@@ -212,14 +244,14 @@ def test_any_bytes_give_lines_that_parse() -> None:
     records = [json.loads(line) for line in lines]
     assert (records[0]["message"], records[-1]["message"]) == ("one", "error: caf�")
     assert all({"time", "level", "logger", "message"} <= record.keys() for record in records)
-    assert find_reason(tail) == "caf�"
+    assert find_start_fault(tail) == "caf�"
 
 
 def test_text_is_passed_on_as_it_is() -> None:
     written, tail = pass_on(*PARTS, log_format="text")
     assert written == b"".join(PARTS)
     assert tail.startswith('2026-11-28T07:00:52Z I 1 main.cc:1] "one"\n')
-    assert find_reason(tail) == "caf�"
+    assert find_start_fault(tail) == "caf�"
 
 
 class Stream(io.BytesIO):

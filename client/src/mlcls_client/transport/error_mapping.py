@@ -61,7 +61,14 @@ _RULES: Final[tuple[tuple[type[MlclsClientError], set[str], str, str], ...]] = (
     ),
     (
         InvalidRequestError,
-        {"StatusCode.INVALID_ARGUMENT", "StatusCode.RESOURCE_EXHAUSTED", "StatusCode.OUT_OF_RANGE", "400", "413"},
+        {
+            "StatusCode.INVALID_ARGUMENT",
+            "StatusCode.RESOURCE_EXHAUSTED",
+            "StatusCode.OUT_OF_RANGE",
+            "400",
+            "413",
+            "422",
+        },
         "",
         "The {server} rejected the request for {model}: {said}",
     ),
