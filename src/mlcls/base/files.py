@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -68,19 +69,51 @@ def is_locked(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
+def held_folder(parent: Path, prefix: str = STAGING_PREFIX) -> Iterator[Path]:
+    """Yield a fresh folder, which is removed when the block ends.
+
+    Until then a file in it is locked. If the process is killed, the next one that makes a folder here sees that nobody
+    holds the old one, and removes it.
+    """
+    for abandoned in abandoned_folders(parent, prefix):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        folder = None
+        while folder is None:
+            made = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            stack.callback(shutil.rmtree, made, ignore_errors=True)
+            made.chmod(0o755)
+            lock = stack.enter_context((made / LOCK_NAME).open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (made / LOCK_NAME).exists():  # else it was taken for an abandoned one right before it was locked
+                folder = made
+        yield folder
+
+
+def abandoned_folders(parent: Path, prefix: str = STAGING_PREFIX) -> Iterator[Path]:
+    """Yield this user's folders that were made by `held_folder` in processes that are gone, each while it is locked."""
+    for folder in sorted(parent.glob(f"{prefix}*")):
+        with contextlib.suppress(OSError):  # held, or without a lock: of an older release, or not ours
+            state = folder.lstat()
+            if stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid():
+                with (folder / LOCK_NAME).open("r+") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    yield folder
+
+
+@contextlib.contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
-    """Yield a fresh folder beside `target` that takes its place when the block ends without an error.
+    """Yield a fresh folder that takes the place of `target` when the block ends without an error.
 
     Until then an existing `target` stays as it was; if the block raises, it is kept.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target.parent))
-    try:
+    with held_folder(target.parent) as folder:
+        staging = folder / target.name
+        staging.mkdir()
         staging.chmod(0o755)
         yield staging
         replace_folder(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def replace_folder(source: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mlcls.base.files import STAGING_PREFIX, write_bytes
+from mlcls.base.files import write_bytes
 from mlcls.errors import RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS, official_spec
 from mlcls.model.spec import ModelSpec
@@ -141,10 +141,9 @@ def find_stale(repository: Repository, specs: Iterable[ModelSpec]) -> dict[str, 
         files |= expected_files(repository, spec, repository.settings(spec.name))
     stale = _compare(root, files)
     owners = {path.split("/")[0] for path in files}
-    for path in sorted(root.rglob("*.pbtxt")):
-        relative = path.relative_to(root).as_posix()
-        if relative.split("/")[0] not in owners and not relative.startswith(STAGING_PREFIX):
-            stale[relative] = "belongs to no model of the repository"
+    others = [folder for folder in repository.folders() if folder.name not in owners] if root.is_dir() else []
+    for path in [*root.glob("*.pbtxt"), *(path for folder in others for path in sorted(folder.rglob("*.pbtxt")))]:
+        stale[path.relative_to(root).as_posix()] = "belongs to no model of the repository"
     return stale
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,36 @@ def test_stale_files(root: Path, custom_spec: ModelSpec) -> None:
     }
     shutil.rmtree(root)
     assert list_stale(root, custom_spec) == dict.fromkeys(FILES, "missing")
+
+
+@pytest.fixture
+def public_root() -> Iterator[Path]:
+    """The root of a repository in a folder that every user may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        root = Path(folder) / "model_repository"
+        root.mkdir()
+        yield root
+
+
+def test_readers_stay_out_of_the_folders_of_commands(public_root: Path, custom_spec: ModelSpec) -> None:
+    """An import writes in one that nobody else may read, while a container starts as another user."""
+    add(public_root, custom_spec)
+    hidden = public_root / f"{atomic.STAGING_PREFIX}abc"
+    shutil.copytree(public_root / NAME, hidden)
+    hidden.chmod(0)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        with pytest.raises(PermissionError):
+            (hidden / "config.pbtxt").stat()
+        assert Repository(public_root).models() == [NAME]
+        assert Repository(public_root).leftovers(NAME) == {}
+        assert list_stale(public_root, custom_spec) == {}
+    finally:
+        os.seteuid(user)
+        hidden.chmod(0o755)
 
 
 def test_require_fresh(root: Path, custom_spec: ModelSpec) -> None:
