@@ -49,7 +49,7 @@ def start_load(spec: ModelSpec, images: Sequence[bytes], cores: int, window_s: f
     process_count = max(cores // _CORES_PER_PROCESS, 1)
     # not forked: this process has threads
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(process_count, context, _initialize, (spec, images, window_s))
+    pool = ProcessPoolExecutor(process_count, context, _initialize, (spec, images, window_s, os.getpid()))
 
     def load(url: str, concurrency: int) -> LoopFigures:
         count = min(process_count, concurrency)
@@ -70,11 +70,11 @@ def start_load(spec: ModelSpec, images: Sequence[bytes], cores: int, window_s: f
 _work: tuple[ModelSpec, Sequence[bytes], float]
 
 
-def _initialize(spec: ModelSpec, images: Sequence[bytes], window_s: float) -> None:
+def _initialize(spec: ModelSpec, images: Sequence[bytes], window_s: float, parent: int) -> None:
     global _work
     _work = spec, images, window_s
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
-    end_with_parent()
+    end_with_parent(parent)
 
 
 def _wait_for_others(_index: int) -> None:
