@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.base.files import write_text
+from mlcls.base.files import held_folder, write_text
 from mlcls.base.processes import end_with_parent
 from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
@@ -125,8 +125,8 @@ def candidate_repository(version: ModelVersion, settings: ModelSettings) -> Iter
 
     Its configurations are new; its version folders are links to those of the model repository.
     """
-    with tempfile.TemporaryDirectory(prefix="mlcls-tune-") as temporary:
-        folder = Path(temporary)
+    with held_folder(Path(tempfile.gettempdir()), "mlcls-tune-") as temporary:
+        folder = temporary / "models"
         write_text(settings_path(folder, version.name), settings.to_json())
         write_files(folder, render_files(version.spec, version.number, settings))
         for suffix, step in version.folders.items():

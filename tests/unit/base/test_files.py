@@ -158,7 +158,7 @@ def test_a_folder_that_another_process_took_for_abandoned_is_made_again(
 ) -> None:
     """The other process looked when the folder was there and its lock was not."""
     real = fcntl.flock
-    taken = []
+    taken: list[Path] = []
 
     def take_first(file: Any, operation: int) -> None:
         if not taken:
