@@ -129,6 +129,20 @@ def test_require_fresh(root: Path, custom_spec: ModelSpec) -> None:
         require_fresh(Repository(root).active(NAME))
 
 
+@pytest.mark.parametrize("name", ["model.py", "libtriton_mlcls_engine.so", "lib/x.so", "configs/x.so"])
+def test_a_file_that_triton_could_run(root: Path, custom_spec: ModelSpec, name: str) -> None:
+    """Triton looks for a backend in the model's folder and its version folder before its own."""
+    add(root, custom_spec)
+    path = root / f"{NAME}_engine" / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(RepositoryError, match=f"stale: {NAME}_engine/{name}: is not a file that the generator writes"):
+        require_fresh(Repository(root).active(NAME))
+    path.rename(root / f"{NAME}_engine" / "1" / path.name)
+    with pytest.raises(RepositoryError, match=f"not in its manifest, so their origin is unknown: {path.name};"):
+        Repository(root).active(NAME).check()
+
+
 # --- add_model
 
 
