@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mlcls.base.files import describe_os_error
 from mlcls.commands.options import add_repository_option
 from mlcls.errors import ConfigError, MlclsError, ServerError
 from mlcls.repository.settings import TARGETS
@@ -140,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (MlclsError, OSError) as error:
         if arguments.log_format == "text":
             raise
-        announcements.say(str(error), "ERROR")
+        announcements.say(describe_os_error(error) if isinstance(error, OSError) else str(error), "ERROR")
         return getattr(error, "exit_code", MlclsError.exit_code)
 
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlcls.base.files import held_folder
+from mlcls.base.files import held_folder, naming
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.errors import ConversionError, MissingExtraError
 
@@ -69,7 +69,8 @@ def main(graph_path: str, parameters_path: str, target: str) -> None:
     )
     if not model:
         raise SystemExit("error: paddle2onnx returned no graph")
-    Path(target).write_bytes(model)
+    with naming(target):
+        Path(target).write_bytes(model)
 
 
 if __name__ == "__main__":

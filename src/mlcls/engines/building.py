@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlcls.base.files import held_folder
+from mlcls.base.files import held_folder, write_bytes
 from mlcls.dataset.photos import LabeledPhotos
 from mlcls.engines.gate import LIMITS, PROBED_IMAGES, GateReport, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
@@ -48,7 +48,7 @@ def add_to_repository(version: ModelVersion, record: EngineRecord, content: byte
     """Put an engine and its record into the repository."""
     with held_folder(version.repository.root) as temporary:
         staged = temporary / record.file
-        staged.write_bytes(content)
+        write_bytes(staged, content)
         version.add_engine(staged, record)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from mlcls.base.files import held_folder, sha256_of
+from mlcls.base.files import held_folder, naming, sha256_of
 from mlcls.engines.gate import BATCH_SIZES, PROBED_IMAGES, GateReport, run_gate
 from mlcls.images.photos import photo_images
 from mlcls.model.spec import ModelSpec
@@ -93,9 +93,11 @@ def convert_model(
     from mlcls.conversion.to_onnx import export_onnx
     from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, PaddleRunner
 
+    repository.require_writable(name)  # before the download
     with open_source(source) as model:
         spec = model.make_spec(name)
         check_name(spec.name)
+        repository.require_writable(spec.name)
         if not replace_versions:
             require_unversioned(repository, spec.name)
         check_parameters(model.graph, model.parameters)
@@ -104,7 +106,8 @@ def convert_model(
         repository.root.mkdir(parents=True, exist_ok=True)
         with held_folder(repository.root) as temporary:
             onnx_path = temporary / ONNX_FILE
-            onnx.save(graph.model, str(onnx_path))
+            with naming(onnx_path):
+                onnx.save(graph.model, str(onnx_path))
             parity = run_gate(
                 DecodingRunner(PaddleRunner(model, spec), spec),
                 DecodingRunner(OnnxRuntimeRunner(onnx_path, spec), spec),

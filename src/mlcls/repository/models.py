@@ -28,7 +28,14 @@ from pathlib import Path
 from typing import Final
 
 from mlcls.base.documents import Document, read
-from mlcls.base.files import STAGING_PREFIX, folder_lock, held_folder, replace_folder
+from mlcls.base.files import (
+    STAGING_PREFIX,
+    describe_os_error,
+    folder_lock,
+    held_folder,
+    replace_folder,
+    require_writable,
+)
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import SPEC_FILE, ModelSpec
@@ -66,6 +73,23 @@ class Repository:
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Lock the repository against changes by other processes; wait for one that is changing it."""
         return folder_lock(self.root)
+
+    def require_writable(self, name: str | None = None) -> None:
+        """Check that the repository, and the folders of a model, can be changed: before the work, not after it.
+
+        Raises:
+            RepositoryError: A folder cannot be written; the text names it.
+        """
+        folders = [self.root]
+        if self.root.is_dir():
+            steps = {path: STEP_NAME.fullmatch(path.name) for path in self.folders()}
+            folders += [path for path, step in steps.items() if name in (path.name, step and step["model"])]
+        for folder in folders:
+            try:
+                require_writable(folder)
+            except OSError as error:
+                text = "The model repository cannot be changed, and nothing was done yet"
+                raise RepositoryError(f"{text}: {describe_os_error(error)}") from None
 
     def folders(self) -> list[Path]:
         """Return the folders of Triton's models, sorted; hidden folders are the workplaces of commands.

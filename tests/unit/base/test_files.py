@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -20,8 +21,10 @@ from mlcls.base.files import (
     LOCK_NAME,
     STAGING_PREFIX,
     abandoned_folders,
+    describe_os_error,
     held_folder,
     replace_folder,
+    require_writable,
     staged_folder,
     write_text,
 )
@@ -86,6 +89,31 @@ def test_write_text_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(FaultError):
         write_text(path, "new")
     assert list_tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_an_error_names_the_file_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """The kernel names none when it writes, and a temporary one when it renames."""
+    path = tmp_path / "file.txt"
+
+    def fail(source: Any, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", *([] if function == "fsync" else [source]))
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(OSError) as caught:
+        write_text(path, "new")
+    assert describe_os_error(caught.value) == f"{path}: No space left on device; free some space on its disk."
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        require_writable(tmp_path / "file" / "b")
+    assert describe_os_error(caught.value) == f"{tmp_path / 'file'}: Not a directory; check the path."
 
 
 def test_file_is_complete_when_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,30 @@ def test_require_fresh(root: Path, custom_spec: ModelSpec) -> None:
         require_fresh(Repository(root).active(NAME))
 
 
+@pytest.mark.parametrize("folder", ["", NAME, f"{NAME}_engine"])
+def test_a_repository_that_cannot_be_changed(public_root: Path, custom_spec: ModelSpec, folder: str) -> None:
+    add(public_root, custom_spec)
+    for path in (public_root, *Repository(public_root).folders()):
+        path.chmod(0o777)
+    repository, user = Repository(public_root), os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        repository.require_writable(NAME)
+        os.seteuid(user)
+        (public_root / folder).chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+        with pytest.raises(RepositoryError) as caught:
+            repository.require_writable(NAME)
+    finally:
+        os.seteuid(user)
+        (public_root / folder).chmod(0o755)
+    assert str(caught.value).startswith(
+        f"The model repository cannot be changed, and nothing was done yet: {public_root / folder}: Permission denied; "
+    )
+
+
 @pytest.mark.parametrize("name", ["model.py", "libtriton_mlcls_engine.so", "lib/x.so", "configs/x.so"])
 def test_a_file_that_triton_could_run(root: Path, custom_spec: ModelSpec, name: str) -> None:
     """Triton looks for a backend in the model's folder and its version folder before its own."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.base.files import held_folder
+from mlcls.base.files import held_folder, naming
 from mlcls.base.machine import read_cpu_flags, warn_about_int8
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.building import BuildRequest, describe_report
@@ -86,6 +86,7 @@ def build(request: BuildRequest) -> Iterator[str]:
     """
     version = request.version
     manifest = request.check_fp32()
+    version.repository.require_writable(version.name)
     labeled = request.open_photos()
     photos = PhotoFiles(labeled.paths)  # never the sample photos: the ranges must be those of the user's
     with held_folder(version.repository.root) as temporary:
@@ -149,7 +150,8 @@ def build_int8(
 
     def load(candidate: onnx.ModelProto) -> OpenVinoRunner:
         staged.unlink(missing_ok=True)  # OpenVINO may still have the last one mapped
-        onnx.save(candidate, str(staged))
+        with naming(staged):
+            onnx.save(candidate, str(staged))
         return OpenVinoRunner(staged, spec)
 
     def measure(candidate: onnx.ModelProto) -> float:
