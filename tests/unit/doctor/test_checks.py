@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mlcls.base.files import LOCK_NAME, STAGING_PREFIX, held_folder
 from mlcls.base.machine import Gpu, Machine
 from mlcls.doctor.checks import (
     EMBEDDED_VERSIONS,
@@ -18,6 +19,7 @@ from mlcls.doctor.checks import (
     check_disk,
     check_glibc,
     check_gpu,
+    check_leftovers,
     check_memory,
     check_processor,
     check_python,
@@ -34,9 +36,11 @@ from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.configurations import write_configs
 from mlcls.repository.models import Repository
+from mlcls.repository.publishing import remove_leftovers
 from mlcls.repository.settings import ModelSettings, ServingSettings, TuningRecord
 from mlcls.server.http_api import HttpApi
 from support.quiet_http import QuietHttpServer, running
+from support.repositories import add
 
 MODEL = ImportedModel("animals", 448 * 448 * 3, {"model.onnx": 120_000_000})
 BROKEN = dataclasses.replace(MODEL, faults=["model.onnx is not the file"])
@@ -45,6 +49,9 @@ WRONG_PLAN = dataclasses.replace(PLAN, plan_faults=["built for A10"])
 INT8 = dataclasses.replace(MODEL, weights_bytes={"model.int8.onnx": 1})
 TUNED = dataclasses.replace(
     MODEL, settings=ModelSettings().with_target("cpu", ServingSettings(), TuningRecord(8, "today", "report.json"))
+)
+BF16 = dataclasses.replace(
+    MODEL, settings=ModelSettings().with_target("embedded", ServingSettings(engine_precision="bf16"), None)
 )
 T4 = Machine((Gpu("Tesla T4", "7.5"),), "10.13.2.6")
 VNNI = {"avx2", "avx512_vnni"}
@@ -60,7 +67,9 @@ CASES: list[tuple[Callable[..., Finding | Iterable[Finding]], tuple[Any, ...], s
     (check_glibc, ("", ""), "problem", "no glibc"),
     (check_processor, (8, VNNI, []), "ok", "8 cores without avx512_bf16 or amx_bf16"),
     (check_processor, (8, VNNI, []), "ok", "the processor has avx512_vnni"),
-    (check_processor, (8, {"amx_bf16"}, []), "note", "8 cores with amx_bf16: the target cpu may compute in bf16"),
+    (check_processor, (8, {"amx_bf16"}, [MODEL]), "ok", "8 cores with amx_bf16; no model computes in bf16"),
+    (check_processor, (8, {"amx_bf16"}, [BF16]), "note", "with amx_bf16; animals set engine_precision bf16"),
+    (check_processor, (8, VNNI, [BF16]), "problem", "without avx512_bf16 or amx_bf16; animals set engine_precision"),
     (check_processor, (8, set(), []), "note", "features unknown"),
     (check_processor, (8, {"avx2"}, [MODEL]), "note", "none of avx512_vnni"),
     (check_processor, (8, {"avx2"}, [INT8]), "warning", "none of avx512_vnni"),
@@ -139,6 +148,32 @@ def test_a_repository_with_an_incomplete_model(tmp_path: Path, custom_spec: Mode
     (tmp_path / "animals-v2" / "1").mkdir()
     (model,) = read_models(tmp_path, Machine())
     assert (model.name, len(model.faults)) == ("animals-v2", 1)
+
+
+def test_what_killed_commands_left(tmp_path: Path, custom_spec: ModelSpec) -> None:
+    root = tmp_path / "models"
+    add(root, custom_spec)
+    repository = Repository(root)
+    with held_folder(root):
+        assert list(check_leftovers(root)) == [], "its process lives"
+    abandoned, old = root / f"{STAGING_PREFIX}abandoned", root / f"{STAGING_PREFIX}old"
+    for folder in (abandoned, old):
+        (folder / "new").mkdir(parents=True)
+        (folder / "new" / "model.onnx").write_bytes(bytes(20_000_000))
+    (abandoned / LOCK_NAME).touch()
+    (root / f"{custom_spec.name}_engine_3" / "3").mkdir(parents=True)
+    (root / custom_spec.name / f"{STAGING_PREFIX}file").touch()
+    first, second, third = check_leftovers(root)
+    assert {finding.level for finding in (first, second, third)} == {"warning"}
+    assert first.found == f"{abandoned}, 20 MB, was left by a killed command"
+    assert first.remedy.startswith("The next import, publish or build")
+    assert (second.found, second.remedy) == (f"{old}, 20 MB, was left by a killed command", "Remove it.")
+    assert third.found == "a killed command left animals-v2_engine_3, animals-v2/.mlcls-staging-file"
+    with repository.lock():
+        assert list(check_leftovers(root)) == [], "it may be at work on them"
+        remove_leftovers(repository, custom_spec.name)
+    with held_folder(root):
+        assert [finding.remedy for finding in check_leftovers(root)] == ["Remove it."]
 
 
 class _Handler(BaseHTTPRequestHandler):
