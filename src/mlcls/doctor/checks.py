@@ -31,7 +31,7 @@ from mlcls.doctor.models import ImportedModel, read_models
 from mlcls.errors import MlclsError
 from mlcls.repository.models import Repository
 from mlcls.repository.names import INT8_FILE, PLAN_FILE, STEP_SUFFIXES
-from mlcls.repository.settings import MAX_BATCH_SIZE
+from mlcls.repository.settings import MAX_BATCH_SIZE, Target
 from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.installation import embedded_installation, system_installation
 
@@ -86,6 +86,8 @@ def examine(root: Path, tritonserver: Path | None = None, url: str | None = None
     machine, cores, memory_bytes = read_machine(), read_cores(), read_available_memory()
     shared_memory_bytes = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None
     models = read_models(root, machine) if root.is_dir() else []
+    # the embedded Triton has no backend of its own
+    targets: tuple[Target, ...] = ("embedded", "int8") if tritonserver is None else ("embedded", "cpu", "int8")
     return [
         check_python(sys.version_info[:3]),
         check_glibc(*platform.libc_ver()),
@@ -96,7 +98,7 @@ def examine(root: Path, tritonserver: Path | None = None, url: str | None = None
         *check_leftovers(root),
         *([check_disk(shutil.disk_usage(root).free, models)] if root.is_dir() else ()),
         *check_tuning(cores, models),
-        *([check_memory(memory_bytes, models)] if models else ()),
+        *check_memory(memory_bytes, models, targets, cores),
         check_shared_memory(shared_memory_bytes, models),
         *([check_queues(memory_bytes, models)] if models else ()),
         *(check_server(url) if url else ()),
@@ -241,15 +243,26 @@ def check_tuning(cores: int, models: Sequence[ImportedModel]) -> Iterator[Findin
             yield Finding("warning" if mismatch else "ok", "tuning", f"{model.name}: {found}", remedy)
 
 
-def check_memory(available_bytes: int, models: Sequence[ImportedModel]) -> Finding:
-    """Compare the available memory with what all models need."""
-    needed = sum(model.memory_bytes for model in models)
-    return _judge(
-        "memory",
-        f"{_size(available_bytes)} available, all imported models in one server need about {_size(needed)}",
-        (needed > available_bytes, "problem", "Serve fewer of them at once, or on a larger machine."),
-        (needed > 0.7 * available_bytes, "warning", "Serve fewer of them at once, or watch the memory under load."),
-    )
+def check_memory(
+    available_bytes: int, models: Sequence[ImportedModel], targets: Sequence[Target], cores: int
+) -> Iterator[Finding]:
+    """Compare the available memory with what all models need in one server, for each target that has engines."""
+    for target in targets:
+        needs = [memory for model in models if (memory := model.memory(target, cores)) is not None]
+        if not needs:
+            continue
+        at_start, at_most = (sum(sizes) for sizes in zip(*needs, strict=True))
+        found = f"{_size(available_bytes)} available, all models on the target {target} need about {_size(at_start)}"
+        if at_most > at_start:
+            found += f" after the start, {_size(at_most)} after their largest batches, whose memory is kept"
+        is_full, may_be_full = at_start > available_bytes, at_most > 0.7 * available_bytes
+        remedy = "Serve fewer of them at once, or"
+        yield _judge(
+            "memory",
+            found,
+            (is_full, "problem", f"{remedy} on a larger machine."),
+            (may_be_full, "warning", f"{remedy} watch the memory under load."),
+        )
 
 
 def check_shared_memory(size_bytes: int | None, models: Sequence[ImportedModel]) -> Finding:

@@ -37,12 +37,15 @@ from mlcls.model.spec import ModelSpec
 from mlcls.repository.configurations import write_configs
 from mlcls.repository.models import Repository
 from mlcls.repository.publishing import remove_leftovers
-from mlcls.repository.settings import ModelSettings, ServingSettings, TuningRecord
+from mlcls.repository.settings import ModelSettings, ServingSettings, Target, TuningRecord
 from mlcls.server.http_api import HttpApi
 from support.quiet_http import QuietHttpServer, running
 from support.repositories import add
 
 MODEL = ImportedModel("animals", 448 * 448 * 3, {"model.onnx": 120_000_000})
+RESNET = dataclasses.replace(MODEL, architecture="ResNet50_ML")
+SMALL_RESNET = dataclasses.replace(RESNET, pixels_bytes=56 * 56 * 3)
+EMBEDDED = ("embedded", "int8")
 BROKEN = dataclasses.replace(MODEL, faults=["model.onnx is not the file"])
 PLAN = dataclasses.replace(MODEL, weights_bytes={"model.onnx": 120_000_000, "model.plan": 60_000_000})
 WRONG_PLAN = dataclasses.replace(PLAN, plan_faults=["built for A10"])
@@ -56,6 +59,34 @@ BF16 = dataclasses.replace(
 T4 = Machine((Gpu("Tesla T4", "7.5"),), "10.13.2.6")
 VNNI = {"avx2", "avx512_vnni"}
 GB = 1_000_000_000
+
+# Sizes of the FP32 graphs of the six models, in megabytes.
+SIX = {
+    "CLIP_vit_base_patch16_448_ML": 367,
+    "PP-HGNetV2-B0_ML": 42,
+    "PP-HGNetV2-B4_ML": 98,
+    "PP-HGNetV2-B6_ML": 319,
+    "PP-LCNet_x1_0_ML": 31,
+    "ResNet50_ML": 121,
+}
+
+
+def total(target: Target, *names: str) -> list[float]:
+    """What the models need on a target with 2 cores, in gigabytes."""
+    models = [
+        ImportedModel(name, 448 * 448 * 3, {"model.onnx": SIX[name] * 10**6}, architecture=name) for name in names
+    ]
+    memory = [model.memory(target, 2) for model in models]
+    return [sum(sizes) / GB for sizes in zip(*filter(None, memory), strict=True)]
+
+
+def test_the_estimates_are_what_was_measured() -> None:
+    """Within a tenth; see docs/how-to/doctor.md."""
+    assert total("cpu", "PP-HGNetV2-B6_ML") == pytest.approx([1.9, 5.2], rel=0.1)
+    assert total("cpu", *SIX) == pytest.approx([6.0, 13.5], rel=0.1)
+    assert total("embedded", *SIX) == pytest.approx([5.7, 5.7], rel=0.1)
+    assert total("gpu", *SIX) == []
+
 
 # The check, its arguments, and level and text of one of its findings.
 CASES: list[tuple[Callable[..., Finding | Iterable[Finding]], tuple[Any, ...], str, str]] = [
@@ -88,9 +119,19 @@ CASES: list[tuple[Callable[..., Finding | Iterable[Finding]], tuple[Any, ...], s
     (check_disk, (300_000_000, [PLAN]), "warning", "300 MB free"),
     (check_tuning, (8, [TUNED]), "ok", "animals: the settings of the target cpu were tuned for 8 cores"),
     (check_tuning, (4, [TUNED]), "warning", "were tuned for 8 cores, there are 4 here"),
-    (check_memory, (200 * GB, [MODEL]), "ok", "200.0 GB available"),
-    (check_memory, (400_000_000, [MODEL]), "problem", "400 MB available"),
-    (check_memory, (600_000_000, [MODEL]), "warning", "need about 540 MB"),
+    (
+        check_memory,
+        (200 * GB, [MODEL], EMBEDDED, 2),
+        "ok",
+        "200.0 GB available, all models on the target embedded need",
+    ),
+    (check_memory, (700_000_000, [RESNET], EMBEDDED, 2), "problem", "embedded need about 745 MB"),
+    (check_memory, (900_000_000, [RESNET], EMBEDDED, 2), "warning", "900 MB available"),
+    (check_memory, (3 * GB, [RESNET], EMBEDDED, 64), "warning", "embedded need about 2.3 GB"),
+    (check_memory, (4 * GB, [RESNET], ("embedded", "cpu", "int8"), 64), "ok", "cpu need about 790 MB after the start"),
+    (check_memory, (4 * GB, [SMALL_RESNET], ("cpu",), 2), "ok", "802 MB after their largest batches"),
+    (check_memory, (700_000_000, [RESNET], ("cpu",), 2), "problem", "1.6 GB after their largest batches, whose memory"),
+    (check_memory, (2 * GB, [RESNET, INT8], ("int8",), 2), "ok", "the target int8 need about"),
     (check_shared_memory, (GB, [MODEL]), "ok", "/dev/shm has 1.0 GB"),
     (check_shared_memory, (64 << 20, [MODEL]), "problem", "/dev/shm has 67 MB, the imported models need 125 MB"),
     (check_shared_memory, (None, [MODEL]), "problem", "no /dev/shm"),

@@ -98,7 +98,8 @@ def test_the_block_itself_leaves_nothing(temporary: Path, keeper_lives: bool) ->
     with run_folder() as folder:
         segment = Path("/dev/shm") / f"{shared_memory_prefix(folder)}region"
         segment.write_bytes(b"")
-        (keeper,) = wait_for(psutil.Process().children, TIMEOUT_S)
+        children = psutil.Process().children()
+        (keeper,) = wait_for(lambda: [each for each in children if str(folder) in each.cmdline()], TIMEOUT_S)
         if not keeper_lives:
             keeper.kill()
             keeper.wait()
