@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from mlcls import __version__
+from mlcls.base.files import describe_os_error, naming
 from mlcls.base.text import visible
 from mlcls.commands import COMMANDS
 from mlcls.errors import MlclsError
@@ -29,18 +30,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         status = run(arguments)
-        sys.stdout.flush()  # a reader that is gone must be noticed here
+        with naming("standard output"):
+            sys.stdout.flush()  # a reader that is gone must be noticed here
         return status
     except BrokenPipeError:
-        # the reader of the output is gone; keep Python from complaining when it flushes on exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
-    except (MlclsError, OSError) as error:  # the latter: a full disk, a folder without permission
+    except OSError as error:
+        print(visible(f"mlcls {arguments.command}: {describe_os_error(error)}"), file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _discard_output()
+        return MlclsError.exit_code
+    except MlclsError as error:
         print(visible(f"mlcls {arguments.command}: {error}"), file=sys.stderr)
-        return getattr(error, "exit_code", MlclsError.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         print(f"mlcls {arguments.command}: interrupted", file=sys.stderr)
         return _INTERRUPTED_STATUS
+
+
+def _discard_output() -> None:
+    """Keep Python from complaining when it flushes, on exit, what cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -78,9 +79,25 @@ def test_an_import_on_a_full_disk(disk: Path, repository: Path, capsys: pytest.C
         filler.unlink()
     errors = capsys.readouterr().err.splitlines()
     assert status == 1
-    assert errors[-1].startswith("mlcls import: ")
-    assert "No space left on device" in errors[-1]
+    graph = rf"{repository}/\.mlcls-staging-\w+/model\.onnx"
+    assert re.fullmatch(f"mlcls import: {graph}: No space left on device; free some space on its disk.", errors[-1])
     assert snapshot(repository) == before
+
+
+@pytest.mark.parametrize("source", [str(DEMO), "http://127.0.0.1:9/model.tar"])
+def test_a_read_only_disk_is_found_before_the_work(
+    disk: Path, repository: Path, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    try:
+        status = main(["import", source, "--repository", str(repository)])
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert status == 1
+    assert capsys.readouterr().err == (
+        f"mlcls import: The model repository cannot be changed, and nothing was done yet: {repository}: Read-only file "
+        f"system; it is on a read-only disk; choose another place.\n"
+    )
 
 
 @pytest.mark.parametrize(

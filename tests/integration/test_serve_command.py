@@ -20,9 +20,10 @@ from mlcls.errors import ServerError
 from mlcls.server.installation import embedded_installation
 from mlcls.server.options import ServerOptions
 from mlcls.server.process import TritonServer
-from support.processes import ROOT, assert_ended, mlcls_command, run_mlcls
+from support.processes import ROOT, assert_ended, is_running, mlcls_command, run_mlcls
 from support.serve_process import MODEL, RECOVERY_TIMEOUT_S, own_segments, port_options, serving
 from support.served_models import SmallModels
+from support.settling import wait_for
 
 _STOPPED_AT_READY = """
 import signal, sys
@@ -64,7 +65,12 @@ def start(small_models: SmallModels, *program: str, **environment: str) -> subpr
     )
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    return [each for each in found if is_running(each)]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_it_without_leftovers(small_models: SmallModels, tmp_path: Path, signum: signal.Signals) -> None:
     log = tmp_path / "triton.log"
     with serving(small_models.repository, tmp_path, f"--log-file={log}") as served:
@@ -112,12 +118,30 @@ def test_stopping_while_it_loads(small_models: SmallModels) -> None:
     assert not own_segments(process)
 
 
-def test_a_killed_command_takes_its_server_along(small_models: SmallModels, tmp_path: Path) -> None:
-    with serving(small_models.repository, tmp_path) as served:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGQUIT])
+def test_a_killed_command_takes_its_server_along(
+    small_models: SmallModels, tmp_path: Path, signum: signal.Signals
+) -> None:
+    with serving(small_models.repository, tmp_path, TMPDIR=str(tmp_path)) as served:
         children = served.descendants()
-        served.process.kill()
-        served.process.wait()
+        assert served.stop(signum)[0] == -signum
         assert_ended(children, RECOVERY_TIMEOUT_S)
+        assert not own_segments(served.process)
+        assert not list(tmp_path.glob("mlcls-serve-*"))
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.5, 1.0])
+def test_a_command_that_is_killed_while_it_loads(small_models: SmallModels, tmp_path: Path, delay_s: float) -> None:
+    """Triton then leaves steps that would wait for ever."""
+    process = start(small_models, TMPDIR=str(tmp_path))
+    with process:
+        steps = wait_for(lambda: [each for each in children_of(process) if "stub" in each.name()], RECOVERY_TIMEOUT_S)
+        time.sleep(delay_s)
+        children = [*steps, *children_of(process)]
+        process.kill()
+    assert_ended(children, RECOVERY_TIMEOUT_S)
+    assert not own_segments(process)
+    assert not list(tmp_path.glob("mlcls-serve-*"))
 
 
 def test_a_server_that_dies_ends_the_command(small_models: SmallModels, tmp_path: Path) -> None:

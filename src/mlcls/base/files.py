@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,19 @@ LOCK_NAME: Final = ".mlcls-lock"
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 
+_REMEDIES: Final = {
+    errno.ENOSPC: "free some space on its disk",
+    errno.EDQUOT: "free some space on its disk, or have the quota raised",
+    errno.EROFS: "it is on a read-only disk; choose another place",
+    errno.EACCES: "run as a user who may do this, or change its owner or permissions",
+    errno.EPERM: "run as a user who may do this, or change its owner or permissions",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "check the path",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EMFILE: "allow more open files: ulimit -n",
+}
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, like `write_bytes`."""
@@ -31,19 +45,55 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name in the same folder, then rename it; create parent folders as needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=STAGING_PREFIX, dir=path.parent)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=STAGING_PREFIX, dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp makes files that only the owner can read
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Put a path into an `OSError` of the block that names none, as when the disk is full, or a temporary file."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only the owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or STAGING_PREFIX in str(error.filename)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return the text of an error of the operating system: the path, what is wrong, and what to do."""
+    if error.errno is None:
+        return str(error)
+    paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
+    text = f"{' -> '.join(paths)}: {error.strerror}" if paths else str(error.strerror)
+    remedy = _REMEDIES.get(error.errno, "check this path and its disk" if paths else None)
+    return f"{text}; {remedy}." if remedy else f"{text}."
+
+
+def require_writable(folder: Path) -> None:
+    """Check that a file can be made in a folder, or in the nearest one above it that exists.
+
+    Raises:
+        OSError: It cannot; the error names the folder.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(existing)) from None
 
 
 @contextlib.contextmanager
@@ -68,19 +118,51 @@ def is_locked(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
+def held_folder(parent: Path, prefix: str = STAGING_PREFIX) -> Iterator[Path]:
+    """Yield a fresh folder, which is removed when the block ends.
+
+    Until then a file in it is locked. If the process is killed, the next one that makes a folder here sees that nobody
+    holds the old one, and removes it.
+    """
+    for abandoned in abandoned_folders(parent, prefix):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        folder = None
+        while folder is None:
+            made = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            stack.callback(shutil.rmtree, made, ignore_errors=True)
+            made.chmod(0o755)
+            lock = stack.enter_context((made / LOCK_NAME).open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (made / LOCK_NAME).exists():  # else it was taken for an abandoned one right before it was locked
+                folder = made
+        yield folder
+
+
+def abandoned_folders(parent: Path, prefix: str = STAGING_PREFIX) -> Iterator[Path]:
+    """Yield this user's folders that were made by `held_folder` in processes that are gone, each while it is locked."""
+    for folder in sorted(parent.glob(f"{prefix}*")):
+        with contextlib.suppress(OSError):  # held, or without a lock: of an older release, or not ours
+            state = folder.lstat()
+            if stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid():
+                with (folder / LOCK_NAME).open("r+") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    yield folder
+
+
+@contextlib.contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
-    """Yield a fresh folder beside `target` that takes its place when the block ends without an error.
+    """Yield a fresh folder that takes the place of `target` when the block ends without an error.
 
     Until then an existing `target` stays as it was; if the block raises, it is kept.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target.parent))
-    try:
+    with held_folder(target.parent) as folder:
+        staging = folder / target.name
+        staging.mkdir()
         staging.chmod(0o755)
         yield staging
         replace_folder(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def replace_folder(source: Path, target: Path) -> None:

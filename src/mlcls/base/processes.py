@@ -61,9 +61,14 @@ def end_group(pid: int) -> None:
             time.sleep(0.01)
 
 
-def end_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when the thread that started it ends, for whatever reason."""
+def end_with_parent(parent: int | None = None) -> None:
+    """Have the kernel send this process SIGTERM when the thread that started it ends, for whatever reason.
+
+    If the process of its parent is given, SIGTERM also comes if that has ended already.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if parent not in (None, os.getppid()):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

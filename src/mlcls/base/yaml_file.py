@@ -18,7 +18,6 @@ MAX_DEPTH: Final = 50
 MAX_ALIASES: Final = 1000
 # Keys of one mapping, including those from merge keys.
 MAX_MERGED_KEYS: Final = 10_000
-# YAML 1.1 reads `1:1:1` as a number in base 60, in time that grows with the square of its length.
 MAX_NUMBER_CHARACTERS: Final = 1000
 _MERGE: Final = "tag:yaml.org,2002:merge"
 _NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
@@ -108,8 +107,12 @@ def _bounded_loader() -> Any:
                 raise YamlError(f"a mapping of more than {MAX_MERGED_KEYS} keys")
 
         def construct_scalar(self, node: Any) -> Any:
-            if node.tag in _NUMBERS and len(node.value) > MAX_NUMBER_CHARACTERS:
-                raise YamlError(f"a number of more than {MAX_NUMBER_CHARACTERS} characters")
+            if node.tag in _NUMBERS:
+                if ":" in node.value:  # 1:30 is 90 in YAML 1.1, and nobody means it
+                    line = node.start_mark.line + 1
+                    raise YamlError(f"{clip(node.value)} without quotes, line {line}, which is a number in base 60")
+                if len(node.value) > MAX_NUMBER_CHARACTERS:
+                    raise YamlError(f"a number of more than {MAX_NUMBER_CHARACTERS} characters")
             return super().construct_scalar(node)
 
     return BoundedLoader

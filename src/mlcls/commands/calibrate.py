@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, fit, show, and add a version with the new thresholds."""
-    from mlcls.base.files import write_bytes, write_text
+    from mlcls.base.files import require_writable, write_bytes, write_text
     from mlcls.base.pictures import require_matplotlib
     from mlcls.engines.runner_selection import open_runner
     from mlcls.evaluation.calibration import MIN_IMAGES, Objective
@@ -83,7 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.output is not None:
         require_matplotlib()  # fail now, not after the scoring
+        require_writable(arguments.output)
     repository, name = Repository(arguments.repository), arguments.model
+    if not arguments.dry_run:
+        repository.require_writable(name)
     active = repository.active(name)
     active.check()
     base = active if arguments.version is None else repository.version(name, arguments.version)

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write the report and print a table."""
-    from mlcls.base.files import write_text
+    from mlcls.base.files import require_writable, write_text
     from mlcls.base.pictures import require_matplotlib
     from mlcls.engines.runner_selection import open_runner
     from mlcls.evaluation.evaluate import evaluate
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mlcls.repository.models import Repository
 
     require_matplotlib()  # fail now, not after an hour
+    require_writable(arguments.output)
     version = Repository(arguments.repository).active(arguments.model)
     version.check()
     with contextlib.ExitStack() as stack:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mlcls.base.files import describe_os_error
 from mlcls.commands.options import add_repository_option
 from mlcls.errors import ConfigError, MlclsError, ServerError
 from mlcls.repository.settings import TARGETS
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "serve"
 SUMMARY: Final = "Serve models of the repository with Triton."
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Number(NamedTuple):
@@ -116,11 +119,11 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
 
 
 class _StopRequested(BaseException):
-    """SIGINT or SIGTERM came; no `except Exception` may swallow it."""
+    """One of `_STOP_SIGNALS` came; no `except Exception` may swallow it."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGINT, SIGTERM or SIGHUP.
 
     Returns:
         0 after a clean stop.
@@ -138,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (MlclsError, OSError) as error:
         if arguments.log_format == "text":
             raise
-        announcements.say(str(error), "ERROR")
+        announcements.say(describe_os_error(error) if isinstance(error, OSError) else str(error), "ERROR")
         return getattr(error, "exit_code", MlclsError.exit_code)
 
 
@@ -183,14 +186,15 @@ def _run(arguments: argparse.Namespace, announcements: Announcements) -> int:
     def request_stop(_signum: int, _frame: FrameType | None) -> None:
         nonlocal stop_requested
         stop_requested = True
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in _STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)  # the stop itself must not be interrupted
         raise _StopRequested
 
     restarts = Restarts(arguments.max_restarts, arguments.restart_window_s, arguments.restart_pause_s)
     try:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, request_stop)
+        for signum in _STOP_SIGNALS:
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # nohup ignores it
+                signal.signal(signum, request_stop)
         announcements.say(f"Loading {', '.join(options.models)} ...")
         _warn_about_cores(options, announcements)
         keep_serving(

@@ -115,6 +115,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     version = repository.active(name)
     version.check()
     version.weights(target)
+    if not arguments.dry_run:
+        repository.require_writable(name)
     images, photos = _read_photos(arguments.photos, version.spec)
     cores, budget_s = read_cores(), arguments.minutes * 60
     window_s = min(max(budget_s / _WINDOWS, _MIN_WINDOW_S), _MAX_WINDOW_S)

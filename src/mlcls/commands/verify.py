@@ -59,13 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare two runners and print a table; return 0 if the candidate passed, else 1."""
-    from mlcls.base.files import write_text
+    from mlcls.base.files import require_writable, write_text
     from mlcls.dataset.photos import LabeledPhotos
     from mlcls.engines.gate import LIMITS, PROBED_IMAGES, run_gate
     from mlcls.engines.runner_selection import open_runner
     from mlcls.images.photos import photo_images
     from mlcls.repository.models import Repository
 
+    if arguments.json is not None:
+        require_writable(arguments.json.parent)
     model = Repository(arguments.repository).active(arguments.model)
     model.check()
     photos = LabeledPhotos.open(arguments.photos, arguments.annotations, model.spec.num_labels)

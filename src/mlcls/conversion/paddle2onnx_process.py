@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mlcls.base.files import held_folder, naming
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.errors import ConversionError, MissingExtraError
 
@@ -30,8 +31,8 @@ def convert_paddle_graph(graph_path: Path, parameters_path: Path) -> onnx.ModelP
     for package in ("paddle2onnx", "paddle", "onnx"):
         if find_spec(package) is None:
             raise MissingExtraError("convert", package)
-    with tempfile.TemporaryDirectory(prefix="mlcls-") as folder:
-        target = Path(folder) / "raw.onnx"
+    with held_folder(Path(tempfile.gettempdir()), "mlcls-onnx-") as folder:
+        target = folder / "raw.onnx"
         command = [sys.executable, "-m", __name__, str(graph_path), str(parameters_path), str(target)]
         try:
             process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S)
@@ -68,7 +69,8 @@ def main(graph_path: str, parameters_path: str, target: str) -> None:
     )
     if not model:
         raise SystemExit("error: paddle2onnx returned no graph")
-    Path(target).write_bytes(model)
+    with naming(target):
+        Path(target).write_bytes(model)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -14,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
+from mlcls.base.files import LOCK_NAME, STAGING_PREFIX, is_locked
 from mlcls.base.machine import (
     BF16_FLAGS,
     INT8_FLAGS,
@@ -27,8 +29,9 @@ from mlcls.base.machine import (
 )
 from mlcls.doctor.models import ImportedModel, read_models
 from mlcls.errors import MlclsError
+from mlcls.repository.models import Repository
 from mlcls.repository.names import INT8_FILE, PLAN_FILE, STEP_SUFFIXES
-from mlcls.repository.settings import MAX_BATCH_SIZE
+from mlcls.repository.settings import MAX_BATCH_SIZE, Target
 from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.installation import embedded_installation, system_installation
 
@@ -83,6 +86,8 @@ def examine(root: Path, tritonserver: Path | None = None, url: str | None = None
     machine, cores, memory_bytes = read_machine(), read_cores(), read_available_memory()
     shared_memory_bytes = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None
     models = read_models(root, machine) if root.is_dir() else []
+    # the embedded Triton has no backend of its own
+    targets: tuple[Target, ...] = ("embedded", "int8") if tritonserver is None else ("embedded", "cpu", "int8")
     return [
         check_python(sys.version_info[:3]),
         check_glibc(*platform.libc_ver()),
@@ -90,9 +95,10 @@ def examine(root: Path, tritonserver: Path | None = None, url: str | None = None
         *check_processor(cores, read_cpu_flags(), models),
         *check_gpu(machine, models),
         *check_repository(root, models),
+        *check_leftovers(root),
         *([check_disk(shutil.disk_usage(root).free, models)] if root.is_dir() else ()),
         *check_tuning(cores, models),
-        *([check_memory(memory_bytes, models)] if models else ()),
+        *check_memory(memory_bytes, models, targets, cores),
         check_shared_memory(shared_memory_bytes, models),
         *([check_queues(memory_bytes, models)] if models else ()),
         *(check_server(url) if url else ()),
@@ -145,15 +151,17 @@ def check_processor(cores: int, flags: Collection[str], models: Sequence[Importe
         yield Finding("note", "processor", f"{cores} cores, features unknown", "Measure both FP32 and INT8.")
         return
     bf16, int8 = find_bf16_units(flags), find_int8_units(flags)
-    if bf16:
-        yield Finding(
-            "note",
-            "processor",
-            f"{cores} cores with {', '.join(bf16)}: the target cpu may compute in bf16, with different scores",
-            "Check its scores: mlcls verify MODEL --candidate served=HOST:PORT. The other targets are pinned to f32.",
-        )
+    found = f"{cores} cores {'with' if bf16 else 'without'} {' or '.join(bf16 or BF16_FLAGS)}"
+    in_bf16 = [model.name for model in models if model.settings.of("embedded").engine_precision == "bf16"]
+    if in_bf16:
+        found += f"; {', '.join(in_bf16)} set engine_precision bf16 for the target embedded"
+        if bf16:
+            remedy = "Its scores differ from PaddleX's. Compare them: mlcls verify MODEL --candidate openvino-bf16."
+            yield Finding("note", "processor", found, remedy)
+        else:
+            yield Finding("problem", "processor", found, "Set f32 in serving.json and run: mlcls repository.")
     else:
-        yield Finding("ok", "processor", f"{cores} cores without {' or '.join(BF16_FLAGS)}: no bf16 arithmetic")
+        yield Finding("ok", "processor", f"{found}; no model computes in bf16")
     if int8:
         yield Finding("ok", "INT8", f"the processor has {', '.join(int8)}")
         return
@@ -195,6 +203,24 @@ def check_repository(root: Path, models: Sequence[ImportedModel]) -> Iterator[Fi
             yield Finding("ok", topic, f"{model.name}: {files}; they match the manifest")
 
 
+def check_leftovers(root: Path) -> Iterator[Finding]:
+    """Look for what killed commands left in a repository; a folder that a living process holds is not among it."""
+    repository = Repository(root)
+    if not root.is_dir() or is_locked(root):  # a command is at work
+        return
+    for folder in sorted(root.glob(f"{STAGING_PREFIX}*")):
+        with contextlib.suppress(OSError):  # it has just gone, or is another user's and nobody may look
+            if not is_locked(folder):
+                size = sum(path.lstat().st_size for path in folder.rglob("*"))
+                is_held = (folder / LOCK_NAME).exists()
+                remedy = "The next import, publish or build of its user removes it." if is_held else "Remove it."
+                yield Finding("warning", "repository", f"{folder}, {_size(size)}, was left by a killed command", remedy)
+    folders = [path for name in repository.models() for found in repository.leftovers(name).values() for path in found]
+    if left := [path.relative_to(root).as_posix() for path in (*folders, *repository.unfinished_files())]:
+        found = f"a killed command left {', '.join(left)}"
+        yield Finding("warning", "repository", found, "Remove them: mlcls repository.")
+
+
 def check_disk(free_bytes: int, models: Sequence[ImportedModel]) -> Finding:
     """Check the free space on the repository's disk."""
     largest = max((sum(model.weights_bytes.values()) for model in models), default=0)
@@ -217,15 +243,26 @@ def check_tuning(cores: int, models: Sequence[ImportedModel]) -> Iterator[Findin
             yield Finding("warning" if mismatch else "ok", "tuning", f"{model.name}: {found}", remedy)
 
 
-def check_memory(available_bytes: int, models: Sequence[ImportedModel]) -> Finding:
-    """Compare the available memory with what all models need."""
-    needed = sum(model.memory_bytes for model in models)
-    return _judge(
-        "memory",
-        f"{_size(available_bytes)} available, all imported models in one server need about {_size(needed)}",
-        (needed > available_bytes, "problem", "Serve fewer of them at once, or on a larger machine."),
-        (needed > 0.7 * available_bytes, "warning", "Serve fewer of them at once, or watch the memory under load."),
-    )
+def check_memory(
+    available_bytes: int, models: Sequence[ImportedModel], targets: Sequence[Target], cores: int
+) -> Iterator[Finding]:
+    """Compare the available memory with what all models need in one server, for each target that has engines."""
+    for target in targets:
+        needs = [memory for model in models if (memory := model.memory(target, cores)) is not None]
+        if not needs:
+            continue
+        at_start, at_most = (sum(sizes) for sizes in zip(*needs, strict=True))
+        found = f"{_size(available_bytes)} available, all models on the target {target} need about {_size(at_start)}"
+        if at_most > at_start:
+            found += f" after the start, {_size(at_most)} after their largest batches, whose memory is kept"
+        is_full, may_be_full = at_start > available_bytes, at_most > 0.7 * available_bytes
+        remedy = "Serve fewer of them at once, or"
+        yield _judge(
+            "memory",
+            found,
+            (is_full, "problem", f"{remedy} on a larger machine."),
+            (may_be_full, "warning", f"{remedy} watch the memory under load."),
+        )
 
 
 def check_shared_memory(size_bytes: int | None, models: Sequence[ImportedModel]) -> Finding:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlcls.base.files import STAGING_PREFIX
+from mlcls.base.files import held_folder, write_bytes
 from mlcls.dataset.photos import LabeledPhotos
 from mlcls.engines.gate import LIMITS, PROBED_IMAGES, GateReport, run_gate
 from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, Runner
@@ -47,9 +46,9 @@ class BuildRequest:
 
 def add_to_repository(version: ModelVersion, record: EngineRecord, content: bytes) -> None:
     """Put an engine and its record into the repository."""
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=version.repository.root) as temporary:
-        staged = Path(temporary) / record.file
-        staged.write_bytes(content)
+    with held_folder(version.repository.root) as temporary:
+        staged = temporary / record.file
+        write_bytes(staged, content)
         version.add_engine(staged, record)
 
 

@@ -77,7 +77,7 @@ class ModelSpec(VersionedDocument, frozen=True):
         name: Name of the Triton ensemble.
         architecture: `Global.model_name` of the PaddleX model: one of the six, whatever `name` is.
         labels: Label of each class id, in order, each once.
-        thresholds: Threshold of each label; a label is predicted if its score is strictly greater.
+        thresholds: Threshold of each label; from 0 to 1; a label is predicted if its score is strictly greater.
         transform: From a decoded image to the network's input.
         activation: What postprocess applies to `logits`, once.
         source_activation: What the Paddle graph ended in before the conversion cut it off; None before conversion.
@@ -112,6 +112,10 @@ class ModelSpec(VersionedDocument, frozen=True):
         if len(self.thresholds) != self.num_labels:
             text = f"thresholds: expected one for each of the {self.num_labels} labels"
             raise ValueError(f"{text}, got {len(self.thresholds)}")
+        for label, threshold in zip(self.labels, self.thresholds, strict=True):
+            if not 0 <= threshold <= 1:
+                text = "thresholds: expected numbers from 0 to 1, as scores are, got"
+                raise ValueError(f"{text} {threshold:g} for {clip(label)}")
 
     @property
     def num_labels(self) -> int:

@@ -116,15 +116,22 @@ def parse_inference_config(document: Any) -> InferenceConfig:
         )
     output = content.PostProcess.MultiLabelThreshOutput
     for index, label in enumerate(output.label_list):
-        if isinstance(label, (list, dict, set)):
+        if not isinstance(label, (str, int)) or isinstance(label, bool):  # PaddleX takes any, and prints `None`, `True`
             raise SpecError(
-                f"PostProcess.MultiLabelThreshOutput.label_list[{index}]: expected text, got {clip(label)}."
+                f"PostProcess.MultiLabelThreshOutput.label_list[{index}]: expected text, got {clip(label)}, as YAML "
+                f"reads it; put the label in quotes."
             )
-    labels = tuple(map(str, output.label_list))  # PaddleX does the same: YAML reads the label `no` as a bool
+    labels = tuple(map(str, output.label_list))
     try:
         thresholds = resolve_thresholds(output.threshold, labels)
     except ThresholdError as error:
         raise SpecError(f"PostProcess.MultiLabelThreshOutput.threshold: {error}") from None
+    for label, threshold in zip(labels, thresholds, strict=True):
+        if not 0 <= threshold <= 1:
+            raise SpecError(
+                f"PostProcess.MultiLabelThreshOutput.threshold: expected numbers from 0 to 1, as scores are, got "
+                f"{threshold:g} for {clip(label)}."
+            )
     transform = _make_transform(operations[0].ResizeImage or _Resize(), operations[1].NormalizeImage or _Normalize())
     return InferenceConfig(content.Global.model_name, labels, thresholds, transform)
 

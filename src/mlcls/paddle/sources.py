@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlcls.base.download import fetch
+from mlcls.base.files import held_folder
 from mlcls.errors import MissingExtraError, ModelFormatError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.paddle.archive import extract_model
@@ -41,8 +42,8 @@ def open_source(source: str) -> Iterator[PaddleXModel]:
         archive = path if url is None else fetch(url, "mlcls import {}")
     except ModuleNotFoundError as error:
         raise MissingExtraError("convert", str(error.name)) from error
-    with tempfile.TemporaryDirectory(prefix="mlcls-") as temporary:
-        folder = Path(temporary) / "model"
+    with held_folder(Path(tempfile.gettempdir()), "mlcls-source-") as temporary:
+        folder = temporary / "model"
         try:
             extract_model(archive, folder)
         except ModelFormatError:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from mlcls.base.files import STAGING_PREFIX
+from mlcls.base.files import held_folder
 from mlcls.base.yaml_file import YamlError, read_yaml
 from mlcls.dataset.labels import DATASET_LABELS_FILE, read_labels
 from mlcls.errors import ConfigError, ModelFormatError, SpecError
@@ -51,11 +50,11 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
         _note_other_size(config, training)
     output = config.Global.output
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=output) as staging:
+    with held_folder(output) as staging:
         try:
             export_model(
                 config.Global.model,
-                Path(staging) / "inference",
+                staging / "inference",
                 labels=labels,
                 size=config.Train.size,
                 threshold=config.Train.threshold,
@@ -63,7 +62,7 @@ def run(config: PaddleXConfig) -> dict[str, Any]:
             )
         except ModelFormatError as error:
             raise ModelFormatError(f"{error} The {len(labels)} labels were taken from {label_source}.") from None
-        _move_model(Path(staging) / "inference", output)
+        _move_model(staging / "inference", output)
     print(f"{output}: {config.Global.model}, {len(labels)} labels of {label_source}, weights of {source}")
     return {
         "model_name": config.Global.model,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from mlcls.base.files import STAGING_PREFIX, sha256_of
+from mlcls.base.files import held_folder, naming, sha256_of
 from mlcls.engines.gate import BATCH_SIZES, PROBED_IMAGES, GateReport, run_gate
 from mlcls.images.photos import photo_images
 from mlcls.model.spec import ModelSpec
@@ -94,18 +93,21 @@ def convert_model(
     from mlcls.conversion.to_onnx import export_onnx
     from mlcls.engines.runners import DecodingRunner, OnnxRuntimeRunner, PaddleRunner
 
+    repository.require_writable(name)  # before the download
     with open_source(source) as model:
         spec = model.make_spec(name)
         check_name(spec.name)
+        repository.require_writable(spec.name)
         if not replace_versions:
             require_unversioned(repository, spec.name)
         check_parameters(model.graph, model.parameters)
         graph = export_onnx(model.graph, model.parameters, spec)
         spec = msgspec.structs.replace(spec, source_activation=graph.source_activation)
         repository.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=repository.root) as temporary:
-            onnx_path = Path(temporary) / ONNX_FILE
-            onnx.save(graph.model, str(onnx_path))
+        with held_folder(repository.root) as temporary:
+            onnx_path = temporary / ONNX_FILE
+            with naming(onnx_path):
+                onnx.save(graph.model, str(onnx_path))
             parity = run_gate(
                 DecodingRunner(PaddleRunner(model, spec), spec),
                 DecodingRunner(OnnxRuntimeRunner(onnx_path, spec), spec),

@@ -16,6 +16,8 @@ from mlcls.repository.names import (
     LABELS_FILE,
     POSTPROCESS_SUFFIX,
     PREPROCESS_SUFFIX,
+    STEP_NAME,
+    VERSION_NUMBER,
     ensemble_labels_file,
     step_name,
 )
@@ -141,10 +143,9 @@ def find_stale(repository: Repository, specs: Iterable[ModelSpec]) -> dict[str, 
         files |= expected_files(repository, spec, repository.settings(spec.name))
     stale = _compare(root, files)
     owners = {path.split("/")[0] for path in files}
-    for path in sorted(root.rglob("*.pbtxt")):
-        relative = path.relative_to(root).as_posix()
-        if relative.split("/")[0] not in owners and not relative.startswith(STAGING_PREFIX):
-            stale[relative] = "belongs to no model of the repository"
+    others = [folder for folder in repository.folders() if folder.name not in owners] if root.is_dir() else []
+    for path in [*root.glob("*.pbtxt"), *(path for folder in others for path in sorted(folder.rglob("*.pbtxt")))]:
+        stale[path.relative_to(root).as_posix()] = "belongs to no model of the repository"
     return stale
 
 
@@ -163,13 +164,22 @@ def require_fresh(version: ModelVersion) -> None:
 
 
 def _compare(root: Path, files: Mapping[str, str]) -> dict[str, str]:
-    """Compare files with their texts, and find configurations beside them that should not be there."""
+    """Compare files with their texts, and find what should not be beside them.
+
+    Those are configurations, and in the folder of a step any file: Triton runs a `model.py` or a library that it finds
+    there. The version folders have manifests.
+    """
     stale = {
         path: "differs from what the generator writes" if (root / path).is_file() else "missing"
         for path, text in files.items()
         if read_file(root / path) != text.encode()
     }
     for folder in sorted({path.split("/")[0] for path in files}):
-        found = [path.relative_to(root).as_posix() for path in sorted((root / folder).rglob("*.pbtxt"))]
-        stale |= {path: "is not a file that the generator writes" for path in found if path not in files}
+        is_step = STEP_NAME.fullmatch(folder) is not None
+        for path in sorted((root / folder).rglob("*" if is_step else "*.pbtxt")):
+            name = path.relative_to(root).as_posix()
+            is_in_version = is_step and VERSION_NUMBER.fullmatch(name.split("/")[1])
+            is_unfinished = path.name.startswith(STAGING_PREFIX)
+            if name not in files and path.is_file() and not is_in_version and not is_unfinished:
+                stale[name] = "is not a file that the generator writes"
     return stale

@@ -22,8 +22,6 @@ MANIFEST_FILE: Final = "manifest.json"
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-# Suffixes of files that an engine could load; such a file is refused if the manifest does not name it.
-_MODEL_SUFFIXES: Final = (".onnx", ".plan", ".engine", ".xml", ".bin", ".data")
 _REMEDY: Final = "import the model again: mlcls import MODEL"
 
 
@@ -125,8 +123,8 @@ def verify_folder(folder: Path, step: str, files: Iterable[str] | None = None) -
     The content of the named files is checked, by default of all; the presence and size of each file always are.
 
     Raises:
-        RepositoryError: The folder belongs to another step, or a file, which the text names, is missing, changed or not
-            in the manifest.
+        RepositoryError: The folder belongs to another step, or a file or folder in it, which the text names, is
+            missing, changed or not in the manifest.
     """
     manifest, origin = Manifest.read(folder), folder / MANIFEST_FILE
     required = set(manifest.files if files is None else files)
@@ -134,12 +132,12 @@ def verify_folder(folder: Path, step: str, files: Iterable[str] | None = None) -
         raise RepositoryError(f"{origin}: expected the manifest of {step}, got that of {manifest.step}; {_REMEDY}.")
     for name in sorted(required - manifest.files.keys()):
         raise RepositoryError(f"{origin} has no {name}, only {', '.join(manifest.files)}; {_REMEDY}.")
-    for path in sorted(folder.iterdir()):
-        if path.suffix in _MODEL_SUFFIXES and path.name not in manifest.files:
-            raise RepositoryError(
-                f"{path} is not in the manifest beside it, so its origin is unknown; remove it, or build it with mlcls "
-                f"build-engine."
-            )
+    unknown = sorted({path.name for path in folder.iterdir()} - {MANIFEST_FILE, *manifest.files})
+    if unknown:  # Triton runs a `model.py` or a library that it finds here
+        raise RepositoryError(
+            f"{folder} has files that are not in its manifest, so their origin is unknown: {', '.join(unknown[:10])}; "
+            f"remove them, or build engines with mlcls build-engine."
+        )
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():

@@ -23,13 +23,19 @@ import functools
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from mlcls.base.documents import Document, read
-from mlcls.base.files import STAGING_PREFIX, folder_lock, replace_folder
+from mlcls.base.files import (
+    STAGING_PREFIX,
+    describe_os_error,
+    folder_lock,
+    held_folder,
+    replace_folder,
+    require_writable,
+)
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import SPEC_FILE, ModelSpec
@@ -68,21 +74,46 @@ class Repository:
         """Lock the repository against changes by other processes; wait for one that is changing it."""
         return folder_lock(self.root)
 
-    def models(self) -> list[str]:
-        """Return the names of the ensembles, imported or not.
+    def require_writable(self, name: str | None = None) -> None:
+        """Check that the repository, and the folders of a model, can be changed: before the work, not after it.
+
+        Raises:
+            RepositoryError: A folder cannot be written; the text names it.
+        """
+        folders = [self.root]
+        if self.root.is_dir():
+            steps = {path: STEP_NAME.fullmatch(path.name) for path in self.folders()}
+            folders += [path for path, step in steps.items() if name in (path.name, step and step["model"])]
+        for folder in folders:
+            try:
+                require_writable(folder)
+            except OSError as error:
+                text = "The model repository cannot be changed, and nothing was done yet"
+                raise RepositoryError(f"{text}: {describe_os_error(error)}") from None
+
+    def folders(self) -> list[Path]:
+        """Return the folders of Triton's models, sorted; hidden folders are the workplaces of commands.
 
         Raises:
             RepositoryError: There is no such folder.
         """
         if not self.root.is_dir():
             raise RepositoryError(f"Expected a model repository, got {self}, which is not a folder; see --repository.")
+        return sorted(path for path in self.root.iterdir() if not path.name.startswith(".") and path.is_dir())
+
+    def models(self) -> list[str]:
+        """Return the names of the ensembles, imported or not.
+
+        Raises:
+            RepositoryError: There is no such folder.
+        """
 
         def has_engine(name: str) -> bool:
             numbers = {FIRST_VERSION, *self.numbers(name)}
             return any((self.root / step_name(name, ENGINE_SUFFIX, number)).is_dir() for number in numbers)
 
-        names = [path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}")]
-        return sorted(name for name in names if not STEP_NAME.fullmatch(name) and has_engine(name))
+        names = [folder.name for folder in self.folders() if (folder / CONFIG_FILE).is_file()]
+        return [name for name in names if not STEP_NAME.fullmatch(name) and has_engine(name)]
 
     def numbers(self, name: str) -> list[int]:
         """Return the numbers of a model's complete versions, ascending; none if it is not imported."""
@@ -163,13 +194,17 @@ class Repository:
         """
         complete = self.numbers(name)
         found: dict[int, list[Path]] = {}
-        for path in sorted(self.root.glob("*")):
+        for path in self.folders():
             match = STEP_NAME.fullmatch(path.name)
-            if match and match["model"] == name and path.is_dir():
+            if match and match["model"] == name:
                 number = int(match["version"] or FIRST_VERSION)
                 if number not in complete and (number != FIRST_VERSION or complete):
                     found.setdefault(number, []).append(path)
         return found
+
+    def unfinished_files(self) -> list[Path]:
+        """Return the files that a command is writing; if nobody holds the lock, a killed one left them."""
+        return [path for folder in self.folders() for path in sorted(folder.rglob(f"{STAGING_PREFIX}*"))]
 
     def next_number(self, name: str, taken: Iterable[int] = ()) -> int:
         """Return a number that no version has or had, since a server, its log and its metrics may still use old ones.
@@ -281,9 +316,9 @@ class ModelVersion:
         """
         root, folder = self.repository.root, self.engine_folder
         # Replace the whole folder, with hard links to the other files, so that files and manifest always agree.
-        with self.repository.lock(), tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
+        with self.repository.lock(), held_folder(root) as temporary:
             old = verify_folder(folder, self.step(ENGINE_SUFFIX), files=())
-            staging = Path(temporary) / folder.name
+            staging = temporary / folder.name
             staging.mkdir(mode=0o755)
             for name in old.files:
                 if name != record.file:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mlcls.base import documents
-from mlcls.base.files import STAGING_PREFIX, replace_folder, write_text
+from mlcls.base.files import held_folder, replace_folder, write_text
 from mlcls.errors import ConfigError, RepositoryError
 from mlcls.repository.configurations import read_file, render_files, render_version, write_configs, write_files
 from mlcls.repository.models import ModelVersion, Repository, format_numbers
@@ -71,8 +70,8 @@ def add_version(repository: Repository, staged: StagedVersion, taken: Iterable[i
         return _put_first_version(repository, staged)
     remove_leftovers(repository, name)
     version = ModelVersion(repository, name, repository.next_number(name, taken))
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
-        new = ModelVersion(Repository(Path(temporary)), name, version.number)
+    with held_folder(root) as temporary:
+        new = ModelVersion(Repository(temporary), name, version.number)
         staged.write(new, repository.active_number(name))
         write_files(new.repository.root, render_version(staged.spec, version.number, repository.settings(name)))
         write_text(root / name / LAST_NUMBER_FILE, f"{version.number}\n")
@@ -105,8 +104,8 @@ def remove_version(version: ModelVersion) -> None:
     others = [number for number in repository.numbers(name) if number != version.number]
     if others and repository.active_number(name) == version.number:
         raise RepositoryError(f"{name} in {repository} serves version {version.number}, so it cannot be removed.")
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=repository.root) as temporary:
-        os.rename(version.folder, Path(temporary) / str(version.number))
+    with held_folder(repository.root) as temporary:
+        os.rename(version.folder, temporary / str(version.number))
         for step, folder in zip(version.steps, version.folders.values(), strict=True):
             shutil.rmtree(repository.root / step if others else folder, ignore_errors=True)
 
@@ -127,18 +126,22 @@ def prune_versions(repository: Repository, name: str, keep: int) -> list[int]:
 
 
 def remove_leftovers(repository: Repository, name: str) -> None:
-    """Remove the folders of versions that do not exist; the caller holds the lock of the repository."""
+    """Remove what killed commands left: folders of versions that do not exist, and unfinished files of any model.
+
+    The caller holds the lock of the repository.
+    """
     for folders in repository.leftovers(name).values():
         for folder in folders:
             shutil.rmtree(folder)
+    for unfinished in repository.unfinished_files():
+        unfinished.unlink()
 
 
 def _put_first_version(repository: Repository, staged: StagedVersion) -> ModelVersion:
     name, root = staged.spec.name, repository.root
     version = ModelVersion(repository, name, FIRST_VERSION)
     settings = repository.settings(name)  # of the model that it replaces; fails here if the file is wrong
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=root) as temporary:
-        staging = Path(temporary)
+    with held_folder(root) as staging:
         new = ModelVersion(Repository(staging / "new"), name, FIRST_VERSION)
         staged.write(new, None)
         files = render_files(staged.spec, settings=settings)

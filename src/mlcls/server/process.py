@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import os
 import resource
-import secrets
 import shlex
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from mlcls.server.logs import STANDARD_OUTPUT, TritonLog, describe_end
 from mlcls.server.model_control import ModelControl
 from mlcls.server.options import ServerOptions, build_command, read_admin_key
 from mlcls.server.preflight import check_models
+from mlcls.server.run_folder import pulse_folder, run_folder, shared_memory_prefix
 
 # Triton waits for ever for a step whose process cannot be started. A step that fails later ends Triton well before.
 _LOST_STEP_TIMEOUT_S: Final = 5.0
@@ -191,34 +191,33 @@ class TritonServer:
 
     def _launch(self, installation: TritonInstallation) -> None:
         with contextlib.ExitStack() as cleanup:
-            folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mlcls-serve-")))
-            if not _is_plain(folder):
+            if not _is_plain(Path(tempfile.gettempdir())):
                 raise ServerError(
-                    f"The folder for temporary files, {folder.parent}, has characters that a shell interprets, and "
-                    f"Triton starts the Python steps with a shell; set TMPDIR to a plain path: TMPDIR=/tmp."
+                    f"The folder for temporary files, {tempfile.gettempdir()}, has characters that a shell interprets, "
+                    f"and Triton starts the Python steps with a shell; set TMPDIR to a plain path: TMPDIR=/tmp."
                 )
-            backends, pulses = folder / "backends", folder / "pulses"
+            folder = cleanup.enter_context(run_folder())
+            backends, pulses = folder / "backends", pulse_folder(folder)
             backends.mkdir()
             installation.assemble_backends(backends)
-            pulses.mkdir()
             options = self.options
             if not _is_plain(options.repository.resolve()):
                 (folder / "models").symlink_to(options.repository.resolve())
                 options = dataclasses.replace(options, repository=folder / "models")
-            prefix = f"mlcls_{os.getpid()}_{secrets.token_hex(4)}_"
-            cleanup.callback(_remove_shared_memory, prefix)
             stream = self._open_log(cleanup)
             reader, writer = os.pipe()
             log = TritonLog(reader, stream, self.options.log_format)
             with open(writer, "wb") as output:
                 process = subprocess.Popen(
-                    build_command(options, installation.executable, backends, prefix, self.admin_key),
+                    build_command(
+                        options, installation.executable, backends, shared_memory_prefix(folder), self.admin_key
+                    ),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env={**installation.environment(), PULSE_FOLDER_VARIABLE: str(pulses)},
                     start_new_session=True,  # Ctrl-C must reach mlcls only, which then drains the server
-                    preexec_fn=functools.partial(_prepare_child, self._limit_pools()),
+                    preexec_fn=functools.partial(_prepare_child, os.getpid(), self._limit_pools()),
                     # a pipe that nobody reads must not end it while it drains, nor a pool that reached its limit
                     restore_signals=False,
                 )
@@ -267,8 +266,8 @@ class TritonServer:
                     )
 
 
-def _prepare_child(largest_file_bytes: int) -> None:
-    end_with_parent()  # so that nothing holds the ports and the memory
+def _prepare_child(parent: int, largest_file_bytes: int) -> None:
+    end_with_parent(parent)  # so that nothing holds the ports and the memory
     for kind, size in ((resource.RLIMIT_FSIZE, largest_file_bytes), (resource.RLIMIT_STACK, _STACK_BYTES)):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
@@ -277,8 +276,3 @@ def _prepare_child(largest_file_bytes: int) -> None:
 def _is_plain(path: Path) -> bool:
     """Return whether a shell takes a path as it is."""
     return shlex.quote(str(path)) == str(path)
-
-
-def _remove_shared_memory(prefix: str) -> None:
-    for segment in Path("/dev/shm").glob(f"{prefix}*"):
-        segment.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mlcls.base.files import write_bytes, write_text
+from mlcls.base.files import naming, write_bytes, write_text
 from mlcls.base.pictures import new_figure, save_figure
 from mlcls.dataset.labels import DATASET_LABELS_FILE
 from mlcls.training.checkpoint import SUFFIXES
@@ -161,7 +161,7 @@ class RunFolder:
         """Write one line to stdout and, with the time, to `train.log`."""
         from tqdm import tqdm
 
-        with (self.root / LOG_FILE).open("a", encoding="utf-8") as file:
+        with naming(self.root / LOG_FILE), (self.root / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         tqdm.write(text, file=sys.stdout)  # above a progress bar, if any
         sys.stdout.flush()

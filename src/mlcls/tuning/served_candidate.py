@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.base.files import write_text
+from mlcls.base.files import held_folder, write_text
 from mlcls.base.processes import end_with_parent
 from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
@@ -49,7 +49,7 @@ def start_load(spec: ModelSpec, images: Sequence[bytes], cores: int, window_s: f
     process_count = max(cores // _CORES_PER_PROCESS, 1)
     # not forked: this process has threads
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(process_count, context, _initialize, (spec, images, window_s))
+    pool = ProcessPoolExecutor(process_count, context, _initialize, (spec, images, window_s, os.getpid()))
 
     def load(url: str, concurrency: int) -> LoopFigures:
         count = min(process_count, concurrency)
@@ -70,11 +70,11 @@ def start_load(spec: ModelSpec, images: Sequence[bytes], cores: int, window_s: f
 _work: tuple[ModelSpec, Sequence[bytes], float]
 
 
-def _initialize(spec: ModelSpec, images: Sequence[bytes], window_s: float) -> None:
+def _initialize(spec: ModelSpec, images: Sequence[bytes], window_s: float, parent: int) -> None:
     global _work
     _work = spec, images, window_s
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
-    end_with_parent()
+    end_with_parent(parent)
 
 
 def _wait_for_others(_index: int) -> None:
@@ -125,8 +125,8 @@ def candidate_repository(version: ModelVersion, settings: ModelSettings) -> Iter
 
     Its configurations are new; its version folders are links to those of the model repository.
     """
-    with tempfile.TemporaryDirectory(prefix="mlcls-tune-") as temporary:
-        folder = Path(temporary)
+    with held_folder(Path(tempfile.gettempdir()), "mlcls-tune-") as temporary:
+        folder = temporary / "models"
         write_text(settings_path(folder, version.name), settings.to_json())
         write_files(folder, render_files(version.spec, version.number, settings))
         for suffix, step in version.folders.items():

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +17,17 @@ from typing import Any
 import pytest
 
 from mlcls.base import files
-from mlcls.base.files import STAGING_PREFIX, replace_folder, staged_folder, write_text
+from mlcls.base.files import (
+    LOCK_NAME,
+    STAGING_PREFIX,
+    abandoned_folders,
+    describe_os_error,
+    held_folder,
+    replace_folder,
+    require_writable,
+    staged_folder,
+    write_text,
+)
 
 
 class FaultError(OSError):
@@ -76,6 +91,31 @@ def test_write_text_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert list_tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_an_error_names_the_file_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """The kernel names none when it writes, and a temporary one when it renames."""
+    path = tmp_path / "file.txt"
+
+    def fail(source: Any, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", *([] if function == "fsync" else [source]))
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(OSError) as caught:
+        write_text(path, "new")
+    assert describe_os_error(caught.value) == f"{path}: No space left on device; free some space on its disk."
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        require_writable(tmp_path / "file" / "b")
+    assert describe_os_error(caught.value) == f"{tmp_path / 'file'}: Not a directory; check the path."
+
+
 def test_file_is_complete_when_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.txt"
     seen = []
@@ -88,6 +128,76 @@ def test_file_is_complete_when_it_appears(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "replace", replace)
     write_text(path, "text")
     assert seen == [(False, tmp_path, "text")]
+
+
+# --- held_folder
+
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from mlcls.base.files import held_folder
+with held_folder(Path(sys.argv[1])) as folder:
+    (folder / "graph").write_bytes(bytes(1000))
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Another process that holds a folder, and the folder."""
+    with subprocess.Popen([sys.executable, "-c", _HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process, Path(process.stdout.readline().strip())
+        process.kill()
+
+
+def test_what_a_killed_process_left_goes_when_the_next_folder_is_made(
+    tmp_path: Path, holder: tuple[subprocess.Popen[str], Path]
+) -> None:
+    process, held = holder
+    with held_folder(tmp_path) as own:
+        assert {own, held} == set(tmp_path.iterdir())
+        assert list(abandoned_folders(tmp_path)) == []
+    process.kill()
+    process.wait()
+    assert (held / "graph").stat().st_size == 1000
+    assert list(abandoned_folders(tmp_path)) == [held]
+    with held_folder(tmp_path) as own:
+        assert list(tmp_path.iterdir()) == [own]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_abandoned_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / LOCK_NAME).touch()
+    fill(tmp_path / f"{STAGING_PREFIX}without-lock", "old")
+    (tmp_path / f"{STAGING_PREFIX}link").symlink_to("elsewhere")
+    (tmp_path / f"{STAGING_PREFIX}file").write_text("")
+    before = list_tree(tmp_path)
+    assert list(abandoned_folders(tmp_path)) == []
+    with held_folder(tmp_path):
+        pass
+    assert list_tree(tmp_path) == before
+
+
+def test_a_folder_that_another_process_took_for_abandoned_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process looked when the folder was there and its lock was not."""
+    real = fcntl.flock
+    taken: list[Path] = []
+
+    def take_first(file: Any, operation: int) -> None:
+        if not taken:
+            taken.append(Path(file.name).parent)
+            shutil.rmtree(taken[0])
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", take_first)
+    with held_folder(tmp_path) as folder:
+        assert taken != [folder]
+        assert list(tmp_path.iterdir()) == [folder]
 
 
 # --- staged_folder
@@ -113,7 +223,7 @@ def before(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str | No
 
 def test_target_stays_until_the_end(tmp_path: Path, before: dict[str, str | None]) -> None:
     with staged_folder(tmp_path / "target") as staging:
-        assert staging.parent == tmp_path
+        assert staging.parent.parent == tmp_path
         assert list(staging.iterdir()) == []
         fill(staging, "new")
         seen = {path: text for path, text in list_tree(tmp_path).items() if not path.startswith(STAGING_PREFIX)}

@@ -20,6 +20,7 @@ from mlcls.model.catalog import OFFICIAL_MODELS
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.configurations import write_configs
 from mlcls.repository.models import Repository
+from support.processes import mlcls_command
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = tuple(command.NAME for command in commands.COMMANDS)
@@ -34,7 +35,7 @@ HEAVY = {
 @pytest.fixture(autouse=True)
 def same_signal_handlers() -> Iterator[None]:
     """`mlcls serve` sets handlers of its own."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
@@ -215,7 +216,19 @@ def fail_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None
         (RepositoryError("Expected more, got less."), 1, "Expected more, got less."),
         (MissingExtraError("convert", "paddle2onnx"), 1, str(MissingExtraError("convert", "paddle2onnx"))),
         (RestartsExhaustedError("text"), 3, "text"),
-        (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device"),
+        (
+            OSError(28, "No space left on device", "/a/b"),
+            1,
+            "/a/b: No space left on device; free some space on its disk.",
+        ),
+        (OSError(28, "No space left on device"), 1, "No space left on device; free some space on its disk."),
+        (
+            OSError(5, "Input/output error", "a", None, "b"),
+            1,
+            "a -> b: Input/output error; check this path and its disk.",
+        ),
+        (OSError(111, "Connection refused"), 1, "Connection refused."),
+        (OSError("without a number"), 1, "without a number"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -224,6 +237,15 @@ def test_error_is_one_line(
 ) -> None:
     fail_with(error)
     assert run("models") == (status, "", f"mlcls models: {text}\n")
+
+
+def test_output_that_cannot_be_written() -> None:
+    with open("/dev/full", "wb") as full:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        command = mlcls_command("models")
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    text = "mlcls models: standard output: No space left on device; free some space on its disk.\n"
+    assert (process.returncode, process.stderr) == (1, text)
 
 
 def test_fault_is_not_hidden(run: Run, fail_with: Callable[[BaseException], None]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mlcls.base.files import LOCK_NAME, STAGING_PREFIX, held_folder
 from mlcls.base.machine import Gpu, Machine
 from mlcls.doctor.checks import (
     EMBEDDED_VERSIONS,
@@ -18,6 +19,7 @@ from mlcls.doctor.checks import (
     check_disk,
     check_glibc,
     check_gpu,
+    check_leftovers,
     check_memory,
     check_processor,
     check_python,
@@ -34,11 +36,16 @@ from mlcls.errors import ServerError
 from mlcls.model.spec import ModelSpec
 from mlcls.repository.configurations import write_configs
 from mlcls.repository.models import Repository
-from mlcls.repository.settings import ModelSettings, ServingSettings, TuningRecord
+from mlcls.repository.publishing import remove_leftovers
+from mlcls.repository.settings import ModelSettings, ServingSettings, Target, TuningRecord
 from mlcls.server.http_api import HttpApi
 from support.quiet_http import QuietHttpServer, running
+from support.repositories import add
 
 MODEL = ImportedModel("animals", 448 * 448 * 3, {"model.onnx": 120_000_000})
+RESNET = dataclasses.replace(MODEL, architecture="ResNet50_ML")
+SMALL_RESNET = dataclasses.replace(RESNET, pixels_bytes=56 * 56 * 3)
+EMBEDDED = ("embedded", "int8")
 BROKEN = dataclasses.replace(MODEL, faults=["model.onnx is not the file"])
 PLAN = dataclasses.replace(MODEL, weights_bytes={"model.onnx": 120_000_000, "model.plan": 60_000_000})
 WRONG_PLAN = dataclasses.replace(PLAN, plan_faults=["built for A10"])
@@ -46,9 +53,40 @@ INT8 = dataclasses.replace(MODEL, weights_bytes={"model.int8.onnx": 1})
 TUNED = dataclasses.replace(
     MODEL, settings=ModelSettings().with_target("cpu", ServingSettings(), TuningRecord(8, "today", "report.json"))
 )
+BF16 = dataclasses.replace(
+    MODEL, settings=ModelSettings().with_target("embedded", ServingSettings(engine_precision="bf16"), None)
+)
 T4 = Machine((Gpu("Tesla T4", "7.5"),), "10.13.2.6")
 VNNI = {"avx2", "avx512_vnni"}
 GB = 1_000_000_000
+
+# Sizes of the FP32 graphs of the six models, in megabytes.
+SIX = {
+    "CLIP_vit_base_patch16_448_ML": 367,
+    "PP-HGNetV2-B0_ML": 42,
+    "PP-HGNetV2-B4_ML": 98,
+    "PP-HGNetV2-B6_ML": 319,
+    "PP-LCNet_x1_0_ML": 31,
+    "ResNet50_ML": 121,
+}
+
+
+def total(target: Target, *names: str) -> list[float]:
+    """What the models need on a target with 2 cores, in gigabytes."""
+    models = [
+        ImportedModel(name, 448 * 448 * 3, {"model.onnx": SIX[name] * 10**6}, architecture=name) for name in names
+    ]
+    memory = [model.memory(target, 2) for model in models]
+    return [sum(sizes) / GB for sizes in zip(*filter(None, memory), strict=True)]
+
+
+def test_the_estimates_are_what_was_measured() -> None:
+    """Within a tenth; see docs/how-to/doctor.md."""
+    assert total("cpu", "PP-HGNetV2-B6_ML") == pytest.approx([1.9, 5.2], rel=0.1)
+    assert total("cpu", *SIX) == pytest.approx([6.0, 13.5], rel=0.1)
+    assert total("embedded", *SIX) == pytest.approx([5.7, 5.7], rel=0.1)
+    assert total("gpu", *SIX) == []
+
 
 # The check, its arguments, and level and text of one of its findings.
 CASES: list[tuple[Callable[..., Finding | Iterable[Finding]], tuple[Any, ...], str, str]] = [
@@ -60,7 +98,9 @@ CASES: list[tuple[Callable[..., Finding | Iterable[Finding]], tuple[Any, ...], s
     (check_glibc, ("", ""), "problem", "no glibc"),
     (check_processor, (8, VNNI, []), "ok", "8 cores without avx512_bf16 or amx_bf16"),
     (check_processor, (8, VNNI, []), "ok", "the processor has avx512_vnni"),
-    (check_processor, (8, {"amx_bf16"}, []), "note", "8 cores with amx_bf16: the target cpu may compute in bf16"),
+    (check_processor, (8, {"amx_bf16"}, [MODEL]), "ok", "8 cores with amx_bf16; no model computes in bf16"),
+    (check_processor, (8, {"amx_bf16"}, [BF16]), "note", "with amx_bf16; animals set engine_precision bf16"),
+    (check_processor, (8, VNNI, [BF16]), "problem", "without avx512_bf16 or amx_bf16; animals set engine_precision"),
     (check_processor, (8, set(), []), "note", "features unknown"),
     (check_processor, (8, {"avx2"}, [MODEL]), "note", "none of avx512_vnni"),
     (check_processor, (8, {"avx2"}, [INT8]), "warning", "none of avx512_vnni"),
@@ -79,9 +119,19 @@ CASES: list[tuple[Callable[..., Finding | Iterable[Finding]], tuple[Any, ...], s
     (check_disk, (300_000_000, [PLAN]), "warning", "300 MB free"),
     (check_tuning, (8, [TUNED]), "ok", "animals: the settings of the target cpu were tuned for 8 cores"),
     (check_tuning, (4, [TUNED]), "warning", "were tuned for 8 cores, there are 4 here"),
-    (check_memory, (200 * GB, [MODEL]), "ok", "200.0 GB available"),
-    (check_memory, (400_000_000, [MODEL]), "problem", "400 MB available"),
-    (check_memory, (600_000_000, [MODEL]), "warning", "need about 540 MB"),
+    (
+        check_memory,
+        (200 * GB, [MODEL], EMBEDDED, 2),
+        "ok",
+        "200.0 GB available, all models on the target embedded need",
+    ),
+    (check_memory, (700_000_000, [RESNET], EMBEDDED, 2), "problem", "embedded need about 745 MB"),
+    (check_memory, (900_000_000, [RESNET], EMBEDDED, 2), "warning", "900 MB available"),
+    (check_memory, (3 * GB, [RESNET], EMBEDDED, 64), "warning", "embedded need about 2.3 GB"),
+    (check_memory, (4 * GB, [RESNET], ("embedded", "cpu", "int8"), 64), "ok", "cpu need about 790 MB after the start"),
+    (check_memory, (4 * GB, [SMALL_RESNET], ("cpu",), 2), "ok", "802 MB after their largest batches"),
+    (check_memory, (700_000_000, [RESNET], ("cpu",), 2), "problem", "1.6 GB after their largest batches, whose memory"),
+    (check_memory, (2 * GB, [RESNET, INT8], ("int8",), 2), "ok", "the target int8 need about"),
     (check_shared_memory, (GB, [MODEL]), "ok", "/dev/shm has 1.0 GB"),
     (check_shared_memory, (64 << 20, [MODEL]), "problem", "/dev/shm has 67 MB, the imported models need 125 MB"),
     (check_shared_memory, (None, [MODEL]), "problem", "no /dev/shm"),
@@ -139,6 +189,32 @@ def test_a_repository_with_an_incomplete_model(tmp_path: Path, custom_spec: Mode
     (tmp_path / "animals-v2" / "1").mkdir()
     (model,) = read_models(tmp_path, Machine())
     assert (model.name, len(model.faults)) == ("animals-v2", 1)
+
+
+def test_what_killed_commands_left(tmp_path: Path, custom_spec: ModelSpec) -> None:
+    root = tmp_path / "models"
+    add(root, custom_spec)
+    repository = Repository(root)
+    with held_folder(root):
+        assert list(check_leftovers(root)) == [], "its process lives"
+    abandoned, old = root / f"{STAGING_PREFIX}abandoned", root / f"{STAGING_PREFIX}old"
+    for folder in (abandoned, old):
+        (folder / "new").mkdir(parents=True)
+        (folder / "new" / "model.onnx").write_bytes(bytes(20_000_000))
+    (abandoned / LOCK_NAME).touch()
+    (root / f"{custom_spec.name}_engine_3" / "3").mkdir(parents=True)
+    (root / custom_spec.name / f"{STAGING_PREFIX}file").touch()
+    first, second, third = check_leftovers(root)
+    assert {finding.level for finding in (first, second, third)} == {"warning"}
+    assert first.found == f"{abandoned}, 20 MB, was left by a killed command"
+    assert first.remedy.startswith("The next import, publish or build")
+    assert (second.found, second.remedy) == (f"{old}, 20 MB, was left by a killed command", "Remove it.")
+    assert third.found == "a killed command left animals-v2_engine_3, animals-v2/.mlcls-staging-file"
+    with repository.lock():
+        assert list(check_leftovers(root)) == [], "it may be at work on them"
+        remove_leftovers(repository, custom_spec.name)
+    with held_folder(root):
+        assert [finding.remedy for finding in check_leftovers(root)] == ["Remove it."]
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -85,7 +85,8 @@ WRONG_VALUES: dict[str, list[object]] = {
     "architecture": [None, 1, "", ["a"]],
     "labels": [None, 1, "ab", {"a": 0}, [], [1], [None], [""], [" "], ["x" * (MAX_LABEL_CHARACTERS + 1)]],
     "thresholds": [
-        None, 0.5, [], ["0.5"] * 80, [None] * 80, [True] * 80, [10**400] * 80, [0.5] * 79, [0.5] * 81
+        None, 0.5, [], ["0.5"] * 80, [None] * 80, [True] * 80, [10**400] * 80, [0.5] * 79, [0.5] * 81,
+        [0.5] * 79 + [90], [-0.1] * 80
     ],
     "transform": [None, 1, "", []],
     "transform.height": [None, "448", 448.0, 0, -1, 8193, True, [448]],

@@ -120,9 +120,20 @@ def test_options_and_defaults(place: str, key: object, value: object, expected: 
 
 
 def test_labels_are_texts() -> None:
-    """PaddleX's `str(label)` of what YAML makes of them."""
-    labels = yaml.safe_load("[no, 1, 2024-12-05, 1.50]")
-    assert parse_with(OUTPUT, "label_list", labels).labels == ("False", "1", "2024-12-05", "1.5")
+    """A whole number becomes the text that PaddleX prints."""
+    labels = yaml.safe_load("[1, 'no', '1.50']")
+    assert parse_with(OUTPUT, "label_list", labels).labels == ("1", "no", "1.50")
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [("no", "False"), ("true", "True"), ("null", "None"), ("~", "None"), ("1.50", "1.5"), ("2024-12-05", "datetime")],
+)
+def test_a_label_that_yaml_reads_as_something_else(label: str, value: str) -> None:
+    """PaddleX prints `None` or `True`, which nobody has written."""
+    place = rf"{OUTPUT}\.label_list\[1\]: expected text, got {value}.*, as YAML reads it; put the label in quotes"
+    with pytest.raises(SpecError, match=place):
+        parse_with(OUTPUT, "label_list", yaml.safe_load(f"[a, {label}, c]"))
 
 
 @pytest.mark.parametrize(
@@ -188,6 +199,14 @@ STEPS: list[dict[str, Any]] = [{"ResizeImage": {"size": 448}}, {"NormalizeImage"
         (OUTPUT, "label_list", ["a", ["b"]], f"{OUTPUT}.label_list[1]: expected text, got ['b']"),
         (OUTPUT, "threshold", MISSING, f"missing key {OUTPUT}.threshold"),
         (OUTPUT, "threshold", "0.5", f"{OUTPUT}.threshold: threshold: expected "),
+        (
+            OUTPUT,
+            "threshold",
+            2,
+            f"{OUTPUT}.threshold: expected numbers from 0 to 1, as scores are, got 2 for ",
+        ),
+        (OUTPUT, "threshold", [0.5, -0.1, 0.5], f"{OUTPUT}.threshold: expected numbers from 0 to 1"),
+        (OUTPUT, "threshold", {"default": 0.5, "2": 1.01}, f"{OUTPUT}.threshold: expected numbers from 0 to 1"),
         (OUTPUT, "threshold", [0.5] * 4, f"{OUTPUT}.threshold: threshold: expected "),
         (OUTPUT, "threshold", {"default": 0.5, "cow": 0.5}, f"{OUTPUT}.threshold: threshold"),
     ],
@@ -273,7 +292,7 @@ LABELS = (
 
 
 def test_round_trip_of_labels_and_thresholds(tmp_path: Path, custom_spec: ModelSpec) -> None:
-    for thresholds in ((0.1,) * len(LABELS), (1e-05, 0.30000000000000004, -1.0, *(1.0,) * (len(LABELS) - 3))):
+    for thresholds in ((0.1,) * len(LABELS), (1e-05, 0.30000000000000004, 0.0, *(1.0,) * (len(LABELS) - 3))):
         spec = msgspec.structs.replace(custom_spec, labels=LABELS, thresholds=thresholds)
         config = read_text(tmp_path, format_inference_yml(spec))
         assert config == InferenceConfig(spec.architecture, LABELS, thresholds, spec.transform)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +86,36 @@ def test_stale_files(root: Path, custom_spec: ModelSpec) -> None:
     assert list_stale(root, custom_spec) == dict.fromkeys(FILES, "missing")
 
 
+@pytest.fixture
+def public_root() -> Iterator[Path]:
+    """The root of a repository in a folder that every user may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        root = Path(folder) / "model_repository"
+        root.mkdir()
+        yield root
+
+
+def test_readers_stay_out_of_the_folders_of_commands(public_root: Path, custom_spec: ModelSpec) -> None:
+    """An import writes in one that nobody else may read, while a container starts as another user."""
+    add(public_root, custom_spec)
+    hidden = public_root / f"{atomic.STAGING_PREFIX}abc"
+    shutil.copytree(public_root / NAME, hidden)
+    hidden.chmod(0)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        with pytest.raises(PermissionError):
+            (hidden / "config.pbtxt").stat()
+        assert Repository(public_root).models() == [NAME]
+        assert Repository(public_root).leftovers(NAME) == {}
+        assert list_stale(public_root, custom_spec) == {}
+    finally:
+        os.seteuid(user)
+        hidden.chmod(0o755)
+
+
 def test_require_fresh(root: Path, custom_spec: ModelSpec) -> None:
     other = make_other(custom_spec, name="animals-v3")
     add(root, custom_spec)
@@ -94,6 +127,44 @@ def test_require_fresh(root: Path, custom_spec: ModelSpec) -> None:
     shutil.copy(root / NAME / "config.pbtxt", root / f"{NAME}_engine" / "configs" / "tpu.pbtxt")
     with pytest.raises(RepositoryError, match=r"animals-v2_engine/configs/tpu.pbtxt: is not a file that"):
         require_fresh(Repository(root).active(NAME))
+
+
+@pytest.mark.parametrize("folder", ["", NAME, f"{NAME}_engine"])
+def test_a_repository_that_cannot_be_changed(public_root: Path, custom_spec: ModelSpec, folder: str) -> None:
+    add(public_root, custom_spec)
+    for path in (public_root, *Repository(public_root).folders()):
+        path.chmod(0o777)
+    repository, user = Repository(public_root), os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        repository.require_writable(NAME)
+        os.seteuid(user)
+        (public_root / folder).chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+        with pytest.raises(RepositoryError) as caught:
+            repository.require_writable(NAME)
+    finally:
+        os.seteuid(user)
+        (public_root / folder).chmod(0o755)
+    assert str(caught.value).startswith(
+        f"The model repository cannot be changed, and nothing was done yet: {public_root / folder}: Permission denied; "
+    )
+
+
+@pytest.mark.parametrize("name", ["model.py", "libtriton_mlcls_engine.so", "lib/x.so", "configs/x.so"])
+def test_a_file_that_triton_could_run(root: Path, custom_spec: ModelSpec, name: str) -> None:
+    """Triton looks for a backend in the model's folder and its version folder before its own."""
+    add(root, custom_spec)
+    path = root / f"{NAME}_engine" / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(RepositoryError, match=f"stale: {NAME}_engine/{name}: is not a file that the generator writes"):
+        require_fresh(Repository(root).active(NAME))
+    path.rename(root / f"{NAME}_engine" / "1" / path.name)
+    with pytest.raises(RepositoryError, match=f"not in its manifest, so their origin is unknown: {path.name};"):
+        Repository(root).active(NAME).check()
 
 
 # --- add_model

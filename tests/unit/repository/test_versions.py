@@ -180,6 +180,7 @@ def test_killed_before_each_write(tmp_path: Path, custom_spec: ModelSpec, name: 
             replace_all(root, custom_spec, 5)
             assert served_number(root) == 5
             assert list_stale(root) == {}
+        assert not list(root.rglob(f"{STAGING_PREFIX}*"))
         if status == 0:
             break
     assert set(reached) == allowed

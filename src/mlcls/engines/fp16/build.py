@@ -39,6 +39,7 @@ def build(request: BuildRequest) -> Iterator[str]:
     """
     version, spec = request.version, request.version.spec
     manifest = request.check_fp32()
+    version.repository.require_writable(version.name)
     model = read_onnx(version.engine_folder / ONNX_FILE)
     sensitive = find_sensitive(model, sample_pixels(request.open_photos().paths, spec.transform))
     content = convert_to_fp16(model, sensitive).SerializeToString()

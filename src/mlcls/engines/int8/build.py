@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlcls.base.files import STAGING_PREFIX
+from mlcls.base.files import held_folder, naming
 from mlcls.base.machine import read_cpu_flags, warn_about_int8
 from mlcls.conversion.onnx_file import read_onnx
 from mlcls.engines.building import BuildRequest, describe_report
@@ -87,11 +86,12 @@ def build(request: BuildRequest) -> Iterator[str]:
     """
     version = request.version
     manifest = request.check_fp32()
+    version.repository.require_writable(version.name)
     labeled = request.open_photos()
     photos = PhotoFiles(labeled.paths)  # never the sample photos: the ranges must be those of the user's
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=version.repository.root) as temporary:
+    with held_folder(version.repository.root) as temporary:
         onnx_path, limits = version.engine_folder / ONNX_FILE, LIMITS["int8"]
-        built = build_int8(onnx_path, version.spec, photos, Path(temporary), limits=limits, targets=labeled.targets)
+        built = build_int8(onnx_path, version.spec, photos, temporary, limits=limits, targets=labeled.targets)
         size_bytes = built.staged.stat().st_size
         counts = {"kept_in_fp32": list(built.kept), "calibration_photos": built.calibration_photos}
         gate = {**built.report.to_dict(), **counts}
@@ -150,7 +150,8 @@ def build_int8(
 
     def load(candidate: onnx.ModelProto) -> OpenVinoRunner:
         staged.unlink(missing_ok=True)  # OpenVINO may still have the last one mapped
-        onnx.save(candidate, str(staged))
+        with naming(staged):
+            onnx.save(candidate, str(staged))
         return OpenVinoRunner(staged, spec)
 
     def measure(candidate: onnx.ModelProto) -> float:

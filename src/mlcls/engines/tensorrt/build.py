@@ -36,8 +36,9 @@ def build_plan(request: BuildRequest) -> Iterator[str]:
             "A TensorRT plan is built on the GPU that runs it, but the driver shows none here. Build in the image that "
             "serves, with its GPU; --engine tensorrt-rtx builds engines for RTX GPUs without one."
         )
-    yield from _make_fp16_if_missing(request)
     version = request.version
+    version.repository.require_writable(version.name)
+    yield from _make_fp16_if_missing(request)
     yield f"Building the plan of {version.name} for {gpus[0]} ..."
     built = build_engine((version.engine_folder / FP16_FILE).read_bytes(), version.spec)
     report = _run_gate(request, built)
