@@ -158,6 +158,7 @@ class AsyncModel:
     async def is_ready(self) -> bool:
         """Return whether the server answers and the model is ready."""
         self.check_open()
+        self._transport.check_usable()
         try:
             return await self._transport.is_ready()
         except MlclsClientError:
@@ -166,6 +167,7 @@ class AsyncModel:
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Wait like `Model.wait_until_ready`."""
         self.check_open()
+        self._transport.check_usable()
         deadline = time.monotonic() + timeout_s
         while True:
             reason = "the server answers, but the model is not loaded or not ready"
@@ -184,7 +186,7 @@ class AsyncModel:
 
     async def close(self) -> None:
         """Cancel what is in flight and close the connection; a second call does nothing."""
-        if self._closed:
+        if self._closed or os.getpid() != self._process_id:
             return
         self._closed = True
         for task in list(self._under_way):

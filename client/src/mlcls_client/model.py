@@ -220,4 +220,5 @@ class Model:
 
 def _drop(model: AsyncModel, loop: LoopThread) -> None:
     # No waiting: the garbage collector may run in the loop's own thread.
-    loop.submit(model.close())
+    if loop.is_running():
+        loop.submit(model.close())
