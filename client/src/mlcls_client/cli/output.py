@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeAlias
 
+from mlcls_client.base.files import FileNames
 from mlcls_client.base.text import csv_cell, visible, visible_json
 from mlcls_client.errors import InvalidRequestError, MlclsClientError
 from mlcls_client.result import MultiLabelResult
@@ -182,7 +183,8 @@ class CsvWriter:
             self._begun = True
             yield _csv_row(self._HEADER)
         image = (result.input_path, result.page_index)
-        labels: list[tuple[object, ...]] = list(zip(result.class_ids, result.label_names, result.scores, strict=True))
+        columns = (result.class_ids.tolist(), result.label_names, result.scores.tolist())
+        labels: list[tuple[object, ...]] = list(zip(*columns, strict=True))
         for label in labels or [(None, None, None)]:
             yield _csv_row((*image, *label, result.get("error")))
 
@@ -200,7 +202,7 @@ class ResultSaver:
         """Make a saver of annotated pictures (`img`) or JSON files (`json`); the folder is made as needed."""
         self._folder = folder
         self._kind = kind
-        self._used: set[str] = set()
+        self._names = FileNames()
 
     def save(self, result: MultiLabelResult) -> Path:
         """Write the file of one result and return its path.
@@ -209,12 +211,6 @@ class ResultSaver:
             OutputError: The file cannot be written.
             InputError: Pillow cannot decode the image.
         """
-        name = result.file_name(self._kind)
-        stem, suffix = os.path.splitext(name)
-        number = 2
-        while name.casefold() in self._used:
-            name = f"{stem}_{number}{suffix}"
-            number += 1
-        self._used.add(name.casefold())
-        (result.save_to_img if self._kind == "img" else result.save_to_json)(self._folder / name)
-        return self._folder / name
+        path = self._names.choose(self._folder, result.file_name(self._kind), object())
+        (result.save_to_img if self._kind == "img" else result.save_to_json)(path)
+        return path
