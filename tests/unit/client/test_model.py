@@ -152,13 +152,20 @@ def test_a_single_bad_image_is_told_from_a_bad_request(server: FakeServer, model
     assert len(server.requests) == 2, "one more request, with an image that is good"
 
 
-def test_nobody_at_the_address(protocol: str) -> None:
-    with create_model(NAME, unused_url(), protocol) as model:
+@pytest.mark.parametrize("ssl", [False, True])
+def test_nobody_at_the_address(protocol: str, ssl: bool) -> None:
+    with create_model(NAME, unused_url(), protocol, ssl=ssl) as model:
         assert not model.is_ready()
-        with pytest.raises(ServerUnavailableError, match="Check the address"):
+        with pytest.raises(ServerUnavailableError, match=r"^Cannot reach the server at .*Check the address") as caught:
             list(model.predict(encode(RED)))
+        assert "ssl:" not in str(caught.value)
         with pytest.raises(ServerUnavailableError, match=r"ready within 0\.3 s"):
             model.wait_until_ready(0.3)
+
+
+def test_an_empty_path_is_told(model: Model) -> None:
+    with pytest.raises(InputError, match=r"^Expected the path of .*, got an empty text\.$"):
+        list(model.predict(""))
 
 
 def test_waiting_may_begin_before_the_server_does() -> None:

@@ -15,6 +15,8 @@ from mlcls_client.errors import InputError, OutputError
 @contextlib.contextmanager
 def mapped_read_errors(path: str) -> Iterator[None]:
     """Turn errors of opening or reading an image file into `InputError`."""
+    if not path:
+        raise InputError("Expected the path of an image file or a folder, or a URL, got an empty text.")
     try:
         yield
     except FileNotFoundError as error:
