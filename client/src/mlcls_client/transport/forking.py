@@ -25,6 +25,8 @@ from mlcls_client.errors import MlclsClientError
 
 _HOLD_TIMEOUT_S: Final = 10.0
 _POLLER_TIMEOUT_S: Final = 0.5
+_IN_USE: Final = "while its parent was using gRPC"
+_UNSUPPORTED: Final = "by a parent that uses gRPC and has GRPC_ENABLE_FORK_SUPPORT=0"
 # The thread of `grpc.aio`, which has no Python frame; its name is that of its function.
 _POLLER: Final = "_poll_wrapper"
 
@@ -46,7 +48,7 @@ class Connected(Protocol):
 _connected: weakref.WeakSet[Connected] = weakref.WeakSet()
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 _fork = threading.local()
-_is_broken = False
+_why_broken = ""
 
 
 def watch(connected: Connected) -> None:
@@ -68,18 +70,17 @@ def check_grpc() -> None:
     """Check that this process can use gRPC.
 
     Raises:
-        MlclsClientError: Its parent was inside gRPC when it was forked.
+        MlclsClientError: gRPC did not survive the fork that made this process.
     """
-    if _is_broken:
+    if _why_broken:
         raise MlclsClientError(
-            "This process was forked while its parent was using gRPC, so it cannot use gRPC. Start it with the method "
-            "'spawn' or 'forkserver' (multiprocessing, DataLoader), fork before the parent uses gRPC, or pass "
-            "protocol='http'."
+            f"This process was forked {_why_broken}, so it cannot use gRPC. Start it with the method 'spawn' or "
+            "'forkserver' (multiprocessing, DataLoader), fork before the parent uses gRPC, or pass protocol='http'."
         )
 
 
 def _before_fork() -> None:
-    _fork.ended = threading.Event()
+    _fork.ended, _fork.damage = threading.Event(), _IN_USE
     for loop in list(_loops):
         if loop.is_running() and _running_loop() is not loop:
             _hold(loop, _fork.ended)
@@ -90,7 +91,8 @@ def _before_fork() -> None:
     deadline = time.monotonic() + _POLLER_TIMEOUT_S
     while (is_busy := _is_grpc_busy()) and _loops and time.monotonic() < deadline:
         time.sleep(0.001)
-    _fork.is_clean = not is_busy
+    if not is_busy:
+        _fork.damage = _UNSUPPORTED if "grpc" in sys.modules and not _supports_forks() else ""
 
 
 def _hold(loop: asyncio.AbstractEventLoop, fork_ended: threading.Event) -> None:
@@ -136,9 +138,13 @@ def _is_grpc_busy() -> bool:
     )
 
 
+def _supports_forks() -> bool:
+    return os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "1").lower() not in ("0", "f", "false", "n", "no", "off")
+
+
 def _after_fork_in_child() -> None:
-    global _is_broken
-    _is_broken = _is_broken or not _fork.is_clean
+    global _why_broken
+    _why_broken = _why_broken or _fork.damage
     for inherited in (*_connected, *_loops):
         # Never freed, not even at the end: their last acts would be about the parent's threads and connections.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))

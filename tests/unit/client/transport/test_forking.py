@@ -222,3 +222,15 @@ def test_a_fork_in_a_loop_that_has_requests_in_flight(run: Callable[[str], list[
     """)
     assert lines[0].startswith("child This process was forked while its parent was using gRPC")
     assert lines[1:] == ["parent 99"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["grpc"], indirect=True)
+def test_fork_support_that_is_switched_off(run: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
+    lines = run("""
+        print("parent", ask_new())
+        fork(ask_new)
+    """)
+    assert lines[0] == "parent ['cat']"
+    assert "GRPC_ENABLE_FORK_SUPPORT=0, so it cannot use gRPC" in lines[1]
