@@ -105,7 +105,7 @@ def check_same(result: MultiLabelResult, answer: dict[str, Any], tolerance: floa
     assert sorted(result.class_ids) == sorted(by_id)
     np.testing.assert_allclose(result.scores, [by_id[index] for index in result.class_ids], rtol=0, atol=tolerance)
     assert result.label_names == [SMALL_LABELS[index] for index in result.class_ids]
-    assert result.scores == sorted(result.scores, reverse=True)
+    assert result.scores.tolist() == sorted(result.scores, reverse=True)
 
 
 @every_way
@@ -182,7 +182,7 @@ def test_thresholds_and_top_k(
     for result, whole in zip(results, everything, strict=True):
         pairs = zip(whole.label_names, whole.scores, strict=True)
         assert result.label_names == [name for name, score in pairs if score > limits[SMALL_LABELS.index(name)]]
-    assert [result.class_ids for result in top] == [result.class_ids[:1] for result in results]
+    assert [result.class_ids.tolist() for result in top] == [result.class_ids[:1].tolist() for result in results]
 
 
 @every_way

@@ -36,7 +36,7 @@ def shade(number: int) -> bytes:
 
 def number_of(result: MultiLabelResult) -> int:
     """The number of a `shade`."""
-    return round(result.scores[0] * 255) - 5
+    return round(float(result.scores[0]) * 255) - 5
 
 
 def decode(encoded: bytes) -> Image.Image:

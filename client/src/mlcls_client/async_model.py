@@ -9,13 +9,14 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Final
 
+from mlcls_client.base.files import FileNames
 from mlcls_client.base.text import end_sentence
 from mlcls_client.base.threads import ReaderThreads
 from mlcls_client.errors import MlclsClientError, ServerUnavailableError
 from mlcls_client.inputs.encoding import ArrayFormat
 from mlcls_client.inputs.fetch import DEFAULT_FETCH_LIMITS, FetchLimits
 from mlcls_client.inputs.sources import ImageInput, ImageSource, iterate_sources
-from mlcls_client.prediction import MAX_CONCURRENCY, OnError, Prediction, Window
+from mlcls_client.prediction import MAX_CONCURRENCY, OnError, Prediction, Window, check_count
 from mlcls_client.result import MultiLabelResult
 from mlcls_client.transport.connection import (
     DEFAULT_RETRIES,
@@ -24,7 +25,7 @@ from mlcls_client.transport.connection import (
     Ssl,
     read_connection,
 )
-from mlcls_client.transport.contract import Threshold
+from mlcls_client.transport.contract import Threshold, encode_threshold
 from mlcls_client.transport.transports import Transport
 
 _POLL_INTERVAL_S: Final = 0.25
@@ -42,9 +43,10 @@ def create_async_model(
     retries: int = DEFAULT_RETRIES,
     admin_key: str | None = None,
     shared_memory: bool = False,
+    threshold: Threshold | None = None,
+    batch_size: int = 1,
     model_dir: str | os.PathLike[str] | None = None,
-    device: str | None = None,
-    use_hpip: bool = False,
+    **paddlex_options: Any,
 ) -> AsyncModel:
     """Make a model for one event loop. Arguments and errors are those of `create_model`.
 
@@ -55,8 +57,8 @@ def create_async_model(
         >>> asyncio.run(main())
         [['red'], ['green'], ['blue']]
     """
-    options = (ssl, headers, api_key, retries, admin_key, shared_memory, model_dir, device, use_hpip)
-    return AsyncModel(read_connection(model_name, url, protocol, timeout_s, *options))
+    options = (ssl, headers, api_key, retries, admin_key, shared_memory, model_dir, paddlex_options)
+    return AsyncModel(read_connection(model_name, url, protocol, timeout_s, *options), batch_size, threshold)
 
 
 class AsyncModel:
@@ -72,10 +74,14 @@ class AsyncModel:
         {'res': {'input_path': 'photo.png', 'page_index': None, 'class_ids': [0], 'scores': [0.78431], 'label_names': ['red']}}
     """  # noqa: E501
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, batch_size: int = 1, threshold: Threshold | None = None) -> None:
         """Make a model on a connection; `create_async_model` is the usual way."""
+        check_count("batch_size", batch_size)
+        encode_threshold(threshold)
+        self._batch_size, self._threshold = batch_size, threshold
         self._transport = Transport(connection)
         self._readers = ReaderThreads(MAX_CONCURRENCY)
+        self._file_names = FileNames()
         self._under_way: set[asyncio.Task[Any]] = set()
         self._process_id = os.getpid()
         self._closed = False
@@ -88,7 +94,7 @@ class AsyncModel:
     def predict(
         self,
         input: ImageInput,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         threshold: Threshold | None = None,
         on_error: OnError = "raise",
         *,
@@ -106,6 +112,8 @@ class AsyncModel:
         """
         prediction = self.prepare(batch_size, threshold, on_error, top_k, concurrency, array_format, request_id)
         return self._predict(iterate_sources(input, fetch_limits, array_format), prediction)
+
+    __call__ = predict
 
     async def _predict(self, sources: Iterator[ImageSource], prediction: Prediction) -> AsyncIterator[MultiLabelResult]:
         await prediction.begin()
@@ -136,15 +144,17 @@ class AsyncModel:
         finally:
             window.cancel()
 
-    def prepare(self, *options: Any) -> Prediction:
-        """Check the options of `predict`, which are those of `Prediction`.
+    def prepare(self, batch_size: int | None, threshold: Threshold | None, *options: Any) -> Prediction:
+        """Check the options of `predict`, which are those of `Prediction`; None stands for the model's.
 
         Raises:
             MlclsClientError: The model cannot be used any more.
             InvalidRequestError: An argument is not as described.
         """
         self.check_open()
-        return Prediction(self._transport, self._readers, *options)
+        batch_size = self._batch_size if batch_size is None else batch_size
+        threshold = self._threshold if threshold is None else threshold
+        return Prediction(self._transport, self._readers, self._file_names, batch_size, threshold, *options)
 
     async def answer(self, prediction: Prediction, number: int, batch: list[ImageSource]) -> list[MultiLabelResult]:
         """Answer one batch like `Prediction.answer`, in a task that `close` cancels."""
@@ -158,6 +168,7 @@ class AsyncModel:
     async def is_ready(self) -> bool:
         """Return whether the server answers and the model is ready."""
         self.check_open()
+        self._transport.check_usable()
         try:
             return await self._transport.is_ready()
         except MlclsClientError:
@@ -166,6 +177,7 @@ class AsyncModel:
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Wait like `Model.wait_until_ready`."""
         self.check_open()
+        self._transport.check_usable()
         deadline = time.monotonic() + timeout_s
         while True:
             reason = "the server answers, but the model is not loaded or not ready"
@@ -184,7 +196,7 @@ class AsyncModel:
 
     async def close(self) -> None:
         """Cancel what is in flight and close the connection; a second call does nothing."""
-        if self._closed:
+        if self._closed or os.getpid() != self._process_id:
             return
         self._closed = True
         for task in list(self._under_way):

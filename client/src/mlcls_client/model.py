@@ -37,9 +37,10 @@ def create_model(
     retries: int = DEFAULT_RETRIES,
     admin_key: str | None = None,
     shared_memory: bool = False,
+    threshold: Threshold | None = None,
+    batch_size: int = 1,
     model_dir: str | os.PathLike[str] | None = None,
-    device: str | None = None,
-    use_hpip: bool = False,
+    **paddlex_options: Any,
 ) -> Model:
     """Make a model whose `predict` is answered by a server. Nothing is sent before the first prediction.
 
@@ -60,9 +61,11 @@ def create_model(
             shared memory.
         shared_memory: Put images into memory that client and server share. Both must be on one machine, and the
             server must allow it. Requests that do not fit (32 MiB for all in flight) are sent the usual way.
+        threshold: What `predict` uses if it gets none, as described there.
+        batch_size: What `predict` uses if it gets none.
         model_dir: As in PaddleX. Rejected, because the model is on the server.
-        device: As in PaddleX. Only causes a warning, because the server decides it.
-        use_hpip: As in PaddleX. Only causes a warning, because the server decides it.
+        paddlex_options: PaddleX's `device`, `engine`, `engine_config`, `pp_option`, `use_hpip`, `hpi_config` and
+            `genai_config` only cause a warning, because the server decides them.
 
     Raises:
         InvalidRequestError: An argument is not as described.
@@ -76,8 +79,8 @@ def create_model(
         {'res': {'input_path': 'photo.png', 'page_index': None, 'class_ids': [0], 'scores': [0.78431], 'label_names': ['red']}}
         >>> model.close()
     """  # noqa: E501
-    options = (ssl, headers, api_key, retries, admin_key, shared_memory, model_dir, device, use_hpip)
-    return Model(read_connection(model_name, url, protocol, timeout_s, *options))
+    options = (ssl, headers, api_key, retries, admin_key, shared_memory, model_dir, paddlex_options)
+    return Model(read_connection(model_name, url, protocol, timeout_s, *options), batch_size, threshold)
 
 
 class Model:
@@ -89,9 +92,9 @@ class Model:
         [['red'], ['green'], ['blue']]
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, batch_size: int = 1, threshold: Threshold | None = None) -> None:
         """Make a model on a connection; `create_model` is the usual way."""
-        self._model = AsyncModel(connection)
+        self._model = AsyncModel(connection, batch_size, threshold)
         self._loop = shared_loop()
         # A model that is dropped without `close` must not leave its requests and its connection behind.
         self._finalizer = weakref.finalize(self, _drop, self._model, self._loop)
@@ -105,7 +108,7 @@ class Model:
     def predict(
         self,
         input: ImageInput,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         threshold: Threshold | None = None,
         on_error: OnError = "raise",
         *,
@@ -130,9 +133,10 @@ class Model:
             input: The path of a file or folder, an http(s) URL, the bytes of an image file, an open binary file, an
                 array (H, W, 3) uint8 BGR, a PIL image, or an iterable of these. PDF files (extra `pdf`) and TIFF files
                 give a result per page.
-            batch_size: Images per request, at most.
+            batch_size: Images per request, at most; None for the model's `batch_size`, which is 1 by default.
             threshold: A label is in the result if its score is above this: a number; a dict with `"default"` and class
-                ids or label names; a list with one number per label; None for the model's own threshold.
+                ids or label names; a list with one number per label. None for the `threshold` of `create_model`, and
+                without one for the model's own.
             on_error: What to do with an image that cannot be read or that the server rejects. `raise` raises after the
                 results before it; `yield` yields a result with `error` set; `skip` logs it and goes on.
             top_k: Keep at most this many of the labels above the threshold, those with the highest scores; None for
@@ -166,6 +170,8 @@ class Model:
         """
         prediction = self._model.prepare(batch_size, threshold, on_error, top_k, concurrency, array_format, request_id)
         return self._predict(iterate_sources(input, fetch_limits, array_format), prediction)
+
+    __call__ = predict
 
     def _predict(self, sources: Iterator[ImageSource], prediction: Prediction) -> Iterator[MultiLabelResult]:
         self._model.check_open()
@@ -220,4 +226,5 @@ class Model:
 
 def _drop(model: AsyncModel, loop: LoopThread) -> None:
     # No waiting: the garbage collector may run in the loop's own thread.
-    loop.submit(model.close())
+    if loop.is_running():
+        loop.submit(model.close())

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
+from mlcls_client.base.files import FileNames
 from mlcls_client.base.threads import ReaderThreads
 from mlcls_client.errors import ImageRejectedError, InputError, InvalidRequestError, MlclsClientError
 from mlcls_client.inputs.encoding import ArrayFormat, encode_image
@@ -106,6 +107,7 @@ class Prediction:
 
     transport: Transport
     readers: ReaderThreads
+    file_names: FileNames
     batch_size: int
     threshold: Threshold | None
     on_error: OnError
@@ -120,9 +122,9 @@ class Prediction:
         Raises:
             InvalidRequestError: An argument is not as described for `predict`.
         """
-        _check_count("batch_size", self.batch_size)
-        _check_count("top_k", 1 if self.top_k is None else self.top_k)
-        _check_count("concurrency", 1 if self.concurrency is None else self.concurrency, MAX_CONCURRENCY)
+        check_count("batch_size", self.batch_size)
+        check_count("top_k", 1 if self.top_k is None else self.top_k)
+        check_count("concurrency", 1 if self.concurrency is None else self.concurrency, MAX_CONCURRENCY)
         for name, kind in (("on_error", OnError), ("array_format", ArrayFormat)):
             if getattr(self, name) not in get_args(kind):
                 raise InvalidRequestError(
@@ -171,7 +173,8 @@ class Prediction:
             k = self.top_k
             best = Answer(answer.status, answer.class_ids[:k], answer.scores[:k], answer.label_names[:k])
             sent = image if isinstance(image, bytes) else b""
-            results.append(MultiLabelResult(best, source.input_path, source.page_index, sent, error))
+            place = (source.input_path, source.page_index)
+            results.append(MultiLabelResult(best, *place, sent, error, self.file_names))
         return results
 
     def release(self) -> None:
@@ -225,7 +228,8 @@ class Prediction:
         return answers
 
 
-def _check_count(name: str, number: object, highest: float = math.inf) -> None:
+def check_count(name: str, number: object, highest: float = math.inf) -> None:
+    """Check that an argument is a whole number from 1 to `highest`, or raise InvalidRequestError."""
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= highest:
         wanted = "1 or more" if highest == math.inf else f"from 1 to {highest}"
         raise InvalidRequestError(f"Expected {name} to be {wanted}, got {number!r}.")

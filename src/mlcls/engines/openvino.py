@@ -98,9 +98,11 @@ class OpenVinoEngine:
                 else None
             )
         except RuntimeError as error:
+            # an INT8 file may fail in bf16 only
+            other = f"set f32 in {SETTINGS_FILE} and run mlcls repository, or " if precision == "bf16" else ""
             raise ModelFormatError(
-                f"{model}: OpenVINO cannot load the graph ({' '.join(str(error).split())[:300]}); import the model "
-                f"again."
+                f"{model}: OpenVINO cannot load the graph in {precision} ({' '.join(str(error).split())[:300]}); "
+                f"{other}import the model again."
             ) from error
         self._pool = ThreadPoolExecutor(threads + WAITING_IMAGES)
         self._places = threading.Semaphore(threads + WAITING_IMAGES)

@@ -166,3 +166,19 @@ def test_a_model_that_blocks_works_within_a_running_event_loop(server: FakeServe
             return [number_of(result) for result in model.predict(map(shade, range(5)), threshold=0.0)]
 
     assert asyncio.run(main()) == [0, 1, 2, 3, 4]
+
+
+def test_a_second_loop_is_told_to_make_a_model_of_its_own(asked: Any, protocol: str) -> None:
+    model = create_async_model(NAME, asked.url, protocol)
+
+    async def ask() -> int:
+        return len([result async for result in model.predict(shade(7))])
+
+    async def ask_and_close() -> None:
+        for call in (ask(), model.is_ready(), model.wait_until_ready(10)):
+            with pytest.raises(MlclsClientError, match=r"belongs to the event loop of its first call.*for each loop"):
+                await call
+        await model.close()
+
+    assert asyncio.run(ask()) == 1
+    asyncio.run(ask_and_close())

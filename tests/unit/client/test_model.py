@@ -47,13 +47,30 @@ def test_results_come_in_order_at_any_batch_size(
     results = list(model.predict(str(folder), batch_size=batch_size))
     assert labels(results) == [["red"], ["green"], ["blue"], ["red"], ["green"]]
     assert [Path(result.input_path or "").name for result in results] == [f"{number}.png" for number in range(5)]
-    assert results[0].scores == [round(200 / 255, 5)]
+    assert results[0].scores.tolist() == [round(200 / 255, 5)]
     # Requests overlap, so that the server may see them in another order.
     assert sorted(len(images) for images, _ in server.requests) == sorted(
         min(batch_size, 5 - start) for start in range(0, 5, batch_size)
     )
     files = (path.read_bytes() for path in folder.iterdir())
     assert sorted(image for images, _ in server.requests for image in images) == sorted(files)
+
+
+def test_a_model_keeps_batch_size_and_threshold_and_is_callable(server: FakeServer, folder: Path) -> None:
+    with create_model(NAME, server.url, batch_size=3, threshold=0.9) as model:
+        assert labels(model(folder)) == [[]] * 5
+        assert labels(model.predict(folder, batch_size=None, threshold=0.5)) == labels(model(folder, 1, 0.5))
+    assert sorted(len(images) for images, _ in server.requests) == [1] * 5 + [2, 2, 3, 3]
+    assert sorted(threshold or "" for _, threshold in server.requests) == ["0.5"] * 7 + ["0.9"] * 2
+
+
+def test_pictures_of_one_name_from_two_folders_are_all_saved(server: FakeServer, model: Model, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(encode(RED))
+        for result in model.predict(str(tmp_path / name)):
+            result.save_to_img(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x_res.png", "x_res_2.png"]
 
 
 def test_nothing_is_sent_before_the_first_result_and_no_more_than_the_server_takes(
@@ -135,13 +152,20 @@ def test_a_single_bad_image_is_told_from_a_bad_request(server: FakeServer, model
     assert len(server.requests) == 2, "one more request, with an image that is good"
 
 
-def test_nobody_at_the_address(protocol: str) -> None:
-    with create_model(NAME, unused_url(), protocol) as model:
+@pytest.mark.parametrize("ssl", [False, True])
+def test_nobody_at_the_address(protocol: str, ssl: bool) -> None:
+    with create_model(NAME, unused_url(), protocol, ssl=ssl) as model:
         assert not model.is_ready()
-        with pytest.raises(ServerUnavailableError, match="Check the address"):
+        with pytest.raises(ServerUnavailableError, match=r"^Cannot reach the server at .*Check the address") as caught:
             list(model.predict(encode(RED)))
+        assert "ssl:" not in str(caught.value)
         with pytest.raises(ServerUnavailableError, match=r"ready within 0\.3 s"):
             model.wait_until_ready(0.3)
+
+
+def test_an_empty_path_is_told(model: Model) -> None:
+    with pytest.raises(InputError, match=r"^Expected the path of .*, got an empty text\.$"):
+        list(model.predict(""))
 
 
 def test_waiting_may_begin_before_the_server_does() -> None:

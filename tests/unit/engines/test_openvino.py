@@ -19,7 +19,7 @@ import pytest
 from mlcls.base.machine import find_bf16_units, read_cpu_flags
 from mlcls.engines import openvino as openvino_engine
 from mlcls.engines.openvino import OpenVinoEngine
-from mlcls.errors import ConfigError
+from mlcls.errors import ConfigError, ModelFormatError
 from support.int8_graphs import assert_computed_in_bf16, make_pixels, make_served, spec_of
 
 _MAKE_ENGINES = """
@@ -177,6 +177,18 @@ def test_a_processor_without_units_for_it_refuses_bf16(model: Path, monkeypatch:
     monkeypatch.setattr(openvino_engine, "read_cpu_flags", lambda: frozenset({"avx2", "avx512_vnni"}))
     with pytest.raises(ConfigError, match="engine_precision: expected f32 on a processor without avx512_bf16"):
         OpenVinoEngine(model, spec_of(), precision="bf16")
+
+
+@pytest.mark.parametrize(("precision", "remedy"), [("f32", "import the model"), ("bf16", "set f32 in .*, or import")])
+def test_a_graph_that_openvino_cannot_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, remedy: str
+) -> None:
+    monkeypatch.setattr(openvino_engine, "read_cpu_flags", lambda: frozenset({"amx_bf16"}))
+    graph = make_served(spec_of())
+    graph.graph.node[-1].op_type = "Unheard"
+    onnx.save(graph, str(tmp_path / "model.onnx"))
+    with pytest.raises(ModelFormatError, match=rf"OpenVINO cannot load the graph in {precision} .*; {remedy}"):
+        OpenVinoEngine(tmp_path / "model.onnx", spec_of(), precision=precision)
 
 
 @pytest.mark.skipif(not find_bf16_units(read_cpu_flags()), reason="this processor has no bf16 units")

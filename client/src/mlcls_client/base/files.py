@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +15,8 @@ from mlcls_client.errors import InputError, OutputError
 @contextlib.contextmanager
 def mapped_read_errors(path: str) -> Iterator[None]:
     """Turn errors of opening or reading an image file into `InputError`."""
+    if not path:
+        raise InputError("Expected the path of an image file or a folder, or a URL, got an empty text.")
     try:
         yield
     except FileNotFoundError as error:
@@ -28,6 +30,26 @@ def mapped_read_errors(path: str) -> Iterator[None]:
 def decoding_reason(error: Exception) -> str:
     """Return why an image cannot be decoded; Pillow's own text for an unknown format has the address of an object."""
     return "unknown format" if type(error).__name__ == "UnidentifiedImageError" else str(error)
+
+
+class FileNames:
+    """Names of files in folders. A name that another owner has gets a number."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, Hashable] = {}
+
+    def choose(self, folder: Path, name: str, owner: Hashable) -> Path:
+        """Return the path of an owner's file, the same one each time: `name`, or a name with `_2`, `_3`, ..."""
+        path, number = folder / name, 1
+        # File systems may ignore case.
+        while self._owners.setdefault(str(path).casefold(), owner) != owner:
+            number += 1
+            path = folder / f"{Path(name).stem}_{number}{Path(name).suffix}"
+        return path
+
+    def __reduce__(self) -> tuple[type[FileNames], tuple[()]]:
+        """Copy and pickle it without its names."""
+        return FileNames, ()
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -27,11 +27,16 @@ _READINESS_TIMEOUT_S: Final = 5.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, or the process's own; return the exit code."""
+    return with_exit_code(_run, argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         args = _make_parser().parse_args(argv)
     except SystemExit as stop:  # argparse ends --help with 0 and wrong usage with 2
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
-    return with_exit_code(args.run, args)
+    exit_code: int = args.run(args)
+    return exit_code
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import io
@@ -11,33 +10,46 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeAlias, TypeVar
 
+from mlcls_client.base.files import FileNames
 from mlcls_client.base.text import csv_cell, visible, visible_json
-from mlcls_client.errors import InvalidRequestError, MlclsClientError
+from mlcls_client.errors import InvalidRequestError, MlclsClientError, OutputError
 from mlcls_client.result import MultiLabelResult
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+Arguments = TypeVar("Arguments")
 SavedKind: TypeAlias = Literal["img", "json"]
 
 EXIT_OK: Final = 0
 EXIT_IMAGE_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_SERVER: Final = 3
+EXIT_OUTPUT: Final = 4
 EXIT_INTERRUPTED: Final = 130
 
 _MAX_NAME_SHARE: Final = 0.4
 _MIN_NAME_WIDTH: Final = 10
 
 
-def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+class _StandardOutputError(Exception):
+    """Standard output cannot be written; the cause is an OSError."""
+
+
+def with_exit_code(run: Callable[[Arguments], int], arguments: Arguments) -> int:
     """Run a command, write its errors to standard error, and return the exit code."""
+    if sys.stderr is None:  # the caller has closed it
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        complain(OutputError("Cannot write to standard output, which is closed."))
+        return EXIT_OUTPUT
     try:
-        exit_code = run(args)
-        sys.stdout.flush()
+        exit_code = run(arguments)
+        with _mapped_output_errors():
+            sys.stdout.flush()
         return exit_code
     except MlclsClientError as error:
         complain(error)
@@ -45,21 +57,34 @@ def with_exit_code(run: Callable[[argparse.Namespace], int], args: argparse.Name
     except KeyboardInterrupt:
         _write(sys.stderr, "mlcls-client: interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) has quit; keep the interpreter from complaining when it flushes at exit.
+    except _StandardOutputError as error:
+        # Writing what is left would fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_IMAGE_FAILED
+        if isinstance(error.__cause__, BrokenPipeError):  # the reader (head, less) has what it wants
+            return EXIT_OK
+        complain(error)
+        return EXIT_OUTPUT
+
+
+@contextlib.contextmanager
+def _mapped_output_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _StandardOutputError(f"Cannot write to standard output: {error.strerror or error}.") from error
 
 
 def print_line(text: str) -> None:
     """Write a line to standard output."""
-    _write(sys.stdout, text)
+    with _mapped_output_errors():
+        _write(sys.stdout, text)
 
 
 def complain(*errors: Exception) -> None:
     """Write errors to standard error."""
     for error in errors:
-        _write(sys.stderr, visible(f"mlcls-client: {error}"))
+        with contextlib.suppress(OSError):
+            _write(sys.stderr, visible(f"mlcls-client: {error}"))
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -182,7 +207,8 @@ class CsvWriter:
             self._begun = True
             yield _csv_row(self._HEADER)
         image = (result.input_path, result.page_index)
-        labels: list[tuple[object, ...]] = list(zip(result.class_ids, result.label_names, result.scores, strict=True))
+        columns = (result.class_ids.tolist(), result.label_names, result.scores.tolist())
+        labels: list[tuple[object, ...]] = list(zip(*columns, strict=True))
         for label in labels or [(None, None, None)]:
             yield _csv_row((*image, *label, result.get("error")))
 
@@ -200,7 +226,7 @@ class ResultSaver:
         """Make a saver of annotated pictures (`img`) or JSON files (`json`); the folder is made as needed."""
         self._folder = folder
         self._kind = kind
-        self._used: set[str] = set()
+        self._names = FileNames()
 
     def save(self, result: MultiLabelResult) -> Path:
         """Write the file of one result and return its path.
@@ -209,12 +235,6 @@ class ResultSaver:
             OutputError: The file cannot be written.
             InputError: Pillow cannot decode the image.
         """
-        name = result.file_name(self._kind)
-        stem, suffix = os.path.splitext(name)
-        number = 2
-        while name.casefold() in self._used:
-            name = f"{stem}_{number}{suffix}"
-            number += 1
-        self._used.add(name.casefold())
-        (result.save_to_img if self._kind == "img" else result.save_to_json)(self._folder / name)
-        return self._folder / name
+        path = self._names.choose(self._folder, result.file_name(self._kind), object())
+        (result.save_to_img if self._kind == "img" else result.save_to_json)(path)
+        return path

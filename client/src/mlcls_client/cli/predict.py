@@ -50,6 +50,7 @@ exit codes:
   1    some images failed; the reasons are on standard error, the others are answered (--fail-on-error: those before)
   2    wrong usage, or a request that the server rejects
   3    server unreachable, not ready, without this model, too slow, or failing
+  4    standard output cannot be written
   130  interrupted
 """
 

@@ -25,6 +25,11 @@ DEFAULT_RETRIES: Final = 2
 # `mlcls serve` closes some APIs with it (`--http-restricted-api`, `--grpc-restricted-protocol`).
 ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
 
+# Arguments of PaddleX's `create_model` about what the server decides.
+PADDLEX_OPTIONS: Final = frozenset(
+    {"device", "engine", "engine_config", "pp_option", "use_hpip", "hpi_config", "genai_config"}
+)
+
 _SSL_KEYS: Final = ("root_certificates", "private_key", "certificate_chain")
 
 # Both gRPC and HTTP take these characters in the name of a header.
@@ -87,14 +92,19 @@ def read_connection(
     admin_key: str | None = None,
     shared_memory: bool = False,
     model_dir: str | os.PathLike[str] | None = None,
-    device: str | None = None,
-    use_hpip: bool = False,
+    paddlex_options: Mapping[str, object] = {},
 ) -> Connection:
     """Check the arguments of `create_model`; without a model for calls about the server itself.
 
     Raises:
         InvalidRequestError: An argument is not as described there, or a PEM file cannot be read.
+        TypeError: PaddleX has no such option.
     """
+    for name, value in paddlex_options.items():
+        if name not in PADDLEX_OPTIONS:
+            raise TypeError(f"create_model got an unexpected keyword argument {name!r}.")
+        if value is not None and value is not False:
+            logger.warning("%s=%r has no effect: the server's configuration decides it.", name, value)
     if model_name is not None and (not model_name or not isinstance(model_name, str)):
         raise InvalidRequestError(f"Expected the name of a model, such as 'PP-LCNet_x1_0_ML', got {model_name!r}.")
     if protocol not in DEFAULT_URLS:
@@ -115,9 +125,6 @@ def read_connection(
             f"Expected no model_dir, got {os.fspath(model_dir)!r}: the model is on the server. Import it there: "
             "mlcls import DIR --name NAME. Then pass that name as model_name."
         )
-    for name, value in (("device", device), ("use_hpip", use_hpip or None)):
-        if value is not None:
-            logger.warning("%s=%r has no effect: the server's configuration decides it.", name, value)
     files, all_headers = _read_ssl(ssl), _read_headers(headers, api_key)
     return Connection(url, protocol, model_name or "", timeout_s, files, all_headers, retries, admin_key, shared_memory)
 

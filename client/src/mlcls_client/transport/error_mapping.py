@@ -25,6 +25,8 @@ _LATE: Final = (
     "Expected an answer for {model} from the {server} within {timeout_s:g} s, got none. Raise the time limit, send "
     "smaller batches, or look at the server's load."
 )
+_UNREACHABLE: Final = "Cannot reach the {server}: {said} Check the address and the protocol, and that the server runs."
+_LOST: Final = "The connection to the {server} was lost: {said} Check that the server runs."
 # What InferenceServerException.status() returns (the gRPC code's name, or the HTTP status code as text), or a pattern
 # of the server's text, empty for none. The first rule that matches counts.
 _RULES: Final[tuple[tuple[type[MlclsClientError], set[str], str, str], ...]] = (
@@ -35,6 +37,9 @@ _RULES: Final[tuple[tuple[type[MlclsClientError], set[str], str, str], ...]] = (
         "(protocol|API) is restricted",
         "The {server} requires a key for this: {said} Pass its MLCLS_ADMIN_KEY as admin_key, or the header it names.",
     ),
+    # gRPC's own texts, which are UNAVAILABLE as well.
+    (ServerUnavailableError, set(), "^(failed to connect to all|errors resolving|DNS resolution failed)", _UNREACHABLE),
+    (ServerUnavailableError, set(), "^(Socket closed|recvmsg:|Connection reset|Broken pipe)", _LOST),
     (
         ServerUnavailableError,
         {"StatusCode.UNAVAILABLE", "502", "503"},
@@ -128,15 +133,11 @@ def _error_from_exception(error: Any, connection: Connection) -> MlclsClientErro
     if isinstance(error, TimeoutError | asyncio.TimeoutError):  # two classes before Python 3.11
         return DeadlineExceededError(_fill(_LATE, connection))
     if isinstance(error, OSError):
-        return ServerUnavailableError(
-            f"Cannot reach the {connection.server}: {end_sentence(str(error))} Check the address and the protocol, and "
-            "that the server runs."
-        )
+        # aiohttp tells the TLS settings, also of a connection without TLS.
+        said = end_sentence(re.sub(r" ssl:.* (?=\[)", " ", str(error)))
+        return ServerUnavailableError(_fill(_UNREACHABLE, connection, said=said))
     if type(error).__name__ in _LOST_CONNECTION_ERRORS:
-        said = end_sentence(str(error))
-        return ServerUnavailableError(
-            f"The connection to the {connection.server} was lost: {said} Check that the server runs."
-        )
+        return ServerUnavailableError(_fill(_LOST, connection, said=end_sentence(str(error))))
     # Below tritonclient, a malformed answer ends in ValueError, KeyError, struct.error, ClientResponseError or
     # RapidJSON's own errors, which have no base class in common.
     return ProtocolError(

@@ -22,6 +22,7 @@ from mlcls_client.errors import (
 from mlcls_client.transport.connection import ADMIN_KEY_HEADER, Connection, is_loopback, make_ssl_context
 from mlcls_client.transport.contract import IMAGE, RESULT, STATUS, THRESHOLD_PARAMETER, Answer, read_answers
 from mlcls_client.transport.error_mapping import is_lost_shared_memory, mapped_errors
+from mlcls_client.transport.forking import check_grpc, watch
 from mlcls_client.transport.shared_memory import ServerRegion
 
 _MAX_MESSAGE_BYTES: Final = 2**31 - 1
@@ -30,6 +31,7 @@ _MAX_RECONNECT_BACKOFF_MS: Final = 1000
 _LONGEST_QUEUE_TIMEOUT_S: Final = 86_400.0
 _FIRST_PAUSE_S: Final = 0.2
 _MAX_PAUSE_S: Final = 5.0
+_FORK_PAUSE_S: Final = 0.01
 
 Answered = TypeVar("Answered")
 
@@ -40,12 +42,20 @@ class Transport:
     """A connection to one ensemble on one server, for one event loop.
 
     tritonclient's two modules have the same names and almost the same calls.
+
+    Attributes:
+        connection: The server and how to ask it.
+        loop: The event loop of the first request; None before.
+        in_flight: Calls over gRPC that are not answered yet.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.in_flight = 0
         self._is_grpc = connection.protocol == "grpc"
         self._client: Any = None
+        self._suspensions = 0
         self._max_batch_size: int | None = None
         self._region = ServerRegion(connection, self.ask) if connection.shared_memory else None
 
@@ -57,16 +67,29 @@ class Transport:
         Raises:
             MlclsClientError: Any error in `mlcls_client.errors`.
         """
-        headers = {**trace, **self.connection.headers}  # a new dict, because tritonclient adds to it
+        headers = {**trace, **self.connection.headers}
         if admin and self.connection.admin_key is not None:
             prefix = "triton-grpc-protocol-" if self._is_grpc else ""
             headers[prefix + ADMIN_KEY_HEADER] = self.connection.admin_key
-        options["headers"] = headers or None
-        with mapped_errors(self.connection):
-            call = getattr(self._open(), method)
-            if self._is_grpc:
-                return await call(*args, client_timeout=left_s, **options)
-            return await asyncio.wait_for(call(*args, **options), left_s)
+        deadline = time.monotonic() + left_s
+        while True:
+            left_s = max(0.001, deadline - time.monotonic())
+            options["headers"] = dict(headers) or None  # tritonclient adds to it
+            with mapped_errors(self.connection):
+                call = getattr(self._open(), method)
+                if not self._is_grpc:
+                    return await asyncio.wait_for(call(*args, **options), left_s)
+                suspensions = self._suspensions
+                self.in_flight += 1
+                try:
+                    return await call(*args, client_timeout=left_s, **options)
+                except asyncio.CancelledError:
+                    if self._suspensions == suspensions:
+                        raise
+                finally:
+                    self.in_flight -= 1
+            del call  # it holds the channel, which has to be gone when the process is forked
+            await asyncio.sleep(_FORK_PAUSE_S)
 
     async def call(self, method: str, *args: Any, admin: bool = False) -> Any:
         """Make a call like `ask`, within the connection's time limit and with its retries."""
@@ -100,10 +123,27 @@ class Transport:
                     raise
             await asyncio.sleep(pause_s)
 
+    def check_usable(self) -> None:
+        """Check that this process and the running event loop can use the connection.
+
+        Raises:
+            MlclsClientError: It belongs to another event loop, or gRPC was in use when this process was forked.
+        """
+        if self.loop not in (None, asyncio.get_running_loop()):
+            raise MlclsClientError(
+                f"AsyncModel {self.connection.model_name!r} belongs to the event loop of its first call, and this is "
+                "another loop. Make one model for each loop: call create_async_model inside of the coroutine that "
+                "asyncio.run gets."
+            )
+        if self._is_grpc:
+            check_grpc()
+
     def _open(self) -> Any:
         """Return tritonclient's client, made on the first call, because it belongs to the event loop of that call."""
+        self.check_usable()
         if self._client is not None:
             return self._client
+        self.loop = asyncio.get_running_loop()
         # Imported here, because importing tritonclient takes longer than the rest of this package.
         self._tritonclient: Any = importlib.import_module(f"tritonclient.{self.connection.protocol}.aio")
         url, tls = self.connection.url, self.connection.tls
@@ -124,6 +164,7 @@ class Transport:
             if tls is not None:
                 options["ssl_context"] = make_ssl_context(tls)
         self._client = self._tritonclient.InferenceServerClient(url, **options)
+        watch(self)
         return self._client
 
     async def infer(
@@ -218,15 +259,26 @@ class Transport:
             self._max_batch_size = size
         return self._max_batch_size
 
+    @property
+    def has_channel(self) -> bool:
+        """Whether gRPC has an open channel for it."""
+        return self._is_grpc and self._client is not None
+
+    async def suspend(self) -> None:
+        """Close the channel before a fork; requests in flight end, and are sent again on a new one."""
+        if self.has_channel:
+            client, self._client = self._client, None
+            self._suspensions += 1
+            await client.close()
+
     async def close(self) -> None:
         """Close the connection; a second call does nothing."""
-        if self._client is None:
-            return
         if self._region is not None:
             await self._region.close()
         client, self._client = self._client, None
-        with mapped_errors(self.connection):
-            await client.close()
+        if client is not None:
+            with mapped_errors(self.connection):
+                await client.close()
 
 
 def _to_tensor(encoded_images: Sequence[bytes]) -> Any:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -146,13 +147,33 @@ def test_the_address_may_come_from_the_environment(
     assert main(["predict", NAME, photo]) == 0
 
 
-def test_a_reader_that_leaves_is_no_traceback(server: FakeServer, photo: str) -> None:
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    command = [sys.executable, "-m", "mlcls_client", "predict", NAME, photo, "--url", server.url]
-    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(write_end)
-    assert (done.returncode, done.stderr) == (1, "")
+OUTPUT = [["predict", NAME, "PHOTO"], ["models"], ["health"]]
+
+
+def run_into(redirection: str, server: FakeServer, photo: str, arguments: list[str]) -> tuple[int, str]:
+    """Run the command with another standard output; returns its exit code and what it wrote to standard error."""
+    words = [sys.executable, "-m", "mlcls_client", *arguments, "--url", server.url]
+    command = shlex.join(photo if word == "PHOTO" else word for word in words) + f" {redirection}"
+    script = f"set -o pipefail; {command}"
+    done = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("arguments", OUTPUT, ids=" ".join)
+def test_a_reader_that_leaves_is_no_error(server: FakeServer, photo: str, arguments: list[str]) -> None:
+    assert run_into("| true", server, photo, arguments) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", OUTPUT, ids=" ".join)
+def test_a_full_disk_is_told(server: FakeServer, photo: str, arguments: list[str]) -> None:
+    said = "mlcls-client: Cannot write to standard output: No space left on device.\n"
+    assert run_into("> /dev/full", server, photo, arguments) == (4, said)
+
+
+def test_a_closed_output_is_told(server: FakeServer, photo: str) -> None:
+    said = "mlcls-client: Cannot write to standard output, which is closed.\n"
+    assert run_into(">&-", server, photo, ["predict", NAME, "PHOTO"]) == (4, said)
+    assert run_into("2>&-", server, photo, ["predict", NAME, "PHOTO", "missing.png"]) == (1, "")
 
 
 @pytest.fixture

@@ -85,6 +85,8 @@ def test_headers_go_with_every_request(protocol: str, asked: Any) -> None:
         {"timeout_s": 0},
         {"model_name": ""},
         {"model_dir": "folder"},
+        {"batch_size": 0},
+        {"threshold": "0.5"},
     ],
 )
 def test_wrong_options_are_refused_at_once_and_secrets_not_told(options: dict[str, Any]) -> None:
@@ -94,9 +96,14 @@ def test_wrong_options_are_refused_at_once_and_secrets_not_told(options: dict[st
 
 
 def test_options_that_only_the_server_can_follow_are_told(client_log: pytest.LogCaptureFixture) -> None:
-    create_model(NAME, device="gpu:0", use_hpip=True).close()
-    assert "device='gpu:0' has no effect" in client_log.text
-    assert "use_hpip=True has no effect" in client_log.text
+    create_model(NAME, device="gpu:0", use_hpip=True, engine="hpi", pp_option={"a": 1}, hpi_config={}).close()
+    for told in ("device='gpu:0'", "use_hpip=True", "engine='hpi'", "pp_option={'a': 1}", "hpi_config={}"):
+        assert f"{told} has no effect" in client_log.text
+    client_log.clear()
+    create_model(NAME, device=None, use_hpip=False).close()
+    assert client_log.text == ""
+    with pytest.raises(TypeError, match="unexpected keyword argument 'devise'"):
+        create_model(NAME, devise="gpu:0")
 
 
 def test_secrets_are_in_no_repr_and_no_error(protocol: str) -> None:

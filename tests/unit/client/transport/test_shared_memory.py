@@ -93,11 +93,11 @@ def test_a_server_that_was_restarted_gets_a_new_region(server: FakeServer) -> No
     assert numbers == list(range(100))
 
 
-@pytest.mark.parametrize(("busy", "left"), [(3, 0), (10**6, 1)])
+@pytest.mark.parametrize(("busy", "timeout_s", "left"), [(3, 60, 0), (10**6, 0.5, 1)])
 def test_a_region_is_unregistered_once_no_request_uses_it_any_more_or_left_at_last(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch, busy: int, left: int
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, busy: int, timeout_s: float, left: int
 ) -> None:
-    monkeypatch.setattr(shared_memory, "_UNREGISTER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(shared_memory, "_UNREGISTER_TIMEOUT_S", timeout_s)
     with share(server) as model:
         assert len(list(model.predict(bitmap(0)))) == 1
         server.busy_regions = busy
