@@ -90,7 +90,7 @@ def require_writable(folder: Path) -> None:
     """
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=existing):
+        with tempfile.TemporaryFile(prefix=STAGING_PREFIX, dir=existing):
             pass
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(existing)) from None
