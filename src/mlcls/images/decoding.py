@@ -33,8 +33,6 @@ from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 from mlcls.model.spec import ImageTransform
 
 _PILLOW_FORMATS: Final = ("GIF", "AVIF")
-# LZMA, Zstandard and WebP: TIFF compressions that Pillow's libtiff has and cv2's lacks.
-_PILLOW_COMPRESSIONS: Final = (34925, 50000, 50001)
 
 _JPEG_START: Final = b"\xff\xd8"
 _JPEG_END: Final = b"\xff\xd9"
@@ -65,6 +63,17 @@ def decode_image(
     """
     image = open_image(data, settings)
     check_image(image, settings)
+    return decode_checked(image, settings, transform)
+
+
+def decode_checked(
+    image: EncodedImage, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS, transform: ImageTransform | None = None
+) -> npt.NDArray[np.uint8]:
+    """Decode an opened image that `check_image` has accepted, as `decode_image` does.
+
+    Raises:
+        ImageError: Truncated or corrupt.
+    """
     if image.jpeg is not None:
         reduction = _choose_reduction(image, settings, transform)
         return _decode_jpeg(image, image.jpeg, reduction, settings.accept_truncated)
@@ -76,7 +85,7 @@ def decode_image(
         # not know animations
         still = PNG_SIGNATURE + b"".join(image.data[start:end] for start, end in image.still_chunks)
         return _decode_with_cv2(still, image.format)
-    if image.compression in _PILLOW_COMPRESSIONS:
+    if image.read_by_pillow:
         return _decode_with_cv2(_decompress_tiff(image, settings), image.format)
     return _decode_with_cv2(image.data, image.format)
 
