@@ -2,7 +2,8 @@
 
 The server has a model whose answers identify their images, under two names. Ten times as many callers as keep it busy
 ask one of them for batches, and come back right after an answer or soon after a refusal. A single caller asks the
-other. Then the flood ends, and the run measures whether the full speed returns. Each answer is checked.
+other. Then the flood ends, and the run measures whether the full speed returns. Last, a client measures its latency
+alone and beside a stranger who sends the most expensive requests (`stranger.py`), in turns. Each answer is checked.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from benchmarks.endurance.asker import Asker, ask_grpc
 from benchmarks.endurance.identity_model import make_repository
+from benchmarks.endurance.stranger import run_turns
 from benchmarks.endurance.supervised_server import SupervisedServer
 from benchmarks.machine import describe_machine
 from mlcls.base.files import write_text
@@ -68,6 +70,7 @@ def main() -> int:
                         )
                     )
                     print(lines[-1], file=sys.stderr)
+                lines += ["", *run_turns(server.place, NEIGHBOR, options.seconds / 2, failures)]
     except MlclsError as error:
         print(f"overload: {error}", file=sys.stderr)
         return error.exit_code

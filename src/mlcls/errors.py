@@ -15,11 +15,14 @@ ImageReason = Literal[
     "unknown_format",  # not an image; a file name or base64 text, for example
     "format_not_supported",  # a known format or kind that cannot be decoded here: HEIC, 12-bit JPEG
     "format_not_allowed",  # a format that the model's settings exclude
-    "too_many_bytes",  # over a limit, as the next four
+    "too_many_bytes",  # over a limit, as the next seven
     "too_many_pixels",
     "side_too_long",
     "aspect_ratio",
     "too_many_frames",
+    "too_much_memory",  # to decode it, by what its header says
+    "too_much_work",  # to decode it: too many scans of a large picture, for example
+    "request_too_large",  # the images of its request take too much work together
     "too_complex",  # so many segments, chunks, blocks or scans that reading takes longer than for any real image
     "truncated",  # the file ends too early
     "corrupt",  # a field of the file is wrong
@@ -122,6 +125,10 @@ class RepositoryError(MlclsError):
 
 class ServerError(MlclsError):
     """The embedded tritonserver cannot start, or ended unexpectedly."""
+
+
+class OverloadedError(ServerError):
+    """A step has too many requests waiting, or one has waited too long."""
 
 
 class UnhealthyServerError(ServerError):

@@ -11,6 +11,7 @@ import contextlib
 import mmap
 import os
 import struct
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,6 +40,8 @@ class Pulse:
 
     def __init__(self, folder: Path | None, step: str) -> None:
         content = _SINCE.pack(STARTING) + step.encode()
+        self._lock = threading.Lock()
+        self._working: dict[int, int] = {}  # since when each thread has been at work
         if folder is None:
             self._map = mmap.mmap(-1, len(content))
             return
@@ -61,16 +64,16 @@ class Pulse:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Mark the block as work on one request or one batch."""
+        """Mark the block as work of this thread; the pulse is that of the thread that has shown none for longest."""
         self.beat()
         try:
             yield
         finally:
-            self._write(IDLE)
+            self._note(None)
 
     def beat(self) -> None:
-        """Report that a piece of the work is done and the next one begins."""
-        self._write(time.monotonic_ns())
+        """Report that a piece of this thread's work is done and the next one begins."""
+        self._note(time.monotonic_ns())
 
     def note_progress(self, under_way: int) -> None:
         """Report that one of several concurrent pieces of work is done, and how many are still under way."""
@@ -79,6 +82,14 @@ class Pulse:
     def end(self) -> None:
         """Report that this process is about to end on request."""
         self._write(ENDED)
+
+    def _note(self, since_ns: int | None) -> None:
+        with self._lock:
+            if since_ns is None:
+                self._working.pop(threading.get_ident(), None)
+            else:
+                self._working[threading.get_ident()] = since_ns
+            self._write(min(self._working.values(), default=IDLE))
 
     def _write(self, since_ns: int) -> None:
         _SINCE.pack_into(self._map, 0, since_ns)

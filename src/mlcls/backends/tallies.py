@@ -6,6 +6,7 @@ To count is to add to arrays; `MetricSender` sends them to Triton's /metrics. do
 from __future__ import annotations
 
 import os
+import threading
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -81,11 +82,11 @@ class _Tally:
 
 
 class DecodeTally(_Tally):
-    """What preprocess counts."""
+    """What preprocess counts, in any thread."""
 
     def __init__(self, spec: ModelSpec, version: str) -> None:
         super().__init__(spec, version, [("refused", reason) for reason in IMAGE_REASONS])
-        self._refusals: list[tuple[int, ImageError, str]] = []
+        self._lock = threading.Lock()
         bounds = [f"{bound:g}" for bound in DECODE_BOUNDS_S] + ["+Inf"]
         name, description = "mlcls_decode_seconds", "Time to decode and resize one image that was decoded, in seconds"
         self._buckets = self._add_group(f"{name}_bucket", description, [{"le": bound} for bound in bounds])
@@ -96,22 +97,18 @@ class DecodeTally(_Tally):
 
     def decoded(self, height: int, width: int, size_bytes: int, seconds: float) -> None:
         """Count an image that was decoded."""
-        self._buckets[bisect_left(DECODE_BOUNDS_S, seconds) :] += 1
-        self._seconds[0] += seconds
-        self._decoded[0] += 1
-        self._pixels[0] += height * width
-        self._bytes[0] += size_bytes
+        with self._lock:
+            self._buckets[bisect_left(DECODE_BOUNDS_S, seconds) :] += 1
+            self._seconds[0] += seconds
+            self._decoded[0] += 1
+            self._pixels[0] += height * width
+            self._bytes[0] += size_bytes
 
-    def refused(self, index: int, error: ImageError, size_bytes: int) -> None:
+    def refused(self, error: ImageError, size_bytes: int) -> None:
         """Count an image that cannot be decoded."""
-        self._images[IMAGE_REASONS.index(error.reason)] += 1
-        self._bytes[0] += size_bytes
-        self._refusals.append((index, error, error.reason))
-
-    def take_refusals(self) -> list[tuple[int, ImageError, str]]:
-        """Return index in the request, error and reason of each image refused since the last call."""
-        refusals, self._refusals = self._refusals, []
-        return refusals
+        with self._lock:
+            self._images[IMAGE_REASONS.index(error.reason)] += 1
+            self._bytes[0] += size_bytes
 
 
 class ScoreTally(_Tally):

@@ -20,12 +20,12 @@ from mlcls.backends.pulse import Pulse
 from mlcls.backends.refusal_log import RefusalLog
 from mlcls.base.documents import decode
 from mlcls.base.text import clip
-from mlcls.errors import ConfigError, ImageError, RepositoryError, RequestError, ThresholdError
+from mlcls.errors import ConfigError, ImageError, OverloadedError, RepositoryError, RequestError, ThresholdError
 from mlcls.images.settings import ImageSettings
 from mlcls.model.spec import SPEC_FILE, ModelSpec
 from mlcls.repository.manifest import require_same_spec, verify_folder
 from mlcls.repository.names import IMAGES_PARAMETER, PRECISION_PARAMETER, STEP_SUFFIXES, THREADS_PARAMETER, step_name
-from mlcls.repository.settings import ENGINE_PRECISIONS
+from mlcls.repository.settings import ENGINE_PRECISIONS, QueueSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +78,13 @@ class StepArguments:
         except ConfigError as error:
             raise self._wrong(f"the parameter {error}") from None
 
+    def queue_settings(self) -> QueueSettings:
+        """Return how many requests may wait for the step, and how long; the defaults if nothing is set."""
+        policy = self.config.get("dynamic_batching", {}).get("default_queue_policy", {})
+        most = int(policy.get("max_queue_size", 0)) or QueueSettings().max_queue_size
+        timeout = int(policy.get("default_timeout_microseconds", 0)) or QueueSettings().timeout_microseconds
+        return QueueSettings(most, timeout)
+
     def load_spec(self, *files: str) -> ModelSpec:
         """Return the spec in the version folder, after checking it and the files to be loaded against the manifest.
 
@@ -107,12 +114,13 @@ class StepArguments:
         return RepositoryError(f"The configuration of {self.step}: {text} Run: mlcls repository.")
 
 
-class RequestStep(abc.ABC):
-    """What preprocess and postprocess share: each request gets its own answer, and its images are counted.
+class Step(abc.ABC):
+    """What preprocess and postprocess share: their images are counted, and the watchdog sees when they are at work.
 
     Attributes:
         spec: The model's spec.
         refusal_log: Log of the refused requests.
+        pulse: The pulse of this process.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -120,34 +128,38 @@ class RequestStep(abc.ABC):
         import triton_python_backend_utils as pb_utils
 
         self._pb_utils = pb_utils
-        self._pulse = Pulse.open(args)
+        self.pulse = Pulse.open(args)
         arguments = StepArguments.read(args)
         self.spec = arguments.load_spec()
         self.refusal_log = RefusalLog(self.spec.name, arguments.version, pb_utils.Logger.log_warn)
         self._metrics = MetricSender(self.prepare(arguments), pb_utils)
         self._metrics.start()
-        self._pulse.begin()
-
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request by itself: an error in one does not touch the others that Triton batched with it."""
-        responses = []
-        with self._pulse.working():
-            for request in requests:
-                self._pulse.beat()
-                try:
-                    responses.append(self._pb_utils.InferenceResponse(self.answer(request)))
-                except Exception as error:  # the others must be answered all the same
-                    responses.append(failed_response(error, self._pb_utils))
-        return responses
+        self.pulse.begin()
 
     def finalize(self) -> None:
         """Mark this process as ended on purpose, and send the last counts."""
-        self._pulse.end()
+        self.pulse.end()
         self._metrics.stop()
 
     @abc.abstractmethod
     def prepare(self, arguments: StepArguments) -> Sequence[CounterGroup]:
         """Get ready for the first request, and return the step's counters."""
+
+
+class RequestStep(Step):
+    """A step that answers each of the requests that Triton batched in its turn."""
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request by itself: an error in one does not touch the others that Triton batched with it."""
+        responses = []
+        with self.pulse.working():
+            for request in requests:
+                self.pulse.beat()
+                try:
+                    responses.append(self._pb_utils.InferenceResponse(self.answer(request)))
+                except Exception as error:  # the others must be answered all the same
+                    responses.append(failed_response(error, self._pb_utils))
+        return responses
 
     @abc.abstractmethod
     def answer(self, request: Any) -> list[Any]:
@@ -181,6 +193,8 @@ def failed_response(error: Exception, pb_utils: Any) -> Any:
     elif isinstance(error, UnicodeDecodeError):  # of an id, a parameter or a status: over HTTP, Triton checks none
         text = f"expected all texts of a request in UTF-8, got {clip(error.object[error.start : error.end])}"
         fault = pb_utils.TritonError(text, pb_utils.TritonError.INVALID_ARG)
+    elif isinstance(error, OverloadedError):
+        fault = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
     elif isinstance(error, CancelledError):
         fault = pb_utils.TritonError("the caller has left before the answer", pb_utils.TritonError.CANCELLED)
     else:

@@ -64,6 +64,17 @@ def decode_image(
     """
     image = open_image(data, settings)
     check_image(image, settings)
+    return decode_checked(image, settings, transform)
+
+
+def decode_checked(
+    image: EncodedImage, settings: ImageSettings = DEFAULT_IMAGE_SETTINGS, transform: ImageTransform | None = None
+) -> npt.NDArray[np.uint8]:
+    """Decode an opened image that `check_image` has accepted, as `decode_image` does.
+
+    Raises:
+        ImageError: Truncated or corrupt.
+    """
     if image.jpeg is not None:
         reduction = _choose_reduction(image, settings, transform)
         return _decode_jpeg(image, image.jpeg, reduction, settings.accept_truncated)

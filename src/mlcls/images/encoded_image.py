@@ -14,21 +14,28 @@ import dataclasses
 import io
 import re
 import struct
+from collections.abc import Mapping
 from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
 from mlcls.errors import ImageError
+from mlcls.images.cost import check_cost, estimate_cost
 from mlcls.images.formats import PNG_SIGNATURE, Damage, broken, sniff_format, too_complex, unsupported
 from mlcls.images.kinds import LOSSLESS_FRAMES, check_bmp_kind, check_jpeg_kind, check_tiff_kind, is_read_by_pillow
 from mlcls.images.settings import DEFAULT_IMAGE_SETTINGS, ImageSettings
 
 # Segments of a JPEG file before its picture data; an ICC profile and extended XMP may each take 255.
 _MAX_JPEG_SEGMENTS: Final = 4096
-# Progressive JPEG files have about ten. Each further one costs as much time as a picture, and may be a few bytes long.
+# Progressive JPEG files have about ten; libjpeg goes over the whole picture for each, which may be a few bytes long.
 _MAX_JPEG_SCANS: Final = 100
 _JPEG_MARKER: Final = re.compile(rb"\xff([^\0\xff])")
-_JPEG_END: Final = b"\xff\xd9"
+# In picture data, a marker that is neither stuffing nor a restart.
+_JPEG_MARKER_AFTER_DATA: Final = re.compile(rb"\xff([^\0\xff\xd0-\xd7])")
+# In TIFF strips: the start of a progressive frame; of one with several components; of a scan with one or two of them.
+_JPEG_PROGRESSIVE: Final = re.compile(rb"\xff[\xc2\xca]\0[\x0b\x0e\x11\x14]")
+_JPEG_COMPONENTS: Final = re.compile(rb"\xff[\xc0\xc1\xc9]\0[\x0e\x11\x14]")
+_JPEG_PARTIAL_SCAN: Final = re.compile(rb"\xff\xda\0[\x08\x0a]")
 _JPEG_SCAN: Final = b"\xff\xda"
 
 _PNG_ANIMATION_CHUNKS: Final = (b"acTL", b"fcTL", b"fdAT")
@@ -53,6 +60,9 @@ _TIFF_DEFAULTS: Final = dict.fromkeys((_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGH
     (_BITS, _COMPRESSION, _COLOR, _SAMPLES, _SAMPLE_FORMAT), 1
 )
 _LARGE_TILE: Final = 4096
+_JPEG_COMPRESSION: Final = 7
+# Samples of a pixel by PNG's color type.
+_PNG_SAMPLES: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +74,7 @@ class JpegSegments:
     scan_offset: int  # where the first scan begins, in bytes
     single_scan: bool  # whether it is sequential with one scan for all components: the picture is whole if that is
     lossless: bool  # whether its frame is: of these, libjpeg-turbo reads RGB only
+    blocks: float  # of all components, for each block of one that is not subsampled: 1.5 for three components at 4:2:0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +92,9 @@ class EncodedImage:
     jpeg: JpegSegments | None = None
     still_chunks: tuple[tuple[int, int], ...] = ()  # start and end of the still chunks of an animated PNG file
     read_by_pillow: bool = False  # a TIFF file that cv2 cannot read and Pillow can
+    stored_bytes: float = 0.0  # of PNG and TIFF: bytes of a pixel before compression
+    stored_pixels: int = 0  # of TIFF: those of all tiles together, which may be more than height times width
+    scans: float = 0.0  # of a JPEG picture, if it is read in several; one component that is not subsampled counts 1
     pillow: Image.Image | None = None  # an AVIF file as Pillow opened it
 
 
@@ -113,7 +127,7 @@ def open_image(data: bytes | memoryview, settings: ImageSettings = DEFAULT_IMAGE
 
 
 def check_image(image: EncodedImage, settings: ImageSettings) -> None:
-    """Check the size and the number of frames of an opened image.
+    """Check the size and the number of frames of an opened image, and what decoding it takes.
 
     Raises:
         ImageError: It is over a limit.
@@ -122,6 +136,7 @@ def check_image(image: EncodedImage, settings: ImageSettings) -> None:
     if image.frames > settings.max_frames:
         text = f"image: expected at most {settings.max_frames} frames or pages, got more; send one of them."
         raise ImageError(text, "too_many_frames")
+    check_cost(estimate_cost(image), image, settings)
 
 
 def check_size(height: int, width: int, settings: ImageSettings) -> None:
@@ -150,8 +165,9 @@ def pillow_broken(name: str, data: bytes, error: Exception) -> ImageError:
 
 
 def _read_jpeg(data: bytes, _: int) -> EncodedImage:
-    """Walk the segments up to the first scan, as libjpeg does."""
+    """Walk the segments up to the first scan, as libjpeg does, and on to the end if the picture has several scans."""
     height = width = channels = frame = 0
+    shares: dict[int, float] = {}
     app1: list[bytes] = []
     at = 2
     for _ in range(_MAX_JPEG_SEGMENTS):
@@ -166,19 +182,51 @@ def _read_jpeg(data: bytes, _: int) -> EncodedImage:
             frame = marker
             precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
             check_jpeg_kind(data, frame, precision, height, channels)
+            shares = _read_shares(data[at + 8 : at + 8 + 3 * channels])
         elif marker == 0xF7:
             raise unsupported("JPEG", data, "of JPEG-LS coding")
         elif marker == 0xE1:
             app1.append(b"\xff\xe1" + data[at : at + length])
         elif marker == 0xDA:
             single_scan = frame in (0xC0, 0xC1) and data[at + 2] == channels
-            # stuffing keeps the two bytes of a marker out of picture data
-            if not single_scan and data.count(_JPEG_SCAN, at, data.find(_JPEG_END, at)) >= _MAX_JPEG_SCANS:
-                raise too_complex("JPEG", "scans", _MAX_JPEG_SCANS)
-            segments = JpegSegments(channels, b"".join(app1), at, single_scan, frame in LOSSLESS_FRAMES)
-            return EncodedImage(data, "JPEG", height, width, jpeg=segments)
+            scans = 0.0 if single_scan else _read_scans(data, at, shares)
+            blocks, lossless = sum(shares.values()), frame in LOSSLESS_FRAMES
+            segments = JpegSegments(channels, b"".join(app1), at, single_scan, lossless, blocks)
+            return EncodedImage(data, "JPEG", height, width, jpeg=segments, scans=scans)
         at += max(length, 2)
     raise too_complex("JPEG", "segments before its picture data", _MAX_JPEG_SEGMENTS)
+
+
+def _read_shares(components: bytes) -> dict[int, float]:
+    """Return how many blocks each component of a frame has, for each block of one that is not subsampled."""
+    blocks = {
+        name: (factors >> 4) * (factors & 15) for name, factors in zip(components[::3], components[1::3], strict=False)
+    }
+    most = max(blocks.values(), default=1) or 1
+    return {name: count / most for name, count in blocks.items()}
+
+
+def _read_scans(data: bytes, at: int, shares: Mapping[int, float]) -> float:
+    """Walk the scans to the end of the picture, as libjpeg does; the first one's header begins at `at`.
+
+    Returns:
+        The sum of the shares of their components.
+    """
+    sum_of_shares, scans, marker = 0.0, 0, _JPEG_SCAN[1]
+    for _ in range(_MAX_JPEG_SEGMENTS):
+        if marker == _JPEG_SCAN[1]:
+            scans += 1
+            count = int.from_bytes(data[at + 2 : at + 3], "big")
+            sum_of_shares += sum(shares.get(name, 1.0) for name in data[at + 3 : at + 3 + 2 * count : 2])
+        if scans > _MAX_JPEG_SCANS:
+            raise too_complex("JPEG", "scans", _MAX_JPEG_SCANS)
+        if marker >= 0xC0 and marker != 0xD8:  # libjpeg reads no other marker with a length
+            at += max(int.from_bytes(data[at : at + 2], "big"), 2)
+        found = _JPEG_MARKER_AFTER_DATA.search(data, at)
+        if found is None or found[1] == b"\xd9":
+            return sum_of_shares
+        marker, at = found[1][0], found.end()
+    raise too_complex("JPEG", "segments between its scans", _MAX_JPEG_SEGMENTS)
 
 
 def _read_png(data: bytes, _: int) -> EncodedImage:
@@ -187,7 +235,7 @@ def _read_png(data: bytes, _: int) -> EncodedImage:
         raise unsupported("PNG", data, "of Apple's variant for iPhones")
     if data[12:16] != b"IHDR":
         raise broken("PNG", data, f"its first chunk is {data[12:16]!r}, not IHDR")
-    width, height = struct.unpack_from(">II", data, 16)
+    width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
     chunks: list[tuple[bytes, int, int]] = []  # kind, start and end
     end = len(PNG_SIGNATURE)
     while not chunks or chunks[-1][0] != b"IEND":
@@ -207,7 +255,9 @@ def _read_png(data: bytes, _: int) -> EncodedImage:
         raise broken("PNG", data, "it has no IDAT chunk")
     still = tuple((start, end) for kind, start, end in chunks if kind not in _PNG_ANIMATION_CHUNKS)
     still_chunks = still if len(still) < len(chunks) else ()
-    return EncodedImage(data, "PNG", height, width, max(1, kinds.count(b"fcTL")), still_chunks=still_chunks)
+    frames = max(1, kinds.count(b"fcTL"))
+    stored_bytes = _PNG_SAMPLES.get(color, 4) * depth / 8
+    return EncodedImage(data, "PNG", height, width, frames, still_chunks=still_chunks, stored_bytes=stored_bytes)
 
 
 def _read_webp(data: bytes, most_frames: int) -> EncodedImage:
@@ -254,7 +304,7 @@ def _read_tiff(data: bytes, most_frames: int) -> EncodedImage:
     """
     order = "<" if data[:2] == b"II" else ">"
     layout = (8, "Q", "Q", 20, 12) if b"+" in data[2:4] else (4, "I", "H", 12, 8)
-    offset_at, offset_form, count_form, entry_bytes, value_at = layout
+    offset_at, offset_form, count_form, entry_bytes, value_in = layout
 
     def find_entries(offset: int) -> tuple[int, int]:
         """Return where the entries of the directory at an offset begin and end."""
@@ -268,14 +318,14 @@ def _read_tiff(data: bytes, most_frames: int) -> EncodedImage:
         why = f"its directory of {(end - first) // entry_bytes} entries at byte {offset} lies beyond the end"
         raise broken("TIFF", data, why, "truncated")
     values = dict(_TIFF_DEFAULTS)
-    for at in range(first, end, entry_bytes):
+    for at in reversed(range(first, end, entry_bytes)):  # of a tag that occurs twice, libtiff takes the first
         tag, kind, count = struct.unpack_from(order + "HH" + offset_form, data, at)
         if tag in values:
-            form = order + {3: "H", 4: "I", 16: "Q"}.get(kind, "I")
+            form = order + {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind, "I")
             # of several values, which may lie elsewhere, the first
-            inline = count * struct.calcsize(form) <= entry_bytes - value_at
+            inline = count * struct.calcsize(form) <= entry_bytes - value_in
             (value_offset,) = (
-                (at + value_at,) if inline else struct.unpack_from(order + offset_form, data, at + value_at)
+                (at + value_in,) if inline else struct.unpack_from(order + offset_form, data, at + value_in)
             )
             (values[tag],) = struct.unpack_from(form, data, min(value_offset, len(data)))
     kind_tags = (_COMPRESSION, _COLOR, _BITS, _SAMPLES, _SAMPLE_FORMAT)
@@ -285,13 +335,36 @@ def _read_tiff(data: bytes, most_frames: int) -> EncodedImage:
     # cv2 allocates a whole tile
     if tile_height > max(height, _LARGE_TILE) or tile_width > max(width, _LARGE_TILE):
         raise broken("TIFF", data, f"its tiles of {tile_height} x {tile_width} are larger than the picture")
+    stored_height, stored_width = (
+        -(-side // tile) * tile if tile else side for side, tile in ((height, tile_height), (width, tile_width))
+    )
     pages: set[int] = set()
     with contextlib.suppress(struct.error):
         while offset and offset not in pages and len(pages) < most_frames:
             pages.add(offset)
             (offset,) = struct.unpack_from(order + offset_form, data, min(find_entries(offset)[1], len(data)))
-    by_pillow = is_read_by_pillow(values[_COMPRESSION], values[_COLOR], values[_BITS], tile_height * tile_width)
-    return EncodedImage(data, "TIFF", height, width, len(pages), read_by_pillow=by_pillow)
+    return EncodedImage(
+        data,
+        "TIFF",
+        height,
+        width,
+        len(pages),
+        read_by_pillow=is_read_by_pillow(values[_COMPRESSION], values[_COLOR], values[_BITS], tile_height * tile_width),
+        stored_bytes=values[_SAMPLES] * values[_BITS] / 8,
+        stored_pixels=stored_height * stored_width,
+        scans=_most_strip_scans(data) * values[_SAMPLES] if values[_COMPRESSION] == _JPEG_COMPRESSION else 0.0,
+    )
+
+
+def _most_strip_scans(data: bytes) -> int:
+    """Return how many scans a JPEG strip of a TIFF file may have; 0 if all are read in one.
+
+    Strips may share their bytes, so all scans of the file may belong to each strip. libtiff reads no more than 100.
+    """
+    is_partial = _JPEG_COMPONENTS.search(data) and _JPEG_PARTIAL_SCAN.search(data)
+    if not is_partial and not _JPEG_PROGRESSIVE.search(data):
+        return 0
+    return min(data.count(_JPEG_SCAN), _MAX_JPEG_SCANS)
 
 
 def _read_gif(data: bytes, most_frames: int) -> EncodedImage:

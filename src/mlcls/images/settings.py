@@ -20,8 +20,8 @@ class ImageSettings(Document, frozen=True):
 
     Attributes:
         max_bytes: Length of the encoded image.
-        max_pixels: Height times width. While decoding, a pixel takes up to 8 bytes of memory. Pillow itself refuses
-            images with more than the largest value.
+        max_pixels: Height times width. The limits of memory and work follow from it (`mlcls.images.cost`). Pillow
+            itself refuses images with more than the largest value.
         max_side: The larger of height and width, in pixels.
         max_aspect_ratio: The larger of height and width, divided by the smaller.
         max_frames: Frames of an animation or pages of a TIFF file, of which the first is read.

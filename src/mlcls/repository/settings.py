@@ -51,7 +51,7 @@ class ServingSettings(Document, frozen=True):
     """How a model is served on one target.
 
     Attributes:
-        preprocess_instances: Processes that decode; each uses one core.
+        preprocess_instances: Processes that decode; each uses one core, and more with low priority for large images.
         engine_instances: Engines that compute at the same time, each with its own weights in memory.
         engine_threads: Threads of one engine on the targets `embedded` and `int8`; 0 for all cores.
         preprocess_queue_delay_microseconds: How long a request waits for others before it is decoded.

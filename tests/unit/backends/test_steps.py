@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from typing import Any
 
 import msgspec
@@ -11,13 +12,17 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from mlcls.backends.steps import postprocess_logits, preprocess_images, request_thresholds
+from mlcls.backends import steps
+from mlcls.backends.steps import OpenedImages, postprocess_logits, preprocess_images, request_thresholds
 from mlcls.errors import ImageError, ThresholdError
+from mlcls.images.cost import REQUEST_WORK_S, estimate_cost
+from mlcls.images.encoded_image import EncodedImage, open_image
+from mlcls.images.settings import ImageSettings
 from mlcls.images.transforms import preprocess
 from mlcls.model.contract import NO_SCORE
 from mlcls.model.postprocess import apply_sigmoid
 from mlcls.model.spec import ModelSpec
-from support.image_samples import encode
+from support.image_samples import encode, make_png
 
 NOISE: npt.NDArray[np.uint8] = np.random.default_rng(3).integers(1, 256, (96, 64, 3), dtype=np.uint8)
 
@@ -69,6 +74,66 @@ def test_bad_images_cost_themselves_alone(custom_spec: ModelSpec, bad: bytes) ->
     assert alone.value.reason == first.value.reason == expected.value.reason
     assert str(alone.value) == str(expected.value)
     assert str(first.value) == f"none of the 3 images can be decoded; the first: {expected.value}"
+
+
+def test_the_images_of_a_request_share_its_work(custom_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be too much is refused before a decoder is called; smaller images after it are not."""
+    large = make_png(8000, 8000, b"")
+    fitting = int(REQUEST_WORK_S / estimate_cost(open_image(large)).work_s)
+    assert 4 < fitting < 12
+    decoded: list[EncodedImage] = []
+
+    def decode(image: EncodedImage, *_: object) -> npt.NDArray[np.uint8]:
+        decoded.append(image)
+        return NOISE
+
+    monkeypatch.setattr(steps, "decode_checked", decode)
+    opened = OpenedImages([large] * 31 + [GOOD])
+    assert not decoded
+    assert REQUEST_WORK_S / 2 < opened.work_s < REQUEST_WORK_S
+    _, statuses = preprocess_images([large] * 31 + [GOOD], custom_spec)
+    assert len(decoded) == fitting + 1
+    assert statuses[:fitting] == ["OK"] * fitting
+    assert statuses[-1] == "OK"
+    assert len(set(statuses)) == 2
+    assert statuses[fitting].startswith("image: expected at most 8 s of work to decode all images of one request, got ")
+    assert statuses[fitting].endswith(" s; send it in another request.")
+
+
+def test_an_image_alone_has_no_limit_but_its_own() -> None:
+    huge = make_png(13_000, 13_000, b"")
+    settings = ImageSettings(max_pixels=178_000_000, max_bytes=1 << 30)
+    monster = huge[:-12] + b"\0\0\0\0teXt0000" * 60_000 + huge[-12:]
+    assert OpenedImages([monster], settings).work_s > 2
+    assert not OpenedImages([], settings).work_s
+
+
+def test_an_image_is_not_kept_once_it_was_decoded(custom_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's hold their pixels, and a request may have many."""
+    decoded: list[weakref.ref[EncodedImage]] = []
+
+    def decode(image: EncodedImage, *_: object) -> npt.NDArray[np.uint8]:
+        decoded.append(weakref.ref(image))
+        return NOISE
+
+    monkeypatch.setattr(steps, "decode_checked", decode)
+    done = OpenedImages([encode(NOISE, "AVIF")] * 2).preprocess(custom_spec)
+    for count in (1, 2):
+        next(done)
+        assert [image() for image in decoded] == [None] * count
+
+
+def test_each_image_is_a_step(custom_spec: ModelSpec) -> None:
+    opened = OpenedImages([GOOD, b"", OTHER])
+    done = opened.preprocess(custom_spec)
+    refusals = []
+    for _ in range(3):
+        next(done)
+        refusals.append([(index, reason) for index, _, reason in opened.refusals])
+    assert refusals == [[], [(1, "empty")], [(1, "empty")]]
+    with pytest.raises(StopIteration) as end:
+        next(done)
+    assert end.value.value[0].shape == (3, 96, 64, 3)
 
 
 # --- request_thresholds

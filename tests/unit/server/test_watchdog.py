@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,6 +152,32 @@ def test_a_pulse_beats_within_its_work(tmp_path: Path) -> None:
         states += [next(read_pulses(tmp_path))[2]]
     assert next(read_pulses(tmp_path)) == (os.getpid(), "step", IDLE)
     assert states == sorted({STARTING, *states}), "each later than the one before"
+
+
+def test_progress_of_one_thread_does_not_hide_that_another_hangs(
+    tmp_path: Path, watchdog: Watchdog, clock: Clock
+) -> None:
+    pulse = Pulse(tmp_path, "step")
+    pulse.begin()
+    hanging, released = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with pulse.working():
+            hanging.set()
+            released.wait(60)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    assert hanging.wait(60)
+    since_ns = next(read_pulses(tmp_path))[2]
+    with pulse.working():
+        pulse.beat()
+        assert next(read_pulses(tmp_path))[2] == since_ns
+    clock.later_s = 61
+    assert "hangs" in str(watchdog.find_fault())
+    released.set()
+    thread.join()
+    assert next(read_pulses(tmp_path))[2] == IDLE
 
 
 @pytest.mark.parametrize("jump_s", [-86_400 * 365, 86_400 * 365])
