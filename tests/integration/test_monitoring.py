@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from mlcls_client import MlclsClientError, create_model
 from support.gateway_process import Gateway, make_key, run_gateway
 from support.metrics_page import wait_for_metrics
 from support.processes import ROOT
+from support.programs import find_program
 from support.served_models import SMALL_LABELS, SmallModels
 from support.settling import wait_for
 
@@ -31,17 +31,6 @@ MODEL = "small_with_sigmoid"
 KEY = make_key()
 CONFIGURATION = ROOT / "docker" / "prometheus"
 DASHBOARD = ROOT / "docker" / "grafana" / "dashboards" / "mlcls.json"
-PROGRAMS = os.pathsep.join([str(ROOT / ".tools" / "prometheus" / "usr" / "bin"), os.environ["PATH"]])
-
-
-def find_program(name: str) -> str:
-    """The program that `make test` unpacks from Debian's package, or the system's."""
-    program = shutil.which(name, path=PROGRAMS)
-    if program is None:
-        pytest.skip(
-            f"{name} is not installed (make .tools/prometheus/.installed; it needs Debian's or Ubuntu's apt-get)"
-        )
-    return program
 
 
 def panels(dashboard: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -89,7 +78,7 @@ def gateway(small_server: TritonServer, tmp_path_factory: pytest.TempPathFactory
 def prometheus(
     small_server: TritonServer, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    program = find_program("prometheus")
+    program = find_program("prometheus", "prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     shutil.copytree(CONFIGURATION, folder / "etc")  # the same files; the addresses alone are others
     for name, port in (("triton", small_server.options.metrics_port), ("gateway", gateway.metrics_port)):
@@ -149,7 +138,9 @@ def busy_prometheus(
 
 def test_the_configuration_is_valid() -> None:
     process = subprocess.run(
-        [find_program("promtool"), "check", "config", CONFIGURATION / "prometheus.yml"], capture_output=True, text=True
+        [find_program("promtool", "prometheus"), "check", "config", CONFIGURATION / "prometheus.yml"],
+        capture_output=True,
+        text=True,
     )
     assert process.returncode == 0, process.stderr
     assert f"SUCCESS: {len(rules())} rules found" in process.stdout
@@ -158,7 +149,7 @@ def test_the_configuration_is_valid() -> None:
 @pytest.mark.parametrize("tests", ["alerts_test.yml", "drift_test.yml"])
 def test_the_alerts(tests: str) -> None:
     process = subprocess.run(
-        [find_program("promtool"), "test", "rules", tests],
+        [find_program("promtool", "prometheus"), "test", "rules", tests],
         cwd=CONFIGURATION,
         capture_output=True,
         text=True,
