@@ -21,6 +21,7 @@ from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.process import TritonServer
 from mlcls_client import MlclsClientError, create_model
 from support.gateway_process import Gateway, make_key, run_gateway
+from support.helm import find, render
 from support.metrics_page import wait_for_metrics
 from support.processes import ROOT
 from support.programs import find_program
@@ -30,6 +31,8 @@ from support.settling import wait_for
 MODEL = "small_with_sigmoid"
 KEY = make_key()
 CONFIGURATION = ROOT / "docker" / "prometheus"
+# What the chart's PodMonitor adds to the metrics.
+POD_LABELS = {"namespace": "vision", "app_kubernetes_io_instance": "animals"}
 DASHBOARD = ROOT / "docker" / "grafana" / "dashboards" / "mlcls.json"
 
 
@@ -82,7 +85,8 @@ def prometheus(
     folder = tmp_path_factory.mktemp("prometheus")
     shutil.copytree(CONFIGURATION, folder / "etc")  # the same files; the addresses alone are others
     for name, port in (("triton", small_server.options.metrics_port), ("gateway", gateway.metrics_port)):
-        (folder / "etc" / "targets" / f"{name}.yml").write_text(yaml.safe_dump([{"targets": [f"127.0.0.1:{port}"]}]))
+        targets = [{"targets": [f"127.0.0.1:{port}"], "labels": POD_LABELS}]
+        (folder / "etc" / "targets" / f"{name}.yml").write_text(yaml.safe_dump(targets))
     (port,) = free_ports(1)
     options = [f"--config.file={folder}/etc/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("wb") as log:
@@ -207,6 +211,17 @@ def test_every_panel_has_data(busy_prometheus: Prometheus) -> None:
     for _, expression in gpu:
         assert re.fullmatch(r"nv_gpu_\w+", expression)
         assert busy_prometheus.query(expression) == [], "no GPU here; the names are those of Triton's documentation"
+
+
+def test_the_autoscaler_of_the_chart_sees_that_requests_wait(busy_prometheus: Prometheus) -> None:
+    objects = render({"autoscaling": {"mode": "keda", "prometheus": busy_prometheus.url}}, namespace="vision")
+    (trigger,) = find(objects, "ScaledObject", "animals-mlcls")["spec"]["triggers"]
+
+    def is_seen() -> bool:
+        (series,) = busy_prometheus.query(trigger["metadata"]["query"])
+        return float(series["value"][1]) > 0
+
+    wait_for(is_seen, 60)
 
 
 def test_the_figures_are_right(busy_prometheus: Prometheus) -> None:

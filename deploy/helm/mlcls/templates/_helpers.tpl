@@ -79,7 +79,8 @@ exec:
 timeoutSeconds: {{ add (mul 8 (len .Values.models)) 5 }}
 {{- end }}
 
-{{- /* The mean number of requests that wait, by Little's law. Only the steps have queues: the series of ensembles stay 0. */}}
+{{- /* The mean number of requests that wait, by Little's law. Only the steps have queues: the series of ensembles do not
+       rise with the load. */}}
 {{- define "mlcls.waiting_requests" -}}
 sum(rate(nv_inference_queue_duration_us{namespace={{ .Release.Namespace | quote }},app_kubernetes_io_instance={{ .Release.Name | quote }},model=~".*_(preprocess|engine|postprocess)(_[0-9]+)?"}[1m])) / 1e6
 {{- end }}
