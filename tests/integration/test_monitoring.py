@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,26 +21,19 @@ from mlcls.server.http_api import HttpApi, HttpStatusError, NoAnswerError
 from mlcls.server.process import TritonServer
 from mlcls_client import MlclsClientError, create_model
 from support.gateway_process import Gateway, make_key, run_gateway
+from support.helm import find, render
 from support.metrics_page import wait_for_metrics
 from support.processes import ROOT
+from support.programs import find_program
 from support.served_models import SMALL_LABELS, SmallModels
 from support.settling import wait_for
 
 MODEL = "small_with_sigmoid"
 KEY = make_key()
 CONFIGURATION = ROOT / "docker" / "prometheus"
+# What the chart's PodMonitor adds to the metrics.
+POD_LABELS = {"namespace": "vision", "app_kubernetes_io_instance": "animals"}
 DASHBOARD = ROOT / "docker" / "grafana" / "dashboards" / "mlcls.json"
-PROGRAMS = os.pathsep.join([str(ROOT / ".tools" / "prometheus" / "usr" / "bin"), os.environ["PATH"]])
-
-
-def find_program(name: str) -> str:
-    """The program that `make test` unpacks from Debian's package, or the system's."""
-    program = shutil.which(name, path=PROGRAMS)
-    if program is None:
-        pytest.skip(
-            f"{name} is not installed (make .tools/prometheus/.installed; it needs Debian's or Ubuntu's apt-get)"
-        )
-    return program
 
 
 def panels(dashboard: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -89,11 +81,12 @@ def gateway(small_server: TritonServer, tmp_path_factory: pytest.TempPathFactory
 def prometheus(
     small_server: TritonServer, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    program = find_program("prometheus")
+    program = find_program("prometheus", "prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     shutil.copytree(CONFIGURATION, folder / "etc")  # the same files; the addresses alone are others
     for name, port in (("triton", small_server.options.metrics_port), ("gateway", gateway.metrics_port)):
-        (folder / "etc" / "targets" / f"{name}.yml").write_text(yaml.safe_dump([{"targets": [f"127.0.0.1:{port}"]}]))
+        targets = [{"targets": [f"127.0.0.1:{port}"], "labels": POD_LABELS}]
+        (folder / "etc" / "targets" / f"{name}.yml").write_text(yaml.safe_dump(targets))
     (port,) = free_ports(1)
     options = [f"--config.file={folder}/etc/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("wb") as log:
@@ -149,7 +142,9 @@ def busy_prometheus(
 
 def test_the_configuration_is_valid() -> None:
     process = subprocess.run(
-        [find_program("promtool"), "check", "config", CONFIGURATION / "prometheus.yml"], capture_output=True, text=True
+        [find_program("promtool", "prometheus"), "check", "config", CONFIGURATION / "prometheus.yml"],
+        capture_output=True,
+        text=True,
     )
     assert process.returncode == 0, process.stderr
     assert f"SUCCESS: {len(rules())} rules found" in process.stdout
@@ -158,7 +153,7 @@ def test_the_configuration_is_valid() -> None:
 @pytest.mark.parametrize("tests", ["alerts_test.yml", "drift_test.yml"])
 def test_the_alerts(tests: str) -> None:
     process = subprocess.run(
-        [find_program("promtool"), "test", "rules", tests],
+        [find_program("promtool", "prometheus"), "test", "rules", tests],
         cwd=CONFIGURATION,
         capture_output=True,
         text=True,
@@ -216,6 +211,17 @@ def test_every_panel_has_data(busy_prometheus: Prometheus) -> None:
     for _, expression in gpu:
         assert re.fullmatch(r"nv_gpu_\w+", expression)
         assert busy_prometheus.query(expression) == [], "no GPU here; the names are those of Triton's documentation"
+
+
+def test_the_autoscaler_of_the_chart_sees_that_requests_wait(busy_prometheus: Prometheus) -> None:
+    objects = render({"autoscaling": {"mode": "keda", "prometheus": busy_prometheus.url}}, namespace="vision")
+    (trigger,) = find(objects, "ScaledObject", "animals-mlcls")["spec"]["triggers"]
+
+    def is_seen() -> bool:
+        (series,) = busy_prometheus.query(trigger["metadata"]["query"])
+        return float(series["value"][1]) > 0
+
+    wait_for(is_seen, 60)
 
 
 def test_the_figures_are_right(busy_prometheus: Prometheus) -> None:
