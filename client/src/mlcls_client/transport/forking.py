@@ -62,7 +62,7 @@ def watch(connected: Connected) -> None:
 
 @functools.cache
 def _keep_initialized() -> object:
-    """Return a channel that never connects: with its last channel, gRPC would end in threads that fear a fork."""
+    """Return a channel that never connects. Without any, gRPC ends itself in threads, which a fork would cut off."""
     return importlib.import_module("grpc").insecure_channel("127.0.0.1:9")
 
 
