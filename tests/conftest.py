@@ -51,6 +51,12 @@ class OfficialModels:
 _OFFICIAL_MODELS = pytest.StashKey[OfficialModels]()
 
 
+def pytest_configure() -> None:
+    """Servers get the signals' own effects, although a shell starts a job in the background with these ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

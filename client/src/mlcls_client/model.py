@@ -47,7 +47,8 @@ def create_model(
     Args:
         model_name: Name of the ensemble, which is PaddleX's name of the model, e.g. `PP-LCNet_x1_0_ML`.
         url: `host:port`; None for the environment variable `MLCLS_URL`, or without it `localhost:8001` over gRPC and
-            `localhost:8000` over HTTP.
+            `localhost:8000` over HTTP. Over gRPC also several servers, which take turns: `dns:///NAME:PORT`, or a
+            list `IP:PORT,IP:PORT`.
         protocol: `grpc` or `http`.
         timeout_s: Time limit of one request, in seconds, including all retries and the pauses between them.
         ssl: False for no TLS; True for TLS with the usual root certificates; the path of a PEM file of root

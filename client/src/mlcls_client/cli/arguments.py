@@ -21,7 +21,8 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         "--url",
         metavar="HOST:PORT",
         help=f"address of the server (default: the environment variable {URL_VARIABLE}, or {DEFAULT_URLS['grpc']}; "
-        f"with --protocol http {DEFAULT_URLS['http']})",
+        f"with --protocol http {DEFAULT_URLS['http']}); for several servers over gRPC dns:///NAME:PORT or "
+        "IP:PORT,IP:PORT",
     )
     add("--protocol", choices=list(DEFAULT_URLS), default="grpc", help="protocol (default: %(default)s)")
     add("--ssl", action="store_true", help="encrypt the connection (TLS)")

@@ -24,6 +24,8 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 DEFAULT_RETRIES: Final = 2
 # `mlcls serve` closes some APIs with it (`--http-restricted-api`, `--grpc-restricted-protocol`).
 ADMIN_KEY_HEADER: Final = "mlcls-admin-key"
+# How gRPC marks a name that stands for as many servers as it has addresses.
+_DNS_PREFIX: Final = "dns:///"
 
 # Arguments of PaddleX's `create_model` about what the server decides.
 PADDLEX_OPTIONS: Final = frozenset(
@@ -48,7 +50,7 @@ class Connection:
     """A server and how to ask it.
 
     Attributes:
-        url: `host:port`.
+        url: `host:port`; for several servers `dns:///NAME:PORT` or a list `IP:PORT,IP:PORT`.
         protocol: `grpc` or `http`.
         model_name: The ensemble; empty for calls that are about the server itself.
         timeout_s: Time limit of one request with its retries, in seconds.
@@ -73,6 +75,24 @@ class Connection:
     def server(self) -> str:
         """The server, for error messages."""
         return f"server at {self.url} ({self.protocol})"
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether the address stands for several servers, which take turns."""
+        return self.url.startswith(_DNS_PREFIX) or "," in self.url
+
+    @property
+    def grpc_target(self) -> str:
+        """The address as gRPC takes it."""
+        if "," not in self.url:
+            return self.url
+        return f"ipv{_read_ip(self.url.partition(',')[0]).version}:{self.url}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is of this machine only."""
+        addresses = self.url.removeprefix(_DNS_PREFIX).split(",")
+        return all(_is_loopback(address) for address in addresses)
 
     @property
     def subject(self) -> str:
@@ -113,12 +133,11 @@ def read_connection(
         raise InvalidRequestError(f"Expected a time limit above 0 s, got {timeout_s!r}.")
     if url is None:
         url = os.environ.get(URL_VARIABLE) or DEFAULT_URLS[protocol]
-    if "://" in url or ":" not in url:
-        raise InvalidRequestError(f"Expected an address of the form host:port, without a scheme, got {url!r}.")
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise InvalidRequestError(f"Expected retries to be 0 or more, got {retries!r}.")
     if not isinstance(shared_memory, bool):
         raise InvalidRequestError(f"Expected shared_memory to be True or False, got {shared_memory!r}.")
+    _check_url(url, protocol, shared_memory)
     _check_key("admin_key", admin_key)
     if model_dir is not None:  # a model other than the one in that folder would answer
         raise InvalidRequestError(
@@ -127,6 +146,27 @@ def read_connection(
         )
     files, all_headers = _read_ssl(ssl), _read_headers(headers, api_key)
     return Connection(url, protocol, model_name or "", timeout_s, files, all_headers, retries, admin_key, shared_memory)
+
+
+def _check_url(url: str, protocol: str, shared_memory: bool) -> None:
+    name = url.removeprefix(_DNS_PREFIX)
+    if "://" in name or ":" not in name:
+        raise InvalidRequestError(f"Expected an address of the form host:port, without a scheme, got {url!r}.")
+    if name == url and "," not in url:
+        return
+    if protocol != "grpc" or shared_memory:
+        what = "with shared memory" if shared_memory else "over HTTP"
+        raise InvalidRequestError(f"Expected one server of the form host:port {what}, got {url!r}.")
+    if "," in name:
+        try:
+            versions = {_read_ip(address).version for address in url.split(",")}
+        except ValueError:
+            versions = set()
+        if len(versions) != 1:
+            raise InvalidRequestError(
+                "Expected a list of IP addresses of one kind, such as 10.0.0.1:8001,10.0.0.2:8001, or a name such as "
+                f"{_DNS_PREFIX}triton:8001, got {url!r}."
+            )
 
 
 def _read_ssl(ssl: Ssl) -> dict[str, str] | None:
@@ -200,12 +240,15 @@ def _check_key(name: str, key: object) -> None:
         )
 
 
-def is_loopback(url: str) -> bool:
-    """Return whether a `host:port` names this machine."""
-    host = url.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
+def _read_ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the host of an `IP:port`; a ValueError if it is none or there is no port."""
+    host, _, port = address.rpartition(":")
+    int(port)
+    return ipaddress.ip_address(host.strip("[]"))
+
+
+def _is_loopback(address: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return address.rpartition(":")[0] == "localhost" or _read_ip(address).is_loopback
     except ValueError:
         return False

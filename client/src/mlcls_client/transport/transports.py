@@ -19,7 +19,7 @@ from mlcls_client.errors import (
     ServerError,
     ServerUnavailableError,
 )
-from mlcls_client.transport.connection import ADMIN_KEY_HEADER, Connection, is_loopback, make_ssl_context
+from mlcls_client.transport.connection import ADMIN_KEY_HEADER, Connection, make_ssl_context
 from mlcls_client.transport.contract import IMAGE, RESULT, STATUS, THRESHOLD_PARAMETER, Answer, read_answers
 from mlcls_client.transport.error_mapping import is_lost_shared_memory, mapped_errors
 from mlcls_client.transport.forking import check_grpc, watch
@@ -29,6 +29,7 @@ _MAX_MESSAGE_BYTES: Final = 2**31 - 1
 _MAX_RECONNECT_BACKOFF_MS: Final = 1000
 # Triton counts in microseconds, and a day is as good as forever.
 _LONGEST_QUEUE_TIMEOUT_S: Final = 86_400.0
+_ROUND_ROBIN: Final = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 _FIRST_PAUSE_S: Final = 0.2
 _MAX_PAUSE_S: Final = 5.0
 _FORK_PAUSE_S: Final = 0.01
@@ -156,8 +157,10 @@ class Transport:
                 # gRPC's default grows to 120 s: a server that starts late would be noticed minutes later.
                 ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_BACKOFF_MS),
                 # gRPC would send even these to the environment's proxy, which cannot reach this machine.
-                *([("grpc.enable_http_proxy", 0)] if is_loopback(url) else []),
+                *([("grpc.enable_http_proxy", 0)] if self.connection.is_local else []),
+                *([("grpc.service_config", _ROUND_ROBIN)] if self.connection.has_replicas else []),
             ]
+            url = self.connection.grpc_target
             options.update(tls or {})
         else:
             options.update(conn_limit=0, conn_timeout=None)  # `concurrency` and `ask` are the limits
@@ -183,8 +186,8 @@ class Transport:
             try:
                 return await self._infer_once(encoded_images, left_s, options)
             except ModelNotFoundError as error:
-                # A server that is still loading its models may have it later.
-                if await self.ask(left_s, "is_server_ready"):
+                # A server that is still loading its models may have it later, and another replica may have it now.
+                if not self.connection.has_replicas and await self.ask(left_s, "is_server_ready"):
                     raise
                 raise ServerUnavailableError(
                     f"Expected {self.connection.subject} from the {self.connection.server}, which is not ready yet: "

@@ -82,6 +82,13 @@ def test_headers_go_with_every_request(protocol: str, asked: Any) -> None:
         {"ssl": __file__},
         {"protocol": "ftp"},
         {"url": "http://localhost:8000"},
+        {"url": "dns:///localhost"},
+        {"url": "localhost:8001,localhost:8002"},
+        {"url": "127.0.0.1:8001,[::1]:8001"},
+        {"url": "127.0.0.1:8001,127.0.0.1"},
+        {"url": "dns:///127.0.0.1:8001,127.0.0.1:8002"},
+        {"url": "127.0.0.1:8000,127.0.0.1:8001", "protocol": "http"},
+        {"url": "dns:///localhost:8001", "shared_memory": True},
         {"timeout_s": 0},
         {"model_name": ""},
         {"model_dir": "folder"},
@@ -93,6 +100,21 @@ def test_wrong_options_are_refused_at_once_and_secrets_not_told(options: dict[st
     with pytest.raises(InvalidRequestError, match=r"header|Expected") as caught:
         create_model(**{"model_name": NAME, **options})
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "target", "is_local"),
+    [
+        ("triton:8001", "triton:8001", False),
+        ("dns:///localhost:8001", "dns:///localhost:8001", True),
+        ("127.0.0.1:8001,127.0.0.2:8001", "ipv4:127.0.0.1:8001,127.0.0.2:8001", True),
+        ("[::1]:8001,[::2]:8001", "ipv6:[::1]:8001,[::2]:8001", False),
+    ],
+)
+def test_addresses_of_several_servers(url: str, target: str, is_local: bool) -> None:
+    connection = read_connection(NAME, url, "grpc", 1.0)
+    assert (connection.grpc_target, connection.is_local) == (target, is_local)
+    assert connection.has_replicas == (url != "triton:8001")
 
 
 def test_options_that_only_the_server_can_follow_are_told(client_log: pytest.LogCaptureFixture) -> None:
