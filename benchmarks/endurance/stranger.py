@@ -110,7 +110,7 @@ def run_turns(place: Place, model: str, seconds: float, failures: list[str]) -> 
             strangers[name] += stranger.outcomes
     lines = [f"| stranger, {CONNECTIONS} connections | its answers | client: answered | p50, p99 | times | failed |"]
     lines.append("|---" * 6 + "|")
-    quiet_s = 0.0
+    quiet_s, times = 0.0, []
     for name, images in requests.items():
         answered = [each for each in outcomes[name] if each.kind == "answered"]
         failed = [each for each in outcomes[name] if each.kind != "answered"]
@@ -122,14 +122,16 @@ def run_turns(place: Place, model: str, seconds: float, failures: list[str]) -> 
             continue
         p50_s, p99_s = np.percentile([each.ended_s - each.sent_s for each in answered], [50, 99])
         quiet_s = quiet_s or p99_s
-        if name in _MOST_EXPENSIVE and p99_s > MOST_TIMES * quiet_s:
-            failures.append(f"beside {name}: p99 is {p99_s / quiet_s:.1f} times the quiet one, above {MOST_TIMES:g}")
+        if name in _MOST_EXPENSIVE:
+            times.append(p99_s / quiet_s)
         kind = f"{name}: {len(images)} images, {sum(map(len, images)) / 1e6:.2f} MB" if images else name
         cells = [kind, str(dict(strangers[name]) or "-"), str(len(answered))]
         cells += [f"{p50_s * 1e3:.0f}, {p99_s * 1e3:.0f} ms", f"{p99_s / quiet_s:.1f}", str(len(failed))]
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], file=sys.stderr)
-    return lines
+    goal = f"beside the most expensive requests, p99 is at most {MOST_TIMES:g} times its quiet value"
+    met = "met" if times and max(times) <= MOST_TIMES else "missed"
+    return [*lines, "", f"Goal: {goal}: {met} ({', '.join(f'{each:.1f}' for each in times)})."]
 
 
 def _work_s(data: bytes) -> float:

@@ -113,7 +113,7 @@ def test_a_fault_of_a_request_is_not_the_reason_of_an_end(
 ) -> None:
     backends = copy_backends(tmp_path / "backends", "pass")
     with (backends / "mlcls_preprocess" / "model.py").open("a") as file:
-        file.write("\n\ndef _fail(*_):\n    raise KeyError('of a request')\n\n\nTritonPythonModel.answer = _fail\n")
+        file.write("\n\ndef _fail(*_):\n    raise KeyError('of a request')\n\n\nTritonPythonModel._open = _fail\n")
     log = tmp_path / "log"
     options = (f"--log-file={log}", "--probe-interval=0")
     with serving(small_models.repository, tmp_path, *options, MLCLS_PYTHON_BACKENDS=str(backends)) as served:
@@ -177,17 +177,17 @@ class TritonPythonModel:
 """
 SLOW_PREPROCESS = """
 
-_answer = TritonPythonModel.answer
+_open = TritonPythonModel._open
 
 
 def _slow(*arguments):
     import time
 
     time.sleep(0.2)
-    return _answer(*arguments)
+    return _open(*arguments)
 
 
-TritonPythonModel.answer = _slow
+TritonPythonModel._open = _slow
 """
 
 
