@@ -21,6 +21,8 @@ from mlcls.server.model_control import ModelControl
 
 # Versions that stay in the repository, the active one included.
 DEFAULT_KEEP: Final = 3
+# How long the previous version may answer what it has accepted.
+_DRAIN_TIMEOUT_S: Final = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _served_version(control: ModelControl, name: str) -> int | None:
 def _unload_others(control: ModelControl, name: str, kept: set[int]) -> None:
     """Unload the steps of all other versions, after the requests that use them are answered."""
     states = control.states()
-    control.wait_until_drained([name])
+    control.wait_until_drained([name], _DRAIN_TIMEOUT_S)
     steps = {
         (step_name(name, suffix, number), number)
         for (_, number) in states

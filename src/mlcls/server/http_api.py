@@ -72,7 +72,7 @@ class HttpApi:
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, TimeoutError):
                 raise NoAnswerError(f"timed out after {timeout_s:g} s") from None
-            lost = isinstance(reason, ConnectionResetError)
+            lost = isinstance(reason, ConnectionError) and not isinstance(reason, ConnectionRefusedError)
             raise (ConnectionLostError if lost else NoAnswerError)(str(reason) or type(reason).__name__) from None
 
     def is_ready(self, model: str, version: int | None = None, timeout_s: float = 5.0) -> bool:

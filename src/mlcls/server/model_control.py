@@ -15,6 +15,7 @@ from mlcls.server.http_api import ConnectionLostError, HttpApi, HttpStatusError,
 from mlcls.server.options import ADMIN_KEY_HEADER, ADMIN_KEY_VARIABLE
 
 _POLL_INTERVAL_S: Final = 0.02
+_LONGEST_POLL_INTERVAL_S: Final = 0.3
 _QUERY_TIMEOUT_S: Final = 30.0
 
 
@@ -92,20 +93,21 @@ class ModelControl:
         with contextlib.suppress(_PollingError):
             self._post(f"models/{quote(model, safe='')}/unload", self._timeout_s)
 
-    def wait_until_drained(self, models: Collection[str]) -> bool:
+    def wait_until_drained(self, models: Collection[str], timeout_s: float) -> bool:
         """Wait until the versions of some models that are being unloaded have answered the requests they accepted.
 
         Returns:
-            Whether they have, within the time that loading may take.
+            Whether they have, within the time. In Triton 2.51, a request whose caller has left may never end.
 
         Raises:
             ModelControlError: The server cannot be asked.
         """
-        deadline = time.monotonic() + self._timeout_s
+        deadline, pause_s = time.monotonic() + timeout_s, _POLL_INTERVAL_S
         while any(name in models and state.state == "UNLOADING" for (name, _), state in self.states().items()):
             if time.monotonic() > deadline:
                 return False
-            time.sleep(_POLL_INTERVAL_S)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_POLL_INTERVAL_S)
         return True
 
     def _post(self, path: str, timeout_s: float) -> bytes:

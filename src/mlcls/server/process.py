@@ -179,7 +179,7 @@ class TritonServer:
         with contextlib.suppress(ModelControlError):
             for name in self.options.models:
                 control.unload(name)
-            control.wait_until_drained(self.options.models)
+            control.wait_until_drained(self.options.models, timeout_s)
 
     def _terminate(self) -> None:
         """Have the server end itself, then end what is left."""
