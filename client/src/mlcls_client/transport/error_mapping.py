@@ -39,7 +39,13 @@ _RULES: Final[tuple[tuple[type[MlclsClientError], set[str], str, str], ...]] = (
     ),
     # gRPC's own texts, which are UNAVAILABLE as well.
     (ServerUnavailableError, set(), "^(failed to connect to all|errors resolving|DNS resolution failed)", _UNREACHABLE),
-    (ServerUnavailableError, set(), "^(Socket closed|recvmsg:|Connection reset|Broken pipe)", _LOST),
+    # A server that ends cancels what it has not answered.
+    (
+        ServerUnavailableError,
+        {"StatusCode.CANCELLED"},
+        "^(Socket closed|recvmsg:|Connection reset|Broken pipe)",
+        _LOST,
+    ),
     (
         ServerUnavailableError,
         {"StatusCode.UNAVAILABLE", "502", "503"},

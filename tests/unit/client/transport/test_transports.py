@@ -81,6 +81,7 @@ LOST_STEP = "in ensemble 'cat', ... message: Stub process 'cat_engine_0_0' is no
     [
         ("StatusCode.UNAVAILABLE", "failed to connect to all addresses", ServerUnavailableError),
         ("StatusCode.UNAVAILABLE", "Socket closed", ServerUnavailableError),
+        ("StatusCode.CANCELLED", "CANCELLED", ServerUnavailableError),
         ("503", "no available versions", ServerUnavailableError),
         ("StatusCode.UNAVAILABLE", "This protocol is restricted, expecting header 'k'", ServerError),
         ("403", "This API is restricted, expecting header 'k'", ServerError),
