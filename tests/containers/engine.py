@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -15,10 +14,9 @@ from typing import Any, Final
 
 import pytest
 
-from support.processes import ROOT
+from support.compose import compose
 
 _START_TIMEOUT_S: Final = 60.0
-_COMPOSE: Final = Path(sys.executable).parent / "docker-compose"
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -43,7 +41,8 @@ class Engine:
         self._run_folder = Path(tempfile.mkdtemp(prefix="mlcls-dockerd-"))
         self._folder = folder
         self._host = f"unix://{self._run_folder}/docker.sock"
-        self.environment = {**os.environ, "DOCKER_HOST": self._host, "DOCKER_BUILDKIT": "0"}
+        self.variables = {"DOCKER_HOST": self._host, "DOCKER_BUILDKIT": "0"}
+        self.environment = {**os.environ, **self.variables}
 
     def __enter__(self) -> Engine:
         options = [f"--data-root={self._folder}", f"--exec-root={self._run_folder}/exec", f"--host={self._host}"]
@@ -66,7 +65,11 @@ class Engine:
 
     def docker(self, *arguments: str | Path, check: bool = True) -> Completed:
         """Run a command of `docker`."""
-        return _run(["docker", *map(str, arguments)], self.environment, check)
+        command = ["docker", *map(str, arguments)]
+        process = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        return _checked(process) if check else process
 
     def inspect(self, container: str) -> dict[str, Any]:
         """Return what the engine says of a container."""
@@ -103,17 +106,15 @@ class Compose:
     """Docker Compose with the project's file, with variables that a user may set."""
 
     def __init__(self, engine: Engine, project: str, variables: Mapping[str, str]) -> None:
-        kept = {
-            name: value for name, value in engine.environment.items() if not name.startswith(("MLCLS_", "COMPOSE_"))
-        }
         self._engine = engine
-        self._environment = {**kept, **variables}
-        self._command = [str(_COMPOSE), "--project-directory", str(ROOT), "--project-name", project, "--profile=*"]
+        self._variables = {**engine.variables, **variables}
         self._project = project
 
     def __call__(self, *arguments: str, check: bool = True, **variables: str) -> Completed:
         """Run a command of `docker compose`."""
-        return _run([*self._command, *arguments], {**self._environment, **variables}, check)
+        options = ("--project-name", self._project, "--profile=*")
+        process = compose(*options, *arguments, **{**self._variables, **variables})
+        return _checked(process) if check else process
 
     def start(self, *services: str, **variables: str) -> None:
         """Start services and wait until they are healthy."""
@@ -134,9 +135,6 @@ class Compose:
         return self._engine.docker("exec", self.container(service), *command, check=check)
 
 
-def _run(command: list[str], environment: Mapping[str, str], check: bool) -> Completed:
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert not check or process.returncode == 0, (
-        f"{' '.join(command)}: {process.stdout[-3000:]}{process.stderr[-3000:]}"
-    )
+def _checked(process: Completed) -> Completed:
+    assert process.returncode == 0, f"{process.args}: {process.stdout[-3000:]}{process.stderr[-3000:]}"
     return process

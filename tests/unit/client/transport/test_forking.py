@@ -1,4 +1,4 @@
-"""Processes that fork: children that ask get an answer or an error in words, and the parent goes on.
+"""Processes that fork: children that ask get an answer or a clear error, and the parent goes on.
 
 The program that forks is one of its own, so that the tests' process never does.
 """
